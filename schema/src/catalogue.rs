@@ -1,0 +1,211 @@
+//! What each event type declares: which property is its value, and which dimensions its rollups are kept for.
+//!
+//! Declarations are JSON documents, one per event type (`schema/events/*.json`), read at start:
+//!
+//! ```json
+//! {"eventType": "flight_departed", "value": "dep_delay",
+//!  "dimensions": ["origin", "carrier"], "combinations": [["origin", "carrier"]]}
+//! ```
+//!
+//! An event type without a declaration has the default sets and takes its value from `value`, `amount` or `revenue`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::dimension::{DEFAULT_SETS, DimSet, is_valid_name};
+
+/// Sets that one event type may declare beyond the default ones: each costs a row per bucket and value in three tables.
+pub const MAX_DECLARED_SETS: usize = 16;
+
+/// Properties that are an event's value when its type declares none, the first present one wins.
+pub const FALLBACK_VALUE_PROPERTIES: [&str; 3] = ["value", "amount", "revenue"];
+
+/// One declaration, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventTypeDeclaration {
+    /// The event type that it is about.
+    pub event_type: String,
+    /// For people; not used.
+    #[serde(default)]
+    pub description: String,
+    /// The property that is the event's value.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Properties (or `country`, `device`, `os`, `browser`, `locale`) that are rolled up alone.
+    #[serde(default)]
+    pub dimensions: Vec<String>,
+    /// Those that are rolled up together.
+    #[serde(default)]
+    pub combinations: Vec<Vec<String>>,
+}
+
+/// What an event type's events are rolled up by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventType {
+    /// The property that is the value, or `None` for the fallback ones.
+    pub value: Option<String>,
+    /// Every set but the total: the default ones first, then the declared.
+    pub sets: Vec<DimSet>,
+}
+
+impl Default for EventType {
+    fn default() -> Self {
+        Self { value: None, sets: DEFAULT_SETS.iter().map(|names| DimSet::of(names.iter().copied())).collect() }
+    }
+}
+
+/// Why a declaration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeclarationError {
+    /// Not JSON, or not of this shape.
+    #[error("{0}")]
+    Malformed(String),
+    /// A name that cannot be a dimension.
+    #[error("`{0}` cannot be a dimension: a letter, then letters, digits, `_`, `.` or `-`, at most 64 bytes")]
+    Name(String),
+    /// More sets than a type may have.
+    #[error("{found} dimension sets are declared, at most {MAX_DECLARED_SETS} are allowed")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
+    /// Two documents about one event type.
+    #[error("event type `{0}` is declared twice")]
+    Twice(String),
+}
+
+/// All declarations.
+#[derive(Debug, Clone, Default)]
+pub struct Catalogue {
+    types: BTreeMap<String, EventType>,
+    undeclared: EventType,
+}
+
+/// The declarations of `schema/events`, which are there unless a deployment brings its own.
+const BUILT_IN: [&str; 3] = [
+    include_str!("../events/flight_cancelled.json"),
+    include_str!("../events/flight_departed.json"),
+    include_str!("../events/purchase.json"),
+];
+
+impl Catalogue {
+    /// The declarations of `schema/events`.
+    pub fn built_in() -> Result<Self, DeclarationError> {
+        Self::from_documents(BUILT_IN)
+    }
+
+    /// Reads declarations, one JSON document each.
+    pub fn from_documents<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, DeclarationError> {
+        let mut catalogue = Self::default();
+        for document in documents {
+            let declaration: EventTypeDeclaration =
+                serde_json::from_str(document).map_err(|e| DeclarationError::Malformed(e.to_string()))?;
+            let name = declaration.event_type.clone();
+            if catalogue.types.insert(name.clone(), EventType::declared(declaration)?).is_some() {
+                return Err(DeclarationError::Twice(name));
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// What events of this type are rolled up by; undeclared types have the defaults.
+    pub fn event_type(&self, name: &str) -> &EventType {
+        self.types.get(name).unwrap_or(&self.undeclared)
+    }
+
+    /// The names of all declared event types, in order.
+    pub fn declared(&self) -> impl Iterator<Item = &str> {
+        self.types.keys().map(String::as_str)
+    }
+
+    /// Every dimension that some event type has, in order: what an unknown name is compared with.
+    pub fn dimension_names(&self) -> BTreeSet<&str> {
+        self.types
+            .values()
+            .chain([&self.undeclared])
+            .flat_map(|t| &t.sets)
+            .flat_map(DimSet::names)
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// Declared event types whose rollups hold this set; the default sets are held by every type.
+    pub fn types_with<'a>(&'a self, set: &'a DimSet) -> impl Iterator<Item = &'a str> {
+        self.types.iter().filter(move |(_, t)| t.has(set)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether every event type, declared or not, is rolled up by this set.
+    pub fn is_universal(&self, set: &DimSet) -> bool {
+        set.is_total() || self.undeclared.has(set)
+    }
+}
+
+impl EventType {
+    fn declared(declaration: EventTypeDeclaration) -> Result<Self, DeclarationError> {
+        let mut event_type = Self { value: declaration.value, ..Self::default() };
+        let defaults = event_type.sets.len();
+        let singles = declaration.dimensions.into_iter().map(|name| vec![name]);
+        for names in singles.chain(declaration.combinations) {
+            if let Some(bad) = names.iter().find(|name| !is_valid_name(name)) {
+                return Err(DeclarationError::Name(bad.clone()));
+            }
+            let set = DimSet::of(names);
+            if !set.is_total() && !event_type.has(&set) {
+                event_type.sets.push(set);
+            }
+        }
+        let found = event_type.sets.len() - defaults;
+        if found > MAX_DECLARED_SETS { Err(DeclarationError::TooMany { found }) } else { Ok(event_type) }
+    }
+
+    /// Whether rollups of this type hold the set.
+    pub fn has(&self, set: &DimSet) -> bool {
+        set.is_total() || self.sets.contains(set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLIGHT: &str = r#"{"eventType":"flight_departed","value":"dep_delay","dimensions":["origin","carrier"],
+        "combinations":[["origin","carrier"],["carrier","origin"],["device","country"]]}"#;
+
+    #[test]
+    fn declared_sets_come_after_the_default_ones_and_once() {
+        let catalogue = Catalogue::from_documents([FLIGHT]).unwrap();
+        let keys: Vec<_> = catalogue.event_type("flight_departed").sets.iter().map(DimSet::key).collect();
+        assert_eq!(keys, ["country", "device", "country,device", "origin", "carrier", "carrier,origin"]);
+        assert_eq!(catalogue.event_type("other").sets.len(), 3);
+        assert!(catalogue.is_universal(&DimSet::of(["device", "country"])));
+        assert!(!catalogue.is_universal(&DimSet::of(["origin"])));
+        assert_eq!(catalogue.types_with(&DimSet::of(["origin"])).collect::<Vec<_>>(), ["flight_departed"]);
+    }
+
+    #[test]
+    fn the_built_in_list_is_the_folder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/events");
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), BUILT_IN.len());
+        assert_eq!(Catalogue::built_in().unwrap().declared().count(), BUILT_IN.len());
+    }
+
+    #[test]
+    fn bad_declarations_are_named() {
+        let many: Vec<String> = (0..17).map(|i| format!("\"d{i}\"")).collect();
+        let many = format!(r#"{{"eventType":"x","dimensions":[{}]}}"#, many.join(","));
+        for (document, expected) in [
+            (r#"{"eventType":"x","dimensions":["a,b"]}"#, "`a,b` cannot be a dimension"),
+            (r#"{"eventType":"x","colour":1}"#, "unknown field `colour`"),
+            (many.as_str(), "17 dimension sets"),
+        ] {
+            let error = Catalogue::from_documents([document]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert_eq!(
+            Catalogue::from_documents([FLIGHT, FLIGHT]).unwrap_err(),
+            DeclarationError::Twice("flight_departed".into())
+        );
+    }
+}

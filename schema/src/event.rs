@@ -1,0 +1,77 @@
+//! An event that can be stored and counted: only [`crate::normalise`] makes one.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::raw::Property;
+
+/// What normalisation changed, as bits of the column `flags`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// The time was too far in the future and was replaced by the time of receipt.
+    pub const FUTURE: Self = Self(1);
+    /// The time was corrected by the sender's clock error (`sentAt`).
+    pub const SKEW: Self = Self(2);
+    /// A text was cut to its limit.
+    pub const CUT: Self = Self(4);
+    /// No id was given: the event got one, and a retry of it cannot be recognised.
+    pub const GENERATED_ID: Self = Self(8);
+    /// No time was given: it is the time of receipt.
+    pub const NO_TIME: Self = Self(16);
+    /// `context.ip` is not an address and was dropped.
+    pub const BAD_IP: Self = Self(32);
+
+    /// Adds bits.
+    pub fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether all of these bits are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The column's value.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+}
+
+/// Under which `(dim_set, dim_value)` an event is counted, beside the total.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dim<'a> {
+    /// The set's key.
+    pub set: &'a str,
+    /// The values, joined.
+    pub value: Cow<'a, str>,
+}
+
+/// A normalised event. Times are milliseconds since 1970, UTC; absent texts are empty.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub struct Event<'a> {
+    pub event_id: Cow<'a, str>,
+    pub event_type: Cow<'a, str>,
+    pub ts: i64,
+    pub original_ts: i64,
+    pub received_at: i64,
+    pub value: Option<f64>,
+    pub user_id: Cow<'a, str>,
+    pub anonymous_id: Cow<'a, str>,
+    /// Keyed hash of the user; 0 when there is none.
+    pub user_hash: u64,
+    pub session_id: Cow<'a, str>,
+    pub country: Cow<'a, str>,
+    pub device: Cow<'a, str>,
+    pub os: Arc<str>,
+    pub browser: Arc<str>,
+    pub locale: Cow<'a, str>,
+    pub page: Cow<'a, str>,
+    pub ip: String,
+    pub properties: Vec<Property<'a>>,
+    pub dims: Vec<Dim<'a>>,
+    pub flags: Flags,
+    pub retention_days: u16,
+}

@@ -1,0 +1,24 @@
+//! What an event is, what makes it valid, and what it is counted by.
+//!
+//! Pure: no I/O, no clock, no async runtime. Whoever calls brings the bytes and the time. In the order of the flow:
+//! [`body`] takes a request apart, [`raw`] reads one event, [`normalise`] makes it an [`event::Event`].
+#![warn(missing_docs)]
+
+pub mod body;
+pub mod catalogue;
+pub mod dimension;
+pub mod event;
+pub mod limits;
+pub mod normalise;
+pub mod raw;
+pub mod rejection;
+pub mod rollup;
+mod text;
+pub mod time;
+pub mod user_hash;
+
+pub use catalogue::Catalogue;
+pub use dimension::DimSet;
+pub use event::Event;
+pub use rejection::Rejection;
+pub use rollup::Rollup;

@@ -1,0 +1,31 @@
+//! Every bound on what a client may send, with the reason for its size.
+
+/// An event as JSON. The Segment SDKs send at most 32 KB, so theirs always fit.
+pub const MAX_EVENT_BYTES: usize = 32 * 1024;
+
+/// Events of one request. At the usual 300 bytes they make 3 MB; more gain nothing and make a retry dear.
+pub const MAX_EVENTS: usize = 10_000;
+
+/// Characters of an event id, an event type or a session id.
+pub const MAX_ID_CHARS: usize = 100;
+
+/// Characters of a user id or an anonymous id. Longer ones are refused, not cut: a cut would make two people one.
+pub const MAX_USER_CHARS: usize = 256;
+
+/// Properties of one event after flattening. Each is a key in two maps; the limit keeps one event from filling a part.
+pub const MAX_PROPERTIES: usize = 200;
+
+/// Levels of nesting in properties.
+pub const MAX_DEPTH: usize = 10;
+
+/// Bytes of a property's name after flattening; longer ones are cut.
+pub const MAX_KEY_BYTES: usize = 200;
+
+/// Bytes of any other text; longer ones are cut at a character boundary and the event is flagged.
+pub const MAX_TEXT_BYTES: usize = 4 * 1024;
+
+/// How far in the future an event may be before its time is taken to be a wrong clock, in milliseconds.
+pub const MAX_FUTURE_MS: i64 = 10 * 60 * 1000;
+
+/// A day in milliseconds.
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;

@@ -1,0 +1,407 @@
+//! RawEvent -> Event: believed, corrected, cut, and told what it is counted under.
+//!
+//! Everything that is decided here is decided once, before the event is durable: retries, replays and rebuilds read the
+//! result and decide nothing.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::catalogue::{Catalogue, EventType, FALLBACK_VALUE_PROPERTIES};
+use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR};
+use crate::event::{Dim, Event, Flags};
+use crate::limits::{DAY_MS, MAX_FUTURE_MS, MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS};
+use crate::raw::{Property, PropertyValue, RawEvent, RawTime};
+use crate::rejection::Rejection;
+use crate::text;
+use crate::time;
+use crate::user_hash::UserHasher;
+
+/// What a user agent says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Agent {
+    pub device: &'static str,
+    pub os: Arc<str>,
+    pub browser: Arc<str>,
+}
+
+/// What a project wants of its events.
+#[derive(Debug, Clone)]
+pub struct ProjectRules {
+    /// The project.
+    pub project: String,
+    /// Events older than this are refused, unless `may_import`. Days.
+    pub late_window_days: u16,
+    /// How long raw events are kept. Days.
+    pub retention_days: u16,
+    /// Whether the sender's key may send history.
+    pub may_import: bool,
+}
+
+/// What normalisation needs beside the event. It holds no clock and no randomness: the caller brings both.
+///
+/// Events borrow from what lives for `'a`, and nothing from the two functions.
+#[derive(Clone, Copy)]
+pub struct Context<'a, 'f> {
+    /// What event types declare.
+    pub catalogue: &'a Catalogue,
+    /// The project's rules.
+    pub rules: &'a ProjectRules,
+    /// Hashes users.
+    pub hasher: &'a UserHasher,
+    /// Reads user agents.
+    pub agent: &'f dyn Fn(&str) -> Agent,
+    /// Makes ids for events without one.
+    pub new_id: &'f dyn Fn() -> String,
+    /// When the request was received, in milliseconds since 1970.
+    pub received_at: i64,
+}
+
+/// Normalises one event. `batch_sent_at` is used when the event has no `sentAt` of its own.
+pub fn normalise<'a>(
+    raw: RawEvent<'a>,
+    batch_sent_at: Option<&RawTime<'a>>,
+    context: Context<'a, '_>,
+) -> Result<Event<'a>, Rejection> {
+    let mut flags = Flags::default();
+    let event_type = identifier("eventType", raw.event_type)?.ok_or(Rejection::Missing { field: "eventType" })?;
+    let event_id = identifier("eventId", raw.event_id)?.unwrap_or_else(|| {
+        flags.set(Flags::GENERATED_ID);
+        Cow::Owned((context.new_id)())
+    });
+    let user_id = user("userId", raw.user_id)?;
+    let anonymous_id = user("anonymousId", raw.anonymous_id)?;
+    let session_id = identifier("sessionId", raw.session_id)?.unwrap_or_default();
+    let sent_at = raw.sent_at.as_ref().or(batch_sent_at);
+    let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut flags)?;
+
+    let mut kept = |text: Option<Cow<'a, str>>, most: usize| {
+        let (text, was_cut) = text::cut(text::without_nul(text.unwrap_or_default()), most);
+        if was_cut {
+            flags.set(Flags::CUT);
+        }
+        text
+    };
+    let agent = raw.context.user_agent.as_deref().map(context.agent).unwrap_or_default();
+    let country = kept(raw.context.country, MAX_VALUE_BYTES);
+    let device = kept(raw.context.device.or_else(|| non_empty(agent.device)), MAX_VALUE_BYTES);
+    let locale = kept(raw.context.locale, MAX_VALUE_BYTES);
+    let page = kept(raw.context.page, MAX_TEXT_BYTES);
+    let mut properties = raw.properties;
+    for property in &mut properties {
+        property.name = kept(Some(std::mem::take(&mut property.name)), MAX_KEY_BYTES);
+        if let PropertyValue::Text(text) = &mut property.value {
+            *text = kept(Some(std::mem::take(text)), MAX_TEXT_BYTES);
+        }
+    }
+    let ip = raw.context.ip.map_or_else(String::new, |ip| match masked(&ip) {
+        Some(masked) => masked,
+        None => {
+            flags.set(Flags::BAD_IP);
+            String::new()
+        }
+    });
+
+    let declared = context.catalogue.event_type(&event_type);
+    let mut event = Event {
+        value: value(declared, &properties),
+        user_hash: context.hasher.hash(&context.rules.project, &user_id, &anonymous_id),
+        event_id,
+        event_type,
+        ts: times.ts,
+        original_ts: times.original,
+        received_at: context.received_at,
+        user_id,
+        anonymous_id,
+        session_id,
+        country,
+        device,
+        os: agent.os,
+        browser: agent.browser,
+        locale,
+        page,
+        ip,
+        properties,
+        dims: Vec::with_capacity(declared.sets.len()),
+        flags,
+        retention_days: context.rules.retention_days,
+    };
+    let dims = declared.sets.iter().map(|set| Dim { set: set.key(), value: dim_value(set, &event) }).collect();
+    event.dims = dims;
+    Ok(event)
+}
+
+fn non_empty(text: &'static str) -> Option<Cow<'static, str>> {
+    (!text.is_empty()).then_some(Cow::Borrowed(text))
+}
+
+/// An id or a name: bounded, without control characters; an empty one is absent.
+fn identifier<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Option<Cow<'a, str>>, Rejection> {
+    bounded(field, value.map(text::without_controls), MAX_ID_CHARS)
+}
+
+fn user<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Rejection> {
+    Ok(bounded(field, value.map(text::without_nul), MAX_USER_CHARS)?.unwrap_or_default())
+}
+
+fn bounded<'a>(
+    field: &'static str,
+    value: Option<Cow<'a, str>>,
+    most: usize,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+    // Bytes first: counting characters of every id would cost more than all other checks together.
+    if value.len() > most {
+        let found = value.chars().count();
+        if found > most {
+            return Err(Rejection::TooLong { field, found, most });
+        }
+    }
+    Ok(Some(value))
+}
+
+struct Times {
+    ts: i64,
+    original: i64,
+}
+
+impl Times {
+    /// `ts = receivedAt - (sentAt - timestamp)`: what the sender's clock is wrong by falls out.
+    fn decide(
+        timestamp: Option<&RawTime<'_>>,
+        sent_at: Option<&RawTime<'_>>,
+        received_at: i64,
+        rules: &ProjectRules,
+        flags: &mut Flags,
+    ) -> Result<Self, Rejection> {
+        let read = |time: Option<&RawTime<'_>>, field| {
+            time.map(|time| time::millis(time).ok_or(Rejection::InvalidTime { field })).transpose()
+        };
+        let (original, sent_at) = (read(timestamp, "timestamp")?, read(sent_at, "sentAt")?);
+        let Some(original) = original else {
+            flags.set(Flags::NO_TIME);
+            return Ok(Self { ts: received_at, original: received_at });
+        };
+        let mut ts = original;
+        if let Some(sent_at) = sent_at {
+            ts = received_at.saturating_sub(sent_at.saturating_sub(original));
+            if ts != original {
+                flags.set(Flags::SKEW);
+            }
+        }
+        if ts > received_at.saturating_add(MAX_FUTURE_MS) {
+            flags.set(Flags::FUTURE);
+            ts = received_at;
+        }
+        let age_days = received_at.saturating_sub(ts) / DAY_MS;
+        if age_days >= i64::from(rules.retention_days) {
+            return Err(Rejection::Expired { retention_days: rules.retention_days });
+        }
+        if age_days >= i64::from(rules.late_window_days) && !rules.may_import {
+            return Err(Rejection::TooOld { window_days: rules.late_window_days });
+        }
+        Ok(Self { ts, original: original.clamp(STORABLE.0, STORABLE.1) })
+    }
+}
+
+/// What `DateTime64(3)` holds: 1900-01-01 to 2299-12-31. Only the time as given can be outside.
+const STORABLE: (i64, i64) = (-2_208_988_800_000, 10_413_791_999_999);
+
+fn value(declared: &EventType, properties: &[Property<'_>]) -> Option<f64> {
+    let number = |name: &str| {
+        properties.iter().find(|property| property.name == name).and_then(|property| match property.value {
+            PropertyValue::Number(number) => Some(number),
+            PropertyValue::Text(_) => None,
+        })
+    };
+    match &declared.value {
+        Some(name) => number(name),
+        None => FALLBACK_VALUE_PROPERTIES.into_iter().find_map(number),
+    }
+}
+
+fn dim_value<'a>(set: &DimSet, event: &Event<'a>) -> Cow<'a, str> {
+    match set.names() {
+        [name] => one_value(name, event),
+        names => {
+            let mut joined = String::new();
+            for (index, name) in names.iter().enumerate() {
+                if index > 0 {
+                    joined.push(VALUE_SEPARATOR);
+                }
+                joined.push_str(&one_value(name, event));
+            }
+            Cow::Owned(joined)
+        }
+    }
+}
+
+fn one_value<'a>(name: &str, event: &Event<'a>) -> Cow<'a, str> {
+    let value = match name {
+        "country" => event.country.clone(),
+        "device" => event.device.clone(),
+        "os" => Cow::Owned(event.os.to_string()),
+        "browser" => Cow::Owned(event.browser.to_string()),
+        "locale" => event.locale.clone(),
+        "page" => event.page.clone(),
+        property => match event.properties.iter().find(|p| p.name == property).map(|p| &p.value) {
+            Some(PropertyValue::Text(text)) => text.clone(),
+            Some(PropertyValue::Number(number)) => Cow::Owned(number.to_string()),
+            None => Cow::Borrowed(""),
+        },
+    };
+    text::cut(text::without_controls(value), MAX_VALUE_BYTES).0
+}
+
+/// The address without what tells a person: the last octet of IPv4, the last 80 bits of IPv6.
+fn masked(ip: &str) -> Option<String> {
+    Some(match ip.trim().parse::<IpAddr>().ok()? {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            format!("{a}.{b}.{c}.0")
+        }
+        IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) & !(u128::MAX >> 48)).to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::read;
+
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn rules() -> ProjectRules {
+        ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 730, may_import: false }
+    }
+
+    fn catalogue() -> Catalogue {
+        Catalogue::from_documents([
+            r#"{"eventType":"flight","value":"delay","dimensions":["origin"],"combinations":[["origin","carrier"]]}"#,
+        ])
+        .unwrap()
+    }
+
+    /// Normalises under `rules` and shows what `look` sees, since an event borrows from everything here.
+    fn with<T>(rules: &ProjectRules, json: &str, look: impl FnOnce(Result<&Event<'_>, Rejection>) -> T) -> T {
+        let catalogue = catalogue();
+        let hasher = UserHasher::new([7; 16]);
+        let agent = |_: &str| Agent { device: "desktop", os: "Linux".into(), browser: "Firefox".into() };
+        let new_id = || "generated".to_owned();
+        let context =
+            Context { catalogue: &catalogue, rules, hasher: &hasher, agent: &agent, new_id: &new_id, received_at: NOW };
+        let event = read(json).and_then(|raw| normalise(raw, None, context));
+        match event {
+            Ok(event) => look(Ok(&event)),
+            Err(rejection) => look(Err(rejection)),
+        }
+    }
+
+    fn ts(json: &str) -> (i64, Flags) {
+        with(&rules(), json, |event| event.map(|e| (e.ts, e.flags)).unwrap())
+    }
+
+    fn refused(rules: &ProjectRules, json: &str) -> Rejection {
+        with(rules, json, |event| event.map(|e| e.ts).unwrap_err())
+    }
+
+    #[test]
+    fn the_senders_clock_error_falls_out() {
+        let day = DAY_MS;
+        let (when, flags) = ts(&format!(r#"{{"eventType":"a","timestamp":{},"sentAt":{}}}"#, 5 * day, 5 * day + 1_000));
+        assert_eq!(when, NOW - 1_000);
+        assert!(flags.has(Flags::SKEW));
+    }
+
+    #[test]
+    fn absurd_times_have_a_named_fate() {
+        assert_eq!(ts(r#"{"eventType":"a"}"#).0, NOW);
+        let (when, flags) = ts(r#"{"eventType":"a","timestamp":"9999-01-01T00:00:00Z"}"#);
+        assert!(when == NOW && flags.has(Flags::FUTURE));
+        assert!(
+            ts(r#"{"eventType":"a","timestamp":9223372036854775807,"sentAt":-9223372036854775808}"#)
+                .1
+                .has(Flags::FUTURE)
+        );
+        let rules = rules();
+        let code = |json: &str| refused(&rules, json).code();
+        assert_eq!(code(r#"{"eventType":"a","timestamp":-9223372036854775808}"#), "expired");
+        assert_eq!(code(r#"{"eventType":"a","timestamp":1800000000}"#), "expired");
+        assert_eq!(code(r#"{"eventType":"a","timestamp":"soon"}"#), "invalid_timestamp");
+        assert_eq!(code(r#"{"eventType":"a","timestamp":true}"#), "invalid_timestamp");
+        assert_eq!(code(&format!(r#"{{"eventType":"a","timestamp":{}}}"#, NOW - 8 * DAY_MS)), "too_old");
+    }
+
+    #[test]
+    fn an_import_key_may_send_history_but_not_what_is_expired() {
+        let rules = ProjectRules { may_import: true, ..rules() };
+        let at = |days: i64| format!(r#"{{"eventType":"a","timestamp":{}}}"#, NOW - days * DAY_MS);
+        assert_eq!(with(&rules, &at(729), |e| e.map(|e| e.ts).unwrap()), NOW - 729 * DAY_MS);
+        assert_eq!(refused(&rules, &at(730)).code(), "expired");
+    }
+
+    #[test]
+    fn ids_are_bounded_and_generated_when_absent() {
+        let rules = rules();
+        let long = "x".repeat(101);
+        for field in ["eventId", "eventType", "sessionId"] {
+            let json = format!(r#"{{"eventType":"a","{field}":"{long}"}}"#);
+            let rejection = refused(&rules, &json);
+            assert_eq!((rejection.code(), rejection.field()), ("too_long", Some(field)));
+        }
+        let hundred = "é".repeat(100);
+        assert!(with(&rules, &format!(r#"{{"eventType":"a","eventId":"{hundred}"}}"#), |e| e.is_ok()));
+        assert_eq!(refused(&rules, r#"{"eventId":"1"}"#).code(), "missing_field");
+        assert_eq!(refused(&rules, r#"{"eventType":""}"#).code(), "missing_field");
+        with(&rules, r#"{"eventType":"a"}"#, |e| {
+            let event = e.unwrap();
+            assert!(event.event_id == "generated" && event.flags.has(Flags::GENERATED_ID));
+        });
+    }
+
+    #[test]
+    fn the_value_is_the_declared_property_or_a_usual_one() {
+        let value = |json: &str| with(&rules(), json, |e| e.unwrap().value);
+        assert_eq!(value(r#"{"eventType":"flight","properties":{"delay":-3,"value":9}}"#), Some(-3.0));
+        assert_eq!(value(r#"{"eventType":"flight","properties":{"value":9}}"#), None);
+        assert_eq!(value(r#"{"eventType":"a","properties":{"revenue":1,"amount":2}}"#), Some(2.0));
+        assert_eq!(value(r#"{"eventType":"a","value":5}"#), Some(5.0));
+        assert_eq!(value(r#"{"eventType":"a","properties":{"value":"12"}}"#), None);
+    }
+
+    #[test]
+    fn dims_are_those_of_the_type_with_values_joined() {
+        let json = r#"{"eventType":"flight","context":{"country":"D\u0000E","userAgent":"x"},
+            "properties":{"origin":"J\u001fFK","carrier":7}}"#;
+        with(&rules(), json, |e| {
+            let event = e.unwrap();
+            let dims: Vec<_> = event.dims.iter().map(|d| (d.set, &*d.value)).collect();
+            let expected = [
+                ("country", "DE"),
+                ("device", "desktop"),
+                ("country,device", "DE\u{1f}desktop"),
+                ("origin", "JFK"),
+                ("carrier,origin", "7\u{1f}JFK"),
+            ];
+            assert_eq!(dims, expected);
+        });
+    }
+
+    #[test]
+    fn oversized_texts_are_cut_and_flagged() {
+        let json = format!(r#"{{"eventType":"a","properties":{{"p":"{}"}}}}"#, "x".repeat(MAX_TEXT_BYTES + 1));
+        with(&rules(), &json, |e| {
+            let event = e.unwrap();
+            assert!(event.flags.has(Flags::CUT));
+            assert_eq!(event.properties[0].value, PropertyValue::Text("x".repeat(MAX_TEXT_BYTES).into()));
+        });
+    }
+
+    #[test]
+    fn addresses_are_masked() {
+        assert_eq!(masked("203.0.113.77").as_deref(), Some("203.0.113.0"));
+        assert_eq!(masked("2001:db8:1:2::3").as_deref(), Some("2001:db8:1::"));
+        assert_eq!(masked("nowhere"), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! Why one event is refused while the rest of its batch is taken.
+
+use crate::limits::{MAX_DEPTH, MAX_EVENT_BYTES, MAX_PROPERTIES};
+
+/// A refusal. `code` is stable and of low cardinality; `Display` tells the sender what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// A line of NDJSON that is not JSON.
+    #[error("line {line} is not JSON at column {column}: {problem}")]
+    InvalidJson {
+        /// 1-based line of the body.
+        line: usize,
+        /// 1-based column of the line.
+        column: usize,
+        /// What the parser found.
+        problem: String,
+    },
+    /// JSON, but with a value that no event can hold, such as the number 1e999 or half a surrogate pair.
+    #[error("the event cannot be read: {0}")]
+    Unreadable(String),
+    /// Not a JSON object.
+    #[error("an event must be a JSON object")]
+    NotAnObject,
+    /// Too many bytes.
+    #[error("the event has {found} bytes, at most {MAX_EVENT_BYTES} are taken")]
+    TooLarge {
+        /// Its size.
+        found: usize,
+    },
+    /// Properties nested too deeply.
+    #[error("properties are nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    /// Too many properties.
+    #[error("the event has more than {MAX_PROPERTIES} properties after flattening")]
+    TooManyProperties,
+    /// A required field is not there.
+    #[error("`{field}` is required")]
+    Missing {
+        /// The field.
+        field: &'static str,
+    },
+    /// A field of the wrong type.
+    #[error("`{field}` must be {expected}")]
+    WrongType {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A field that is too long to keep and must not be cut.
+    #[error("`{field}` has {found} characters, at most {most} are taken")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// How many it has.
+        found: usize,
+        /// How many are allowed.
+        most: usize,
+    },
+    /// A time that cannot be read.
+    #[error("`{field}` is neither an RFC 3339 time nor a number of milliseconds since 1970")]
+    InvalidTime {
+        /// The field.
+        field: &'static str,
+    },
+    /// Outside the project's late window.
+    #[error("the event is older than the late window of {window_days} days; a key with the scope `import` may send it")]
+    TooOld {
+        /// The window.
+        window_days: u16,
+    },
+    /// So old that it would be deleted at once.
+    #[error(
+        "the event is older than the {retention_days} days that raw events are kept; are its milliseconds seconds?"
+    )]
+    Expired {
+        /// The retention.
+        retention_days: u16,
+    },
+}
+
+impl Rejection {
+    /// For programs and metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidJson { .. } => "invalid_json",
+            Self::Unreadable(_) => "unreadable",
+            Self::NotAnObject => "not_an_object",
+            Self::TooLarge { .. } => "event_too_large",
+            Self::TooDeep => "too_deep",
+            Self::TooManyProperties => "too_many_properties",
+            Self::Missing { .. } => "missing_field",
+            Self::WrongType { .. } => "wrong_type",
+            Self::TooLong { .. } => "too_long",
+            Self::InvalidTime { .. } => "invalid_timestamp",
+            Self::TooOld { .. } => "too_old",
+            Self::Expired { .. } => "expired",
+        }
+    }
+
+    /// The field that it is about, if it is about one.
+    pub const fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing { field }
+            | Self::WrongType { field, .. }
+            | Self::TooLong { field, .. }
+            | Self::InvalidTime { field } => Some(field),
+            Self::TooOld { .. } | Self::Expired { .. } => Some("timestamp"),
+            Self::InvalidJson { .. }
+            | Self::Unreadable(_)
+            | Self::NotAnObject
+            | Self::TooLarge { .. }
+            | Self::TooDeep
+            | Self::TooManyProperties => None,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The rollup tables as the read path and the checks know them.
+//!
+//! One row of a rollup is one `(project_id, event_type, dim_set, dim_value, bucket)`. The columns are written down
+//! once, in `sql/migrations`; this file holds what a planner must decide with: how wide a bucket is and how long it lives.
+
+/// A rollup table, finest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rollup {
+    /// `rollup_1m`
+    Minute,
+    /// `rollup_1h`
+    Hour,
+    /// `rollup_1d` (UTC days)
+    Day,
+}
+
+impl Rollup {
+    /// Coarsest first: the order in which a planner tries them.
+    pub const COARSEST_FIRST: [Self; 3] = [Self::Day, Self::Hour, Self::Minute];
+
+    /// The table's name inside the database.
+    pub const fn table(self) -> &'static str {
+        match self {
+            Self::Minute => "rollup_1m",
+            Self::Hour => "rollup_1h",
+            Self::Day => "rollup_1d",
+        }
+    }
+
+    /// Width of a bucket in seconds. Buckets are aligned to the Unix epoch, so to UTC minutes, hours and days.
+    pub const fn bucket_seconds(self) -> i64 {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+
+    /// Days a bucket is kept. Must say what the TTL clauses in `sql/migrations` say (a test compares them).
+    pub const fn retention_days(self) -> i64 {
+        match self {
+            Self::Minute => 90,
+            Self::Hour | Self::Day => 1_826,
+        }
+    }
+
+    /// Precision parameter of the `uniqCombined64` state in the column `users`; states of different precision do not merge.
+    pub const fn users_precision(self) -> u8 {
+        match self {
+            Self::Minute => 12,
+            Self::Hour | Self::Day => 14,
+        }
+    }
+}
+
+/// Levels kept by the `quantilesDD(0.01, …)` state in `value_quantiles`, in the order in which the merge returns them.
+pub const QUANTILE_LEVELS: [f64; 3] = [0.5, 0.95, 0.99];
