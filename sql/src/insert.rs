@@ -1,0 +1,57 @@
+//! Inserting a prepared block, so that repeating it changes nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clickhouse::Client;
+
+use crate::error::StoreError;
+
+/// Settings that make an insert exact. None is left to a default: several changed in 26.x.
+///
+/// * `async_insert = 0`: the answer comes after the rows are in the table and in every view.
+/// * `deduplicate_insert`, `deduplicate_blocks_in_dependent_materialized_views`: the token is honoured by the source and
+///   by every view, so that a repeated insert heals views that were missed and leaves the others alone.
+/// * block sizes: one batch is one block. The token is extended per block, so a repeat must be cut as the first attempt was.
+/// * `max_partitions_per_insert_block`: history of two years touches 106 weeks.
+const EXACT: [(&str, &str); 10] = [
+    ("async_insert", "0"),
+    ("wait_end_of_query", "1"),
+    ("insert_deduplicate", "1"),
+    ("deduplicate_insert", "enable"),
+    ("deduplicate_blocks_in_dependent_materialized_views", "1"),
+    ("max_insert_block_size", "1048449"),
+    ("min_insert_block_size_rows", "1048449"),
+    ("min_insert_block_size_bytes", "268402944"),
+    ("max_partitions_per_insert_block", "1000"),
+    ("parallel_view_processing", "0"),
+];
+
+/// Inserts one Native block into `table`. `Ok` means that it is in the table and in every view behind it.
+///
+/// After an error the insert may or may not have been carried out, wholly or in part: repeat it with the same chunks and the
+/// same `token` until it is `Ok`.
+pub async fn insert_block(
+    client: &Client,
+    table: &str,
+    token: &str,
+    chunks: &[Bytes],
+    deadline: Duration,
+) -> Result<(), StoreError> {
+    let mut insert = EXACT
+        .into_iter()
+        .fold(client.insert_formatted_with(format!("INSERT INTO {table} FORMAT Native")), |insert, (name, value)| {
+            insert.with_setting(name, value)
+        })
+        .with_setting("insert_deduplication_token", token);
+    let send = async {
+        for chunk in chunks {
+            insert.send(chunk.clone()).await?;
+        }
+        insert.end().await
+    };
+    match tokio::time::timeout(deadline, send).await {
+        Ok(result) => result.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut),
+    }
+}

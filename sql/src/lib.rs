@@ -1,0 +1,16 @@
+//! Everything that Tallyhouse says to ClickHouse about structure, and how it says it.
+//!
+//! `migrations/` holds the tables and views; [`runner`] applies them. [`native`] and [`insert`] are the way in,
+//! [`error`] is the way failures come out.
+#![warn(missing_docs)]
+
+pub mod connection;
+pub mod error;
+pub mod insert;
+pub mod migrations;
+pub mod native;
+pub mod runner;
+
+pub use clickhouse;
+pub use connection::{Connection, DATABASE};
+pub use error::{Class, StoreError};

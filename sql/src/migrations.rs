@@ -1,0 +1,179 @@
+//! The migration files, in order, and how one set of files makes a single node or a cluster.
+//!
+//! A file is one statement with a few `{{placeholders}}`. ClickHouse has no transactional DDL, so every statement can be
+//! run again; files are never edited after they were applied (their checksum is recorded) and numbers are never reused.
+
+use sha2::{Digest, Sha256};
+
+/// What the tables are made on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Topology {
+    /// One server.
+    #[default]
+    Single,
+    /// A cluster of this name in `remote_servers`: `ON CLUSTER`, `Replicated…` engines (their path comes from the server's
+    /// `default_replica_path`), local tables `…_local` and Distributed ones in front of them.
+    Cluster(String),
+}
+
+/// How the files are rendered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rendering {
+    /// Single node or cluster.
+    pub topology: Topology,
+    /// Storage policy with a volume `cold`, to which raw events move after 30 days. `None`: one volume, nothing moves.
+    pub tiered_policy: Option<String>,
+}
+
+/// A migration file.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// The file's name without `.sql`.
+    pub name: &'static str,
+    /// Its text as written.
+    pub text: &'static str,
+}
+
+/// Entries that each table remembers to recognise a repeated insert. One entry is one part: an insert leaves as many in a
+/// table as it touches partitions. The ingester keeps [`MAX_PARTITIONS_PER_BATCH`] x [`MAX_BATCHES_AHEAD`] below it.
+pub const DEDUPLICATION_WINDOW: u32 = 20_000;
+
+/// Partitions of one table that one batch may touch: two years of weeks, in two retentions.
+pub const MAX_PARTITIONS_PER_BATCH: u32 = 212;
+
+/// Batches that an ingester may insert while an older one is still uncertain. The product with
+/// [`MAX_PARTITIONS_PER_BATCH`] must stay below [`DEDUPLICATION_WINDOW`], or the older one's entries could have been
+/// forgotten when it is retried, and it would be counted twice.
+pub const MAX_BATCHES_AHEAD: u64 = 64;
+
+const _: () = assert!(MAX_PARTITIONS_PER_BATCH as u64 * MAX_BATCHES_AHEAD < DEDUPLICATION_WINDOW as u64);
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        /// Every file, in the order in which they are applied.
+        pub const ALL: &[Migration] =
+            &[$(Migration { name: $name, text: include_str!(concat!("../migrations/", $name, ".sql")) }),*];
+    };
+}
+
+files![
+    "0001_database",
+    "0002_migrations",
+    "0003_events",
+    "0004_rollup_1m",
+    "0005_rollup_1h",
+    "0006_rollup_1d",
+    "0007_events_in",
+    "0008_events_view",
+    "0009_rollup_1m_view",
+    "0010_rollup_1h_view",
+    "0011_rollup_1d_view",
+    "0012_events_distributed.cluster",
+    "0013_rollup_1m_distributed.cluster",
+    "0014_rollup_1h_distributed.cluster",
+    "0015_rollup_1d_distributed.cluster",
+];
+
+impl Migration {
+    /// The number in front of the name.
+    pub fn version(&self) -> u32 {
+        self.name.split('_').next().and_then(|digits| digits.parse().ok()).unwrap_or_default()
+    }
+
+    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only.
+    pub fn applies_to(&self, topology: &Topology) -> bool {
+        matches!(topology, Topology::Cluster(_)) || !self.name.ends_with(".cluster")
+    }
+
+    /// SHA-256 of the text as written, in hexadecimal.
+    pub fn checksum(&self) -> String {
+        Sha256::digest(self.text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The statement to run.
+    pub fn render(&self, rendering: &Rendering) -> String {
+        let cluster = match &rendering.topology {
+            Topology::Single => None,
+            Topology::Cluster(name) => Some(name.as_str()),
+        };
+        let window = match cluster {
+            None => format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"),
+            // The time limit of the replicated window is an hour by default: a longer outage would lose its protection.
+            Some(_) => format!(
+                "replicated_deduplication_window = {DEDUPLICATION_WINDOW}, replicated_deduplication_window_seconds = 604800"
+            ),
+        };
+        let policy = rendering.tiered_policy.as_deref();
+        let text = self
+            .text
+            .replace("{{on_cluster}}", &cluster.map(|name| format!("ON CLUSTER '{name}'")).unwrap_or_default())
+            .replace("{{cluster}}", cluster.unwrap_or_default())
+            .replace("{{replicated}}", cluster.map_or("", |_| "Replicated"))
+            .replace("{{local}}", cluster.map_or("", |_| "_local"))
+            .replace("{{dedup_window}}", &window)
+            .replace("{{storage_policy}}", &policy.map(|p| format!(", storage_policy = '{p}'")).unwrap_or_default());
+        cold_tier(&text, policy.is_some())
+    }
+}
+
+/// Replaces `{{cold_tier:EXPRESSION}}` by `EXPRESSION TO VOLUME 'cold',`, or by nothing where there is no such volume.
+fn cold_tier(text: &str, has_volume: bool) -> String {
+    const OPEN: &str = "{{cold_tier:";
+    let Some((before, rest)) = text.split_once(OPEN) else { return text.to_owned() };
+    let Some((expression, after)) = rest.split_once("}}") else { return text.to_owned() };
+    let clause = if has_volume { format!("{expression} TO VOLUME 'cold',") } else { String::new() };
+    format!("{before}{clause}{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn cluster() -> Rendering {
+        Rendering { topology: Topology::Cluster("c1".into()), tiered_policy: Some("tiered".into()) }
+    }
+
+    #[test]
+    fn the_list_is_the_folder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let files: BTreeSet<String> =
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let listed: BTreeSet<String> = ALL.iter().map(|m| format!("{}.sql", m.name)).collect();
+        assert_eq!(files, listed);
+        assert!(ALL.iter().map(Migration::version).eq(1..=u32::try_from(ALL.len()).unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_left_to_render() {
+        for rendering in [Rendering::default(), cluster()] {
+            for migration in ALL.iter().filter(|m| m.applies_to(&rendering.topology)) {
+                let sql = migration.render(&rendering);
+                assert!(!sql.contains("{{") && !sql.contains("}}"), "{sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_target_has_a_window_in_both_topologies() {
+        for (rendering, setting) in [
+            (Rendering::default(), "non_replicated_deduplication_window"),
+            (cluster(), " replicated_deduplication_window "),
+        ] {
+            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
+                let file = ALL.iter().find(|m| m.name.ends_with(&format!("_{table}"))).unwrap();
+                assert!(file.render(&rendering).contains(setting), "{table}");
+            }
+        }
+    }
+
+    #[test]
+    fn retention_in_the_ddl_is_what_the_planner_believes() {
+        for rollup in tallyhouse_schema::Rollup::COARSEST_FIRST {
+            let file = ALL.iter().find(|m| m.name.ends_with(&format!("_{}", rollup.table()))).unwrap();
+            assert!(file.text.contains(&format!("bucket + toIntervalDay({})", rollup.retention_days())));
+            assert!(file.text.contains(&format!("uniqCombined64({})", rollup.users_precision())));
+        }
+    }
+}
