@@ -1,0 +1,14 @@
+//! What every Tallyhouse service needs and no domain word: configuration that names its variables, secrets that do not
+//! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
+#![warn(missing_docs)]
+
+pub mod admin;
+pub mod clock;
+pub mod documents;
+pub mod env;
+pub mod health;
+pub mod http;
+pub mod keys;
+pub mod lifecycle;
+pub mod secret;
+pub mod telemetry;
