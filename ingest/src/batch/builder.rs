@@ -1,0 +1,191 @@
+//! Events -> columns of `events_in`.
+
+use bytes::Bytes;
+use tallyhouse_schema::Event;
+use tallyhouse_schema::raw::PropertyValue;
+use tallyhouse_sql::native::{self, Column, Ends, Field};
+
+use super::EventKey;
+
+/// A batch being filled. The columns are those of `sql/migrations/0007_events_in.sql`, without the two of Kafka.
+#[derive(Debug, Default)]
+pub struct Builder {
+    rows: usize,
+    keys: Vec<EventKey>,
+    project_id: Column,
+    event_id: Column,
+    event_type: Column,
+    ts: Column,
+    value_is_null: Column,
+    value: Column,
+    user_id: Column,
+    anonymous_id: Column,
+    user_hash: Column,
+    session_id: Column,
+    country: Column,
+    device: Column,
+    os: Column,
+    browser: Column,
+    locale: Column,
+    page: Column,
+    ip: Column,
+    props_ends: Ends,
+    props_names: Column,
+    props_values: Column,
+    num_props_ends: Ends,
+    num_props_names: Column,
+    num_props_values: Column,
+    dims_ends: Ends,
+    dims_sets: Column,
+    dims_values: Column,
+    original_ts: Column,
+    received_at: Column,
+    flags: Column,
+    retention_days: Column,
+    bytes: usize,
+}
+
+impl Builder {
+    /// Appends an event. `key` is `None` for an event whose id was generated: nothing can repeat it.
+    pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
+        self.rows += 1;
+        self.keys.extend(key);
+        self.project_id.text(project);
+        self.event_id.text(&event.event_id);
+        self.event_type.text(&event.event_type);
+        self.ts.i64(event.ts);
+        self.value_is_null.byte(u8::from(event.value.is_none()));
+        self.value.f64(event.value.unwrap_or_default());
+        self.user_id.text(&event.user_id);
+        self.anonymous_id.text(&event.anonymous_id);
+        self.user_hash.u64(event.user_hash);
+        self.session_id.text(&event.session_id);
+        self.country.text(&event.country);
+        self.device.text(&event.device);
+        self.os.text(&event.os);
+        self.browser.text(&event.browser);
+        self.locale.text(&event.locale);
+        self.page.text(&event.page);
+        self.ip.text(&event.ip);
+        let (texts, numbers) = self.push_properties(event);
+        self.push_dims(event);
+        self.original_ts.i64(event.original_ts);
+        self.received_at.i64(event.received_at);
+        self.flags.u16(event.flags.bits());
+        self.retention_days.u16(event.retention_days);
+        self.bytes += approximate_bytes(project, event) + texts * 2 + numbers * 9;
+    }
+
+    fn push_properties(&mut self, event: &Event<'_>) -> (usize, usize) {
+        let (mut texts, mut numbers) = (0, 0);
+        for property in &event.properties {
+            match &property.value {
+                PropertyValue::Text(text) => {
+                    self.props_names.text(&property.name);
+                    self.props_values.text(text);
+                    self.bytes += property.name.len() + text.len();
+                    texts += 1;
+                }
+                PropertyValue::Number(number) => {
+                    self.num_props_names.text(&property.name);
+                    self.num_props_values.f64(*number);
+                    self.bytes += property.name.len();
+                    numbers += 1;
+                }
+            }
+        }
+        self.props_ends.push(texts);
+        self.num_props_ends.push(numbers);
+        (texts, numbers)
+    }
+
+    fn push_dims(&mut self, event: &Event<'_>) {
+        for dim in &event.dims {
+            self.dims_sets.text(dim.set);
+            self.dims_values.text(&dim.value);
+            self.bytes += dim.set.len() + dim.value.len() + 2;
+        }
+        self.dims_ends.push(event.dims.len());
+    }
+
+    /// Events so far.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Encoded size so far, within a few per cent.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The block and the keys in it.
+    pub fn finish(self) -> (Vec<Bytes>, Vec<EventKey>) {
+        let one = |name, kind, column| Field { name, kind, parts: vec![column] };
+        let text = |name, column| one(name, "String", column);
+        let time = |name, column| one(name, "DateTime64(3, 'UTC')", column);
+        let fields = vec![
+            text("project_id", self.project_id),
+            text("event_id", self.event_id),
+            text("event_type", self.event_type),
+            time("ts", self.ts),
+            Field { name: "value", kind: "Nullable(Float64)", parts: vec![self.value_is_null, self.value] },
+            text("user_id", self.user_id),
+            text("anonymous_id", self.anonymous_id),
+            one("user_hash", "UInt64", self.user_hash),
+            text("session_id", self.session_id),
+            text("country", self.country),
+            text("device", self.device),
+            text("os", self.os),
+            text("browser", self.browser),
+            text("locale", self.locale),
+            text("page", self.page),
+            text("ip", self.ip),
+            Field {
+                name: "props",
+                kind: "Map(String, String)",
+                parts: vec![self.props_ends.into_column(), self.props_names, self.props_values],
+            },
+            Field {
+                name: "num_props",
+                kind: "Map(String, Float64)",
+                parts: vec![self.num_props_ends.into_column(), self.num_props_names, self.num_props_values],
+            },
+            Field {
+                name: "dims",
+                kind: "Array(Tuple(String, String))",
+                parts: vec![self.dims_ends.into_column(), self.dims_sets, self.dims_values],
+            },
+            time("original_ts", self.original_ts),
+            time("received_at", self.received_at),
+            one("flags", "UInt16", self.flags),
+            one("retention_days", "UInt16", self.retention_days),
+        ];
+        (native::block(self.rows, fields), self.keys)
+    }
+}
+
+/// Encoded size of the columns that every event has: fixed ones, one length byte a text, and the texts.
+fn approximate_bytes(project: &str, event: &Event<'_>) -> usize {
+    const FIXED: usize = 3 * 8 + 9 + 8 + 2 + 2 + 3 * 8;
+    const TEXTS: usize = 14;
+    FIXED
+        + TEXTS
+        + [
+            project,
+            &event.event_id,
+            &event.event_type,
+            &event.user_id,
+            &event.anonymous_id,
+            &event.session_id,
+            &event.country,
+            &event.device,
+            &event.os,
+            &event.browser,
+            &event.locale,
+            &event.page,
+            &event.ip,
+        ]
+        .map(str::len)
+        .iter()
+        .sum::<usize>()
+}

@@ -1,0 +1,48 @@
+//! Batches: filled column by column as events arrive, closed by rows, bytes or age, never changed afterwards.
+
+mod builder;
+mod ids;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use builder::Builder;
+pub use ids::{EventKey, KeyHasher, KeyMap, KeySet};
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Not known yet.
+    Pending,
+    /// In `events` and in every rollup.
+    Stored,
+    /// Not taken, and no attempt was made to store it: sending its events again is safe and needed.
+    HandedBack,
+}
+
+/// Waits for a batch. Cheap to clone.
+pub type Ticket = watch::Receiver<Outcome>;
+
+/// A closed batch: the bytes that every attempt sends, and the token that makes attempts one.
+#[derive(Debug)]
+pub struct Batch {
+    /// Its place in the order of this process's batches.
+    pub sequence: u64,
+    /// `instance-ulid`; never used for other bytes.
+    pub token: String,
+    /// Events in it.
+    pub rows: usize,
+    /// One Native block.
+    pub chunks: Vec<Bytes>,
+    /// The ids in it that a later event may repeat.
+    pub keys: Vec<EventKey>,
+    /// Tells the waiting requests.
+    pub outcome: watch::Sender<Outcome>,
+}
+
+impl Batch {
+    /// Size of the block.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().map(Bytes::len).sum()
+    }
+}

@@ -1,0 +1,166 @@
+//! Configuration: the only file of this crate that reads variables.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tallyhouse_schema::Catalogue;
+use tallyhouse_service::documents;
+use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_sql::Connection;
+
+/// Everything that can be set. Defaults suit one instance on a small machine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `INGEST_ADDR`: where events come in.
+    pub address: SocketAddr,
+    /// `INGEST_ADMIN_ADDR`: metrics and health.
+    pub admin_address: SocketAddr,
+    /// `TALLYHOUSE_DATA`: the journal is in `ingest/` below it.
+    pub data: PathBuf,
+    /// Sizes of requests.
+    pub request: RequestLimits,
+    /// Sizes and ages of batches.
+    pub batch: BatchLimits,
+    /// How long ids are remembered.
+    pub dedup: DedupLimits,
+    /// `LATE_WINDOW_DAYS`: older events are refused without the scope `import`.
+    pub late_window_days: u16,
+    /// `RETENTION_DAYS`: how long raw events are kept; written into each row.
+    pub retention_days: u16,
+    /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
+    pub drain: Duration,
+}
+
+/// What one request may hold, and all of them together.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// `INGEST_BODY_BYTES`: a body as sent.
+    pub body_bytes: usize,
+    /// `INGEST_DECODED_BYTES`: a body after decompression.
+    pub decoded_bytes: usize,
+    /// `INGEST_OPEN_BYTES`: bodies being worked on at a time; a request that does not fit is refused.
+    pub open_bytes: usize,
+    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be stored.
+    pub ack_timeout: Duration,
+    /// Reading a body may take this long: a client that trickles must not hold memory. Not configurable.
+    pub read_timeout: Duration,
+}
+
+/// When a batch is closed, and how many there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// `INGEST_BATCH_ROWS`
+    pub rows: usize,
+    /// `INGEST_BATCH_BYTES`: encoded.
+    pub bytes: usize,
+    /// `INGEST_LINGER_MS`: how long a batch waits for more events, +-20 %.
+    pub linger: Duration,
+    /// `INGEST_INSERTS`: inserts at a time.
+    pub inserts: usize,
+    /// Full batches that may wait for an insert. Not configurable: more would only be more memory.
+    pub waiting: usize,
+    /// One attempt of an insert. Not configurable.
+    pub insert_timeout: Duration,
+}
+
+/// The window in which a repeated event id is a duplicate.
+#[derive(Debug, Clone, Copy)]
+pub struct DedupLimits {
+    /// `DEDUP_WINDOW_HOURS`
+    pub window: Duration,
+    /// `DEDUP_WINDOW_IDS`: the bound on memory, about 20 bytes an id. When it is reached first, the window is shorter.
+    pub ids: usize,
+}
+
+impl Config {
+    /// Reads the configuration.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
+        let days = |name, default| env::bounded(env, name, (1, 3_650), default).map(|n| n as u16);
+        Ok(Self {
+            address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
+            admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
+            data: env::path(env, "TALLYHOUSE_DATA", "./data"),
+            request: RequestLimits {
+                body_bytes: size("INGEST_BODY_BYTES", (1_024, 64 << 20), 4 << 20)?,
+                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 16 << 20)?,
+                open_bytes: size("INGEST_OPEN_BYTES", (64 << 10, 1 << 30), 64 << 20)?,
+                ack_timeout: env::millis(env, "INGEST_ACK_TIMEOUT_MS", (100, 120_000), 10_000)?,
+                read_timeout: Duration::from_secs(30),
+            },
+            batch: BatchLimits {
+                rows: size("INGEST_BATCH_ROWS", (1, 131_072), 65_536)?,
+                bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 16 << 20)?,
+                linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 50)?,
+                inserts: size("INGEST_INSERTS", (1, 16), 2)?,
+                waiting: 1,
+                insert_timeout: Duration::from_secs(30),
+            },
+            dedup: DedupLimits {
+                window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
+                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
+            },
+            late_window_days: days("LATE_WINDOW_DAYS", 7)?,
+            retention_days: days("RETENTION_DAYS", 730)?,
+            drain: env::millis(env, "INGEST_DRAIN_MS", (0, 300_000), 20_000)?,
+        })
+    }
+}
+
+/// Where ClickHouse is, for a service that runs without the embedded engine.
+pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
+    Ok(Connection {
+        url: env::required(
+            env,
+            "CLICKHOUSE_URL",
+            "the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123",
+        )?,
+        user: env.get("CLICKHOUSE_USER").unwrap_or_else(|| "writer".to_owned()),
+        password: env.get("CLICKHOUSE_PASSWORD").unwrap_or_default(),
+    })
+}
+
+/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations; the built-in ones when it is not set.
+pub fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
+    let catalogue = match documents::json_files(env, "TALLYHOUSE_SCHEMAS")? {
+        Some(documents) => Catalogue::from_documents(documents.iter().map(String::as_str)),
+        None => Catalogue::built_in(),
+    };
+    catalogue.map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
+}
+
+/// `USER_HASH_KEY`: 32 hexadecimal digits, the same on every instance that writes to one ClickHouse.
+pub fn user_hash_key(env: &dyn Env) -> Result<[u8; 16], ConfigError> {
+    let text: String = env::required(env, "USER_HASH_KEY", "32 hexadecimal digits, the same on every instance")?;
+    parse_key(&text).ok_or_else(|| ConfigError::new("USER_HASH_KEY", "is not 32 hexadecimal digits"))
+}
+
+/// Reads 32 hexadecimal digits.
+pub fn parse_key(text: &str) -> Option<[u8; 16]> {
+    let text = text.trim();
+    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_usable_and_bounds_are_kept() {
+        let mut env = BTreeMap::new();
+        assert!(Config::from_env(&env).is_ok());
+        env.insert("INGEST_BATCH_ROWS".to_owned(), "1000000".to_owned());
+        let error = Config::from_env(&env).unwrap_err().to_string();
+        assert_eq!(error, "INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072");
+    }
+
+    #[test]
+    fn a_bad_hash_key_is_not_printed() {
+        let env = BTreeMap::from([("USER_HASH_KEY".to_owned(), "secret".to_owned())]);
+        assert!(!user_hash_key(&env).unwrap_err().to_string().contains("secret"));
+        assert_eq!(parse_key("000102030405060708090a0b0c0d0e0f").unwrap()[15], 15);
+    }
+}

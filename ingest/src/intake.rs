@@ -1,0 +1,362 @@
+//! Where events of all requests meet: duplicates are found, batches grow, and room is given or refused.
+//!
+//! One lock guards it, held for as long as it takes to append a request's events (about a microsecond each), never across
+//! an await. An id is always in exactly one of three places: unknown, *pending* (in a batch that is not stored yet) or in the
+//! *window* (stored). A repeated id of a pending batch waits for that very batch: if that is handed back, so is the repeat, and
+//! nothing is lost by calling it a duplicate.
+//!
+//! A batch that was attempted is never given up: its outcome is uncertain until it is stored. Requests stop waiting
+//! after their deadline and are told to come again; when they do, their events are pending or stored.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use tallyhouse_schema::Event;
+use tallyhouse_schema::event::Flags;
+use tallyhouse_sql::migrations::MAX_BATCHES_AHEAD;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use crate::batch::{Batch, Builder, EventKey, KeyHasher, KeyMap, Outcome, Ticket};
+use crate::config::{BatchLimits, DedupLimits};
+use crate::window::Window;
+
+/// Why nothing of a request was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Batches of an earlier process are still being stored, and known ids are being read.
+    Starting,
+    /// As much is waiting as may wait.
+    Full,
+    /// The process is stopping.
+    Stopping,
+}
+
+/// What a request's event is, provided that its batch gets stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// New.
+    Accepted,
+    /// Counted before.
+    Duplicate,
+}
+
+/// A request's events after they were taken in.
+#[derive(Debug)]
+pub struct Submitted {
+    /// Per event, in order: its fate, and the batch that decides it (an index into `tickets`; `None`: stored already).
+    pub fates: Vec<(Fate, Option<usize>)>,
+    /// The batches to wait for.
+    pub tickets: Vec<Ticket>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Open,
+    Stopping,
+}
+
+struct OpenBatch {
+    sequence: u64,
+    builder: Builder,
+    due: Instant,
+    outcome: watch::Sender<Outcome>,
+}
+
+struct State {
+    phase: Phase,
+    open: Option<OpenBatch>,
+    closed: VecDeque<Batch>,
+    /// Ids of batches that are not stored, by batch.
+    pending: KeyMap<u64>,
+    tickets: HashMap<u64, Ticket>,
+    /// Batches that were handed to an insert and are not stored yet.
+    uncertain: BTreeSet<u64>,
+    window: Window,
+    next_sequence: u64,
+}
+
+/// See the module.
+pub struct Intake {
+    state: Mutex<State>,
+    changed: Notify,
+    hasher: KeyHasher,
+    limits: BatchLimits,
+    instance: String,
+}
+
+/// Figures for metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Events in batches that are not stored.
+    pub pending_ids: usize,
+    /// Full batches waiting for an insert.
+    pub waiting_batches: usize,
+    /// Batches being inserted.
+    pub uncertain_batches: usize,
+    /// Ids in the window.
+    pub window_ids: usize,
+    /// How far back the window reaches.
+    pub window_reach: Duration,
+}
+
+impl Intake {
+    /// An intake that refuses everything until [`Intake::open`].
+    pub fn new(limits: BatchLimits, dedup: DedupLimits) -> Self {
+        let state = State {
+            phase: Phase::Starting,
+            open: None,
+            closed: VecDeque::new(),
+            pending: KeyMap::default(),
+            tickets: HashMap::new(),
+            uncertain: BTreeSet::new(),
+            window: Window::new(dedup.window, dedup.ids),
+            next_sequence: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            hasher: KeyHasher::random(),
+            limits,
+            instance: Ulid::generate().to_string(),
+        }
+    }
+
+    /// The state. A panic while it was held could only have come from running out of memory; go on with what is there.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers an event that is in ClickHouse.
+    pub fn remember(&self, project: &str, event_id: &str, stored_at: i64) {
+        let key = self.hasher.key(project, event_id);
+        self.lock().window.insert(key, stored_at);
+    }
+
+    /// Begins to take events.
+    pub fn open(&self) {
+        self.lock().phase = Phase::Open;
+    }
+
+    /// Takes all events of a request, or none.
+    pub fn submit(&self, project: &str, events: &[Event<'_>]) -> Result<Submitted, Refused> {
+        // Hashing needs no lock.
+        let keys: Vec<_> = events
+            .iter()
+            .map(|event| (!event.flags.has(Flags::GENERATED_ID)).then(|| self.hasher.key(project, &event.event_id)))
+            .collect();
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Starting => return Err(Refused::Starting),
+            Phase::Stopping => return Err(Refused::Stopping),
+            Phase::Open if !state.has_room(self.limits) => return Err(Refused::Full),
+            Phase::Open => {}
+        }
+        let had_open = state.open.is_some();
+        let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new() };
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        for (event, key) in events.iter().zip(keys) {
+            let (fate, sequence) = state.take(project, event, key, self);
+            let place = sequence.and_then(|sequence| {
+                let ticket = state.tickets.get(&sequence)?;
+                Some(*places.entry(sequence).or_insert_with(|| {
+                    submitted.tickets.push(ticket.clone());
+                    submitted.tickets.len() - 1
+                }))
+            });
+            submitted.fates.push((fate, place));
+        }
+        let wake = !state.closed.is_empty() || (!had_open && state.open.is_some());
+        drop(state);
+        if wake {
+            self.changed.notify_waiters();
+        }
+        Ok(submitted)
+    }
+
+    /// The next batch to insert, when there is one that is due. `None` after [`Intake::stop`], when all are out.
+    pub async fn next(&self) -> Option<Batch> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let wait_until = {
+                let mut state = self.lock();
+                match state.poll(self) {
+                    Next::Batch(batch) => return Some(batch),
+                    Next::Ended => return None,
+                    Next::At(due) => Some(due),
+                    Next::Change => None,
+                }
+            };
+            match wait_until {
+                Some(due) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(due) => {}
+                    }
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    /// A batch is stored: its ids move into the window and its requests are told.
+    pub fn stored(&self, batch: Batch, now: i64) {
+        // In slices, so that requests are not held up for as long as a whole batch takes.
+        for keys in batch.keys.chunks(4_096) {
+            let mut state = self.lock();
+            for key in keys {
+                state.window.insert(*key, now);
+                state.pending.remove(key);
+            }
+        }
+        self.settle(&batch, Outcome::Stored);
+    }
+
+    /// A batch was not attempted and will not be: its ids are forgotten and its requests are told.
+    pub fn handed_back(&self, batch: &Batch) {
+        let mut state = self.lock();
+        for key in &batch.keys {
+            state.pending.remove(key);
+        }
+        drop(state);
+        self.settle(batch, Outcome::HandedBack);
+    }
+
+    fn settle(&self, batch: &Batch, outcome: Outcome) {
+        let mut state = self.lock();
+        state.uncertain.remove(&batch.sequence);
+        state.tickets.remove(&batch.sequence);
+        drop(state);
+        batch.outcome.send_replace(outcome);
+        self.changed.notify_waiters();
+    }
+
+    /// Refuses new events and lets [`Intake::next`] end when the last batch is out.
+    pub fn stop(&self) {
+        self.lock().phase = Phase::Stopping;
+        self.changed.notify_waiters();
+    }
+
+    /// Figures for metrics.
+    pub fn gauges(&self, now: i64) -> Gauges {
+        let state = self.lock();
+        Gauges {
+            pending_ids: state.pending.len(),
+            waiting_batches: state.closed.len(),
+            uncertain_batches: state.uncertain.len(),
+            window_ids: state.window.len(),
+            window_reach: state.window.reach(now),
+        }
+    }
+}
+
+enum Next {
+    Batch(Batch),
+    At(Instant),
+    Change,
+    Ended,
+}
+
+impl State {
+    /// Room for a whole request, however large: a batch may overshoot by one request, so none is taken half.
+    fn has_room(&self, limits: BatchLimits) -> bool {
+        let is_full = self.open.as_ref().is_some_and(|open| is_full(&open.builder, limits));
+        self.closed.len() < limits.waiting || !is_full
+    }
+
+    fn take(
+        &mut self,
+        project: &str,
+        event: &Event<'_>,
+        key: Option<EventKey>,
+        intake: &Intake,
+    ) -> (Fate, Option<u64>) {
+        if let Some(key) = key {
+            if let Some(sequence) = self.pending.get(&key) {
+                return (Fate::Duplicate, Some(*sequence));
+            }
+            if self.window.contains(key) {
+                return (Fate::Duplicate, None);
+            }
+        }
+        let must_close = self.closed.len() < intake.limits.waiting
+            && self.open.as_ref().is_some_and(|open| is_full(&open.builder, intake.limits));
+        if must_close {
+            self.close(intake);
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            empty => {
+                let outcome = watch::Sender::new(Outcome::Pending);
+                let sequence = self.next_sequence;
+                self.next_sequence += 1;
+                self.tickets.insert(sequence, outcome.subscribe());
+                let due = Instant::now() + jittered(intake.limits.linger);
+                empty.insert(OpenBatch { sequence, builder: Builder::default(), due, outcome })
+            }
+        };
+        open.builder.push(project, event, key);
+        if let Some(key) = key {
+            self.pending.insert(key, open.sequence);
+        }
+        (Fate::Accepted, Some(open.sequence))
+    }
+
+    fn close(&mut self, intake: &Intake) {
+        if let Some(OpenBatch { sequence, builder, outcome, .. }) = self.open.take() {
+            let rows = builder.rows();
+            let (chunks, keys) = builder.finish();
+            let token = format!("{}-{}", intake.instance, Ulid::generate());
+            self.closed.push_back(Batch { sequence, token, rows, chunks, keys, outcome });
+        }
+    }
+
+    fn poll(&mut self, intake: &Intake) -> Next {
+        let is_stopping = self.phase == Phase::Stopping;
+        if self.closed.is_empty() {
+            match &self.open {
+                None if is_stopping => return Next::Ended,
+                None => return Next::Change,
+                Some(open) => {
+                    let is_due = is_stopping || open.due <= Instant::now() || is_full(&open.builder, intake.limits);
+                    if !is_due {
+                        return Next::At(open.due);
+                    }
+                }
+            }
+        }
+        let oldest_uncertain = self.uncertain.first().copied();
+        let next = self.closed.front().map(|b| b.sequence).or(self.open.as_ref().map(|open| open.sequence));
+        if let (Some(oldest), Some(next)) = (oldest_uncertain, next) {
+            // See MAX_BATCHES_AHEAD: further on, ClickHouse could forget the oldest one's token.
+            if next > oldest + MAX_BATCHES_AHEAD {
+                return Next::Change;
+            }
+        }
+        if self.closed.is_empty() {
+            self.close(intake);
+        }
+        match self.closed.pop_front() {
+            Some(batch) => {
+                self.uncertain.insert(batch.sequence);
+                Next::Batch(batch)
+            }
+            None => Next::Change,
+        }
+    }
+}
+
+fn is_full(builder: &Builder, limits: BatchLimits) -> bool {
+    builder.rows() >= limits.rows || builder.bytes() >= limits.bytes
+}
+
+/// +-20 %, so that instances which started together do not insert together.
+fn jittered(linger: Duration) -> Duration {
+    linger.mul_f64(rand::rng().random_range(0.8..1.2))
+}

@@ -1,0 +1,25 @@
+//! The write path.
+//!
+//! ```text
+//! HTTP -> authenticate -> admit -> decode -> normalise -> dedup -> batch -> journal -> insert(token) -> acknowledge
+//! ```
+//!
+//! [`pipeline`] spells what happens to a request, [`inserter`] what happens to a batch, [`intake`] is where the two meet.
+//! An acknowledged event is in ClickHouse and in every rollup; [`journal`] tells how that survives a `kill -9`.
+#![warn(missing_docs)]
+
+pub mod admit;
+pub mod agent;
+pub mod batch;
+pub mod config;
+pub mod http;
+pub mod inserter;
+pub mod intake;
+pub mod journal;
+pub mod metrics;
+pub mod pipeline;
+pub mod recover;
+mod run;
+pub mod window;
+
+pub use run::{Deps, Ingest, RunError};

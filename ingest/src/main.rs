@@ -1,0 +1,57 @@
+//! `ingest`: the write path alone, against a given ClickHouse.
+
+use std::process::ExitCode;
+
+use tallyhouse_ingest::{Deps, Ingest, config};
+use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_service::admin::Admin;
+use tallyhouse_service::env::{self, ProcessEnv};
+use tallyhouse_service::health::Health;
+use tallyhouse_service::keys::KeyRing;
+use tallyhouse_service::{lifecycle, telemetry};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ingest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let env = ProcessEnv;
+    telemetry::init(&env)?;
+    let config = config::Config::from_env(&env)?;
+    let keys = if env::switch(&env, "TALLYHOUSE_DEV")? { KeyRing::development() } else { KeyRing::default() };
+    let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
+    let deps = Deps {
+        connection: config::clickhouse(&env)?,
+        keys,
+        catalogue: config::catalogue(&env)?,
+        hasher: UserHasher::new(config::user_hash_key(&env)?),
+        admin: admin.clone(),
+    };
+    let listener = lifecycle::bind("INGEST_ADDR", config.address).await?;
+    let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
+    let (stop, drain) = (CancellationToken::new(), config.drain);
+    let health = admin.health.clone();
+    let ingest = Ingest::new(config, deps)?;
+
+    let admin_stop = CancellationToken::new();
+    let admin_server =
+        tokio::spawn(lifecycle::serve("admin", admin_listener, admin.router(), admin_stop.clone(), drain));
+    let signal = stop.clone();
+    tokio::spawn(async move {
+        lifecycle::stop_signal().await;
+        health.begin_drain();
+        signal.cancel();
+    });
+    let ended = ingest.run(listener, stop).await;
+    admin_stop.cancel();
+    admin_server.await?;
+    Ok(ended?)
+}
