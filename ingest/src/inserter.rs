@@ -55,13 +55,7 @@ impl Inserter {
         };
         self.insert(&batch.token, batch.rows, &batch.chunks).await;
         self.forget(&path);
-        // The blocking task is over, so ours is the only handle left; were it not, the batch is still settled by copy.
-        match Arc::try_unwrap(batch) {
-            Ok(batch) => intake.stored(batch, now_ms()),
-            Err(shared) => {
-                tracing::error!(token = shared.token, "a stored batch is still shared; its requests will time out")
-            }
-        }
+        intake.stored(&batch, now_ms());
     }
 
     /// Inserts a block, however often it takes. Returns when it is in `events` and in every rollup.

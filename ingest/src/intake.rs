@@ -206,7 +206,7 @@ impl Intake {
     }
 
     /// A batch is stored: its ids move into the window and its requests are told.
-    pub fn stored(&self, batch: Batch, now: i64) {
+    pub fn stored(&self, batch: &Batch, now: i64) {
         // In slices, so that requests are not held up for as long as a whole batch takes.
         for keys in batch.keys.chunks(4_096) {
             let mut state = self.lock();
@@ -215,7 +215,7 @@ impl Intake {
                 state.pending.remove(key);
             }
         }
-        self.settle(&batch, Outcome::Stored);
+        self.settle(batch, Outcome::Stored);
     }
 
     /// A batch was not attempted and will not be: its ids are forgotten and its requests are told.
@@ -250,7 +250,7 @@ impl Intake {
             pending_ids: state.pending.len(),
             waiting_batches: state.closed.len(),
             uncertain_batches: state.uncertain.len(),
-            window_ids: state.window.len(),
+            window_ids: state.window.ids(),
             window_reach: state.window.reach(now),
         }
     }
@@ -359,4 +359,144 @@ fn is_full(builder: &Builder, limits: BatchLimits) -> bool {
 /// +-20 %, so that instances which started together do not insert together.
 fn jittered(linger: Duration) -> Duration {
     linger.mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tallyhouse_schema::Catalogue;
+    use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
+    use tallyhouse_schema::raw::read;
+    use tallyhouse_schema::user_hash::UserHasher;
+
+    use super::*;
+
+    const LIMITS: BatchLimits = BatchLimits {
+        rows: 3,
+        bytes: 1 << 20,
+        linger: Duration::from_millis(50),
+        inserts: 2,
+        waiting: 1,
+        insert_timeout: Duration::from_secs(1),
+    };
+
+    fn intake() -> Intake {
+        let intake = Intake::new(LIMITS, DedupLimits { window: Duration::from_secs(3_600), ids: 1_000 });
+        intake.open();
+        intake
+    }
+
+    fn submit(intake: &Intake, ids: &[&str]) -> Result<Submitted, Refused> {
+        let rules = ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 30, may_import: false };
+        let (catalogue, hasher) = (Catalogue::default(), UserHasher::new([0; 16]));
+        let context = Context {
+            catalogue: &catalogue,
+            rules: &rules,
+            hasher: &hasher,
+            agent: &|_| Agent::default(),
+            new_id: &|| "generated".to_owned(),
+            received_at: 1,
+        };
+        let bodies: Vec<String> = ids
+            .iter()
+            .map(|id| match *id {
+                "" => r#"{"eventType":"a"}"#.to_owned(),
+                id => format!(r#"{{"eventType":"a","eventId":"{id}"}}"#),
+            })
+            .collect();
+        let events: Vec<_> = bodies.iter().map(|body| normalise(read(body).unwrap(), None, context).unwrap()).collect();
+        intake.submit("p", &events)
+    }
+
+    fn fates(submitted: &Submitted) -> Vec<Fate> {
+        submitted.fates.iter().map(|(fate, _)| *fate).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_due_after_its_linger_and_holds_everything_until_then() {
+        let intake = intake();
+        submit(&intake, &["1"]).unwrap();
+        submit(&intake, &["2"]).unwrap();
+        let started = Instant::now();
+        let batch = intake.next().await.unwrap();
+        assert_eq!((batch.rows, batch.keys.len()), (2, 2));
+        let waited = started.elapsed();
+        assert!(waited >= LIMITS.linger.mul_f64(0.79) && waited <= LIMITS.linger.mul_f64(1.21), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_repeat_waits_for_the_batch_that_its_first_copy_is_in() {
+        let intake = intake();
+        let first = submit(&intake, &["1"]).unwrap();
+        let batch = intake.next().await.unwrap();
+        let repeat = submit(&intake, &["1"]).unwrap();
+        assert_eq!(fates(&repeat), [Fate::Duplicate]);
+        assert_eq!(*repeat.tickets[0].borrow(), Outcome::Pending);
+        intake.stored(&batch, 1);
+        for submitted in [first, repeat] {
+            assert_eq!(*submitted.tickets[0].borrow(), Outcome::Stored);
+        }
+        let later = submit(&intake, &["1"]).unwrap();
+        assert!(fates(&later) == [Fate::Duplicate] && later.tickets.is_empty(), "stored events need no waiting");
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_back_is_new_again() {
+        let intake = intake();
+        let first = submit(&intake, &["1", "1"]).unwrap();
+        assert_eq!(fates(&first), [Fate::Accepted, Fate::Duplicate]);
+        let batch = intake.next().await.unwrap();
+        intake.handed_back(&batch);
+        assert_eq!(*first.tickets[0].borrow(), Outcome::HandedBack);
+        assert_eq!(fates(&submit(&intake, &["1"]).unwrap()), [Fate::Accepted]);
+    }
+
+    #[tokio::test]
+    async fn generated_ids_are_never_duplicates() {
+        let intake = intake();
+        assert_eq!(fates(&submit(&intake, &["", ""]).unwrap()), [Fate::Accepted, Fate::Accepted]);
+    }
+
+    #[tokio::test]
+    async fn a_full_intake_refuses_whole_requests_until_there_is_room() {
+        let intake = intake();
+        submit(&intake, &["1", "2", "3", "4", "5", "6", "7"]).unwrap();
+        assert_eq!(submit(&intake, &["8"]).unwrap_err(), Refused::Full);
+        let batch = intake.next().await.unwrap();
+        assert_eq!(batch.rows, 3);
+        submit(&intake, &["8"]).unwrap();
+        intake.stored(&batch, 1);
+    }
+
+    #[tokio::test]
+    async fn an_uncertain_batch_holds_back_what_is_too_far_ahead() {
+        let intake = Intake::new(
+            BatchLimits { rows: 1, waiting: 1_000, ..LIMITS },
+            DedupLimits { window: Duration::from_secs(1), ids: 1_000 },
+        );
+        intake.open();
+        let ids: Vec<String> = (0..=MAX_BATCHES_AHEAD + 1).map(|n| n.to_string()).collect();
+        submit(&intake, &ids.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        let stuck = intake.next().await.unwrap();
+        for _ in 0..MAX_BATCHES_AHEAD {
+            let batch = intake.next().await.unwrap();
+            intake.stored(&batch, 1);
+        }
+        let mut next = std::pin::pin!(intake.next());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        intake.stored(&stuck, 1);
+        assert!(next.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn stopping_flushes_and_ends() {
+        let intake = Arc::new(intake());
+        submit(&intake, &["1"]).unwrap();
+        intake.stop();
+        assert_eq!(submit(&intake, &["2"]).unwrap_err(), Refused::Stopping);
+        let batch = intake.next().await.unwrap();
+        intake.stored(&batch, 1);
+        assert!(intake.next().await.is_none());
+    }
 }

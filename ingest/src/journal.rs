@@ -223,7 +223,7 @@ mod tests {
         let folder = Folder::new("roundtrip");
         let journal = Journal::open(&folder.0).unwrap();
         let path = journal.write(&batch()).unwrap();
-        assert_eq!(journal.look().unwrap().batches, [path.clone()]);
+        assert_eq!(journal.look().unwrap().batches, std::slice::from_ref(&path));
         let left = journal.read(&path).unwrap().unwrap();
         assert_eq!((left.token.as_str(), left.rows, &left.block[..]), ("t-1", 2, &b"ab\nc"[..]));
         journal.remove(&path).unwrap();

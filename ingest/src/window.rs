@@ -55,7 +55,7 @@ impl Window {
     }
 
     /// Ids held.
-    pub fn len(&self) -> usize {
+    pub fn ids(&self) -> usize {
         self.generations.iter().map(|generation| generation.ids.len()).sum()
     }
 
@@ -107,7 +107,7 @@ mod tests {
         for n in 0..5_000 {
             window.insert(hasher.key("p", &n.to_string()), n);
         }
-        assert!(window.len() <= 900);
+        assert!(window.ids() <= 900);
         assert!(window.contains(hasher.key("p", "4999")) && window.contains(hasher.key("p", "4200")));
         assert!(!window.contains(hasher.key("p", "0")));
         assert!(window.reach(5_000) < Duration::from_millis(1_000));

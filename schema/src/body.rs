@@ -90,19 +90,19 @@ pub fn open(body: &[u8], layout: Layout) -> Result<Envelope<'_>, BodyError> {
 fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
     match text.trim_start().chars().next() {
         None => Err(BodyError::Empty),
-        Some('[') => batch(serde_json::from_str(text).map_err(syntax)?, None),
+        Some('[') => batch(serde_json::from_str(text).map_err(|error| syntax(&error))?, None),
         Some('{') => {
-            let outer: Outer<'_> = serde_json::from_str(text).map_err(syntax)?;
+            let outer: Outer<'_> = serde_json::from_str(text).map_err(|error| syntax(&error))?;
             match outer.events {
                 Some(events) if !outer.has_type && events.get().starts_with('[') => {
-                    batch(serde_json::from_str(events.get()).map_err(syntax)?, outer.sent_at)
+                    batch(serde_json::from_str(events.get()).map_err(|error| syntax(&error))?, outer.sent_at)
                 }
                 _ => Ok(Envelope { items: vec![Ok(text)], is_single: true, sent_at: None }),
             }
         }
         Some(_) => match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => Err(BodyError::NotEvents),
-            Err(error) => Err(syntax(error)),
+            Err(error) => Err(syntax(&error)),
         },
     }
 }
@@ -132,8 +132,8 @@ fn batch<'a>(events: Events<'a>, sent_at: Option<RawTime<'a>>) -> Result<Envelop
     Ok(Envelope { items, is_single: false, sent_at })
 }
 
-fn syntax(error: serde_json::Error) -> BodyError {
-    BodyError::InvalidJson { line: error.line(), column: error.column(), problem: problem(&error) }
+fn syntax(error: &serde_json::Error) -> BodyError {
+    BodyError::InvalidJson { line: error.line(), column: error.column(), problem: problem(error) }
 }
 
 /// The parser's words without the position, which has fields of its own.
