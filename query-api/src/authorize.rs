@@ -1,0 +1,66 @@
+//! From a key to a [`Scope`]. Everything below takes a scope, so no project name can come from anywhere else.
+
+use axum::http::HeaderMap;
+use tallyhouse_service::keys::{self, KeyRing};
+
+/// What a caller may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    project: String,
+}
+
+impl Scope {
+    /// The only project whose data the caller sees.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(project: &str) -> Self {
+        Self { project: project.to_owned() }
+    }
+}
+
+/// Why a caller may not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No key was shown.
+    #[error("send a key with the scope `query` in `X-API-Key` or `Authorization: Bearer`")]
+    NoKey,
+    /// Nobody has that key.
+    #[error("this key is not known")]
+    UnknownKey,
+    /// A key for something else.
+    #[error("this key does not have the scope `query`")]
+    WrongScope,
+}
+
+/// Who is asking.
+pub fn authorize(ring: &KeyRing, headers: &HeaderMap) -> Result<Scope, Denied> {
+    let presented = keys::presented(headers).filter(|key| !key.is_empty()).ok_or(Denied::NoKey)?;
+    let grant = ring.find(presented).ok_or(Denied::UnknownKey)?;
+    if !grant.allows(keys::Scope::Query) {
+        return Err(Denied::WrongScope);
+    }
+    Ok(Scope { project: grant.project.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_key_with_the_scope_opens() {
+        let with = |key: &'static str| {
+            let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), HeaderValue::from_static(key))]);
+            authorize(&KeyRing::development(), &headers)
+        };
+        assert_eq!(with("demo-query-key").unwrap().project(), "demo");
+        assert_eq!(with("demo-ingest-key"), Err(Denied::WrongScope));
+        assert_eq!(with("nobody's"), Err(Denied::UnknownKey));
+        assert_eq!(with(""), Err(Denied::NoKey));
+        assert_eq!(authorize(&KeyRing::development(), &HeaderMap::new()), Err(Denied::NoKey));
+    }
+}

@@ -1,0 +1,64 @@
+//! An answer with its headers.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::render::complete;
+use crate::serve::Answer;
+
+/// Where the answer came from.
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// The response for an answer: `304` when the caller already has this data.
+pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duration) -> Response<Body> {
+    let entry = &answer.entry;
+    let known = already_has(request, &entry.etag);
+    let mut response = if known {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
+        Response::new(Body::from(complete(entry, answer.status, now_ms, elapsed_ms)))
+    };
+    let headers = response.headers_mut();
+    if !known {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    headers.insert(X_CACHE, HeaderValue::from_static(answer.status.label()));
+    headers.insert(header::AGE, HeaderValue::from(entry.age_s(now_ms)));
+    // The answer belongs to whoever holds the key.
+    headers.insert(header::VARY, HeaderValue::from_static("x-api-key, authorization"));
+    for (name, value) in [
+        (header::ETAG, entry.etag.clone()),
+        (header::CACHE_CONTROL, format!("private, max-age={}", entry.remaining_s(now_ms))),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// `If-None-Match`, compared weakly as RFC 9110 has it.
+fn already_has(request: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let tags = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    tags.flat_map(|value| value.split(',')).any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_compared_weakly_and_lists_are_read() {
+        let has = |value: &'static str| {
+            already_has(&HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]), "W/\"a\"")
+        };
+        assert!(has("W/\"a\"") && has("\"a\"") && has("\"b\", W/\"a\"") && has("*"));
+        assert!(!has("\"b\"") && !has("a") && !has(""));
+    }
+}

@@ -1,0 +1,35 @@
+//! The read path of Tallyhouse: metrics, dashboards and reports over the rollups.
+//!
+//! ```text
+//! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> flight -> Redis) -> ClickHouse -> render -> Answer
+//! ```
+//!
+//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`sql`] alone holds SQL; [`store`] alone talks
+//! to ClickHouse. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
+#![warn(missing_docs)]
+
+pub mod authorize;
+pub mod cache;
+pub mod config;
+pub mod http;
+pub mod metric;
+pub mod metrics;
+pub mod plan;
+pub mod render;
+pub mod request;
+pub mod run;
+pub mod serve;
+pub mod sql;
+pub mod store;
+pub mod time;
+
+use std::sync::Arc;
+
+pub use config::Config;
+pub use run::{Deps, Listeners, RunError, run};
+
+/// The present, in milliseconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// Random numbers from 0 to 1, for jitter.
+pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;

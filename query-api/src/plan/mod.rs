@@ -1,0 +1,133 @@
+//! From a question to what is read: a pure function of the query, the catalogue and the present.
+//!
+//! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
+//! bucket, and both ends of the range, fall between two of the rollup's own buckets.
+
+pub mod dimensions;
+pub mod error;
+pub mod series;
+pub mod source;
+
+use serde::Serialize;
+use tallyhouse_schema::{Catalogue, Rollup};
+
+pub use error::Unplannable;
+pub use series::{Frame, SeriesPlan};
+
+use crate::request::{DailyQuery, Query};
+use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
+
+/// What is read. Equal plans have equal answers, which makes a plan the cache's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Plan {
+    /// A series of one metric.
+    Series(SeriesPlan),
+    /// The last minutes.
+    Realtime(RealtimePlan),
+    /// A day's report.
+    Daily(DailyPlan),
+}
+
+/// The real-time dashboard: two windows that end now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RealtimePlan {
+    /// Start of the shorter window, 5 minutes ago, widened to a whole minute.
+    pub short_from: i64,
+    /// Start of the longer window, 30 minutes ago, widened likewise.
+    pub long_from: i64,
+    /// The end of the running minute.
+    pub to: i64,
+}
+
+/// A day's report, and the day before for comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DailyPlan {
+    /// The local date.
+    pub date: String,
+    /// Where.
+    pub zone: Zone,
+    /// What is read.
+    #[serde(serialize_with = "source::as_table")]
+    pub rollup: Rollup,
+    /// Start of the day before.
+    pub previous_from: i64,
+    /// Start of the day.
+    pub from: i64,
+    /// Start of the day after.
+    pub to: i64,
+    /// Whether the day is over.
+    pub complete: bool,
+}
+
+/// Plans a query at `now_ms`.
+pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Unplannable> {
+    match query {
+        Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
+        Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
+        Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
+    }
+}
+
+fn realtime(now_ms: i64) -> RealtimePlan {
+    let minutes_ago = |minutes: i64| minute_floor(now_ms) - minutes * MINUTE;
+    RealtimePlan { short_from: minutes_ago(5), long_from: minutes_ago(30), to: minute_floor(now_ms) + MINUTE }
+}
+
+fn daily(query: &DailyQuery, now_ms: i64) -> Result<DailyPlan, Unplannable> {
+    let zone = &query.zone;
+    let start = |date: Result<jiff::civil::Date, _>| date.map_or(0, |date| zone.day_start(date));
+    let (previous_from, from, to) =
+        (start(query.date.yesterday()), start(Ok(query.date)), start(query.date.tomorrow()));
+    let hours = Grid::over(Granularity::Hour, zone, previous_from, to);
+    Ok(DailyPlan {
+        date: query.date.to_string(),
+        zone: zone.clone(),
+        rollup: source::choose(previous_from, to, &hours, zone, now_ms)?,
+        previous_from,
+        from,
+        to,
+        complete: to <= minute_ceil(now_ms),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Params;
+    use crate::request::query::DAILY_PARAMS;
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn daily_plan(query: &str) -> Result<DailyPlan, Unplannable> {
+        let query = DailyQuery::parse(&Params::parse(Some(query), DAILY_PARAMS).unwrap(), NOW).unwrap();
+        match plan(&Query::Daily(query), &Catalogue::default(), NOW)? {
+            Plan::Daily(plan) => Ok(plan),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_day_is_read_from_hours_where_its_hours_are_utc_hours() {
+        assert_eq!(daily_plan("").unwrap().rollup, Rollup::Hour);
+        assert_eq!(daily_plan("timezone=America/New_York&date=2026-11-01").unwrap().rollup, Rollup::Hour);
+        assert_eq!(daily_plan("timezone=Asia/Kolkata").unwrap().rollup, Rollup::Minute);
+        assert!(
+            daily_plan("timezone=Asia/Kolkata&date=2026-06-01").unwrap_err().to_string().contains("kept for 90 days")
+        );
+    }
+
+    #[test]
+    fn days_are_as_long_as_the_clocks_make_them() {
+        let plan = daily_plan("timezone=America/New_York&date=2026-11-01").unwrap();
+        assert_eq!((plan.to - plan.from, plan.from - plan.previous_from), (25 * 3_600, 24 * 3_600));
+        assert!(plan.complete && !daily_plan("date=2026-11-20").unwrap().complete);
+    }
+
+    #[test]
+    fn realtime_windows_are_widened_to_whole_minutes_and_stable_within_one() {
+        let plan = realtime(NOW);
+        assert_eq!(plan, realtime(NOW + 3_000));
+        assert_eq!((plan.to - plan.short_from, plan.to - plan.long_from), (360, 1_860));
+    }
+}

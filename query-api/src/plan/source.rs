@@ -1,0 +1,38 @@
+//! Which rollup answers a range.
+
+use serde::Serializer;
+use tallyhouse_schema::Rollup;
+
+use super::error::Unplannable;
+use crate::time::{DAY, Grid, Zone};
+
+/// The coarsest rollup whose own buckets never straddle an end of `[from, to)` or a border of the grid, and that still
+/// holds `from`. `zone` is for the message.
+pub fn choose(from: i64, to: i64, grid: &Grid, zone: &Zone, now_ms: i64) -> Result<Rollup, Unplannable> {
+    let now = now_ms.div_euclid(1_000);
+    let earliest = |rollup: Rollup| now - rollup.retention_days() * DAY;
+    Rollup::COARSEST_FIRST
+        .into_iter()
+        .filter(|rollup| is_exact(*rollup, from, to, grid))
+        .find(|rollup| from >= earliest(*rollup))
+        .ok_or_else(|| {
+            let longest = Rollup::Hour;
+            if from >= earliest(longest) {
+                let kept_days = Rollup::Minute.retention_days();
+                Unplannable::TooFineForItsAge { kept_days, earliest: zone.rfc3339(earliest(Rollup::Minute)) }
+            } else {
+                let kept_days = longest.retention_days();
+                Unplannable::Expired { kept_days, earliest: zone.rfc3339(earliest(longest)) }
+            }
+        })
+}
+
+fn is_exact(rollup: Rollup, from: i64, to: i64, grid: &Grid) -> bool {
+    let width = rollup.bucket_seconds();
+    from % width == 0 && to % width == 0 && grid.is_aligned_to(width)
+}
+
+/// A rollup in the cache's key.
+pub fn as_table<S: Serializer>(rollup: &Rollup, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(rollup.table())
+}

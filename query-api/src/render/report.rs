@@ -1,0 +1,162 @@
+//! The real-time dashboard and the daily report as JSON.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Rendered, assemble, json as piece};
+use crate::plan::{DailyPlan, RealtimePlan};
+use crate::sql::{Line, section};
+use crate::time::{Granularity, Grid, Zone};
+
+/// Renders the real-time dashboard.
+pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Rendered {
+    let window = |name: &str, from: i64| {
+        let total = figures(find(lines, section::TOTAL, from));
+        let by_type: Vec<Value> = of(lines, section::EVENT_TYPE, from).map(|line| keyed("event_type", line)).collect();
+        json!({
+            "time_range": name,
+            "from": Zone::utc().rfc3339(from),
+            "to": Zone::utc().rfc3339(plan.to),
+            "events": total.events,
+            "users": total.users,
+            "value": total.value,
+            "by_event_type": by_type,
+        })
+    };
+    let windows = [window("5min", plan.short_from), window("30min", plan.long_from)];
+    let meta = json!({
+        "source": "rollup_1m",
+        "approx": true,
+        "approx_fields": ["users"],
+        "generated_at": Zone::utc().rfc3339(generated_s),
+    });
+    assemble(&piece::text(&Dashboard { dashboard: "realtime", data: &windows }), &meta)
+}
+
+#[derive(Serialize)]
+struct Dashboard<'a> {
+    dashboard: &'static str,
+    data: &'a [Value],
+}
+
+/// Renders a daily report.
+pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
+    let keyed_lines =
+        |part: &str, name: &str| -> Vec<Value> { of(lines, part, plan.from).map(|line| keyed(name, line)).collect() };
+    let report = json!({
+        "report": "daily",
+        "date": plan.date,
+        "timezone": plan.zone.name(),
+        "data": {
+            "totals": figures(find(lines, section::TOTAL, plan.from)),
+            "previous_day": figures(find(lines, section::TOTAL, plan.previous_from)),
+            "by_event_type": keyed_lines(section::EVENT_TYPE, "event_type"),
+            "top_countries": keyed_lines(section::COUNTRY, "country"),
+            "top_devices": keyed_lines(section::DEVICE, "device"),
+            "hourly": hours(plan, lines),
+        },
+    });
+    let meta = json!({
+        "source": plan.rollup.table(),
+        "range": {"from": plan.zone.rfc3339(plan.from), "to": plan.zone.rfc3339(plan.to)},
+        "complete": plan.complete,
+        "approx": true,
+        "approx_fields": ["users"],
+        "generated_at": Zone::utc().rfc3339(generated_s),
+    });
+    assemble(&piece::text(&report), &meta)
+}
+
+fn hours(plan: &DailyPlan, lines: &[Line]) -> Vec<Value> {
+    let starts = Grid::over(Granularity::Hour, &plan.zone, plan.from, plan.to).starts();
+    let hour = |at: i64| with("timestamp", plan.zone.rfc3339(at), &figures(find(lines, section::HOUR, at)));
+    starts.into_iter().map(hour).collect()
+}
+
+/// What a line says; of no line, that nothing happened.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    events: u64,
+    users: u64,
+    value: f64,
+    revenue: f64,
+}
+
+fn figures(line: Option<&Line>) -> Figures {
+    line.map_or_else(Figures::default, |line| Figures {
+        events: line.events,
+        users: line.users,
+        value: line.value,
+        revenue: line.revenue,
+    })
+}
+
+fn keyed(name: &str, line: &Line) -> Value {
+    with(name, line.key.clone(), &figures(Some(line)))
+}
+
+fn with(name: &str, key: String, figures: &Figures) -> Value {
+    let mut object = json!(figures);
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), key.into());
+    }
+    object
+}
+
+fn of<'a>(lines: &'a [Line], part: &str, at: i64) -> impl Iterator<Item = &'a Line> {
+    let part = part.to_owned();
+    lines.iter().filter(move |line| line.section == part && line.at == at)
+}
+
+fn find<'a>(lines: &'a [Line], part: &str, at: i64) -> Option<&'a Line> {
+    of(lines, part, at).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use tallyhouse_schema::Rollup;
+
+    use super::*;
+
+    fn line(part: &str, at: i64, key: &str, events: u64) -> Line {
+        Line { section: part.into(), at, key: key.into(), events, users: 1, value: 2.5, revenue: 0.0 }
+    }
+
+    fn parsed(rendered: &Rendered) -> Value {
+        serde_json::from_str(&format!("{}}}}}", std::str::from_utf8(&rendered.head).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn both_windows_are_there_even_when_nothing_happened() {
+        let plan = RealtimePlan { short_from: 1_500, long_from: 0, to: 1_860 };
+        let lines = [line(section::TOTAL, 0, "", 7), line(section::EVENT_TYPE, 0, "a", 7)];
+        let answer = parsed(&realtime(&plan, &lines, 1_800));
+        assert_eq!((&answer["data"][0]["time_range"], &answer["data"][0]["events"]), (&json!("5min"), &json!(0)));
+        assert_eq!((&answer["data"][1]["time_range"], &answer["data"][1]["events"]), (&json!("30min"), &json!(7)));
+        assert_eq!(answer["data"][1]["by_event_type"][0]["event_type"], "a");
+        assert_eq!(answer["meta"]["generated_at"], "1970-01-01T00:30:00Z");
+    }
+
+    #[test]
+    fn a_report_has_every_hour_of_the_day() {
+        let plan = DailyPlan {
+            date: "1970-01-02".into(),
+            zone: Zone::utc(),
+            rollup: Rollup::Hour,
+            previous_from: 0,
+            from: 86_400,
+            to: 172_800,
+            complete: true,
+        };
+        let lines =
+            [line(section::TOTAL, 86_400, "", 3), line(section::TOTAL, 0, "", 9), line(section::HOUR, 90_000, "", 3)];
+        let answer = parsed(&daily(&plan, &lines, 200_000));
+        assert_eq!(
+            (&answer["data"]["totals"]["events"], &answer["data"]["previous_day"]["events"]),
+            (&json!(3), &json!(9))
+        );
+        assert_eq!(answer["data"]["hourly"].as_array().unwrap().len(), 24);
+        assert_eq!(answer["data"]["hourly"][1]["events"], 3);
+        assert_eq!(answer["meta"]["complete"], true);
+    }
+}

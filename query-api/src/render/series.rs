@@ -1,0 +1,203 @@
+//! A metric's series as JSON.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tallyhouse_schema::Rollup;
+
+use super::{Rendered, assemble, json};
+use crate::metric::Measure;
+use crate::plan::{Frame, SeriesPlan};
+use crate::sql::Point;
+use crate::time::Zone;
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    source: &'static str,
+    range: Range,
+    approx: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Error>,
+    /// Start of the newest bucket in which something happened.
+    newest_bucket: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Groups<'a>>,
+    generated_at: String,
+}
+
+#[derive(Serialize)]
+struct Range {
+    from: String,
+    to: String,
+}
+
+/// How far an estimate may be off, as a part of the true value.
+#[derive(Serialize)]
+struct Error {
+    kind: &'static str,
+    relative: f64,
+}
+
+#[derive(Serialize)]
+struct Groups<'a> {
+    by: &'a [String],
+    limit: u32,
+    truncated: bool,
+}
+
+/// Renders what a plan found. Without groups every bucket of the range is there; with groups only those with events.
+pub fn render(plan: &SeriesPlan, points: &[Point], generated_s: i64) -> Rendered {
+    let zone = &plan.frame.zone;
+    let newest = points.iter().map(|point| point.at).max();
+    let grouped = !plan.group_by.is_empty();
+    let data = if grouped { with_groups(plan, points) } else { without_gaps(plan, points) };
+    let body = format!(
+        "{{\"metric\":{},\"granularity\":{},\"timezone\":{},\"data\":[{}]}}",
+        json::text(&plan.metric),
+        json::text(&plan.frame.granularity),
+        json::text(zone),
+        data.join(",")
+    );
+    let truncated = points.iter().any(|point| point.rank > plan.limit);
+    let error = error(plan.measure, plan.rollup);
+    let meta = Meta {
+        source: plan.rollup.table(),
+        range: range(&plan.frame),
+        approx: error.is_some(),
+        error,
+        newest_bucket: newest.map(|at| zone.rfc3339(at)),
+        groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
+        generated_at: Zone::utc().rfc3339(generated_s),
+    };
+    assemble(&body, &meta)
+}
+
+fn range(frame: &Frame) -> Range {
+    Range { from: frame.zone.rfc3339(frame.from), to: frame.zone.rfc3339(frame.to) }
+}
+
+fn without_gaps(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
+    let found: BTreeMap<i64, Option<f64>> = points.iter().map(|point| (point.at, point.value)).collect();
+    let value = |at| found.get(&at).copied().unwrap_or(plan.measure.of_nothing());
+    plan.frame.grid().starts().into_iter().map(|at| point(plan, at, value(at), "")).collect()
+}
+
+fn with_groups(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
+    let labels: Vec<String> = plan.group_by.iter().map(|name| json::text(&label(name))).collect();
+    let dims = |values: &[String]| {
+        labels.iter().zip(values).map(|(label, value)| format!(",{label}:{}", json::text(value))).collect::<String>()
+    };
+    let shown = points.iter().filter(|point| point.rank <= plan.limit);
+    shown.map(|shown| point(plan, shown.at, shown.value, &dims(&shown.dims))).collect()
+}
+
+fn point(plan: &SeriesPlan, at: i64, value: Option<f64>, dims: &str) -> String {
+    let value = json::number(value, plan.measure.is_count());
+    format!("{{\"timestamp\":\"{}\",\"value\":{value}{dims}}}", plan.frame.zone.rfc3339(at))
+}
+
+/// A dimension may be called as one of our own fields.
+fn label(dimension: &str) -> Cow<'_, str> {
+    match dimension {
+        "timestamp" | "value" => format!("dimension.{dimension}").into(),
+        _ => dimension.into(),
+    }
+}
+
+/// `HyperLogLog`'s standard error follows from its 2^precision cells; `DDSketch` has a bound.
+fn error(measure: Measure, rollup: Rollup) -> Option<Error> {
+    match measure {
+        Measure::Users => {
+            let cells = f64::from(1_u32 << rollup.users_precision());
+            Some(Error { kind: "standard", relative: (1.04 / cells.sqrt() * 1e4).round() / 1e4 })
+        }
+        Measure::ValueQuantile(_) => Some(Error { kind: "bound", relative: 0.01 }),
+        Measure::Events | Measure::ValueSum | Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tallyhouse_schema::DimSet;
+
+    use super::*;
+    use crate::cache::Entry;
+    use crate::render::complete;
+    use crate::serve::CacheStatus;
+    use crate::time::Granularity;
+
+    fn plan(measure: Measure, group_by: &[&str]) -> SeriesPlan {
+        SeriesPlan {
+            metric: "m",
+            measure,
+            event_type: None,
+            rollup: Rollup::Hour,
+            set: DimSet::of(group_by.iter().copied()),
+            frame: Frame {
+                from: 0,
+                to: 3 * 3_600,
+                granularity: Granularity::Hour,
+                zone: Zone::named("Europe/Berlin").unwrap(),
+            },
+            group_by: group_by.iter().map(|name| (*name).to_owned()).collect(),
+            filters: Vec::new(),
+            limit: 1,
+        }
+    }
+
+    fn at(at: i64, value: f64, dims: &[&str], rank: u32) -> Point {
+        Point { at, dims: dims.iter().map(|dim| (*dim).to_owned()).collect(), value: Some(value), rank }
+    }
+
+    fn parsed(rendered: &Rendered) -> Value {
+        let entry = Entry { head: rendered.head.clone(), etag: String::new(), computed_ms: 0, expires_ms: 60_000 };
+        serde_json::from_slice(&complete(&entry, CacheStatus::Hit, 2_500, 0.25)).unwrap()
+    }
+
+    #[test]
+    fn gaps_are_filled_with_what_nothing_means() {
+        for (measure, nothing) in [(Measure::Events, json!(0)), (Measure::ValueAvg, Value::Null)] {
+            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], 0));
+            let values: Vec<_> =
+                answer["data"].as_array().unwrap().iter().map(|point| point["value"].clone()).collect();
+            assert_eq!((&values[0], &values[2]), (&nothing, &nothing));
+            assert_eq!(values[1].as_f64(), Some(5.0));
+            assert_eq!(answer["data"][1]["timestamp"], "1970-01-01T02:00:00+01:00");
+            assert_eq!(answer["meta"]["newest_bucket"], "1970-01-01T02:00:00+01:00");
+        }
+    }
+
+    #[test]
+    fn groups_beyond_the_limit_are_left_out_and_that_is_said() {
+        let points = [at(0, 5.0, &["DE \"x\""], 1), at(0, 2.0, &["FR"], 2)];
+        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, 0));
+        assert_eq!(
+            answer["data"],
+            json!([{"timestamp": "1970-01-01T01:00:00+01:00", "value": 5, "country": "DE \"x\""}])
+        );
+        assert_eq!(answer["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
+        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], 0));
+        assert_eq!(answer["data"][0]["dimension.value"], "DE \"x\"");
+        assert_eq!(answer["meta"]["groups"]["truncated"], false);
+    }
+
+    #[test]
+    fn the_tag_is_of_the_data_and_not_of_the_time() {
+        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], time).etag;
+        assert_eq!(tag(1.0, 0), tag(1.0, 60));
+        assert_ne!(tag(1.0, 0), tag(2.0, 0));
+    }
+
+    #[test]
+    fn estimates_say_so() {
+        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], 0))["meta"].clone();
+        assert_eq!(meta(Measure::Users)["error"], json!({"kind": "standard", "relative": 0.0081}));
+        assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
+        let exact = meta(Measure::ValueMin);
+        assert_eq!((&exact["approx"], exact.get("error")), (&json!(false), None));
+        assert_eq!(exact["cache"], json!({"status": "HIT", "age_s": 2, "ttl_s": 57}));
+        assert_eq!(exact["elapsed_ms"], 0.25);
+    }
+}

@@ -1,0 +1,12 @@
+//! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
+
+pub mod error;
+pub mod near;
+pub mod params;
+pub mod query;
+pub mod window;
+
+pub use error::BadRequest;
+pub use params::Params;
+pub use query::{DailyQuery, Filter, MetricQuery, Query};
+pub use window::Window;

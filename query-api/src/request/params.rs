@@ -1,0 +1,98 @@
+//! A query string as named texts: decoded, bounded, every name known. The first stage of a request.
+
+use std::collections::BTreeMap;
+
+use super::error::{BadRequest, quoted};
+use super::near::nearest;
+
+/// Longest query string in bytes.
+pub const MAX_QUERY_BYTES: usize = 10 * 1024;
+
+/// The one parameter that may be repeated.
+pub const FILTER: &str = "filter";
+
+/// Decoded parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Params {
+    single: BTreeMap<&'static str, String>,
+    filters: Vec<String>,
+}
+
+impl Params {
+    /// Reads a query string in which only the names in `known` may occur. An empty value counts as not given.
+    pub fn parse(raw: Option<&str>, known: &'static [&'static str]) -> Result<Self, BadRequest> {
+        let raw = raw.unwrap_or_default();
+        if raw.len() > MAX_QUERY_BYTES {
+            return Err(BadRequest::QueryTooLong { bytes: raw.len(), limit: MAX_QUERY_BYTES });
+        }
+        let mut params = Self::default();
+        for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
+            let Some(name) = known.iter().copied().find(|candidate| *candidate == name) else {
+                let near = nearest(&name, known);
+                return Err(BadRequest::UnknownParameter { name: quoted(&name), near, known });
+            };
+            params.insert(name, value.into_owned())?;
+        }
+        Ok(params)
+    }
+
+    fn insert(&mut self, name: &'static str, value: String) -> Result<(), BadRequest> {
+        // Values that are stored hold no control characters, and bytes that are not UTF-8 were replaced while decoding.
+        if value.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+            let expected = "UTF-8 text without control characters".to_owned();
+            return Err(BadRequest::Malformed { parameter: name, given: quoted(&value), expected });
+        }
+        if value.is_empty() {
+            return Ok(());
+        }
+        if name == FILTER {
+            self.filters.push(value);
+            return Ok(());
+        }
+        match self.single.insert(name, value) {
+            None => Ok(()),
+            Some(_) => Err(BadRequest::Twice { parameter: name }),
+        }
+    }
+
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.single.get(name).map(String::as_str)
+    }
+
+    /// All `filter` values, as given.
+    pub fn filters(&self) -> &[String] {
+        &self.filters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[&str] = &["granularity", "timezone", FILTER];
+
+    #[test]
+    fn values_are_decoded_and_filters_repeat() {
+        let params =
+            Params::parse(Some("timezone=Europe%2FBerlin&filter=a:1&granularity=&filter=b:%C3%A4+%2B"), KNOWN).unwrap();
+        assert_eq!(params.get("timezone"), Some("Europe/Berlin"));
+        assert_eq!(params.get("granularity"), None);
+        assert_eq!(params.filters(), ["a:1", "b:ä +"]);
+        assert_eq!(Params::parse(None, KNOWN).unwrap(), Params::default());
+    }
+
+    #[test]
+    fn errors_name_the_parameter() {
+        for (query, expected) in [
+            ("granularty=hour", "`granularty` is not a parameter here; did you mean granularity?"),
+            ("timezone=UTC&timezone=UTC", "`timezone` is given more than once"),
+            ("timezone=%00", "`timezone`: `\u{fffd}` is not UTF-8 text without control characters"),
+            ("filter=%ff", "`filter`: `\u{fffd}` is not UTF-8 text without control characters"),
+        ] {
+            assert_eq!(Params::parse(Some(query), KNOWN).unwrap_err().to_string(), expected, "{query}");
+        }
+        let long = format!("filter={}", "x".repeat(MAX_QUERY_BYTES));
+        assert!(matches!(Params::parse(Some(&long), KNOWN), Err(BadRequest::QueryTooLong { .. })));
+    }
+}

@@ -1,0 +1,185 @@
+//! The range of time that a request is about.
+
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+
+use super::error::{BadRequest, quoted};
+use crate::time::{DAY, Zone, minute_ceil, minute_floor};
+
+/// The longest range in days: a year, whichever it is.
+pub const MAX_DAYS: i64 = 366;
+
+/// The range without `startTime`, in seconds.
+const DEFAULT_SECONDS: i64 = DAY;
+
+/// A range in whole minutes.
+///
+/// A window that reaches until now is *open*: it slides, so its ends are moved outwards to whole buckets, which lets all
+/// who look at the same dashboard share one answer. A window in the past is answered to the minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// From a minute on, until now.
+    Open {
+        /// Seconds since the epoch.
+        from: i64,
+    },
+    /// The last so many seconds, whatever whole buckets that takes.
+    Last {
+        /// How many.
+        seconds: i64,
+    },
+    /// Between two minutes, both in the past; the second is not included.
+    Closed {
+        /// Seconds since the epoch.
+        from: i64,
+        /// Seconds since the epoch.
+        to: i64,
+    },
+}
+
+impl Window {
+    /// The window between two texts, each of which may be missing; `now_ms` is the present.
+    pub fn parse(start: Option<&str>, end: Option<&str>, zone: &Zone, now_ms: i64) -> Result<Self, BadRequest> {
+        let start = start.map(|text| instant_ms("startTime", text, zone)).transpose()?;
+        let end = end.map(|text| instant_ms("endTime", text, zone)).transpose()?;
+        let end = end.map(minute_ceil).filter(|end| *end < minute_ceil(now_ms));
+        let from = start.map(minute_floor);
+        if from.is_some_and(|from| from * 1_000 > now_ms) {
+            return Err(bad("startTime", "it is in the future"));
+        }
+        match (from, end) {
+            (None, None) => Ok(Self::Last { seconds: DEFAULT_SECONDS }),
+            (Some(from), None) => within_a_year(from, minute_ceil(now_ms), zone).map(|()| Self::Open { from }),
+            (from, Some(to)) => {
+                let from = from.unwrap_or(to - DEFAULT_SECONDS);
+                if from >= to {
+                    return Err(bad("endTime", "it is not after startTime (endTime itself is not included)"));
+                }
+                within_a_year(from, to, zone).map(|()| Self::Closed { from, to })
+            }
+        }
+    }
+}
+
+fn bad(parameter: &'static str, problem: &str) -> BadRequest {
+    BadRequest::BadRange { parameter, problem: problem.to_owned() }
+}
+
+fn within_a_year(from: i64, to: i64, zone: &Zone) -> Result<(), BadRequest> {
+    let longest = MAX_DAYS * DAY;
+    if to - from <= longest {
+        return Ok(());
+    }
+    let days = (to - from + DAY - 1).div_euclid(DAY);
+    Err(BadRequest::RangeTooLong { days, limit: MAX_DAYS, earliest: zone.rfc3339(to - longest) })
+}
+
+/// Years that are understood; what is kept is a matter of the plan.
+const YEARS: std::ops::RangeInclusive<i16> = 1970..=2105;
+
+fn instant_ms(parameter: &'static str, text: &str, zone: &Zone) -> Result<i64, BadRequest> {
+    epoch_ms(text).or_else(|| rfc3339_ms(text)).or_else(|| local_ms(text, zone)).ok_or_else(|| BadRequest::Malformed {
+        parameter,
+        given: quoted(text),
+        expected:
+            "a date (2026-01-31), RFC 3339 (2026-01-31T10:00:00Z; `+` is written %2B) or milliseconds since 1970, \
+                   between 1970 and 2105"
+                .to_owned(),
+    })
+}
+
+fn epoch_ms(text: &str) -> Option<i64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let ms: i64 = text.parse().ok().filter(|_| digits)?;
+    in_years(Timestamp::from_millisecond(ms).ok()?)
+}
+
+fn rfc3339_ms(text: &str) -> Option<i64> {
+    in_years(text.parse().ok()?)
+}
+
+/// A date, or a date and time without offset: on the clocks of the query's zone.
+fn local_ms(text: &str, zone: &Zone) -> Option<i64> {
+    let local: DateTime = match text.parse::<Date>() {
+        Ok(date) if text.len() == 10 => {
+            return in_years(Timestamp::from_second(zone.day_start(date)).ok()?)
+                .filter(|_| YEARS.contains(&date.year()));
+        }
+        _ => text.parse().ok()?,
+    };
+    in_years(Timestamp::from_millisecond(zone.instant_ms(local)?).ok()?)
+}
+
+fn in_years(timestamp: Timestamp) -> Option<i64> {
+    let year = Zone::utc().date(timestamp.as_second()).year();
+    YEARS.contains(&year).then(|| timestamp.as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn window(start: &str, end: &str) -> Result<Window, BadRequest> {
+        let given = |text: &'static str| (!text.is_empty()).then_some(text);
+        let (start, end) = (start.to_owned().leak(), end.to_owned().leak());
+        Window::parse(given(start), given(end), &Zone::named("Europe/Berlin").unwrap(), NOW)
+    }
+
+    fn at(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_second()
+    }
+
+    #[test]
+    fn every_spelling_of_an_instant() {
+        let expected = Window::Closed { from: at("2026-11-01T10:00:00Z"), to: at("2026-11-02T10:00:00Z") };
+        for start in [
+            "2026-11-01T10:00:00Z",
+            "2026-11-01T12:00:00+02:00",
+            "1793527200000",
+            "2026-11-01T11:00:00",
+            "2026-11-01T10:00:59.9Z",
+        ] {
+            assert_eq!(window(start, "2026-11-02T10:00:00Z"), Ok(expected), "{start}");
+        }
+        let dates = Window::Closed { from: at("2026-10-31T23:00:00Z"), to: at("2026-11-01T23:00:00Z") };
+        assert_eq!(window("2026-11-01", "2026-11-02"), Ok(dates));
+    }
+
+    #[test]
+    fn what_reaches_until_now_is_open() {
+        let from = at("2026-11-20T10:00:00Z");
+        for end in ["", "2026-11-20T12:34:56.788Z", "2026-11-20T12:34:01Z", "2027-01-01"] {
+            assert_eq!(window("2026-11-20T10:00:00Z", end), Ok(Window::Open { from }), "{end}");
+        }
+        let to = at("2026-11-20T12:34:00Z");
+        assert_eq!(window("2026-11-20T10:00:00Z", "2026-11-20T12:34:00Z"), Ok(Window::Closed { from, to }));
+        assert_eq!(window("", ""), Ok(Window::Last { seconds: 86_400 }));
+        assert_eq!(window("", "2026-11-20T12:34:00Z"), Ok(Window::Closed { from: to - 86_400, to }));
+    }
+
+    #[test]
+    fn bad_ranges_are_explained() {
+        for (start, end, expected) in [
+            ("yesterday", "", "`startTime`: `yesterday` is not a date"),
+            ("2026-11-01' OR 1=1", "", "`startTime`: `2026-11-01' OR 1=1` is not a date"),
+            ("2026-13-01", "", "is not a date"),
+            ("9999999999999999999", "", "is not a date"),
+            ("253402300799999", "", "is not a date"),
+            ("-5", "", "is not a date"),
+            ("-009999-01-01", "", "is not a date"),
+            ("9999-12-31", "", "is not a date"),
+            ("2026-11-21", "", "it is in the future"),
+            ("2026-11-02", "2026-11-02", "`endTime`: it is not after startTime"),
+            ("2026-11-02", "2026-11-01", "`endTime`: it is not after startTime"),
+            ("2025-11-01", "2026-11-03", "spans 367 days, at most 366"),
+            ("2024-11-01", "", "startTime may be 2025-11-19T13:35:00+01:00 or later"),
+        ] {
+            let error = window(start, end).unwrap_err().to_string();
+            assert!(error.contains(expected), "{start} {end}: {error}");
+        }
+        assert!(window("2025-11-02", "2026-11-03").is_ok());
+    }
+}

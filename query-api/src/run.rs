@@ -1,0 +1,174 @@
+//! From configuration to a running service, and back to none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tallyhouse_schema::Catalogue;
+use tallyhouse_service::admin::Admin;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::keys::KeyRing;
+use tallyhouse_service::lifecycle::serve;
+use tallyhouse_sql::Connection;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::flight::Flights;
+use crate::cache::{Answers, Memory, Shared};
+use crate::http::router;
+use crate::metrics::Metrics;
+use crate::serve::App;
+use crate::store::Store;
+use crate::{Clock, Config, Random};
+
+/// How often dependencies are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long ClickHouse may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the service works with.
+pub struct Deps {
+    /// ClickHouse, as a user that can only read.
+    pub connection: Connection,
+    /// Who may ask.
+    pub keys: Arc<KeyRing>,
+    /// What is rolled up.
+    pub catalogue: Arc<Catalogue>,
+    /// Where the service says how it is.
+    pub health: Health,
+    /// Where its metrics go.
+    pub registry: Registry,
+    /// The present.
+    pub clock: Clock,
+    /// Jitter.
+    pub random: Random,
+}
+
+impl Deps {
+    /// Real time and real randomness, fresh health and metrics.
+    pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
+        Self {
+            connection,
+            keys: Arc::new(keys),
+            catalogue: Arc::new(catalogue),
+            health: Health::default(),
+            registry: Registry::new(),
+            clock: Arc::new(now_ms),
+            random: Arc::new(rand::random::<f64>),
+        }
+    }
+}
+
+/// Ports that are already listened on, so that a failure to do so is the caller's to explain.
+pub struct Listeners {
+    /// For questions.
+    pub public: TcpListener,
+    /// For metrics and health.
+    pub admin: TcpListener,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `REDIS_URL` is not one.
+    #[error("REDIS_URL: {0}; it must be such as redis://127.0.0.1:6379")]
+    Redis(#[from] crate::cache::shared::BadUrl),
+    /// The registry has these metrics already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Runs until `shutdown`: readiness goes off first, then open requests are answered within the configured time.
+pub async fn run(
+    config: Config,
+    deps: Deps,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let metrics = Metrics::register(&deps.registry)?;
+    let redis =
+        config.redis_url.as_ref().map(|url| Shared::new(url.expose(), metrics.clone())).transpose()?.map(Arc::new);
+    let store = Store::new(deps.connection.client(), config.clickhouse_concurrency, metrics.clone());
+    let answers = Answers {
+        memory: Memory::new(config.cache_bytes),
+        shared: redis,
+        flights: Flights::default(),
+        metrics: metrics.clone(),
+        clock: Arc::clone(&deps.clock),
+    };
+    let watch = Watch { health: deps.health.clone(), store: store.clone(), answers: answers.clone() };
+    let app = Arc::new(App {
+        keys: deps.keys,
+        catalogue: deps.catalogue,
+        answers,
+        store,
+        ttl: config.cache_ttl,
+        clock: deps.clock,
+        random: deps.random,
+    });
+    deps.health.set(CLICKHOUSE, Status::Down, "not asked yet");
+    let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
+    let stopped = CancellationToken::new();
+    let public = async {
+        serve("query", listeners.public, router(crate::http::Shared { app, metrics }), shutdown.clone(), config.drain)
+            .await;
+        stopped.cancel();
+    };
+    let drain = async {
+        shutdown.cancelled().await;
+        deps.health.begin_drain();
+    };
+    // The admin port outlives the public one: a drain can be watched.
+    let admin = serve("query admin", listeners.admin, admin, stopped.clone(), Duration::from_secs(1));
+    tokio::join!(public, admin, drain, watch.until(stopped.clone()));
+    Ok(())
+}
+
+const CLICKHOUSE: &str = "clickhouse";
+const REDIS: &str = "redis";
+
+/// Looks at the dependencies from time to time.
+struct Watch {
+    health: Health,
+    store: Store,
+    answers: Answers,
+}
+
+impl Watch {
+    async fn until(self, stopped: CancellationToken) {
+        let mut was_up = false;
+        loop {
+            was_up |= self.look(was_up).await;
+            tokio::select! {
+                () = stopped.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Whether ClickHouse is there. Once it was, its absence does not make the service unready: remembered answers are
+    /// still given, and every instance would be taken out at once.
+    async fn look(&self, was_up: bool) -> bool {
+        self.answers.metrics.cache_holds(self.answers.memory.bytes());
+        if let Some(shared) = &self.answers.shared {
+            let is_there = shared.ping((self.answers.clock)()).await;
+            let (status, detail) =
+                if is_there { (Status::Up, "") } else { (Status::Degraded, "does not answer; going without") };
+            self.health.set(REDIS, status, detail);
+        }
+        match self.store.ping(PATIENCE).await {
+            Ok(()) => {
+                self.health.set(CLICKHOUSE, Status::Up, "");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ClickHouse does not answer");
+                let status = if was_up { Status::Degraded } else { Status::Down };
+                self.health.set(CLICKHOUSE, status, "does not answer");
+                false
+            }
+        }
+    }
+}
