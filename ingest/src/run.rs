@@ -88,7 +88,7 @@ impl Ingest {
         Ok(Self { pipeline: Arc::new(pipeline), inserter })
     }
 
-    /// Serves until `stop`, then drains: requests first, batches next, within the budget of the configuration.
+    /// Serves until `stop`, then drains: what was taken is stored and answered, within the budget of the configuration.
     ///
     /// Requests that come before recovery is done are answered 503 `starting`.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> Result<(), RunError> {
@@ -104,16 +104,20 @@ impl Ingest {
             Ok::<_, RunError>(workers)
         };
         let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline), stop.clone()));
-        // Serving ends at `stop`, after its open requests; a recovery that cannot be done ends serving.
-        let (_, workers) = tokio::join!(serve, async {
+        let work = async {
             let workers = work.await;
             if workers.is_err() {
                 stop.cancel();
             }
             workers
-        });
+        };
+        // The open batch is closed at once: requests that wait for it are answered within the drain, not after its linger.
+        let close = async {
+            stop.cancelled().await;
+            pipeline.intake.stop();
+        };
+        let ((), workers, ()) = tokio::join!(serve, work, close);
         let mut workers = workers?;
-        pipeline.intake.stop();
         // What is not stored within the budget is in the journal and is stored at the next start.
         lifecycle::drain("batches", drain, async { while workers.join_next().await.is_some() {} }).await;
         gauges.abort();

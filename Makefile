@@ -1,0 +1,31 @@
+# Everything a newcomer needs; each target sets up what is missing, and a second time nothing is.
+
+CARGO ?= cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench
+
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Start everything and stream a real data set in (DEMO=0: an empty system); ctrl-C stops
+	@deploy/local/setup.sh
+	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
+	@deploy/local/run.sh
+
+test: ## Run all tests, against a real ClickHouse and a real Redis
+	@deploy/local/setup.sh --tests
+	@echo "test: all crates, then all against a real ClickHouse and Redis"
+	@$(CARGO) test --workspace --locked
+	@echo "test: all passed"
+
+check: ## Formatting, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+bench: ## Measure throughput, latency, freshness, memory and queries in one run (ARGS="--seconds 5")
+	@deploy/local/setup.sh
+	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
+	@$(TARGET)/release/loadtest bench $(ARGS)

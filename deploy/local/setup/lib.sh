@@ -1,0 +1,35 @@
+# Shared by the steps of setup.sh.
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+fail() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# is_made NAME FILE…: whether NAME was made from these files as they are now.
+is_made() {
+    local marker="$state/$1.made"
+    shift
+    [[ -f "$marker" && "$(cat "$marker")" == "$(cat "$@" | sha256sum)" ]]
+}
+
+# mark_made NAME FILE…: from now on it was.
+mark_made() {
+    local marker="$state/$1.made"
+    shift
+    cat "$@" | sha256sum >"$marker.new"
+    mv "$marker.new" "$marker"
+}
+
+# attempt COMMAND…: three times, because registries and mirrors have bad moments.
+attempt() {
+    local try
+    for try in 1 2 3; do
+        "$@" && return 0
+        [[ $try == 3 ]] || { say "that failed; once more in $((try * 5)) s"; sleep $((try * 5)); }
+    done
+    return 1
+}

@@ -1,0 +1,113 @@
+//! Secrets that an installation makes for itself.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tallyhouse_service::secret::Secret;
+
+/// Passwords of the embedded ClickHouse, and the key under which users are hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Password of `writer`.
+    pub writer: Secret,
+    /// Password of `reader`.
+    pub reader: Secret,
+    /// Password of `grafana`.
+    pub grafana: Secret,
+    /// 32 hexadecimal digits. Losing it makes every user of the past a stranger: unique counts would start anew.
+    pub user_hash_key: Secret,
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// It cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A line is missing.
+    #[error("{}: {name} is missing; put it back from a backup (a new one would not fit the data)", .path.display())]
+    Missing {
+        /// Where it is.
+        path: PathBuf,
+        /// The missing name.
+        name: &'static str,
+    },
+}
+
+const WRITER: &str = "WRITER_PASSWORD";
+const READER: &str = "READER_PASSWORD";
+const GRAFANA: &str = "GRAFANA_PASSWORD";
+const USER_HASH_KEY: &str = "USER_HASH_KEY";
+
+impl Credentials {
+    /// The well-known ones, for `TALLYHOUSE_DEV=1`.
+    pub fn development() -> Self {
+        Self {
+            writer: Secret::new("dev"),
+            reader: Secret::new("dev"),
+            grafana: Secret::new("dev"),
+            user_hash_key: Secret::new("000102030405060708090a0b0c0d0e0f"),
+        }
+    }
+
+    /// Those in `credentials` below the data folder; made up and written, for the owner's eyes only, at the first start.
+    pub fn load_or_create(data: &Path) -> Result<Self, CredentialsError> {
+        let path = data.join("credentials");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&path, &text),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let made = Self::random();
+                made.write(&path).map_err(|source| CredentialsError::File { path, source })?;
+                Ok(made)
+            }
+            Err(source) => Err(CredentialsError::File { path, source }),
+        }
+    }
+
+    fn random() -> Self {
+        // The thread's generator is a cryptographic one, seeded by the system.
+        let secret = || Secret::new(format!("{:032x}", rand::random::<u128>()));
+        Self { writer: secret(), reader: secret(), grafana: secret(), user_hash_key: secret() }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, CredentialsError> {
+        let mut lines: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.trim().split_once('=')).collect();
+        let mut take = |name| match lines.remove(name) {
+            Some(value) if !value.is_empty() => Ok(Secret::new(value)),
+            _ => Err(CredentialsError::Missing { path: path.to_owned(), name }),
+        };
+        Ok(Self {
+            writer: take(WRITER)?,
+            reader: take(READER)?,
+            grafana: take(GRAFANA)?,
+            user_hash_key: take(USER_HASH_KEY)?,
+        })
+    }
+
+    /// Complete or not at all: written beside its place, made durable, then moved.
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let draft = path.with_extension("new");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        for (name, secret) in [
+            (WRITER, &self.writer),
+            (READER, &self.reader),
+            (GRAFANA, &self.grafana),
+            (USER_HASH_KEY, &self.user_hash_key),
+        ] {
+            writeln!(file, "{name}={}", secret.expose())?;
+        }
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        std::fs::File::open(folder)?.sync_all()
+    }
+}

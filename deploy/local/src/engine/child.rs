@@ -1,0 +1,89 @@
+//! `tallyhouse engine`: what the child process does. Not for people; `tallyhouse up` starts it.
+
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::thread::set_no_new_privs;
+
+use super::library::{self, LibraryError};
+
+/// Opens both listeners, then does nothing for thirty thousand years.
+///
+/// The engine ends with its query, so the query must not end. `max_execution_time` would end it, and
+/// `function_sleep_max_microseconds_per_block` would forbid it. SIGTERM ends it at once.
+const SERVE: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
+    SELECT sleepEachRow(3) FROM numbers(1000000000000) \
+    SETTINGS max_block_size = 1, max_execution_time = 0, function_sleep_max_microseconds_per_block = 0 FORMAT Null";
+
+/// What the child is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ChildArgs {
+    /// libchdb.so
+    #[arg(long, conflicts_with = "server", required_unless_present = "server")]
+    library: Option<PathBuf>,
+    /// The program `clickhouse`
+    #[arg(long)]
+    server: Option<PathBuf>,
+    /// config.xml
+    #[arg(long)]
+    config: PathBuf,
+    /// The process whose end is the child's end
+    #[arg(long)]
+    parent: i32,
+}
+
+/// Why the child ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// Its parent is gone.
+    #[error("the process that started the engine is gone")]
+    Orphaned,
+    /// The kernel refused to bind its life to its parent's.
+    #[error("the engine cannot be bound to its parent: {0}")]
+    Bind(rustix::io::Errno),
+    /// The library failed.
+    #[error("{0}")]
+    Library(#[from] LibraryError),
+    /// The program did not run.
+    #[error("{}: {source}", .program.display())]
+    Exec {
+        /// Which.
+        program: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It ended although nobody asked.
+    #[error("the engine ended")]
+    Ended,
+}
+
+/// Becomes ClickHouse. Returns only when that failed or ended.
+pub fn run(args: &ChildArgs) -> Result<Infallible, ChildError> {
+    // Set by the child, not between fork and exec: that would need `unsafe`. A parent that died before this line has
+    // left us to another process, hence the comparison.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(ChildError::Bind)?;
+    if getppid() != Pid::from_raw(args.parent) {
+        return Err(ChildError::Orphaned);
+    }
+    let config = format!("--config-file={}", args.config.display());
+    match (&args.server, &args.library) {
+        (Some(program), _) => {
+            // A package may have given the file capabilities, and gaining them would clear the death signal.
+            set_no_new_privs(true).map_err(ChildError::Bind)?;
+            let source = Command::new(program).arg("server").arg(config).exec();
+            Err(ChildError::Exec { program: program.clone(), source })
+        }
+        (None, Some(library)) => {
+            // The library logs at `trace` whatever config.xml says.
+            library::run(
+                library,
+                &["clickhouse", &config, "--log-level=warning", "--query", SERVE].map(str::to_owned),
+            )?;
+            Err(ChildError::Ended)
+        }
+        (None, None) => Err(ChildError::Ended),
+    }
+}

@@ -1,0 +1,150 @@
+//! A real ClickHouse as a child process.
+//!
+//! ```text
+//! Engine::start -> program, data, ports free? -> write settings -> supervisor thread -> `tallyhouse engine` -> ClickHouse
+//! ```
+//!
+//! The child is this program again (`tallyhouse engine`, see [`child`]): it binds its life to ours and becomes
+//! ClickHouse, either by loading it as a library or by turning into `clickhouse server`. The supervisor starts it
+//! again, later and later, whenever it ends unasked.
+
+pub mod child;
+mod claim;
+mod error;
+mod library;
+mod probe;
+mod program;
+mod settings;
+mod supervisor;
+mod torn;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tallyhouse_sql::Connection;
+use tokio::time::Instant;
+
+use crate::credentials::Credentials;
+use crate::metrics::Metrics;
+pub use error::EngineError;
+pub use library::LibraryError;
+pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
+pub use settings::ProjectName;
+use supervisor::{Phase, Supervisor};
+
+/// What an engine needs to know.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// `TALLYHOUSE_DATA`. The tables are in `clickhouse/` below it, old raw events in `clickhouse-cold/`, written settings
+    /// and logs in `engine/`, and the process id in `clickhouse.pid`.
+    pub data: PathBuf,
+    /// Port of HTTP on 127.0.0.1.
+    pub http_port: u16,
+    /// Port of ClickHouse's own protocol on 127.0.0.1.
+    pub tcp_port: u16,
+    /// What is run.
+    pub program: Program,
+    /// Passwords of its users.
+    pub credentials: Credentials,
+    /// Projects that the user `grafana` sees.
+    pub grafana_projects: Vec<ProjectName>,
+    /// The `tallyhouse` program, which the child starts as.
+    pub executable: PathBuf,
+    /// How long a start may take, loading tables included.
+    pub start_within: Duration,
+    /// Where it is counted how often it had to be started again.
+    pub metrics: Metrics,
+}
+
+/// A running ClickHouse. It is killed when the value goes; [`Engine::stop`] is the friendly way.
+#[derive(Debug)]
+pub struct Engine {
+    http_url: String,
+    credentials: Credentials,
+    supervisor: Supervisor,
+}
+
+impl Engine {
+    /// Starts it and waits until it answers a real user.
+    ///
+    /// From then on it is started again by itself when it ends; [`Engine::restarts`] tells how often.
+    pub async fn start(options: EngineOptions) -> Result<Self, EngineError> {
+        let deadline = Instant::now() + options.start_within;
+        options.program.check()?;
+        let files = settings::Files::below(&options.data)?;
+        claim::data(&files).await?;
+        claim::port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
+        claim::port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
+        settings::write(&files, &options)?;
+        let engine = Self {
+            http_url: format!("http://127.0.0.1:{}", options.http_port),
+            supervisor: Supervisor::start(supervisor::Job {
+                executable: options.executable,
+                program: options.program,
+                files,
+                metrics: options.metrics,
+            })?,
+            credentials: options.credentials,
+        };
+        let version = engine.answers_within(deadline, options.start_within).await?;
+        engine.supervisor.mark_ready();
+        tracing::info!(version, url = engine.http_url, pid = engine.pid(), "ClickHouse is up");
+        Ok(engine)
+    }
+
+    /// Its HTTP port as a URL, `http://127.0.0.1:8123`.
+    pub fn http_url(&self) -> &str {
+        &self.http_url
+    }
+
+    /// The user that writes, and migrates.
+    pub fn writer(&self) -> Connection {
+        self.connection("writer", self.credentials.writer.expose())
+    }
+
+    /// The user that only reads.
+    pub fn reader(&self) -> Connection {
+        self.connection("reader", self.credentials.reader.expose())
+    }
+
+    /// The user for dashboards, restricted to some projects.
+    pub fn grafana(&self) -> Connection {
+        self.connection("grafana", self.credentials.grafana.expose())
+    }
+
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.supervisor.pid()
+    }
+
+    /// How often it was started again after it had ended unasked.
+    pub fn restarts(&self) -> u64 {
+        self.supervisor.restarts()
+    }
+
+    /// Asks it to end, and kills it when `budget` runs out.
+    pub async fn stop(mut self, budget: Duration) {
+        self.supervisor.stop(budget).await;
+    }
+
+    fn connection(&self, user: &str, password: &str) -> Connection {
+        Connection { url: self.http_url.clone(), user: user.to_owned(), password: password.to_owned() }
+    }
+
+    /// Waits until it answers as `writer`, or is known not to come up.
+    async fn answers_within(&self, deadline: Instant, budget: Duration) -> Result<String, EngineError> {
+        let mut phase = self.supervisor.phase();
+        tokio::select! {
+            version = probe::version(self.writer()) => probe::require_supported(version),
+            failed = phase.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Stopped)) => {
+                match failed.as_deref() {
+                    Ok(Phase::Failed(failure)) => Err(EngineError::from(failure.clone())),
+                    _ => Err(EngineError::Stopped),
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                Err(EngineError::Silent { within: budget, log: self.supervisor.last_words() })
+            }
+        }
+    }
+}

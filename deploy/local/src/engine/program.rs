@@ -1,0 +1,139 @@
+//! Which ClickHouse is run.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The library's package, as `deploy/local/package.json` pins it.
+pub const PINNED_VERSION: &str = "26.7.3-stable.1";
+
+/// Where `make run` puts it, below the repository.
+const INSTALLED: &str = ".setup/engine/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so";
+
+/// What the user prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// `clickhouse` from PATH if there is one, else the library.
+    #[default]
+    Auto,
+    /// The library.
+    Library,
+    /// `clickhouse` from PATH.
+    Server,
+}
+
+impl FromStr for Choice {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "library" => Ok(Self::Library),
+            "server" => Ok(Self::Server),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A ClickHouse that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// `libchdb.so`: the engine as a library, which opens the same listeners.
+    Library(PathBuf),
+    /// The program `clickhouse`: everything that a server has.
+    Server(PathBuf),
+}
+
+/// Nothing to run, or not the right thing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramError {
+    /// The library is not there.
+    #[error("the ClickHouse library is not at {}; `make run` sets it up, TALLYHOUSE_ENGINE_LIBRARY says where else it is",
+        .0.display())]
+    NoLibrary(PathBuf),
+    /// The library is of another version.
+    #[error("{} is of version {found}, and {PINNED_VERSION} is needed; `make run` sets it up", .path.display())]
+    LibraryVersion {
+        /// The library.
+        path: PathBuf,
+        /// The version of its package.
+        found: String,
+    },
+    /// No program on PATH.
+    #[error("there is no `clickhouse` on PATH; install it, or use the library with TALLYHOUSE_ENGINE=library")]
+    NoServer,
+}
+
+impl Program {
+    /// Finds what is to be run. `library` is where the library was said to be; `path` is the variable PATH.
+    pub fn find(choice: Choice, library: Option<PathBuf>, path: &str) -> Result<Self, ProgramError> {
+        match choice {
+            Choice::Library => Ok(Self::Library(library.unwrap_or_else(installed))),
+            Choice::Server => on_path(path).map(Self::Server).ok_or(ProgramError::NoServer),
+            Choice::Auto => match on_path(path) {
+                Some(server) => Ok(Self::Server(server)),
+                None => Self::find(Choice::Library, library, path),
+            },
+        }
+    }
+
+    /// Whether it is there and of the right version, as far as can be told without running it.
+    pub fn check(&self) -> Result<(), ProgramError> {
+        match self {
+            // It is asked for its version when it runs.
+            Self::Server(_) => Ok(()),
+            Self::Library(path) if !path.is_file() => Err(ProgramError::NoLibrary(path.clone())),
+            Self::Library(path) => match package_version(path) {
+                Some(found) if found != PINNED_VERSION => {
+                    Err(ProgramError::LibraryVersion { path: path.clone(), found })
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// The version of the npm package that the library lies in; `None` when it came another way.
+fn package_version(library: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(library.with_file_name("package.json")).ok()?;
+    let package: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(package.get("version")?.as_str()?.to_owned())
+}
+
+/// Looks upwards from the working directory, then from this program, so that it is found from anywhere in a checkout.
+fn installed() -> PathBuf {
+    let starts = [std::env::current_dir(), std::env::current_exe()];
+    let found = starts
+        .iter()
+        .flatten()
+        .flat_map(|start| start.ancestors())
+        .map(|folder| folder.join(INSTALLED))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| PathBuf::from(INSTALLED))
+}
+
+fn on_path(path: &str) -> Option<PathBuf> {
+    std::env::split_paths(path).map(|folder| folder.join("clickhouse")).find(|program| is_executable(program))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_one_that_npm_installs() {
+        let package: serde_json::Value = serde_json::from_str(include_str!("../../package.json")).unwrap();
+        assert_eq!(package["optionalDependencies"]["@chdb/lib-linux-x64-gnu"], PINNED_VERSION);
+    }
+
+    #[test]
+    fn without_a_program_on_path_the_library_is_chosen_where_it_was_said_to_be() {
+        let library = PathBuf::from("/somewhere/libchdb.so");
+        assert_eq!(Program::find(Choice::Auto, Some(library.clone()), "/nowhere"), Ok(Program::Library(library)));
+        assert_eq!(Program::find(Choice::Server, None, "/nowhere"), Err(ProgramError::NoServer));
+    }
+}

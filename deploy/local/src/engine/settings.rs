@@ -1,0 +1,236 @@
+//! config.xml and users.xml: written at every start, so that they are what this version needs.
+
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
+
+use super::EngineOptions;
+use super::error::EngineError;
+use super::program::Program;
+
+const CONFIG: &str = include_str!("templates/config.xml");
+const USERS: &str = include_str!("templates/users.xml");
+
+/// Tables that dashboards may read. Each gets a row policy.
+const DASHBOARD_TABLES: [&str; 4] = ["events", "rollup_1m", "rollup_1h", "rollup_1d"];
+
+/// The library runs its endless query as `default` without a password, and that user's name is not ours to choose. The
+/// endless query is its one session, so nobody else ever gets in as `default`.
+const ENGINE_PROFILE: &str = "
+        <engine>
+            <max_sessions_for_user>1</max_sessions_for_user>
+        </engine>";
+const ENGINE_USER: &str = "        <default>
+            <no_password/>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>engine</profile>
+            <quota>default</quota>
+            <grants>
+                <query>GRANT SYSTEM LISTEN, CREATE TEMPORARY TABLE ON *.*</query>
+            </grants>
+        </default>
+";
+
+/// A project's id, as it may stand in a row policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectName(String);
+
+impl FromStr for ProjectName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !text.is_empty() && text.len() <= 64 && text.chars().all(is_plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(())
+        }
+    }
+}
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    /// The tables.
+    pub(super) tables: PathBuf,
+    /// What ClickHouse locks.
+    pub(super) lock: PathBuf,
+    /// Old raw events.
+    pub(super) cold: PathBuf,
+    /// config.xml
+    pub(super) config: PathBuf,
+    /// users.xml
+    pub(super) users: PathBuf,
+    /// ClickHouse's own log; it rotates it by size.
+    pub(super) log: PathBuf,
+    /// What the process prints: little, and the reason when it does not start.
+    pub(super) output: PathBuf,
+    /// The process id, for operators and tests.
+    pub(super) pid: PathBuf,
+}
+
+impl Files {
+    /// The places below a data folder, which is created, readable by its owner only.
+    pub(super) fn below(data: &Path) -> Result<Self, EngineError> {
+        let data = std::path::absolute(data).map_err(|source| file_error(data, source))?;
+        let tables = data.join("clickhouse");
+        let engine = data.join("engine");
+        let files = Self {
+            lock: tables.join("status"),
+            cold: data.join("clickhouse-cold"),
+            config: engine.join("config.xml"),
+            users: engine.join("users.xml"),
+            log: engine.join("clickhouse.log"),
+            output: engine.join("output.log"),
+            pid: data.join("clickhouse.pid"),
+            tables,
+        };
+        for folder in [&files.tables, &files.cold, &engine] {
+            std::fs::create_dir_all(folder)
+                .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
+                .map_err(|source| file_error(folder, source))?;
+        }
+        Ok(files)
+    }
+}
+
+/// Writes both files.
+pub(super) fn write(files: &Files, options: &EngineOptions) -> Result<(), EngineError> {
+    write_private(&files.config, &config(files, options))?;
+    write_private(&files.users, &users(options))
+}
+
+fn config(files: &Files, options: &EngineOptions) -> String {
+    let path = |path: &Path| escape(&path.display().to_string());
+    CONFIG
+        .replace("{{data}}", &path(&files.tables))
+        .replace("{{cold}}", &path(&files.cold))
+        .replace("{{users}}", &path(&files.users))
+        .replace("{{log}}", &path(&files.log))
+        .replace("{{http_port}}", &options.http_port.to_string())
+        .replace("{{tcp_port}}", &options.tcp_port.to_string())
+}
+
+fn users(options: &EngineOptions) -> String {
+    let (engine_profile, engine_user) = match options.program {
+        Program::Library(_) => (ENGINE_PROFILE, ENGINE_USER),
+        Program::Server(_) => ("", ""),
+    };
+    let credentials = &options.credentials;
+    USERS
+        .replace("{{engine_profile}}", engine_profile)
+        .replace("{{engine_user}}", engine_user)
+        .replace("{{max_partitions}}", &MAX_PARTITIONS_PER_BATCH.to_string())
+        .replace("{{writer_sha256}}", &sha256(credentials.writer.expose()))
+        .replace("{{reader_sha256}}", &sha256(credentials.reader.expose()))
+        .replace("{{grafana_sha256}}", &sha256(credentials.grafana.expose()))
+        .replace("{{grafana_grants}}", &grafana_grants())
+        .replace("{{grafana_policies}}", &grafana_policies(&options.grafana_projects))
+}
+
+fn grafana_grants() -> String {
+    let grant = |table| format!("                <query>GRANT SELECT ON tallyhouse.{table}</query>");
+    DASHBOARD_TABLES.map(grant).join("\n")
+}
+
+/// One policy a table: a table without one is readable in full. Without projects nothing is visible.
+fn grafana_policies(projects: &[ProjectName]) -> String {
+    let names: Vec<String> = projects.iter().map(|project| format!("'{}'", project.0)).collect();
+    let filter = if names.is_empty() { "0".to_owned() } else { format!("project_id IN ({})", names.join(", ")) };
+    let policy = |table| format!("                    <{table}><filter>{filter}</filter></{table}>");
+    DASHBOARD_TABLES.map(policy).join("\n")
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), EngineError> {
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+        // `mode` applies to new files only.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|source| file_error(path, source))
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> EngineError {
+    EngineError::File { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::credentials::Credentials;
+    use crate::metrics::Metrics;
+
+    fn options(program: Program, projects: &[&str]) -> EngineOptions {
+        EngineOptions {
+            data: PathBuf::from("/data"),
+            http_port: 8123,
+            tcp_port: 9000,
+            program,
+            credentials: Credentials::development(),
+            grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
+            executable: PathBuf::from("tallyhouse"),
+            start_within: Duration::from_secs(1),
+            metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_to_fill_in_and_no_password_is_written() {
+        let files = Files {
+            tables: "/a&b".into(),
+            lock: "l".into(),
+            cold: "c".into(),
+            config: "x".into(),
+            users: "u".into(),
+            log: "g".into(),
+            output: "o".into(),
+            pid: "p".into(),
+        };
+        for program in [Program::Library("l".into()), Program::Server("s".into())] {
+            let options = options(program, &["demo"]);
+            let (config, users) = (config(&files, &options), users(&options));
+            assert!(!config.contains("{{") && config.contains("<path>/a&amp;b/</path>"), "{config}");
+            assert!(!users.contains("{{") && !users.contains(">dev<"), "{users}");
+        }
+    }
+
+    #[test]
+    fn only_the_library_has_a_default_user() {
+        assert!(users(&options(Program::Library("l".into()), &[])).contains("<no_password/>"));
+        assert!(!users(&options(Program::Server("s".into()), &[])).contains("<no_password/>"));
+    }
+
+    #[test]
+    fn every_table_of_grafana_has_a_policy_and_no_project_means_no_rows() {
+        let users = |projects: &[&str]| users(&options(Program::Server("s".into()), projects));
+        for table in DASHBOARD_TABLES {
+            assert!(
+                users(&["a", "b"]).contains(&format!("<{table}><filter>project_id IN ('a', 'b')</filter></{table}>"))
+            );
+            assert!(users(&[]).contains(&format!("<{table}><filter>0</filter></{table}>")));
+        }
+    }
+
+    #[test]
+    fn a_project_name_cannot_break_out_of_a_policy() {
+        for bad in ["", "a' OR 1", "a<b", "a b"] {
+            assert_eq!(ProjectName::from_str(bad), Err(()), "{bad}");
+        }
+    }
+}

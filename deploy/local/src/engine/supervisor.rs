@@ -1,0 +1,347 @@
+//! Keeps the process running until it is told to stop.
+//!
+//! One thread starts the process and waits for it. It has to be one and the same thread: the kernel kills the process
+//! when the *thread* that started it ends, and a runtime's worker threads come and go.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::sync::watch;
+
+use super::error::EngineError;
+use super::program::Program;
+use super::settings::Files;
+use super::torn;
+use crate::metrics::Metrics;
+
+/// Doubles with each failure in a row, from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// A process that ran this long had no trouble starting: the next wait is the shortest again.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// After SIGKILL only the kernel can be slow.
+const REAP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is run.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) executable: PathBuf,
+    pub(super) program: Program,
+    pub(super) files: Files,
+    pub(super) metrics: Metrics,
+}
+
+/// A process that ended before it was ready.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    status: String,
+    log: String,
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        Self::Ended { status: failure.status, log: failure.log }
+    }
+}
+
+/// What the supervisor is about.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// Runs, or will again.
+    Active,
+    /// Gave up: it never was ready.
+    Failed(Failure),
+    /// Ended as told.
+    Stopped,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopping: bool,
+    was_ready: bool,
+    ended: bool,
+    /// Set while the process exists and was not waited for: only then the number is surely its own.
+    pid: Option<Pid>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    job: Job,
+    state: Mutex<State>,
+    changed: Condvar,
+    phase: watch::Sender<Phase>,
+}
+
+/// The thread and its process. The process is killed when the value goes.
+#[derive(Debug)]
+pub(super) struct Supervisor(Arc<Shared>);
+
+impl Supervisor {
+    /// Starts the thread.
+    pub(super) fn start(job: Job) -> Result<Self, EngineError> {
+        let shared = Arc::new(Shared {
+            job,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            phase: watch::Sender::new(Phase::Active),
+        });
+        let thread = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || {
+                let phase = thread.supervise();
+                thread.lock().ended = true;
+                thread.changed.notify_all();
+                thread.phase.send_replace(phase);
+            })
+            .map_err(EngineError::Spawn)?;
+        Ok(Self(shared))
+    }
+
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.0.lock().pid.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.0.job.metrics.engine_restarts.get()
+    }
+
+    /// From now on its end is a crash to recover from, not a failure to report.
+    pub(super) fn mark_ready(&self) {
+        self.0.lock().was_ready = true;
+    }
+
+    pub(super) fn last_words(&self) -> String {
+        self.0.job.last_words()
+    }
+
+    /// SIGTERM, and SIGKILL after `budget`.
+    pub(super) async fn stop(&mut self, budget: Duration) {
+        let mut phase = self.phase();
+        let mut ended = async |within| {
+            let is_over = |phase: &Phase| !matches!(phase, Phase::Active);
+            tokio::time::timeout(within, phase.wait_for(is_over)).await.is_ok()
+        };
+        self.0.end(Signal::TERM);
+        if ended(budget).await {
+            tracing::info!("ClickHouse stopped");
+            return;
+        }
+        tracing::warn!(budget_ms = budget.as_millis(), "ClickHouse did not stop in time and is killed");
+        self.0.end(Signal::KILL);
+        if !ended(REAP_WITHIN).await {
+            tracing::error!("ClickHouse cannot be killed");
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.0.end(Signal::KILL);
+        let state = self.0.lock();
+        drop(self.0.changed.wait_timeout_while(state, REAP_WITHIN, |state| !state.ended));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held; if something did, the state is still the last that was written.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, signal: Signal) {
+        let mut state = self.lock();
+        state.stopping = true;
+        if let Some(pid) = state.pid
+            && let Err(error) = kill_process(pid, signal)
+        {
+            tracing::debug!(%error, "ClickHouse was not signalled");
+        }
+        self.changed.notify_all();
+    }
+
+    fn supervise(&self) -> Phase {
+        let mut failures = 0;
+        loop {
+            let started = Instant::now();
+            let Some(outcome) = self.run_once() else { return Phase::Stopped };
+            if self.lock().stopping {
+                return Phase::Stopped;
+            }
+            let failure = Failure { status: outcome.to_string(), log: self.job.last_words() };
+            if !self.lock().was_ready {
+                return Phase::Failed(failure);
+            }
+            failures = if started.elapsed() >= STEADY { 0 } else { failures + 1 };
+            let wait = backoff(failures, rand::random());
+            tracing::error!(
+                status = failure.status,
+                last_words = failure.log,
+                again_in_ms = wait.as_millis(),
+                "ClickHouse ended unasked and is started again"
+            );
+            if !self.pause(wait) {
+                return Phase::Stopped;
+            }
+            self.job.metrics.engine_restarts.inc();
+        }
+    }
+
+    /// Runs the process to its end. `None` when it was not started because of a stop.
+    fn run_once(&self) -> Option<Outcome> {
+        let mut state = self.lock();
+        if state.stopping {
+            return None;
+        }
+        // Started under the lock: a stop either comes before and prevents it, or after and finds its number.
+        let mut child = match self.job.spawn() {
+            Ok(child) => child,
+            Err(error) => return Some(Outcome::NotStarted(error)),
+        };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        state.pid = pid;
+        drop(state);
+        self.job.write_pid(child.id());
+        if let Some(pid) = pid {
+            await_end(pid);
+        }
+        // From here on the number can become somebody else's.
+        self.lock().pid = None;
+        Some(child.wait().map_or_else(Outcome::NotStarted, Outcome::Ended))
+    }
+
+    /// Waits, and says whether to go on.
+    fn pause(&self, wait: Duration) -> bool {
+        let state = self.lock();
+        match self.changed.wait_timeout_while(state, wait, |state| !state.stopping) {
+            Ok((state, _)) => !state.stopping,
+            Err(_) => false,
+        }
+    }
+}
+
+enum Outcome {
+    NotStarted(io::Error),
+    Ended(ExitStatus),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(error) => write!(f, "not started: {error}"),
+            Self::Ended(status) => match (status.signal(), status.code()) {
+                (Some(signal), _) => write!(f, "signal {signal}"),
+                (None, Some(code)) => write!(f, "exit code {code}"),
+                (None, None) => write!(f, "{status}"),
+            },
+        }
+    }
+}
+
+/// Waits for the end of a process and leaves it to be waited for, so that its number stays its own.
+fn await_end(pid: Pid) {
+    while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
+}
+
+/// How long to wait after so many failures in a row; `random` is from 0 to 1 and moves it by up to a fifth.
+fn backoff(failures: u32, random: f64) -> Duration {
+    let (least, most) = BACKOFF;
+    let doubled = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
+    doubled.mul_f64(0.8 + 0.4 * random)
+}
+
+impl Job {
+    /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
+    fn mend_torn_inserts(&self) {
+        match torn::mend(&[&self.files.tables, &self.files.cold]) {
+            Ok(0) => {}
+            Ok(torn) => {
+                self.metrics.torn_inserts.inc_by(torn as u64);
+                tracing::warn!(torn, "inserts that were torn by a crash were revoked; they will be repeated");
+            }
+            Err(error) => tracing::error!(%error, "inserts that were torn by a crash could not be looked for"),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        self.mend_torn_inserts();
+        let output = self.fresh_output()?;
+        let mut command = Command::new(&self.executable);
+        command.arg("engine").arg("--config").arg(&self.files.config);
+        command.arg("--parent").arg(std::process::id().to_string());
+        match &self.program {
+            Program::Library(path) => command.arg("--library").arg(path),
+            Program::Server(path) => command.arg("--server").arg(path),
+        };
+        command
+            // The library takes its time zone from here, whatever config.xml says.
+            .env("TZ", "UTC")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Its own group: ctrl-C is for us, who drain first and stop ClickHouse last.
+            .process_group(0)
+            .spawn()
+    }
+
+    /// An empty file for what the process prints; that of the run before is kept beside it.
+    fn fresh_output(&self) -> io::Result<File> {
+        let path = &self.files.output;
+        match std::fs::rename(path, path.with_extension("log.1")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::create(path),
+        }
+    }
+
+    fn write_pid(&self, pid: u32) {
+        if let Err(error) = std::fs::write(&self.files.pid, format!("{pid}\n")) {
+            tracing::warn!(%error, path = %self.files.pid.display(), "the process id was not written");
+        }
+    }
+
+    /// The last lines that the process printed, in one.
+    fn last_words(&self) -> String {
+        last_words(&std::fs::read_to_string(&self.files.output).unwrap_or_default())
+    }
+}
+
+fn last_words(printed: &str) -> String {
+    const LINES: usize = 3;
+    const CHARACTERS: usize = 600;
+    // ClickHouse says where it logs, each time.
+    let told = |line: &&str| !line.trim().is_empty() && !line.starts_with("Logging ");
+    let lines: Vec<&str> = printed.lines().filter(told).collect();
+    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join(" | ");
+    if last.is_empty() { "none".to_owned() } else { last.chars().take(CHARACTERS).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_limit() {
+        let waits: Vec<u128> = [1, 2, 3, 8, 1_000].map(|failures| backoff(failures, 0.5).as_millis()).into();
+        assert_eq!(waits, [100, 200, 400, 10_000, 10_000]);
+        assert_eq!(backoff(1, 0.0), Duration::from_millis(80));
+    }
+
+    #[test]
+    fn last_words_are_few_and_in_one_line() {
+        assert_eq!(last_words("Logging warning to /x\n\na\nb\nc\nd\n"), "b | c | d");
+        assert_eq!(last_words("Logging warning to /x\n"), "none");
+    }
+}

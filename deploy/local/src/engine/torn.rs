@@ -1,0 +1,171 @@
+//! Inserts that a crash tore between ClickHouse's deduplication log and the part that the log speaks of.
+//!
+//! A plain `MergeTree` table remembers an insert *before* it renames the new part into place (`MergeTreeSink::commitPart`:
+//! `deduplication_log->addPart`, then `renameTempPartAndAdd`). A `kill -9` between the two leaves a log that says "stored"
+//! and no rows: the ingester's retry with the same token would be dropped, and an event acknowledged after it would be lost.
+//! Replicated tables are not affected, they do both in one transaction of Keeper.
+//!
+//! So before each start, while nobody has the tables open, the newest entries of each log are compared with the parts on
+//! disk, and an entry without its part is revoked the way ClickHouse itself revokes those of dropped parts: by a record.
+//! A last line that was cut off in the middle is removed. Entries of parts that expired are revoked too, which only means
+//! that their tokens, long settled, are forgotten a little earlier.
+//!
+//! A record is a line `operation TAB part TAB token`, operation 1 for added and 2 for dropped.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Entries that are looked at, from the newest: far more than the inserts that can be in flight leave
+/// (`MAX_PARTITIONS_PER_BATCH` for each).
+const NEWEST: usize = 4_000;
+
+/// Revokes what was torn. `disks` are the roots that parts can be on, first the one with the logs. Returns how many entries
+/// were revoked.
+pub(super) fn mend(disks: &[&Path]) -> io::Result<usize> {
+    let Some(first) = disks.first() else { return Ok(0) };
+    let mut revoked = 0;
+    for table in tables(&first.join("store"))? {
+        let Some(log) = newest_log(&table.join("deduplication_logs"))? else { continue };
+        let relative = table.strip_prefix(first).unwrap_or(&table);
+        let mut parts = Vec::new();
+        for disk in disks {
+            parts.extend(parts_in(&disk.join(relative))?);
+        }
+        revoked += mend_log(&log, &parts)?;
+    }
+    Ok(revoked)
+}
+
+/// The folders of all tables: `store/abc/abcdef…`.
+fn tables(store: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut tables = Vec::new();
+    for prefix in entries(store)? {
+        tables.extend(entries(&prefix)?);
+    }
+    Ok(tables)
+}
+
+/// What is in a folder; nothing when there is none.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// `deduplication_log_N.txt` with the largest N.
+fn newest_log(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let number = |path: &PathBuf| -> Option<u64> {
+        path.file_name()?.to_str()?.strip_prefix("deduplication_log_")?.strip_suffix(".txt")?.parse().ok()
+    };
+    Ok(entries(folder)?.into_iter().filter(|path| number(path).is_some()).max_by_key(number))
+}
+
+fn parts_in(table: &Path) -> io::Result<Vec<Part>> {
+    let name = |path: PathBuf| path.file_name()?.to_str().and_then(Part::parse);
+    Ok(entries(table)?.into_iter().filter_map(name).collect())
+}
+
+fn mend_log(log: &Path, parts: &[Part]) -> io::Result<usize> {
+    let text = fs::read_to_string(log)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let torn = torn_entries(text.get(..whole).unwrap_or_default(), parts);
+    if torn.is_empty() && whole == text.len() {
+        return Ok(0);
+    }
+    let mut file = OpenOptions::new().append(true).open(log)?;
+    file.set_len(whole as u64)?;
+    for Entry { part, token } in &torn {
+        writeln!(file, "2\t{part}\t{token}")?;
+    }
+    file.sync_all()?;
+    Ok(torn.len())
+}
+
+struct Entry<'a> {
+    part: &'a str,
+    token: &'a str,
+}
+
+/// Entries that were added, not dropped since, and whose rows are in no part.
+fn torn_entries<'a>(log: &'a str, parts: &[Part]) -> Vec<Entry<'a>> {
+    let mut added: HashMap<&str, &str> = HashMap::new();
+    let newest: Vec<&str> = log.lines().rev().take(NEWEST).collect();
+    for line in newest.into_iter().rev() {
+        let mut fields = line.split('\t');
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some("1"), Some(part), Some(token)) => drop(added.insert(token, part)),
+            (Some("2"), _, Some(token)) => drop(added.remove(token)),
+            _ => {}
+        }
+    }
+    let is_there = |name: &str| Part::parse(name).is_none_or(|wanted| parts.iter().any(|part| part.holds(&wanted)));
+    added.into_iter().filter(|(_, part)| !is_there(part)).map(|(token, part)| Entry { part, token }).collect()
+}
+
+/// A part's name: `partition_min_max_level`, with a mutation's number at the end if there was one.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    partition: String,
+    blocks: (u64, u64),
+}
+
+impl Part {
+    /// `None` for anything else that lies in a table's folder, such as `tmp_insert_…` and `detached`.
+    fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.split('_');
+        let (partition, min, max, level) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        level.parse::<u64>().ok()?;
+        let is_part = fields.next().is_none_or(|mutation| mutation.parse::<u64>().is_ok()) && fields.next().is_none();
+        is_part.then_some(())?;
+        Some(Self { partition: partition.to_owned(), blocks: (min.parse().ok()?, max.parse().ok()?) })
+    }
+
+    /// Whether the other's rows are in this one: it is the same, or was merged into it.
+    fn holds(&self, other: &Self) -> bool {
+        self.partition == other.partition && self.blocks.0 <= other.blocks.0 && other.blocks.1 <= self.blocks.1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(names: &[&str]) -> Vec<Part> {
+        names.iter().filter_map(|name| Part::parse(name)).collect()
+    }
+
+    #[test]
+    fn only_parts_are_parts() {
+        assert_eq!(Part::parse("20261116-730_3_9_2"), Some(Part { partition: "20261116-730".into(), blocks: (3, 9) }));
+        assert_eq!(Part::parse("20261101_1_1_0_7"), Some(Part { partition: "20261101".into(), blocks: (1, 1) }));
+        for other in ["tmp_insert_20261101_2_2_0", "detached", "deduplication_logs", "format_version.txt"] {
+            assert_eq!(Part::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_entry_without_its_part_is_torn_and_others_are_not() {
+        let log = "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3_3_1\tc\n1\tq_1_1_0\td\n2\tq_1_1_0\td\n1\tp_4_4_0\te\n";
+        let torn = torn_entries(log, &parts(&["p_1_2_1", "p_3_3_1", "tmp_insert_p_4_4_0"]));
+        assert_eq!(torn.iter().map(|entry| (entry.part, entry.token)).collect::<Vec<_>>(), [("p_4_4_0", "e")]);
+    }
+
+    #[test]
+    fn mending_revokes_once_and_cuts_a_torn_line() {
+        let root = std::env::temp_dir().join(format!("tallyhouse-torn-{}", std::process::id()));
+        let table = root.join("store/abc/abcdef");
+        fs::create_dir_all(table.join("deduplication_logs")).unwrap();
+        fs::create_dir_all(table.join("p_1_1_0")).unwrap();
+        let log = table.join("deduplication_logs/deduplication_log_2.txt");
+        fs::write(table.join("deduplication_logs/deduplication_log_1.txt"), "1\tp_0_0_0\told\n").unwrap();
+        fs::write(&log, "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3").unwrap();
+        assert_eq!(mend(&[&root]).unwrap(), 1);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n2\tp_2_2_0\tb\n");
+        assert_eq!(mend(&[&root]).unwrap(), 0);
+        fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,12 @@
+//! Tallyhouse in one process: both services on a ClickHouse that is started, watched and stopped with them.
+//!
+//! [`up`] is the order of starting and stopping. [`engine`] is the ClickHouse, [`credentials`] its users' passwords.
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod credentials;
+pub mod doctor;
+pub mod engine;
+pub mod metrics;
+pub mod migrate;
+pub mod up;

@@ -1,0 +1,46 @@
+//! `tallyhouse migrate`: the tables, on the given or the embedded ClickHouse.
+
+use std::fmt;
+
+use tallyhouse_sql::Connection;
+use tallyhouse_sql::migrations::Rendering;
+use tallyhouse_sql::runner::{self, MigrateError, Standing};
+
+/// The storage policy of the embedded ClickHouse; see `engine/templates/config.xml`.
+const TIERED: &str = "tiered";
+
+/// How the files are rendered for the embedded ClickHouse, or for a given single server.
+pub fn rendering(is_embedded: bool) -> Rendering {
+    Rendering { tiered_policy: is_embedded.then(|| TIERED.to_owned()), ..Rendering::default() }
+}
+
+/// Where every migration stands, to be printed.
+#[derive(Debug)]
+pub struct Report(Vec<(&'static str, Standing)>);
+
+impl Report {
+    /// Asks the database.
+    pub async fn read(connection: &Connection, rendering: &Rendering) -> Result<Self, MigrateError> {
+        let standings = runner::status(connection, rendering).await?;
+        Ok(Self(standings.into_iter().map(|(migration, standing)| (migration.name, standing)).collect()))
+    }
+
+    /// Whether the database is exactly what this version needs.
+    pub fn is_current(&self) -> bool {
+        self.0.iter().all(|(_, standing)| *standing == Standing::Applied)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, standing) in &self.0 {
+            let word = match standing {
+                Standing::Applied => "applied",
+                Standing::Pending => "pending",
+                Standing::Changed => "CHANGED after it was applied",
+            };
+            writeln!(f, "{name:<32} {word}")?;
+        }
+        Ok(())
+    }
+}

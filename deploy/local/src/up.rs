@@ -1,0 +1,200 @@
+//! `tallyhouse up`: everything, in the order of starting, and backwards.
+//!
+//! ```text
+//! listen -> ClickHouse -> migrations -> ingest + query-api … signal -> not ready -> drain both -> stop ClickHouse
+//! ```
+
+use std::time::Duration;
+
+use prometheus::Registry;
+use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
+use tallyhouse_query_api as query_api;
+use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_service::admin::Admin;
+use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_service::health::Health;
+use tallyhouse_service::keys::KeyRing;
+use tallyhouse_service::lifecycle::{self, BindError};
+use tallyhouse_sql::Connection;
+use tallyhouse_sql::runner::{self, MigrateError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, EngineConfig};
+use crate::credentials::{Credentials, CredentialsError};
+use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::metrics::Metrics;
+use crate::migrate;
+
+/// How long ClickHouse may take to start: it loads every part of every table.
+const START_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long it may take to stop; SIGTERM ends it in less than a second.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why it is not up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// A variable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A port of the services.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Its own secrets.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The embedded ClickHouse.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The tables.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The write path.
+    #[error("ingest: {0}")]
+    Ingest(#[from] tallyhouse_ingest::RunError),
+    /// The read path.
+    #[error("query-api: {0}")]
+    Query(#[from] query_api::RunError),
+    /// Two metrics of one name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The ClickHouse that everything works with.
+struct Store {
+    engine: Option<Engine>,
+    writer: Connection,
+    reader: Connection,
+    user_hash_key: [u8; 16],
+}
+
+/// Starts everything, runs until `stop`, and stops everything.
+pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
+    let services = Services::configure(&config, env).await?;
+    let store = tokio::select! {
+        store = Store::open(&config, env, &services.registry) => store?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let served = match runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await {
+        Ok(_) => Box::pin(services.run(&store, stop)).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Some(engine) = store.engine {
+        engine.stop(STOP_WITHIN).await;
+    }
+    served
+}
+
+impl Store {
+    async fn open(config: &Config, env: &dyn Env, registry: &Registry) -> Result<Self, UpError> {
+        let Some(embedded) = &config.engine else {
+            return Ok(Self {
+                engine: None,
+                writer: tallyhouse_ingest::config::clickhouse(env)?,
+                reader: query_api::config::clickhouse(env)?,
+                user_hash_key: tallyhouse_ingest::config::user_hash_key(env)?,
+            });
+        };
+        let options = engine_options(config, embedded, Metrics::register(registry)?)?;
+        let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
+            .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
+        let engine = Engine::start(options).await?;
+        Ok(Self { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), user_hash_key })
+    }
+}
+
+/// What the embedded ClickHouse is started with.
+pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) -> Result<EngineOptions, UpError> {
+    let credentials =
+        if config.is_development { Credentials::development() } else { Credentials::load_or_create(&config.data)? };
+    Ok(EngineOptions {
+        data: config.data.clone(),
+        http_port: engine.http_port,
+        tcp_port: engine.tcp_port,
+        program: engine.program().map_err(EngineError::from)?,
+        credentials,
+        grafana_projects: engine.grafana_projects.clone(),
+        executable: std::env::current_exe().map_err(EngineError::Spawn)?,
+        start_within: START_WITHIN,
+        metrics,
+    })
+}
+
+/// Both services, configured and listening, so that a taken port is told before ClickHouse is started.
+struct Services {
+    ingest: tallyhouse_ingest::config::Config,
+    query: query_api::Config,
+    ingest_listeners: [TcpListener; 2],
+    query_listeners: query_api::Listeners,
+    catalogue: tallyhouse_schema::Catalogue,
+    keys: KeyRing,
+    registry: Registry,
+}
+
+impl Services {
+    async fn configure(config: &Config, env: &dyn Env) -> Result<Self, UpError> {
+        let ingest = tallyhouse_ingest::config::Config::from_env(env)?;
+        let query = query_api::Config::from_env(env)?;
+        let keys = if config.is_development { KeyRing::development() } else { KeyRing::default() };
+        if keys.is_empty() {
+            tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
+        }
+        Ok(Self {
+            ingest_listeners: [
+                lifecycle::bind("INGEST_ADDR", ingest.address).await?,
+                lifecycle::bind("INGEST_ADMIN_ADDR", ingest.admin_address).await?,
+            ],
+            query_listeners: query_api::Listeners {
+                public: lifecycle::bind("QUERY_ADDR", query.address).await?,
+                admin: lifecycle::bind("QUERY_ADMIN_ADDR", query.admin_address).await?,
+            },
+            catalogue: tallyhouse_ingest::config::catalogue(env)?,
+            keys,
+            ingest,
+            query,
+            registry: Registry::new(),
+        })
+    }
+
+    /// Runs both until `stop`; when one of them fails, the other is stopped too.
+    async fn run(self, store: &Store, stop: CancellationToken) -> Result<(), UpError> {
+        let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
+            self;
+        let query_deps = query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone());
+        let admin_pages = Admin { registry, health: Health::default() };
+        let ingest_deps = IngestDeps {
+            connection: store.writer.clone(),
+            keys,
+            catalogue,
+            hasher: UserHasher::new(store.user_hash_key),
+            admin: admin_pages.clone(),
+        };
+        let drain = ingest.drain;
+        let ingest = Ingest::new(ingest, ingest_deps)?;
+        let query = query_api::run(query, query_deps, query_listeners, stop.clone());
+
+        let admin_stop = CancellationToken::new();
+        let health = admin_pages.health.clone();
+        // The admin port outlives the public one: a drain can be watched.
+        let admin = lifecycle::serve("ingest admin", admin, admin_pages.router(), admin_stop.clone(), drain);
+        let ingest = async {
+            let ended = ingest.run(public, stop.clone()).await;
+            stop.cancel();
+            admin_stop.cancel();
+            ended
+        };
+        let query = async {
+            let ended = query.await;
+            stop.cancel();
+            ended
+        };
+        let unready = async {
+            stop.cancelled().await;
+            health.begin_drain();
+        };
+        let (ingest, query, (), ()) = tokio::join!(ingest, query, admin, unready);
+        ingest?;
+        Ok(query?)
+    }
+}

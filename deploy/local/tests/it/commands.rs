@@ -1,0 +1,41 @@
+//! The commands besides `up`.
+
+use std::process::{Command, Output};
+
+use crate::query_service::Redis;
+use crate::support::{self, Folder};
+
+fn tallyhouse(arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tallyhouse")).args(arguments).envs(env.iter().copied()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn migrations_of_a_migrated_database_are_applied_and_up_changes_nothing() {
+    let engine = support::engine().await;
+    let env = [("CLICKHOUSE_URL", engine.http_url()), ("CLICKHOUSE_USER", "writer"), ("CLICKHOUSE_PASSWORD", "dev")];
+    for command in ["status", "check", "up"] {
+        let output = tallyhouse(&["migrate", command], &env);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let printed = stdout(&output);
+        assert!(printed.contains("rollup_1m") && !printed.contains("pending"), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_sees_redis_come_and_go() {
+    let folder = Folder::create();
+    let mut redis = Redis::start().await;
+    let url = redis.url.clone();
+    let data = folder.path().display().to_string();
+    let redis_line = || {
+        let output = tallyhouse(&["doctor"], &[("REDIS_URL", &url), ("TALLYHOUSE_DATA", &data)]);
+        stdout(&output).lines().find(|line| line.contains("redis")).map(str::to_owned).unwrap()
+    };
+    assert!(redis_line().starts_with("ok"), "{}", redis_line());
+    redis.kill().await;
+    assert!(redis_line().starts_with("FAIL"), "{}", redis_line());
+}

@@ -1,0 +1,161 @@
+//! The write path inside this process, on a port and a data folder of its own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::Registry;
+use serde_json::Value;
+use tallyhouse_ingest::batch::Builder;
+use tallyhouse_ingest::config::Config;
+use tallyhouse_ingest::{Deps, Ingest, RunError};
+use tallyhouse_loadtest::http::{Endpoint, Reply};
+use tallyhouse_schema::Catalogue;
+use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
+use tallyhouse_schema::raw::read;
+use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_service::admin::Admin;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::Health;
+use tallyhouse_service::keys::{KeyRing, Scope, grant};
+use tallyhouse_sql::Connection;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::query_service::eventually;
+use crate::support::Folder;
+
+/// Files of the journal with this extension.
+pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data.path().join("ingest/journal")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+/// A running write path.
+pub struct Service {
+    pub url: String,
+    pub project: String,
+    pub health: Health,
+    registry: Registry,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Service {
+    /// Starts one whose keys are the project's name (ingest), `import-…` and `query-…`, and waits until it is ready.
+    pub async fn start(connection: Connection, data: &Folder, project: &str) -> Self {
+        Self::start_with(connection, data, project, &[]).await
+    }
+
+    /// The same with more variables.
+    pub async fn start_with(connection: Connection, data: &Folder, project: &str, env: &[(&str, &str)]) -> Self {
+        let service = Self::start_unready(connection, data, project, env).await;
+        eventually("ingest is ready", async || service.health.is_ready()).await;
+        service
+    }
+
+    /// The same without waiting.
+    pub async fn start_unready(
+        connection: Connection,
+        data: &Folder,
+        project: &str,
+        overrides: &[(&str, &str)],
+    ) -> Self {
+        let mut env = std::collections::BTreeMap::from([
+            ("TALLYHOUSE_DATA".to_owned(), data.path().display().to_string()),
+            ("INGEST_ACK_TIMEOUT_MS".to_owned(), "2000".to_owned()),
+            ("INGEST_DRAIN_MS".to_owned(), "10000".to_owned()),
+            ("INGEST_BODY_BYTES".to_owned(), (1 << 20).to_string()),
+            ("INGEST_DECODED_BYTES".to_owned(), (2 << 20).to_string()),
+        ]);
+        env.extend(overrides.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let mut keys = KeyRing::default();
+        keys.add(project, grant(project, "ingest", &[Scope::Ingest]));
+        keys.add(&format!("import-{project}"), grant(project, "import", &[Scope::Ingest, Scope::Import]));
+        keys.add(&format!("query-{project}"), grant(project, "query", &[Scope::Query]));
+        let (health, registry) = (Health::default(), Registry::new());
+        let deps = Deps {
+            connection,
+            keys,
+            catalogue: Catalogue::built_in().unwrap(),
+            hasher: UserHasher::new([7; 16]),
+            admin: Admin { registry: registry.clone(), health: health.clone() },
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/events", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let ingest = Ingest::new(Config::from_env(&env).unwrap(), deps).unwrap();
+        let running = tokio::spawn(ingest.run(listener, stop.clone()));
+        Self { url, project: project.to_owned(), health, registry, stop, running }
+    }
+
+    /// An endpoint with the ingest key.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint_with_key(&self.project)
+    }
+
+    pub fn endpoint_with_key(&self, key: &str) -> Endpoint {
+        Endpoint::new(&self.url, Duration::from_secs(20)).unwrap().api_key(key).unwrap()
+    }
+
+    /// Sends a JSON body.
+    pub async fn send(&self, body: impl Into<Bytes>) -> Reply {
+        self.endpoint().post(body.into()).await.unwrap()
+    }
+
+    /// The value of a gauge or counter without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
+        let metric = &family.get_metric()[0];
+        (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+    }
+
+    /// Stops it as SIGTERM would.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// Events with these ids as the block that the ingester would send.
+pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
+    let (catalogue, hasher) = (Catalogue::built_in().unwrap(), UserHasher::new([7; 16]));
+    let rules = ProjectRules { project: project.into(), late_window_days: 7, retention_days: 730, may_import: false };
+    let context = Context {
+        catalogue: &catalogue,
+        rules: &rules,
+        hasher: &hasher,
+        agent: &|_| Agent::default(),
+        new_id: &String::new,
+        received_at: now_ms(),
+    };
+    let mut builder = Builder::default();
+    for id in ids {
+        let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
+        builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap(), None);
+    }
+    builder.finish().0
+}
+
+/// The body as JSON.
+pub fn json(reply: &Reply) -> Value {
+    serde_json::from_slice(&reply.body).unwrap_or_else(|error| panic!("{error}: {}", reply.excerpt()))
+}
+
+/// One number from ClickHouse; `{project}` in the SQL is bound to the project.
+pub async fn count(connection: &Connection, project: &str, sql: &str) -> u64 {
+    connection.client().query(sql).param("project", project).fetch_one::<u64>().await.unwrap()
+}
+
+/// Rows in `events` and the total of each rollup: all four must agree.
+pub async fn everywhere(connection: &Connection, project: &str) -> [u64; 4] {
+    let mut counts =
+        [count(connection, project, "SELECT count() FROM events WHERE project_id = {project:String}").await, 0, 0, 0];
+    for (slot, table) in counts.iter_mut().skip(1).zip(["rollup_1m", "rollup_1h", "rollup_1d"]) {
+        let sql = format!("SELECT sum(events) FROM {table} WHERE project_id = {{project:String}} AND dim_set = ''");
+        *slot = count(connection, project, &sql).await;
+    }
+    counts
+}

@@ -1,0 +1,25 @@
+//! Tests against a real ClickHouse and a real Redis, in one binary so that they share them. A file is a topic.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails its test; the exemption in .clippy.toml covers only the tests themselves"
+)]
+#![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
+
+mod support;
+
+mod access;
+mod commands;
+mod engine;
+mod flights;
+mod ingest;
+mod ingest_service;
+mod kills;
+mod outage;
+mod query;
+mod query_cache;
+mod query_service;
+mod torn;

@@ -1,0 +1,31 @@
+//! ClickHouse stands still under load. The same scenario, longer: `loadtest outage --seconds 30`.
+
+use std::time::Duration;
+
+use tallyhouse_loadtest::outage::{self, Ending, OutageConfig, OutageReport};
+
+/// More than the ingester may hold in its bounded queues, far less than a queue without a limit would take.
+const MEMORY_HEADROOM: u64 = 96 << 20;
+
+async fn play(lasts: Duration, ending: Ending) -> OutageReport {
+    let config = OutageConfig { binary: env!("CARGO_BIN_EXE_tallyhouse").into(), lasts, ending, seed: 7 };
+    let report = outage::run(&config).await.unwrap();
+    eprintln!("{report}");
+    assert!(report.verification.is_exact(), "{report}");
+    assert_eq!(report.lost_probes, 0, "a success was reported for an event that was not durable: {report}");
+    assert_eq!(report.probes.without_retry_after, 0, "{report}");
+    assert!(report.probes.other.is_empty(), "{:?}", report.probes.other);
+    assert!(report.memory_peak <= report.memory_before + MEMORY_HEADROOM, "{report}");
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_clickhouse_stands_still_nothing_is_acknowledged_that_is_not_durable() {
+    let report = play(Duration::from_secs(15), Ending::Resume).await;
+    assert!(report.probes.handed_back > 0, "an outage must be told to the sender: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_in_an_outage_survives_a_crash_at_its_end() {
+    play(Duration::from_secs(5), Ending::Crash).await;
+}

@@ -1,0 +1,218 @@
+//! The query API against real rollups: right numbers, and an answer that can be acted on for every bad question.
+
+use serde_json::{Value, json};
+use tallyhouse_sql::Connection;
+
+use crate::query_service::{Service, new_project};
+use crate::support;
+
+/// Two days of known events: 2 an hour from `DE` and 1 from nowhere, values 10, 20 and none, three users.
+pub async fn insert_events(writer: &Connection, project: &str, from: i64, hours: u64) {
+    const INSERT: &str = "INSERT INTO events_in
+        (project_id, event_id, event_type, ts, value, user_hash, country, device, dims, received_at, retention_days)
+        SELECT {project:String}, toString(number), if(number % 3 = 0, 'purchase', 'view'),
+            fromUnixTimestamp64Milli(({from:Int64} + intDiv(number, 3) * 3600 + number % 3 * 60) * 1000, 'UTC'),
+            [10, 20, NULL][number % 3 + 1], number % 3 + 1, if(number % 3 = 2, '', 'DE') AS c, 'web',
+            [('country', c), ('device', 'web'), ('country,device', concat(c, char(31), 'web'))], now64(3), 730
+        FROM numbers({rows:UInt64})";
+    let insert = writer.client().query(INSERT).param("project", project).param("from", from).param("rows", hours * 3);
+    insert.execute().await.unwrap();
+}
+
+/// Midnight, ten days ago.
+pub fn ten_days_ago() -> i64 {
+    (tallyhouse_service::clock::now_ms() / 86_400_000 - 10) * 86_400
+}
+
+fn range(from: i64, hours: i64) -> String {
+    format!("startTime={}&endTime={}", from * 1_000, (from + hours * 3_600) * 1_000)
+}
+
+#[tokio::test]
+async fn every_measure_equals_what_was_inserted() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 48).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    for (query, source, expected) in [
+        ("events?granularity=day", "rollup_1d", json!([72, 72])),
+        ("users?granularity=day", "rollup_1d", json!([3, 3])),
+        ("daily_active_users?", "rollup_1d", json!([3, 3])),
+        ("revenue?granularity=day", "rollup_1d", json!([240.0, 240.0])),
+        ("value_sum?granularity=day", "rollup_1d", json!([720.0, 720.0])),
+        ("value_avg?granularity=day", "rollup_1d", json!([15.0, 15.0])),
+        ("value_min?granularity=day", "rollup_1d", json!([10.0, 10.0])),
+        ("value_max?granularity=day", "rollup_1d", json!([20.0, 20.0])),
+        ("value_max?granularity=day&filter=country:", "rollup_1d", json!([null, null])),
+        ("events?granularity=day&filter=country:", "rollup_1d", json!([24, 24])),
+        ("events?granularity=day&filter=country:DE,FR&filter=device:web", "rollup_1d", json!([48, 48])),
+        ("events?granularity=day&filter=country:DE&filter=country:FR", "rollup_1d", json!([0, 0])),
+        ("events?granularity=day&eventType=view&filter=device:web", "rollup_1d", json!([48, 48])),
+        ("events?granularity=day&timezone=Africa/Johannesburg", "rollup_1h", json!([66, 72, 6])),
+        ("events?granularity=day&timezone=Asia/Kolkata", "rollup_1m", json!([57, 72, 15])),
+    ] {
+        let reply = service.get(&project, &format!("/v1/metrics/{query}&{}", range(from, 48))).await;
+        assert_eq!(Value::from(reply.values()), expected, "{query}: {reply:?}");
+        assert_eq!(reply.body["meta"]["source"], source, "{query}");
+    }
+    for (quantile, truth) in [("value_p50", 10.0), ("value_p99", 20.0)] {
+        let reply = service.get(&project, &format!("/v1/metrics/{quantile}?granularity=day&{}", range(from, 24))).await;
+        let estimate = reply.values()[0].as_f64().unwrap();
+        assert!((estimate / truth - 1.0).abs() <= 0.01, "{quantile}: {estimate}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn groups_are_the_biggest_and_parts_of_an_hour_are_exact() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 2).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let url = format!("/v1/metrics/events?granularity=day&groupBy=device,country&{}", range(from, 24));
+    let reply = service.get(&project, &url).await;
+    let groups: Vec<_> =
+        reply.body["data"].as_array().unwrap().iter().map(|p| (&p["country"], &p["device"], &p["value"])).collect();
+    assert_eq!(groups, [(&json!("DE"), &json!("web"), &json!(4)), (&json!(""), &json!("web"), &json!(2))]);
+    let reply = service.get(&project, &format!("{url}&limit=1")).await;
+    assert_eq!((reply.values(), &reply.body["meta"]["groups"]["truncated"]), (vec![json!(4)], &json!(true)));
+    // Minutes 1 to 60: the first of three events of the first hour is before, the first of the second hour is after.
+    let minutes = format!("startTime={}&endTime={}", (from + 60) * 1_000, (from + 3_600) * 1_000);
+    let reply = service.get(&project, &format!("/v1/metrics/events?granularity=hour&{minutes}")).await;
+    assert_eq!((reply.values(), &reply.body["meta"]["source"]), (vec![json!(2)], &json!("rollup_1m")));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn dashboard_and_report_add_up() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 30).await;
+    let now = tallyhouse_service::clock::now_ms() / 60_000 * 60;
+    insert_events(&engine.writer(), &project, now - 120, 1).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let realtime = service.get(&project, "/v1/dashboards/realtime").await;
+    for (window, name) in [(0, "5min"), (1, "30min")] {
+        let window = &realtime.body["data"][window];
+        assert_eq!(
+            (&window["time_range"], &window["events"], &window["value"]),
+            (&json!(name), &json!(3), &json!(30.0)),
+            "{realtime:?}"
+        );
+        assert_eq!(window["by_event_type"].as_array().unwrap().len(), 2);
+    }
+    let date = tallyhouse_query_api::time::Zone::utc().date(from + 86_400);
+    let report = service.get(&project, &format!("/v1/reports/daily?date={date}")).await;
+    let data = &report.body["data"];
+    assert_eq!((&data["totals"]["events"], &data["previous_day"]["events"]), (&json!(18), &json!(72)), "{report:?}");
+    assert_eq!((&data["totals"]["revenue"], &data["totals"]["value"]), (&json!(60.0), &json!(180.0)));
+    assert_eq!((&data["top_countries"][0]["country"], &data["top_countries"][0]["events"]), (&json!("DE"), &json!(12)));
+    assert_eq!(
+        (data["hourly"].as_array().unwrap().len(), &data["hourly"][5]["events"], &data["hourly"][6]["events"]),
+        (24, &json!(3), &json!(0))
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn every_bad_question_is_answered_with_what_would_do() {
+    let (engine, project) = (support::engine().await, new_project());
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let long = format!("/v1/metrics/events?eventType={}", "x".repeat(11_000));
+    for (path, status, code) in [
+        ("/v1/metrics/revenu", 404, "unknown_metric"),
+        ("/v1/metrics/%ff", 400, "bad_path"),
+        ("/v1/metrics/events?granularty=hour", 400, "unknown_parameter"),
+        ("/v1/metrics/events?limit=1&limit=2", 400, "repeated_parameter"),
+        ("/v1/metrics/events?granularity=2h", 400, "bad_parameter"),
+        ("/v1/metrics/events?startTime=yesterday", 400, "bad_parameter"),
+        ("/v1/metrics/events?startTime=2999-01-01", 400, "bad_parameter"),
+        ("/v1/metrics/events?startTime=2099-01-01", 400, "bad_range"),
+        ("/v1/metrics/events?startTime=2026-01-02&endTime=2026-01-01", 400, "bad_range"),
+        ("/v1/metrics/events?startTime=2024-01-01&endTime=2026-01-01", 400, "range_too_long"),
+        ("/v1/metrics/events?startTime=1999-01-01&endTime=1999-02-01", 400, "no_longer_kept"),
+        ("/v1/metrics/events?groupBy=countri", 400, "unknown_dimension"),
+        ("/v1/metrics/events?groupBy=origin", 400, "not_rolled_up"),
+        ("/v1/metrics/events?filter=country", 400, "bad_parameter"),
+        ("/v1/metrics/events?timezone=Mars/Olympus", 400, "unknown_timezone"),
+        ("/v1/metrics/revenue?eventType=view", 400, "contradiction"),
+        ("/v1/reports/daily?date=2999-01-01", 400, "bad_range"),
+        ("/v1/reports/daily?date=1971-01-01", 400, "no_longer_kept"),
+        ("/v1/dashboards/realtime?x=1", 400, "unknown_parameter"),
+        ("/v1/metrics", 404, "not_found"),
+        (long.as_str(), 414, "query_too_long"),
+    ] {
+        let reply = service.get(&project, path).await;
+        assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{path}: {reply:?}");
+        assert!(!reply.body["message"].as_str().unwrap().is_empty());
+    }
+    assert_eq!(service.queries(), 0, "none of them reached ClickHouse");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_text_in_any_parameter_finds_nothing_and_breaks_nothing() {
+    const HOSTILE: [&str; 12] = [
+        "'",
+        "' OR 1=1 --",
+        "x') OR (1=1",
+        "\\' OR 1=1 --",
+        "\\",
+        "{project:String}",
+        "?",
+        "$1",
+        "`events`",
+        "'; DROP TABLE tallyhouse.rollup_1m; --",
+        "\u{1f}",
+        "😀\u{202e}",
+    ];
+    let (engine, project, victim, from) = (support::engine().await, new_project(), new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &victim, from, 3).await;
+    let service = Service::start(engine.reader(), &[&project, &victim], None).await;
+    for parameter in ["startTime", "endTime", "granularity", "groupBy", "filter", "eventType", "timezone", "limit", "x"]
+    {
+        for hostile in HOSTILE {
+            let text: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let text = if parameter == "filter" { format!("country:{text}") } else { text };
+            let path = format!("/v1/metrics/events?{parameter}={text}");
+            let reply = service.get(&project, &path).await;
+            let nothing = || reply.values().iter().all(|value| value == &json!(0));
+            assert!(reply.status.is_client_error() || (reply.status.is_success() && nothing()), "{path}: {reply:?}");
+        }
+    }
+    for hostile in HOSTILE {
+        let text: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        for path in [format!("/v1/metrics/{text}"), format!("/v1/reports/daily?date={text}")] {
+            let reply = service.get(&project, &path).await;
+            assert!(reply.status.is_client_error(), "{path}: {reply:?}");
+        }
+    }
+    let reply = service.get(&victim, &format!("/v1/metrics/events?granularity=day&{}", range(from, 24))).await;
+    assert_eq!(reply.values(), [json!(9)], "the tables are as they were");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn only_a_query_key_opens() {
+    let (engine, project) = (support::engine().await, new_project());
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let (path, bearer) = ("/v1/metrics/events", format!("Bearer {project}"));
+    assert_eq!(service.get_with(path, &[]).await.status, 401);
+    assert_eq!(service.get(&format!("ingest-{project}"), path).await.status, 403);
+    assert_eq!(service.get("nobody", path).await.body["code"], "unknown_key");
+    assert_eq!(service.get_with(path, &[("authorization", &bearer)]).await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn without_clickhouse_the_caller_is_told_to_come_back() {
+    let project = new_project();
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nowhere = Connection { url: format!("http://{closed}"), user: "reader".into(), password: String::new() };
+    let service = Service::start(nowhere, &[&project], None).await;
+    for path in ["/v1/metrics/events", "/v1/metrics/events", "/v1/dashboards/realtime", "/v1/reports/daily"] {
+        let reply = service.get(&project, path).await;
+        assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "2"), "{path}: {reply:?}");
+        assert!(!reply.body.to_string().contains(&closed.port().to_string()), "no internal detail: {reply:?}");
+    }
+    let failed = service.counted("tallyhouse_query_clickhouse_queries_total", "failed");
+    assert_eq!(failed, 4, "an error is not remembered");
+    service.stop().await;
+}

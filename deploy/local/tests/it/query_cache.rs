@@ -1,0 +1,210 @@
+//! What the cache promises: one query for a stampede, no tenant's data for another, no need of Redis, and no query that
+//! nobody waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tallyhouse_sql::Connection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::query::{insert_events, ten_days_ago};
+use crate::query_service::{Redis, Service, eventually, new_project};
+use crate::support;
+
+/// Longer than any answer is remembered, less than a bucket of the closed ranges asked for here.
+const LONG: Duration = Duration::from_secs(71);
+
+fn a_day(from: i64) -> String {
+    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stampede_costs_one_query_even_while_redis_dies() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 5).await;
+    let mut redis = Redis::start().await;
+    let service = Arc::new(Service::start(engine.reader(), &[&project], Some(&redis.url)).await);
+    assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), "MISS");
+    service.pass(LONG);
+
+    let before = service.queries();
+    let readers: Vec<_> = (0..500)
+        .map(|_| {
+            let (service, project) = (Arc::clone(&service), project.clone());
+            tokio::spawn(async move { service.get(&project, &a_day(from)).await })
+        })
+        .collect();
+    redis.kill().await;
+    let mut missed = 0;
+    for reader in readers {
+        let reply = reader.await.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.values()), (200, vec![json!(15)]));
+        missed += usize::from(reply.header("x-cache") == "MISS");
+    }
+    assert_eq!((missed, service.queries() - before), (1, 1));
+
+    service.pass(LONG);
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(15)], "without Redis");
+    assert!(service.counted("tallyhouse_query_redis_errors_total", "") > 0, "Redis was missed");
+}
+
+#[tokio::test]
+async fn an_answer_ends_when_it_was_to_end_and_has_a_tag() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let first = service.get(&project, &a_day(from)).await;
+    assert_eq!((first.header("x-cache"), first.header("age")), ("MISS", "0"));
+    service.pass(Duration::from_secs(40));
+    let second = service.get(&project, &a_day(from)).await;
+    assert_eq!(second.header("x-cache"), "HIT");
+    assert!(second.header("age").parse::<u32>().unwrap() >= 40);
+    assert_eq!(second.header("etag"), first.header("etag"));
+
+    let conditional = [("x-api-key", project.as_str()), ("if-none-match", first.header("etag"))];
+    let unchanged = service.get_with(&a_day(from), &conditional).await;
+    assert_eq!((unchanged.status.as_u16(), &unchanged.body), (304, &json!("")));
+    // 40 and 31 seconds: reading in between has not moved the end.
+    service.pass(Duration::from_secs(31));
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let changed = service.get_with(&a_day(from), &conditional).await;
+    assert_eq!((changed.status.as_u16(), changed.header("x-cache"), changed.values()), (200, "MISS", vec![json!(6)]));
+    assert_ne!(changed.header("etag"), first.header("etag"));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn instances_share_answers_and_tenants_do_not() {
+    let (engine, from) = (support::engine().await, ten_days_ago());
+    let (mine, theirs) = (new_project(), new_project());
+    insert_events(&engine.writer(), &mine, from, 1).await;
+    insert_events(&engine.writer(), &theirs, from, 2).await;
+    let redis = Redis::start().await;
+    let one = Service::start(engine.reader(), &[&mine, &theirs], Some(&redis.url)).await;
+    assert_eq!(one.get(&mine, &a_day(from)).await.values(), [json!(3)]);
+    eventually("Redis holds the answer", async || redis.command("DBSIZE").await.as_deref() == Some(":1")).await;
+
+    let other = Service::start(engine.reader(), &[&mine, &theirs], Some(&redis.url)).await;
+    let shared = other.get(&mine, &a_day(from)).await;
+    assert_eq!((shared.header("x-cache"), shared.values(), other.queries()), ("HIT", vec![json!(3)], 0));
+    for service in [&one, &other] {
+        assert_eq!(service.get(&theirs, &a_day(from)).await.values(), [json!(6)]);
+        assert_eq!(service.get(&mine, &a_day(from)).await.values(), [json!(3)]);
+    }
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_answer_in_redis_is_a_miss_and_removed() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    one.get(&project, &a_day(from)).await;
+    eventually("Redis holds the answer", async || redis.command("DBSIZE").await.as_deref() == Some(":1")).await;
+    let damage = "EVAL \"local k = redis.call('KEYS', '*')[1]; redis.call('SET', k, 'THA1 nonsense'); return k\" 0";
+    assert!(redis.command(damage).await.is_some());
+
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let reply = other.get(&project, &a_day(from)).await;
+    assert_eq!((reply.header("x-cache"), reply.values()), ("MISS", vec![json!(3)]));
+    assert_eq!(other.counted("tallyhouse_query_redis_errors_total", "corrupt"), 1);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_soon_left_alone() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", hung.local_addr().unwrap());
+    let _held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = hung.accept().await {
+            held.push(stream);
+        }
+    });
+    let service = Service::start(engine.reader(), &[&project], Some(&url)).await;
+    for _ in 0..5 {
+        assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+        service.pass(LONG);
+    }
+    let avoided = async || {
+        service.get(&project, "/v1/dashboards/realtime").await;
+        service.counted("tallyhouse_query_redis_errors_total", "avoided") > 0
+    };
+    eventually("Redis is left alone", avoided).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_nobody_waits_for_is_stopped() {
+    let (engine, project) = (support::engine().await, new_project());
+    // Twelve weeks: as many partitions, so as many parts that never merge, each of which costs the slowed query a second.
+    let days = 84;
+    let from = ten_days_ago() - 75 * 86_400;
+    insert_events(&engine.writer(), &project, from, days * 24).await;
+    let slow = slowed(engine.reader(), project.clone()).await;
+    let service = Arc::new(Service::start(slow, &[&project], None).await);
+    let client = engine.writer().client();
+    let running = async || {
+        const COUNT: &str = "SELECT count() FROM system.processes
+            WHERE Settings['log_comment'] = {mark:String} AND query NOT LIKE 'KILL%'";
+        client.query(COUNT).param("mark", &project).fetch_one::<u64>().await.unwrap()
+    };
+    let (asking, key) = (Arc::clone(&service), project.clone());
+    let to = from + days as i64 * 86_400;
+    let times = format!("startTime={}&endTime={}", from * 1_000, to * 1_000);
+    let path = format!("/v1/metrics/users?granularity=day&timezone=Asia/Kolkata&{times}");
+    let reader = tokio::spawn(async move { asking.get(&key, &path).await });
+    eventually("the query runs", async || running().await == 1).await;
+    reader.abort();
+    // By itself it would run for another ten seconds.
+    let gone = tokio::time::timeout(Duration::from_secs(5), async { while running().await > 0 {} });
+    gone.await.expect("the query is gone");
+    assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
+}
+
+/// The same ClickHouse through a proxy that makes every query slow, by settings of ClickHouse's own, and marks it.
+async fn slowed(connection: Connection, mark: String) -> Connection {
+    const SLOWLY: &str =
+        "max_threads=1&max_block_size=1&max_execution_speed=1&timeout_before_checking_execution_speed=0";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let target = connection.url.trim_start_matches("http://").to_owned();
+    let start = format!("POST /?log_comment={mark}&{SLOWLY}&");
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&target).await.unwrap();
+            tokio::spawn(relay(client, server, start.clone()));
+        }
+    });
+    Connection { url, ..connection }
+}
+
+/// Copies both ways until either side closes. A request is sent in one piece, so its first bytes are those of a piece.
+async fn relay(mut client: TcpStream, mut server: TcpStream, start: String) {
+    let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => match read {
+                Ok(1..) => {
+                    let piece = &up[..read.unwrap()];
+                    match piece.strip_prefix(b"POST /?") {
+                        Some(rest) => server.write_all(&[start.as_bytes(), rest].concat()).await.unwrap(),
+                        None => server.write_all(piece).await.unwrap(),
+                    }
+                }
+                _ => return,
+            },
+            read = server.read(&mut down) => match read {
+                Ok(1..) => if client.write_all(&down[..read.unwrap()]).await.is_err() { return },
+                _ => return,
+            },
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The query API inside this process, on ports of its own, with a clock that a test can move.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use prometheus::Registry;
+use serde_json::Value;
+use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
+use tallyhouse_schema::Catalogue;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::keys::{KeyRing, Scope, grant};
+use tallyhouse_sql::Connection;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long a condition may take to become true before the test is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A project that no other test has; its key is its name.
+pub fn new_project() -> String {
+    format!("it-{}", ulid::Ulid::generate().to_string().to_lowercase())
+}
+
+/// Asks until the answer is yes.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
+}
+
+/// A running query API.
+pub struct Service {
+    public: String,
+    client: Client<HttpConnector, Empty<Bytes>>,
+    registry: Registry,
+    shifted_ms: Arc<AtomicI64>,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The values of a series, in order.
+    pub fn values(&self) -> Vec<Value> {
+        let points = self.body["data"].as_array().unwrap_or_else(|| panic!("{self:?}"));
+        points.iter().map(|point| point["value"].clone()).collect()
+    }
+}
+
+impl Service {
+    /// Starts one for these projects.
+    pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
+        let mut keys = KeyRing::default();
+        for project in projects {
+            keys.add(project, grant(project, "query", &[Scope::Query]));
+            keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
+        }
+        let mut env = std::collections::BTreeMap::new();
+        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
+        let shifted_ms = Arc::new(AtomicI64::new(0));
+        let shift = Arc::clone(&shifted_ms);
+        let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
+        deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
+        let registry = deps.registry.clone();
+        let listeners = Listeners {
+            public: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            admin: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        };
+        let public = format!("http://{}", listeners.public.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(run(Config::from_env(&env).unwrap(), deps, listeners, shutdown.clone()));
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self { public, client, registry, shifted_ms, shutdown, running }
+    }
+
+    /// Moves the service's clock.
+    pub fn pass(&self, time: Duration) {
+        self.shifted_ms.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
+    }
+
+    /// `GET`, as the holder of a project's key.
+    pub async fn get(&self, project: &str, path: &str) -> Reply {
+        self.get_with(path, &[("x-api-key", project)]).await
+    }
+
+    /// `GET` with these headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = Request::get(format!("{}{path}", self.public));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.client.request(request.body(Empty::new()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// The sum of a counter over all series that have the label value, or all when it is empty.
+    pub fn counted(&self, metric: &str, label: &str) -> u64 {
+        let families = self.registry.gather();
+        let series = families.iter().filter(|family| family.name() == metric).flat_map(|family| family.get_metric());
+        series
+            .filter(|series| label.is_empty() || series.get_label().iter().any(|pair| pair.value() == label))
+            .map(|series| series.get_counter().get_value() as u64)
+            .sum()
+    }
+
+    /// Queries that ClickHouse was sent and answered.
+    pub fn queries(&self) -> u64 {
+        self.counted("tallyhouse_query_clickhouse_queries_total", "answered")
+    }
+
+    /// Stops it and waits for the end.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        drop(self.client);
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// A Redis of one's own, to be killed.
+pub struct Redis {
+    pub url: String,
+    process: Child,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server must be installed");
+        let redis = Self { url: format!("redis://127.0.0.1:{port}"), process };
+        eventually("Redis answers", async || redis.command("PING").await.as_deref() == Some("+PONG")).await;
+        redis
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// One inline command; the first line of the answer.
+    pub async fn command(&self, command: &str) -> Option<String> {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let address = self.url.trim_start_matches("redis://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;
+        BufReader::new(stream).lines().next_line().await.ok()?
+    }
+}

@@ -1,0 +1,127 @@
+//! What the tests share: one ClickHouse for all of them, and ways to have another and to ask either.
+//!
+//! In the shared ClickHouse a test is alone in a project of its own name. Only what kills or misconfigures a ClickHouse
+//! starts another.
+
+mod janitor;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use prometheus::Registry;
+use tallyhouse::config::Config;
+use tallyhouse::credentials::Credentials;
+use tallyhouse::engine::{Engine, EngineOptions, Program};
+use tallyhouse::metrics::Metrics;
+use tallyhouse::migrate;
+use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::{Connection, runner};
+use tokio::sync::OnceCell;
+
+use janitor::Janitor;
+
+/// The project that the user `grafana` of the shared ClickHouse sees, besides `demo`.
+pub(crate) const GRAFANA_PROJECT: &str = "seen-by-grafana";
+
+/// The ClickHouse that all tests of this process share, with all tables.
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) options: EngineOptions,
+    _janitor: Janitor,
+}
+
+/// Starts the shared ClickHouse, or gives the one that runs. It ends, and its data goes, with this process.
+pub(crate) async fn shared() -> &'static Shared {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED
+        .get_or_init(async || {
+            let folder = new_folder();
+            let janitor = Janitor::of(&folder);
+            let options = options(&folder);
+            let engine = Engine::start(options.clone()).await.unwrap_or_else(|error| panic!("{error}"));
+            runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+            Shared { engine, options, _janitor: janitor }
+        })
+        .await
+}
+
+/// The shared ClickHouse.
+pub(crate) async fn engine() -> &'static Engine {
+    &shared().await.engine
+}
+
+/// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
+pub(crate) fn options(folder: &Path) -> EngineOptions {
+    let [http_port, tcp_port] = free_ports();
+    EngineOptions {
+        data: folder.join("data"),
+        http_port,
+        tcp_port,
+        program: program(),
+        credentials: Credentials::development(),
+        grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
+        executable: env!("CARGO_BIN_EXE_tallyhouse").into(),
+        start_within: Duration::from_secs(60),
+        metrics: Metrics::register(&Registry::new()).unwrap(),
+    }
+}
+
+/// The ClickHouse that `tallyhouse up` would run here.
+fn program() -> Program {
+    let program =
+        Config::from_env(&ProcessEnv).unwrap().engine.expect("CLICKHOUSE_URL must not be set").program().unwrap();
+    program.check().unwrap_or_else(|error| panic!("{error}"));
+    program
+}
+
+/// Ports that nobody listens on. All are held while they are chosen, so that they differ.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A folder that goes when the value goes.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn create() -> Self {
+        Self(new_folder())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The one value that a query gives, or what ClickHouse says instead.
+pub(crate) async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
+    let client =
+        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    // A scalar subquery is nullable whatever it selects.
+    let query = format!("SELECT ifNull(toString(({sql})), '')");
+    client.query_raw(&query).fetch_one::<String>().await.map_err(|error| error.to_string())
+}
+
+/// Runs a statement without an answer.
+pub(crate) async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
+    let client =
+        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    client.query_raw(sql).execute().await.map_err(|error| error.to_string())
+}

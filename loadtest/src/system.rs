@@ -1,0 +1,271 @@
+//! A whole Tallyhouse of one's own: `tallyhouse up` with its own ports and data, to be measured or killed.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clickhouse::ClickHouseConfig;
+use crate::http::{Endpoint, HttpError};
+use crate::process::{self, ProcessError};
+
+const START_WITHIN: Duration = Duration::from_secs(90);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Why a system does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// Files, ports or the program itself.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// Why it was not.
+        source: std::io::Error,
+    },
+    /// It ended by itself.
+    #[error("tallyhouse ended while it was starting; the end of its log:\n{log}")]
+    Ended {
+        /// The last lines it wrote.
+        log: String,
+    },
+    /// It did not become ready, or not end, in time.
+    #[error("tallyhouse did not {what} within {within:?}; the end of its log:\n{log}")]
+    Late {
+        /// What it was to do.
+        what: &'static str,
+        /// How long it had.
+        within: Duration,
+        /// The last lines it wrote.
+        log: String,
+    },
+    /// A signal or a look into /proc.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The URL of its health is not one.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+/// A directory that is removed when the value goes, unless it is kept.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Scratch {
+    /// A new directory under the system's directory for temporary files.
+    pub fn create() -> Result<Self, SystemError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tallyhouse-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).map_err(|source| io(format!("cannot create {}", path.display()), source))?;
+        Ok(Self { path, is_kept: false })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Best effort: what is left lies in the directory for temporary files.
+        if !self.is_kept {
+            drop(std::fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// The ports of one system.
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    ingest: u16,
+    ingest_admin: u16,
+    query: u16,
+    query_admin: u16,
+    clickhouse_http: u16,
+    clickhouse_tcp: u16,
+}
+
+impl Ports {
+    /// Six ports that nobody listens on. They are all held while they are chosen, so that they differ.
+    fn free() -> Result<Self, std::io::Error> {
+        let held: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
+        match ports.as_slice() {
+            &[ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp] => {
+                Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp })
+            }
+            _ => Err(std::io::Error::other("six ports were asked for")),
+        }
+    }
+}
+
+/// A running system. It is killed when the value goes.
+#[derive(Debug)]
+pub struct System {
+    program: Program,
+    child: Child,
+}
+
+/// What is started, and started again after a crash.
+#[derive(Debug)]
+struct Program {
+    binary: PathBuf,
+    settings: Vec<(String, String)>,
+    ports: Ports,
+    scratch: Scratch,
+}
+
+impl System {
+    /// Starts a system with empty data and default settings, and waits until it is ready.
+    pub async fn start(binary: &Path) -> Result<Self, SystemError> {
+        Self::start_with(binary, &[]).await
+    }
+
+    /// The same with some of its variables set.
+    pub async fn start_with(binary: &Path, settings: &[(&str, &str)]) -> Result<Self, SystemError> {
+        let program = Program {
+            binary: binary.to_owned(),
+            settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ports: Ports::free().map_err(|source| io("cannot find free ports".to_owned(), source))?,
+            scratch: Scratch::create()?,
+        };
+        let child = program.spawn()?;
+        let mut system = Self { program, child };
+        system.ready().await?;
+        Ok(system)
+    }
+
+    /// Waits until both services take requests.
+    pub async fn ready(&mut self) -> Result<(), SystemError> {
+        let deadline = Instant::now() + START_WITHIN;
+        for port in [self.program.ports.ingest_admin, self.program.ports.query_admin] {
+            let health = Endpoint::new(&format!("http://127.0.0.1:{port}/"), Duration::from_secs(5))?;
+            while !health.get("/health/ready").await.is_ok_and(|reply| reply.status.is_success()) {
+                if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                    return Err(SystemError::Ended { log: self.log_tail() });
+                }
+                if Instant::now() > deadline {
+                    return Err(SystemError::Late { what: "become ready", within: START_WITHIN, log: self.log_tail() });
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// `kill -9`, and the same data and ports again. Returns as soon as the new process exists.
+    pub async fn crash_and_restart(&mut self) -> Result<(), SystemError> {
+        self.child.kill().await.map_err(|source| io("cannot kill tallyhouse".to_owned(), source))?;
+        self.child = self.program.spawn()?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM and waits until it has drained and gone.
+    pub async fn stop(mut self) -> Result<(), SystemError> {
+        process::signal(self.pid()?, Signal::TERM)?;
+        match timeout(STOP_WITHIN, self.child.wait()).await {
+            Ok(status) => status.map(drop).map_err(|source| io("cannot wait for tallyhouse".to_owned(), source)),
+            Err(_) => Err(SystemError::Late { what: "stop", within: STOP_WITHIN, log: self.log_tail() }),
+        }
+    }
+
+    /// Leaves its data and log where they are, for whoever looks into a failure, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.program.scratch.is_kept = true;
+        self.program.scratch.path()
+    }
+
+    /// The process that serves.
+    pub fn pid(&self) -> Result<i32, SystemError> {
+        self.child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| SystemError::Ended { log: self.log_tail() })
+    }
+
+    /// The process of its ClickHouse. `None` while there is none: a pid file may outlive its process, and the number may
+    /// then be anybody's, so only a child of ours counts.
+    pub fn clickhouse_pid(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.data().join("clickhouse.pid")).ok()?;
+        let pid = text.trim().parse().ok()?;
+        (process::parent(pid).ok()? == self.pid().ok()?).then_some(pid)
+    }
+
+    /// The ingest API.
+    pub fn ingest_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.program.ports.ingest)
+    }
+
+    /// The query API.
+    pub fn query_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.program.ports.query)
+    }
+
+    /// Its ClickHouse, as the user that writes.
+    pub fn clickhouse(&self) -> ClickHouseConfig {
+        ClickHouseConfig {
+            url: format!("http://127.0.0.1:{}", self.program.ports.clickhouse_http),
+            user: "writer".to_owned(),
+            password: "dev".to_owned(),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.program.scratch.path().join("data")
+    }
+
+    /// The end of what it wrote.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(log_path(self.program.scratch.path())).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(30).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Program {
+    fn spawn(&self) -> Result<Child, SystemError> {
+        let log = log_path(self.scratch.path());
+        let open = || File::options().create(true).append(true).open(&log);
+        let (out, err) = open()
+            .and_then(|out| Ok((out, open()?)))
+            .map_err(|source| io("cannot open a log file".to_owned(), source))?;
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        Command::new(&self.binary)
+            .arg("up")
+            .env("TALLYHOUSE_DEV", "1")
+            .env("TALLYHOUSE_DATA", self.scratch.path().join("data"))
+            .env("INGEST_ADDR", address(self.ports.ingest))
+            .env("INGEST_ADMIN_ADDR", address(self.ports.ingest_admin))
+            .env("QUERY_ADDR", address(self.ports.query))
+            .env("QUERY_ADMIN_ADDR", address(self.ports.query_admin))
+            .env("CLICKHOUSE_HTTP_PORT", self.ports.clickhouse_http.to_string())
+            .env("CLICKHOUSE_TCP_PORT", self.ports.clickhouse_tcp.to_string())
+            .env_remove("CLICKHOUSE_URL")
+            .env_remove("KAFKA_BROKERS")
+            .env_remove("REDIS_URL")
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| io(format!("cannot start {}", self.binary.display()), source))
+    }
+}
+
+fn log_path(scratch: &Path) -> PathBuf {
+    scratch.join("tallyhouse.log")
+}
+
+fn io(what: String, source: std::io::Error) -> SystemError {
+    SystemError::Io { what, source }
+}
