@@ -2,8 +2,8 @@
 """Measures the choices that sql/ records beside its tables: the precision of distinct counts, the state of quantiles, the
 insert format, the size of a block and how many inserts run at a time.
 
-Runs against a ClickHouse whose tables are migrated (scratch tables are made in a database of their own and dropped) and
-prints Markdown. Absolute figures are of one machine; compare the rows of one run.
+Runs against a throw-away Tallyhouse (it leaves rows of a project `measure` behind) and prints Markdown. Absolute figures are
+of one machine; compare the rows of one run.
 
     loadtest/measure.py http://127.0.0.1:8123 USER PASSWORD
 """
@@ -16,7 +16,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 URL, USER, PASSWORD = (sys.argv[1:] + ["http://127.0.0.1:8123", "writer", "dev"][len(sys.argv) - 1:])[:3]
-SCRATCH = "tallyhouse_measure"
+SCRATCH = "tallyhouse.measure_"  # what the names of scratch tables begin with
 
 
 def call(sql, body=b"", **settings):
@@ -29,6 +29,11 @@ def call(sql, body=b"", **settings):
             return answer.read()
     except urllib.error.HTTPError as error:
         sys.exit(f"ClickHouse refused: {error.read().decode(errors='replace')[:400]}\n  {sql[:300]}")
+
+
+def drop_scratch():
+    for name, kind in (("mv", "VIEW"), ("src", "TABLE"), ("r", "TABLE"), ("v", "TABLE")):
+        call(f"DROP {kind} IF EXISTS {SCRATCH}{name} SYNC")
 
 
 def one(sql):
@@ -53,7 +58,8 @@ def rows(count, offset):
 
 EXACT = dict(async_insert=0, wait_end_of_query=1, deduplicate_insert="enable",
              deduplicate_blocks_in_dependent_materialized_views=1, max_insert_block_size=1048449,
-             min_insert_block_size_rows=1048449, min_insert_block_size_bytes=268402944)
+             min_insert_block_size_rows=1048449, min_insert_block_size_bytes=268402944, optimize_on_insert=0,
+             parallel_view_processing=1, max_threads=2)
 
 
 def insert(table, form, body):
@@ -92,23 +98,23 @@ def quantiles():
     print("| state | size at 100 values | at 10,000 | worst p99 error of 20 merges |")
     print("|---|---|---|---|")
     value = "exp(randNormal(3, 1.5))"
-    call(f"CREATE DATABASE IF NOT EXISTS {SCRATCH}")
-    call(f"CREATE TABLE {SCRATCH}.v ENGINE = MergeTree ORDER BY g AS "
+    drop_scratch()
+    call(f"CREATE TABLE {SCRATCH}v ENGINE = MergeTree ORDER BY g AS "
          f"SELECT number % 20 AS g, intDiv(number, 20) % 1000 AS part, {value} AS x FROM numbers(2000000)")
     for name, parameters in (("quantilesDD", "0.01, 0.5, 0.95, 0.99"), ("quantilesTDigest", "0.5, 0.95, 0.99"),
                              ("quantiles", "0.5, 0.95, 0.99"), ("quantilesBFloat16", "0.5, 0.95, 0.99")):
-        sizes = [one(f"SELECT length(toString({name}State({parameters})(x))) FROM (SELECT x FROM {SCRATCH}.v LIMIT {n})")
+        sizes = [one(f"SELECT length(toString({name}State({parameters})(x))) FROM (SELECT x FROM {SCRATCH}v LIMIT {n})")
                  for n in (100, 10_000)]
         worst = one(f"""SELECT round(100 * max(abs(a - e) / e), 2) FROM (
             SELECT g, ({name}Merge({parameters})(s))[3] AS a FROM (
-                SELECT g, part, {name}State({parameters})(x) AS s FROM {SCRATCH}.v GROUP BY g, part) GROUP BY g) AS m
-            JOIN (SELECT g, quantileExact(0.99)(x) AS e FROM {SCRATCH}.v GROUP BY g) AS exact USING g""")
+                SELECT g, part, {name}State({parameters})(x) AS s FROM {SCRATCH}v GROUP BY g, part) GROUP BY g) AS m
+            JOIN (SELECT g, quantileExact(0.99)(x) AS e FROM {SCRATCH}v GROUP BY g) AS exact USING g""")
         print(f"| {name} | {int(sizes[0]):,} B | {int(sizes[1]):,} B | {worst} % |")
 
 
 VIEW = """SELECT project_id, event_type, dim.1 AS dim_set, dim.2 AS dim_value, toStartOfMinute(toDateTime(ts, 'UTC')) AS bucket,
     count() AS events, {users} AS users, sum(ifNull(value, 0)) AS value_sum, {quantiles} AS value_quantiles
-    FROM {db}.src ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim GROUP BY project_id, event_type, dim_set, dim_value, bucket"""
+    FROM {db}src ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim GROUP BY project_id, event_type, dim_set, dim_value, bucket"""
 
 
 def cost_of_states():
@@ -118,10 +124,9 @@ def cost_of_states():
     block, bodies = 50_000, [call(rows(50_000, i * 50_000) + " FORMAT Native") for i in range(8)]
     dd, td = "quantilesDD(0.01, 0.5, 0.95, 0.99)", "quantilesTDigest(0.5, 0.95, 0.99)"
     for users, quantile in ((12, dd), (14, dd), (17, dd), (12, td), (12, None)):
-        call(f"DROP DATABASE IF EXISTS {SCRATCH} SYNC")
-        call(f"CREATE DATABASE {SCRATCH}")
-        call(f"CREATE TABLE {SCRATCH}.src AS tallyhouse.events_in ENGINE = Null")
-        call(f"""CREATE TABLE {SCRATCH}.r (project_id LowCardinality(String), event_type LowCardinality(String),
+        drop_scratch()
+        call(f"CREATE TABLE {SCRATCH}src AS tallyhouse.events_in ENGINE = Null")
+        call(f"""CREATE TABLE {SCRATCH}r (project_id LowCardinality(String), event_type LowCardinality(String),
             dim_set LowCardinality(String), dim_value String, bucket DateTime('UTC'),
             events SimpleAggregateFunction(sum, UInt64), users AggregateFunction(uniqCombined64({users}), UInt64),
             value_sum SimpleAggregateFunction(sum, Float64),
@@ -130,11 +135,11 @@ def cost_of_states():
             SETTINGS non_replicated_deduplication_window = 20000""")
         state = "toUInt64(0)" if not quantile else quantile.replace("(", "StateIf(", 1) + "(ifNull(value, 0), isNotNull(value))"
         view = VIEW.format(db=SCRATCH, users=f"uniqCombined64State({users})(user_hash)", quantiles=state)
-        call(f"CREATE MATERIALIZED VIEW {SCRATCH}.mv TO {SCRATCH}.r AS {view}")
-        speed = rate(f"{SCRATCH}.src", "Native", bodies, block, 2)
-        call(f"OPTIMIZE TABLE {SCRATCH}.r FINAL")
+        call(f"CREATE MATERIALIZED VIEW {SCRATCH}mv TO {SCRATCH}r AS {view}")
+        speed = rate(f"{SCRATCH}src", "Native", bodies, block, 2)
+        call(f"OPTIMIZE TABLE {SCRATCH}r FINAL")
         size = one(f"SELECT round(sum(data_compressed_bytes) / sum(rows)) FROM system.parts "
-                   f"WHERE database = '{SCRATCH}' AND table = 'r' AND active")
+                   f"WHERE concat(database, '.', table) = '{SCRATCH}r' AND active")
         print(f"| uniqCombined64({users}) | {quantile.split('(')[0] if quantile else 'none'} | {speed:,.0f} | {size} |")
 
 
@@ -165,4 +170,4 @@ def formats():
 if __name__ == "__main__":
     for part in (distinct, quantiles, cost_of_states, blocks, formats):
         part()
-    call(f"DROP DATABASE IF EXISTS {SCRATCH} SYNC")
+    drop_scratch()

@@ -54,9 +54,13 @@ pub struct BatchLimits {
     pub rows: usize,
     /// `INGEST_BATCH_BYTES`: encoded.
     pub bytes: usize,
-    /// `INGEST_LINGER_MS`: how long a batch waits for more events, +-20 %.
+    /// `INGEST_LINGER_MS`: how long a batch waits for company when nothing else holds it back.
     pub linger: Duration,
-    /// `INGEST_INSERTS`: inserts at a time.
+    /// `INGEST_PACE_MS`: least time between the starts of two inserts, +-20 %. An insert of one row costs ClickHouse almost as
+    /// much as one of a thousand; the pace bounds that cost however events trickle in. Full batches do not wait for it.
+    pub pace: Duration,
+    /// `INGEST_INSERTS`: inserts at a time. The views of one insert run side by side, so one keeps two cores busy and makes
+    /// larger batches than two would; more cores want more.
     pub inserts: usize,
     /// Full batches that may wait for an insert. Not configurable: more would only be more memory.
     pub waiting: usize,
@@ -92,8 +96,9 @@ impl Config {
             batch: BatchLimits {
                 rows: size("INGEST_BATCH_ROWS", (1, 131_072), 65_536)?,
                 bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 16 << 20)?,
-                linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 50)?,
-                inserts: size("INGEST_INSERTS", (1, 16), 2)?,
+                linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
+                pace: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,
+                inserts: size("INGEST_INSERTS", (1, 16), 1)?,
                 waiting: 1,
                 insert_timeout: Duration::from_secs(30),
             },

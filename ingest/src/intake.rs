@@ -63,7 +63,7 @@ enum Phase {
 struct OpenBatch {
     sequence: u64,
     builder: Builder,
-    due: Instant,
+    opened: Instant,
     outcome: watch::Sender<Outcome>,
 }
 
@@ -78,6 +78,8 @@ struct State {
     uncertain: BTreeSet<u64>,
     window: Window,
     next_sequence: u64,
+    /// The pace: no batch that is not full is handed out before.
+    not_before: Instant,
 }
 
 /// See the module.
@@ -116,6 +118,7 @@ impl Intake {
             uncertain: BTreeSet::new(),
             window: Window::new(dedup.window, dedup.ids),
             next_sequence: 0,
+            not_before: Instant::now(),
         };
         Self {
             state: Mutex::new(state),
@@ -297,8 +300,7 @@ impl State {
                 let sequence = self.next_sequence;
                 self.next_sequence += 1;
                 self.tickets.insert(sequence, outcome.subscribe());
-                let due = Instant::now() + jittered(intake.limits.linger);
-                empty.insert(OpenBatch { sequence, builder: Builder::default(), due, outcome })
+                empty.insert(OpenBatch { sequence, builder: Builder::default(), opened: Instant::now(), outcome })
             }
         };
         open.builder.push(project, event, key);
@@ -324,9 +326,10 @@ impl State {
                 None if is_stopping => return Next::Ended,
                 None => return Next::Change,
                 Some(open) => {
-                    let is_due = is_stopping || open.due <= Instant::now() || is_full(&open.builder, intake.limits);
+                    let due = (open.opened + intake.limits.linger).max(self.not_before);
+                    let is_due = is_stopping || due <= Instant::now() || is_full(&open.builder, intake.limits);
                     if !is_due {
-                        return Next::At(open.due);
+                        return Next::At(due);
                     }
                 }
             }
@@ -345,6 +348,7 @@ impl State {
         match self.closed.pop_front() {
             Some(batch) => {
                 self.uncertain.insert(batch.sequence);
+                self.not_before = Instant::now() + jittered(intake.limits.pace);
                 Next::Batch(batch)
             }
             None => Next::Change,
@@ -357,8 +361,8 @@ fn is_full(builder: &Builder, limits: BatchLimits) -> bool {
 }
 
 /// +-20 %, so that instances which started together do not insert together.
-fn jittered(linger: Duration) -> Duration {
-    linger.mul_f64(rand::rng().random_range(0.8..1.2))
+fn jittered(pace: Duration) -> Duration {
+    pace.mul_f64(rand::rng().random_range(0.8..1.2))
 }
 
 #[cfg(test)]
@@ -375,7 +379,8 @@ mod tests {
     const LIMITS: BatchLimits = BatchLimits {
         rows: 3,
         bytes: 1 << 20,
-        linger: Duration::from_millis(50),
+        linger: Duration::from_millis(5),
+        pace: Duration::from_millis(50),
         inserts: 2,
         waiting: 1,
         insert_timeout: Duration::from_secs(1),
@@ -414,15 +419,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_is_due_after_its_linger_and_holds_everything_until_then() {
+    async fn a_batch_lingers_for_company_and_keeps_the_pace() {
         let intake = intake();
         submit(&intake, &["1"]).unwrap();
         submit(&intake, &["2"]).unwrap();
         let started = Instant::now();
-        let batch = intake.next().await.unwrap();
-        assert_eq!((batch.rows, batch.keys.len()), (2, 2));
+        let first = intake.next().await.unwrap();
+        assert_eq!((first.rows, first.keys.len(), started.elapsed()), (2, 2, LIMITS.linger));
+        submit(&intake, &["3"]).unwrap();
+        let started = Instant::now();
+        let second = intake.next().await.unwrap();
         let waited = started.elapsed();
-        assert!(waited >= LIMITS.linger.mul_f64(0.79) && waited <= LIMITS.linger.mul_f64(1.21), "{waited:?}");
+        assert!(waited >= LIMITS.pace.mul_f64(0.79) && waited <= LIMITS.pace.mul_f64(1.21), "{waited:?}");
+        intake.stored(&first, 1);
+        intake.stored(&second, 1);
+        submit(&intake, &["4", "5", "6", "7"]).unwrap();
+        let started = Instant::now();
+        assert_eq!(
+            (intake.next().await.unwrap().rows, started.elapsed()),
+            (3, Duration::ZERO),
+            "a full batch does not wait"
+        );
     }
 
     #[tokio::test]

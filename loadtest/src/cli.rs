@@ -197,7 +197,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
     /// Connections for the highest throughput
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 640)]
     connections: usize,
     /// Record where processor time goes (needs `perf`)
     #[arg(long)]

@@ -154,6 +154,9 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
     let async_insert = direct::async_insert(&at.clickhouse, COMPARED_CONNECTIONS, BATCH, config.each).await?;
     tell(&format!("  {:.0} rows/s", async_insert.rows_per_second));
     settle(&at.clickhouse).await?;
+    let async_insert_all = direct::async_insert(&at.clickhouse, config.connections, BATCH, config.each).await?;
+    tell(&format!("  {:.0} rows/s over all connections", async_insert_all.rows_per_second));
+    settle(&at.clickhouse).await?;
     tell("queries");
     let queries = queries::measure(&at.query, config.each).await?;
 
@@ -161,6 +164,7 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
         machine: machine::describe(),
         ceiling,
         async_insert,
+        async_insert_all,
         batches: Served { connections: config.connections, throughput: batches },
         compared: Served { connections: COMPARED_CONNECTIONS, throughput: compared },
         single: Served { connections: config.connections, throughput: single },

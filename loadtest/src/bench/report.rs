@@ -19,6 +19,8 @@ pub struct Report {
     pub ceiling: Direct,
     /// ClickHouse's own batching of small inserts.
     pub async_insert: Direct,
+    /// The same over as many connections as `batches` had.
+    pub async_insert_all: Direct,
     /// Batches of 100 through HTTP.
     pub batches: Served,
     /// The same over as many connections as `async_insert` had.
@@ -63,9 +65,12 @@ impl Report {
         self.best() / self.ceiling.rows_per_second
     }
 
-    /// Events through HTTP in batches as a multiple of `async_insert`, both over as many connections.
-    pub fn of_async_insert(&self) -> f64 {
-        self.compared.throughput.events_per_second / self.async_insert.rows_per_second
+    /// Events through HTTP in batches as a multiple of `async_insert`, both over as many connections: few, and all.
+    pub fn of_async_insert(&self) -> [f64; 2] {
+        [
+            self.compared.throughput.events_per_second / self.async_insert.rows_per_second,
+            self.batches.throughput.events_per_second / self.async_insert_all.rows_per_second,
+        ]
     }
 
     fn best(&self) -> f64 {
@@ -80,12 +85,13 @@ impl fmt::Display for Report {
             f,
             "{date}, commit {commit}: {processor}, {cores} cores (shared with the load), {memory_gib} GiB\n  {command}\n"
         )?;
-        writeln!(f, "ceiling (Native, 100k blocks)  {:>10.0} rows/s", self.ceiling.rows_per_second)?;
-        writeln!(
-            f,
-            "async_insert, 32 connections   {:>10.0} rows/s    {}",
-            self.async_insert.rows_per_second, self.async_insert.inserts
-        )?;
+        writeln!(f, "{:<34} {:>10.0} rows/s", "ceiling (Native, 100k blocks)", self.ceiling.rows_per_second)?;
+        for (connections, direct) in
+            [(self.compared.connections, &self.async_insert), (self.batches.connections, &self.async_insert_all)]
+        {
+            let label = format!("async_insert, batches of 100, {connections}");
+            writeln!(f, "{label:<34} {:>10.0} rows/s    {}", direct.rows_per_second, direct.inserts)?;
+        }
         let served = [
             ("HTTP, batches of 100", &self.compared),
             ("HTTP, batches of 100", &self.batches),
@@ -93,12 +99,19 @@ impl fmt::Display for Report {
         ];
         for (name, Served { connections, throughput }) in served {
             let label = format!("{name}, {connections}");
-            writeln!(f, "{label:<30} {:>10.0} events/s  {}", throughput.events_per_second, throughput.acks)?;
+            writeln!(f, "{label:<34} {:>10.0} events/s  {}", throughput.events_per_second, throughput.acks)?;
             if throughput.handed_back > 0 {
-                writeln!(f, "{:<30} {:>10} requests handed back", "", throughput.handed_back)?;
+                writeln!(f, "{:<34} {:>10} requests handed back", "", throughput.handed_back)?;
             }
         }
-        writeln!(f, "  = {:.2} of the ceiling, {:.1} x async_insert\n", self.of_ceiling(), self.of_async_insert())?;
+        let [few, all] = self.of_async_insert();
+        writeln!(
+            f,
+            "  = {:.2} of the ceiling; {few:.1} x async_insert over {} connections, {all:.1} x over {}\n",
+            self.of_ceiling(),
+            self.compared.connections,
+            self.batches.connections
+        )?;
         writeln!(f, "at half load ({:.0} events/s)", self.latency.events_per_second)?;
         writeln!(f, "  acknowledged   {}", self.latency.acks)?;
         writeln!(f, "  in the rollup  {}", self.freshness)?;

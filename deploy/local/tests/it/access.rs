@@ -96,7 +96,8 @@ async fn whatever_decides_about_counting_once_is_pinned_for_the_writer() {
         ("deduplicate_insert", "enable"),
         ("deduplicate_blocks_in_dependent_materialized_views", "1"),
         ("deduplicate_insert_select", "disable"),
-        ("parallel_view_processing", "0"),
+        ("optimize_on_insert", "0"),
+        ("parallel_view_processing", "1"),
     ] {
         assert_eq!(
             ask(&writer, &format!("SELECT value FROM system.settings WHERE name = '{setting}'")).await.unwrap(),
