@@ -18,6 +18,7 @@ mod flights;
 mod ingest;
 mod ingest_service;
 mod kills;
+mod migrations;
 mod outage;
 mod query;
 mod query_cache;
