@@ -8,6 +8,7 @@ use tallyhouse_schema::Catalogue;
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_sql::Connection;
+use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ pub struct Config {
     pub dedup: DedupLimits,
     /// `LATE_WINDOW_DAYS`: older events are refused without the scope `import`.
     pub late_window_days: u16,
-    /// `RETENTION_DAYS`: how long raw events are kept; written into each row.
+    /// `RETENTION_DAYS`: how long raw events are kept; written into each row. At most [`MAX_RETENTION_DAYS`].
     pub retention_days: u16,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
@@ -81,7 +82,7 @@ impl Config {
     /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
-        let days = |name, default| env::bounded(env, name, (1, 3_650), default).map(|n| n as u16);
+        let days = |name, default| env::bounded(env, name, (1, MAX_RETENTION_DAYS.into()), default).map(|n| n as u16);
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
             admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use clickhouse::Client;
 
 use crate::error::StoreError;
+use crate::migrations::MAX_PARTITIONS_PER_BATCH;
 
 /// Settings that make an insert exact. None is left to a default: several changed in 26.x.
 ///
@@ -13,11 +14,11 @@ use crate::error::StoreError;
 /// * `deduplicate_insert`, `deduplicate_blocks_in_dependent_materialized_views`: the token is honoured by the source and
 ///   by every view, so that a repeated insert heals views that were missed and leaves the others alone.
 /// * block sizes: one batch is one block. The token is extended per block, so a repeat must be cut as the first attempt was.
-/// * `max_partitions_per_insert_block`: history of two years touches 106 weeks.
+/// * `max_partitions_per_insert_block`, below: history touches one partition a week.
 ///
 /// The last three are for speed. What a view hands to its table is grouped already, so merging it once more on the way in
 /// (`optimize_on_insert`) is wasted; the views of one insert run side by side. Measured in sql/README.md.
-const EXACT: [(&str, &str); 12] = [
+const EXACT: [(&str, &str); 11] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
     ("insert_deduplicate", "1"),
@@ -26,7 +27,6 @@ const EXACT: [(&str, &str); 12] = [
     ("max_insert_block_size", "1048449"),
     ("min_insert_block_size_rows", "1048449"),
     ("min_insert_block_size_bytes", "268402944"),
-    ("max_partitions_per_insert_block", "1000"),
     ("optimize_on_insert", "0"),
     ("parallel_view_processing", "1"),
     ("max_threads", "2"),
@@ -48,6 +48,7 @@ pub async fn insert_block(
         .fold(client.insert_formatted_with(format!("INSERT INTO {table} FORMAT Native")), |insert, (name, value)| {
             insert.with_setting(name, value)
         })
+        .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_BATCH.to_string())
         .with_setting("insert_deduplication_token", token);
     let send = async {
         for chunk in chunks {

@@ -38,8 +38,12 @@ pub struct Migration {
 /// table as it touches partitions. The ingester keeps [`MAX_PARTITIONS_PER_BATCH`] x [`MAX_BATCHES_AHEAD`] below it.
 pub const DEDUPLICATION_WINDOW: u32 = 20_000;
 
-/// Partitions of one table that one batch may touch: two years of weeks, in two retentions.
+/// Partitions of one table that one batch may touch: four years of weeks. All events of a batch have one retention.
 pub const MAX_PARTITIONS_PER_BATCH: u32 = 212;
+
+/// The longest retention of raw events, in days: a batch of history then still touches no more partitions than it may, with
+/// a week to spare at each end.
+pub const MAX_RETENTION_DAYS: u32 = (MAX_PARTITIONS_PER_BATCH - 2) * 7;
 
 /// Batches that an ingester may insert while an older one is still uncertain. The product with
 /// [`MAX_PARTITIONS_PER_BATCH`] must stay below [`DEDUPLICATION_WINDOW`], or the older one's entries could have been

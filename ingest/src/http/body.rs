@@ -55,11 +55,23 @@ pub async fn read(body: Body, encoding: Encoding, limits: RequestLimits) -> Resu
         Ok(sent) => sent?,
         Err(_) => return Err(RequestError::BodyTimeout),
     };
+    if encoding == Encoding::Plain {
+        return Ok(sent);
+    }
+    // Inflating megabytes takes tens of milliseconds, which no other request should wait for.
+    let inflated = tokio::task::spawn_blocking(move || inflate(&sent, encoding, limits)).await;
+    inflated.map_err(|error| {
+        tracing::error!(%error, "inflating a body failed");
+        RequestError::Internal
+    })?
+}
+
+fn inflate(sent: &[u8], encoding: Encoding, limits: RequestLimits) -> Result<Bytes, RequestError> {
     match encoding {
-        Encoding::Plain => Ok(sent),
-        Encoding::Gzip => decompress(flate2::read::MultiGzDecoder::new(&*sent), "gzip", limits),
+        Encoding::Plain => Ok(Bytes::copy_from_slice(sent)),
+        Encoding::Gzip => decompress(flate2::read::MultiGzDecoder::new(sent), "gzip", limits),
         Encoding::Zstd => {
-            let decoder = zstd::stream::read::Decoder::new(&*sent).map_err(|e| bad("zstd", &e))?;
+            let decoder = zstd::stream::read::Decoder::new(sent).map_err(|e| bad("zstd", &e))?;
             decompress(decoder, "zstd", limits)
         }
     }

@@ -42,7 +42,7 @@ async fn the_reader_only_reads_and_cannot_lift_its_limits() {
         ("SELECT 1 SETTINGS max_memory_usage = 0", "Code: 452"),
         ("SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')", "Code: 497"),
         ("SELECT * FROM file('/etc/hostname', 'LineAsString')", "Code: 497"),
-        ("SELECT * FROM system.processes", "Code: 497"),
+        ("SELECT * FROM system.parts", "Code: 497"),
         ("SELECT * FROM system.users", "Code: 497"),
     ] {
         let refused = execute(&reader, forbidden).await.expect_err(forbidden);
