@@ -10,11 +10,12 @@
 //! * unreadable `*.batch` (wrong length or checksum): set aside as `*.damaged` and counted; it blocks nobody.
 //! * the disk is full: the batch is handed back before any attempt.
 //!
-//! Files are not fsynced: they outlive the process, not the power. `design: what an acknowledgement survives` is decided
-//! by ClickHouse's own fsync settings, because acknowledging waits for the insert.
+//! Files are not fsynced: they outlive the process, not the power. What an acknowledgement survives is decided by
+//! ClickHouse's own fsync settings, because acknowledging waits for the insert.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -88,6 +89,8 @@ impl Journal {
         let folder = data.join("ingest").join("journal");
         let io = |source| JournalError::Io { path: folder.display().to_string(), source };
         fs::create_dir_all(&folder).map_err(io)?;
+        // Events are in the files: they are nobody else's.
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(io)?;
         let lock = File::create(folder.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder, _lock: lock }),
