@@ -1,5 +1,10 @@
 //! Whatever bytes come in, they end as events or as refusals.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that panics fails its test; .clippy.toml exempts only the tests themselves"
+)]
+
 use proptest::prelude::*;
 use tallyhouse_schema::body::{Layout, open};
 use tallyhouse_schema::dimension::VALUE_SEPARATOR;
