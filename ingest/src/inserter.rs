@@ -54,7 +54,7 @@ impl Inserter {
             Err(error) => return self.hand_back(intake, &batch, &error.to_string()),
         };
         self.insert(&batch.token, batch.rows, &batch.chunks).await;
-        self.forget(&path);
+        self.forget(&path).await;
         intake.stored(&batch, now_ms());
     }
 
@@ -82,11 +82,15 @@ impl Inserter {
         }
     }
 
-    /// Removes a stored batch's file. A file that stays is sent again at the next start, which changes nothing.
-    pub fn forget(&self, path: &Path) {
-        if let Err(error) = self.journal.remove(path) {
+    /// Removes a stored batch's file, however often it takes.
+    ///
+    /// Not given up: a file that stays would be sent again at some later start, when ClickHouse may have forgotten its token,
+    /// and be counted twice. Until it is gone its batch counts as uncertain, so nothing gets too far ahead of it.
+    pub async fn forget(&self, path: &Path) {
+        while let Err(error) = self.journal.remove(path) {
             self.metrics.journal_errors.inc();
-            tracing::warn!(%error, "the file of a stored batch could not be removed");
+            tracing::error!(%error, "the file of a stored batch cannot be removed; trying again");
+            tokio::time::sleep(PAUSES.1).await;
         }
     }
 

@@ -9,6 +9,7 @@
 //! * died during or after the insert: `*.batch` - sent again at start, before anything new is taken.
 //! * unreadable `*.batch` (wrong length or checksum): set aside as `*.damaged` and counted; it blocks nobody.
 //! * the disk is full: the batch is handed back before any attempt.
+//! * a stored batch's file cannot be removed: its batch stays uncertain and removal is repeated, loudly.
 //!
 //! Files are not fsynced: they outlive the process, not the power. What an acknowledgement survives is decided by
 //! ClickHouse's own fsync settings, because acknowledging waits for the insert.
@@ -120,7 +121,12 @@ impl Journal {
 
     /// Forgets a batch that is stored.
     pub fn remove(&self, path: &Path) -> Result<(), JournalError> {
-        fs::remove_file(path).map_err(|source| JournalError::Io { path: path.display().to_string(), source })
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(JournalError::Io { path: path.display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What earlier processes left; half-written files are removed.

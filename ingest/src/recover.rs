@@ -41,7 +41,7 @@ pub async fn replay(inserter: &Inserter) -> Result<usize, RecoverError> {
         })?? {
             Some(left) => {
                 inserter.insert(&left.token, left.rows, &[left.block]).await;
-                inserter.forget(&left.path);
+                inserter.forget(&left.path).await;
                 inserter.metrics.journal_replayed.inc();
                 replayed += 1;
             }
