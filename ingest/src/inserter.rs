@@ -4,36 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rand::RngExt;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::health::{Health, Status};
-use tallyhouse_sql::clickhouse::Client;
-use tallyhouse_sql::insert::insert_block;
-use tokio::time::Instant;
 
 use crate::batch::Batch;
 use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::store::{Block, Store};
 
 /// What a worker works with.
 #[derive(Clone)]
 pub struct Inserter {
-    /// As the user `writer`.
-    pub client: Client,
-    /// One attempt may take this long.
-    pub timeout: Duration,
+    /// Where they go.
+    pub store: Store,
     /// Where batches are kept meanwhile.
     pub journal: Arc<Journal>,
     /// Figures.
     pub metrics: Arc<Metrics>,
-    /// Where ClickHouse's state is told.
-    pub health: Health,
 }
 
-/// First and longest pause between attempts; each is twice the one before, +-20 %.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(3_200));
+/// Between attempts to remove a stored batch's file.
+const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 impl Inserter {
     /// Inserts batches until the intake ends.
@@ -53,33 +44,9 @@ impl Inserter {
             Ok(Err(error)) => return self.hand_back(intake, &batch, &error.to_string()),
             Err(error) => return self.hand_back(intake, &batch, &error.to_string()),
         };
-        self.insert(&batch.token, batch.rows, &batch.chunks).await;
+        self.store.insert(Block { token: &batch.token, rows: batch.rows, chunks: &batch.chunks }).await;
         self.forget(&path).await;
         intake.stored(&batch, now_ms());
-    }
-
-    /// Inserts a block, however often it takes. Returns when it is in `events` and in every rollup.
-    pub async fn insert(&self, token: &str, rows: usize, chunks: &[Bytes]) {
-        let mut pause = PAUSES.0;
-        for attempt in 1_u32.. {
-            let started = Instant::now();
-            match insert_block(&self.client, "events_in", token, chunks, self.timeout).await {
-                Ok(()) => {
-                    let bytes = chunks.iter().map(Bytes::len).sum();
-                    self.metrics.inserted(rows, bytes, started.elapsed());
-                    self.health.set("clickhouse", Status::Up, "");
-                    return;
-                }
-                Err(error) => {
-                    self.metrics.insert_failed(error.class());
-                    self.health.set("clickhouse", Status::Down, "inserts fail; they are repeated until they succeed");
-                    tracing::warn!(%error, token, attempt, rows, "an insert failed and will be repeated");
-                }
-            }
-            let jitter = rand::rng().random_range(0.8..1.2);
-            tokio::time::sleep(pause.mul_f64(jitter)).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
     }
 
     /// Removes a stored batch's file, however often it takes.
@@ -90,7 +57,7 @@ impl Inserter {
         while let Err(error) = self.journal.remove(path) {
             self.metrics.journal_errors.inc();
             tracing::error!(%error, "the file of a stored batch cannot be removed; trying again");
-            tokio::time::sleep(PAUSES.1).await;
+            tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
         }
     }
 

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod recover;
 mod run;
+pub mod store;
 pub mod window;
 
 pub use run::{Deps, Ingest, RunError};

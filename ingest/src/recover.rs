@@ -13,6 +13,7 @@ use crate::config::DedupLimits;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
 use crate::journal::JournalError;
+use crate::store::Block;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -40,7 +41,8 @@ pub async fn replay(inserter: &Inserter) -> Result<usize, RecoverError> {
             RecoverError::Journal(JournalError::Io { path: path.display().to_string(), source: e.into() })
         })?? {
             Some(left) => {
-                inserter.insert(&left.token, left.rows, &[left.block]).await;
+                let block = Block { token: &left.token, rows: left.rows, chunks: &[left.block] };
+                inserter.store.insert(block).await;
                 inserter.forget(&left.path).await;
                 inserter.metrics.journal_replayed.inc();
                 replayed += 1;

@@ -25,6 +25,7 @@ use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::recover::{self, RecoverError};
+use crate::store::Store;
 
 /// What the write path is given.
 pub struct Deps {
@@ -67,13 +68,13 @@ impl Ingest {
         let journal = Arc::new(Journal::open(&config.data)?);
         let health = deps.admin.health;
         health.set("ingest", Status::Down, "starting");
-        let inserter = Inserter {
+        let store = Store {
             client: deps.connection.client(),
             timeout: config.batch.insert_timeout,
-            journal,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
         };
+        let inserter = Inserter { store, journal, metrics: Arc::clone(&metrics) };
         let pipeline = Pipeline {
             keys: deps.keys,
             catalogue: deps.catalogue,
@@ -128,7 +129,7 @@ impl Ingest {
 async fn recover(pipeline: &Pipeline, inserter: &Inserter, stop: &CancellationToken) -> Result<(), RunError> {
     let recovery = async {
         let replayed = recover::replay(inserter).await?;
-        let known = recover::warm(&inserter.client, &pipeline.intake, pipeline.config.dedup).await?;
+        let known = recover::warm(&inserter.store.client, &pipeline.intake, pipeline.config.dedup).await?;
         tracing::info!(replayed, known, "recovered");
         pipeline.intake.open();
         pipeline.health.set("clickhouse", Status::Up, "");

@@ -1,0 +1,95 @@
+//! ClickHouse as the write path sees it: a block goes in, once, however often it has to be sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use std::sync::Arc;
+use tallyhouse_service::health::{Health, Status};
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::insert::insert_block;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+
+/// Where blocks go.
+#[derive(Clone)]
+pub struct Store {
+    /// As the user `writer`.
+    pub client: Client,
+    /// One attempt may take this long.
+    pub timeout: Duration,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Where ClickHouse's state is told.
+    pub health: Health,
+}
+
+/// A block for `events_in`, and the token under which it is counted at most once.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    /// Never used for other rows.
+    pub token: &'a str,
+    /// Events in it.
+    pub rows: usize,
+    /// Native, in order.
+    pub chunks: &'a [Bytes],
+}
+
+/// First and longest pause between attempts; each is twice the one before, +-20 %.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(3_200));
+
+/// The pause after the given attempt, counted from 1.
+pub fn pause_after(attempt: u32) -> Duration {
+    let longest = PAUSES.1.as_millis() / PAUSES.0.as_millis();
+    let factor = 1_u128.checked_shl(attempt.saturating_sub(1)).unwrap_or(longest).min(longest) as u32;
+    (PAUSES.0 * factor).mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+impl Store {
+    /// Inserts a block, however often it takes. Returns when it is in `events` and in every rollup.
+    pub async fn insert(&self, block: Block<'_>) {
+        let mut attempt = 1;
+        while let Err(error) = self.attempt(block).await {
+            tracing::warn!(%error, token = block.token, attempt, rows = block.rows, "an insert failed and will be repeated");
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// Tries once. After an error the block may be stored, in part or as a whole: only the same block may follow.
+    pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
+        let started = Instant::now();
+        match insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout).await {
+            Ok(()) => {
+                let bytes = block.chunks.iter().map(Bytes::len).sum();
+                self.metrics.inserted(block.rows, bytes, started.elapsed());
+                self.health.set("clickhouse", Status::Up, "");
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.insert_failed(error.class());
+                self.health.set("clickhouse", Status::Down, "inserts fail; they are repeated until they succeed");
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound() {
+        let about = |attempt, millis: f64| {
+            let ratio = pause_after(attempt).as_secs_f64() * 1e3 / millis;
+            assert!((0.79..1.21).contains(&ratio), "attempt {attempt}: {ratio}");
+        };
+        about(1, 100.0);
+        about(3, 400.0);
+        about(6, 3_200.0);
+        about(1_000, 3_200.0);
+    }
+}
