@@ -10,6 +10,8 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
+use crate::kafka::config::KafkaConfig;
+
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub batch: BatchLimits,
     /// How long ids are remembered.
     pub dedup: DedupLimits,
+    /// Kafka, when events go through it.
+    pub kafka: Option<KafkaConfig>,
     /// `LATE_WINDOW_DAYS`: older events are refused without the scope `import`.
     pub late_window_days: u16,
     /// `RETENTION_DAYS`: how long raw events are kept; written into each row. At most [`MAX_RETENTION_DAYS`].
@@ -107,6 +111,7 @@ impl Config {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
                 ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
             },
+            kafka: KafkaConfig::from_env(env)?,
             late_window_days: days("LATE_WINDOW_DAYS", 7)?,
             retention_days: days("RETENTION_DAYS", 730)?,
             drain: env::millis(env, "INGEST_DRAIN_MS", (0, 300_000), 20_000)?,

@@ -33,6 +33,8 @@ pub enum Refused {
     Full,
     /// The process is stopping.
     Stopping,
+    /// Nothing that could keep events can be reached.
+    Unreachable,
 }
 
 /// What a request's event is, provided that its batch gets stored.
@@ -137,7 +139,7 @@ impl Intake {
     /// Remembers an event that is in ClickHouse.
     pub fn remember(&self, project: &str, event_id: &str, stored_at: i64) {
         let key = self.hasher.key(project, event_id);
-        self.lock().window.insert(key, stored_at);
+        self.lock().window.insert(key, -1, stored_at);
     }
 
     /// Begins to take events.
@@ -214,7 +216,7 @@ impl Intake {
         for keys in batch.keys.chunks(4_096) {
             let mut state = self.lock();
             for key in keys {
-                state.window.insert(*key, now);
+                state.window.insert(*key, -1, now);
                 state.pending.remove(key);
             }
         }

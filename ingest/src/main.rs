@@ -35,11 +35,15 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         hasher: UserHasher::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
     };
-    let listener = lifecycle::bind("INGEST_ADDR", config.address).await?;
+    let address = config.address;
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
     let (stop, drain) = (CancellationToken::new(), config.drain);
     let health = admin.health.clone();
     let ingest = Ingest::new(config, deps)?;
+    let listener = match ingest.takes_events() {
+        true => Some(lifecycle::bind("INGEST_ADDR", address).await?),
+        false => None,
+    };
 
     let admin_stop = CancellationToken::new();
     let admin_server =

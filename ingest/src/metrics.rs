@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
+use rdkafka::error::RDKafkaErrorCode;
 use tallyhouse_sql::Class;
 
 use crate::intake::Gauges;
+use crate::kafka::batch::Counts;
+use crate::kafka::gateway::Landing;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
@@ -20,6 +24,22 @@ pub struct Metrics {
     inserted_rows: IntCounter,
     inserted_bytes: IntCounter,
     insert_failures: IntCounterVec,
+    produced: IntCounterVec,
+    produce_failures: IntCounterVec,
+    consumed: IntCounterVec,
+    consumer_failures: IntCounterVec,
+    consumer_lag: IntGauge,
+    commit_seconds: Histogram,
+    commit_failures: IntCounterVec,
+    intents: IntCounterVec,
+    intent_seconds: Histogram,
+    rebalances: IntCounterVec,
+    lanes: IntGauge,
+    lane_window_ids: IntGaugeVec,
+    lane_window_seconds: IntGaugeVec,
+    paused_partitions: IntGauge,
+    /// Partitions that stand still until a person or another version helps.
+    pub lanes_blocked: IntGauge,
     open_bytes: IntGauge,
     pending_ids: IntGauge,
     waiting_batches: IntGauge,
@@ -54,6 +74,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let histogram = |name: &str, help: &str, buckets: Vec<f64>| -> prometheus::Result<Histogram> {
             let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
             registry.register(Box::new(metric.clone()))?;
@@ -82,6 +107,55 @@ impl Metrics {
                 "tallyhouse_ingest_insert_failures_total",
                 "Failed attempts by class",
                 &["class"],
+            )?,
+            produced: counters("tallyhouse_ingest_kafka_produced_total", "Records by how they landed", &["landing"])?,
+            produce_failures: counters(
+                "tallyhouse_ingest_kafka_produce_failures_total",
+                "Records that Kafka did not acknowledge, by its error",
+                &["error"],
+            )?,
+            consumed: counters("tallyhouse_ingest_kafka_consumed_total", "Records by what they are", &["kind"])?,
+            consumer_failures: counters(
+                "tallyhouse_ingest_kafka_consumer_failures_total",
+                "Polls that failed, by Kafka's error",
+                &["error"],
+            )?,
+            consumer_lag: gauge("tallyhouse_ingest_kafka_consumer_lag", "Records that are not read yet")?,
+            commit_seconds: histogram("tallyhouse_ingest_kafka_commit_seconds", "Time of a commit", seconds()?)?,
+            commit_failures: counters(
+                "tallyhouse_ingest_kafka_commit_failures_total",
+                "Commits that failed, by Kafka's error",
+                &["error"],
+            )?,
+            intents: counters(
+                "tallyhouse_ingest_kafka_intents_total",
+                "Begun batches that were found when a partition was taken over",
+                &["found"],
+            )?,
+            intent_seconds: histogram(
+                "tallyhouse_ingest_kafka_intent_age_seconds",
+                "Age of begun batches that were found",
+                exponential_buckets(0.1, 4.0, 10)?,
+            )?,
+            rebalances: counters("tallyhouse_ingest_kafka_rebalances_total", "Rebalances by kind", &["kind"])?,
+            lanes: gauge("tallyhouse_ingest_kafka_lanes", "Partitions that are ours")?,
+            lane_window_ids: gauges(
+                "tallyhouse_ingest_kafka_dedup_window_ids",
+                "Event ids that are remembered for a partition",
+                &["topic", "partition"],
+            )?,
+            lane_window_seconds: gauges(
+                "tallyhouse_ingest_kafka_dedup_window_seconds",
+                "How far back remembered event ids of a partition reach",
+                &["topic", "partition"],
+            )?,
+            paused_partitions: gauge(
+                "tallyhouse_ingest_kafka_paused_partitions",
+                "Partitions that wait for ClickHouse",
+            )?,
+            lanes_blocked: gauge(
+                "tallyhouse_ingest_kafka_blocked_partitions",
+                "Partitions that stand still until somebody helps",
             )?,
             open_bytes: gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
             pending_ids: gauge("tallyhouse_ingest_pending_ids", "Event ids in batches that are not stored yet")?,
@@ -146,6 +220,98 @@ impl Metrics {
         self.insert_failures.with_label_values(&[class]).inc();
     }
 
+    /// A record landed.
+    pub fn produced(&self, landing: Landing) {
+        let landing = match landing {
+            Landing::Acknowledged { .. } => "acknowledged",
+            Landing::TooLarge => "too_large",
+            Landing::Failed | Landing::Pending => "failed",
+        };
+        self.produced.with_label_values(&[landing]).inc();
+    }
+
+    /// Kafka did not take a record.
+    pub fn produce_failed(&self, code: RDKafkaErrorCode) {
+        self.produce_failures.with_label_values(&[&error_name(Some(code))]).inc();
+    }
+
+    /// Records of a batch that is stored.
+    pub fn consumed(&self, counts: Counts) {
+        let kinds = [
+            ("kept", counts.kept),
+            ("duplicate", counts.duplicates),
+            ("replayed", counts.replayed),
+            ("poison", counts.poison),
+        ];
+        for (kind, count) in kinds {
+            self.consumed.with_label_values(&[kind]).inc_by(count as u64);
+        }
+        self.fates("stored", counts.kept);
+        self.fates("duplicate", counts.duplicates);
+        self.fates("dead_lettered", counts.poison);
+    }
+
+    /// A poll failed.
+    pub fn consumer_failed(&self, code: Option<RDKafkaErrorCode>) {
+        self.consumer_failures.with_label_values(&[&error_name(code)]).inc();
+    }
+
+    /// Records that are not read yet.
+    pub fn consumer_lag(&self, records: i64) {
+        self.consumer_lag.set(records);
+    }
+
+    /// An offset is committed.
+    pub fn committed(&self, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An offset is not committed.
+    pub fn commit_failed(&self, code: Option<RDKafkaErrorCode>) {
+        self.commit_failures.with_label_values(&[&error_name(code)]).inc();
+    }
+
+    /// A partition came with a begun batch, whole or no longer whole in the log.
+    pub fn intent_found(&self, age: Duration, is_whole: bool) {
+        self.intents.with_label_values(&[if is_whole { "whole" } else { "lost" }]).inc();
+        self.intent_seconds.observe(age.as_secs_f64());
+    }
+
+    /// Partitions were `assigned`, `revoked` or `lost`.
+    pub fn rebalanced(&self, kind: &'static str) {
+        self.rebalances.with_label_values(&[kind]).inc();
+    }
+
+    /// Partitions that are ours.
+    pub fn lanes(&self, lanes: usize) {
+        self.lanes.set(lanes as i64);
+    }
+
+    /// What a partition's window holds.
+    pub fn lane_window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
+        let labels = [topic, &partition.to_string()];
+        self.lane_window_ids.with_label_values(&labels).set(ids as i64);
+        self.lane_window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
+    }
+
+    /// A partition is no longer ours.
+    pub fn lane_ended(&self, topic: &str, partition: i32) {
+        let labels = [topic, &partition.to_string()];
+        // Absent when no batch was ever closed.
+        drop(self.lane_window_ids.remove_label_values(&labels));
+        drop(self.lane_window_seconds.remove_label_values(&labels));
+    }
+
+    /// Partitions that wait for ClickHouse.
+    pub fn paused_partitions(&self, partitions: usize) {
+        self.paused_partitions.set(partitions as i64);
+    }
+
+    /// Whether every lane can go on.
+    pub fn has_no_blocked_lane(&self) -> bool {
+        self.lanes_blocked.get() == 0
+    }
+
     /// Bytes reserved at the moment.
     pub fn open_bytes(&self, bytes: usize) {
         self.open_bytes.set(bytes as i64);
@@ -159,6 +325,11 @@ impl Metrics {
         self.window_ids.set(gauges.window_ids as i64);
         self.window_seconds.set(gauges.window_reach.as_secs() as i64);
     }
+}
+
+/// Error codes are an enum of the client library, so their number is bounded.
+fn error_name(code: Option<RDKafkaErrorCode>) -> String {
+    code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"))
 }
 
 /// 1 ms to 16 s, so that the service levels (50, 100, 200 ms) fall between neighbours.

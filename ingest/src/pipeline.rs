@@ -1,12 +1,14 @@
-//! The write path, forwards:
+//! A request, forwards:
 //!
 //! ```text
-//! request -> authenticate -> admit -> read -> open -> normalise -> submit (dedup, batch) -> await the batches -> reply
+//! request -> authenticate -> admit -> read -> open -> normalise -> submit -> settle -> reply
+//!                                                                  |
+//!                          directly: dedup, batch, insert (`intake`, `inserter`), or through Kafka (`kafka`)
 //! ```
 //!
 //! Up to `submit` nothing was taken and every error is a plain refusal. After it, a request ends in one of three ways:
-//! every batch is stored (2xx), a batch was handed back before any attempt (503, nothing of it is kept), or the deadline
-//! passed (503): its events are still on their way, and sending them again attaches to them instead of counting twice.
+//! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
+//! passed (503): they are still on their way, and sending them again attaches to them instead of counting twice.
 
 use std::sync::Arc;
 
@@ -24,14 +26,15 @@ use ulid::Ulid;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
-use crate::batch::Outcome;
 use crate::config::Config;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply};
 use crate::http::{Wait, layout};
-use crate::intake::{Fate, Intake, Submitted};
+use crate::intake::Refused;
+use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
+use crate::way::{Pending, Ready, Settled, Way};
 
 /// Bodies above this are taken apart on a thread for blocking work: parsing them would hold up everybody else's requests.
 const LARGE_BODY: usize = 256 * 1024;
@@ -44,7 +47,7 @@ pub struct Pipeline {
     pub(crate) hasher: UserHasher,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) way: Way,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
 }
@@ -59,16 +62,18 @@ impl Pipeline {
         let limits = self.config.request;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?)?;
         let body = read(body, encoding, limits).await?;
+        let ready = self.way.prepare(&rules.project).await.map_err(|why| self.refused(why, 0))?;
+        let asked = Asked { layout, rules, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
-            let work = tokio::task::spawn_blocking(move || pipeline.take(&body, layout, &rules));
+            let work = tokio::task::spawn_blocking(move || pipeline.take(&body, asked));
             work.await.map_err(|error| {
                 tracing::error!(%error, "taking a body apart failed");
                 RequestError::Internal
             })??
         } else {
-            self.take(&body, layout, &rules)?
+            self.take(&body, asked)?
         };
         self.confirm(taken, wait).await
     }
@@ -91,23 +96,27 @@ impl Pipeline {
         })
     }
 
-    /// Bytes -> events in batches. Pure but for the intake, the ids and the clock.
-    fn take(&self, bytes: &[u8], layout: Layout, rules: &ProjectRules) -> Result<Taken, RequestError> {
+    /// Bytes -> events on their way. Pure but for the way, the ids and the clock.
+    fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
+        let Asked { layout, rules, ready, trace } = asked;
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (events, indices, rejected) = self.normalise(envelope, rules);
+        let (events, indices, rejected) = self.normalise(envelope, &rules);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
-        let submitted = if events.is_empty() {
-            Submitted { fates: Vec::new(), tickets: Vec::new() }
+        let pending = if events.is_empty() {
+            None
         } else {
-            self.intake.submit(&rules.project, &events).map_err(|why| {
-                self.metrics.fates("handed_back", events.len());
-                refused(why, self.health.is_ready())
-            })?
+            let pending = self.way.submit(ready, &rules.project, &events, trace.as_deref());
+            Some(pending.map_err(|why| self.refused(why, events.len()))?)
         };
         // Counted only now: a request that was refused as a whole comes again.
         rejected.iter().for_each(|r| self.metrics.rejected(r.rejection.code()));
-        Ok(Taken { is_single, event_id, submitted, indices, rejected })
+        Ok(Taken { is_single, event_id, pending, indices, rejected })
+    }
+
+    fn refused(&self, why: Refused, events: usize) -> RequestError {
+        self.metrics.fates("handed_back", events);
+        refused(why, self.health.is_ready())
     }
 
     /// Events, their places in the body, and what was refused.
@@ -144,31 +153,47 @@ impl Pipeline {
         (events, indices, rejected)
     }
 
-    /// Waits until every batch is settled, at most until the deadline.
+    /// Waits until every event is settled, at most until the deadline.
     async fn confirm(&self, taken: Taken, wait: Wait) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + self.config.request.ack_timeout;
-        let Taken { is_single, event_id, submitted, indices, rejected } = taken;
-        let mut is_stored = Vec::with_capacity(submitted.tickets.len());
-        for mut ticket in submitted.tickets {
-            let settled =
-                tokio::time::timeout_at(deadline, ticket.wait_for(|outcome| *outcome != Outcome::Pending)).await;
-            is_stored.push(matches!(settled, Ok(Ok(outcome)) if *outcome == Outcome::Stored));
-        }
-        let fates = submitted.fates;
-        let confirmed = |batch: Option<usize>| batch.is_none_or(|batch| is_stored.get(batch) == Some(&true));
-        let open: Vec<usize> =
-            fates.iter().zip(&indices).filter(|((_, batch), _)| !confirmed(*batch)).map(|(_, index)| *index).collect();
-        let count = |fate| fates.iter().filter(|(f, batch)| *f == fate && confirmed(*batch)).count();
-        let (accepted, duplicates) = (count(Fate::Accepted), count(Fate::Duplicate));
-        self.metrics.fates("stored", accepted);
+        let Taken { is_single, event_id, pending, indices, mut rejected } = taken;
+        let settled = match pending {
+            Some(pending) => self.way.settle(pending, wait, deadline).await,
+            None => Vec::new(),
+        };
+        let count = |of: Settled| settled.iter().filter(|settled| **settled == of).count();
+        let at = |of: Settled| settled.iter().zip(&indices).filter(move |(s, _)| **s == of).map(|(_, index)| *index);
+        let (accepted, duplicates) = (count(Settled::Accepted), count(Settled::Duplicate));
+        let open: Vec<usize> = at(Settled::Open).collect();
+        let events = settled.len() + rejected.len();
+        self.metrics.fates(self.way.fate(), accepted);
         self.metrics.fates("duplicate", duplicates);
         self.metrics.fates("handed_back", open.len());
-        if open.is_empty() {
-            Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected })
-        } else {
-            Err(RequestError::NotConfirmed { events: fates.len() + rejected.len(), indices: open })
+        if !open.is_empty() {
+            return Err(RequestError::NotConfirmed { events, indices: open });
         }
+        for index in at(Settled::TooLarge) {
+            self.metrics.rejected(Rejection::TooLargeForLog.code());
+            rejected.push(Rejected { index, event_id: None, rejection: Rejection::TooLargeForLog });
+        }
+        rejected.sort_by_key(|rejected| rejected.index);
+        Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected })
     }
+}
+
+/// The request's trace, if it is one as W3C writes it: it goes into a header of every record.
+fn trace(headers: &axum::http::HeaderMap) -> Option<String> {
+    let value = headers.get(TRACE_HEADER)?.to_str().ok()?;
+    let is_trace = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_trace.then(|| value.to_owned())
+}
+
+/// What a request asks for, beside its body.
+struct Asked {
+    layout: Layout,
+    rules: ProjectRules,
+    ready: Ready,
+    trace: Option<String>,
 }
 
 /// One event's text -> event; a refusal carries the id, if it was readable.
@@ -182,11 +207,12 @@ fn event<'a>(
     normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
 }
 
-/// A request whose events are in batches.
+/// A request whose events are on their way.
 struct Taken {
     is_single: bool,
     event_id: String,
-    submitted: Submitted,
+    /// `None` when no event was left.
+    pending: Option<Pending>,
     /// Where in the body each submitted event was.
     indices: Vec<usize>,
     rejected: Vec<Rejected>,

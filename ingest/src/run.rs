@@ -1,31 +1,42 @@
 //! Puts the write path together, starts it and stops it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
-use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
+use crate::batch::KeyHasher;
 use crate::config::Config;
+use crate::direct::Direct;
 use crate::http;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
 use crate::journal::{Journal, JournalError};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::consumer::ConsumerParts;
+use crate::kafka::gateway::Gateway;
+use crate::kafka::lane::Common;
+use crate::kafka::progress::Progress;
+use crate::kafka::run::Kafka;
+use crate::kafka::topics::Topics;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use crate::recover::{self, RecoverError};
+use crate::recover::RecoverError;
 use crate::store::Store;
+use crate::way::{LogWay, Way};
 
 /// What the write path is given.
 pub struct Deps {
@@ -50,6 +61,9 @@ pub enum RunError {
     /// It could not take up what an earlier process left.
     #[error("{0}")]
     Recover(#[from] RecoverError),
+    /// The Kafka client cannot be set up or cannot go on.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
     /// Two metrics have one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -57,94 +71,123 @@ pub enum RunError {
 
 /// The write path, ready to run.
 pub struct Ingest {
-    pipeline: Arc<Pipeline>,
-    inserter: Inserter,
+    /// `None` in a process that only consumes.
+    pipeline: Option<Arc<Pipeline>>,
+    back: Back,
+    drain: Duration,
+}
+
+/// What works behind the requests.
+enum Back {
+    Direct(Direct),
+    Log(Kafka),
 }
 
 impl Ingest {
-    /// Puts it together. Opens the journal, but neither listens nor speaks to ClickHouse yet.
+    /// Puts it together. Opens the journal, but neither listens nor speaks to ClickHouse or Kafka yet.
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
-        let journal = Arc::new(Journal::open(&config.data)?);
-        let health = deps.admin.health;
+        let health = deps.admin.health.clone();
         health.set("ingest", Status::Down, "starting");
         let store = Store {
             client: deps.connection.client(),
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
+            when_away: if config.kafka.is_some() { Status::Degraded } else { Status::Down },
         };
-        let inserter = Inserter { store, journal, metrics: Arc::clone(&metrics) };
-        let pipeline = Pipeline {
-            keys: deps.keys,
-            catalogue: deps.catalogue,
-            hasher: deps.hasher,
-            agents: Agents::default(),
-            budget: Budget::new(config.request.open_bytes),
-            intake: Arc::new(Intake::new(config.batch, config.dedup)),
-            metrics,
-            health,
-            config,
+        let (way, back) = match &config.kafka {
+            None => direct(&config, store)?,
+            Some(kafka) => log(&config, kafka, store)?,
         };
-        Ok(Self { pipeline: Arc::new(pipeline), inserter })
+        let drain = config.drain;
+        let pipeline = way.map(|way| {
+            Arc::new(Pipeline {
+                keys: deps.keys,
+                catalogue: deps.catalogue,
+                hasher: deps.hasher,
+                agents: Agents::default(),
+                budget: Budget::new(config.request.open_bytes),
+                way,
+                metrics,
+                health,
+                config,
+            })
+        });
+        Ok(Self { pipeline, back, drain })
+    }
+
+    /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
+    pub fn takes_events(&self) -> bool {
+        self.pipeline.is_some()
     }
 
     /// Serves until `stop`, then drains: what was taken is stored and answered, within the budget of the configuration.
     ///
-    /// Requests that come before recovery is done are answered 503 `starting`.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, inserter } = self;
-        let drain = pipeline.config.drain;
-        let serve = lifecycle::serve("ingest", listener, http::router(Arc::clone(&pipeline)), stop.clone(), drain);
-        let work = async {
-            recover(&pipeline, &inserter, &stop).await?;
-            let mut workers = JoinSet::new();
-            for _ in 0..pipeline.config.batch.inserts {
-                workers.spawn(inserter.clone().run(Arc::clone(&pipeline.intake)));
-            }
-            Ok::<_, RunError>(workers)
+    /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
+    pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
+        let Self { pipeline, back, drain } = self;
+        let back = async {
+            let ended = match back {
+                Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
+                Back::Log(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
+            };
+            stop.cancel();
+            ended
         };
-        let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline), stop.clone()));
-        let work = async {
-            let workers = work.await;
-            if workers.is_err() {
-                stop.cancel();
-            }
-            workers
+        let serve = async {
+            let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
+            let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
+            let router = http::router(Arc::clone(&pipeline));
+            lifecycle::serve("ingest", listener, router, stop.clone(), drain).await;
+            gauges.abort();
         };
-        // The open batch is closed at once: requests that wait for it are answered within the drain, not after its linger.
-        let close = async {
-            stop.cancelled().await;
-            pipeline.intake.stop();
-        };
-        let ((), workers, ()) = tokio::join!(serve, work, close);
-        let mut workers = workers?;
-        // What is not stored within the budget is in the journal and is stored at the next start.
-        lifecycle::drain("batches", drain, async { while workers.join_next().await.is_some() {} }).await;
-        gauges.abort();
-        Ok(())
+        let ((), ended) = tokio::join!(serve, back);
+        ended
     }
 }
 
-async fn recover(pipeline: &Pipeline, inserter: &Inserter, stop: &CancellationToken) -> Result<(), RunError> {
-    let recovery = async {
-        let replayed = recover::replay(inserter).await?;
-        let known = recover::warm(&inserter.store.client, &pipeline.intake, pipeline.config.dedup).await?;
-        tracing::info!(replayed, known, "recovered");
-        pipeline.intake.open();
-        pipeline.health.set("clickhouse", Status::Up, "");
-        pipeline.health.set("ingest", Status::Up, "");
-        Ok(())
+fn direct(config: &Config, store: Store) -> Result<(Option<Way>, Back), RunError> {
+    let intake = Arc::new(Intake::new(config.batch, config.dedup));
+    let journal = Arc::new(Journal::open(&config.data)?);
+    let direct = Direct {
+        intake: Arc::clone(&intake),
+        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, journal },
+        dedup: config.dedup,
+        inserts: config.batch.inserts,
+        drain: config.drain,
     };
-    tokio::select! {
-        done = recovery => done,
-        () = stop.cancelled() => Ok(()),
-    }
+    Ok((Some(Way::Direct(intake)), Back::Direct(direct)))
 }
 
-async fn report_gauges(pipeline: Arc<Pipeline>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        pipeline.metrics.intake(pipeline.intake.gauges(now_ms()));
+fn log(config: &Config, kafka: &KafkaConfig, store: Store) -> Result<(Option<Way>, Back), RunError> {
+    let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers)?);
+    let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
+    let gateway = kafka.role.has_gateway().then(|| {
+        let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
+        Ok::<_, RunError>(Arc::new(LogWay { gateway, progress: Progress::new(&kafka.brokers, &kafka.group)? }))
+    });
+    let gateway = gateway.transpose()?;
+    let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
+        brokers: kafka.brokers.clone(),
+        group: kafka.group.clone(),
+        rules: kafka.topics.clone(),
+        common: Arc::new(Common {
+            batch: config.batch,
+            dedup: config.dedup,
+            hasher: KeyHasher::random(),
+            permits: Arc::new(Semaphore::new(config.batch.inserts)),
+            lanes: AtomicUsize::new(0),
+        }),
+        store,
+        drain: kafka.revoke_within,
+    });
+    let way = gateway.clone().map(Way::Log);
+    Ok((way, Back::Log(Kafka { topics, gateway, consumer, health })))
+}
+
+async fn report_gauges(pipeline: Arc<Pipeline>) {
+    loop {
         pipeline.metrics.open_bytes(pipeline.budget.reserved());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -24,6 +24,8 @@ pub struct Store {
     pub metrics: Arc<Metrics>,
     /// Where ClickHouse's state is told.
     pub health: Health,
+    /// What it means when inserts fail: something durable stands in front of ClickHouse, or not.
+    pub when_away: Status,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -70,7 +72,7 @@ impl Store {
             }
             Err(error) => {
                 self.metrics.insert_failed(error.class());
-                self.health.set("clickhouse", Status::Down, "inserts fail; they are repeated until they succeed");
+                self.health.set("clickhouse", self.when_away, "inserts fail; they are repeated until they succeed");
                 Err(error)
             }
         }

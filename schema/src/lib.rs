@@ -1,7 +1,7 @@
 //! What an event is, what makes it valid, and what it is counted by.
 //!
 //! Pure: no I/O, no clock, no async runtime. Whoever calls brings the bytes and the time. In the order of the flow:
-//! [`body`] takes a request apart, [`raw`] reads one event, [`normalise`] makes it an [`event::Event`].
+//! [`body`] takes a request apart, [`raw`] reads one event, [`normalise`] makes it an [`event::Event`], [`wire`] is how that travels.
 #![warn(missing_docs)]
 
 pub mod body;
@@ -16,6 +16,7 @@ pub mod rollup;
 mod text;
 pub mod time;
 pub mod user_hash;
+pub mod wire;
 
 pub use catalogue::Catalogue;
 pub use dimension::DimSet;

@@ -27,6 +27,9 @@ pub enum Rejection {
         /// Its size.
         found: usize,
     },
+    /// Too many bytes for Kafka, as it is configured.
+    #[error("the event is larger than the log takes (`max.message.bytes` of its topic)")]
+    TooLargeForLog,
     /// Properties nested too deeply.
     #[error("properties are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
@@ -87,6 +90,7 @@ impl Rejection {
             Self::Unreadable(_) => "unreadable",
             Self::NotAnObject => "not_an_object",
             Self::TooLarge { .. } => "event_too_large",
+            Self::TooLargeForLog => "too_large_for_log",
             Self::TooDeep => "too_deep",
             Self::TooManyProperties => "too_many_properties",
             Self::Missing { .. } => "missing_field",
@@ -110,6 +114,7 @@ impl Rejection {
             | Self::Unreadable(_)
             | Self::NotAnObject
             | Self::TooLarge { .. }
+            | Self::TooLargeForLog
             | Self::TooDeep
             | Self::TooManyProperties => None,
         }

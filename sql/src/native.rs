@@ -34,6 +34,11 @@ impl Column {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// Appends a signed 32-bit number.
+    pub fn i32(&mut self, value: i32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
     /// Appends a signed 64-bit number; `DateTime64` is one.
     pub fn i64(&mut self, value: i64) {
         self.bytes.extend_from_slice(&value.to_le_bytes());

@@ -179,7 +179,7 @@ impl Services {
         // The admin port outlives the public one: a drain can be watched.
         let admin = lifecycle::serve("ingest admin", admin, admin_pages.router(), admin_stop.clone(), drain);
         let ingest = async {
-            let ended = ingest.run(public, stop.clone()).await;
+            let ended = ingest.run(Some(public), stop.clone()).await;
             stop.cancel();
             admin_stop.cancel();
             ended

@@ -7,7 +7,17 @@ use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::EventKey;
 
-/// A batch being filled. The columns are those of `sql/migrations/0007_events_in.sql`, without the two of Kafka.
+/// Where in Kafka an event was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
+/// A batch being filled. The columns are those of `sql/migrations/0007_events_in.sql`; the two of Kafka are left to their
+/// defaults when no event has a source.
 #[derive(Debug, Default)]
 pub struct Builder {
     rows: usize,
@@ -42,6 +52,8 @@ pub struct Builder {
     received_at: Column,
     flags: Column,
     retention_days: Column,
+    source_partition: Column,
+    source_offset: Column,
     bytes: usize,
 }
 
@@ -74,6 +86,14 @@ impl Builder {
         self.flags.u16(event.flags.bits());
         self.retention_days.u16(event.retention_days);
         self.bytes += approximate_bytes(project, event) + texts * 2 + numbers * 9;
+    }
+
+    /// Appends an event that was read from Kafka. A batch holds either such events or others.
+    pub fn push_from(&mut self, source: Source, project: &str, event: &Event<'_>) {
+        self.push(project, event, None);
+        self.source_partition.i32(source.partition);
+        self.source_offset.i64(source.offset);
+        self.bytes += 12;
     }
 
     fn push_properties(&mut self, event: &Event<'_>) -> (usize, usize) {
@@ -123,7 +143,7 @@ impl Builder {
         let one = |name, kind, column| Field { name, kind, parts: vec![column] };
         let text = |name, column| one(name, "String", column);
         let time = |name, column| one(name, "DateTime64(3, 'UTC')", column);
-        let fields = vec![
+        let mut fields = vec![
             text("project_id", self.project_id),
             text("event_id", self.event_id),
             text("event_type", self.event_type),
@@ -160,6 +180,10 @@ impl Builder {
             one("flags", "UInt16", self.flags),
             one("retention_days", "UInt16", self.retention_days),
         ];
+        if !self.source_offset.is_empty() {
+            fields.push(one("source_partition", "Int32", self.source_partition));
+            fields.push(one("source_offset", "Int64", self.source_offset));
+        }
         (native::block(self.rows, fields), self.keys)
     }
 }

@@ -6,7 +6,7 @@ mod ids;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub use builder::Builder;
+pub use builder::{Builder, Source};
 pub use ids::{EventKey, KeyHasher, KeyMap, KeySet};
 
 /// What became of a batch.

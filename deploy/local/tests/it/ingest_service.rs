@@ -86,7 +86,7 @@ impl Service {
         let url = format!("http://{}/v1/events", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let ingest = Ingest::new(Config::from_env(&env).unwrap(), deps).unwrap();
-        let running = tokio::spawn(ingest.run(listener, stop.clone()));
+        let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));
         Self { url, project: project.to_owned(), health, registry, stop, running }
     }
 

@@ -1,0 +1,61 @@
+//! The embedded way behind the requests: recover, insert batches, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::Status;
+use tallyhouse_service::lifecycle;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::DedupLimits;
+use crate::inserter::Inserter;
+use crate::intake::Intake;
+use crate::recover::{self, RecoverError};
+
+/// What it works with.
+pub struct Direct {
+    /// Where requests leave their events.
+    pub intake: Arc<Intake>,
+    /// Where batches go.
+    pub inserter: Inserter,
+    /// The window to be filled at start.
+    pub dedup: DedupLimits,
+    /// Inserts at a time.
+    pub inserts: usize,
+    /// How long batches may take after the stop.
+    pub drain: Duration,
+}
+
+impl Direct {
+    /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the journal.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RecoverError> {
+        tokio::select! {
+            recovered = self.recover() => recovered?,
+            () = stop.cancelled() => return Ok(()),
+        }
+        let mut workers = JoinSet::new();
+        for _ in 0..self.inserts {
+            workers.spawn(self.inserter.clone().run(Arc::clone(&self.intake)));
+        }
+        while tokio::time::timeout(Duration::from_secs(1), stop.cancelled()).await.is_err() {
+            self.inserter.metrics.intake(self.intake.gauges(now_ms()));
+        }
+        // The open batch is closed at once: requests that wait for it are answered within the drain, not after its linger.
+        self.intake.stop();
+        lifecycle::drain("batches", self.drain, async { while workers.join_next().await.is_some() {} }).await;
+        Ok(())
+    }
+
+    async fn recover(&self) -> Result<(), RecoverError> {
+        let health = &self.inserter.store.health;
+        let replayed = recover::replay(&self.inserter).await?;
+        let known = recover::warm(&self.inserter.store.client, &self.intake, self.dedup).await?;
+        tracing::info!(replayed, known, "recovered");
+        self.intake.open();
+        health.set("clickhouse", Status::Up, "");
+        health.set("ingest", Status::Up, "");
+        Ok(())
+    }
+}

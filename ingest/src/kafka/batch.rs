@@ -1,0 +1,329 @@
+//! Records -> a batch: what each record of a partition is, decided in order and without I/O.
+//!
+//! ```text
+//! record -> decode -> is it in the replayed intent? is its id known? -> kept | duplicate | replayed | poison
+//! ```
+
+use bytes::Bytes;
+use tallyhouse_schema::wire;
+use tokio::time::Instant;
+
+use super::intent::{Intent, Skips};
+use crate::batch::{Builder, KeyHasher, Source};
+use crate::config::BatchLimits;
+use crate::window::Window;
+
+/// A record as it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Read<'a> {
+    /// Its place in the partition.
+    pub offset: i64,
+    /// When it was appended, in milliseconds since 1970.
+    pub at: i64,
+    /// `schema::wire`, if it is a record of ours.
+    pub payload: &'a [u8],
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poison {
+    /// Where it is.
+    pub offset: i64,
+    /// When it was appended, in milliseconds since 1970.
+    pub at: i64,
+    /// Why it cannot be read: stable.
+    pub code: &'static str,
+    /// Why, for people. Holds nothing of the record.
+    pub reason: String,
+    /// The whole record.
+    pub payload: Vec<u8>,
+}
+
+/// How many records were what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// New events.
+    pub kept: usize,
+    /// Events that were counted before, under another offset.
+    pub duplicates: usize,
+    /// Records that are stored already: read again after an offset went back.
+    pub replayed: usize,
+    /// Records that cannot be read.
+    pub poison: usize,
+}
+
+/// Kept records that cannot be decoded although the intent says that an earlier process could.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("offset {offset} is in a batch that was begun, but cannot be decoded: was the batch begun by a newer version?")]
+pub struct CannotReplay {
+    /// Which.
+    pub offset: i64,
+}
+
+/// What the decision needs beside the record.
+pub struct Known<'a> {
+    /// The partition.
+    pub partition: i32,
+    /// Hashes ids.
+    pub hasher: &'a KeyHasher,
+    /// Ids of earlier events.
+    pub window: &'a mut Window,
+    /// The intent being replayed.
+    pub replay: Option<&'a Intent>,
+    /// Now, in milliseconds since 1970.
+    pub now: i64,
+}
+
+/// A batch being filled.
+#[derive(Debug)]
+pub struct Building {
+    first: i64,
+    last: i64,
+    builder: Builder,
+    skips: Skips,
+    poison: Vec<Poison>,
+    poison_bytes: usize,
+    counts: Counts,
+    checksum: crc32fast::Hasher,
+    opened: Instant,
+}
+
+/// Poison that a batch may hold, in bytes: it is inserted too.
+const MAX_POISON_BYTES: usize = 4 << 20;
+
+impl Building {
+    /// A batch that begins at an offset.
+    pub fn new(first: i64) -> Self {
+        Self {
+            first,
+            last: first,
+            builder: Builder::default(),
+            skips: Skips::default(),
+            poison: Vec::new(),
+            poison_bytes: 0,
+            counts: Counts::default(),
+            checksum: crc32fast::Hasher::new(),
+            opened: Instant::now(),
+        }
+    }
+
+    /// Takes the next record. Its offset is larger than all before.
+    pub fn take(&mut self, read: Read<'_>, known: &mut Known<'_>) -> Result<(), CannotReplay> {
+        self.last = read.offset;
+        let must_keep = match known.replay {
+            Some(intent) if !intent.keeps(read.offset) => {
+                // Left out for a reason that was true then; if that was poison, the letter is written again, once.
+                match wire::decode(read.payload) {
+                    Ok(_) => self.skip(read.offset),
+                    Err(error) => self.set_aside(read, error),
+                }
+                return Ok(());
+            }
+            Some(_) => true,
+            None => false,
+        };
+        let record = match wire::decode(read.payload) {
+            Ok(record) => record,
+            Err(_) if must_keep => return Err(CannotReplay { offset: read.offset }),
+            Err(error) => {
+                self.set_aside(read, error);
+                return Ok(());
+            }
+        };
+        let key = known.hasher.key(record.project, &record.event.event_id);
+        if !must_keep {
+            match known.window.find(key) {
+                Some(offset) if offset == read.offset => {
+                    self.counts.replayed += 1;
+                    self.skip(read.offset);
+                    return Ok(());
+                }
+                Some(_) => {
+                    self.counts.duplicates += 1;
+                    self.skip(read.offset);
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        known.window.insert(key, read.offset, known.now);
+        self.counts.kept += 1;
+        self.checksum.update(read.payload);
+        let source = Source { partition: known.partition, offset: read.offset };
+        self.builder.push_from(source, record.project, &record.event);
+        Ok(())
+    }
+
+    fn skip(&mut self, offset: i64) {
+        self.skips.push(offset - self.first);
+    }
+
+    fn set_aside(&mut self, read: Read<'_>, error: wire::WireError) {
+        self.counts.poison += 1;
+        self.skip(read.offset);
+        self.poison_bytes += read.payload.len();
+        self.poison.push(Poison {
+            offset: read.offset,
+            at: read.at,
+            code: error.code(),
+            reason: error.to_string(),
+            payload: read.payload.to_vec(),
+        });
+    }
+
+    /// Whether it must be closed before another record.
+    pub fn is_full(&self, limits: BatchLimits) -> bool {
+        self.builder.rows() >= limits.rows
+            || self.builder.bytes() >= limits.bytes
+            || self.skips.is_full()
+            || self.poison_bytes >= MAX_POISON_BYTES
+    }
+
+    /// When it was begun.
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Its last offset so far.
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+
+    /// What is inserted and committed.
+    pub fn close(self, topic: &str, partition: i32) -> Closed {
+        let (first, last) = (self.first, self.last);
+        let rows = self.builder.rows();
+        // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
+        // records must not be taken for those of the old one.
+        let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", self.checksum.finalize());
+        let (chunks, _) = self.builder.finish();
+        Closed { first, last, token, rows, chunks, skips: self.skips, poison: self.poison, counts: self.counts }
+    }
+}
+
+/// A batch that no longer changes.
+#[derive(Debug)]
+pub struct Closed {
+    /// First offset.
+    pub first: i64,
+    /// Last offset.
+    pub last: i64,
+    /// `topic-partition-first-last-checksum`
+    pub token: String,
+    /// Events in it.
+    pub rows: usize,
+    /// One Native block.
+    pub chunks: Vec<Bytes>,
+    /// Offsets that are not in it.
+    pub skips: Skips,
+    /// Records that could not be read.
+    pub poison: Vec<Poison>,
+    /// How many records were what.
+    pub counts: Counts,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tallyhouse_schema::Event;
+    use tallyhouse_schema::event::Flags;
+
+    use super::*;
+
+    fn record(id: &str) -> Vec<u8> {
+        let event = Event {
+            event_id: id.into(),
+            event_type: "a".into(),
+            ts: 1,
+            original_ts: 1,
+            received_at: 1,
+            value: None,
+            user_id: "".into(),
+            anonymous_id: "".into(),
+            user_hash: 0,
+            session_id: "".into(),
+            country: "".into(),
+            device: "".into(),
+            os: "".into(),
+            browser: "".into(),
+            locale: "".into(),
+            page: "".into(),
+            ip: String::new(),
+            properties: vec![],
+            dims: vec![],
+            flags: Flags::default(),
+            retention_days: 30,
+        };
+        let mut bytes = Vec::new();
+        wire::encode("p", &event, &mut bytes);
+        bytes
+    }
+
+    struct Lane {
+        hasher: KeyHasher,
+        window: Window,
+    }
+
+    impl Lane {
+        fn new() -> Self {
+            Self { hasher: KeyHasher::random(), window: Window::new(Duration::from_secs(3_600), 1_000) }
+        }
+
+        fn build(&mut self, first: i64, ids: &[&str], replay: Option<&Intent>) -> Result<Closed, CannotReplay> {
+            let mut building = Building::new(first);
+            for (offset, id) in (first..).zip(ids) {
+                let payload = if *id == "?" { b"poison".to_vec() } else { record(id) };
+                let mut known = Known { partition: 3, hasher: &self.hasher, window: &mut self.window, replay, now: 1 };
+                building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
+            }
+            Ok(building.close("t", 3))
+        }
+    }
+
+    #[test]
+    fn records_are_told_apart() {
+        let mut lane = Lane::new();
+        let first = lane.build(10, &["a", "b", "a", "?"], None).unwrap();
+        assert_eq!(first.counts, Counts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
+        assert_eq!(
+            (first.rows, first.last, first.poison[0].offset, first.poison[0].code),
+            (2, 13, 13, "unknown_version")
+        );
+        // The offset went back, and then an old id comes under a new offset.
+        let again = lane.build(10, &["a", "c", "a"], None).unwrap();
+        assert_eq!(again.counts, Counts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
+    }
+
+    #[test]
+    fn an_intent_makes_the_same_batch_whatever_is_known() {
+        let ids = ["a", "b", "a", "?", "c"];
+        let before = Lane::new().build(10, &ids, None).unwrap();
+        let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
+        // A window that knows nothing, and one that knows everything because the insert had been carried out.
+        for warmed in [&[][..], &ids[..]] {
+            let mut lane = Lane::new();
+            for (offset, id) in (10..).zip(warmed) {
+                lane.window.insert(lane.hasher.key("p", id), offset, 1);
+            }
+            let again = lane.build(10, &ids, Some(&intent)).unwrap();
+            assert_eq!((&again.token, again.rows, &again.chunks), (&before.token, before.rows, &before.chunks));
+            assert_eq!(again.poison.len(), 1);
+            // Ids of the replayed range are known afterwards.
+            assert_eq!(lane.build(15, &["c"], None).unwrap().counts.duplicates, 1);
+        }
+    }
+
+    #[test]
+    fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
+        let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
+        assert_eq!(Lane::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
+    }
+
+    #[test]
+    fn a_topic_made_anew_gives_other_tokens() {
+        let token = |id| Lane::new().build(0, &[id], None).unwrap().token;
+        assert_eq!(token("a"), token("a"));
+        assert_ne!(token("a"), token("b"));
+    }
+}

@@ -1,0 +1,231 @@
+//! The gateway's side: a request's events become records, and are durable when all replicas in sync have them.
+//!
+//! ```text
+//! prepare (topic, partitions) -> encode -> produce -> each record lands: acknowledged | too large | failed
+//! ```
+//!
+//! Failure cases: the client's queue is full - what did not fit has failed, at once; the broker does not acknowledge in time
+//! - failed, though it may be there (a repeat is recognised by its id); the broker says that a record is too large - that
+//! is for good, and the event's sender is told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::placement;
+use super::records::Records;
+use super::settings::Brokers;
+use super::topics::{TopicError, Topics};
+use crate::metrics::Metrics;
+
+/// The header that carries a request's trace through the log, as W3C writes it.
+pub const TRACE_HEADER: &str = "traceparent";
+
+/// Where a record ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landing {
+    /// Nowhere yet.
+    Pending,
+    /// In the log, on every replica in sync.
+    Acknowledged {
+        /// Where.
+        partition: i32,
+        /// And at which offset.
+        offset: i64,
+    },
+    /// The broker takes no record of this size.
+    TooLarge,
+    /// Not acknowledged; it may be there nevertheless.
+    Failed,
+}
+
+/// Where a request's records go.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Its partitions.
+    pub partitions: i32,
+}
+
+/// Records on their way.
+#[derive(Debug)]
+pub struct InFlight {
+    tracker: Arc<Tracker>,
+    /// Where they go.
+    pub destination: Destination,
+    /// The records, kept until they have landed: what fails goes to the spool from here.
+    pub records: Records,
+}
+
+#[derive(Debug)]
+struct Tracker {
+    open: AtomicUsize,
+    landings: Mutex<Vec<Landing>>,
+    all_landed: Notify,
+}
+
+impl Tracker {
+    fn new(records: usize) -> Arc<Self> {
+        Arc::new(Self {
+            open: AtomicUsize::new(records),
+            landings: Mutex::new(vec![Landing::Pending; records]),
+            all_landed: Notify::new(),
+        })
+    }
+
+    fn land(&self, index: usize, landing: Landing) {
+        if let Some(slot) = self.lock().get_mut(index) {
+            *slot = landing;
+        }
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_landed.notify_one();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Landing>> {
+        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InFlight {
+    /// Waits until every record has landed or the deadline has passed. In the order of the request; what has not landed by
+    /// then counts as failed.
+    pub async fn landed(&self, deadline: Instant) -> Vec<Landing> {
+        if self.tracker.open.load(Ordering::Acquire) > 0 {
+            // Late is as good as failed: the caller cannot wait longer.
+            drop(tokio::time::timeout_at(deadline, self.tracker.all_landed.notified()).await);
+        }
+        let landings = self.tracker.lock().clone();
+        landings.into_iter().map(|l| if l == Landing::Pending { Landing::Failed } else { l }).collect()
+    }
+}
+
+/// The last acknowledged offset of each partition: what has to be stored before a request is.
+pub fn marks(landings: &[Landing]) -> BTreeMap<i32, i64> {
+    let mut marks = BTreeMap::new();
+    for landing in landings {
+        if let Landing::Acknowledged { partition, offset } = *landing {
+            let mark = marks.entry(partition).or_insert(offset);
+            *mark = offset.max(*mark);
+        }
+    }
+    marks
+}
+
+/// Whom a delivery report is for.
+pub struct Slot {
+    tracker: Arc<Tracker>,
+    index: usize,
+}
+
+/// Takes delivery reports, on librdkafka's thread.
+struct Reports {
+    topics: Arc<Topics>,
+    metrics: Arc<Metrics>,
+}
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "the producer's connection to Kafka has trouble");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Slot>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
+        let landing = match result {
+            Ok(message) => Landing::Acknowledged { partition: message.partition(), offset: message.offset() },
+            Err((error, message)) => self.failed(error, message.topic()),
+        };
+        self.metrics.produced(landing);
+        slot.tracker.land(slot.index, landing);
+    }
+}
+
+impl Reports {
+    fn failed(&self, error: &KafkaError, topic: &str) -> Landing {
+        use RDKafkaErrorCode as Code;
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        match code {
+            Code::MessageSizeTooLarge => return Landing::TooLarge,
+            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => self.topics.forget(topic),
+            _ => {}
+        }
+        self.metrics.produce_failed(code);
+        Landing::Failed
+    }
+}
+
+/// Sends records.
+pub struct Gateway {
+    producer: ThreadedProducer<Reports>,
+    topics: Arc<Topics>,
+    metrics: Arc<Metrics>,
+}
+
+impl Gateway {
+    /// Connects in the background. `deliver_within` bounds how long a record may be on its way.
+    pub fn new(
+        brokers: &Brokers,
+        topics: Arc<Topics>,
+        metrics: Arc<Metrics>,
+        deliver_within: Duration,
+    ) -> Result<Self, KafkaError> {
+        let reports = Reports { topics: Arc::clone(&topics), metrics: Arc::clone(&metrics) };
+        let producer = brokers.producer(deliver_within).create_with_context(reports)?;
+        Ok(Self { producer, topics, metrics })
+    }
+
+    /// Learns where a project's events go, and makes the topic if need be.
+    pub async fn prepare(&self, project: &str) -> Result<Destination, TopicError> {
+        let topic = self.topics.rules().of(project);
+        let partitions = self.topics.ensure(&topic).await?;
+        Ok(Destination { topic: topic.into(), partitions })
+    }
+
+    /// Sends records. Returns at once.
+    pub fn send(&self, destination: Destination, records: Records, trace: Option<&str>) -> InFlight {
+        let tracker = Tracker::new(records.len());
+        let headers =
+            trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
+        for (index, record) in records.iter().enumerate() {
+            let slot = Box::new(Slot { tracker: Arc::clone(&tracker), index });
+            let key = record.hash.to_be_bytes();
+            let mut message = BaseRecord::with_opaque_to(&destination.topic, slot)
+                .partition(placement::partition(record.hash, destination.partitions))
+                .key(&key)
+                .payload(record.payload);
+            if let Some(headers) = &headers {
+                message = message.headers(headers.clone());
+            }
+            if let Err((error, message)) = self.producer.send(message) {
+                let landing = match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => Landing::TooLarge,
+                    code => {
+                        self.metrics.produce_failed(code.unwrap_or(RDKafkaErrorCode::Unknown));
+                        Landing::Failed
+                    }
+                };
+                message.delivery_opaque.tracker.land(index, landing);
+            }
+        }
+        InFlight { tracker, destination, records }
+    }
+
+    /// Waits until everything has landed, at most so long. Blocking.
+    pub fn flush(&self, within: Duration) {
+        if let Err(error) = self.producer.flush(within) {
+            tracing::warn!(%error, "not all records were acknowledged before the end");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The Kafka way behind the requests: topics, the consumer's thread, and the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use tallyhouse_service::health::{Health, Status};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::{self, ConsumerParts};
+use super::topics::Topics;
+use crate::way::LogWay;
+
+/// What it works with.
+pub struct Kafka {
+    /// Topics.
+    pub topics: Arc<Topics>,
+    /// The gateway's half, if this process is one.
+    pub gateway: Option<Arc<LogWay>>,
+    /// The consumer's half, if this process is one.
+    pub consumer: Option<ConsumerParts>,
+    /// Where its state is told.
+    pub health: Health,
+}
+
+impl Kafka {
+    /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaError> {
+        let Self { topics, gateway, consumer, health } = self;
+        health.set("kafka", Status::Down, "starting");
+        tokio::select! {
+            () = prepare(&topics) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        health.set("kafka", Status::Up, "");
+        health.set("ingest", Status::Up, "");
+        let progress = gateway.map(|way| tokio::spawn(async move { way.progress.run().await }));
+        let ended = match consumer {
+            Some(parts) => {
+                let (runtime, stop) = (Handle::current(), stop.clone());
+                let thread = tokio::task::spawn_blocking(move || consumer::run(parts, &runtime, &stop));
+                thread.await.unwrap_or_else(|error| {
+                    tracing::error!(%error, "the consumer ended by itself");
+                    Err(KafkaError::Canceled)
+                })
+            }
+            None => {
+                stop.cancelled().await;
+                Ok(())
+            }
+        };
+        if let Some(progress) = progress {
+            progress.abort();
+        }
+        ended
+    }
+}
+
+/// Makes sure that the shared topic is there. Tries until Kafka answers.
+async fn prepare(topics: &Arc<Topics>) {
+    let shared = topics.rules().shared.clone();
+    while let Err(error) = topics.ensure(&shared).await {
+        tracing::warn!(%error, "Kafka is not usable yet; trying again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

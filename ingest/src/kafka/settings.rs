@@ -1,0 +1,141 @@
+//! What is said to librdkafka, and where each value comes from. `KAFKA_OPTIONS` may add to it (TLS, SASL, timeouts), but may not
+//! touch what the promises rest on.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+
+/// Settings that others may not set: each carries a promise.
+const OURS: [&str; 12] = [
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "message.timeout.ms",
+    "partition.assignment.strategy",
+    "request.required.acks",
+];
+
+/// Pairs of `KAFKA_OPTIONS`. Never printed: there are passwords among them.
+#[derive(Clone, Default)]
+pub struct Options(Vec<(String, String)>);
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Options {
+    /// Reads `name=value`, separated by `;` or line ends. The error names the option, never its value.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut options = Vec::new();
+        for pair in text.split([';', '\n']).map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or("holds an option without `=`")?;
+            let name = name.trim();
+            if OURS.contains(&name) {
+                return Err(format!("may not set `{name}`: exactness rests on it"));
+            }
+            options.push((name.to_owned(), value.trim().to_owned()));
+        }
+        Ok(Self(options))
+    }
+}
+
+/// How the brokers are reached.
+#[derive(Debug, Clone)]
+pub struct Brokers {
+    /// `KAFKA_BROKERS`: `host:port`, with commas between.
+    pub bootstrap: String,
+    /// `KAFKA_OPTIONS`
+    pub options: Options,
+}
+
+impl Brokers {
+    /// For asking about topics, and the base of the other two.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("client.id", "tallyhouse")
+            .set("allow.auto.create.topics", "false")
+            // A partition count or leader that changed is noticed within this time.
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("socket.timeout.ms", "10000")
+            .set("socket.nagle.disable", "true")
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000");
+        for (name, value) in &self.options.0 {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// For the gateway.
+    pub fn producer(&self, delivery_within: Duration) -> ClientConfig {
+        let mut config = self.client();
+        config
+            // All replicas in sync have it before it is acknowledged; a repeat inside the client changes nothing.
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", delivery_within.as_millis().to_string())
+            .set("request.timeout.ms", delivery_within.as_millis().to_string())
+            // Long enough that one request's events travel together, short enough not to be felt.
+            .set("linger.ms", "2")
+            .set("compression.type", "lz4")
+            .set("batch.num.messages", "10000")
+            .set("batch.size", "1000000")
+            // Bounds of what may wait; beyond them requests are handed back.
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", "65536");
+        config
+    }
+
+    /// For the consumer.
+    pub fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("check.crcs", "true")
+            // Who is dead or stopped for this long loses its partitions.
+            .set("session.timeout.ms", "10000")
+            .set("heartbeat.interval.ms", "1000")
+            .set("max.poll.interval.ms", "300000")
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.min.messages", "50000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("statistics.interval.ms", "2000");
+        config
+    }
+
+    /// For reading what a group has committed, without joining it.
+    pub fn observer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_pass_through_but_not_those_that_promises_rest_on() {
+        let options = Options::parse("security.protocol=SASL_SSL; sasl.password=a=b\n").unwrap();
+        let brokers = Brokers { bootstrap: "b:1".into(), options };
+        assert_eq!(brokers.client().get("sasl.password"), Some("a=b"));
+        assert!(!format!("{brokers:?}").contains("a=b"));
+        assert!(Options::parse("acks=1").unwrap_err().contains("`acks`"));
+        assert!(Options::parse("nonsense").is_err());
+    }
+}

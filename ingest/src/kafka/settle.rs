@@ -1,0 +1,101 @@
+//! A closed batch -> stored, in the order that makes it exact.
+//!
+//! ```text
+//! intent committed (fence) -> dead letters -> insert, until it is done; the intent again before each late attempt
+//! ```
+//!
+//! Nothing here gives up by itself: the lane is drained or aborted from outside when the partition goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::ConsumerContext;
+use tallyhouse_service::clock::now_ms;
+use tokio::time::Instant;
+
+use super::batch::Closed;
+use super::intent::Intent;
+use super::ownership::{CommitError, Ownership};
+use crate::metrics::Metrics;
+use crate::store::{Block, Store, pause_after};
+
+/// The partition is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// See the module.
+pub struct Settler<C: ConsumerContext> {
+    /// The right to the partition.
+    pub ownership: Arc<Ownership<C>>,
+    /// Where batches go.
+    pub store: Store,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How long a committed intent vouches for the partition: an attempt that begins later commits it again first. Shorter than the
+/// group takes to notice that a member stopped (`session.timeout.ms`, 10 s).
+const INTENT_HOLDS: Duration = Duration::from_secs(5);
+
+impl<C: ConsumerContext + 'static> Settler<C> {
+    /// Stores a batch, however often it takes.
+    pub async fn store_batch(&self, closed: Closed) -> Result<(), Lost> {
+        if closed.rows == 0 && closed.poison.is_empty() {
+            self.metrics.consumed(closed.counts);
+            return Ok(());
+        }
+        let metadata = Intent::metadata(closed.last, now_ms(), closed.skips.clone());
+        self.commit(closed.first, &metadata).await?;
+        let mut fenced = Instant::now();
+        let mut attempt = 1;
+        while let Err(error) = self.insert(&closed).await {
+            tracing::warn!(%error, token = closed.token, attempt, rows = closed.rows, "an insert failed and will be repeated");
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+            if fenced.elapsed() > INTENT_HOLDS {
+                self.commit(closed.first, &metadata).await?;
+                fenced = Instant::now();
+            }
+        }
+        self.metrics.consumed(closed.counts);
+        Ok(())
+    }
+
+    async fn insert(&self, closed: &Closed) -> Result<(), tallyhouse_sql::StoreError> {
+        if closed.rows > 0 {
+            let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks };
+            self.store.attempt(block).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits, however often it takes while the partition is ours.
+    pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), Lost> {
+        let mut attempt = 1;
+        loop {
+            let ownership = Arc::clone(&self.ownership);
+            let metadata = metadata.to_owned();
+            let started = Instant::now();
+            let committed = tokio::task::spawn_blocking(move || ownership.commit(next, &metadata)).await;
+            let error = match committed {
+                Ok(Ok(())) => {
+                    self.metrics.committed(started.elapsed());
+                    return Ok(());
+                }
+                Ok(Err(CommitError::Lost)) => return Err(Lost),
+                Ok(Err(error)) => error,
+                Err(error) => {
+                    tracing::error!(%error, "a commit ended by itself");
+                    return Err(Lost);
+                }
+            };
+            self.metrics.commit_failed(error.code());
+            tracing::warn!(%error, next, attempt, "a commit failed and will be repeated while the partition is ours");
+            if !error.is_retryable() {
+                return Err(Lost);
+            }
+            tokio::time::sleep(pause_after(attempt).min(Duration::from_secs(1))).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
+//!
+//! Failure cases: the broker is away (nothing is known yet: the caller spools or hands back); the topic vanishes while we run
+//! (producing fails with "unknown topic", its count is forgotten, and the next event makes it anew); another instance makes
+//! it at the same moment (that is a success).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::time::Instant;
+
+use super::settings::Brokers;
+
+/// How topics are named and made.
+#[derive(Debug, Clone)]
+pub struct TopicRules {
+    /// `KAFKA_TOPIC`: where events go.
+    pub shared: String,
+    /// `KAFKA_TOPIC_PER_PROJECT`: every project has `events.{project}` instead.
+    pub is_per_project: bool,
+    /// `KAFKA_PARTITIONS` of a topic that is made.
+    pub partitions: i32,
+    /// `KAFKA_REPLICATION`; `None`: three, or as many as there are brokers.
+    pub replication: Option<i32>,
+}
+
+/// What a topic of a project is called: this and the project's name.
+pub const PROJECT_PREFIX: &str = "events.";
+
+/// Kafka's bound on the length of a topic's name.
+const MAX_NAME: usize = 249;
+
+impl TopicRules {
+    /// The topic of a project. A name that Kafka does not take stays in the shared one.
+    pub fn of(&self, project: &str) -> String {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let fits =
+            PROJECT_PREFIX.len() + project.len() <= MAX_NAME && !project.is_empty() && project.chars().all(is_name);
+        if self.is_per_project && fits { format!("{PROJECT_PREFIX}{project}") } else { self.shared.clone() }
+    }
+
+    /// What a consumer subscribes to.
+    pub fn subscription(&self) -> Vec<String> {
+        let mut topics = vec![self.shared.clone()];
+        if self.is_per_project {
+            topics.push(format!("^{}.*", PROJECT_PREFIX.replace('.', "\\.")));
+        }
+        topics
+    }
+}
+
+/// Records are kept so long: the time there is to bring consumers back.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// A count is asked for again after this time, so that added partitions are used.
+const FRESH_FOR: Duration = Duration::from_secs(30);
+
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a topic cannot be used now.
+#[derive(Debug, thiserror::Error)]
+#[error("topic {topic}: {problem}")]
+pub struct TopicError {
+    /// Which.
+    pub topic: String,
+    /// What Kafka says.
+    pub problem: String,
+}
+
+/// Topics and what is known about them.
+pub struct Topics {
+    rules: TopicRules,
+    admin: AdminClient<DefaultClientContext>,
+    known: Mutex<HashMap<String, Known>>,
+    making: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    partitions: i32,
+    asked: Instant,
+}
+
+impl Topics {
+    /// Speaks to nobody yet.
+    pub fn new(rules: TopicRules, brokers: &Brokers) -> Result<Self, KafkaError> {
+        let admin = brokers.client().create()?;
+        Ok(Self { rules, admin, known: Mutex::default(), making: tokio::sync::Mutex::default() })
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &TopicRules {
+        &self.rules
+    }
+
+    /// The number of partitions, as far as it is known now.
+    pub fn known(&self, topic: &str) -> Option<i32> {
+        self.lock().get(topic).map(|known| known.partitions)
+    }
+
+    /// The number of partitions, asked for when it is old; the topic is made when it is not there.
+    pub async fn ensure(self: &Arc<Self>, topic: &str) -> Result<i32, TopicError> {
+        if let Some(partitions) = self.fresh(topic) {
+            return Ok(partitions);
+        }
+        let _one_at_a_time = self.making.lock().await;
+        if let Some(partitions) = self.fresh(topic) {
+            return Ok(partitions);
+        }
+        match self.ask(topic).await {
+            Ok(partitions) if partitions > 0 => return Ok(self.learn(topic, partitions)),
+            Ok(_) => {}
+            // Better the count of a minute ago than none.
+            Err(error) => return self.known(topic).ok_or(error),
+        }
+        self.make(topic).await?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.ask(topic).await? {
+                0 if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
+                0 => return Err(error(topic, "it was made, but has no partitions yet")),
+                partitions => return Ok(self.learn(topic, partitions)),
+            }
+        }
+    }
+
+    /// Forgets what was known, because it proved wrong.
+    pub fn forget(&self, topic: &str) {
+        self.lock().remove(topic);
+    }
+
+    fn fresh(&self, topic: &str) -> Option<i32> {
+        self.lock().get(topic).filter(|known| known.asked.elapsed() < FRESH_FOR).map(|known| known.partitions)
+    }
+
+    fn learn(&self, topic: &str, partitions: i32) -> i32 {
+        self.lock().insert(topic.to_owned(), Known { partitions, asked: Instant::now() });
+        partitions
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Partitions of the topic; 0 when it is not there.
+    async fn ask(self: &Arc<Self>, topic: &str) -> Result<i32, TopicError> {
+        let (this, name) = (Arc::clone(self), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = this.admin.inner().fetch_metadata(Some(&name), ASK_WITHIN)?;
+            let found = metadata.topics().iter().find(|found| found.name() == name);
+            Ok::<_, KafkaError>(found.map_or(0, |found| i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)))
+        });
+        asked.await.map_err(|e| error(topic, e))?.map_err(|e| error(topic, e))
+    }
+
+    async fn brokers(self: &Arc<Self>) -> Result<i32, KafkaError> {
+        let this = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || {
+            this.admin.inner().fetch_metadata(None, ASK_WITHIN).map(|metadata| metadata.brokers().len())
+        });
+        Ok(asked.await.ok().transpose()?.map_or(1, |brokers| i32::try_from(brokers).unwrap_or(1)))
+    }
+
+    async fn make(self: &Arc<Self>, topic: &str) -> Result<(), TopicError> {
+        let replication = match self.rules.replication {
+            Some(replication) => replication,
+            None => self.brokers().await.map_err(|e| error(topic, e))?.clamp(1, 3),
+        };
+        let retention = RETENTION.as_millis().to_string();
+        // With three copies two must have a record before it is acknowledged: one broker may be lost, and one may be away.
+        let in_sync = if replication >= 3 { "2" } else { "1" };
+        let new = NewTopic::new(topic, self.rules.partitions, TopicReplication::Fixed(replication))
+            .set("retention.ms", &retention)
+            .set("min.insync.replicas", in_sync)
+            .set("cleanup.policy", "delete");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        let made = self.admin.create_topics([&new], &options).await.map_err(|e| error(topic, e))?;
+        for outcome in made {
+            match outcome {
+                Ok(_) => tracing::info!(topic, partitions = self.rules.partitions, replication, "topic made"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(error(topic, code)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn error(topic: &str, problem: impl std::fmt::Display) -> TopicError {
+    TopicError { topic: topic.to_owned(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_its_own_topic_where_its_name_allows_it() {
+        let mut rules =
+            TopicRules { shared: "tallyhouse.events".into(), is_per_project: true, partitions: 4, replication: None };
+        assert_eq!(rules.of("shop-1"), "events.shop-1");
+        for odd in ["", "a b", "ü", &"x".repeat(249)] {
+            assert_eq!(rules.of(odd), "tallyhouse.events", "{odd:?}");
+        }
+        assert_eq!(rules.subscription(), ["tallyhouse.events", "^events\\..*"]);
+        rules.is_per_project = false;
+        assert_eq!(rules.of("shop-1"), "tallyhouse.events");
+    }
+}

@@ -1,0 +1,146 @@
+//! Which ids ClickHouse knows: what a window is filled with before the first event is judged by it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::query::Query;
+use tallyhouse_sql::clickhouse::{self, Client, Row};
+
+use crate::config::DedupLimits;
+use crate::kafka::placement::HASH_SQL;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Whose ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// All that a client gave; generated ones repeat nothing.
+    Given,
+    /// All that belong to a partition, generated ones too: the log may hold a record twice.
+    Placed {
+        /// The partition,
+        partition: i32,
+        /// of so many,
+        partitions: i32,
+        /// and, in a project's own topic, of this project only.
+        project: Option<String>,
+    },
+}
+
+/// An id that is in `events`.
+#[derive(Debug, Row, Deserialize)]
+pub struct KnownId {
+    /// Its project.
+    pub project_id: String,
+    /// The id.
+    pub event_id: String,
+    /// Its offset in Kafka; -1 when it came another way.
+    pub source_offset: i64,
+}
+
+#[derive(Row, Deserialize)]
+struct HourCount {
+    hour: i64,
+    ids: u64,
+}
+
+impl Whose {
+    fn condition(&self) -> String {
+        match self {
+            Self::Given => "bitAnd(flags, 8) = 0".to_owned(),
+            Self::Placed { project, .. } => {
+                let project = if project.is_some() { " AND project_id = {project:String}" } else { "" };
+                format!("{HASH_SQL} % {{partitions:UInt64}} = {{partition:UInt64}}{project}")
+            }
+        }
+    }
+
+    fn bind(&self, query: Query) -> Query {
+        match self {
+            Self::Given => query,
+            Self::Placed { partition, partitions, project } => {
+                let query = query.param("partition", *partition).param("partitions", *partitions);
+                match project {
+                    Some(project) => query.param("project", project),
+                    None => query,
+                }
+            }
+        }
+    }
+}
+
+/// Hands out the ids of events received within the window, oldest hour first, as far back as `dedup.ids` reach. With each
+/// goes the end of its hour: an id may be remembered for longer than the window, never for less.
+pub async fn read(
+    client: &Client,
+    whose: &Whose,
+    dedup: DedupLimits,
+    mut remember: impl FnMut(KnownId, i64),
+) -> Result<usize, StoreError> {
+    let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
+    let mut ids = 0;
+    for hour in hours_to_read(counts(client, whose, since).await?, dedup.ids as u64) {
+        let query = client.query(&format!(
+            "SELECT project_id, event_id, source_offset FROM events \
+             WHERE received_at >= fromUnixTimestamp64Milli({{from:Int64}}) \
+             AND received_at < fromUnixTimestamp64Milli({{to:Int64}}) AND {}",
+            whose.condition()
+        ));
+        let query = whose.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
+        let mut rows = query.fetch::<KnownId>()?;
+        while let Some(known) = within(rows.next()).await? {
+            remember(known, (hour + HOUR_MS).min(now_ms()));
+            ids += 1;
+        }
+    }
+    Ok(ids)
+}
+
+/// Ids received per hour since `since`, by the hour's start in milliseconds.
+async fn counts(client: &Client, whose: &Whose, since: i64) -> Result<BTreeMap<i64, u64>, StoreError> {
+    let query = client.query(&format!(
+        "SELECT toInt64(toUnixTimestamp(toStartOfHour(received_at))) * 1000 AS hour, count() AS ids FROM events \
+         WHERE received_at >= fromUnixTimestamp64Milli({{since:Int64}}) AND {} GROUP BY hour",
+        whose.condition()
+    ));
+    let rows = whose.bind(query.param("since", since)).fetch_all::<HourCount>();
+    Ok(within(rows).await?.into_iter().map(|row| (row.hour, row.ids)).collect())
+}
+
+/// The newest hours that fit, oldest first. The hour that overflows is read too: the window drops what it cannot hold.
+fn hours_to_read(counts: BTreeMap<i64, u64>, most: u64) -> Vec<i64> {
+    let mut hours = Vec::new();
+    let mut ids = 0;
+    for (hour, count) in counts.into_iter().rev() {
+        if ids >= most {
+            break;
+        }
+        ids += count;
+        hours.push(hour);
+    }
+    hours.reverse();
+    hours
+}
+
+async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(Duration::from_secs(60), call).await {
+        Ok(result) => result.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_hours_win() {
+        let counts = BTreeMap::from([(1, 10), (2, 10), (3, 10)]);
+        assert_eq!(hours_to_read(counts.clone(), 15), [2, 3]);
+        assert_eq!(hours_to_read(counts.clone(), 20), [2, 3]);
+        assert_eq!(hours_to_read(counts, 1_000), [1, 2, 3]);
+    }
+}
