@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Failure cases: the client's queue is full - what did not fit has failed, at once; the broker does not acknowledge in time
-//! - failed, though it may be there (a repeat is recognised by its id); the broker says that a record is too large - that
-//! is for good, and the event's sender is told.
+//! - failed, though it may be there (a repeat is recognised by its id); a record is larger than its topic takes - that is
+//! known before it is sent, is for good, and the event's sender is told.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::placement;
 use super::records::Records;
 use super::settings::Brokers;
-use super::topics::{TopicError, Topics};
+use super::topics::{Shape, TopicError, Topics};
 use crate::metrics::Metrics;
 
 /// The header that carries a request's trace through the log, as W3C writes it.
@@ -52,8 +52,8 @@ pub enum Landing {
 pub struct Destination {
     /// The topic.
     pub topic: Arc<str>,
-    /// Its partitions.
-    pub partitions: i32,
+    /// What is known of it.
+    pub shape: Shape,
 }
 
 /// Records on their way.
@@ -156,10 +156,13 @@ impl Reports {
     fn failed(&self, error: &KafkaError, topic: &str) -> Landing {
         use RDKafkaErrorCode as Code;
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        match code {
-            Code::MessageSizeTooLarge => return Landing::TooLarge,
-            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => self.topics.forget(topic),
-            _ => {}
+        self.topics.doubt(topic);
+        if code == Code::MessageSizeTooLarge {
+            // It may be the batch that is too large: no event is refused for its company.
+            tracing::error!(
+                topic,
+                "a batch is too large for the topic: set `batch.size` in KAFKA_OPTIONS below its `max.message.bytes`"
+            );
         }
         self.metrics.produce_failed(code);
         Landing::Failed
@@ -189,8 +192,8 @@ impl Gateway {
     /// Learns where a project's events go, and makes the topic if need be.
     pub async fn prepare(&self, project: &str) -> Result<Destination, TopicError> {
         let topic = self.topics.rules().of(project);
-        let partitions = self.topics.ensure(&topic).await?;
-        Ok(Destination { topic: topic.into(), partitions })
+        let shape = self.topics.ensure(&topic).await?;
+        Ok(Destination { topic: topic.into(), shape })
     }
 
     /// Sends records. Returns at once.
@@ -199,24 +202,24 @@ impl Gateway {
         let headers =
             trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
         for (index, record) in records.iter().enumerate() {
+            if record.payload.len() > destination.shape.record_bytes {
+                self.metrics.produced(Landing::TooLarge);
+                tracker.land(index, Landing::TooLarge);
+                continue;
+            }
             let slot = Box::new(Slot { tracker: Arc::clone(&tracker), index });
             let key = record.hash.to_be_bytes();
             let mut message = BaseRecord::with_opaque_to(&destination.topic, slot)
-                .partition(placement::partition(record.hash, destination.partitions))
+                .partition(placement::partition(record.hash, destination.shape.partitions))
                 .key(&key)
                 .payload(record.payload);
             if let Some(headers) = &headers {
                 message = message.headers(headers.clone());
             }
             if let Err((error, message)) = self.producer.send(message) {
-                let landing = match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => Landing::TooLarge,
-                    code => {
-                        self.metrics.produce_failed(code.unwrap_or(RDKafkaErrorCode::Unknown));
-                        Landing::Failed
-                    }
-                };
-                message.delivery_opaque.tracker.land(index, landing);
+                self.metrics.produce_failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
+                self.metrics.produced(Landing::Failed);
+                message.delivery_opaque.tracker.land(index, Landing::Failed);
             }
         }
         InFlight { tracker, destination, records }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use tallyhouse_service::health::{Health, Status};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, ConsumerParts};
@@ -37,14 +38,7 @@ impl Kafka {
         health.set("ingest", Status::Up, "");
         let progress = gateway.map(|way| tokio::spawn(async move { way.progress.run().await }));
         let ended = match consumer {
-            Some(parts) => {
-                let (runtime, stop) = (Handle::current(), stop.clone());
-                let thread = tokio::task::spawn_blocking(move || consumer::run(parts, &runtime, &stop));
-                thread.await.unwrap_or_else(|error| {
-                    tracing::error!(%error, "the consumer ended by itself");
-                    Err(KafkaError::Canceled)
-                })
-            }
+            Some(parts) => consume(parts, stop.clone()).await,
             None => {
                 stop.cancelled().await;
                 Ok(())
@@ -55,6 +49,19 @@ impl Kafka {
         }
         ended
     }
+}
+
+/// On a thread of its own: it blocks for as long as the process lives.
+async fn consume(parts: ConsumerParts, stop: CancellationToken) -> Result<(), KafkaError> {
+    let runtime = Handle::current();
+    let (ended, end) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("kafka-poll".to_owned());
+    let spawned = thread.spawn(move || drop(ended.send(consumer::run(parts, &runtime, &stop))));
+    if let Err(error) = spawned {
+        tracing::error!(%error, "the consumer's thread cannot be started");
+        return Err(KafkaError::Canceled);
+    }
+    end.await.unwrap_or(Err(KafkaError::Canceled))
 }
 
 /// Makes sure that the shared topic is there. Tries until Kafka answers.

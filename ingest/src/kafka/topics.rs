@@ -1,14 +1,14 @@
 //! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
 //!
 //! Failure cases: the broker is away (nothing is known yet: the caller spools or hands back); the topic vanishes while we run
-//! (producing fails with "unknown topic", its count is forgotten, and the next event makes it anew); another instance makes
+//! (producing fails, its count is doubted, and the next event makes it anew); another instance makes
 //! it at the same moment (that is a success).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
@@ -79,11 +79,27 @@ pub struct Topics {
     making: tokio::sync::Mutex<()>,
 }
 
+/// What a producer must know of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Its partitions.
+    pub partitions: i32,
+    /// The largest record that it takes, in bytes.
+    pub record_bytes: usize,
+}
+
 #[derive(Clone, Copy)]
 struct Known {
-    partitions: i32,
+    shape: Shape,
     asked: Instant,
+    is_doubted: bool,
 }
+
+/// `max.message.bytes` of a topic whose own is not known: Kafka's default.
+const DEFAULT_MESSAGE_BYTES: usize = 1_048_588;
+
+/// What a batch of one record weighs beside its payload: the batch's header, the key, one trace header.
+const BATCH_OVERHEAD: usize = 256;
 
 impl Topics {
     /// Speaks to nobody yet.
@@ -97,24 +113,24 @@ impl Topics {
         &self.rules
     }
 
-    /// The number of partitions, as far as it is known now.
-    pub fn known(&self, topic: &str) -> Option<i32> {
-        self.lock().get(topic).map(|known| known.partitions)
+    /// What is known of a topic now.
+    pub fn known(&self, topic: &str) -> Option<Shape> {
+        self.lock().get(topic).map(|known| known.shape)
     }
 
-    /// The number of partitions, asked for when it is old; the topic is made when it is not there.
-    pub async fn ensure(self: &Arc<Self>, topic: &str) -> Result<i32, TopicError> {
-        if let Some(partitions) = self.fresh(topic) {
-            return Ok(partitions);
+    /// A topic's shape, asked for when it is old; the topic is made when it is not there.
+    pub async fn ensure(self: &Arc<Self>, topic: &str) -> Result<Shape, TopicError> {
+        if let Some(shape) = self.fresh(topic) {
+            return Ok(shape);
         }
         let _one_at_a_time = self.making.lock().await;
-        if let Some(partitions) = self.fresh(topic) {
-            return Ok(partitions);
+        if let Some(shape) = self.fresh(topic) {
+            return Ok(shape);
         }
         match self.ask(topic).await {
-            Ok(partitions) if partitions > 0 => return Ok(self.learn(topic, partitions)),
+            Ok(partitions) if partitions > 0 => return Ok(self.learn(topic, partitions).await),
             Ok(_) => {}
-            // Better the count of a minute ago than none.
+            // Better what was true a minute ago than nothing.
             Err(error) => return self.known(topic).ok_or(error),
         }
         self.make(topic).await?;
@@ -123,23 +139,38 @@ impl Topics {
             match self.ask(topic).await? {
                 0 if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
                 0 => return Err(error(topic, "it was made, but has no partitions yet")),
-                partitions => return Ok(self.learn(topic, partitions)),
+                partitions => return Ok(self.learn(topic, partitions).await),
             }
         }
     }
 
-    /// Forgets what was known, because it proved wrong.
-    pub fn forget(&self, topic: &str) {
-        self.lock().remove(topic);
+    /// A record did not arrive: what is known may be wrong, so it is asked for again.
+    pub fn doubt(&self, topic: &str) {
+        if let Some(known) = self.lock().get_mut(topic) {
+            known.is_doubted = true;
+        }
     }
 
-    fn fresh(&self, topic: &str) -> Option<i32> {
-        self.lock().get(topic).filter(|known| known.asked.elapsed() < FRESH_FOR).map(|known| known.partitions)
+    fn fresh(&self, topic: &str) -> Option<Shape> {
+        self.lock()
+            .get(topic)
+            .filter(|known| !known.is_doubted && known.asked.elapsed() < FRESH_FOR)
+            .map(|known| known.shape)
     }
 
-    fn learn(&self, topic: &str, partitions: i32) -> i32 {
-        self.lock().insert(topic.to_owned(), Known { partitions, asked: Instant::now() });
-        partitions
+    async fn learn(&self, topic: &str, partitions: i32) -> Shape {
+        let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
+        self.lock().insert(topic.to_owned(), Known { shape, asked: Instant::now(), is_doubted: false });
+        shape
+    }
+
+    /// The topic's `max.message.bytes`. Reading it may be forbidden: then the default is believed.
+    async fn message_bytes(&self, topic: &str) -> usize {
+        let options = AdminOptions::new().request_timeout(Some(ASK_WITHIN));
+        let asked = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+        let configs = asked.unwrap_or_default().into_iter().flatten();
+        let values = configs.filter_map(|config| config.get("max.message.bytes")?.value.as_ref()?.parse().ok());
+        values.last().unwrap_or(DEFAULT_MESSAGE_BYTES)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {

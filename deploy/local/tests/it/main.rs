@@ -17,6 +17,7 @@ mod engine;
 mod flights;
 mod ingest;
 mod ingest_service;
+mod kafka;
 mod kills;
 mod migrations;
 mod outage;

@@ -4,6 +4,7 @@
 //! starts another.
 
 mod janitor;
+pub(crate) mod proxy;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -124,4 +125,15 @@ pub(crate) async fn execute(connection: &Connection, sql: &str) -> Result<(), St
     let client =
         Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
     client.query_raw(sql).execute().await.map_err(|error| error.to_string())
+}
+
+/// TEMPORARY
+pub(crate) struct B;
+impl B {
+    pub(crate) fn bootstrap(&self) -> String {
+        "127.0.0.1:19092".into()
+    }
+}
+pub(crate) async fn brokers() -> B {
+    B
 }

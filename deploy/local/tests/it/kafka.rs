@@ -1,0 +1,270 @@
+//! The Kafka way against a real broker: what is acknowledged is counted once, whoever dies in between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::json;
+use tallyhouse_loadtest::system::System;
+use tallyhouse_sql::Connection;
+
+use crate::ingest_service::{Service, count, everywhere, json};
+use crate::query_service::{eventually, new_project};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::{Folder, brokers, engine};
+
+/// A topic and a group of one's own, and services that use them.
+struct Log {
+    bootstrap: String,
+    name: String,
+    revoke_ms: &'static str,
+}
+
+impl Log {
+    async fn new() -> Self {
+        let name = format!("topic-{}", ulid::Ulid::generate());
+        Self { bootstrap: brokers().await.bootstrap(), name, revoke_ms: "5000" }
+    }
+
+    fn settings<'a>(&'a self, role: &'a str) -> Vec<(&'a str, &'a str)> {
+        vec![
+            ("KAFKA_BROKERS", &self.bootstrap),
+            ("KAFKA_TOPIC", &self.name),
+            ("KAFKA_GROUP", &self.name),
+            ("KAFKA_PARTITIONS", "2"),
+            ("KAFKA_REVOKE_MS", self.revoke_ms),
+            ("KAFKA_TIMEOUT_MS", "5000"),
+            ("INGEST_ROLE", role),
+        ]
+    }
+
+    async fn service(&self, role: &str, connection: Connection, data: &Folder, project: &str) -> Service {
+        Service::start_with(connection, data, project, &self.settings(role)).await
+    }
+
+    /// A consumer as a process of its own, that can be killed.
+    async fn process(&self, connection: &Connection) -> System {
+        let mut settings = self.settings("consumer");
+        settings.extend([
+            ("CLICKHOUSE_URL", connection.url.as_str()),
+            ("CLICKHOUSE_USER", &connection.user),
+            ("CLICKHOUSE_PASSWORD", &connection.password),
+            ("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"),
+        ]);
+        System::start_with(Path::new(env!("CARGO_BIN_EXE_tallyhouse")), &settings).await.unwrap()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap()
+    }
+
+    /// A record as it is, of no gateway of ours.
+    async fn produce(&self, payload: &[u8]) {
+        let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().unwrap();
+        let record = FutureRecord::<(), _>::to(&self.name).payload(payload).partition(0);
+        producer.send(record, Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+fn events(ids: impl IntoIterator<Item = String>) -> String {
+    let events = ids.into_iter().map(|id| json!({"eventId": id, "eventType": "a", "userId": "u", "value": 1}));
+    serde_json::Value::from_iter(events).to_string()
+}
+
+fn numbered(range: std::ops::Range<u32>) -> String {
+    events(range.map(|n| n.to_string()))
+}
+
+async fn stored(connection: &Connection, project: &str, events: u64) {
+    eventually("all are stored", async || everywhere(connection, project).await == [events; 4]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_acknowledged_by_kafka_and_counted_once() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    let reply = service.endpoint().post_with("wait=stored", numbered(0..100).into()).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.excerpt());
+    assert_eq!(json(&reply)["accepted"], 100);
+    assert_eq!(everywhere(&connection, &project).await, [100; 4], "waiting means that it is there");
+    let sources = "SELECT uniqExact(source_partition, source_offset) FROM events \
+                   WHERE project_id = {project:String} AND source_offset >= 0";
+    assert_eq!(count(&connection, &project, sources).await, 100);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_ids_are_counted_once_also_after_a_restart() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..50)).await.status, 202);
+    stored(&connection, &project, 50).await;
+    service.stop().await;
+
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..60)).await.status, 202);
+    stored(&connection, &project, 60).await;
+    assert_eq!(service.counted("tallyhouse_ingest_events_total", "duplicate"), 50);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_dies_between_insert_and_commit_is_taken_over_exactly() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let gateway = log.service("gateway", connection.clone(), &data, &project).await;
+    let proxy = Proxy::start(connection.clone()).await;
+    let doomed = log.process(&proxy.connection).await;
+    assert_eq!(gateway.send(numbered(0..10)).await.status, 202);
+    stored(&connection, &project, 10).await;
+
+    // The insert is carried out, its answer never comes, so the commit after it is not made.
+    proxy.set(Mode::HoldAnswers);
+    assert_eq!(gateway.send(numbered(10..500)).await.status, 202);
+    let is_inserted = async || everywhere(&connection, &project).await.iter().all(|count| *count > 10);
+    eventually("an insert has been carried out", is_inserted).await;
+    drop(doomed);
+
+    let heir = log.service("consumer", connection.clone(), &Folder::create(), &project).await;
+    stored(&connection, &project, 500).await;
+    assert!(heir.counted("tallyhouse_ingest_kafka_intents_total", "whole") > 0, "a begun batch was found");
+    heir.stop().await;
+    gateway.stop().await;
+    assert_eq!(everywhere(&connection, &project).await, [500; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_in_the_middle_of_an_insert_counts_nothing_twice() {
+    let mut log = Log::new().await;
+    // Short, so that the batch is given up while it is being inserted.
+    log.revoke_ms = "200";
+    let (data, project) = (Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let gateway = log.service("gateway", connection.clone(), &data, &project).await;
+    let proxy = Proxy::start(connection.clone()).await;
+    let first = log.service("consumer", proxy.connection.clone(), &Folder::create(), &project).await;
+    assert_eq!(gateway.send(numbered(0..10)).await.status, 202);
+    stored(&connection, &project, 10).await;
+
+    proxy.set(Mode::HoldAnswers);
+    assert_eq!(gateway.send(numbered(10..1_000)).await.status, 202);
+    let is_inserted = async || everywhere(&connection, &project).await.iter().all(|count| *count > 10);
+    eventually("an insert has been carried out", is_inserted).await;
+    let second = log.service("consumer", connection.clone(), &Folder::create(), &project).await;
+    eventually("a partition was given up", async || {
+        first.counted("tallyhouse_ingest_kafka_rebalances_total", "revoked") > 0
+            && second.metric("tallyhouse_ingest_kafka_lanes") > 0
+    })
+    .await;
+    proxy.set(Mode::Pass);
+    stored(&connection, &project, 1_000).await;
+    assert_eq!(gateway.send(numbered(0..1_500)).await.status, 202);
+    stored(&connection, &project, 1_500).await;
+    for service in [first, second, gateway] {
+        service.stop().await;
+    }
+    assert_eq!(everywhere(&connection, &project).await, [1_500; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_away_pauses_partitions_and_keeps_the_group() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let proxy = Proxy::start(connection.clone()).await;
+    let service = log.service("all", proxy.connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..10)).await.status, 202);
+    stored(&connection, &project, 10).await;
+    let rebalances = service.counted("tallyhouse_ingest_kafka_rebalances_total", "assigned");
+
+    proxy.set(Mode::Away);
+    let long = "x".repeat(4_000);
+    let mut sent = 10_u32;
+    while service.metric("tallyhouse_ingest_kafka_paused_partitions") < 2 {
+        let ids = (sent..sent + 200)
+            .map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
+        let reply = service.send(serde_json::Value::from_iter(ids).to_string()).await;
+        assert_eq!(reply.status, 202, "events are acknowledged while ClickHouse is away");
+        sent += 200;
+        assert!(sent < 100_000, "partitions are never paused");
+    }
+    assert!(service.health.is_ready(), "Kafka stands in front of ClickHouse");
+    proxy.set(Mode::Pass);
+    stored(&connection, &project, u64::from(sent)).await;
+    eventually("all go on", async || service.metric("tallyhouse_ingest_kafka_paused_partitions") == 0).await;
+    assert_eq!(service.counted("tallyhouse_ingest_kafka_rebalances_total", "assigned"), rebalances);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_vanishes_is_made_anew_and_its_records_are_not_taken_for_old_ones() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..40)).await.status, 202);
+    stored(&connection, &project, 40).await;
+
+    log.admin().delete_topics(&[&log.name], &AdminOptions::new()).await.unwrap();
+    // The same offsets again, with other events.
+    let body = numbered(40..80);
+    eventually("the topic is there again", async || service.send(body.clone()).await.status == 202).await;
+    stored(&connection, &project, 80).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_stops_nothing() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..10)).await.status, 202);
+    for poison in [&b""[..], b"\x00old version", b"\xffnew version", b"\x01cut"] {
+        log.produce(poison).await;
+    }
+    assert_eq!(service.send(numbered(10..20)).await.status, 202);
+    stored(&connection, &project, 20).await;
+    eventually("all are dead letters", async || {
+        service.counted("tallyhouse_ingest_events_total", "dead_lettered") == 4
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_topic_does_not_take_is_refused_alone() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let topic = NewTopic::new(&log.name, 2, TopicReplication::Fixed(1)).set("max.message.bytes", "4096");
+    log.admin().create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    let long = json!([
+        {"eventId": "1", "eventType": "a", "value": 1},
+        {"eventId": "2", "eventType": "a", "properties": {"a": "x".repeat(4_000), "b": "y".repeat(4_000)}},
+        {"eventId": "3", "eventType": "a", "value": 1},
+    ]);
+    let reply = service.send(long.to_string()).await;
+    assert_eq!(reply.status, 202, "{}", reply.excerpt());
+    let answer = json(&reply);
+    assert_eq!((&answer["accepted"], &answer["rejected"][0]["code"]), (&json!(2), &json!("too_large_for_log")));
+    assert_eq!(answer["rejected"][0]["index"], 1);
+    stored(&connection, &project, 2).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_may_have_a_topic_of_its_own() {
+    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let mut settings = log.settings("all");
+    settings.push(("KAFKA_TOPIC_PER_PROJECT", "1"));
+    let service = Service::start_with(connection.clone(), &data, &project, &settings).await;
+    assert_eq!(service.send(numbered(0..20)).await.status, 202);
+    stored(&connection, &project, 20).await;
+    let metadata = log.admin().inner().fetch_metadata(Some(&format!("events.{project}")), Duration::from_secs(5));
+    assert_eq!(metadata.unwrap().topics()[0].partitions().len(), 2);
+    service.stop().await;
+}
