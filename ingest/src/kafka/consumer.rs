@@ -184,20 +184,33 @@ pub fn run(parts: ConsumerParts, runtime: &Handle, stop: &CancellationToken) -> 
         consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         let ended = poll(&consumer, stop);
         let all: Vec<Place> = consumer.context().lanes().keys().cloned().collect();
+        if let Err(Ended::Fatal(error)) = ended {
+            consumer.context().end(&all, Duration::ZERO);
+            // A client with a fatal error never closes, so leaving the group would wait for ever. The process ends instead.
+            std::mem::forget(consumer);
+            return Err(error);
+        }
         consumer.context().end(&all, parts.drain);
         // Dropping it leaves the group.
         drop(consumer);
-        if let Err(error) = ended {
-            tracing::error!(%error, "the consumer was put out; joining again");
-            parts.store.metrics.consumer_failed(error.rdkafka_error_code());
+        if let Err(Ended::Lane) = ended {
+            tracing::error!("a lane ended by itself; joining again to begin it anew");
             std::thread::sleep(Duration::from_secs(1));
         }
     }
     Ok(())
 }
 
-/// Until `stop`, or an error after which this consumer can do nothing more.
-fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Result<(), KafkaError> {
+/// Why polling ended before it was told to.
+enum Ended {
+    /// The client can do nothing more: fenced by another one with the same `group.instance.id`.
+    Fatal(KafkaError),
+    /// A lane ended by itself, which only a fault does.
+    Lane,
+}
+
+/// Until `stop`, or until this consumer can do nothing more.
+fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Result<(), Ended> {
     let mut chunks: HashMap<Place, Chunk> = HashMap::new();
     while !stop.is_cancelled() {
         let mut polled = consumer.poll(POLL_WITHIN);
@@ -235,12 +248,12 @@ fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<Place, Chu
     }
 }
 
-fn trouble(consumer: &BaseConsumer<Context>, error: KafkaError) -> Result<(), KafkaError> {
+fn trouble(consumer: &BaseConsumer<Context>, error: KafkaError) -> Result<(), Ended> {
     let code = error.rdkafka_error_code();
     consumer.context().parts.store.metrics.consumer_failed(code);
     if let Some((code, reason)) = consumer.client().fatal_error() {
         tracing::error!(?code, reason, "the consumer cannot go on");
-        return Err(KafkaError::MessageConsumptionFatal(code));
+        return Err(Ended::Fatal(KafkaError::MessageConsumptionFatal(code)));
     }
     tracing::warn!(%error, "a poll failed; polling goes on");
     // The same error may come at once and for long: a topic that is not there, a broker that is away.
@@ -277,7 +290,7 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, 
 }
 
 /// Pauses partitions whose lanes have enough, and lets them go on when they have not.
-fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), KafkaError> {
+fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
     let mut lanes = consumer.context().lanes();
     for ((topic, partition), lane) in lanes.iter_mut() {
@@ -294,8 +307,7 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), KafkaError> {
     let has_ended = lanes.values().any(|lane| lane.task.is_finished());
     drop(lanes);
     if has_ended {
-        // A lane ends by itself only after a fault. Joining anew begins it again from what is committed.
-        return Err(KafkaError::MessageConsumptionFatal(Code::Application));
+        return Err(Ended::Lane);
     }
     consumer.context().parts.store.metrics.paused_partitions(paused);
     if pause.count() > 0
@@ -303,8 +315,12 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), KafkaError> {
     {
         tracing::warn!(%error, "partitions could not be paused; their lanes hold more for a while");
     }
-    if resume.count() > 0 {
-        consumer.resume(&resume)?;
+    if resume.count() > 0
+        && let Err(error) = consumer.resume(&resume)
+    {
+        // A partition that went in the meantime; one that stayed would be a fault, and starts over.
+        tracing::error!(%error, "partitions could not go on");
+        return Err(Ended::Lane);
     }
     Ok(())
 }

@@ -70,6 +70,11 @@ impl Brokers {
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000");
+        self.with_options(config)
+    }
+
+    /// What was configured comes last: it may tune what is not one of [`OURS`].
+    fn with_options(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.options.0 {
             config.set(name, value);
         }
@@ -93,7 +98,7 @@ impl Brokers {
             // Bounds of what may wait; beyond them requests are handed back.
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "65536");
-        config
+        self.with_options(config)
     }
 
     /// For the consumer.
@@ -114,7 +119,7 @@ impl Brokers {
             .set("queued.min.messages", "50000")
             .set("queued.max.messages.kbytes", "16384")
             .set("statistics.interval.ms", "2000");
-        config
+        self.with_options(config)
     }
 
     /// For reading what a group has committed, without joining it.

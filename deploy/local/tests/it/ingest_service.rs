@@ -120,6 +120,11 @@ impl Service {
         metrics.into_iter().flatten().find(has_label).map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Result<(), RunError> {
+        tokio::time::timeout(Duration::from_secs(30), self.running).await.unwrap().unwrap()
+    }
+
     /// Stops it as SIGTERM would.
     pub async fn stop(self) {
         self.stop.cancel();

@@ -7,7 +7,9 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rustix::process::Signal;
 use serde_json::json;
+use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
 
@@ -21,12 +23,13 @@ struct Log {
     bootstrap: String,
     name: String,
     revoke_ms: &'static str,
+    options: &'static str,
 }
 
 impl Log {
     async fn new() -> Self {
         let name = format!("topic-{}", ulid::Ulid::generate());
-        Self { bootstrap: brokers().await.bootstrap(), name, revoke_ms: "5000" }
+        Self { bootstrap: brokers().await.bootstrap(), name, revoke_ms: "5000", options: "" }
     }
 
     fn settings<'a>(&'a self, role: &'a str) -> Vec<(&'a str, &'a str)> {
@@ -37,6 +40,7 @@ impl Log {
             ("KAFKA_PARTITIONS", "2"),
             ("KAFKA_REVOKE_MS", self.revoke_ms),
             ("KAFKA_TIMEOUT_MS", "5000"),
+            ("KAFKA_OPTIONS", self.options),
             ("INGEST_ROLE", role),
         ]
     }
@@ -267,4 +271,28 @@ async fn a_project_may_have_a_topic_of_its_own() {
     let metadata = log.admin().inner().fetch_metadata(Some(&format!("events.{project}")), Duration::from_secs(5));
     assert_eq!(metadata.unwrap().topics()[0].partitions().len(), 2);
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stood_still_is_put_out_and_joins_again() {
+    let mut log = Log::new().await;
+    // The shortest session that a broker allows by default.
+    log.options = "session.timeout.ms=6000;heartbeat.interval.ms=500";
+    let (data, project) = (Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let gateway = log.service("gateway", connection.clone(), &data, &project).await;
+    let stopped = log.process(&connection).await;
+    assert_eq!(gateway.send(numbered(0..100)).await.status, 202);
+    stored(&connection, &project, 100).await;
+
+    process::signal(stopped.pid().unwrap(), Signal::STOP).unwrap();
+    assert_eq!(gateway.send(numbered(100..200)).await.status, 202);
+    let heir = log.service("consumer", connection.clone(), &Folder::create(), &project).await;
+    stored(&connection, &project, 200).await;
+    process::signal(stopped.pid().unwrap(), Signal::CONT).unwrap();
+    // What it still held it may not commit; alone again, it takes everything over.
+    heir.stop().await;
+    assert_eq!(gateway.send(numbered(150..300)).await.status, 202);
+    stored(&connection, &project, 300).await;
+    gateway.stop().await;
 }

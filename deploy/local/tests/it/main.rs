@@ -18,6 +18,7 @@ mod flights;
 mod ingest;
 mod ingest_service;
 mod kafka;
+mod kafka_faults;
 mod kills;
 mod migrations;
 mod outage;
