@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::clock::steady_ms;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::lifecycle;
 use tokio::task::JoinSet;
@@ -40,7 +40,7 @@ impl Direct {
             workers.spawn(self.inserter.clone().run(Arc::clone(&self.intake)));
         }
         while tokio::time::timeout(Duration::from_secs(1), stop.cancelled()).await.is_err() {
-            self.inserter.metrics.intake(self.intake.gauges(now_ms()));
+            self.inserter.metrics.intake(self.intake.gauges(steady_ms()));
         }
         // The open batch is closed at once: requests that wait for it are answered within the drain, not after its linger.
         self.intake.stop();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::clock::steady_ms;
 
 use crate::batch::Batch;
 use crate::intake::Intake;
@@ -46,7 +46,7 @@ impl Inserter {
         };
         self.store.insert(Block { token: &batch.token, rows: batch.rows, chunks: &batch.chunks }).await;
         self.forget(&path).await;
-        intake.stored(&batch, now_ms());
+        intake.stored(&batch, steady_ms());
     }
 
     /// Removes a stored batch's file, however often it takes.

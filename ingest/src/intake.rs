@@ -286,7 +286,7 @@ impl State {
             if let Some(sequence) = self.pending.get(&key) {
                 return (Fate::Duplicate, Some(*sequence));
             }
-            if self.window.contains(key) {
+            if self.window.find(key).is_some() {
                 return (Fate::Duplicate, None);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
@@ -92,7 +92,7 @@ pub async fn read(
         let query = whose.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
         let mut rows = query.fetch::<KnownId>()?;
         while let Some(known) = within(rows.next()).await? {
-            remember(known, (hour + HOUR_MS).min(now_ms()));
+            remember(known, (hour + HOUR_MS).min(steady_ms()));
             ids += 1;
         }
     }

@@ -1,6 +1,6 @@
 //! Event ids as 128-bit keys.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -8,6 +8,13 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 /// An event id of a project as a number. With 128 bits, 10 million ids collide with a probability of 1e-25.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventKey(u128);
+
+impl EventKey {
+    /// Its halves; each is as random as the whole.
+    pub fn parts(self) -> [u64; 2] {
+        [self.0 as u64, (self.0 >> 64) as u64]
+    }
+}
 
 impl Hash for EventKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -59,9 +66,6 @@ impl Hasher for Identity {
 
 /// A map by key.
 pub type KeyMap<V> = HashMap<EventKey, V, BuildHasherDefault<Identity>>;
-
-/// A set of keys.
-pub type KeySet = HashSet<EventKey, BuildHasherDefault<Identity>>;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use builder::{Builder, Source};
-pub use ids::{EventKey, KeyHasher, KeyMap, KeySet};
+pub use ids::{EventKey, KeyHasher, KeyMap};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,7 +70,7 @@ pub struct Known<'a> {
     pub window: &'a mut Window,
     /// The intent being replayed.
     pub replay: Option<&'a Intent>,
-    /// Now, in milliseconds since 1970.
+    /// Now, by the steady clock.
     pub now: i64,
 }
 

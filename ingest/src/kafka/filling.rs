@@ -39,7 +39,7 @@ pub struct Judge<'a> {
     pub hasher: &'a KeyHasher,
     /// Bounds of a batch.
     pub limits: BatchLimits,
-    /// Now, in milliseconds since 1970.
+    /// Now, by the steady clock.
     pub now: i64,
 }
 

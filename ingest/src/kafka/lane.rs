@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::consumer::ConsumerContext;
-use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_service::health::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -193,7 +193,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
             if is_draining && running.is_empty() {
                 return Ok(());
             }
-            let judge = Judge { partition: self.partition, hasher: &self.common.hasher, limits, now: now_ms() };
+            let judge = Judge { partition: self.partition, hasher: &self.common.hasher, limits, now: steady_ms() };
             let has_more = !is_draining && filling.judge(&judge)?;
             self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
             let is_free = running.is_empty() && !is_draining;
@@ -224,7 +224,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
             &self.topic,
             self.partition,
             filling.window.ids(),
-            filling.window.reach(now_ms()),
+            filling.window.reach(steady_ms()),
         );
         let settler = Arc::clone(&self.settler);
         running.spawn(async move {
