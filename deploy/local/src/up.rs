@@ -15,8 +15,9 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
+use tallyhouse_sql::{Connection, StoreError, durability};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,12 @@ pub enum UpError {
     /// The tables.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// A gate that could not be opened.
+    #[error("rollups: {0}")]
+    Rollups(#[from] RollupsError),
+    /// When inserts reach the disk could not be set.
+    #[error("CLICKHOUSE_FSYNC: {0}")]
+    Fsync(#[from] StoreError),
     /// The write path.
     #[error("ingest: {0}")]
     Ingest(#[from] tallyhouse_ingest::RunError),
@@ -76,14 +83,25 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
         store = Store::open(&config, env, &services.registry) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    let served = match runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await {
-        Ok(_) => Box::pin(services.run(&store, stop)).await,
-        Err(error) => Err(error.into()),
+    let served = match prepare(&config, &store).await {
+        Ok(()) => Box::pin(services.run(&store, stop)).await,
+        Err(error) => Err(error),
     };
     if let Some(engine) = store.engine {
         engine.stop(STOP_WITHIN).await;
     }
     served
+}
+
+/// The tables as this version needs them, with no gate in front that a killed rebuild left closed.
+async fn prepare(config: &Config, store: &Store) -> Result<(), UpError> {
+    // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.
+    match gate::open_left_behind(&store.writer.client()).await {
+        Ok(_) | Err(RollupsError::Store(StoreError::Refused { code: 81, .. })) => {}
+        Err(error) => return Err(error.into()),
+    }
+    runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await?;
+    Ok(durability::apply(&store.writer, config.fsync).await?)
 }
 
 impl Store {
