@@ -83,7 +83,8 @@ async fn rollups_command(what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
     let client = connection.client();
-    let selection = |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
+    let selection =
+        |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
     match what {
         Rollups::Verify { range, json, limit } => {
             let found = rollups::verify(&client, &selection(range, None), limit).await?;

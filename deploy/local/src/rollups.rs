@@ -60,14 +60,23 @@ impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { report, audit, limit } = self;
         if !report.drifts.is_empty() {
-            writeln!(f, "{:<20} {:<10} {:<12} {:<20} {:>28} {:>28}", "project", "table", "dimensions", "from (epoch s)", "expected events/values/sum", "found")?;
+            writeln!(
+                f,
+                "{:<20} {:<10} {:<12} {:<20} {:>28} {:>28}",
+                "project", "table", "dimensions", "from (epoch s)", "expected events/values/sum", "found"
+            )?;
         }
         for drift in report.drifts.iter().take(*limit) {
             let cell = &drift.cell;
-            let expected = format!("{}/{}/{}", cell.expected_events, cell.expected_value_count, cell.expected_value_sum);
+            let expected =
+                format!("{}/{}/{}", cell.expected_events, cell.expected_value_count, cell.expected_value_sum);
             let found = format!("{}/{}/{}", cell.found_events, cell.found_value_count, cell.found_value_sum);
             let set = if cell.dim_set.is_empty() { "(total)" } else { &cell.dim_set };
-            writeln!(f, "{:<20} {:<10} {set:<12} {:<20} {expected:>28} {found:>28}", cell.project_id, drift.table, cell.unit)?;
+            writeln!(
+                f,
+                "{:<20} {:<10} {set:<12} {:<20} {expected:>28} {found:>28}",
+                cell.project_id, drift.table, cell.unit
+            )?;
         }
         let more = if report.is_truncated { ", and there may be more" } else { "" };
         writeln!(f, "{} cells differ{more}; {} are still moving", report.drifts.len(), report.moving)?;

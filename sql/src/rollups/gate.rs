@@ -81,9 +81,13 @@ fn ulid() -> String {
     format!("{}-{:016x}", std::process::id(), RandomState::new().hash_one(std::process::id()))
 }
 
-/// Closes the gate and waits for the inserts that had come before.
-pub(super) async fn close(client: &Client, until: Instant) -> Result<(), StoreError> {
-    execute(client, "RENAME TABLE tallyhouse.events_in TO tallyhouse.events_in_closed").await?;
+/// Closes the gate. Not to be dropped before it is done: ClickHouse would go on and close it behind our back.
+pub(super) async fn close(client: &Client) -> Result<(), StoreError> {
+    execute(client, "RENAME TABLE tallyhouse.events_in TO tallyhouse.events_in_closed").await
+}
+
+/// Waits for the inserts that had come before the gate was closed.
+pub(super) async fn drain(client: &Client, until: Instant) -> Result<(), StoreError> {
     // An insert is listed before it looks its table up, so one that is not listed now finds none.
     let listed = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%events_in%'";
     let mut inside = within(client.query_raw(listed).fetch_all::<String>()).await?;
@@ -113,12 +117,13 @@ pub(super) async fn open(client: &Client) -> Result<bool, StoreError> {
 }
 
 async fn try_open(client: &Client) -> Result<bool, StoreError> {
+    let busy = "SELECT count() FROM system.processes WHERE query LIKE 'ALTER TABLE tallyhouse.rollup_%REPLACE PARTITION%' \
+                OR query LIKE 'RENAME TABLE tallyhouse.events_in TO%'";
+    if number(client, busy).await? > 0 {
+        return Err(StoreError::TimedOut);
+    }
     if !exists(client, CLOSED).await? {
         return Ok(false);
-    }
-    let swapping = "SELECT count() FROM system.processes WHERE query LIKE 'ALTER TABLE tallyhouse.rollup_%REPLACE PARTITION%'";
-    if number(client, swapping).await? > 0 {
-        return Err(StoreError::TimedOut);
     }
     execute(client, "RENAME TABLE tallyhouse.events_in_closed TO tallyhouse.events_in").await?;
     Ok(true)

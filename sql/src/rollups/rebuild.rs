@@ -208,8 +208,9 @@ impl Job<'_> {
     }
 
     async fn behind_the_gate(&self, partition: &Partition, until: Instant) -> Result<(), RollupsError> {
+        gate::close(self.client).await?;
         let prepare = async {
-            gate::close(self.client, until).await?;
+            gate::drain(self.client, until).await?;
             self.catch_up(partition).await?;
             self.make_shadow(partition).await
         };
@@ -337,7 +338,10 @@ mod tests {
         for rollup in Rollup::COARSEST_FIRST {
             let sql = recomputing(rollup, "1 = 1");
             assert!(sql.starts_with("SELECT\n    project_id"), "{sql}");
-            assert!(sql.contains("FROM tallyhouse.events FINAL\nARRAY JOIN") && sql.contains("AS dim\nWHERE 1 = 1\nGROUP BY"));
+            assert!(
+                sql.contains("FROM tallyhouse.events FINAL\nARRAY JOIN")
+                    && sql.contains("AS dim\nWHERE 1 = 1\nGROUP BY")
+            );
             assert!(!sql.contains("events_in"));
         }
     }

@@ -151,11 +151,8 @@ async fn settle(
     pause: Duration,
     report: &mut Report,
 ) -> Result<(), RollupsError> {
-    let mut open: BTreeMap<Key, (Drift, u32)> = look(client, selection, rollup, window)
-        .await?
-        .into_iter()
-        .map(|drift| (drift.key(), (drift, 0)))
-        .collect();
+    let mut open: BTreeMap<Key, (Drift, u32)> =
+        look(client, selection, rollup, window).await?.into_iter().map(|drift| (drift.key(), (drift, 0))).collect();
     report.is_truncated |= open.len() >= MOST_CELLS;
     for _ in 1..LOOKS {
         if open.values().all(|(_, seen)| *seen >= CONFIRMATIONS) {
@@ -189,7 +186,8 @@ async fn look(
     (from, to): (i64, i64),
 ) -> Result<Vec<Drift>, RollupsError> {
     let (table, unit, bucket, project) = (rollup.table(), unit_of(rollup), bucket_of(rollup), only(selection));
-    let key = |bucket: &str, set: &str, value: &str| format!("cityHash64(event_type, {set}, {value}, toUInt32({bucket}))");
+    let key =
+        |bucket: &str, set: &str, value: &str| format!("cityHash64(event_type, {set}, {value}, toUInt32({bucket}))");
     let raw_key = key(&format!("{bucket}(toDateTime(ts, 'UTC'))"), "dim.1", "dim.2");
     let rollup_key = key("bucket", "dim_set", "dim_value");
     // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
