@@ -4,6 +4,7 @@
 //! listen -> ClickHouse -> migrations -> ingest + query-api … signal -> not ready -> drain both -> stop ClickHouse
 //! ```
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -15,6 +16,7 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
+use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
 use tallyhouse_sql::{Connection, StoreError, durability};
@@ -32,6 +34,9 @@ const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a rebuild that was killed can shut inserts out.
+const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,13 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
         () = stop.cancelled() => return Ok(()),
     };
     let served = match prepare(&config, &store).await {
-        Ok(()) => Box::pin(services.run(&store, stop)).await,
+        Ok(()) => {
+            let watched = store.writer.client();
+            tokio::select! {
+                served = Box::pin(services.run(&store, stop)) => served,
+                never = watch_the_gate(&watched) => match never {},
+            }
+        }
         Err(error) => Err(error),
     };
     if let Some(engine) = store.engine {
@@ -102,6 +113,17 @@ async fn prepare(config: &Config, store: &Store) -> Result<(), UpError> {
     }
     runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await?;
     Ok(durability::apply(&store.writer, config.fsync).await?)
+}
+
+/// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.
+async fn watch_the_gate(client: &Client) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_AT_THE_GATE_EVERY).await;
+        // ClickHouse away is told by those who need it.
+        if let Err(error) = gate::open_left_behind(client).await {
+            tracing::debug!(%error, "the gate could not be looked at");
+        }
+    }
 }
 
 impl Store {
