@@ -63,19 +63,22 @@ impl fmt::Display for Findings {
             writeln!(
                 f,
                 "{:<20} {:<10} {:<12} {:<20} {:>28} {:>28}",
-                "project", "table", "dimensions", "from (epoch s)", "expected events/values/sum", "found"
+                "project", "table", "dimensions", "from", "expected events/values/sum", "found"
             )?;
         }
         for drift in report.drifts.iter().take(*limit) {
             let cell = &drift.cell;
             let expected =
                 format!("{}/{}/{}", cell.expected_events, cell.expected_value_count, cell.expected_value_sum);
-            let found = format!("{}/{}/{}", cell.found_events, cell.found_value_count, cell.found_value_sum);
+            let mut found = format!("{}/{}/{}", cell.found_events, cell.found_value_count, cell.found_value_sum);
+            if found == expected {
+                found.push_str(" (counted under other keys, or other extremes)");
+            }
             let set = if cell.dim_set.is_empty() { "(total)" } else { &cell.dim_set };
             writeln!(
                 f,
                 "{:<20} {:<10} {set:<12} {:<20} {expected:>28} {found:>28}",
-                cell.project_id, drift.table, cell.unit
+                cell.project_id, drift.table, cell.starts
             )?;
         }
         let more = if report.is_truncated { ", and there may be more" } else { "" };

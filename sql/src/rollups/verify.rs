@@ -57,6 +57,8 @@ pub struct Cell {
     pub dim_set: String,
     /// Start of the hour or day, seconds since the epoch.
     pub unit: u32,
+    /// The same, to be read by people.
+    pub starts: String,
     pub expected_events: u64,
     pub found_events: u64,
     pub expected_value_count: u64,
@@ -193,6 +195,7 @@ async fn look(
     // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
     let sql = format!(
         "SELECT toString(p) AS project_id, toString(set) AS dim_set, toUInt32(u) AS unit, \
+           formatDateTime(u, '%Y-%m-%dT%H:00Z') AS starts, \
            sumIf(n, side = 0) AS expected_events, sumIf(n, side = 1) AS found_events, \
            sumIf(vc, side = 0) AS expected_value_count, sumIf(vc, side = 1) AS found_value_count, \
            sumIf(vs, side = 0) AS expected_value_sum, sumIf(vs, side = 1) AS found_value_sum, \
