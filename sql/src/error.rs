@@ -46,7 +46,8 @@ impl StoreError {
             Self::Refused { code, .. } => match code {
                 // NETWORK_ERROR, SOCKET_TIMEOUT, ALL_CONNECTION_TRIES_FAILED, TABLE_IS_READ_ONLY, ABORTED,
                 // UNKNOWN_STATUS_OF_INSERT, KEEPER_EXCEPTION, QUERY_WAS_CANCELLED, SERVER_IS_SHUTTING_DOWN-like aborts
-                209 | 210 | 279 | 242 | 236 | 319 | 999 | 394 | 285 => Class::Transient,
+                // UNKNOWN_TABLE: a rebuild of rollups holds inserts back for a moment (`rollups::gate`).
+                209 | 210 | 279 | 242 | 236 | 319 | 999 | 394 | 285 | 60 => Class::Transient,
                 // TOO_MANY_SIMULTANEOUS_QUERIES, TOO_MANY_PARTS, QUOTA_EXCEEDED, NOT_ENOUGH_SPACE, CANNOT_SCHEDULE_TASK
                 202 | 252 | 201 | 243 | 439 => Class::Overloaded,
                 // TOO_MANY_ROWS, TOO_MANY_BYTES, TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED, TOO_MANY_ROWS_OR_BYTES
@@ -106,7 +107,8 @@ mod tests {
         let class = |code| StoreError::Refused { code, message: String::new() }.class();
         assert_eq!(class(252), Class::Overloaded);
         assert_eq!(class(159), Class::TooExpensive);
-        assert_eq!(class(60), Class::Permanent);
+        assert_eq!(class(62), Class::Permanent);
+        assert_eq!(class(60), Class::Transient);
         assert_eq!(StoreError::TimedOut.class(), Class::Transient);
     }
 }

@@ -5,10 +5,12 @@
 #![warn(missing_docs)]
 
 pub mod connection;
+pub mod durability;
 pub mod error;
 pub mod insert;
 pub mod migrations;
 pub mod native;
+pub mod rollups;
 pub mod runner;
 
 pub use clickhouse;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tallyhouse::engine::child::ChildArgs;
 
 /// Event analytics on ClickHouse, in one process.
@@ -18,6 +18,9 @@ pub(crate) enum Command {
     /// Bring the tables of a ClickHouse to this version, or say where they stand
     #[command(subcommand)]
     Migrate(Migrate),
+    /// Compare the rollups with the raw events, or make them equal again
+    #[command(subcommand)]
+    Rollups(Rollups),
     /// Say what is there and what is missing, without starting anything
     Doctor,
     /// Become the embedded ClickHouse
@@ -33,6 +36,54 @@ pub(crate) enum Migrate {
     Status,
     /// Fail unless everything is applied as it is
     Check,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Rollups {
+    /// Compare the rollups with the raw events; exit code 1 when they differ
+    Verify {
+        #[command(flatten)]
+        range: Range,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Print this many differences at most
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Recompute what differs from the raw events, while events arrive
+    Rebuild {
+        #[command(flatten)]
+        range: Range,
+        /// One table only: 1m, 1h or 1d
+        #[arg(long, value_parser = ["1m", "1h", "1d"])]
+        table: Option<String>,
+        /// Everything in the range, not only what differs
+        #[arg(long)]
+        all: bool,
+        /// Inserts are kept away for this many seconds at most, for each partition
+        #[arg(long, default_value_t = 60)]
+        gate_seconds: u64,
+    },
+}
+
+/// Which events.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Range {
+    /// One project; default: all
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// First day (a date or RFC 3339, widened to whole UTC days); default: seven days ago
+    #[arg(long, value_parser = seconds)]
+    pub(crate) from: Option<i64>,
+    /// End, exclusive; default: tomorrow
+    #[arg(long, value_parser = seconds)]
+    pub(crate) to: Option<i64>,
+}
+
+fn seconds(text: &str) -> Result<i64, String> {
+    let millis = tallyhouse_schema::time::parse(text);
+    millis.map(|millis| millis.div_euclid(1_000)).ok_or_else(|| "neither a date nor an RFC 3339 time".to_owned())
 }
 
 #[cfg(test)]

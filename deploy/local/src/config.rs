@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Choice, Program, ProgramError, ProjectName};
 
@@ -13,6 +14,8 @@ pub struct Config {
     pub data: PathBuf,
     /// `TALLYHOUSE_DEV`: well-known keys and passwords.
     pub is_development: bool,
+    /// `CLICKHOUSE_FSYNC`: `on` for inserts that survive a power cut.
+    pub fsync: Fsync,
     /// `None` when `CLICKHOUSE_URL` says where another ClickHouse is.
     pub engine: Option<EngineConfig>,
 }
@@ -42,7 +45,8 @@ impl Config {
             Some(_) => None,
             None => Some(EngineConfig::from_env(env, is_development)?),
         };
-        Ok(Self { data: env::path(env, "TALLYHOUSE_DATA", "./data"), is_development, engine })
+        let fsync = if env::switch(env, "CLICKHOUSE_FSYNC")? { Fsync::On } else { Fsync::Off };
+        Ok(Self { data: env::path(env, "TALLYHOUSE_DATA", "./data"), is_development, fsync, engine })
     }
 }
 

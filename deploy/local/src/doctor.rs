@@ -38,6 +38,7 @@ pub fn examine(env: &dyn Env) -> Vec<Finding> {
         Err(error) => add("settings", Err(error.to_string())),
         Ok(config) => {
             add("data", data(&config));
+            add("fsync", Ok(format!("{} (CLICKHOUSE_FSYNC)", config.fsync)));
             match &config.engine {
                 Some(engine) => {
                     add("engine", program(engine));

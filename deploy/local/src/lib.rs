@@ -9,4 +9,5 @@ pub mod doctor;
 pub mod engine;
 pub mod metrics;
 pub mod migrate;
+pub mod rollups;
 pub mod up;

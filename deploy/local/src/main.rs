@@ -9,16 +9,18 @@ use prometheus::Registry;
 use tallyhouse::config::Config;
 use tallyhouse::engine::{Engine, child};
 use tallyhouse::metrics::Metrics;
-use tallyhouse::{doctor, migrate, up};
+use tallyhouse::{doctor, migrate, rollups, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::runner;
+use tallyhouse_sql::rollups::rebuild;
+use tallyhouse_sql::rollups::verify::PAUSE;
+use tallyhouse_sql::{durability, runner};
 use tokio_util::sync::CancellationToken;
 
 mod cli;
 
-use cli::{Cli, Command, Migrate};
+use cli::{Cli, Command, Migrate, Rollups};
 
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
         Command::Up => in_runtime(run()),
         Command::Migrate(what) => in_runtime(migrations(what)),
+        Command::Rollups(what) => in_runtime(rollups_command(what)),
         Command::Doctor => Ok(examine()),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
@@ -52,17 +55,57 @@ async fn run() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// On the given ClickHouse; else on the embedded one, which is started for it.
 async fn migrations(what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
+    on_clickhouse(async |connection, is_embedded| migrations_on(connection, is_embedded, what).await).await
+}
+
+/// Works on the given ClickHouse; else on the embedded one, which is started for it.
+async fn on_clickhouse(
+    work: impl AsyncFnOnce(&Connection, bool) -> Result<ExitCode, Box<dyn Error>>,
+) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::from_env(&ProcessEnv)?;
     match &config.engine {
-        None => migrations_on(&tallyhouse_ingest::config::clickhouse(&ProcessEnv)?, false, what).await,
+        None => work(&tallyhouse_ingest::config::clickhouse(&ProcessEnv)?, false).await,
         Some(embedded) => {
             let options = up::engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
             let engine = Engine::start(options).await?;
-            let outcome = migrations_on(&engine.writer(), true, what).await;
+            let outcome = work(&engine.writer(), true).await;
             engine.stop(STOP_WITHIN).await;
             outcome
+        }
+    }
+}
+
+async fn rollups_command(what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(on_clickhouse(async |connection, _| rollups_on(connection, what).await)).await
+}
+
+#[allow(clippy::print_stdout, reason = "the answer to a command")]
+async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
+    let client = connection.client();
+    let selection =
+        |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
+    match what {
+        Rollups::Verify { range, json, limit } => {
+            let found = rollups::verify(&client, &selection(range, None), limit).await?;
+            print!("{}", if json { found.json() } else { found.to_string() });
+            Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Rollups::Rebuild { range, table, all, gate_seconds } => {
+            let options = rebuild::Options {
+                selection: selection(range, table.as_deref()),
+                is_everything: all,
+                gate: Duration::from_secs(gate_seconds),
+                pause: PAUSE,
+            };
+            let done = rebuild::rebuild(&client, &options).await?;
+            println!(
+                "{} partitions rebuilt, {} hours and days recomputed; inserts were kept away for at most {} ms",
+                done.partitions,
+                done.cells,
+                done.longest_gate.as_millis()
+            );
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -72,9 +115,11 @@ async fn migrations_on(connection: &Connection, is_embedded: bool, what: Migrate
     let rendering = migrate::rendering(is_embedded);
     if matches!(what, Migrate::Up) {
         runner::up(connection, &rendering).await?;
+        durability::apply(connection, Config::from_env(&ProcessEnv)?.fsync).await?;
     }
     let report = migrate::Report::read(connection, &rendering).await?;
     print!("{report}");
+    println!("{:<32} {}", "fsync of inserts", durability::status(connection).await?);
     let is_fine = report.is_current() || matches!(what, Migrate::Status);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,6 +4,7 @@
 //! listen -> ClickHouse -> migrations -> ingest + query-api … signal -> not ready -> drain both -> stop ClickHouse
 //! ```
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -15,8 +16,10 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
+use tallyhouse_sql::{Connection, StoreError, durability};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +34,9 @@ const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a rebuild that was killed can shut inserts out.
+const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +56,12 @@ pub enum UpError {
     /// The tables.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// A gate that could not be opened.
+    #[error("rollups: {0}")]
+    Rollups(#[from] RollupsError),
+    /// When inserts reach the disk could not be set.
+    #[error("CLICKHOUSE_FSYNC: {0}")]
+    Fsync(#[from] StoreError),
     /// The write path.
     #[error("ingest: {0}")]
     Ingest(#[from] tallyhouse_ingest::RunError),
@@ -76,14 +88,42 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
         store = Store::open(&config, env, &services.registry) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    let served = match runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await {
-        Ok(_) => Box::pin(services.run(&store, stop)).await,
-        Err(error) => Err(error.into()),
+    let served = match prepare(&config, &store).await {
+        Ok(()) => {
+            let watched = store.writer.client();
+            tokio::select! {
+                served = Box::pin(services.run(&store, stop)) => served,
+                never = watch_the_gate(&watched) => match never {},
+            }
+        }
+        Err(error) => Err(error),
     };
     if let Some(engine) = store.engine {
         engine.stop(STOP_WITHIN).await;
     }
     served
+}
+
+/// The tables as this version needs them, with no gate in front that a killed rebuild left closed.
+async fn prepare(config: &Config, store: &Store) -> Result<(), UpError> {
+    // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.
+    match gate::open_left_behind(&store.writer.client()).await {
+        Ok(_) | Err(RollupsError::Store(StoreError::Refused { code: 81, .. })) => {}
+        Err(error) => return Err(error.into()),
+    }
+    runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await?;
+    Ok(durability::apply(&store.writer, config.fsync).await?)
+}
+
+/// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.
+async fn watch_the_gate(client: &Client) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_AT_THE_GATE_EVERY).await;
+        // ClickHouse away is told by those who need it.
+        if let Err(error) = gate::open_left_behind(client).await {
+            tracing::debug!(%error, "the gate could not be looked at");
+        }
+    }
 }
 
 impl Store {

@@ -25,4 +25,5 @@ mod outage;
 mod query;
 mod query_cache;
 mod query_service;
+mod rollups;
 mod torn;

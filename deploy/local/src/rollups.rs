@@ -1,0 +1,96 @@
+//! `tallyhouse rollups`: what was found, as a table or as JSON.
+
+use std::fmt;
+
+use serde_json::json;
+use tallyhouse_schema::Rollup;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::rollups::verify::{self, Audit, PAUSE, Report};
+use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
+
+const DAY: i64 = 86_400;
+
+/// The last seven days and what is dated ahead of them, unless something else is asked for.
+pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, table: Option<&str>) -> Selection {
+    let now = now_ms().div_euclid(1_000);
+    let tables = match table {
+        Some("1m") => vec![Rollup::Minute],
+        Some("1h") => vec![Rollup::Hour],
+        Some("1d") => vec![Rollup::Day],
+        _ => vec![Rollup::Minute, Rollup::Hour, Rollup::Day],
+    };
+    Selection { project, from: from.unwrap_or(now - 7 * DAY), to: to.unwrap_or(now + DAY), tables }
+}
+
+/// What a verification found, of which some is printed.
+#[derive(Debug)]
+pub struct Findings {
+    report: Report,
+    audit: Audit,
+    limit: usize,
+}
+
+/// Compares the rollups with raw, and looks for what raw holds twice.
+pub async fn verify(client: &Client, selection: &Selection, limit: usize) -> Result<Findings, RollupsError> {
+    gate::open_left_behind(client).await?;
+    let report = verify::verify(client, selection, PAUSE).await?;
+    let audit = verify::audit(client, selection, limit).await?;
+    Ok(Findings { report, audit, limit })
+}
+
+impl Findings {
+    /// Whether everything is counted once, as far as it stands still.
+    pub fn is_equal(&self) -> bool {
+        self.report.drifts.is_empty() && self.audit.is_clean()
+    }
+
+    /// One object on one line.
+    pub fn json(&self) -> String {
+        let shown: Vec<_> = self.report.drifts.iter().take(self.limit).collect();
+        let value = json!({
+            "equal": self.is_equal(), "drifting": self.report.drifts.len(), "moving": self.report.moving,
+            "truncated": self.report.is_truncated, "drifts": shown, "audit": self.audit,
+        });
+        format!("{value}\n")
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { report, audit, limit } = self;
+        if !report.drifts.is_empty() {
+            writeln!(
+                f,
+                "{:<20} {:<10} {:<12} {:<20} {:>28} {:>28}",
+                "project", "table", "dimensions", "from", "expected events/values/sum", "found"
+            )?;
+        }
+        for drift in report.drifts.iter().take(*limit) {
+            let cell = &drift.cell;
+            let expected =
+                format!("{}/{}/{}", cell.expected_events, cell.expected_value_count, cell.expected_value_sum);
+            let mut found = format!("{}/{}/{}", cell.found_events, cell.found_value_count, cell.found_value_sum);
+            if found == expected {
+                found.push_str(" (counted under other keys, or other extremes)");
+            }
+            let set = if cell.dim_set.is_empty() { "(total)" } else { &cell.dim_set };
+            writeln!(
+                f,
+                "{:<20} {:<10} {set:<12} {:<20} {expected:>28} {found:>28}",
+                cell.project_id, drift.table, cell.starts
+            )?;
+        }
+        let more = if report.is_truncated { ", and there may be more" } else { "" };
+        writeln!(f, "{} cells differ{more}; {} are still moving", report.drifts.len(), report.moving)?;
+        for source in &audit.sources {
+            writeln!(
+                f,
+                "{} partition {}: {} offsets, {} repeated, {} missing",
+                source.project_id, source.partition, source.offsets, source.repeated, source.missing
+            )?;
+        }
+        writeln!(f, "{} ids are in raw more than once within a day", audit.repeated_ids)?;
+        audit.examples.iter().try_for_each(|example| writeln!(f, "  {example}"))
+    }
+}

@@ -1,0 +1,148 @@
+//! Keeping inserts away while a partition is swapped, and one rebuild at a time.
+//!
+//! **The gate** is a name: `events_in` is renamed, so an insert that comes now is refused before anything of it is written,
+//! and its writer repeats it with the same token. One that came earlier is waited for. The views find their source again
+//! when the name is back, also after ClickHouse was restarted in between.
+//!
+//! **The lock** is a running query: ClickHouse refuses a second query of the same id, and ends this one when the connection
+//! closes. So it goes with the process that holds it, however that ends, and there is no stale lock to judge.
+//! A gate that is closed while nobody holds the lock was left behind: whoever takes the lock opens it.
+
+use std::time::Duration;
+
+use clickhouse::Client;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{RollupsError, execute, exists, number, within};
+use crate::error::StoreError;
+
+const LOCK: &str = "tallyhouse-rollups-rebuild";
+const CLOSED: &str = "events_in_closed";
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long a connection takes to be ours, or a dead holder's to be noticed.
+const LOCK_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long opening is tried before it is given up: longer than ClickHouse takes to start again.
+const OPEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// The right to change rollups, as long as the value lives.
+pub struct Lock(JoinHandle<()>);
+
+impl Lock {
+    /// Takes it. [`RollupsError::Busy`] when another process has it.
+    pub async fn take(client: &Client) -> Result<Self, RollupsError> {
+        let deadline = Instant::now() + LOCK_WITHIN;
+        let mine = format!("SELECT '{}', sleepEachRow(1) FROM numbers(1000000) FORMAT Null", ulid());
+        loop {
+            let query = client
+                .query_raw(&mine)
+                .with_setting("query_id", LOCK)
+                // Only a read-only query ends with its connection.
+                .with_setting("readonly", "2")
+                .with_setting("cancel_http_readonly_queries_on_client_close", "1")
+                .with_setting("max_execution_time", "0")
+                .with_setting("max_block_size", "1")
+                .with_setting("function_sleep_max_microseconds_per_block", "0");
+            let held = Self(tokio::spawn(async move { drop(query.execute().await) }));
+            while !held.is_lost() && Instant::now() < deadline {
+                let is_mine = format!(
+                    "SELECT count() FROM system.processes WHERE query_id = '{LOCK}' AND query = {}",
+                    super::quoted(&mine)
+                );
+                if number(client, &is_mine).await? > 0 {
+                    return Ok(held);
+                }
+                sleep(POLL).await;
+            }
+            if Instant::now() >= deadline {
+                return Err(RollupsError::Busy);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Whether somebody else may have it by now.
+    pub fn is_lost(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Something that no other process says.
+fn ulid() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("{}-{:016x}", std::process::id(), RandomState::new().hash_one(std::process::id()))
+}
+
+/// Closes the gate. Not to be dropped before it is done: ClickHouse would go on and close it behind our back.
+pub(super) async fn close(client: &Client) -> Result<(), StoreError> {
+    execute(client, "RENAME TABLE tallyhouse.events_in TO tallyhouse.events_in_closed").await
+}
+
+/// Waits for the inserts that had come before the gate was closed.
+pub(super) async fn drain(client: &Client, until: Instant) -> Result<(), StoreError> {
+    // An insert is listed before it looks its table up, so one that is not listed now finds none.
+    let listed = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%events_in%'";
+    let mut inside = within(client.query_raw(listed).fetch_all::<String>()).await?;
+    while !inside.is_empty() {
+        if Instant::now() >= until {
+            return Err(StoreError::TimedOut);
+        }
+        sleep(POLL).await;
+        let now = within(client.query_raw(listed).fetch_all::<String>()).await?;
+        inside.retain(|id| now.contains(id));
+    }
+    Ok(())
+}
+
+/// Opens the gate, when no swap runs any more: one that was sent by a process that is gone may.
+/// Only for whoever holds the lock. Says whether it was closed.
+pub(super) async fn open(client: &Client) -> Result<bool, StoreError> {
+    let until = Instant::now() + OPEN_WITHIN;
+    loop {
+        match try_open(client).await {
+            Err(error) if Instant::now() >= until => return Err(error),
+            Err(error) => tracing::warn!(%error, "the gate could not be opened yet"),
+            Ok(was_closed) => return Ok(was_closed),
+        }
+        sleep(POLL * 10).await;
+    }
+}
+
+async fn try_open(client: &Client) -> Result<bool, StoreError> {
+    let busy = "SELECT count() FROM system.processes WHERE query LIKE 'ALTER TABLE tallyhouse.rollup_%REPLACE PARTITION%' \
+                OR query LIKE 'RENAME TABLE tallyhouse.events_in TO%'";
+    if number(client, busy).await? > 0 {
+        return Err(StoreError::TimedOut);
+    }
+    if !exists(client, CLOSED).await? {
+        return Ok(false);
+    }
+    execute(client, "RENAME TABLE tallyhouse.events_in_closed TO tallyhouse.events_in").await?;
+    Ok(true)
+}
+
+/// Opens a gate that a rebuild left closed when it was killed. Says whether there was one; while a rebuild runs, none is.
+pub async fn open_left_behind(client: &Client) -> Result<bool, RollupsError> {
+    if !exists(client, CLOSED).await? {
+        return Ok(false);
+    }
+    match Lock::take(client).await {
+        Err(RollupsError::Busy) => Ok(false),
+        Err(error) => Err(error),
+        Ok(_lock) => {
+            let was_closed = open(client).await?;
+            if was_closed {
+                tracing::warn!("a rebuild of rollups was killed and had left inserts shut out; they are let in again");
+            }
+            Ok(was_closed)
+        }
+    }
+}

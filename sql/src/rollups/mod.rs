@@ -1,0 +1,110 @@
+//! Rollups against raw: finding where they differ, and making them equal again.
+//!
+//! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
+//! [`gate`] keeps inserts away for the moment of the swap. One server only: a cluster is refused.
+
+pub mod gate;
+pub mod rebuild;
+pub mod verify;
+
+use std::time::Duration;
+
+use clickhouse::Client;
+use tallyhouse_schema::Rollup;
+
+use crate::error::StoreError;
+
+/// One statement may take this long; `max_execution_time` of the user ends it at the same time.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// One project, or all.
+    pub project: Option<String>,
+    /// Seconds since the epoch, inclusive. Widened to whole UTC days.
+    pub from: i64,
+    /// Seconds since the epoch, exclusive. Widened to whole UTC days.
+    pub to: i64,
+    /// Tables.
+    pub tables: Vec<Rollup>,
+}
+
+/// Why rollups could not be verified or rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RollupsError {
+    /// ClickHouse.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another rebuild is at work.
+    #[error("another rebuild is running")]
+    Busy,
+    /// Not on a cluster.
+    #[error("the tables are those of a cluster: rollups can be verified and rebuilt on a single server only")]
+    Cluster,
+    /// Inserts were held back for as long as they may be, and let in again; the partition is as it was.
+    #[error("inserts were held back for {0:?} and the partition was not ready; it is unchanged and inserts go on")]
+    GateTimedOut(Duration),
+    /// The connection that is the lock ended.
+    #[error("the lock was lost, probably because ClickHouse ended; verify again")]
+    LockLost,
+    /// What is not to be rebuilt was not copied whole. The partition is unchanged.
+    #[error("{table} {partition}: the copy is not what it was made from; the partition is unchanged")]
+    BadCopy {
+        /// The rollup.
+        table: &'static str,
+        /// Partition id.
+        partition: String,
+    },
+    /// Drift was still there after the last round.
+    #[error("{0} hours still differ after the last round; verify again")]
+    NotConverged(usize),
+}
+
+/// The unit that is compared and rebuilt: an hour, or a day where a bucket is a day.
+const fn unit_of(rollup: Rollup) -> &'static str {
+    match rollup {
+        Rollup::Minute | Rollup::Hour => "toStartOfHour",
+        Rollup::Day => "toStartOfDay",
+    }
+}
+
+/// The function that gives the bucket.
+const fn bucket_of(rollup: Rollup) -> &'static str {
+    match rollup {
+        Rollup::Minute => "toStartOfMinute",
+        Rollup::Hour => "toStartOfHour",
+        Rollup::Day => "toStartOfDay",
+    }
+}
+
+/// `'text'` for SQL. A project's name comes from whoever runs the command.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {
+    let call = client.query_raw(sql).with_setting("wait_end_of_query", "1").execute();
+    within(call).await
+}
+
+async fn number(client: &Client, sql: &str) -> Result<u64, StoreError> {
+    within(client.query_raw(sql).fetch_one::<u64>()).await
+}
+
+async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(STATEMENT_DEADLINE, call).await {
+        Ok(result) => result.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut),
+    }
+}
+
+/// Whether a table is there.
+async fn exists(client: &Client, table: &str) -> Result<bool, StoreError> {
+    let sql = format!("SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = '{table}'");
+    Ok(number(client, &sql).await? > 0)
+}
+
+async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
+    if exists(client, "events_local").await? { Err(RollupsError::Cluster) } else { Ok(()) }
+}

@@ -1,0 +1,297 @@
+//! Raw against rollups, cell by cell; a cell is one project, dimension set and hour (a day in `rollup_1d`).
+//!
+//! ```text
+//! weeks of the range -> compare in ClickHouse -> cells that differ -> look again until they stand still -> drift
+//! ```
+//!
+//! Raw is read with `FINAL`, which counts rows of one sorting key once whether they were merged or not, in bounded memory
+//! because it reads in key order. An id that was stored again under another time is two events to raw and rollups alike,
+//! so it is no drift; [`audit`] looks for those.
+//!
+//! An insert writes four tables one after the other, so a cell can differ for a moment. A cell is drift when its difference
+//! was the same [`CONFIRMATIONS`] more times, a pause apart; longer together than a writer waits between two attempts.
+//! One whose difference keeps changing is reported as moving, not as drift.
+//!
+//! Distinct users and quantiles are not compared: their states depend on the order of merges.
+//! `keys` is a checksum of what each event was counted under, so a count under the wrong type, value or bucket shows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clickhouse::{Client, Row};
+use serde::{Deserialize, Serialize};
+use tallyhouse_schema::Rollup;
+
+use super::{RollupsError, Selection, bucket_of, number, quoted, refuse_cluster, unit_of, within};
+
+const DAY: i64 = 86_400;
+const WEEK: i64 = 7 * DAY;
+
+/// How often a difference must be seen again, unchanged.
+pub const CONFIRMATIONS: u32 = 2;
+
+/// Looks at most, before a cell counts as moving.
+const LOOKS: u32 = 6;
+
+/// Differing cells that are held at most; what is beyond shows after these are mended.
+const MOST_CELLS: usize = 10_000;
+
+/// Between looks: two of them are longer than the longest pause of a writer between two attempts.
+pub const PAUSE: Duration = Duration::from_secs(3);
+
+/// A cell whose rollup is not what raw says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Drift {
+    /// The rollup table.
+    pub table: &'static str,
+    /// The cell and both sides.
+    #[serde(flatten)]
+    pub cell: Cell,
+}
+
+/// A cell with what raw says (`expected_…`) and what the rollup holds (`found_…`).
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the columns of the rollups")]
+pub struct Cell {
+    pub project_id: String,
+    pub dim_set: String,
+    /// Start of the hour or day, seconds since the epoch.
+    pub unit: u32,
+    /// The same, to be read by people.
+    pub starts: String,
+    pub expected_events: u64,
+    pub found_events: u64,
+    pub expected_value_count: u64,
+    pub found_value_count: u64,
+    pub expected_value_sum: f64,
+    pub found_value_sum: f64,
+    pub expected_value_min: f64,
+    pub found_value_min: f64,
+    pub expected_value_max: f64,
+    pub found_value_max: f64,
+    pub expected_keys: u64,
+    pub found_keys: u64,
+}
+
+type Key = (&'static str, String, String, u32);
+
+impl Drift {
+    fn key(&self) -> Key {
+        (self.table, self.cell.project_id.clone(), self.cell.dim_set.clone(), self.cell.unit)
+    }
+
+    /// What stays the same while both sides grow by the same events.
+    const fn difference(&self) -> (u64, u64, u64) {
+        let Cell { expected_events, found_events, expected_value_count, found_value_count, .. } = self.cell;
+        (
+            found_events.wrapping_sub(expected_events),
+            found_value_count.wrapping_sub(expected_value_count),
+            self.cell.found_keys.wrapping_sub(self.cell.expected_keys),
+        )
+    }
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Cells that differ and stand still, by table and time.
+    pub drifts: Vec<Drift>,
+    /// Cells that differ and keep changing: look again when their hour is over.
+    pub moving: usize,
+    /// Whether there may be more than could be held.
+    pub is_truncated: bool,
+}
+
+/// Compares every table of the selection with raw.
+pub async fn verify(client: &Client, selection: &Selection, pause: Duration) -> Result<Report, RollupsError> {
+    refuse_cluster(client).await?;
+    let horizon = raw_horizon(client, selection).await?;
+    let mut report = Report::default();
+    for &rollup in &selection.tables {
+        let (from, to) = days(selection, rollup, horizon);
+        let mut start = from;
+        while start < to && report.drifts.len() < MOST_CELLS {
+            let window = (start, (start + WEEK).min(to));
+            settle(client, selection, rollup, window, pause, &mut report).await?;
+            start += WEEK;
+        }
+    }
+    report.is_truncated |= report.drifts.len() >= MOST_CELLS;
+    Ok(report)
+}
+
+/// Seconds since the epoch of the first whole day of which raw certainly still holds everything.
+pub(super) async fn raw_horizon(client: &Client, selection: &Selection) -> Result<i64, RollupsError> {
+    let project = only(selection);
+    // The shortest retention that any row has: older rows with it may be gone.
+    let sql = format!(
+        "SELECT toUInt64(if(count() = 0, 0, toUnixTimestamp(toStartOfDay(now('UTC'))) - (min(retention_days) - 1) * 86400)) \
+         FROM tallyhouse.events WHERE 1 {project}"
+    );
+    Ok(i64::try_from(number(client, &sql).await?).unwrap_or(i64::MAX))
+}
+
+/// The whole UTC days of a selection that both raw and the rollup still hold.
+pub(super) fn days(selection: &Selection, rollup: Rollup, horizon: i64) -> (i64, i64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let kept = i64::try_from(now).unwrap_or(i64::MAX).div_euclid(DAY) * DAY - (rollup.retention_days() - 1) * DAY;
+    let from = selection.from.div_euclid(DAY) * DAY;
+    (from.max(horizon).max(kept), -(-selection.to).div_euclid(DAY) * DAY)
+}
+
+/// ` AND project_id = …`, or nothing.
+pub(super) fn only(selection: &Selection) -> String {
+    selection.project.as_deref().map(|name| format!(" AND project_id = {}", quoted(name))).unwrap_or_default()
+}
+
+/// Looks at a window until every difference in it is gone, stands still or has had its chances.
+async fn settle(
+    client: &Client,
+    selection: &Selection,
+    rollup: Rollup,
+    window: (i64, i64),
+    pause: Duration,
+    report: &mut Report,
+) -> Result<(), RollupsError> {
+    let mut open: BTreeMap<Key, (Drift, u32)> =
+        look(client, selection, rollup, window).await?.into_iter().map(|drift| (drift.key(), (drift, 0))).collect();
+    report.is_truncated |= open.len() >= MOST_CELLS;
+    for _ in 1..LOOKS {
+        if open.values().all(|(_, seen)| *seen >= CONFIRMATIONS) {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        let now = look(client, selection, rollup, window).await?;
+        let mut next = BTreeMap::new();
+        for drift in now {
+            // Not seen at first: it is being written.
+            let Some((before, seen)) = open.get(&drift.key()) else { continue };
+            let seen = if before.difference() == drift.difference() { seen + 1 } else { 0 };
+            next.insert(drift.key(), (drift, seen));
+        }
+        open = next;
+    }
+    for (drift, seen) in open.into_values() {
+        if seen >= CONFIRMATIONS {
+            report.drifts.push(drift);
+        } else {
+            report.moving += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn look(
+    client: &Client,
+    selection: &Selection,
+    rollup: Rollup,
+    (from, to): (i64, i64),
+) -> Result<Vec<Drift>, RollupsError> {
+    let (table, unit, bucket, project) = (rollup.table(), unit_of(rollup), bucket_of(rollup), only(selection));
+    let key =
+        |bucket: &str, set: &str, value: &str| format!("cityHash64(event_type, {set}, {value}, toUInt32({bucket}))");
+    let raw_key = key(&format!("{bucket}(toDateTime(ts, 'UTC'))"), "dim.1", "dim.2");
+    let rollup_key = key("bucket", "dim_set", "dim_value");
+    // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
+    let sql = format!(
+        "SELECT toString(p) AS project_id, toString(set) AS dim_set, toUInt32(u) AS unit, \
+           formatDateTime(u, '%Y-%m-%dT%H:00Z') AS starts, \
+           sumIf(n, side = 0) AS expected_events, sumIf(n, side = 1) AS found_events, \
+           sumIf(vc, side = 0) AS expected_value_count, sumIf(vc, side = 1) AS found_value_count, \
+           sumIf(vs, side = 0) AS expected_value_sum, sumIf(vs, side = 1) AS found_value_sum, \
+           min(if(side = 0, mn, inf)) AS expected_value_min, min(if(side = 1, mn, inf)) AS found_value_min, \
+           max(if(side = 0, mx, -inf)) AS expected_value_max, max(if(side = 1, mx, -inf)) AS found_value_max, \
+           sumIf(k, side = 0) AS expected_keys, sumIf(k, side = 1) AS found_keys \
+         FROM ( \
+           SELECT 0 AS side, project_id AS p, dim.1 AS set, {unit}(toDateTime(ts, 'UTC')) AS u, count() AS n, \
+             count(value) AS vc, sum(ifNull(value, 0)) AS vs, sum(abs(ifNull(value, 0))) AS va, \
+             min(ifNull(value, inf)) AS mn, max(ifNull(value, -inf)) AS mx, sum({raw_key}) AS k \
+           FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
+           WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project} \
+           GROUP BY p, set, u \
+           UNION ALL \
+           SELECT 1 AS side, project_id AS p, dim_set AS set, {unit}(bucket) AS u, sum(r.events) AS n, \
+             sum(r.value_count) AS vc, sum(r.value_sum) AS vs, 0. AS va, min(r.value_min) AS mn, max(r.value_max) AS mx, \
+             sum(r.events * {rollup_key}) AS k \
+           FROM tallyhouse.{table} AS r \
+           WHERE bucket >= toDateTime({from}, 'UTC') AND bucket < toDateTime({to}, 'UTC'){project} \
+           GROUP BY p, set, u \
+         ) GROUP BY p, set, u \
+         HAVING expected_events != found_events OR expected_value_count != found_value_count \
+           OR expected_keys != found_keys OR expected_value_min != found_value_min OR expected_value_max != found_value_max \
+           OR abs(expected_value_sum - found_value_sum) > \
+              1e-9 * greatest(sum(va), abs(expected_value_sum), abs(found_value_sum)) \
+         ORDER BY u, p, set LIMIT {MOST_CELLS}"
+    );
+    let query = client
+        .query_raw(&sql)
+        .with_setting("max_bytes_before_external_group_by", "500000000")
+        .with_setting("max_memory_usage", "4000000000");
+    let cells = within(query.fetch_all::<Cell>()).await?;
+    Ok(cells.into_iter().map(|cell| Drift { table, cell }).collect())
+}
+
+/// Ids that raw holds more than once, and what came twice from one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// Partitions of the source, with Kafka.
+    pub sources: Vec<Source>,
+    /// Ids that were received twice within a day of each other, under different times or offsets: counted twice.
+    pub repeated_ids: u64,
+    /// Some of them, as `project event_id rows`.
+    pub examples: Vec<String>,
+}
+
+/// One partition of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct Source {
+    /// Project.
+    pub project_id: String,
+    /// Partition.
+    pub partition: i32,
+    /// Distinct offsets.
+    pub offsets: u64,
+    /// Rows beyond the first at one offset: stored twice.
+    pub repeated: u64,
+    /// Offsets between the first and the last that are not there: other projects, duplicates, dead letters. No error.
+    pub missing: u64,
+}
+
+impl Audit {
+    /// Whether anything was stored twice.
+    pub fn is_clean(&self) -> bool {
+        self.repeated_ids == 0 && self.sources.iter().all(|source| source.repeated == 0)
+    }
+}
+
+/// Looks for what is stored twice in raw. `limit` bounds the examples and the sources.
+pub async fn audit(client: &Client, selection: &Selection, limit: usize) -> Result<Audit, RollupsError> {
+    let (from, to, project) = (selection.from, selection.to, only(selection));
+    let range = format!("ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}");
+    let spill = |sql: String| {
+        client
+            .query_raw(&sql)
+            .with_setting("max_bytes_before_external_group_by", "500000000")
+            .with_setting("max_memory_usage", "4000000000")
+    };
+    let sources = spill(format!(
+        "SELECT toString(project_id) AS project_id, toInt32(source_partition) AS partition, count() AS offsets, \
+           sum(n) - count() AS repeated, toUInt64(max(source_offset) - min(source_offset) + 1 - count()) AS missing \
+         FROM (SELECT project_id, source_partition, source_offset, count() AS n FROM tallyhouse.events FINAL \
+               WHERE source_partition >= 0 AND {range} GROUP BY project_id, source_partition, source_offset) \
+         GROUP BY project_id, partition ORDER BY repeated DESC, project_id, partition LIMIT {limit}"
+    ));
+    // By hash: an id may be long, and two that share 64 bits within one project are not to be expected.
+    let repeated = format!(
+        "SELECT project_id, any(event_id) AS id, count() AS n FROM tallyhouse.events FINAL WHERE {range} \
+         GROUP BY project_id, cityHash64(event_id) HAVING n > 1 AND dateDiff('hour', min(received_at), max(received_at)) < 24"
+    );
+    let examples = spill(format!(
+        "SELECT concat(toString(project_id), ' ', id, ' ', toString(n)) FROM ({repeated}) ORDER BY 1 LIMIT {limit}"
+    ));
+    Ok(Audit {
+        sources: within(sources.fetch_all::<Source>()).await?,
+        repeated_ids: within(spill(format!("SELECT count() FROM ({repeated})")).fetch_one::<u64>()).await?,
+        examples: within(examples.fetch_all::<String>()).await?,
+    })
+}
