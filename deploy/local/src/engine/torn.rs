@@ -7,8 +7,11 @@
 //!
 //! So before each start, while nobody has the tables open, the newest entries of each log are compared with the parts on
 //! disk, and an entry without its part is revoked the way ClickHouse itself revokes those of dropped parts: by a record.
-//! A last line that was cut off in the middle is removed. Entries of parts that expired are revoked too, which only means
-//! that their tokens, long settled, are forgotten a little earlier.
+//! A last line that was cut off in the middle is removed.
+//!
+//! A part that is gone was not torn: it expired, or a rebuild replaced its partition, and its token must go on being known, or
+//! a late retry would be counted twice. What was torn has left its rows behind as `tmp_insert_{partition}_…`. So of each
+//! partition at most as many entries are revoked as such folders are there, the newest ones.
 //!
 //! A record is a line `operation TAB part TAB token`, operation 1 for added and 2 for dropped.
 
@@ -29,9 +32,9 @@ pub(super) fn mend(disks: &[&Path]) -> io::Result<usize> {
     for table in tables(&first.join("store"))? {
         let Some(log) = newest_log(&table.join("deduplication_logs"))? else { continue };
         let relative = table.strip_prefix(first).unwrap_or(&table);
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         for disk in disks {
-            parts.extend(parts_in(&disk.join(relative))?);
+            parts.extend(&disk.join(relative))?;
         }
         revoked += mend_log(&log, &parts)?;
     }
@@ -64,12 +67,42 @@ fn newest_log(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(entries(folder)?.into_iter().filter(|path| number(path).is_some()).max_by_key(number))
 }
 
-fn parts_in(table: &Path) -> io::Result<Vec<Part>> {
-    let name = |path: PathBuf| path.file_name()?.to_str().and_then(Part::parse);
-    Ok(entries(table)?.into_iter().filter_map(name).collect())
+/// What lies in a table's folder.
+#[derive(Debug, Default)]
+struct Parts {
+    whole: Vec<Part>,
+    /// Parts that were being written when the process died, by partition.
+    unfinished: HashMap<String, usize>,
 }
 
-fn mend_log(log: &Path, parts: &[Part]) -> io::Result<usize> {
+/// In front of the name of a part that is being written.
+const UNFINISHED: &str = "tmp_insert_";
+
+impl Parts {
+    fn extend(&mut self, table: &Path) -> io::Result<()> {
+        for path in entries(table)? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            self.add(name);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str) {
+        match name.strip_prefix(UNFINISHED) {
+            Some(part) => {
+                let partition = part.split('_').next().unwrap_or_default();
+                *self.unfinished.entry(partition.to_owned()).or_default() += 1;
+            }
+            None => self.whole.extend(Part::parse(name)),
+        }
+    }
+
+    fn holds(&self, part: &Part) -> bool {
+        self.whole.iter().any(|whole| whole.holds(part))
+    }
+}
+
+fn mend_log(log: &Path, parts: &Parts) -> io::Result<usize> {
     let text = fs::read_to_string(log)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let torn = torn_entries(text.get(..whole).unwrap_or_default(), parts);
@@ -90,20 +123,34 @@ struct Entry<'a> {
     token: &'a str,
 }
 
-/// Entries that were added, not dropped since, and whose rows are in no part.
-fn torn_entries<'a>(log: &'a str, parts: &[Part]) -> Vec<Entry<'a>> {
-    let mut added: HashMap<&str, &str> = HashMap::new();
+/// Entries that were added, not dropped since, whose rows are in no part, and for which an unfinished part is there. In the order
+/// of the log.
+fn torn_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
+    let mut added: HashMap<&str, (usize, Part, &str)> = HashMap::new();
     let newest: Vec<&str> = log.lines().rev().take(NEWEST).collect();
-    for line in newest.into_iter().rev() {
+    for (place, line) in newest.into_iter().rev().enumerate() {
         let mut fields = line.split('\t');
         match (fields.next(), fields.next(), fields.next()) {
-            (Some("1"), Some(part), Some(token)) => drop(added.insert(token, part)),
+            (Some("1"), Some(name), Some(token)) => {
+                if let Some(part) = Part::parse(name) {
+                    drop(added.insert(token, (place, part, name)));
+                }
+            }
             (Some("2"), _, Some(token)) => drop(added.remove(token)),
             _ => {}
         }
     }
-    let is_there = |name: &str| Part::parse(name).is_none_or(|wanted| parts.iter().any(|part| part.holds(&wanted)));
-    added.into_iter().filter(|(_, part)| !is_there(part)).map(|(token, part)| Entry { part, token }).collect()
+    let mut missing: Vec<_> = added.into_iter().filter(|(_, (_, part, _))| !parts.holds(part)).collect();
+    missing.sort_by_key(|(_, (place, ..))| std::cmp::Reverse(*place));
+    let mut unfinished = parts.unfinished.clone();
+    missing.retain(|(_, (_, part, _))| match unfinished.get_mut(&part.partition) {
+        Some(left @ 1..) => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    });
+    missing.into_iter().rev().map(|(token, (_, _, part))| Entry { part, token }).collect()
 }
 
 /// A part's name: `partition_min_max_level`, with a mutation's number at the end if there was one.
@@ -134,8 +181,10 @@ impl Part {
 mod tests {
     use super::*;
 
-    fn parts(names: &[&str]) -> Vec<Part> {
-        names.iter().filter_map(|name| Part::parse(name)).collect()
+    fn parts(names: &[&str]) -> Parts {
+        let mut parts = Parts::default();
+        names.iter().for_each(|name| parts.add(name));
+        parts
     }
 
     #[test]
@@ -150,8 +199,18 @@ mod tests {
     #[test]
     fn an_entry_without_its_part_is_torn_and_others_are_not() {
         let log = "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3_3_1\tc\n1\tq_1_1_0\td\n2\tq_1_1_0\td\n1\tp_4_4_0\te\n";
-        let torn = torn_entries(log, &parts(&["p_1_2_1", "p_3_3_1", "tmp_insert_p_4_4_0"]));
+        let torn = torn_entries(log, &parts(&["p_1_2_1", "p_3_3_1", "tmp_insert_p_9_9_0"]));
         assert_eq!(torn.iter().map(|entry| (entry.part, entry.token)).collect::<Vec<_>>(), [("p_4_4_0", "e")]);
+    }
+
+    #[test]
+    fn parts_that_were_replaced_or_expired_are_not_torn() {
+        let log = "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3_3_0\tc\n";
+        // A rebuild replaced all of p by one part of a higher number.
+        assert!(torn_entries(log, &parts(&["p_4_4_0"])).is_empty());
+        // One insert was torn at the same time: the newest.
+        let torn = torn_entries(log, &parts(&["p_4_4_0", "tmp_insert_p_7_7_0", "tmp_insert_q_8_8_0"]));
+        assert_eq!(torn.iter().map(|entry| entry.token).collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]
@@ -160,6 +219,7 @@ mod tests {
         let table = root.join("store/abc/abcdef");
         fs::create_dir_all(table.join("deduplication_logs")).unwrap();
         fs::create_dir_all(table.join("p_1_1_0")).unwrap();
+        fs::create_dir_all(table.join("tmp_insert_p_5_5_0")).unwrap();
         let log = table.join("deduplication_logs/deduplication_log_2.txt");
         fs::write(table.join("deduplication_logs/deduplication_log_1.txt"), "1\tp_0_0_0\told\n").unwrap();
         fs::write(&log, "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3").unwrap();
