@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod admin;
+pub mod breaker;
 pub mod clock;
 pub mod documents;
 pub mod env;

@@ -6,7 +6,6 @@
 //! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs at most a moment.
 
 pub mod answers;
-pub mod breaker;
 pub mod entry;
 pub mod flight;
 pub mod key;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{AsyncCommands, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use tallyhouse_service::breaker::Breaker;
 
-use super::breaker::Breaker;
 use super::{Entry, Key};
 use crate::metrics::{Metrics, RedisTrouble};
 
@@ -95,7 +95,7 @@ impl Shared {
         }
         let trouble = match tokio::time::timeout(PATIENCE, call(&self.pool)).await {
             Ok(Ok(value)) => {
-                self.breaker.succeeded();
+                self.breaker.succeeded(now_ms);
                 return Some(value);
             }
             Ok(Err(trouble)) => {
