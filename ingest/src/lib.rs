@@ -18,6 +18,7 @@ pub mod intake;
 pub mod journal;
 pub mod metrics;
 pub mod pipeline;
+pub mod projects;
 pub mod recover;
 mod run;
 pub mod store;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use tallyhouse_schema::body::{self, Envelope, Layout};
 use tallyhouse_schema::normalise::{Context, ProjectRules, normalise};
+use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Event, Rejection, raw};
@@ -53,7 +54,7 @@ impl Pipeline {
     /// Carries a request out.
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
-        let rules = self.authenticate(&head.headers)?;
+        let caller = self.authenticate(&head.headers)?;
         let (wait, layout, encoding) = (Wait::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         let limits = self.config.request;
@@ -62,13 +63,13 @@ impl Pipeline {
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
-            let work = tokio::task::spawn_blocking(move || pipeline.take(&body, layout, &rules));
+            let work = tokio::task::spawn_blocking(move || pipeline.take(&body, layout, &caller));
             work.await.map_err(|error| {
                 tracing::error!(%error, "taking a body apart failed");
                 RequestError::Internal
             })??
         } else {
-            self.take(&body, layout, &rules)?
+            self.take(&body, layout, &caller)?
         };
         self.confirm(taken, wait).await
     }
@@ -77,30 +78,32 @@ impl Pipeline {
         &self.metrics
     }
 
-    fn authenticate(&self, headers: &axum::http::HeaderMap) -> Result<ProjectRules, RequestError> {
+    fn authenticate(&self, headers: &axum::http::HeaderMap) -> Result<Caller, RequestError> {
         let key = keys::presented(headers).ok_or(RequestError::MissingKey)?;
         let grant: &Grant = self.keys.find(key).ok_or(RequestError::UnknownKey)?;
         if !grant.allows(Scope::Ingest) {
             return Err(RequestError::WrongScope);
         }
-        Ok(ProjectRules {
+        let settings = self.config.projects.of(&grant.project);
+        let rules = ProjectRules {
             project: grant.project.clone(),
-            late_window_days: self.config.late_window_days,
-            retention_days: self.config.retention_days,
+            late_window_days: settings.late_window_days,
+            retention_days: settings.retention_days,
             may_import: grant.allows(Scope::Import),
-        })
+        };
+        Ok(Caller { rules, key_id: grant.key_id.clone(), settings: settings.clone() })
     }
 
     /// Bytes -> events in batches. Pure but for the intake, the ids and the clock.
-    fn take(&self, bytes: &[u8], layout: Layout, rules: &ProjectRules) -> Result<Taken, RequestError> {
+    fn take(&self, bytes: &[u8], layout: Layout, caller: &Caller) -> Result<Taken, RequestError> {
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (events, indices, rejected) = self.normalise(envelope, rules);
+        let (events, indices, rejected) = self.normalise(envelope, &caller.rules);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let submitted = if events.is_empty() {
             Submitted { fates: Vec::new(), tickets: Vec::new() }
         } else {
-            self.intake.submit(&rules.project, &events).map_err(|why| {
+            self.intake.submit(&caller.rules.project, &events).map_err(|why| {
                 self.metrics.fates("handed_back", events.len());
                 refused(why, self.health.is_ready())
             })?
@@ -180,6 +183,13 @@ fn event<'a>(
     let raw = raw::read(text).map_err(|rejection| (None, rejection))?;
     let event_id = raw.event_id.clone();
     normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
+}
+
+/// Who sent a request, and what its project wants.
+struct Caller {
+    rules: ProjectRules,
+    key_id: String,
+    settings: ProjectSettings,
 }
 
 /// A request whose events are in batches.
