@@ -12,6 +12,7 @@ pub mod admit;
 pub mod agent;
 pub mod batch;
 pub mod config;
+pub mod dead_letters;
 pub mod http;
 pub mod inserter;
 pub mod intake;

@@ -26,6 +26,8 @@ pub struct Metrics {
     uncertain_batches: IntGauge,
     window_ids: IntGauge,
     window_seconds: IntGauge,
+    /// Dead letters that could not be kept.
+    pub dead_letters_dropped: IntCounter,
     /// Batches of an earlier process that were sent again.
     pub journal_replayed: IntCounter,
     /// Half-written files that were removed at start.
@@ -89,6 +91,10 @@ impl Metrics {
             uncertain_batches: gauge("tallyhouse_ingest_uncertain_batches", "Batches being inserted")?,
             window_ids: gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
             window_seconds: gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+            dead_letters_dropped: counter(
+                "tallyhouse_ingest_dead_letters_dropped_total",
+                "Dead letters that could not be kept",
+            )?,
             journal_replayed: counter(
                 "tallyhouse_ingest_journal_replayed_total",
                 "Batches of an earlier process sent again",

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use tallyhouse_schema::body::{self, Envelope, Layout};
+use tallyhouse_schema::body::{self, Envelope, Layout, Unread};
 use tallyhouse_schema::normalise::{Context, ProjectRules, normalise};
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
@@ -27,6 +27,7 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::batch::Outcome;
 use crate::config::Config;
+use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply};
@@ -46,6 +47,7 @@ pub struct Pipeline {
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
     pub(crate) intake: Arc<Intake>,
+    pub(crate) dead_letters: Arc<dyn Sink>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
 }
@@ -98,7 +100,7 @@ impl Pipeline {
     fn take(&self, bytes: &[u8], layout: Layout, caller: &Caller) -> Result<Taken, RequestError> {
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (events, indices, rejected) = self.normalise(envelope, &caller.rules);
+        let (events, indices, refusals) = self.normalise(envelope, &caller.rules);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let submitted = if events.is_empty() {
             Submitted { fates: Vec::new(), tickets: Vec::new() }
@@ -109,7 +111,11 @@ impl Pipeline {
             })?
         };
         // Counted only now: a request that was refused as a whole comes again.
-        rejected.iter().for_each(|r| self.metrics.rejected(r.rejection.code()));
+        refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
+        if caller.settings.dead_letters {
+            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.letter(caller)).collect());
+        }
+        let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
         Ok(Taken { is_single, event_id, submitted, indices, rejected })
     }
 
@@ -118,7 +124,7 @@ impl Pipeline {
         &'a self,
         envelope: Envelope<'a>,
         rules: &'a ProjectRules,
-    ) -> (Vec<Event<'a>>, Vec<usize>, Vec<Rejected>) {
+    ) -> (Vec<Event<'a>>, Vec<usize>, Vec<Refusal<'a>>) {
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         let context = Context {
@@ -133,15 +139,18 @@ impl Pipeline {
         let mut indices = Vec::with_capacity(envelope.items.len());
         let mut rejected = Vec::new();
         for (index, item) in envelope.items.into_iter().enumerate() {
-            match item
-                .map_err(|rejection| (None, rejection))
-                .and_then(|text| event(text, envelope.sent_at.as_ref(), context))
-            {
+            let (text, read) = match item {
+                Ok(text) => (text, event(text, envelope.sent_at.as_ref(), context)),
+                Err(Unread { text, rejection }) => (text, Err((None, rejection))),
+            };
+            match read {
                 Ok(event) => {
                     events.push(event);
                     indices.push(index);
                 }
-                Err((event_id, rejection)) => rejected.push(Rejected { index, event_id, rejection }),
+                Err((event_id, rejection)) => {
+                    rejected.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
+                }
             }
         }
         (events, indices, rejected)
@@ -183,6 +192,32 @@ fn event<'a>(
     let raw = raw::read(text).map_err(|rejection| (None, rejection))?;
     let event_id = raw.event_id.clone();
     normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
+}
+
+/// A refused event and its text.
+struct Refusal<'a> {
+    text: &'a str,
+    rejected: Rejected,
+}
+
+impl Refusal<'_> {
+    fn letter(&self, caller: &Caller) -> DeadLetter {
+        let (now, rejected) = (now_ms(), &self.rejected);
+        DeadLetter {
+            project: caller.rules.project.clone(),
+            id: Ulid::generate().to_string(),
+            kind: Kind::Json,
+            code: rejected.rejection.code().to_owned(),
+            reason: rejected.rejection.to_string(),
+            payload: dead_letters::cut(self.text.as_bytes()),
+            event_id: rejected.event_id.clone().unwrap_or_default(),
+            origin: Origin::of_key(&caller.key_id),
+            received_at: now,
+            failed_at: now,
+            state: State::Open,
+            updated_at: now,
+        }
+    }
 }
 
 /// Who sent a request, and what its project wants.

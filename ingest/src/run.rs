@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
+use crate::dead_letters::{Courier, Queue, Sink};
 use crate::http;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
@@ -59,6 +60,7 @@ pub enum RunError {
 pub struct Ingest {
     pipeline: Arc<Pipeline>,
     inserter: Inserter,
+    letters: Arc<Queue>,
 }
 
 impl Ingest {
@@ -75,7 +77,9 @@ impl Ingest {
             health: health.clone(),
         };
         let inserter = Inserter { store, journal, metrics: Arc::clone(&metrics) };
+        let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let pipeline = Pipeline {
+            dead_letters: Arc::clone(&letters) as Arc<dyn Sink>,
             keys: deps.keys,
             catalogue: deps.catalogue,
             hasher: deps.hasher,
@@ -86,14 +90,16 @@ impl Ingest {
             health,
             config,
         };
-        Ok(Self { pipeline: Arc::new(pipeline), inserter })
+        Ok(Self { pipeline: Arc::new(pipeline), inserter, letters })
     }
 
     /// Serves until `stop`, then drains: what was taken is stored and answered, within the budget of the configuration.
     ///
     /// Requests that come before recovery is done are answered 503 `starting`.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, inserter } = self;
+        let Self { pipeline, inserter, letters } = self;
+        let mut courier = JoinSet::new();
+        courier.spawn(Courier { queue: Arc::clone(&letters), client: inserter.store.client.clone() }.run());
         let drain = pipeline.config.drain;
         let serve = lifecycle::serve("ingest", listener, http::router(Arc::clone(&pipeline)), stop.clone(), drain);
         let work = async {
@@ -118,9 +124,14 @@ impl Ingest {
             pipeline.intake.stop();
         };
         let ((), workers, ()) = tokio::join!(serve, work, close);
+        letters.close();
         let mut workers = workers?;
         // What is not stored within the budget is in the journal and is stored at the next start.
-        lifecycle::drain("batches", drain, async { while workers.join_next().await.is_some() {} }).await;
+        lifecycle::drain("batches and dead letters", drain, async {
+            while workers.join_next().await.is_some() {}
+            while courier.join_next().await.is_some() {}
+        })
+        .await;
         gauges.abort();
         Ok(())
     }
