@@ -13,6 +13,7 @@ pub mod agent;
 pub mod batch;
 pub mod config;
 pub mod dead_letters;
+pub mod guard;
 pub mod http;
 pub mod inserter;
 pub mod intake;

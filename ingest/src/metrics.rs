@@ -21,6 +21,8 @@ pub struct Metrics {
     inserted_bytes: IntCounter,
     insert_failures: IntCounterVec,
     open_bytes: IntGauge,
+    dimension_overflow: IntCounterVec,
+    dimension_values: IntGauge,
     pending_ids: IntGauge,
     waiting_batches: IntGauge,
     uncertain_batches: IntGauge,
@@ -85,6 +87,12 @@ impl Metrics {
                 "Failed attempts by class",
                 &["class"],
             )?,
+            dimension_overflow: counters(
+                "tallyhouse_ingest_dimension_overflow_total",
+                "Values counted as __other__ because the dimension had too many within the hour",
+                &["dimension"],
+            )?,
+            dimension_values: gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
             open_bytes: gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
             pending_ids: gauge("tallyhouse_ingest_pending_ids", "Event ids in batches that are not stored yet")?,
             waiting_batches: gauge("tallyhouse_ingest_waiting_batches", "Full batches that wait for an insert")?,
@@ -150,6 +158,16 @@ impl Metrics {
             Class::Permanent => "permanent",
         };
         self.insert_failures.with_label_values(&[class]).inc();
+    }
+
+    /// A value of this set was counted as `__other__`. Sets come from the catalogue.
+    pub fn dimension_overflowed(&self, set: &str) {
+        self.dimension_overflow.with_label_values(&[set]).inc();
+    }
+
+    /// Dimension values that are remembered at the moment.
+    pub fn dimension_values(&self, values: usize) {
+        self.dimension_values.set(values as i64);
     }
 
     /// Bytes reserved at the moment.

@@ -28,6 +28,7 @@ use crate::agent::Agents;
 use crate::batch::Outcome;
 use crate::config::Config;
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
+use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply};
@@ -48,6 +49,7 @@ pub struct Pipeline {
     pub(crate) budget: Budget,
     pub(crate) intake: Arc<Intake>,
     pub(crate) dead_letters: Arc<dyn Sink>,
+    pub(crate) guard: Guard,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
 }
@@ -60,7 +62,7 @@ impl Pipeline {
         let (wait, layout, encoding) = (Wait::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         let limits = self.config.request;
-        let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?)?;
+        let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
 
         let taken = if body.len() > LARGE_BODY {
@@ -100,7 +102,10 @@ impl Pipeline {
     fn take(&self, bytes: &[u8], layout: Layout, caller: &Caller) -> Result<Taken, RequestError> {
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (events, indices, refusals) = self.normalise(envelope, &caller.rules);
+        let (mut events, indices, refusals) = self.normalise(envelope, &caller.rules);
+        self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
+            self.metrics.dimension_overflowed(set);
+        });
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let submitted = if events.is_empty() {
             Submitted { fates: Vec::new(), tickets: Vec::new() }

@@ -19,6 +19,7 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
 use crate::dead_letters::{Courier, Queue, Sink};
+use crate::guard::{self, Guard};
 use crate::http;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
@@ -79,6 +80,7 @@ impl Ingest {
         let inserter = Inserter { store, journal, metrics: Arc::clone(&metrics) };
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let pipeline = Pipeline {
+            guard: Guard::default(),
             dead_letters: Arc::clone(&letters) as Arc<dyn Sink>,
             keys: deps.keys,
             catalogue: deps.catalogue,
@@ -142,6 +144,10 @@ async fn recover(pipeline: &Pipeline, inserter: &Inserter, stop: &CancellationTo
         let replayed = recover::replay(inserter).await?;
         let known = recover::warm(&inserter.store.client, &pipeline.intake, pipeline.config.dedup).await?;
         tracing::info!(replayed, known, "recovered");
+        match guard::warm(&inserter.store.client, &pipeline.guard).await {
+            Ok(values) => tracing::info!(values, "dimension values are known"),
+            Err(error) => tracing::warn!(%error, "dimension values could not be read: this hour's bounds start anew"),
+        }
         pipeline.intake.open();
         pipeline.health.set("clickhouse", Status::Up, "");
         pipeline.health.set("ingest", Status::Up, "");
@@ -156,6 +162,7 @@ async fn recover(pipeline: &Pipeline, inserter: &Inserter, stop: &CancellationTo
 async fn report_gauges(pipeline: Arc<Pipeline>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         pipeline.metrics.intake(pipeline.intake.gauges(now_ms()));
+        pipeline.metrics.dimension_values(pipeline.guard.entries());
         pipeline.metrics.open_bytes(pipeline.budget.reserved());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

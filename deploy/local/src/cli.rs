@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
 
 /// Event analytics on ClickHouse, in one process.
@@ -18,6 +19,9 @@ pub(crate) enum Command {
     /// Bring the tables of a ClickHouse to this version, or say where they stand
     #[command(subcommand)]
     Migrate(Migrate),
+    /// Look at events that were refused, send them again, or put them away
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Say what is there and what is missing, without starting anything
     Doctor,
     /// Become the embedded ClickHouse
@@ -33,6 +37,45 @@ pub(crate) enum Migrate {
     Status,
     /// Fail unless everything is applied as it is
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// A line a letter
+    List {
+        #[command(flatten)]
+        filters: Filters,
+        /// As JSON, a line a letter
+        #[arg(long)]
+        json: bool,
+    },
+    /// A letter with its payload; one that is not text is hexadecimal
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Send events again, through the ingest API
+    Replay {
+        #[command(flatten)]
+        filters: Filters,
+        /// The full address; by default `/v1/events` at `INGEST_ADDR`
+        #[arg(long)]
+        url: Option<String>,
+        /// A key of the project, with the scope `import` for events that were too old; by default `TALLYHOUSE_KEY`
+        #[arg(long)]
+        key: Option<String>,
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Mark letters as not needed
+    Discard {
+        #[command(flatten)]
+        filters: Filters,
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[cfg(test)]

@@ -17,8 +17,10 @@ use tallyhouse_sql::runner;
 use tokio_util::sync::CancellationToken;
 
 mod cli;
+mod letters;
 
 use cli::{Cli, Command, Migrate};
+use letters::letters;
 
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
         Command::Up => in_runtime(run()),
         Command::Migrate(what) => in_runtime(migrations(what)),
+        Command::Dlq(what) => in_runtime(letters(what)),
         Command::Doctor => Ok(examine()),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

@@ -57,6 +57,9 @@ impl Hasher for Identity {
     }
 }
 
+/// Numbers that are uniformly distributed already.
+pub(crate) type NumberSet = HashSet<u64, BuildHasherDefault<Identity>>;
+
 /// A map by key.
 pub type KeyMap<V> = HashMap<EventKey, V, BuildHasherDefault<Identity>>;
 

@@ -12,7 +12,7 @@ mod letter;
 mod queue;
 
 pub use courier::Courier;
-pub use letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut};
+pub use letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
 pub use queue::Queue;
 
 /// Where letters go. It never blocks: what cannot be taken is dropped and counted.
