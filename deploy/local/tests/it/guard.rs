@@ -1,10 +1,10 @@
 //! The bound on distinct values: exact totals, `__other__` in every rollup, and no second bound after a start.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tallyhouse_service::clock::now_ms;
 
 use crate::ingest_service::{Service, count, everywhere};
-use crate::query_service::new_project;
+use crate::query_service::{Service as Queries, new_project};
 use crate::support::{self, Folder};
 
 /// Flights at one time, so that a test is within one hour whenever it runs.
@@ -26,6 +26,21 @@ async fn values_beyond_the_bound_are_other_in_every_rollup_and_after_a_start() {
     assert_eq!(service.send(flights(5..8, now)).await.status.as_u16(), 202);
     assert!(service.metric("tallyhouse_ingest_dimension_overflow_total") > 0);
     service.stop().await;
+
+    let queries = Queries::start(support::engine().await.reader(), &[&project], None).await;
+    for (query, overflowed) in [
+        ("groupBy=origin", json!(["origin"])),
+        // The value asked for is gone: that is what the caller must be told.
+        ("filter=origin:A7", json!(["origin"])),
+        ("groupBy=carrier&filter=origin:A1", json!(["origin"])),
+        ("groupBy=carrier", Value::Null),
+        ("", Value::Null),
+    ] {
+        let url = format!("/v1/metrics/events?eventType=flight_departed&{query}");
+        let reply = queries.get(&project, &url).await;
+        assert_eq!(reply.body["meta"]["overflowed"], overflowed, "{query}: {reply:?}");
+    }
+    queries.stop().await;
 
     assert_eq!(everywhere(&writer, &project).await, [8; 4]);
     for table in ["rollup_1m", "rollup_1h", "rollup_1d"] {
