@@ -93,7 +93,7 @@ impl Guard {
                 for dim in &mut event.dims {
                     let mut kept = Kept { guard: self, project, limit, hour };
                     if let Some(value) = kept.value(dim.set, &dim.value) {
-                        dim.value = value.into();
+                        dim.value = value;
                         rewritten(dim.set);
                     }
                 }

@@ -144,3 +144,19 @@ async fn any_bytes_come_back_as_they_were() {
         dlq(&["replay", "--id", &id, "--project", &project, "--url", "http://127.0.0.1:1/", "--key", "k"]).await;
     assert!(printed(&replayed).contains("it is a Kafka record"), "{}", printed(&replayed));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_attaches_to_the_embedded_clickhouse_that_runs() {
+    let (shared, folder) = (support::shared().await, Folder::create());
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let output = command
+        .args(["dlq", "list", "--project", "nobody"])
+        .env("TALLYHOUSE_DEV", "1")
+        .env("TALLYHOUSE_DATA", folder.path())
+        .env("CLICKHOUSE_HTTP_PORT", shared.options.http_port.to_string())
+        .output()
+        .await
+        .unwrap();
+    // Starting another one on this port would have failed.
+    assert!(output.status.success() && printed(&output).starts_with("ID "), "{}", printed(&output));
+}
