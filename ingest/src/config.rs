@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse_schema::Catalogue;
+use tallyhouse_schema::project::{MAX_DIMENSION_VALUES, Priority, ProjectSettings};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 use crate::kafka::config::KafkaConfig;
+use crate::projects::Projects;
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -29,10 +31,9 @@ pub struct Config {
     pub dedup: DedupLimits,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
-    /// `LATE_WINDOW_DAYS`: older events are refused without the scope `import`.
-    pub late_window_days: u16,
-    /// `RETENTION_DAYS`: how long raw events are kept; written into each row. At most [`MAX_RETENTION_DAYS`].
-    pub retention_days: u16,
+    /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
+    /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (at most [`MAX_RETENTION_DAYS`]; written into each row), `DIMENSION_VALUES`.
+    pub projects: Projects,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
 }
@@ -112,11 +113,27 @@ impl Config {
                 ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
             },
             kafka: KafkaConfig::from_env(env)?,
-            late_window_days: days("LATE_WINDOW_DAYS", 7)?,
-            retention_days: days("RETENTION_DAYS", 730)?,
+            projects: projects(
+                env,
+                ProjectSettings {
+                    late_window_days: days("LATE_WINDOW_DAYS", 7)?,
+                    retention_days: days("RETENTION_DAYS", 730)?,
+                    dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)?
+                        as u32,
+                    priority: Priority::Normal,
+                    dead_letters: false,
+                    own_topic: false,
+                },
+            )?,
             drain: env::millis(env, "INGEST_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
+}
+
+fn projects(env: &dyn Env, default: ProjectSettings) -> Result<Projects, ConfigError> {
+    let documents = documents::json_documents(env, "TALLYHOUSE_PROJECTS")?.unwrap_or_default();
+    let texts = documents.iter().map(|document| (document.path.as_str(), document.text.as_str()));
+    Projects::from_documents(default, texts).map_err(|error| ConfigError::new("TALLYHOUSE_PROJECTS", error.to_string()))
 }
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DedupLimits;
+use crate::guard::{self, Guard};
 use crate::inserter::Inserter;
 use crate::intake::Intake;
 use crate::recover::{self, RecoverError};
@@ -20,6 +21,8 @@ pub struct Direct {
     pub intake: Arc<Intake>,
     /// Where batches go.
     pub inserter: Inserter,
+    /// Dimension values, to be filled at start.
+    pub guard: Arc<Guard>,
     /// The window to be filled at start.
     pub dedup: DedupLimits,
     /// Inserts at a time.
@@ -53,6 +56,7 @@ impl Direct {
         let replayed = recover::replay(&self.inserter).await?;
         let known = recover::warm(&self.inserter.store.client, &self.intake, self.dedup).await?;
         tracing::info!(replayed, known, "recovered");
+        guard::learn(&self.inserter.store.client, &self.guard).await;
         self.intake.open();
         health.set("clickhouse", Status::Up, "");
         health.set("ingest", Status::Up, "");

@@ -41,11 +41,15 @@ pub struct Metrics {
     /// Partitions that stand still until a person or another version helps.
     pub lanes_blocked: IntGauge,
     open_bytes: IntGauge,
+    dimension_overflow: IntCounterVec,
+    dimension_values: IntGauge,
     pending_ids: IntGauge,
     waiting_batches: IntGauge,
     uncertain_batches: IntGauge,
     window_ids: IntGauge,
     window_seconds: IntGauge,
+    /// Dead letters that could not be kept.
+    pub dead_letters_dropped: IntCounter,
     /// Batches of an earlier process that were sent again.
     pub journal_replayed: IntCounter,
     /// Half-written files that were removed at start.
@@ -157,12 +161,22 @@ impl Metrics {
                 "tallyhouse_ingest_kafka_blocked_partitions",
                 "Partitions that stand still until somebody helps",
             )?,
+            dimension_overflow: counters(
+                "tallyhouse_ingest_dimension_overflow_total",
+                "Values counted as __other__ because the dimension had too many within the hour",
+                &["dimension"],
+            )?,
+            dimension_values: gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
             open_bytes: gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
             pending_ids: gauge("tallyhouse_ingest_pending_ids", "Event ids in batches that are not stored yet")?,
             waiting_batches: gauge("tallyhouse_ingest_waiting_batches", "Full batches that wait for an insert")?,
             uncertain_batches: gauge("tallyhouse_ingest_uncertain_batches", "Batches being inserted")?,
             window_ids: gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
             window_seconds: gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+            dead_letters_dropped: counter(
+                "tallyhouse_ingest_dead_letters_dropped_total",
+                "Dead letters that could not be kept",
+            )?,
             journal_replayed: counter(
                 "tallyhouse_ingest_journal_replayed_total",
                 "Batches of an earlier process sent again",
@@ -310,6 +324,16 @@ impl Metrics {
     /// Whether every lane can go on.
     pub fn has_no_blocked_lane(&self) -> bool {
         self.lanes_blocked.get() == 0
+    }
+
+    /// A value of this set was counted as `__other__`. Sets come from the catalogue.
+    pub fn dimension_overflowed(&self, set: &str) {
+        self.dimension_overflow.with_label_values(&[set]).inc();
+    }
+
+    /// Dimension values that are remembered at the moment.
+    pub fn dimension_values(&self, values: usize) {
+        self.dimension_values.set(values as i64);
     }
 
     /// Bytes reserved at the moment.

@@ -13,8 +13,9 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use tallyhouse_schema::body::{self, Envelope, Layout};
+use tallyhouse_schema::body::{self, Envelope, Layout, Unread};
 use tallyhouse_schema::normalise::{Context, ProjectRules, normalise};
+use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Event, Rejection, raw};
@@ -27,6 +28,8 @@ use ulid::Ulid;
 use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
+use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
+use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply};
@@ -48,6 +51,8 @@ pub struct Pipeline {
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
     pub(crate) way: Way,
+    pub(crate) dead_letters: Arc<dyn Sink>,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
 }
@@ -56,14 +61,14 @@ impl Pipeline {
     /// Carries a request out.
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
-        let rules = self.authenticate(&head.headers)?;
+        let caller = self.authenticate(&head.headers)?;
         let (wait, layout, encoding) = (Wait::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         let limits = self.config.request;
-        let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?)?;
+        let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
-        let ready = self.way.prepare(&rules.project).await.map_err(|why| self.refused(why, 0))?;
-        let asked = Asked { layout, rules, ready, trace: trace(&head.headers) };
+        let ready = self.way.prepare(&caller.rules.project).await.map_err(|why| self.refused(why, 0))?;
+        let asked = Asked { layout, caller, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
@@ -82,35 +87,44 @@ impl Pipeline {
         &self.metrics
     }
 
-    fn authenticate(&self, headers: &axum::http::HeaderMap) -> Result<ProjectRules, RequestError> {
+    fn authenticate(&self, headers: &axum::http::HeaderMap) -> Result<Caller, RequestError> {
         let key = keys::presented(headers).ok_or(RequestError::MissingKey)?;
         let grant: &Grant = self.keys.find(key).ok_or(RequestError::UnknownKey)?;
         if !grant.allows(Scope::Ingest) {
             return Err(RequestError::WrongScope);
         }
-        Ok(ProjectRules {
+        let settings = self.config.projects.of(&grant.project);
+        let rules = ProjectRules {
             project: grant.project.clone(),
-            late_window_days: self.config.late_window_days,
-            retention_days: self.config.retention_days,
+            late_window_days: settings.late_window_days,
+            retention_days: settings.retention_days,
             may_import: grant.allows(Scope::Import),
-        })
+        };
+        Ok(Caller { rules, key_id: grant.key_id.clone(), settings: settings.clone() })
     }
 
     /// Bytes -> events on their way. Pure but for the way, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
-        let Asked { layout, rules, ready, trace } = asked;
+        let Asked { layout, caller, ready, trace } = asked;
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (events, indices, rejected) = self.normalise(envelope, &rules);
+        let (mut events, indices, refusals) = self.normalise(envelope, &caller.rules);
+        self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
+            self.metrics.dimension_overflowed(set);
+        });
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let pending = if events.is_empty() {
             None
         } else {
-            let pending = self.way.submit(ready, &rules.project, &events, trace.as_deref());
+            let pending = self.way.submit(ready, &caller.rules.project, &events, trace.as_deref());
             Some(pending.map_err(|why| self.refused(why, events.len()))?)
         };
         // Counted only now: a request that was refused as a whole comes again.
-        rejected.iter().for_each(|r| self.metrics.rejected(r.rejection.code()));
+        refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
+        if caller.settings.dead_letters {
+            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.letter(&caller)).collect());
+        }
+        let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
         Ok(Taken { is_single, event_id, pending, indices, rejected })
     }
 
@@ -124,7 +138,7 @@ impl Pipeline {
         &'a self,
         envelope: Envelope<'a>,
         rules: &'a ProjectRules,
-    ) -> (Vec<Event<'a>>, Vec<usize>, Vec<Rejected>) {
+    ) -> (Vec<Event<'a>>, Vec<usize>, Vec<Refusal<'a>>) {
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         let context = Context {
@@ -139,15 +153,18 @@ impl Pipeline {
         let mut indices = Vec::with_capacity(envelope.items.len());
         let mut rejected = Vec::new();
         for (index, item) in envelope.items.into_iter().enumerate() {
-            match item
-                .map_err(|rejection| (None, rejection))
-                .and_then(|text| event(text, envelope.sent_at.as_ref(), context))
-            {
+            let (text, read) = match item {
+                Ok(text) => (text, event(text, envelope.sent_at.as_ref(), context)),
+                Err(Unread { text, rejection }) => (text, Err((None, rejection))),
+            };
+            match read {
                 Ok(event) => {
                     events.push(event);
                     indices.push(index);
                 }
-                Err((event_id, rejection)) => rejected.push(Rejected { index, event_id, rejection }),
+                Err((event_id, rejection)) => {
+                    rejected.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
+                }
             }
         }
         (events, indices, rejected)
@@ -191,7 +208,7 @@ fn trace(headers: &axum::http::HeaderMap) -> Option<String> {
 /// What a request asks for, beside its body.
 struct Asked {
     layout: Layout,
-    rules: ProjectRules,
+    caller: Caller,
     ready: Ready,
     trace: Option<String>,
 }
@@ -205,6 +222,39 @@ fn event<'a>(
     let raw = raw::read(text).map_err(|rejection| (None, rejection))?;
     let event_id = raw.event_id.clone();
     normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
+}
+
+/// A refused event and its text.
+struct Refusal<'a> {
+    text: &'a str,
+    rejected: Rejected,
+}
+
+impl Refusal<'_> {
+    fn letter(&self, caller: &Caller) -> DeadLetter {
+        let (now, rejected) = (now_ms(), &self.rejected);
+        DeadLetter {
+            project: caller.rules.project.clone(),
+            id: Ulid::generate().to_string(),
+            kind: Kind::Json,
+            code: rejected.rejection.code().to_owned(),
+            reason: rejected.rejection.to_string(),
+            payload: dead_letters::cut(self.text.as_bytes()),
+            event_id: rejected.event_id.clone().unwrap_or_default(),
+            origin: Origin::of_key(&caller.key_id),
+            received_at: now,
+            failed_at: now,
+            state: State::Open,
+            updated_at: now,
+        }
+    }
+}
+
+/// Who sent a request, and what its project wants.
+struct Caller {
+    rules: ProjectRules,
+    key_id: String,
+    settings: ProjectSettings,
 }
 
 /// A request whose events are on their way.

@@ -14,13 +14,16 @@ use tallyhouse_service::lifecycle;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::batch::KeyHasher;
 use crate::config::Config;
+use crate::dead_letters::{Courier, Queue, Sink};
 use crate::direct::Direct;
+use crate::guard::Guard;
 use crate::http;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
@@ -74,6 +77,8 @@ pub struct Ingest {
     /// `None` in a process that only consumes.
     pipeline: Option<Arc<Pipeline>>,
     back: Back,
+    letters: Arc<Queue>,
+    store: Store,
     drain: Duration,
 }
 
@@ -96,9 +101,11 @@ impl Ingest {
             health: health.clone(),
             when_away: if config.kafka.is_some() { Status::Degraded } else { Status::Down },
         };
+        let guard = Arc::new(Guard::default());
+        let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (way, back) = match &config.kafka {
-            None => direct(&config, store)?,
-            Some(kafka) => log(&config, kafka, store)?,
+            None => direct(&config, store.clone(), Arc::clone(&guard))?,
+            Some(kafka) => log(&config, kafka, store.clone(), Arc::clone(&guard))?,
         };
         let drain = config.drain;
         let pipeline = way.map(|way| {
@@ -109,12 +116,14 @@ impl Ingest {
                 agents: Agents::default(),
                 budget: Budget::new(config.request.open_bytes),
                 way,
+                guard,
+                dead_letters: Arc::clone(&letters) as Arc<dyn Sink>,
                 metrics,
                 health,
                 config,
             })
         });
-        Ok(Self { pipeline, back, drain })
+        Ok(Self { pipeline, back, letters, store, drain })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -126,7 +135,9 @@ impl Ingest {
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, drain } = self;
+        let Self { pipeline, back, letters, store, drain } = self;
+        let mut courier = JoinSet::new();
+        courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
@@ -143,16 +154,19 @@ impl Ingest {
             gauges.abort();
         };
         let ((), ended) = tokio::join!(serve, back);
+        letters.close();
+        lifecycle::drain("dead letters", drain, async { while courier.join_next().await.is_some() {} }).await;
         ended
     }
 }
 
-fn direct(config: &Config, store: Store) -> Result<(Option<Way>, Back), RunError> {
+fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
     let intake = Arc::new(Intake::new(config.batch, config.dedup));
     let journal = Arc::new(Journal::open(&config.data)?);
     let direct = Direct {
         intake: Arc::clone(&intake),
         inserter: Inserter { metrics: Arc::clone(&store.metrics), store, journal },
+        guard,
         dedup: config.dedup,
         inserts: config.batch.inserts,
         drain: config.drain,
@@ -160,9 +174,10 @@ fn direct(config: &Config, store: Store) -> Result<(Option<Way>, Back), RunError
     Ok((Some(Way::Direct(intake)), Back::Direct(direct)))
 }
 
-fn log(config: &Config, kafka: &KafkaConfig, store: Store) -> Result<(Option<Way>, Back), RunError> {
+fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
     let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers)?);
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
+    let client = store.client.clone();
     let gateway = kafka.role.has_gateway().then(|| {
         let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
         Ok::<_, RunError>(Arc::new(LogWay { gateway, progress: Progress::new(&kafka.brokers, &kafka.group)? }))
@@ -183,11 +198,12 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store) -> Result<(Option<Way
         drain: kafka.revoke_within,
     });
     let way = gateway.clone().map(Way::Log);
-    Ok((way, Back::Log(Kafka { topics, gateway, consumer, health })))
+    Ok((way, Back::Log(Kafka { topics, gateway, consumer, guard, client, health })))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {
     loop {
+        pipeline.metrics.dimension_values(pipeline.guard.entries());
         pipeline.metrics.open_bytes(pipeline.budget.reserved());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -127,7 +127,11 @@ async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result
     Ok(match &plan {
         Plan::Series(plan) => {
             let points = store.read(&sql::series(plan, scope.project())).await?;
-            render::series::render(plan, &points, generated_s)
+            let places = match sql::overflowed(plan, scope.project()) {
+                Some(statement) => store.read::<sql::Place>(&statement).await?,
+                None => Vec::new(),
+            };
+            render::series::render(plan, &points, &plan.named(&places), generated_s)
         }
         Plan::Realtime(plan) => {
             let lines = store.read(&sql::realtime(plan, scope.project())).await?;

@@ -4,7 +4,7 @@
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
 use serde::{Deserialize, Serialize};
-use tallyhouse_schema::dimension::VALUE_SEPARATOR;
+use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
 use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
 
@@ -123,20 +123,57 @@ pub fn series(plan: &SeriesPlan, project: &str) -> Statement {
     statement
 }
 
+/// The statement of which dimensions of a plan overflowed within its range: places in its set, from 1. `None` when the plan
+/// has no dimension.
+///
+/// Filters are left out: they hide the very rows that tell. Of a single dimension it is one look at the table's key.
+pub fn overflowed(plan: &SeriesPlan, project: &str) -> Option<Statement> {
+    if plan.set.is_total() {
+        return None;
+    }
+    let mut statement = Statement::default();
+    let rows = set_rows(plan, project, &mut statement);
+    let table = plan.rollup.table();
+    statement.bind("other", Value::Text(OTHER.to_owned()));
+    statement.text = if plan.set.names().len() == 1 {
+        format!("SELECT toInt64(1) AS place FROM {table} WHERE {rows} AND dim_value = {{other:String}} LIMIT 1")
+    } else {
+        format!(
+            "SELECT DISTINCT toInt64(arrayJoin(arrayFilter((i, v) -> v = {{other:String}}, arrayEnumerate({values}), {values}))) \
+             AS place FROM {table} WHERE {rows} AND position(dim_value, {{other:String}}) > 0",
+            values = values()
+        )
+    };
+    Some(statement)
+}
+
+/// A place of a dimension in its set, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
+pub struct Place {
+    /// The place.
+    pub place: i64,
+}
+
 /// The condition that selects a series' rows.
 fn series_rows(plan: &SeriesPlan, project: &str, statement: &mut Statement) -> String {
+    let mut rows = set_rows(plan, project, statement);
+    for (number, filter) in plan.filters.iter().enumerate() {
+        let name = format!("filter_{number}");
+        let value = dim_value(&plan.set, &filter.dimension);
+        rows.push_str(&format!(" AND {value} IN {{{name}:Array(String)}}"));
+        statement.bind(name, Value::Texts(filter.values.clone()));
+    }
+    rows
+}
+
+/// The same without the filters.
+fn set_rows(plan: &SeriesPlan, project: &str, statement: &mut Statement) -> String {
     let mut rows = scope(project, plan.frame.from, plan.frame.to, statement);
     statement.bind("dim_set", Value::Text(plan.set.key().to_owned()));
     rows.push_str(" AND dim_set = {dim_set:String}");
     if let Some(event_type) = &plan.event_type {
         statement.bind("event_type", Value::Text(event_type.clone()));
         rows.push_str(" AND event_type = {event_type:String}");
-    }
-    for (number, filter) in plan.filters.iter().enumerate() {
-        let name = format!("filter_{number}");
-        let value = dim_value(&plan.set, &filter.dimension);
-        rows.push_str(&format!(" AND {value} IN {{{name}:Array(String)}}"));
-        statement.bind(name, Value::Texts(filter.values.clone()));
     }
     rows
 }
@@ -297,6 +334,23 @@ mod tests {
         assert_eq!(plain.text, bad.text);
         assert!(!bad.text.contains("OR 1=1") && !bad.text.contains("p'1"));
         assert!(bad.params.contains(&("event_type".to_owned(), Value::Text("x' OR 1=1--".to_owned()))));
+    }
+
+    #[test]
+    fn whether_a_dimension_overflowed_is_asked_without_filters_and_with_bound_values() {
+        let ask = |query: &str| {
+            let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
+            let query = MetricQuery::parse("events", &params, NOW).unwrap();
+            super::overflowed(&series::plan(&query, &Catalogue::default(), NOW).unwrap(), "p")
+        };
+        assert_eq!(ask(""), None);
+        for query in ["filter=device:a&eventType=x", "groupBy=device,country&filter=device:a"] {
+            let statement = ask(query).unwrap();
+            assert!(!statement.text.contains("filter_") && !statement.text.contains(OTHER), "{}", statement.text);
+            for (name, _) in &statement.params {
+                assert!(statement.text.contains(&format!("{{{name}:")), "{query}: {name} is not used");
+            }
+        }
     }
 
     #[test]

@@ -20,11 +20,20 @@ pub enum Layout {
     Ndjson,
 }
 
+/// A text that is not JSON, among others that are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Why it was refused.
+    pub rejection: Rejection,
+}
+
 /// The events of a body, not yet read.
 #[derive(Debug)]
 pub struct Envelope<'a> {
     /// Each event's text, or why there is none.
-    pub items: Vec<Result<&'a str, Rejection>>,
+    pub items: Vec<Result<&'a str, Unread<'a>>>,
     /// Whether the body was one event and not a batch of one: the answer has another shape then.
     pub is_single: bool,
     /// `sentAt` of the whole batch, for events without their own.
@@ -110,11 +119,15 @@ fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
 fn open_lines(text: &str) -> Result<Envelope<'_>, BodyError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut items = Vec::new();
-    for (index, line) in lines {
-        items.push(match serde_json::from_str::<&RawValue>(line) {
+    for (index, line_text) in lines {
+        items.push(match serde_json::from_str::<&RawValue>(line_text) {
             Ok(event) => Ok(event.get()),
             Err(error) => {
-                Err(Rejection::InvalidJson { line: index + 1, column: error.column(), problem: problem(&error) })
+                let (line, column) = (index + 1, error.column());
+                Err(Unread {
+                    text: line_text,
+                    rejection: Rejection::InvalidJson { line, column, problem: problem(&error) },
+                })
             }
         });
         if items.len() > MAX_EVENTS {
@@ -268,6 +281,7 @@ mod tests {
     fn a_bad_line_spoils_only_itself() {
         let lines = open(b"{\"eventType\":\"a\"}\n{oops\n{}", Layout::Ndjson).unwrap();
         assert!(lines.items[0].is_ok() && lines.items[2].is_ok());
-        assert!(matches!(lines.items[1], Err(Rejection::InvalidJson { line: 2, column: 2, .. })));
+        let Err(Unread { text: "{oops", rejection }) = &lines.items[1] else { panic!("{lines:?}") };
+        assert!(matches!(rejection, Rejection::InvalidJson { line: 2, column: 2, .. }));
     }
 }

@@ -9,6 +9,10 @@ pub const VALUE_SEPARATOR: char = '\u{1f}';
 /// Longest dimension value in bytes; a longer one is cut at a character boundary.
 pub const MAX_VALUE_BYTES: usize = 128;
 
+/// What a dimension's value is counted as when its project has too many values of that dimension in that hour. A client may
+/// send this text too: it is counted with the rest, and nothing can tell them apart.
+pub const OTHER: &str = "__other__";
+
 /// Where every event stands: rolled up for all event types without any declaration.
 pub const DEFAULT_SETS: [&[&str]; 3] = [&["country"], &["device"], &["country", "device"]];
 

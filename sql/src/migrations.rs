@@ -76,6 +76,8 @@ files![
     "0013_rollup_1m_distributed.cluster",
     "0014_rollup_1h_distributed.cluster",
     "0015_rollup_1d_distributed.cluster",
+    "0016_dead_letters",
+    "0017_dead_letters_distributed.cluster",
 ];
 
 impl Migration {
@@ -165,7 +167,7 @@ mod tests {
             (Rendering::default(), "non_replicated_deduplication_window"),
             (cluster(), " replicated_deduplication_window "),
         ] {
-            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
+            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
                 let file = ALL.iter().find(|m| m.name.ends_with(&format!("_{table}"))).unwrap();
                 assert!(file.render(&rendering).contains(setting), "{table}");
             }

@@ -24,6 +24,12 @@ impl Column {
         self.bytes.extend_from_slice(value.as_bytes());
     }
 
+    /// Appends a string that need not be text.
+    pub fn binary(&mut self, value: &[u8]) {
+        leb128(&mut self.bytes, value.len() as u64);
+        self.bytes.extend_from_slice(value);
+    }
+
     /// Appends an unsigned 16-bit number.
     pub fn u16(&mut self, value: u16) {
         self.bytes.extend_from_slice(&value.to_le_bytes());

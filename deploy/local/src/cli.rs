@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
 
 /// Event analytics on ClickHouse, in one process.
@@ -21,6 +22,9 @@ pub(crate) enum Command {
     /// Compare the rollups with the raw events, or make them equal again
     #[command(subcommand)]
     Rollups(Rollups),
+    /// Look at events that were refused, send them again, or put them away
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Say what is there and what is missing, without starting anything
     Doctor,
     /// Become the embedded ClickHouse
@@ -84,6 +88,45 @@ pub(crate) struct Range {
 fn seconds(text: &str) -> Result<i64, String> {
     let millis = tallyhouse_schema::time::parse(text);
     millis.map(|millis| millis.div_euclid(1_000)).ok_or_else(|| "neither a date nor an RFC 3339 time".to_owned())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// A line a letter
+    List {
+        #[command(flatten)]
+        filters: Filters,
+        /// As JSON, a line a letter
+        #[arg(long)]
+        json: bool,
+    },
+    /// A letter with its payload; one that is not text is hexadecimal
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Send events again, through the ingest API
+    Replay {
+        #[command(flatten)]
+        filters: Filters,
+        /// The full address; by default `/v1/events` at `INGEST_ADDR`
+        #[arg(long)]
+        url: Option<String>,
+        /// A key of the project, with the scope `import` for events that were too old; by default `TALLYHOUSE_KEY`
+        #[arg(long)]
+        key: Option<String>,
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Mark letters as not needed
+    Discard {
+        #[command(flatten)]
+        filters: Filters,
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[cfg(test)]

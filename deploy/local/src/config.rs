@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Choice, Program, ProgramError, ProjectName};
@@ -67,6 +68,11 @@ impl EngineConfig {
     pub fn program(&self) -> Result<Program, ProgramError> {
         Program::find(self.choice, self.library.clone(), &self.path)
     }
+}
+
+/// `TALLYHOUSE_KEY`: the key with which `dlq replay` sends.
+pub fn replay_key(env: &dyn Env) -> Option<Secret> {
+    env.get("TALLYHOUSE_KEY").map(|key| Secret::new(key.trim()))
 }
 
 fn projects(env: &dyn Env, default: &str) -> Result<Vec<ProjectName>, ConfigError> {

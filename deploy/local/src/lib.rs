@@ -3,8 +3,10 @@
 //! [`up`] is the order of starting and stopping. [`engine`] is the ClickHouse, [`credentials`] its users' passwords.
 #![warn(missing_docs)]
 
+pub mod attach;
 pub mod config;
 pub mod credentials;
+pub mod dlq;
 pub mod doctor;
 pub mod engine;
 pub mod metrics;

@@ -19,8 +19,10 @@ use tallyhouse_sql::{durability, runner};
 use tokio_util::sync::CancellationToken;
 
 mod cli;
+mod letters;
 
 use cli::{Cli, Command, Migrate, Rollups};
+use letters::letters;
 
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Up => in_runtime(run()),
         Command::Migrate(what) => in_runtime(migrations(what)),
         Command::Rollups(what) => in_runtime(rollups_command(what)),
+        Command::Dlq(what) => in_runtime(letters(what)),
         Command::Doctor => Ok(examine()),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

@@ -1,6 +1,6 @@
 //! Event ids as 128-bit keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -63,6 +63,9 @@ impl Hasher for Identity {
         self.0 = value;
     }
 }
+
+/// Numbers that are uniformly distributed already.
+pub(crate) type NumberSet = HashSet<u64, BuildHasherDefault<Identity>>;
 
 /// A map by key.
 pub type KeyMap<V> = HashMap<EventKey, V, BuildHasherDefault<Identity>>;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 pub use builder::{Builder, Source};
 pub use ids::{EventKey, KeyHasher, KeyMap};
+pub(crate) use ids::{Identity, NumberSet};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,6 +56,11 @@ impl<C: ConsumerContext + 'static> Ownership<C> {
         Self { consumer, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
     }
 
+    /// Topic and partition.
+    pub fn place(&self) -> (&str, i32) {
+        (&self.topic, self.partition)
+    }
+
     /// Commits. Blocking.
     pub fn commit(&self, next: i64, metadata: &str) -> Result<(), CommitError> {
         let mut list = TopicPartitionList::new();

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_sql::clickhouse::Client;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, ConsumerParts};
 use super::topics::Topics;
+use crate::guard::{self, Guard};
 use crate::way::LogWay;
 
 /// What it works with.
@@ -21,6 +23,10 @@ pub struct Kafka {
     pub gateway: Option<Arc<LogWay>>,
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
+    /// Dimension values, to be filled at start.
+    pub guard: Arc<Guard>,
+    /// ClickHouse, to fill them from.
+    pub client: Client,
     /// Where its state is told.
     pub health: Health,
 }
@@ -28,7 +34,7 @@ pub struct Kafka {
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaError> {
-        let Self { topics, gateway, consumer, health } = self;
+        let Self { topics, gateway, consumer, guard, client, health } = self;
         health.set("kafka", Status::Down, "starting");
         tokio::select! {
             () = prepare(&topics) => {}
@@ -36,6 +42,8 @@ impl Kafka {
         }
         health.set("kafka", Status::Up, "");
         health.set("ingest", Status::Up, "");
+        // Beside the work: a gateway takes events while ClickHouse is away.
+        let learning = gateway.is_some().then(|| tokio::spawn(async move { guard::learn(&client, &guard).await }));
         let progress = gateway.map(|way| tokio::spawn(async move { way.progress.run().await }));
         let ended = match consumer {
             Some(parts) => consume(parts, stop.clone()).await,
@@ -44,9 +52,7 @@ impl Kafka {
                 Ok(())
             }
         };
-        if let Some(progress) = progress {
-            progress.abort();
-        }
+        progress.into_iter().chain(learning).for_each(|task| task.abort());
         ended
     }
 }

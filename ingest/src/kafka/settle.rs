@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use rdkafka::consumer::ConsumerContext;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
-use super::batch::Closed;
+use super::batch::{Closed, Poison};
 use super::intent::Intent;
 use super::ownership::{CommitError, Ownership};
+use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
 use crate::metrics::Metrics;
 use crate::store::{Block, Store, pause_after};
 
@@ -61,12 +64,39 @@ impl<C: ConsumerContext + 'static> Settler<C> {
         Ok(())
     }
 
-    async fn insert(&self, closed: &Closed) -> Result<(), tallyhouse_sql::StoreError> {
+    async fn insert(&self, closed: &Closed) -> Result<(), StoreError> {
+        if !closed.poison.is_empty() {
+            let token = format!("{}-letters", closed.token);
+            let letters: Vec<_> = closed.poison.iter().map(|poison| self.letter(poison)).collect();
+            let chunks = dead_letters::block(&letters);
+            insert_block(&self.store.client, "dead_letters", &token, &chunks, self.store.timeout).await?;
+        }
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks };
             self.store.attempt(block).await?;
         }
         Ok(())
+    }
+
+    /// The whole record, so that a version that can read it may be given it again. Its id is that of its place: a batch that is
+    /// repeated writes the same letter.
+    fn letter(&self, poison: &Poison) -> DeadLetter {
+        let (topic, partition) = self.ownership.place();
+        let (now, offset, at) = (now_ms(), poison.offset, poison.at);
+        DeadLetter {
+            project: String::new(),
+            id: format!("{topic}-{partition}-{offset}-{at}"),
+            kind: Kind::Record,
+            code: poison.code.to_owned(),
+            reason: poison.reason.clone(),
+            payload: poison.payload.clone(),
+            event_id: String::new(),
+            origin: Origin { topic: topic.to_owned(), partition, offset, key_id: String::new() },
+            received_at: at,
+            failed_at: now,
+            state: State::Open,
+            updated_at: now,
+        }
     }
 
     /// Commits, however often it takes while the partition is ours.

@@ -7,6 +7,7 @@ use super::error::Unplannable;
 use super::{dimensions, source};
 use crate::metric::Measure;
 use crate::request::{Filter, MetricQuery, Window};
+use crate::sql::Place;
 use crate::time::{Granularity, Grid, Zone, grid, minute_ceil};
 
 /// Points that a granularity chosen for the caller makes at most.
@@ -51,6 +52,17 @@ pub struct Frame {
     pub granularity: Granularity,
     /// Whose clocks they follow.
     pub zone: Zone,
+}
+
+impl SeriesPlan {
+    /// The dimensions at these places of the set that the caller asked about, in order.
+    pub fn named(&self, places: &[Place]) -> Vec<&str> {
+        let is_asked =
+            |name: &String| self.group_by.contains(name) || self.filters.iter().any(|filter| filter.dimension == *name);
+        let is_found = |index: usize| places.iter().any(|found| usize::try_from(found.place) == Ok(index + 1));
+        let names = self.set.names().iter().enumerate();
+        names.filter(|(index, name)| is_found(*index) && is_asked(name)).map(|(_, name)| name.as_str()).collect()
+    }
 }
 
 impl Frame {

@@ -23,6 +23,9 @@ struct Meta<'a> {
     newest_bucket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Groups<'a>>,
+    /// Dimensions of the question of which some values are counted as `__other__`: they had too many within an hour.
+    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
+    overflowed: &'a [&'a str],
     generated_at: String,
 }
 
@@ -47,7 +50,7 @@ struct Groups<'a> {
 }
 
 /// Renders what a plan found. Without groups every bucket of the range is there; with groups only those with events.
-pub fn render(plan: &SeriesPlan, points: &[Point], generated_s: i64) -> Rendered {
+pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: &[&str], generated_s: i64) -> Rendered {
     let zone = &plan.frame.zone;
     let newest = points.iter().map(|point| point.at).max();
     let grouped = !plan.group_by.is_empty();
@@ -68,6 +71,7 @@ pub fn render(plan: &SeriesPlan, points: &[Point], generated_s: i64) -> Rendered
         error,
         newest_bucket: newest.map(|at| zone.rfc3339(at)),
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
+        overflowed,
         generated_at: Zone::utc().rfc3339(generated_s),
     };
     assemble(&body, &meta)
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn gaps_are_filled_with_what_nothing_means() {
         for (measure, nothing) in [(Measure::Events, json!(0)), (Measure::ValueAvg, Value::Null)] {
-            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], 0));
+            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], &[], 0));
             let values: Vec<_> =
                 answer["data"].as_array().unwrap().iter().map(|point| point["value"].clone()).collect();
             assert_eq!((&values[0], &values[2]), (&nothing, &nothing));
@@ -172,27 +176,27 @@ mod tests {
     #[test]
     fn groups_beyond_the_limit_are_left_out_and_that_is_said() {
         let points = [at(0, 5.0, &["DE \"x\""], 1), at(0, 2.0, &["FR"], 2)];
-        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, &[], 0));
         assert_eq!(
             answer["data"],
             json!([{"timestamp": "1970-01-01T01:00:00+01:00", "value": 5, "country": "DE \"x\""}])
         );
         assert_eq!(answer["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
-        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], &[], 0));
         assert_eq!(answer["data"][0]["dimension.value"], "DE \"x\"");
         assert_eq!(answer["meta"]["groups"]["truncated"], false);
     }
 
     #[test]
     fn the_tag_is_of_the_data_and_not_of_the_time() {
-        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], time).etag;
+        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], &[], time).etag;
         assert_eq!(tag(1.0, 0), tag(1.0, 60));
         assert_ne!(tag(1.0, 0), tag(2.0, 0));
     }
 
     #[test]
     fn estimates_say_so() {
-        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], 0))["meta"].clone();
+        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], &[], 0))["meta"].clone();
         assert_eq!(meta(Measure::Users)["error"], json!({"kind": "standard", "relative": 0.0081}));
         assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);

@@ -13,8 +13,10 @@ mod support;
 
 mod access;
 mod commands;
+mod dead_letters;
 mod engine;
 mod flights;
+mod guard;
 mod ingest;
 mod ingest_service;
 mod kafka;

@@ -29,10 +29,10 @@ async fn applying_again_changes_nothing_and_every_target_has_its_window() {
     let writer = shared().await.engine.writer();
     assert_eq!(runner::up(&writer, &migrate::rendering(true)).await.unwrap(), Vec::<&str>::new());
     let windows = format!(
-        "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name IN ('events', 'rollup_1m', 'rollup_1h', 'rollup_1d') \
+        "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name IN ('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters') \
          AND engine_full LIKE '%non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}%'"
     );
-    assert_eq!(ask(&writer, &windows).await.unwrap(), "4");
+    assert_eq!(ask(&writer, &windows).await.unwrap(), "5");
 }
 
 #[tokio::test]

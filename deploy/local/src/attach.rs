@@ -1,0 +1,69 @@
+//! The ClickHouse that a command works on: the given one, else the embedded one, which may be running already.
+
+use std::time::Duration;
+
+use prometheus::Registry;
+use tallyhouse_service::env::Env;
+use tallyhouse_sql::Connection;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::up::{self, UpError};
+
+/// How long a running one may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long one that was started for a command may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A ClickHouse to work on.
+#[derive(Debug)]
+pub struct Attached {
+    /// The user that writes.
+    pub writer: Connection,
+    /// The user that reads.
+    pub reader: Connection,
+    /// The embedded one, when it had to be started.
+    pub engine: Option<Engine>,
+}
+
+/// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started.
+pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
+    let Some(embedded) = &config.engine else {
+        return Ok(Attached {
+            writer: tallyhouse_ingest::config::clickhouse(env)?,
+            reader: tallyhouse_query_api::config::clickhouse(env)?,
+            engine: None,
+        });
+    };
+    let options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
+    let user = |name: &str, password: &str| Connection {
+        url: format!("http://127.0.0.1:{}", options.http_port),
+        user: name.to_owned(),
+        password: password.to_owned(),
+    };
+    let writer = user("writer", options.credentials.writer.expose());
+    let reader = user("reader", options.credentials.reader.expose());
+    if answers(&writer).await {
+        return Ok(Attached { writer, reader, engine: None });
+    }
+    let engine = Engine::start(options).await?;
+    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine) })
+}
+
+impl Attached {
+    /// Stops what was started.
+    pub async fn detach(self) {
+        if let Some(engine) = self.engine {
+            engine.stop(STOP_WITHIN).await;
+        }
+    }
+}
+
+/// Whether our own ClickHouse is there: another one on that port does not know the password.
+async fn answers(writer: &Connection) -> bool {
+    let client = writer.client();
+    let answer = client.query("SELECT toUInt8(1)").fetch_one::<u8>();
+    matches!(tokio::time::timeout(ANSWER_WITHIN, answer).await, Ok(Ok(1)))
+}

@@ -1,0 +1,49 @@
+//! `tallyhouse dlq`: looks at dead letters, sends them again, or puts them away.
+//!
+//! ```text
+//! filters -> find (newest row of each letter) -> list | show | replay (prepare -> send -> mark) | discard (mark)
+//! ```
+//!
+//! A letter is marked by inserting it once more, newer. Replay marks after the event was taken: when that fails, the letter
+//! stays open, and replaying it again is a duplicate, because what is sent always has an id.
+
+mod find;
+mod print;
+mod replay;
+mod send;
+
+use std::time::Duration;
+
+use tallyhouse_ingest::dead_letters::{DeadLetter, State, block};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::{Connection, StoreError};
+use ulid::Ulid;
+
+pub use find::{BadFilter, Filters, find};
+pub use print::{details, json_line, table};
+pub use replay::{NotSendable, ReplayError, Sent, prepare, replay};
+pub use send::{Answer, SendError, Sender};
+
+/// Letters of one insert.
+const MARKED_AT_ONCE: usize = 500;
+
+/// Inserting marks may take this long.
+const MARK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Says what became of letters.
+pub async fn mark(writer: &Connection, letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
+    let client = writer.client();
+    for letters in letters.chunks(MARKED_AT_ONCE) {
+        // Newer than the row before, whatever the clock says.
+        let newer = |letter: &DeadLetter| DeadLetter {
+            state,
+            updated_at: now_ms().max(letter.updated_at.saturating_add(1)),
+            ..letter.clone()
+        };
+        let rows: Vec<_> = letters.iter().map(newer).collect();
+        insert_block(&client, "dead_letters", &format!("mark-{}", Ulid::generate()), &block(&rows), MARK_WITHIN)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! `tallyhouse dlq`, carried out and printed.
+
+#![allow(clippy::print_stdout, reason = "the answer to a command")]
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use tallyhouse::attach::{Attached, attach};
+use tallyhouse::config::{self, Config};
+use tallyhouse::dlq::{self, Filters, Sender, Sent};
+use tallyhouse_ingest::dead_letters::{DeadLetter, State};
+use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::secret::Secret;
+
+use crate::cli::Dlq;
+
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// Carries a command out.
+pub(crate) async fn letters(what: Dlq) -> Outcome {
+    let attached = Box::pin(attach(&Config::from_env(&ProcessEnv)?, &ProcessEnv)).await?;
+    let outcome = carry_out(&attached, what).await;
+    attached.detach().await;
+    outcome
+}
+
+async fn carry_out(attached: &Attached, what: Dlq) -> Outcome {
+    match what {
+        Dlq::List { filters, json } => list(attached, &filters, json).await,
+        Dlq::Show { id } => show(attached, id).await,
+        Dlq::Replay { filters, url, key, dry_run } => {
+            let target = Target { url, key: key.map(Secret::new), dry_run };
+            replay(attached, &filters, target).await
+        }
+        Dlq::Discard { filters, dry_run } => discard(attached, &filters, dry_run).await,
+    }
+}
+
+async fn find(attached: &Attached, filters: &Filters) -> Result<Vec<DeadLetter>, Box<dyn Error>> {
+    Ok(dlq::find(&attached.writer, filters).await??)
+}
+
+async fn list(attached: &Attached, filters: &Filters, json: bool) -> Outcome {
+    let letters = find(attached, filters).await?;
+    if json {
+        letters.iter().for_each(|letter| println!("{}", dlq::json_line(letter)));
+    } else {
+        print!("{}", dlq::table(&letters));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(attached: &Attached, id: String) -> Outcome {
+    let filters = Filters { id: Some(id.clone()), state: "all".to_owned(), limit: 1, ..Filters::default() };
+    match find(attached, &filters).await?.first() {
+        Some(letter) => print!("{}", dlq::details(letter)),
+        None => return Err(format!("there is no letter `{id}`").into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Target {
+    url: Option<String>,
+    key: Option<Secret>,
+    dry_run: bool,
+}
+
+async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outcome {
+    let Some(project) = &filters.project else {
+        return Err(
+            "replay needs --project: a key is one project's, and events of others would be counted there".into()
+        );
+    };
+    let letters = find(attached, filters).await?;
+    if target.dry_run {
+        println!("{} letters would be sent again", letters.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let key = target.key.or_else(|| config::replay_key(&ProcessEnv));
+    let key = key.ok_or("replay needs a key of the project: --key or TALLYHOUSE_KEY")?;
+    let url = match target.url {
+        Some(url) => url,
+        None => {
+            let ingest = tallyhouse_ingest::config::Config::from_env(&ProcessEnv)?;
+            format!("http://{}/v1/events", ingest.address)
+        }
+    };
+    println!("sending to {url}; the API does not tell whose key it is: it must be one of `{project}`");
+    let sender = Sender::new(&url, &key)?;
+    let (mut replayed, mut open) = (0, 0);
+    for letter in &letters {
+        let why = match dlq::replay(&attached.writer, &sender, letter).await? {
+            Sent::Replayed => {
+                replayed += 1;
+                continue;
+            }
+            Sent::Rejected { code, message } => format!("{code}: {message}"),
+            Sent::Kept(why) => why.to_string(),
+        };
+        open += 1;
+        println!("{} stays open: {why}", letter.id);
+    }
+    println!("{replayed} replayed, {open} still open");
+    Ok(if open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn discard(attached: &Attached, filters: &Filters, dry_run: bool) -> Outcome {
+    let letters = find(attached, filters).await?;
+    if dry_run {
+        println!("{} letters would be discarded", letters.len());
+    } else {
+        dlq::mark(&attached.writer, &letters, State::Discarded).await?;
+        println!("{} discarded", letters.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}

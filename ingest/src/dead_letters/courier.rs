@@ -1,0 +1,57 @@
+//! Takes letters to ClickHouse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::insert::insert_block;
+use ulid::Ulid;
+
+use super::{DeadLetter, Queue, block};
+use crate::store::pause_after;
+
+/// One attempt of an insert.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Inserts what is in the queue.
+pub struct Courier {
+    /// From where.
+    pub queue: Arc<Queue>,
+    /// To where.
+    pub client: Client,
+}
+
+impl Courier {
+    /// Works until the queue is closed and empty. While ClickHouse is away the queue fills, and then drops.
+    pub async fn run(self) {
+        while let Some(letters) = self.queue.next().await {
+            let mut on_their_way = OnTheirWay { queue: &self.queue, letters: letters.len() };
+            self.deliver(&letters).await;
+            on_their_way.letters = 0;
+        }
+    }
+
+    async fn deliver(&self, letters: &[DeadLetter]) {
+        let (token, chunks) = (format!("letters-{}", Ulid::generate()), block(letters));
+        let mut attempt = 1;
+        while let Err(error) = insert_block(&self.client, "dead_letters", &token, &chunks, DEADLINE).await {
+            tracing::warn!(class = ?error.class(), attempt, letters = letters.len(), "dead letters could not be stored; trying again");
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+}
+
+/// Counts letters as dropped when the drain's budget ends while they are on their way. They may have arrived.
+struct OnTheirWay<'a> {
+    queue: &'a Queue,
+    letters: usize,
+}
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        if self.letters > 0 {
+            self.queue.gave_up(self.letters + self.queue.len());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What could not be counted, kept so that somebody can look at it and send it again.
+//!
+//! ```text
+//! rejected event -> Queue (bounded) -> courier: a batch a second -> dead_letters
+//! ```
+//!
+//! A rejected event was refused to its sender, so a letter is a convenience and nothing that was acknowledged hangs on it:
+//! when the queue is full, and at the end of a drain, letters are dropped and counted. A payload is never logged.
+
+mod courier;
+mod letter;
+mod queue;
+
+pub use courier::Courier;
+pub use letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
+pub use queue::Queue;
+
+/// Where letters go. It never blocks: what cannot be taken is dropped and counted.
+pub trait Sink: Send + Sync {
+    /// Takes letters.
+    fn offer(&self, letters: Vec<DeadLetter>);
+}

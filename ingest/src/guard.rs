@@ -1,0 +1,339 @@
+//! Keeps rollups small: so many distinct values of a dimension per project and hour, and the rest is `__other__`.
+//!
+//! ```text
+//! normalised event -> Guard::apply -> intake (durable)
+//! ```
+//!
+//! It is decided here, before the event is durable, so that totals are exact and whatever reads the event later agrees. Only
+//! `event.dims` is rewritten; the raw columns keep what was sent.
+//!
+//! A combination follows its parts: a value that is `__other__` alone is so in every combination. The joined value has a
+//! bound of its own, [`COMBINED`] times that of a single dimension; beyond it every part is `__other__`. An absent value (`''`)
+//! and `__other__` itself are never counted: a client may send the latter, and it is counted with the rest.
+//!
+//! Memory is bounded by [`MAX_ENTRIES`]. Beyond it the hours that were not used for longest are forgotten, and may then take
+//! their full number of values once more. So may, after a start, all hours but the current one and two before.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use siphasher::sip::SipHasher13;
+use tallyhouse_schema::Event;
+use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::{self, Client, Row};
+
+use crate::batch::{Identity, NumberSet};
+
+/// How many more values a combination may have than a single dimension.
+pub const COMBINED: usize = 10;
+
+/// Values that are remembered, at most: about 20 bytes each.
+pub const MAX_ENTRIES: usize = 2_000_000;
+
+/// What a set costs besides its values, in entries.
+const SET_COST: usize = 8;
+
+/// Events handled under one hold of the lock, so that a large request holds nobody up for long.
+const AT_ONCE: usize = 128;
+
+/// Reading what is known at start may take this long.
+const WARM_WITHIN: Duration = Duration::from_secs(30);
+
+const HOUR_MS: i64 = 3_600_000;
+
+type Numbers<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+
+/// See the module.
+pub struct Guard {
+    secret: [u8; 16],
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    hours: HashMap<i64, Hour>,
+    entries: usize,
+    uses: u64,
+}
+
+#[derive(Default)]
+struct Hour {
+    /// By project and set.
+    sets: Numbers<NumberSet>,
+    entries: usize,
+    last_used: u64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::new(MAX_ENTRIES)
+    }
+}
+
+impl Guard {
+    /// One that remembers at most so many values.
+    pub fn new(most: usize) -> Self {
+        Self { secret: rand::random(), most, state: Mutex::default() }
+    }
+
+    /// Rewrites what is beyond the bound. `rewritten` is told the set of each value that was.
+    pub fn apply(&self, project: &str, limit: u32, events: &mut [Event<'_>], mut rewritten: impl FnMut(&str)) {
+        let limit = limit as usize;
+        for events in events.chunks_mut(AT_ONCE) {
+            let mut state = self.lock();
+            for event in events {
+                let hour = state.hour(event.ts.div_euclid(HOUR_MS));
+                let before = hour.entries;
+                for dim in &mut event.dims {
+                    let mut kept = Kept { guard: self, project, limit, hour };
+                    if let Some(value) = kept.value(dim.set, &dim.value) {
+                        dim.value = value;
+                        rewritten(dim.set);
+                    }
+                }
+                let added = hour.entries - before;
+                state.entries += added;
+            }
+            state.forget(self.most);
+        }
+    }
+
+    /// Takes a value as known, whatever the bound.
+    pub fn remember(&self, project: &str, set: &str, value: &str, hour: i64) {
+        let mut state = self.lock();
+        let hour = state.hour(hour);
+        let before = hour.entries;
+        let mut kept = Kept { guard: self, project, limit: usize::MAX / COMBINED, hour };
+        // Without a bound nothing is rewritten.
+        drop(kept.value(set, value));
+        let added = hour.entries - before;
+        state.entries += added;
+        state.forget(self.most);
+    }
+
+    /// Values that are remembered.
+    pub fn entries(&self) -> usize {
+        self.lock().entries
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hash(&self, parts: [&str; 2]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.secret);
+        for part in parts {
+            hasher.write(part.as_bytes());
+            hasher.write(&[0xff]); // In no UTF-8 text.
+        }
+        hasher.finish()
+    }
+}
+
+impl State {
+    fn hour(&mut self, hour: i64) -> &mut Hour {
+        self.uses += 1;
+        let uses = self.uses;
+        let hour = self.hours.entry(hour).or_default();
+        hour.last_used = uses;
+        hour
+    }
+
+    /// Forgets the hours that were not used for longest, an eighth more than needed, so that it is seldom done.
+    fn forget(&mut self, most: usize) {
+        if self.entries <= most {
+            return;
+        }
+        let mut by_use: Vec<(u64, i64)> = self.hours.iter().map(|(hour, kept)| (kept.last_used, *hour)).collect();
+        by_use.sort_unstable();
+        for (_, hour) in by_use {
+            if self.entries <= most - most / 8 {
+                break;
+            }
+            self.entries -= self.hours.remove(&hour).map_or(0, |gone| gone.entries);
+        }
+    }
+}
+
+/// What is known of one project's hour.
+struct Kept<'a> {
+    guard: &'a Guard,
+    project: &'a str,
+    limit: usize,
+    hour: &'a mut Hour,
+}
+
+impl Kept<'_> {
+    /// What the value must be instead, if it may not stay.
+    fn value(&mut self, set: &str, value: &str) -> Option<Cow<'static, str>> {
+        if !set.contains(',') {
+            return (!self.has_room(set, value, self.limit)).then_some(Cow::Borrowed(OTHER));
+        }
+        let mut parts: Vec<&str> = value.split(VALUE_SEPARATOR).collect();
+        let mut is_changed = false;
+        for (name, part) in set.split(',').zip(&mut parts) {
+            if !self.has_room(name, part, self.limit) {
+                *part = OTHER;
+                is_changed = true;
+            }
+        }
+        let joined = if is_changed { Cow::Owned(join(&parts)) } else { Cow::Borrowed(value) };
+        let is_counted = parts.iter().any(|part| !part.is_empty() && *part != OTHER);
+        if is_counted && !self.has_room(set, &joined, self.limit * COMBINED) {
+            return Some(Cow::Owned(join(&vec![OTHER; parts.len()])));
+        }
+        is_changed.then(|| Cow::Owned(joined.into_owned()))
+    }
+
+    /// Whether the value is known, or may become so.
+    fn has_room(&mut self, set: &str, value: &str, limit: usize) -> bool {
+        if value.is_empty() || value == OTHER {
+            return true;
+        }
+        let known = self.hour.sets.entry(self.guard.hash([self.project, set])).or_insert_with(|| {
+            self.hour.entries += SET_COST;
+            NumberSet::default()
+        });
+        let value = self.guard.hash([value, ""]);
+        if known.contains(&value) {
+            return true;
+        }
+        if known.len() >= limit {
+            return false;
+        }
+        known.insert(value);
+        self.hour.entries += 1;
+        true
+    }
+}
+
+fn join(parts: &[&str]) -> String {
+    parts.join(VALUE_SEPARATOR.encode_utf8(&mut [0; 4]))
+}
+
+#[derive(Row, Deserialize)]
+struct Counted {
+    project: String,
+    set: String,
+    value: String,
+    hour: i64,
+}
+
+/// Takes as known what is counted in the current hour and two before, so that a start does not double the bound. When ClickHouse
+/// does not answer, the bounds of these hours start anew.
+pub async fn learn(client: &Client, guard: &Guard) {
+    match warm(client, guard).await {
+        Ok(values) => tracing::info!(values, "dimension values are known"),
+        Err(error) => tracing::warn!(%error, "dimension values could not be read: this hour's bounds start anew"),
+    }
+}
+
+async fn warm(client: &Client, guard: &Guard) -> Result<usize, StoreError> {
+    let read = async {
+        let mut rows = client
+            .query(
+                "SELECT toString(project_id) AS project, toString(dim_set) AS set, dim_value AS value, \
+                 intDiv(toInt64(toUnixTimestamp(bucket)), 3600) AS hour FROM rollup_1h \
+                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND dim_set != '' \
+                 GROUP BY project, set, value, hour LIMIT {most:UInt64}",
+            )
+            .param("most", MAX_ENTRIES as u64)
+            .fetch::<Counted>()?;
+        let mut known = 0;
+        while let Some(row) = rows.next().await? {
+            guard.remember(&row.project, &row.set, &row.value, row.hour);
+            known += 1;
+        }
+        Ok::<_, clickhouse::error::Error>(known)
+    };
+    match tokio::time::timeout(WARM_WITHIN, read).await {
+        Ok(known) => known.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values as they are kept in hour 1.
+    fn kept(guard: &Guard, limit: usize, dims: &[(&str, &str)]) -> Vec<String> {
+        let mut state = guard.lock();
+        let hour = state.hour(1);
+        let mut kept = Kept { guard, project: "p", limit, hour };
+        dims.iter()
+            .map(|(set, value)| kept.value(set, value).unwrap_or((*value).to_owned().into()).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_first_values_stay_and_the_rest_is_other() {
+        let guard = Guard::default();
+        let values = [("a", "1"), ("a", "2"), ("a", "3"), ("a", "1"), ("a", ""), ("a", OTHER), ("b", "3")];
+        assert_eq!(kept(&guard, 2, &values), ["1", "2", OTHER, "1", "", OTHER, "3"]);
+    }
+
+    #[test]
+    fn combinations_follow_their_parts_in_any_order() {
+        for singles_first in [true, false] {
+            let guard = Guard::default();
+            kept(&guard, 1, &[("a", "1"), ("b", "x")]);
+            let (single, pair) = (("a", "2"), ("a,b", "2\u{1f}x"));
+            let dims = if singles_first { [single, pair] } else { [pair, single] };
+            let mut found = kept(&guard, 1, &dims);
+            found.sort();
+            assert_eq!(found, [OTHER.to_owned(), format!("{OTHER}\u{1f}x")]);
+        }
+    }
+
+    #[test]
+    fn a_combination_has_a_bound_of_its_own_beyond_which_every_part_is_other() {
+        let guard = Guard::default();
+        let pairs: Vec<String> = (0..16).map(|n| format!("{}\u{1f}{}", n / 4, n % 4)).collect();
+        let dims: Vec<_> = pairs.iter().map(|pair| ("a,b", pair.as_str())).collect();
+        // Four values each make sixteen pairs: all fit 40, and with a bound of one none but the first does.
+        assert_eq!(kept(&guard, 4, &dims), pairs);
+        let guard = Guard::default();
+        let wide: Vec<String> = (0..12).map(|n| format!("{n}\u{1f}")).collect();
+        for value in &wide {
+            guard.remember("p", "a", value.trim_end_matches('\u{1f}'), 1);
+        }
+        let dims: Vec<_> = wide.iter().map(|pair| ("a,b", pair.as_str())).collect();
+        let found = kept(&guard, 1, &dims);
+        assert_eq!(found[..10], wide[..10]);
+        assert_eq!(found[10..], [format!("{OTHER}\u{1f}{OTHER}"), format!("{OTHER}\u{1f}{OTHER}")]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_used_last_is_kept() {
+        let guard = Guard::new(1_000);
+        for hour in 0..1_000 {
+            for value in 0..10 {
+                guard.remember("p", "a", &value.to_string(), hour);
+            }
+            assert!(guard.entries() <= 1_000);
+        }
+        let state = guard.lock();
+        assert!(state.hours.contains_key(&999) && !state.hours.contains_key(&0));
+        assert_eq!(state.entries, state.hours.values().map(|hour| hour.entries).sum::<usize>());
+    }
+
+    #[test]
+    fn projects_and_hours_have_bounds_of_their_own() {
+        let guard = Guard::default();
+        guard.remember("p", "a", "1", 1);
+        let mut state = guard.lock();
+        for (project, hour) in [("q", 1), ("p", 2)] {
+            let hour = state.hour(hour);
+            assert_eq!(Kept { guard: &guard, project, limit: 1, hour }.value("a", "2"), None);
+        }
+        let hour = state.hour(1);
+        assert_eq!(Kept { guard: &guard, project: "p", limit: 1, hour }.value("a", "2").as_deref(), Some(OTHER));
+    }
+}

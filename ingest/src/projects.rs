@@ -1,0 +1,127 @@
+//! The settings of all projects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tallyhouse_schema::project::{ProjectSettings, SettingsError};
+use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
+
+/// Settings by project; a project without a document has the default ones.
+#[derive(Debug, Clone)]
+pub struct Projects {
+    default: ProjectSettings,
+    named: BTreeMap<String, ProjectSettings>,
+}
+
+/// Why the documents cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProjectsError {
+    /// One of them.
+    #[error("{path}: {source}")]
+    Document {
+        /// Its file.
+        path: String,
+        /// What is wrong with it.
+        source: SettingsError,
+    },
+    /// Two documents about one project.
+    #[error("{path}: project `{project}` has another document already")]
+    Twice {
+        /// The second one's file.
+        path: String,
+        /// The project.
+        project: String,
+    },
+    /// More than one batch may touch: see [`Projects::from_documents`].
+    #[error(
+        "the different values of retentionDays, the default one included, make {found} partitions of a batch of history, \
+         and at most {MAX_PARTITIONS_PER_BATCH} are allowed; use fewer or smaller values"
+    )]
+    TooManyPartitions {
+        /// How many partitions.
+        found: u32,
+    },
+}
+
+impl Projects {
+    /// All projects alike.
+    pub fn all(default: ProjectSettings) -> Self {
+        Self { default, named: BTreeMap::new() }
+    }
+
+    /// Reads documents, each with the name of its file.
+    ///
+    /// Raw events are partitioned by week and retention, and a batch holds events of any project. So all different
+    /// retentions together must stay below the partitions that a batch may touch: a batch of history beyond it could
+    /// never be stored.
+    pub fn from_documents<'a>(
+        default: ProjectSettings,
+        documents: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ProjectsError> {
+        let mut projects = Self::all(default);
+        for (path, text) in documents {
+            let (project, settings) = ProjectSettings::read(text, &projects.default, MAX_RETENTION_DAYS)
+                .map_err(|source| ProjectsError::Document { path: path.to_owned(), source })?;
+            if projects.named.insert(project.clone(), settings).is_some() {
+                return Err(ProjectsError::Twice { path: path.to_owned(), project });
+            }
+        }
+        let retentions: BTreeSet<u16> =
+            projects.named.values().chain([&projects.default]).map(|settings| settings.retention_days).collect();
+        let found = retentions.into_iter().map(weeks).sum();
+        if found > MAX_PARTITIONS_PER_BATCH { Err(ProjectsError::TooManyPartitions { found }) } else { Ok(projects) }
+    }
+
+    /// The settings of a project.
+    pub fn of(&self, project: &str) -> &ProjectSettings {
+        self.named.get(project).unwrap_or(&self.default)
+    }
+
+    /// Projects that have settings of their own, in order.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &ProjectSettings)> {
+        self.named.iter().map(|(name, settings)| (name.as_str(), settings))
+    }
+}
+
+/// Weeks that events of a retention may lie in, the running ones at both ends included.
+fn weeks(retention_days: u16) -> u32 {
+    u32::from(retention_days).div_ceil(7) + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use tallyhouse_schema::project::Priority;
+
+    use super::*;
+
+    const DEFAULT: ProjectSettings = ProjectSettings {
+        late_window_days: 7,
+        retention_days: 730,
+        dimension_values: 1_000,
+        priority: Priority::Normal,
+        dead_letters: false,
+        own_topic: false,
+    };
+
+    #[test]
+    fn a_project_without_a_document_has_the_default() {
+        let shop = ("shop.json", r#"{"project":"shop","lateWindowDays":30}"#);
+        let projects = Projects::from_documents(DEFAULT, [shop]).unwrap();
+        assert_eq!(projects.of("shop").late_window_days, 30);
+        assert_eq!(projects.of("other"), &DEFAULT);
+        let twice = Projects::from_documents(DEFAULT, [shop, shop]).unwrap_err();
+        assert!(matches!(twice, ProjectsError::Twice { .. }), "{twice}");
+        let bad = Projects::from_documents(DEFAULT, [("x/bad.json", r#"{"project":"a","colour":1}"#)]).unwrap_err();
+        assert!(bad.to_string().starts_with("x/bad.json: unknown field `colour`"), "{bad}");
+    }
+
+    #[test]
+    fn retentions_that_no_batch_could_hold_are_refused() {
+        let with = |days: u16| {
+            let document = format!(r#"{{"project":"p","retentionDays":{days}}}"#);
+            Projects::from_documents(DEFAULT, [("p.json", document.as_str())]).map(drop)
+        };
+        assert_eq!(with(730), Ok(()));
+        assert_eq!(with(700), Ok(()));
+        assert_eq!(with(1_000), Err(ProjectsError::TooManyPartitions { found: 107 + 145 }));
+    }
+}
