@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Outage(OutageArgs),
     /// Measure throughput, latency, freshness, memory and queries in one run.
     Bench(BenchArgs),
+    /// Run Kafka on this machine until ctrl-C.
+    Brokers(BrokersArgs),
 }
 
 /// Arguments that cannot be used.
@@ -243,4 +245,17 @@ impl BenchArgs {
         let each = Duration::from_secs(self.seconds);
         Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrokersArgs {
+    /// How many
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=5))]
+    pub(crate) count: u16,
+    /// Where their data is kept
+    #[arg(long, default_value = "./data/kafka")]
+    pub(crate) data: PathBuf,
+    /// The port of the first; those of the others follow
+    #[arg(long, default_value_t = 9_092, value_parser = clap::value_parser!(u16).range(1_024..=50_000))]
+    pub(crate) port: u16,
 }

@@ -12,9 +12,11 @@
 
 pub mod backoff;
 pub mod bench;
+pub mod brokers;
 pub mod chart;
 pub mod clickhouse;
 pub mod client;
+pub mod daemon;
 pub mod feed;
 pub mod flight;
 pub mod generate;

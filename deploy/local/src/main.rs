@@ -9,7 +9,7 @@ use prometheus::Registry;
 use tallyhouse::config::Config;
 use tallyhouse::engine::{Engine, child};
 use tallyhouse::metrics::Metrics;
-use tallyhouse::{doctor, migrate, up};
+use tallyhouse::{doctor, migrate, store, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
         Command::Up => in_runtime(run()),
+        Command::Store => in_runtime(keep_store()),
         Command::Migrate(what) => in_runtime(migrations(what)),
         Command::Doctor => Ok(examine()),
     };
@@ -42,14 +43,23 @@ fn in_runtime(work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>) -> R
 }
 
 async fn run() -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(up::up(Config::from_env(&ProcessEnv)?, &ProcessEnv, stopped_by_signal())).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn keep_store() -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(store::store(Config::from_env(&ProcessEnv)?, stopped_by_signal())).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped_by_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let signal = stop.clone();
     tokio::spawn(async move {
         lifecycle::stop_signal().await;
         signal.cancel();
     });
-    Box::pin(up::up(Config::from_env(&ProcessEnv)?, &ProcessEnv, stop)).await?;
-    Ok(ExitCode::SUCCESS)
+    stop
 }
 
 /// On the given ClickHouse; else on the embedded one, which is started for it.

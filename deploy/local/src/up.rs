@@ -30,7 +30,7 @@ use crate::migrate;
 const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
