@@ -138,6 +138,11 @@ impl Brokers {
         Ok(())
     }
 
+    /// Any signal.
+    pub fn signal(&mut self, index: usize, signal: Signal) -> Result<(), BrokersError> {
+        Ok(self.broker(index)?.daemon.signal(signal)?)
+    }
+
     /// SIGSTOP.
     pub fn pause(&mut self, index: usize) -> Result<(), BrokersError> {
         Ok(self.broker(index)?.daemon.signal(Signal::STOP)?)
@@ -215,7 +220,8 @@ impl BrokerPlan {
 
 fn plan_all(count: usize, folder: &Path, ports: Ports) -> io::Result<Vec<BrokerPlan>> {
     // All are held while they are chosen, so that they differ.
-    let held: Vec<TcpListener> = (0..count * 2).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+    let held: Vec<TcpListener> =
+        (0..count * 2).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
     let free: Vec<u16> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
     let pairs = free.iter().zip(free.iter().skip(count));
     // Java makes relative paths of its own.
@@ -280,7 +286,8 @@ fn cluster_id(folder: &Path) -> io::Result<String> {
 
 fn java(plan: &BrokerPlan, jars: &Path, class: &str, arguments: Vec<OsString>) -> Launch {
     let logging = format!("-Dlog4j2.configurationFile={}", plan.folder.join("log4j2.properties").display());
-    let mut all: Vec<OsString> = ["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(Into::into).into();
+    let mut all: Vec<OsString> =
+        ["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(Into::into).into();
     all.extend([logging.into(), "-cp".into(), jars.join("*").into(), class.into()]);
     all.extend(arguments);
     Launch {

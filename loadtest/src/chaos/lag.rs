@@ -91,8 +91,9 @@ mod tests {
     async fn only_a_partition_with_something_to_do_is_silent() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let positions =
-            |busy, end| BTreeMap::from([(0, Position { committed: 5, end: 5 }), (1, Position { committed: busy, end })]);
+        let positions = |busy, end| {
+            BTreeMap::from([(0, Position { committed: 5, end: 5 }), (1, Position { committed: busy, end })])
+        };
         let mut silence = Silence::default();
         silence.note(positions(1, 9), at(0));
         silence.note(positions(1, 9), at(4));
