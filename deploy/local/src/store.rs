@@ -23,12 +23,14 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
         return Err(ConfigError::new("CLICKHOUSE_URL", "must not be set: the store is the embedded ClickHouse").into());
     };
     let options = engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
+    let rendering = migrate::rendering(true);
     let engine = tokio::select! {
         engine = Engine::start(options) => engine?,
         () = stop.cancelled() => return Ok(()),
     };
+    let writer = engine.writer();
     let migrated = tokio::select! {
-        migrated = runner::up(&engine.writer(), &migrate::rendering(true)) => migrated.map(drop),
+        migrated = runner::up(&writer, &rendering) => migrated.map(drop),
         () = stop.cancelled() => Ok(()),
     };
     if migrated.is_ok() && !stop.is_cancelled() {
