@@ -1,4 +1,4 @@
-//! Real Kafka on this machine: one broker or several, KRaft, on loopback, to be used, killed and made to stand still.
+//! Real Kafka on this machine: one broker or several, on loopback, to be used, killed and made to stand still.
 //!
 //! ```text
 //! plan (ports, folders) -> server.properties -> format the new folders -> start -> every broker is in the metadata

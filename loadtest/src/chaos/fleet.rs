@@ -193,10 +193,12 @@ impl Fleet {
     /// Undoes it.
     pub async fn heal(&mut self, target: Target, fault: Fault) -> Result<(), FleetError> {
         match (target, fault) {
-            (Target::ClickHouse, Fault::Pause) => match self.paused_clickhouse.take() {
-                Some(pid) => drop(process::signal(pid, Signal::CONT)),
-                None => {}
-            },
+            (Target::ClickHouse, Fault::Pause) => {
+                // It may have gone with its supervisor.
+                if let Some(pid) = self.paused_clickhouse.take() {
+                    drop(process::signal(pid, Signal::CONT));
+                }
+            }
             // Its supervisor does.
             (Target::ClickHouse, _) => {}
             (Target::Broker(index), Fault::Pause) => self.brokers.iter_mut().try_for_each(|b| b.resume(index))?,
@@ -268,7 +270,9 @@ impl Fleet {
         if signal == Signal::STOP {
             self.paused_clickhouse = Some(pid);
         }
-        Ok(process::signal(pid, signal)?)
+        // It may have gone in between: then there is nothing left to break.
+        drop(process::signal(pid, signal));
+        Ok(())
     }
 
     fn add(
