@@ -144,8 +144,9 @@ async fn play(
     let clickhouse = ClickHouse::new(fleet.clickhouse())?;
     verify::settle(&clickhouse, &ledger, SETTLE_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
-    let stuck = if silence.is_drained() { Vec::new() } else { silence.behind() };
-    if !verification.is_exact() || !stuck.is_empty() {
+    let is_consumed = fleet.bootstrap().is_none() || silence.is_drained();
+    let stuck = silence.behind();
+    if !verification.is_exact() || !is_consumed {
         verification.keep(fleet.keep());
     }
     let run = Run {
@@ -161,6 +162,7 @@ async fn play(
         settled_after: healed.elapsed(),
         silences: silence.longest().clone(),
         stuck,
+        is_consumed,
         verification,
     };
     Ok((run, ledger))

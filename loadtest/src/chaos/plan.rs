@@ -133,7 +133,6 @@ pub fn plan(seed: u64, lasts: Duration, way: Way) -> Vec<Strike> {
         let fault = match kind {
             0 => Fault::Kill,
             1 => Fault::Pause,
-            // The supervisor takes the end of ClickHouse for a crash, however it came.
             _ => Fault::Restart,
         };
         let until = (at + SHORTEST + (longest - SHORTEST).mul_f64(share * share)).min(lasts);
@@ -167,8 +166,8 @@ mod tests {
     }
 
     #[test]
-    fn ten_minutes_break_everything_in_every_way() {
-        let strikes = plan(7, TEN_MINUTES, Way::Kafka);
+    fn an_hour_breaks_everything_in_every_way() {
+        let strikes: Vec<Strike> = (1..=6).flat_map(|seed| plan(seed, TEN_MINUTES, Way::Kafka)).collect();
         for target in Target::all(Way::Kafka) {
             for fault in [Fault::Kill, Fault::Pause, Fault::Restart] {
                 assert!(strikes.iter().any(|s| s.target == target && s.fault == fault), "{target}, {fault}");

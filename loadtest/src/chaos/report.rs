@@ -34,6 +34,8 @@ pub struct Run {
     pub silences: BTreeMap<i32, Duration>,
     /// Partitions that were not consumed to their end.
     pub stuck: Vec<i32>,
+    /// Whether the brokers say that the group has consumed everything; without Kafka there is nothing to consume.
+    pub is_consumed: bool,
     /// Whether everything agrees, with the runs before.
     pub verification: Verification,
 }
@@ -41,7 +43,7 @@ pub struct Run {
 impl Run {
     /// Whether everything that was promised holds.
     pub fn is_exact(&self) -> bool {
-        self.verification.is_exact() && self.stuck.is_empty()
+        self.verification.is_exact() && self.is_consumed
     }
 }
 
@@ -52,7 +54,7 @@ impl fmt::Display for Run {
             f,
             "seed {}: {} faults; {} acknowledged, {} sent twice, {} handed back, {} unanswered, {} withheld; \
              longest gap {:.1?}, delivered {:.1?} and stored {:.1?} after the last fault, longest silence {silent:.1?}, \
-             stuck partitions: {}; {}",
+             stuck partitions: {}, all consumed: {}; {}",
             self.seed,
             self.strikes.len(),
             self.acknowledged,
@@ -64,6 +66,7 @@ impl fmt::Display for Run {
             self.delivered_after,
             self.settled_after,
             list(&self.stuck),
+            self.is_consumed,
             self.verification,
         )
     }
