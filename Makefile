@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench
+.PHONY: help run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,9 +14,10 @@ run: ## Start everything and stream a real data set in (DEMO=0: an empty system)
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@deploy/local/run.sh
 
-test: ## Run all tests, against a real ClickHouse and a real Redis
+test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=off: without Kafka)
 	@deploy/local/setup.sh --tests
-	@echo "test: all crates, then all against a real ClickHouse and Redis"
+	@$(CARGO) build --locked --bin ingest
+	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
 
@@ -29,3 +30,13 @@ bench: ## Measure throughput, latency, freshness, memory and queries in one run 
 	@deploy/local/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest bench $(ARGS)
+
+kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
+	@deploy/local/setup.sh --kafka
+	@$(CARGO) build --release --locked --bin loadtest
+	@$(TARGET)/release/loadtest brokers --count $(or $(KAFKA_BROKER_COUNT),1) --data ./data/kafka
+
+chaos: ## Break a fleet of gateway, consumers, brokers, ClickHouse and Redis under load, then compare (ARGS="--seconds 60 --seed 7")
+	@deploy/local/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
+	@$(TARGET)/release/loadtest chaos $(ARGS)

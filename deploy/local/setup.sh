@@ -2,7 +2,9 @@
 # Puts in place what building, running and testing need. Each step says what it does, leaves a marker of what it was made
 # from in .setup/, and is skipped as long as the marker fits; so a second run takes a moment and needs no network.
 #
-#   setup.sh [--tests]      --tests: also what only the tests need (Redis)
+#   setup.sh [--tests] [--kafka]
+#     --tests   also what only the tests need: Redis, and Kafka unless KAFKA_TESTS=off
+#     --kafka   also Kafka
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,14 +19,27 @@ source "$here/setup/packages.sh"
 source "$here/setup/engine.sh"
 # shellcheck source=setup/flights.sh
 source "$here/setup/flights.sh"
+# shellcheck source=setup/kafka.sh
+source "$here/setup/kafka.sh"
 
-for_tests=no
-[[ "${1:-}" == --tests ]] && for_tests=yes
+for_tests=no with_kafka=no
+for argument in "$@"; do
+    case $argument in
+        --tests) for_tests=yes with_kafka=yes ;;
+        --kafka) with_kafka=yes ;;
+        *) fail "\`$argument\` is neither --tests nor --kafka" ;;
+    esac
+done
+if [[ $for_tests == yes && ${KAFKA_TESTS:-on} == off ]]; then
+    say "KAFKA_TESTS=off: Kafka is not installed, and the tests that need it are SKIPPED"
+    with_kafka=no
+fi
 
 # One set-up at a time: `make run` and `make test` may be started together.
 exec 9>"$state/lock"
 flock 9
 
-require_packages "$for_tests"
+require_packages "$for_tests" "$with_kafka"
 install_engine
 install_flights
+[[ $with_kafka == no ]] || install_kafka

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use tallyhouse_loadtest::bench::{BenchConfig, Subject};
+use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::client::ClientConfig;
@@ -37,6 +38,10 @@ pub(crate) enum Command {
     Outage(OutageArgs),
     /// Measure throughput, latency, freshness, memory and queries in one run.
     Bench(BenchArgs),
+    /// Break a whole fleet with Kafka in every way under load, then compare.
+    Chaos(ChaosArgs),
+    /// Run Kafka on this machine until ctrl-C.
+    Brokers(BrokersArgs),
 }
 
 /// Arguments that cannot be used.
@@ -242,5 +247,73 @@ impl BenchArgs {
         };
         let each = Duration::from_secs(self.seconds);
         Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrokersArgs {
+    /// How many
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=5))]
+    pub(crate) count: u16,
+    /// Where their data is kept
+    #[arg(long, default_value = "./data/kafka")]
+    pub(crate) data: PathBuf,
+    /// The port of the first; those of the others follow
+    #[arg(long, default_value_t = 9_092, value_parser = clap::value_parser!(u16).range(1_024..=50_000))]
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The ingest program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    ingest: Option<PathBuf>,
+    /// How long faults go on in a run
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(2..))]
+    seconds: u64,
+    /// Decides what is broken, how and when
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs on the same fleet, each with the next seed
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Events per second
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+    /// Only print what would be broken, how and when
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// One process without Kafka instead of gateway, brokers and consumers
+    #[arg(long)]
+    embedded: bool,
+}
+
+impl ChaosArgs {
+    pub(crate) fn config(&self) -> Result<ChaosConfig, ArgumentError> {
+        let tallyhouse = self.binary.path()?;
+        let ingest = self.ingest.clone().unwrap_or_else(|| tallyhouse.with_file_name("ingest"));
+        if !ingest.exists() {
+            return Err(ArgumentError::Missing(ingest.display().to_string()));
+        }
+        let (way, lasts) = (self.way(), Duration::from_secs(self.seconds));
+        Ok(ChaosConfig { tallyhouse, ingest, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate })
+    }
+
+    /// The plans of all runs, for people.
+    pub(crate) fn plans(&self) -> String {
+        let lasts = Duration::from_secs(self.seconds);
+        let mut text = String::new();
+        for seed in (self.seed..).take(self.runs as usize) {
+            text.push_str(&format!("seed {seed}\n"));
+            let strikes = chaos::plan::plan(seed, lasts, self.way());
+            strikes.iter().for_each(|strike| text.push_str(&format!("{strike}\n")));
+        }
+        text
+    }
+
+    fn way(&self) -> Way {
+        if self.embedded { Way::Embedded } else { Way::Kafka }
     }
 }

@@ -4,6 +4,7 @@
 //! * [`feed`] streams a real data set in, [`chart`] reads it back.
 //! * [`kills`] and [`outage`] break a system of their own ([`system`]) under load and compare what is stored with what the
 //!   clients know ([`ledger`], [`verify`]).
+//! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
 //! * [`mod@bench`] measures throughput, latency, freshness and memory in one run.
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
@@ -12,9 +13,12 @@
 
 pub mod backoff;
 pub mod bench;
+pub mod brokers;
+pub mod chaos;
 pub mod chart;
 pub mod clickhouse;
 pub mod client;
+pub mod daemon;
 pub mod feed;
 pub mod flight;
 pub mod generate;

@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench.
+//! `loadtest`: feed, chart, kills, outage, bench, chaos, brokers.
 
 mod cli;
 
@@ -8,11 +8,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
+use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary};
-use tallyhouse_loadtest::{bench, kills, outage};
+use tallyhouse_loadtest::{bench, chaos, kills, outage};
 
-use cli::{BenchArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs};
+use tokio::signal::unix::{SignalKind, signal};
+
+use cli::{BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs};
 
 /// Why the command failed. The text of each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,10 @@ enum Failure {
     Outage(#[from] outage::OutageError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Chaos(#[from] chaos::ChaosError),
+    #[error(transparent)]
+    Brokers(#[from] BrokersError),
     #[error(transparent)]
     Arguments(#[from] cli::ArgumentError),
     #[error("the output cannot be written: {0}")]
@@ -55,6 +62,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Kills(args) => kills(&args).await,
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
+        Command::Chaos(args) => chaos(&args).await,
+        Command::Brokers(args) => brokers(&args).await,
     }
 }
 
@@ -102,6 +111,36 @@ async fn outage(args: &OutageArgs) -> Result<(), Failure> {
 async fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let report = bench::run(&args.config()?, |step| say(&format!("bench: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn chaos(args: &ChaosArgs) -> Result<(), Failure> {
+    if args.plan {
+        return print(&args.plans());
+    }
+    let report = chaos::run(&args.config()?, |line| say(&line)).await?;
+    print(&report.to_string())?;
+    if report.is_exact() { Ok(()) } else { Err(Failure::Broken("see above".to_owned())) }
+}
+
+/// Ctrl-C is the way to end it; a broker that ends by itself is a failure.
+async fn brokers(args: &BrokersArgs) -> Result<(), Failure> {
+    std::fs::create_dir_all(&args.data)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let starting = Brokers::start_at(args.count.into(), &args.data, Ports::From(args.port));
+    let mut brokers = tokio::select! {
+        started = starting => started?,
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    let bootstrap = brokers.bootstrap();
+    print(&format!("Kafka is up on {bootstrap}, its data in {}. Ctrl-C stops it.", args.data.display()))?;
+    print(&format!("In another terminal:  KAFKA_BROKERS={bootstrap} make run"))?;
+    tokio::select! {
+        error = brokers.ended() => return Err(error.into()),
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(brokers.stop().await?)
 }
 
 /// A progress bar on a terminal, nothing elsewhere.

@@ -75,6 +75,11 @@ impl Scratch {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Leaves it where it is.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for Scratch {
@@ -183,7 +188,7 @@ impl System {
 
     /// Leaves its data and log where they are, for whoever looks into a failure, and says where.
     pub fn keep(&mut self) -> &Path {
-        self.program.scratch.is_kept = true;
+        self.program.scratch.keep();
         self.program.scratch.path()
     }
 

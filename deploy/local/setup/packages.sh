@@ -1,6 +1,6 @@
 # Programs that come from the system: through apt when we may, else as a list of what to install.
 
-# missing_packages FOR_TESTS: the Debian packages of the programs that are not there.
+# missing_packages FOR_TESTS WITH_KAFKA: the Debian packages of the programs that are not there.
 missing_packages() {
     has cc || echo build-essential
     has curl || echo curl
@@ -11,14 +11,18 @@ missing_packages() {
     has npm || echo npm
     has flock || echo util-linux
     [[ "$1" == no ]] || has redis-server || echo redis-server
+    [[ "$2" == no ]] || has java || echo default-jre-headless
+    [[ "$2" == no ]] || has mvn || echo maven
+    # Brokers are bound to the life of whoever starts them with it.
+    [[ "$2" == no ]] || has setpriv || echo util-linux
 }
 
 require_packages() {
     local missing
-    mapfile -t missing < <(missing_packages "$1")
+    mapfile -t missing < <(missing_packages "$1" "$2")
     if [[ ${#missing[@]} -gt 0 ]]; then
         install_packages "${missing[@]}"
-        mapfile -t missing < <(missing_packages "$1")
+        mapfile -t missing < <(missing_packages "$1" "$2")
         [[ ${#missing[@]} -eq 0 ]] || fail "still missing after installation: ${missing[*]}"
     fi
     has cargo || fail "cargo is missing: install Rust from https://rustup.rs and run this again"

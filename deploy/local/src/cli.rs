@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start ClickHouse (unless `CLICKHOUSE_URL` is set), ingest and the query API, and run until ctrl-C
     Up,
+    /// Start only the embedded ClickHouse, with all tables, and run until ctrl-C: what several services share on one machine
+    Store,
     /// Bring the tables of a ClickHouse to this version, or say where they stand
     #[command(subcommand)]
     Migrate(Migrate),

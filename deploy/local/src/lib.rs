@@ -1,6 +1,7 @@
 //! Tallyhouse in one process: both services on a ClickHouse that is started, watched and stopped with them.
 //!
-//! [`up`] is the order of starting and stopping. [`engine`] is the ClickHouse, [`credentials`] its users' passwords.
+//! [`up`] is the order of starting and stopping, [`store`] the same for ClickHouse alone. [`engine`] is the ClickHouse,
+//! [`credentials`] its users' passwords.
 #![warn(missing_docs)]
 
 pub mod attach;
@@ -12,4 +13,5 @@ pub mod engine;
 pub mod metrics;
 pub mod migrate;
 pub mod rollups;
+pub mod store;
 pub mod up;

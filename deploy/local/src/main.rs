@@ -9,7 +9,7 @@ use prometheus::Registry;
 use tallyhouse::config::Config;
 use tallyhouse::engine::{Engine, child};
 use tallyhouse::metrics::Metrics;
-use tallyhouse::{doctor, migrate, rollups, up};
+use tallyhouse::{doctor, migrate, rollups, store, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
         Command::Up => in_runtime(run()),
+        Command::Store => in_runtime(keep_store()),
         Command::Migrate(what) => in_runtime(migrations(what)),
         Command::Rollups(what) => in_runtime(rollups_command(what)),
         Command::Dlq(what) => in_runtime(letters(what)),
@@ -48,14 +49,23 @@ fn in_runtime(work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>) -> R
 }
 
 async fn run() -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(up::up(Config::from_env(&ProcessEnv)?, &ProcessEnv, stopped_by_signal())).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn keep_store() -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(store::store(Config::from_env(&ProcessEnv)?, stopped_by_signal())).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped_by_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let signal = stop.clone();
     tokio::spawn(async move {
         lifecycle::stop_signal().await;
         signal.cancel();
     });
-    Box::pin(up::up(Config::from_env(&ProcessEnv)?, &ProcessEnv, stop)).await?;
-    Ok(ExitCode::SUCCESS)
+    stop
 }
 
 async fn migrations(what: Migrate) -> Result<ExitCode, Box<dyn Error>> {

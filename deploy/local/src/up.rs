@@ -33,7 +33,7 @@ use crate::migrate;
 const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a rebuild that was killed can shut inserts out.
 const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);

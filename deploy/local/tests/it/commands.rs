@@ -39,3 +39,10 @@ async fn the_doctor_sees_redis_come_and_go() {
     redis.kill().await;
     assert!(redis_line().starts_with("FAIL"), "{}", redis_line());
 }
+
+#[test]
+fn the_store_refuses_a_clickhouse_of_somebody_else() {
+    let output = tallyhouse(&["store"], &[("CLICKHOUSE_URL", "http://127.0.0.1:1")]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CLICKHOUSE_URL: must not be set"), "{output:?}");
+}

@@ -16,7 +16,7 @@ use tallyhouse_sql::Connection;
 use crate::ingest_service::{Service, count, everywhere, json};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, brokers, engine};
+use crate::support::{Folder, engine, kafka_or_skip};
 
 /// A topic and a group of one's own, and services that use them.
 struct Log {
@@ -27,9 +27,10 @@ struct Log {
 }
 
 impl Log {
-    async fn new() -> Self {
+    /// `None` when tests with Kafka are off, which is printed with the test's name.
+    async fn new(test: &str) -> Option<Self> {
         let name = format!("topic-{}", ulid::Ulid::generate());
-        Self { bootstrap: brokers().await.bootstrap(), name, revoke_ms: "5000", options: "" }
+        Some(Self { bootstrap: kafka_or_skip(test).await?, name, revoke_ms: "5000", options: "" })
     }
 
     fn settings<'a>(&'a self, role: &'a str) -> Vec<(&'a str, &'a str)> {
@@ -88,7 +89,8 @@ async fn stored(connection: &Connection, project: &str, events: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_acknowledged_by_kafka_and_counted_once() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("an_event_is_acknowledged_by_kafka_and_counted_once").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let service = log.service("all", connection.clone(), &data, &project).await;
     let reply = service.endpoint().post_with("wait=stored", numbered(0..100).into()).await.unwrap();
@@ -103,7 +105,8 @@ async fn an_event_is_acknowledged_by_kafka_and_counted_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_ids_are_counted_once_also_after_a_restart() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("repeated_ids_are_counted_once_also_after_a_restart").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let service = log.service("all", connection.clone(), &data, &project).await;
     assert_eq!(service.send(numbered(0..50)).await.status, 202);
@@ -119,7 +122,10 @@ async fn repeated_ids_are_counted_once_also_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_dies_between_insert_and_commit_is_taken_over_exactly() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("a_consumer_that_dies_between_insert_and_commit_is_taken_over_exactly").await else {
+        return;
+    };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let gateway = log.service("gateway", connection.clone(), &data, &project).await;
     let proxy = Proxy::start(connection.clone()).await;
@@ -144,7 +150,7 @@ async fn a_consumer_that_dies_between_insert_and_commit_is_taken_over_exactly() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebalance_in_the_middle_of_an_insert_counts_nothing_twice() {
-    let mut log = Log::new().await;
+    let Some(mut log) = Log::new("a_rebalance_in_the_middle_of_an_insert_counts_nothing_twice").await else { return };
     // Short, so that the batch is given up while it is being inserted.
     log.revoke_ms = "200";
     let (data, project) = (Folder::create(), new_project());
@@ -177,7 +183,8 @@ async fn a_rebalance_in_the_middle_of_an_insert_counts_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clickhouse_away_pauses_partitions_and_keeps_the_group() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("clickhouse_away_pauses_partitions_and_keeps_the_group").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let proxy = Proxy::start(connection.clone()).await;
     let service = log.service("all", proxy.connection.clone(), &data, &project).await;
@@ -206,7 +213,11 @@ async fn clickhouse_away_pauses_partitions_and_keeps_the_group() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_vanishes_is_made_anew_and_its_records_are_not_taken_for_old_ones() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("a_topic_that_vanishes_is_made_anew_and_its_records_are_not_taken_for_old_ones").await
+    else {
+        return;
+    };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let service = log.service("all", connection.clone(), &data, &project).await;
     assert_eq!(service.send(numbered(0..40)).await.status, 202);
@@ -222,7 +233,8 @@ async fn a_topic_that_vanishes_is_made_anew_and_its_records_are_not_taken_for_ol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_cannot_be_read_stops_nothing() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("a_record_that_cannot_be_read_stops_nothing").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let service = log.service("all", connection.clone(), &data, &project).await;
     assert_eq!(service.send(numbered(0..10)).await.status, 202);
@@ -246,7 +258,8 @@ async fn a_record_that_cannot_be_read_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_the_topic_does_not_take_is_refused_alone() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("an_event_that_the_topic_does_not_take_is_refused_alone").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let topic = NewTopic::new(&log.name, 2, TopicReplication::Fixed(1)).set("max.message.bytes", "4096");
     log.admin().create_topics(&[topic], &AdminOptions::new()).await.unwrap();
     let connection = engine().await.writer();
@@ -267,7 +280,8 @@ async fn an_event_that_the_topic_does_not_take_is_refused_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_may_have_a_topic_of_its_own() {
-    let (log, data, project) = (Log::new().await, Folder::create(), new_project());
+    let Some(log) = Log::new("a_project_may_have_a_topic_of_its_own").await else { return };
+    let (data, project) = (Folder::create(), new_project());
     let connection = engine().await.writer();
     let mut settings = log.settings("all");
     settings.push(("KAFKA_TOPIC_PER_PROJECT", "1"));
@@ -281,7 +295,7 @@ async fn a_project_may_have_a_topic_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_stood_still_is_put_out_and_joins_again() {
-    let mut log = Log::new().await;
+    let Some(mut log) = Log::new("a_consumer_that_stood_still_is_put_out_and_joins_again").await else { return };
     // The shortest session that a broker allows by default.
     log.options = "session.timeout.ms=6000;heartbeat.interval.ms=500";
     let (data, project) = (Folder::create(), new_project());

@@ -1,4 +1,4 @@
-//! Tests against a real ClickHouse and a real Redis, in one binary so that they share them. A file is a topic.
+//! Tests against a real ClickHouse, Redis and Kafka, in one binary so that they share them. A file is a topic.
 
 #![allow(
     clippy::expect_used,
@@ -12,6 +12,8 @@
 mod support;
 
 mod access;
+mod brokers;
+mod chaos;
 mod commands;
 mod dead_letters;
 mod engine;

@@ -17,7 +17,8 @@ use tallyhouse::credentials::Credentials;
 use tallyhouse::engine::{Engine, EngineOptions, Program};
 use tallyhouse::metrics::Metrics;
 use tallyhouse::migrate;
-use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_loadtest::brokers::Brokers;
+use tallyhouse_service::env::{Env, ProcessEnv};
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::{Connection, runner};
 use tokio::sync::OnceCell;
@@ -52,6 +53,32 @@ pub(crate) async fn shared() -> &'static Shared {
 /// The shared ClickHouse.
 pub(crate) async fn engine() -> &'static Engine {
     &shared().await.engine
+}
+
+/// The one Kafka broker that all tests of this process share; a test is alone in a topic and a group of its own names. It
+/// ends, and its data goes, with this process.
+pub(crate) async fn brokers() -> &'static Brokers {
+    static BROKERS: OnceCell<(Brokers, Janitor)> = OnceCell::const_new();
+    let started = BROKERS.get_or_init(async || {
+        let folder = new_folder();
+        let janitor = Janitor::of(&folder);
+        (Brokers::start(1, &folder).await.unwrap_or_else(|error| panic!("{error}")), janitor)
+    });
+    &started.await.0
+}
+
+/// Where the shared broker is (`KAFKA_BROKERS`), or `None`, told by the test's name, with `KAFKA_TESTS=off`.
+pub(crate) async fn kafka_or_skip(test: &str) -> Option<String> {
+    if is_kafka_off() {
+        eprintln!("SKIPPED {test}: it needs Kafka, and KAFKA_TESTS=off");
+        return None;
+    }
+    Some(brokers().await.bootstrap())
+}
+
+/// Whether the tests that need Kafka are left out.
+pub(crate) fn is_kafka_off() -> bool {
+    ProcessEnv.get("KAFKA_TESTS").is_some_and(|value| value == "off")
 }
 
 /// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
@@ -125,15 +152,4 @@ pub(crate) async fn execute(connection: &Connection, sql: &str) -> Result<(), St
     let client =
         Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
     client.query_raw(sql).execute().await.map_err(|error| error.to_string())
-}
-
-/// TEMPORARY
-pub(crate) struct B;
-impl B {
-    pub(crate) fn bootstrap(&self) -> String {
-        "127.0.0.1:19092".into()
-    }
-}
-pub(crate) async fn brokers() -> B {
-    B
 }

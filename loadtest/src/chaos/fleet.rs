@@ -1,0 +1,362 @@
+//! All processes of a Tallyhouse at scale, on this machine, each with its own port and data, to be broken one by one.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::plan::{Fault, Target, Way};
+use crate::brokers::{Brokers, BrokersError};
+use crate::clickhouse::{ClickHouse, ClickHouseConfig, ClickHouseError};
+use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
+use crate::http::{Endpoint, HttpError};
+use crate::process::{self, ProcessError};
+use crate::system::{Scratch, SystemError};
+
+/// The topic of the fleet.
+pub const TOPIC: &str = "chaos-events";
+/// Its consumer group.
+pub const GROUP: &str = "chaos";
+const PARTITIONS: usize = 6;
+const CONSUMERS: usize = 2;
+const READY_WITHIN: Duration = Duration::from_secs(120);
+/// A graceful end of a service drains first.
+const DRAIN_WITHIN: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(50);
+/// Same on every instance; the one of development mode.
+const USER_HASH_KEY: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// Why the fleet does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// Kafka.
+    #[error(transparent)]
+    Brokers(#[from] BrokersError),
+    /// A program.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A signal.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A folder.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// Ports and files.
+    #[error("the fleet cannot be prepared: {0}")]
+    Io(#[from] std::io::Error),
+    /// The store.
+    #[error(transparent)]
+    ClickHouse(#[from] ClickHouseError),
+    /// An address.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Something is not ready.
+    #[error("{name} was not ready within {READY_WITHIN:?}; the end of its log:\n{log}")]
+    NotReady {
+        /// What.
+        name: String,
+        /// The last lines it wrote.
+        log: String,
+    },
+}
+
+/// The programs.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `tallyhouse`
+    pub tallyhouse: PathBuf,
+    /// `ingest`
+    pub ingest: PathBuf,
+}
+
+/// A running fleet. All of it is killed when the value goes.
+#[derive(Debug)]
+pub struct Fleet {
+    members: BTreeMap<Target, Member>,
+    brokers: Option<Brokers>,
+    /// The ClickHouse process that stands still.
+    paused_clickhouse: Option<i32>,
+    clickhouse: ClickHouseConfig,
+    peaks: BTreeMap<Target, u64>,
+    scratch: Scratch,
+}
+
+#[derive(Debug)]
+struct Member {
+    launch: Launch,
+    daemon: Daemon,
+    /// Where it serves, and where it says that it is ready.
+    address: String,
+    admin: Option<String>,
+}
+
+impl Fleet {
+    /// Starts everything with empty data and waits until all of it is ready.
+    pub async fn start(programs: &Programs, way: Way) -> Result<Self, FleetError> {
+        let scratch = Scratch::create()?;
+        let addresses = free_addresses(2 + 1 + 2 * (1 + CONSUMERS))?;
+        let mut addresses = addresses.into_iter();
+        let mut address = || addresses.next().ok_or_else(|| std::io::Error::other("too few ports"));
+        let (http, tcp, redis) = (address()?, address()?, address()?);
+        let clickhouse =
+            ClickHouseConfig { url: format!("http://{http}"), user: "writer".to_owned(), password: "dev".to_owned() };
+        let mut fleet = Self {
+            members: BTreeMap::new(),
+            brokers: None,
+            paused_clickhouse: None,
+            clickhouse,
+            peaks: BTreeMap::new(),
+            scratch,
+        };
+        fleet.add(Target::Redis, fleet.redis(&redis), redis.clone(), None)?;
+        fleet.add(Target::Store, fleet.store(programs, &http, &tcp), http, None)?;
+        if way == Way::Kafka {
+            fleet.brokers = Some(Brokers::start(3, fleet.scratch.path()).await?);
+        }
+        fleet.store_ready().await?;
+        let consumers = if way == Way::Kafka { CONSUMERS } else { 0 };
+        for target in std::iter::once(Target::Gateway).chain((0..consumers).map(Target::Consumer)) {
+            let (public, admin) = (address()?, address()?);
+            let launch = fleet.ingest(programs, target, [&public, &admin, &redis]);
+            fleet.add(target, launch, public, Some(admin))?;
+        }
+        fleet.ready().await?;
+        Ok(fleet)
+    }
+
+    /// Waits until all services say they are ready.
+    pub async fn ready(&mut self) -> Result<(), FleetError> {
+        self.store_ready().await?;
+        if let Some(brokers) = &mut self.brokers {
+            brokers.ready().await?;
+        }
+        let deadline = Instant::now() + READY_WITHIN;
+        for member in self.members.values_mut() {
+            let Some(admin) = &member.admin else { continue };
+            let health = Endpoint::new(&format!("http://{admin}/"), Duration::from_secs(5))?;
+            while !health.get("/health/ready").await.is_ok_and(|reply| reply.status.is_success()) {
+                if Instant::now() > deadline {
+                    return Err(member.not_ready());
+                }
+                // At its start it may need what another fault has taken away; whoever runs it tries again.
+                if member.daemon.has_ended() {
+                    member.daemon = Daemon::start(&member.launch)?;
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_ready(&mut self) -> Result<(), FleetError> {
+        let client = ClickHouse::new(&self.clickhouse)?;
+        let deadline = Instant::now() + READY_WITHIN;
+        // The last view: by then every table is there.
+        let sql = "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = 'rollup_1d_view'";
+        while !client.number(sql).await.is_ok_and(|found| found == 1) {
+            let Some(store) = self.members.get_mut(&Target::Store) else { return Ok(()) };
+            if store.daemon.has_ended() {
+                store.daemon = Daemon::start(&store.launch)?;
+            }
+            if Instant::now() > deadline {
+                return Err(store.not_ready());
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Breaks something.
+    pub fn strike(&mut self, target: Target, fault: Fault) -> Result<(), FleetError> {
+        self.look_at_memory();
+        let signal = match fault {
+            Fault::Kill => Signal::KILL,
+            Fault::Pause => Signal::STOP,
+            Fault::Restart => Signal::TERM,
+        };
+        match target {
+            Target::ClickHouse => self.signal_clickhouse(signal),
+            Target::Broker(index) => {
+                let Some(brokers) = &mut self.brokers else { return Ok(()) };
+                Ok(brokers.signal(index, signal)?)
+            }
+            _ => match self.members.get_mut(&target) {
+                Some(member) => Ok(member.daemon.signal(signal)?),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Undoes it.
+    pub async fn heal(&mut self, target: Target, fault: Fault) -> Result<(), FleetError> {
+        match (target, fault) {
+            (Target::ClickHouse, Fault::Pause) => {
+                // It may have gone with its supervisor.
+                if let Some(pid) = self.paused_clickhouse.take() {
+                    drop(process::signal(pid, Signal::CONT));
+                }
+            }
+            // Its supervisor does.
+            (Target::ClickHouse, _) => {}
+            (Target::Broker(index), Fault::Pause) => self.brokers.iter_mut().try_for_each(|b| b.resume(index))?,
+            (Target::Broker(index), Fault::Kill | Fault::Restart) => {
+                if let Some(brokers) = &mut self.brokers {
+                    brokers.stop_one(index).await?;
+                    brokers.start_again(index)?;
+                }
+            }
+            (_, Fault::Pause) => {
+                if let Some(member) = self.members.get_mut(&target) {
+                    member.daemon.signal(Signal::CONT)?;
+                }
+            }
+            (_, Fault::Kill | Fault::Restart) => {
+                if let Some(member) = self.members.get_mut(&target) {
+                    member.daemon.stop(DRAIN_WITHIN).await?;
+                    member.daemon = Daemon::start(&member.launch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the highest memory of gateway and consumers. Whoever is gone was noted before.
+    pub fn look_at_memory(&mut self) {
+        for (&target, member) in &self.members {
+            if let Ok(memory) = member.daemon.memory() {
+                let peak = self.peaks.entry(target).or_default();
+                *peak = (*peak).max(memory.peak);
+            }
+        }
+    }
+
+    /// The highest memory of each process so far, bytes.
+    pub fn peaks(&self) -> &BTreeMap<Target, u64> {
+        &self.peaks
+    }
+
+    /// The ingest API.
+    pub fn ingest_url(&self) -> String {
+        self.members.get(&Target::Gateway).map_or_else(String::new, |gateway| format!("http://{}", gateway.address))
+    }
+
+    /// The store, as the user that writes.
+    pub fn clickhouse(&self) -> &ClickHouseConfig {
+        &self.clickhouse
+    }
+
+    /// `KAFKA_BROKERS`, when there are any.
+    pub fn bootstrap(&self) -> Option<String> {
+        self.brokers.as_ref().map(Brokers::bootstrap)
+    }
+
+    /// Leaves data and logs where they are, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.scratch.keep();
+        self.scratch.path()
+    }
+
+    fn signal_clickhouse(&mut self, signal: Signal) -> Result<(), FleetError> {
+        let Some(store) = self.members.get(&Target::Store) else { return Ok(()) };
+        let text = std::fs::read_to_string(self.scratch.path().join("store/clickhouse.pid")).unwrap_or_default();
+        let Ok(pid) = text.trim().parse::<i32>() else { return Ok(()) };
+        // A pid file may outlive its process, and the number may then be anybody's.
+        if process::parent(pid).ok() != store.daemon.pid().ok() {
+            return Ok(());
+        }
+        if signal == Signal::STOP {
+            self.paused_clickhouse = Some(pid);
+        }
+        // It may have gone in between: then there is nothing left to break.
+        drop(process::signal(pid, signal));
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        target: Target,
+        launch: Launch,
+        address: String,
+        admin: Option<String>,
+    ) -> Result<(), FleetError> {
+        let daemon = Daemon::start(&launch)?;
+        self.members.insert(target, Member { launch, daemon, address, admin });
+        Ok(())
+    }
+
+    fn launch(&self, target: Target, program: PathBuf, arguments: &[&str], env: &[(&str, &str)]) -> Launch {
+        let name = target.to_string().replace(' ', "-");
+        let mut env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let data = self.scratch.path().join(&name).display().to_string();
+        env.extend([("TALLYHOUSE_DATA".to_owned(), data), ("TALLYHOUSE_DEV".to_owned(), "1".to_owned())]);
+        Launch {
+            log: self.scratch.path().join(format!("{name}.log")),
+            name,
+            program,
+            arguments: arguments.iter().map(Into::into).collect(),
+            without: ["CLICKHOUSE_URL", "KAFKA_BROKERS", "REDIS_URL", "INGEST_ROLE"]
+                .into_iter()
+                .filter(|unset| env.iter().all(|(name, _)| name != unset))
+                .collect(),
+            env,
+        }
+    }
+
+    fn redis(&self, address: &str) -> Launch {
+        let port = port_of(address);
+        let arguments = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        self.launch(Target::Redis, "redis-server".into(), &arguments, &[])
+    }
+
+    fn store(&self, programs: &Programs, http: &str, tcp: &str) -> Launch {
+        let env = [("CLICKHOUSE_HTTP_PORT", port_of(http)), ("CLICKHOUSE_TCP_PORT", port_of(tcp))];
+        self.launch(Target::Store, programs.tallyhouse.clone(), &["store"], &env)
+    }
+
+    fn ingest(&self, programs: &Programs, target: Target, [public, admin, redis]: [&str; 3]) -> Launch {
+        let (partitions, redis) = (PARTITIONS.to_string(), format!("redis://{redis}"));
+        let bootstrap = self.bootstrap();
+        let replication = self.brokers.as_ref().map_or(1, Brokers::replication).to_string();
+        let mut env = vec![
+            ("INGEST_ADDR", public),
+            ("INGEST_ADMIN_ADDR", admin),
+            ("REDIS_URL", &redis),
+            ("CLICKHOUSE_URL", &self.clickhouse.url),
+            ("CLICKHOUSE_USER", &self.clickhouse.user),
+            ("CLICKHOUSE_PASSWORD", &self.clickhouse.password),
+            ("USER_HASH_KEY", USER_HASH_KEY),
+        ];
+        if let Some(bootstrap) = &bootstrap {
+            let role = if target == Target::Gateway { "gateway" } else { "consumer" };
+            env.extend([
+                ("INGEST_ROLE", role),
+                ("KAFKA_BROKERS", bootstrap.as_str()),
+                ("KAFKA_TOPIC", TOPIC),
+                ("KAFKA_GROUP", GROUP),
+                ("KAFKA_PARTITIONS", &partitions),
+                ("KAFKA_REPLICATION", &replication),
+            ]);
+        }
+        self.launch(target, programs.ingest.clone(), &[], &env)
+    }
+}
+
+impl Member {
+    fn not_ready(&self) -> FleetError {
+        FleetError::NotReady { name: self.launch.name.clone(), log: log_tail(&self.launch.log) }
+    }
+}
+
+fn port_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(_, port)| port)
+}
+
+/// Addresses that nobody listens on. All are held while they are chosen, so that they differ.
+fn free_addresses(count: usize) -> std::io::Result<Vec<String>> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+    held.iter().map(|listener| listener.local_addr().map(|address| address.to_string())).collect()
+}
