@@ -13,6 +13,7 @@ use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 use crate::kafka::config::KafkaConfig;
 use crate::projects::Projects;
+use crate::spool::shelf::SpoolLimits;
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub batch: BatchLimits,
     /// How long ids are remembered.
     pub dedup: DedupLimits,
+    /// What may wait on this machine's disk.
+    pub spool: SpoolLimits,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
@@ -111,6 +114,10 @@ impl Config {
             dedup: DedupLimits {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
                 ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
+            },
+            spool: SpoolLimits {
+                bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
+                age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
             },
             kafka: KafkaConfig::from_env(env)?,
             projects: projects(

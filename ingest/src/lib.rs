@@ -26,6 +26,7 @@ pub mod pipeline;
 pub mod projects;
 pub mod recover;
 mod run;
+pub mod spool;
 pub mod store;
 pub mod way;
 pub mod window;

@@ -12,6 +12,7 @@ use tallyhouse_sql::Class;
 use crate::intake::Gauges;
 use crate::kafka::batch::Counts;
 use crate::kafka::gateway::Landing;
+use crate::spool::shelf::SpoolGauges;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
@@ -50,6 +51,13 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
+    spool_files: IntGauge,
+    spool_bytes: IntGauge,
+    spool_oldest_seconds: IntGauge,
+    /// Events that were made durable in the spool.
+    pub spool_sealed: IntCounter,
+    /// Events that were refused because the spool was full.
+    pub spool_refused: IntCounter,
     /// Batches of an earlier process that were sent again.
     pub journal_replayed: IntCounter,
     /// Half-written files that were removed at start.
@@ -177,6 +185,17 @@ impl Metrics {
                 "tallyhouse_ingest_dead_letters_dropped_total",
                 "Dead letters that could not be kept",
             )?,
+            spool_files: gauge("tallyhouse_ingest_spool_files", "Files that wait in the spool")?,
+            spool_bytes: gauge("tallyhouse_ingest_spool_bytes", "Bytes that wait in the spool")?,
+            spool_oldest_seconds: gauge(
+                "tallyhouse_ingest_spool_oldest_seconds",
+                "Age of the oldest file in the spool",
+            )?,
+            spool_sealed: counter("tallyhouse_ingest_spool_sealed_total", "Events made durable in the spool")?,
+            spool_refused: counter(
+                "tallyhouse_ingest_spool_refused_total",
+                "Events refused because the spool was full",
+            )?,
             journal_replayed: counter(
                 "tallyhouse_ingest_journal_replayed_total",
                 "Batches of an earlier process sent again",
@@ -239,7 +258,7 @@ impl Metrics {
         let landing = match landing {
             Landing::Acknowledged { .. } => "acknowledged",
             Landing::TooLarge => "too_large",
-            Landing::Failed | Landing::Pending => "failed",
+            Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
         };
         self.produced.with_label_values(&[landing]).inc();
     }
@@ -319,6 +338,13 @@ impl Metrics {
     /// Partitions that wait for ClickHouse.
     pub fn paused_partitions(&self, partitions: usize) {
         self.paused_partitions.set(partitions as i64);
+    }
+
+    /// What waits in the spool.
+    pub fn spool(&self, gauges: SpoolGauges) {
+        self.spool_files.set(gauges.files as i64);
+        self.spool_bytes.set(gauges.bytes as i64);
+        self.spool_oldest_seconds.set(gauges.oldest.as_secs() as i64);
     }
 
     /// Whether every lane can go on.

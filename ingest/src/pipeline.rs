@@ -67,7 +67,7 @@ impl Pipeline {
         let limits = self.config.request;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
-        let ready = self.way.prepare(&caller.rules.project).await.map_err(|why| self.refused(why, 0))?;
+        let ready = self.way.prepare(&caller.rules.project).await;
         let asked = Asked { layout, caller, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
+use tallyhouse_service::breaker::Breaker;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
@@ -38,6 +39,8 @@ use crate::kafka::topics::Topics;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::recover::RecoverError;
+use crate::spool::folder::{Folder, FolderError};
+use crate::spool::records::RecordSpool;
 use crate::store::Store;
 use crate::way::{LogWay, Way};
 
@@ -61,6 +64,9 @@ pub enum RunError {
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] JournalError),
+    /// The spool cannot be used.
+    #[error("{0}")]
+    Spool(#[from] FolderError),
     /// It could not take up what an earlier process left.
     #[error("{0}")]
     Recover(#[from] RecoverError),
@@ -179,8 +185,12 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
     let client = store.client.clone();
     let gateway = kafka.role.has_gateway().then(|| {
+        let folder = Folder::open(&config.data.join("ingest").join("records"))?;
+        let (spool, puts) = RecordSpool::open(folder, config.spool, Arc::clone(&metrics))?;
         let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
-        Ok::<_, RunError>(Arc::new(LogWay { gateway, progress: Progress::new(&kafka.brokers, &kafka.group)? }))
+        let progress = Progress::new(&kafka.brokers, &kafka.group)?;
+        let way = LogWay { gateway, progress, spool, breaker: Breaker::default() };
+        Ok::<_, RunError>((Arc::new(way), puts))
     });
     let gateway = gateway.transpose()?;
     let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
@@ -197,7 +207,7 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
         store,
         drain: kafka.revoke_within,
     });
-    let way = gateway.clone().map(Way::Log);
+    let way = gateway.as_ref().map(|(way, _)| Way::Log(Arc::clone(way)));
     Ok((way, Back::Log(Kafka { topics, gateway, consumer, guard, client, health })))
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use tallyhouse_schema::Event;
+use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::clock::steady_ms;
 use tokio::time::Instant;
 
 use crate::batch::Outcome;
@@ -11,6 +13,7 @@ use crate::intake::{Fate, Intake, Refused, Submitted};
 use crate::kafka::gateway::{Destination, Gateway, InFlight, Landing, marks};
 use crate::kafka::progress::Progress;
 use crate::kafka::records::Records;
+use crate::spool::records::RecordSpool;
 
 /// The ways.
 #[derive(Clone)]
@@ -27,6 +30,10 @@ pub struct LogWay {
     pub gateway: Gateway,
     /// Knows what is stored.
     pub progress: Progress,
+    /// Keeps what Kafka does not take.
+    pub spool: RecordSpool,
+    /// Leaves Kafka alone while it does not answer.
+    pub breaker: Breaker,
 }
 
 /// What has to be known before events can be submitted.
@@ -36,6 +43,8 @@ pub enum Ready {
     Direct,
     /// Where they go.
     Log(Destination),
+    /// Into the spool, for a topic: Kafka does not answer.
+    Spool(Arc<str>),
 }
 
 /// Events that were submitted.
@@ -45,6 +54,13 @@ pub enum Pending {
     Batches(Submitted),
     /// On their way into the log.
     Records(InFlight),
+    /// To be spooled.
+    Unsent {
+        /// Where they are to go in the end.
+        topic: Arc<str>,
+        /// The records.
+        records: Records,
+    },
 }
 
 /// What became of an event.
@@ -62,16 +78,10 @@ pub enum Settled {
 
 impl Way {
     /// Finds out what submitting needs, waiting if it must.
-    pub async fn prepare(&self, project: &str) -> Result<Ready, Refused> {
+    pub async fn prepare(&self, project: &str) -> Ready {
         match self {
-            Self::Direct(_) => Ok(Ready::Direct),
-            Self::Log(log) => match log.gateway.prepare(project).await {
-                Ok(destination) => Ok(Ready::Log(destination)),
-                Err(error) => {
-                    tracing::warn!(%error, "events cannot be written to Kafka");
-                    Err(Refused::Unreachable)
-                }
-            },
+            Self::Direct(_) => Ready::Direct,
+            Self::Log(log) => log.prepare(project).await,
         }
     }
 
@@ -96,6 +106,7 @@ impl Way {
             (Self::Log(log), Ready::Log(destination)) => {
                 Ok(Pending::Records(log.gateway.send(destination, Records::of(project, events), trace)))
             }
+            (Self::Log(_), Ready::Spool(topic)) => Ok(Pending::Unsent { topic, records: Records::of(project, events) }),
             (Self::Log(_), Ready::Direct) => Err(Refused::Starting),
         }
     }
@@ -105,7 +116,13 @@ impl Way {
         match (pending, self) {
             (Pending::Batches(submitted), _) => settle_batches(submitted, deadline).await,
             (Pending::Records(in_flight), Self::Log(log)) => log.settle(in_flight, wait, deadline).await,
-            (Pending::Records(in_flight), Self::Direct(_)) => vec![Settled::Open; in_flight.records.len()],
+            (Pending::Unsent { topic, records }, Self::Log(log)) => {
+                let landings = vec![Landing::Failed; records.len()];
+                log.fall_back(&topic, &records, landings).await.into_iter().map(|l| settled(l, wait, false)).collect()
+            }
+            (Pending::Records(InFlight { records, .. }) | Pending::Unsent { records, .. }, Self::Direct(_)) => {
+                vec![Settled::Open; records.len()]
+            }
         }
     }
 }
@@ -126,17 +143,53 @@ async fn settle_batches(submitted: Submitted, deadline: Instant) -> Vec<Settled>
 }
 
 impl LogWay {
+    async fn prepare(&self, project: &str) -> Ready {
+        let topic = self.gateway.topic(project);
+        if !self.breaker.allows(steady_ms()) {
+            return Ready::Spool(topic.into());
+        }
+        match self.gateway.destination(&topic).await {
+            Ok(destination) => Ready::Log(destination),
+            Err(error) => {
+                self.breaker.failed(steady_ms());
+                tracing::warn!(%error, "Kafka cannot be asked; events go to the spool");
+                Ready::Spool(topic.into())
+            }
+        }
+    }
+
     async fn settle(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<Settled> {
         let landings = in_flight.landed(deadline).await;
-        let is_shown = match wait {
-            Wait::Durable => true,
-            Wait::Stored => self.progress.reach(&in_flight.destination.topic, &marks(&landings), deadline).await,
-        };
-        let settled = |landing| match landing {
-            Landing::Acknowledged { .. } if is_shown => Settled::Accepted,
-            Landing::TooLarge => Settled::TooLarge,
-            Landing::Acknowledged { .. } | Landing::Failed | Landing::Pending => Settled::Open,
-        };
-        landings.into_iter().map(settled).collect()
+        let has_failed = landings.contains(&Landing::Failed);
+        match has_failed {
+            true => self.breaker.failed(steady_ms()),
+            false => self.breaker.succeeded(steady_ms()),
+        }
+        let InFlight { destination, records, .. } = in_flight;
+        let landings = if has_failed { self.fall_back(&destination.topic, &records, landings).await } else { landings };
+        let is_shown =
+            wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
+        landings.into_iter().map(|landing| settled(landing, wait, is_shown)).collect()
+    }
+
+    /// Spools what has failed.
+    async fn fall_back(&self, topic: &str, records: &Records, mut landings: Vec<Landing>) -> Vec<Landing> {
+        let failed = records.iter().zip(&landings).filter(|(_, l)| **l == Landing::Failed).map(|(record, _)| record);
+        if self.spool.put(topic, failed).await.is_ok() {
+            for landing in landings.iter_mut().filter(|landing| **landing == Landing::Failed) {
+                *landing = Landing::Spooled;
+            }
+        }
+        landings
+    }
+}
+
+fn settled(landing: Landing, wait: Wait, is_shown: bool) -> Settled {
+    match (landing, wait) {
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => Settled::Accepted,
+        (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => Settled::Accepted,
+        (Landing::TooLarge, _) => Settled::TooLarge,
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Open,
+        (Landing::Failed | Landing::Pending, _) => Settled::Open,
     }
 }

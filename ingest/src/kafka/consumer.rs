@@ -125,7 +125,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "the consumer's connection to Kafka has trouble");
         if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
-            self.parts.store.health.set("kafka", Status::Down, "no broker can be reached");
+            self.parts.store.health.set("kafka", Status::Degraded, "no broker can be reached");
         }
     }
 

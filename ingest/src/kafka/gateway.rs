@@ -6,7 +6,7 @@
 //!
 //! Failure cases: the client's queue is full - what did not fit has failed, at once; the broker does not acknowledge in time
 //! - failed, though it may be there (a repeat is recognised by its id); a record is larger than its topic takes - that is
-//! known before it is sent, is for good, and the event's sender is told.
+//! known before it is sent, is for good, and the event's sender is told. What has failed goes to the spool (`way`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +41,8 @@ pub enum Landing {
         /// And at which offset.
         offset: i64,
     },
+    /// Not in the log, but in the spool on this machine's disk.
+    Spooled,
     /// The broker takes no record of this size.
     TooLarge,
     /// Not acknowledged; it may be there nevertheless.
@@ -189,10 +191,14 @@ impl Gateway {
         Ok(Self { producer, topics, metrics })
     }
 
-    /// Learns where a project's events go, and makes the topic if need be.
-    pub async fn prepare(&self, project: &str) -> Result<Destination, TopicError> {
-        let topic = self.topics.rules().of(project);
-        let shape = self.topics.ensure(&topic).await?;
+    /// The topic of a project's events.
+    pub fn topic(&self, project: &str) -> String {
+        self.topics.rules().of(project)
+    }
+
+    /// Learns what a topic is like, and makes it if need be.
+    pub async fn destination(&self, topic: &str) -> Result<Destination, TopicError> {
+        let shape = self.topics.ensure(topic).await?;
         Ok(Destination { topic: topic.into(), shape })
     }
 

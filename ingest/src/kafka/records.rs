@@ -33,6 +33,13 @@ impl Records {
         records
     }
 
+    /// Appends a record that was encoded before.
+    pub fn push(&mut self, hash: u64, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.ends.push(self.bytes.len());
+        self.hashes.push(hash);
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()

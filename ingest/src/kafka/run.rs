@@ -8,11 +8,13 @@ use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::clickhouse::Client;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, ConsumerParts};
 use super::topics::Topics;
 use crate::guard::{self, Guard};
+use crate::spool::records::Puts;
 use crate::way::LogWay;
 
 /// What it works with.
@@ -20,7 +22,7 @@ pub struct Kafka {
     /// Topics.
     pub topics: Arc<Topics>,
     /// The gateway's half, if this process is one.
-    pub gateway: Option<Arc<LogWay>>,
+    pub gateway: Option<(Arc<LogWay>, Puts)>,
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
     /// Dimension values, to be filled at start.
@@ -34,27 +36,51 @@ pub struct Kafka {
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaError> {
+        let mut beside = JoinSet::new();
+        let ended = self.work(&mut beside, stop).await;
+        // What they have in hand is in the log, on the disk, or was handed back.
+        beside.shutdown().await;
+        ended
+    }
+
+    async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
         let Self { topics, gateway, consumer, guard, client, health } = self;
-        health.set("kafka", Status::Down, "starting");
+        if let Some((way, puts)) = gateway {
+            // Before Kafka was ever reached: the spool takes events meanwhile.
+            health.set("kafka", Status::Degraded, "not reached yet; events go to the spool");
+            health.set("ingest", Status::Up, "");
+            beside_the_gateway(beside, way, puts);
+            beside.spawn(async move { guard::learn(&client, &guard).await });
+        } else {
+            health.set("kafka", Status::Down, "not reached yet");
+        }
         tokio::select! {
             () = prepare(&topics) => {}
             () = stop.cancelled() => return Ok(()),
         }
         health.set("kafka", Status::Up, "");
         health.set("ingest", Status::Up, "");
-        // Beside the work: a gateway takes events while ClickHouse is away.
-        let learning = gateway.is_some().then(|| tokio::spawn(async move { guard::learn(&client, &guard).await }));
-        let progress = gateway.map(|way| tokio::spawn(async move { way.progress.run().await }));
-        let ended = match consumer {
-            Some(parts) => consume(parts, stop.clone()).await,
+        match consumer {
+            Some(parts) => consume(parts, stop).await,
             None => {
                 stop.cancelled().await;
                 Ok(())
             }
-        };
-        progress.into_iter().chain(learning).for_each(|task| task.abort());
-        ended
+        }
     }
+}
+
+fn beside_the_gateway(beside: &mut JoinSet<()>, way: Arc<LogWay>, puts: Puts) {
+    let (writing, draining, watching) = (Arc::clone(&way), Arc::clone(&way), Arc::clone(&way));
+    beside.spawn(async move { writing.spool.write(puts).await });
+    beside.spawn(async move { draining.spool.drain(&draining.gateway).await });
+    beside.spawn(async move { watching.progress.run().await });
+    beside.spawn(async move {
+        loop {
+            way.spool.report();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
 }
 
 /// On a thread of its own: it blocks for as long as the process lives.

@@ -15,3 +15,5 @@
 //! * a drained file cannot be removed: removal is repeated, loudly; until then nothing newer is drained.
 
 pub mod folder;
+pub mod records;
+pub mod shelf;

@@ -28,7 +28,12 @@ use crate::support::Folder;
 
 /// Files of the journal with this extension.
 pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(data.path().join("ingest/journal")).unwrap().map(|entry| entry.unwrap().path());
+    journaled_in(data, "journal", extension)
+}
+
+/// Files of a spool with this extension.
+pub fn journaled_in(data: &Folder, spool: &str, extension: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data.path().join("ingest").join(spool)).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 

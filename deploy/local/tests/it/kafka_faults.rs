@@ -5,7 +5,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
 
-use crate::ingest_service::{Service, everywhere};
+use crate::ingest_service::{Service, everywhere, journaled_in};
 use crate::query_service::{eventually, new_project};
 use crate::support::{Folder, engine};
 
@@ -27,13 +27,18 @@ impl Cluster {
     }
 
     async fn service(&self) -> Service {
-        let settings = [
+        self.service_with(&[]).await
+    }
+
+    async fn service_with(&self, more: &[(&str, &str)]) -> Service {
+        let mut settings = vec![
             ("KAFKA_BROKERS", self.bootstrap.as_str()),
             ("KAFKA_TOPIC", TOPIC),
             ("KAFKA_GROUP", "faults"),
-            ("KAFKA_TIMEOUT_MS", "5000"),
+            ("KAFKA_TIMEOUT_MS", "2000"),
             ("INGEST_ACK_TIMEOUT_MS", "10000"),
         ];
+        settings.extend(more);
         Service::start_with(engine().await.writer(), &self.data, &self.project, &settings).await
     }
 
@@ -110,7 +115,107 @@ async fn a_fenced_consumer_ends_its_process_and_the_next_one_goes_on() {
     let ended = service.ended().await.unwrap_err().to_string();
     assert!(ended.contains("FencedInstanceId"), "{ended}");
 
-    let service = cluster.service().await;
+    let elsewhere = Folder::create();
+    let service = cluster.service_with(&[("TALLYHOUSE_DATA", &elsewhere.path().display().to_string())]).await;
     cluster.counted(60).await;
     service.stop().await;
+}
+
+fn body(ids: std::ops::Range<u32>) -> String {
+    let long = "x".repeat(2_000);
+    let events =
+        ids.map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
+    serde_json::Value::from_iter(events).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() {
+    let cluster = Cluster::start();
+    let service = cluster.service().await;
+    cluster.send(&service, 0..10).await;
+    cluster.mock.broker_down(1).unwrap();
+    for from in [10, 60, 110, 30] {
+        let reply = service.send(body(from..from + 50)).await;
+        assert_eq!(reply.status, 202, "{}", reply.excerpt());
+    }
+    assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 150);
+    assert!(service.health.is_ready());
+    cluster.mock.broker_up(1).unwrap();
+    cluster.counted(160).await;
+    eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_outlives_its_process_and_a_damaged_file_holds_up_nobody() {
+    let cluster = Cluster::start();
+    let service = cluster.service().await;
+    cluster.send(&service, 0..10).await;
+    cluster.mock.broker_down(1).unwrap();
+    for from in [10, 20, 30] {
+        assert_eq!(service.send(body(from..from + 10)).await.status, 202);
+    }
+    service.stop().await;
+    let mut files = journaled_in(&cluster.data, "records", "batch");
+    files.sort();
+    assert_eq!(files.len(), 3);
+    // The middle one is cut off: its ten events are lost, and said to be.
+    let bytes = std::fs::read(&files[1]).unwrap();
+    std::fs::write(&files[1], &bytes[..bytes.len() - 1]).unwrap();
+
+    cluster.mock.broker_up(1).unwrap();
+    let service = cluster.service().await;
+    cluster.counted(30).await;
+    eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    assert_eq!(service.metric("tallyhouse_ingest_journal_damaged_total"), 1);
+    assert_eq!(journaled_in(&cluster.data, "records", "damaged").len(), 1);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
+    let cluster = Cluster::start();
+    let service = cluster.service_with(&[("SPOOL_BYTES", "1048576")]).await;
+    cluster.send(&service, 0..10).await;
+    cluster.mock.broker_down(1).unwrap();
+    let mut taken = 10;
+    let refused = loop {
+        let reply = service.send(body(taken..taken + 100)).await;
+        if reply.status != 202 {
+            break reply;
+        }
+        taken += 100;
+        assert!(taken < 5_000, "it is never full");
+    };
+    assert_eq!(refused.status, 503, "{}", refused.excerpt());
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(service.metric("tallyhouse_ingest_spool_refused_total") >= 100);
+    cluster.mock.broker_up(1).unwrap();
+    cluster.counted(u64::from(taken)).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_hands_events_back() {
+    let cluster = Cluster::start();
+    let mount = cluster.data.path().join("ingest");
+    std::fs::create_dir_all(&mount).unwrap();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&mount).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED a_full_disk_hands_events_back: only root may mount a small file system");
+        return;
+    }
+    let service = cluster.service().await;
+    cluster.send(&service, 0..10).await;
+    cluster.mock.broker_down(1).unwrap();
+    let reply = service.send(body(10..400)).await;
+    assert_eq!(reply.status, 503, "{}", reply.excerpt());
+    assert_eq!(crate::ingest_service::json(&reply)["code"], "not_confirmed");
+    assert!(journaled_in(&cluster.data, "records", "part").is_empty());
+    cluster.mock.broker_up(1).unwrap();
+    eventually("Kafka is used again", async || service.send(body(10..400)).await.status == 202).await;
+    cluster.counted(400).await;
+    service.stop().await;
+    assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
 }
