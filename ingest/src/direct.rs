@@ -32,11 +32,19 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the journal.
+    /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is on the disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RecoverError> {
+        let (inserter, intake) = (self.inserter.clone(), Arc::clone(&self.intake));
+        let adopted = tokio::task::spawn_blocking(move || recover::adopt(&inserter, &intake));
+        let adopted = adopted.await.unwrap_or(Ok(0))?;
+        let mut drainer = JoinSet::new();
+        drainer.spawn(self.inserter.clone().drain(Arc::clone(&self.intake)));
         tokio::select! {
-            recovered = self.recover() => recovered?,
-            () = stop.cancelled() => return Ok(()),
+            recovered = self.recover(adopted) => recovered?,
+            () = stop.cancelled() => {
+                drainer.shutdown().await;
+                return Ok(());
+            }
         }
         let mut workers = JoinSet::new();
         for _ in 0..self.inserts {
@@ -44,18 +52,19 @@ impl Direct {
         }
         while tokio::time::timeout(Duration::from_secs(1), stop.cancelled()).await.is_err() {
             self.inserter.metrics.intake(self.intake.gauges(steady_ms()));
+            self.inserter.report(&self.intake);
         }
         // The open batch is closed at once: requests that wait for it are answered within the drain, not after its linger.
         self.intake.stop();
         lifecycle::drain("batches", self.drain, async { while workers.join_next().await.is_some() {} }).await;
+        drainer.shutdown().await;
         Ok(())
     }
 
-    async fn recover(&self) -> Result<(), RecoverError> {
+    async fn recover(&self, adopted: usize) -> Result<(), RecoverError> {
         let health = &self.inserter.store.health;
-        let replayed = recover::replay(&self.inserter).await?;
         let known = recover::warm(&self.inserter.store.client, &self.intake, self.dedup).await?;
-        tracing::info!(replayed, known, "recovered");
+        tracing::info!(adopted, known, "recovered");
         guard::learn(&self.inserter.store.client, &self.guard).await;
         self.intake.open();
         health.set("clickhouse", Status::Up, "");

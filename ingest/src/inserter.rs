@@ -1,33 +1,78 @@
-//! Batches -> ClickHouse. A few workers, each with one batch in hand until it is stored.
+//! Batches -> ClickHouse, or onto the disk while it is away.
+//!
+//! ```text
+//! batch -> file -> first attempt -> stored -> file removed
+//!                     | failed, or not through within a second, or others wait already
+//!                     v
+//!                  file synced -> sealed: acknowledged -> drained in order, until stored -> file removed
+//! ```
+//!
+//! An insert writes to a table and three views. A process that dies in the middle leaves some of them written, and only the
+//! same bytes with the same token can complete the rest. So a batch is a file before its first attempt and until it is stored:
+//! whoever starts next sends it again, and what was there already is not counted twice.
+//!
+//! A batch that was attempted is never given up. While files wait nothing newer is attempted, so no insert can push the token
+//! of the oldest one out of ClickHouse's window, however long it waits.
+//!
+//! Failure cases beside those of [`crate::spool`]:
+//! * the file cannot be written: the batch is handed back before any attempt;
+//! * the file of an attempted batch cannot be synced: it is not acknowledged, and attempted until it is stored;
+//! * a file is damaged when it is read back: its ids are forgotten, so that sending its events again counts them.
+//!
+//! No breaker stands before ClickHouse here: the first failure sends everything to the disk, and the drainer's attempts are
+//! the probes.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tallyhouse_service::clock::steady_ms;
+use tallyhouse_service::clock::{now_ms, steady_ms};
+use tallyhouse_service::health::Status;
+use tokio::task::JoinHandle;
+use ulid::Ulid;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Promise};
 use crate::intake::Intake;
-use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::spool::folder::{Content, Folder, FolderError};
+use crate::spool::shelf::Shelf;
 use crate::store::{Block, Store};
 
-/// What a worker works with.
+/// A batch whose file waits.
+pub struct Sealed {
+    promise: Promise,
+    /// The attempt that was under way when it was sealed: whether it succeeded.
+    attempt: Mutex<Option<JoinHandle<bool>>>,
+}
+
+impl Sealed {
+    /// One of which nothing is under way.
+    pub fn new(promise: Promise) -> Arc<Self> {
+        Arc::new(Self { promise, attempt: Mutex::default() })
+    }
+}
+
+/// What works with batches; clones share it.
 #[derive(Clone)]
 pub struct Inserter {
-    /// Where they go.
+    /// Where batches go.
     pub store: Store,
-    /// Where batches are kept meanwhile.
-    pub journal: Arc<Journal>,
+    /// Where their files are.
+    pub folder: Arc<Folder>,
+    /// Files that wait.
+    pub shelf: Arc<Shelf<Arc<Sealed>>>,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
+
+/// An attempt that takes longer than this goes on while its requests are answered from the disk.
+const SEAL_AFTER: Duration = Duration::from_secs(1);
 
 /// Between attempts to remove a stored batch's file.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 impl Inserter {
-    /// Inserts batches until the intake ends.
+    /// Stores or seals batches until the intake ends.
     pub async fn run(self, intake: Arc<Intake>) {
         while let Some(batch) = intake.next().await {
             self.settle(&intake, batch).await;
@@ -35,40 +80,152 @@ impl Inserter {
     }
 
     async fn settle(&self, intake: &Intake, batch: Batch) {
-        let batch = Arc::new(batch);
-        let journal = Arc::clone(&self.journal);
-        let copy = Arc::clone(&batch);
-        let written = tokio::task::spawn_blocking(move || journal.write(&copy)).await;
-        let path = match written {
-            Ok(Ok(path)) => path,
-            Ok(Err(error)) => return self.hand_back(intake, &batch, &error.to_string()),
-            Err(error) => return self.hand_back(intake, &batch, &error.to_string()),
+        let Batch { promise, token, rows, chunks } = batch;
+        let content = Arc::new(Content { token, rows, chunks });
+        let is_full = self.shelf.is_full(now_ms());
+        intake.set_full(is_full);
+        let path = match self.write(&promise, &content).await {
+            Ok(path) if !is_full => path,
+            Ok(path) => {
+                self.forget(&path).await;
+                self.metrics.spool_refused.inc_by(rows as u64);
+                return intake.handed_back(&promise);
+            }
+            Err(error) => {
+                self.metrics.journal_errors.inc();
+                tracing::error!(%error, rows, "a batch cannot be written down and is handed back");
+                return intake.handed_back(&promise);
+            }
         };
-        self.store.insert(Block { token: &batch.token, rows: batch.rows, chunks: &batch.chunks }).await;
-        self.forget(&path).await;
-        intake.stored(&batch, steady_ms());
+        let mut attempt = None;
+        if self.shelf.is_empty() {
+            let mut running = self.attempt(Arc::clone(&content));
+            match tokio::time::timeout(SEAL_AFTER, &mut running).await {
+                Ok(Ok(true)) => {
+                    self.forget(&path).await;
+                    return intake.stored(&promise, steady_ms());
+                }
+                Ok(_) => attempt = Some(None),
+                Err(_) => attempt = Some(Some(running)),
+            }
+        }
+        self.seal(intake, Unsealed { path, promise, content, attempt }).await;
     }
 
-    /// Removes a stored batch's file, however often it takes.
+    fn attempt(&self, content: Arc<Content>) -> JoinHandle<bool> {
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let outcome = store.attempt(block(&content)).await;
+            if let Err(error) = &outcome {
+                tracing::warn!(%error, token = content.token, rows = content.rows, "an insert failed; the batch waits on the disk");
+            }
+            outcome.is_ok()
+        })
+    }
+
+    async fn seal(&self, intake: &Intake, unsealed: Unsealed) {
+        let Unsealed { path, promise, content, attempt } = unsealed;
+        let (folder, file) = (Arc::clone(&self.folder), path.clone());
+        let synced = tokio::task::spawn_blocking(move || folder.sync(&file)).await;
+        if let Ok(Ok(())) = synced {
+            self.metrics.spool_sealed.inc_by(content.rows as u64);
+            intake.sealed(&promise);
+            let attempt = Mutex::new(attempt.flatten());
+            return self.shelf.put(&path, Arc::new(Sealed { promise, attempt }));
+        }
+        self.metrics.journal_errors.inc();
+        tracing::error!(?synced, token = content.token, "a batch cannot be synced to the disk");
+        if attempt.is_none() {
+            self.forget(&path).await;
+            return intake.handed_back(&promise);
+        }
+        self.store.insert(block(&content)).await;
+        self.forget(&path).await;
+        intake.stored(&promise, steady_ms());
+    }
+
+    /// Inserts files that wait, the oldest first. Never ends.
+    pub async fn drain(self, intake: Arc<Intake>) {
+        loop {
+            let (path, sealed) = self.shelf.first().await;
+            let running = sealed.attempt.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let is_stored = match running {
+                Some(running) => running.await.unwrap_or(false),
+                None => false,
+            };
+            if !is_stored {
+                match self.read(&path).await {
+                    Some(content) => self.store.insert(block(&content)).await,
+                    None => {
+                        self.metrics.journal_damaged.inc();
+                        tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
+                        self.shelf.take(&path);
+                        intake.handed_back(&sealed.promise);
+                        continue;
+                    }
+                }
+            }
+            self.forget(&path).await;
+            self.shelf.take(&path);
+            intake.stored(&sealed.promise, steady_ms());
+        }
+    }
+
+    /// The file's content; `None` when it is damaged. Tries until it can be read.
+    async fn read(&self, path: &Path) -> Option<Content> {
+        loop {
+            let (folder, file) = (Arc::clone(&self.folder), path.to_owned());
+            match tokio::task::spawn_blocking(move || folder.read(&file)).await {
+                Ok(Ok(content)) => return content,
+                other => {
+                    self.metrics.journal_errors.inc();
+                    tracing::error!(?other, path = %path.display(), "a batch cannot be read back; trying again");
+                    tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, promise: &Promise, content: &Arc<Content>) -> Result<PathBuf, FolderError> {
+        let name = format!("{:016}-{:016}-{}", now_ms(), promise.sequence, Ulid::generate());
+        let (folder, content) = (Arc::clone(&self.folder), Arc::clone(content));
+        let failed = |error: tokio::task::JoinError| FolderError::Io { path: String::new(), source: error.into() };
+        tokio::task::spawn_blocking(move || folder.write(&name, &content)).await.map_err(failed)?
+    }
+
+    /// Removes a file, however often it takes.
     ///
     /// Not given up: a file that stays would be sent again at some later start, when ClickHouse may have forgotten its token,
     /// and be counted twice. Until it is gone its batch counts as uncertain, so nothing gets too far ahead of it.
-    pub async fn forget(&self, path: &Path) {
-        while let Err(error) = self.journal.remove(path) {
+    async fn forget(&self, path: &Path) {
+        while let Err(error) = self.folder.remove(path) {
             self.metrics.journal_errors.inc();
             tracing::error!(%error, "the file of a stored batch cannot be removed; trying again");
             tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
         }
     }
 
-    fn hand_back(&self, intake: &Intake, batch: &Batch, reason: &str) {
-        self.metrics.journal_errors.inc();
-        tracing::error!(
-            token = batch.token,
-            rows = batch.rows,
-            reason,
-            "a batch could not be journaled and is handed back"
-        );
-        intake.handed_back(batch);
+    /// Tells what waits, and whether more may.
+    pub fn report(&self, intake: &Intake) {
+        let is_full = self.shelf.is_full(now_ms());
+        self.metrics.spool(self.shelf.gauges(now_ms()));
+        intake.set_full(is_full);
+        match is_full {
+            true => self.store.health.set("spool", Status::Down, "full: events are refused until ClickHouse is back"),
+            false => self.store.health.set("spool", Status::Up, ""),
+        }
     }
+}
+
+/// A batch that is about to be sealed.
+struct Unsealed {
+    path: PathBuf,
+    promise: Promise,
+    content: Arc<Content>,
+    /// `None`: not attempted. `Some(None)`: attempted in vain. Else: being attempted.
+    attempt: Option<Option<JoinHandle<bool>>>,
+}
+
+fn block(content: &Content) -> Block<'_> {
+    Block { token: &content.token, rows: content.rows, chunks: &content.chunks }
 }

@@ -5,8 +5,8 @@
 //! *window* (stored). A repeated id of a pending batch waits for that very batch: if that is handed back, so is the repeat, and
 //! nothing is lost by calling it a duplicate.
 //!
-//! A batch that was attempted is never given up: its outcome is uncertain until it is stored. Requests stop waiting
-//! after their deadline and are told to come again; when they do, their events are pending or stored.
+//! A batch that was attempted is never given up: its outcome is uncertain until it is stored, or sealed on the disk. Requests
+//! stop waiting after their deadline and are told to come again; when they do, their events are pending or stored.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use crate::batch::{Batch, Builder, EventKey, KeyHasher, KeyMap, Outcome, Ticket};
+use crate::batch::{Batch, Builder, EventKey, KeyHasher, KeyMap, Outcome, Promise, Ticket};
 use crate::config::{BatchLimits, DedupLimits};
 use crate::window::Window;
 
@@ -33,8 +33,8 @@ pub enum Refused {
     Full,
     /// The process is stopping.
     Stopping,
-    /// Nothing that could keep events can be reached.
-    Unreachable,
+    /// ClickHouse is away, and as much waits on the disk as may.
+    SpoolFull,
 }
 
 /// What a request's event is, provided that its batch gets stored.
@@ -80,6 +80,7 @@ struct State {
     uncertain: BTreeSet<u64>,
     window: Window,
     next_sequence: u64,
+    is_full: bool,
     /// The pace: no batch that is not full is handed out before.
     not_before: Instant,
 }
@@ -90,6 +91,7 @@ pub struct Intake {
     changed: Notify,
     hasher: KeyHasher,
     limits: BatchLimits,
+    most_pending: usize,
     instance: String,
 }
 
@@ -120,6 +122,7 @@ impl Intake {
             uncertain: BTreeSet::new(),
             window: Window::new(dedup.window, dedup.ids),
             next_sequence: 0,
+            is_full: false,
             not_before: Instant::now(),
         };
         Self {
@@ -127,6 +130,7 @@ impl Intake {
             changed: Notify::new(),
             hasher: KeyHasher::random(),
             limits,
+            most_pending: dedup.ids,
             instance: Ulid::generate().to_string(),
         }
     }
@@ -158,6 +162,8 @@ impl Intake {
         match state.phase {
             Phase::Starting => return Err(Refused::Starting),
             Phase::Stopping => return Err(Refused::Stopping),
+            // Pending ids are held beside the window: as many again, at most.
+            Phase::Open if state.is_full || state.pending.len() >= self.most_pending => return Err(Refused::SpoolFull),
             Phase::Open if !state.has_room(self.limits) => return Err(Refused::Full),
             Phase::Open => {}
         }
@@ -211,35 +217,58 @@ impl Intake {
     }
 
     /// A batch is stored: its ids move into the window and its requests are told.
-    pub fn stored(&self, batch: &Batch, now: i64) {
+    pub fn stored(&self, promise: &Promise, now: i64) {
         // In slices, so that requests are not held up for as long as a whole batch takes.
-        for keys in batch.keys.chunks(4_096) {
+        for keys in promise.keys.chunks(4_096) {
             let mut state = self.lock();
             for key in keys {
                 state.window.insert(*key, -1, now);
                 state.pending.remove(key);
             }
         }
-        self.settle(batch, Outcome::Stored);
+        self.lock().tickets.remove(&promise.sequence);
+        self.settle(promise, Outcome::Stored);
     }
 
-    /// A batch was not attempted and will not be: its ids are forgotten and its requests are told.
-    pub fn handed_back(&self, batch: &Batch) {
+    /// A batch is on the disk and will be stored: its requests are told. Its ids stay pending, so a repeat waits for it.
+    pub fn sealed(&self, promise: &Promise) {
+        self.settle(promise, Outcome::Sealed);
+    }
+
+    /// A batch was not attempted and will not be, or its file is damaged: its ids are forgotten and its requests are told.
+    pub fn handed_back(&self, promise: &Promise) {
         let mut state = self.lock();
-        for key in &batch.keys {
+        for key in &promise.keys {
             state.pending.remove(key);
         }
+        state.tickets.remove(&promise.sequence);
         drop(state);
-        self.settle(batch, Outcome::HandedBack);
+        self.settle(promise, Outcome::HandedBack);
     }
 
-    fn settle(&self, batch: &Batch, outcome: Outcome) {
-        let mut state = self.lock();
-        state.uncertain.remove(&batch.sequence);
-        state.tickets.remove(&batch.sequence);
-        drop(state);
-        batch.outcome.send_replace(outcome);
+    fn settle(&self, promise: &Promise, outcome: Outcome) {
+        self.lock().uncertain.remove(&promise.sequence);
+        promise.outcome.send_replace(outcome);
         self.changed.notify_waiters();
+    }
+
+    /// Takes the ids of a batch that an earlier process left on the disk: they are pending until it is stored.
+    pub fn adopt<'a>(&self, ids: impl Iterator<Item = (&'a str, &'a str)>) -> Promise {
+        let outcome = watch::Sender::new(Outcome::Sealed);
+        let keys: Vec<EventKey> = ids.map(|(project, id)| self.hasher.key(project, id)).collect();
+        let mut state = self.lock();
+        let sequence = state.next_sequence;
+        state.next_sequence += 1;
+        state.tickets.insert(sequence, outcome.subscribe());
+        for key in &keys {
+            state.pending.insert(*key, sequence);
+        }
+        Promise { sequence, keys, outcome }
+    }
+
+    /// Whether the disk takes no more. Until it does, everything is refused before it is taken.
+    pub fn set_full(&self, is_full: bool) {
+        self.lock().is_full = is_full;
     }
 
     /// Refuses new events and lets [`Intake::next`] end when the last batch is out.
@@ -317,7 +346,8 @@ impl State {
             let rows = builder.rows();
             let (chunks, keys) = builder.finish();
             let token = format!("{}-{}", intake.instance, Ulid::generate());
-            self.closed.push_back(Batch { sequence, token, rows, chunks, keys, outcome });
+            let promise = Promise { sequence, keys, outcome };
+            self.closed.push_back(Batch { promise, token, rows, chunks });
         }
     }
 
@@ -337,7 +367,8 @@ impl State {
             }
         }
         let oldest_uncertain = self.uncertain.first().copied();
-        let next = self.closed.front().map(|b| b.sequence).or(self.open.as_ref().map(|open| open.sequence));
+        let next =
+            self.closed.front().map(|batch| batch.promise.sequence).or(self.open.as_ref().map(|open| open.sequence));
         if let (Some(oldest), Some(next)) = (oldest_uncertain, next) {
             // See MAX_BATCHES_AHEAD: further on, ClickHouse could forget the oldest one's token.
             if next > oldest + MAX_BATCHES_AHEAD {
@@ -349,7 +380,7 @@ impl State {
         }
         match self.closed.pop_front() {
             Some(batch) => {
-                self.uncertain.insert(batch.sequence);
+                self.uncertain.insert(batch.promise.sequence);
                 self.not_before = Instant::now() + jittered(intake.limits.pace);
                 Next::Batch(batch)
             }
@@ -427,14 +458,14 @@ mod tests {
         submit(&intake, &["2"]).unwrap();
         let started = Instant::now();
         let first = intake.next().await.unwrap();
-        assert_eq!((first.rows, first.keys.len(), started.elapsed()), (2, 2, LIMITS.linger));
+        assert_eq!((first.rows, first.promise.keys.len(), started.elapsed()), (2, 2, LIMITS.linger));
         submit(&intake, &["3"]).unwrap();
         let started = Instant::now();
         let second = intake.next().await.unwrap();
         let waited = started.elapsed();
         assert!(waited >= LIMITS.pace.mul_f64(0.79) && waited <= LIMITS.pace.mul_f64(1.21), "{waited:?}");
-        intake.stored(&first, 1);
-        intake.stored(&second, 1);
+        intake.stored(&first.promise, 1);
+        intake.stored(&second.promise, 1);
         submit(&intake, &["4", "5", "6", "7"]).unwrap();
         let started = Instant::now();
         assert_eq!(
@@ -452,7 +483,7 @@ mod tests {
         let repeat = submit(&intake, &["1"]).unwrap();
         assert_eq!(fates(&repeat), [Fate::Duplicate]);
         assert_eq!(*repeat.tickets[0].borrow(), Outcome::Pending);
-        intake.stored(&batch, 1);
+        intake.stored(&batch.promise, 1);
         for submitted in [first, repeat] {
             assert_eq!(*submitted.tickets[0].borrow(), Outcome::Stored);
         }
@@ -466,7 +497,7 @@ mod tests {
         let first = submit(&intake, &["1", "1"]).unwrap();
         assert_eq!(fates(&first), [Fate::Accepted, Fate::Duplicate]);
         let batch = intake.next().await.unwrap();
-        intake.handed_back(&batch);
+        intake.handed_back(&batch.promise);
         assert_eq!(*first.tickets[0].borrow(), Outcome::HandedBack);
         assert_eq!(fates(&submit(&intake, &["1"]).unwrap()), [Fate::Accepted]);
     }
@@ -485,7 +516,7 @@ mod tests {
         let batch = intake.next().await.unwrap();
         assert_eq!(batch.rows, 3);
         submit(&intake, &["8"]).unwrap();
-        intake.stored(&batch, 1);
+        intake.stored(&batch.promise, 1);
     }
 
     #[tokio::test]
@@ -500,11 +531,11 @@ mod tests {
         let stuck = intake.next().await.unwrap();
         for _ in 0..MAX_BATCHES_AHEAD {
             let batch = intake.next().await.unwrap();
-            intake.stored(&batch, 1);
+            intake.stored(&batch.promise, 1);
         }
         let mut next = std::pin::pin!(intake.next());
         assert!(futures_util::poll!(&mut next).is_pending());
-        intake.stored(&stuck, 1);
+        intake.stored(&stuck.promise, 1);
         assert!(next.await.is_some());
     }
 
@@ -515,7 +546,7 @@ mod tests {
         intake.stop();
         assert_eq!(submit(&intake, &["2"]).unwrap_err(), Refused::Stopping);
         let batch = intake.next().await.unwrap();
-        intake.stored(&batch, 1);
+        intake.stored(&batch.promise, 1);
         assert!(intake.next().await.is_none());
     }
 }

@@ -18,7 +18,6 @@ pub mod guard;
 pub mod http;
 pub mod inserter;
 pub mod intake;
-pub mod journal;
 pub mod kafka;
 pub mod known;
 pub mod metrics;

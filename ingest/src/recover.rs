@@ -1,55 +1,53 @@
-//! Start: finish what an earlier process began, then learn which ids are known. Nothing is taken before both are done.
+//! Start: take up what an earlier process left, and learn which ids are known. Nothing is taken before both are done.
+//!
+//! Files that are left are drained in the background; their ids are known from the files. While ClickHouse is away at start,
+//! known ids cannot be read, and taking events without them could count a repeated one twice: so the start waits for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::native;
 
 use crate::config::DedupLimits;
-use crate::inserter::Inserter;
+use crate::inserter::{Inserter, Sealed};
 use crate::intake::Intake;
-use crate::journal::JournalError;
 use crate::known::{self, KnownId, Whose};
-use crate::store::Block;
+use crate::spool::folder::FolderError;
 
 /// Why the ingester cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The journal cannot be read.
+    /// What is left cannot be read.
     #[error("{0}")]
-    Journal(#[from] JournalError),
+    Folder(#[from] FolderError),
     /// The tables are not there.
     #[error("the tables are missing or older than this version; run `tallyhouse migrate up`: {0}")]
     NotMigrated(StoreError),
 }
 
-/// Sends again what the journal holds, in order. Tokens make it exact whether or not it was stored before.
-pub async fn replay(inserter: &Inserter) -> Result<usize, RecoverError> {
-    let found = inserter.journal.look()?;
+/// Takes up files that are left, oldest first; half-written ones are removed, damaged ones set aside. Blocking.
+pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError> {
+    let found = inserter.folder.look()?;
     inserter.metrics.journal_unfinished.inc_by(found.unfinished as u64);
-    let mut replayed = 0;
-    for path in found.batches {
-        let journal = Arc::clone(&inserter.journal);
-        let file = path.clone();
-        let left = tokio::task::spawn_blocking(move || journal.read(&file)).await;
-        match left.map_err(|e| {
-            RecoverError::Journal(JournalError::Io { path: path.display().to_string(), source: e.into() })
-        })?? {
-            Some(left) => {
-                let block = Block { token: &left.token, rows: left.rows, chunks: &[left.block] };
-                inserter.store.insert(block).await;
-                inserter.forget(&left.path).await;
-                inserter.metrics.journal_replayed.inc();
-                replayed += 1;
-            }
-            None => {
-                inserter.metrics.journal_damaged.inc();
-                tracing::error!(path = %path.display(), "a journaled batch is damaged and was set aside");
-            }
-        }
+    let mut adopted = 0;
+    for path in found.files {
+        let Some(content) = inserter.folder.read(&path)? else {
+            inserter.metrics.journal_damaged.inc();
+            tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
+            continue;
+        };
+        // It outlived its process, and now its requests' successors may be told that it is durable.
+        inserter.folder.sync(&path)?;
+        let block: Vec<u8> = content.chunks.iter().flat_map(|chunk: &Bytes| chunk.to_vec()).collect();
+        let ids = native::leading_texts::<2>(&block).unwrap_or_default();
+        let promise = intake.adopt(ids.iter().map(|[project, id]| (*project, *id)));
+        inserter.shelf.put(&path, Sealed::new(promise));
+        inserter.metrics.journal_replayed.inc();
+        adopted += 1;
     }
-    Ok(replayed)
+    Ok(adopted)
 }
 
 /// Fills the window with ids of stored events, oldest first, as far back as it reaches or can hold.

@@ -28,7 +28,6 @@ use crate::guard::Guard;
 use crate::http;
 use crate::inserter::Inserter;
 use crate::intake::Intake;
-use crate::journal::{Journal, JournalError};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::consumer::ConsumerParts;
 use crate::kafka::gateway::Gateway;
@@ -41,6 +40,7 @@ use crate::pipeline::Pipeline;
 use crate::recover::RecoverError;
 use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
+use crate::spool::shelf::Shelf;
 use crate::store::Store;
 use crate::way::{LogWay, Way};
 
@@ -61,9 +61,6 @@ pub struct Deps {
 /// Why the write path could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The journal cannot be used.
-    #[error("{0}")]
-    Journal(#[from] JournalError),
     /// The spool cannot be used.
     #[error("{0}")]
     Spool(#[from] FolderError),
@@ -105,7 +102,6 @@ impl Ingest {
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
-            when_away: if config.kafka.is_some() { Status::Degraded } else { Status::Down },
         };
         let guard = Arc::new(Guard::default());
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
@@ -168,10 +164,11 @@ impl Ingest {
 
 fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
     let intake = Arc::new(Intake::new(config.batch, config.dedup));
-    let journal = Arc::new(Journal::open(&config.data)?);
+    let folder = Arc::new(Folder::open(&config.data.join("ingest").join("journal"))?);
+    let shelf = Arc::new(Shelf::new(config.spool));
     let direct = Direct {
         intake: Arc::clone(&intake),
-        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, journal },
+        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, folder, shelf },
         guard,
         dedup: config.dedup,
         inserts: config.batch.inserts,

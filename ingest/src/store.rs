@@ -24,8 +24,6 @@ pub struct Store {
     pub metrics: Arc<Metrics>,
     /// Where ClickHouse's state is told.
     pub health: Health,
-    /// What it means when inserts fail: something durable stands in front of ClickHouse, or not.
-    pub when_away: Status,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -72,7 +70,8 @@ impl Store {
             }
             Err(error) => {
                 self.metrics.insert_failed(error.class());
-                self.health.set("clickhouse", self.when_away, "inserts fail; they are repeated until they succeed");
+                // Something durable stands in front of it: Kafka, or the disk.
+                self.health.set("clickhouse", Status::Degraded, "inserts fail; they are repeated until they succeed");
                 Err(error)
             }
         }

@@ -114,7 +114,7 @@ impl Way {
     /// Waits until every event is settled, at most until the deadline. In the order of submission.
     pub async fn settle(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<Settled> {
         match (pending, self) {
-            (Pending::Batches(submitted), _) => settle_batches(submitted, deadline).await,
+            (Pending::Batches(submitted), _) => settle_batches(submitted, wait, deadline).await,
             (Pending::Records(in_flight), Self::Log(log)) => log.settle(in_flight, wait, deadline).await,
             (Pending::Unsent { topic, records }, Self::Log(log)) => {
                 let landings = vec![Landing::Failed; records.len()];
@@ -127,13 +127,19 @@ impl Way {
     }
 }
 
-async fn settle_batches(submitted: Submitted, deadline: Instant) -> Vec<Settled> {
-    let mut is_stored = Vec::with_capacity(submitted.tickets.len());
+async fn settle_batches(submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    let is_enough = |outcome: &Outcome| match outcome {
+        Outcome::Stored => true,
+        Outcome::Sealed => wait == Wait::Durable,
+        Outcome::Pending | Outcome::HandedBack => false,
+    };
+    let mut is_settled = Vec::with_capacity(submitted.tickets.len());
     for mut ticket in submitted.tickets {
-        let settled = tokio::time::timeout_at(deadline, ticket.wait_for(|outcome| *outcome != Outcome::Pending)).await;
-        is_stored.push(matches!(settled, Ok(Ok(outcome)) if *outcome == Outcome::Stored));
+        let ended = ticket.wait_for(|outcome| is_enough(outcome) || *outcome == Outcome::HandedBack);
+        let ended = tokio::time::timeout_at(deadline, ended).await;
+        is_settled.push(matches!(ended, Ok(Ok(outcome)) if is_enough(&outcome)));
     }
-    let confirmed = |batch: Option<usize>| batch.is_none_or(|batch| is_stored.get(batch) == Some(&true));
+    let confirmed = |batch: Option<usize>| batch.is_none_or(|batch| is_settled.get(batch) == Some(&true));
     let settled = |(fate, batch)| match fate {
         _ if !confirmed(batch) => Settled::Open,
         Fate::Accepted => Settled::Accepted,

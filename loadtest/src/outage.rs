@@ -1,5 +1,5 @@
-//! ClickHouse stands still under load. Nothing may be called durable that is not, memory must stay flat, and when
-//! ClickHouse is back everything must go on by itself.
+//! ClickHouse stands still under load. Events go on being acknowledged, from the disk; nothing may be called durable that is
+//! not, memory must stay flat, and when ClickHouse is back everything must be stored by itself.
 //!
 //! The hard version ends the outage by killing everything: what was acknowledged while ClickHouse stood still is then only
 //! where the ingester put it, and must be found there.

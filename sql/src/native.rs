@@ -119,6 +119,45 @@ pub fn block(rows: usize, fields: Vec<Field>) -> Vec<Bytes> {
     chunks
 }
 
+/// The values of a block's first `N` columns, row by row, if all of them are `String`. For blocks that [`block`] made.
+pub fn leading_texts<const N: usize>(mut block: &[u8]) -> Option<Vec<[&str; N]>> {
+    let (columns, rows) = (read_leb128(&mut block)?, read_leb128(&mut block)?);
+    if columns < N as u64 {
+        return None;
+    }
+    let mut texts = vec![[""; N]; usize::try_from(rows).ok().filter(|rows| *rows <= block.len())?];
+    for column in 0..N {
+        let _name = read_text(&mut block)?;
+        if read_text(&mut block)? != "String" {
+            return None;
+        }
+        for row in &mut texts {
+            *row.get_mut(column)? = read_text(&mut block)?;
+        }
+    }
+    Some(texts)
+}
+
+fn read_text<'a>(block: &mut &'a [u8]) -> Option<&'a str> {
+    let length = usize::try_from(read_leb128(block)?).ok()?;
+    let (text, rest) = block.split_at_checked(length)?;
+    *block = rest;
+    std::str::from_utf8(text).ok()
+}
+
+fn read_leb128(block: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..63).step_by(7) {
+        let (byte, rest) = block.split_first()?;
+        *block = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 fn leb128(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
@@ -147,6 +186,26 @@ mod tests {
             [&[2, 1][..], b"\x01n\x06String\x02ab", b"\x01t\x0dArray(String)", &2u64.to_le_bytes(), b"\x01x\x00"]
                 .concat();
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn leading_texts_are_read_back() {
+        let (mut left, mut right, mut number) = (Column::default(), Column::default(), Column::default());
+        for n in 0..200_u64 {
+            left.text("p");
+            right.text(&"x".repeat(n as usize));
+            number.u64(n);
+        }
+        let fields = vec![
+            Field { name: "a", kind: "String", parts: vec![left] },
+            Field { name: "b", kind: "String", parts: vec![right] },
+            Field { name: "n", kind: "UInt64", parts: vec![number] },
+        ];
+        let bytes = block(200, fields).concat();
+        let texts = leading_texts::<2>(&bytes).unwrap();
+        assert_eq!((texts.len(), texts[199][0], texts[199][1].len()), (200, "p", 199));
+        assert_eq!(leading_texts::<3>(&bytes), None);
+        assert!((0..bytes.len() / 2).all(|cut| leading_texts::<2>(&bytes[..cut]).is_none()));
     }
 
     #[test]

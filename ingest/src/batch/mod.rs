@@ -15,6 +15,8 @@ pub(crate) use ids::{Identity, NumberSet};
 pub enum Outcome {
     /// Not known yet.
     Pending,
+    /// On this machine's disk, synced, and on its way: durable, not shown yet.
+    Sealed,
     /// In `events` and in every rollup.
     Stored,
     /// Not taken, and no attempt was made to store it: sending its events again is safe and needed.
@@ -24,26 +26,26 @@ pub enum Outcome {
 /// Waits for a batch. Cheap to clone.
 pub type Ticket = watch::Receiver<Outcome>;
 
-/// A closed batch: the bytes that every attempt sends, and the token that makes attempts one.
+/// What requests wait for, and what is known of a batch until it is stored.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Promise {
     /// Its place in the order of this process's batches.
     pub sequence: u64,
-    /// `instance-ulid`; never used for other bytes.
-    pub token: String,
-    /// Events in it.
-    pub rows: usize,
-    /// One Native block.
-    pub chunks: Vec<Bytes>,
     /// The ids in it that a later event may repeat.
     pub keys: Vec<EventKey>,
     /// Tells the waiting requests.
     pub outcome: watch::Sender<Outcome>,
 }
 
-impl Batch {
-    /// Size of the block.
-    pub fn bytes(&self) -> usize {
-        self.chunks.iter().map(Bytes::len).sum()
-    }
+/// A closed batch: the bytes that every attempt sends, and the token that makes attempts one.
+#[derive(Debug)]
+pub struct Batch {
+    /// What its requests wait for.
+    pub promise: Promise,
+    /// `instance-ulid`; never used for other bytes.
+    pub token: String,
+    /// Events in it.
+    pub rows: usize,
+    /// One Native block.
+    pub chunks: Vec<Bytes>,
 }

@@ -162,7 +162,7 @@ pub fn refused(refused: Refused, is_store_up: bool) -> RequestError {
         Refused::Starting => RequestError::Starting,
         Refused::Stopping => RequestError::Stopping,
         Refused::Full if is_store_up => RequestError::Overloaded,
-        Refused::Full | Refused::Unreachable => RequestError::StoreUnavailable,
+        Refused::Full | Refused::SpoolFull => RequestError::StoreUnavailable,
     }
 }
 

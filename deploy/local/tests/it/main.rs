@@ -30,4 +30,5 @@ mod query;
 mod query_cache;
 mod query_service;
 mod rollups;
+mod spool;
 mod torn;
