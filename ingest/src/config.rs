@@ -8,6 +8,7 @@ use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::project::{MAX_DIMENSION_VALUES, Priority, ProjectSettings};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub dedup: DedupLimits,
     /// What may wait on this machine's disk.
     pub spool: SpoolLimits,
+    /// `REDIS_URL`: is told which days were touched.
+    pub redis: Option<Secret>,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
@@ -119,6 +122,7 @@ impl Config {
                 bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
                 age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
             },
+            redis: env.get("REDIS_URL").map(Secret::new),
             kafka: KafkaConfig::from_env(env)?,
             projects: projects(
                 env,

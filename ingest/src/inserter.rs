@@ -80,8 +80,8 @@ impl Inserter {
     }
 
     async fn settle(&self, intake: &Intake, batch: Batch) {
-        let Batch { promise, token, rows, chunks } = batch;
-        let content = Arc::new(Content { token, rows, chunks });
+        let Batch { promise, token, rows, chunks, days } = batch;
+        let content = Arc::new(Content { token, rows, chunks, days });
         let is_full = self.shelf.is_full(now_ms());
         intake.set_full(is_full);
         let path = match self.write(&promise, &content).await {
@@ -227,5 +227,5 @@ struct Unsealed {
 }
 
 fn block(content: &Content) -> Block<'_> {
-    Block { token: &content.token, rows: content.rows, chunks: &content.chunks }
+    Block { token: &content.token, rows: content.rows, chunks: &content.chunks, days: &content.days }
 }

@@ -342,12 +342,13 @@ impl State {
     }
 
     fn close(&mut self, intake: &Intake) {
-        if let Some(OpenBatch { sequence, builder, outcome, .. }) = self.open.take() {
+        if let Some(OpenBatch { sequence, mut builder, outcome, .. }) = self.open.take() {
+            let days = builder.take_days();
             let rows = builder.rows();
             let (chunks, keys) = builder.finish();
             let token = format!("{}-{}", intake.instance, Ulid::generate());
             let promise = Promise { sequence, keys, outcome };
-            self.closed.push_back(Batch { promise, token, rows, chunks });
+            self.closed.push_back(Batch { promise, token, rows, chunks, days });
         }
     }
 

@@ -27,6 +27,7 @@ pub mod recover;
 mod run;
 pub mod spool;
 pub mod store;
+pub mod touched;
 pub mod way;
 pub mod window;
 

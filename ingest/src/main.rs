@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tallyhouse_ingest::{Deps, Ingest, config};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{self, ProcessEnv};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
@@ -34,6 +35,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         catalogue: config::catalogue(&env)?,
         hasher: UserHasher::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
+        days: DayVersions::default(),
     };
     let address = config.address;
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;

@@ -51,6 +51,10 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
+    /// Days that Redis was not told of: too many waited.
+    pub touched_dropped: IntCounter,
+    /// Attempts to tell Redis that failed.
+    pub touched_failures: IntCounter,
     spool_files: IntGauge,
     spool_bytes: IntGauge,
     spool_oldest_seconds: IntGauge,
@@ -184,6 +188,14 @@ impl Metrics {
             dead_letters_dropped: counter(
                 "tallyhouse_ingest_dead_letters_dropped_total",
                 "Dead letters that could not be kept",
+            )?,
+            touched_dropped: counter(
+                "tallyhouse_ingest_touched_days_dropped_total",
+                "Touched days that Redis was not told of",
+            )?,
+            touched_failures: counter(
+                "tallyhouse_ingest_touched_days_failures_total",
+                "Attempts to tell Redis of touched days that failed",
             )?,
             spool_files: gauge("tallyhouse_ingest_spool_files", "Files that wait in the spool")?,
             spool_bytes: gauge("tallyhouse_ingest_spool_bytes", "Bytes that wait in the spool")?,

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use deadpool_redis::Pool;
 use rdkafka::error::KafkaError;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::day_versions::DayVersions;
+use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
@@ -42,6 +45,7 @@ use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
 use crate::spool::shelf::Shelf;
 use crate::store::Store;
+use crate::touched::{self, Publisher};
 use crate::way::{LogWay, Way};
 
 /// What the write path is given.
@@ -56,11 +60,16 @@ pub struct Deps {
     pub hasher: UserHasher,
     /// Metrics and health.
     pub admin: Admin,
+    /// Told which days were touched; shared with whoever caches answers in this process.
+    pub days: DayVersions,
 }
 
 /// Why the write path could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// A variable.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
     /// The spool cannot be used.
     #[error("{0}")]
     Spool(#[from] FolderError),
@@ -82,6 +91,7 @@ pub struct Ingest {
     back: Back,
     letters: Arc<Queue>,
     store: Store,
+    redis: Option<Pool>,
     drain: Duration,
 }
 
@@ -102,7 +112,10 @@ impl Ingest {
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
+            touched: Publisher::new(deps.days, config.redis.is_some(), Arc::clone(&metrics)),
         };
+        let redis = config.redis.as_ref().map(|url| touched::pool(url.expose())).transpose();
+        let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (way, back) = match &config.kafka {
@@ -125,7 +138,7 @@ impl Ingest {
                 config,
             })
         });
-        Ok(Self { pipeline, back, letters, store, drain })
+        Ok(Self { pipeline, back, letters, store, redis, drain })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -137,7 +150,9 @@ impl Ingest {
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, letters, store, drain } = self;
+        let Self { pipeline, back, letters, store, redis, drain } = self;
+        let mut telling = JoinSet::new();
+        redis.into_iter().for_each(|pool| drop(telling.spawn(store.touched.clone().send(pool))));
         let mut courier = JoinSet::new();
         courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
         let back = async {

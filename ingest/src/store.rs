@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt;
 use std::sync::Arc;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
@@ -12,6 +13,7 @@ use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::touched::Publisher;
 
 /// Where blocks go.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub struct Store {
     pub metrics: Arc<Metrics>,
     /// Where ClickHouse's state is told.
     pub health: Health,
+    /// Who is told which days were touched.
+    pub touched: Publisher,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -35,6 +39,8 @@ pub struct Block<'a> {
     pub rows: usize,
     /// Native, in order.
     pub chunks: &'a [Bytes],
+    /// The days that its events fall on.
+    pub days: &'a [Touched],
 }
 
 /// First and longest pause between attempts; each is twice the one before, +-20 %.
@@ -66,6 +72,7 @@ impl Store {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
                 self.health.set("clickhouse", Status::Up, "");
+                self.touched.publish(block.days);
                 Ok(())
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
@@ -209,6 +210,7 @@ impl Services {
             catalogue,
             hasher: UserHasher::new(store.user_hash_key),
             admin: admin_pages.clone(),
+            days: DayVersions::default(),
         };
         let drain = ingest.drain;
         let ingest = Ingest::new(ingest, ingest_deps)?;

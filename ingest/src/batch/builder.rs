@@ -1,8 +1,12 @@
 //! Events -> columns of `events_in`.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use tallyhouse_schema::Event;
+use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::EventKey;
@@ -54,6 +58,8 @@ pub struct Builder {
     retention_days: Column,
     source_partition: Column,
     source_offset: Column,
+    days: HashSet<Touched>,
+    latest: Option<Touched>,
     bytes: usize,
 }
 
@@ -61,6 +67,7 @@ impl Builder {
     /// Appends an event. `key` is `None` for an event whose id was generated: nothing can repeat it.
     pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
         self.rows += 1;
+        self.touch(project, event.ts);
         self.keys.extend(key);
         self.project_id.text(project);
         self.event_id.text(&event.event_id);
@@ -126,6 +133,22 @@ impl Builder {
             self.bytes += dim.set.len() + dim.value.len() + 2;
         }
         self.dims_ends.push(event.dims.len());
+    }
+
+    /// Most events fall on the day of the one before.
+    fn touch(&mut self, project: &str, ts: i64) {
+        let day = i32::try_from(ts.div_euclid(DAY_MS)).unwrap_or_default();
+        if self.latest.as_ref().is_some_and(|latest| latest.day == day && latest.project == project) {
+            return;
+        }
+        let touched = Touched { project: project.to_owned(), day };
+        self.days.insert(touched.clone());
+        self.latest = Some(touched);
+    }
+
+    /// The days that its events fall on.
+    pub fn take_days(&mut self) -> Vec<Touched> {
+        std::mem::take(&mut self.days).into_iter().collect()
     }
 
     /// Events so far.

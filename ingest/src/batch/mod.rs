@@ -4,6 +4,7 @@ mod builder;
 mod ids;
 
 use bytes::Bytes;
+use tallyhouse_service::day_versions::Touched;
 use tokio::sync::watch;
 
 pub use builder::{Builder, Source};
@@ -48,4 +49,6 @@ pub struct Batch {
     pub rows: usize,
     /// One Native block.
     pub chunks: Vec<Bytes>,
+    /// The days that its events fall on.
+    pub days: Vec<Touched>,
 }

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use tallyhouse_schema::wire;
+use tallyhouse_service::day_versions::Touched;
 use tokio::time::Instant;
 
 use super::intent::{Intent, Skips};
@@ -190,14 +191,15 @@ impl Building {
     }
 
     /// What is inserted and committed.
-    pub fn close(self, topic: &str, partition: i32) -> Closed {
+    pub fn close(mut self, topic: &str, partition: i32) -> Closed {
         let (first, last) = (self.first, self.last);
         let rows = self.builder.rows();
         // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
         // records must not be taken for those of the old one.
         let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", self.checksum.finalize());
+        let days = self.builder.take_days();
         let (chunks, _) = self.builder.finish();
-        Closed { first, last, token, rows, chunks, skips: self.skips, poison: self.poison, counts: self.counts }
+        Closed { first, last, token, rows, chunks, days, skips: self.skips, poison: self.poison, counts: self.counts }
     }
 }
 
@@ -214,6 +216,8 @@ pub struct Closed {
     pub rows: usize,
     /// One Native block.
     pub chunks: Vec<Bytes>,
+    /// The days that its events fall on.
+    pub days: Vec<Touched>,
     /// Offsets that are not in it.
     pub skips: Skips,
     /// Records that could not be read.

@@ -72,7 +72,7 @@ impl<C: ConsumerContext + 'static> Settler<C> {
             insert_block(&self.store.client, "dead_letters", &token, &chunks, self.store.timeout).await?;
         }
         if closed.rows > 0 {
-            let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks };
+            let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
             self.store.attempt(block).await?;
         }
         Ok(())

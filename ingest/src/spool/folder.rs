@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tallyhouse_service::day_versions::Touched;
 
 const VERSION: u32 = 1;
 
@@ -18,6 +19,8 @@ struct Header {
     rows: usize,
     bytes: usize,
     crc32: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    days: Vec<Touched>,
 }
 
 /// The folder. Only one process may have it.
@@ -36,6 +39,8 @@ pub struct Content {
     pub rows: usize,
     /// The bytes, in order.
     pub chunks: Vec<Bytes>,
+    /// The days that its events fall on, where that is known.
+    pub days: Vec<Touched>,
 }
 
 /// Why the folder cannot be used.
@@ -142,7 +147,9 @@ impl Folder {
             header.version == VERSION && header.bytes == bytes.len() && header.crc32 == crc32fast::hash(&bytes)
         });
         match header {
-            Some(Header { token, rows, .. }) => Ok(Some(Content { token, rows, chunks: vec![bytes.into()] })),
+            Some(Header { token, rows, days, .. }) => {
+                Ok(Some(Content { token, rows, chunks: vec![bytes.into()], days }))
+            }
             None => {
                 fs::rename(path, path.with_extension("damaged")).map_err(io)?;
                 Ok(None)
@@ -164,6 +171,7 @@ fn write_file(path: &Path, content: &Content) -> io::Result<()> {
         rows: content.rows,
         bytes: content.chunks.iter().map(Bytes::len).sum(),
         crc32: crc.finalize(),
+        days: content.days.clone(),
     };
     let mut file = BufWriter::new(File::create(path)?);
     serde_json::to_writer(&mut file, &header)?;
@@ -194,7 +202,7 @@ mod tests {
 
     fn content() -> Content {
         let chunks = vec![Bytes::from_static(b"ab\n"), Bytes::from_static(b"c")];
-        Content { token: "t-1".into(), rows: 2, chunks }
+        Content { token: "t-1".into(), rows: 2, chunks, days: vec![] }
     }
 
     #[test]

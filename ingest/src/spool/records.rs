@@ -100,7 +100,7 @@ impl RecordSpool {
                 waiting.push(put.done);
             }
             let id = Ulid::generate();
-            let content = Content { token: format!("records-{id}"), rows, chunks };
+            let content = Content { token: format!("records-{id}"), rows, chunks, days: Vec::new() };
             let is_durable = self.seal(&format!("{:016}-{id}", now_ms()), content).await;
             // Who no longer waits was answered by its deadline; its records are here all the same.
             waiting.into_iter().for_each(|done| {

@@ -198,7 +198,8 @@ async fn a_repeated_event_is_a_duplicate_also_after_a_restart() {
 
 /// A batch as a dead process would have left it.
 fn left_behind(data: &Folder, project: &str, ids: &[&str]) -> Content {
-    let content = Content { token: format!("left-{project}"), rows: ids.len(), chunks: block_of(project, ids) };
+    let content =
+        Content { token: format!("left-{project}"), rows: ids.len(), chunks: block_of(project, ids), days: vec![] };
     spool::folder::Folder::open(&data.path().join("ingest/journal")).unwrap().write("1", &content).unwrap();
     content
 }

@@ -16,6 +16,7 @@ use tallyhouse_schema::raw::read;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
@@ -42,6 +43,7 @@ pub struct Service {
     pub url: String,
     pub project: String,
     pub health: Health,
+    pub days: DayVersions,
     registry: Registry,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
@@ -79,20 +81,21 @@ impl Service {
         keys.add(project, grant(project, "ingest", &[Scope::Ingest]));
         keys.add(&format!("import-{project}"), grant(project, "import", &[Scope::Ingest, Scope::Import]));
         keys.add(&format!("query-{project}"), grant(project, "query", &[Scope::Query]));
-        let (health, registry) = (Health::default(), Registry::new());
+        let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
         let deps = Deps {
             connection,
             keys,
             catalogue: Catalogue::built_in().unwrap(),
             hasher: UserHasher::new([7; 16]),
             admin: Admin { registry: registry.clone(), health: health.clone() },
+            days: days.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/events", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let ingest = Ingest::new(Config::from_env(&env).unwrap(), deps).unwrap();
         let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));
-        Self { url, project: project.to_owned(), health, registry, stop, running }
+        Self { url, project: project.to_owned(), health, days, registry, stop, running }
     }
 
     /// An endpoint with the ingest key.

@@ -1,10 +1,11 @@
 //! ClickHouse away: events are acknowledged from the disk, and counted once when it is back.
 
 use serde_json::json;
+use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
 
 use crate::ingest_service::{Service, everywhere, journaled, json};
-use crate::query_service::{eventually, new_project};
+use crate::query_service::{Redis, eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, engine, execute};
 
@@ -176,4 +177,26 @@ async fn a_full_disk_hands_events_back() {
     place.counted(20).await;
     service.stop().await;
     assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
+    let place = Place::new().await;
+    let mut redis = Redis::start().await;
+    let service = place.service(&[("REDIS_URL", &redis.url)]).await;
+    let today = i32::try_from(now_ms() / 86_400_000).unwrap();
+    let before = service.days.of(&place.project, today - 2..=today - 2);
+    let at = |day: i32| json!({"eventType": "a", "timestamp": i64::from(day) * 86_400_000 + 1});
+    let body = json!([at(today), at(today - 2), at(today - 2)]).to_string();
+    assert_eq!(service.send(body.clone()).await.status, 202);
+    assert_ne!(service.days.of(&place.project, today - 2..=today - 2), before, "told before the sender is");
+    assert_eq!(service.days.of(&place.project, today - 1..=today - 1), before);
+    let field = format!("HGET tallyhouse:days:{} {}", place.project, today - 2);
+    eventually("Redis knows", async || redis.command(&field).await.as_deref() == Some("$1")).await;
+    // Without Redis ingestion goes on, and this process knows.
+    redis.kill().await;
+    let known = service.days.of(&place.project, today - 2..=today - 2);
+    assert_eq!(service.send(body).await.status, 202);
+    assert_ne!(service.days.of(&place.project, today - 2..=today - 2), known);
+    service.stop().await;
 }

@@ -1,0 +1,138 @@
+//! After an insert: which days it touched is told to whoever caches answers.
+//!
+//! ```text
+//! stored -> the versions of this process, at once
+//!        -> Redis, when there is one: HINCRBY tallyhouse:days:{project} {day}, PUBLISH tallyhouse:touched {project} {days…}
+//! ```
+//!
+//! Ingestion never waits for it. Days that Redis did not take are kept, each once however often it is touched, and sent again;
+//! beyond a bound they are dropped and counted, and cached answers about them live until their time is up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool_redis::redis::{self, RedisError};
+use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use tallyhouse_service::day_versions::{DayVersions, Touched};
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+
+/// The hash of a project's days, by project.
+pub const DAYS_KEY: &str = "tallyhouse:days:";
+
+/// The channel: a project, then days since 1970, blanks between.
+pub const CHANNEL: &str = "tallyhouse:touched";
+
+/// Versions outlive every cached answer.
+const KEPT_SECONDS: i64 = 8 * 24 * 3_600;
+
+/// The longest wait for Redis.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Between two sends, so that a busy day is not sent with every insert.
+const PACE: Duration = Duration::from_millis(50);
+
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Days that wait for Redis, at most.
+const MOST: usize = 100_000;
+
+/// Tells which days were touched. Clones share it.
+#[derive(Clone)]
+pub struct Publisher {
+    versions: DayVersions,
+    redis: Option<Arc<Waiting>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    days: Mutex<BTreeSet<Touched>>,
+    changed: Notify,
+}
+
+impl Publisher {
+    /// Tells this process, and Redis if `has_redis`: then [`Publisher::send`] must run.
+    pub fn new(versions: DayVersions, has_redis: bool, metrics: Arc<Metrics>) -> Self {
+        Self { versions, redis: has_redis.then(Arc::default), metrics }
+    }
+
+    /// An insert is stored that touched these days.
+    pub fn publish(&self, touched: &[Touched]) {
+        self.versions.raise(touched);
+        let Some(waiting) = &self.redis else { return };
+        let mut days = waiting.days.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MOST.saturating_sub(days.len());
+        let dropped = touched.len().saturating_sub(room);
+        days.extend(touched.iter().take(room).cloned());
+        drop(days);
+        self.metrics.touched_dropped.inc_by(dropped as u64);
+        waiting.changed.notify_one();
+    }
+
+    /// Sends to Redis what waits. Never ends.
+    pub async fn send(self, pool: Pool) {
+        let Some(waiting) = &self.redis else { return };
+        loop {
+            let days = std::mem::take(&mut *waiting.days.lock().unwrap_or_else(PoisonError::into_inner));
+            if days.is_empty() {
+                waiting.changed.notified().await;
+                continue;
+            }
+            match tokio::time::timeout(PATIENCE, write(&pool, &days)).await {
+                Ok(Ok(())) => tokio::time::sleep(PACE).await,
+                other => {
+                    let problem = match other {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "no answer in time".to_owned(),
+                    };
+                    self.metrics.touched_failures.inc();
+                    tracing::warn!(
+                        problem,
+                        days = days.len(),
+                        "Redis did not learn which days were touched; trying again"
+                    );
+                    waiting.days.lock().unwrap_or_else(PoisonError::into_inner).extend(days);
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why Redis did not take them.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("{0}")]
+    Pool(#[from] PoolError),
+    #[error("{0}")]
+    Redis(#[from] RedisError),
+}
+
+async fn write(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), WriteError> {
+    let mut by_project: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut pipeline = redis::pipe();
+    for Touched { project, day } in days {
+        pipeline.hincr(format!("{DAYS_KEY}{project}"), day, 1).ignore();
+        by_project.entry(project).or_default().push(day.to_string());
+    }
+    for (project, days) in by_project {
+        pipeline.expire(format!("{DAYS_KEY}{project}"), KEPT_SECONDS).ignore();
+        // Last: who hears of it finds the new version.
+        pipeline.publish(CHANNEL, format!("{project} {}", days.join(" "))).ignore();
+    }
+    let mut connection = pool.get().await?;
+    Ok(pipeline.query_async::<()>(&mut connection).await?)
+}
+
+/// Connections to a Redis. The error tells nothing of the URL, which may hold a password.
+pub fn pool(url: &str) -> Result<Pool, String> {
+    let mut config = Config::from_url(url);
+    let timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
+    config.pool = Some(PoolConfig { max_size: 2, timeouts, ..PoolConfig::default() });
+    config
+        .create_pool(Some(Runtime::Tokio1))
+        .map_err(|_| "is not a Redis URL, such as redis://127.0.0.1:6379".to_owned())
+}
