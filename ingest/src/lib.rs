@@ -1,11 +1,12 @@
 //! The write path.
 //!
 //! ```text
-//! HTTP -> authenticate -> admit -> decode -> normalise -> dedup -> batch -> journal -> insert(token) -> acknowledge
+//! HTTP -> authenticate -> admit -> decode -> normalise -> guard -+-> directly: dedup -> batch -> insert(token)
+//!                                                                '-> Kafka -> lane: dedup -> batch -> intent -> insert(token)
 //! ```
 //!
-//! [`pipeline`] spells what happens to a request, [`inserter`] what happens to a batch, [`intake`] is where the two meet.
-//! An acknowledged event is in ClickHouse and in every rollup; [`journal`] tells how that survives a `kill -9`.
+//! [`pipeline`] spells what happens to a request, [`way`] where its events go. Directly: [`intake`] is where events of all requests
+//! meet, [`inserter`] what happens to a batch. Through Kafka: [`kafka`]. What cannot go on waits on the disk: [`spool`].
 #![warn(missing_docs)]
 
 pub mod admit;

@@ -97,8 +97,8 @@ pub struct Ingest {
 
 /// What works behind the requests.
 enum Back {
-    Direct(Direct),
-    Log(Kafka),
+    Direct(Box<Direct>),
+    Log(Box<Kafka>),
 }
 
 impl Ingest {
@@ -189,7 +189,7 @@ fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Wa
         inserts: config.batch.inserts,
         drain: config.drain,
     };
-    Ok((Some(Way::Direct(intake)), Back::Direct(direct)))
+    Ok((Some(Way::Direct(intake)), Back::Direct(Box::new(direct))))
 }
 
 fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
@@ -220,7 +220,7 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
         drain: kafka.revoke_within,
     });
     let way = gateway.as_ref().map(|(way, _)| Way::Log(Arc::clone(way)));
-    Ok((way, Back::Log(Kafka { topics, gateway, consumer, guard, client, health })))
+    Ok((way, Back::Log(Box::new(Kafka { topics, gateway, consumer, guard, client, health }))))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {

@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::error::StoreError;
 
 /// Tables that an insert of events writes.
-const TABLES: [&str; 4] = ["events", "rollup_1m", "rollup_1h", "rollup_1d"];
+const TABLES: [&str; 5] = ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"];
 
 /// When the parts of an insert reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

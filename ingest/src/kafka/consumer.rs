@@ -168,7 +168,7 @@ fn places(list: &TopicPartitionList) -> Vec<Place> {
 }
 
 /// Polls until `stop`, then drains and leaves the group. Blocking: it wants a thread of its own, outside the runtime's.
-pub fn run(parts: ConsumerParts, runtime: &Handle, stop: &CancellationToken) -> Result<(), KafkaError> {
+pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) -> Result<(), KafkaError> {
     while !stop.is_cancelled() {
         let context = Context {
             parts: parts.clone(),
@@ -220,7 +220,7 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
             forget_gone(consumer, &mut chunks);
             match message {
                 Ok(message) => collect(&message, &mut chunks),
-                Err(error) => trouble(consumer, error)?,
+                Err(error) => trouble(consumer, &error)?,
             }
             taken += 1;
             if taken >= POLLED {
@@ -248,7 +248,7 @@ fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<Place, Chu
     }
 }
 
-fn trouble(consumer: &BaseConsumer<Context>, error: KafkaError) -> Result<(), Ended> {
+fn trouble(consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), Ended> {
     let code = error.rdkafka_error_code();
     consumer.context().parts.store.metrics.consumer_failed(code);
     if let Some((code, reason)) = consumer.client().fatal_error() {
@@ -340,6 +340,7 @@ fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
     context.parts.store.metrics.lanes(lanes.len());
 }
 
+#[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose lane has enough is paused")]
 fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> Running {
     let context = consumer.context();
     let parts = &context.parts;

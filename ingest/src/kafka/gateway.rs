@@ -4,9 +4,12 @@
 //! prepare (topic, partitions) -> encode -> produce -> each record lands: acknowledged | too large | failed
 //! ```
 //!
-//! Failure cases: the client's queue is full - what did not fit has failed, at once; the broker does not acknowledge in time
-//! - failed, though it may be there (a repeat is recognised by its id); a record is larger than its topic takes - that is
-//! known before it is sent, is for good, and the event's sender is told. What has failed goes to the spool (`way`).
+//! Failure cases:
+//! * the client's queue is full: what did not fit has failed, at once;
+//! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
+//! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told.
+//!
+//! What has failed goes to the spool (`way`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

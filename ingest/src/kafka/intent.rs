@@ -117,7 +117,7 @@ impl Intent {
     pub fn keeps(&self, offset: i64) -> bool {
         let after = self.skipped.partition_point(|(start, _)| *start <= offset);
         let run = after.checked_sub(1).and_then(|index| self.skipped.get(index));
-        !run.is_some_and(|(start, length)| offset < start + length)
+        run.is_none_or(|(start, length)| offset >= start + length)
     }
 }
 

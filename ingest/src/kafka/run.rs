@@ -88,7 +88,7 @@ async fn consume(parts: ConsumerParts, stop: CancellationToken) -> Result<(), Ka
     let runtime = Handle::current();
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kafka-poll".to_owned());
-    let spawned = thread.spawn(move || drop(ended.send(consumer::run(parts, &runtime, &stop))));
+    let spawned = thread.spawn(move || drop(ended.send(consumer::run(&parts, &runtime, &stop))));
     if let Err(error) = spawned {
         tracing::error!(%error, "the consumer's thread cannot be started");
         return Err(KafkaError::Canceled);

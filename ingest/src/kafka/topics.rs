@@ -169,8 +169,8 @@ impl Topics {
         let options = AdminOptions::new().request_timeout(Some(ASK_WITHIN));
         let asked = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
         let configs = asked.unwrap_or_default().into_iter().flatten();
-        let values = configs.filter_map(|config| config.get("max.message.bytes")?.value.as_ref()?.parse().ok());
-        values.last().unwrap_or(DEFAULT_MESSAGE_BYTES)
+        let mut values = configs.filter_map(|config| config.get("max.message.bytes")?.value.as_ref()?.parse().ok());
+        values.next().unwrap_or(DEFAULT_MESSAGE_BYTES)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
