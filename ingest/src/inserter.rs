@@ -14,6 +14,8 @@
 //! A batch that was attempted is never given up. While files wait nothing newer is attempted, so no insert can push the token
 //! of the oldest one out of ClickHouse's window, however long it waits.
 //!
+//! While files wait, batches are closed less often than they can be inserted: many small ones would never be caught up with.
+//!
 //! Failure cases beside those of [`crate::spool`]:
 //! * the file cannot be written: the batch is handed back before any attempt;
 //! * the file of an attempted batch cannot be synced: it is not acknowledged, and attempted until it is stored;
@@ -23,6 +25,7 @@
 //! the probes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,7 +66,13 @@ pub struct Inserter {
     pub shelf: Arc<Shelf<Arc<Sealed>>>,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// How long the last insert took, in milliseconds.
+    pub took_ms: Arc<AtomicU64>,
 }
+
+/// Bounds of the time between batches while files wait. An acknowledgement waits for it, so it is no longer than that for
+/// which an attempt may hold one up ([`SEAL_AFTER`]); the shortest makes four files a second, and ClickHouse takes twenty.
+const BEHIND_PACE: (Duration, Duration) = (Duration::from_millis(250), SEAL_AFTER);
 
 /// An attempt that takes longer than this goes on while its requests are answered from the disk.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
@@ -76,7 +85,18 @@ impl Inserter {
     pub async fn run(self, intake: Arc<Intake>) {
         while let Some(batch) = intake.next().await {
             self.settle(&intake, batch).await;
+            intake.slow_down(self.behind_pace());
         }
+    }
+
+    /// Twice what an insert takes, while files wait.
+    fn behind_pace(&self) -> Option<Duration> {
+        let took = Duration::from_millis(self.took_ms.load(Ordering::Relaxed));
+        (!self.shelf.is_empty()).then(|| (took * 2).clamp(BEHIND_PACE.0, BEHIND_PACE.1))
+    }
+
+    fn inserted(&self, took: Duration) {
+        self.took_ms.store(took.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     async fn settle(&self, intake: &Intake, batch: Batch) {
@@ -113,13 +133,18 @@ impl Inserter {
     }
 
     fn attempt(&self, content: Arc<Content>) -> JoinHandle<bool> {
-        let store = self.store.clone();
+        let this = self.clone();
         tokio::spawn(async move {
-            let outcome = store.attempt(block(&content)).await;
-            if let Err(error) = &outcome {
-                tracing::warn!(%error, token = content.token, rows = content.rows, "an insert failed; the batch waits on the disk");
+            match this.store.attempt(block(&content)).await {
+                Ok(took) => {
+                    this.inserted(took);
+                    true
+                }
+                Err(error) => {
+                    tracing::warn!(%error, token = content.token, rows = content.rows, "an insert failed; the batch waits on the disk");
+                    false
+                }
             }
-            outcome.is_ok()
         })
     }
 
@@ -139,7 +164,7 @@ impl Inserter {
             self.forget(&path).await;
             return intake.handed_back(&promise);
         }
-        self.store.insert(block(&content)).await;
+        self.inserted(self.store.insert(block(&content)).await);
         self.forget(&path).await;
         intake.stored(&promise, steady_ms());
     }
@@ -155,7 +180,7 @@ impl Inserter {
             };
             if !is_stored {
                 match self.read(&path).await {
-                    Some(content) => self.store.insert(block(&content)).await,
+                    Some(content) => self.inserted(self.store.insert(block(&content)).await),
                     None => {
                         self.metrics.journal_damaged.inc();
                         tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");

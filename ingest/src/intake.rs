@@ -81,7 +81,9 @@ struct State {
     window: Window,
     next_sequence: u64,
     is_full: bool,
-    /// The pace: no batch that is not full is handed out before.
+    /// At least so long between batches that are not full.
+    pace: Duration,
+    /// No batch that is not full is handed out before.
     not_before: Instant,
 }
 
@@ -123,6 +125,7 @@ impl Intake {
             window: Window::new(dedup.window, dedup.ids),
             next_sequence: 0,
             is_full: false,
+            pace: limits.pace,
             not_before: Instant::now(),
         };
         Self {
@@ -271,6 +274,11 @@ impl Intake {
         self.lock().is_full = is_full;
     }
 
+    /// Batches follow each other so much slower than the configuration says: `None` for its pace.
+    pub fn slow_down(&self, pace: Option<Duration>) {
+        self.lock().pace = pace.unwrap_or_default().max(self.limits.pace);
+    }
+
     /// Refuses new events and lets [`Intake::next`] end when the last batch is out.
     pub fn stop(&self) {
         self.lock().phase = Phase::Stopping;
@@ -382,7 +390,7 @@ impl State {
         match self.closed.pop_front() {
             Some(batch) => {
                 self.uncertain.insert(batch.promise.sequence);
-                self.not_before = Instant::now() + jittered(intake.limits.pace);
+                self.not_before = Instant::now() + jittered(self.pace);
                 Next::Batch(batch)
             }
             None => Next::Change,
@@ -450,6 +458,24 @@ mod tests {
 
     fn fates(submitted: &Submitted) -> Vec<Fate> {
         submitted.fates.iter().map(|(fate, _)| *fate).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slower_pace_holds_until_it_is_taken_back() {
+        let intake = intake();
+        let slow = LIMITS.pace * 10;
+        let mut waited = Vec::new();
+        for (id, pace) in [("1", Some(slow)), ("2", Some(LIMITS.pace / 10)), ("3", None)] {
+            intake.slow_down(pace);
+            submit(&intake, &[id]).unwrap();
+            let started = Instant::now();
+            drop(intake.next().await.unwrap());
+            waited.push(started.elapsed());
+        }
+        // Each pace counts from the batch before; one below the configured pace is not kept.
+        assert_eq!(waited[0], LIMITS.linger);
+        assert!(waited[1] >= slow.mul_f64(0.79), "{waited:?}");
+        assert!(waited[2] >= LIMITS.pace.mul_f64(0.79) && waited[2] < slow / 2, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -183,7 +183,7 @@ fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Wa
     let shelf = Arc::new(Shelf::new(config.spool));
     let direct = Direct {
         intake: Arc::clone(&intake),
-        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, folder, shelf },
+        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, folder, shelf, took_ms: Arc::default() },
         guard,
         dedup: config.dedup,
         inserts: config.batch.inserts,

@@ -9,7 +9,7 @@ use tallyhouse_loadtest::bench::{BenchConfig, Subject};
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
-use tallyhouse_loadtest::client::ClientConfig;
+use tallyhouse_loadtest::client::{ClientConfig, Until};
 use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
@@ -102,7 +102,12 @@ impl FeedArgs {
             id_prefix: self.id_prefix.clone(),
             plan: FeedPlan { order, batch: self.batch, repeat_percent: self.repeat_percent },
             concurrency: self.concurrency,
-            client: ClientConfig { key: self.key.clone(), ..ClientConfig::development(&self.url) },
+            // The chart is drawn, and people look, as soon as the last batch is answered.
+            client: ClientConfig {
+                key: self.key.clone(),
+                until: Until::Stored,
+                ..ClientConfig::development(&self.url)
+            },
         }
     }
 }

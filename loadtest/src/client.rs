@@ -81,6 +81,15 @@ pub enum DeliveryError {
     Http(HttpError),
 }
 
+/// What the answer to a batch waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The events survive: what SDKs wait for.
+    Durable,
+    /// The rollups show them: for whoever asks the query API next.
+    Stored,
+}
+
 /// How to reach the ingest API and how long to insist.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -88,6 +97,8 @@ pub struct ClientConfig {
     pub url: String,
     /// The API key.
     pub key: String,
+    /// What an answer waits for.
+    pub until: Until,
     /// Longest wait for one answer.
     pub answer_within: Duration,
     /// Longest time to go on with one batch. Longer than any outage that is to be survived.
@@ -100,6 +111,7 @@ impl ClientConfig {
         Self {
             url: url.into(),
             key: crate::INGEST_KEY.to_owned(),
+            until: Until::Durable,
             answer_within: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),
         }
@@ -116,7 +128,11 @@ pub struct Client {
 impl Client {
     /// A client; no connection is made before the first batch.
     pub fn new(config: &ClientConfig) -> Result<Self, HttpError> {
-        let endpoint = Endpoint::new(&format!("{}/v1/events", config.url), config.answer_within)?
+        let wait = match config.until {
+            Until::Durable => "",
+            Until::Stored => "?wait=stored",
+        };
+        let endpoint = Endpoint::new(&format!("{}/v1/events{wait}", config.url), config.answer_within)?
             .api_key(&config.key)?
             .header(CONTENT_TYPE, "application/json")?;
         Ok(Self { endpoint, give_up_after: config.give_up_after })

@@ -34,9 +34,11 @@ impl CommitError {
     }
 
     /// Whether the same commit may succeed later while the partition is ours. A member that the group has put out learns it
-    /// from the rebalance that follows, so until then trying again is right - and fails.
+    /// from the rebalance that follows, so until then trying again is right - and fails. For a topic that is gone it would
+    /// be wrong: another one of that name may come, and its first records would count as consumed.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Lost) && self.code() != Some(Code::OffsetMetadataTooLarge)
+        !matches!(self, Self::Lost)
+            && !matches!(self.code(), Some(Code::OffsetMetadataTooLarge | Code::UnknownTopicOrPartition))
     }
 }
 

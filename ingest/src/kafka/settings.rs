@@ -49,6 +49,9 @@ impl Options {
     }
 }
 
+/// A topic that no broker knows for this long is taken for deleted by consumers.
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(2);
+
 /// How the brokers are reached.
 #[derive(Debug, Clone)]
 pub struct Brokers {
@@ -121,6 +124,8 @@ impl Brokers {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
             .set("max.poll.interval.ms", "300000")
+            // Gives the partitions of a deleted topic up before another topic of that name can be there: see `topics`.
+            .set("topic.metadata.propagation.max.ms", GONE_AFTER.as_millis().to_string())
             .set("fetch.wait.max.ms", "100")
             .set("queued.min.messages", "50000")
             .set("queued.max.messages.kbytes", "16384")

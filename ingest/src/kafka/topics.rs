@@ -1,8 +1,9 @@
 //! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
 //!
 //! Failure cases: the broker is away (nothing is known yet: the caller spools or hands back); the topic vanishes while we run
-//! (producing fails, its count is doubted, and the next event makes it anew); another instance makes
-//! it at the same moment (that is a success).
+//! (producing fails, its count is doubted, and it is made anew once consumers had time to see that it was gone: librdkafka
+//! keeps a partition's position when it finds another topic of the same name, and would skip what comes before it); another
+//! instance makes it at the same moment (that is a success).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,10 @@ const FRESH_FOR: Duration = Duration::from_secs(30);
 
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 
+/// A topic that was there is made anew after this time. Consumers see within [`super::settings::GONE_AFTER`] that it is gone;
+/// the rest is for those that stood still for a moment.
+const GONE_FOR: Duration = Duration::from_secs(5 * super::settings::GONE_AFTER.as_secs());
+
 /// Why a topic cannot be used now.
 #[derive(Debug, thiserror::Error)]
 #[error("topic {topic}: {problem}")]
@@ -76,6 +81,8 @@ pub struct Topics {
     rules: TopicRules,
     admin: AdminClient<DefaultClientContext>,
     known: Mutex<HashMap<String, Known>>,
+    /// Topics that were there, and since when they are not.
+    vanished: Mutex<HashMap<String, Instant>>,
     making: tokio::sync::Mutex<()>,
 }
 
@@ -105,7 +112,13 @@ impl Topics {
     /// Speaks to nobody yet.
     pub fn new(rules: TopicRules, brokers: &Brokers) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;
-        Ok(Self { rules, admin, known: Mutex::default(), making: tokio::sync::Mutex::default() })
+        Ok(Self {
+            rules,
+            admin,
+            known: Mutex::default(),
+            vanished: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The rules.
@@ -133,6 +146,7 @@ impl Topics {
             // Better what was true a minute ago than nothing.
             Err(error) => return self.known(topic).ok_or(error),
         }
+        self.is_seen_to_be_gone(topic)?;
         self.make(topic).await?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -142,6 +156,20 @@ impl Topics {
                 partitions => return Ok(self.learn(topic, partitions).await),
             }
         }
+    }
+
+    /// Whether a topic may be made: it was never there, or is gone for long enough.
+    fn is_seen_to_be_gone(&self, topic: &str) -> Result<(), TopicError> {
+        if self.known(topic).is_none() {
+            return Ok(());
+        }
+        let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *vanished.entry(topic.to_owned()).or_insert_with(Instant::now);
+        if since.elapsed() < GONE_FOR {
+            return Err(error(topic, "it is gone, and is made anew when its consumers have seen that"));
+        }
+        tracing::error!(topic, "a topic was deleted with whatever was not consumed yet; it is made anew");
+        Ok(())
     }
 
     /// A record did not arrive: what is known may be wrong, so it is asked for again.
@@ -160,6 +188,7 @@ impl Topics {
 
     async fn learn(&self, topic: &str, partitions: i32) -> Shape {
         let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
+        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
         self.lock().insert(topic.to_owned(), Known { shape, asked: Instant::now(), is_doubted: false });
         shape
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tallyhouse_loadtest::QUERY_KEY;
-use tallyhouse_loadtest::client::ClientConfig;
+use tallyhouse_loadtest::client::{ClientConfig, Until};
 use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan};
 use tallyhouse_loadtest::http::{Endpoint, escape};
 use tallyhouse_loadtest::system::System;
@@ -45,8 +45,10 @@ async fn every_number_equals_an_independent_computation() {
         until,
         id_prefix: String::new(),
         plan: FeedPlan { order: FeedOrder::Shuffled { seed: 42 }, batch: 1_000, repeat_percent: 5 },
-        concurrency: 16,
+        concurrency: 64,
         client: ClientConfig {
+            // An answer of the query API that comes too early would be cached.
+            until: Until::Stored,
             answer_within: Duration::from_secs(120),
             give_up_after: Duration::from_secs(600),
             ..ClientConfig::development(system.ingest_url())
