@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench kafka chaos
+.PHONY: backlog help run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ bench: ## Measure throughput, latency, freshness, memory and queries in one run 
 	@deploy/local/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest bench $(ARGS)
+
+backlog: ## Measure what durability costs and how a backlog is caught up with (ARGS="--brokers 3 --away 60")
+	@deploy/local/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
+	@$(TARGET)/release/loadtest backlog $(ARGS)
 
 kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
 	@deploy/local/setup.sh --kafka

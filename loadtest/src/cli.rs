@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jiff::{SignedDuration, Timestamp};
+use tallyhouse_loadtest::backlog::BacklogConfig;
 use tallyhouse_loadtest::bench::{BenchConfig, Subject};
+use tallyhouse_loadtest::chaos::fleet::{Layout, Programs};
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Outage(OutageArgs),
     /// Measure throughput, latency, freshness, memory and queries in one run.
     Bench(BenchArgs),
+    /// Measure what durability costs and how a backlog is caught up with, with or without Kafka.
+    Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
     Chaos(ChaosArgs),
     /// Run Kafka on this machine until ctrl-C.
@@ -269,6 +273,70 @@ pub(crate) struct BrokersArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BacklogArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The ingest program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    ingest: Option<PathBuf>,
+    /// Kafka brokers; 0: without Kafka
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=3))]
+    brokers: u16,
+    /// Consumers
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
+    consumers: u16,
+    /// How long the parts before the outage go on
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Events per second of the steady load
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=200_000))]
+    rate: u32,
+    /// Seconds that ClickHouse is away under it
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=1_800))]
+    away: u64,
+    /// A variable of all programs, NAME=VALUE; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl BacklogArgs {
+    pub(crate) fn config(&self) -> Result<BacklogConfig, ArgumentError> {
+        Ok(BacklogConfig {
+            programs: programs(&self.binary, self.ingest.as_ref())?,
+            layout: Layout {
+                brokers: self.brokers.into(),
+                consumers: self.consumers.into(),
+                settings: self.settings.clone(),
+            },
+            each: Duration::from_secs(self.seconds),
+            connections: self.connections,
+            rate: self.rate.into(),
+            away: Duration::from_secs(self.away),
+        })
+    }
+}
+
+fn programs(binary: &BinaryArg, ingest: Option<&PathBuf>) -> Result<Programs, ArgumentError> {
+    let tallyhouse = binary.path()?;
+    let ingest = ingest.cloned().unwrap_or_else(|| tallyhouse.with_file_name("ingest"));
+    if !ingest.exists() {
+        return Err(ArgumentError::Missing(ingest.display().to_string()));
+    }
+    Ok(Programs { tallyhouse, ingest })
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ChaosArgs {
     #[command(flatten)]
     binary: BinaryArg,
@@ -297,13 +365,9 @@ pub(crate) struct ChaosArgs {
 
 impl ChaosArgs {
     pub(crate) fn config(&self) -> Result<ChaosConfig, ArgumentError> {
-        let tallyhouse = self.binary.path()?;
-        let ingest = self.ingest.clone().unwrap_or_else(|| tallyhouse.with_file_name("ingest"));
-        if !ingest.exists() {
-            return Err(ArgumentError::Missing(ingest.display().to_string()));
-        }
+        let programs = programs(&self.binary, self.ingest.as_ref())?;
         let (way, lasts) = (self.way(), Duration::from_secs(self.seconds));
-        Ok(ChaosConfig { tallyhouse, ingest, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate })
+        Ok(ChaosConfig { programs, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate })
     }
 
     /// The plans of all runs, for people.

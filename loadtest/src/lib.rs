@@ -11,6 +11,7 @@
 //! connection per worker, no work per event while the clock runs.
 #![warn(missing_docs)]
 
+pub mod backlog;
 pub mod backoff;
 pub mod bench;
 pub mod brokers;

@@ -207,7 +207,9 @@ mod tests {
         assert_eq!(refused(202), ReadError::Overloaded);
         assert_eq!(refused(241), ReadError::TooExpensive { limit: "memory" });
         assert_eq!(refused(396), ReadError::TooExpensive { limit: "500,000 result rows" });
-        assert_eq!(refused(60), ReadError::Failed);
+        assert_eq!(refused(62), ReadError::Failed);
+        // A table that is not there yet: migrations are under way.
+        assert_eq!(refused(60), ReadError::Unavailable);
         assert_eq!(public(&StoreError::Unreachable(String::new())), ReadError::Unavailable);
     }
 

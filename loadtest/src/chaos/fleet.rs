@@ -21,7 +21,6 @@ pub const TOPIC: &str = "chaos-events";
 /// Its consumer group.
 pub const GROUP: &str = "chaos";
 const PARTITIONS: usize = 6;
-const CONSUMERS: usize = 2;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// A graceful end of a service drains first.
 const DRAIN_WITHIN: Duration = Duration::from_secs(15);
@@ -72,6 +71,26 @@ pub struct Programs {
     pub ingest: PathBuf,
 }
 
+/// How large a fleet is, and what differs from the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    /// None: one process takes events and stores them.
+    pub brokers: usize,
+    /// With brokers: how many store what the gateway takes.
+    pub consumers: usize,
+    /// Variables of the ingesters and of the store.
+    pub settings: Vec<(String, String)>,
+}
+
+impl From<Way> for Layout {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Kafka => Self { brokers: 3, consumers: 2, settings: Vec::new() },
+            Way::Embedded => Self::default(),
+        }
+    }
+}
+
 /// A running fleet. All of it is killed when the value goes.
 #[derive(Debug)]
 pub struct Fleet {
@@ -81,6 +100,7 @@ pub struct Fleet {
     paused_clickhouse: Option<i32>,
     clickhouse: ClickHouseConfig,
     peaks: BTreeMap<Target, u64>,
+    settings: Vec<(String, String)>,
     scratch: Scratch,
 }
 
@@ -95,9 +115,11 @@ struct Member {
 
 impl Fleet {
     /// Starts everything with empty data and waits until all of it is ready.
-    pub async fn start(programs: &Programs, way: Way) -> Result<Self, FleetError> {
+    pub async fn start(programs: &Programs, layout: Layout) -> Result<Self, FleetError> {
         let scratch = Scratch::create()?;
-        let addresses = free_addresses(2 + 1 + 2 * (1 + CONSUMERS))?;
+        let Layout { brokers, consumers, settings } = layout;
+        let consumers = if brokers > 0 { consumers } else { 0 };
+        let addresses = free_addresses(2 + 1 + 2 * (1 + consumers))?;
         let mut addresses = addresses.into_iter();
         let mut address = || addresses.next().ok_or_else(|| std::io::Error::other("too few ports"));
         let (http, tcp, redis) = (address()?, address()?, address()?);
@@ -109,15 +131,15 @@ impl Fleet {
             paused_clickhouse: None,
             clickhouse,
             peaks: BTreeMap::new(),
+            settings,
             scratch,
         };
         fleet.add(Target::Redis, fleet.redis(&redis), redis.clone(), None)?;
         fleet.add(Target::Store, fleet.store(programs, &http, &tcp), http, None)?;
-        if way == Way::Kafka {
-            fleet.brokers = Some(Brokers::start(3, fleet.scratch.path()).await?);
+        if brokers > 0 {
+            fleet.brokers = Some(Brokers::start(brokers, fleet.scratch.path()).await?);
         }
         fleet.store_ready().await?;
-        let consumers = if way == Way::Kafka { CONSUMERS } else { 0 };
         for target in std::iter::once(Target::Gateway).chain((0..consumers).map(Target::Consumer)) {
             let (public, admin) = (address()?, address()?);
             let launch = fleet.ingest(programs, target, [&public, &admin, &redis]);
@@ -292,6 +314,7 @@ impl Fleet {
         let mut env: Vec<(String, String)> =
             env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let data = self.scratch.path().join(&name).display().to_string();
+        env.extend(self.settings.iter().cloned());
         env.extend([("TALLYHOUSE_DATA".to_owned(), data), ("TALLYHOUSE_DEV".to_owned(), "1".to_owned())]);
         Launch {
             log: self.scratch.path().join(format!("{name}.log")),

@@ -14,7 +14,6 @@ pub mod load;
 pub mod plan;
 pub mod report;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -41,10 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What to play.
 #[derive(Debug, Clone)]
 pub struct ChaosConfig {
-    /// The program `tallyhouse`.
-    pub tallyhouse: PathBuf,
-    /// The program `ingest`.
-    pub ingest: PathBuf,
+    /// The programs.
+    pub programs: Programs,
     /// How events come into the store.
     pub way: Way,
     /// How long faults go on in a run.
@@ -76,8 +73,7 @@ pub enum ChaosError {
 
 /// Plays all runs on a fleet of its own, until one shows a difference; `tell` hears of every run.
 pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
-    let programs = Programs { tallyhouse: config.tallyhouse.clone(), ingest: config.ingest.clone() };
-    let mut fleet = Fleet::start(&programs, config.way).await?;
+    let mut fleet = Fleet::start(&config.programs, config.way.into()).await?;
     tell("chaos: the fleet is ready".to_owned());
     let mut report = ChaosReport::default();
     let mut ledger = Ledger::default();

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tallyhouse_loadtest::chaos::fleet::Programs;
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 
 use crate::support;
 
 #[tokio::test(flavor = "multi_thread")]
-
 async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
     if support::is_kafka_off() {
         eprintln!("SKIPPED nothing_is_lost_or_counted_twice_whatever_breaks: it needs Kafka, and KAFKA_TESTS=off");
@@ -16,15 +16,14 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
     }
     let tallyhouse = Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
     let config = ChaosConfig {
-        tallyhouse: tallyhouse.into(),
-        ingest: tallyhouse.with_file_name("ingest"),
+        programs: Programs { tallyhouse: tallyhouse.into(), ingest: tallyhouse.with_file_name("ingest") },
         way: Way::Kafka,
         lasts: Duration::from_secs(12),
         seed: 2_013,
         runs: 1,
         rate: 500,
     };
-    assert!(config.ingest.exists(), "`cargo build --bin ingest` first, as `make test` does");
+    assert!(config.programs.ingest.exists(), "`cargo build --bin ingest` first, as `make test` does");
     let report = chaos::run(&config, |line| eprintln!("{line}")).await.unwrap();
     eprintln!("{report}");
     assert!(report.is_exact(), "{report}");
