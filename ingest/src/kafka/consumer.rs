@@ -52,7 +52,7 @@ pub struct ConsumerParts {
 }
 
 /// Bytes that may wait for one lane; above it the partition is paused, below a half it goes on.
-const LANE_BYTES: usize = 8 << 20;
+const LANE_BYTES: usize = 3 << 20;
 
 /// Messages taken before they are handed to their lanes.
 const POLLED: usize = 2_000;

@@ -128,7 +128,9 @@ impl Brokers {
             .set("topic.metadata.propagation.max.ms", GONE_AFTER.as_millis().to_string())
             .set("fetch.wait.max.ms", "100")
             .set("queued.min.messages", "50000")
-            .set("queued.max.messages.kbytes", "16384")
+            .set("queued.max.messages.kbytes", "2048")
+            // A full queue is looked at again after this time; the default of a second would cap a partition at its queue a second.
+            .set("fetch.queue.backoff.ms", "10")
             .set("statistics.interval.ms", "2000");
         self.with_options(config)
     }

@@ -21,7 +21,7 @@ use crate::bench::{BenchError, direct, freshness};
 use crate::chaos::fleet::{Fleet, FleetError, Layout, Programs};
 use crate::chaos::plan::{Fault, Target};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
-pub use report::{BacklogReport, Outage};
+pub use report::{BacklogReport, Drained, Outage};
 
 /// Events in a request.
 const BATCH: usize = 100;
@@ -83,8 +83,8 @@ pub async fn run(config: &BacklogConfig, tell: impl Fn(&str)) -> Result<BacklogR
     let filled = bench.fill(config.each).await?;
     bench.fleet.heal(Target::ClickHouse, Fault::Pause).await?;
     tell(&format!("  {:.0} events/s acknowledged; catching up", filled.events_per_second));
-    let drained_per_second = bench.catch_up().await?;
-    tell(&format!("  {drained_per_second:.0} events/s stored"));
+    let drained = bench.catch_up().await?;
+    tell(&format!("  {:.0} events/s stored, {:.0} to an insert", drained.events_per_second, drained.events_per_insert));
     let ceiling = direct::ceiling(bench.fleet.clickhouse(), config.each).await?;
     tell(&format!("the ceiling: {:.0} rows/s", ceiling.rows_per_second));
     tell("steady load");
@@ -100,7 +100,7 @@ pub async fn run(config: &BacklogConfig, tell: impl Fn(&str)) -> Result<BacklogR
         consumers: config.layout.consumers,
         rate: config.rate,
         filled,
-        drained_per_second,
+        drained,
         ceiling,
         acks,
         visible,
@@ -189,11 +189,21 @@ impl Bench<'_> {
 
     /// The rate at which a backlog is stored: from the first progress, since members of the group may first have to come back
     /// and attempts to be repeated, until nothing is left.
-    async fn catch_up(&self) -> Result<f64, BacklogError> {
+    async fn catch_up(&self) -> Result<Drained, BacklogError> {
         let before = counted(&self.store).await?;
         let (begun, from) = self.until(|counted, _| counted > before).await?;
+        let inserts = self.inserts().await?;
         let (ended, to) = self.until(|counted, sent| counted >= sent).await?;
-        Ok((to - from) as f64 / ended.duration_since(begun).as_secs_f64().max(f64::EPSILON))
+        let (events, inserts) = ((to - from) as f64, self.inserts().await? - inserts);
+        Ok(Drained {
+            events_per_second: events / ended.duration_since(begun).as_secs_f64().max(f64::EPSILON),
+            events_per_insert: events / inserts.max(1) as f64,
+        })
+    }
+
+    /// Inserts that ClickHouse has begun since it started.
+    async fn inserts(&self) -> Result<u64, ClickHouseError> {
+        self.store.number("SELECT sum(value) FROM system.events WHERE event = 'InsertQuery'").await
     }
 
     /// Looks until what is counted, and what was sent, are as wanted.

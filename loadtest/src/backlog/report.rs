@@ -23,8 +23,8 @@ pub struct BacklogReport {
     pub rate: f64,
     /// Acknowledged while ClickHouse stood still, as fast as it went.
     pub filled: Throughput,
-    /// Events per second stored from that backlog, with nothing else to do.
-    pub drained_per_second: f64,
+    /// How that backlog was stored, with nothing else to do.
+    pub drained: Drained,
     /// Prepared blocks straight into the same ClickHouse.
     pub ceiling: Direct,
     /// Time to acknowledge under the steady load.
@@ -35,6 +35,15 @@ pub struct BacklogReport {
     pub outage: Outage,
     /// The highest resident memory of each ingester, bytes.
     pub peaks: BTreeMap<String, u64>,
+}
+
+/// Events that were stored from a backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Drained {
+    /// How fast.
+    pub events_per_second: f64,
+    /// In how large batches.
+    pub events_per_insert: f64,
 }
 
 /// ClickHouse stood still under the steady load, and came back.
@@ -59,8 +68,12 @@ impl fmt::Display for BacklogReport {
         writeln!(f, "commit {}: {}", machine.commit, machine.command)?;
         writeln!(f, "{} brokers, {} consumers\n", self.brokers, self.consumers)?;
         writeln!(f, "acknowledged without ClickHouse  {:>9.0} events/s, {}", filled.events_per_second, filled.acks)?;
-        let share = self.drained_per_second / ceiling.rows_per_second.max(1.0);
-        writeln!(f, "stored from the backlog          {:>9.0} events/s", self.drained_per_second)?;
+        let Drained { events_per_second, events_per_insert } = self.drained;
+        let share = events_per_second / ceiling.rows_per_second.max(1.0);
+        writeln!(
+            f,
+            "stored from the backlog          {events_per_second:>9.0} events/s, {events_per_insert:.0} to an insert"
+        )?;
         writeln!(f, "  of the ceiling                 {:>9.0} rows/s: {share:.2}", ceiling.rows_per_second)?;
         writeln!(f, "steady load                      {:>9.0} events/s", self.rate)?;
         writeln!(f, "  acknowledged                   {}", self.acks)?;
