@@ -12,7 +12,7 @@ use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::{self, config::KafkaConfig};
 use crate::projects::Projects;
 use crate::spool::shelf::SpoolLimits;
 
@@ -94,6 +94,24 @@ impl Config {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
         let days = |name, default| env::bounded(env, name, (1, MAX_RETENTION_DAYS.into()), default).map(|n| n as u16);
+        let projects = projects(
+            env,
+            ProjectSettings {
+                late_window_days: days("LATE_WINDOW_DAYS", 7)?,
+                retention_days: days("RETENTION_DAYS", 730)?,
+                dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)?
+                    as u32,
+                priority: Priority::Normal,
+                dead_letters: false,
+                own_topic: kafka::config::topic_per_project(env)?,
+            },
+        )?;
+        let mut kafka = KafkaConfig::from_env(env)?;
+        if let Some(kafka) = &mut kafka {
+            let own = &mut kafka.topics.own;
+            let differ = projects.named().filter(|(_, settings)| settings.own_topic != own.is_default);
+            own.exceptions = differ.map(|(name, _)| name.to_owned()).collect();
+        }
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
             admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
@@ -123,19 +141,8 @@ impl Config {
                 age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
             },
             redis: env.get("REDIS_URL").map(Secret::new),
-            kafka: KafkaConfig::from_env(env)?,
-            projects: projects(
-                env,
-                ProjectSettings {
-                    late_window_days: days("LATE_WINDOW_DAYS", 7)?,
-                    retention_days: days("RETENTION_DAYS", 730)?,
-                    dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)?
-                        as u32,
-                    priority: Priority::Normal,
-                    dead_letters: false,
-                    own_topic: false,
-                },
-            )?,
+            kafka,
+            projects,
             drain: env::millis(env, "INGEST_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }

@@ -1,11 +1,12 @@
 //! Configuration of the Kafka way: the only file of this room that reads variables.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
 
 use super::settings::{Brokers, Options};
-use super::topics::TopicRules;
+use super::topics::{OwnTopics, TopicRules};
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl KafkaConfig {
             brokers: Brokers { bootstrap, options },
             topics: TopicRules {
                 shared: env.get("KAFKA_TOPIC").unwrap_or_else(|| "tallyhouse.events".to_owned()),
-                is_per_project: env::switch(env, "KAFKA_TOPIC_PER_PROJECT")?,
+                own: OwnTopics { is_default: topic_per_project(env)?, exceptions: BTreeSet::new() },
                 partitions: number("KAFKA_PARTITIONS", (1, 1_000), 4)?,
                 replication,
             },
@@ -93,6 +94,11 @@ impl KafkaConfig {
             revoke_within: env::millis(env, "KAFKA_REVOKE_MS", (0, 120_000), 10_000)?,
         }))
     }
+}
+
+/// `KAFKA_TOPIC_PER_PROJECT`: what a project's `ownTopic` is when its settings do not say.
+pub fn topic_per_project(env: &dyn Env) -> Result<bool, ConfigError> {
+    env::switch(env, "KAFKA_TOPIC_PER_PROJECT")
 }
 
 #[cfg(test)]

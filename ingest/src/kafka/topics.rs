@@ -5,7 +5,7 @@
 //! keeps a partition's position when it finds another topic of the same name, and would skip what comes before it); another
 //! instance makes it at the same moment (that is a success).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,12 +21,31 @@ use super::settings::Brokers;
 pub struct TopicRules {
     /// `KAFKA_TOPIC`: where events go.
     pub shared: String,
-    /// `KAFKA_TOPIC_PER_PROJECT`: every project has `events.{project}` instead.
-    pub is_per_project: bool,
+    /// Which projects have `events.{project}` instead.
+    pub own: OwnTopics,
     /// `KAFKA_PARTITIONS` of a topic that is made.
     pub partitions: i32,
     /// `KAFKA_REPLICATION`; `None`: three, or as many as there are brokers.
     pub replication: Option<i32>,
+}
+
+/// Projects with a topic of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnTopics {
+    /// `KAFKA_TOPIC_PER_PROJECT`: all, or none …
+    pub is_default: bool,
+    /// … but for those whose `ownTopic` says otherwise.
+    pub exceptions: BTreeSet<String>,
+}
+
+impl OwnTopics {
+    fn has(&self, project: &str) -> bool {
+        self.is_default != self.exceptions.contains(project)
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.is_default && self.exceptions.is_empty()
+    }
 }
 
 /// What a topic of a project is called: this and the project's name.
@@ -41,13 +60,13 @@ impl TopicRules {
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let fits =
             PROJECT_PREFIX.len() + project.len() <= MAX_NAME && !project.is_empty() && project.chars().all(is_name);
-        if self.is_per_project && fits { format!("{PROJECT_PREFIX}{project}") } else { self.shared.clone() }
+        if self.own.has(project) && fits { format!("{PROJECT_PREFIX}{project}") } else { self.shared.clone() }
     }
 
     /// What a consumer subscribes to.
     pub fn subscription(&self) -> Vec<String> {
         let mut topics = vec![self.shared.clone()];
-        if self.is_per_project {
+        if !self.own.is_empty() {
             topics.push(format!("^{}.*", PROJECT_PREFIX.replace('.', "\\.")));
         }
         topics
@@ -260,14 +279,18 @@ mod tests {
 
     #[test]
     fn a_project_has_its_own_topic_where_its_name_allows_it() {
-        let mut rules =
-            TopicRules { shared: "tallyhouse.events".into(), is_per_project: true, partitions: 4, replication: None };
+        let own = OwnTopics { is_default: true, exceptions: ["small".to_owned()].into() };
+        let mut rules = TopicRules { shared: "tallyhouse.events".into(), own, partitions: 4, replication: None };
         assert_eq!(rules.of("shop-1"), "events.shop-1");
         for odd in ["", "a b", "ü", &"x".repeat(249)] {
             assert_eq!(rules.of(odd), "tallyhouse.events", "{odd:?}");
         }
         assert_eq!(rules.subscription(), ["tallyhouse.events", "^events\\..*"]);
-        rules.is_per_project = false;
-        assert_eq!(rules.of("shop-1"), "tallyhouse.events");
+        assert_eq!(rules.of("small"), "tallyhouse.events");
+        rules.own.is_default = false;
+        assert_eq!((rules.of("shop-1").as_str(), rules.of("small").as_str()), ("tallyhouse.events", "events.small"));
+        assert_eq!(rules.subscription().len(), 2);
+        rules.own = OwnTopics::default();
+        assert_eq!(rules.subscription(), ["tallyhouse.events"]);
     }
 }
