@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use prometheus::Registry;
+use tallyhouse::attach::attach;
 use tallyhouse::config::Config;
-use tallyhouse::engine::{Engine, child};
-use tallyhouse::metrics::Metrics;
+use tallyhouse::engine::child;
 use tallyhouse::{doctor, migrate, rollups, store, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
@@ -23,8 +22,6 @@ mod letters;
 
 use cli::{Cli, Command, Migrate, Rollups};
 use letters::letters;
-
-const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -72,21 +69,15 @@ async fn migrations(what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
     on_clickhouse(async |connection, is_embedded| migrations_on(connection, is_embedded, what).await).await
 }
 
-/// Works on the given ClickHouse; else on the embedded one, which is started for it.
+/// Works on the given ClickHouse; else on the embedded one, which is started for it when it does not run.
 async fn on_clickhouse(
     work: impl AsyncFnOnce(&Connection, bool) -> Result<ExitCode, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::from_env(&ProcessEnv)?;
-    match &config.engine {
-        None => work(&tallyhouse_ingest::config::clickhouse(&ProcessEnv)?, false).await,
-        Some(embedded) => {
-            let options = up::engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
-            let engine = Engine::start(options).await?;
-            let outcome = work(&engine.writer(), true).await;
-            engine.stop(STOP_WITHIN).await;
-            outcome
-        }
-    }
+    let attached = attach(&config, &ProcessEnv).await?;
+    let outcome = work(&attached.writer, config.engine.is_some()).await;
+    attached.detach().await;
+    outcome
 }
 
 async fn rollups_command(what: Rollups) -> Result<ExitCode, Box<dyn Error>> {

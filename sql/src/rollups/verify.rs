@@ -276,7 +276,7 @@ pub async fn audit(client: &Client, selection: &Selection, limit: usize) -> Resu
     };
     let sources = spill(format!(
         "SELECT toString(project_id) AS project_id, toInt32(source_partition) AS partition, count() AS offsets, \
-           sum(n) - count() AS repeated, toUInt64(max(source_offset) - min(source_offset) + 1 - count()) AS missing \
+           toUInt64(sum(n) - count()) AS repeated, toUInt64(max(source_offset) - min(source_offset) + 1 - count()) AS missing \
          FROM (SELECT project_id, source_partition, source_offset, count() AS n FROM tallyhouse.events FINAL \
                WHERE source_partition >= 0 AND {range} GROUP BY project_id, source_partition, source_offset) \
          GROUP BY project_id, partition ORDER BY repeated DESC, project_id, partition LIMIT {limit}"

@@ -12,6 +12,7 @@ use serde_json::json;
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
+use tallyhouse_sql::rollups::verify;
 
 use crate::ingest_service::{Service, count, everywhere, json};
 use crate::query_service::{eventually, new_project};
@@ -79,6 +80,10 @@ fn events(ids: impl IntoIterator<Item = String>) -> String {
     serde_json::Value::from_iter(events).to_string()
 }
 
+fn plus(a: (u64, u64), b: (u64, u64)) -> (u64, u64) {
+    (a.0 + b.0, a.1 + b.1)
+}
+
 fn numbered(range: std::ops::Range<u32>) -> String {
     events(range.map(|n| n.to_string()))
 }
@@ -100,6 +105,10 @@ async fn an_event_is_acknowledged_by_kafka_and_counted_once() {
     let sources = "SELECT uniqExact(source_partition, source_offset) FROM events \
                    WHERE project_id = {project:String} AND source_offset >= 0";
     assert_eq!(count(&connection, &project, sources).await, 100);
+    let selection = tallyhouse::rollups::selection(Some(project), None, None, None);
+    let audit = verify::audit(&connection.client(), &selection, 10).await.unwrap();
+    assert!(audit.is_clean());
+    assert_eq!(audit.sources.iter().map(|source| (source.offsets, source.missing)).fold((0, 0), plus), (100, 0));
     service.stop().await;
 }
 
