@@ -46,8 +46,9 @@ impl StoreError {
             Self::Refused { code, .. } => match code {
                 // NETWORK_ERROR, SOCKET_TIMEOUT, ALL_CONNECTION_TRIES_FAILED, TABLE_IS_READ_ONLY, ABORTED,
                 // UNKNOWN_STATUS_OF_INSERT, KEEPER_EXCEPTION, QUERY_WAS_CANCELLED, SERVER_IS_SHUTTING_DOWN-like aborts
-                // UNKNOWN_TABLE: a rebuild of rollups holds inserts back for a moment (`rollups::gate`).
-                209 | 210 | 279 | 242 | 236 | 319 | 999 | 394 | 285 | 60 => Class::Transient,
+                // UNKNOWN_TABLE: the migrations are on their way.
+                // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: a rebuild holds inserts back for a moment (`rollups::gate`).
+                209 | 210 | 279 | 242 | 236 | 319 | 999 | 394 | 285 | 60 | 395 => Class::Transient,
                 // TOO_MANY_SIMULTANEOUS_QUERIES, TOO_MANY_PARTS, QUOTA_EXCEEDED, NOT_ENOUGH_SPACE, CANNOT_SCHEDULE_TASK
                 202 | 252 | 201 | 243 | 439 => Class::Overloaded,
                 // TOO_MANY_ROWS, TOO_MANY_BYTES, TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED, TOO_MANY_ROWS_OR_BYTES

@@ -1,8 +1,9 @@
 //! Keeping inserts away while a partition is swapped, and one rebuild at a time.
 //!
-//! **The gate** is a name: `events_in` is renamed, so an insert that comes now is refused before anything of it is written,
-//! and its writer repeats it with the same token. One that came earlier is waited for. The views find their source again
-//! when the name is back, also after ClickHouse was restarted in between.
+//! **The gate** is a column of `events_in` that cannot be computed: an insert that comes now is refused before anything of
+//! it is written, and its writer repeats it with the same token. One that came earlier has the table's columns as they
+//! were; it is waited for. Anything that the views can feel is no gate: renaming `events_in` under an insert stores it in
+//! some tables and not in others, because a view looks its source up by name for every block.
 //!
 //! **The lock** is a running query: ClickHouse refuses a second query of the same id, and ends this one when the connection
 //! closes. So it goes with the process that holds it, however that ends, and there is no stale lock to judge.
@@ -14,11 +15,11 @@ use clickhouse::Client;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{RollupsError, execute, exists, number, within};
+use super::{RollupsError, execute, number, within};
 use crate::error::StoreError;
 
 const LOCK: &str = "tallyhouse-rollups-rebuild";
-const CLOSED: &str = "events_in_closed";
+const BAR: &str = "closed_for_rebuild";
 const POLL: Duration = Duration::from_millis(20);
 
 /// How long a connection takes to be ours, or a dead holder's to be noticed.
@@ -82,13 +83,18 @@ fn ulid() -> String {
 }
 
 /// Closes the gate. Not to be dropped before it is done: ClickHouse would go on and close it behind our back.
-pub(super) async fn close(client: &Client) -> Result<(), StoreError> {
-    execute(client, "RENAME TABLE tallyhouse.events_in TO tallyhouse.events_in_closed").await
+pub async fn close(client: &Client) -> Result<(), StoreError> {
+    // Materialized, so `SELECT *` does not see it; of a row, or it would be computed here.
+    let bar = format!(
+        "ALTER TABLE tallyhouse.events_in ADD COLUMN {BAR} UInt8 MATERIALIZED \
+         throwIf(length(project_id) >= 0, 'a rebuild of rollups holds inserts back for a moment')"
+    );
+    execute(client, &bar).await
 }
 
 /// Waits for the inserts that had come before the gate was closed.
 pub(super) async fn drain(client: &Client, until: Instant) -> Result<(), StoreError> {
-    // An insert is listed before it looks its table up, so one that is not listed now finds none.
+    // An insert is listed before it looks its table up, so one that is not listed now is refused.
     let listed = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%events_in%'";
     let mut inside = within(client.query_raw(listed).fetch_all::<String>()).await?;
     while !inside.is_empty() {
@@ -98,6 +104,17 @@ pub(super) async fn drain(client: &Client, until: Instant) -> Result<(), StoreEr
         sleep(POLL).await;
         let now = within(client.query_raw(listed).fetch_all::<String>()).await?;
         inside.retain(|id| now.contains(id));
+    }
+    Ok(())
+}
+
+/// Opens the gate that this process closed.
+pub(super) async fn reopen(client: &Client, lock: &Lock) -> Result<(), RollupsError> {
+    if lock.is_lost() {
+        // Whoever has the lock by now answers for the gate.
+        open_left_behind(client).await?;
+    } else {
+        open(client).await?;
     }
     Ok(())
 }
@@ -116,22 +133,29 @@ pub(super) async fn open(client: &Client) -> Result<bool, StoreError> {
     }
 }
 
+async fn is_closed(client: &Client) -> Result<bool, StoreError> {
+    let bars = format!(
+        "SELECT count() FROM system.columns WHERE database = 'tallyhouse' AND table = 'events_in' AND name = '{BAR}'"
+    );
+    Ok(number(client, &bars).await? > 0)
+}
+
 async fn try_open(client: &Client) -> Result<bool, StoreError> {
     let busy = "SELECT count() FROM system.processes WHERE query LIKE 'ALTER TABLE tallyhouse.rollup_%REPLACE PARTITION%' \
-                OR query LIKE 'RENAME TABLE tallyhouse.events_in TO%'";
+                OR query LIKE 'ALTER TABLE tallyhouse.events_in ADD COLUMN%'";
     if number(client, busy).await? > 0 {
         return Err(StoreError::TimedOut);
     }
-    if !exists(client, CLOSED).await? {
+    if !is_closed(client).await? {
         return Ok(false);
     }
-    execute(client, "RENAME TABLE tallyhouse.events_in_closed TO tallyhouse.events_in").await?;
+    execute(client, &format!("ALTER TABLE tallyhouse.events_in DROP COLUMN {BAR}")).await?;
     Ok(true)
 }
 
 /// Opens a gate that a rebuild left closed when it was killed. Says whether there was one; while a rebuild runs, none is.
 pub async fn open_left_behind(client: &Client) -> Result<bool, RollupsError> {
-    if !exists(client, CLOSED).await? {
+    if !is_closed(client).await? {
         return Ok(false);
     }
     match Lock::take(client).await {

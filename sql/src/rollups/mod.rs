@@ -5,6 +5,7 @@
 
 pub mod gate;
 pub mod rebuild;
+mod settle;
 pub mod verify;
 
 use std::time::Duration;

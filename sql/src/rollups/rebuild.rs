@@ -12,7 +12,8 @@
 //!
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
-//! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards.
+//! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards; what
+//! does not stand still because events keep arriving is looked at behind the gate ([`settle`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tallyhouse_schema::Rollup;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::{self, Lock};
+use super::settle;
 use super::verify::{self, Drift, days, only, raw_horizon};
 use super::{RollupsError, Selection, execute, number, quoted, refuse_cluster, unit_of, within};
 use crate::error::StoreError;
@@ -66,11 +68,16 @@ pub async fn rebuild(client: &Client, options: &Options) -> Result<Rebuilt, Roll
         tracing::warn!("an earlier rebuild was killed and had left inserts shut out; they are let in again");
     }
     let mut rebuilt = Rebuilt::default();
-    let mut drifts = Vec::new();
+    let (mut drifts, mut differing) = (Vec::new(), 0);
     for round in 0..=ROUNDS {
         if round > 0 || !options.is_everything {
-            drifts = verify::verify(client, &options.selection, options.pause).await?.drifts;
-            if drifts.is_empty() {
+            let verify::Compared { drifts: still, moving, .. } =
+                verify::compare(client, &options.selection, options.pause).await?;
+            let settled = settle::settle(client, &lock, options, moving).await?;
+            drifts = still;
+            drifts.extend(settled.drifts);
+            differing = drifts.len() + settled.unsettled;
+            if differing == 0 {
                 return Ok(rebuilt);
             }
         }
@@ -83,7 +90,7 @@ pub async fn rebuild(client: &Client, options: &Options) -> Result<Rebuilt, Roll
             job.table(&drifts, is_everything, &mut rebuilt).await?;
         }
     }
-    Err(RollupsError::NotConverged(drifts.len()))
+    Err(RollupsError::NotConverged(differing))
 }
 
 /// One rollup of one round.
@@ -198,12 +205,7 @@ impl Job<'_> {
         let started = Instant::now();
         let until = started + self.options.gate;
         let swapped = self.behind_the_gate(partition, until).await;
-        if self.lock.is_lost() {
-            // Whoever has the lock by now answers for the gate.
-            gate::open_left_behind(self.client).await?;
-        } else {
-            gate::open(self.client).await?;
-        }
+        gate::reopen(self.client, self.lock).await?;
         swapped.map(|()| started.elapsed())
     }
 

@@ -73,15 +73,15 @@ pub struct Cell {
     pub found_keys: u64,
 }
 
-type Key = (&'static str, String, String, u32);
+pub(super) type Key = (&'static str, String, String, u32);
 
 impl Drift {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.table, self.cell.project_id.clone(), self.cell.dim_set.clone(), self.cell.unit)
     }
 
     /// What stays the same while both sides grow by the same events.
-    const fn difference(&self) -> (u64, u64, u64) {
+    pub(super) const fn difference(&self) -> (u64, u64, u64) {
         let Cell { expected_events, found_events, expected_value_count, found_value_count, .. } = self.cell;
         (
             found_events.wrapping_sub(expected_events),
@@ -104,9 +104,23 @@ pub struct Report {
 
 /// Compares every table of the selection with raw.
 pub async fn verify(client: &Client, selection: &Selection, pause: Duration) -> Result<Report, RollupsError> {
+    let Compared { drifts, moving, is_truncated } = compare(client, selection, pause).await?;
+    Ok(Report { drifts, moving: moving.len(), is_truncated })
+}
+
+/// What a comparison found, with the cells that would not stand still.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    pub drifts: Vec<Drift>,
+    pub moving: Vec<Drift>,
+    pub is_truncated: bool,
+}
+
+/// As [`verify`].
+pub(super) async fn compare(client: &Client, selection: &Selection, pause: Duration) -> Result<Compared, RollupsError> {
     refuse_cluster(client).await?;
     let horizon = raw_horizon(client, selection).await?;
-    let mut report = Report::default();
+    let mut report = Compared::default();
     for &rollup in &selection.tables {
         let (from, to) = days(selection, rollup, horizon);
         let mut start = from;
@@ -151,17 +165,17 @@ async fn settle(
     rollup: Rollup,
     window: (i64, i64),
     pause: Duration,
-    report: &mut Report,
+    report: &mut Compared,
 ) -> Result<(), RollupsError> {
     let mut open: BTreeMap<Key, (Drift, u32)> =
-        look(client, selection, rollup, window).await?.into_iter().map(|drift| (drift.key(), (drift, 0))).collect();
+        look(client, selection, rollup, window, &[]).await?.into_iter().map(|drift| (drift.key(), (drift, 0))).collect();
     report.is_truncated |= open.len() >= MOST_CELLS;
     for _ in 1..LOOKS {
         if open.values().all(|(_, seen)| *seen >= CONFIRMATIONS) {
             break;
         }
         tokio::time::sleep(pause).await;
-        let now = look(client, selection, rollup, window).await?;
+        let now = look(client, selection, rollup, window, &[]).await?;
         let mut next = BTreeMap::new();
         for drift in now {
             // Not seen at first: it is being written.
@@ -175,19 +189,45 @@ async fn settle(
         if seen >= CONFIRMATIONS {
             report.drifts.push(drift);
         } else {
-            report.moving += 1;
+            report.moving.push(drift);
         }
     }
     Ok(())
 }
 
+/// Looks once more at cells of one rollup that would not stand still.
+pub(super) async fn look_at(
+    client: &Client,
+    selection: &Selection,
+    rollup: Rollup,
+    cells: &[Drift],
+) -> Result<Vec<Drift>, RollupsError> {
+    let starts = || cells.iter().map(|drift| i64::from(drift.cell.unit));
+    let (Some(first), Some(last)) = (starts().min(), starts().max()) else { return Ok(Vec::new()) };
+    // An hour or a day: the list of cells says which.
+    look(client, selection, rollup, (first, last + DAY), cells).await
+}
+
+/// Compares once: everything of the window, or of the cells when any are named.
 async fn look(
     client: &Client,
     selection: &Selection,
     rollup: Rollup,
     (from, to): (i64, i64),
+    cells: &[Drift],
 ) -> Result<Vec<Drift>, RollupsError> {
     let (table, unit, bucket, project) = (rollup.table(), unit_of(rollup), bucket_of(rollup), only(selection));
+    let among = |time: &str| {
+        let cell = |drift: &Drift| format!("({}, {})", quoted(&drift.cell.project_id), drift.cell.unit);
+        match cells {
+            [] => String::new(),
+            _ => {
+                let list = cells.iter().map(cell).collect::<Vec<_>>().join(", ");
+                format!(" AND (project_id, toUInt32({unit}({time}))) IN ({list})")
+            }
+        }
+    };
+    let (of_raw, of_rollup) = (among("toDateTime(ts, 'UTC')"), among("bucket"));
     let key =
         |bucket: &str, set: &str, value: &str| format!("cityHash64(event_type, {set}, {value}, toUInt32({bucket}))");
     let raw_key = key(&format!("{bucket}(toDateTime(ts, 'UTC'))"), "dim.1", "dim.2");
@@ -207,14 +247,14 @@ async fn look(
              count(value) AS vc, sum(ifNull(value, 0)) AS vs, sum(abs(ifNull(value, 0))) AS va, \
              min(ifNull(value, inf)) AS mn, max(ifNull(value, -inf)) AS mx, sum({raw_key}) AS k \
            FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
-           WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project} \
+           WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{of_raw} \
            GROUP BY p, set, u \
            UNION ALL \
            SELECT 1 AS side, project_id AS p, dim_set AS set, {unit}(bucket) AS u, sum(r.events) AS n, \
              sum(r.value_count) AS vc, sum(r.value_sum) AS vs, 0. AS va, min(r.value_min) AS mn, max(r.value_max) AS mx, \
              sum(r.events * {rollup_key}) AS k \
            FROM tallyhouse.{table} AS r \
-           WHERE bucket >= toDateTime({from}, 'UTC') AND bucket < toDateTime({to}, 'UTC'){project} \
+           WHERE bucket >= toDateTime({from}, 'UTC') AND bucket < toDateTime({to}, 'UTC'){project}{of_rollup} \
            GROUP BY p, set, u \
          ) GROUP BY p, set, u \
          HAVING expected_events != found_events OR expected_value_count != found_value_count \
