@@ -126,12 +126,13 @@ async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result
     let generated_s = clock().div_euclid(1_000);
     Ok(match &plan {
         Plan::Series(plan) => {
-            let points = store.read(&sql::series(plan, scope.project())).await?;
-            let places = match sql::overflowed(plan, scope.project()) {
+            let read = plan.read();
+            let points = store.read(&sql::read(&read, scope.project())).await?;
+            let places = match sql::overflowed(&read, scope.project()) {
                 Some(statement) => store.read::<sql::Place>(&statement).await?,
                 None => Vec::new(),
             };
-            render::series::render(plan, &points, &plan.named(&places), generated_s)
+            render::series::render(plan, &points, &read.named(&places), generated_s)
         }
         Plan::Realtime(plan) => {
             let lines = store.read(&sql::realtime(plan, scope.project())).await?;

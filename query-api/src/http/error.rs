@@ -35,6 +35,13 @@ fn of_bad_request(bad: &BadRequest) -> Problem {
         BadRequest::QueryTooLong { limit, .. } => {
             with(StatusCode::URI_TOO_LONG, "query_too_long").with("limit_bytes", *limit)
         }
+        BadRequest::BodyTooLong { limit, .. } => {
+            with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long").with("limit_bytes", *limit)
+        }
+        BadRequest::NotJson { line, column, .. } => bad_request("not_json").with("line", *line).with("column", *column),
+        BadRequest::BadField { path, near, .. } => {
+            bad_request("bad_field").with("field", path.as_str()).with("did_you_mean", near.as_slice())
+        }
         BadRequest::UnknownParameter { near, known, .. } => {
             bad_request("unknown_parameter").with("did_you_mean", near.as_slice()).with("known", *known)
         }

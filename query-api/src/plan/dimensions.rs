@@ -1,5 +1,7 @@
 //! Which set of dimensions answers a question.
 
+use std::collections::BTreeSet;
+
 use tallyhouse_schema::catalogue::EventType;
 use tallyhouse_schema::{Catalogue, DimSet};
 
@@ -7,25 +9,38 @@ use super::error::Unplannable;
 use crate::request::error::quoted;
 use crate::request::near::nearest;
 
-/// The smallest set kept for these events that holds every dimension in `needed`. A larger set than needed is exact too:
-/// every event stands in every set once, so what was not asked for is merged away.
-pub fn choose(event_type: Option<&str>, needed: &DimSet, catalogue: &Catalogue) -> Result<DimSet, Unplannable> {
+/// The smallest set kept for these events that holds every dimension in `needed`; `types` are the only event types that can
+/// be among them. A larger set than needed is exact too: every event stands in every set once, so what was not asked for is
+/// merged away.
+pub fn choose(types: Option<&BTreeSet<&str>>, needed: &DimSet, catalogue: &Catalogue) -> Result<DimSet, Unplannable> {
     if needed.is_total() {
         return Ok(DimSet::total());
     }
     all_known(needed, catalogue)?;
-    let universal = EventType::default();
-    let kept = &event_type.map_or(&universal, |name| catalogue.event_type(name)).sets;
+    let kept = kept_for(types, catalogue);
     kept.iter()
         .filter(|set| needed.names().iter().all(|name| set.names().contains(name)))
         .min_by_key(|set| (set.names().len(), set.key()))
         .cloned()
         .ok_or_else(|| Unplannable::NotRolledUp {
             asked: needed.key().to_owned(),
-            event_type: event_type.map(quoted),
+            event_type: types.map(|types| quoted(&types.iter().copied().collect::<Vec<_>>().join(", "))),
             kept: kept.iter().map(|set| set.key().to_owned()).collect(),
             types: catalogue.types_with(needed).map(str::to_owned).collect(),
         })
+}
+
+/// The sets that all of these events stand in.
+fn kept_for(types: Option<&BTreeSet<&str>>, catalogue: &Catalogue) -> Vec<DimSet> {
+    let universal = EventType::default().sets;
+    let mut each = types.into_iter().flatten().map(|name| &catalogue.event_type(name).sets);
+    match each.next() {
+        None => universal,
+        Some(first) => {
+            let others: Vec<_> = each.collect();
+            first.iter().filter(|set| others.iter().all(|sets| sets.contains(set))).cloned().collect()
+        }
+    }
 }
 
 fn all_known(needed: &DimSet, catalogue: &Catalogue) -> Result<(), Unplannable> {
@@ -62,15 +77,17 @@ mod tests {
             (Some("flight"), vec!["dest"], "carrier,dest,origin"),
             (Some("undeclared"), vec!["country"], "country"),
         ] {
-            let set = choose(event_type, &DimSet::of(needed.clone()), &catalogue()).unwrap();
+            let types = event_type.map(|name| BTreeSet::from([name]));
+            let set = choose(types.as_ref(), &DimSet::of(needed.clone()), &catalogue()).unwrap();
             assert_eq!(set.key(), expected, "{event_type:?} {needed:?}");
         }
     }
 
     #[test]
     fn refusals_say_what_is_kept() {
-        let refused = |event_type, needed: &[&str]| {
-            choose(event_type, &DimSet::of(needed.iter().copied()), &catalogue()).unwrap_err().to_string()
+        let refused = |event_type: Option<&'static str>, needed: &[&str]| {
+            let types = event_type.map(|name| BTreeSet::from([name]));
+            choose(types.as_ref(), &DimSet::of(needed.iter().copied()), &catalogue()).unwrap_err().to_string()
         };
         assert_eq!(refused(None, &["orign"]), "there is no dimension `orign`; did you mean origin?");
         assert_eq!(

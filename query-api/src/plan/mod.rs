@@ -3,8 +3,11 @@
 //! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
+pub mod condition;
 pub mod dimensions;
 pub mod error;
+pub mod frame;
+pub mod read;
 pub mod series;
 pub mod source;
 
@@ -12,7 +15,8 @@ use serde::Serialize;
 use tallyhouse_schema::{Catalogue, Rollup};
 
 pub use error::Unplannable;
-pub use series::{Frame, SeriesPlan};
+pub use frame::Frame;
+pub use series::SeriesPlan;
 
 use crate::request::{DailyQuery, Query};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};

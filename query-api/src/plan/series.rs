@@ -1,20 +1,16 @@
 //! The plan of a metric's series.
 
-use serde::{Serialize, Serializer};
-use tallyhouse_schema::{Catalogue, DimSet, Rollup};
+use serde::Serialize;
+use tallyhouse_schema::{Catalogue, DimSet};
 
+use super::condition::{Condition, Field};
 use super::error::Unplannable;
-use super::{dimensions, source};
+use super::frame::Frame;
+use super::read::{Read, Source};
+use super::{dimensions, frame};
 use crate::metric::Measure;
-use crate::request::{Filter, MetricQuery, Window};
+use crate::request::MetricQuery;
 use crate::sql::Place;
-use crate::time::{Granularity, Grid, Zone, grid, minute_ceil};
-
-/// Points that a granularity chosen for the caller makes at most.
-pub const READABLE_POINTS: i64 = 1_440;
-
-/// Points that are answered at most.
-pub const MAX_POINTS: i64 = 11_000;
 
 /// What a series reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,145 +19,79 @@ pub struct SeriesPlan {
     pub metric: &'static str,
     /// What is computed.
     pub measure: Measure,
-    /// Only events of this type.
-    pub event_type: Option<String>,
-    /// The table.
-    #[serde(serialize_with = "source::as_table")]
-    pub rollup: Rollup,
-    /// The rows of the table.
-    #[serde(serialize_with = "as_key")]
-    pub set: DimSet,
+    /// The table, and the rows of it.
+    pub source: Source,
+    /// Which events.
+    pub condition: Condition,
     /// The range and its buckets.
     pub frame: Frame,
     /// Dimensions that make separate series.
     pub group_by: Vec<String>,
-    /// Conditions.
-    pub filters: Vec<Filter>,
     /// The most groups.
     pub limit: u32,
 }
 
-/// A range and its buckets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Frame {
-    /// First instant.
-    pub from: i64,
-    /// First instant that is not included.
-    pub to: i64,
-    /// The width of buckets.
-    pub granularity: Granularity,
-    /// Whose clocks they follow.
-    pub zone: Zone,
+impl SeriesPlan {
+    /// What is read for it.
+    pub fn read(&self) -> Read {
+        Read {
+            source: self.source.clone(),
+            condition: self.condition.clone(),
+            from: self.frame.from,
+            to: self.frame.to,
+            buckets: Some(self.frame.clone()),
+            by: self.group_by.iter().map(|name| Field::Dimension(name.clone())).collect(),
+            measures: vec![self.measure],
+            top: (!self.group_by.is_empty()).then_some(self.limit),
+        }
+    }
 }
 
-impl SeriesPlan {
+impl Read {
     /// The dimensions at these places of the set that the caller asked about, in order.
     pub fn named(&self, places: &[Place]) -> Vec<&str> {
-        let is_asked =
-            |name: &String| self.group_by.contains(name) || self.filters.iter().any(|filter| filter.dimension == *name);
+        let Source::Rollup { set, .. } = &self.source else { return Vec::new() };
+        let conditions = self.condition.dimensions();
+        let is_asked = |name: &str| conditions.contains(name) || self.by.iter().any(|field| field.name() == name);
         let is_found = |index: usize| places.iter().any(|found| usize::try_from(found.place) == Ok(index + 1));
-        let names = self.set.names().iter().enumerate();
-        names.filter(|(index, name)| is_found(*index) && is_asked(name)).map(|(_, name)| name.as_str()).collect()
+        let names = set.names().iter().map(String::as_str).enumerate();
+        names.filter(|(index, name)| is_found(*index) && is_asked(name)).map(|(_, name)| name).collect()
     }
 }
 
-impl Frame {
-    fn of(window: Window, granularity: Granularity, zone: &Zone, now_ms: i64) -> Self {
-        let now = minute_ceil(now_ms);
-        let open_end = || grid::ceil(granularity, zone, now);
-        let (from, to) = match window {
-            Window::Closed { from, to } => (from, to),
-            Window::Open { from } => (grid::floor(granularity, zone, from), open_end()),
-            Window::Last { seconds } => {
-                // A day of calendar days is yesterday and today; of clock buckets, as many as make a day.
-                let end = if granularity.clock_seconds().is_some() { open_end() } else { now };
-                (grid::floor(granularity, zone, end - seconds), open_end())
-            }
-        };
-        Self { from, to, granularity, zone: zone.clone() }
-    }
-
-    /// The buckets.
-    pub fn grid(&self) -> Grid {
-        Grid::over(self.granularity, &self.zone, self.from, self.to)
-    }
-
-    /// No fewer than the number of buckets, without laying the grid.
-    fn points_at_most(&self) -> i64 {
-        (self.to - self.from) / self.granularity.least_seconds() + 2
-    }
-
-    fn has_at_most(&self, points: i64) -> bool {
-        // The grid of a year of minutes is not laid just to learn that it is too long.
-        let hopeless = points.saturating_mul(2).saturating_add(2);
-        self.points_at_most() <= points
-            || (self.points_at_most() <= hopeless && (self.grid().starts().len() as i64) <= points)
-    }
-}
-
-/// Plans a series.
+/// Plans a series; `now_ms` is the present.
 pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<SeriesPlan, Unplannable> {
-    let asked = query.filters.iter().map(|filter| &filter.dimension).chain(&query.group_by);
-    let set = dimensions::choose(query.event_type.as_deref(), &DimSet::of(asked.cloned()), catalogue)?;
-    let (frame, rollup) = match query.granularity {
-        Some(granularity) => asked_for(query, granularity, now_ms)?,
-        None => readable(query, now_ms)?,
-    };
+    let condition = condition(query);
+    let needed = DimSet::of(condition.dimensions().into_iter().chain(query.group_by.iter().map(String::as_str)));
+    let set = dimensions::choose(condition.event_types().as_ref(), &needed, catalogue)?;
+    let (frame, rollup) = frame::choose(query.window, query.granularity, &query.zone, now_ms)?;
     Ok(SeriesPlan {
         metric: query.metric.name,
         measure: query.metric.measure,
-        event_type: query.event_type.clone(),
-        rollup,
-        set,
+        source: Source::Rollup { rollup, set },
+        condition,
         frame,
         group_by: query.group_by.clone(),
-        filters: query.filters.clone(),
         limit: query.limit,
     })
 }
 
-fn asked_for(query: &MetricQuery, granularity: Granularity, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
-    let frame = Frame::of(query.window, granularity, &query.zone, now_ms);
-    if !frame.has_at_most(MAX_POINTS) {
-        let fits = Granularity::FINEST_FIRST
-            .into_iter()
-            .find(|finer| Frame::of(query.window, *finer, &query.zone, now_ms).has_at_most(MAX_POINTS));
-        return Err(Unplannable::TooManyPoints { granularity, limit: MAX_POINTS, fits });
-    }
-    sourced(frame, now_ms)
-}
-
-/// The finest granularity that makes a readable chart and can be answered; if none can, why not the finest.
-fn readable(query: &MetricQuery, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
-    let mut refusal = None;
-    for granularity in Granularity::FINEST_FIRST {
-        let frame = Frame::of(query.window, granularity, &query.zone, now_ms);
-        if !frame.has_at_most(READABLE_POINTS) {
-            continue;
-        }
-        match sourced(frame, now_ms) {
-            Ok(found) => return Ok(found),
-            Err(error) => refusal = refusal.or(Some(error)),
-        }
-    }
-    let granularity = Granularity::Month;
-    Err(refusal.unwrap_or(Unplannable::TooManyPoints { granularity, limit: READABLE_POINTS, fits: None }))
-}
-
-fn sourced(frame: Frame, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
-    let rollup = source::choose(frame.from, frame.to, &frame.grid(), &frame.zone, now_ms)?;
-    Ok((frame, rollup))
-}
-
-fn as_key<S: Serializer>(set: &DimSet, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(set.key())
+fn condition(query: &MetricQuery) -> Condition {
+    let event_type = query.event_type.iter().map(|name| Condition::is(Field::EventType, [name.clone()]));
+    let filters = query
+        .filters
+        .iter()
+        .map(|filter| Condition::is(Field::Dimension(filter.dimension.clone()), filter.values.iter().cloned()));
+    event_type.chain(filters).fold(Condition::always(), Condition::and)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::frame::READABLE_POINTS;
     use crate::request::Params;
     use crate::request::query::METRIC_PARAMS;
+    use crate::time::Granularity;
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;
@@ -175,7 +105,7 @@ mod tests {
     fn shape(query: &str) -> (&'static str, &'static str, String, String) {
         let plan = planned("events", query).unwrap();
         let zone = &plan.frame.zone;
-        (plan.rollup.table(), plan.frame.granularity.name(), zone.rfc3339(plan.frame.from), zone.rfc3339(plan.frame.to))
+        (plan.source.table(), plan.frame.granularity.name(), zone.rfc3339(plan.frame.from), zone.rfc3339(plan.frame.to))
     }
 
     #[test]
@@ -284,8 +214,8 @@ mod tests {
     fn daily_active_users_are_days() {
         let plan = planned("daily_active_users", "startTime=2026-11-01").unwrap();
         assert_eq!(
-            (plan.rollup, plan.frame.granularity, plan.frame.grid().starts().len()),
-            (Rollup::Day, Granularity::Day, 20)
+            (plan.source.table(), plan.frame.granularity, plan.frame.grid().starts().len()),
+            ("rollup_1d", Granularity::Day, 20)
         );
     }
 

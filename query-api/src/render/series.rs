@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tallyhouse_schema::Rollup;
 
 use super::{Rendered, assemble, json};
 use crate::metric::Measure;
+use crate::plan::read::Source;
 use crate::plan::{Frame, SeriesPlan};
 use crate::sql::Point;
 use crate::time::Zone;
@@ -63,9 +63,9 @@ pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: &[&str], generate
         data.join(",")
     );
     let truncated = points.iter().any(|point| point.rank > plan.limit);
-    let error = error(plan.measure, plan.rollup);
+    let error = error(plan.measure, &plan.source);
     let meta = Meta {
-        source: plan.rollup.table(),
+        source: plan.source.table(),
         range: range(&plan.frame),
         approx: error.is_some(),
         error,
@@ -82,7 +82,7 @@ fn range(frame: &Frame) -> Range {
 }
 
 fn without_gaps(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
-    let found: BTreeMap<i64, Option<f64>> = points.iter().map(|point| (point.at, point.value)).collect();
+    let found: BTreeMap<i64, Option<f64>> = points.iter().map(|point| (point.at, value_of(point))).collect();
     let value = |at| found.get(&at).copied().unwrap_or(plan.measure.of_nothing());
     plan.frame.grid().starts().into_iter().map(|at| point(plan, at, value(at), "")).collect()
 }
@@ -93,7 +93,11 @@ fn with_groups(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
         labels.iter().zip(values).map(|(label, value)| format!(",{label}:{}", json::text(value))).collect::<String>()
     };
     let shown = points.iter().filter(|point| point.rank <= plan.limit);
-    shown.map(|shown| point(plan, shown.at, shown.value, &dims(&shown.dims))).collect()
+    shown.map(|shown| point(plan, shown.at, value_of(shown), &dims(&shown.groups))).collect()
+}
+
+fn value_of(point: &Point) -> Option<f64> {
+    point.measured.first().copied().flatten()
 }
 
 fn point(plan: &SeriesPlan, at: i64, value: Option<f64>, dims: &str) -> String {
@@ -110,10 +114,10 @@ fn label(dimension: &str) -> Cow<'_, str> {
 }
 
 /// `HyperLogLog`'s standard error follows from its 2^precision cells; `DDSketch` has a bound.
-fn error(measure: Measure, rollup: Rollup) -> Option<Error> {
+pub(super) fn error(measure: Measure, source: &Source) -> Option<Error> {
     match measure {
         Measure::Users => {
-            let cells = f64::from(1_u32 << rollup.users_precision());
+            let cells = f64::from(1_u32 << source.users_precision());
             Some(Error { kind: "standard", relative: (1.04 / cells.sqrt() * 1e4).round() / 1e4 })
         }
         Measure::ValueQuantile(_) => Some(Error { kind: "bound", relative: 0.01 }),
@@ -124,10 +128,11 @@ fn error(measure: Measure, rollup: Rollup) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use tallyhouse_schema::DimSet;
+    use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
     use crate::cache::Entry;
+    use crate::plan::condition::Condition;
     use crate::render::complete;
     use crate::serve::CacheStatus;
     use crate::time::Granularity;
@@ -136,9 +141,8 @@ mod tests {
         SeriesPlan {
             metric: "m",
             measure,
-            event_type: None,
-            rollup: Rollup::Hour,
-            set: DimSet::of(group_by.iter().copied()),
+            source: Source::Rollup { rollup: Rollup::Hour, set: DimSet::of(group_by.iter().copied()) },
+            condition: Condition::always(),
             frame: Frame {
                 from: 0,
                 to: 3 * 3_600,
@@ -146,13 +150,13 @@ mod tests {
                 zone: Zone::named("Europe/Berlin").unwrap(),
             },
             group_by: group_by.iter().map(|name| (*name).to_owned()).collect(),
-            filters: Vec::new(),
             limit: 1,
         }
     }
 
     fn at(at: i64, value: f64, dims: &[&str], rank: u32) -> Point {
-        Point { at, dims: dims.iter().map(|dim| (*dim).to_owned()).collect(), value: Some(value), rank }
+        let groups = dims.iter().map(|dim| (*dim).to_owned()).collect();
+        Point { at, groups, measured: vec![Some(value)], newest: at, rank }
     }
 
     fn parsed(rendered: &Rendered) -> Value {

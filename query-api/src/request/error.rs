@@ -11,6 +11,34 @@ pub enum BadRequest {
         /// The longest that is read.
         limit: usize,
     },
+    /// The body is longer than is read.
+    #[error("the body has {bytes} bytes, at most {limit} are read")]
+    BodyTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is read.
+        limit: usize,
+    },
+    /// The body is no JSON document.
+    #[error("the body is not JSON: {problem}")]
+    NotJson {
+        /// Where, from 1.
+        line: usize,
+        /// Where, from 1.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A field of the body.
+    #[error("{}{problem}{}", at(path), did_you_mean(near))]
+    BadField {
+        /// The path to it, such as `filters[0][1]`; empty for the whole body.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+        /// Names that may have been meant.
+        near: Vec<String>,
+    },
     /// No parameter of that name.
     #[error("`{name}` is not a parameter here{}", did_you_mean(near))]
     UnknownParameter {
@@ -88,6 +116,10 @@ pub enum BadRequest {
         /// The metric that leaves it open.
         instead: &'static str,
     },
+}
+
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("`{path}`: ") }
 }
 
 /// At most this much of what was sent is quoted back.

@@ -1,12 +1,17 @@
 //! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
 
+pub mod body;
 pub mod error;
+pub mod filter_tree;
 pub mod near;
 pub mod params;
 pub mod query;
+pub mod range;
+pub mod structured;
 pub mod window;
 
 pub use error::BadRequest;
 pub use params::Params;
 pub use query::{DailyQuery, Filter, MetricQuery, Query};
+pub use structured::StructuredQuery;
 pub use window::Window;

@@ -26,7 +26,7 @@ pub const GROUPS: (u32, u32) = (100, 1_000);
 const MAX_FILTER_VALUES: usize = 100;
 
 /// Dimensions that one query may name; no kept set is larger.
-const MAX_DIMENSIONS: usize = 8;
+pub const MAX_DIMENSIONS: usize = 8;
 
 /// Longest event type in characters: longer ones are never stored.
 const MAX_EVENT_TYPE_CHARS: usize = 200;

@@ -1,8 +1,12 @@
 //! The built-in metrics: each is a measure, perhaps of one event type only.
 
+pub mod definition;
+
 use serde::Serialize;
 
 use crate::time::Granularity;
+
+pub use definition::Definition;
 
 /// What is computed over the events of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

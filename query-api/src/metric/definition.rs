@@ -1,0 +1,121 @@
+//! What a metric means: measures of events under conditions, and what is computed from them.
+
+use serde::Serialize;
+
+use super::{Measure, Metric};
+use crate::plan::condition::{Condition, Field};
+use crate::time::Granularity;
+
+/// A metric, built in or registered.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Raised by every change; 0 for the built-in ones.
+    pub version: u32,
+    /// What is read.
+    pub parts: Vec<Part>,
+    /// What is computed from it.
+    pub expression: Expression,
+    /// The only granularity that its name allows, or `None` for any.
+    pub granularity: Option<Granularity>,
+}
+
+/// A measure of the events that pass a condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// The measure.
+    pub measure: Measure,
+    /// The condition.
+    pub condition: Condition,
+}
+
+/// A value from parts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expression {
+    /// A part, by its place.
+    Part(usize),
+    /// A number.
+    Number(f64),
+    /// Two values and what is done with them.
+    Of(Operation, Box<Expression>, Box<Expression>),
+}
+
+/// What is done with two values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// `+`
+    Add,
+    /// `-`
+    Subtract,
+    /// `*`
+    Multiply,
+    /// `/`; by nothing it is nothing.
+    Divide,
+}
+
+impl Definition {
+    /// The definition of a built-in metric.
+    pub fn built_in(metric: Metric) -> Self {
+        let condition = match metric.event_type {
+            Some(name) => Condition::is(Field::EventType, [name.to_owned()]),
+            None => Condition::always(),
+        };
+        Self {
+            name: metric.name.to_owned(),
+            version: 0,
+            parts: vec![Part { measure: metric.measure, condition }],
+            expression: Expression::Part(0),
+            granularity: metric.granularity,
+        }
+    }
+
+    /// Its value, from those of its parts.
+    pub fn value(&self, parts: &[Option<f64>]) -> Option<f64> {
+        self.expression.value(parts)
+    }
+
+    /// Whether its values are whole numbers.
+    pub fn is_count(&self) -> bool {
+        match (&self.expression, self.parts.as_slice()) {
+            (Expression::Part(_), [part]) => part.measure.is_count(),
+            _ => false,
+        }
+    }
+}
+
+impl Expression {
+    fn value(&self, parts: &[Option<f64>]) -> Option<f64> {
+        match self {
+            Self::Part(place) => parts.get(*place).copied().flatten(),
+            Self::Number(number) => Some(*number),
+            Self::Of(operation, left, right) => {
+                let (left, right) = (left.value(parts)?, right.value(parts)?);
+                let value = match operation {
+                    Operation::Add => left + right,
+                    Operation::Subtract => left - right,
+                    Operation::Multiply => left * right,
+                    Operation::Divide => left / right,
+                };
+                value.is_finite().then_some(value)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_of_nothing_is_nothing() {
+        let part = |place| Box::new(Expression::Part(place));
+        let ratio = Expression::Of(Operation::Divide, part(0), part(1));
+        assert_eq!(ratio.value(&[Some(1.0), Some(4.0)]), Some(0.25));
+        assert_eq!(ratio.value(&[Some(1.0), Some(0.0)]), None);
+        assert_eq!(ratio.value(&[Some(1.0), None]), None);
+        assert_eq!(ratio.value(&[]), None);
+    }
+}

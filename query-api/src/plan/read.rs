@@ -1,0 +1,70 @@
+//! What one statement reads: the common form of everything that is counted, whatever was asked.
+
+use serde::{Serialize, Serializer};
+use tallyhouse_schema::{DimSet, Rollup};
+
+use super::condition::{Condition, Field};
+use super::frame::Frame;
+use super::source;
+use crate::metric::Measure;
+
+/// Where it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A rollup, under one set of dimensions.
+    Rollup {
+        /// The table.
+        #[serde(serialize_with = "source::as_table")]
+        rollup: Rollup,
+        /// The set.
+        #[serde(serialize_with = "as_key")]
+        set: DimSet,
+    },
+    /// Raw events: anything can be asked of them, at the price of reading each.
+    Raw,
+}
+
+impl Source {
+    /// The table's name.
+    pub const fn table(&self) -> &'static str {
+        match self {
+            Self::Rollup { rollup, .. } => rollup.table(),
+            Self::Raw => "events",
+        }
+    }
+
+    /// The precision of the state that users are counted with.
+    pub const fn users_precision(&self) -> u8 {
+        match self {
+            Self::Rollup { rollup, .. } => rollup.users_precision(),
+            // As in the hourly and daily rollups.
+            Self::Raw => Rollup::Hour.users_precision(),
+        }
+    }
+}
+
+/// One reading.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Read {
+    /// Where.
+    pub source: Source,
+    /// Which events.
+    pub condition: Condition,
+    /// From this second since the epoch on.
+    pub from: i64,
+    /// To this one, exclusive.
+    pub to: i64,
+    /// The buckets of time, or `None` for the whole range as one.
+    pub buckets: Option<Frame>,
+    /// What makes separate groups.
+    pub by: Vec<Field>,
+    /// What is computed, per bucket and group.
+    pub measures: Vec<Measure>,
+    /// Only the biggest groups over the whole range, by the first measure.
+    pub top: Option<u32>,
+}
+
+fn as_key<S: Serializer>(set: &DimSet, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(set.key())
+}

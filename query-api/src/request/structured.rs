@@ -1,0 +1,324 @@
+//! `POST /v1/query`: several metrics over one range, by dimensions and time, filtered, ordered and paged.
+//!
+//! ```json
+//! {"metrics": ["events", "users"], "date_range": "7d", "timezone": "Europe/Berlin",
+//!  "dimensions": ["time:day", "country"], "filters": [["is", "device", ["mobile"]]],
+//!  "order_by": [["events", "desc"]], "pagination": {"limit": 100, "offset": 0},
+//!  "include": {"totals": true, "total_rows": true, "comparisons": "previous_period"}, "raw": false}
+//! ```
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::body::Part;
+use super::error::BadRequest;
+use super::filter_tree;
+use super::query::MAX_DIMENSIONS;
+use super::range;
+use super::window::Window;
+use crate::metric::Definition;
+use crate::plan::condition::{Condition, Field};
+use crate::time::{Granularity, Zone};
+
+/// Metrics of one query at most.
+const MAX_METRICS: usize = 16;
+
+/// Rows of a page: without `pagination`, and the most.
+const ROWS: (u64, u64) = (1_000, 10_000);
+
+/// The farthest page that is given.
+const MAX_OFFSET: u64 = 100_000;
+
+const FIELDS: &[&str] =
+    &["kind", "metrics", "date_range", "timezone", "dimensions", "filters", "order_by", "pagination", "include", "raw"];
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StructuredQuery {
+    /// The metrics, in order.
+    pub metrics: Vec<Arc<Definition>>,
+    /// The range.
+    pub window: Window,
+    /// Whose clocks and calendar it follows.
+    pub zone: Zone,
+    /// Buckets of time, if any are asked for.
+    pub time: Option<Time>,
+    /// The other dimensions.
+    pub by: Vec<Field>,
+    /// The order of columns in a result: where time stands among the dimensions.
+    pub time_place: usize,
+    /// Which events.
+    pub condition: Condition,
+    /// The order of rows.
+    pub order_by: Vec<Order>,
+    /// Rows of a page.
+    pub limit: usize,
+    /// Rows before it.
+    pub offset: usize,
+    /// What comes with it.
+    pub include: Include,
+    /// Whether raw events may be read where no rollup answers.
+    pub raw: bool,
+}
+
+/// Buckets of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    /// As wide as makes a readable chart.
+    Readable,
+    /// Of this width.
+    Of(Granularity),
+}
+
+/// What rows are ordered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Order {
+    /// The column.
+    pub column: Column,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+/// A column of the result, by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// Among the dimensions as they were asked, time included.
+    Dimension(usize),
+    /// Among the metrics.
+    Metric(usize),
+}
+
+/// What comes with a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Include {
+    /// All buckets of the range.
+    pub time_labels: bool,
+    /// The metrics over the whole range, whatever the dimensions.
+    pub totals: bool,
+    /// How many rows there are on all pages.
+    pub total_rows: bool,
+    /// The period of the same length right before.
+    pub previous_period: bool,
+}
+
+impl StructuredQuery {
+    /// Reads a document; `metric` finds metrics by name, `names` are all of them.
+    pub fn parse(
+        root: &Part<'_>,
+        metric: &dyn Fn(&str) -> Option<Arc<Definition>>,
+        names: &dyn Fn() -> Vec<String>,
+        now_ms: i64,
+    ) -> Result<Self, BadRequest> {
+        let fields = root.fields(FIELDS)?;
+        let zone = fields.get("timezone").map_or_else(|| Ok(Zone::utc()), |part| zone(&part))?;
+        let metrics = fields.required("metrics")?;
+        let defined: Vec<Arc<Definition>> = metrics
+            .items(MAX_METRICS)?
+            .iter()
+            .map(|part| metric(part.text()?).ok_or_else(|| part.unknown("metric", names())))
+            .collect::<Result<_, _>>()?;
+        if defined.is_empty() {
+            return Err(metrics.bad("name at least one metric, such as `events`"));
+        }
+        let dimensions =
+            fields.get("dimensions").map_or_else(|| Ok(Dimensions::default()), |part| dimensions(&part))?;
+        fixed_granularity(&metrics, &defined, dimensions.time)?;
+        let (limit, offset) = fields.get("pagination").map_or(Ok((ROWS.0, 0)), |part| page(&part))?;
+        let order_by =
+            fields.get("order_by").map_or_else(|| Ok(Vec::new()), |part| order(&part, &defined, &dimensions))?;
+        Ok(Self {
+            window: range::parse(&fields.required("date_range")?, &zone, now_ms)?,
+            zone,
+            metrics: defined,
+            time: dimensions.time,
+            time_place: dimensions.time_place,
+            by: dimensions.by,
+            condition: fields
+                .get("filters")
+                .map_or_else(|| Ok(Condition::always()), |part| filter_tree::parse(&part))?,
+            order_by,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            offset: usize::try_from(offset).unwrap_or(usize::MAX),
+            include: fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part))?,
+            raw: fields.get("raw").map_or(Ok(false), |part| part.switch())?,
+        })
+    }
+}
+
+/// Reads a time zone.
+pub fn zone(part: &Part<'_>) -> Result<Zone, BadRequest> {
+    let name = part.text()?;
+    Zone::named(name).ok_or_else(|| part.unknown_zone(name))
+}
+
+#[derive(Default)]
+struct Dimensions {
+    time: Option<Time>,
+    time_place: usize,
+    by: Vec<Field>,
+    names: Vec<String>,
+}
+
+fn dimensions(part: &Part<'_>) -> Result<Dimensions, BadRequest> {
+    let mut found = Dimensions::default();
+    for item in part.items(MAX_DIMENSIONS + 1)? {
+        let name = item.text()?;
+        if found.names.iter().any(|known| known == name) {
+            return Err(item.bad(format!("`{name}` is named twice")));
+        }
+        match name.strip_prefix("time").map(|rest| (rest, rest.strip_prefix(':'))) {
+            Some(("", _) | (_, Some(_))) if found.time.is_some() => {
+                return Err(item.bad("time is named twice: one width of buckets at a time"));
+            }
+            Some(("", _)) => {
+                (found.time, found.time_place) = (Some(Time::Readable), found.names.len());
+            }
+            Some((_, Some(width))) => {
+                let names = || Granularity::FINEST_FIRST.map(|granularity| format!("time:{}", granularity.name()));
+                let granularity = Granularity::named(width).ok_or_else(|| item.unknown("width of buckets", names()))?;
+                (found.time, found.time_place) = (Some(Time::Of(granularity)), found.names.len());
+            }
+            _ => found.by.push(Field::named(name)),
+        }
+        found.names.push(name.to_owned());
+    }
+    Ok(found)
+}
+
+fn fixed_granularity(part: &Part<'_>, metrics: &[Arc<Definition>], time: Option<Time>) -> Result<(), BadRequest> {
+    let fixed = metrics.iter().find_map(|metric| Some((metric, metric.granularity?)));
+    match (fixed, time) {
+        (Some((metric, fixed)), other) if other != Some(Time::Of(fixed)) => Err(part.bad(format!(
+            "the metric `{}` is about a {}: add the dimension `time:{}`, or ask for `users`",
+            metric.name,
+            fixed.name(),
+            fixed.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn page(part: &Part<'_>) -> Result<(u64, u64), BadRequest> {
+    let fields = part.fields(&["limit", "offset"])?;
+    let limit = fields.get("limit").map_or(Ok(ROWS.0), |part| part.number(1, ROWS.1))?;
+    Ok((limit, fields.get("offset").map_or(Ok(0), |part| part.number(0, MAX_OFFSET))?))
+}
+
+fn order(part: &Part<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) -> Result<Vec<Order>, BadRequest> {
+    let mut found = Vec::new();
+    for item in part.items(MAX_METRICS + MAX_DIMENSIONS)? {
+        let pair = item.items(2)?;
+        let [name, direction] = pair.as_slice() else {
+            return Err(item.not("a pair such as [\"events\", \"desc\"]"));
+        };
+        let text = name.text()?;
+        let metric = metrics.iter().position(|metric| metric.name == text).map(Column::Metric);
+        let dimension = || dimensions.names.iter().position(|known| known == text).map(Column::Dimension);
+        let columns = || metrics.iter().map(|metric| metric.name.clone()).chain(dimensions.names.clone());
+        let column = metric.or_else(dimension).ok_or_else(|| name.unknown("column in this query", columns()))?;
+        let descending = match direction.text()? {
+            "desc" => true,
+            "asc" => false,
+            _ => return Err(direction.not("`asc` or `desc`")),
+        };
+        found.push(Order { column, descending });
+    }
+    Ok(found)
+}
+
+fn include(part: &Part<'_>) -> Result<Include, BadRequest> {
+    let fields = part.fields(&["time_labels", "totals", "total_rows", "comparisons"])?;
+    let switch = |name| fields.get(name).map_or(Ok(false), |part| part.switch());
+    let previous_period = match fields.get("comparisons") {
+        None => false,
+        Some(part) if part.text()? == "previous_period" => true,
+        Some(part) => return Err(part.not("`previous_period`")),
+    };
+    Ok(Include {
+        time_labels: switch("time_labels")?,
+        totals: switch("totals")?,
+        total_rows: switch("total_rows")?,
+        previous_period,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Metric;
+    use crate::request::body;
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn parsed(text: &str) -> Result<StructuredQuery, BadRequest> {
+        let value = body::parse(text.as_bytes())?;
+        let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
+        StructuredQuery::parse(&Part::root(&value), &metric, &|| vec!["events".into(), "users".into()], NOW)
+    }
+
+    #[test]
+    fn a_whole_query_is_read() {
+        let query = parsed(
+            r#"{"metrics":["events","users"],"date_range":"7d","timezone":"Europe/Berlin",
+               "dimensions":["country","time:day"],"filters":[["is","device",["mobile"]]],
+               "order_by":[["events","desc"],["time:day","asc"]],"pagination":{"limit":5,"offset":10},
+               "include":{"totals":true,"comparisons":"previous_period"},"raw":true}"#,
+        )
+        .unwrap();
+        assert_eq!((query.time, query.time_place), (Some(Time::Of(Granularity::Day)), 1));
+        assert_eq!(query.by, [Field::named("country")]);
+        let orders: Vec<_> = query.order_by.iter().map(|order| (order.column, order.descending)).collect();
+        assert_eq!(orders, [(Column::Metric(0), true), (Column::Dimension(1), false)]);
+        assert_eq!((query.limit, query.offset, query.raw), (5, 10, true));
+        assert!(query.include.totals && query.include.previous_period && !query.include.total_rows);
+    }
+
+    #[test]
+    fn errors_say_where_and_what_would_do() {
+        for (text, expected) in [
+            (r#"[]"#, "a list is not an object"),
+            (r#"{}"#, "`metrics`: it must be given"),
+            (r#"{"metrics":[]}"#, "`metrics`: name at least one metric"),
+            (
+                r#"{"metrics":["event"],"date_range":"7d"}"#,
+                "`metrics[0]`: there is no metric `event`; known: events, users; did you mean events?",
+            ),
+            (r#"{"metrics":["events"]}"#, "`date_range`: it must be given"),
+            (r#"{"metrics":["events"],"date_range":"7d","dimension":[]}"#, "`dimension`: there is no such field"),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","dimensions":["time:2h"]}"#,
+                "`dimensions[0]`: there is no width of buckets `time:2h`",
+            ),
+            (r#"{"metrics":["events"],"date_range":"7d","dimensions":["time","time:day"]}"#, "time is named twice"),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","dimensions":["a","a"]}"#,
+                "`dimensions[1]`: `a` is named twice",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","order_by":[["users","desc"]]}"#,
+                "`order_by[0][0]`: there is no column in this query `users`",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","order_by":[["events","down"]]}"#,
+                "`order_by[0][1]`: `down` is not `asc` or `desc`",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","pagination":{"limit":0}}"#,
+                "`pagination.limit`: `0` is not a whole number from 1 to 10000",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","include":{"comparisons":"x"}}"#,
+                "`include.comparisons`: `x` is not `previous_period`",
+            ),
+            (r#"{"metrics":["events"],"date_range":"7d","timezone":"Europe/Berln"}"#, "did you mean Europe/Berlin"),
+            (r#"{"metrics":["daily_active_users"],"date_range":"7d"}"#, "add the dimension `time:day`"),
+            (r#"{"metrics":["events"],"date_range":"7d","raw":1}"#, "`raw`: `1` is not true or false"),
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! From a plan to SQL: the only folder with `SELECT` in it.
+//!
+//! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
+//! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
+
+mod read;
+mod report;
+
+use serde::Serialize;
+
+use crate::time::Grid;
+
+pub use read::{MOST_ROWS, Place, Point, overflowed, read};
+pub use report::{Line, daily, realtime, section};
+
+/// A statement and the values bound to it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Statement {
+    /// SQL with `{name:Type}` in it.
+    pub text: String,
+    /// Name and value of each.
+    pub params: Vec<(String, Value)>,
+}
+
+/// A bound value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// `String`
+    Text(String),
+    /// `Array(String)`
+    Texts(Vec<String>),
+    /// `Int64`
+    Number(i64),
+    /// `Array(Int64)`
+    Numbers(Vec<i64>),
+}
+
+impl Statement {
+    fn bind(&mut self, name: impl Into<String>, value: Value) {
+        self.params.push((name.into(), value));
+    }
+}
+
+/// Stops a query of ours. `ASYNC`: the caller has left and waits for nothing.
+pub const KILL: &str = "KILL QUERY WHERE query_id = {query_id:String} AND user = currentUser() ASYNC";
+
+/// Whether ClickHouse answers.
+pub const PING: &str = "SELECT 1";
+
+/// The start of the bucket of the grid that an instant lies in; `seconds` is the instant in SQL.
+fn bucket(grid: &Grid, seconds: &str, statement: &mut Statement) -> String {
+    match grid {
+        Grid::Even { origin, width, .. } => {
+            statement.bind("origin", Value::Number(*origin));
+            statement.bind("width", Value::Number(*width));
+            format!("intDiv({seconds} - {{origin:Int64}}, {{width:Int64}}) * {{width:Int64}} + {{origin:Int64}}")
+        }
+        Grid::Uneven(edges) => {
+            statement.bind("edges", Value::Numbers(edges.clone()));
+            format!("roundDown({seconds}, {{edges:Array(Int64)}})")
+        }
+    }
+}

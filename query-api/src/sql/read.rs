@@ -1,0 +1,345 @@
+//! The statement of a [`Read`]: one row per bucket and group, with every measure.
+
+use serde::{Deserialize, Serialize};
+use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_schema::{DimSet, Rollup};
+use tallyhouse_sql::clickhouse::{self, Row};
+
+use super::{Statement, Value, bucket};
+use crate::metric::Measure;
+use crate::plan::condition::{Condition, Field, How};
+use crate::plan::read::{Read, Source};
+
+/// A row of an answer: one bucket of one group.
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+pub struct Point {
+    /// Start of the bucket, in seconds; the start of the range when it is not cut into buckets.
+    pub at: i64,
+    /// Values of what is grouped by, in the order asked.
+    pub groups: Vec<String>,
+    /// The measures, in the order asked.
+    pub measured: Vec<Option<f64>>,
+    /// When the newest event in it happened, in seconds, as finely as the table tells.
+    pub newest: i64,
+    /// Place of the group over the whole range, the biggest first, from 1; 1 when groups are not ranked.
+    pub rank: u32,
+}
+
+/// Rows that a statement gives at most, and one more that tells that there are others.
+pub const MOST_ROWS: i64 = 100_000;
+
+/// The statement of a reading.
+pub fn read(read: &Read, project: &str) -> Statement {
+    let mut statement = Statement::default();
+    let rows = rows(read, project, &mut statement);
+    let (table, time) = (table(&read.source), Time::of(&read.source));
+    let at = match &read.buckets {
+        Some(frame) => bucket(&frame.grid(), time.seconds, &mut statement),
+        None => "{from:Int64}".to_owned(),
+    };
+    let groups = groups(read, &mut statement);
+    let measured = read.measures.iter().map(|measured| measure(*measured, &read.source)).collect::<Vec<_>>().join(", ");
+    let what = format!("{at} AS at, {groups} AS groups, [{measured}] AS measured, max({}) AS newest", time.seconds);
+    statement.text = match read.top {
+        None => {
+            statement.bind("most", Value::Number(MOST_ROWS + 1));
+            format!(
+                "SELECT {what}, toUInt32(1) AS rank FROM {table} WHERE {rows} GROUP BY at, groups ORDER BY at, groups \
+                 LIMIT {{most:Int64}}"
+            )
+        }
+        Some(most) => {
+            // One group more than is shown tells whether any was left out.
+            statement.bind("top", Value::Number(i64::from(most) + 1));
+            let size = group_size(read.measures.first().copied(), &read.source);
+            format!(
+                "WITH (SELECT groupArray(groups) FROM (SELECT {groups} AS groups FROM {table} WHERE {rows} \
+                 GROUP BY groups ORDER BY {size} DESC, groups LIMIT {{top:Int64}})) AS top \
+                 SELECT {what}, toUInt32(indexOf(top, groups)) AS rank FROM {table} WHERE {rows} AND has(top, {groups}) \
+                 GROUP BY at, groups ORDER BY at, rank"
+            )
+        }
+    };
+    statement
+}
+
+/// The statement of which dimensions of a rollup's set overflowed within the range: places in the set, from 1. `None` when
+/// there are no dimensions, and for raw events.
+///
+/// Conditions are left out but for event types: they hide the very rows that tell. Of a single dimension it is one look at
+/// the table's key.
+pub fn overflowed(read: &Read, project: &str) -> Option<Statement> {
+    let Source::Rollup { rollup, set } = &read.source else { return None };
+    if set.is_total() {
+        return None;
+    }
+    let mut statement = Statement::default();
+    let mut rows = scope(read, project, &mut statement);
+    if let Some(types) = read.condition.event_types() {
+        rows.push_str(" AND event_type IN {types:Array(String)}");
+        statement.bind("types", Value::Texts(types.into_iter().map(str::to_owned).collect()));
+    }
+    let table = rollup.table();
+    statement.bind("other", Value::Text(OTHER.to_owned()));
+    statement.text = if set.names().len() == 1 {
+        format!("SELECT toInt64(1) AS place FROM {table} WHERE {rows} AND dim_value = {{other:String}} LIMIT 1")
+    } else {
+        format!(
+            "SELECT DISTINCT toInt64(arrayJoin(arrayFilter((i, v) -> v = {{other:String}}, arrayEnumerate({values}), {values}))) \
+             AS place FROM {table} WHERE {rows} AND position(dim_value, {{other:String}}) > 0",
+            values = values()
+        )
+    };
+    Some(statement)
+}
+
+/// A place of a dimension in its set, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
+pub struct Place {
+    /// The place.
+    pub place: i64,
+}
+
+/// How a table tells the time of an event.
+struct Time {
+    /// In seconds since the epoch, as `Int64`.
+    seconds: &'static str,
+    /// What the range is compared with, so that the table's key is used.
+    range: &'static str,
+}
+
+impl Time {
+    const fn of(source: &Source) -> Self {
+        match source {
+            Source::Rollup { .. } => Self {
+                seconds: "toInt64(bucket)",
+                range: "bucket >= toDateTime({from:Int64}, 'UTC') AND bucket < toDateTime({to:Int64}, 'UTC')",
+            },
+            Source::Raw => Self {
+                seconds: "toInt64(toUnixTimestamp(ts))",
+                range: "ts >= toDateTime64({from:Int64}, 3, 'UTC') AND ts < toDateTime64({to:Int64}, 3, 'UTC')",
+            },
+        }
+    }
+}
+
+/// `FINAL`: a row that was stored twice under one key is one event, as for the verification of rollups.
+fn table(source: &Source) -> &'static str {
+    match source {
+        Source::Rollup { rollup, .. } => rollup.table(),
+        Source::Raw => "events FINAL",
+    }
+}
+
+/// Project, range and set: what every reading starts from.
+fn scope(read: &Read, project: &str, statement: &mut Statement) -> String {
+    statement.bind("project", Value::Text(project.to_owned()));
+    statement.bind("from", Value::Number(read.from));
+    statement.bind("to", Value::Number(read.to));
+    let mut rows = format!("project_id = {{project:String}} AND {}", Time::of(&read.source).range);
+    if let Source::Rollup { set, .. } = &read.source {
+        statement.bind("dim_set", Value::Text(set.key().to_owned()));
+        rows.push_str(" AND dim_set = {dim_set:String}");
+    }
+    rows
+}
+
+fn rows(read: &Read, project: &str, statement: &mut Statement) -> String {
+    let scope = scope(read, project, statement);
+    if read.condition == Condition::always() {
+        return scope;
+    }
+    format!("{scope} AND {}", condition(&read.condition, &read.source, statement))
+}
+
+fn condition(tree: &Condition, source: &Source, statement: &mut Statement) -> String {
+    let mut join = |several: &[Condition], word: &str, of_none: &str| {
+        let parts: Vec<_> = several.iter().map(|one| condition(one, source, statement)).collect();
+        if parts.is_empty() { of_none.to_owned() } else { format!("({})", parts.join(word)) }
+    };
+    match tree {
+        Condition::And(several) => join(several, " AND ", "1"),
+        Condition::Or(several) => join(several, " OR ", "0"),
+        Condition::Not(one) => format!("NOT {}", condition(one, source, statement)),
+        Condition::Test { field, how, values } => {
+            let value = value(field, source, statement);
+            let name = format!("texts_{}", statement.params.len());
+            statement.bind(name.clone(), Value::Texts(values.iter().cloned().collect()));
+            match how {
+                How::Is => format!("({value} IN {{{name}:Array(String)}})"),
+                // Not one of the multiSearch functions: those take at most 255 texts and none that is empty.
+                How::Contains => format!(
+                    "arrayExists(text -> positionCaseInsensitiveUTF8({value}, text) > 0, {{{name}:Array(String)}})"
+                ),
+            }
+        }
+    }
+}
+
+/// The value of a field in a row.
+fn value(field: &Field, source: &Source, statement: &mut Statement) -> String {
+    match (field, source) {
+        (Field::EventType, _) => "event_type".to_owned(),
+        // Of a single dimension it is the column itself, so that its index is used.
+        (Field::Dimension(_), Source::Rollup { set, .. }) if set.names().len() == 1 => "dim_value".to_owned(),
+        (Field::Dimension(name), Source::Rollup { set, .. }) => format!("{}[{}]", values(), position(set, name)),
+        (Field::Dimension(name), Source::Raw) => raw_value(name, statement),
+    }
+}
+
+/// Columns of `events` that are dimensions by themselves.
+const COLUMNS: [&str; 6] = ["country", "device", "os", "browser", "locale", "page"];
+
+/// What the event was counted under, so that raw and rollups agree; else its column or property.
+fn raw_value(name: &str, statement: &mut Statement) -> String {
+    let bound = format!("name_{}", statement.params.len());
+    statement.bind(bound.clone(), Value::Text(name.to_owned()));
+    let counted = format!("arrayFirst(dim -> dim.1 = {{{bound}:String}}, dims).2");
+    let own = match COLUMNS.into_iter().find(|column| *column == name) {
+        Some(column) => format!("toString({column})"),
+        None => format!(
+            "if(mapContains(props, {{{bound}:String}}), props[{{{bound}:String}}], \
+             if(mapContains(num_props, {{{bound}:String}}), toString(num_props[{{{bound}:String}}]), ''))"
+        ),
+    };
+    format!("if(arrayExists(dim -> dim.1 = {{{bound}:String}}, dims), {counted}, {own})")
+}
+
+/// What is grouped by, in the order asked.
+fn groups(read: &Read, statement: &mut Statement) -> String {
+    if read.by.is_empty() {
+        return "CAST([], 'Array(String)')".to_owned();
+    }
+    let values: Vec<_> =
+        read.by.iter().map(|field| format!("toString({})", value(field, &read.source, statement))).collect();
+    format!("[{}]", values.join(", "))
+}
+
+fn values() -> String {
+    format!("splitByChar(char({}), dim_value)", u32::from(VALUE_SEPARATOR))
+}
+
+/// Place of a dimension in its set, from 1. The planner chose a set that has it; 0 would read as no value.
+fn position(set: &DimSet, dimension: &str) -> usize {
+    set.names().iter().position(|name| name == dimension).map_or(0, |index| index + 1)
+}
+
+fn measure(measure: Measure, source: &Source) -> String {
+    let of_values = |what: &str| format!("if({} = 0, NULL, {what})", value_count(source));
+    let is_raw = *source == Source::Raw;
+    let pick = |of_rollup: &'static str, of_raw: &'static str| if is_raw { of_raw } else { of_rollup };
+    match measure {
+        Measure::Events => format!("toNullable(toFloat64({}))", pick("sum(events)", "count()")),
+        Measure::Users => format!("toNullable(toFloat64({}))", users(source)),
+        Measure::ValueSum => format!("toNullable({})", pick("sum(value_sum)", "sum(ifNull(value, 0))")),
+        Measure::ValueAvg => {
+            of_values(pick("sum(value_sum) / sum(value_count)", "sum(ifNull(value, 0)) / count(value)"))
+        }
+        Measure::ValueMin => of_values(pick("min(value_min)", "min(ifNull(value, inf))")),
+        Measure::ValueMax => of_values(pick("max(value_max)", "max(ifNull(value, -inf))")),
+        Measure::ValueQuantile(quantile) => of_values(&format!(
+            "{}[{}]",
+            pick(
+                "quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(value_quantiles)",
+                "quantilesDDIf(0.01, 0.5, 0.95, 0.99)(ifNull(value, 0), isNotNull(value))"
+            ),
+            quantile.position()
+        )),
+    }
+}
+
+fn value_count(source: &Source) -> &'static str {
+    if *source == Source::Raw { "count(value)" } else { "sum(value_count)" }
+}
+
+/// What makes a group big: the measure itself where it adds up, else how many values it has.
+fn group_size(measured: Option<Measure>, source: &Source) -> String {
+    match measured {
+        None | Some(Measure::Events) => if *source == Source::Raw { "count()" } else { "sum(events)" }.to_owned(),
+        Some(Measure::Users) => users(source),
+        Some(Measure::ValueSum) => {
+            if *source == Source::Raw { "sum(ifNull(value, 0))" } else { "sum(value_sum)" }.to_owned()
+        }
+        Some(Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax | Measure::ValueQuantile(_)) => {
+            value_count(source).to_owned()
+        }
+    }
+}
+
+fn users(source: &Source) -> String {
+    match source {
+        Source::Rollup { rollup, .. } => users_of(*rollup),
+        Source::Raw => format!("uniqCombined64If({})(user_hash, user_hash != 0)", source.users_precision()),
+    }
+}
+
+/// Users of rows of a rollup.
+pub(super) fn users_of(rollup: Rollup) -> String {
+    format!("uniqCombined64Merge({})(users)", rollup.users_precision())
+}
+
+#[cfg(test)]
+mod tests {
+    use tallyhouse_schema::Catalogue;
+
+    use super::*;
+    use crate::plan::series;
+    use crate::request::query::METRIC_PARAMS;
+    use crate::request::{MetricQuery, Params};
+
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn statement(query: &str) -> Statement {
+        let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
+        let query = MetricQuery::parse("events", &params, NOW).unwrap();
+        read(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), "p'1")
+    }
+
+    #[test]
+    fn nothing_from_a_request_is_in_the_text() {
+        let hostile = "x'%20OR%201=1--";
+        let plain = statement("eventType=a&filter=country:b&filter=device:c&groupBy=country&granularity=hour");
+        let bad = statement(&format!(
+            "eventType={hostile}&filter=country:{hostile}&filter=device:{hostile}&groupBy=country&granularity=hour"
+        ));
+        assert_eq!(plain.text, bad.text);
+        assert!(!bad.text.contains("OR 1=1") && !bad.text.contains("p'1"));
+        let hostile = vec!["x' OR 1=1--".to_owned()];
+        assert!(bad.params.iter().any(|(_, value)| *value == Value::Texts(hostile.clone())));
+    }
+
+    #[test]
+    fn whether_a_dimension_overflowed_is_asked_without_filters_and_with_bound_values() {
+        let ask = |query: &str| {
+            let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
+            let query = MetricQuery::parse("events", &params, NOW).unwrap();
+            overflowed(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), "p")
+        };
+        assert_eq!(ask(""), None);
+        for query in ["filter=device:a&eventType=x", "groupBy=device,country&filter=device:a"] {
+            let statement = ask(query).unwrap();
+            assert!(!statement.text.contains("texts_") && !statement.text.contains(OTHER), "{}", statement.text);
+            for (name, _) in &statement.params {
+                assert!(statement.text.contains(&format!("{{{name}:")), "{query}: {name} is not used");
+            }
+        }
+    }
+
+    #[test]
+    fn every_parameter_in_the_text_is_bound_once() {
+        for query in [
+            "",
+            "groupBy=device,country&filter=device:a",
+            "timezone=Europe/Berlin&granularity=day&startTime=2026-10-01",
+        ] {
+            let statement = statement(query);
+            for (name, _) in &statement.params {
+                assert!(statement.text.contains(&format!("{{{name}:")), "{query}: {name} is not used");
+                assert_eq!(statement.params.iter().filter(|(other, _)| other == name).count(), 1, "{name}");
+            }
+            let used: std::collections::BTreeSet<&str> =
+                statement.text.split('{').skip(1).filter_map(|rest| rest.split(':').next()).collect();
+            assert_eq!(used.len(), statement.params.len(), "{query}");
+        }
+    }
+}
