@@ -4,13 +4,14 @@
 //! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> flight -> Redis) -> ClickHouse -> render -> Answer
 //! ```
 //!
-//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`sql`] alone holds SQL; [`store`] alone talks
+//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] alone holds SQL; [`store`] alone talks
 //! to ClickHouse. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
 #![warn(missing_docs)]
 
 pub mod authorize;
 pub mod cache;
 pub mod config;
+pub mod execute;
 pub mod http;
 pub mod metric;
 pub mod metrics;

@@ -16,6 +16,8 @@ pub enum Route {
     Realtime,
     /// `/v1/reports/daily`
     Daily,
+    /// `/v1/query`
+    Structured,
 }
 
 /// A layer of the cache.
@@ -199,6 +201,7 @@ impl Route {
             Self::Metric => "metric",
             Self::Realtime => "realtime",
             Self::Daily => "daily",
+            Self::Structured => "query",
         }
     }
 }

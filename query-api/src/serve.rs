@@ -9,11 +9,13 @@ use tallyhouse_service::keys::KeyRing;
 
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::{Answers, Entry, Key, ttl};
+use crate::execute::execute;
+use crate::metric::{Definition, METRICS, Metric};
 use crate::plan::{Plan, Unplannable, plan};
-use crate::render::{self, Rendered};
+use crate::render::Rendered;
+use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
-use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query};
-use crate::sql;
+use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
 use crate::store::{ReadError, Store};
 use crate::{Clock, Random};
 
@@ -44,6 +46,8 @@ pub enum Question<'a> {
     Realtime,
     /// A day's report.
     Daily,
+    /// A document: `POST /v1/query`.
+    Structured(&'a [u8]),
 }
 
 /// An answer and where it came from.
@@ -119,28 +123,17 @@ fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query,
         }
         Question::Realtime => Params::parse(raw, &[]).map(|_| Query::Realtime),
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
+        Question::Structured(body) => structured(body, now_ms).map(Query::Structured),
     }
+}
+
+fn structured(body: &[u8], now_ms: i64) -> Result<StructuredQuery, BadRequest> {
+    let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
+    let names = || METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    StructuredQuery::parse(&Part::root(&body::parse(body)?), &metric, &names, now_ms)
 }
 
 async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
     let generated_s = clock().div_euclid(1_000);
-    Ok(match &plan {
-        Plan::Series(plan) => {
-            let read = plan.read();
-            let points = store.read(&sql::read(&read, scope.project())).await?;
-            let places = match sql::overflowed(&read, scope.project()) {
-                Some(statement) => store.read::<sql::Place>(&statement).await?,
-                None => Vec::new(),
-            };
-            render::series::render(plan, &points, &read.named(&places), generated_s)
-        }
-        Plan::Realtime(plan) => {
-            let lines = store.read(&sql::realtime(plan, scope.project())).await?;
-            render::report::realtime(plan, &lines, generated_s)
-        }
-        Plan::Daily(plan) => {
-            let lines = store.read(&sql::daily(plan, scope.project())).await?;
-            render::report::daily(plan, &lines, generated_s)
-        }
-    })
+    execute(&store, scope.project(), &plan, generated_s).await
 }

@@ -14,7 +14,9 @@ pub const REALTIME: Duration = Duration::from_secs(1);
 pub fn of(plan: &Plan, base: Duration, random: f64) -> Duration {
     match plan {
         Plan::Realtime(_) => REALTIME,
-        Plan::Series(_) | Plan::Daily(_) => base.mul_f64(1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0)),
+        Plan::Series(_) | Plan::Daily(_) | Plan::Structured(_) => {
+            base.mul_f64(1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0))
+        }
     }
 }
 

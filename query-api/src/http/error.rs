@@ -1,11 +1,13 @@
 //! Every refusal as HTTP: the one place where a status is chosen.
 
+use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
 use crate::authorize::Denied;
 use crate::plan::Unplannable;
 use crate::request::BadRequest;
+use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::Refusal;
 use crate::store::ReadError;
 
@@ -16,6 +18,18 @@ pub fn problem(refusal: &Refusal) -> Problem {
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
         Refusal::Read(error) => of_read_error(*error),
+    }
+}
+
+/// A body that could not be read.
+pub fn body(rejection: &BytesRejection) -> Problem {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = MAX_BODY_BYTES;
+            let message = format!("the body is larger than the {limit} bytes that are read");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message).with("limit_bytes", limit)
+        }
+        _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body did not arrive whole; send it again"),
     }
 }
 

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use bytes::Bytes;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::metrics::{Metrics, Route};
+use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::{App, Question, serve};
 
 /// What the handlers share.
@@ -30,6 +32,7 @@ pub struct Shared {
 pub fn router(shared: Shared) -> Router {
     let router = Router::new()
         .route("/v1/metrics/{name}", get(metric))
+        .route("/v1/query", post(structured).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
         .fallback(not_found)
@@ -49,6 +52,18 @@ async fn metric(
         Err(_) => {
             Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
         }
+    }
+}
+
+async fn structured(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    RawQuery(raw): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match body {
+        Ok(body) => answer(&shared, Question::Structured(&body), &headers, raw.as_deref()).await,
+        Err(rejection) => error::body(&rejection).into_response(),
     }
 }
 
@@ -74,6 +89,7 @@ async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, ra
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
         Question::Daily => Route::Daily,
+        Question::Structured(_) => Route::Structured,
     };
     shared.metrics.answered(route, response.status(), cache, began.elapsed());
     response

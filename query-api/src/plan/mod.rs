@@ -10,6 +10,7 @@ pub mod frame;
 pub mod read;
 pub mod series;
 pub mod source;
+pub mod structured;
 
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, Rollup};
@@ -17,12 +18,13 @@ use tallyhouse_schema::{Catalogue, Rollup};
 pub use error::Unplannable;
 pub use frame::Frame;
 pub use series::SeriesPlan;
+pub use structured::StructuredPlan;
 
 use crate::request::{DailyQuery, Query};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
 
 /// What is read. Equal plans have equal answers, which makes a plan the cache's key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Plan {
     /// A series of one metric.
     Series(SeriesPlan),
@@ -30,6 +32,8 @@ pub enum Plan {
     Realtime(RealtimePlan),
     /// A day's report.
     Daily(DailyPlan),
+    /// Several metrics by any dimensions.
+    Structured(StructuredPlan),
 }
 
 /// The real-time dashboard: two windows that end now.
@@ -69,6 +73,7 @@ pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, U
         Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
+        Query::Structured(query) => structured::plan(query, catalogue, now_ms).map(Plan::Structured),
     }
 }
 

@@ -4,6 +4,8 @@
 pub mod json;
 pub mod report;
 pub mod series;
+pub mod structured;
+pub mod table;
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -10,7 +10,7 @@ use crate::metric::Measure;
 use crate::plan::read::Source;
 use crate::plan::{Frame, SeriesPlan};
 use crate::sql::Point;
-use crate::time::Zone;
+use crate::time::{Zone, grid};
 
 #[derive(Serialize)]
 struct Meta<'a> {
@@ -21,6 +21,11 @@ struct Meta<'a> {
     error: Option<Error>,
     /// Start of the newest bucket in which something happened.
     newest_bucket: Option<String>,
+    /// When the newest event counted happened, as finely as the table tells.
+    newest_event: Option<String>,
+    /// Start of the bucket that is not over yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial_bucket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Groups<'a>>,
     /// Dimensions of the question of which some values are counted as `__other__`: they had too many within an hour.
@@ -37,9 +42,9 @@ struct Range {
 
 /// How far an estimate may be off, as a part of the true value.
 #[derive(Serialize)]
-struct Error {
-    kind: &'static str,
-    relative: f64,
+pub(super) struct Error {
+    pub kind: &'static str,
+    pub relative: f64,
 }
 
 #[derive(Serialize)]
@@ -70,6 +75,11 @@ pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: &[&str], generate
         approx: error.is_some(),
         error,
         newest_bucket: newest.map(|at| zone.rfc3339(at)),
+        newest_event: points.iter().map(|point| point.newest).max().map(|at| Zone::utc().rfc3339(at)),
+        partial_bucket: (generated_s < plan.frame.to).then(|| {
+            let current = grid::floor(plan.frame.granularity, zone, generated_s);
+            zone.rfc3339(current.max(plan.frame.from))
+        }),
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
         overflowed,
         generated_at: Zone::utc().rfc3339(generated_s),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::{BadRequest, quoted};
 use super::near::nearest;
 use super::params::{FILTER, Params};
+use super::structured::StructuredQuery;
 use super::window::Window;
 use crate::metric::{METRICS, Metric};
 use crate::time::{Granularity, Zone};
@@ -32,7 +33,7 @@ pub const MAX_DIMENSIONS: usize = 8;
 const MAX_EVENT_TYPE_CHARS: usize = 200;
 
 /// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Query {
     /// A series of one metric.
     Metric(MetricQuery),
@@ -40,6 +41,8 @@ pub enum Query {
     Realtime,
     /// A day.
     Daily(DailyQuery),
+    /// Several metrics by any dimensions.
+    Structured(StructuredQuery),
 }
 
 /// A series of one metric.

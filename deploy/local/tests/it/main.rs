@@ -29,6 +29,7 @@ mod outage;
 mod query;
 mod query_cache;
 mod query_service;
+mod query_structured;
 mod rollups;
 mod spool;
 mod torn;

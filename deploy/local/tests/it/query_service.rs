@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
+use hyper::http::request::Builder;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -44,7 +45,7 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// A running query API.
 pub struct Service {
     public: String,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     registry: Registry,
     shifted_ms: Arc<AtomicI64>,
     shutdown: CancellationToken,
@@ -109,11 +110,19 @@ impl Service {
 
     /// `GET` with these headers.
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
-        let mut request = Request::get(format!("{}{path}", self.public));
+        self.ask(Request::get(format!("{}{path}", self.public)), headers, Bytes::new()).await
+    }
+
+    /// `POST` of a document, as the holder of a project's key.
+    pub async fn post(&self, project: &str, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.ask(Request::post(format!("{}{path}", self.public)), &[("x-api-key", project)], body.into()).await
+    }
+
+    async fn ask(&self, mut request: Builder, headers: &[(&str, &str)], body: Bytes) -> Reply {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.client.request(request.body(Empty::new()).unwrap()).await.unwrap();
+        let response = self.client.request(request.body(Full::new(body)).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());

@@ -1,0 +1,145 @@
+//! `POST /v1/query` against real rollups, and rollups against raw events for questions that nobody thought of.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::query::{insert_events, ten_days_ago};
+use crate::query_service::{Service, new_project};
+use crate::support;
+
+fn rfc3339(at: i64) -> String {
+    tallyhouse_query_api::time::Zone::utc().rfc3339(at)
+}
+
+#[tokio::test]
+async fn metrics_dimensions_filters_order_and_pages() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 48).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let ask = async |mut query: Value| {
+        if query.get("date_range").is_none() {
+            query["date_range"] = json!([rfc3339(from), rfc3339(from + 48 * 3_600)]);
+        }
+        let reply = service.post(&project, "/v1/query", query.to_string()).await;
+        assert_eq!(reply.status, StatusCode::OK, "{query}: {reply:?}");
+        reply.body
+    };
+    for (query, source, expected) in [
+        (
+            json!({"metrics": ["events", "users", "revenue", "value_avg"]}),
+            "rollup_1d",
+            json!([{"dimensions": [], "metrics": [144, 3, 480.0, 15.0]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "dimensions": ["time:day", "country"]}),
+            "rollup_1d",
+            json!([{"dimensions": [rfc3339(from), "DE"], "metrics": [48]}, {"dimensions": [rfc3339(from), ""], "metrics": [24]},
+                {"dimensions": [rfc3339(from + 86_400), "DE"], "metrics": [48]}, {"dimensions": [rfc3339(from + 86_400), ""], "metrics": [24]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "dimensions": ["event_type"], "order_by": [["event_type", "asc"]]}),
+            "rollup_1d",
+            json!([{"dimensions": ["purchase"], "metrics": [48]}, {"dimensions": ["view"], "metrics": [96]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "dimensions": ["event_type"], "pagination": {"limit": 1, "offset": 1}}),
+            "rollup_1d",
+            json!([{"dimensions": ["purchase"], "metrics": [48]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "filters": [["or", [["is", "country", ["DE"]], ["contains", "device", ["WE"]]]], ["is_not", "country", [""]]]}),
+            "rollup_1d",
+            json!([{"dimensions": [], "metrics": [96]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "filters": [["is", "country", ["nowhere"]]]}),
+            "rollup_1d",
+            json!([{"dimensions": [], "metrics": [0]}]),
+        ),
+        (
+            json!({"metrics": ["value_avg"], "filters": [["is", "country", [""]]]}),
+            "rollup_1d",
+            json!([{"dimensions": [], "metrics": [null]}]),
+        ),
+        (
+            json!({"metrics": ["events"], "timezone": "Asia/Kolkata", "dimensions": ["time:day"],
+                "date_range": [rfc3339(from), rfc3339(from + 86_400)]}),
+            "rollup_1m",
+            json!([{"dimensions": ["x"], "metrics": [57]}, {"dimensions": ["x"], "metrics": [15]}]),
+        ),
+        // No rollup has it: raw events are asked because they may be.
+        (
+            json!({"metrics": ["events"], "dimensions": ["os"], "raw": true}),
+            "events",
+            json!([{"dimensions": [""], "metrics": [144]}]),
+        ),
+    ] {
+        let answer = ask(query.clone()).await;
+        let mut results = answer["results"].clone();
+        if query["timezone"] == "Asia/Kolkata" {
+            results.as_array_mut().unwrap().iter_mut().for_each(|row| row["dimensions"] = json!(["x"]));
+        }
+        assert_eq!(results, expected, "{query}");
+        assert_eq!(answer["meta"]["source"], source, "{query}");
+        // What is echoed asks the same.
+        let again = ask(answer["query"].clone()).await;
+        assert_eq!(again["results"], answer["results"], "{query}");
+    }
+    let answer = ask(json!({"metrics": ["events"], "dimensions": ["time:day"], "date_range": [rfc3339(from + 86_400), rfc3339(from + 3 * 86_400)],
+        "include": {"totals": true, "total_rows": true, "time_labels": true, "comparisons": "previous_period"}})).await;
+    assert_eq!(answer["results"][0]["comparison"], json!({"metrics": [0], "change_percent": [null]}), "{answer}");
+    assert_eq!(answer["results"][1]["metrics"], json!([0]), "{answer}");
+    assert_eq!(answer["results"][1]["comparison"], json!({"metrics": [72], "change_percent": [-100.0]}), "{answer}");
+    assert_eq!(answer["totals"], json!({"metrics": [72], "comparison": {"metrics": [72], "change_percent": [0.0]}}));
+    assert_eq!(
+        (&answer["meta"]["total_rows"], answer["meta"]["time_labels"].as_array().unwrap().len()),
+        (&json!(2), 2)
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn bad_documents_are_explained_with_the_field() {
+    let project = new_project();
+    let service = Service::start(support::engine().await.reader(), &[&project], None).await;
+    let long = format!(r#"{{"metrics":["{}"]}}"#, "x".repeat(20_000));
+    for (body, status, code, field) in [
+        ("{", StatusCode::BAD_REQUEST, "not_json", None),
+        ("\u{0}", StatusCode::BAD_REQUEST, "not_json", None),
+        (&long, StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", None),
+        (r#"{"metrics":["event"],"date_range":"7d"}"#, StatusCode::BAD_REQUEST, "bad_field", Some("metrics[0]")),
+        (
+            r#"{"metrics":["events"],"date_range":"7d","filters":[["is","country",[7]]]}"#,
+            StatusCode::BAD_REQUEST,
+            "bad_field",
+            Some("filters[0][2][0]"),
+        ),
+        (
+            r#"{"metrics":["events"],"date_range":"7d","dimensions":["plan"]}"#,
+            StatusCode::BAD_REQUEST,
+            "unknown_dimension",
+            None,
+        ),
+        (
+            r#"{"metrics":["events"],"date_range":"7d","dimensions":["origin"]}"#,
+            StatusCode::BAD_REQUEST,
+            "not_rolled_up",
+            None,
+        ),
+        (
+            r#"{"metrics":["events"],"date_range":"90d","dimensions":["time:minute"]}"#,
+            StatusCode::BAD_REQUEST,
+            "too_many_points",
+            None,
+        ),
+    ] {
+        let reply = service.post(&project, "/v1/query", body.to_owned()).await;
+        assert_eq!((reply.status, reply.body["code"].as_str()), (status, Some(code)), "{body}: {reply:?}");
+        if let Some(field) = field {
+            assert_eq!(reply.body["field"], field, "{reply:?}");
+        }
+    }
+    let reply = service.get(&project, "/v1/query").await;
+    assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+    service.stop().await;
+}

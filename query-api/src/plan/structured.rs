@@ -1,0 +1,304 @@
+//! The plan of a structured query: as few readings as its metrics have different conditions.
+
+use std::sync::Arc;
+
+use jiff::ToSpan;
+use serde::{Serialize, Serializer};
+use tallyhouse_schema::{Catalogue, DimSet};
+
+use super::condition::{Condition, Field};
+use super::error::Unplannable;
+use super::frame::{self, Frame};
+use super::read::{Read, Source};
+use super::{dimensions, source};
+use crate::metric::{Definition, Measure};
+use crate::request::Window;
+use crate::request::structured::{Include, Order, StructuredQuery, Time};
+use crate::time::{DAY, Grid, Zone, minute_ceil, minute_floor};
+
+/// What a structured query reads.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StructuredPlan {
+    /// The metrics.
+    #[serde(serialize_with = "definitions")]
+    pub metrics: Vec<Arc<Definition>>,
+    /// For each metric, for each of its parts: the reading and the measure in it.
+    pub places: Vec<Vec<(usize, usize)>>,
+    /// What is read.
+    pub period: Period,
+    /// The period before, when it is compared with.
+    pub previous: Option<Period>,
+    /// What makes groups, without time.
+    pub by: Vec<Field>,
+    /// Where time stands among the dimensions.
+    pub time_place: usize,
+    /// Which events, whatever the metric.
+    pub condition: Condition,
+    /// The order of rows.
+    pub order_by: Vec<Order>,
+    /// Rows of a page.
+    pub limit: usize,
+    /// Rows before it.
+    pub offset: usize,
+    /// What comes with it.
+    pub include: Include,
+    /// Whose clocks the answer shows.
+    pub zone: Zone,
+}
+
+/// A range, and the readings over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Period {
+    /// First second.
+    pub from: i64,
+    /// First second after it.
+    pub to: i64,
+    /// Buckets of time.
+    pub frame: Option<Frame>,
+    /// By bucket and group.
+    pub reads: Vec<Read>,
+    /// Over everything, in the same order; empty when totals are not asked for.
+    pub totals: Vec<Read>,
+}
+
+fn definitions<S: Serializer>(metrics: &[Arc<Definition>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(metrics.iter().map(Arc::as_ref))
+}
+
+/// Plans a structured query; `now_ms` is the present.
+pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Result<StructuredPlan, Unplannable> {
+    let mut readings: Vec<(Condition, Vec<Measure>)> = Vec::new();
+    let places = query
+        .metrics
+        .iter()
+        .map(|metric| {
+            let part = |part: &crate::metric::definition::Part| {
+                place(&mut readings, part.condition.clone().and(query.condition.clone()), part.measure)
+            };
+            metric.parts.iter().map(part).collect()
+        })
+        .collect();
+    let planner = Planner { query, catalogue, now_ms, readings };
+    let period = planner.period(query.window)?;
+    let previous = query.include.previous_period.then(|| planner.period(before(&period, &query.zone))).transpose()?;
+    Ok(StructuredPlan {
+        metrics: query.metrics.clone(),
+        places,
+        period,
+        previous,
+        by: query.by.clone(),
+        time_place: query.time_place,
+        condition: query.condition.clone(),
+        order_by: query.order_by.clone(),
+        limit: query.limit,
+        offset: query.offset,
+        include: query.include,
+        zone: query.zone.clone(),
+    })
+}
+
+/// The reading and the measure in it, added when it is new.
+fn place(readings: &mut Vec<(Condition, Vec<Measure>)>, condition: Condition, measure: Measure) -> (usize, usize) {
+    let reading = readings.iter().position(|(known, _)| *known == condition).unwrap_or_else(|| {
+        readings.push((condition, Vec::new()));
+        readings.len() - 1
+    });
+    let Some((_, measures)) = readings.get_mut(reading) else { return (reading, 0) };
+    let place = measures.iter().position(|known| *known == measure).unwrap_or_else(|| {
+        measures.push(measure);
+        measures.len() - 1
+    });
+    (reading, place)
+}
+
+/// The range of the same length that ends where this one begins; of whole days where this one has whole days.
+fn before(period: &Period, zone: &Zone) -> Window {
+    let (from, to) = (period.from, period.to);
+    let is_midnight = |at| zone.day_start(zone.date(at)) == at;
+    let start = if is_midnight(from) && is_midnight(to) {
+        let days = zone.date(from).until(zone.date(to)).map_or(0, |span| i64::from(span.get_days()));
+        zone.date(from).checked_sub(days.days()).map_or(from - (to - from), |date| zone.day_start(date))
+    } else {
+        from - (to - from)
+    };
+    Window::Closed { from: start, to: from }
+}
+
+struct Planner<'a> {
+    query: &'a StructuredQuery,
+    catalogue: &'a Catalogue,
+    now_ms: i64,
+    readings: Vec<(Condition, Vec<Measure>)>,
+}
+
+impl Planner<'_> {
+    fn period(&self, window: Window) -> Result<Period, Unplannable> {
+        let frame = self.frame(window)?;
+        let (from, to) = frame.as_ref().map_or_else(|| self.whole(window), |frame| (frame.from, frame.to));
+        let reads = |by: &[Field], frame: Option<&Frame>| -> Result<Vec<Read>, Unplannable> {
+            let read = |(condition, measures): &(Condition, Vec<Measure>)| {
+                Ok(Read {
+                    source: self.source(condition, by, from, to, frame)?,
+                    condition: condition.clone(),
+                    from,
+                    to,
+                    buckets: frame.cloned(),
+                    by: by.to_vec(),
+                    measures: measures.clone(),
+                    top: None,
+                })
+            };
+            self.readings.iter().map(read).collect()
+        };
+        let totals = if self.query.include.totals { reads(&[], None)? } else { Vec::new() };
+        Ok(Period { from, to, reads: reads(&self.query.by, frame.as_ref())?, totals, frame })
+    }
+
+    fn frame(&self, window: Window) -> Result<Option<Frame>, Unplannable> {
+        let (zone, now_ms) = (&self.query.zone, self.now_ms);
+        match self.query.time {
+            None => Ok(None),
+            Some(Time::Of(granularity)) => frame::asked_for(window, granularity, zone, now_ms).map(Some),
+            Some(Time::Readable) => frame::choose(window, None, zone, now_ms).map(|(frame, _)| Some(frame)),
+        }
+    }
+
+    /// A range that is not cut into buckets. One that reaches until now ends with the UTC day: nothing comes after now, and
+    /// a whole day can be read from the daily rollup.
+    fn whole(&self, window: Window) -> (i64, i64) {
+        let now = minute_ceil(self.now_ms);
+        let end_of_day = now + (-now).rem_euclid(DAY);
+        match window {
+            Window::Closed { from, to } => (from, to),
+            Window::Open { from } => (from, end_of_day),
+            Window::Last { seconds } => (minute_floor(self.now_ms) - seconds, end_of_day),
+        }
+    }
+
+    /// The cheapest rollup that answers exactly, else raw events where the caller allows it.
+    fn source(
+        &self,
+        condition: &Condition,
+        by: &[Field],
+        from: i64,
+        to: i64,
+        frame: Option<&Frame>,
+    ) -> Result<Source, Unplannable> {
+        let grid = frame.map_or(Grid::Even { origin: from, width: (to - from).max(1), count: 1 }, Frame::grid);
+        let dimension = |field: &Field| match field {
+            Field::EventType => None,
+            Field::Dimension(name) => Some(name.clone()),
+        };
+        let asked = condition.dimensions().into_iter().map(str::to_owned).chain(by.iter().filter_map(dimension));
+        let types = condition.event_types();
+        let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue);
+        let rollup = source::choose(from, to, &grid, &self.query.zone, self.now_ms);
+        match (set, rollup) {
+            (Ok(set), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
+            _ if self.query.raw => Ok(Source::Raw),
+            (Err(refusal), _) | (_, Err(refusal)) => Err(refusal),
+        }
+    }
+}
+
+impl StructuredPlan {
+    /// All tables that are read, each once.
+    pub fn tables(&self) -> Vec<&'static str> {
+        let reads = self.period.all().chain(self.previous.iter().flat_map(Period::all));
+        let mut tables: Vec<_> = reads.map(|read| read.source.table()).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
+    /// Whether raw events are read.
+    pub fn reads_raw(&self) -> bool {
+        self.period.all().any(|read| read.source == Source::Raw)
+    }
+}
+
+impl Period {
+    /// All readings.
+    pub fn all(&self) -> impl Iterator<Item = &Read> {
+        self.reads.iter().chain(&self.totals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Metric;
+    use crate::request::body::{self, Part};
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn planned(text: &str) -> Result<StructuredPlan, Unplannable> {
+        let catalogue = Catalogue::from_documents([
+            r#"{"eventType":"flight","dimensions":["origin"],"combinations":[["origin","carrier"]]}"#,
+        ])
+        .unwrap();
+        let value = body::parse(text.as_bytes()).unwrap();
+        let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
+        let query = StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, NOW).unwrap();
+        plan(&query, &catalogue, NOW)
+    }
+
+    fn sources(text: &str) -> Vec<String> {
+        let describe = |read: &Read| match &read.source {
+            Source::Rollup { rollup, set } => format!("{}/{}", rollup.table(), set.key()),
+            Source::Raw => "raw".to_owned(),
+        };
+        planned(text).unwrap().period.reads.iter().map(describe).collect()
+    }
+
+    #[test]
+    fn metrics_of_the_same_events_are_one_reading() {
+        let plan = planned(r#"{"metrics":["events","users","revenue","value_sum"],"date_range":"7d"}"#).unwrap();
+        assert_eq!(plan.period.reads.len(), 2);
+        assert_eq!(plan.places, [vec![(0, 0)], vec![(0, 1)], vec![(1, 0)], vec![(0, 2)]]);
+    }
+
+    #[test]
+    fn the_cheapest_exact_table_is_taken() {
+        for (text, expected) in [
+            (r#"{"metrics":["users"],"date_range":"7d"}"#, "rollup_1d/"),
+            (r#"{"metrics":["users"],"date_range":"7d","timezone":"Europe/Berlin"}"#, "rollup_1h/"),
+            (r#"{"metrics":["users"],"date_range":"7d","timezone":"Asia/Kolkata"}"#, "rollup_1m/"),
+            (r#"{"metrics":["users"],"date_range":"24h"}"#, "rollup_1m/"),
+            (r#"{"metrics":["events"],"date_range":"7d","dimensions":["time:hour","country"]}"#, "rollup_1h/country"),
+            (r#"{"metrics":["events"],"date_range":"7d","dimensions":["event_type"]}"#, "rollup_1d/"),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","filters":[["is","event_type",["flight"]],["is","carrier",["AA"]]]}"#,
+                "rollup_1d/carrier,origin",
+            ),
+            (r#"{"metrics":["events"],"date_range":["2026-11-01T00:00:30Z","2026-11-02T00:00:00Z"]}"#, "rollup_1m/"),
+            (r#"{"metrics":["events"],"date_range":"7d","dimensions":["origin"],"raw":true}"#, "raw"),
+            (r#"{"metrics":["events"],"date_range":"7d","raw":true}"#, "rollup_1d/"),
+        ] {
+            assert_eq!(sources(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_rollup_answers_is_refused_unless_raw_is_allowed() {
+        let refused = planned(r#"{"metrics":["events"],"date_range":"7d","dimensions":["origin"]}"#).unwrap_err();
+        assert!(matches!(refused, Unplannable::NotRolledUp { .. }), "{refused}");
+    }
+
+    #[test]
+    fn the_period_before_has_the_same_length_and_whole_days_stay_whole() {
+        let text = r#"{"metrics":["events"],"date_range":["2026-10-30","2026-11-02"],"timezone":"America/New_York",
+                       "dimensions":["time:day"],"include":{"comparisons":"previous_period","totals":true}}"#;
+        let plan = planned(text).unwrap();
+        let (zone, previous) = (&plan.zone, plan.previous.unwrap());
+        // The clocks go back on 1 November: 97 hours, and 96 before them.
+        assert_eq!(
+            (zone.rfc3339(previous.from), previous.to),
+            ("2026-10-26T00:00:00-04:00".to_owned(), plan.period.from)
+        );
+        assert_eq!(previous.frame.unwrap().grid().starts().len(), 4);
+        assert_eq!((plan.period.totals.len(), previous.totals.len()), (1, 1));
+        assert!(plan.period.totals[0].buckets.is_none());
+    }
+}

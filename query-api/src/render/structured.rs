@@ -1,0 +1,201 @@
+//! A structured query's answer as JSON: `results`, the `query` as it was understood, and `meta`.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+use super::table::{self, Row};
+use super::{Rendered, assemble, json as piece, series};
+use crate::plan::condition::{Condition, How};
+use crate::plan::structured::{Period, StructuredPlan};
+use crate::request::structured::Column;
+use crate::sql::Point;
+use crate::time::{Zone, grid};
+
+/// The points of every reading of a plan.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Of the period.
+    pub reads: Vec<Vec<Point>>,
+    /// Its totals.
+    pub totals: Vec<Vec<Point>>,
+    /// Of the period before.
+    pub previous: Vec<Vec<Point>>,
+    /// Its totals.
+    pub previous_totals: Vec<Vec<Point>>,
+    /// Dimensions of which some values are counted as `__other__`.
+    pub overflowed: Vec<String>,
+}
+
+/// Renders what a plan found.
+pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendered {
+    let mut rows = table::rows(plan, &plan.period, &found.reads);
+    table::sort(plan, &mut rows);
+    let previous = previous_by_row(plan, found);
+    let total_rows = rows.len();
+    let page = rows.iter().skip(plan.offset).take(plan.limit);
+    let results: Vec<Value> = page.map(|row| result(plan, row, &previous)).collect();
+    let mut data = Map::new();
+    data.insert("results".into(), results.into());
+    if plan.include.totals {
+        data.insert("totals".into(), totals(plan, found));
+    }
+    data.insert("query".into(), echo(plan));
+    assemble(&piece::text(&data), &meta(plan, found, total_rows, generated_s))
+}
+
+type Previous = HashMap<(usize, Vec<String>), Vec<Option<f64>>>;
+
+fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
+    let period = plan.previous.as_ref()?;
+    let rows = table::rows(plan, period, &found.previous);
+    Some(rows.into_iter().map(|row| ((row.bucket, row.groups), row.metrics)).collect())
+}
+
+fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>) -> Value {
+    let mut dimensions: Vec<Value> = row.groups.iter().map(|group| group.as_str().into()).collect();
+    if plan.period.frame.is_some() {
+        dimensions.insert(plan.time_place.min(dimensions.len()), plan.zone.rfc3339(row.at).into());
+    }
+    let mut result = json!({ "dimensions": dimensions, "metrics": values(plan, &row.metrics) });
+    if let Some(previous) = previous {
+        let nothing = || plan.metrics.iter().map(|metric| nothing(metric)).collect();
+        let before = previous.get(&(row.bucket, row.groups.clone())).cloned().unwrap_or_else(nothing);
+        result["comparison"] = comparison(plan, &row.metrics, &before);
+    }
+    result
+}
+
+fn nothing(metric: &crate::metric::Definition) -> Option<f64> {
+    metric.value(&metric.parts.iter().map(|part| part.measure.of_nothing()).collect::<Vec<_>>())
+}
+
+/// The metrics before, and by how many per cent each changed since; `null` where there is nothing to compare with.
+fn comparison(plan: &StructuredPlan, now: &[Option<f64>], before: &[Option<f64>]) -> Value {
+    let change = |(now, before): (&Option<f64>, &Option<f64>)| match (now, before) {
+        (Some(now), Some(before)) if *before != 0.0 => Some((now - before) / before.abs() * 100.0),
+        _ => None,
+    };
+    let changes: Vec<Option<f64>> = now.iter().zip(before).map(change).collect();
+    json!({ "metrics": values(plan, before), "change_percent": changes })
+}
+
+fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
+    let value = |(metric, value): (&std::sync::Arc<crate::metric::Definition>, &Option<f64>)| match value {
+        // Counts are exact as floating point numbers up to 2^53.
+        Some(count) if metric.is_count() => json!(*count as u64),
+        other => json!(other),
+    };
+    plan.metrics.iter().zip(values).map(value).collect()
+}
+
+fn totals(plan: &StructuredPlan, found: &Found) -> Value {
+    let of = |period: &Period, points: &[Vec<Point>]| {
+        let whole = Period { frame: None, ..period.clone() };
+        let ungrouped = StructuredPlan { by: Vec::new(), ..plan.clone() };
+        table::rows(&ungrouped, &whole, points).into_iter().next().map(|row| row.metrics).unwrap_or_default()
+    };
+    let now = of(&plan.period, &found.totals);
+    let mut totals = json!({ "metrics": values(plan, &now) });
+    if let Some(period) = &plan.previous {
+        totals["comparison"] = comparison(plan, &now, &of(period, &found.previous_totals));
+    }
+    totals
+}
+
+/// The query as it was understood: sent again, it gives the same answer.
+fn echo(plan: &StructuredPlan) -> Value {
+    let dimensions = dimension_names(plan);
+    let column = |column: Column| match column {
+        Column::Dimension(place) => dimensions.get(place).cloned().unwrap_or_default(),
+        Column::Metric(place) => plan.metrics.get(place).map(|metric| metric.name.clone()).unwrap_or_default(),
+    };
+    let order = |order: &crate::request::structured::Order| {
+        json!([column(order.column), if order.descending { "desc" } else { "asc" }])
+    };
+    json!({
+        "metrics": plan.metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(),
+        "date_range": range(&plan.period, &plan.zone),
+        "timezone": plan.zone.name(),
+        "dimensions": dimensions,
+        "filters": filters(&plan.condition),
+        "order_by": plan.order_by.iter().map(order).collect::<Vec<_>>(),
+        "pagination": { "limit": plan.limit, "offset": plan.offset },
+        "raw": plan.reads_raw(),
+    })
+}
+
+fn dimension_names(plan: &StructuredPlan) -> Vec<String> {
+    let mut names: Vec<String> = plan.by.iter().map(|field| field.name().to_owned()).collect();
+    if let Some(frame) = &plan.period.frame {
+        names.insert(plan.time_place.min(names.len()), format!("time:{}", frame.granularity.name()));
+    }
+    names
+}
+
+fn range(period: &Period, zone: &Zone) -> [String; 2] {
+    [zone.rfc3339(period.from), zone.rfc3339(period.to)]
+}
+
+fn filters(condition: &Condition) -> Value {
+    match condition {
+        Condition::And(several) => several.iter().map(filter).collect(),
+        one => json!([filter(one)]),
+    }
+}
+
+fn filter(condition: &Condition) -> Value {
+    match condition {
+        Condition::And(several) => json!(["and", several.iter().map(filter).collect::<Vec<_>>()]),
+        Condition::Or(several) => json!(["or", several.iter().map(filter).collect::<Vec<_>>()]),
+        Condition::Not(one) => json!(["not", filter(one)]),
+        Condition::Test { field, how: How::Is, values } => json!(["is", field.name(), values]),
+        Condition::Test { field, how: How::Contains, values } => json!(["contains", field.name(), values]),
+    }
+}
+
+fn meta(plan: &StructuredPlan, found: &Found, total_rows: usize, generated_s: i64) -> Value {
+    let newest = found.reads.iter().flatten().map(|point| point.newest).max();
+    let utc = Zone::utc();
+    let mut meta = json!({
+        "source": plan.tables().join(","),
+        "range": range(&plan.period, &plan.zone),
+        "errors": errors(plan),
+        "newest_event": newest.map(|at| utc.rfc3339(at)),
+        "generated_at": utc.rfc3339(generated_s),
+    });
+    meta["approx"] = (!errors(plan).is_empty()).into();
+    if plan.include.total_rows {
+        meta["total_rows"] = total_rows.into();
+    }
+    if let Some(frame) = &plan.period.frame {
+        if plan.include.time_labels {
+            meta["time_labels"] = frame.grid().starts().into_iter().map(|at| plan.zone.rfc3339(at)).collect();
+        }
+        if generated_s < frame.to {
+            let current = grid::floor(frame.granularity, &plan.zone, generated_s);
+            meta["partial_bucket"] = plan.zone.rfc3339(current.max(frame.from)).into();
+        }
+    }
+    if let Some(previous) = &plan.previous {
+        meta["comparison_range"] = json!(range(previous, &plan.zone));
+    }
+    if !found.overflowed.is_empty() {
+        meta["overflowed"] = json!(found.overflowed);
+    }
+    meta
+}
+
+/// How far each estimated metric may be off.
+fn errors(plan: &StructuredPlan) -> Map<String, Value> {
+    let source = |reading: usize| plan.period.reads.get(reading).map(|read| &read.source);
+    let error = |(metric, places): (&std::sync::Arc<crate::metric::Definition>, &Vec<(usize, usize)>)| {
+        let part = |(part, (reading, _)): (&crate::metric::definition::Part, &(usize, usize))| {
+            series::error(part.measure, source(*reading)?)
+        };
+        let worst =
+            metric.parts.iter().zip(places).filter_map(part).max_by(|a, b| a.relative.total_cmp(&b.relative))?;
+        Some((metric.name.clone(), json!(worst)))
+    };
+    plan.metrics.iter().zip(&plan.places).filter_map(error).collect()
+}
