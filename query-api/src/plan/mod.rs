@@ -3,6 +3,7 @@
 //! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
+pub mod chunks;
 pub mod condition;
 pub mod dimensions;
 pub mod error;
