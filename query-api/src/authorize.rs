@@ -7,6 +7,8 @@ use tallyhouse_service::keys::{self, KeyRing};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     project: String,
+    key_id: String,
+    may_administer: bool,
 }
 
 impl Scope {
@@ -15,9 +17,19 @@ impl Scope {
         &self.project
     }
 
+    /// A short name of the key, for logs and audit; not secret.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// Nothing, if the caller may change what the project has.
+    pub const fn administers(&self) -> Result<(), Denied> {
+        if self.may_administer { Ok(()) } else { Err(Denied::NoAdmin) }
+    }
+
     #[cfg(test)]
     pub(crate) fn for_test(project: &str) -> Self {
-        Self { project: project.to_owned() }
+        Self { project: project.to_owned(), key_id: String::new(), may_administer: false }
     }
 }
 
@@ -33,6 +45,9 @@ pub enum Denied {
     /// A key for something else.
     #[error("this key does not have the scope `query`")]
     WrongScope,
+    /// It may read, but not change.
+    #[error("this key does not have the scope `admin`, which changing metrics needs")]
+    NoAdmin,
 }
 
 /// Who is asking.
@@ -42,7 +57,11 @@ pub fn authorize(ring: &KeyRing, headers: &HeaderMap) -> Result<Scope, Denied> {
     if !grant.allows(keys::Scope::Query) {
         return Err(Denied::WrongScope);
     }
-    Ok(Scope { project: grant.project.clone() })
+    Ok(Scope {
+        project: grant.project.clone(),
+        key_id: grant.key_id.clone(),
+        may_administer: grant.allows(keys::Scope::Admin),
+    })
 }
 
 #[cfg(test)]

@@ -54,6 +54,16 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
     })
 }
 
+/// The same ClickHouse as a user that can write metric definitions: `CLICKHOUSE_WRITER_USER` and
+/// `CLICKHOUSE_WRITER_PASSWORD`. Without one, metrics cannot be registered here.
+pub fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Option<Connection> {
+    Some(Connection {
+        url: reader.url.clone(),
+        user: env.get("CLICKHOUSE_WRITER_USER")?,
+        password: env.get("CLICKHOUSE_WRITER_PASSWORD").unwrap_or_default(),
+    })
+}
+
 /// `TALLYHOUSE_DEV`: whether the well-known development keys are accepted.
 pub fn is_development(env: &dyn Env) -> Result<bool, ConfigError> {
     env::switch(env, "TALLYHOUSE_DEV")

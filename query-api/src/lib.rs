@@ -16,6 +16,7 @@ pub mod http;
 pub mod metric;
 pub mod metrics;
 pub mod plan;
+pub mod registry;
 pub mod render;
 pub mod request;
 pub mod run;

@@ -40,6 +40,9 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
         stop_signal().await;
         stop.cancel();
     });
-    run(config, Deps::new(config::clickhouse(&env)?, keys, Catalogue::built_in()?), listeners, shutdown).await?;
+    let connection = config::clickhouse(&env)?;
+    let mut deps = Deps::new(connection.clone(), keys, Catalogue::built_in()?);
+    deps.writer = config::clickhouse_writer(&env, &connection);
+    run(config, deps, listeners, shutdown).await?;
     Ok(())
 }

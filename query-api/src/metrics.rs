@@ -18,6 +18,8 @@ pub enum Route {
     Daily,
     /// `/v1/query`
     Structured,
+    /// `/v1/metrics`
+    Metrics,
 }
 
 /// A layer of the cache.
@@ -202,6 +204,7 @@ impl Route {
             Self::Realtime => "realtime",
             Self::Daily => "daily",
             Self::Structured => "query",
+            Self::Metrics => "metrics",
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::cache::flight::Flights;
 use crate::cache::{Answers, Memory, Shared};
 use crate::http::router;
 use crate::metrics::Metrics;
+use crate::registry::MetricRegistry;
+use crate::registry::store::Definitions;
 use crate::serve::App;
 use crate::store::Store;
 use crate::{Clock, Config, Random};
@@ -32,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Deps {
     /// ClickHouse, as a user that can only read.
     pub connection: Connection,
+    /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
+    pub writer: Option<Connection>,
     /// Who may ask.
     pub keys: Arc<KeyRing>,
     /// What is rolled up.
@@ -51,6 +55,7 @@ impl Deps {
     pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
         Self {
             connection,
+            writer: None,
             keys: Arc::new(keys),
             catalogue: Arc::new(catalogue),
             health: Health::default(),
@@ -99,11 +104,15 @@ pub async fn run(
         clock: Arc::clone(&deps.clock),
     };
     let watch = Watch { health: deps.health.clone(), store: store.clone(), answers: answers.clone() };
+    let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
+    let registry = MetricRegistry::default();
     let app = Arc::new(App {
         keys: deps.keys,
         catalogue: deps.catalogue,
         answers,
         store,
+        registry: registry.clone(),
+        definitions: definitions.clone(),
         ttl: config.cache_ttl,
         clock: deps.clock,
         random: deps.random,
@@ -122,7 +131,7 @@ pub async fn run(
     };
     // The admin port outlives the public one: a drain can be watched.
     let admin = serve("query admin", listeners.admin, admin, stopped.clone(), Duration::from_secs(1));
-    tokio::join!(public, admin, drain, watch.until(stopped.clone()));
+    tokio::join!(public, admin, drain, watch.until(stopped.clone()), registry.watch(&definitions, stopped.clone()));
     Ok(())
 }
 

@@ -10,8 +10,10 @@ use tallyhouse_service::keys::KeyRing;
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::{Answers, Entry, Key, ttl};
 use crate::execute::execute;
-use crate::metric::{Definition, METRICS, Metric};
+use crate::metric::Metric;
 use crate::plan::{Plan, Unplannable, plan};
+use crate::registry::MetricRegistry;
+use crate::registry::store::Definitions;
 use crate::render::Rendered;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
@@ -29,6 +31,10 @@ pub struct App {
     pub answers: Answers,
     /// ClickHouse.
     pub store: Store,
+    /// What can be asked for by name.
+    pub registry: MetricRegistry,
+    /// Where that is kept.
+    pub definitions: Definitions,
     /// How long an answer is remembered, before jitter.
     pub ttl: Duration,
     /// The present.
@@ -107,7 +113,7 @@ pub async fn serve(
 ) -> Result<Answer, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
-    let query = read(question, raw, now_ms)?;
+    let query = read(app, &scope, question, raw, now_ms)?;
     let plan = plan(&query, &app.catalogue, now_ms)?;
     let key = Key::of(&scope, &plan).ok_or(ReadError::Failed)?;
     let ttl = ttl::of(&plan, app.ttl, (app.random)());
@@ -116,20 +122,27 @@ pub async fn serve(
     Ok(Answer { entry, status })
 }
 
-fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
+fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
     match question {
         Question::Metric(name) => {
-            MetricQuery::parse(name, &Params::parse(raw, METRIC_PARAMS)?, now_ms).map(Query::Metric)
+            let params = Params::parse(raw, METRIC_PARAMS)?;
+            match app.registry.find(scope.project(), name).filter(|_| Metric::named(name).is_none()) {
+                Some(registered) => StructuredQuery::series(registered, &params, now_ms).map(Query::Structured),
+                None => {
+                    let names = || app.registry.names(scope.project());
+                    MetricQuery::parse(name, &params, &names, now_ms).map(Query::Metric)
+                }
+            }
         }
         Question::Realtime => Params::parse(raw, &[]).map(|_| Query::Realtime),
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
-        Question::Structured(body) => structured(body, now_ms).map(Query::Structured),
+        Question::Structured(body) => structured(app, scope, body, now_ms).map(Query::Structured),
     }
 }
 
-fn structured(body: &[u8], now_ms: i64) -> Result<StructuredQuery, BadRequest> {
-    let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-    let names = || METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+fn structured(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<StructuredQuery, BadRequest> {
+    let metric = |name: &str| app.registry.find(scope.project(), name);
+    let names = || app.registry.names(scope.project());
     StructuredQuery::parse(&Part::root(&body::parse(body)?), &metric, &names, now_ms)
 }
 

@@ -78,6 +78,8 @@ files![
     "0015_rollup_1d_distributed.cluster",
     "0016_dead_letters",
     "0017_dead_letters_distributed.cluster",
+    "0018_metric_definitions",
+    "0019_metric_definitions_distributed.cluster",
 ];
 
 impl Migration {

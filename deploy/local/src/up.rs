@@ -202,7 +202,8 @@ impl Services {
     async fn run(self, store: &Store, stop: CancellationToken) -> Result<(), UpError> {
         let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
             self;
-        let query_deps = query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone());
+        let mut query_deps = query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone());
+        query_deps.writer = Some(store.writer.clone());
         let admin_pages = Admin { registry, health: Health::default() };
         let ingest_deps = IngestDeps {
             connection: store.writer.clone(),

@@ -15,6 +15,8 @@ pub enum Scope {
     Import,
     /// Read metrics.
     Query,
+    /// Change what a project has: its metrics.
+    Admin,
 }
 
 /// What a known key stands for.
@@ -42,11 +44,12 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// The keys of development mode: project `demo`, `demo-ingest-key` (ingest, import) and `demo-query-key` (query).
+    /// The keys of development mode: project `demo`, `demo-ingest-key` (ingest, import) and `demo-query-key` (query,
+    /// admin).
     pub fn development() -> Self {
         let mut ring = Self::default();
         ring.add("demo-ingest-key", grant("demo", "demo-ingest", &[Scope::Ingest, Scope::Import]));
-        ring.add("demo-query-key", grant("demo", "demo-query", &[Scope::Query]));
+        ring.add("demo-query-key", grant("demo", "demo-query", &[Scope::Query, Scope::Admin]));
         ring
     }
 

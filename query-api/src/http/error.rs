@@ -6,6 +6,8 @@ use tallyhouse_service::http::Problem;
 
 use crate::authorize::Denied;
 use crate::plan::Unplannable;
+use crate::registry::Refused;
+use crate::registry::store::RegisterError;
 use crate::request::BadRequest;
 use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::Refusal;
@@ -33,11 +35,29 @@ pub fn body(rejection: &BytesRejection) -> Problem {
     }
 }
 
+/// A metric that was not registered.
+pub fn registering(refused: &Refused) -> Problem {
+    let with = |status, code| Problem::new(status, code, refused.to_string());
+    match refused {
+        Refused::Denied(denied) => of_denied(*denied),
+        Refused::Bad(bad) => of_bad_request(bad),
+        Refused::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_metrics"),
+        Refused::Store(RegisterError::Conflict { in_force }) => {
+            with(StatusCode::CONFLICT, "version_conflict").with("version", *in_force)
+        }
+        Refused::Store(RegisterError::NotConfigured) => with(StatusCode::NOT_IMPLEMENTED, "not_configured"),
+        Refused::Store(RegisterError::Unavailable) => {
+            with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2)
+        }
+    }
+}
+
 fn of_denied(denied: Denied) -> Problem {
     let (status, code) = match denied {
         Denied::NoKey => (StatusCode::UNAUTHORIZED, "no_key"),
         Denied::UnknownKey => (StatusCode::UNAUTHORIZED, "unknown_key"),
         Denied::WrongScope => (StatusCode::FORBIDDEN, "wrong_scope"),
+        Denied::NoAdmin => (StatusCode::FORBIDDEN, "no_admin"),
     };
     Problem::new(status, code, denied.to_string())
 }

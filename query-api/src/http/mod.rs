@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
+use crate::authorize::authorize;
 use crate::metrics::{Metrics, Route};
 use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::{App, Question, serve};
@@ -31,6 +32,7 @@ pub struct Shared {
 /// All public routes.
 pub fn router(shared: Shared) -> Router {
     let router = Router::new()
+        .route("/v1/metrics", get(metrics).post(register).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
         .route("/v1/metrics/{name}", get(metric))
         .route("/v1/query", post(structured).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
         .route("/v1/dashboards/realtime", get(realtime))
@@ -53,6 +55,38 @@ async fn metric(
             Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
         }
     }
+}
+
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let _running = shared.metrics.request_began();
+    let began = Instant::now();
+    let response = match authorize(&shared.app.keys, &headers) {
+        Ok(scope) => axum::Json(shared.app.registry.list(scope.project())).into_response(),
+        Err(denied) => error::problem(&denied.into()).into_response(),
+    };
+    shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
+    response
+}
+
+async fn register(State(shared): State<Shared>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let _running = shared.metrics.request_began();
+    let began = Instant::now();
+    let response = match (authorize(&shared.app.keys, &headers), body) {
+        (Err(denied), _) => error::problem(&denied.into()).into_response(),
+        (Ok(_), Err(rejection)) => error::body(&rejection).into_response(),
+        (Ok(scope), Ok(body)) => {
+            let app = &shared.app;
+            match app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await {
+                Ok((name, version)) => {
+                    let created = axum::Json(serde_json::json!({"name": name, "version": version}));
+                    (StatusCode::CREATED, created).into_response()
+                }
+                Err(refused) => error::registering(&refused).into_response(),
+            }
+        }
+    };
+    shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
+    response
 }
 
 async fn structured(

@@ -61,7 +61,7 @@ impl Read {
 
 /// Plans a series; `now_ms` is the present.
 pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<SeriesPlan, Unplannable> {
-    let condition = condition(query);
+    let condition = query.condition();
     let needed = DimSet::of(condition.dimensions().into_iter().chain(query.group_by.iter().map(String::as_str)));
     let set = dimensions::choose(condition.event_types().as_ref(), &needed, catalogue)?;
     let (frame, rollup) = frame::choose(query.window, query.granularity, &query.zone, now_ms)?;
@@ -74,15 +74,6 @@ pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<S
         group_by: query.group_by.clone(),
         limit: query.limit,
     })
-}
-
-fn condition(query: &MetricQuery) -> Condition {
-    let event_type = query.event_type.iter().map(|name| Condition::is(Field::EventType, [name.clone()]));
-    let filters = query
-        .filters
-        .iter()
-        .map(|filter| Condition::is(Field::Dimension(filter.dimension.clone()), filter.values.iter().cloned()));
-    event_type.chain(filters).fold(Condition::always(), Condition::and)
 }
 
 #[cfg(test)]
@@ -98,7 +89,7 @@ mod tests {
 
     fn planned(name: &str, query: &str) -> Result<SeriesPlan, Unplannable> {
         let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
-        plan(&MetricQuery::parse(name, &params, NOW).unwrap(), &Catalogue::default(), NOW)
+        plan(&MetricQuery::parse(name, &params, &Vec::new, NOW).unwrap(), &Catalogue::default(), NOW)
     }
 
     /// Rollup, granularity, from, to.
@@ -260,6 +251,7 @@ mod tests {
             let query = MetricQuery::parse(
                 "events",
                 &Params::parse(Some("granularity=hour&startTime=2026-11-19T12:00:00Z"), METRIC_PARAMS).unwrap(),
+                &Vec::new,
                 now,
             );
             plan(&query.unwrap(), &Catalogue::default(), now).unwrap()

@@ -13,7 +13,7 @@ use super::read::{Read, Source};
 use super::{dimensions, source};
 use crate::metric::{Definition, Measure};
 use crate::request::Window;
-use crate::request::structured::{Include, Order, StructuredQuery, Time};
+use crate::request::structured::{Form, Include, Order, StructuredQuery, Time};
 use crate::time::{DAY, Grid, Zone, minute_ceil, minute_floor};
 
 /// What a structured query reads.
@@ -44,6 +44,8 @@ pub struct StructuredPlan {
     pub include: Include,
     /// Whose clocks the answer shows.
     pub zone: Zone,
+    /// How the answer looks.
+    pub form: Form,
 }
 
 /// A range, and the readings over it.
@@ -94,6 +96,7 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         offset: query.offset,
         include: query.include,
         zone: query.zone.clone(),
+        form: query.form,
     })
 }
 

@@ -116,7 +116,7 @@ fn point(plan: &SeriesPlan, at: i64, value: Option<f64>, dims: &str) -> String {
 }
 
 /// A dimension may be called as one of our own fields.
-fn label(dimension: &str) -> Cow<'_, str> {
+pub(super) fn label(dimension: &str) -> Cow<'_, str> {
     match dimension {
         "timestamp" | "value" => format!("dimension.{dimension}").into(),
         _ => dimension.into(),

@@ -1,6 +1,6 @@
 //! A structured query's answer as JSON: `results`, the `query` as it was understood, and `meta`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use super::table::{self, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::condition::{Condition, How};
 use crate::plan::structured::{Period, StructuredPlan};
-use crate::request::structured::Column;
+use crate::request::structured::{Column, Form};
 use crate::sql::Point;
 use crate::time::{Zone, grid};
 
@@ -30,6 +30,9 @@ pub struct Found {
 /// Renders what a plan found.
 pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendered {
     let mut rows = table::rows(plan, &plan.period, &found.reads);
+    if let Form::Series(groups) = plan.form {
+        return series_of(plan, found, rows, groups, generated_s);
+    }
     table::sort(plan, &mut rows);
     let previous = previous_by_row(plan, found);
     let total_rows = rows.len();
@@ -42,6 +45,41 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     }
     data.insert("query".into(), echo(plan));
     assemble(&piece::text(&data), &meta(plan, found, total_rows, generated_s))
+}
+
+/// The rows as a series of the first metric; of the groups those with the greatest sums.
+fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
+    let value = |row: &Row| row.metrics.first().copied().flatten();
+    let mut sums: HashMap<Vec<String>, f64> = HashMap::new();
+    for row in &rows {
+        *sums.entry(row.groups.clone()).or_default() += value(row).unwrap_or_default().abs();
+    }
+    let mut biggest: Vec<(&Vec<String>, f64)> = sums.iter().map(|(groups, sum)| (groups, *sum)).collect();
+    biggest.sort_by(|(a, x), (b, y)| y.total_cmp(x).then_with(|| a.cmp(b)));
+    let truncated = biggest.len() > groups as usize;
+    let shown: HashSet<Vec<String>> =
+        biggest.into_iter().take(groups as usize).map(|(groups, _)| groups.clone()).collect();
+    rows.retain(|row| shown.contains(&row.groups));
+    table::sort(plan, &mut rows);
+    let point = |row: &Row| {
+        let mut point = json!({ "timestamp": plan.zone.rfc3339(row.at), "value": values(plan, &row.metrics).first() });
+        for (field, group) in plan.by.iter().zip(&row.groups) {
+            point[series::label(field.name()).as_ref()] = group.as_str().into();
+        }
+        point
+    };
+    let data = json!({
+        "metric": plan.metrics.first().map(|metric| metric.name.as_str()),
+        "granularity": plan.period.frame.as_ref().map(|frame| frame.granularity),
+        "timezone": plan.zone.name(),
+        "data": rows.iter().map(point).collect::<Vec<_>>(),
+    });
+    let mut meta = meta(plan, found, rows.len(), generated_s);
+    if !plan.by.is_empty() {
+        let by: Vec<&str> = plan.by.iter().map(|field| field.name()).collect();
+        meta["groups"] = json!({ "by": by, "limit": groups, "truncated": truncated });
+    }
+    assemble(&piece::text(&data), &meta)
 }
 
 type Previous = HashMap<(usize, Vec<String>), Vec<Option<f64>>>;

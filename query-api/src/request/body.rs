@@ -113,6 +113,31 @@ impl<'a> Part<'a> {
         Ok(items.iter().enumerate().map(part).collect())
     }
 
+    /// The value itself.
+    pub const fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// Another value in its place, so that complaints about that one are about this place.
+    pub fn instead<'b>(&self, value: &'b Value) -> Part<'b> {
+        Part { path: self.path.clone(), value }
+    }
+
+    /// Whether it is an object that has the field.
+    pub fn has(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
+    /// A number, if it is one.
+    pub fn any_number(&self) -> Option<f64> {
+        self.value.as_f64()
+    }
+
+    /// Whether it is a text.
+    pub fn is_text(&self) -> bool {
+        self.value.is_string()
+    }
+
     /// Whether it is a list.
     pub fn is_list(&self) -> bool {
         self.value.is_array()

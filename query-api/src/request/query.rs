@@ -10,7 +10,8 @@ use super::near::nearest;
 use super::params::{FILTER, Params};
 use super::structured::StructuredQuery;
 use super::window::Window;
-use crate::metric::{METRICS, Metric};
+use crate::metric::Metric;
+use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
 
 /// Parameters of `GET /v1/metrics/{name}`.
@@ -85,9 +86,19 @@ pub struct DailyQuery {
 }
 
 impl MetricQuery {
-    /// Reads the parameters of the metric `name`.
-    pub fn parse(name: &str, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
-        let metric = Metric::named(name).ok_or_else(|| unknown_metric(name))?;
+    /// Reads the parameters of the built-in metric `name`; `names` are all that could be asked for.
+    pub fn parse(
+        name: &str,
+        params: &Params,
+        names: &dyn Fn() -> Vec<String>,
+        now_ms: i64,
+    ) -> Result<Self, BadRequest> {
+        let metric = Metric::named(name).ok_or_else(|| unknown_metric(name, names()))?;
+        Self::of(metric, params, now_ms)
+    }
+
+    /// Reads the parameters of a metric.
+    pub fn of(metric: Metric, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
         let zone = zone(params)?;
         Ok(Self {
             metric,
@@ -99,6 +110,14 @@ impl MetricQuery {
             filters: filters(params.filters())?,
             limit: limit(params)?,
         })
+    }
+
+    /// The events that it is about.
+    pub fn condition(&self) -> Condition {
+        let event_type = self.event_type.iter().map(|name| Condition::is(Field::EventType, [name.clone()]));
+        let filter =
+            |filter: &Filter| Condition::is(Field::Dimension(filter.dimension.clone()), filter.values.iter().cloned());
+        event_type.chain(self.filters.iter().map(filter)).fold(Condition::always(), Condition::and)
     }
 }
 
@@ -125,13 +144,8 @@ impl DailyQuery {
     }
 }
 
-fn unknown_metric(name: &str) -> BadRequest {
-    let known = || METRICS.iter().map(|metric| metric.name);
-    BadRequest::UnknownMetric {
-        name: quoted(name),
-        near: nearest(name, known()),
-        known: known().map(str::to_owned).collect(),
-    }
+fn unknown_metric(name: &str, known: Vec<String>) -> BadRequest {
+    BadRequest::UnknownMetric { name: quoted(name), near: nearest(name, &known), known }
 }
 
 fn zone(params: &Params) -> Result<Zone, BadRequest> {
@@ -260,7 +274,8 @@ mod tests {
     const NOW: i64 = 1_795_178_096_789;
 
     fn metric(name: &str, query: &str) -> Result<MetricQuery, BadRequest> {
-        MetricQuery::parse(name, &Params::parse(Some(query), METRIC_PARAMS)?, NOW)
+        let names = || crate::metric::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+        MetricQuery::parse(name, &Params::parse(Some(query), METRIC_PARAMS)?, &names, NOW)
     }
 
     #[test]

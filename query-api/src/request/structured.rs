@@ -14,10 +14,11 @@ use serde::Serialize;
 use super::body::Part;
 use super::error::BadRequest;
 use super::filter_tree;
-use super::query::MAX_DIMENSIONS;
+use super::params::Params;
+use super::query::{MAX_DIMENSIONS, MetricQuery};
 use super::range;
 use super::window::Window;
-use crate::metric::Definition;
+use crate::metric::{Definition, Measure, Metric};
 use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
 
@@ -60,6 +61,18 @@ pub struct StructuredQuery {
     pub include: Include,
     /// Whether raw events may be read where no rollup answers.
     pub raw: bool,
+    /// How the answer looks.
+    pub form: Form,
+}
+
+/// How an answer looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// A table of rows.
+    Table,
+    /// A series of the first metric, of so many groups at most: as of `GET /v1/metrics/{name}`.
+    Series(u32),
 }
 
 /// Buckets of time.
@@ -143,6 +156,29 @@ impl StructuredQuery {
             offset: usize::try_from(offset).unwrap_or(usize::MAX),
             include: fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part))?,
             raw: fields.get("raw").map_or(Ok(false), |part| part.switch())?,
+            form: Form::Table,
+        })
+    }
+
+    /// A series of a registered metric: the parameters are those of a built-in one.
+    pub fn series(metric: Arc<Definition>, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
+        // Stands for any metric that fixes neither an event type nor a granularity.
+        let any = Metric { name: "events", measure: Measure::Events, event_type: None, granularity: None };
+        let asked = MetricQuery::of(any, params, now_ms)?;
+        Ok(Self {
+            metrics: vec![metric],
+            window: asked.window,
+            condition: asked.condition(),
+            time: Some(asked.granularity.map_or(Time::Readable, Time::Of)),
+            by: asked.group_by.into_iter().map(Field::Dimension).collect(),
+            time_place: 0,
+            zone: asked.zone,
+            order_by: Vec::new(),
+            limit: usize::MAX,
+            offset: 0,
+            include: Include::default(),
+            raw: false,
+            form: Form::Series(asked.limit),
         })
     }
 }
@@ -247,7 +283,6 @@ fn include(part: &Part<'_>) -> Result<Include, BadRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::Metric;
     use crate::request::body;
 
     /// 2026-11-20T12:34:56.789Z

@@ -291,7 +291,7 @@ mod tests {
 
     fn statement(query: &str) -> Statement {
         let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
-        let query = MetricQuery::parse("events", &params, NOW).unwrap();
+        let query = MetricQuery::parse("events", &params, &Vec::new, NOW).unwrap();
         read(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), "p'1")
     }
 
@@ -312,7 +312,7 @@ mod tests {
     fn whether_a_dimension_overflowed_is_asked_without_filters_and_with_bound_values() {
         let ask = |query: &str| {
             let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
-            let query = MetricQuery::parse("events", &params, NOW).unwrap();
+            let query = MetricQuery::parse("events", &params, &Vec::new, NOW).unwrap();
             overflowed(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), "p")
         };
         assert_eq!(ask(""), None);

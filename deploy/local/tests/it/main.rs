@@ -30,6 +30,7 @@ mod query;
 mod query_cache;
 mod query_service;
 mod query_structured;
+mod registry;
 mod rollups;
 mod spool;
 mod torn;

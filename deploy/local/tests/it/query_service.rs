@@ -75,9 +75,20 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
+        Self::start_with(connection, projects, redis_url, |_| {}).await
+    }
+
+    /// The same, with something else to work with.
+    pub async fn start_with(
+        connection: Connection,
+        projects: &[&str],
+        redis_url: Option<&str>,
+        adjust: impl FnOnce(&mut Deps),
+    ) -> Self {
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
+            keys.add(&format!("admin-{project}"), grant(project, "admin", &[Scope::Query, Scope::Admin]));
             keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
         }
         let mut env = std::collections::BTreeMap::new();
@@ -86,6 +97,7 @@ impl Service {
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
         deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
+        adjust(&mut deps);
         let registry = deps.registry.clone();
         let listeners = Listeners {
             public: TcpListener::bind("127.0.0.1:0").await.unwrap(),

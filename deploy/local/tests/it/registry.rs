@@ -1,0 +1,111 @@
+//! Registered metrics: made, asked for, changed, and made by two at once.
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use crate::query::{insert_events, ten_days_ago};
+use crate::query_service::{Service, eventually, new_project};
+use crate::support;
+
+async fn service(projects: &[&str]) -> Service {
+    let engine = support::engine().await;
+    let writer = engine.writer();
+    Service::start_with(engine.reader(), projects, None, |deps| deps.writer = Some(writer)).await
+}
+
+#[tokio::test]
+async fn a_registered_metric_is_asked_for_like_a_built_in_one() {
+    let (engine, project, other, from) = (support::engine().await, new_project(), new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 24).await;
+    let service = service(&[&project, &other]).await;
+    let admin = format!("admin-{project}");
+    let made = service
+        .post(
+            &admin,
+            "/v1/metrics",
+            json!({"name": "purchase_share", "ratio": [{"measure": "count", "event_type": "purchase"}, "events"]})
+                .to_string(),
+        )
+        .await;
+    assert_eq!((made.status, &made.body), (StatusCode::CREATED, &json!({"name": "purchase_share", "version": 1})));
+
+    let url = format!(
+        "/v1/metrics/purchase_share?granularity=day&startTime={}&endTime={}",
+        from * 1_000,
+        (from + 86_400) * 1_000
+    );
+    let reply = service.get(&project, &url).await;
+    assert_eq!(reply.body["data"][0]["value"], json!(1.0 / 3.0), "{reply:?}");
+    let grouped = service.get(&project, &format!("{url}&groupBy=country&limit=1")).await;
+    assert_eq!(grouped.body["data"][0]["country"], "DE", "{grouped:?}");
+    assert_eq!(grouped.body["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
+    let query = json!({"metrics": ["purchase_share", "events"], "date_range": "30d"}).to_string();
+    let reply = service.post(&project, "/v1/query", query.clone()).await;
+    assert_eq!(reply.body["results"][0]["metrics"], json!([1.0 / 3.0, 72]), "{reply:?}");
+    // It is this project's own.
+    assert_eq!(service.get(&other, &url).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(service.post(&other, "/v1/query", query.clone()).await.body["field"], "metrics[0]");
+
+    // A new version counts at once, and is not answered from what was remembered.
+    let change = |replaces| {
+        json!({"name": "purchase_share", "measure": "count", "event_type": "purchase", "replaces": replaces})
+            .to_string()
+    };
+    for (body, status, version) in [
+        (json!({"name": "purchase_share", "measure": "count"}).to_string(), StatusCode::CONFLICT, 1),
+        (change(7), StatusCode::CONFLICT, 1),
+        (change(1), StatusCode::CREATED, 2),
+    ] {
+        let reply = service.post(&admin, "/v1/metrics", body).await;
+        assert_eq!((reply.status, &reply.body["version"]), (status, &json!(version)), "{reply:?}");
+    }
+    let reply = service.post(&project, "/v1/query", query).await;
+    assert_eq!(reply.body["results"][0]["metrics"], json!([24, 72]), "{reply:?}");
+    let list = service.get(&project, "/v1/metrics").await;
+    let own: Vec<_> =
+        list.body["data"].as_array().unwrap().iter().filter(|metric| metric["built_in"] == false).collect();
+    assert_eq!((own.len(), &own[0]["version"]), (1, &json!(2)), "{list:?}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_who_register_one_name_one_wins_and_all_instances_learn_of_it() {
+    let project = new_project();
+    let (one, two) = (service(&[&project]).await, service(&[&project]).await);
+    let admin = format!("admin-{project}");
+    let propose = |measure: &str| json!({"name": "contested", "measure": measure}).to_string();
+    let attempts = ["count", "sum", "min", "max", "avg", "p50", "p95", "unique"].map(|measure| {
+        let service = if measure.len() == 3 { &one } else { &two };
+        service.post(&admin, "/v1/metrics", propose(measure))
+    });
+    let replies = futures_util::future::join_all(attempts).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!((count(StatusCode::CREATED), count(StatusCode::CONFLICT)), (1, 7), "{replies:?}");
+    for service in [&one, &two] {
+        eventually("the metric is known", async || {
+            service.get(&project, "/v1/metrics/contested").await.status == StatusCode::OK
+        })
+        .await;
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn bad_metrics_and_those_who_may_not_are_refused() {
+    let project = new_project();
+    let service = service(&[&project]).await;
+    let body = json!({"name": "m", "measure": "count"}).to_string();
+    assert_eq!(service.post(&project, "/v1/metrics", body.clone()).await.body["code"], "no_admin");
+    assert_eq!(service.post("nobody", "/v1/metrics", body).await.body["code"], "unknown_key");
+    let admin = format!("admin-{project}");
+    for (body, code, field) in [
+        (json!({"name": "m", "measure": "cnt"}), "bad_field", "measure"),
+        (json!({"name": "m", "ratio": ["events", "nothing"]}), "bad_field", "ratio[1]"),
+        (json!({"name": "m", "measure": "count", "filters": [["is", "origin", ["x"]]]}), "bad_field", ""),
+    ] {
+        let reply = service.post(&admin, "/v1/metrics", body.to_string()).await;
+        assert_eq!((&reply.body["code"], &reply.body["field"]), (&json!(code), &json!(field)), "{reply:?}");
+    }
+    service.stop().await;
+}
