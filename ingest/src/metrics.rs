@@ -68,7 +68,7 @@ pub struct Metrics {
     pub journal_unfinished: IntCounter,
     /// Files that could not be understood and were set aside.
     pub journal_damaged: IntCounter,
-    /// Files that could not be written or removed.
+    /// Files that could not be written, synced, read or removed, and batches whose ids could not be read.
     pub journal_errors: IntCounter,
 }
 
@@ -222,7 +222,7 @@ impl Metrics {
             )?,
             journal_errors: counter(
                 "tallyhouse_ingest_journal_errors_total",
-                "Files that could not be written or removed",
+                "Files that could not be written, synced, read or removed, and batches whose ids could not be read",
             )?,
         })
     }
