@@ -51,7 +51,7 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
-    /// Days that Redis was not told of: too many waited.
+    /// Days that Redis was not told of: too many waited, or it was away at the end.
     pub touched_dropped: IntCounter,
     /// Attempts to tell Redis that failed.
     pub touched_failures: IntCounter,

@@ -114,10 +114,7 @@ impl Service {
 
     /// The value of a gauge or counter without labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
-        let metric = &family.get_metric()[0];
-        (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+        metric(&self.registry, name)
     }
 
     /// The value of a counter with one label, 0 while it was never counted.
@@ -138,6 +135,20 @@ impl Service {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
+
+    /// The same; the value of a gauge or counter without labels at the end.
+    pub async fn stop_and_measure(self, name: &str) -> u64 {
+        let registry = self.registry.clone();
+        self.stop().await;
+        metric(&registry, name)
+    }
+}
+
+fn metric(registry: &Registry, name: &str) -> u64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
+    let metric = &family.get_metric()[0];
+    (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
 }
 
 /// Events with these ids as the block that the ingester would send.

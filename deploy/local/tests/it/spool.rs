@@ -1,8 +1,15 @@
 //! ClickHouse away: events are acknowledged from the disk, and counted once when it is back.
 
+use std::sync::Arc;
+
+use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::touched::{self, Publisher};
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::{DayVersions, Touched};
 use tallyhouse_sql::Connection;
+use tokio_util::sync::CancellationToken;
 
 use crate::ingest_service::{Service, everywhere, journaled, json};
 use crate::query_service::{Redis, eventually, new_project};
@@ -199,4 +206,37 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     assert_eq!(service.send(body).await.status, 202);
     assert_ne!(service.days.of(&place.project, today - 2..=today - 2), known);
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
+    let mut redis = Redis::start().await;
+    let project = new_project();
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
+    let (pool, stopped) = (touched::pool(&redis.url).unwrap(), CancellationToken::new());
+    stopped.cancel();
+    let days = |days: [i32; 2]| days.map(|day| Touched { project: project.clone(), day });
+    eventually("Redis is told by a sender that was stopped", async || {
+        publisher.publish(&days([1, 2]));
+        publisher.clone().send(pool.clone(), stopped.clone()).await;
+        redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":2")
+    })
+    .await;
+
+    redis.kill().await;
+    let dropped = metrics.touched_dropped.get();
+    publisher.publish(&days([3, 4]));
+    publisher.send(pool, stopped).await;
+    assert_eq!(metrics.touched_dropped.get() - dropped, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_ends_without_redis_counts_the_days_it_could_not_tell() {
+    let place = Place::new().await;
+    let mut redis = Redis::start().await;
+    let service = place.service(&[("REDIS_URL", &redis.url)]).await;
+    redis.kill().await;
+    assert_eq!(service.send(r#"{"eventType":"a"}"#).await.status, 202);
+    assert_eq!(service.stop_and_measure("tallyhouse_ingest_touched_days_dropped_total").await, 1);
 }
