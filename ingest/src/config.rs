@@ -53,7 +53,7 @@ pub struct RequestLimits {
     pub decoded_bytes: usize,
     /// `INGEST_OPEN_BYTES`: bodies being worked on at a time; a request that does not fit is refused.
     pub open_bytes: usize,
-    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be stored.
+    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be durable, or stored with `?wait=stored`.
     pub ack_timeout: Duration,
     /// Reading a body may take this long: a client that trickles must not hold memory. Not configurable.
     pub read_timeout: Duration,
@@ -85,7 +85,7 @@ pub struct BatchLimits {
 pub struct DedupLimits {
     /// `DEDUP_WINDOW_HOURS`
     pub window: Duration,
-    /// `DEDUP_WINDOW_IDS`: the bound on memory, about 20 bytes an id. When it is reached first, the window is shorter.
+    /// `DEDUP_WINDOW_IDS`: the bound on memory, 31 bytes an id. When it is reached first, the window is shorter.
     pub ids: usize,
 }
 

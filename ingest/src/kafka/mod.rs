@@ -1,4 +1,5 @@
-//! The Kafka way: an event is acknowledged when the log has it, and counted when a consumer has stored it.
+//! The Kafka way: an event is acknowledged when the log has it (the disk, while Kafka is away), and counted when a consumer has
+//! stored it.
 //!
 //! ```text
 //! gateway    event -> record (schema::wire) -> partition of its id -> produce (acks = all, idempotent) -> acknowledged
