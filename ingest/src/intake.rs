@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use crate::batch::{Batch, Builder, EventKey, KeyHasher, KeyMap, Outcome, Promise, Ticket};
+use crate::batch::{Batch, Builder, Encoded, EventKey, KeyHasher, KeyMap, Outcome, Promise, Ticket};
 use crate::config::{BatchLimits, DedupLimits};
 use crate::window::Window;
 
@@ -350,10 +350,8 @@ impl State {
     }
 
     fn close(&mut self, intake: &Intake) {
-        if let Some(OpenBatch { sequence, mut builder, outcome, .. }) = self.open.take() {
-            let days = builder.take_days();
-            let rows = builder.rows();
-            let (chunks, keys) = builder.finish();
+        if let Some(OpenBatch { sequence, builder, outcome, .. }) = self.open.take() {
+            let Encoded { rows, chunks, keys, days } = builder.finish();
             let token = format!("{}-{}", intake.instance, Ulid::generate());
             let promise = Promise { sequence, keys, outcome };
             self.closed.push_back(Batch { promise, token, rows, chunks, days });

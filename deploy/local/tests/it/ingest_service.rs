@@ -168,7 +168,7 @@ pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
         let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
         builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap(), None);
     }
-    builder.finish().0
+    builder.finish().chunks
 }
 
 /// The body as JSON.
