@@ -11,10 +11,10 @@ use tallyhouse_service::day_versions::{DayVersions, Touched};
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest_service::{Service, everywhere, journaled, json};
+use crate::ingest_service::{Service, body, everywhere, journaled, json};
 use crate::query_service::{Redis, eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, engine, execute};
+use crate::support::{Folder, SmallDisk, engine, execute};
 
 struct Place {
     connection: Connection,
@@ -39,13 +39,6 @@ impl Place {
         eventually("nothing waits", async || journaled(&self.data, "batch").is_empty()).await;
         assert_eq!(everywhere(&self.connection, &self.project).await, [events; 4]);
     }
-}
-
-fn body(ids: std::ops::Range<u32>) -> String {
-    let long = "x".repeat(2_000);
-    let events =
-        ids.map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
-    serde_json::Value::from_iter(events).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,15 +139,7 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
     let service = place.service(&[("SPOOL_BYTES", "1048576")]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
     place.proxy.set(Mode::Away);
-    let mut taken = 10;
-    let refused = loop {
-        let reply = service.send(body(taken..taken + 100)).await;
-        if reply.status != 202 {
-            break reply;
-        }
-        taken += 100;
-        assert!(taken < 5_000, "it is never full");
-    };
+    let (taken, refused) = service.fill(10).await;
     assert_eq!(refused.status, 503, "{}", refused.excerpt());
     assert!(refused.retry_after().is_some());
     place.proxy.set(Mode::Pass);
@@ -167,14 +152,10 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hands_events_back() {
     let place = Place::new().await;
-    let mount = place.data.path().join("ingest");
-    std::fs::create_dir_all(&mount).unwrap();
-    let mut command = std::process::Command::new("mount");
-    let mounted = command.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&mount).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED a_full_disk_hands_events_back: only root may mount a small file system");
+    let Some(disk) = SmallDisk::mount_or_skip(&place.data.path().join("ingest"), "a_full_disk_hands_events_back")
+    else {
         return;
-    }
+    };
     let service = place.service(&[]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
     let reply = service.send(body(10..400)).await;
@@ -183,7 +164,7 @@ async fn a_full_disk_hands_events_back() {
     assert_eq!(service.send(body(10..20)).await.status, 202, "what fits goes on");
     place.counted(20).await;
     service.stop().await;
-    assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
+    disk.unmount();
 }
 
 #[tokio::test(flavor = "multi_thread")]
