@@ -86,14 +86,6 @@ impl Way {
         }
     }
 
-    /// What an accepted event's fate is called in metrics. Through Kafka `stored` is counted by whoever stores it.
-    pub fn fate(&self) -> &'static str {
-        match self {
-            Self::Direct(_) => "stored",
-            Self::Log(_) => "logged",
-        }
-    }
-
     /// Takes all events of a request, or none. `trace` is the request's `traceparent`.
     pub fn submit(
         &self,

@@ -128,16 +128,22 @@ async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() 
     let cluster = Cluster::start();
     let service = cluster.service().await;
     cluster.send(&service, 0..10).await;
+    let logged = || service.counted("tallyhouse_ingest_events_total", "logged");
+    let before = logged();
     cluster.mock.broker_down(1).unwrap();
     for from in [10, 60, 110, 30] {
         let reply = service.send(body(from..from + 50)).await;
         assert_eq!(reply.status, 202, "{}", reply.excerpt());
     }
     assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 150);
+    assert!(before >= 10 && logged() == before, "the others are only spooled: {before}, {}", logged());
     assert!(service.health.is_ready());
     cluster.mock.broker_up(1).unwrap();
     cluster.counted(160).await;
     eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    assert!(logged() >= before + 200, "{} are logged", logged());
+    eventually("the new ones are stored", async || service.counted("tallyhouse_ingest_events_total", "stored") == 160)
+        .await;
     service.stop().await;
 }
 

@@ -46,6 +46,8 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
+    let stored = || service.counted("tallyhouse_ingest_events_total", "stored");
+    eventually("the first are stored", async || stored() == 10).await;
     place.proxy.set(Mode::Away);
     for from in [10, 20, 30] {
         let reply = service.send(body(from..from + 10)).await;
@@ -57,8 +59,10 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     assert_eq!((waiting.status.as_u16(), json(&waiting)["code"].as_str()), (503, Some("not_confirmed")));
     assert!(service.health.is_ready(), "the disk stands in front of ClickHouse");
     assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 31);
+    assert_eq!(stored(), 10, "the others are only sealed");
     place.proxy.set(Mode::Pass);
     place.counted(41).await;
+    assert_eq!(stored(), 41);
     assert_eq!(json(&service.send(body(0..41)).await)["duplicates"].as_u64(), Some(41));
     service.stop().await;
 }
