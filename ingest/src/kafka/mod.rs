@@ -34,6 +34,7 @@
 //! push its token out of ClickHouse's window (20,000 parts). A partition without an owner for that long, while others are
 //! being inserted, would need `tallyhouse rollups verify`; the age of a replayed intent is logged and measured.
 
+mod assignment;
 pub mod batch;
 pub mod config;
 pub mod consumer;
