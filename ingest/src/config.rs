@@ -12,7 +12,7 @@ use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
-use crate::kafka::{self, config::KafkaConfig};
+use crate::kafka::config::KafkaConfig;
 use crate::projects::Projects;
 use crate::spool::shelf::SpoolLimits;
 
@@ -38,7 +38,8 @@ pub struct Config {
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
-    /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (at most [`MAX_RETENTION_DAYS`]; written into each row), `DIMENSION_VALUES`.
+    /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (at most [`MAX_RETENTION_DAYS`]; written into each row), `DIMENSION_VALUES`,
+    /// `KAFKA_TOPIC_PER_PROJECT`.
     pub projects: Projects,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
@@ -53,7 +54,7 @@ pub struct RequestLimits {
     pub decoded_bytes: usize,
     /// `INGEST_OPEN_BYTES`: bodies being worked on at a time; a request that does not fit is refused.
     pub open_bytes: usize,
-    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be stored.
+    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be durable, or stored with `?wait=stored`.
     pub ack_timeout: Duration,
     /// Reading a body may take this long: a client that trickles must not hold memory. Not configurable.
     pub read_timeout: Duration,
@@ -85,7 +86,7 @@ pub struct BatchLimits {
 pub struct DedupLimits {
     /// `DEDUP_WINDOW_HOURS`
     pub window: Duration,
-    /// `DEDUP_WINDOW_IDS`: the bound on memory, about 20 bytes an id. When it is reached first, the window is shorter.
+    /// `DEDUP_WINDOW_IDS`: the bound on memory, 31 bytes an id. When it is reached first, the window is shorter.
     pub ids: usize,
 }
 
@@ -103,15 +104,10 @@ impl Config {
                     as u32,
                 priority: Priority::Normal,
                 dead_letters: false,
-                own_topic: kafka::config::topic_per_project(env)?,
+                own_topic: env::switch(env, "KAFKA_TOPIC_PER_PROJECT")?,
             },
         )?;
-        let mut kafka = KafkaConfig::from_env(env)?;
-        if let Some(kafka) = &mut kafka {
-            let own = &mut kafka.topics.own;
-            let differ = projects.named().filter(|(_, settings)| settings.own_topic != own.is_default);
-            own.exceptions = differ.map(|(name, _)| name.to_owned()).collect();
-        }
+        let kafka = KafkaConfig::from_env(env, projects.own_topics())?;
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
             admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
@@ -201,6 +197,15 @@ mod tests {
         env.insert("INGEST_BATCH_ROWS".to_owned(), "1000000".to_owned());
         let error = Config::from_env(&env).unwrap_err().to_string();
         assert_eq!(error, "INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072");
+    }
+
+    #[test]
+    fn topics_follow_the_settings_of_projects() {
+        let mut env = BTreeMap::from([("KAFKA_BROKERS".to_owned(), "b:9092".to_owned())]);
+        let own = |env: &BTreeMap<String, String>| Config::from_env(env).unwrap().kafka.unwrap().topics.own.is_default;
+        assert!(!own(&env));
+        env.insert("KAFKA_TOPIC_PER_PROJECT".to_owned(), "1".to_owned());
+        assert!(own(&env));
     }
 
     #[test]

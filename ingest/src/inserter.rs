@@ -221,7 +221,8 @@ impl Inserter {
     /// Removes a file, however often it takes.
     ///
     /// Not given up: a file that stays would be sent again at some later start, when ClickHouse may have forgotten its token,
-    /// and be counted twice. Until it is gone its batch counts as uncertain, so nothing gets too far ahead of it.
+    /// and be counted twice. Until it is gone nothing gets too far ahead of it: a batch that was never sealed counts as uncertain
+    /// so long (see [`Intake::next`]), and the file of a sealed one is on the shelf, which holds newer ones back.
     async fn forget(&self, path: &Path) {
         while let Err(error) = self.folder.remove(path) {
             self.metrics.journal_errors.inc();

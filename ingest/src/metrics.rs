@@ -51,7 +51,7 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
-    /// Days that Redis was not told of: too many waited.
+    /// Days that Redis was not told of: too many waited, or it was away at the end.
     pub touched_dropped: IntCounter,
     /// Attempts to tell Redis that failed.
     pub touched_failures: IntCounter,
@@ -68,9 +68,14 @@ pub struct Metrics {
     pub journal_unfinished: IntCounter,
     /// Files that could not be understood and were set aside.
     pub journal_damaged: IntCounter,
-    /// Files that could not be written or removed.
+    /// Files that could not be written, synced, read or removed, and batches whose ids could not be read.
     pub journal_errors: IntCounter,
 }
+
+/// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits on the disk has met none of them yet:
+/// see `spool_sealed`.
+const EVENTS: &str =
+    "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, handed_back";
 
 impl Metrics {
     /// Registers all of them.
@@ -109,7 +114,7 @@ impl Metrics {
         Ok(Self {
             request_seconds,
             requests: counters("tallyhouse_ingest_requests_total", "Requests by the code of their answer", &["code"])?,
-            events: counters("tallyhouse_ingest_events_total", "Events by their fate", &["fate"])?,
+            events: counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
             rejected: counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
             insert_seconds: histogram("tallyhouse_ingest_insert_seconds", "Time of a successful insert", seconds()?)?,
             insert_rows: histogram(
@@ -222,7 +227,7 @@ impl Metrics {
             )?,
             journal_errors: counter(
                 "tallyhouse_ingest_journal_errors_total",
-                "Files that could not be written or removed",
+                "Files that could not be written, synced, read or removed, and batches whose ids could not be read",
             )?,
         })
     }
@@ -233,11 +238,21 @@ impl Metrics {
         self.request_seconds.with_label_values(&[code]).observe(took.as_secs_f64());
     }
 
-    /// Events ended as `stored`, `duplicate` or `handed_back`.
-    pub fn fates(&self, fate: &'static str, events: usize) {
+    /// Events met one of the fates in [`EVENTS`], just now.
+    fn fates(&self, fate: &'static str, events: usize) {
         if events > 0 {
             self.events.with_label_values(&[fate]).inc_by(events as u64);
         }
+    }
+
+    /// Events that were counted before.
+    pub fn duplicates(&self, events: usize) {
+        self.fates("duplicate", events);
+    }
+
+    /// Events that have to be sent again.
+    pub fn handed_back(&self, events: usize) {
+        self.fates("handed_back", events);
     }
 
     /// An event was rejected.
@@ -246,10 +261,11 @@ impl Metrics {
         self.rejected.with_label_values(&[code]).inc();
     }
 
-    /// A batch was stored.
+    /// A batch was stored, of whichever way.
     pub fn inserted(&self, rows: usize, bytes: usize, took: Duration) {
         self.insert_seconds.observe(took.as_secs_f64());
         self.insert_rows.observe(rows as f64);
+        self.fates("stored", rows);
         self.inserted_rows.inc_by(rows as u64);
         self.inserted_bytes.inc_by(bytes as u64);
     }
@@ -268,7 +284,10 @@ impl Metrics {
     /// A record landed.
     pub fn produced(&self, landing: Landing) {
         let landing = match landing {
-            Landing::Acknowledged { .. } => "acknowledged",
+            Landing::Acknowledged { .. } => {
+                self.fates("logged", 1);
+                "acknowledged"
+            }
             Landing::TooLarge => "too_large",
             Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
         };
@@ -291,8 +310,7 @@ impl Metrics {
         for (kind, count) in kinds {
             self.consumed.with_label_values(&[kind]).inc_by(count as u64);
         }
-        self.fates("stored", counts.kept);
-        self.fates("duplicate", counts.duplicates);
+        self.duplicates(counts.duplicates);
         self.fates("dead_lettered", counts.poison);
     }
 

@@ -129,7 +129,7 @@ impl Pipeline {
     }
 
     fn refused(&self, why: Refused, events: usize) -> RequestError {
-        self.metrics.fates("handed_back", events);
+        self.metrics.handed_back(events);
         refused(why, self.health.is_ready())
     }
 
@@ -183,9 +183,9 @@ impl Pipeline {
         let (accepted, duplicates) = (count(Settled::Accepted), count(Settled::Duplicate));
         let open: Vec<usize> = at(Settled::Open).collect();
         let events = settled.len() + rejected.len();
-        self.metrics.fates(self.way.fate(), accepted);
-        self.metrics.fates("duplicate", duplicates);
-        self.metrics.fates("handed_back", open.len());
+        // What was accepted is counted where it ends: when it is stored, or in the log.
+        self.metrics.duplicates(duplicates);
+        self.metrics.handed_back(open.len());
         if !open.is_empty() {
             return Err(RequestError::NotConfirmed { events, indices: open });
         }

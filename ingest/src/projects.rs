@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tallyhouse_schema::project::{ProjectSettings, SettingsError};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
+use crate::kafka::topics::OwnTopics;
+
 /// Settings by project; a project without a document has the default ones.
 #[derive(Debug, Clone)]
 pub struct Projects {
@@ -76,9 +78,11 @@ impl Projects {
         self.named.get(project).unwrap_or(&self.default)
     }
 
-    /// Projects that have settings of their own, in order.
-    pub fn named(&self) -> impl Iterator<Item = (&str, &ProjectSettings)> {
-        self.named.iter().map(|(name, settings)| (name.as_str(), settings))
+    /// Which projects want a topic of their own (`ownTopic`).
+    pub fn own_topics(&self) -> OwnTopics {
+        let is_default = self.default.own_topic;
+        let differ = self.named.iter().filter(|(_, settings)| settings.own_topic != is_default);
+        OwnTopics { is_default, exceptions: differ.map(|(name, _)| name.clone()).collect() }
     }
 }
 
@@ -112,6 +116,17 @@ mod tests {
         assert!(matches!(twice, ProjectsError::Twice { .. }), "{twice}");
         let bad = Projects::from_documents(DEFAULT, [("x/bad.json", r#"{"project":"a","colour":1}"#)]).unwrap_err();
         assert!(bad.to_string().starts_with("x/bad.json: unknown field `colour`"), "{bad}");
+    }
+
+    #[test]
+    fn a_project_says_whether_it_has_a_topic_of_its_own() {
+        let documents =
+            [("a.json", r#"{"project":"a","ownTopic":true}"#), ("b.json", r#"{"project":"b","ownTopic":false}"#)];
+        for (own_topic, exception) in [(false, "a"), (true, "b")] {
+            let projects = Projects::from_documents(ProjectSettings { own_topic, ..DEFAULT }, documents).unwrap();
+            let expected = OwnTopics { is_default: own_topic, exceptions: [exception.to_owned()].into() };
+            assert_eq!(projects.own_topics(), expected);
+        }
     }
 
     #[test]

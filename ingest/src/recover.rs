@@ -2,10 +2,14 @@
 //!
 //! Files that are left are drained in the background; their ids are known from the files. While ClickHouse is away at start,
 //! known ids cannot be read, and taking events without them could count a repeated one twice: so the start waits for it.
+//!
+//! Failure cases:
+//! * a file is damaged: it is set aside, and its events are lost unless they are sent again (`journal_damaged`);
+//! * a file is whole but its ids cannot be read, as of another version: it is sent as it is, and repeats of its events are
+//!   not recognised until they are read back from ClickHouse at the next start (`journal_errors`).
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::native;
@@ -40,8 +44,16 @@ pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError
         };
         // It outlived its process, and now its requests' successors may be told that it is durable.
         inserter.folder.sync(&path)?;
-        let block: Vec<u8> = content.chunks.iter().flat_map(|chunk: &Bytes| chunk.to_vec()).collect();
-        let ids = native::leading_texts::<2>(&block).unwrap_or_default();
+        let block = content.chunks.concat();
+        let ids = native::leading_texts::<2>(&block).unwrap_or_else(|| {
+            inserter.metrics.journal_errors.inc();
+            tracing::error!(
+                path = %path.display(),
+                rows = content.rows,
+                "the ids of a batch on the disk cannot be read: its events are stored, but repeats of them are not known"
+            );
+            Vec::new()
+        });
         let promise = intake.adopt(ids.iter().map(|[project, id]| (*project, *id)));
         inserter.shelf.put(&path, Sealed::new(promise));
         inserter.metrics.journal_replayed.inc();
@@ -67,5 +79,93 @@ pub async fn warm(client: &Client, intake: &Intake, dedup: DedupLimits) -> Resul
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use prometheus::Registry;
+    use tallyhouse_service::day_versions::DayVersions;
+    use tallyhouse_service::health::Health;
+    use tallyhouse_sql::native::{Column, Field};
+
+    use super::*;
+    use crate::config::BatchLimits;
+    use crate::metrics::Metrics;
+    use crate::spool::folder::{Content, Folder};
+    use crate::spool::shelf::{Shelf, SpoolLimits};
+    use crate::store::Store;
+    use crate::touched::Publisher;
+
+    /// An inserter over an empty folder that goes with the value. It speaks to nobody.
+    struct Place {
+        path: std::path::PathBuf,
+        inserter: Inserter,
+        intake: Intake,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("tallyhouse-recover-{}", ulid::Ulid::generate()));
+            let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+            let store = Store {
+                client: Client::default(),
+                timeout: Duration::from_secs(1),
+                metrics: Arc::clone(&metrics),
+                health: Health::default(),
+                touched: Publisher::new(DayVersions::default(), false, Arc::clone(&metrics)),
+            };
+            let folder = Arc::new(Folder::open(&path).unwrap());
+            let shelf = Arc::new(Shelf::new(SpoolLimits { bytes: 1 << 20, age: Duration::from_secs(3_600) }));
+            let batch = BatchLimits {
+                rows: 3,
+                bytes: 1 << 20,
+                linger: Duration::ZERO,
+                pace: Duration::ZERO,
+                inserts: 1,
+                waiting: 1,
+                insert_timeout: Duration::from_secs(1),
+            };
+            let intake = Intake::new(batch, DedupLimits { window: Duration::from_secs(3_600), ids: 1_000 });
+            Self { path, inserter: Inserter { store, folder, shelf, metrics, took_ms: Arc::default() }, intake }
+        }
+
+        fn left_behind(&self, name: &str, chunks: Vec<Bytes>) {
+            let content = Content { token: name.to_owned(), rows: 2, chunks, days: vec![] };
+            self.inserter.folder.write(name, &content).unwrap();
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.path));
+        }
+    }
+
+    fn block(ids: [&str; 2]) -> Vec<Bytes> {
+        let (mut projects, mut events) = (Column::default(), Column::default());
+        for id in ids {
+            projects.text("p");
+            events.text(id);
+        }
+        let field = |name, column| Field { name, kind: "String", parts: vec![column] };
+        native::block(ids.len(), vec![field("project_id", projects), field("event_id", events)])
+    }
+
+    #[test]
+    fn a_batch_whose_ids_cannot_be_read_is_adopted_and_counted() {
+        let place = Place::new();
+        place.left_behind("1", block(["a", "b"]));
+        assert_eq!(adopt(&place.inserter, &place.intake).unwrap(), 1);
+        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.journal_errors.get()), (2, 0));
+
+        let place = Place::new();
+        place.left_behind("1", vec![Bytes::from_static(b"\x02\x02 of another version")]);
+        place.left_behind("2", block(["a", "b"]));
+        assert_eq!(adopt(&place.inserter, &place.intake).unwrap(), 2, "it is sent all the same");
+        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.journal_errors.get()), (2, 1));
     }
 }

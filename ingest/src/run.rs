@@ -151,8 +151,8 @@ impl Ingest {
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
         let Self { pipeline, back, letters, store, redis, drain } = self;
-        let mut telling = JoinSet::new();
-        redis.into_iter().for_each(|pool| drop(telling.spawn(store.touched.clone().send(pool))));
+        let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
+        redis.into_iter().for_each(|pool| drop(telling.spawn(store.touched.clone().send(pool, told.clone()))));
         let mut courier = JoinSet::new();
         courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
         let back = async {
@@ -171,6 +171,9 @@ impl Ingest {
             gauges.abort();
         };
         let ((), ended) = tokio::join!(serve, back);
+        // Only now: until the last batch was stored days were touched. It bounds itself by two waits for Redis.
+        told.cancel();
+        while telling.join_next().await.is_some() {}
         letters.close();
         lifecycle::drain("dead letters", drain, async { while courier.join_next().await.is_some() {} }).await;
         ended

@@ -6,16 +6,18 @@
 //! ```
 //!
 //! Ingestion never waits for it. Days that Redis did not take are kept, each once however often it is touched, and sent again;
-//! beyond a bound they are dropped and counted, and cached answers about them live until their time is up.
+//! beyond a bound, and at the end of the process, they are dropped and counted, and cached answers about them live until their
+//! time is up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::{self, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 use tallyhouse_service::day_versions::{DayVersions, Touched};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
@@ -53,6 +55,12 @@ struct Waiting {
     changed: Notify,
 }
 
+impl Waiting {
+    fn days(&self) -> MutexGuard<'_, BTreeSet<Touched>> {
+        self.days.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Publisher {
     /// Tells this process, and Redis if `has_redis`: then [`Publisher::send`] must run.
     pub fn new(versions: DayVersions, has_redis: bool, metrics: Arc<Metrics>) -> Self {
@@ -63,7 +71,7 @@ impl Publisher {
     pub fn publish(&self, touched: &[Touched]) {
         self.versions.raise(touched);
         let Some(waiting) = &self.redis else { return };
-        let mut days = waiting.days.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut days = waiting.days();
         let room = MOST.saturating_sub(days.len());
         let dropped = touched.len().saturating_sub(room);
         days.extend(touched.iter().take(room).cloned());
@@ -72,31 +80,45 @@ impl Publisher {
         waiting.changed.notify_one();
     }
 
-    /// Sends to Redis what waits. Never ends.
-    pub async fn send(self, pool: Pool) {
+    /// Sends to Redis what waits, until `stop`. Then it is tried once more, and what Redis does not take is dropped and counted.
+    pub async fn send(self, pool: Pool, stop: CancellationToken) {
         let Some(waiting) = &self.redis else { return };
-        loop {
-            let days = std::mem::take(&mut *waiting.days.lock().unwrap_or_else(PoisonError::into_inner));
-            if days.is_empty() {
-                waiting.changed.notified().await;
-                continue;
-            }
-            match tokio::time::timeout(PATIENCE, write(&pool, &days)).await {
-                Ok(Ok(())) => tokio::time::sleep(PACE).await,
-                other => {
-                    let problem = match other {
-                        Ok(Err(error)) => error.to_string(),
-                        _ => "no answer in time".to_owned(),
-                    };
-                    self.metrics.touched_failures.inc();
-                    tracing::warn!(
-                        problem,
-                        days = days.len(),
-                        "Redis did not learn which days were touched; trying again"
-                    );
-                    waiting.days.lock().unwrap_or_else(PoisonError::into_inner).extend(days);
-                    tokio::time::sleep(AGAIN_AFTER).await;
+        while !stop.is_cancelled() {
+            let pause = match self.flush(&pool).await {
+                Ok(0) => {
+                    stop.run_until_cancelled(waiting.changed.notified()).await;
+                    continue;
                 }
+                Ok(_) => PACE,
+                Err(error) => {
+                    self.metrics.touched_failures.inc();
+                    tracing::warn!(%error, "Redis did not learn which days were touched; trying again");
+                    AGAIN_AFTER
+                }
+            };
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        if let Err(error) = self.flush(&pool).await {
+            let days = std::mem::take(&mut *waiting.days()).len();
+            self.metrics.touched_failures.inc();
+            self.metrics.touched_dropped.inc_by(days as u64);
+            tracing::warn!(%error, days, "Redis never learned that these days were touched: answers about them age out");
+        }
+    }
+
+    /// Sends what waits once, within [`PATIENCE`], and tells how many days that were. What Redis does not take waits on.
+    async fn flush(&self, pool: &Pool) -> Result<usize, FlushError> {
+        let Some(waiting) = &self.redis else { return Ok(0) };
+        let days = std::mem::take(&mut *waiting.days());
+        if days.is_empty() {
+            return Ok(0);
+        }
+        let sent = tokio::time::timeout(PATIENCE, write(pool, &days)).await;
+        match sent.unwrap_or(Err(FlushError::NoAnswer)) {
+            Ok(()) => Ok(days.len()),
+            Err(error) => {
+                waiting.days().extend(days);
+                Err(error)
             }
         }
     }
@@ -104,14 +126,16 @@ impl Publisher {
 
 /// Why Redis did not take them.
 #[derive(Debug, thiserror::Error)]
-enum WriteError {
+enum FlushError {
     #[error("{0}")]
     Pool(#[from] PoolError),
     #[error("{0}")]
     Redis(#[from] RedisError),
+    #[error("no answer within {PATIENCE:?}")]
+    NoAnswer,
 }
 
-async fn write(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), WriteError> {
+async fn write(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), FlushError> {
     let mut by_project: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut pipeline = redis::pipe();
     for Touched { project, day } in days {

@@ -1,4 +1,5 @@
-//! How events become durable: directly in ClickHouse, or in Kafka first. The pipeline is the same for both.
+//! How events become durable: directly in ClickHouse, or in Kafka first; on the disk while either is away. The pipeline is the
+//! same for both.
 
 use std::sync::Arc;
 
@@ -18,9 +19,9 @@ use crate::spool::records::RecordSpool;
 /// The ways.
 #[derive(Clone)]
 pub enum Way {
-    /// Batches into ClickHouse; acknowledged when stored.
+    /// Batches into ClickHouse; acknowledged when stored, or sealed on the disk while it is away.
     Direct(Arc<Intake>),
-    /// Records into Kafka; acknowledged when replicated.
+    /// Records into Kafka; acknowledged when replicated, or spooled on the disk while it is away.
     Log(Arc<LogWay>),
 }
 
@@ -82,14 +83,6 @@ impl Way {
         match self {
             Self::Direct(_) => Ready::Direct,
             Self::Log(log) => log.prepare(project).await,
-        }
-    }
-
-    /// What an accepted event's fate is called in metrics. Through Kafka `stored` is counted by whoever stores it.
-    pub fn fate(&self) -> &'static str {
-        match self {
-            Self::Direct(_) => "stored",
-            Self::Log(_) => "logged",
         }
     }
 

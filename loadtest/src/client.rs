@@ -41,7 +41,7 @@ pub struct Rejection {
 /// What became of a batch, and what it took.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// Events that were stored.
+    /// Events that were taken: durable, and stored with [`Until::Stored`].
     pub accepted: u64,
     /// Events that were known already.
     pub duplicates: u64,
@@ -139,7 +139,7 @@ impl Client {
     }
 
     /// Sends a batch until all of it is taken or refused. A batch is sent whole at every try: which of its events were
-    /// stored the last time is for the server to know.
+    /// taken the last time is for the server to know.
     pub async fn deliver(&self, batch: &[Outgoing]) -> Result<Delivery, DeliveryError> {
         let body = body_of(batch);
         let started = Instant::now();
@@ -189,7 +189,7 @@ pub fn body_of(batch: &[Outgoing]) -> Bytes {
 /// The answer to a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Answer {
-    /// Events that were stored.
+    /// Events that were taken: durable, and stored with [`Until::Stored`].
     pub accepted: u64,
     /// Events that were known already.
     pub duplicates: u64,

@@ -63,6 +63,19 @@ pub struct Builder {
     bytes: usize,
 }
 
+/// Events that were encoded, and what has to be known of them.
+#[derive(Debug)]
+pub struct Encoded {
+    /// How many.
+    pub rows: usize,
+    /// One Native block.
+    pub chunks: Vec<Bytes>,
+    /// The ids in it that a later event may repeat.
+    pub keys: Vec<EventKey>,
+    /// The days that they fall on.
+    pub days: Vec<Touched>,
+}
+
 impl Builder {
     /// Appends an event. `key` is `None` for an event whose id was generated: nothing can repeat it.
     pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
@@ -146,11 +159,6 @@ impl Builder {
         self.latest = Some(touched);
     }
 
-    /// The days that its events fall on.
-    pub fn take_days(&mut self) -> Vec<Touched> {
-        std::mem::take(&mut self.days).into_iter().collect()
-    }
-
     /// Events so far.
     pub fn rows(&self) -> usize {
         self.rows
@@ -161,8 +169,8 @@ impl Builder {
         self.bytes
     }
 
-    /// The block and the keys in it.
-    pub fn finish(self) -> (Vec<Bytes>, Vec<EventKey>) {
+    /// What the events came to.
+    pub fn finish(self) -> Encoded {
         let one = |name, kind, column| Field { name, kind, parts: vec![column] };
         let text = |name, column| one(name, "String", column);
         let time = |name, column| one(name, "DateTime64(3, 'UTC')", column);
@@ -207,7 +215,12 @@ impl Builder {
             fields.push(one("source_partition", "Int32", self.source_partition));
             fields.push(one("source_offset", "Int64", self.source_offset));
         }
-        (native::block(self.rows, fields), self.keys)
+        Encoded {
+            rows: self.rows,
+            chunks: native::block(self.rows, fields),
+            keys: self.keys,
+            days: self.days.into_iter().collect(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tallyhouse_service::day_versions::Touched;
 use tokio::sync::watch;
 
-pub use builder::{Builder, Source};
+pub use builder::{Builder, Encoded, Source};
 pub use ids::{EventKey, KeyHasher, KeyMap};
 pub(crate) use ids::{Identity, NumberSet};
 

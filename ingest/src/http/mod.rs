@@ -60,7 +60,7 @@ async fn only_post() -> Response {
 pub enum Wait {
     /// 202 as soon as the events are durable.
     Durable,
-    /// 200 when the rollups show them. Without Kafka the two are the same moment.
+    /// 200 when the rollups show them. Directly the two are one moment, unless ClickHouse is away: then the disk comes first.
     Stored,
 }
 

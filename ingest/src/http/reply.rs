@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tallyhouse_schema::Rejection;
 
-/// What became of a request's events; every one is stored by now, a duplicate, or rejected.
+/// What became of a request's events; every one is durable by now (stored, for `?wait=stored`), a
+/// duplicate, or rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// The status: 202, or 200 for `?wait=stored`.

@@ -10,7 +10,7 @@ use tallyhouse_service::day_versions::Touched;
 use tokio::time::Instant;
 
 use super::intent::{Intent, Skips};
-use crate::batch::{Builder, KeyHasher, Source};
+use crate::batch::{Builder, Encoded, KeyHasher, Source};
 use crate::config::BatchLimits;
 use crate::window::Window;
 
@@ -191,14 +191,13 @@ impl Building {
     }
 
     /// What is inserted and committed.
-    pub fn close(mut self, topic: &str, partition: i32) -> Closed {
+    pub fn close(self, topic: &str, partition: i32) -> Closed {
         let (first, last) = (self.first, self.last);
-        let rows = self.builder.rows();
         // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
         // records must not be taken for those of the old one.
         let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", self.checksum.finalize());
-        let days = self.builder.take_days();
-        let (chunks, _) = self.builder.finish();
+        // No keys are in it: the window has them already.
+        let Encoded { rows, chunks, days, .. } = self.builder.finish();
         Closed { first, last, token, rows, chunks, days, skips: self.skips, poison: self.poison, counts: self.counts }
     }
 }

@@ -1,6 +1,5 @@
 //! Configuration of the Kafka way: the only file of this room that reads variables.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
@@ -51,7 +50,7 @@ pub struct KafkaConfig {
     pub role: Role,
     /// `KAFKA_BROKERS`, `KAFKA_OPTIONS`
     pub brokers: Brokers,
-    /// `KAFKA_TOPIC`, `KAFKA_TOPIC_PER_PROJECT`, `KAFKA_PARTITIONS`, `KAFKA_REPLICATION`
+    /// `KAFKA_TOPIC`, `KAFKA_PARTITIONS`, `KAFKA_REPLICATION`; which projects have their own is in their settings.
     pub topics: TopicRules,
     /// `KAFKA_GROUP`
     pub group: String,
@@ -62,8 +61,8 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Reads it; `None` when `KAFKA_BROKERS` is not set.
-    pub fn from_env(env: &dyn Env) -> Result<Option<Self>, ConfigError> {
+    /// Reads it; `None` when `KAFKA_BROKERS` is not set. `own` is what the settings of projects say.
+    pub fn from_env(env: &dyn Env, own: OwnTopics) -> Result<Option<Self>, ConfigError> {
         let role = env::optional(env, "INGEST_ROLE", "gateway, consumer or all")?;
         let Some(bootstrap) = env.get("KAFKA_BROKERS") else {
             return match role {
@@ -85,7 +84,7 @@ impl KafkaConfig {
             brokers: Brokers { bootstrap, options },
             topics: TopicRules {
                 shared: env.get("KAFKA_TOPIC").unwrap_or_else(|| "tallyhouse.events".to_owned()),
-                own: OwnTopics { is_default: topic_per_project(env)?, exceptions: BTreeSet::new() },
+                own,
                 partitions: number("KAFKA_PARTITIONS", (1, 1_000), 4)?,
                 replication,
             },
@@ -96,11 +95,6 @@ impl KafkaConfig {
     }
 }
 
-/// `KAFKA_TOPIC_PER_PROJECT`: what a project's `ownTopic` is when its settings do not say.
-pub fn topic_per_project(env: &dyn Env) -> Result<bool, ConfigError> {
-    env::switch(env, "KAFKA_TOPIC_PER_PROJECT")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -109,7 +103,7 @@ mod tests {
 
     fn read(pairs: &[(&str, &str)]) -> Result<Option<KafkaConfig>, String> {
         let env: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        KafkaConfig::from_env(&env).map_err(|error| error.to_string())
+        KafkaConfig::from_env(&env, OwnTopics::default()).map_err(|error| error.to_string())
     }
 
     #[test]

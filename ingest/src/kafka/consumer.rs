@@ -1,8 +1,7 @@
-//! The consumer: one thread that polls, and a lane for each partition that is ours.
+//! The consumer: one thread that polls, and a lane for each partition that is ours (`assignment`).
 //!
 //! ```text
 //! poll -> chunk per partition -> its lane          lanes full: their partitions are paused, polling goes on
-//! assigned -> lanes begin      revoked -> lanes drain, the rebalance waits for them, then loses them
 //! ```
 //!
 //! Polling never stops while a lane waits for ClickHouse, so the group does not take a slow consumer for a dead one. A
@@ -10,28 +9,22 @@
 //! aborted: the next owner finds the intent and repeats the batch.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Statistics, TopicPartitionList};
-use tallyhouse_service::health::Status;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::assignment::{Context, Place, Running, begin_lanes};
 use super::batch::Read;
 use super::filling::Chunk;
-use super::lane::{Common, Lane};
-use super::ownership::Ownership;
+use super::lane::Common;
 use super::settings::Brokers;
-use super::settle::Settler;
-use super::topics::{PROJECT_PREFIX, TopicRules};
+use super::topics::TopicRules;
 use crate::store::Store;
 
 /// What a consumer is made of.
@@ -59,125 +52,10 @@ const POLLED: usize = 2_000;
 
 const POLL_WITHIN: Duration = Duration::from_millis(50);
 
-type Place = (String, i32);
-
-struct Running {
-    chunks: mpsc::UnboundedSender<Chunk>,
-    queued: Arc<AtomicUsize>,
-    drain: CancellationToken,
-    ownership: Arc<Ownership<Context>>,
-    task: JoinHandle<()>,
-    is_paused: bool,
-}
-
-/// What the rebalance callback reaches.
-struct Context {
-    parts: ConsumerParts,
-    runtime: Handle,
-    lanes: Mutex<HashMap<Place, Running>>,
-    assigned: Mutex<Vec<Place>>,
-    /// Partitions that went since the poll loop last looked: what it collected for them must not reach a later lane.
-    gone: Mutex<Vec<Place>>,
-    has_gone: AtomicBool,
-}
-
-impl Context {
-    fn lanes(&self) -> MutexGuard<'_, HashMap<Place, Running>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn assigned(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn gone(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes lanes out and ends them; waits for the batches on their way at most so long.
-    fn end(&self, places: &[Place], within: Duration) {
-        let ending: Vec<(Place, Running)> = {
-            let mut lanes = self.lanes();
-            places.iter().filter_map(|place| lanes.remove_entry(place)).collect()
-        };
-        ending.iter().for_each(|(_, lane)| lane.drain.cancel());
-        self.assigned().retain(|place| !places.contains(place));
-        self.gone().extend(places.iter().cloned());
-        self.has_gone.store(true, Ordering::Release);
-        let deadline = Instant::now() + within;
-        for ((topic, partition), mut lane) in ending {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut lane.task).await });
-            if ended.is_err() {
-                tracing::warn!(topic, partition, "given up with a batch on its way; the next owner repeats it");
-            }
-            lane.ownership.lose();
-            lane.task.abort();
-            self.parts.store.metrics.lane_ended(&topic, partition);
-        }
-        let lanes = self.lanes().len();
-        self.parts.common.lanes.store(lanes, Ordering::Relaxed);
-        self.parts.store.metrics.lanes(lanes);
-    }
-}
-
-impl ClientContext for Context {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the consumer's connection to Kafka has trouble");
-        if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
-            self.parts.store.health.set("kafka", Status::Degraded, "no broker can be reached");
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.parts.store.metrics.consumer_lag(lag);
-        if statistics.brokers.values().any(|broker| broker.state == "UP")
-            && self.parts.store.metrics.has_no_blocked_lane()
-        {
-            self.parts.store.health.set("kafka", Status::Up, "");
-        }
-    }
-}
-
-impl ConsumerContext for Context {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Revoke(list) => {
-                // Lost: the group went on without us. Nothing can be committed any more, so nothing is waited for.
-                let is_lost = consumer.assignment_lost();
-                let within = if is_lost { Duration::ZERO } else { self.parts.drain };
-                self.parts.store.metrics.rebalanced(if is_lost { "lost" } else { "revoked" });
-                self.end(&places(list), within);
-            }
-            Rebalance::Assign(_) => self.parts.store.metrics.rebalanced("assigned"),
-            Rebalance::Error(error) => tracing::error!(%error, "a rebalance failed"),
-        }
-    }
-
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(list) = rebalance {
-            self.assigned().extend(places(list));
-        }
-    }
-}
-
-fn places(list: &TopicPartitionList) -> Vec<Place> {
-    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
-}
-
 /// Polls until `stop`, then drains and leaves the group. Blocking: it wants a thread of its own, outside the runtime's.
 pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) -> Result<(), KafkaError> {
     while !stop.is_cancelled() {
-        let context = Context {
-            parts: parts.clone(),
-            runtime: runtime.clone(),
-            lanes: Mutex::default(),
-            assigned: Mutex::default(),
-            gone: Mutex::default(),
-            has_gone: AtomicBool::new(false),
-        };
+        let context = Context::new(parts.clone(), runtime.clone());
         let consumer: Arc<BaseConsumer<Context>> =
             Arc::new(parts.brokers.consumer(&parts.group).create_with_context(context)?);
         let topics = parts.rules.subscription();
@@ -240,11 +118,8 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
 /// Drops what was collected for partitions that went. Should they come back at once, their records are read from the committed
 /// offset; a lane that began with the later ones would commit past those in between.
 fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<Place, Chunk>) {
-    let context = consumer.context();
-    if context.has_gone.swap(false, Ordering::AcqRel) {
-        for place in context.gone().drain(..) {
-            chunks.remove(&place);
-        }
+    for place in consumer.context().take_gone() {
+        chunks.remove(&place);
     }
 }
 
@@ -282,8 +157,7 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, 
         let chunk = std::mem::take(chunk);
         // Without a lane the partition has gone meanwhile: the next owner reads the records.
         if let Some(lane) = lanes.get(place) {
-            lane.queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
-            drop(lane.chunks.send(chunk));
+            lane.take(chunk);
         }
     }
     chunks.retain(|place, _| lanes.contains_key(place));
@@ -294,7 +168,7 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
     let mut lanes = consumer.context().lanes();
     for ((topic, partition), lane) in lanes.iter_mut() {
-        let queued = lane.queued.load(Ordering::Relaxed);
+        let queued = lane.queued();
         if !lane.is_paused && queued > LANE_BYTES {
             lane.is_paused = true;
             pause.add_partition(topic, *partition);
@@ -304,7 +178,7 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
         }
     }
     let paused = lanes.values().filter(|lane| lane.is_paused).count();
-    let has_ended = lanes.values().any(|lane| lane.task.is_finished());
+    let has_ended = lanes.values().any(Running::has_ended);
     drop(lanes);
     if has_ended {
         return Err(Ended::Lane);
@@ -323,45 +197,4 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
         return Err(Ended::Lane);
     }
     Ok(())
-}
-
-fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
-    let context = consumer.context();
-    let assigned = std::mem::take(&mut *context.assigned());
-    if assigned.is_empty() {
-        return;
-    }
-    let mut lanes = context.lanes();
-    context.parts.common.lanes.store(lanes.len() + assigned.len(), Ordering::Relaxed);
-    for (topic, partition) in assigned {
-        let lane = begin_lane(consumer, &topic, partition);
-        lanes.insert((topic, partition), lane);
-    }
-    context.parts.store.metrics.lanes(lanes.len());
-}
-
-#[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose lane has enough is paused")]
-fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> Running {
-    let context = consumer.context();
-    let parts = &context.parts;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let (queued, drain) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-    let ownership = Arc::new(Ownership::new(Arc::clone(consumer), topic, partition));
-    let is_shared = topic == parts.rules.shared;
-    let lane = Lane {
-        topic: topic.into(),
-        partition,
-        project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
-        common: Arc::clone(&parts.common),
-        settler: Arc::new(Settler {
-            ownership: Arc::clone(&ownership),
-            store: parts.store.clone(),
-            metrics: Arc::clone(&parts.store.metrics),
-        }),
-        chunks: receiver,
-        queued: Arc::clone(&queued),
-        drain: drain.clone(),
-    };
-    let task = context.runtime.spawn(lane.run());
-    Running { chunks: sender, queued, drain, ownership, task, is_paused: false }
 }

@@ -1,4 +1,5 @@
-//! The Kafka way: an event is acknowledged when the log has it, and counted when a consumer has stored it.
+//! The Kafka way: an event is acknowledged when the log has it (the disk, while Kafka is away), and counted when a consumer has
+//! stored it.
 //!
 //! ```text
 //! gateway    event -> record (schema::wire) -> partition of its id -> produce (acks = all, idempotent) -> acknowledged
@@ -33,6 +34,7 @@
 //! push its token out of ClickHouse's window (20,000 parts). A partition without an owner for that long, while others are
 //! being inserted, would need `tallyhouse rollups verify`; the age of a replayed intent is logged and measured.
 
+mod assignment;
 pub mod batch;
 pub mod config;
 pub mod consumer;

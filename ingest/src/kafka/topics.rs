@@ -1,9 +1,12 @@
 //! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
 //!
-//! Failure cases: the broker is away (nothing is known yet: the caller spools or hands back); the topic vanishes while we run
-//! (producing fails, its count is doubted, and it is made anew once consumers had time to see that it was gone: librdkafka
-//! keeps a partition's position when it finds another topic of the same name, and would skip what comes before it); another
-//! instance makes it at the same moment (that is a success).
+//! Failure cases:
+//! * the broker is away: nothing is known yet, and the caller spools or hands back;
+//! * the topic vanishes while we run: producing fails, its shape is doubted, and it is made anew once consumers had time to see
+//!   that it was gone. librdkafka keeps a partition's position when it finds another topic of the same name, and would skip
+//!   what comes before it;
+//! * it vanished just before we started: we cannot know that it was ever there, and make it at once, with that very risk;
+//! * another instance makes it at the same moment: that is a success.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,8 +103,6 @@ pub struct Topics {
     rules: TopicRules,
     admin: AdminClient<DefaultClientContext>,
     known: Mutex<HashMap<String, Known>>,
-    /// Topics that were there, and since when they are not.
-    vanished: Mutex<HashMap<String, Instant>>,
     making: tokio::sync::Mutex<()>,
 }
 
@@ -119,6 +120,15 @@ struct Known {
     shape: Shape,
     asked: Instant,
     is_doubted: bool,
+    /// When it was first seen that it is not there any more.
+    gone_since: Option<Instant>,
+}
+
+impl Known {
+    /// Whether the topic may be made anew, now that it is not there: its consumers had time to see that.
+    fn may_be_made_anew(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.gone_since.get_or_insert(now)) >= GONE_FOR
+    }
 }
 
 /// `max.message.bytes` of a topic whose own is not known: Kafka's default.
@@ -131,13 +141,7 @@ impl Topics {
     /// Speaks to nobody yet.
     pub fn new(rules: TopicRules, brokers: &Brokers) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;
-        Ok(Self {
-            rules,
-            admin,
-            known: Mutex::default(),
-            vanished: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
-        })
+        Ok(Self { rules, admin, known: Mutex::default(), making: tokio::sync::Mutex::default() })
     }
 
     /// The rules.
@@ -165,7 +169,9 @@ impl Topics {
             // Better what was true a minute ago than nothing.
             Err(error) => return self.known(topic).ok_or(error),
         }
-        self.is_seen_to_be_gone(topic)?;
+        if !self.may_be_made(topic) {
+            return Err(error(topic, "it is gone, and is made anew when its consumers have seen that"));
+        }
         self.make(topic).await?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -177,18 +183,13 @@ impl Topics {
         }
     }
 
-    /// Whether a topic may be made: it was never there, or is gone for long enough.
-    fn is_seen_to_be_gone(&self, topic: &str) -> Result<(), TopicError> {
-        if self.known(topic).is_none() {
-            return Ok(());
+    /// Whether a topic that is not there may be made: this process never saw it, or it is gone for long enough.
+    fn may_be_made(&self, topic: &str) -> bool {
+        let anew = self.lock().get_mut(topic).map(|known| known.may_be_made_anew(Instant::now()));
+        if anew == Some(true) {
+            tracing::error!(topic, "a topic was deleted with whatever was not consumed yet; it is made anew");
         }
-        let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = *vanished.entry(topic.to_owned()).or_insert_with(Instant::now);
-        if since.elapsed() < GONE_FOR {
-            return Err(error(topic, "it is gone, and is made anew when its consumers have seen that"));
-        }
-        tracing::error!(topic, "a topic was deleted with whatever was not consumed yet; it is made anew");
-        Ok(())
+        anew.unwrap_or(true)
     }
 
     /// A record did not arrive: what is known may be wrong, so it is asked for again.
@@ -207,8 +208,8 @@ impl Topics {
 
     async fn learn(&self, topic: &str, partitions: i32) -> Shape {
         let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
-        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
-        self.lock().insert(topic.to_owned(), Known { shape, asked: Instant::now(), is_doubted: false });
+        let known = Known { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
+        self.lock().insert(topic.to_owned(), known);
         shape
     }
 
@@ -276,6 +277,16 @@ fn error(topic: &str, problem: impl std::fmt::Display) -> TopicError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_that_vanished_is_made_anew_when_it_was_gone_long_enough() {
+        let now = Instant::now();
+        let shape = Shape { partitions: 1, record_bytes: 1 };
+        let mut known = Known { shape, asked: now, is_doubted: true, gone_since: None };
+        assert!(!known.may_be_made_anew(now), "just seen to be gone");
+        assert!(!known.may_be_made_anew(now + GONE_FOR / 2));
+        assert!(known.may_be_made_anew(now + GONE_FOR), "the first sight counts, not the last");
+    }
 
     #[test]
     fn a_project_has_its_own_topic_where_its_name_allows_it() {

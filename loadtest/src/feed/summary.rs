@@ -12,7 +12,7 @@ use crate::client::Delivery;
 pub struct FeedSummary {
     /// Events sent, repeats counted.
     pub sent: u64,
-    /// Events stored.
+    /// Events taken, as new ones.
     pub accepted: u64,
     /// Events that the server knew already.
     pub duplicates: u64,

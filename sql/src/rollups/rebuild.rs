@@ -13,7 +13,7 @@
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
 //! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards; what
-//! does not stand still because events keep arriving is looked at behind the gate ([`settle`]).
+//! does not stand still because events keep arriving is looked at behind the gate (`settle`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;

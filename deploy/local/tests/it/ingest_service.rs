@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::Registry;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
 use tallyhouse_ingest::{Deps, Ingest, RunError};
@@ -112,12 +112,23 @@ impl Service {
         self.endpoint().post(body.into()).await.unwrap()
     }
 
+    /// Sends a hundred numbered events of 2 KB at a time until a request is refused: the first number that was not taken, and the
+    /// refusal.
+    pub async fn fill(&self, from: u32) -> (u32, Reply) {
+        let mut next = from;
+        loop {
+            let reply = self.send(body(next..next + 100)).await;
+            if reply.status != 202 {
+                return (next, reply);
+            }
+            next += 100;
+            assert!(next < 5_000, "it is never full");
+        }
+    }
+
     /// The value of a gauge or counter without labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
-        let metric = &family.get_metric()[0];
-        (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+        metric(&self.registry, name)
     }
 
     /// The value of a counter with one label, 0 while it was never counted.
@@ -138,6 +149,28 @@ impl Service {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
+
+    /// The same; the value of a gauge or counter without labels at the end.
+    pub async fn stop_and_measure(self, name: &str) -> u64 {
+        let registry = self.registry.clone();
+        self.stop().await;
+        metric(&registry, name)
+    }
+}
+
+fn metric(registry: &Registry, name: &str) -> u64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
+    let metric = &family.get_metric()[0];
+    (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+}
+
+/// A body of numbered events of 2 KB each.
+pub fn body(ids: std::ops::Range<u32>) -> String {
+    let long = "x".repeat(2_000);
+    let events =
+        ids.map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
+    Value::from_iter(events).to_string()
 }
 
 /// Events with these ids as the block that the ingester would send.
@@ -157,7 +190,7 @@ pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
         let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
         builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap(), None);
     }
-    builder.finish().0
+    builder.finish().chunks
 }
 
 /// The body as JSON.

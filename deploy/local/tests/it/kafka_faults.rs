@@ -5,9 +5,9 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
 
-use crate::ingest_service::{Service, everywhere, journaled_in};
+use crate::ingest_service::{Service, body, everywhere, journaled_in};
 use crate::query_service::{eventually, new_project};
-use crate::support::{Folder, engine};
+use crate::support::{Folder, SmallDisk, engine};
 
 const TOPIC: &str = "faults";
 
@@ -123,28 +123,27 @@ async fn a_fenced_consumer_ends_its_process_and_the_next_one_goes_on() {
     service.stop().await;
 }
 
-fn body(ids: std::ops::Range<u32>) -> String {
-    let long = "x".repeat(2_000);
-    let events =
-        ids.map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
-    serde_json::Value::from_iter(events).to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() {
     let cluster = Cluster::start();
     let service = cluster.service().await;
     cluster.send(&service, 0..10).await;
+    let logged = || service.counted("tallyhouse_ingest_events_total", "logged");
+    let before = logged();
     cluster.mock.broker_down(1).unwrap();
     for from in [10, 60, 110, 30] {
         let reply = service.send(body(from..from + 50)).await;
         assert_eq!(reply.status, 202, "{}", reply.excerpt());
     }
     assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 150);
+    assert!(before >= 10 && logged() == before, "the others are only spooled: {before}, {}", logged());
     assert!(service.health.is_ready());
     cluster.mock.broker_up(1).unwrap();
     cluster.counted(160).await;
     eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    assert!(logged() >= before + 200, "{} are logged", logged());
+    eventually("the new ones are stored", async || service.counted("tallyhouse_ingest_events_total", "stored") == 160)
+        .await;
     service.stop().await;
 }
 
@@ -180,15 +179,7 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
     let service = cluster.service_with(&[("SPOOL_BYTES", "1048576")]).await;
     cluster.send(&service, 0..10).await;
     cluster.mock.broker_down(1).unwrap();
-    let mut taken = 10;
-    let refused = loop {
-        let reply = service.send(body(taken..taken + 100)).await;
-        if reply.status != 202 {
-            break reply;
-        }
-        taken += 100;
-        assert!(taken < 5_000, "it is never full");
-    };
+    let (taken, refused) = service.fill(10).await;
     assert_eq!(refused.status, 503, "{}", refused.excerpt());
     assert!(refused.headers.contains_key("retry-after"));
     assert!(service.metric("tallyhouse_ingest_spool_refused_total") >= 100);
@@ -200,14 +191,10 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hands_events_back() {
     let cluster = Cluster::start();
-    let mount = cluster.data.path().join("ingest");
-    std::fs::create_dir_all(&mount).unwrap();
-    let mounted =
-        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&mount).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED a_full_disk_hands_events_back: only root may mount a small file system");
+    let Some(disk) = SmallDisk::mount_or_skip(&cluster.data.path().join("ingest"), "a_full_disk_hands_events_back")
+    else {
         return;
-    }
+    };
     let service = cluster.service().await;
     cluster.send(&service, 0..10).await;
     cluster.mock.broker_down(1).unwrap();
@@ -219,5 +206,5 @@ async fn a_full_disk_hands_events_back() {
     eventually("Kafka is used again", async || service.send(body(10..400)).await.status == 202).await;
     cluster.counted(400).await;
     service.stop().await;
-    assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
+    disk.unmount();
 }

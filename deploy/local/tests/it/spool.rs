@@ -1,13 +1,20 @@
 //! ClickHouse away: events are acknowledged from the disk, and counted once when it is back.
 
-use serde_json::json;
-use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::Connection;
+use std::sync::Arc;
 
-use crate::ingest_service::{Service, everywhere, journaled, json};
+use prometheus::Registry;
+use serde_json::json;
+use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::touched::{self, Publisher};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::{DayVersions, Touched};
+use tallyhouse_sql::Connection;
+use tokio_util::sync::CancellationToken;
+
+use crate::ingest_service::{Service, body, everywhere, journaled, json};
 use crate::query_service::{Redis, eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, engine, execute};
+use crate::support::{Folder, SmallDisk, engine, execute};
 
 struct Place {
     connection: Connection,
@@ -34,18 +41,13 @@ impl Place {
     }
 }
 
-fn body(ids: std::ops::Range<u32>) -> String {
-    let long = "x".repeat(2_000);
-    let events =
-        ids.map(|n| json!({"eventId": n.to_string(), "eventType": "a", "value": 1, "properties": {"long": long}}));
-    serde_json::Value::from_iter(events).to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_acknowledged_while_clickhouse_is_away() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
+    let stored = || service.counted("tallyhouse_ingest_events_total", "stored");
+    eventually("the first are stored", async || stored() == 10).await;
     place.proxy.set(Mode::Away);
     for from in [10, 20, 30] {
         let reply = service.send(body(from..from + 10)).await;
@@ -57,8 +59,10 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     assert_eq!((waiting.status.as_u16(), json(&waiting)["code"].as_str()), (503, Some("not_confirmed")));
     assert!(service.health.is_ready(), "the disk stands in front of ClickHouse");
     assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 31);
+    assert_eq!(stored(), 10, "the others are only sealed");
     place.proxy.set(Mode::Pass);
     place.counted(41).await;
+    assert_eq!(stored(), 41);
     assert_eq!(json(&service.send(body(0..41)).await)["duplicates"].as_u64(), Some(41));
     service.stop().await;
 }
@@ -139,15 +143,7 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
     let service = place.service(&[("SPOOL_BYTES", "1048576")]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
     place.proxy.set(Mode::Away);
-    let mut taken = 10;
-    let refused = loop {
-        let reply = service.send(body(taken..taken + 100)).await;
-        if reply.status != 202 {
-            break reply;
-        }
-        taken += 100;
-        assert!(taken < 5_000, "it is never full");
-    };
+    let (taken, refused) = service.fill(10).await;
     assert_eq!(refused.status, 503, "{}", refused.excerpt());
     assert!(refused.retry_after().is_some());
     place.proxy.set(Mode::Pass);
@@ -160,14 +156,10 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hands_events_back() {
     let place = Place::new().await;
-    let mount = place.data.path().join("ingest");
-    std::fs::create_dir_all(&mount).unwrap();
-    let mut command = std::process::Command::new("mount");
-    let mounted = command.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&mount).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED a_full_disk_hands_events_back: only root may mount a small file system");
+    let Some(disk) = SmallDisk::mount_or_skip(&place.data.path().join("ingest"), "a_full_disk_hands_events_back")
+    else {
         return;
-    }
+    };
     let service = place.service(&[]).await;
     assert_eq!(service.send(body(0..10)).await.status, 202);
     let reply = service.send(body(10..400)).await;
@@ -176,7 +168,7 @@ async fn a_full_disk_hands_events_back() {
     assert_eq!(service.send(body(10..20)).await.status, 202, "what fits goes on");
     place.counted(20).await;
     service.stop().await;
-    assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
+    disk.unmount();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,4 +191,37 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     assert_eq!(service.send(body).await.status, 202);
     assert_ne!(service.days.of(&place.project, today - 2..=today - 2), known);
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
+    let mut redis = Redis::start().await;
+    let project = new_project();
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
+    let (pool, stopped) = (touched::pool(&redis.url).unwrap(), CancellationToken::new());
+    stopped.cancel();
+    let days = |days: [i32; 2]| days.map(|day| Touched { project: project.clone(), day });
+    eventually("Redis is told by a sender that was stopped", async || {
+        publisher.publish(&days([1, 2]));
+        publisher.clone().send(pool.clone(), stopped.clone()).await;
+        redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":2")
+    })
+    .await;
+
+    redis.kill().await;
+    let dropped = metrics.touched_dropped.get();
+    publisher.publish(&days([3, 4]));
+    publisher.send(pool, stopped).await;
+    assert_eq!(metrics.touched_dropped.get() - dropped, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_ends_without_redis_counts_the_days_it_could_not_tell() {
+    let place = Place::new().await;
+    let mut redis = Redis::start().await;
+    let service = place.service(&[("REDIS_URL", &redis.url)]).await;
+    redis.kill().await;
+    assert_eq!(service.send(r#"{"eventType":"a"}"#).await.status, 202);
+    assert_eq!(service.stop_and_measure("tallyhouse_ingest_touched_days_dropped_total").await, 1);
 }

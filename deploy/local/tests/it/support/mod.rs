@@ -8,6 +8,7 @@ pub(crate) mod proxy;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -135,6 +136,34 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A file system of 256 KiB at a folder, unmounted when the value goes.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts it; `None`, told by the test's name, for anybody but root.
+    pub(crate) fn mount_or_skip(folder: &Path, test: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(folder).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder.to_owned()));
+        }
+        eprintln!("SKIPPED {test}: only root may mount a small file system");
+        None
+    }
+
+    /// Unmounts it; fails when somebody still has a file open.
+    pub(crate) fn unmount(self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // For a test that failed: lazily, because its service may still have files open. Otherwise it is unmounted already.
+        drop(Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status());
     }
 }
 

@@ -8,21 +8,20 @@
 //! A batch that was attempted is never given up: its outcome is uncertain until it is stored, or sealed on the disk. Requests
 //! stop waiting after their deadline and are told to come again; when they do, their events are pending or stored.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod state;
+
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::RngExt;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::event::Flags;
-use tallyhouse_sql::migrations::MAX_BATCHES_AHEAD;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use ulid::Ulid;
 
-use crate::batch::{Batch, Builder, EventKey, KeyHasher, KeyMap, Outcome, Promise, Ticket};
+use crate::batch::{Batch, KeyHasher, Outcome, Promise, Ticket};
 use crate::config::{BatchLimits, DedupLimits};
-use crate::window::Window;
+use state::{Next, Phase, State};
 
 /// Why nothing of a request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,46 +54,11 @@ pub struct Submitted {
     pub tickets: Vec<Ticket>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Starting,
-    Open,
-    Stopping,
-}
-
-struct OpenBatch {
-    sequence: u64,
-    builder: Builder,
-    opened: Instant,
-    outcome: watch::Sender<Outcome>,
-}
-
-struct State {
-    phase: Phase,
-    open: Option<OpenBatch>,
-    closed: VecDeque<Batch>,
-    /// Ids of batches that are not stored, by batch.
-    pending: KeyMap<u64>,
-    tickets: HashMap<u64, Ticket>,
-    /// Batches that were handed to an insert and are not stored yet.
-    uncertain: BTreeSet<u64>,
-    window: Window,
-    next_sequence: u64,
-    is_full: bool,
-    /// At least so long between batches that are not full.
-    pace: Duration,
-    /// No batch that is not full is handed out before.
-    not_before: Instant,
-}
-
 /// See the module.
 pub struct Intake {
     state: Mutex<State>,
     changed: Notify,
     hasher: KeyHasher,
-    limits: BatchLimits,
-    most_pending: usize,
-    instance: String,
 }
 
 /// Figures for metrics.
@@ -104,7 +68,7 @@ pub struct Gauges {
     pub pending_ids: usize,
     /// Full batches waiting for an insert.
     pub waiting_batches: usize,
-    /// Batches being inserted.
+    /// Batches being inserted whose requests still wait for that.
     pub uncertain_batches: usize,
     /// Ids in the window.
     pub window_ids: usize,
@@ -115,27 +79,8 @@ pub struct Gauges {
 impl Intake {
     /// An intake that refuses everything until [`Intake::open`].
     pub fn new(limits: BatchLimits, dedup: DedupLimits) -> Self {
-        let state = State {
-            phase: Phase::Starting,
-            open: None,
-            closed: VecDeque::new(),
-            pending: KeyMap::default(),
-            tickets: HashMap::new(),
-            uncertain: BTreeSet::new(),
-            window: Window::new(dedup.window, dedup.ids),
-            next_sequence: 0,
-            is_full: false,
-            pace: limits.pace,
-            not_before: Instant::now(),
-        };
-        Self {
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            hasher: KeyHasher::random(),
-            limits,
-            most_pending: dedup.ids,
-            instance: Ulid::generate().to_string(),
-        }
+        let state = State::new(limits, dedup, Instant::now());
+        Self { state: Mutex::new(state), changed: Notify::new(), hasher: KeyHasher::random() }
     }
 
     /// The state. A panic while it was held could only have come from running out of memory; go on with what is there.
@@ -162,21 +107,16 @@ impl Intake {
             .map(|event| (!event.flags.has(Flags::GENERATED_ID)).then(|| self.hasher.key(project, &event.event_id)))
             .collect();
         let mut state = self.lock();
-        match state.phase {
-            Phase::Starting => return Err(Refused::Starting),
-            Phase::Stopping => return Err(Refused::Stopping),
-            // Pending ids are held beside the window: as many again, at most.
-            Phase::Open if state.is_full || state.pending.len() >= self.most_pending => return Err(Refused::SpoolFull),
-            Phase::Open if !state.has_room(self.limits) => return Err(Refused::Full),
-            Phase::Open => {}
+        if let Some(refused) = state.refusal() {
+            return Err(refused);
         }
-        let had_open = state.open.is_some();
+        let (now, had_open) = (Instant::now(), state.has_open());
         let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new() };
         let mut places: HashMap<u64, usize> = HashMap::new();
         for (event, key) in events.iter().zip(keys) {
-            let (fate, sequence) = state.take(project, event, key, self);
+            let (fate, sequence) = state.take(project, event, key, now);
             let place = sequence.and_then(|sequence| {
-                let ticket = state.tickets.get(&sequence)?;
+                let ticket = state.ticket(sequence)?;
                 Some(*places.entry(sequence).or_insert_with(|| {
                     submitted.tickets.push(ticket.clone());
                     submitted.tickets.len() - 1
@@ -184,7 +124,7 @@ impl Intake {
             });
             submitted.fates.push((fate, place));
         }
-        let wake = !state.closed.is_empty() || (!had_open && state.open.is_some());
+        let wake = state.has_closed() || (!had_open && state.has_open());
         drop(state);
         if wake {
             self.changed.notify_waiters();
@@ -198,14 +138,12 @@ impl Intake {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let wait_until = {
-                let mut state = self.lock();
-                match state.poll(self) {
-                    Next::Batch(batch) => return Some(batch),
-                    Next::Ended => return None,
-                    Next::At(due) => Some(due),
-                    Next::Change => None,
-                }
+            let next = self.lock().poll(Instant::now());
+            let wait_until = match next {
+                Next::Batch(batch) => return Some(batch),
+                Next::Ended => return None,
+                Next::At(due) => Some(due),
+                Next::Change => None,
             };
             match wait_until {
                 Some(due) => {
@@ -223,13 +161,9 @@ impl Intake {
     pub fn stored(&self, promise: &Promise, now: i64) {
         // In slices, so that requests are not held up for as long as a whole batch takes.
         for keys in promise.keys.chunks(4_096) {
-            let mut state = self.lock();
-            for key in keys {
-                state.window.insert(*key, -1, now);
-                state.pending.remove(key);
-            }
+            self.lock().stored(keys, now);
         }
-        self.lock().tickets.remove(&promise.sequence);
+        self.lock().ended(promise.sequence);
         self.settle(promise, Outcome::Stored);
     }
 
@@ -241,32 +175,22 @@ impl Intake {
     /// A batch was not attempted and will not be, or its file is damaged: its ids are forgotten and its requests are told.
     pub fn handed_back(&self, promise: &Promise) {
         let mut state = self.lock();
-        for key in &promise.keys {
-            state.pending.remove(key);
-        }
-        state.tickets.remove(&promise.sequence);
+        state.forget(&promise.keys);
+        state.ended(promise.sequence);
         drop(state);
         self.settle(promise, Outcome::HandedBack);
     }
 
     fn settle(&self, promise: &Promise, outcome: Outcome) {
-        self.lock().uncertain.remove(&promise.sequence);
+        self.lock().settled(promise.sequence);
         promise.outcome.send_replace(outcome);
         self.changed.notify_waiters();
     }
 
     /// Takes the ids of a batch that an earlier process left on the disk: they are pending until it is stored.
     pub fn adopt<'a>(&self, ids: impl Iterator<Item = (&'a str, &'a str)>) -> Promise {
-        let outcome = watch::Sender::new(Outcome::Sealed);
-        let keys: Vec<EventKey> = ids.map(|(project, id)| self.hasher.key(project, id)).collect();
-        let mut state = self.lock();
-        let sequence = state.next_sequence;
-        state.next_sequence += 1;
-        state.tickets.insert(sequence, outcome.subscribe());
-        for key in &keys {
-            state.pending.insert(*key, sequence);
-        }
-        Promise { sequence, keys, outcome }
+        let keys = ids.map(|(project, id)| self.hasher.key(project, id)).collect();
+        self.lock().adopt(keys)
     }
 
     /// Whether the disk takes no more. Until it does, everything is refused before it is taken.
@@ -276,7 +200,7 @@ impl Intake {
 
     /// Batches follow each other so much slower than the configuration says: `None` for its pace.
     pub fn slow_down(&self, pace: Option<Duration>) {
-        self.lock().pace = pace.unwrap_or_default().max(self.limits.pace);
+        self.lock().slow_down(pace);
     }
 
     /// Refuses new events and lets [`Intake::next`] end when the last batch is out.
@@ -287,124 +211,8 @@ impl Intake {
 
     /// Figures for metrics.
     pub fn gauges(&self, now: i64) -> Gauges {
-        let state = self.lock();
-        Gauges {
-            pending_ids: state.pending.len(),
-            waiting_batches: state.closed.len(),
-            uncertain_batches: state.uncertain.len(),
-            window_ids: state.window.ids(),
-            window_reach: state.window.reach(now),
-        }
+        self.lock().gauges(now)
     }
-}
-
-enum Next {
-    Batch(Batch),
-    At(Instant),
-    Change,
-    Ended,
-}
-
-impl State {
-    /// Room for a whole request, however large: a batch may overshoot by one request, so none is taken half.
-    fn has_room(&self, limits: BatchLimits) -> bool {
-        let is_full = self.open.as_ref().is_some_and(|open| is_full(&open.builder, limits));
-        self.closed.len() < limits.waiting || !is_full
-    }
-
-    fn take(
-        &mut self,
-        project: &str,
-        event: &Event<'_>,
-        key: Option<EventKey>,
-        intake: &Intake,
-    ) -> (Fate, Option<u64>) {
-        if let Some(key) = key {
-            if let Some(sequence) = self.pending.get(&key) {
-                return (Fate::Duplicate, Some(*sequence));
-            }
-            if self.window.find(key).is_some() {
-                return (Fate::Duplicate, None);
-            }
-        }
-        let must_close = self.closed.len() < intake.limits.waiting
-            && self.open.as_ref().is_some_and(|open| is_full(&open.builder, intake.limits));
-        if must_close {
-            self.close(intake);
-        }
-        let open = match &mut self.open {
-            Some(open) => open,
-            empty => {
-                let outcome = watch::Sender::new(Outcome::Pending);
-                let sequence = self.next_sequence;
-                self.next_sequence += 1;
-                self.tickets.insert(sequence, outcome.subscribe());
-                empty.insert(OpenBatch { sequence, builder: Builder::default(), opened: Instant::now(), outcome })
-            }
-        };
-        open.builder.push(project, event, key);
-        if let Some(key) = key {
-            self.pending.insert(key, open.sequence);
-        }
-        (Fate::Accepted, Some(open.sequence))
-    }
-
-    fn close(&mut self, intake: &Intake) {
-        if let Some(OpenBatch { sequence, mut builder, outcome, .. }) = self.open.take() {
-            let days = builder.take_days();
-            let rows = builder.rows();
-            let (chunks, keys) = builder.finish();
-            let token = format!("{}-{}", intake.instance, Ulid::generate());
-            let promise = Promise { sequence, keys, outcome };
-            self.closed.push_back(Batch { promise, token, rows, chunks, days });
-        }
-    }
-
-    fn poll(&mut self, intake: &Intake) -> Next {
-        let is_stopping = self.phase == Phase::Stopping;
-        if self.closed.is_empty() {
-            match &self.open {
-                None if is_stopping => return Next::Ended,
-                None => return Next::Change,
-                Some(open) => {
-                    let due = (open.opened + intake.limits.linger).max(self.not_before);
-                    let is_due = is_stopping || due <= Instant::now() || is_full(&open.builder, intake.limits);
-                    if !is_due {
-                        return Next::At(due);
-                    }
-                }
-            }
-        }
-        let oldest_uncertain = self.uncertain.first().copied();
-        let next =
-            self.closed.front().map(|batch| batch.promise.sequence).or(self.open.as_ref().map(|open| open.sequence));
-        if let (Some(oldest), Some(next)) = (oldest_uncertain, next) {
-            // See MAX_BATCHES_AHEAD: further on, ClickHouse could forget the oldest one's token.
-            if next > oldest + MAX_BATCHES_AHEAD {
-                return Next::Change;
-            }
-        }
-        if self.closed.is_empty() {
-            self.close(intake);
-        }
-        match self.closed.pop_front() {
-            Some(batch) => {
-                self.uncertain.insert(batch.promise.sequence);
-                self.not_before = Instant::now() + jittered(self.pace);
-                Next::Batch(batch)
-            }
-            None => Next::Change,
-        }
-    }
-}
-
-fn is_full(builder: &Builder, limits: BatchLimits) -> bool {
-    builder.rows() >= limits.rows || builder.bytes() >= limits.bytes
-}
-
-/// +-20 %, so that instances which started together do not insert together.
-fn jittered(pace: Duration) -> Duration {
-    pace.mul_f64(rand::rng().random_range(0.8..1.2))
 }
 
 #[cfg(test)]
@@ -415,6 +223,7 @@ mod tests {
     use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
     use tallyhouse_schema::raw::read;
     use tallyhouse_schema::user_hash::UserHasher;
+    use tallyhouse_sql::migrations::MAX_BATCHES_AHEAD;
 
     use super::*;
 

@@ -1,0 +1,221 @@
+//! Partitions that are ours, and the lane of each.
+//!
+//! ```text
+//! assigned -> noted -> the poll loop begins lanes        revoked -> lanes drain, the rebalance waits for them, then loses them
+//! ```
+//!
+//! The callbacks of a rebalance run inside a poll. A partition may go in one and come back in the next, so the poll loop is told
+//! what went: records that it had collected before must not reach a later lane.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Statistics, TopicPartitionList};
+use tallyhouse_service::health::Status;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::ConsumerParts;
+use super::filling::Chunk;
+use super::lane::Lane;
+use super::ownership::Ownership;
+use super::settle::Settler;
+use super::topics::PROJECT_PREFIX;
+
+/// A partition of a topic.
+pub(super) type Place = (String, i32);
+
+/// A lane that runs.
+pub(super) struct Running {
+    chunks: mpsc::UnboundedSender<Chunk>,
+    /// Bytes that wait for it.
+    queued: Arc<AtomicUsize>,
+    drain: CancellationToken,
+    ownership: Arc<Ownership<Context>>,
+    task: JoinHandle<()>,
+    /// Kafka is not asked for more records of it.
+    pub(super) is_paused: bool,
+}
+
+/// What the rebalance callback reaches.
+pub(super) struct Context {
+    pub(super) parts: ConsumerParts,
+    runtime: Handle,
+    lanes: Mutex<HashMap<Place, Running>>,
+    assigned: Mutex<Vec<Place>>,
+    /// Partitions that went since the poll loop last looked: what it collected for them must not reach a later lane.
+    gone: Mutex<Vec<Place>>,
+    has_gone: AtomicBool,
+}
+
+impl Running {
+    /// Gives it records. One that has ended drops them, and is noticed by [`Running::has_ended`].
+    pub(super) fn take(&self, chunk: Chunk) {
+        self.queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
+        drop(self.chunks.send(chunk));
+    }
+
+    /// Bytes that wait for it.
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ended by itself, which only a fault does.
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+impl Context {
+    pub(super) fn new(parts: ConsumerParts, runtime: Handle) -> Self {
+        Self {
+            parts,
+            runtime,
+            lanes: Mutex::default(),
+            assigned: Mutex::default(),
+            gone: Mutex::default(),
+            has_gone: AtomicBool::new(false),
+        }
+    }
+
+    /// Partitions that went since it was last asked.
+    pub(super) fn take_gone(&self) -> Vec<Place> {
+        match self.has_gone.swap(false, Ordering::AcqRel) {
+            true => std::mem::take(&mut *self.gone()),
+            false => Vec::new(),
+        }
+    }
+
+    pub(super) fn lanes(&self) -> MutexGuard<'_, HashMap<Place, Running>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn assigned(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes lanes out and ends them; waits for the batches on their way at most so long.
+    pub(super) fn end(&self, places: &[Place], within: Duration) {
+        let ending: Vec<(Place, Running)> = {
+            let mut lanes = self.lanes();
+            places.iter().filter_map(|place| lanes.remove_entry(place)).collect()
+        };
+        ending.iter().for_each(|(_, lane)| lane.drain.cancel());
+        self.assigned().retain(|place| !places.contains(place));
+        self.gone().extend(places.iter().cloned());
+        self.has_gone.store(true, Ordering::Release);
+        let deadline = Instant::now() + within;
+        for ((topic, partition), mut lane) in ending {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut lane.task).await });
+            if ended.is_err() {
+                tracing::warn!(topic, partition, "given up with a batch on its way; the next owner repeats it");
+            }
+            lane.ownership.lose();
+            lane.task.abort();
+            self.parts.store.metrics.lane_ended(&topic, partition);
+        }
+        let lanes = self.lanes().len();
+        self.parts.common.lanes.store(lanes, Ordering::Relaxed);
+        self.parts.store.metrics.lanes(lanes);
+    }
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "the consumer's connection to Kafka has trouble");
+        if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
+            self.parts.store.health.set("kafka", Status::Degraded, "no broker can be reached");
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
+        self.parts.store.metrics.consumer_lag(lag);
+        if statistics.brokers.values().any(|broker| broker.state == "UP")
+            && self.parts.store.metrics.has_no_blocked_lane()
+        {
+            self.parts.store.health.set("kafka", Status::Up, "");
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Revoke(list) => {
+                // Lost: the group went on without us. Nothing can be committed any more, so nothing is waited for.
+                let is_lost = consumer.assignment_lost();
+                let within = if is_lost { Duration::ZERO } else { self.parts.drain };
+                self.parts.store.metrics.rebalanced(if is_lost { "lost" } else { "revoked" });
+                self.end(&places(list), within);
+            }
+            Rebalance::Assign(_) => self.parts.store.metrics.rebalanced("assigned"),
+            Rebalance::Error(error) => tracing::error!(%error, "a rebalance failed"),
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = rebalance {
+            self.assigned().extend(places(list));
+        }
+    }
+}
+
+fn places(list: &TopicPartitionList) -> Vec<Place> {
+    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
+/// Begins the lanes of partitions that were assigned meanwhile.
+pub(super) fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
+    let context = consumer.context();
+    let assigned = std::mem::take(&mut *context.assigned());
+    if assigned.is_empty() {
+        return;
+    }
+    let mut lanes = context.lanes();
+    context.parts.common.lanes.store(lanes.len() + assigned.len(), Ordering::Relaxed);
+    for (topic, partition) in assigned {
+        let lane = begin_lane(consumer, &topic, partition);
+        lanes.insert((topic, partition), lane);
+    }
+    context.parts.store.metrics.lanes(lanes.len());
+}
+
+#[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose lane has enough is paused")]
+fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> Running {
+    let context = consumer.context();
+    let parts = &context.parts;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (queued, drain) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let ownership = Arc::new(Ownership::new(Arc::clone(consumer), topic, partition));
+    let is_shared = topic == parts.rules.shared;
+    let lane = Lane {
+        topic: topic.into(),
+        partition,
+        project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
+        common: Arc::clone(&parts.common),
+        settler: Arc::new(Settler {
+            ownership: Arc::clone(&ownership),
+            store: parts.store.clone(),
+            metrics: Arc::clone(&parts.store.metrics),
+        }),
+        chunks: receiver,
+        queued: Arc::clone(&queued),
+        drain: drain.clone(),
+    };
+    let task = context.runtime.spawn(lane.run());
+    Running { chunks: sender, queued, drain, ownership, task, is_paused: false }
+}
