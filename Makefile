@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog help run test check bench kafka chaos
+.PHONY: backlog equality help run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ backlog: ## Measure what durability costs and how a backlog is caught up with (A
 	@deploy/local/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest backlog $(ARGS)
+
+equality: ## Ask questions that nobody thought of, of rollups and of raw events (EVENTS=5000000 QUESTIONS=10000 SEED=7)
+	@deploy/local/setup.sh --tests
+	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
+		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture equality::
 
 kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
 	@deploy/local/setup.sh --kafka

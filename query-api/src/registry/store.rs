@@ -89,6 +89,8 @@ impl Definitions {
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "1")
             .with_setting("deduplicate_insert", "enable")
+            // By itself a SELECT is not taken for the same as another one, whatever its token.
+            .with_setting("deduplicate_insert_select", "force_enable")
             .with_setting("insert_deduplication_token", format!("metric/{project}/{}/{version}", proposal.name));
         within(insert.execute()).await?;
         let winner = writer

@@ -17,6 +17,7 @@ mod chaos;
 mod commands;
 mod dead_letters;
 mod engine;
+mod equality;
 mod flights;
 mod guard;
 mod ingest;

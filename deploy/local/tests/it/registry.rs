@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use serde_json::json;
 
+use crate::ingest_service::count;
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Service, eventually, new_project};
 use crate::support;
@@ -79,8 +80,10 @@ async fn of_many_who_register_one_name_one_wins_and_all_instances_learn_of_it() 
         service.post(&admin, "/v1/metrics", propose(measure))
     });
     let replies = futures_util::future::join_all(attempts).await;
-    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
-    assert_eq!((count(StatusCode::CREATED), count(StatusCode::CONFLICT)), (1, 7), "{replies:?}");
+    let with = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!((with(StatusCode::CREATED), with(StatusCode::CONFLICT)), (1, 7), "{replies:?}");
+    let kept = "SELECT count() FROM metric_definitions WHERE project_id = {project:String}";
+    assert_eq!(count(&support::engine().await.writer(), &project, kept).await, 1);
     for service in [&one, &two] {
         eventually("the metric is known", async || {
             service.get(&project, "/v1/metrics/contested").await.status == StatusCode::OK
