@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog equality help run test check bench kafka chaos
+.PHONY: backlog equality help reads run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ bench: ## Measure throughput, latency, freshness, memory and queries in one run 
 	@deploy/local/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest bench $(ARGS)
+
+reads: ## Measure how fast dashboards are read over 100 million events (ARGS="--events 10000000")
+	@deploy/local/setup.sh
+	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
+	@$(TARGET)/release/loadtest reads $(ARGS)
 
 backlog: ## Measure what durability costs and how a backlog is caught up with (ARGS="--brokers 3 --away 60")
 	@deploy/local/setup.sh --tests

@@ -15,6 +15,7 @@ use tallyhouse_loadtest::client::{ClientConfig, Until};
 use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
+use tallyhouse_loadtest::reads::ReadsConfig;
 use tallyhouse_loadtest::{INGEST_KEY, QUERY_KEY};
 
 const INGEST_URL: &str = "http://127.0.0.1:8081";
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Outage(OutageArgs),
     /// Measure throughput, latency, freshness, memory and queries in one run.
     Bench(BenchArgs),
+    /// Measure how fast dashboards are read over a lot of events.
+    Reads(ReadsArgs),
     /// Measure what durability costs and how a backlog is caught up with, with or without Kafka.
     Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
@@ -256,6 +259,39 @@ impl BenchArgs {
         };
         let each = Duration::from_secs(self.seconds);
         Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadsArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// Events, made inside ClickHouse; a tenth of them is measured first
+    #[arg(long, default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000))]
+    events: u64,
+    /// Dashboards asked for, per range
+    #[arg(long, default_value_t = 100)]
+    dashboards: u64,
+    /// Connections that ask for cached answers
+    #[arg(long, default_value_t = 32)]
+    connections: usize,
+    /// How long they do
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ReadsArgs {
+    pub(crate) fn config(&self) -> Result<ReadsConfig, ArgumentError> {
+        Ok(ReadsConfig {
+            binary: self.binary.path()?,
+            events: self.events,
+            dashboards: self.dashboards,
+            connections: self.connections,
+            lasts: Duration::from_secs(self.seconds),
+        })
     }
 }
 

@@ -28,6 +28,7 @@ pub mod kills;
 pub mod ledger;
 pub mod outage;
 pub mod process;
+pub mod reads;
 pub mod system;
 pub mod verify;
 pub mod writers;

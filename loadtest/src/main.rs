@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, reads, backlog, chaos, brokers.
 
 mod cli;
 
@@ -11,11 +11,11 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary};
-use tallyhouse_loadtest::{backlog, bench, chaos, kills, outage};
+use tallyhouse_loadtest::{backlog, bench, chaos, kills, outage, reads};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs};
+use cli::{BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs, ReadsArgs};
 
 /// Why the command failed. The text of each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ enum Failure {
     Outage(#[from] outage::OutageError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Reads(#[from] reads::ReadsError),
     #[error(transparent)]
     Backlog(#[from] backlog::BacklogError),
     #[error(transparent)]
@@ -64,6 +66,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Kills(args) => kills(&args).await,
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
+        Command::Reads(args) => reads(&args).await,
         Command::Backlog(args) => backlog(&args).await,
         Command::Chaos(args) => chaos(&args).await,
         Command::Brokers(args) => brokers(&args).await,
@@ -113,6 +116,11 @@ async fn outage(args: &OutageArgs) -> Result<(), Failure> {
 
 async fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let report = bench::run(&args.config()?, |step| say(&format!("bench: {step}"))).await?;
+    if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn reads(args: &ReadsArgs) -> Result<(), Failure> {
+    let report = reads::run(&args.config()?, |step| say(&format!("reads: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
 }
 

@@ -64,8 +64,7 @@ pub struct Outage {
 impl fmt::Display for BacklogReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { machine, filled, ceiling, outage, .. } = self;
-        writeln!(f, "{} x {}, {} GiB, {}", machine.cores, machine.processor, machine.memory_gib, machine.date)?;
-        writeln!(f, "commit {}: {}", machine.commit, machine.command)?;
+        writeln!(f, "{machine}")?;
         writeln!(f, "{} brokers, {} consumers\n", self.brokers, self.consumers)?;
         writeln!(f, "acknowledged without ClickHouse  {:>9.0} events/s, {}", filled.events_per_second, filled.acks)?;
         let Drained { events_per_second, events_per_insert } = self.drained;

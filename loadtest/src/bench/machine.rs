@@ -22,6 +22,13 @@ pub struct Machine {
     pub date: String,
 }
 
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { processor, cores, memory_gib, commit, command, date } = self;
+        write!(f, "{cores} x {processor}, {memory_gib} GiB, {date}\ncommit {commit}: {command}")
+    }
+}
+
 /// Describes this machine; what cannot be found out is `unknown`.
 pub fn describe() -> Machine {
     Machine {

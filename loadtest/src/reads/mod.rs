@@ -1,0 +1,233 @@
+//! How fast dashboards are read over a lot of events: uncached over ten times the data too, and cached under load.
+//!
+//! ```text
+//! start -> a tenth of the events -> uncached dashboards -> the rest -> uncached dashboards -> the same ones, cached
+//! ```
+
+pub mod generate;
+pub mod panels;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::QUERY_KEY;
+use crate::bench::machine::{self, Machine};
+use crate::bench::quantiles::{Latencies, Quantiles};
+use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::http::{Endpoint, HttpError};
+use crate::system::{System, SystemError};
+use panels::{QUARTER, Range, WEEK};
+
+/// The project that development keys belong to.
+const PROJECT: &str = "demo";
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct ReadsConfig {
+    /// `tallyhouse`.
+    pub binary: PathBuf,
+    /// Events; a tenth of them is measured first.
+    pub events: u64,
+    /// Dashboards that are asked for, per range.
+    pub dashboards: u64,
+    /// Connections that ask for cached answers.
+    pub connections: usize,
+    /// How long they do.
+    pub lasts: Duration,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadsError {
+    /// The system did not start or stop.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// The store.
+    #[error(transparent)]
+    ClickHouse(#[from] ClickHouseError),
+    /// A URL or a key.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Answers that make a measurement worthless.
+    #[error("{0}")]
+    Worthless(String),
+}
+
+/// Uncached dashboards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Uncached {
+    /// Each panel by itself.
+    pub panel: Quantiles,
+    /// All eight asked for at once, until the last one is there.
+    pub dashboard: Quantiles,
+}
+
+/// Both ranges over so many events.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Size {
+    /// Raw events.
+    pub events: u64,
+    /// Seven days by hour.
+    pub week: Uncached,
+    /// Ninety days by day.
+    pub quarter: Uncached,
+}
+
+/// Cached answers under load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Cached {
+    /// Connections.
+    pub connections: usize,
+    /// Answers a second.
+    pub per_second: f64,
+    /// Of these not from the cache.
+    pub misses: u64,
+    /// Latency.
+    pub latency: Quantiles,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Where and when.
+    pub machine: Machine,
+    /// The tenth, and all.
+    pub sizes: [Size; 2],
+    /// Cached.
+    pub cached: Cached,
+}
+
+/// Measures everything; `tell` hears what is being done.
+pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
+    tell("starting a system of its own");
+    let system = System::start(&config.binary).await?;
+    let clickhouse = ClickHouse::new(&system.clickhouse())?;
+    let (query, tenth) = (system.query_url(), config.events / 10);
+    let few = sized(config, &clickhouse, &query, (0, tenth), &tell).await?;
+    let many = sized(config, &clickhouse, &query, (tenth, config.events), &tell).await?;
+    tell("cached dashboards");
+    let cached = cached(config, &query).await?;
+    system.stop().await?;
+    Ok(Report { machine: machine::describe(), sizes: [few, many], cached })
+}
+
+async fn sized(
+    config: &ReadsConfig,
+    clickhouse: &ClickHouse,
+    query: &str,
+    (from, to): (u64, u64),
+    tell: &impl Fn(&str),
+) -> Result<Size, ReadsError> {
+    let step = (config.events / 10).max(1);
+    generate::events(clickhouse, PROJECT, from, to, |done| {
+        if done % step == 0 {
+            tell(&format!("{done} events"));
+        }
+    })
+    .await?;
+    // Merges that are under way would be measured with the queries.
+    for table in ["rollup_1m", "rollup_1h", "rollup_1d"] {
+        clickhouse.raw(&format!("OPTIMIZE TABLE tallyhouse.{table} FINAL")).await?;
+    }
+    tell(&format!("uncached dashboards over {to} events"));
+    Ok(Size {
+        events: to,
+        week: uncached(query, WEEK, config.dashboards, to).await?,
+        quarter: uncached(query, QUARTER, config.dashboards, to).await?,
+    })
+}
+
+async fn uncached(query: &str, range: Range, dashboards: u64, salt: u64) -> Result<Uncached, ReadsError> {
+    let now = Timestamp::now();
+    let (mut panel, mut whole) = (Latencies::new(), Latencies::new());
+    let one = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
+    for number in 0..dashboards {
+        for path in panels::fresh(range, now, salt + 2 * number) {
+            panel.add(ask(&one, &path, |cache| cache == "MISS").await?);
+        }
+        let began = Instant::now();
+        let paths = panels::fresh(range, now, salt + 2 * number + 1);
+        try_join_all(paths.iter().map(|path| ask(&one, path, |cache| cache == "MISS"))).await?;
+        whole.add(began.elapsed());
+    }
+    Ok(Uncached { panel: panel.quantiles(), dashboard: whole.quantiles() })
+}
+
+/// Asks once; an answer from elsewhere than intended is no measurement.
+async fn ask(endpoint: &Endpoint, path: &str, is_intended: impl Fn(&str) -> bool) -> Result<Duration, ReadsError> {
+    let sent = Instant::now();
+    let reply = endpoint.get(path).await?;
+    let took = sent.elapsed();
+    let cache = reply.headers.get("x-cache").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if reply.status.is_success() && is_intended(cache) {
+        return Ok(took);
+    }
+    Err(ReadsError::Worthless(format!("{path} answered {} ({cache}): {}", reply.status, reply.excerpt())))
+}
+
+async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError> {
+    let paths = panels::hot(WEEK, Timestamp::now());
+    let warm = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
+    for path in &paths {
+        ask(&warm, path, |_| true).await?;
+    }
+    let until = Instant::now() + config.lasts;
+    let reader = async |lane: usize| {
+        let endpoint = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
+        let (mut latencies, mut misses) = (Latencies::new(), 0);
+        for path in paths.iter().cycle().skip(lane % paths.len().max(1)) {
+            if Instant::now() >= until {
+                break;
+            }
+            let sent = Instant::now();
+            let reply = endpoint.get(path).await?;
+            latencies.add(sent.elapsed());
+            let cache = reply.headers.get("x-cache").and_then(|value| value.to_str().ok());
+            misses += u64::from(!matches!(cache, Some("HIT" | "STALE")));
+            if !reply.status.is_success() {
+                return Err(ReadsError::Worthless(format!("{path} answered {}", reply.status)));
+            }
+        }
+        Ok((latencies, misses))
+    };
+    let began = Instant::now();
+    let lanes = try_join_all((0..config.connections).map(reader)).await?;
+    let took = began.elapsed().as_secs_f64();
+    let mut all = Latencies::new();
+    lanes.iter().for_each(|(latencies, _)| all.merge(latencies));
+    let latency = all.quantiles();
+    let misses = lanes.iter().map(|(_, misses)| misses).sum();
+    Ok(Cached { connections: config.connections, per_second: latency.count as f64 / took, misses, latency })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
+        for Size { events, week, quarter } in &self.sizes {
+            writeln!(f, "{events} events, uncached")?;
+            for (name, Uncached { panel, dashboard }) in [("7 days by hour", week), ("90 days by day", quarter)] {
+                writeln!(f, "  {name}: a panel      {panel}")?;
+                writeln!(f, "  {name}: eight at once {dashboard}")?;
+            }
+        }
+        let [few, many] = &self.sizes;
+        let ratio = |of: fn(&Size) -> f64| of(many) / of(few);
+        writeln!(
+            f,
+            "ten times the events: a panel of a week costs {:.2} times as much (p50), one of a quarter {:.2} times",
+            ratio(|size| size.week.panel.p50_ms),
+            ratio(|size| size.quarter.panel.p50_ms)
+        )?;
+        let Cached { connections, per_second, misses, latency } = self.cached;
+        write!(
+            f,
+            "cached, {connections} connections: {per_second:.0} answers/s, {misses} not from the cache, {latency}"
+        )
+    }
+}
