@@ -1,21 +1,23 @@
 //! The whole flow, forwards: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderMap;
+use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
-use tallyhouse_service::keys::KeyRing;
+use tallyhouse_service::keys::{self, KeyRing};
 
+use crate::Clock;
 use crate::authorize::{Denied, Scope, authorize};
-use crate::cache::{Answers, Entry, Key, ttl};
+use crate::cache::answers::{Given, Recipe, StaleReason, Wanted};
+use crate::cache::fresh::{self, Limiter};
+use crate::cache::{Answers, Entry, Parts};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::render::{self, Rendered};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query};
 use crate::sql;
 use crate::store::{ReadError, Store};
-use crate::{Clock, Random};
 
 /// Everything that answering needs.
 pub struct App {
@@ -25,14 +27,14 @@ pub struct App {
     pub catalogue: Arc<Catalogue>,
     /// Answers that are known.
     pub answers: Answers,
+    /// Parts of answers that are known.
+    pub parts: Parts,
+    /// Who may go past the cache.
+    pub fresh: Limiter,
     /// ClickHouse.
     pub store: Store,
-    /// How long an answer is remembered, before jitter.
-    pub ttl: Duration,
     /// The present.
     pub clock: Clock,
-    /// Jitter.
-    pub random: Random,
 }
 
 /// What a path asks for.
@@ -50,9 +52,11 @@ pub enum Question<'a> {
 #[derive(Debug)]
 pub struct Answer {
     /// The answer itself.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// Where it came from.
     pub status: CacheStatus,
+    /// Whether a fresh answer was asked for and this one is remembered: the caller has just had one.
+    pub from_cache: bool,
 }
 
 /// What the cache did.
@@ -64,6 +68,8 @@ pub enum CacheStatus {
     Miss,
     /// It was computed for another request that came first.
     Coalesced,
+    /// It was remembered and is no longer fresh.
+    Stale(StaleReason),
 }
 
 impl CacheStatus {
@@ -73,6 +79,7 @@ impl CacheStatus {
             Self::Hit => "HIT",
             Self::Miss => "MISS",
             Self::Coalesced => "COALESCED",
+            Self::Stale(_) => "STALE",
         }
     }
 }
@@ -103,13 +110,27 @@ pub async fn serve(
 ) -> Result<Answer, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
-    let query = read(question, raw, now_ms)?;
-    let plan = plan(&query, &app.catalogue, now_ms)?;
-    let key = Key::of(&scope, &plan).ok_or(ReadError::Failed)?;
-    let ttl = ttl::of(&plan, app.ttl, (app.random)());
-    let (entry, status) =
-        app.answers.get(key, ttl, || compute(app.store.clone(), app.clock.clone(), scope, plan)).await?;
-    Ok(Answer { entry, status })
+    let (is_fresh, raw) = fresh::take(raw)?;
+    let query = read(question, raw.as_deref(), now_ms)?;
+    let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
+    let digest = digest(&scope, question, raw.as_deref());
+    let wanted = Wanted { recipe: recipe(app, &scope, &plan), scope, plan, question: digest };
+    let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
+    let (kept, status): Given =
+        if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
+    let from_cache = is_fresh && status != CacheStatus::Miss;
+    Ok(Answer { entry: kept.open().ok_or(ReadError::Failed)?, status, from_cache })
+}
+
+/// Computes the answer, now and when it is to be refreshed.
+fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>) -> Recipe {
+    let (store, clock, scope, plan) = (app.store.clone(), app.clock.clone(), scope.clone(), Arc::clone(plan));
+    Arc::new(move || Box::pin(compute(store.clone(), clock.clone(), scope.clone(), Arc::clone(&plan))))
+}
+
+/// The question as it was put.
+fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] {
+    Sha256::digest(format!("{:?}", (scope.project(), question, raw))).into()
 }
 
 fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
@@ -122,9 +143,9 @@ fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query,
     }
 }
 
-async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
+async fn compute(store: Store, clock: Clock, scope: Scope, plan: Arc<Plan>) -> Result<Rendered, ReadError> {
     let generated_s = clock().div_euclid(1_000);
-    Ok(match &plan {
+    Ok(match &*plan {
         Plan::Series(plan) => {
             let points = store.read(&sql::series(plan, scope.project())).await?;
             let places = match sql::overflowed(plan, scope.project()) {
