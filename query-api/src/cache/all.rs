@@ -31,10 +31,11 @@ impl Cache {
     /// not searched for; its keys are no longer asked for, and end by themselves.
     pub async fn clear(&self, project: Option<&str>) -> Cleared {
         self.answers.metrics.cache.cleared();
-        // First: what is computed from here on has a key of the new generation.
-        let everywhere = self.answers.versions.clear(project).await;
         let (answers, parts) = self.forget(project);
-        Cleared { answers, parts, everywhere }
+        // What is computed from here on has a key of the new generation; what was remembered meanwhile has not.
+        let everywhere = self.answers.versions.clear(project).await;
+        let (late_answers, late_parts) = self.forget(project);
+        Cleared { answers: answers + late_answers, parts: parts + late_parts, everywhere }
     }
 
     /// Keeps versions current, and hot answers fresh if `warms`, until `stopped`.

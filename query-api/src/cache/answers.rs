@@ -22,7 +22,7 @@ use super::lock::{Lease, Locks, Turn};
 use super::packed::Packed;
 use super::reach::Reach;
 use super::shared::{Away, Shared};
-use super::stamp::Stamp;
+use super::stamp::{DaysStamp, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
 use super::{Key, Memory};
@@ -285,7 +285,7 @@ impl Answers {
             return Ok((kept, CacheStatus::Stale(reason)));
         }
         let flight = || self.clone().fly(ask.clone(), Accept::Usable);
-        let (role, found) = self.flights.join((ask.key.clone(), ask.stamp), flight).await;
+        let (role, found) = self.flights.join(self.flight_for(ask), flight).await;
         let found = match found.unwrap_or(Err(ReadError::Failed)) {
             Ok(found) => found,
             Err(error) => return self.excused(ask, error).await,
@@ -299,6 +299,15 @@ impl Answers {
             (Origin::Computed, Role::Leader) => (found.kept, CacheStatus::Miss),
             (Origin::Computed, Role::Follower) | (Origin::Elsewhere, _) => (found.kept, CacheStatus::Coalesced),
         })
+    }
+
+    /// Readers of one stamp share a flight; who knows no versions takes any.
+    fn flight_for(&self, ask: &Ask) -> (Key, Stamp) {
+        let any = match ask.stamp.days {
+            DaysStamp::Unknown => self.flights.find(|(key, _)| *key == ask.key),
+            DaysStamp::Known { .. } => None,
+        };
+        any.unwrap_or_else(|| (ask.key.clone(), ask.stamp))
     }
 
     /// An older answer instead of an error that passes.

@@ -116,6 +116,11 @@ where
         (Role::Leader, landed, seat(&cancel))
     }
 
+    /// The key of a computation under way that `is_meant`.
+    pub fn find(&self, is_meant: impl Fn(&K) -> bool) -> Option<K> {
+        lock(&self.flying).keys().find(|key| is_meant(key)).cloned()
+    }
+
     /// Computations under way.
     pub fn count(&self) -> usize {
         lock(&self.flying).len()

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Key;
 use super::entry::Kept;
-use super::shared::{Away, MAX_BYTES, Shared};
+use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
 use crate::metrics::{Dropped, LockEvent, Metrics};
 use crate::{Random, store};
@@ -129,7 +129,7 @@ impl Locks {
         let fence = key.in_redis().fence();
         let mut script = redis::cmd("EVAL");
         script.arg(TOKEN).arg(1).arg(fence).arg(FENCE_MS);
-        let token = self.shared.guarded(async |pool| Ok(script.query_async(&mut pool.get().await?).await?)).await;
+        let token = self.shared.ask(Request::One(script)).await;
         token.ok().map(|token| self.lease(key, stamp, token))
     }
 
@@ -141,7 +141,7 @@ impl Locks {
         let mut script = redis::cmd("EVAL");
         script.arg(ACQUIRE).arg(3).arg(names.lock(stamp)).arg(names.fence()).arg(names.answer());
         script.arg(millis(LOCK)).arg(FENCE_MS);
-        let call = self.shared.guarded(async |pool| Ok(script.query_async(&mut pool.get().await?).await?));
+        let call = self.shared.ask(Request::One(script));
         let taken: Vec<redis::Value> = call.await?;
         let mut taken = taken.into_iter();
         let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
@@ -161,7 +161,7 @@ impl Locks {
         loop {
             sleep(pause.mul_f64(0.5 + 0.5 * (self.random)())).await;
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
-            let call = self.shared.guarded(async |pool| Ok(exists.query_async(&mut pool.get().await?).await?));
+            let call = self.shared.ask(Request::One(exists.clone()));
             let is_locked: bool = call.await?;
             if !is_locked {
                 return Ok(());
@@ -212,7 +212,7 @@ impl Lease {
         let mut script = redis::cmd("EVAL");
         script.arg(PUBLISH).arg(3).arg(names.lock(self.stamp)).arg(names.fence()).arg(names.answer());
         script.arg(self.token).arg(written).arg(remaining);
-        let call = self.locks.shared.guarded(async |pool| Ok(script.query_async(&mut pool.get().await?).await?));
+        let call = self.locks.shared.ask(Request::One(script));
         match call.await {
             Ok(true) => self.is_over = true,
             Ok(false) => {
@@ -247,7 +247,7 @@ impl Drop for Lease {
 async fn run(shared: &Shared, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(1).arg(lock).arg(token).arg(rest);
-    shared.guarded(async |pool| Ok(command.query_async(&mut pool.get().await?).await?)).await
+    shared.ask(Request::One(command)).await
 }
 
 fn millis(time: Duration) -> u64 {

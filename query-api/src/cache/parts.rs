@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::entry::{sealed, take, unsealed};
 use super::key::PartKey;
 use super::packed::Packed;
-use super::shared::{MAX_BYTES, Shared};
+use super::shared::{MAX_BYTES, Request, Shared};
 use super::stamp::DaysStamp;
 use super::ttl::Life;
 use crate::metrics::{Dropped, Layer, Metrics};
@@ -145,7 +145,7 @@ impl Parts {
         missing.iter().for_each(|(_, key)| {
             command.arg(&*key.name);
         });
-        let found = shared.guarded(async |pool| Ok(command.query_async(&mut pool.get().await?).await?)).await;
+        let found = shared.ask(Request::One(command)).await;
         let found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
         let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| {
             Part::decode(&found?, &key.project).filter(|part| part.body.open().is_some())
@@ -166,7 +166,7 @@ impl Parts {
             for (name, written, millis) in parts {
                 commands.pset_ex(&*name, written, millis).ignore();
             }
-            let sent = shared.guarded(async |pool| Ok(commands.query_async::<()>(&mut pool.get().await?).await?));
+            let sent = shared.ask::<()>(Request::Many(commands));
             if sent.await.is_err() {
                 metrics.cache.dropped(Dropped::RedisAway);
             }

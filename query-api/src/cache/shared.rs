@@ -1,13 +1,16 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there".
 //!
 //! Every command has a deadline and goes through a breaker: a Redis that hangs costs a request one deadline, because who
-//! was told [`Away`] does not ask again, and soon costs nothing.
+//! was told [`Away`] does not ask again, and soon costs nothing. Commands run on a thread of their own, so that the
+//! deadline measures Redis: a crowd of readers that keeps this process busy must not look like a Redis that hangs, or
+//! the lock over the fleet would fail just when it is needed.
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{self, AsyncCommands, RedisError};
-use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use deadpool_redis::redis::{self, FromRedisValue, RedisError};
+use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Timeouts};
 use tallyhouse_service::breaker::Breaker;
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::Key;
 use super::entry::Kept;
@@ -30,6 +33,15 @@ pub struct Shared {
     breaker: Breaker,
     metrics: Metrics,
     clock: Clock,
+    thread: Option<Runtime>,
+}
+
+/// One exchange with Redis.
+pub(super) enum Request {
+    /// A command.
+    One(redis::Cmd),
+    /// Several at once.
+    Many(redis::Pipeline),
 }
 
 /// A Redis URL that cannot be used.
@@ -49,9 +61,11 @@ impl Shared {
         let mut pool = PoolConfig::new(CONNECTIONS);
         pool.timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
         config.pool = Some(pool);
-        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|error| bad(&error))?;
+        let pool = config.create_pool(Some(deadpool_redis::Runtime::Tokio1)).map_err(|error| bad(&error))?;
         let client = redis::Client::open(url).map_err(|error| bad(&error))?;
-        Ok(Self { pool, client, breaker: Breaker::default(), metrics, clock })
+        let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
+        let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
+        Ok(Self { pool, client, breaker: Breaker::default(), metrics, clock, thread })
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
@@ -60,8 +74,9 @@ impl Shared {
             return Err(Away);
         }
         let name = key.in_redis().answer();
-        let written = self.guarded(async |pool| Ok(pool.get().await?.get::<_, Option<Vec<u8>>>(&name).await?)).await?;
-        match written {
+        let mut command = redis::cmd("GET");
+        command.arg(&name);
+        match self.ask::<Option<Vec<u8>>>(Request::One(command)).await? {
             Some(written) => self.read(&name, &written).await,
             None => Ok(None),
         }
@@ -73,7 +88,9 @@ impl Shared {
             return Ok(Some(kept));
         }
         self.metrics.redis_trouble(RedisTrouble::Corrupt);
-        self.guarded(async |pool| Ok(pool.get().await?.del::<_, ()>(name).await?)).await?;
+        let mut command = redis::cmd("DEL");
+        command.arg(name);
+        self.ask::<()>(Request::One(command)).await?;
         Ok(None)
     }
 
@@ -84,7 +101,7 @@ impl Shared {
 
     /// Tries Redis, for the health page; also closes the breaker when Redis is back.
     pub async fn ping(&self) -> bool {
-        self.guarded(async |pool| Ok(pool.get().await?.ping::<()>().await?)).await.is_ok()
+        self.ask::<()>(Request::One(redis::cmd("PING"))).await.is_ok()
     }
 
     /// A connection of one's own, for listening.
@@ -92,22 +109,29 @@ impl Shared {
         self.client.get_async_pubsub().await
     }
 
-    /// One exchange with Redis.
-    pub(super) async fn guarded<T>(&self, call: impl AsyncFnOnce(&Pool) -> Result<T, Trouble>) -> Result<T, Away> {
+    /// Asks Redis.
+    pub(super) async fn ask<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<T, Away> {
         if !self.breaker.allows((self.clock)()) {
             self.metrics.redis_trouble(RedisTrouble::Avoided);
             return Err(Away);
         }
-        let trouble = match tokio::time::timeout(PATIENCE, call(&self.pool)).await {
-            Ok(Ok(value)) => {
+        let thread = self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone());
+        let pool = self.pool.clone();
+        let exchange = thread.spawn(async move { tokio::time::timeout(PATIENCE, exchange(pool, request)).await });
+        let trouble = match exchange.await {
+            Ok(Ok(Ok(value))) => {
                 self.breaker.succeeded((self.clock)());
                 return Ok(value);
             }
-            Ok(Err(trouble)) => {
+            Ok(Ok(Err(trouble))) => {
                 tracing::debug!(error = %trouble, "Redis failed");
                 RedisTrouble::Failed
             }
-            Err(_) => RedisTrouble::TimedOut,
+            Ok(Err(_)) => RedisTrouble::TimedOut,
+            Err(error) => {
+                tracing::error!(%error, "an exchange with Redis ended without a result");
+                RedisTrouble::Failed
+            }
         };
         self.metrics.redis_trouble(trouble);
         self.breaker.failed((self.clock)());
@@ -115,9 +139,26 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Waiting for the thread would hold up whoever drops this.
+        if let Some(thread) = self.thread.take() {
+            thread.shutdown_background();
+        }
+    }
+}
+
+async fn exchange<T: FromRedisValue>(pool: Pool, request: Request) -> Result<T, Trouble> {
+    let mut connection = pool.get().await?;
+    Ok(match request {
+        Request::One(command) => command.query_async(&mut connection).await?,
+        Request::Many(commands) => commands.query_async(&mut connection).await?,
+    })
+}
+
 /// Why Redis failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+enum Trouble {
     /// No connection.
     #[error("{0}")]
     Pool(#[from] PoolError),

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flight::Flights;
 use super::known::{Fetched, Known, Link, Look};
-use super::shared::{Away, Shared};
+use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
 
 /// The hash of a project's days; the ingester writes it.
@@ -108,8 +108,7 @@ impl Versions {
         let field = field(project);
         let mut commands = redis::pipe();
         commands.hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
-        let sent =
-            fleet.shared.guarded(async |pool| Ok(commands.query_async::<()>(&mut pool.get().await?).await?)).await;
+        let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
         fleet.known().forget(project);
         sent
     }
@@ -168,8 +167,7 @@ impl Fleet {
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
         commands.hgetall(format!("{DAYS_KEY}{project}"));
         type Read = (Vec<Option<String>>, HashMap<String, String>);
-        let (generations, days): Read =
-            self.shared.guarded(async |pool| Ok(commands.query_async(&mut pool.get().await?).await?)).await?;
+        let (generations, days): Read = self.shared.ask(Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let generation = Generation::Fleet {
             incarnation: number(0).unwrap_or(0),
@@ -185,8 +183,7 @@ impl Fleet {
     async fn read_days(&self, project: &str, days: &[Day]) -> Result<Vec<(Day, u64)>, Away> {
         let mut command = redis::cmd("HMGET");
         command.arg(format!("{DAYS_KEY}{project}")).arg(days);
-        let versions: Vec<Option<u64>> =
-            self.shared.guarded(async |pool| Ok(command.query_async(&mut pool.get().await?).await?)).await?;
+        let versions: Vec<Option<u64>> = self.shared.ask(Request::One(command)).await?;
         Ok(days.iter().zip(versions).map(|(day, version)| (*day, version.unwrap_or(0))).collect())
     }
 
