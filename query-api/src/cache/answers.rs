@@ -211,16 +211,13 @@ impl Answers {
             Some((Worth::Stale, kept)) => self.stale(&ask, kept),
             Some((Worth::Excuse | Worth::Nothing, _)) | None => self.wait(&ask).await?,
         };
-        if let CacheStatus::Stale(reason) = given.1 {
-            self.metrics.cache.stale(reason);
-        }
-        Ok(given)
+        Ok(self.counted(given))
     }
 
     /// The answer, computed for this caller alone; it replaces the remembered one.
     pub async fn fresh(&self, wanted: &Wanted) -> Result<Given, ReadError> {
         let ask = self.ask(wanted).await?;
-        let lease = match &self.locks {
+        let lease = match self.fleet(&ask) {
             Some(locks) => locks.token(&ask.key, ask.stamp).await,
             None => None,
         };
@@ -228,8 +225,15 @@ impl Answers {
         self.metrics.cache.refreshed(Refresh::Fresh, found.is_ok());
         match found {
             Ok(found) => Ok((found.kept, CacheStatus::Miss)),
-            Err(error) => self.excused(&ask, error).await,
+            Err(error) => self.excused(&ask, error).await.map(|given| self.counted(given)),
         }
+    }
+
+    fn counted(&self, given: Given) -> Given {
+        if let CacheStatus::Stale(reason) = given.1 {
+            self.metrics.cache.stale(reason);
+        }
+        given
     }
 
     async fn ask(&self, wanted: &Wanted) -> Result<Ask, ReadError> {
@@ -256,7 +260,7 @@ impl Answers {
         let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned() else { return };
         let (answers, ask) = (self.clone(), ask.clone());
         let key = (ask.key.clone(), ask.stamp);
-        self.flights.launch(key, || async move {
+        self.flights.launch(&key, || async move {
             let _permit = permit;
             let metrics = answers.metrics.clone();
             let found = answers.fly(ask, Accept::NewerThan(computed_ms)).await;
@@ -269,7 +273,7 @@ impl Answers {
     pub(super) async fn warm_up(&self, wanted: &Wanted, computed_ms: i64, turn: OwnedSemaphorePermit) {
         let Ok(ask) = self.ask(wanted).await else { return };
         let (answers, key) = (self.clone(), (ask.key.clone(), ask.stamp));
-        self.flights.launch(key, || async move {
+        self.flights.launch(&key, || async move {
             let _turn = turn;
             let metrics = answers.metrics.clone();
             let found = answers.fly(ask, Accept::NewerThan(computed_ms)).await;
@@ -324,7 +328,7 @@ impl Answers {
         for key in [Some(ask.key.clone()), last].into_iter().flatten() {
             let kept = match self.memory.get(&key) {
                 Some(kept) => Some(kept),
-                None => self.in_redis(&key).await.ok().flatten().map(Arc::new),
+                None => self.in_redis(ask, &key).await.map(Arc::new),
             };
             if let Some(kept) = kept.filter(|kept| self.worth(ask, kept) != Worth::Nothing) {
                 return Some(kept);
@@ -333,11 +337,14 @@ impl Answers {
         None
     }
 
-    async fn in_redis(&self, key: &Key) -> Result<Option<Kept>, Away> {
-        match &self.locks {
-            Some(locks) => locks.shared.get(key).await,
-            None => Err(Away),
-        }
+    async fn in_redis(&self, ask: &Ask, key: &Key) -> Option<Kept> {
+        self.fleet(ask)?.shared.get(key).await.ok().flatten()
+    }
+
+    /// The other instances. Not for who could not learn the versions: Redis has just been no help, and is not asked
+    /// twice by one request.
+    fn fleet(&self, ask: &Ask) -> Option<&Locks> {
+        self.locks.as_ref().filter(|_| ask.stamp.days != DaysStamp::Unknown)
     }
 
     async fn fly(self, ask: Ask, accept: Accept) -> Result<Found, ReadError> {
@@ -352,7 +359,7 @@ impl Answers {
         if let Some(kept) = self.memory.get(&ask.key).filter(|kept| is_good(kept)) {
             return Ok(Found { kept, origin: Origin::Remembered });
         }
-        let Some(locks) = &self.locks else { return self.compute(&ask, None).await };
+        let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
         let known = locks.shared.get(&ask.key).await;
         let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
         self.metrics.looked_up(Layer::Redis, worth);

@@ -71,14 +71,14 @@ where
 
     /// Starts `compute` for `key` with nobody waiting, unless it is under way. Tells whether it did. Must be called within
     /// a runtime; the computation is not cancelled.
-    pub fn launch<F>(&self, key: K, compute: impl FnOnce() -> F) -> bool
+    pub fn launch<F>(&self, key: &K, compute: impl FnOnce() -> F) -> bool
     where
         F: Future<Output = V> + Send + 'static,
     {
-        if lock(&self.flying).contains_key(&key) {
+        if lock(&self.flying).contains_key(key) {
             return false;
         }
-        let (role, mut landed, seat) = self.board(&key, compute);
+        let (role, mut landed, seat) = self.board(key, compute);
         if role == Role::Leader {
             tokio::spawn(async move {
                 drop(landed.wait_for(Option::is_some).await);
@@ -288,13 +288,13 @@ mod tests {
             go.notified().await;
             Ok(4)
         };
-        assert!(flights.launch("k", || compute(go.clone())));
-        assert!(!flights.launch("k", || compute(go.clone())), "it is under way");
+        assert!(flights.launch(&"k", || compute(go.clone())));
+        assert!(!flights.launch(&"k", || compute(go.clone())), "it is under way");
         go.notify_one();
         while flights.count() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(flights.launch("k", || async { Ok(5) }));
+        assert!(flights.launch(&"k", || async { Ok(5) }));
     }
 
     #[tokio::test]

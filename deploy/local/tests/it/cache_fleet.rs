@@ -3,7 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::HeaderMap;
+use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_query_api::authorize::{Scope, authorize};
+use tallyhouse_query_api::cache::parts::PartsDeps;
+use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Shared, Stamp};
+use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
 use tokio::runtime::Runtime;
 
 use crate::query::{insert_events, ten_days_ago};
@@ -72,14 +81,6 @@ async fn ten_thousand_readers_of_two_instances_cost_one_query() {
     // Gone: everybody waits for the one.
     [&one, &other].iter().for_each(|service| service.pass(GONE));
     let [hit, miss, stale, coalesced] = crowd([&one, &other], &project, &a_day(from), 15, 500).await;
-    eprintln!(
-        "{:?}",
-        [&one, &other].map(|s| (
-            s.queries(),
-            ["failed", "timed_out", "avoided"].map(|r| s.counted("tallyhouse_query_redis_errors_total", r)),
-            ["led", "waited", "took_over", "gave_up"].map(|e| s.counted("tallyhouse_query_cache_locks_total", e))
-        ))
-    );
     assert_eq!((queries(), miss, stale, hit + coalesced), (2, 1, 0, 9_999));
 
     // Stale: nobody waits.
@@ -135,6 +136,32 @@ fn a_dead_leader_strands_nobody_and_costs_one_query_more() {
         }
         assert_eq!((other.queries(), other.counted("tallyhouse_query_cache_locks_total", "took_over")), (1, 1));
     });
+}
+
+#[tokio::test]
+async fn a_slow_leader_does_not_replace_a_newer_answer() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let (redis, proxy) = (Redis::start().await, Proxy::start(engine.reader()).await);
+    let slow = Arc::new(Service::start(proxy.connection.clone(), &[&project], Some(&redis.url)).await);
+    let quick = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    proxy.set(Mode::HoldAnswers);
+    let (asking, key) = (Arc::clone(&slow), project.clone());
+    let early = tokio::spawn(async move { asking.get(&key, &a_day(from)).await });
+    let is_sent = async || slow.gauge("tallyhouse_query_clickhouse_in_flight") == 1;
+    eventually("the slow leader has asked ClickHouse", is_sent).await;
+    insert_events(&engine.writer(), &project, from, 1).await;
+    assert_eq!(quick.get(&project, &format!("{}&fresh=true", a_day(from))).await.values(), [json!(6)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    proxy.set(Mode::Pass);
+    assert_eq!(early.await.unwrap().status, 200);
+    let is_fenced = async || slow.counted("tallyhouse_query_cache_locks_total", "fenced_out") == 1;
+    eventually("the slow leader's answer is refused", is_fenced).await;
+    let third = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let known = third.get(&project, &a_day(from)).await;
+    assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(6)]));
+    quick.stop().await;
+    third.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,4 +250,40 @@ async fn an_operator_clears_a_project_on_every_instance() {
     assert_eq!((alone.status.as_u16(), &alone.body["code"]), (503, &json!("redis_unavailable")));
     one.stop().await;
     other.stop().await;
+}
+
+/// Parts of an instance of its own.
+fn parts(redis_url: &str) -> Parts {
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let shared = Shared::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
+    let (clock, random) = (Arc::new(now_ms), Arc::new(|| 0.5));
+    Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), metrics, clock, random })
+}
+
+fn scope(project: &str) -> Scope {
+    let mut keys = KeyRing::default();
+    keys.add(project, grant(project, "query", &[KeyScope::Query]));
+    let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), project.parse().unwrap())]);
+    authorize(&keys, &headers).unwrap()
+}
+
+#[tokio::test]
+async fn parts_are_shared_and_only_at_their_stamp() {
+    let mut redis = Redis::start().await;
+    let (one, other) = (parts(&redis.url), parts(&redis.url));
+    let key = |project: &str, what: &str, sum| {
+        let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
+        PartKey::of(&scope(project), &what, Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } })
+    };
+    let (small, large) = (Bytes::from_static(b"[1]"), Bytes::from("[1,2,3]".repeat(5_000)));
+    one.put_many(vec![(key("p", "a", 1), small.clone(), Life::Closed), (key("p", "b", 1), large.clone(), Life::Open)]);
+    eventually("Redis holds both", async || redis.keys("tallyhouse:part:").await == 2).await;
+    let used = redis.command("EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', 'tallyhouse:part:*')) do n = n + redis.call('STRLEN', k) end return n\" 0").await;
+    assert!(used.unwrap().trim_start_matches(':').parse::<usize>().unwrap() < large.len() / 10, "compressed");
+    let asked = [key("p", "b", 1), key("p", "c", 1), key("p", "a", 1)];
+    assert_eq!(other.get_many(&asked).await, [Some(large), None, Some(small)]);
+    assert_eq!(other.get_many(&[key("p", "a", 2), key("q", "a", 1)]).await, [None, None]);
+    redis.kill().await;
+    assert!(other.get_many(&asked).await[0].is_some(), "from memory");
+    assert_eq!(parts(&redis.url).get_many(&asked).await, [None, None, None]);
 }
