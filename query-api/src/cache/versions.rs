@@ -245,9 +245,56 @@ enum ListenError {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
     use tallyhouse_service::day_versions::Touched;
 
     use super::*;
+    use crate::metrics::Metrics;
+
+    fn fleet() -> Fleet {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        // Nobody listens there; nothing is asked.
+        let shared = Shared::new("redis://127.0.0.1:1", metrics, Arc::new(|| 0)).unwrap();
+        let fleet = Fleet { shared: Arc::new(shared), known: Mutex::default(), reading: Flights::default() };
+        fleet.known().linked(1);
+        for project in ["p", "q"] {
+            let link = fleet.known().reading(project);
+            let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
+            let fetched = Fetched { generation, versions: BTreeMap::from([(1, 1), (2, 1)]) };
+            fleet.known().took_all(project, link, Instant::now(), fetched);
+        }
+        fleet
+    }
+
+    fn look(fleet: &Fleet, project: &str) -> Look {
+        fleet.known().look(project, 1..=2, Instant::now())
+    }
+
+    #[test]
+    fn a_message_of_the_ingester_names_a_project_and_days() {
+        let fleet = fleet();
+        fleet.heard_touched("p 2 9");
+        assert_eq!(look(&fleet, "p"), Look::Read(vec![2]));
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        // What is not the ingester's is not understood, and harms nobody.
+        for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {
+            fleet.heard_touched(nonsense);
+        }
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+    }
+
+    #[test]
+    fn what_another_instance_cleared_is_read_anew_and_told() {
+        let fleet = fleet();
+        let told = Mutex::new(Vec::new());
+        let cleared = |project: Option<&str>| told.lock().unwrap().push(project.map(str::to_owned));
+        fleet.heard_cleared("project:p", &cleared);
+        assert_eq!(look(&fleet, "p"), Look::ReadAll);
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        fleet.heard_cleared(ALL, &cleared);
+        assert_eq!(look(&fleet, "q"), Look::ReadAll);
+        assert_eq!(*told.lock().unwrap(), [Some("p".to_owned()), None]);
+    }
 
     #[tokio::test]
     async fn the_ingester_of_the_process_is_heard_at_once() {
