@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::cache::answers::StaleReason;
 use crate::cache::entry::Worth;
+use crate::cache::question::StaleReason;
 use crate::serve::CacheStatus;
 
 /// What a request was for.

@@ -9,8 +9,8 @@ use tallyhouse_service::keys::{self, KeyRing};
 
 use crate::Clock;
 use crate::authorize::{Denied, Scope, authorize};
-use crate::cache::answers::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::fresh::{self, Limiter};
+use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::{Answers, Entry, Parts};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::render::{self, Rendered};

@@ -7,8 +7,6 @@
 //! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
 //! ```
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +15,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::entry::{Kept, Worth};
 use super::flight::{Flights, Role};
+use super::fly::{Accept, Found, Origin};
 use super::heat::Heat;
-use super::lock::{Lease, Locks, Turn};
-use super::packed::Packed;
+use super::lock::Locks;
+use super::question::{Given, StaleReason, Wanted};
 use super::reach::Reach;
-use super::shared::{Away, Shared};
+use super::shared::Shared;
 use super::stamp::{DaysStamp, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
 use super::{Key, Memory};
-use crate::authorize::Scope;
 use crate::metrics::{Layer, Metrics, Refresh};
-use crate::plan::Plan;
-use crate::render::Rendered;
 use crate::serve::CacheStatus;
 use crate::store::ReadError;
 use crate::{Clock, Random};
@@ -45,61 +41,6 @@ const TROUBLES: u64 = 10_000;
 
 /// Bytes for which answer was last given to which question.
 const LAST_BYTES: u64 = 8 << 20;
-
-/// From this size an answer is compressed on a thread of its own.
-const BLOCKING_BYTES: usize = 256 << 10;
-
-/// Computes an answer; also later, to refresh it.
-pub type Recipe =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>> + Send + Sync + 'static>;
-
-/// A question, as far as the cache needs to know it.
-#[derive(Clone)]
-pub struct Wanted {
-    /// Who asks.
-    pub scope: Scope,
-    /// What is read.
-    pub plan: Arc<Plan>,
-    /// The question as it was put, digested: it stays the same while the plans of a sliding window change.
-    pub question: [u8; 32],
-    /// How to compute the answer.
-    pub recipe: Recipe,
-}
-
-/// An answer and where it came from.
-pub type Given = (Arc<Kept>, CacheStatus);
-
-/// Why an answer is stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StaleReason {
-    /// Another is being computed.
-    Revalidating,
-    /// ClickHouse cannot be reached.
-    Unavailable,
-    /// ClickHouse has too much to do.
-    Overloaded,
-}
-
-impl StaleReason {
-    /// As in `meta.cache.stale_reason`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Revalidating => "revalidating",
-            Self::Unavailable => "unavailable",
-            Self::Overloaded => "overloaded",
-        }
-    }
-
-    /// The reason to give an older answer instead of this error, if it is one that passes.
-    const fn of(error: &ReadError) -> Option<Self> {
-        match error {
-            ReadError::Unavailable => Some(Self::Unavailable),
-            // It was answered in time once.
-            ReadError::Overloaded | ReadError::TimedOut => Some(Self::Overloaded),
-            ReadError::TooExpensive { .. } | ReadError::Failed => None,
-        }
-    }
-}
 
 /// All layers. Clones share them.
 #[derive(Clone)]
@@ -122,8 +63,8 @@ pub struct Answers {
     pub random: Random,
     flights: Flights<(Key, Stamp), Result<Found, ReadError>>,
     refreshes: Arc<Semaphore>,
-    troubles: Cache<Key, StaleReason>,
-    last: Cache<[u8; 32], Key>,
+    pub(super) troubles: Cache<Key, StaleReason>,
+    pub(super) last: Cache<[u8; 32], Key>,
 }
 
 /// What [`Answers`] is made of.
@@ -146,34 +87,11 @@ pub struct Layers {
 
 /// A question at a state of the data.
 #[derive(Clone)]
-struct Ask {
-    wanted: Wanted,
-    key: Key,
-    stamp: Stamp,
-    kind: Kind,
-}
-
-/// Which answers a flight takes instead of computing.
-#[derive(Debug, Clone, Copy)]
-enum Accept {
-    /// Any that may be given out.
-    Usable,
-    /// One computed after this instant.
-    NewerThan(i64),
-}
-
-/// What a flight brought.
-#[derive(Debug, Clone)]
-struct Found {
-    kept: Arc<Kept>,
-    origin: Origin,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Remembered,
-    Elsewhere,
-    Computed,
+pub(super) struct Ask {
+    pub(super) wanted: Wanted,
+    pub(super) key: Key,
+    pub(super) stamp: Stamp,
+    pub(super) kind: Kind,
 }
 
 impl Answers {
@@ -243,7 +161,7 @@ impl Answers {
         Ok(Ask { wanted: wanted.clone(), key, stamp, kind: reach.kind(stamp.days, now_ms) })
     }
 
-    fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
+    pub(super) fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
         kept.worth(ask.stamp.days, &self.policy, (self.clock)())
     }
 
@@ -343,82 +261,7 @@ impl Answers {
 
     /// The other instances. Not for who could not learn the versions: Redis has just been no help, and is not asked
     /// twice by one request.
-    fn fleet(&self, ask: &Ask) -> Option<&Locks> {
+    pub(super) fn fleet(&self, ask: &Ask) -> Option<&Locks> {
         self.locks.as_ref().filter(|_| ask.stamp.days != DaysStamp::Unknown)
     }
-
-    async fn fly(self, ask: Ask, accept: Accept) -> Result<Found, ReadError> {
-        let is_good = |kept: &Kept| {
-            let is_usable = matches!(self.worth(&ask, kept), Worth::Fresh | Worth::Stale);
-            match accept {
-                Accept::Usable => is_usable,
-                Accept::NewerThan(computed_ms) => is_usable && kept.computed_ms > computed_ms,
-            }
-        };
-        // A flight may have landed between this reader's look and its take-off.
-        if let Some(kept) = self.memory.get(&ask.key).filter(|kept| is_good(kept)) {
-            return Ok(Found { kept, origin: Origin::Remembered });
-        }
-        let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
-        let known = locks.shared.get(&ask.key).await;
-        let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
-        self.metrics.looked_up(Layer::Redis, worth);
-        match known {
-            Ok(Some(kept)) if is_good(&kept) => return Ok(self.found(&ask, kept, Origin::Remembered)),
-            Ok(_) => {}
-            Err(Away) => return self.compute(&ask, None).await,
-        }
-        match locks.turn(&ask.key, ask.stamp, is_good).await {
-            Turn::Found(kept) => Ok(self.found(&ask, kept, Origin::Elsewhere)),
-            Turn::Lead(lease) => self.compute(&ask, Some(lease)).await,
-            Turn::Alone => self.compute(&ask, None).await,
-        }
-    }
-
-    fn found(&self, ask: &Ask, kept: Kept, origin: Origin) -> Found {
-        let kept = Arc::new(kept);
-        self.remember(ask, &kept);
-        Found { kept, origin }
-    }
-
-    async fn compute(&self, ask: &Ask, lease: Option<Lease>) -> Result<Found, ReadError> {
-        let began_ms = (self.clock)();
-        let computing = (ask.wanted.recipe)();
-        let rendered = match &lease {
-            Some(lease) => lease.during(computing).await,
-            None => computing.await,
-        };
-        let rendered = rendered.inspect_err(|error| {
-            if let Some(reason) = StaleReason::of(error) {
-                self.troubles.insert(ask.key.clone(), reason);
-            }
-        })?;
-        let kept = Arc::new(Kept {
-            body: pack(rendered.head).await?,
-            etag: rendered.etag,
-            computed_ms: began_ms,
-            ends: self.policy.ends(ask.kind, (self.clock)(), (self.random)()),
-            days: ask.stamp.days,
-        });
-        self.troubles.invalidate(&ask.key);
-        self.remember(ask, &kept);
-        if let Some(lease) = lease {
-            // Beside the answer, not before it: nobody waits for Redis to have written.
-            let (written, now_ms) = (Arc::clone(&kept), (self.clock)());
-            tokio::spawn(async move { lease.publish(&written, now_ms).await });
-        }
-        Ok(Found { kept, origin: Origin::Computed })
-    }
-
-    fn remember(&self, ask: &Ask, kept: &Arc<Kept>) {
-        self.memory.put(ask.key.clone(), Arc::clone(kept));
-        self.last.insert(ask.wanted.question, ask.key.clone());
-    }
-}
-
-async fn pack(head: bytes::Bytes) -> Result<Packed, ReadError> {
-    if head.len() < BLOCKING_BYTES {
-        return Ok(Packed::of(head));
-    }
-    tokio::task::spawn_blocking(|| Packed::of(head)).await.map_err(|_| ReadError::Failed)
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Key;
-use super::answers::Wanted;
+use super::question::Wanted;
 
 /// Answers that are watched.
 const WATCHED: usize = 256;
