@@ -16,10 +16,13 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// `REDIS_URL`: shares answers between instances; without it each has its own. May hold a password.
     pub redis_url: Option<Secret>,
-    /// `QUERY_CACHE_BYTES`: answers held in this process.
+    /// `QUERY_CACHE_BYTES`: answers held in this process, and their parts; half each.
     pub cache_bytes: u64,
-    /// `QUERY_CACHE_TTL_MS`: how long an answer is remembered, +- a sixth. The real-time dashboard: 1 s, always.
+    /// `QUERY_CACHE_TTL_MS`: how long an answer that touches today is fresh, +- a sixth. For all other times see
+    /// `cache/ttl.rs`.
     pub cache_ttl: Duration,
+    /// `QUERY_CACHE_WARM`: whether the hottest answers are refreshed before they are stale. On unless switched off.
+    pub cache_warm: bool,
     /// `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once; a machine's cores are shared among them.
     pub clickhouse_concurrency: usize,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
@@ -35,6 +38,7 @@ impl Config {
             redis_url: env.get("REDIS_URL").map(Secret::new),
             cache_bytes: env::bounded(env, "QUERY_CACHE_BYTES", (1 << 20, 64 << 30), 128 << 20)?,
             cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
+            cache_warm: env.get("QUERY_CACHE_WARM").is_none() || env::switch(env, "QUERY_CACHE_WARM")?,
             clickhouse_concurrency: env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", (1, 1_000), 8)? as usize,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
@@ -79,6 +83,9 @@ mod tests {
     fn defaults_are_usable_and_errors_name_the_variable() {
         let mut env = BTreeMap::new();
         assert_eq!(Config::from_env(&env).unwrap().cache_ttl, Duration::from_secs(60));
+        assert!(Config::from_env(&env).unwrap().cache_warm);
+        env.insert("QUERY_CACHE_WARM".to_owned(), "off".to_owned());
+        assert!(!Config::from_env(&env).unwrap().cache_warm);
         env.insert("QUERY_CACHE_TTL_MS".to_owned(), "5".to_owned());
         assert_eq!(
             Config::from_env(&env).unwrap_err().to_string(),

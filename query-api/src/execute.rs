@@ -1,6 +1,21 @@
 //! Carries a plan out: reads what it says, and renders what was found.
+//!
+//! ```text
+//! Read -> chunks -> those that are remembered, at the stamp of their days
+//!                -> the others, neighbours in one statement -> remembered -> joined, in order
+//! ```
+//!
+//! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
+//! again. A part that cannot be decoded is as good as none.
 
+use bytes::Bytes;
+
+use crate::authorize::Scope;
+use crate::cache::reach::Reach;
+use crate::cache::ttl::Life;
+use crate::cache::{PartKey, Parts, Versions};
 use crate::plan::Plan;
+use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
 use crate::plan::structured::StructuredPlan;
 use crate::render::structured::Found;
@@ -8,70 +23,166 @@ use crate::render::{self, Rendered};
 use crate::sql::{self, MOST_ROWS, Place, Point};
 use crate::store::{ReadError, Store};
 
-/// Reads and renders a plan for a project; `generated_s` is the present, in seconds.
-pub async fn execute(store: &Store, project: &str, plan: &Plan, generated_s: i64) -> Result<Rendered, ReadError> {
-    Ok(match plan {
-        Plan::Series(plan) => {
-            let read = plan.read();
-            let points = points(store, project, &read).await?;
-            let places = overflowed(store, project, &read).await?;
-            render::series::render(plan, &points, &read.named(&places), generated_s)
-        }
-        Plan::Realtime(plan) => {
-            let lines = store.read(&sql::realtime(plan, project)).await?;
-            render::report::realtime(plan, &lines, generated_s)
-        }
-        Plan::Daily(plan) => {
-            let lines = store.read(&sql::daily(plan, project)).await?;
-            render::report::daily(plan, &lines, generated_s)
-        }
-        Plan::Structured(plan) => {
-            let found = structured(store, project, plan).await?;
-            render::structured::render(plan, &found, generated_s)
-        }
-    })
+/// What carrying out a plan takes.
+#[derive(Clone)]
+pub struct Execution {
+    /// ClickHouse.
+    pub store: Store,
+    /// Chunks that are known.
+    pub parts: Parts,
+    /// What they are worth.
+    pub versions: Versions,
+    /// Whose data it is.
+    pub scope: Scope,
+    /// Whether everything is read anew, whatever is remembered.
+    pub is_fresh: bool,
+    /// The present.
+    pub now_ms: i64,
 }
 
-async fn structured(store: &Store, project: &str, plan: &StructuredPlan) -> Result<Found, ReadError> {
-    let mut found = Found {
-        reads: all(store, project, &plan.period.reads).await?,
-        totals: all(store, project, &plan.period.totals).await?,
-        ..Found::default()
-    };
-    if let Some(previous) = &plan.previous {
-        found.previous = all(store, project, &previous.reads).await?;
-        found.previous_totals = all(store, project, &previous.totals).await?;
+impl Execution {
+    /// Reads and renders a plan.
+    pub async fn run(&self, plan: &Plan) -> Result<Rendered, ReadError> {
+        let generated_s = self.now_ms.div_euclid(1_000);
+        let (store, project) = (&self.store, self.scope.project());
+        Ok(match plan {
+            Plan::Series(plan) => {
+                let read = plan.read();
+                let points = self.points(&read).await?;
+                let places = self.overflowed(&read).await?;
+                render::series::render(plan, &points, &read.named(&places), generated_s)
+            }
+            Plan::Realtime(plan) => {
+                let lines = store.read(&sql::realtime(plan, project)).await?;
+                render::report::realtime(plan, &lines, generated_s)
+            }
+            Plan::Daily(plan) => {
+                let lines = store.read(&sql::daily(plan, project)).await?;
+                render::report::daily(plan, &lines, generated_s)
+            }
+            Plan::Structured(plan) => {
+                let found = self.structured(plan).await?;
+                render::structured::render(plan, &found, generated_s)
+            }
+        })
     }
-    for read in &plan.period.reads {
-        let places = overflowed(store, project, read).await?;
-        for name in read.named(&places) {
-            if !found.overflowed.iter().any(|known| known == name) {
-                found.overflowed.push(name.to_owned());
+
+    async fn structured(&self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+        let mut found = Found {
+            reads: self.all(&plan.period.reads).await?,
+            totals: self.all(&plan.period.totals).await?,
+            ..Found::default()
+        };
+        if let Some(previous) = &plan.previous {
+            found.previous = self.all(&previous.reads).await?;
+            found.previous_totals = self.all(&previous.totals).await?;
+        }
+        for read in &plan.period.reads {
+            let places = self.overflowed(read).await?;
+            for name in read.named(&places) {
+                if !found.overflowed.iter().any(|known| known == name) {
+                    found.overflowed.push(name.to_owned());
+                }
             }
         }
+        Ok(found)
     }
-    Ok(found)
+
+    async fn all(&self, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
+        let mut found = Vec::with_capacity(reads.len());
+        for read in reads {
+            found.push(self.points(read).await?);
+        }
+        Ok(found)
+    }
+
+    /// The points of a reading, in chunks where it can be cut.
+    async fn points(&self, read: &Read) -> Result<Vec<Point>, ReadError> {
+        let Some(cut) = cut(read, self.now_ms.div_euclid(1_000)) else { return self.read(read).await };
+        let keys = self.keys(&cut.chunks).await;
+        let remembered = if self.is_fresh { vec![None; keys.len()] } else { self.parts.get_many(&keys).await };
+        let mut chunks: Vec<Option<Vec<Point>>> =
+            remembered.into_iter().map(|part| postcard::from_bytes(&part?).ok()).collect();
+        let mut computed = Vec::new();
+        for run in missing(&chunks) {
+            let asked = cut.chunks.get(run.clone()).unwrap_or_default();
+            let (Some(first), Some(last)) = (asked.first(), asked.last()) else { continue };
+            let points = self.read(&joined(first, last)).await?;
+            for ((place, chunk), points) in run.zip(asked).zip(split(asked, points)) {
+                let life = if chunk.is_closed { Life::Closed } else { Life::Open };
+                if let (Some(key), Ok(written)) = (keys.get(place), postcard::to_stdvec(&points)) {
+                    computed.push((key.clone(), Bytes::from(written), life));
+                }
+                if let Some(slot) = chunks.get_mut(place) {
+                    *slot = Some(points);
+                }
+            }
+        }
+        self.parts.put_many(computed);
+        let points: Vec<Point> = chunks.into_iter().flatten().flatten().filter(|point| cut.keeps(point.at)).collect();
+        bounded(points)
+    }
+
+    async fn keys(&self, chunks: &[Chunk]) -> Vec<PartKey> {
+        let mut keys = Vec::with_capacity(chunks.len());
+        for Chunk { read, .. } in chunks {
+            let days = Reach::between(read.from, read.to).closed_days(self.now_ms);
+            let stamp = self.versions.stamp(self.scope.project(), days).await;
+            keys.push(PartKey::of(&self.scope, read, stamp));
+        }
+        keys
+    }
+
+    async fn read(&self, read: &Read) -> Result<Vec<Point>, ReadError> {
+        let points = self.store.read(&sql::read(read, self.scope.project())).await?;
+        if read.top.is_some() { Ok(points) } else { bounded(points) }
+    }
+
+    async fn overflowed(&self, read: &Read) -> Result<Vec<Place>, ReadError> {
+        match sql::overflowed(read, self.scope.project()) {
+            Some(statement) => self.store.read(&statement).await,
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
-async fn all(store: &Store, project: &str, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
-    let mut found = Vec::with_capacity(reads.len());
-    for read in reads {
-        found.push(points(store, project, read).await?);
-    }
-    Ok(found)
-}
-
-async fn points(store: &Store, project: &str, read: &Read) -> Result<Vec<Point>, ReadError> {
-    let points: Vec<Point> = store.read(&sql::read(read, project)).await?;
-    if read.top.is_none() && points.len() as i64 > MOST_ROWS {
+fn bounded(points: Vec<Point>) -> Result<Vec<Point>, ReadError> {
+    if points.len() as i64 > MOST_ROWS {
         return Err(ReadError::TooExpensive { limit: "100,000 rows of groups and buckets" });
     }
     Ok(points)
 }
 
-async fn overflowed(store: &Store, project: &str, read: &Read) -> Result<Vec<Place>, ReadError> {
-    match sql::overflowed(read, project) {
-        Some(statement) => store.read(&statement).await,
-        None => Ok(Vec::new()),
+/// Runs of neighbours that are not there.
+fn missing<T>(chunks: &[Option<T>]) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (place, _) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.is_none()) {
+        match runs.last_mut() {
+            Some(run) if run.end == place => run.end += 1,
+            _ => runs.push(place..place + 1),
+        }
     }
+    runs
+}
+
+/// One reading for neighbouring chunks.
+fn joined(first: &Chunk, last: &Chunk) -> Read {
+    let mut read = first.read.clone();
+    read.to = last.read.to;
+    if let Some(frame) = &mut read.buckets {
+        frame.to = last.read.to;
+    }
+    read
+}
+
+/// The points of each chunk. A bucket that begins before the first chunk belongs to it: the range began within it.
+fn split(chunks: &[Chunk], points: Vec<Point>) -> Vec<Vec<Point>> {
+    let mut parts: Vec<Vec<Point>> = chunks.iter().map(|_| Vec::new()).collect();
+    for point in points {
+        let place = chunks.iter().position(|chunk| point.at < chunk.read.to).unwrap_or_default();
+        if let Some(part) = parts.get_mut(place) {
+            part.push(point);
+        }
+    }
+    parts
 }

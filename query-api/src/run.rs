@@ -7,6 +7,7 @@ use prometheus::Registry;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::serve;
@@ -14,8 +15,12 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::flight::Flights;
-use crate::cache::{Answers, Memory, Shared};
+use crate::cache::Cache;
+use crate::cache::answers::Layers;
+use crate::cache::fresh::Limiter;
+use crate::cache::parts::PartsDeps;
+use crate::cache::ttl::Policy;
+use crate::cache::{Answers, Memory, Parts, Shared, Versions};
 use crate::http::router;
 use crate::metrics::Metrics;
 use crate::registry::MetricRegistry;
@@ -48,6 +53,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Jitter.
     pub random: Random,
+    /// What the ingester of this process wrote, if it has one. Not asked when there is a Redis.
+    pub days: Option<DayVersions>,
 }
 
 impl Deps {
@@ -62,6 +69,7 @@ impl Deps {
             registry: Registry::new(),
             clock: Arc::new(now_ms),
             random: Arc::new(rand::random::<f64>),
+            days: None,
         }
     }
 }
@@ -93,32 +101,45 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let metrics = Metrics::register(&deps.registry)?;
-    let redis =
-        config.redis_url.as_ref().map(|url| Shared::new(url.expose(), metrics.clone())).transpose()?.map(Arc::new);
+    let redis = match &config.redis_url {
+        Some(url) => Some(Arc::new(Shared::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
+        None => None,
+    };
     let store = Store::new(deps.connection.client(), config.clickhouse_concurrency, metrics.clone());
-    let answers = Answers {
-        memory: Memory::new(config.cache_bytes),
-        shared: redis,
-        flights: Flights::default(),
+    let parts = Parts::new(PartsDeps {
+        bytes: config.cache_bytes / 2,
+        shared: redis.clone(),
         metrics: metrics.clone(),
         clock: Arc::clone(&deps.clock),
-    };
-    let watch = Watch { health: deps.health.clone(), store: store.clone(), answers: answers.clone() };
+        random: Arc::clone(&deps.random),
+    });
+    let answers = Answers::new(Layers {
+        memory: Memory::new(config.cache_bytes / 2),
+        versions: Versions::new(redis.clone(), deps.days),
+        shared: redis,
+        policy: Policy { open: config.cache_ttl },
+        metrics: metrics.clone(),
+        clock: Arc::clone(&deps.clock),
+        random: deps.random,
+    });
+    let cache = Cache { answers: answers.clone(), parts: parts.clone() };
+    let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
     let app = Arc::new(App {
         keys: deps.keys,
         catalogue: deps.catalogue,
         answers,
+        parts,
+        fresh: Limiter::default(),
         store,
         registry: registry.clone(),
         definitions: definitions.clone(),
-        ttl: config.cache_ttl,
         clock: deps.clock,
-        random: deps.random,
     });
     deps.health.set(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
+    let admin = admin.merge(crate::http::admin::router(cache.clone()));
     let stopped = CancellationToken::new();
     let public = async {
         serve("query", listeners.public, router(crate::http::Shared { app, metrics }), shutdown.clone(), config.drain)
@@ -131,7 +152,14 @@ pub async fn run(
     };
     // The admin port outlives the public one: a drain can be watched.
     let admin = serve("query admin", listeners.admin, admin, stopped.clone(), Duration::from_secs(1));
-    tokio::join!(public, admin, drain, watch.until(stopped.clone()), registry.watch(&definitions, stopped.clone()));
+    tokio::join!(
+        public,
+        admin,
+        drain,
+        watch.until(stopped.clone()),
+        cache.keep(config.cache_warm, stopped.clone()),
+        registry.watch(&definitions, stopped.clone())
+    );
     Ok(())
 }
 
@@ -142,7 +170,7 @@ const REDIS: &str = "redis";
 struct Watch {
     health: Health,
     store: Store,
-    answers: Answers,
+    cache: Cache,
 }
 
 impl Watch {
@@ -160,9 +188,11 @@ impl Watch {
     /// Whether ClickHouse is there. Once it was, its absence does not make the service unready: remembered answers are
     /// still given, and every instance would be taken out at once.
     async fn look(&self, was_up: bool) -> bool {
-        self.answers.metrics.cache_holds(self.answers.memory.bytes());
-        if let Some(shared) = &self.answers.shared {
-            let is_there = shared.ping((self.answers.clock)()).await;
+        let Cache { answers, parts } = &self.cache;
+        answers.metrics.cache_holds(answers.memory.bytes());
+        answers.metrics.cache.parts_hold(parts.bytes());
+        if let Some(locks) = &answers.locks {
+            let is_there = locks.shared.ping().await;
             let (status, detail) =
                 if is_there { (Status::Up, "") } else { (Status::Degraded, "does not answer; going without") };
             self.health.set(REDIS, status, detail);

@@ -1,25 +1,26 @@
 //! The whole flow, forwards: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderMap;
+use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
-use tallyhouse_service::keys::KeyRing;
+use tallyhouse_service::keys::{self, KeyRing};
 
+use crate::Clock;
 use crate::authorize::{Denied, Scope, authorize};
-use crate::cache::{Answers, Entry, Key, ttl};
-use crate::execute::execute;
+use crate::cache::fresh::{self, Limiter};
+use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
+use crate::cache::{Answers, Entry, Parts};
+use crate::execute::Execution;
 use crate::metric::Metric;
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
-use crate::render::Rendered;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
 use crate::store::{ReadError, Store};
-use crate::{Clock, Random};
 
 /// Everything that answering needs.
 pub struct App {
@@ -29,18 +30,18 @@ pub struct App {
     pub catalogue: Arc<Catalogue>,
     /// Answers that are known.
     pub answers: Answers,
+    /// Parts of answers that are known.
+    pub parts: Parts,
+    /// Who may go past the cache.
+    pub fresh: Limiter,
     /// ClickHouse.
     pub store: Store,
     /// What can be asked for by name.
     pub registry: MetricRegistry,
     /// Where that is kept.
     pub definitions: Definitions,
-    /// How long an answer is remembered, before jitter.
-    pub ttl: Duration,
     /// The present.
     pub clock: Clock,
-    /// Jitter.
-    pub random: Random,
 }
 
 /// What a path asks for.
@@ -60,9 +61,11 @@ pub enum Question<'a> {
 #[derive(Debug)]
 pub struct Answer {
     /// The answer itself.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// Where it came from.
     pub status: CacheStatus,
+    /// Whether a fresh answer was asked for and this one is remembered: the caller has just had one.
+    pub from_cache: bool,
 }
 
 /// What the cache did.
@@ -74,6 +77,8 @@ pub enum CacheStatus {
     Miss,
     /// It was computed for another request that came first.
     Coalesced,
+    /// It was remembered and is no longer fresh.
+    Stale(StaleReason),
 }
 
 impl CacheStatus {
@@ -83,6 +88,7 @@ impl CacheStatus {
             Self::Hit => "HIT",
             Self::Miss => "MISS",
             Self::Coalesced => "COALESCED",
+            Self::Stale(_) => "STALE",
         }
     }
 }
@@ -113,13 +119,39 @@ pub async fn serve(
 ) -> Result<Answer, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
-    let query = read(app, &scope, question, raw, now_ms)?;
-    let plan = plan(&query, &app.catalogue, now_ms)?;
-    let key = Key::of(&scope, &plan).ok_or(ReadError::Failed)?;
-    let ttl = ttl::of(&plan, app.ttl, (app.random)());
-    let (entry, status) =
-        app.answers.get(key, ttl, || compute(app.store.clone(), app.clock.clone(), scope, plan)).await?;
-    Ok(Answer { entry, status })
+    let (is_fresh, raw) = fresh::take(raw)?;
+    let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
+    let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
+    let digest = digest(&scope, question, raw.as_deref());
+    let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
+    let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest };
+    let (kept, status): Given =
+        if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
+    let from_cache = is_fresh && status != CacheStatus::Miss;
+    Ok(Answer { entry: kept.open().ok_or(ReadError::Failed)?, status, from_cache })
+}
+
+/// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
+fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe {
+    let (store, parts, versions) = (app.store.clone(), app.parts.clone(), app.answers.versions.clone());
+    let (clock, scope, plan) = (app.clock.clone(), scope.clone(), Arc::clone(plan));
+    Arc::new(move || {
+        let execution = Execution {
+            store: store.clone(),
+            parts: parts.clone(),
+            versions: versions.clone(),
+            scope: scope.clone(),
+            is_fresh,
+            now_ms: clock(),
+        };
+        let plan = Arc::clone(&plan);
+        Box::pin(async move { execution.run(&plan).await })
+    })
+}
+
+/// The question as it was put.
+fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] {
+    Sha256::digest(format!("{:?}", (scope.project(), question, raw))).into()
 }
 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
@@ -144,9 +176,4 @@ fn structured(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<Stru
     let metric = |name: &str| app.registry.find(scope.project(), name);
     let names = || app.registry.names(scope.project());
     StructuredQuery::parse(&Part::root(&body::parse(body)?), &metric, &names, now_ms)
-}
-
-async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
-    let generated_s = clock().div_euclid(1_000);
-    execute(&store, scope.project(), &plan, generated_s).await
 }

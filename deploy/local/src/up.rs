@@ -202,8 +202,12 @@ impl Services {
     async fn run(self, store: &Store, stop: CancellationToken) -> Result<(), UpError> {
         let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
             self;
-        let mut query_deps = query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone());
-        query_deps.writer = Some(store.writer.clone());
+        let days = DayVersions::default();
+        let query_deps = query_api::Deps {
+            days: Some(days.clone()),
+            writer: Some(store.writer.clone()),
+            ..query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone())
+        };
         let admin_pages = Admin { registry, health: Health::default() };
         let ingest_deps = IngestDeps {
             connection: store.writer.clone(),
@@ -211,7 +215,7 @@ impl Services {
             catalogue,
             hasher: UserHasher::new(store.user_hash_key),
             admin: admin_pages.clone(),
-            days: DayVersions::default(),
+            days,
         };
         let drain = ingest.drain;
         let ingest = Ingest::new(ingest, ingest_deps)?;

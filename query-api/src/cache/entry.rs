@@ -1,6 +1,10 @@
-//! A remembered answer, and how it is written down for Redis.
+//! A remembered answer: as it is given to a reader, as it is kept, and how it is written down for Redis.
 
 use bytes::Bytes;
+
+use super::packed::Packed;
+use super::stamp::DaysStamp;
+use super::ttl::{Ends, Policy};
 
 /// An answer, rendered but for what changes from one reader to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,103 +15,210 @@ pub struct Entry {
     pub etag: String,
     /// When it was computed, in milliseconds since the epoch.
     pub computed_ms: i64,
-    /// When it ends.
+    /// When it is no longer fresh.
     pub expires_ms: i64,
 }
 
-/// First bytes of a written entry.
-const MAGIC: &[u8; 4] = b"THA1";
-
-/// Length of everything before the tag.
-const FIXED: usize = 4 + 4 + 8 + 8 + 2;
-
 impl Entry {
-    /// Whether it may still be given out.
-    pub fn is_fresh(&self, now_ms: i64) -> bool {
-        now_ms < self.expires_ms
-    }
-
     /// Seconds since it was computed.
     pub fn age_s(&self, now_ms: i64) -> i64 {
         (now_ms - self.computed_ms).max(0) / 1_000
     }
 
-    /// Whole seconds until it ends.
+    /// Whole seconds until it is no longer fresh.
     pub fn remaining_s(&self, now_ms: i64) -> i64 {
         (self.expires_ms - now_ms).max(0) / 1_000
+    }
+}
+
+/// An answer as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// [`Entry::head`].
+    pub body: Packed,
+    /// [`Entry::etag`].
+    pub etag: String,
+    /// [`Entry::computed_ms`].
+    pub computed_ms: i64,
+    /// When it ends.
+    pub ends: Ends,
+    /// The data that it was computed from.
+    pub days: DaysStamp,
+}
+
+/// What a kept answer is worth to a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// Given as it is.
+    Fresh,
+    /// Given, and refreshed.
+    Stale,
+    /// Given only when there is no other: it is past its hard end, or of older data.
+    Excuse,
+    /// Nothing.
+    Nothing,
+}
+
+impl Kept {
+    /// What it is worth to a reader of `days`.
+    pub fn worth(&self, days: DaysStamp, policy: &Policy, now_ms: i64) -> Worth {
+        let ends = match days {
+            DaysStamp::Unknown => policy.unversioned(self.ends, self.computed_ms),
+            DaysStamp::Known { .. } => self.ends,
+        };
+        let is_of_these_days = days == DaysStamp::Unknown || days == self.days;
+        if now_ms >= ends.keep_ms {
+            Worth::Nothing
+        } else if !is_of_these_days || now_ms >= ends.hard_ms {
+            Worth::Excuse
+        } else if now_ms >= ends.soft_ms {
+            Worth::Stale
+        } else {
+            Worth::Fresh
+        }
+    }
+
+    /// For a reader; `None` when it is damaged.
+    pub fn open(&self) -> Option<Entry> {
+        let (etag, computed_ms, expires_ms) = (self.etag.clone(), self.computed_ms, self.ends.soft_ms);
+        Some(Entry { head: self.body.open()?, etag, computed_ms, expires_ms })
     }
 
     /// Bytes that it takes in memory, about.
     pub fn bytes(&self) -> usize {
-        self.head.len() + self.etag.len() + size_of::<Self>()
+        self.body.held().len() + self.etag.len() + size_of::<Self>()
     }
 
-    /// Magic, checksum of the rest, times, length of the tag, tag, head; numbers little-endian.
+    /// Magic, checksum of the rest, times, days, raw length, length of the tag, tag, body; numbers little-endian.
     pub fn encode(&self) -> Vec<u8> {
         let tag_length = u16::try_from(self.etag.len()).unwrap_or(0);
-        let mut rest = Vec::with_capacity(FIXED + self.etag.len() + self.head.len());
-        rest.extend_from_slice(&self.computed_ms.to_le_bytes());
-        rest.extend_from_slice(&self.expires_ms.to_le_bytes());
+        let mut rest = Vec::with_capacity(64 + self.etag.len() + self.body.held().len());
+        for time in [self.computed_ms, self.ends.soft_ms, self.ends.hard_ms, self.ends.keep_ms] {
+            rest.extend_from_slice(&time.to_le_bytes());
+        }
+        let (is_known, epoch, sum) = match self.days {
+            DaysStamp::Known { epoch, sum } => (1, epoch, sum),
+            DaysStamp::Unknown => (0, 0, 0),
+        };
+        for number in [is_known, epoch, sum] {
+            rest.extend_from_slice(&number.to_le_bytes());
+        }
+        rest.extend_from_slice(&self.body.raw().to_le_bytes());
         rest.extend_from_slice(&tag_length.to_le_bytes());
-        rest.extend_from_slice(self.etag.as_bytes());
-        rest.extend_from_slice(&self.head);
-        let checksum = crc32fast::hash(&rest).to_le_bytes();
-        [MAGIC.as_slice(), &checksum, &rest].concat()
+        rest.extend_from_slice(self.etag.as_bytes().get(..usize::from(tag_length)).unwrap_or_default());
+        rest.extend_from_slice(self.body.held());
+        sealed(MAGIC, &rest)
     }
 
-    /// Reads what [`Entry::encode`] wrote; `None` for anything else.
+    /// Reads what [`Kept::encode`] wrote; `None` for anything else.
     pub fn decode(written: &[u8]) -> Option<Self> {
-        let (checksum, rest) = written.strip_prefix(MAGIC)?.split_first_chunk()?;
-        if crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
-            return None;
-        }
-        let (computed, rest) = rest.split_first_chunk()?;
-        let (expires, rest) = rest.split_first_chunk()?;
-        let (tag_length, rest) = rest.split_first_chunk()?;
-        let (tag, head) = rest.split_at_checked(usize::from(u16::from_le_bytes(*tag_length)))?;
+        let mut rest = unsealed(MAGIC, written)?;
+        let mut time = || take(&mut rest).map(i64::from_le_bytes);
+        let (computed_ms, soft_ms, hard_ms, keep_ms) = (time()?, time()?, time()?, time()?);
+        let mut number = || take(&mut rest).map(u64::from_le_bytes);
+        let days = match (number()?, number()?, number()?) {
+            (0, ..) => DaysStamp::Unknown,
+            (_, epoch, sum) => DaysStamp::Known { epoch, sum },
+        };
+        let raw = take(&mut rest).map(u32::from_le_bytes)?;
+        let tag_length = take(&mut rest).map(u16::from_le_bytes)?;
+        let (tag, body) = rest.split_at_checked(usize::from(tag_length))?;
         Some(Self {
-            head: Bytes::copy_from_slice(head),
+            body: Packed::from_parts(Bytes::copy_from_slice(body), raw),
             etag: std::str::from_utf8(tag).ok()?.to_owned(),
-            computed_ms: i64::from_le_bytes(*computed),
-            expires_ms: i64::from_le_bytes(*expires),
+            computed_ms,
+            ends: Ends { soft_ms, hard_ms, keep_ms },
+            days,
         })
     }
 }
 
+/// First bytes of a written answer.
+const MAGIC: &[u8; 4] = b"THA2";
+
+/// Magic, checksum, rest.
+pub(super) fn sealed(magic: &[u8; 4], rest: &[u8]) -> Vec<u8> {
+    [magic.as_slice(), &crc32fast::hash(rest).to_le_bytes(), rest].concat()
+}
+
+/// The rest, if it is undamaged.
+pub(super) fn unsealed<'a>(magic: &[u8; 4], written: &'a [u8]) -> Option<&'a [u8]> {
+    let (checksum, rest) = written.strip_prefix(magic)?.split_first_chunk()?;
+    (crc32fast::hash(rest) == u32::from_le_bytes(*checksum)).then_some(rest)
+}
+
+/// The next bytes.
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, left) = rest.split_first_chunk()?;
+    *rest = left;
+    Some(*taken)
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn entry() -> Entry {
-        Entry {
-            head: Bytes::from_static(b"{\"data\":["),
+    const POLICY: Policy = Policy { open: Duration::from_secs(60) };
+    const NOW: DaysStamp = DaysStamp::Known { epoch: 1, sum: 7 };
+
+    /// Computed at 1 s; soft, hard and keep are 60 s, 600 s and an hour later.
+    pub(crate) fn kept(body: impl Into<Bytes>) -> Kept {
+        Kept {
+            body: Packed::of(body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
-            expires_ms: 61_000,
+            ends: Ends { soft_ms: 61_000, hard_ms: 601_000, keep_ms: 3_601_000 },
+            days: NOW,
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(Entry::decode(&entry().encode()), Some(entry()));
+        for kept in [kept("{\"data\":["), kept("[0]".repeat(5_000)), Kept { days: DaysStamp::Unknown, ..kept("") }] {
+            assert_eq!(Kept::decode(&kept.encode()), Some(kept));
+        }
     }
 
     #[test]
     fn any_damage_is_noticed() {
-        let written = entry().encode();
+        let written = kept("{\"data\":[").encode();
         for length in 0..written.len() {
-            assert_eq!(Entry::decode(&written[..length]), None, "cut to {length}");
+            assert_eq!(Kept::decode(&written[..length]), None, "cut to {length}");
         }
         for place in 0..written.len() {
             let mut damaged = written.clone();
             damaged[place] ^= 1;
-            assert_eq!(Entry::decode(&damaged), None, "byte {place}");
+            assert_eq!(Kept::decode(&damaged), None, "byte {place}");
         }
     }
 
     #[test]
-    fn an_end_is_an_end() {
-        assert!(entry().is_fresh(60_999) && !entry().is_fresh(61_000));
-        assert_eq!((entry().age_s(3_500), entry().remaining_s(3_500)), (2, 57));
+    fn an_answer_is_fresh_then_stale_then_an_excuse() {
+        let kept = kept("");
+        let worth = |days, now_ms| kept.worth(days, &POLICY, now_ms);
+        assert_eq!(
+            [60_999, 61_000, 600_999, 601_000, 3_600_999, 3_601_000].map(|now| worth(NOW, now)),
+            [Worth::Fresh, Worth::Stale, Worth::Stale, Worth::Excuse, Worth::Excuse, Worth::Nothing]
+        );
+        assert_eq!(worth(DaysStamp::Known { epoch: 1, sum: 8 }, 2_000), Worth::Excuse, "the days were written to");
+    }
+
+    #[test]
+    fn an_answer_without_versions_is_not_for_who_knows_them() {
+        let unknown = Kept { days: DaysStamp::Unknown, ..kept("") };
+        assert_eq!(unknown.worth(NOW, &POLICY, 2_000), Worth::Excuse);
+        assert_eq!(unknown.worth(DaysStamp::Unknown, &POLICY, 2_000), Worth::Fresh);
+        // Who does not know takes any, but not for long.
+        let closed = Kept { ends: Ends { soft_ms: 3_600_000, ..unknown.ends }, days: NOW, ..unknown };
+        assert_eq!(closed.worth(DaysStamp::Unknown, &POLICY, 60_999), Worth::Fresh);
+        assert_eq!(closed.worth(DaysStamp::Unknown, &POLICY, 61_000), Worth::Stale);
+    }
+
+    #[test]
+    fn a_reader_is_told_age_and_what_remains() {
+        let entry = kept("x").open().unwrap();
+        assert_eq!((entry.age_s(3_500), entry.remaining_s(3_500)), (2, 57));
     }
 }

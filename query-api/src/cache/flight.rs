@@ -69,6 +69,25 @@ where
         (role, result)
     }
 
+    /// Starts `compute` for `key` with nobody waiting, unless it is under way. Tells whether it did. Must be called within
+    /// a runtime; the computation is not cancelled.
+    pub fn launch<F>(&self, key: &K, compute: impl FnOnce() -> F) -> bool
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        if lock(&self.flying).contains_key(key) {
+            return false;
+        }
+        let (role, mut landed, seat) = self.board(key, compute);
+        if role == Role::Leader {
+            tokio::spawn(async move {
+                drop(landed.wait_for(Option::is_some).await);
+                drop(seat);
+            });
+        }
+        role == Role::Leader
+    }
+
     fn board<F>(&self, key: &K, compute: impl FnOnce() -> F) -> (Role, watch::Receiver<Option<V>>, Seat<K, V>)
     where
         F: Future<Output = V> + Send + 'static,
@@ -95,6 +114,11 @@ where
             land.send_replace(result);
         });
         (Role::Leader, landed, seat(&cancel))
+    }
+
+    /// The key of a computation under way that `is_meant`.
+    pub fn find(&self, is_meant: impl Fn(&K) -> bool) -> Option<K> {
+        lock(&self.flying).keys().find(|key| is_meant(key)).cloned()
     }
 
     /// Computations under way.
@@ -254,6 +278,23 @@ mod tests {
         assert_eq!(flights.count(), 0);
         let (role, result) = flights.join("k", || async { Ok(2) }).await;
         assert_eq!((role, result), (Role::Leader, Ok(Ok(2))));
+    }
+
+    #[tokio::test]
+    async fn what_is_launched_lands_once_with_nobody_waiting() {
+        let flights: Flights<&str, Outcome> = Flights::default();
+        let go = Arc::new(Notify::new());
+        let compute = |go: Arc<Notify>| async move {
+            go.notified().await;
+            Ok(4)
+        };
+        assert!(flights.launch(&"k", || compute(go.clone())));
+        assert!(!flights.launch(&"k", || compute(go.clone())), "it is under way");
+        go.notify_one();
+        while flights.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(flights.launch(&"k", || async { Ok(5) }));
     }
 
     #[tokio::test]

@@ -1,36 +1,129 @@
-//! What an answer is remembered under.
+//! What an answer, or a part of one, is remembered under.
 
+use std::io;
 use std::sync::Arc;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
+use ulid::Ulid;
 
+use super::stamp::{DaysStamp, Generation, Stamp};
 use crate::authorize::Scope;
 use crate::plan::Plan;
 
 /// Raised whenever the rendered form or the meaning of a plan changes, so that instances of two versions sharing a
 /// Redis do not read each other's answers.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Version, project and the whole plan: everything that an answer depends on but the data itself.
+/// Version, generation, project and the whole plan: everything that an answer depends on but the data itself, which the
+/// answer's own stamp tells. So a newer answer replaces an older one instead of lying beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key {
+    text: Arc<str>,
+    project: Arc<str>,
+    generation: Generation,
+}
 
 impl Key {
     /// The key of a plan for a project. A plan that cannot be written down has none, and is not remembered.
-    pub fn of(scope: &Scope, plan: &Plan) -> Option<Self> {
-        serde_json::to_string(&(VERSION, scope.project(), plan)).ok().map(|text| Self(text.into()))
+    pub fn of(scope: &Scope, plan: &Plan, generation: Generation) -> Option<Self> {
+        let text = serde_json::to_string(&(VERSION, generation, scope.project(), plan)).ok()?;
+        Some(Self { text: text.into(), project: scope.project().into(), generation })
     }
 
-    /// The key in Redis: a digest, because the text may have kilobytes.
-    pub fn in_redis(&self) -> String {
-        let digest = Sha256::digest(self.0.as_bytes());
-        digest.iter().fold("tallyhouse:answer:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    /// Whose answer it is.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// Whether other instances know it by the same name.
+    pub fn is_shared(&self) -> bool {
+        self.generation.is_shared()
+    }
+
+    /// How often the cache had been cleared.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The key's names in Redis: of a digest, because the text may have kilobytes.
+    pub fn in_redis(&self) -> RedisNames {
+        RedisNames { digest: hex(&Sha256::digest(self.text.as_bytes())) }
     }
 
     /// Bytes that the key itself takes.
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.text.len() + self.project.len()
     }
+}
+
+/// The names of one answer in Redis. The digest in braces keeps them in one slot of a cluster, so that one script may
+/// touch them all.
+#[derive(Debug, Clone)]
+pub struct RedisNames {
+    digest: String,
+}
+
+impl RedisNames {
+    /// The answer.
+    pub fn answer(&self) -> String {
+        format!("tallyhouse:answer:{{{}}}", self.digest)
+    }
+
+    /// Who computes it, from the data that the stamp tells: a reader of newer data must not wait for an answer from
+    /// older.
+    pub fn lock(&self, stamp: Stamp) -> String {
+        let days = match stamp.days {
+            DaysStamp::Known { epoch, sum } => format!("{epoch}.{sum}"),
+            DaysStamp::Unknown => "unknown".to_owned(),
+        };
+        format!("tallyhouse:lock:{{{}}}:{days}", self.digest)
+    }
+
+    /// The newest fencing token.
+    pub fn fence(&self) -> String {
+        format!("tallyhouse:fence:{{{}}}", self.digest)
+    }
+}
+
+/// What a part of an answer is remembered under: project, what it is, and the generation. The version of its days is
+/// kept beside, so that a newer part replaces an older one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartKey {
+    pub(super) name: Arc<str>,
+    pub(super) project: Arc<str>,
+    pub(super) stamp: Stamp,
+}
+
+impl PartKey {
+    /// The key of what `what` describes, as read at `stamp`.
+    pub fn of(scope: &Scope, what: &impl Serialize, stamp: Stamp) -> Self {
+        let mut digest = Written(Sha256::new());
+        let written = serde_json::to_writer(&mut digest, &(VERSION, stamp.generation, scope.project(), what));
+        if written.is_err() {
+            // Our own types have a JSON form; should one not, its part is simply never found again.
+            digest.0.update(Ulid::generate().to_string());
+        }
+        let name = format!("tallyhouse:part:{}", hex(&digest.0.finalize()));
+        Self { name: name.into(), project: scope.project().into(), stamp }
+    }
+}
+
+struct Written(Sha256);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -38,14 +131,29 @@ mod tests {
     use super::*;
     use crate::plan::RealtimePlan;
 
+    const NONE: Generation = Generation::Process { purges: 0 };
+
     #[test]
-    fn projects_and_plans_do_not_meet() {
+    fn projects_plans_and_generations_do_not_meet() {
         let plan = |short_from| Plan::Realtime(RealtimePlan { short_from, long_from: 0, to: 60 });
-        let key = |project: &str, short_from| Key::of(&Scope::for_test(project), &plan(short_from)).unwrap();
+        let key = |project: &str, short_from| Key::of(&Scope::for_test(project), &plan(short_from), NONE).unwrap();
         assert_eq!(key("a", 1), key("a", 1));
         assert_ne!(key("a", 1), key("b", 1));
         assert_ne!(key("a", 1), key("a", 2));
-        assert_ne!(key("a", 1).in_redis(), key("b", 1).in_redis());
+        assert_ne!(key("a", 1).in_redis().answer(), key("b", 1).in_redis().answer());
         assert_ne!(key("a\",1", 1), key("a", 1));
+        let purged = Generation::Process { purges: 1 };
+        assert_ne!(Key::of(&Scope::for_test("a"), &plan(1), purged).unwrap(), key("a", 1));
+    }
+
+    #[test]
+    fn parts_of_two_projects_do_not_meet() {
+        let stamp = Stamp { generation: NONE, days: DaysStamp::Unknown };
+        let key = |project: &str, what: &str| PartKey::of(&Scope::for_test(project), &what, stamp);
+        assert_eq!(key("a", "x"), key("a", "x"));
+        assert_ne!(key("a", "x").name, key("b", "x").name);
+        assert_ne!(key("a", "x").name, key("a", "y").name);
+        let purged = Stamp { generation: Generation::Process { purges: 1 }, ..stamp };
+        assert_ne!(PartKey::of(&Scope::for_test("a"), &"x", purged).name, key("a", "x").name);
     }
 }

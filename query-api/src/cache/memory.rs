@@ -6,30 +6,43 @@ use std::time::{Duration, Instant};
 use moka::Expiry;
 use moka::sync::Cache;
 
-use super::{Entry, Key};
+use super::Key;
+use super::entry::Kept;
 
 /// Remembered answers of this process; clones share them.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    cache: Cache<Key, Arc<Entry>>,
+    cache: Cache<Key, Arc<Kept>>,
 }
 
 impl Memory {
     /// Holds at most about `bytes`.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |key: &Key, entry: &Arc<Entry>| u32::try_from(key.bytes() + entry.bytes()).unwrap_or(u32::MAX);
+        let weigh = |key: &Key, kept: &Arc<Kept>| u32::try_from(key.bytes() + kept.bytes()).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
         Self { cache }
     }
 
-    /// The answer, unless it has ended.
-    pub fn get(&self, key: &Key, now_ms: i64) -> Option<Arc<Entry>> {
-        self.cache.get(key).filter(|entry| entry.is_fresh(now_ms))
+    /// The answer, whatever it is worth.
+    pub fn get(&self, key: &Key) -> Option<Arc<Kept>> {
+        self.cache.get(key)
     }
 
-    /// Remembers an answer.
-    pub fn put(&self, key: Key, entry: Arc<Entry>) {
-        self.cache.insert(key, entry);
+    /// Remembers an answer, unless a later one is there: a computation that began before an insert may end after one
+    /// that began later.
+    pub fn put(&self, key: Key, kept: Arc<Kept>) {
+        self.cache.entry(key).and_compute_with(|known| match known {
+            Some(known) if known.value().computed_ms > kept.computed_ms => moka::ops::compute::Op::Nop,
+            _ => moka::ops::compute::Op::Put(kept),
+        });
+    }
+
+    /// Forgets the answers of a project, or all; gives their number.
+    pub fn clear(&self, project: Option<&str>) -> u64 {
+        let is_meant = |key: &Key| project.is_none_or(|project| key.project() == project);
+        let keys: Vec<_> = self.cache.iter().map(|(key, _)| key).filter(|key| is_meant(key)).collect();
+        keys.iter().for_each(|key| self.cache.invalidate(key.as_ref()));
+        keys.len() as u64
     }
 
     /// Bytes held, about.
@@ -38,61 +51,63 @@ impl Memory {
     }
 }
 
-/// Frees an entry some time after it was written, whoever reads it. [`Entry::is_fresh`] decides what is given out; this
+/// Frees an answer some time after it was written, whoever reads it. [`Kept::worth`] decides what is given out; this
 /// only gives memory back.
 struct FromWriting;
 
-impl Expiry<Key, Arc<Entry>> for FromWriting {
-    fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        lifetime(entry)
+impl Expiry<Key, Arc<Kept>> for FromWriting {
+    fn expire_after_create(&self, _: &Key, kept: &Arc<Kept>, _: Instant) -> Option<Duration> {
+        lifetime(kept)
     }
 
-    fn expire_after_update(&self, _: &Key, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
-        lifetime(entry)
+    fn expire_after_update(&self, _: &Key, kept: &Arc<Kept>, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        lifetime(kept)
     }
 }
 
-fn lifetime(entry: &Entry) -> Option<Duration> {
-    Some(Duration::from_millis(u64::try_from(entry.expires_ms - entry.computed_ms).unwrap_or(0)))
+fn lifetime(kept: &Kept) -> Option<Duration> {
+    Some(Duration::from_millis(u64::try_from(kept.ends.keep_ms - kept.computed_ms).unwrap_or(0)))
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::authorize::Scope;
+    use crate::cache::entry::tests::kept;
+    use crate::cache::stamp::Generation;
     use crate::plan::{Plan, RealtimePlan};
 
-    fn key(number: i64) -> Key {
-        Key::of(&Scope::for_test("p"), &Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }))
-            .unwrap()
-    }
-
-    fn entry(bytes: usize) -> Arc<Entry> {
-        Arc::new(Entry {
-            head: Bytes::from(vec![b'x'; bytes]),
-            etag: String::new(),
-            computed_ms: 0,
-            expires_ms: 60_000,
-        })
+    fn key(project: &str, number: i64) -> Key {
+        let plan = Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 });
+        Key::of(&Scope::for_test(project), &plan, Generation::Process { purges: 0 }).unwrap()
     }
 
     #[test]
-    fn reading_never_moves_the_end() {
+    fn a_later_answer_is_not_replaced_by_an_earlier_one() {
         let memory = Memory::new(1 << 20);
-        memory.put(key(1), entry(1));
-        for now in [0, 30_000, 59_999] {
-            assert!(memory.get(&key(1), now).is_some(), "{now}");
+        let at = |computed_ms| Arc::new(Kept { computed_ms, ..kept("x") });
+        for computed_ms in [1_000, 3_000, 2_000] {
+            memory.put(key("p", 1), at(computed_ms));
         }
-        assert!(memory.get(&key(1), 60_000).is_none());
+        assert_eq!(memory.get(&key("p", 1)).unwrap().computed_ms, 3_000);
+    }
+
+    #[test]
+    fn clearing_a_project_leaves_the_others() {
+        let memory = Memory::new(1 << 20);
+        for (project, number) in [("p", 1), ("p", 2), ("q", 1)] {
+            memory.put(key(project, number), Arc::new(kept("x")));
+        }
+        assert_eq!(memory.clear(Some("p")), 2);
+        assert!(memory.get(&key("p", 1)).is_none() && memory.get(&key("q", 1)).is_some());
+        assert_eq!(memory.clear(None), 1);
     }
 
     #[test]
     fn it_stays_within_its_bytes() {
         let memory = Memory::new(100_000);
         for number in 0..500 {
-            memory.put(key(number), entry(1_000));
+            memory.put(key("p", number), Arc::new(kept(vec![b'x'; 1_000])));
         }
         memory.cache.run_pending_tasks();
         assert!(memory.bytes() <= 100_000 && memory.bytes() > 0, "{}", memory.bytes());

@@ -1,20 +1,48 @@
-//! Answers are remembered for a short, fixed time: in this process, and in Redis when there is one.
+//! Answers are remembered: in this process, and in Redis when there is one.
 //!
-//! * An answer's end is set when it is computed and is never moved by reading it: a popular answer does not grow old.
-//! * Errors are never remembered.
-//! * The key holds the project, so one tenant's answer cannot reach another.
-//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs at most a moment.
+//! ```text
+//! stamp of the days -> key -> memory -> flight of the process -> Redis -> flight of the fleet -> compute
+//! ```
+//!
+//! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
+//!   stamp. Whoever stores events raises the versions of their days, so a late event shows at once.
+//! * Quick: past its soft end an answer is given while one refresh runs; past its hard end readers wait.
+//! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
+//! * Tenants apart: the key holds the project. Errors are never remembered.
+//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs at most a moment. ClickHouse
+//!   away means older answers, marked.
+//!
+//! [`ttl`] is the policy, [`versions`] tells stamps, [`lock`] is the flight of the fleet, [`answers`] the way through all
+//! layers, [`parts`] a second kind of value for pieces of answers.
 
+pub mod all;
 pub mod answers;
 pub mod entry;
 pub mod flight;
+mod fly;
+pub mod fresh;
+pub mod heat;
 pub mod key;
+mod known;
+pub mod lock;
 pub mod memory;
+pub mod packed;
+pub mod parts;
+pub mod question;
+pub mod reach;
 pub mod shared;
+pub mod stamp;
 pub mod ttl;
+pub mod versions;
+pub mod warm;
 
+pub use all::Cache;
 pub use answers::Answers;
-pub use entry::Entry;
-pub use key::Key;
+pub use entry::{Entry, Kept};
+pub use key::{Key, PartKey};
 pub use memory::Memory;
+pub use parts::Parts;
 pub use shared::Shared;
+pub use stamp::{DaysStamp, Generation, Stamp};
+pub use ttl::Life;
+pub use versions::Versions;

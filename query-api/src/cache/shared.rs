@@ -1,29 +1,47 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there".
+//!
+//! Every command has a deadline and goes through a breaker: a Redis that hangs costs a request one deadline, because who
+//! was told [`Away`] does not ask again, and soon costs nothing. Commands run on a thread of their own, so that the
+//! deadline measures Redis: a crowd of readers that keeps this process busy must not look like a Redis that hangs, or
+//! the lock over the fleet would fail just when it is needed.
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{AsyncCommands, RedisError};
-use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use deadpool_redis::redis::{self, FromRedisValue, RedisError};
+use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Timeouts};
 use tallyhouse_service::breaker::Breaker;
+use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{Entry, Key};
+use super::Key;
+use super::entry::Kept;
+use crate::Clock;
 use crate::metrics::{Metrics, RedisTrouble};
 
 /// The longest that a request waits for Redis.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Connections; commands of several requests share one.
 const CONNECTIONS: usize = 16;
 
-/// An answer larger than this stays in the process: moving it would take Redis from everybody else.
-const MAX_BYTES: usize = 4 << 20;
+/// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A connection to Redis that nothing depends on.
-#[derive(Debug)]
 pub struct Shared {
     pool: Pool,
+    client: redis::Client,
     breaker: Breaker,
     metrics: Metrics,
+    clock: Clock,
+    thread: Option<Runtime>,
+}
+
+/// One exchange with Redis.
+pub(super) enum Request {
+    /// A command.
+    One(redis::Cmd),
+    /// Several at once.
+    Many(redis::Pipeline),
 }
 
 /// A Redis URL that cannot be used.
@@ -31,49 +49,49 @@ pub struct Shared {
 #[error("{0}")]
 pub struct BadUrl(String);
 
+/// Redis was no help: it failed, was too slow, or is being left alone. It has been counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away;
+
 impl Shared {
     /// A client for `url`; connects when first used.
-    pub fn new(url: &str, metrics: Metrics) -> Result<Self, BadUrl> {
+    pub fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
+        let bad = |error: &dyn std::fmt::Display| BadUrl(error.to_string());
         let mut config = Config::from_url(url);
         let mut pool = PoolConfig::new(CONNECTIONS);
         pool.timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
         config.pool = Some(pool);
-        let pool = config.create_pool(Some(Runtime::Tokio1)).map_err(|error| BadUrl(error.to_string()))?;
-        Ok(Self { pool, breaker: Breaker::default(), metrics })
+        let pool = config.create_pool(Some(deadpool_redis::Runtime::Tokio1)).map_err(|error| bad(&error))?;
+        let client = redis::Client::open(url).map_err(|error| bad(&error))?;
+        let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
+        let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
+        Ok(Self { pool, client, breaker: Breaker::default(), metrics, clock, thread })
     }
 
-    /// The answer, unless it has ended, is damaged, or Redis is not well.
-    pub async fn get(&self, key: &Key, now_ms: i64) -> Option<Entry> {
-        let name = key.in_redis();
-        let written = self
-            .guarded(now_ms, async |pool: &Pool| {
-                pool.get().await?.get::<_, Option<Vec<u8>>>(&name).await.map_err(Trouble::from)
-            })
-            .await??;
-        match Entry::decode(&written) {
-            Some(entry) => Some(entry).filter(|entry| entry.is_fresh(now_ms)),
-            None => {
-                self.metrics.redis_trouble(RedisTrouble::Corrupt);
-                self.guarded(now_ms, async |pool: &Pool| {
-                    pool.get().await?.del::<_, ()>(&name).await.map_err(Trouble::from)
-                })
-                .await;
-                None
-            }
+    /// The answer, whatever it is worth; `None` when there is none or it is damaged.
+    pub async fn get(&self, key: &Key) -> Result<Option<Kept>, Away> {
+        if !key.is_shared() {
+            return Err(Away);
+        }
+        let name = key.in_redis().answer();
+        let mut command = redis::cmd("GET");
+        command.arg(&name);
+        match self.ask::<Option<Vec<u8>>>(Request::One(command)).await? {
+            Some(written) => self.read(&name, &written).await,
+            None => Ok(None),
         }
     }
 
-    /// Remembers an answer until its end.
-    pub async fn put(&self, key: &Key, entry: &Entry, now_ms: i64) {
-        let remaining = u64::try_from(entry.expires_ms - now_ms).unwrap_or(0);
-        if remaining == 0 || entry.head.len() > MAX_BYTES {
-            return;
+    /// What was written down; damage is counted and removed.
+    pub(super) async fn read(&self, name: &str, written: &[u8]) -> Result<Option<Kept>, Away> {
+        if let Some(kept) = Kept::decode(written).filter(|kept| kept.body.open().is_some()) {
+            return Ok(Some(kept));
         }
-        let (name, written) = (key.in_redis(), entry.encode());
-        self.guarded(now_ms, async |pool: &Pool| {
-            pool.get().await?.pset_ex::<_, _, ()>(&name, written, remaining).await.map_err(Trouble::from)
-        })
-        .await;
+        self.metrics.redis_trouble(RedisTrouble::Corrupt);
+        let mut command = redis::cmd("DEL");
+        command.arg(name);
+        self.ask::<()>(Request::One(command)).await?;
+        Ok(None)
     }
 
     /// Whether Redis is being left alone.
@@ -82,38 +100,69 @@ impl Shared {
     }
 
     /// Tries Redis, for the health page; also closes the breaker when Redis is back.
-    pub async fn ping(&self, now_ms: i64) -> bool {
-        self.guarded(now_ms, async |pool: &Pool| pool.get().await?.ping::<()>().await.map_err(Trouble::from))
-            .await
-            .is_some()
+    pub async fn ping(&self) -> bool {
+        self.ask::<()>(Request::One(redis::cmd("PING"))).await.is_ok()
     }
 
-    async fn guarded<T>(&self, now_ms: i64, call: impl AsyncFnOnce(&Pool) -> Result<T, Trouble>) -> Option<T> {
-        if !self.breaker.allows(now_ms) {
+    /// A connection of one's own, for listening.
+    pub(super) async fn listen(&self) -> Result<redis::aio::PubSub, RedisError> {
+        self.client.get_async_pubsub().await
+    }
+
+    /// Asks Redis.
+    pub(super) async fn ask<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<T, Away> {
+        if !self.breaker.allows((self.clock)()) {
             self.metrics.redis_trouble(RedisTrouble::Avoided);
-            return None;
+            return Err(Away);
         }
-        let trouble = match tokio::time::timeout(PATIENCE, call(&self.pool)).await {
-            Ok(Ok(value)) => {
-                self.breaker.succeeded(now_ms);
-                return Some(value);
+        let thread = self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone());
+        let pool = self.pool.clone();
+        let exchange = thread.spawn(async move { tokio::time::timeout(PATIENCE, exchange(pool, request)).await });
+        let trouble = match exchange.await {
+            Ok(Ok(Ok(value))) => {
+                self.breaker.succeeded((self.clock)());
+                return Ok(value);
             }
-            Ok(Err(trouble)) => {
+            Ok(Ok(Err(trouble))) => {
                 tracing::debug!(error = %trouble, "Redis failed");
                 RedisTrouble::Failed
             }
-            Err(_) => RedisTrouble::TimedOut,
+            Ok(Err(_)) => RedisTrouble::TimedOut,
+            Err(error) => {
+                tracing::error!(%error, "an exchange with Redis ended without a result");
+                RedisTrouble::Failed
+            }
         };
         self.metrics.redis_trouble(trouble);
-        self.breaker.failed(now_ms);
-        None
+        self.breaker.failed((self.clock)());
+        Err(Away)
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Waiting for the thread would hold up whoever drops this.
+        if let Some(thread) = self.thread.take() {
+            thread.shutdown_background();
+        }
+    }
+}
+
+async fn exchange<T: FromRedisValue>(pool: Pool, request: Request) -> Result<T, Trouble> {
+    let mut connection = pool.get().await?;
+    Ok(match request {
+        Request::One(command) => command.query_async(&mut connection).await?,
+        Request::Many(commands) => commands.query_async(&mut connection).await?,
+    })
+}
+
+/// Why Redis failed.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
+    /// No connection.
     #[error("{0}")]
     Pool(#[from] PoolError),
+    /// A command.
     #[error("{0}")]
     Command(#[from] RedisError),
 }

@@ -1,5 +1,6 @@
 //! The public routes.
 
+pub mod admin;
 pub mod error;
 pub mod reply;
 

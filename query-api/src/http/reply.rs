@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
+use crate::cache::Entry;
 use crate::render::complete;
 use crate::serve::Answer;
 
@@ -21,7 +22,14 @@ pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duratio
         response
     } else {
         let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
-        Response::new(Body::from(complete(entry, answer.status, now_ms, elapsed_ms)))
+        let body = if answer.from_cache {
+            // The head ends within `meta`.
+            let head = [entry.head.as_ref(), b",\"fromCache\":true"].concat().into();
+            complete(&Entry { head, ..entry.clone() }, answer.status, now_ms, elapsed_ms)
+        } else {
+            complete(entry, answer.status, now_ms, elapsed_ms)
+        };
+        Response::new(Body::from(body))
     };
     let headers = response.headers_mut();
     if !known {
@@ -31,13 +39,10 @@ pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duratio
     headers.insert(header::AGE, HeaderValue::from(entry.age_s(now_ms)));
     // The answer belongs to whoever holds the key.
     headers.insert(header::VARY, HeaderValue::from_static("x-api-key, authorization"));
-    for (name, value) in [
-        (header::ETAG, entry.etag.clone()),
-        (header::CACHE_CONTROL, format!("private, max-age={}", entry.remaining_s(now_ms))),
-    ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
+    // A browser asks each time, which the tag makes cheap: only here a late event is heard of within a second.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if let Ok(etag) = HeaderValue::try_from(entry.etag.as_str()) {
+        headers.insert(header::ETAG, etag);
     }
     response
 }

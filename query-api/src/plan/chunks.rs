@@ -31,7 +31,7 @@ pub struct Cut {
 pub struct Chunk {
     /// What is read for it.
     pub read: Read,
-    /// Whether it is over: only late events can change it.
+    /// Whether its UTC days are over: only late events can change it.
     pub is_closed: bool,
 }
 
@@ -39,14 +39,6 @@ impl Cut {
     /// Whether a point of a chunk is in the range asked for; `at` is the start of its bucket.
     pub const fn keeps(&self, at: i64) -> bool {
         self.from <= at && at < self.to
-    }
-}
-
-impl Chunk {
-    /// The UTC days that its events fall on, as days since 1970.
-    pub fn days(&self) -> std::ops::RangeInclusive<i32> {
-        let day = |at: i64| i32::try_from(at.div_euclid(DAY)).unwrap_or(i32::MAX);
-        day(self.read.from)..=day(self.read.to - 1)
     }
 }
 

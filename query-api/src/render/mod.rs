@@ -38,8 +38,12 @@ fn opened(object: &str) -> &str {
 
 /// The whole body for one reader.
 pub fn complete(entry: &Entry, status: CacheStatus, now_ms: i64, elapsed_ms: f64) -> Bytes {
+    let reason = match status {
+        CacheStatus::Stale(reason) => format!(",\"stale_reason\":\"{}\"", reason.label()),
+        CacheStatus::Hit | CacheStatus::Miss | CacheStatus::Coalesced => String::new(),
+    };
     let end = format!(
-        ",\"cache\":{{\"status\":\"{}\",\"age_s\":{},\"ttl_s\":{}}},\"elapsed_ms\":{elapsed_ms:.3}}}}}",
+        ",\"cache\":{{\"status\":\"{}\",\"age_s\":{},\"ttl_s\":{}{reason}}},\"elapsed_ms\":{elapsed_ms:.3}}}}}",
         status.label(),
         entry.age_s(now_ms),
         entry.remaining_s(now_ms),

@@ -13,6 +13,8 @@ mod support;
 
 mod access;
 mod brokers;
+mod cache_fleet;
+mod cache_life;
 mod chaos;
 mod commands;
 mod dead_letters;

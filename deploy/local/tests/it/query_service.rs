@@ -17,6 +17,7 @@ use serde_json::Value;
 use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
@@ -42,9 +43,22 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
 }
 
+/// What a query API is started with besides its projects.
+pub struct Settings {
+    /// ClickHouse.
+    pub connection: Connection,
+    /// Redis, if any.
+    pub redis_url: Option<String>,
+    /// What an ingester of the same process wrote.
+    pub days: Option<DayVersions>,
+    /// ClickHouse as a user that can register metrics.
+    pub writer: Option<Connection>,
+}
+
 /// A running query API.
 pub struct Service {
     public: String,
+    admin: String,
     client: Client<HttpConnector, Full<Bytes>>,
     registry: Registry,
     shifted_ms: Arc<AtomicI64>,
@@ -75,16 +89,13 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
-        Self::start_with(connection, projects, redis_url, |_| {}).await
+        let settings = Settings { connection, redis_url: redis_url.map(str::to_owned), days: None, writer: None };
+        Self::start_with(settings, projects).await
     }
 
-    /// The same, with something else to work with.
-    pub async fn start_with(
-        connection: Connection,
-        projects: &[&str],
-        redis_url: Option<&str>,
-        adjust: impl FnOnce(&mut Deps),
-    ) -> Self {
+    /// Starts one for these projects.
+    pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
+        let Settings { connection, redis_url, days, writer } = settings;
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
@@ -92,22 +103,24 @@ impl Service {
             keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
         }
         let mut env = std::collections::BTreeMap::new();
-        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
+        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
         deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
-        adjust(&mut deps);
+        deps.days = days;
+        deps.writer = writer;
         let registry = deps.registry.clone();
         let listeners = Listeners {
             public: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             admin: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
-        let public = format!("http://{}", listeners.public.local_addr().unwrap());
+        let [public, admin] =
+            [&listeners.public, &listeners.admin].map(|listener| format!("http://{}", listener.local_addr().unwrap()));
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(run(Config::from_env(&env).unwrap(), deps, listeners, shutdown.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { public, client, registry, shifted_ms, shutdown, running }
+        Self { public, admin, client, registry, shifted_ms, shutdown, running }
     }
 
     /// Moves the service's clock.
@@ -134,7 +147,16 @@ impl Service {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.client.request(request.body(Full::new(body)).unwrap()).await.unwrap();
+        self.send(request.body(Full::new(body)).unwrap()).await
+    }
+
+    /// `DELETE` on the admin port.
+    pub async fn delete_as_operator(&self, path: &str) -> Reply {
+        self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        let response = self.client.request(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
@@ -149,6 +171,13 @@ impl Service {
             .filter(|series| label.is_empty() || series.get_label().iter().any(|pair| pair.value() == label))
             .map(|series| series.get_counter().get_value() as u64)
             .sum()
+    }
+
+    /// The value of a gauge.
+    pub fn gauge(&self, metric: &str) -> i64 {
+        let families = self.registry.gather();
+        let series = families.iter().filter(|family| family.name() == metric).flat_map(|family| family.get_metric());
+        series.map(|series| series.get_gauge().get_value() as i64).sum()
     }
 
     /// Queries that ClickHouse was sent and answered.
@@ -186,6 +215,12 @@ impl Redis {
 
     pub async fn kill(&mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// How many keys there are that begin so.
+    pub async fn keys(&self, beginning: &str) -> u64 {
+        let count = format!("EVAL \"return #redis.call('KEYS', '{beginning}*')\" 0");
+        self.command(&count).await.and_then(|answer| answer.strip_prefix(':')?.parse().ok()).unwrap_or(0)
     }
 
     /// One inline command; the first line of the answer.

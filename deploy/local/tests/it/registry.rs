@@ -5,13 +5,13 @@ use serde_json::json;
 
 use crate::ingest_service::count;
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, eventually, new_project};
+use crate::query_service::{Service, Settings, eventually, new_project};
 use crate::support;
 
 async fn service(projects: &[&str]) -> Service {
     let engine = support::engine().await;
-    let writer = engine.writer();
-    Service::start_with(engine.reader(), projects, None, |deps| deps.writer = Some(writer)).await
+    let settings = Settings { connection: engine.reader(), redis_url: None, days: None, writer: Some(engine.writer()) };
+    Service::start_with(settings, projects).await
 }
 
 #[tokio::test]

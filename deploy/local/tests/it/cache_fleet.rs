@@ -1,0 +1,289 @@
+//! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use prometheus::Registry;
+use serde_json::json;
+use tallyhouse_query_api::authorize::{Scope, authorize};
+use tallyhouse_query_api::cache::parts::PartsDeps;
+use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Shared, Stamp};
+use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
+use tokio::runtime::Runtime;
+
+use crate::query::{insert_events, ten_days_ago};
+use crate::query_service::{Redis, Service, eventually, new_project};
+use crate::support;
+use crate::support::proxy::{Mode, Proxy};
+
+/// Past the soft end of a closed range, and before its hard end.
+const STALE: Duration = Duration::from_secs(2 * 3_600);
+
+/// Longer than any answer is kept.
+const GONE: Duration = Duration::from_secs(86_401);
+
+fn a_day(from: i64) -> String {
+    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
+}
+
+/// As the ingester does after an insert.
+async fn raise(redis: &Redis, project: &str, from: i64) {
+    let day = from / 86_400;
+    redis.command(&format!("HINCRBY tallyhouse:days:{project} {day} 1")).await.unwrap();
+    redis.command(&format!("PUBLISH tallyhouse:touched \"{project} {day}\"")).await.unwrap();
+}
+
+/// `readers` on each of the services ask `times` in a row; gives how many answers had which `X-Cache`.
+async fn crowd(services: [&Arc<Service>; 2], project: &str, path: &str, value: i64, readers: usize) -> [usize; 4] {
+    let asking: Vec<_> = (0..readers)
+        .flat_map(|_| services)
+        .map(|service| {
+            let (service, project, path) = (Arc::clone(service), project.to_owned(), path.to_owned());
+            tokio::spawn(async move {
+                let mut seen = [0; 4];
+                for _ in 0..10 {
+                    let reply = service.get(&project, &path).await;
+                    assert_eq!(reply.values(), [json!(value)], "{reply:?}");
+                    let place =
+                        ["HIT", "MISS", "STALE", "COALESCED"].iter().position(|s| *s == reply.header("x-cache"));
+                    seen[place.unwrap()] += 1;
+                }
+                seen
+            })
+        })
+        .collect();
+    let mut seen = [0; 4];
+    for reader in asking {
+        for (sum, count) in seen.iter_mut().zip(reader.await.unwrap()) {
+            *sum += count;
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_readers_of_two_instances_cost_one_query() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 5).await;
+    let redis = Redis::start().await;
+    let one = Arc::new(Service::start(engine.reader(), &[&project], Some(&redis.url)).await);
+    let other = Arc::new(Service::start(engine.reader(), &[&project], Some(&redis.url)).await);
+    for service in [&one, &other] {
+        service.get(&project, &a_day(from)).await;
+    }
+    let queries = || one.queries() + other.queries();
+    assert_eq!(queries(), 1);
+
+    // Gone: everybody waits for the one.
+    [&one, &other].iter().for_each(|service| service.pass(GONE));
+    let [hit, miss, stale, coalesced] = crowd([&one, &other], &project, &a_day(from), 15, 500).await;
+    assert_eq!((queries(), miss, stale, hit + coalesced), (2, 1, 0, 9_999));
+
+    // Stale: nobody waits.
+    [&one, &other].iter().for_each(|service| service.pass(STALE));
+    let [hit, miss, stale, coalesced] = crowd([&one, &other], &project, &a_day(from), 15, 500).await;
+    assert_eq!((miss, coalesced, hit + stale), (0, 0, 10_000));
+    assert!(stale > 0);
+    let refreshed = async || one.get(&project, &a_day(from)).await.header("x-cache") == "HIT";
+    eventually("the answer is fresh again", refreshed).await;
+    let refreshed = async || other.get(&project, &a_day(from)).await.header("x-cache") == "HIT";
+    eventually("on both", refreshed).await;
+    assert_eq!(queries(), 3);
+}
+
+#[test]
+fn a_dead_leader_strands_nobody_and_costs_one_query_more() {
+    let (doomed, living) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let (project, from) = (new_project(), ten_days_ago());
+    let (engine, redis, other) = living.block_on(async {
+        let engine = support::engine().await;
+        insert_events(&engine.writer(), &project, from, 5).await;
+        let redis = Redis::start().await;
+        let other = Arc::new(Service::start(engine.reader(), &[&project], Some(&redis.url)).await);
+        (engine, redis, other)
+    });
+    // The leader's query is sent, and its answer never comes.
+    let (service, key, url) = (doomed.handle().clone(), project.clone(), redis.url.clone());
+    let proxy = doomed.block_on(async {
+        let proxy = Proxy::start(engine.reader()).await;
+        let leader = Service::start(proxy.connection.clone(), &[&key], Some(&url)).await;
+        eventually("the leader answers", async || leader.get(&key, "/v1/dashboards/realtime").await.status == 200)
+            .await;
+        proxy.set(Mode::HoldAnswers);
+        service.spawn(async move { leader.get(&key, &a_day(from)).await });
+        proxy
+    });
+    living.block_on(async {
+        eventually("the leader holds the lock", async || redis.keys("tallyhouse:lock:").await == 1).await;
+        let waiting: Vec<_> = (0..200)
+            .map(|_| {
+                let (other, project) = (Arc::clone(&other), project.clone());
+                tokio::spawn(async move { other.get(&project, &a_day(from)).await })
+            })
+            .collect();
+        let waits = async || other.counted("tallyhouse_query_cache_locks_total", "waited") == 1;
+        eventually("the followers wait", waits).await;
+        assert_eq!(other.queries(), 0);
+        // As a kill: nothing that the leader would do at its end is done.
+        drop(proxy);
+        doomed.shutdown_background();
+        for reader in waiting {
+            assert_eq!(reader.await.unwrap().values(), [json!(15)]);
+        }
+        assert_eq!((other.queries(), other.counted("tallyhouse_query_cache_locks_total", "took_over")), (1, 1));
+    });
+}
+
+#[tokio::test]
+async fn a_slow_leader_does_not_replace_a_newer_answer() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let (redis, proxy) = (Redis::start().await, Proxy::start(engine.reader()).await);
+    let slow = Arc::new(Service::start(proxy.connection.clone(), &[&project], Some(&redis.url)).await);
+    let quick = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    proxy.set(Mode::HoldAnswers);
+    let (asking, key) = (Arc::clone(&slow), project.clone());
+    let early = tokio::spawn(async move { asking.get(&key, &a_day(from)).await });
+    let is_sent = async || slow.gauge("tallyhouse_query_clickhouse_in_flight") == 1;
+    eventually("the slow leader has asked ClickHouse", is_sent).await;
+    insert_events(&engine.writer(), &project, from, 1).await;
+    assert_eq!(quick.get(&project, &format!("{}&fresh=true", a_day(from))).await.values(), [json!(6)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    proxy.set(Mode::Pass);
+    assert_eq!(early.await.unwrap().status, 200);
+    let is_fenced = async || slow.counted("tallyhouse_query_cache_locks_total", "fenced_out") == 1;
+    eventually("the slow leader's answer is refused", is_fenced).await;
+    let third = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let known = third.get(&project, &a_day(from)).await;
+    assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(6)]));
+    quick.stop().await;
+    third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_event_shows_on_every_instance() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let shows = async |value: i64| {
+        one.get(&project, &a_day(from)).await.values() == [json!(value)]
+            && other.get(&project, &a_day(from)).await.values() == [json!(value)]
+    };
+    assert!(shows(3).await);
+    insert_events(&engine.writer(), &project, from, 1).await;
+    raise(&redis, &project, from).await;
+    eventually("the event shows", async || shows(6).await).await;
+    assert_eq!(one.get(&project, &a_day(from)).await.header("x-cache"), "HIT");
+
+    // Messages are lost: a subscription that ends makes everything be read again.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let day = from / 86_400;
+    redis.command(&format!("HINCRBY tallyhouse:days:{project} {day} 1")).await.unwrap();
+    redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
+    eventually("the event shows without its message", async || shows(9).await).await;
+    assert_eq!(one.queries() + other.queries(), 3, "each state of the data was read once");
+
+    // Another day does not matter.
+    raise(&redis, &project, from + 86_400).await;
+    raise(&redis, &new_project(), from).await;
+    for service in [&one, &other] {
+        assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), "HIT");
+    }
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_not_taken_for_the_one_before() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    raise(&redis, &project, from).await;
+    let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    // The counter is 1 again, and the data is another.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    redis.command("FLUSHALL").await.unwrap();
+    raise(&redis, &project, from).await;
+    redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
+    let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
+    eventually("the event shows", shows).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_clears_a_project_on_every_instance() {
+    let (engine, from) = (support::engine().await, ten_days_ago());
+    let (mine, theirs) = (new_project(), new_project());
+    for project in [&mine, &theirs] {
+        insert_events(&engine.writer(), project, from, 1).await;
+    }
+    let mut redis = Redis::start().await;
+    let one = Service::start(engine.reader(), &[&mine, &theirs], Some(&redis.url)).await;
+    let other = Service::start(engine.reader(), &[&mine, &theirs], Some(&redis.url)).await;
+    for service in [&one, &other] {
+        for project in [&mine, &theirs] {
+            service.get(project, &a_day(from)).await;
+        }
+    }
+    let queries = || one.queries() + other.queries();
+    assert_eq!(queries(), 2);
+    insert_events(&engine.writer(), &mine, from, 1).await;
+    let reply = one.delete_as_operator(&format!("/v1/cache?project={mine}")).await;
+    assert_eq!((reply.status.as_u16(), &reply.body["forgotten"]["answers"]), (200, &json!(1)), "{reply:?}");
+    assert_eq!(one.get(&mine, &a_day(from)).await.values(), [json!(6)]);
+    let shows = async || other.get(&mine, &a_day(from)).await.values() == [json!(6)];
+    eventually("the other instance has heard", shows).await;
+    assert_eq!(other.get(&theirs, &a_day(from)).await.header("x-cache"), "HIT");
+    assert_eq!(queries(), 3);
+
+    let bad = one.delete_as_operator("/v1/cache?projct=x").await;
+    assert_eq!((bad.status.as_u16(), &bad.body["did_you_mean"]), (400, &json!(["project"])), "{bad:?}");
+    redis.kill().await;
+    let alone = one.delete_as_operator("/v1/cache").await;
+    assert_eq!((alone.status.as_u16(), &alone.body["code"]), (503, &json!("redis_unavailable")));
+    one.stop().await;
+    other.stop().await;
+}
+
+/// Parts of an instance of its own.
+fn parts(redis_url: &str) -> Parts {
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let shared = Shared::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
+    let (clock, random) = (Arc::new(now_ms), Arc::new(|| 0.5));
+    Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), metrics, clock, random })
+}
+
+fn scope(project: &str) -> Scope {
+    let mut keys = KeyRing::default();
+    keys.add(project, grant(project, "query", &[KeyScope::Query]));
+    let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), project.parse().unwrap())]);
+    authorize(&keys, &headers).unwrap()
+}
+
+#[tokio::test]
+async fn parts_are_shared_and_only_at_their_stamp() {
+    let mut redis = Redis::start().await;
+    let (one, other) = (parts(&redis.url), parts(&redis.url));
+    let key = |project: &str, what: &str, sum| {
+        let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
+        PartKey::of(&scope(project), &what, Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } })
+    };
+    let (small, large) = (Bytes::from_static(b"[1]"), Bytes::from("[1,2,3]".repeat(5_000)));
+    one.put_many(vec![(key("p", "a", 1), small.clone(), Life::Closed), (key("p", "b", 1), large.clone(), Life::Open)]);
+    eventually("Redis holds both", async || redis.keys("tallyhouse:part:").await == 2).await;
+    let used = redis.command("EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', 'tallyhouse:part:*')) do n = n + redis.call('STRLEN', k) end return n\" 0").await;
+    assert!(used.unwrap().trim_start_matches(':').parse::<usize>().unwrap() < large.len() / 10, "compressed");
+    let asked = [key("p", "b", 1), key("p", "c", 1), key("p", "a", 1)];
+    assert_eq!(other.get_many(&asked).await, [Some(large), None, Some(small)]);
+    assert_eq!(other.get_many(&[key("p", "a", 2), key("q", "a", 1)]).await, [None, None]);
+    redis.kill().await;
+    assert!(other.get_many(&asked).await[0].is_some(), "from memory");
+    assert_eq!(parts(&redis.url).get_many(&asked).await, [None, None, None]);
+}

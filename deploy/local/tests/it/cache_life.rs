@@ -1,0 +1,149 @@
+//! The life of an answer in one process: fresh, stale, an excuse; and what may cut it short.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tallyhouse_service::day_versions::{DayVersions, Touched};
+
+use crate::query::{insert_events, ten_days_ago};
+use crate::query_service::{Service, Settings, eventually, new_project};
+use crate::support;
+use crate::support::proxy::{Mode, Proxy};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn a_day(from: i64) -> String {
+    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
+}
+
+fn touched(project: &str, from: i64) -> [Touched; 1] {
+    [Touched { project: project.to_owned(), day: (from / 86_400) as i32 }]
+}
+
+#[tokio::test]
+async fn a_late_event_shows_at_once_when_the_ingester_is_in_the_process() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let days = DayVersions::default();
+    let settings = Settings { connection: engine.reader(), redis_url: None, days: Some(days.clone()), writer: None };
+    let service = Service::start_with(settings, &[&project]).await;
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    insert_events(&engine.writer(), &project, from, 1).await;
+    // Nobody said so yet, and another day does not matter.
+    days.raise(&touched(&project, from + 86_400));
+    service.pass(HOUR / 2);
+    let known = service.get(&project, &a_day(from)).await;
+    assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(3)]));
+    days.raise(&touched(&project, from));
+    let late = service.get(&project, &a_day(from)).await;
+    assert_eq!((late.header("x-cache"), late.values()), ("MISS", vec![json!(6)]));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_insert_that_overtakes_a_computation_is_not_hidden_by_it() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let (days, proxy) = (DayVersions::default(), Proxy::start(engine.reader()).await);
+    let settings =
+        Settings { connection: proxy.connection.clone(), redis_url: None, days: Some(days.clone()), writer: None };
+    let service = Arc::new(Service::start_with(settings, &[&project]).await);
+    proxy.set(Mode::HoldAnswers);
+    let (asking, key) = (Arc::clone(&service), project.clone());
+    let early = tokio::spawn(async move { asking.get(&key, &a_day(from)).await });
+    let is_sent = async || service.gauge("tallyhouse_query_clickhouse_in_flight") == 1;
+    eventually("the early reader's query is sent", is_sent).await;
+    insert_events(&engine.writer(), &project, from, 1).await;
+    days.raise(&touched(&project, from));
+    let (asking, key) = (Arc::clone(&service), project.clone());
+    let late = tokio::spawn(async move { asking.get(&key, &a_day(from)).await });
+    let are_sent = async || service.gauge("tallyhouse_query_clickhouse_in_flight") == 2;
+    eventually("the late reader does not wait for it", are_sent).await;
+    proxy.set(Mode::Pass);
+    early.await.unwrap();
+    assert_eq!(late.await.unwrap().values(), [json!(6)]);
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(6)]);
+}
+
+#[tokio::test]
+async fn with_clickhouse_away_older_answers_are_given_and_marked() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let (days, proxy) = (DayVersions::default(), Proxy::start(engine.reader()).await);
+    let settings =
+        Settings { connection: proxy.connection.clone(), redis_url: None, days: Some(days.clone()), writer: None };
+    let service = Service::start_with(settings, &[&project]).await;
+    let sliding = format!("/v1/metrics/events?granularity=minute&startTime={}", (from + 9 * 86_400) * 1_000);
+    for path in [&a_day(from), &sliding] {
+        assert_eq!(service.get(&project, path).await.header("x-cache"), "MISS");
+    }
+    proxy.set(Mode::Away);
+    let reason = async |path: &str| {
+        let reply = service.get(&project, path).await;
+        let cache = &reply.body["meta"]["cache"];
+        (reply.header("x-cache").to_owned(), cache["stale_reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let unavailable = ("STALE".to_owned(), "unavailable".to_owned());
+    // Its next minute is another plan, and the same question.
+    service.pass(Duration::from_secs(120));
+    assert_eq!(reason(&sliding).await, unavailable);
+    // Stale, then past the hard end, then of older data.
+    service.pass(2 * HOUR);
+    eventually("the refresh has failed", async || reason(&a_day(from)).await == unavailable).await;
+    service.pass(21 * HOUR + HOUR / 2);
+    assert_eq!(reason(&a_day(from)).await, unavailable);
+    days.raise(&touched(&project, from));
+    assert_eq!(reason(&a_day(from)).await, unavailable);
+    assert_eq!(service.get(&project, &format!("{}&eventType=view", a_day(from))).await.status, 503, "nothing is kept");
+    service.pass(24 * HOUR);
+    assert_eq!(service.get(&project, &a_day(from)).await.status, 503, "too old to be an excuse");
+    proxy.set(Mode::Pass);
+    eventually("it is answered again", async || service.get(&project, &a_day(from)).await.status == 200).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn fresh_is_past_the_cache_once_and_then_says_that_it_is_not() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let fresh = format!("{}&fresh=true", a_day(from));
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let first = service.get(&project, &fresh).await;
+    assert_eq!((first.header("x-cache"), first.values()), ("MISS", vec![json!(6)]));
+    assert_eq!(first.body["meta"]["fromCache"], json!(null));
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let second = service.get(&project, &fresh).await;
+    assert_eq!((second.header("x-cache"), second.values()), ("HIT", vec![json!(6)]), "it replaced the older answer");
+    assert_eq!(second.body["meta"]["fromCache"], json!(true));
+    service.pass(Duration::from_secs(5));
+    assert_eq!(service.get(&project, &fresh).await.values(), [json!(9)]);
+    let bad = service.get(&project, "/v1/dashboards/realtime?fresh=maybe").await;
+    assert_eq!((bad.status.as_u16(), &bad.body["parameter"]), (400, &json!("fresh")));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_hot_answer_is_refreshed_before_it_is_stale() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let days = DayVersions::default();
+    let settings = Settings { connection: engine.reader(), redis_url: None, days: Some(days.clone()), writer: None };
+    let service = Service::start_with(settings, &[&project]).await;
+    // Asked for once, it is left alone.
+    service.get(&project, &format!("{}&eventType=view", a_day(from))).await;
+    let first = service.get(&project, &a_day(from)).await;
+    let ttl_s = first.body["meta"]["cache"]["ttl_s"].as_u64().unwrap();
+    service.pass(Duration::from_secs(ttl_s - 60));
+    let is_warm = async || {
+        assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), "HIT");
+        service.counted("tallyhouse_query_cache_refreshes_total", "warm") == 1
+    };
+    eventually("the hot answer is refreshed", is_warm).await;
+    let warm = service.get(&project, &a_day(from)).await;
+    assert_eq!((warm.header("x-cache"), warm.header("age")), ("HIT", "0"));
+    assert_eq!(service.queries(), 3);
+    service.stop().await;
+}

@@ -1,0 +1,58 @@
+//! Answers and their parts together: what concerns both.
+
+use tokio_util::sync::CancellationToken;
+
+use super::shared::Away;
+use super::{Answers, Parts};
+
+/// Everything that is remembered. Clones share it.
+#[derive(Clone)]
+pub struct Cache {
+    /// Answers.
+    pub answers: Answers,
+    /// Their parts.
+    pub parts: Parts,
+}
+
+/// What was cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Cleared {
+    /// Answers that this process forgot.
+    pub answers: u64,
+    /// Parts that it forgot.
+    pub parts: u64,
+    /// Whether all instances clear theirs, and nothing that Redis holds is given again.
+    #[serde(skip)]
+    pub everywhere: Result<(), Away>,
+}
+
+impl Cache {
+    /// Clears what is remembered for a project, or for all: here at once, elsewhere within a second. What Redis holds is
+    /// not searched for; its keys are no longer asked for, and end by themselves.
+    pub async fn clear(&self, project: Option<&str>) -> Cleared {
+        self.answers.metrics.cache.cleared();
+        let (answers, parts) = self.forget(project);
+        // What is computed from here on has a key of the new generation; what was remembered meanwhile has not.
+        let everywhere = self.answers.versions.clear(project).await;
+        let (late_answers, late_parts) = self.forget(project);
+        Cleared { answers: answers + late_answers, parts: parts + late_parts, everywhere }
+    }
+
+    /// Keeps versions current, and hot answers fresh if `warms`, until `stopped`.
+    pub async fn keep(&self, warms: bool, stopped: CancellationToken) {
+        let cleared = |project: Option<&str>| {
+            let (answers, parts) = self.forget(project);
+            tracing::info!(project, answers, parts, "the cache was cleared by an operator");
+        };
+        let warming = async {
+            if warms {
+                self.answers.warm(stopped.clone()).await;
+            }
+        };
+        tokio::join!(self.answers.versions.follow(cleared, stopped.clone()), warming);
+    }
+
+    fn forget(&self, project: Option<&str>) -> (u64, u64) {
+        (self.answers.memory.clear(project), self.parts.clear(project))
+    }
+}

@@ -1,0 +1,121 @@
+//! What a flight does: look once more, wait for the fleet, compute, remember, publish.
+
+use std::sync::Arc;
+
+use super::answers::{Answers, Ask};
+use super::entry::{Kept, Worth};
+use super::lock::{Lease, Turn};
+use super::packed::Packed;
+use super::question::StaleReason;
+use super::shared::Away;
+use crate::metrics::Layer;
+use crate::store::ReadError;
+
+/// From this size an answer is compressed on a thread of its own.
+const BLOCKING_BYTES: usize = 256 << 10;
+
+/// Which answers a flight takes instead of computing.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Accept {
+    /// Any that may be given out.
+    Usable,
+    /// One computed after this instant.
+    NewerThan(i64),
+}
+
+/// What a flight brought.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// The answer.
+    pub(super) kept: Arc<Kept>,
+    /// How it came.
+    pub(super) origin: Origin,
+}
+
+/// How an answer came to a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It was there.
+    Remembered,
+    /// Another instance computed it meanwhile.
+    Elsewhere,
+    /// By this flight.
+    Computed,
+}
+
+impl Answers {
+    pub(super) async fn fly(self, ask: Ask, accept: Accept) -> Result<Found, ReadError> {
+        let is_good = |kept: &Kept| {
+            let is_usable = matches!(self.worth(&ask, kept), Worth::Fresh | Worth::Stale);
+            match accept {
+                Accept::Usable => is_usable,
+                Accept::NewerThan(computed_ms) => is_usable && kept.computed_ms > computed_ms,
+            }
+        };
+        // A flight may have landed between this reader's look and its take-off.
+        if let Some(kept) = self.memory.get(&ask.key).filter(|kept| is_good(kept)) {
+            return Ok(Found { kept, origin: Origin::Remembered });
+        }
+        let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
+        let known = locks.shared.get(&ask.key).await;
+        let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
+        self.metrics.looked_up(Layer::Redis, worth);
+        match known {
+            Ok(Some(kept)) if is_good(&kept) => return Ok(self.found(&ask, kept, Origin::Remembered)),
+            Ok(_) => {}
+            Err(Away) => return self.compute(&ask, None).await,
+        }
+        match locks.turn(&ask.key, ask.stamp, is_good).await {
+            Turn::Found(kept) => Ok(self.found(&ask, kept, Origin::Elsewhere)),
+            Turn::Lead(lease) => self.compute(&ask, Some(lease)).await,
+            Turn::Alone => self.compute(&ask, None).await,
+        }
+    }
+
+    fn found(&self, ask: &Ask, kept: Kept, origin: Origin) -> Found {
+        let kept = Arc::new(kept);
+        self.remember(ask, &kept);
+        Found { kept, origin }
+    }
+
+    pub(super) async fn compute(&self, ask: &Ask, lease: Option<Lease>) -> Result<Found, ReadError> {
+        let began_ms = (self.clock)();
+        let computing = (ask.wanted.recipe)();
+        let rendered = match &lease {
+            Some(lease) => lease.during(computing).await,
+            None => computing.await,
+        };
+        let rendered = rendered.inspect_err(|error| {
+            if let Some(reason) = StaleReason::of(error) {
+                self.troubles.insert(ask.key.clone(), reason);
+            }
+        })?;
+        let kept = Arc::new(Kept {
+            body: pack(rendered.head).await?,
+            etag: rendered.etag,
+            computed_ms: began_ms,
+            ends: self.policy.ends(ask.kind, (self.clock)(), (self.random)()),
+            days: ask.stamp.days,
+        });
+        self.troubles.invalidate(&ask.key);
+        self.remember(ask, &kept);
+        if let Some(lease) = lease {
+            // Beside the answer, not before it: nobody waits for Redis to have written.
+            let (written, now_ms) = (Arc::clone(&kept), (self.clock)());
+            tokio::spawn(async move { lease.publish(&written, now_ms).await });
+        }
+        Ok(Found { kept, origin: Origin::Computed })
+    }
+
+    fn remember(&self, ask: &Ask, kept: &Arc<Kept>) {
+        self.memory.put(ask.key.clone(), Arc::clone(kept));
+        self.last.insert(ask.wanted.question, ask.key.clone());
+    }
+}
+
+async fn pack(head: bytes::Bytes) -> Result<Packed, ReadError> {
+    if head.len() < BLOCKING_BYTES {
+        return Ok(Packed::of(head));
+    }
+    tokio::task::spawn_blocking(|| Packed::of(head)).await.map_err(|_| ReadError::Failed)
+}

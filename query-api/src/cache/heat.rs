@@ -1,0 +1,131 @@
+//! Which answers are asked for most: a bounded sketch of the last minutes.
+//!
+//! It is an estimate. When it is full a newcomer takes the place, and the count, of the coldest, so that what is asked
+//! often gets in and what was asked once does not push it out for long. A hit that finds the sketch in use is not counted.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::Key;
+use super::question::Wanted;
+
+/// Answers that are watched.
+const WATCHED: usize = 256;
+
+/// The hottest, which are worth refreshing beforehand.
+const HOTTEST: usize = 64;
+
+/// Hits in about the last two minutes from which an answer is hot.
+const HOT: u32 = 4;
+
+/// Counts are halved so often: older hits fade.
+const HALVED_EVERY_MS: i64 = 60_000;
+
+/// What nobody has asked for since is no longer watched.
+const FORGOTTEN_AFTER_MS: i64 = 300_000;
+
+/// Watches what is asked for.
+#[derive(Default)]
+pub struct Heat {
+    watched: Mutex<Watched>,
+}
+
+#[derive(Default)]
+struct Watched {
+    answers: HashMap<Key, Hot>,
+    halved_ms: i64,
+}
+
+struct Hot {
+    wanted: Wanted,
+    hits: u32,
+    last_ms: i64,
+}
+
+impl Heat {
+    /// Somebody asked.
+    pub fn touch(&self, key: &Key, wanted: &Wanted, now_ms: i64) {
+        let Ok(mut watched) = self.watched.try_lock() else { return };
+        let answers = &mut watched.answers;
+        if let Some(hot) = answers.get_mut(key) {
+            hot.hits = hot.hits.saturating_add(1);
+            hot.last_ms = now_ms;
+            return;
+        }
+        let mut hits = 1;
+        if answers.len() >= WATCHED
+            && let Some((coldest, count)) =
+                answers.iter().min_by_key(|(_, hot)| hot.hits).map(|(k, h)| (k.clone(), h.hits))
+        {
+            answers.remove(&coldest);
+            hits = count.saturating_add(1);
+        }
+        answers.insert(key.clone(), Hot { wanted: wanted.clone(), hits, last_ms: now_ms });
+    }
+
+    /// The hottest, hottest first.
+    pub fn hottest(&self, now_ms: i64) -> Vec<(Key, Wanted)> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.fade(now_ms);
+        let hot = watched.answers.iter().filter(|(_, hot)| hot.hits >= HOT);
+        let mut hot: Vec<_> = hot.map(|(key, hot)| (hot.hits, key.clone(), hot.wanted.clone())).collect();
+        hot.sort_by_key(|(hits, ..)| std::cmp::Reverse(*hits));
+        hot.into_iter().take(HOTTEST).map(|(_, key, wanted)| (key, wanted)).collect()
+    }
+}
+
+impl Watched {
+    fn fade(&mut self, now_ms: i64) {
+        self.answers.retain(|_, hot| now_ms - hot.last_ms < FORGOTTEN_AFTER_MS);
+        if now_ms - self.halved_ms >= HALVED_EVERY_MS {
+            self.halved_ms = now_ms;
+            self.answers.values_mut().for_each(|hot| hot.hits /= 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::authorize::Scope;
+    use crate::cache::stamp::Generation;
+    use crate::plan::{Plan, RealtimePlan};
+    use crate::store::ReadError;
+
+    fn wanted(number: i64) -> (Key, Wanted) {
+        let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }));
+        let scope = Scope::for_test("p");
+        let key = Key::of(&scope, &plan, Generation::Process { purges: 0 }).unwrap();
+        let recipe = Arc::new(|| Box::pin(async { Err(ReadError::Failed) }) as _);
+        (key, Wanted { scope, plan, question: [0; 32], recipe })
+    }
+
+    fn touch(heat: &Heat, number: i64, times: usize) {
+        let (key, wanted) = wanted(number);
+        (0..times).for_each(|_| heat.touch(&key, &wanted, 60_000));
+    }
+
+    #[test]
+    fn the_hottest_are_found_among_many_and_first() {
+        let heat = Heat::default();
+        heat.hottest(60_000);
+        (0..10).for_each(|number| touch(&heat, number, 100 - number as usize));
+        (100..2_000).for_each(|number| touch(&heat, number, 1));
+        let found: Vec<_> = heat.hottest(60_000).into_iter().map(|(key, _)| key).collect();
+        assert!(found.len() <= HOTTEST);
+        assert_eq!(found[..10], (0..10).map(|number| wanted(number).0).collect::<Vec<_>>());
+        assert_eq!(heat.watched.lock().unwrap().answers.len(), WATCHED);
+    }
+
+    #[test]
+    fn heat_fades_and_is_forgotten() {
+        let heat = Heat::default();
+        heat.hottest(60_000);
+        touch(&heat, 1, 8);
+        assert_eq!([60_000, 120_000, 180_000].map(|now| heat.hottest(now).len()), [1, 1, 0]);
+        touch(&heat, 2, 1_000);
+        assert_eq!(heat.hottest(60_000 + FORGOTTEN_AFTER_MS).len(), 0);
+    }
+}

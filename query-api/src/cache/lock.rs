@@ -1,0 +1,255 @@
+//! Single flight over the fleet: one instance computes, the others wait for what it publishes.
+//!
+//! ```text
+//! acquire -> leader: compute, renewing -> publish (if the token is still the newest) and unlock, at once
+//!        -> taken: wait until the lock is gone -> the answer is there, or take over
+//!        -> Redis away: compute without
+//! ```
+//!
+//! * A leader that dies stops renewing; its lock ends within [`LOCK`] and a follower takes over.
+//! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
+//! * Nobody waits longer than [`LONGEST_WAIT`]; who does computes alone.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Key;
+use super::entry::Kept;
+use super::shared::{Away, MAX_BYTES, Request, Shared};
+use super::stamp::Stamp;
+use crate::metrics::{Dropped, LockEvent, Metrics};
+use crate::{Random, store};
+
+/// How long a lock lives without being renewed: as long as a dead leader strands its followers.
+pub const LOCK: Duration = Duration::from_secs(2);
+
+/// Between two renewals; three may fail.
+const RENEW: Duration = Duration::from_millis(500);
+
+/// A query, and the longest that it waits for its turn.
+const LONGEST_WAIT: Duration = store::DEADLINE.saturating_add(Duration::from_secs(6));
+
+/// Between two looks at somebody else's lock, at first and at last.
+const LOOK_AFTER: Duration = Duration::from_millis(2);
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(50);
+
+/// A fencing counter outlives every computation that took a token from it.
+const FENCE_MS: u64 = 600_000;
+
+/// Takes the lock and a token, and brings the answer that is there; nothing when the lock is taken.
+const ACQUIRE: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
+local token = redis.call('INCR', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
+return {token, redis.call('GET', KEYS[3])}";
+
+/// Takes a token, whoever has the lock.
+const TOKEN: &str = "local token = redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return token";
+
+const RENEWAL: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
+    return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 0";
+
+const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// Writes the answer unless a newer token was given out since, and unlocks: who sees the lock gone sees the answer.
+const PUBLISH: &str = "local newest = redis.call('GET', KEYS[2]) == ARGV[1]
+if newest then redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3]) end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return newest and 1 or 0";
+
+/// What a look at the fleet came to.
+pub(super) enum Turn {
+    /// Compute; the others wait.
+    Lead(Lease),
+    /// Another instance computed it meanwhile.
+    Found(Kept),
+    /// Compute; nobody knows of it.
+    Alone,
+}
+
+/// Locks of the fleet.
+#[derive(Clone)]
+pub struct Locks {
+    /// Redis.
+    pub shared: Arc<Shared>,
+    /// Counts what happens.
+    pub metrics: Metrics,
+    /// Jitter.
+    pub random: Random,
+}
+
+impl Locks {
+    /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it.
+    pub(super) async fn turn(&self, key: &Key, stamp: Stamp, is_good: impl Fn(&Kept) -> bool) -> Turn {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut has_waited = false;
+        loop {
+            match self.acquire(key, stamp).await {
+                Err(Away) => return Turn::Alone,
+                Ok(Some((lease, Some(kept)))) if is_good(&kept) => {
+                    drop(lease);
+                    return Turn::Found(kept);
+                }
+                Ok(Some((lease, _))) => {
+                    self.metrics.cache.lock(if has_waited { LockEvent::TookOver } else { LockEvent::Led });
+                    return Turn::Lead(lease);
+                }
+                Ok(None) => {}
+            }
+            if !has_waited {
+                self.metrics.cache.lock(LockEvent::Waited);
+            }
+            has_waited = true;
+            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(key, stamp)).await else {
+                self.metrics.cache.lock(LockEvent::GaveUp);
+                return Turn::Alone;
+            };
+            match self.shared.get(key).await {
+                Ok(Some(kept)) if is_good(&kept) => return Turn::Found(kept),
+                Ok(_) => {}
+                Err(Away) => return Turn::Alone,
+            }
+        }
+    }
+
+    /// A lease without a lock: for an answer that replaces whatever there is.
+    pub(super) async fn token(&self, key: &Key, stamp: Stamp) -> Option<Lease> {
+        if !key.is_shared() {
+            return None;
+        }
+        let fence = key.in_redis().fence();
+        let mut script = redis::cmd("EVAL");
+        script.arg(TOKEN).arg(1).arg(fence).arg(FENCE_MS);
+        let token = self.shared.ask(Request::One(script)).await;
+        token.ok().map(|token| self.lease(key, stamp, token))
+    }
+
+    async fn acquire(&self, key: &Key, stamp: Stamp) -> Result<Option<(Lease, Option<Kept>)>, Away> {
+        if !key.is_shared() {
+            return Err(Away);
+        }
+        let names = key.in_redis();
+        let mut script = redis::cmd("EVAL");
+        script.arg(ACQUIRE).arg(3).arg(names.lock(stamp)).arg(names.fence()).arg(names.answer());
+        script.arg(millis(LOCK)).arg(FENCE_MS);
+        let call = self.shared.ask(Request::One(script));
+        let taken: Vec<redis::Value> = call.await?;
+        let mut taken = taken.into_iter();
+        let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
+        let lease = self.lease(key, stamp, token);
+        let kept = match taken.next() {
+            Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), &written).await?,
+            _ => None,
+        };
+        Ok(Some((lease, kept)))
+    }
+
+    async fn until_unlocked(&self, key: &Key, stamp: Stamp) -> Result<(), Away> {
+        let lock = key.in_redis().lock(stamp);
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(&lock);
+        let mut pause = LOOK_AFTER;
+        loop {
+            sleep(pause.mul_f64(0.5 + 0.5 * (self.random)())).await;
+            pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
+            let call = self.shared.ask(Request::One(exists.clone()));
+            let is_locked: bool = call.await?;
+            if !is_locked {
+                return Ok(());
+            }
+        }
+    }
+
+    fn lease(&self, key: &Key, stamp: Stamp, token: i64) -> Lease {
+        Lease { locks: self.clone(), key: key.clone(), stamp, token, is_over: false }
+    }
+}
+
+/// The right to publish. Dropped unpublished, it unlocks, so that a follower need not wait for the lock's end.
+pub(super) struct Lease {
+    locks: Locks,
+    key: Key,
+    stamp: Stamp,
+    token: i64,
+    is_over: bool,
+}
+
+impl Lease {
+    /// Runs `work`, keeping the lock. A lock that was lost does not stop it: the fencing token keeps order.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let renewing = async {
+            loop {
+                sleep(RENEW).await;
+                // One that failed is tried again; that the lock ends is the worst that happens.
+                if self.run(RENEWAL, &[&millis(LOCK).to_string()]).await.is_err() {
+                    tracing::debug!("a lock was not renewed");
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            never = renewing => never,
+        }
+    }
+
+    /// Publishes the answer and unlocks.
+    pub(super) async fn publish(mut self, kept: &Kept, now_ms: i64) {
+        let remaining = u64::try_from(kept.ends.keep_ms - now_ms).unwrap_or(0);
+        if remaining == 0 || kept.bytes() > MAX_BYTES {
+            self.locks.metrics.cache.dropped(Dropped::TooLarge);
+            return;
+        }
+        let (names, written) = (self.key.in_redis(), kept.encode());
+        let mut script = redis::cmd("EVAL");
+        script.arg(PUBLISH).arg(3).arg(names.lock(self.stamp)).arg(names.fence()).arg(names.answer());
+        script.arg(self.token).arg(written).arg(remaining);
+        let call = self.locks.shared.ask(Request::One(script));
+        match call.await {
+            Ok(true) => self.is_over = true,
+            Ok(false) => {
+                self.is_over = true;
+                self.locks.metrics.cache.lock(LockEvent::FencedOut);
+            }
+            Err(Away) => self.locks.metrics.cache.dropped(Dropped::RedisAway),
+        }
+    }
+
+    async fn run(&self, script: &'static str, rest: &[&str]) -> Result<i64, Away> {
+        run(&self.locks.shared, script, &self.key.in_redis().lock(self.stamp), self.token, rest).await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.is_over {
+            return;
+        }
+        let (shared, token) = (Arc::clone(&self.locks.shared), self.token);
+        let lock = self.key.in_redis().lock(self.stamp);
+        runtime.spawn(async move {
+            if run(&shared, RELEASE, &lock, token, &[]).await.is_err() {
+                tracing::debug!("a lock was not released; it ends by itself");
+            }
+        });
+    }
+}
+
+async fn run(shared: &Shared, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg(lock).arg(token).arg(rest);
+    shared.ask(Request::One(command)).await
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,105 @@
+//! Bytes, compressed when that is worth it: an answer is read far more often than it is computed, and its size is what
+//! bounds how many are remembered.
+
+use bytes::Bytes;
+
+/// From this size bytes are compressed. Below, little is saved and every reader would pay for it.
+const FROM_BYTES: usize = 4 << 10;
+
+/// The fastest level; JSON of series still shrinks to a tenth.
+const LEVEL: i32 = 1;
+
+/// The largest that is believed to have been compressed; answers end at 100 MiB.
+const MOST_BYTES: usize = 256 << 20;
+
+/// Bytes, maybe compressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packed {
+    /// As they are.
+    Plain(Bytes),
+    /// By zstd.
+    Zstd {
+        /// The compressed bytes.
+        bytes: Bytes,
+        /// How many they were.
+        raw: u32,
+    },
+}
+
+impl Packed {
+    /// Packs bytes; those that do not shrink by a quarter stay as they are.
+    pub fn of(plain: Bytes) -> Self {
+        if plain.len() < FROM_BYTES || plain.len() > MOST_BYTES {
+            return Self::Plain(plain);
+        }
+        match (zstd::bulk::compress(&plain, LEVEL), u32::try_from(plain.len())) {
+            (Ok(small), Ok(raw)) if small.len() < plain.len() / 4 * 3 => Self::Zstd { bytes: Bytes::from(small), raw },
+            _ => Self::Plain(plain),
+        }
+    }
+
+    /// From what was written down: `raw` is 0 for plain bytes.
+    pub fn from_parts(bytes: Bytes, raw: u32) -> Self {
+        if raw == 0 { Self::Plain(bytes) } else { Self::Zstd { bytes, raw } }
+    }
+
+    /// What is held.
+    pub fn held(&self) -> &Bytes {
+        match self {
+            Self::Plain(bytes) | Self::Zstd { bytes, .. } => bytes,
+        }
+    }
+
+    /// How many bytes they were; 0 for plain ones.
+    pub fn raw(&self) -> u32 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Zstd { raw, .. } => *raw,
+        }
+    }
+
+    /// The bytes; `None` when they are damaged.
+    pub fn open(&self) -> Option<Bytes> {
+        match self {
+            Self::Plain(bytes) => Some(bytes.clone()),
+            Self::Zstd { bytes, raw } => {
+                let raw = usize::try_from(*raw).ok().filter(|raw| *raw <= MOST_BYTES)?;
+                let plain = zstd::bulk::decompress(bytes, raw).ok()?;
+                (plain.len() == raw).then(|| Bytes::from(plain))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_large_shrinks_and_comes_back() {
+        let series = Bytes::from(r#"{"timestamp":"2026-11-20T00:00:00Z","value":17},"#.repeat(1_000));
+        let packed = Packed::of(series.clone());
+        assert!(packed.held().len() * 10 < series.len(), "{}", packed.held().len());
+        assert_eq!(packed.open(), Some(series));
+    }
+
+    #[test]
+    fn what_is_small_or_does_not_shrink_stays() {
+        let small = Bytes::from_static(b"{}");
+        assert_eq!(Packed::of(small.clone()), Packed::Plain(small));
+        use rand::{RngExt, SeedableRng};
+        let mut random = rand::rngs::StdRng::seed_from_u64(1);
+        let noise: Bytes = (0..FROM_BYTES * 2).map(|_| random.random::<u8>()).collect();
+        assert_eq!(Packed::of(noise.clone()), Packed::Plain(noise));
+    }
+
+    #[test]
+    fn damage_and_lies_about_the_size_are_noticed() {
+        let packed = Packed::of(Bytes::from("a".repeat(FROM_BYTES)));
+        let held = packed.held().clone();
+        for raw in [1, packed.raw() - 1, packed.raw() + 1, u32::MAX] {
+            assert_eq!(Packed::from_parts(held.clone(), raw).open(), None, "{raw}");
+        }
+        assert_eq!(Packed::from_parts(Bytes::from_static(b"nonsense"), 100).open(), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! Parts of answers: aligned chunks of series, so that a sliding window computes only its tail again.
+//!
+//! ```text
+//! get_many: memory -> one MGET for what is missing
+//! put_many: memory, and beside the request one pipeline to Redis
+//! ```
+//!
+//! A part is given out only at the stamp that it was computed at. When in doubt it is not there: Redis that fails, damage,
+//! or too many writes under way cost a computation, never a wrong answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use deadpool_redis::redis;
+use moka::Expiry;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use super::entry::{sealed, take, unsealed};
+use super::key::PartKey;
+use super::packed::Packed;
+use super::shared::{MAX_BYTES, Request, Shared};
+use super::stamp::DaysStamp;
+use super::ttl::Life;
+use crate::metrics::{Dropped, Layer, Metrics};
+use crate::{Clock, Random};
+
+/// Pipelines to Redis under way at once; beyond, parts are remembered in memory only.
+const WRITES: usize = 32;
+
+/// First bytes of a written part.
+const MAGIC: &[u8; 4] = b"THP1";
+
+/// Remembered parts; clones share them.
+#[derive(Clone)]
+pub struct Parts {
+    memory: Cache<Arc<str>, Part>,
+    shared: Option<Arc<Shared>>,
+    writes: Arc<Semaphore>,
+    metrics: Metrics,
+    clock: Clock,
+    random: Random,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    body: Packed,
+    days: DaysStamp,
+    computed_ms: i64,
+    ends_ms: i64,
+    project: Arc<str>,
+}
+
+/// What [`Parts`] is made of.
+pub struct PartsDeps {
+    /// Bytes that memory may take.
+    pub bytes: u64,
+    /// Redis.
+    pub shared: Option<Arc<Shared>>,
+    /// Counts what happens.
+    pub metrics: Metrics,
+    /// The present.
+    pub clock: Clock,
+    /// Jitter.
+    pub random: Random,
+}
+
+impl Parts {
+    /// Nothing remembered yet.
+    pub fn new(deps: PartsDeps) -> Self {
+        let PartsDeps { bytes, shared, metrics, clock, random } = deps;
+        let weigh = |name: &Arc<str>, part: &Part| {
+            u32::try_from(name.len() + part.body.held().len() + size_of::<Part>()).unwrap_or(u32::MAX)
+        };
+        let memory = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
+        Self { memory, shared, writes: Arc::new(Semaphore::new(WRITES)), metrics, clock, random }
+    }
+
+    /// The parts, in the order of their keys; `None` for what is not known.
+    pub async fn get_many(&self, keys: &[PartKey]) -> Vec<Option<Bytes>> {
+        let mut found: Vec<Option<Bytes>> = keys.iter().map(|key| self.in_memory(key)).collect();
+        let is_asked = |(place, key): &(usize, &PartKey)| {
+            key.stamp.generation.is_shared() && found.get(*place).is_some_and(Option::is_none)
+        };
+        let missing: Vec<(usize, &PartKey)> = keys.iter().enumerate().filter(is_asked).collect();
+        for ((place, key), part) in missing.iter().zip(self.in_redis(&missing).await) {
+            let part = part.filter(|part| self.is_for(part, key));
+            self.metrics.cache.part(Layer::Redis, part.is_some());
+            if let (Some(part), Some(slot)) = (part, found.get_mut(*place)) {
+                *slot = part.body.open();
+                self.memory.insert(Arc::clone(&key.name), part);
+            }
+        }
+        found
+    }
+
+    /// Remembers parts. Redis is written to beside the caller.
+    pub fn put_many(&self, parts: Vec<(PartKey, Bytes, Life)>) {
+        let now_ms = (self.clock)();
+        let mut written = Vec::new();
+        for (key, bytes, life) in parts {
+            // Nobody would notice that its days were written to.
+            let life = if key.stamp.days == DaysStamp::Unknown { Life::Open } else { life };
+            let time = life.duration((self.random)());
+            let ends_ms = now_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+            let (days, project) = (key.stamp.days, Arc::clone(&key.project));
+            let part = Part { body: Packed::of(bytes), days, computed_ms: now_ms, ends_ms, project };
+            if part.body.held().len() > MAX_BYTES {
+                self.metrics.cache.dropped(Dropped::TooLarge);
+            } else if key.stamp.generation.is_shared() {
+                written.push((Arc::clone(&key.name), part.encode(), u64::try_from(time.as_millis()).unwrap_or(1)));
+            }
+            self.memory.insert(key.name, part);
+        }
+        self.write(written);
+    }
+
+    /// Forgets the parts of a project, or all; gives their number.
+    pub fn clear(&self, project: Option<&str>) -> u64 {
+        let is_meant = |part: &Part| project.is_none_or(|project| *part.project == *project);
+        let names: Vec<_> = self.memory.iter().filter(|(_, part)| is_meant(part)).map(|(name, _)| name).collect();
+        names.iter().for_each(|name| self.memory.invalidate(name.as_ref()));
+        names.len() as u64
+    }
+
+    /// Bytes held, about.
+    pub fn bytes(&self) -> u64 {
+        self.memory.weighted_size()
+    }
+
+    fn in_memory(&self, key: &PartKey) -> Option<Bytes> {
+        let part = self.memory.get(&key.name).filter(|part| self.is_for(part, key));
+        self.metrics.cache.part(Layer::Memory, part.is_some());
+        part?.body.open()
+    }
+
+    fn is_for(&self, part: &Part, key: &PartKey) -> bool {
+        part.days == key.stamp.days && (self.clock)() < part.ends_ms
+    }
+
+    async fn in_redis(&self, missing: &[(usize, &PartKey)]) -> Vec<Option<Part>> {
+        let Some(shared) = self.shared.as_ref().filter(|_| !missing.is_empty()) else { return Vec::new() };
+        let mut command = redis::cmd("MGET");
+        missing.iter().for_each(|(_, key)| {
+            command.arg(&*key.name);
+        });
+        let found = shared.ask(Request::One(command)).await;
+        let found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
+        let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| {
+            Part::decode(&found?, &key.project).filter(|part| part.body.open().is_some())
+        };
+        found.into_iter().zip(missing).map(read).collect()
+    }
+
+    fn write(&self, parts: Vec<(Arc<str>, Vec<u8>, u64)>) {
+        let Some(shared) = self.shared.clone().filter(|_| !parts.is_empty()) else { return };
+        let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
+            self.metrics.cache.dropped(Dropped::TooManyWrites);
+            return;
+        };
+        let metrics = self.metrics.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut commands = redis::pipe();
+            for (name, written, millis) in parts {
+                commands.pset_ex(&*name, written, millis).ignore();
+            }
+            let sent = shared.ask::<()>(Request::Many(commands));
+            if sent.await.is_err() {
+                metrics.cache.dropped(Dropped::RedisAway);
+            }
+        });
+    }
+}
+
+impl Part {
+    /// Magic, checksum of the rest, days, times, raw length, body; numbers little-endian.
+    fn encode(&self) -> Vec<u8> {
+        let (is_known, epoch, sum) = match self.days {
+            DaysStamp::Known { epoch, sum } => (1_u64, epoch, sum),
+            DaysStamp::Unknown => (0, 0, 0),
+        };
+        let mut rest = Vec::with_capacity(48 + self.body.held().len());
+        [is_known, epoch, sum].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
+        [self.computed_ms, self.ends_ms].iter().for_each(|time| rest.extend_from_slice(&time.to_le_bytes()));
+        rest.extend_from_slice(&self.body.raw().to_le_bytes());
+        rest.extend_from_slice(self.body.held());
+        sealed(MAGIC, &rest)
+    }
+
+    fn decode(written: &[u8], project: &Arc<str>) -> Option<Self> {
+        let mut rest = unsealed(MAGIC, written)?;
+        let mut number = || take(&mut rest).map(u64::from_le_bytes);
+        let days = match (number()?, number()?, number()?) {
+            (0, ..) => DaysStamp::Unknown,
+            (_, epoch, sum) => DaysStamp::Known { epoch, sum },
+        };
+        let mut time = || take(&mut rest).map(i64::from_le_bytes);
+        let (computed_ms, ends_ms) = (time()?, time()?);
+        let raw = take(&mut rest).map(u32::from_le_bytes)?;
+        let body = Packed::from_parts(Bytes::copy_from_slice(rest), raw);
+        Some(Self { body, days, computed_ms, ends_ms, project: Arc::clone(project) })
+    }
+}
+
+/// Frees a part when its time is up; [`Parts::is_for`] decides what is given out.
+struct FromWriting;
+
+impl Expiry<Arc<str>, Part> for FromWriting {
+    fn expire_after_create(&self, _: &Arc<str>, part: &Part, _: Instant) -> Option<Duration> {
+        lifetime(part)
+    }
+
+    fn expire_after_update(&self, _: &Arc<str>, part: &Part, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        lifetime(part)
+    }
+}
+
+fn lifetime(part: &Part) -> Option<Duration> {
+    Some(Duration::from_millis(u64::try_from(part.ends_ms - part.computed_ms).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::authorize::Scope;
+    use crate::cache::stamp::{Generation, Stamp};
+
+    fn parts(now_ms: &Arc<AtomicI64>) -> Parts {
+        let now_ms = Arc::clone(now_ms);
+        Parts::new(PartsDeps {
+            bytes: 1 << 20,
+            shared: None,
+            metrics: Metrics::register(&Registry::new()).unwrap(),
+            clock: Arc::new(move || now_ms.load(Ordering::SeqCst)),
+            random: Arc::new(|| 0.5),
+        })
+    }
+
+    fn key(project: &str, what: &str, days: DaysStamp) -> PartKey {
+        PartKey::of(&Scope::for_test(project), &what, Stamp { generation: Generation::Process { purges: 0 }, days })
+    }
+
+    fn known(sum: u64) -> DaysStamp {
+        DaysStamp::Known { epoch: 0, sum }
+    }
+
+    #[tokio::test]
+    async fn parts_come_in_order_and_only_at_their_stamp() {
+        let parts = parts(&Arc::default());
+        let long = Bytes::from("b".repeat(10_000));
+        parts.put_many(vec![
+            (key("p", "a", known(1)), Bytes::from_static(b"a"), Life::Closed),
+            (key("p", "b", known(1)), long.clone(), Life::Closed),
+        ]);
+        let asked = [key("p", "b", known(1)), key("p", "c", known(1)), key("p", "a", known(1))];
+        assert_eq!(parts.get_many(&asked).await, [Some(long), None, Some(Bytes::from_static(b"a"))]);
+        let others = [key("p", "a", known(2)), key("q", "a", known(1)), key("p", "a", DaysStamp::Unknown)];
+        assert_eq!(parts.get_many(&others).await, [None, None, None]);
+        assert_eq!((parts.clear(Some("q")), parts.clear(Some("p"))), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn closed_parts_live_an_hour_and_open_or_unversioned_ones_seconds() {
+        let now_ms = Arc::new(AtomicI64::new(0));
+        let parts = parts(&now_ms);
+        let keys = [key("p", "closed", known(1)), key("p", "open", known(1)), key("p", "x", DaysStamp::Unknown)];
+        let lives = [Life::Closed, Life::Open, Life::Closed];
+        parts.put_many(keys.iter().cloned().zip(lives).map(|(key, life)| (key, Bytes::new(), life)).collect());
+        for (at, expected) in [(9_999, [true; 3]), (10_000, [true, false, false]), (3_600_000, [false; 3])] {
+            now_ms.store(at, Ordering::SeqCst);
+            let there: Vec<_> = parts.get_many(&keys).await.iter().map(Option::is_some).collect();
+            assert_eq!(there, expected, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_written_part_is_read_and_damage_is_noticed() {
+        let project: Arc<str> = "p".into();
+        let body = Packed::of(Bytes::from("abc".repeat(3_000)));
+        let part = Part { body, days: known(3), computed_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
+        let written = part.encode();
+        assert_eq!(Part::decode(&written, &project), Some(part));
+        for place in 0..written.len() {
+            let mut damaged = written.clone();
+            damaged[place] ^= 1;
+            assert_eq!(Part::decode(&damaged, &project), None, "byte {place}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Which state of the data an answer is about. Two equal stamps of a plan mean equal answers.
+
+/// What an answer was computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// Raised by operators who clear the cache; part of every key.
+    pub generation: Generation,
+    /// The versions of the days that were read.
+    pub days: DaysStamp,
+}
+
+/// How often the cache was cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Generation {
+    /// As all instances see it.
+    Fleet {
+        /// Of the Redis that counts: one that came back empty counts from the start, and must not be believed to be the
+        /// one before.
+        incarnation: u64,
+        /// Times that everything was cleared.
+        all: u64,
+        /// Times that the project was cleared.
+        project: u64,
+    },
+    /// As this process alone counts. Nothing under it is shared.
+    Process {
+        /// Times that anything was cleared.
+        purges: u64,
+    },
+}
+
+impl Generation {
+    /// Whether other instances mean the same by it.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Fleet { .. })
+    }
+}
+
+/// The versions of closed days, as one figure. Days that are still open are not in it: answers about them live by their
+/// short time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DaysStamp {
+    /// Another whenever one of the days was written to.
+    Known {
+        /// Of the process that counts; 0 in a fleet, where the generation tells.
+        epoch: u64,
+        /// The sum of the versions. Each only rises, so the sum tells any change.
+        sum: u64,
+    },
+    /// Nobody could say. Such an answer has a short time only.
+    Unknown,
+}

@@ -1,0 +1,319 @@
+//! Which state of the data a question is about: the stamp of its days.
+//!
+//! ```text
+//! with Redis   HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
+//! embedded     the versions that the ingester of this process raises
+//! neither      unknown
+//! ```
+//!
+//! With Redis its hash is the authority, and counters of this process never enter a key that is shared. Whatever Redis
+//! does not say is *unknown*: then answers live by their short time. The stamp is taken before the data is read, so a
+//! computation that an insert overtakes is kept under the older stamp, which nobody asks for any more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis;
+use futures_util::StreamExt;
+use tallyhouse_service::day_versions::{Day, DayVersions};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::flight::Flights;
+use super::known::{Fetched, Known, Link, Look};
+use super::shared::{Away, Request, Shared};
+use super::stamp::{DaysStamp, Generation, Stamp};
+
+/// The hash of a project's days; the ingester writes it.
+const DAYS_KEY: &str = "tallyhouse:days:";
+
+/// Where the ingester says which days it touched: a project, then days, blanks between.
+const TOUCHED: &str = "tallyhouse:touched";
+
+/// How often the cache was cleared: by [`field`], and the hash's own [`INCARNATION`].
+const GENERATIONS: &str = "tallyhouse:cache:generations";
+const ALL: &str = "all";
+const PROJECT: &str = "project:";
+const INCARNATION: &str = "incarnation";
+
+/// Where an instance says what it cleared: a [`field`].
+const CLEARED: &str = "tallyhouse:cleared";
+
+/// Between two pings of the subscription, and how long each may take: a connection that hangs is noticed.
+const PING: Duration = Duration::from_secs(1);
+
+/// Before subscribing again.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// Tells stamps. Clones share what they know.
+#[derive(Clone)]
+pub struct Versions {
+    source: Source,
+    purges: Arc<AtomicU64>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Nobody,
+    Process(DayVersions),
+    Fleet(Arc<Fleet>),
+}
+
+struct Fleet {
+    shared: Arc<Shared>,
+    known: Mutex<Known>,
+    reading: Flights<String, Result<(), Away>>,
+}
+
+impl Versions {
+    /// From Redis if there is one, else from the ingester of this process if it has one.
+    pub fn new(shared: Option<Arc<Shared>>, process: Option<DayVersions>) -> Self {
+        let source = match (shared, process) {
+            (Some(shared), _) => {
+                Source::Fleet(Arc::new(Fleet { shared, known: Mutex::default(), reading: Flights::default() }))
+            }
+            (None, Some(days)) => Source::Process(days),
+            (None, None) => Source::Nobody,
+        };
+        Self { source, purges: Arc::default() }
+    }
+
+    /// The stamp of these days, all of them over, of a project. Waits for Redis for 0.1 s at most.
+    pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>) -> Stamp {
+        let purges = self.purges.load(Ordering::Acquire);
+        let here = Generation::Process { purges };
+        match &self.source {
+            Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
+            Source::Process(versions) => {
+                let (epoch, sum) = versions.of(project, days);
+                Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
+            }
+            Source::Fleet(fleet) => match fleet.stamp(project, days).await {
+                Some(stamp) => stamp,
+                None => {
+                    let generation = fleet.known().generation(project).unwrap_or(here);
+                    Stamp { generation, days: DaysStamp::Unknown }
+                }
+            },
+        }
+    }
+
+    /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it.
+    pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
+        self.purges.fetch_add(1, Ordering::AcqRel);
+        let Source::Fleet(fleet) = &self.source else { return Ok(()) };
+        let field = field(project);
+        let mut commands = redis::pipe();
+        commands.hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
+        let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
+        fleet.known().forget(project);
+        sent
+    }
+
+    /// Listens to what changes until `stopped`; `cleared` is told which project another instance cleared.
+    pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
+        let Source::Fleet(fleet) = &self.source else { return };
+        let listening = async {
+            for link in 1.. {
+                if let Err(error) = fleet.listen(link, &cleared).await {
+                    tracing::debug!(%error, "the subscription to Redis ended");
+                }
+                fleet.known().unlinked();
+                sleep(AGAIN_AFTER).await;
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            () = stopped.cancelled() => {}
+        }
+    }
+}
+
+impl Fleet {
+    /// `None` when Redis does not say.
+    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>) -> Option<Stamp> {
+        // Twice: a reading that somebody else began may have been overtaken by a message.
+        for _ in 0..2 {
+            let look = self.known().look(project, days.clone(), Instant::now());
+            if let Look::Known(generation, sum) = look {
+                return Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } });
+            }
+            let (fleet, name) = (Arc::clone(self), project.to_owned());
+            let reading = || async move { fleet.read(&name, look).await };
+            self.reading.join(project.to_owned(), reading).await.1.ok()?.ok()?;
+        }
+        match self.known().look(project, days, Instant::now()) {
+            Look::Known(generation, sum) => Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } }),
+            Look::ReadAll | Look::Read(_) => None,
+        }
+    }
+
+    async fn read(&self, project: &str, look: Look) -> Result<(), Away> {
+        let (link, at) = (self.known().reading(project), Instant::now());
+        let read = match look {
+            Look::Known(..) => return Ok(()),
+            Look::ReadAll => self.read_all(project).await.map(|all| self.known().took_all(project, link, at, all)),
+            Look::Read(days) => self.read_days(project, &days).await.map(|read| self.known().took(project, read)),
+        };
+        read.inspect_err(|_| self.known().took_nothing(project))
+    }
+
+    async fn read_all(&self, project: &str) -> Result<Fetched, Away> {
+        let mut commands = redis::pipe();
+        commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
+        commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
+        commands.hgetall(format!("{DAYS_KEY}{project}"));
+        type Read = (Vec<Option<String>>, HashMap<String, String>);
+        let (generations, days): Read = self.shared.ask(Request::Many(commands)).await?;
+        let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
+        let generation = Generation::Fleet {
+            incarnation: number(0).unwrap_or(0),
+            all: number(1).unwrap_or(0),
+            project: number(2).unwrap_or(0),
+        };
+        // A field that is no day, or no number, is not the ingester's.
+        let versions: BTreeMap<Day, u64> =
+            days.iter().filter_map(|(day, version)| Some((day.parse().ok()?, version.parse().ok()?))).collect();
+        Ok(Fetched { generation, versions })
+    }
+
+    async fn read_days(&self, project: &str, days: &[Day]) -> Result<Vec<(Day, u64)>, Away> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(format!("{DAYS_KEY}{project}")).arg(days);
+        let versions: Vec<Option<u64>> = self.shared.ask(Request::One(command)).await?;
+        Ok(days.iter().zip(versions).map(|(day, version)| (*day, version.unwrap_or(0))).collect())
+    }
+
+    /// Subscribed until something fails.
+    async fn listen(&self, link: Link, cleared: &impl Fn(Option<&str>)) -> Result<(), ListenError> {
+        let mut subscription = timeout(PING, self.shared.listen()).await??;
+        timeout(PING, subscription.subscribe(&[TOUCHED, CLEARED])).await??;
+        self.known().linked(link);
+        let (mut sink, mut messages) = subscription.split();
+        let mut ping = tokio::time::interval(PING);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let message = message.ok_or(ListenError::Closed)?;
+                    let text: String = message.get_payload()?;
+                    if message.get_channel_name() == CLEARED {
+                        self.heard_cleared(&text, cleared);
+                    } else {
+                        self.heard_touched(&text);
+                    }
+                }
+                _ = ping.tick() => { timeout(PING, sink.ping::<()>()).await??; }
+            }
+        }
+    }
+
+    fn heard_touched(&self, text: &str) {
+        let mut words = text.split(' ');
+        if let Some(project) = words.next() {
+            self.known().heard(project, words.filter_map(|day| day.parse().ok()));
+        }
+    }
+
+    fn heard_cleared(&self, text: &str, cleared: &impl Fn(Option<&str>)) {
+        let project = text.strip_prefix(PROJECT);
+        self.known().forget(project);
+        cleared(project);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn field(project: Option<&str>) -> String {
+    project.map_or_else(|| ALL.to_owned(), |project| format!("{PROJECT}{project}"))
+}
+
+/// Why a subscription ended.
+#[derive(Debug, thiserror::Error)]
+enum ListenError {
+    #[error("{0}")]
+    Redis(#[from] redis::RedisError),
+    #[error("no answer in time")]
+    Slow(#[from] tokio::time::error::Elapsed),
+    #[error("closed by Redis")]
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use tallyhouse_service::day_versions::Touched;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn fleet() -> Fleet {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        // Nobody listens there; nothing is asked.
+        let shared = Shared::new("redis://127.0.0.1:1", metrics, Arc::new(|| 0)).unwrap();
+        let fleet = Fleet { shared: Arc::new(shared), known: Mutex::default(), reading: Flights::default() };
+        fleet.known().linked(1);
+        for project in ["p", "q"] {
+            let link = fleet.known().reading(project);
+            let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
+            let fetched = Fetched { generation, versions: BTreeMap::from([(1, 1), (2, 1)]) };
+            fleet.known().took_all(project, link, Instant::now(), fetched);
+        }
+        fleet
+    }
+
+    fn look(fleet: &Fleet, project: &str) -> Look {
+        fleet.known().look(project, 1..=2, Instant::now())
+    }
+
+    #[test]
+    fn a_message_of_the_ingester_names_a_project_and_days() {
+        let fleet = fleet();
+        fleet.heard_touched("p 2 9");
+        assert_eq!(look(&fleet, "p"), Look::Read(vec![2]));
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        // What is not the ingester's is not understood, and harms nobody.
+        for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {
+            fleet.heard_touched(nonsense);
+        }
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+    }
+
+    #[test]
+    fn what_another_instance_cleared_is_read_anew_and_told() {
+        let fleet = fleet();
+        let told = Mutex::new(Vec::new());
+        let cleared = |project: Option<&str>| told.lock().unwrap().push(project.map(str::to_owned));
+        fleet.heard_cleared("project:p", &cleared);
+        assert_eq!(look(&fleet, "p"), Look::ReadAll);
+        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        fleet.heard_cleared(ALL, &cleared);
+        assert_eq!(look(&fleet, "q"), Look::ReadAll);
+        assert_eq!(*told.lock().unwrap(), [Some("p".to_owned()), None]);
+    }
+
+    #[tokio::test]
+    async fn the_ingester_of_the_process_is_heard_at_once() {
+        let days = DayVersions::default();
+        let versions = Versions::new(None, Some(days.clone()));
+        let before = versions.stamp("p", 1..=7).await;
+        days.raise(&[Touched { project: "p".into(), day: 8 }, Touched { project: "q".into(), day: 3 }]);
+        assert_eq!(versions.stamp("p", 1..=7).await, before);
+        days.raise(&[Touched { project: "p".into(), day: 3 }]);
+        assert_ne!(versions.stamp("p", 1..=7).await, before);
+        assert!(!before.generation.is_shared(), "counters of a process are not shared");
+    }
+
+    #[tokio::test]
+    async fn clearing_changes_every_generation_and_nobody_knows_without_a_source() {
+        let versions = Versions::new(None, None);
+        let before = versions.stamp("p", 1..=7).await;
+        assert_eq!(before.days, DaysStamp::Unknown);
+        assert_eq!(versions.clear(None).await, Ok(()));
+        assert_ne!(versions.stamp("p", 1..=7).await.generation, before.generation);
+    }
+}
