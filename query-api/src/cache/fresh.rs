@@ -1,4 +1,4 @@
-//! `?fresh=true`: past the cache, but at most once per caller and [`PAUSE_MS`].
+//! `?fresh=true`: past the cache, but at most once per caller and 5 s.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

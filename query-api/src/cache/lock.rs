@@ -8,7 +8,7 @@
 //!
 //! * A leader that dies stops renewing; its lock ends within [`LOCK`] and a follower takes over.
 //! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
-//! * Nobody waits longer than [`LONGEST_WAIT`]; who does computes alone.
+//! * Nobody waits longer than a query may take; who does computes alone.
 
 use std::future::Future;
 use std::sync::Arc;
