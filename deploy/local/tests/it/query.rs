@@ -136,7 +136,7 @@ async fn every_bad_question_is_answered_with_what_would_do() {
         ("/v1/reports/daily?date=2999-01-01", 400, "bad_range"),
         ("/v1/reports/daily?date=1971-01-01", 400, "no_longer_kept"),
         ("/v1/dashboards/realtime?x=1", 400, "unknown_parameter"),
-        ("/v1/metrics", 404, "not_found"),
+        ("/v1/nothing", 404, "not_found"),
         (long.as_str(), 414, "query_too_long"),
     ] {
         let reply = service.get(&project, path).await;
