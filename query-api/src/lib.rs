@@ -5,9 +5,10 @@
 //! ```
 //!
 //! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`sql`] alone holds SQL; [`store`] alone talks
-//! to ClickHouse. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
+//! to ClickHouse, when [`admission`] lets it. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod authorize;
 pub mod cache;
 pub mod config;

@@ -90,7 +90,7 @@ pub async fn run(
     let metrics = Metrics::register(&deps.registry)?;
     let redis =
         config.redis_url.as_ref().map(|url| Shared::new(url.expose(), metrics.clone())).transpose()?.map(Arc::new);
-    let store = Store::new(deps.connection.client(), config.clickhouse_concurrency, metrics.clone());
+    let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
     let answers = Answers {
         memory: Memory::new(config.cache_bytes),
         shared: redis,

@@ -14,7 +14,7 @@ use crate::render::{self, Rendered};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query};
 use crate::sql;
-use crate::store::{ReadError, Store};
+use crate::store::{Ask, Class, ReadError, Store};
 use crate::{Clock, Random};
 
 /// Everything that answering needs.
@@ -124,21 +124,23 @@ fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query,
 
 async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
     let generated_s = clock().div_euclid(1_000);
+    let class = if matches!(plan, Plan::Realtime(_)) { Class::Realtime } else { Class::Dashboard };
+    let ask = Ask { class, project: scope.project().to_owned() };
     Ok(match &plan {
         Plan::Series(plan) => {
-            let points = store.read(&sql::series(plan, scope.project())).await?;
+            let points = store.rows(&sql::series(plan, scope.project()), &ask).await?;
             let places = match sql::overflowed(plan, scope.project()) {
-                Some(statement) => store.read::<sql::Place>(&statement).await?,
+                Some(statement) => store.rows::<sql::Place>(&statement, &ask).await?,
                 None => Vec::new(),
             };
             render::series::render(plan, &points, &plan.named(&places), generated_s)
         }
         Plan::Realtime(plan) => {
-            let lines = store.read(&sql::realtime(plan, scope.project())).await?;
+            let lines = store.rows(&sql::realtime(plan, scope.project()), &ask).await?;
             render::report::realtime(plan, &lines, generated_s)
         }
         Plan::Daily(plan) => {
-            let lines = store.read(&sql::daily(plan, scope.project())).await?;
+            let lines = store.rows(&sql::daily(plan, scope.project()), &ask).await?;
             render::report::daily(plan, &lines, generated_s)
         }
     })

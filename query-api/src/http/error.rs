@@ -79,7 +79,12 @@ fn of_read_error(error: ReadError) -> Problem {
     let with = |status, code| Problem::new(status, code, error.to_string());
     match error {
         ReadError::Unavailable => with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2),
-        ReadError::Overloaded => with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(5),
+        ReadError::Overloaded { retry_after_s } => {
+            with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(retry_after_s)
+        }
+        ReadError::TenantBusy { retry_after_s } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "too_many_queries").retry_after(retry_after_s)
+        }
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
