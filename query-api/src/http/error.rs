@@ -92,3 +92,19 @@ fn of_read_error(error: ReadError) -> Problem {
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_told_to_come_back_learns_whose_fault_it_is_and_when() {
+        let problem = |error| {
+            let problem = of_read_error(error);
+            (problem.status.as_u16(), problem.code, problem.retry_after)
+        };
+        assert_eq!(problem(ReadError::Overloaded { retry_after_s: 7 }), (503, "overloaded", Some(7)));
+        assert_eq!(problem(ReadError::TenantBusy { retry_after_s: 9 }), (429, "too_many_queries", Some(9)));
+        assert_eq!(problem(ReadError::Unavailable), (503, "unavailable", Some(2)));
+    }
+}

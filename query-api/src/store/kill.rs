@@ -2,20 +2,19 @@
 //! certain.
 //!
 //! ```text
-//! Watched dropped -> queue (bounded) -> KILL (so many at once) -> found: its turn is somebody else's
-//!                                          ^                   -> not found: over already, or not begun yet
-//!                                          +--- again, twice ------+
+//! Watched dropped -> queue (bounded) -> KILL (so many at once) -> found: again, until it is gone
+//!                                                              -> gone: its turn is somebody else's
+//!                                                              -> never found: it was over, or is looked for twice more
 //! ```
 //!
-//! A query keeps its turn until ClickHouse was told to stop it, so that ClickHouse never has more to do than admission
+//! A query keeps its turn until ClickHouse has stopped it, so that ClickHouse never has more to do than admission
 //! thinks. When the queue is full the KILL is not sent and counted as lost: the closed connection and
 //! `max_execution_time` remain.
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::clickhouse::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -30,8 +29,11 @@ const AT_ONCE: usize = 4;
 /// same.
 const WAITING: usize = 1_024;
 
-/// The longest that a KILL takes. Then its turn is given up: it must not be held by a ClickHouse that hangs.
+/// The longest that stopping a query takes. Then its turn is given up: it must not be held by a ClickHouse that hangs.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// When it is looked first whether a query has stopped; then after twice as long, and so on.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// When a query that was not found is looked for again: it may have been on its way.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
@@ -47,19 +49,6 @@ pub(super) struct Killer {
 struct Condemned {
     query_id: String,
     turn: Turn,
-}
-
-/// A line of what KILL says; ClickHouse names the columns.
-#[derive(Debug, Row, Deserialize)]
-struct Killed {
-    #[allow(dead_code, reason = "a row must have all columns")]
-    kill_status: String,
-    #[allow(dead_code, reason = "as above")]
-    query_id: String,
-    #[allow(dead_code, reason = "as above")]
-    user: String,
-    #[allow(dead_code, reason = "as above")]
-    query: String,
 }
 
 impl Killer {
@@ -93,36 +82,51 @@ async fn work(client: Client, metrics: Metrics, mut queue: mpsc::Receiver<Condem
 }
 
 async fn stop(client: &Client, Condemned { query_id, turn }: Condemned) -> Kill {
-    let first = kill(client, &query_id).await;
-    // Stopped, gone or out of reach: there is nothing more to wait for.
+    let outcome = tokio::time::timeout(DEADLINE, until_gone(client, &query_id)).await.unwrap_or(Kill::Failed);
     drop(turn);
-    let mut found = first;
-    for pause in AGAIN {
-        if found != Kill::NotFound {
-            break;
+    match outcome {
+        Kill::NotFound => once_more(client, &query_id).await,
+        Kill::Failed => {
+            tracing::warn!(query_id, "a query nobody waits for could not be stopped");
+            Kill::Failed
         }
-        tokio::time::sleep(pause).await;
-        found = kill(client, &query_id).await;
+        Kill::Stopped | Kill::Lost => outcome,
     }
-    found
 }
 
-async fn kill(client: &Client, query_id: &str) -> Kill {
-    let killed = client.query(sql::KILL).param("query_id", query_id).fetch_all::<Killed>();
-    match tokio::time::timeout(DEADLINE, killed).await {
-        Ok(Ok(killed)) if killed.is_empty() => Kill::NotFound,
-        Ok(Ok(_)) => {
-            tracing::debug!(query_id, "a query nobody waits for was stopped");
-            Kill::Stopped
+/// Tells ClickHouse to stop the query until it has: a query looks whether it was told only between two blocks.
+async fn until_gone(client: &Client, query_id: &str) -> Kill {
+    let mut gone = Kill::NotFound;
+    let mut pause = LOOK;
+    loop {
+        match is_found(client, query_id).await {
+            Ok(false) => return gone,
+            Ok(true) => gone = Kill::Stopped,
+            Err(error) => {
+                tracing::warn!(query_id, %error, "KILL failed");
+                return Kill::Failed;
+            }
         }
-        Ok(Err(error)) => {
-            let error = StoreError::from(error);
-            tracing::warn!(query_id, %error, "a query nobody waits for could not be stopped");
-            Kill::Failed
-        }
-        Err(_) => {
-            tracing::warn!(query_id, "stopping a query nobody waits for took too long");
-            Kill::Failed
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+/// Looks again for a query that was not there: it was over, or had not begun.
+async fn once_more(client: &Client, query_id: &str) -> Kill {
+    for pause in AGAIN {
+        tokio::time::sleep(pause).await;
+        let found = tokio::time::timeout(DEADLINE, is_found(client, query_id)).await;
+        if matches!(found, Ok(Ok(true))) {
+            return Kill::Stopped;
         }
     }
+    Kill::NotFound
+}
+
+/// Sends KILL; whether there was something to stop. What it stops is listed in the answer; when there is nothing, the
+/// answer is empty, without even the header that rows are read by.
+async fn is_found(client: &Client, query_id: &str) -> Result<bool, StoreError> {
+    let mut listed = client.query(sql::KILL).param("query_id", query_id).fetch_bytes("TabSeparated")?;
+    Ok(!listed.collect().await?.is_empty())
 }

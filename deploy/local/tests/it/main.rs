@@ -27,6 +27,7 @@ mod kills;
 mod migrations;
 mod outage;
 mod query;
+mod query_admission;
 mod query_cache;
 mod query_service;
 mod rollups;
