@@ -127,17 +127,27 @@ pub const MAX_RESULT_ROWS: u64 = 500_000;
 /// Bytes of an answer.
 const MAX_RESULT_BYTES: u64 = 100 << 20;
 
-/// How long a query gives way before its next block, in milliseconds. Meanwhile it does not notice a KILL, so the default of
-/// a second would be too long.
-const STEP: (&str, &str) = ("low_priority_query_wait_time_ms", "200");
+/// How long a query gives way to more important ones before each of its blocks, in milliseconds. The default of a second would
+/// starve ad hoc beside dashboards that never pause, and while it waits a query does not notice a KILL.
+const STEP: (&str, &str) = ("low_priority_query_wait_time_ms", "50");
 
 /// What ClickHouse may spend on a query of a class.
 ///
-/// What keeps ad hoc from slowing dashboards, tried on ClickHouse 26.7 with two cores and one endless ad hoc query
-/// beside a dashboard of 30 ms (p50, ten rounds each): nothing set 52 ms; `max_threads` = 1 alone 58 ms; `priority` alone
-/// 39 ms; `priority` and `max_threads` 34 ms; `os_thread_priority` alone 33 ms; all three 29 ms. `os_thread_priority`
-/// works only where ClickHouse has the capability CAP_SYS_NICE and is ignored elsewhere, hence the other two. At 10 rather than
-/// 19 a query still has time to notice a KILL while all cores are busy.
+/// What keeps ad hoc from slowing dashboards, tried on ClickHouse 26.7 with two cores: p50 of a dashboard query of 30 ms
+/// beside one endless ad hoc query, ten rounds each.
+///
+/// | set | p50 |
+/// |---|---|
+/// | nothing | 52 ms |
+/// | `max_threads` = 1 | 58 ms |
+/// | `priority` | 39 ms |
+/// | `priority`, `max_threads` | 34 ms |
+/// | `os_thread_priority` = 19 | 33 ms |
+/// | all three | 29 ms |
+///
+/// `os_thread_priority` works only where ClickHouse has the capability CAP_SYS_NICE and is ignored elsewhere, hence the
+/// others; at 10 rather than 19 a query still has time to notice a KILL while all cores are busy. Small blocks let it give
+/// way, and stop, sooner.
 const fn work(class: Class) -> &'static [(&'static str, &'static str)] {
     match class {
         Class::Realtime => {
@@ -151,6 +161,7 @@ const fn work(class: Class) -> &'static [(&'static str, &'static str)] {
             STEP,
             ("os_thread_priority", "10"),
             ("max_threads", "1"),
+            ("max_block_size", "8192"),
             ("max_memory_usage", "2147483648"),
             ("max_rows_to_read", "1000000000"),
         ],
