@@ -10,6 +10,7 @@ use tallyhouse_query_api::sql::Statement;
 use tallyhouse_query_api::store::{Ask, Class, Cost, ReadError, Store};
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_sql::Connection;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::query_service::{eventually, new_project};
@@ -82,6 +83,26 @@ fn statement(text: &str) -> Statement {
     Statement { text: text.to_owned(), params: Vec::new() }
 }
 
+/// A way to ClickHouse that keeps its connections open when those of the client close, as some load balancers do.
+async fn clinging(connection: Connection) -> Connection {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let target = connection.url.trim_start_matches("http://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut from_server, mut to_server) = TcpStream::connect(&target).await.unwrap().into_split();
+            let (mut from_client, mut to_client) = client.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            tokio::spawn(async move {
+                drop(tokio::io::copy(&mut from_client, &mut to_server).await);
+                // Dropping its half would close the connection.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    Connection { url, ..connection }
+}
+
 #[tokio::test]
 async fn every_class_is_answered_with_what_it_cost() {
     let engine = support::engine().await;
@@ -97,9 +118,9 @@ async fn every_class_is_answered_with_what_it_cost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_nobody_waits_for_is_gone_and_its_place_is_free() {
+async fn a_query_nobody_waits_for_is_gone_although_clickhouse_does_not_see_its_client_go() {
     let (engine, mark) = (support::engine().await, new_project());
-    let desk = Desk::new(&engine.reader(), engine.writer(), Policy::for_total(1));
+    let desk = Desk::new(&clinging(engine.reader()).await, engine.writer(), Policy::for_total(1));
     for round in 1..=3 {
         let asking = desk.ask_for_long(Class::AdHoc, &mark);
         desk.runs(&mark, 1).await;
@@ -108,6 +129,7 @@ async fn a_query_nobody_waits_for_is_gone_and_its_place_is_free() {
         desk.dealt_with(f64::from(round)).await;
     }
     assert_eq!(desk.metric("tallyhouse_query_clickhouse_queries_total", &["cancelled"]), 3.0);
+    assert_eq!(desk.metric("tallyhouse_query_kills_total", &["stopped"]), 3.0);
     assert_eq!(desk.store.breaker(), BreakerState::Closed);
 }
 
