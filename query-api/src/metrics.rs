@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-
 use tallyhouse_service::breaker::BreakerState;
 
 use crate::admission::Class;

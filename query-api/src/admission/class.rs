@@ -145,7 +145,7 @@ const STEP: (&str, &str) = ("low_priority_query_wait_time_ms", "50");
 /// | `os_thread_priority` = 19 | 33 ms |
 /// | all three | 29 ms |
 ///
-/// `os_thread_priority` works only where ClickHouse has the capability CAP_SYS_NICE and is ignored elsewhere, hence the
+/// `os_thread_priority` works only where ClickHouse has the capability `CAP_SYS_NICE` and is ignored elsewhere, hence the
 /// others; at 10 rather than 19 a query still has time to notice a KILL while all cores are busy. Small blocks let it give
 /// way, and stop, sooner.
 const fn work(class: Class) -> &'static [(&'static str, &'static str)] {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Each class has places of its own, so ad hoc questions never hold one that a dashboard needs; within a class, projects
-//! take turns. Under stress classes are refused in order ([`shed`]); ClickHouse's own settings see to it that what runs side
-//! by side does not slow dashboards ([`class`]). Nothing is sent before there is a [`Turn`]; dropping the future, or the
+//! take turns. Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings see to it that what runs side
+//! by side does not slow dashboards (`class.rs`). Nothing is sent before there is a [`Turn`]; dropping the future, or the
 //! turn, gives everything back.
 
 mod class;

@@ -7,8 +7,8 @@
 //!                    dropped, or out of time --+--> KILL
 //! ```
 //!
-//! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone ([`error`]); time runs out or nobody
-//! waits any more ([`watch`], [`kill`]).
+//! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
+//! waits any more (`watch.rs`, `kill.rs`).
 
 mod cost;
 mod error;
