@@ -75,8 +75,9 @@ impl Policy {
     /// Limits for `total` queries at once over all classes: an eighth ad hoc, a quarter real-time, the rest dashboards,
     /// and at least one each. No class lends its places: a query that runs cannot be asked to leave.
     ///
-    /// The queues hold what a class answers within its patience on two cores: real-time in 2 ms to 5 ms, dashboards in
-    /// 10 ms to 50 ms. That of ad hoc holds people, who would rather wait than ask again.
+    /// The lengths of the queues are chosen, not measured: at 50 ms a dashboard and 8 ms a real-time question, the places
+    /// of the default total empty them within the patience. That of ad hoc holds people, who would rather wait than
+    /// ask again.
     pub fn for_total(total: usize) -> Self {
         let (ad_hoc, realtime) = ((total / 8).max(1), (total / 4).max(1));
         let dashboard = total.saturating_sub(ad_hoc + realtime).max(1);
