@@ -7,6 +7,8 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
+use crate::admission::{Limits, Policy};
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -23,8 +25,10 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// `QUERY_CACHE_WARM`: whether the hottest answers are refreshed before they are stale. On unless switched off.
     pub cache_warm: bool,
-    /// `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once; a machine's cores are shared among them.
-    pub clickhouse_concurrency: usize,
+    /// Who may ask ClickHouse. `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once, split between the classes as
+    /// [`Policy::for_total`] says. `QUERY_CONCURRENCY_<CLASS>` sets a class by itself, and `QUERY_DEADLINE_<CLASS>_MS` how
+    /// long an answer may take, waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD` or `ADHOC`.
+    pub admission: Policy,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -39,11 +43,35 @@ impl Config {
             cache_bytes: env::bounded(env, "QUERY_CACHE_BYTES", (1 << 20, 64 << 30), 128 << 20)?,
             cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
             cache_warm: env.get("QUERY_CACHE_WARM").is_none() || env::switch(env, "QUERY_CACHE_WARM")?,
-            clickhouse_concurrency: env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", (1, 1_000), 8)? as usize,
+            admission: admission(env)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
 }
+
+fn admission(env: &dyn Env) -> Result<Policy, ConfigError> {
+    let total = env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", CONCURRENCY, 8)?;
+    let default = Policy::for_total(total as usize);
+    let of_class = |name: &str, default: Limits| -> Result<Limits, ConfigError> {
+        let (concurrency, deadline) = (format!("QUERY_CONCURRENCY_{name}"), format!("QUERY_DEADLINE_{name}_MS"));
+        Ok(Limits {
+            concurrency: env::bounded(env, &concurrency, CONCURRENCY, default.concurrency as u64)? as usize,
+            deadline: env::millis(env, &deadline, DEADLINE_MS, default.deadline.as_millis() as u64)?,
+            ..default
+        })
+    };
+    Ok(Policy {
+        realtime: of_class("REALTIME", default.realtime)?,
+        dashboard: of_class("DASHBOARD", default.dashboard)?,
+        ad_hoc: of_class("ADHOC", default.ad_hoc)?,
+    })
+}
+
+/// Queries at once.
+const CONCURRENCY: (u64, u64) = (1, 1_000);
+
+/// ClickHouse's profile `reader` stops every query after 30 s; twice that leaves as long to wait.
+const DEADLINE_MS: (u64, u64) = (100, 60_000);
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
 pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
@@ -90,6 +118,27 @@ mod tests {
         assert_eq!(
             Config::from_env(&env).unwrap_err().to_string(),
             "QUERY_CACHE_TTL_MS: 5 is not within 1000 to 3600000"
+        );
+    }
+
+    #[test]
+    fn a_class_is_set_by_itself_or_by_the_total() {
+        let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let set = env(&[
+            ("QUERY_CLICKHOUSE_CONCURRENCY", "16"),
+            ("QUERY_CONCURRENCY_ADHOC", "5"),
+            ("QUERY_DEADLINE_REALTIME_MS", "700"),
+        ]);
+        let policy = Config::from_env(&set).unwrap().admission;
+        assert_eq!((policy.ad_hoc.concurrency, policy.realtime.concurrency, policy.dashboard.concurrency), (5, 4, 10));
+        assert_eq!(policy.realtime.deadline, Duration::from_millis(700));
+        assert_eq!(policy.dashboard, Limits { concurrency: 10, ..Policy::for_total(8).dashboard });
+        let none = env(&[("QUERY_CONCURRENCY_DASHBOARD", "0")]);
+        assert_eq!(
+            Config::from_env(&none).unwrap_err().to_string(),
+            "QUERY_CONCURRENCY_DASHBOARD: 0 is not within 1 to 1000"
         );
     }
 

@@ -20,11 +20,11 @@ use crate::plan::read::Read;
 use crate::plan::structured::StructuredPlan;
 use crate::render::structured::Found;
 use crate::render::{self, Rendered};
-use crate::sql::{self, MOST_ROWS, Place, Point};
-use crate::store::{ReadError, Store};
+use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
+use crate::store::{Ask, Cost, ReadError, Store};
+use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 
 /// What carrying out a plan takes.
-#[derive(Clone)]
 pub struct Execution {
     /// ClickHouse.
     pub store: Store,
@@ -38,13 +38,21 @@ pub struct Execution {
     pub is_fresh: bool,
     /// The present.
     pub now_ms: i64,
+    /// For whom ClickHouse is asked.
+    pub ask: Ask,
+    /// What was read so far.
+    pub cost: Cost,
 }
 
 impl Execution {
     /// Reads and renders a plan.
-    pub async fn run(&self, plan: &Plan) -> Result<Rendered, ReadError> {
+    pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
+        let rendered = self.rendered(plan).await?;
+        Ok(rendered.with_cost(&self.cost))
+    }
+
+    async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {
         let generated_s = self.now_ms.div_euclid(1_000);
-        let (store, project) = (&self.store, self.scope.project());
         Ok(match plan {
             Plan::Series(plan) => {
                 let read = plan.read();
@@ -53,11 +61,11 @@ impl Execution {
                 render::series::render(plan, &points, &read.named(&places), generated_s)
             }
             Plan::Realtime(plan) => {
-                let lines = store.read(&sql::realtime(plan, project)).await?;
+                let lines = self.ask(&sql::realtime(plan, self.scope.project())).await?;
                 render::report::realtime(plan, &lines, generated_s)
             }
             Plan::Daily(plan) => {
-                let lines = store.read(&sql::daily(plan, project)).await?;
+                let lines = self.ask(&sql::daily(plan, self.scope.project())).await?;
                 render::report::daily(plan, &lines, generated_s)
             }
             Plan::Structured(plan) => {
@@ -67,7 +75,7 @@ impl Execution {
         })
     }
 
-    async fn structured(&self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+    async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
         let mut found = Found {
             reads: self.all(&plan.period.reads).await?,
             totals: self.all(&plan.period.totals).await?,
@@ -88,7 +96,7 @@ impl Execution {
         Ok(found)
     }
 
-    async fn all(&self, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
+    async fn all(&mut self, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
         let mut found = Vec::with_capacity(reads.len());
         for read in reads {
             found.push(self.points(read).await?);
@@ -97,7 +105,7 @@ impl Execution {
     }
 
     /// The points of a reading, in chunks where it can be cut.
-    async fn points(&self, read: &Read) -> Result<Vec<Point>, ReadError> {
+    async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
         let Some(cut) = cut(read, self.now_ms.div_euclid(1_000)) else { return self.read(read).await };
         let keys = self.keys(&cut.chunks).await;
         let remembered = if self.is_fresh { vec![None; keys.len()] } else { self.parts.get_many(&keys).await };
@@ -133,14 +141,20 @@ impl Execution {
         keys
     }
 
-    async fn read(&self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let points = self.store.read(&sql::read(read, self.scope.project())).await?;
+    async fn read(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
+        let points = self.ask(&sql::read(read, self.scope.project())).await?;
         if read.top.is_some() { Ok(points) } else { bounded(points) }
     }
 
-    async fn overflowed(&self, read: &Read) -> Result<Vec<Place>, ReadError> {
+    async fn ask<R: RowOwned + RowRead>(&mut self, statement: &Statement) -> Result<Vec<R>, ReadError> {
+        let answered = self.store.read(statement, &self.ask).await?;
+        self.cost += answered.cost;
+        Ok(answered.rows)
+    }
+
+    async fn overflowed(&mut self, read: &Read) -> Result<Vec<Place>, ReadError> {
         match sql::overflowed(read, self.scope.project()) {
-            Some(statement) => self.store.read(&statement).await,
+            Some(statement) => self.ask(&statement).await,
             None => Ok(Vec::new()),
         }
     }

@@ -4,10 +4,12 @@
 //! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> flight -> Redis) -> ClickHouse -> render -> Answer
 //! ```
 //!
-//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] alone holds SQL; [`store`] alone talks
-//! to ClickHouse. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
+//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] alone holds SQL;
+//! [`store`] alone talks to ClickHouse, when [`admission`] lets it. Nothing below [`authorize`] accepts a project that did
+//! not come from a `Scope`.
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod authorize;
 pub mod cache;
 pub mod config;

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use tallyhouse_service::breaker::BreakerState;
 
+use crate::admission::Class;
 use crate::cache::entry::Worth;
 use crate::cache::question::StaleReason;
 use crate::serve::CacheStatus;
@@ -61,6 +65,34 @@ pub enum Outcome {
     Refused,
 }
 
+/// Why a question got no turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// ClickHouse is left alone.
+    Breaker,
+    /// Under stress, for more important classes.
+    Shed,
+    /// The queue of its class was full.
+    QueueFull,
+    /// Its project's share of the queue was.
+    TenantShare,
+    /// Its turn did not come in time.
+    WaitedTooLong,
+}
+
+/// What became of a query that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// It was stopped.
+    Stopped,
+    /// ClickHouse did not have it (any more).
+    NotFound,
+    /// ClickHouse did not stop it.
+    Failed,
+    /// Too many waited to be stopped; it was left to ClickHouse.
+    Lost,
+}
+
 /// Seconds, from a hit in memory to the limit of a query.
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0];
@@ -80,6 +112,11 @@ pub struct Metrics {
     queries: IntCounterVec,
     query_seconds: Histogram,
     queries_running: IntGauge,
+    waiting: IntGaugeVec,
+    wait_seconds: HistogramVec,
+    refused: IntCounterVec,
+    breaker: IntGauge,
+    kills: IntCounterVec,
 }
 
 impl Metrics {
@@ -119,6 +156,27 @@ impl Metrics {
                     .buckets(SECONDS.to_vec()),
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
+            waiting: IntGaugeVec::new(
+                Opts::new("tallyhouse_query_waiting", "Questions that wait for their turn, by class"),
+                &["class"],
+            )?,
+            wait_seconds: HistogramVec::new(
+                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had its turn, by class")
+                    .buckets(SECONDS.to_vec()),
+                &["class"],
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new("tallyhouse_query_refused_total", "Questions that got no turn, by class and reason"),
+                &["class", "reason"],
+            )?,
+            breaker: IntGauge::new(
+                "tallyhouse_query_clickhouse_breaker",
+                "The breaker to ClickHouse: 0 closed, 1 half-open, 2 open",
+            )?,
+            kills: IntCounterVec::new(
+                Opts::new("tallyhouse_query_kills_total", "Queries nobody waited for, by what became of them"),
+                &["result"],
+            )?,
         };
         metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -136,6 +194,11 @@ impl Metrics {
             Box::new(self.queries.clone()),
             Box::new(self.query_seconds.clone()),
             Box::new(self.queries_running.clone()),
+            Box::new(self.waiting.clone()),
+            Box::new(self.wait_seconds.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.breaker.clone()),
+            Box::new(self.kills.clone()),
         ]
     }
 
@@ -186,6 +249,48 @@ impl Metrics {
     /// A ClickHouse query began; the guard ends it.
     pub fn query_began(&self) -> Running {
         Running::new(&self.queries_running)
+    }
+
+    /// A question waits for its turn until the guard is dropped.
+    pub fn waiting(&self, class: Class) -> Running {
+        Running::new(&self.waiting.with_label_values(&[class.label()]))
+    }
+
+    /// A question had its turn.
+    pub fn waited(&self, class: Class, time: Duration) {
+        self.wait_seconds.with_label_values(&[class.label()]).observe(time.as_secs_f64());
+    }
+
+    /// A question got no turn.
+    pub fn refused(&self, class: Class, reason: Refused) {
+        let reason = match reason {
+            Refused::Breaker => "breaker",
+            Refused::Shed => "shed",
+            Refused::QueueFull => "queue_full",
+            Refused::TenantShare => "tenant_share",
+            Refused::WaitedTooLong => "waited_too_long",
+        };
+        self.refused.with_label_values(&[class.label(), reason]).inc();
+    }
+
+    /// The state of the breaker to ClickHouse.
+    pub fn breaker(&self, state: BreakerState) {
+        self.breaker.set(match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        });
+    }
+
+    /// A query nobody waited for was dealt with.
+    pub fn killed(&self, kill: Kill) {
+        let result = match kill {
+            Kill::Stopped => "stopped",
+            Kill::NotFound => "not_found",
+            Kill::Failed => "failed",
+            Kill::Lost => "lost",
+        };
+        self.kills.with_label_values(&[result]).inc();
     }
 
     /// A ClickHouse query ended.

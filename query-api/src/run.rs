@@ -105,7 +105,7 @@ pub async fn run(
         Some(url) => Some(Arc::new(Shared::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
-    let store = Store::new(deps.connection.client(), config.clickhouse_concurrency, metrics.clone());
+    let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),

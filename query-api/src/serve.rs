@@ -20,7 +20,7 @@ use crate::registry::store::Definitions;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
-use crate::store::{ReadError, Store};
+use crate::store::{Ask, Cost, ReadError, Store};
 
 /// Everything that answering needs.
 pub struct App {
@@ -143,6 +143,8 @@ fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe 
             scope: scope.clone(),
             is_fresh,
             now_ms: clock(),
+            ask: Ask { class: plan.class(), project: scope.project().to_owned() },
+            cost: Cost::default(),
         };
         let plan = Arc::clone(&plan);
         Box::pin(async move { execution.run(&plan).await })

@@ -1,9 +1,16 @@
 //! Leaves a dependency alone that does not answer, so that its silence is paid for once and not by every request.
 //!
-//! It opens when half of the calls of the last minute failed, or a few in a row: the share alone would take half a minute to
-//! notice that a busy dependency has gone. Open, it lets one call through per pause; a success closes it and forgets the past.
+//! ```text
+//! closed --share of failures, or failures in a row--> open --pause is over--> half-open: one probe at a time
+//!    ^                                                 ^                          |
+//!    +------------------ the probe succeeds            +------ the probe fails ---+
+//! ```
+//!
+//! Which failures open it, and for how long, is a [`BreakerRules`]. Calls that overlap take a [`Pass`] and settle it: only
+//! the probe's own success closes the breaker, not that of a call which began before it opened. A probe that was given
+//! up lets the next call probe; one that is never settled does so after a pause.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// When it opens, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -12,16 +19,49 @@ pub struct BreakerRules {
     pub ratio: f64,
     /// Calls of the last minute below which the share says nothing.
     pub least: u32,
-    /// Failures in a row that open it by themselves.
-    pub in_a_row: u32,
-    /// Between two calls that are let through while it is open, in milliseconds.
+    /// Failures in a row that open it by themselves; `None` where only the share counts.
+    pub in_a_row: Option<u32>,
+    /// How long it is open before a call may probe, in milliseconds.
     pub pause_ms: i64,
 }
 
 impl Default for BreakerRules {
+    /// Half of a minute's calls, or three in a row: the share alone would take half a minute to notice that a busy
+    /// dependency has gone.
     fn default() -> Self {
-        Self { ratio: 0.5, least: 20, in_a_row: 3, pause_ms: 2_000 }
+        Self { ratio: 0.5, least: 20, in_a_row: Some(3), pause_ms: 2_000 }
     }
+}
+
+/// What the breaker does with the next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls are made.
+    Closed,
+    /// One call at a time is made, to see.
+    HalfOpen,
+    /// No call is made.
+    Open,
+}
+
+/// The right to make one call, to be settled with [`Breaker::settle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// The breaker was closed.
+    Normal,
+    /// The breaker is half-open, and this call decides.
+    Probe,
+}
+
+/// What a call said about the dependency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works.
+    Succeeded,
+    /// It does not.
+    Failed,
+    /// Nothing: the call was given up, or failed for a reason of its own.
+    Nothing,
 }
 
 /// A circuit breaker. Time is passed in, in milliseconds of any clock.
@@ -42,11 +82,24 @@ struct Slot {
     failures: u32,
 }
 
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Closed,
+    Open {
+        until_ms: i64,
+    },
+    /// A probe is under way; after `until_ms` it counts as lost.
+    Probing {
+        until_ms: i64,
+    },
+}
+
 #[derive(Debug, Default)]
 struct State {
     slots: [Slot; SLOTS],
     in_a_row: u32,
-    retry_at_ms: Option<i64>,
+    phase: Phase,
 }
 
 impl Default for Breaker {
@@ -61,69 +114,113 @@ impl Breaker {
         Self { rules, state: Mutex::default() }
     }
 
-    /// Whether a call may be made. When the pause is over one caller is let through; the next waits for another pause
-    /// unless that call succeeds.
-    pub fn allows(&self, now_ms: i64) -> bool {
+    /// The right to make a call, unless it is open or somebody else probes.
+    pub fn pass(&self, now_ms: i64) -> Option<Pass> {
         let mut state = self.lock();
-        match state.retry_at_ms {
-            None => true,
-            // A clock that went back must not keep it open for ever.
-            Some(retry_at) if now_ms < retry_at && retry_at - now_ms <= self.rules.pause_ms => false,
-            Some(_) => {
-                state.retry_at_ms = Some(now_ms + self.rules.pause_ms);
-                true
+        match state.phase {
+            Phase::Closed => Some(Pass::Normal),
+            Phase::Open { until_ms } | Phase::Probing { until_ms } if self.is_ahead(until_ms, now_ms) => None,
+            Phase::Open { .. } | Phase::Probing { .. } => {
+                state.phase = Phase::Probing { until_ms: now_ms + self.rules.pause_ms };
+                Some(Pass::Probe)
             }
         }
     }
 
-    /// A call succeeded.
+    /// What a call that had a pass said.
+    pub fn settle(&self, pass: Pass, verdict: Verdict, now_ms: i64) {
+        match (pass, verdict) {
+            (Pass::Normal, Verdict::Succeeded) => self.lock().count(now_ms, Verdict::Succeeded),
+            (Pass::Probe, Verdict::Succeeded) => self.succeeded(now_ms),
+            (Pass::Normal | Pass::Probe, Verdict::Failed) => self.fail(pass, now_ms),
+            (Pass::Normal, Verdict::Nothing) => {}
+            (Pass::Probe, Verdict::Nothing) => {
+                let mut state = self.lock();
+                if matches!(state.phase, Phase::Probing { .. }) {
+                    state.phase = Phase::Open { until_ms: now_ms };
+                }
+            }
+        }
+    }
+
+    /// Whether a call may be made, for callers that settle with [`Breaker::succeeded`] and [`Breaker::failed`]. When the
+    /// pause is over one caller is let through; the next waits for another pause unless that call succeeds.
+    pub fn allows(&self, now_ms: i64) -> bool {
+        self.pass(now_ms).is_some()
+    }
+
+    /// A call succeeded. While a probe is under way that closes the breaker, and the past is forgotten.
     pub fn succeeded(&self, now_ms: i64) {
         let mut state = self.lock();
-        if state.retry_at_ms.take().is_some() {
-            state.slots = Default::default();
+        if matches!(state.phase, Phase::Probing { .. }) {
+            *state = State::default();
         }
-        state.in_a_row = 0;
-        if let Some(slot) = state.slot(now_ms) {
-            slot.calls = slot.calls.saturating_add(1);
-        }
+        state.count(now_ms, Verdict::Succeeded);
     }
 
     /// A call failed.
     pub fn failed(&self, now_ms: i64) {
+        self.fail(Pass::Probe, now_ms);
+    }
+
+    fn fail(&self, pass: Pass, now_ms: i64) {
         let mut state = self.lock();
-        state.in_a_row = state.in_a_row.saturating_add(1);
-        if let Some(slot) = state.slot(now_ms) {
-            slot.calls = slot.calls.saturating_add(1);
-            slot.failures = slot.failures.saturating_add(1);
+        state.count(now_ms, Verdict::Failed);
+        let opens = match state.phase {
+            Phase::Closed => self.is_too_much(&state, now_ms),
+            Phase::Probing { .. } => pass == Pass::Probe,
+            // A call that began before it opened does not keep it open for longer.
+            Phase::Open { .. } => false,
+        };
+        if opens {
+            state.phase = Phase::Open { until_ms: now_ms + self.rules.pause_ms };
         }
-        let oldest = now_ms.div_euclid(SLOT_MS) - SLOTS as i64;
-        let recent = state.slots.iter().filter(|slot| slot.number > oldest);
-        let (calls, failures) =
-            recent.fold((0_u32, 0_u32), |sum, s| (sum.0.saturating_add(s.calls), sum.1.saturating_add(s.failures)));
-        let is_share = calls >= self.rules.least && f64::from(failures) >= f64::from(calls) * self.rules.ratio;
-        if is_share || state.in_a_row >= self.rules.in_a_row {
-            state.retry_at_ms = Some(now_ms + self.rules.pause_ms);
+    }
+
+    /// What it would do with a call now.
+    pub fn state(&self, now_ms: i64) -> BreakerState {
+        match self.lock().phase {
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { until_ms } if self.is_ahead(until_ms, now_ms) => BreakerState::Open,
+            Phase::Open { .. } | Phase::Probing { .. } => BreakerState::HalfOpen,
         }
     }
 
     /// Whether calls are being refused or only tried.
     pub fn is_open(&self) -> bool {
-        self.lock().retry_at_ms.is_some()
+        self.lock().phase != Phase::Closed
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    /// A clock that went back must not keep it open for ever.
+    fn is_ahead(&self, until_ms: i64, now_ms: i64) -> bool {
+        now_ms < until_ms && until_ms - now_ms <= self.rules.pause_ms
+    }
+
+    fn is_too_much(&self, state: &State, now_ms: i64) -> bool {
+        let oldest = now_ms.div_euclid(SLOT_MS) - SLOTS as i64;
+        let recent = state.slots.iter().filter(|slot| slot.number > oldest);
+        let (calls, failures) =
+            recent.fold((0_u32, 0_u32), |sum, s| (sum.0.saturating_add(s.calls), sum.1.saturating_add(s.failures)));
+        let is_share = calls >= self.rules.least && f64::from(failures) >= f64::from(calls) * self.rules.ratio;
+        is_share || self.rules.in_a_row.is_some_and(|limit| state.in_a_row >= limit)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn slot(&mut self, now_ms: i64) -> Option<&mut Slot> {
+    fn count(&mut self, now_ms: i64, verdict: Verdict) {
+        let is_failure = verdict == Verdict::Failed;
+        self.in_a_row = if is_failure { self.in_a_row.saturating_add(1) } else { 0 };
         let number = now_ms.div_euclid(SLOT_MS);
-        let slot = self.slots.get_mut(number.rem_euclid(SLOTS as i64) as usize)?;
+        let Some(slot) = self.slots.get_mut(number.rem_euclid(SLOTS as i64) as usize) else { return };
         if slot.number != number {
             *slot = Slot { number, ..Slot::default() };
         }
-        Some(slot)
+        slot.calls = slot.calls.saturating_add(1);
+        slot.failures = slot.failures.saturating_add(u32::from(is_failure));
     }
 }
 
@@ -178,5 +275,60 @@ mod tests {
         (0..3).for_each(|_| breaker.failed(1_000_000));
         assert!(!breaker.allows(1_000_001));
         assert!(breaker.allows(5_000));
+    }
+
+    /// As for a store: only the share counts.
+    const SHARE: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: None, pause_ms: 30_000 };
+
+    fn opened() -> Breaker {
+        let breaker = Breaker::new(SHARE);
+        (0..10).for_each(|_| breaker.settle(Pass::Normal, Verdict::Failed, 0));
+        assert_eq!(breaker.state(29_999), BreakerState::Open);
+        breaker
+    }
+
+    #[test]
+    fn the_share_alone_opens_it_when_failures_in_a_row_do_not_count() {
+        let breaker = Breaker::new(SHARE);
+        (0..9).for_each(|_| breaker.failed(0));
+        assert_eq!(breaker.state(0), BreakerState::Closed, "nine calls say nothing");
+        (0..30).for_each(|_| breaker.succeeded(0));
+        (0..3).for_each(|_| breaker.failed(0));
+        assert_eq!(breaker.state(0), BreakerState::Closed, "12 of 42");
+        (0..1).for_each(|_| breaker.failed(0));
+        assert_eq!(breaker.state(0), BreakerState::Open, "13 of 43");
+    }
+
+    #[test]
+    fn half_open_one_call_probes_and_decides() {
+        let breaker = opened();
+        assert_eq!((breaker.pass(29_999), breaker.state(30_000)), (None, BreakerState::HalfOpen));
+        assert_eq!((breaker.pass(30_000), breaker.pass(30_001)), (Some(Pass::Probe), None));
+        breaker.settle(Pass::Probe, Verdict::Failed, 30_500);
+        assert_eq!((breaker.pass(60_499), breaker.pass(60_500)), (None, Some(Pass::Probe)));
+        breaker.settle(Pass::Probe, Verdict::Succeeded, 60_600);
+        assert_eq!((breaker.pass(60_600), breaker.state(60_600)), (Some(Pass::Normal), BreakerState::Closed));
+        breaker.failed(60_700);
+        assert!(!breaker.is_open(), "the past is forgotten");
+    }
+
+    #[test]
+    fn a_call_that_began_before_it_opened_neither_closes_it_nor_keeps_it_open() {
+        let breaker = opened();
+        breaker.settle(Pass::Normal, Verdict::Succeeded, 1);
+        breaker.settle(Pass::Normal, Verdict::Failed, 20_000);
+        assert_eq!((breaker.state(29_999), breaker.pass(30_000)), (BreakerState::Open, Some(Pass::Probe)));
+        breaker.settle(Pass::Normal, Verdict::Succeeded, 30_001);
+        breaker.settle(Pass::Normal, Verdict::Failed, 30_001);
+        assert_eq!(breaker.pass(60_000), Some(Pass::Probe), "the probe was under way until its own end");
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_or_lost_lets_the_next_call_try() {
+        let breaker = opened();
+        assert_eq!(breaker.pass(30_000), Some(Pass::Probe));
+        breaker.settle(Pass::Probe, Verdict::Nothing, 30_100);
+        assert_eq!((breaker.pass(30_100), breaker.pass(60_099)), (Some(Pass::Probe), None));
+        assert_eq!(breaker.pass(60_100), Some(Pass::Probe), "never settled");
     }
 }

@@ -21,8 +21,8 @@ use super::Key;
 use super::entry::Kept;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
+use crate::Random;
 use crate::metrics::{Dropped, LockEvent, Metrics};
-use crate::{Random, store};
 
 /// How long a lock lives without being renewed: as long as a dead leader strands its followers.
 pub const LOCK: Duration = Duration::from_secs(2);
@@ -30,8 +30,8 @@ pub const LOCK: Duration = Duration::from_secs(2);
 /// Between two renewals; three may fail.
 const RENEW: Duration = Duration::from_millis(500);
 
-/// A query, and the longest that it waits for its turn.
-const LONGEST_WAIT: Duration = store::DEADLINE.saturating_add(Duration::from_secs(6));
+/// Longer than any answer may take that the cache is asked for (`admission::class`), a dead leader's lock included.
+const LONGEST_WAIT: Duration = Duration::from_secs(36);
 
 /// Between two looks at somebody else's lock, at first and at last.
 const LOOK_AFTER: Duration = Duration::from_millis(2);

@@ -57,7 +57,7 @@ impl StaleReason {
         match error {
             ReadError::Unavailable => Some(Self::Unavailable),
             // It was answered in time once.
-            ReadError::Overloaded | ReadError::TimedOut => Some(Self::Overloaded),
+            ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
             ReadError::TooExpensive { .. } | ReadError::Failed => None,
         }
     }

@@ -120,11 +120,32 @@ fn of_read_error(error: ReadError) -> Problem {
     let with = |status, code| Problem::new(status, code, error.to_string());
     match error {
         ReadError::Unavailable => with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2),
-        ReadError::Overloaded => with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(5),
+        ReadError::Overloaded { retry_after_s } => {
+            with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(retry_after_s)
+        }
+        ReadError::TenantBusy { retry_after_s } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "too_many_queries").retry_after(retry_after_s)
+        }
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
         ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_told_to_come_back_learns_whose_fault_it_is_and_when() {
+        let problem = |error| {
+            let problem = of_read_error(error);
+            (problem.status.as_u16(), problem.code, problem.retry_after)
+        };
+        assert_eq!(problem(ReadError::Overloaded { retry_after_s: 7 }), (503, "overloaded", Some(7)));
+        assert_eq!(problem(ReadError::TenantBusy { retry_after_s: 9 }), (429, "too_many_queries", Some(9)));
+        assert_eq!(problem(ReadError::Unavailable), (503, "unavailable", Some(2)));
     }
 }

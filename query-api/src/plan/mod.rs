@@ -21,6 +21,7 @@ pub use frame::Frame;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
+use crate::admission::Class;
 use crate::request::{DailyQuery, Query};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
 
@@ -66,6 +67,17 @@ pub struct DailyPlan {
     pub to: i64,
     /// Whether the day is over.
     pub complete: bool,
+}
+
+impl Plan {
+    /// Who waits for it: raw events are for people who can wait.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Realtime(_) => Class::Realtime,
+            Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
+            Self::Series(_) | Self::Daily(_) | Self::Structured(_) => Class::Dashboard,
+        }
+    }
 }
 
 /// Plans a query at `now_ms`.

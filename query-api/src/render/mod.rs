@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Entry;
 use crate::serve::CacheStatus;
+use crate::store::Cost;
 
 /// An answer without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,15 @@ pub struct Rendered {
     pub head: Bytes,
     /// Weak entity tag of what was asked and found; when and from where is not part of it.
     pub etag: String,
+}
+
+impl Rendered {
+    /// Says in `meta` what ClickHouse read for it.
+    pub fn with_cost(mut self, cost: &Cost) -> Self {
+        let read = format!(",\"rows_read\":{},\"bytes_read\":{}", cost.rows_read, cost.bytes_read);
+        self.head = [self.head.as_ref(), read.as_bytes()].concat().into();
+        self
+    }
 }
 
 /// Joins data and meta, both JSON objects, into one answer whose meta is left open. The tag is of the data alone.

@@ -30,6 +30,7 @@ mod kills;
 mod migrations;
 mod outage;
 mod query;
+mod query_admission;
 mod query_cache;
 mod query_service;
 mod query_structured;

@@ -1,0 +1,270 @@
+//! Who may ask ClickHouse, when, and who is told to come back.
+//!
+//! ```text
+//! Ask -> breaker open? -> stressed? -> the gate of its class (places, fair queue) -> stressed by now? -> Turn
+//!         |                |             |
+//!         Unavailable      Overloaded    Overloaded: the queue is full, or the wait too long
+//!                                        TenantBusy: the project's share of the queue is full
+//! ```
+//!
+//! Each class has places of its own, so ad hoc questions never hold one that a dashboard needs; within a class, projects
+//! take turns. Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings see to it that what runs side
+//! by side does not slow dashboards (`class.rs`). Nothing is sent before there is a [`Turn`]; dropping the future, or the
+//! turn, gives everything back.
+
+mod class;
+mod gate;
+mod queue;
+mod shed;
+mod turn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState};
+use tokio::time::Instant;
+
+pub use class::{Ask, Class, Limits, MAX_RESULT_ROWS, Policy};
+pub use turn::Turn;
+
+use crate::metrics::{Metrics, Refused};
+use gate::{Gate, Reason};
+use shed::{Load, Shed};
+use turn::Signals;
+
+/// The breaker to ClickHouse: 30 % of a minute's calls, then left alone for 30 s. A few failures in a row are what
+/// a restart of two seconds looks like, so they alone do not open it.
+const BREAKER: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: None, pause_ms: 30_000 };
+
+/// What is told to come back: no sooner, and no later. A minute's queue may well be gone in a second.
+const RETRY_AFTER: (u64, u64) = (1, 60);
+
+/// Why there is no turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTurn {
+    /// ClickHouse is being left alone.
+    Unavailable,
+    /// Everybody's questions together are too many.
+    Overloaded {
+        /// When it is worth coming back, in seconds.
+        retry_after_s: u32,
+    },
+    /// The project's own questions are too many.
+    TenantBusy {
+        /// When it is worth coming back, in seconds.
+        retry_after_s: u32,
+    },
+}
+
+/// Admission to ClickHouse. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    policy: Policy,
+    realtime: Gate,
+    dashboard: Gate,
+    ad_hoc: Gate,
+    signals: Arc<Signals>,
+    metrics: Metrics,
+}
+
+impl Admission {
+    /// Admission by a policy; the breaker is closed.
+    pub fn new(policy: Policy, metrics: Metrics) -> Self {
+        let gate = |class| Gate::new(policy.of(class));
+        let shared = Shared {
+            realtime: gate(Class::Realtime),
+            dashboard: gate(Class::Dashboard),
+            ad_hoc: gate(Class::AdHoc),
+            signals: Arc::new(Signals::new(Breaker::new(BREAKER), metrics.clone())),
+            policy,
+            metrics,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A turn to ask, at once or after a wait. Dropping the future gives up the wait.
+    pub async fn admit(&self, ask: &Ask) -> Result<Turn, NoTurn> {
+        let (class, shared) = (ask.class, &*self.shared);
+        let began = Instant::now();
+        self.shed(class)?;
+        let waiting = shared.metrics.waiting(class);
+        let entered = self.gate(class).enter(&ask.project).await;
+        drop(waiting);
+        let place = entered.map_err(|refused| match refused.reason {
+            Reason::Share => {
+                shared.metrics.refused(class, Refused::TenantShare);
+                NoTurn::TenantBusy { retry_after_s: retry_after(refused.after) }
+            }
+            Reason::Queue => self.overloaded(class, Refused::QueueFull, refused.after),
+            Reason::Patience => self.overloaded(class, Refused::WaitedTooLong, refused.after),
+        })?;
+        // What was calm when it came may be stressed now.
+        self.shed(class)?;
+        let Some(pass) = shared.signals.pass() else { return Err(self.unavailable(class)) };
+        shared.metrics.waited(class, began.elapsed());
+        let deadline = began + shared.policy.of(class).deadline;
+        Ok(Turn::new(class, deadline, place, shared.signals.call(pass)))
+    }
+
+    /// How the way to ClickHouse is.
+    pub fn breaker(&self) -> BreakerState {
+        self.shared.signals.breaker()
+    }
+
+    fn shed(&self, class: Class) -> Result<(), NoTurn> {
+        let shed = Shed::under(&self.load(), &self.shared.policy);
+        match (shed, shed.refuses(class)) {
+            (_, false) => Ok(()),
+            (Shed::Everybody, true) => Err(self.unavailable(class)),
+            (Shed::Nobody | Shed::AdHoc | Shed::Realtime, true) => {
+                Err(self.overloaded(class, Refused::Shed, self.gate(class).pressure().drains_in))
+            }
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            breaker: self.shared.signals.breaker(),
+            dashboards_wait: self.shared.dashboard.pressure().oldest,
+            realtime_waits: self.shared.realtime.pressure().oldest,
+            overloads: self.shared.signals.overloads(),
+        }
+    }
+
+    fn gate(&self, class: Class) -> &Gate {
+        match class {
+            Class::Realtime => &self.shared.realtime,
+            Class::Dashboard => &self.shared.dashboard,
+            Class::AdHoc => &self.shared.ad_hoc,
+        }
+    }
+
+    fn overloaded(&self, class: Class, reason: Refused, after: Duration) -> NoTurn {
+        self.shared.metrics.refused(class, reason);
+        NoTurn::Overloaded { retry_after_s: retry_after(after) }
+    }
+
+    fn unavailable(&self, class: Class) -> NoTurn {
+        self.shared.metrics.refused(class, Refused::Breaker);
+        NoTurn::Unavailable
+    }
+}
+
+/// Whole seconds, rounded up.
+fn retry_after(after: Duration) -> u32 {
+    let (least, most) = RETRY_AFTER;
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    u32::try_from(seconds.clamp(least, most)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use tallyhouse_service::breaker::Verdict;
+
+    use super::*;
+
+    fn admission() -> Admission {
+        Admission::new(Policy::for_total(8), Metrics::register(&Registry::new()).unwrap())
+    }
+
+    fn ask(class: Class) -> Ask {
+        Ask { class, project: "p".to_owned() }
+    }
+
+    const COME_BACK: NoTurn = NoTurn::Overloaded { retry_after_s: 1 };
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_waited_is_taken_from_the_time_to_run() {
+        let admission = admission();
+        let held = admission.admit(&ask(Class::AdHoc)).await.unwrap();
+        assert_eq!(held.remaining(), Duration::from_secs(30));
+        let wait = async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            drop(held);
+        };
+        let ask = ask(Class::AdHoc);
+        let (next, ()) = tokio::join!(admission.admit(&ask), wait);
+        assert_eq!(next.unwrap().remaining(), Duration::from_secs(26));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_class_does_not_hold_up_another() {
+        let admission = admission();
+        let _held = admission.admit(&ask(Class::AdHoc)).await.unwrap();
+        let queued: Vec<_> = (0..100)
+            .map(|_| {
+                let admission = admission.clone();
+                tokio::spawn(async move { admission.admit(&ask(Class::AdHoc)).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        for class in [Class::Dashboard, Class::Realtime] {
+            assert!(admission.admit(&ask(class)).await.is_ok());
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        for waiting in queued {
+            let refused = waiting.await.unwrap().unwrap_err();
+            assert!(matches!(refused, NoTurn::Overloaded { .. }), "{refused:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_clickhouse_cannot_take_is_refused_from_the_least_important() {
+        let admission = admission();
+        let overload = async |times: usize| {
+            for _ in 0..times {
+                admission.admit(&ask(Class::Dashboard)).await.unwrap().overloaded();
+            }
+        };
+        overload(1).await;
+        assert_eq!(admission.admit(&ask(Class::AdHoc)).await.unwrap_err(), COME_BACK);
+        assert!(admission.admit(&ask(Class::Realtime)).await.is_ok());
+        overload(4).await;
+        assert_eq!(admission.admit(&ask(Class::Realtime)).await.unwrap_err(), COME_BACK);
+        assert!(admission.admit(&ask(Class::Dashboard)).await.is_ok());
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_into_stress_is_refused_when_the_turn_comes() {
+        let admission = admission();
+        let held = admission.admit(&ask(Class::AdHoc)).await.unwrap();
+        let stress = async {
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().overloaded();
+            drop(held);
+        };
+        let (ask, began) = (ask(Class::AdHoc), Instant::now());
+        let (waited, ()) = tokio::join!(admission.admit(&ask), stress);
+        assert_eq!((waited.unwrap_err(), began.elapsed()), (COME_BACK, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_breaker_refuses_at_once_and_one_probe_at_a_time_closes_it() {
+        let admission = admission();
+        for _ in 0..10 {
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().settle(Verdict::Failed);
+        }
+        assert_eq!(admission.admit(&ask(Class::Dashboard)).await.unwrap_err(), NoTurn::Unavailable);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(admission.admit(&ask(Class::AdHoc)).await.unwrap_err(), COME_BACK, "too big to probe with");
+        let given_up = admission.admit(&ask(Class::Dashboard)).await.unwrap();
+        assert_eq!(admission.admit(&ask(Class::Dashboard)).await.unwrap_err(), NoTurn::Unavailable);
+        drop(given_up);
+        admission.admit(&ask(Class::Realtime)).await.unwrap().settle(Verdict::Succeeded);
+        assert_eq!(admission.breaker(), BreakerState::Closed);
+        assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
+    }
+
+    #[test]
+    fn coming_back_is_in_whole_seconds_within_a_minute() {
+        assert_eq!([0, 1, 1_001, 90_000].map(|millis| retry_after(Duration::from_millis(millis))), [1, 1, 2, 60]);
+    }
+}

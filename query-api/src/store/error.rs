@@ -1,0 +1,189 @@
+//! What a failure means: to the caller, and for what is known of ClickHouse. Failures of the question itself say that
+//! ClickHouse works.
+
+use tallyhouse_sql::{Class as Failure, StoreError};
+
+use crate::admission::{Class, MAX_RESULT_ROWS, NoTurn};
+
+/// Why there is no answer. Details are in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// ClickHouse cannot be reached, was interrupted, or is left alone because it fails.
+    #[error("the data store is not available at the moment; try again")]
+    Unavailable,
+    /// Too many questions at once, over all projects.
+    #[error("too many queries are running; try again in {retry_after_s} s")]
+    Overloaded {
+        /// When it is worth coming back.
+        retry_after_s: u32,
+    },
+    /// Too many questions of this project at once.
+    #[error("this project has too many queries waiting; let some end, and try again in {retry_after_s} s")]
+    TenantBusy {
+        /// When it is worth coming back.
+        retry_after_s: u32,
+    },
+    /// The question is too big.
+    #[error(
+        "the query needs more than its limit of {limit}: ask for a shorter range, a coarser granularity or fewer groups"
+    )]
+    TooExpensive {
+        /// The limit that was reached.
+        limit: &'static str,
+    },
+    /// No answer in time.
+    #[error("the query took longer than it may and was stopped: ask for a shorter range or a coarser granularity")]
+    TimedOut,
+    /// A fault of ours.
+    #[error("the query failed; the cause is in the log")]
+    Failed,
+}
+
+/// Coming back to a ClickHouse that has too much to do, in seconds: as long as it takes until that is forgotten.
+const OVERLOAD_RETRY_S: u32 = 10;
+
+impl ReadError {
+    /// Whether the same question would be answered at another time, so that an answer of a moment ago is better than
+    /// none.
+    pub const fn is_passing(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Overloaded { .. } | Self::TenantBusy { .. } | Self::TimedOut => true,
+            Self::TooExpensive { .. } | Self::Failed => false,
+        }
+    }
+}
+
+impl From<NoTurn> for ReadError {
+    fn from(refused: NoTurn) -> Self {
+        match refused {
+            NoTurn::Unavailable => Self::Unavailable,
+            NoTurn::Overloaded { retry_after_s } => Self::Overloaded { retry_after_s },
+            NoTurn::TenantBusy { retry_after_s } => Self::TenantBusy { retry_after_s },
+        }
+    }
+}
+
+/// What the end of a query says of ClickHouse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It works.
+    Works,
+    /// It does not.
+    Fails,
+    /// It has too much to do.
+    Overloaded,
+    /// Neither.
+    Nothing,
+}
+
+/// What a failure means to the caller.
+pub(super) fn public(error: &StoreError) -> ReadError {
+    let overloaded = ReadError::Overloaded { retry_after_s: OVERLOAD_RETRY_S };
+    match (error.class(), error) {
+        (_, StoreError::TimedOut | StoreError::Refused { code: 159 | 160, .. }) => ReadError::TimedOut,
+        (_, StoreError::Refused { code: 241, message }) if is_of_the_server(message) => overloaded,
+        (Failure::TooExpensive, StoreError::Refused { code: 241, .. }) => ReadError::TooExpensive { limit: "memory" },
+        (Failure::TooExpensive, StoreError::Refused { code: 396, .. }) => ReadError::TooExpensive { limit: RESULT },
+        (Failure::TooExpensive, _) => ReadError::TooExpensive { limit: "rows read" },
+        (Failure::Transient, _) => ReadError::Unavailable,
+        (Failure::Overloaded, _) => overloaded,
+        (Failure::Permanent, _) => ReadError::Failed,
+    }
+}
+
+const RESULT: &str = "500,000 result rows";
+const _: () = assert!(MAX_RESULT_ROWS == 500_000, "the text names it");
+
+/// What a failure says of ClickHouse.
+pub(super) fn said(error: &StoreError, class: Class) -> Said {
+    match error {
+        StoreError::Unreachable(_) => Said::Fails,
+        StoreError::TimedOut => of_timeout(class),
+        StoreError::Unintelligible(_) => Said::Works,
+        StoreError::Refused { code, message } => match code {
+            // TIMEOUT_EXCEEDED, TOO_SLOW: ClickHouse's clock was quicker than ours.
+            159 | 160 => of_timeout(class),
+            241 if is_of_the_server(message) => Said::Overloaded,
+            // QUOTA_EXCEEDED: of whoever asks.
+            201 => Said::Works,
+            // UNKNOWN_TABLE, FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, QUERY_WAS_CANCELLED: it answers, only not this.
+            60 | 395 | 394 => Said::Works,
+            _ => match error.class() {
+                Failure::Transient => Said::Fails,
+                Failure::Overloaded => Said::Overloaded,
+                Failure::TooExpensive | Failure::Permanent => Said::Works,
+            },
+        },
+    }
+}
+
+/// Dashboards and real-time questions are small by construction, so a slow one is ClickHouse's fault. An ad hoc one may
+/// just have been too big.
+pub(super) fn of_timeout(class: Class) -> Said {
+    match class {
+        Class::Dashboard | Class::Realtime => Said::Fails,
+        Class::AdHoc => Said::Nothing,
+    }
+}
+
+/// `(total) memory limit exceeded` is the server's limit, all others are the query's or the user's. ClickHouse has one
+/// number for all of them.
+fn is_of_the_server(message: &str) -> bool {
+    message.contains("(total)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: u32, message: &str) -> StoreError {
+        StoreError::Refused { code, message: message.to_owned() }
+    }
+
+    const TOTAL: &str = "Code: 241. DB::Exception: (total) memory limit exceeded: would use 9.00 GiB";
+    const OWN: &str = "Code: 241. DB::Exception: Query memory limit exceeded: would use 1.00 GiB";
+
+    #[test]
+    fn clickhouse_errors_become_what_a_caller_can_act_on() {
+        let public = |code| public(&refused(code, OWN));
+        let overloaded = ReadError::Overloaded { retry_after_s: 10 };
+        assert_eq!(public(159), ReadError::TimedOut);
+        assert_eq!(public(202), overloaded);
+        assert_eq!(public(241), ReadError::TooExpensive { limit: "memory" });
+        assert_eq!(super::public(&refused(241, TOTAL)), overloaded);
+        assert_eq!(public(396), ReadError::TooExpensive { limit: "500,000 result rows" });
+        assert_eq!(public(62), ReadError::Failed);
+        // A table that is not there yet: migrations are under way.
+        assert_eq!(public(60), ReadError::Unavailable);
+        assert_eq!(super::public(&StoreError::Unreachable(String::new())), ReadError::Unavailable);
+    }
+
+    #[test]
+    fn a_failure_of_the_question_is_none_of_clickhouse() {
+        for (code, message, expected) in [
+            (62, "", Said::Works),
+            (60, "", Said::Works),
+            (158, "", Said::Works),
+            (201, "", Said::Works),
+            (394, "", Said::Works),
+            (396, "", Said::Works),
+            (241, OWN, Said::Works),
+            (241, TOTAL, Said::Overloaded),
+            (202, "", Said::Overloaded),
+            (439, "", Said::Overloaded),
+            (209, "", Said::Fails),
+            (999, "", Said::Fails),
+        ] {
+            assert_eq!(said(&refused(code, message), Class::AdHoc), expected, "{code} {message}");
+        }
+        assert_eq!(said(&StoreError::Unreachable(String::new()), Class::AdHoc), Said::Fails);
+        assert_eq!(said(&refused(159, ""), Class::AdHoc), Said::Nothing);
+        assert_eq!(said(&refused(159, ""), Class::Dashboard), Said::Fails);
+    }
+
+    #[test]
+    fn a_question_that_would_be_answered_later_is_told_from_one_that_would_not() {
+        assert!(ReadError::Unavailable.is_passing() && ReadError::TenantBusy { retry_after_s: 1 }.is_passing());
+        assert!(!ReadError::TooExpensive { limit: "memory" }.is_passing() && !ReadError::Failed.is_passing());
+    }
+}

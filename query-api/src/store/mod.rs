@@ -1,0 +1,109 @@
+//! Asks ClickHouse: as many questions at once as it can take, each for as long as its class may, none for longer than
+//! somebody waits for the answer.
+//!
+//! ```text
+//! Ask -> admission -> Turn -> prepare -> (Query, Watched) -> rows and their Cost
+//!                                              |
+//!                    dropped, or out of time --+--> KILL
+//! ```
+//!
+//! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
+//! waits any more (`watch.rs`, `kill.rs`).
+
+mod cost;
+mod error;
+mod kill;
+mod watch;
+
+use std::time::Duration;
+
+use tallyhouse_service::breaker::BreakerState;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::query::Query;
+use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
+
+pub use crate::admission::{Ask, Class, Turn};
+pub use cost::{Answered, Cost};
+pub use error::ReadError;
+pub use watch::Watched;
+
+use crate::admission::{Admission, Policy};
+use crate::metrics::{Metrics, Outcome};
+use crate::sql::{self, Statement};
+use kill::Killer;
+
+/// ClickHouse, as this service uses it. Clones share its limits.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    admission: Admission,
+    killer: Killer,
+    metrics: Metrics,
+}
+
+impl Store {
+    /// A store that admits by `policy`. To be made within a Tokio runtime, which then runs the task that stops queries.
+    pub fn new(client: Client, policy: Policy, metrics: Metrics) -> Self {
+        let admission = Admission::new(policy, metrics.clone());
+        let killer = Killer::start(client.clone(), metrics.clone());
+        Self { client, admission, killer, metrics }
+    }
+
+    /// The rows of a statement and what they cost. Dropping the future stops the query in ClickHouse, or takes it out
+    /// of the queue.
+    pub async fn read<R: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+        ask: &Ask,
+    ) -> Result<Answered<R>, ReadError> {
+        let turn = self.admit(ask).await?;
+        let deadline = turn.deadline();
+        let (query, watched) = self.prepare(turn, statement);
+        match tokio::time::timeout_at(deadline, cost::fetch(query)).await {
+            Ok(Ok(answered)) => {
+                watched.answered();
+                Ok(answered)
+            }
+            Ok(Err(error)) => Err(watched.failed(&StoreError::from(error))),
+            Err(_) => Err(watched.timed_out()),
+        }
+    }
+
+    /// As [`Store::read`], for callers to whom the cost is all the same.
+    pub async fn rows<R: RowOwned + RowRead>(&self, statement: &Statement, ask: &Ask) -> Result<Vec<R>, ReadError> {
+        self.read(statement, ask).await.map(|answered| answered.rows)
+    }
+
+    /// A turn to send one query, for callers that stream the answer; they give it to [`Store::prepare`].
+    pub async fn admit(&self, ask: &Ask) -> Result<Turn, ReadError> {
+        self.admission.admit(ask).await.map_err(|refused| {
+            self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
+            ReadError::from(refused)
+        })
+    }
+
+    /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
+    /// and stops the query when it is dropped before. It is the caller's to end it at the turn's deadline.
+    pub fn prepare(&self, turn: Turn, statement: &Statement) -> (Query, Watched) {
+        let query =
+            statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
+        let query = turn.settings().into_iter().fold(query, |query, (name, value)| query.with_setting(name, value));
+        let watched = Watched::new(turn, self.killer.clone(), self.metrics.clone());
+        (query.with_setting("query_id", watched.query_id()), watched)
+    }
+
+    /// How the way to ClickHouse is, for the health page.
+    pub fn breaker(&self) -> BreakerState {
+        self.admission.breaker()
+    }
+
+    /// Whether ClickHouse answers within `patience`; if not, why. Takes no turn, and is tried also while the breaker is open.
+    pub async fn ping(&self, patience: Duration) -> Result<(), StoreError> {
+        let answer = self.client.query(sql::PING).fetch_one::<u8>();
+        tokio::time::timeout(patience, answer)
+            .await
+            .map_err(|_| StoreError::TimedOut)?
+            .map(drop)
+            .map_err(StoreError::from)
+    }
+}
