@@ -7,6 +7,8 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
+use crate::live::Limits;
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -22,6 +24,10 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once; a machine's cores are shared among them.
     pub clickhouse_concurrency: usize,
+    /// `QUERY_STREAM_LISTENERS` and, of one project, `QUERY_STREAM_LISTENERS_PER_PROJECT`: open streams. Each takes a
+    /// connection. `QUERY_STREAM_QUESTIONS` and `QUERY_STREAM_QUESTIONS_PER_PROJECT`: different ones, each of which asks
+    /// ClickHouse up to once a second.
+    pub streams: Limits,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -36,9 +42,20 @@ impl Config {
             cache_bytes: env::bounded(env, "QUERY_CACHE_BYTES", (1 << 20, 64 << 30), 128 << 20)?,
             cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
             clickhouse_concurrency: env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", (1, 1_000), 8)? as usize,
+            streams: streams(env)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
+}
+
+fn streams(env: &dyn Env) -> Result<Limits, ConfigError> {
+    let limit = |name, default| env::bounded(env, name, (1, 1_000_000), default).map(|limit| limit as usize);
+    Ok(Limits {
+        listeners: limit("QUERY_STREAM_LISTENERS", 5_000)?,
+        listeners_per_project: limit("QUERY_STREAM_LISTENERS_PER_PROJECT", 1_000)?,
+        questions: limit("QUERY_STREAM_QUESTIONS", 200)?,
+        questions_per_project: limit("QUERY_STREAM_QUESTIONS_PER_PROJECT", 50)?,
+    })
 }
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::live::Full;
+use crate::live::frame::Bye;
 use crate::serve::CacheStatus;
 
 /// What a request was for.
@@ -16,6 +18,10 @@ pub enum Route {
     Realtime,
     /// `/v1/reports/daily`
     Daily,
+    /// `/v1/metrics/{name}/stream`: until it is open
+    Stream,
+    /// `/v1/metrics/{name}/anomalies`
+    Anomalies,
 }
 
 /// A layer of the cache.
@@ -72,6 +78,11 @@ pub struct Metrics {
     queries: IntCounterVec,
     query_seconds: Histogram,
     queries_running: IntGauge,
+    stream_listeners: IntGauge,
+    stream_questions: IntGauge,
+    stream_events: IntCounterVec,
+    stream_skipped: IntCounter,
+    stream_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -110,6 +121,23 @@ impl Metrics {
                     .buckets(SECONDS.to_vec()),
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
+            stream_listeners: IntGauge::new("tallyhouse_query_stream_listeners", "Open streams")?,
+            stream_questions: IntGauge::new(
+                "tallyhouse_query_stream_questions",
+                "Different questions that are streamed: each asks ClickHouse once per interval",
+            )?,
+            stream_events: IntCounterVec::new(
+                Opts::new("tallyhouse_query_stream_events_total", "What listeners were sent, by kind"),
+                &["kind"],
+            )?,
+            stream_skipped: IntCounter::new(
+                "tallyhouse_query_stream_skipped_total",
+                "Values that listeners were too slow for",
+            )?,
+            stream_refused: IntCounterVec::new(
+                Opts::new("tallyhouse_query_stream_refused_total", "Streams that were not opened, by reason"),
+                &["reason"],
+            )?,
         };
         metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -127,6 +155,11 @@ impl Metrics {
             Box::new(self.queries.clone()),
             Box::new(self.query_seconds.clone()),
             Box::new(self.queries_running.clone()),
+            Box::new(self.stream_listeners.clone()),
+            Box::new(self.stream_questions.clone()),
+            Box::new(self.stream_events.clone()),
+            Box::new(self.stream_skipped.clone()),
+            Box::new(self.stream_refused.clone()),
         ]
     }
 
@@ -193,12 +226,69 @@ impl Metrics {
     }
 }
 
+/// What a listener of a stream was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// A value.
+    Value,
+    /// A comment.
+    Heartbeat,
+    /// A failure.
+    Failure,
+    /// The end.
+    Bye(Bye),
+}
+
+/// Streams.
+impl Metrics {
+    /// Somebody listens, until the guard is dropped.
+    pub fn stream_listener(&self) -> Running {
+        Running::new(&self.stream_listeners)
+    }
+
+    /// A question is streamed, until the guard is dropped.
+    pub fn stream_question(&self) -> Running {
+        Running::new(&self.stream_questions)
+    }
+
+    /// A listener was sent something.
+    pub fn stream_sent(&self, sent: Sent) {
+        let kind = match sent {
+            Sent::Value => "value",
+            Sent::Heartbeat => "heartbeat",
+            Sent::Failure => "error",
+            Sent::Bye(Bye::Shutdown) => "bye_shutdown",
+            Sent::Bye(Bye::Expired) => "bye_expired",
+            Sent::Bye(Bye::Lost) => "bye_lost",
+        };
+        self.stream_events.with_label_values(&[kind]).inc();
+    }
+
+    /// A listener was too slow for so many values.
+    pub fn stream_skipped(&self, values: u64) {
+        self.stream_skipped.inc_by(values);
+    }
+
+    /// A stream was not opened.
+    pub fn stream_refused(&self, full: Full) {
+        let reason = match full {
+            Full::ProjectListeners { .. } => "project_listeners",
+            Full::ProjectQuestions { .. } => "project_questions",
+            Full::Listeners => "listeners",
+            Full::Questions => "questions",
+        };
+        self.stream_refused.with_label_values(&[reason]).inc();
+    }
+}
+
 impl Route {
     const fn label(self) -> &'static str {
         match self {
             Self::Metric => "metric",
             Self::Realtime => "realtime",
             Self::Daily => "daily",
+            Self::Stream => "stream",
+            Self::Anomalies => "anomalies",
         }
     }
 }

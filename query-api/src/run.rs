@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::flight::Flights;
 use crate::cache::{Answers, Memory, Shared};
 use crate::http::router;
+use crate::live::{Hub, Live};
 use crate::metrics::Metrics;
 use crate::serve::App;
 use crate::store::Store;
@@ -108,12 +109,19 @@ pub async fn run(
         clock: deps.clock,
         random: deps.random,
     });
+    let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: shutdown.clone() };
     deps.health.set(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
     let stopped = CancellationToken::new();
     let public = async {
-        serve("query", listeners.public, router(crate::http::Shared { app, metrics }), shutdown.clone(), config.drain)
-            .await;
+        serve(
+            "query",
+            listeners.public,
+            router(crate::http::Shared { app, live, metrics }),
+            shutdown.clone(),
+            config.drain,
+        )
+        .await;
         stopped.cancel();
     };
     let drain = async {

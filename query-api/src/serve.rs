@@ -9,6 +9,7 @@ use tallyhouse_service::keys::KeyRing;
 
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::{Answers, Entry, Key, ttl};
+use crate::live::Full;
 use crate::plan::{Plan, Unplannable, plan};
 use crate::render::{self, Rendered};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
@@ -92,6 +93,9 @@ pub enum Refusal {
     /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Too many streams are open.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 /// Answers a question.
@@ -122,7 +126,7 @@ fn read(question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query,
     }
 }
 
-async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
+pub(crate) async fn compute(store: Store, clock: Clock, scope: Scope, plan: Plan) -> Result<Rendered, ReadError> {
     let generated_s = clock().div_euclid(1_000);
     Ok(match &plan {
         Plan::Series(plan) => {

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
+use crate::live::{self, Live};
 use crate::metrics::{Metrics, Route};
 use crate::serve::{App, Question, serve};
 
@@ -22,6 +23,8 @@ use crate::serve::{App, Question, serve};
 pub struct Shared {
     /// Answers.
     pub app: Arc<App>,
+    /// Streams.
+    pub live: Live,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -30,6 +33,7 @@ pub struct Shared {
 pub fn router(shared: Shared) -> Router {
     let router = Router::new()
         .route("/v1/metrics/{name}", get(metric))
+        .route("/v1/metrics/{name}/stream", get(stream))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
         .fallback(not_found)
@@ -46,10 +50,26 @@ async fn metric(
 ) -> Response {
     match name {
         Ok(Path(name)) => answer(&shared, Question::Metric(&name), &headers, raw.as_deref()).await,
-        Err(_) => {
-            Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
-        }
+        Err(_) => bad_path(),
     }
+}
+
+fn bad_path() -> Response {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
+}
+
+async fn stream(
+    State(shared): State<Shared>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let began = Instant::now();
+    let Ok(Path(name)) = name else { return bad_path() };
+    let response = live::open(&shared.app, &shared.live, &name, &headers, raw.as_deref())
+        .unwrap_or_else(|refusal| error::problem(&refusal).into_response());
+    shared.metrics.answered(Route::Stream, response.status(), None, began.elapsed());
+    response
 }
 
 async fn realtime(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {

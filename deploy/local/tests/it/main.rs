@@ -24,6 +24,7 @@ mod ingest_service;
 mod kafka;
 mod kafka_faults;
 mod kills;
+mod live;
 mod migrations;
 mod outage;
 mod query;

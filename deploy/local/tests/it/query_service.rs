@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -74,13 +75,19 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
+        let env: Vec<_> = redis_url.map(|url| ("REDIS_URL", url)).into_iter().collect();
+        Self::start_with(connection, projects, &env).await
+    }
+
+    /// Starts one for these projects, with these variables.
+    pub async fn start_with(connection: Connection, projects: &[&str], env: &[(&str, &str)]) -> Self {
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
             keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
         }
-        let mut env = std::collections::BTreeMap::new();
-        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
+        let env: std::collections::BTreeMap<_, _> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
@@ -109,15 +116,26 @@ impl Service {
 
     /// `GET` with these headers.
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let (parts, body) = self.send(path, headers).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// `GET` with these headers, the body not read yet.
+    pub async fn send(&self, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
         let mut request = Request::get(format!("{}{path}", self.public));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.client.request(request.body(Empty::new()).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
-        Reply { status: parts.status, headers: parts.headers, body }
+        self.client.request(request.body(Empty::new()).unwrap()).await.unwrap()
+    }
+
+    /// The value of a gauge without labels.
+    pub fn gauge(&self, metric: &str) -> i64 {
+        let families = self.registry.gather();
+        let series = families.iter().filter(|family| family.name() == metric).flat_map(|family| family.get_metric());
+        series.map(|series| series.get_gauge().get_value() as i64).sum()
     }
 
     /// The sum of a counter over all series that have the label value, or all when it is empty.
@@ -133,6 +151,11 @@ impl Service {
     /// Queries that ClickHouse was sent and answered.
     pub fn queries(&self) -> u64 {
         self.counted("tallyhouse_query_clickhouse_queries_total", "answered")
+    }
+
+    /// Tells it to stop.
+    pub fn begin_stop(&self) {
+        self.shutdown.cancel();
     }
 
     /// Stops it and waits for the end.
