@@ -54,6 +54,17 @@ pub enum ReadError {
     /// No answer in time.
     #[error("the query took longer than 30 s and was stopped: ask for a shorter range or a coarser granularity")]
     TimedOut,
+    /// What was read is not enough to say anything.
+    #[error(
+        "the series has {given} whole buckets with a value, {needed} are needed: ask for a longer range, a finer granularity or \
+         fewer conditions"
+    )]
+    TooFewPoints {
+        /// The least.
+        needed: usize,
+        /// What there is, with history.
+        given: usize,
+    },
     /// A fault of ours.
     #[error("the query failed; the cause is in the log")]
     Failed,

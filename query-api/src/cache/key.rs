@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::authorize::Scope;
@@ -19,6 +20,11 @@ impl Key {
     /// The key of a plan for a project. A plan that cannot be written down has none, and is not remembered.
     pub fn of(scope: &Scope, plan: &Plan) -> Option<Self> {
         serde_json::to_string(&(VERSION, scope.project(), plan)).ok().map(|text| Self(text.into()))
+    }
+
+    /// The key of an answer that is made of a plan's rows and of more than the plan.
+    pub fn of_part(scope: &Scope, plan: &Plan, more: &impl Serialize) -> Option<Self> {
+        serde_json::to_string(&(VERSION, scope.project(), plan, more)).ok().map(|text| Self(text.into()))
     }
 
     /// The key in Redis: a digest, because the text may have kilobytes.

@@ -85,6 +85,9 @@ fn of_read_error(error: ReadError) -> Problem {
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
+        ReadError::TooFewPoints { needed, given } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_few_points").with("needed", needed).with("given", given)
+        }
         ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
     }

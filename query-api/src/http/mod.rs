@@ -15,8 +15,8 @@ use axum::routing::get;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::live::{self, Live};
-use crate::metrics::{Metrics, Route};
-use crate::serve::{App, Question, serve};
+use crate::metrics::{Metrics, Route, Running};
+use crate::serve::{Answer, App, Question, Refusal, serve};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -34,6 +34,7 @@ pub fn router(shared: Shared) -> Router {
     let router = Router::new()
         .route("/v1/metrics/{name}", get(metric))
         .route("/v1/metrics/{name}/stream", get(stream))
+        .route("/v1/metrics/{name}/anomalies", get(anomalies))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
         .fallback(not_found)
@@ -72,6 +73,18 @@ async fn stream(
     response
 }
 
+async fn anomalies(
+    State(shared): State<Shared>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(Path(name)) = name else { return bad_path() };
+    let asked = Asked::now(&shared, Route::Anomalies);
+    let answer = crate::anomalies::serve(&shared.app, &name, &headers, raw.as_deref()).await;
+    asked.answered(answer, &headers)
+}
+
 async fn realtime(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
 }
@@ -81,20 +94,38 @@ async fn daily(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: H
 }
 
 async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
-    let began = Instant::now();
-    let _running = shared.metrics.request_began();
-    let (response, cache) = match serve(&shared.app, question, headers, raw).await {
-        Ok(answer) => {
-            let now_ms = (shared.app.clock)();
-            (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
-        }
-        Err(refusal) => (error::problem(&refusal).into_response(), None),
-    };
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
         Question::Daily => Route::Daily,
     };
-    shared.metrics.answered(route, response.status(), cache, began.elapsed());
-    response
+    let asked = Asked::now(shared, route);
+    asked.answered(serve(&shared.app, question, headers, raw).await, headers)
+}
+
+/// A request that is being answered, from when it came.
+struct Asked<'a> {
+    shared: &'a Shared,
+    route: Route,
+    began: Instant,
+    _running: Running,
+}
+
+impl<'a> Asked<'a> {
+    fn now(shared: &'a Shared, route: Route) -> Self {
+        Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
+    }
+
+    fn answered(self, answer: Result<Answer, Refusal>, headers: &HeaderMap) -> Response {
+        let Self { shared, route, began, .. } = self;
+        let (response, cache) = match answer {
+            Ok(answer) => {
+                let now_ms = (shared.app.clock)();
+                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
+            }
+            Err(refusal) => (error::problem(&refusal).into_response(), None),
+        };
+        shared.metrics.answered(route, response.status(), cache, began.elapsed());
+        response
+    }
 }
