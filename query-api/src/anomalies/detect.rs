@@ -195,3 +195,152 @@ impl Judge<'_> {
 impl Bucket {
     const UNJUDGED: Self = Self { at: 0, value: None, band: None, score: None, is_anomaly: false, is_partial: false };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::query::{Direction, Sensitivity};
+    use super::super::synthetic::{FROM, judged, plan, points};
+    use super::*;
+    use crate::time::{Granularity, Zone};
+
+    /// Four weeks of hours with a day's shape.
+    fn days() -> Vec<f64> {
+        (0..672_i32).map(|hour| f64::from(100 + 10 * (hour % 24) + hour * 7 % 5)).collect()
+    }
+
+    fn flagged(found: &Found) -> Vec<usize> {
+        found.buckets.iter().enumerate().filter(|(_, bucket)| bucket.is_anomaly).map(|(place, _)| place).collect()
+    }
+
+    #[test]
+    fn a_spike_a_drop_and_a_gap_are_flagged_and_nothing_else() {
+        let plan = plan(Measure::Events, Granularity::Hour, 672);
+        assert_eq!(flagged(&judged(&plan, &days())), [0_usize; 0]);
+        let mut values = days();
+        (values[300], values[400], values[500]) = (900.0, 40.0, 0.0);
+        let found = judged(&plan, &values);
+        assert_eq!((flagged(&found), found.scale), (vec![300, 400, 500], Scale::Root));
+        let spike = found.buckets[300];
+        let band = spike.band.unwrap();
+        assert!(spike.score.unwrap() > 10.0 && band.lower < band.expected && band.expected < band.upper, "{spike:?}");
+        // What it would have been without: 100 + 10 * 12, more or less.
+        assert!((band.expected - 222.0).abs() < 5.0, "{band:?}");
+        assert_eq!(found.buckets[500].value, Some(0.0));
+        let mut one_way = plan;
+        one_way.shown.direction = Direction::Up;
+        assert_eq!(flagged(&judged(&one_way, &values)), [300]);
+        one_way.shown.direction = Direction::Down;
+        assert_eq!(flagged(&judged(&one_way, &values)), [400, 500]);
+    }
+
+    #[test]
+    fn what_never_changes_is_never_flagged_and_what_hardly_does_neither() {
+        for measure in [Measure::Events, Measure::ValueSum, Measure::ValueAvg] {
+            for granularity in [Granularity::Hour, Granularity::Day, Granularity::Minute] {
+                let plan = plan(measure, granularity, 60);
+                assert_eq!(flagged(&judged(&plan, &[5.0; 60])), [0_usize; 0], "{measure:?}");
+                let mut values = [5.0; 60];
+                values[30] = 5.04;
+                assert_eq!(flagged(&judged(&plan, &values)), [0_usize; 0], "{measure:?}");
+            }
+        }
+        let average = plan(Measure::ValueAvg, Granularity::Hour, 60);
+        let mut values = [5.0; 60];
+        values[30] = 9.0;
+        assert_eq!(flagged(&judged(&average, &values)), [30]);
+        values[30] = -5.0;
+        assert_eq!(flagged(&judged(&average, &values)), [30], "averages may be negative");
+    }
+
+    #[test]
+    fn zeros_alone_are_nothing_to_learn_from() {
+        let plan = plan(Measure::Events, Granularity::Hour, 60);
+        let error = detect(&plan, &[], i64::MAX / 2).unwrap_err();
+        assert_eq!(error, ReadError::TooFewPoints { needed: 14, given: 0 });
+        assert!(
+            error.to_string().contains("0 whole buckets") && error.to_string().contains("14 are needed"),
+            "{error}"
+        );
+        let thirteen = [1.0; 13];
+        let plan = super::super::synthetic::plan(Measure::Events, Granularity::Hour, 13);
+        assert!(detect(&plan, &points(&plan, &thirteen), i64::MAX / 2).is_err());
+    }
+
+    #[test]
+    fn a_bucket_that_may_still_grow_is_shown_and_not_judged() {
+        let plan = plan(Measure::Events, Granularity::Hour, 672);
+        let mut values = days();
+        values[671] = 3.0;
+        let end = plan.series.frame.to;
+        for (now, partial) in [(end - 1, true), (end + 59, true), (end + 60, false)] {
+            let found = detect(&plan, &points(&plan, &values), now * 1_000).unwrap();
+            let last = found.buckets[671];
+            assert_eq!((last.is_partial, last.is_anomaly, last.score.is_none()), (partial, !partial, partial), "{now}");
+            assert_eq!((last.value, last.band.is_some()), (Some(3.0), true));
+        }
+        let mut cut = plan;
+        cut.series.frame.to -= 60;
+        assert!(judged(&cut, &values).buckets[671].is_partial, "only a part was asked for");
+    }
+
+    #[test]
+    fn before_the_first_event_is_not_an_outage_and_after_the_last_is() {
+        let plan = plan(Measure::Events, Granularity::Hour, 672);
+        let mut values = days();
+        values[..200].fill(0.0);
+        values[660..].fill(0.0);
+        let found = judged(&plan, &values);
+        assert_eq!(flagged(&found), (660..672).collect::<Vec<_>>());
+        assert!(found.buckets[..200].iter().all(|bucket| bucket.score.is_none()));
+    }
+
+    #[test]
+    fn gaps_of_an_average_are_absent() {
+        let plan = plan(Measure::ValueAvg, Granularity::Hour, 672);
+        let mut values = days();
+        for gap in [100, 101, 102, 350] {
+            values[gap] = 0.0;
+        }
+        let found = judged(&plan, &values);
+        assert_eq!((flagged(&found), found.scale), (vec![], Scale::Linear));
+        assert!(found.buckets[350].value.is_none() && found.buckets[350].score.is_none());
+        assert!(found.buckets[350].band.is_some(), "what it would have been");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_shown_and_history_is_learned_from() {
+        let mut plan = plan(Measure::Events, Granularity::Hour, 672);
+        plan.shown.from = FROM + 671 * 3_600;
+        let found = judged(&plan, &days());
+        assert_eq!((found.buckets.len(), found.learned), (1, 672));
+        assert!(found.period.is_some_and(|period| period % 24 == 0), "{found:?}");
+    }
+
+    #[test]
+    fn nine_o_clock_is_nine_o_clock_in_summer_and_in_winter() {
+        let mut plan = plan(Measure::Events, Granularity::Hour, 672);
+        plan.series.frame.zone = Zone::named("Europe/Berlin").unwrap();
+        // Two weeks before and after the change of clocks of 2026-10-25.
+        (plan.series.frame.from, plan.series.frame.to) = (1_791_669_600, 1_791_669_600 + 672 * 3_600);
+        let zone = &plan.series.frame.zone;
+        let rush = |at: &i64| if (at + zone.offset(*at)).rem_euclid(86_400) == 9 * 3_600 { 2_000.0 } else { 100.0 };
+        let values: Vec<f64> = plan.series.frame.grid().starts().iter().map(rush).collect();
+        plan.shown.from = 0;
+        assert_eq!(flagged(&judged(&plan, &values)), [0_usize; 0]);
+    }
+
+    #[test]
+    fn a_higher_sensitivity_never_flags_less() {
+        let mut plan = plan(Measure::Events, Granularity::Hour, 672);
+        let mut values = days();
+        for (place, value) in values.iter_mut().enumerate().skip(200).step_by(37) {
+            *value *= 1.0 + (place % 5) as f64 / 4.0;
+        }
+        let mut counts = Vec::new();
+        for sensitivity in [Sensitivity::Low, Sensitivity::Medium, Sensitivity::High] {
+            plan.shown.sensitivity = sensitivity;
+            counts.push(flagged(&judged(&plan, &values)).len());
+        }
+        assert!(counts.is_sorted() && counts[0] > 0, "{counts:?}");
+    }
+}

@@ -32,8 +32,8 @@ pub enum Sensitivity {
 impl Sensitivity {
     const ALL: [(&'static str, Self); 3] = [("low", Self::Low), ("medium", Self::Medium), ("high", Self::High)];
 
-    /// Usual deviations (standard deviations, from medians). Of synthetic series without anomalies, 0.05 %, 0.1 % and
-    /// 0.5 % of the buckets are beyond.
+    /// How many of the usual deviations. Of the ordinary hours of the synthetic series (four weeks of them) at most 0.05 %,
+    /// 0.2 % and 0.4 % are beyond.
     pub const fn threshold(self) -> f64 {
         match self {
             Self::Low => 6.0,

@@ -24,18 +24,20 @@ pub fn sigma(deviations: impl Iterator<Item = f64>) -> Option<f64> {
     median(&mut sizes).map(|median| NORMAL * median)
 }
 
-/// The mean of the smallest nine tenths of the sizes.
-pub fn trimmed_mean(deviations: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sizes: Vec<f64> = deviations.map(f64::abs).collect();
-    sizes.sort_by(f64::total_cmp);
-    sizes.truncate((sizes.len() * 9).div_ceil(10));
-    if sizes.is_empty() { None } else { Some(sizes.iter().sum::<f64>() / sizes.len() as f64) }
+/// How large deviations are by and large: the square of the mean of their roots. A wild one counts little, and a peak that
+/// comes once a day still counts.
+pub fn typical(deviations: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = deviations.fold((0.0, 0_u32), |(sum, count), size| (sum + size.abs().sqrt(), count + 1));
+    if count == 0 { None } else { Some((sum / f64::from(count)).powi(2)) }
 }
 
-/// The median of the values within `half` places of each place, for places whose window lies wholly within the series;
-/// `None` elsewhere, and where fewer than half of the window's values are there.
-pub fn rolling_median(values: &[Option<f64>], half: usize) -> Vec<Option<f64>> {
-    let width = 2 * half + 1;
+/// The median of the `width` values around each place, for places whose window lies wholly within the series; `None`
+/// elsewhere, and where fewer than half of the window's values are there.
+///
+/// Of an even width the window has one value more before the place than after: a window of exactly one period has the same
+/// median wherever it is.
+pub fn rolling_median(values: &[Option<f64>], width: usize) -> Vec<Option<f64>> {
+    let after = width.saturating_sub(1) / 2;
     let mut window: Vec<f64> = Vec::with_capacity(width);
     let mut medians = vec![None; values.len()];
     for (place, entering) in values.iter().enumerate() {
@@ -48,7 +50,7 @@ pub fn rolling_median(values: &[Option<f64>], half: usize) -> Vec<Option<f64>> {
             window.insert(at, *entering);
         }
         let is_whole = place + 1 >= width && window.len() * 2 > width;
-        if let Some(median) = place.checked_sub(half).filter(|_| is_whole).and_then(|place| medians.get_mut(place)) {
+        if let Some(median) = place.checked_sub(after).filter(|_| is_whole).and_then(|place| medians.get_mut(place)) {
             *median = middle(&window);
         }
     }
@@ -71,21 +73,29 @@ mod tests {
         assert_eq!(median(&mut [9.0, 1.0, 5.0]), Some(5.0));
         assert_eq!(median(&mut [9.0, 1.0, 5.0, 2.0]), Some(3.5));
         assert_eq!(sigma([1.0, -1.0, 1.0, 1e9].into_iter()), Some(NORMAL));
-        assert_eq!(trimmed_mean((1..=10).map(f64::from)), Some(5.0));
-        assert_eq!(trimmed_mean(std::iter::empty()), None);
+        assert_eq!(typical([4.0, -4.0, 0.0, 0.0].into_iter()), Some(1.0));
+        assert_eq!(typical(std::iter::empty()), None);
     }
 
     #[test]
     fn a_rolling_median_is_the_median_of_each_window() {
         let values: Vec<Option<f64>> = (0..60_i32).map(|i| (i % 7 != 3).then(|| f64::from(i * 37 % 11))).collect();
-        for half in [0, 1, 4, 29, 30, 99] {
-            let medians = rolling_median(&values, half);
+        for width in [1, 2, 9, 10, 59, 60, 61, 99] {
+            let medians = rolling_median(&values, width);
             for (place, found) in medians.iter().enumerate() {
-                let window = place.checked_sub(half).and_then(|from| values.get(from..=place + half));
+                let window = place.checked_sub(width / 2).and_then(|from| values.get(from..from + width));
                 let mut known: Vec<f64> = window.unwrap_or_default().iter().flatten().copied().collect();
-                let expected = (known.len() * 2 > 2 * half + 1).then(|| median(&mut known)).flatten();
-                assert_eq!(*found, expected, "{half} {place}");
+                let expected = (known.len() * 2 > width).then(|| median(&mut known)).flatten();
+                assert_eq!(*found, expected, "{width} {place}");
             }
         }
+    }
+
+    #[test]
+    fn the_median_over_a_period_is_level() {
+        let values: Vec<Option<f64>> = (0..240_i32).map(|hour| Some(f64::from(hour % 24).powi(2))).collect();
+        let medians = rolling_median(&values, 24);
+        assert!(medians.iter().flatten().all(|median| *median == 132.5), "{medians:?}");
+        assert_eq!(medians.iter().flatten().count(), 240 - 23);
     }
 }

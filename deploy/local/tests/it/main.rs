@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod anomalies;
 mod brokers;
 mod chaos;
 mod commands;
