@@ -35,7 +35,7 @@
 //! | 50,000 a day, 56 days | 0.73, 0.67, 0.70 | 0.84 | 0.93, 1.00, 0.97 |
 //! | 500 an hour, no season | 0.81, 0.92, 0.86 | 0.87 | 0.99, 0.96, 0.97 |
 //!
-//! What it misses at 60 an hour is within the noise: a Poisson count of 60 halves by chance once in 20,000.
+//! What it misses at 60 an hour are mostly the changes to 0.6 and 1.5 times: of a Poisson count these are 3.5 deviations.
 
 pub mod detect;
 pub mod model;

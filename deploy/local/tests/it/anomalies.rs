@@ -16,7 +16,7 @@ async fn insert_hours(writer: &Connection, project: &str, from: i64, hours: u64,
     const INSERT: &str = "INSERT INTO events_in
         (project_id, event_id, event_type, ts, value, user_hash, country, device, dims, received_at, retention_days)
         SELECT {project:String}, concat(toString(hour), '-', toString(event)), 'view',
-            toDateTime64({from:Int64} + hour * 3600, 3, 'UTC') + INTERVAL event SECOND, [toFloat64(5 + event % 3)], event, 'DE', 'web',
+            toDateTime64({from:Int64} + hour * 3600, 3, 'UTC') + INTERVAL event SECOND, 5 + event % 3, event, 'DE', 'web',
             [('country', 'DE'), ('device', 'web')], now64(3), 730
         FROM (SELECT number AS hour,
                 transform(number, {odd:Array(UInt64)}, {counts:Array(UInt64)}, 40 + (hour + 7) % 24) AS count

@@ -211,3 +211,32 @@ async fn a_stream_is_refused_before_it_begins() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_dashboard_is_asked_for_once_a_second_at_most() {
+    let (engine, project) = (support::engine().await, new_project());
+    insert_events(&engine.writer(), &project, this_minute() - 120, 1).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let ask = async || service.get(&project, "/v1/dashboards/realtime").await;
+    let first = ask().await;
+    assert_eq!((first.header("x-cache"), service.queries()), ("MISS", 1));
+    let window = |name: &str| {
+        let windows = first.body["data"].as_array().unwrap().iter();
+        windows.clone().find(|window| window["time_range"] == name).unwrap_or_else(|| panic!("{first:?}")).clone()
+    };
+    for name in ["5min", "30min"] {
+        let window = window(name);
+        assert_eq!((&window["events"], &window["users"], &window["value"]), (&json!(3), &json!(3), &json!(30.0)));
+        let view = &window["by_event_type"][0];
+        assert_eq!((&view["event_type"], &view["events"], &view["value"]), (&json!("view"), &json!(2), &json!(20.0)));
+    }
+    eventually("it is answered from memory", async || {
+        let before = service.queries();
+        let again = ask().await;
+        again.header("x-cache") == "HIT" && service.queries() == before
+    })
+    .await;
+    service.pass(Duration::from_secs(1));
+    assert_eq!(ask().await.header("x-cache"), "MISS");
+    service.stop().await;
+}
