@@ -244,12 +244,18 @@ mod tests {
                 assert_eq!(flagged(&judged(&plan, &values)), [0_usize; 0], "{measure:?}");
             }
         }
-        let average = plan(Measure::ValueAvg, Granularity::Hour, 60);
-        let mut values = [5.0; 60];
-        values[30] = 9.0;
-        assert_eq!(flagged(&judged(&average, &values)), [30]);
-        values[30] = -5.0;
-        assert_eq!(flagged(&judged(&average, &values)), [30], "averages may be negative");
+    }
+
+    #[test]
+    fn what_hardly_ever_changes_is_flagged_when_it_does() {
+        for measure in [Measure::ValueSum, Measure::ValueAvg] {
+            let plan = plan(measure, Granularity::Hour, 60);
+            let mut values = [5.0; 60];
+            for odd in [9.0, 3.0, -5.0] {
+                values[30] = odd;
+                assert_eq!(flagged(&judged(&plan, &values)), [30], "{measure:?} {odd}");
+            }
+        }
     }
 
     #[test]

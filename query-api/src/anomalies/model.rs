@@ -9,8 +9,6 @@
 //! 4. The **spread** is the median size of deviations among buckets of about the same expectation: nights are quiet.
 //! 5. What deviates far is left out, and everything is done again.
 
-use std::collections::HashMap;
-
 use super::robust::{median, rolling_median, sigma, typical};
 
 /// Cycles that a season needs: with fewer, leaving one's own out leaves too few.
@@ -178,13 +176,20 @@ struct Phases<'a> {
 }
 
 impl Phases<'_> {
+    fn phase(&self, step: i64) -> usize {
+        usize::try_from(step.rem_euclid(self.period as i64)).unwrap_or(0)
+    }
+
+    fn cycle(&self, step: i64) -> i64 {
+        step.div_euclid(self.period as i64)
+    }
+
     /// The values of each phase, with the number of their cycle.
-    fn gathered(&self, values: &[Option<f64>]) -> HashMap<i64, Vec<(i64, f64)>> {
-        let width = self.period as i64;
-        let mut by_phase: HashMap<i64, Vec<(i64, f64)>> = HashMap::new();
+    fn gathered(&self, values: &[Option<f64>]) -> Vec<Vec<(i64, f64)>> {
+        let mut by_phase = vec![Vec::new(); self.period];
         for (value, step) in values.iter().zip(self.steps) {
-            if let Some(value) = value {
-                by_phase.entry(step.rem_euclid(width)).or_default().push((step.div_euclid(width), *value));
+            if let (Some(value), Some(phase)) = (value, by_phase.get_mut(self.phase(*step))) {
+                phase.push((self.cycle(*step), *value));
             }
         }
         by_phase
@@ -193,27 +198,25 @@ impl Phases<'_> {
     /// For each bucket, how much the median of its phase is above that of all.
     fn plain(&self, values: &[Option<f64>]) -> Vec<Option<f64>> {
         let overall = median(&mut values.iter().flatten().copied().collect::<Vec<_>>()).unwrap_or(0.0);
-        let middle = |(phase, values): (i64, Vec<(i64, f64)>)| {
-            Some((phase, median(&mut values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())? - overall))
+        let above = |phase: Vec<(i64, f64)>| {
+            median(&mut phase.into_iter().map(|(_, value)| value).collect::<Vec<_>>()).map(|median| median - overall)
         };
-        let medians: HashMap<i64, f64> = self.gathered(values).into_iter().filter_map(middle).collect();
-        self.steps.iter().map(|step| medians.get(&step.rem_euclid(self.period as i64)).copied()).collect()
+        let medians: Vec<Option<f64>> = self.gathered(values).into_iter().map(above).collect();
+        self.steps.iter().map(|step| *medians.get(self.phase(*step))?).collect()
     }
 
     /// For each bucket, the median of the other cycles near its phase.
     fn of_others(&self, values: &[Option<f64>]) -> Vec<Option<f64>> {
         let by_phase = self.gathered(values);
-        let width = self.period as i64;
         let cycles = (values.len() / self.period).max(2);
         let near = (self.period / 100).min(POOLED.div_ceil(cycles - 1) / 2) as i64;
         let mut others = Vec::new();
         let expectation = |step: &i64| {
             others.clear();
-            let own = step.div_euclid(width);
             for neighbour in step - near..=step + near {
-                let found = by_phase.get(&neighbour.rem_euclid(width)).into_iter().flatten();
+                let found = by_phase.get(self.phase(neighbour)).into_iter().flatten();
                 // The own cycle's neighbours are left out too: what lasts for hours would expect itself.
-                others.extend(found.filter(|(cycle, _)| *cycle != own).map(|(_, value)| *value));
+                others.extend(found.filter(|(cycle, _)| *cycle != self.cycle(*step)).map(|(_, value)| *value));
             }
             if others.len() + 1 < LEAST_CYCLES { None } else { median(&mut others) }
         };

@@ -272,7 +272,8 @@ mod tests {
         assert_eq!(questions(&hub), 1);
         drop(second);
         assert_eq!(questions(&hub), 0);
-        assert!(ended.await.is_err(), "the ticker was dropped");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.expect("the ticker ends");
+        assert!(ended.is_err(), "it was dropped");
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@
 //!                                                               '-> frames -> body
 //! ```
 //!
+//! That is per process: each instance of the service asks for its own listeners.
+//!
 //! * [`query`] reads the parameters; what means the same has the same key, and a key has one ticker.
 //! * [`ticker`] asks at each interval and publishes into a `watch`: a slow listener skips values, nothing queues up.
 //! * [`update`] decides, purely, what an answer or a failure makes of the state, and what a listener is told of it.
