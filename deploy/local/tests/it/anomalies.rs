@@ -48,7 +48,9 @@ async fn a_spike_and_an_outage_are_found_and_the_running_hour_is_not_judged() {
     assert_eq!((reply.status.as_u16(), flagged(&reply)), (200, vec![10, 30, 31]), "{reply:?}");
     let buckets = reply.body["data"].as_array().unwrap();
     let (spike, outage, last) = (&buckets[10], &buckets[30], buckets.last().unwrap());
-    assert_eq!((&spike["value"], &outage["value"], buckets.len()), (&json!(200), &json!(0), 49));
+    assert_eq!((&spike["value"], &outage["value"]), (&json!(200), &json!(0)));
+    // 48 hours, the running one, and perhaps one that has begun meanwhile.
+    assert!((49..=50).contains(&buckets.len()), "{reply:?}");
     let number = |bucket: &Value, field: &str| bucket[field].as_f64().unwrap();
     let usual = 40.0 + ((shown + 10 + 7) % 24) as f64;
     assert!((number(spike, "expected") - usual).abs() < 2.0, "{spike}");
@@ -93,6 +95,12 @@ async fn too_little_and_nonsense_are_refused_with_what_would_do() {
     ] {
         let reply = service.get(&project, &format!("/v1/metrics/{query}")).await;
         assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{query}: {reply:?}");
+    }
+    for parameter in ["startTime", "granularity", "timezone", "sensitivity", "direction"] {
+        for hostile in ["%27", "1%27%20OR%201%3D1--", "%7Bproject%3AString%7D", "%5C", "%00", "%ff"] {
+            let path = format!("/v1/metrics/events/anomalies?{parameter}={hostile}");
+            assert_eq!(service.get(&project, &path).await.status, 400, "{path}");
+        }
     }
     assert_eq!(service.get("nobody", "/v1/metrics/events/anomalies").await.status, 401);
     service.stop().await;

@@ -125,7 +125,7 @@ async fn two_hundred_listeners_cost_what_one_does_and_nothing_when_they_left() {
 async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
     let (engine, project, other) = (support::engine().await, new_project(), new_project());
     let service = Service::start(engine.reader(), &[&project, &other], None).await;
-    let path = "/v1/metrics/events/stream?window=1h&granularity=hour&filter=country:DE";
+    let path = "/v1/metrics/events/stream?window=2h&granularity=hour&filter=country:DE";
     let mut listener = Listener::open(&service, &project, path).await;
     let mut stranger = Listener::open(&service, &other, path).await;
     let empty = listener.event().await.unwrap();
@@ -196,6 +196,13 @@ async fn a_stream_is_refused_before_it_begins() {
         let reply = service.get(&project, &format!("/v1/metrics/{path}")).await;
         assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{path}: {reply:?}");
     }
+    for parameter in ["window", "interval", "granularity", "groupBy", "timezone", "limit"] {
+        for hostile in ["%27", "1%27%20OR%201%3D1--", "%7Bproject%3AString%7D", "%5C", "%00", "%ff"] {
+            let path = format!("/v1/metrics/events/stream?{parameter}={hostile}");
+            assert_eq!(service.get(&project, &path).await.status, 400, "{path}");
+        }
+    }
+    assert_eq!(service.queries(), 0);
     assert_eq!(service.get("nobody", "/v1/metrics/events/stream").await.status, 401);
     let one = Listener::open(&service, &project, "/v1/metrics/events/stream").await;
     let reply = service.get(&project, "/v1/metrics/users/stream").await;
