@@ -167,11 +167,8 @@ async fn settle(
     pause: Duration,
     report: &mut Compared,
 ) -> Result<(), RollupsError> {
-    let mut open: BTreeMap<Key, (Drift, u32)> = look(client, selection, rollup, window, &[])
-        .await?
-        .into_iter()
-        .map(|drift| (drift.key(), (drift, 0)))
-        .collect();
+    let mut open: BTreeMap<Key, (Drift, u32)> =
+        look(client, selection, rollup, window, &[]).await?.into_iter().map(|drift| (drift.key(), (drift, 0))).collect();
     report.is_truncated |= open.len() >= MOST_CELLS;
     for _ in 1..LOOKS {
         if open.values().all(|(_, seen)| *seen >= CONFIRMATIONS) {
