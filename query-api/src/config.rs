@@ -8,6 +8,7 @@ use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
 use crate::admission::{Limits, Policy};
+use crate::live;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -29,6 +30,10 @@ pub struct Config {
     /// [`Policy::for_total`] says. `QUERY_CONCURRENCY_<CLASS>` sets a class by itself, and `QUERY_DEADLINE_<CLASS>_MS` how
     /// long an answer may take, waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD` or `ADHOC`.
     pub admission: Policy,
+    /// `QUERY_STREAM_LISTENERS` and, of one project, `QUERY_STREAM_LISTENERS_PER_PROJECT`: open streams. Each takes a
+    /// connection. `QUERY_STREAM_QUESTIONS` and `QUERY_STREAM_QUESTIONS_PER_PROJECT`: different ones, each of which asks
+    /// ClickHouse up to once a second.
+    pub streams: live::Limits,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -44,6 +49,7 @@ impl Config {
             cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
             cache_warm: env.get("QUERY_CACHE_WARM").is_none() || env::switch(env, "QUERY_CACHE_WARM")?,
             admission: admission(env)?,
+            streams: streams(env)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
@@ -72,6 +78,16 @@ const CONCURRENCY: (u64, u64) = (1, 1_000);
 
 /// ClickHouse's profile `reader` stops every query after 30 s; twice that leaves as long to wait.
 const DEADLINE_MS: (u64, u64) = (100, 60_000);
+
+fn streams(env: &dyn Env) -> Result<live::Limits, ConfigError> {
+    let limit = |name, default| env::bounded(env, name, (1, 1_000_000), default).map(|limit| limit as usize);
+    Ok(live::Limits {
+        listeners: limit("QUERY_STREAM_LISTENERS", 5_000)?,
+        listeners_per_project: limit("QUERY_STREAM_LISTENERS_PER_PROJECT", 1_000)?,
+        questions: limit("QUERY_STREAM_QUESTIONS", 200)?,
+        questions_per_project: limit("QUERY_STREAM_QUESTIONS_PER_PROJECT", 50)?,
+    })
+}
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
 pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {

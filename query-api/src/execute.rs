@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use crate::anomalies;
 use crate::authorize::Scope;
 use crate::cache::reach::Reach;
 use crate::cache::ttl::Life;
@@ -24,24 +25,42 @@ use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
 use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 
-/// What carrying out a plan takes.
-pub struct Execution {
+/// Where answers are computed from. Clones share it.
+#[derive(Clone)]
+pub struct Sources {
     /// ClickHouse.
     pub store: Store,
     /// Chunks that are known.
     pub parts: Parts,
     /// What they are worth.
     pub versions: Versions,
-    /// Whose data it is.
-    pub scope: Scope,
-    /// Whether everything is read anew, whatever is remembered.
-    pub is_fresh: bool,
+}
+
+/// When a plan is carried out, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
     /// The present.
     pub now_ms: i64,
-    /// For whom ClickHouse is asked.
-    pub ask: Ask,
+    /// Whether everything is read anew, whatever is remembered.
+    pub is_fresh: bool,
+}
+
+/// A plan being carried out.
+pub struct Execution {
+    sources: Sources,
+    scope: Scope,
+    moment: Moment,
+    ask: Ask,
     /// What was read so far.
-    pub cost: Cost,
+    cost: Cost,
+}
+
+impl Sources {
+    /// The beginning of carrying out a plan for a caller.
+    pub fn execution(&self, scope: &Scope, plan: &Plan, moment: Moment) -> Execution {
+        let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
+        Execution { sources: self.clone(), scope: scope.clone(), moment, ask, cost: Cost::default() }
+    }
 }
 
 impl Execution {
@@ -52,13 +71,17 @@ impl Execution {
     }
 
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {
-        let generated_s = self.now_ms.div_euclid(1_000);
+        let generated_s = self.moment.now_ms.div_euclid(1_000);
         Ok(match plan {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
                 let places = self.overflowed(&read).await?;
                 render::series::render(plan, &points, &read.named(&places), generated_s)
+            }
+            Plan::Anomalies(plan) => {
+                let points = self.points(&plan.series.read()).await?;
+                anomalies::judge(plan.clone(), points, self.moment.now_ms).await?
             }
             Plan::Realtime(plan) => {
                 let lines = self.ask(&sql::realtime(plan, self.scope.project())).await?;
@@ -106,9 +129,10 @@ impl Execution {
 
     /// The points of a reading, in chunks where it can be cut.
     async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let Some(cut) = cut(read, self.now_ms.div_euclid(1_000)) else { return self.read(read).await };
+        let Some(cut) = cut(read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
         let keys = self.keys(&cut.chunks).await;
-        let remembered = if self.is_fresh { vec![None; keys.len()] } else { self.parts.get_many(&keys).await };
+        let remembered =
+            if self.moment.is_fresh { vec![None; keys.len()] } else { self.sources.parts.get_many(&keys).await };
         let mut chunks: Vec<Option<Vec<Point>>> =
             remembered.into_iter().map(|part| postcard::from_bytes(&part?).ok()).collect();
         let mut computed = Vec::new();
@@ -126,7 +150,7 @@ impl Execution {
                 }
             }
         }
-        self.parts.put_many(computed);
+        self.sources.parts.put_many(computed);
         let points: Vec<Point> = chunks.into_iter().flatten().flatten().filter(|point| cut.keeps(point.at)).collect();
         bounded(points)
     }
@@ -134,8 +158,8 @@ impl Execution {
     async fn keys(&self, chunks: &[Chunk]) -> Vec<PartKey> {
         let mut keys = Vec::with_capacity(chunks.len());
         for Chunk { read, .. } in chunks {
-            let days = Reach::between(read.from, read.to).closed_days(self.now_ms);
-            let stamp = self.versions.stamp(self.scope.project(), days).await;
+            let days = Reach::between(read.from, read.to).closed_days(self.moment.now_ms);
+            let stamp = self.sources.versions.stamp(self.scope.project(), days).await;
             keys.push(PartKey::of(&self.scope, read, stamp));
         }
         keys
@@ -147,7 +171,7 @@ impl Execution {
     }
 
     async fn ask<R: RowOwned + RowRead>(&mut self, statement: &Statement) -> Result<Vec<R>, ReadError> {
-        let answered = self.store.read(statement, &self.ask).await?;
+        let answered = self.sources.store.read(statement, &self.ask).await?;
         self.cost += answered.cost;
         Ok(answered.rows)
     }

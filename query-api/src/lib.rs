@@ -10,11 +10,13 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod anomalies;
 pub mod authorize;
 pub mod cache;
 pub mod config;
 pub mod execute;
 pub mod http;
+pub mod live;
 pub mod metric;
 pub mod metrics;
 pub mod plan;

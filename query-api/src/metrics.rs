@@ -11,6 +11,8 @@ use tallyhouse_service::breaker::BreakerState;
 use crate::admission::Class;
 use crate::cache::entry::Worth;
 use crate::cache::question::StaleReason;
+use crate::live::Full;
+use crate::live::frame::Bye;
 use crate::serve::CacheStatus;
 
 /// What a request was for.
@@ -26,6 +28,10 @@ pub enum Route {
     Structured,
     /// `/v1/metrics`
     Metrics,
+    /// `/v1/metrics/{name}/stream`: until it is open
+    Stream,
+    /// `/v1/metrics/{name}/anomalies`
+    Anomalies,
 }
 
 /// A layer of the cache.
@@ -117,6 +123,11 @@ pub struct Metrics {
     refused: IntCounterVec,
     breaker: IntGauge,
     kills: IntCounterVec,
+    stream_listeners: IntGauge,
+    stream_questions: IntGauge,
+    stream_events: IntCounterVec,
+    stream_skipped: IntCounter,
+    stream_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -177,6 +188,23 @@ impl Metrics {
                 Opts::new("tallyhouse_query_kills_total", "Queries nobody waited for, by what became of them"),
                 &["result"],
             )?,
+            stream_listeners: IntGauge::new("tallyhouse_query_stream_listeners", "Open streams")?,
+            stream_questions: IntGauge::new(
+                "tallyhouse_query_stream_questions",
+                "Different questions that are streamed: each asks ClickHouse once per interval",
+            )?,
+            stream_events: IntCounterVec::new(
+                Opts::new("tallyhouse_query_stream_events_total", "What listeners were sent, by kind"),
+                &["kind"],
+            )?,
+            stream_skipped: IntCounter::new(
+                "tallyhouse_query_stream_skipped_total",
+                "Values that listeners were too slow for",
+            )?,
+            stream_refused: IntCounterVec::new(
+                Opts::new("tallyhouse_query_stream_refused_total", "Streams that were not opened, by reason"),
+                &["reason"],
+            )?,
         };
         metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -199,6 +227,11 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.breaker.clone()),
             Box::new(self.kills.clone()),
+            Box::new(self.stream_listeners.clone()),
+            Box::new(self.stream_questions.clone()),
+            Box::new(self.stream_events.clone()),
+            Box::new(self.stream_skipped.clone()),
+            Box::new(self.stream_refused.clone()),
         ]
     }
 
@@ -456,6 +489,61 @@ impl Layer {
     }
 }
 
+/// What a listener of a stream was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// A value.
+    Value,
+    /// A comment.
+    Heartbeat,
+    /// A failure.
+    Failure,
+    /// The end.
+    Bye(Bye),
+}
+
+/// Streams.
+impl Metrics {
+    /// Somebody listens, until the guard is dropped.
+    pub fn stream_listener(&self) -> Running {
+        Running::new(&self.stream_listeners)
+    }
+
+    /// A question is streamed, until the guard is dropped.
+    pub fn stream_question(&self) -> Running {
+        Running::new(&self.stream_questions)
+    }
+
+    /// A listener was sent something.
+    pub fn stream_sent(&self, sent: Sent) {
+        let kind = match sent {
+            Sent::Value => "value",
+            Sent::Heartbeat => "heartbeat",
+            Sent::Failure => "error",
+            Sent::Bye(Bye::Shutdown) => "bye_shutdown",
+            Sent::Bye(Bye::Expired) => "bye_expired",
+            Sent::Bye(Bye::Lost) => "bye_lost",
+        };
+        self.stream_events.with_label_values(&[kind]).inc();
+    }
+
+    /// A listener was too slow for so many values.
+    pub fn stream_skipped(&self, values: u64) {
+        self.stream_skipped.inc_by(values);
+    }
+
+    /// A stream was not opened.
+    pub fn stream_refused(&self, full: Full) {
+        let reason = match full {
+            Full::ProjectListeners { .. } => "project_listeners",
+            Full::ProjectQuestions { .. } => "project_questions",
+            Full::Listeners => "listeners",
+            Full::Questions => "questions",
+        };
+        self.stream_refused.with_label_values(&[reason]).inc();
+    }
+}
+
 impl Route {
     const fn label(self) -> &'static str {
         match self {
@@ -464,6 +552,8 @@ impl Route {
             Self::Daily => "daily",
             Self::Structured => "query",
             Self::Metrics => "metrics",
+            Self::Stream => "stream",
+            Self::Anomalies => "anomalies",
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, Shared, Versions};
 use crate::http::router;
+use crate::live::{Hub, Live};
 use crate::metrics::Metrics;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
@@ -137,13 +138,20 @@ pub async fn run(
         definitions: definitions.clone(),
         clock: deps.clock,
     });
+    let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: shutdown.clone() };
     deps.health.set(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
     let admin = admin.merge(crate::http::admin::router(cache.clone()));
     let stopped = CancellationToken::new();
     let public = async {
-        serve("query", listeners.public, router(crate::http::Shared { app, metrics }), shutdown.clone(), config.drain)
-            .await;
+        serve(
+            "query",
+            listeners.public,
+            router(crate::http::Shared { app, live, metrics }),
+            shutdown.clone(),
+            config.drain,
+        )
+        .await;
         stopped.cancel();
     };
     let drain = async {

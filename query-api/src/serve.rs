@@ -8,11 +8,13 @@ use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
 use crate::Clock;
+use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::{Answers, Entry, Parts};
-use crate::execute::Execution;
+use crate::execute::{Moment, Sources};
+use crate::live::Full;
 use crate::metric::Metric;
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
@@ -20,7 +22,7 @@ use crate::registry::store::Definitions;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
-use crate::store::{Ask, Cost, ReadError, Store};
+use crate::store::{ReadError, Store};
 
 /// Everything that answering needs.
 pub struct App {
@@ -44,6 +46,13 @@ pub struct App {
     pub clock: Clock,
 }
 
+impl App {
+    /// Where answers are computed from.
+    pub fn sources(&self) -> Sources {
+        Sources { store: self.store.clone(), parts: self.parts.clone(), versions: self.answers.versions.clone() }
+    }
+}
+
 /// What a path asks for.
 #[derive(Debug, Clone, Copy)]
 pub enum Question<'a> {
@@ -53,6 +62,8 @@ pub enum Question<'a> {
     Realtime,
     /// A day's report.
     Daily,
+    /// What is unusual in a series of this metric.
+    Anomalies(&'a str),
     /// A document: `POST /v1/query`.
     Structured(&'a [u8]),
 }
@@ -108,6 +119,9 @@ pub enum Refusal {
     /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Too many streams are open.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 /// Answers a question.
@@ -133,19 +147,10 @@ pub async fn serve(
 
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
 fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe {
-    let (store, parts, versions) = (app.store.clone(), app.parts.clone(), app.answers.versions.clone());
-    let (clock, scope, plan) = (app.clock.clone(), scope.clone(), Arc::clone(plan));
+    let (sources, clock) = (app.sources(), app.clock.clone());
+    let (scope, plan) = (scope.clone(), Arc::clone(plan));
     Arc::new(move || {
-        let execution = Execution {
-            store: store.clone(),
-            parts: parts.clone(),
-            versions: versions.clone(),
-            scope: scope.clone(),
-            is_fresh,
-            now_ms: clock(),
-            ask: Ask { class: plan.class(), project: scope.project().to_owned() },
-            cost: Cost::default(),
-        };
+        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), is_fresh });
         let plan = Arc::clone(&plan);
         Box::pin(async move { execution.run(&plan).await })
     })
@@ -170,6 +175,10 @@ fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now
         }
         Question::Realtime => Params::parse(raw, &[]).map(|_| Query::Realtime),
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
+        Question::Anomalies(name) => {
+            let params = Params::parse(raw, ANOMALY_PARAMS)?;
+            AnomalyQuery::parse(name, &params, &|| app.registry.names(scope.project()), now_ms).map(Query::Anomalies)
+        }
         Question::Structured(body) => structured(app, scope, body, now_ms).map(Query::Structured),
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// How a drain ended.
@@ -68,6 +68,20 @@ pub async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpList
     TcpListener::bind(address).await.map_err(|source| BindError { variable, address, source })
 }
 
+/// The longest that a peer may take nothing of what was written to it: an answer, or a stream of events.
+pub const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Closes a connection whose peer takes nothing for `patience`. The kernel sees to it, because a server that waits for room
+/// to write polls nothing else. Elsewhere than on Linux there is no such option, and only dead peers are noticed.
+fn limit_writes(stream: &TcpStream, patience: Duration) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?;
+    }
+    Ok(())
+}
+
 /// Serves `router` until `stop` is cancelled and the requests in flight are answered, at most `budget` longer.
 ///
 /// `TCP_NODELAY` is set: answers are small, and Nagle's algorithm would hold them back for up to 40 ms.
@@ -82,6 +96,9 @@ pub async fn serve(
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        if let Err(error) = limit_writes(stream, WRITE_PATIENCE) {
+            tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
         }
     });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -100,5 +117,30 @@ fn report(what: &str, ended: std::io::Result<()>) {
     match ended {
         Ok(()) => tracing::info!(what, "stopped"),
         Err(error) => tracing::error!(what, %error, "the server failed"),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        limit_writes(&stream, Duration::from_millis(500)).unwrap();
+        let endless = async {
+            loop {
+                if let Err(error) = stream.write_all(&[0; 64 << 10]).await {
+                    return error;
+                }
+            }
+        };
+        let error = tokio::time::timeout(Duration::from_secs(60), endless).await.expect("it ends by itself");
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        drop(silent);
     }
 }

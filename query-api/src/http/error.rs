@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
 use crate::authorize::Denied;
+use crate::live::Full;
 use crate::plan::Unplannable;
 use crate::registry::Refused;
 use crate::registry::store::RegisterError;
@@ -20,6 +21,7 @@ pub fn problem(refusal: &Refusal) -> Problem {
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
         Refusal::Read(error) => of_read_error(*error),
+        Refusal::Full(full) => of_full(*full),
     }
 }
 
@@ -129,8 +131,24 @@ fn of_read_error(error: ReadError) -> Problem {
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
+        ReadError::TooFewPoints { needed, given } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_few_points").with("needed", needed).with("given", given)
+        }
         ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+    }
+}
+
+fn of_full(full: Full) -> Problem {
+    let with = |status, code| Problem::new(status, code, full.to_string()).retry_after(10);
+    match full {
+        Full::ProjectListeners { limit } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "too_many_streams").with("limit", limit)
+        }
+        Full::ProjectQuestions { limit } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "too_many_streamed_questions").with("limit", limit)
+        }
+        Full::Listeners | Full::Questions => with(StatusCode::SERVICE_UNAVAILABLE, "streams_full"),
     }
 }
 

@@ -17,15 +17,18 @@ use bytes::Bytes;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::authorize::authorize;
-use crate::metrics::{Metrics, Route};
+use crate::live::{self, Live};
+use crate::metrics::{Metrics, Route, Running};
 use crate::request::body::MAX_BODY_BYTES;
-use crate::serve::{App, Question, serve};
+use crate::serve::{Answer, App, Question, Refusal, serve};
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Shared {
     /// Answers.
     pub app: Arc<App>,
+    /// Streams.
+    pub live: Live,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -36,6 +39,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/metrics", get(metrics).post(register).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
         .route("/v1/metrics/{name}", get(metric))
         .route("/v1/query", post(structured).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
+        .route("/v1/metrics/{name}/stream", get(stream))
+        .route("/v1/metrics/{name}/anomalies", get(anomalies))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
         .fallback(not_found)
@@ -52,9 +57,7 @@ async fn metric(
 ) -> Response {
     match name {
         Ok(Path(name)) => answer(&shared, Question::Metric(&name), &headers, raw.as_deref()).await,
-        Err(_) => {
-            Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
-        }
+        Err(_) => bad_path(),
     }
 }
 
@@ -102,6 +105,34 @@ async fn structured(
     }
 }
 
+fn bad_path() -> Response {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_path", "the metric's name is not UTF-8 text").into_response()
+}
+
+async fn stream(
+    State(shared): State<Shared>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let began = Instant::now();
+    let Ok(Path(name)) = name else { return bad_path() };
+    let response = live::open(&shared.app, &shared.live, &name, &headers, raw.as_deref())
+        .unwrap_or_else(|refusal| error::problem(&refusal).into_response());
+    shared.metrics.answered(Route::Stream, response.status(), None, began.elapsed());
+    response
+}
+
+async fn anomalies(
+    State(shared): State<Shared>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(Path(name)) = name else { return bad_path() };
+    answer(&shared, Question::Anomalies(&name), &headers, raw.as_deref()).await
+}
+
 async fn realtime(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
 }
@@ -111,21 +142,40 @@ async fn daily(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: H
 }
 
 async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
-    let began = Instant::now();
-    let _running = shared.metrics.request_began();
-    let (response, cache) = match serve(&shared.app, question, headers, raw).await {
-        Ok(answer) => {
-            let now_ms = (shared.app.clock)();
-            (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
-        }
-        Err(refusal) => (error::problem(&refusal).into_response(), None),
-    };
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
         Question::Daily => Route::Daily,
+        Question::Anomalies(_) => Route::Anomalies,
         Question::Structured(_) => Route::Structured,
     };
-    shared.metrics.answered(route, response.status(), cache, began.elapsed());
-    response
+    let asked = Asked::now(shared, route);
+    asked.answered(serve(&shared.app, question, headers, raw).await, headers)
+}
+
+/// A request that is being answered, from when it came.
+struct Asked<'a> {
+    shared: &'a Shared,
+    route: Route,
+    began: Instant,
+    _running: Running,
+}
+
+impl<'a> Asked<'a> {
+    fn now(shared: &'a Shared, route: Route) -> Self {
+        Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
+    }
+
+    fn answered(self, answer: Result<Answer, Refusal>, headers: &HeaderMap) -> Response {
+        let Self { shared, route, began, .. } = self;
+        let (response, cache) = match answer {
+            Ok(answer) => {
+                let now_ms = (shared.app.clock)();
+                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
+            }
+            Err(refusal) => (error::problem(&refusal).into_response(), None),
+        };
+        shared.metrics.answered(route, response.status(), cache, began.elapsed());
+        response
+    }
 }

@@ -22,6 +22,7 @@ pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
 use crate::admission::Class;
+use crate::anomalies::{self, plan::AnomalyPlan};
 use crate::request::{DailyQuery, Query};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
 
@@ -34,6 +35,8 @@ pub enum Plan {
     Realtime(RealtimePlan),
     /// A day's report.
     Daily(DailyPlan),
+    /// What is unusual in a series.
+    Anomalies(AnomalyPlan),
     /// Several metrics by any dimensions.
     Structured(StructuredPlan),
 }
@@ -75,7 +78,7 @@ impl Plan {
         match self {
             Self::Realtime(_) => Class::Realtime,
             Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
-            Self::Series(_) | Self::Daily(_) | Self::Structured(_) => Class::Dashboard,
+            Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => Class::Dashboard,
         }
     }
 }
@@ -86,6 +89,7 @@ pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, U
         Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
+        Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
         Query::Structured(query) => structured::plan(query, catalogue, now_ms).map(Plan::Structured),
     }
 }

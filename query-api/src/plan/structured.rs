@@ -275,7 +275,7 @@ mod tests {
                 r#"{"metrics":["events"],"date_range":"7d","filters":[["is","event_type",["flight"]],["is","carrier",["AA"]]]}"#,
                 "rollup_1d/carrier,origin",
             ),
-            (r#"{"metrics":["events"],"date_range":["2026-11-01T00:00:30Z","2026-11-02T00:00:00Z"]}"#, "rollup_1m/"),
+            (r#"{"metrics":["events"],"date_range":["2026-11-01T00:01:00Z","2026-11-02T00:00:00Z"]}"#, "rollup_1m/"),
             (r#"{"metrics":["events"],"date_range":"7d","dimensions":["origin"],"raw":true}"#, "raw"),
             (r#"{"metrics":["events"],"date_range":"7d","raw":true}"#, "rollup_1d/"),
         ] {

@@ -10,6 +10,7 @@ use super::near::nearest;
 use super::params::{FILTER, Params};
 use super::structured::StructuredQuery;
 use super::window::Window;
+use crate::anomalies::query::AnomalyQuery;
 use crate::metric::Metric;
 use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
@@ -42,6 +43,8 @@ pub enum Query {
     Realtime,
     /// A day.
     Daily(DailyQuery),
+    /// What is unusual in a series.
+    Anomalies(AnomalyQuery),
     /// Several metrics by any dimensions.
     Structured(StructuredQuery),
 }

@@ -34,6 +34,17 @@ pub enum ReadError {
     /// No answer in time.
     #[error("the query took longer than it may and was stopped: ask for a shorter range or a coarser granularity")]
     TimedOut,
+    /// What was read is not enough to say anything.
+    #[error(
+        "the series has {given} whole buckets with a value, {needed} are needed: ask for a longer range, a finer granularity or \
+         fewer conditions"
+    )]
+    TooFewPoints {
+        /// The least.
+        needed: usize,
+        /// What there is, with history.
+        given: usize,
+    },
     /// A fault of ours.
     #[error("the query failed; the cause is in the log")]
     Failed,
@@ -48,7 +59,7 @@ impl ReadError {
     pub const fn is_passing(self) -> bool {
         match self {
             Self::Unavailable | Self::Overloaded { .. } | Self::TenantBusy { .. } | Self::TimedOut => true,
-            Self::TooExpensive { .. } | Self::Failed => false,
+            Self::TooExpensive { .. } | Self::TooFewPoints { .. } | Self::Failed => false,
         }
     }
 }

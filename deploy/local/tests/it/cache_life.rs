@@ -26,7 +26,7 @@ async fn a_late_event_shows_at_once_when_the_ingester_is_in_the_process() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let days = DayVersions::default();
-    let settings = Settings { connection: engine.reader(), redis_url: None, days: Some(days.clone()), writer: None };
+    let settings = Settings { days: Some(days.clone()), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings, &[&project]).await;
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
     insert_events(&engine.writer(), &project, from, 1).await;
@@ -46,8 +46,7 @@ async fn an_insert_that_overtakes_a_computation_is_not_hidden_by_it() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let (days, proxy) = (DayVersions::default(), Proxy::start(engine.reader()).await);
-    let settings =
-        Settings { connection: proxy.connection.clone(), redis_url: None, days: Some(days.clone()), writer: None };
+    let settings = Settings { days: Some(days.clone()), ..Settings::of(proxy.connection.clone()) };
     let service = Arc::new(Service::start_with(settings, &[&project]).await);
     proxy.set(Mode::HoldAnswers);
     let (asking, key) = (Arc::clone(&service), project.clone());
@@ -71,8 +70,7 @@ async fn with_clickhouse_away_older_answers_are_given_and_marked() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let (days, proxy) = (DayVersions::default(), Proxy::start(engine.reader()).await);
-    let settings =
-        Settings { connection: proxy.connection.clone(), redis_url: None, days: Some(days.clone()), writer: None };
+    let settings = Settings { days: Some(days.clone()), ..Settings::of(proxy.connection.clone()) };
     let service = Service::start_with(settings, &[&project]).await;
     let sliding = format!("/v1/metrics/events?granularity=minute&startTime={}", (from + 9 * 86_400) * 1_000);
     for path in [&a_day(from), &sliding] {
@@ -130,7 +128,7 @@ async fn a_hot_answer_is_refreshed_before_it_is_stale() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let days = DayVersions::default();
-    let settings = Settings { connection: engine.reader(), redis_url: None, days: Some(days.clone()), writer: None };
+    let settings = Settings { days: Some(days.clone()), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings, &[&project]).await;
     // Asked for once, it is left alone.
     service.get(&project, &format!("{}&eventType=view", a_day(from))).await;

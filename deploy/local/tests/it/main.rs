@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod anomalies;
 mod brokers;
 mod cache_fleet;
 mod cache_life;
@@ -27,6 +28,7 @@ mod ingest_service;
 mod kafka;
 mod kafka_faults;
 mod kills;
+mod live;
 mod migrations;
 mod outage;
 mod query;

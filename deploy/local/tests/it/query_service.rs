@@ -1,5 +1,6 @@
 //! The query API inside this process, on ports of its own, with a clock that a test can move.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::http::request::Builder;
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -47,12 +49,34 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 pub struct Settings {
     /// ClickHouse.
     pub connection: Connection,
-    /// Redis, if any.
-    pub redis_url: Option<String>,
+    /// Variables.
+    pub env: BTreeMap<String, String>,
     /// What an ingester of the same process wrote.
     pub days: Option<DayVersions>,
     /// ClickHouse as a user that can register metrics.
     pub writer: Option<Connection>,
+}
+
+impl Settings {
+    /// Nothing but ClickHouse.
+    pub fn of(connection: Connection) -> Self {
+        Self { connection, env: BTreeMap::new(), days: None, writer: None }
+    }
+
+    /// With a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+/// The whole answer.
+async fn read(response: Response<Incoming>) -> Reply {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
+    Reply { status: parts.status, headers: parts.headers, body }
 }
 
 /// A running query API.
@@ -89,21 +113,19 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
-        let settings = Settings { connection, redis_url: redis_url.map(str::to_owned), days: None, writer: None };
-        Self::start_with(settings, projects).await
+        let env = redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())).into_iter().collect();
+        Self::start_with(Settings { env, ..Settings::of(connection) }, projects).await
     }
 
     /// Starts one for these projects.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
-        let Settings { connection, redis_url, days, writer } = settings;
+        let Settings { connection, env, days, writer } = settings;
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
             keys.add(&format!("admin-{project}"), grant(project, "admin", &[Scope::Query, Scope::Admin]));
             keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
         }
-        let mut env = std::collections::BTreeMap::new();
-        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
@@ -147,20 +169,32 @@ impl Service {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.send(request.body(Full::new(body)).unwrap()).await
+        read(self.send(request.body(Full::new(body)).unwrap()).await).await
     }
 
     /// `DELETE` on the admin port.
     pub async fn delete_as_operator(&self, path: &str) -> Reply {
-        self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await
+        read(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
-        let response = self.client.request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
-        Reply { status: parts.status, headers: parts.headers, body }
+    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        self.client.request(request).await.unwrap()
+    }
+
+    /// `GET` with these headers, the body not read yet.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
+        let mut request = Request::get(format!("{}{path}", self.public));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::default()).unwrap()).await
+    }
+
+    /// The value of a gauge without labels.
+    pub fn gauge(&self, metric: &str) -> i64 {
+        let families = self.registry.gather();
+        let series = families.iter().filter(|family| family.name() == metric).flat_map(|family| family.get_metric());
+        series.map(|series| series.get_gauge().get_value() as i64).sum()
     }
 
     /// The sum of a counter over all series that have the label value, or all when it is empty.
@@ -173,16 +207,14 @@ impl Service {
             .sum()
     }
 
-    /// The value of a gauge.
-    pub fn gauge(&self, metric: &str) -> i64 {
-        let families = self.registry.gather();
-        let series = families.iter().filter(|family| family.name() == metric).flat_map(|family| family.get_metric());
-        series.map(|series| series.get_gauge().get_value() as i64).sum()
-    }
-
     /// Queries that ClickHouse was sent and answered.
     pub fn queries(&self) -> u64 {
         self.counted("tallyhouse_query_clickhouse_queries_total", "answered")
+    }
+
+    /// Tells it to stop.
+    pub fn begin_stop(&self) {
+        self.shutdown.cancel();
     }
 
     /// Stops it and waits for the end.

@@ -10,7 +10,7 @@ use crate::support;
 
 async fn service(projects: &[&str]) -> Service {
     let engine = support::engine().await;
-    let settings = Settings { connection: engine.reader(), redis_url: None, days: None, writer: Some(engine.writer()) };
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
     Service::start_with(settings, projects).await
 }
 

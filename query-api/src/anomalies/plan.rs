@@ -1,0 +1,118 @@
+//! The series to read: what is asked for, and history before it to learn from.
+
+use serde::Serialize;
+use tallyhouse_schema::Catalogue;
+
+use super::query::{AnomalyQuery, Direction, Sensitivity};
+use crate::plan::{SeriesPlan, Unplannable, series};
+use crate::request::{MetricQuery, Window};
+use crate::time::{DAY, Granularity, grid};
+
+/// What is read and what is shown of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AnomalyPlan {
+    /// The series, with history.
+    pub series: SeriesPlan,
+    /// What is shown.
+    pub shown: Shown,
+}
+
+/// What an answer depends on beside the series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// Start of the first bucket that was asked for.
+    pub from: i64,
+    /// How far from its expectation a value must be.
+    pub sensitivity: Sensitivity,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// Plans a question for anomalies.
+pub fn plan(query: &AnomalyQuery, catalogue: &Catalogue, now_ms: i64) -> Result<AnomalyPlan, Unplannable> {
+    let asked = series::plan(&query.metric, catalogue, now_ms)?;
+    let (granularity, zone) = (asked.frame.granularity, &asked.frame.zone);
+    let from = grid::floor(granularity, zone, asked.frame.from);
+    let longer = MetricQuery { window: earlier(query.metric.window, history(granularity)), ..query.metric.clone() };
+    // History may be gone, or make more points than are answered; the range alone then has to do.
+    let series = series::plan(&longer, catalogue, now_ms).unwrap_or(asked);
+    Ok(AnomalyPlan { series, shown: Shown { from, sensitivity: query.sensitivity, direction: query.direction } })
+}
+
+/// Seconds of history: four of the longest cycles that buckets of this width are compared over, more of wide buckets.
+const fn history(granularity: Granularity) -> i64 {
+    match granularity {
+        Granularity::Minute => 4 * DAY,
+        Granularity::FiveMinutes | Granularity::QuarterHour | Granularity::HalfHour | Granularity::Hour => 28 * DAY,
+        Granularity::Day => 56 * DAY,
+        Granularity::Week => 26 * 7 * DAY,
+        Granularity::Month => 2 * 365 * DAY,
+    }
+}
+
+fn earlier(window: Window, seconds: i64) -> Window {
+    match window {
+        Window::Open { from } => Window::Open { from: from - seconds },
+        Window::Last { seconds: asked } => Window::Last { seconds: asked + seconds },
+        Window::Closed { from, to } => Window::Closed { from: from - seconds, to },
+    }
+}
+
+/// Buckets after which a series of this granularity may repeat itself, shortest first.
+pub fn periods(granularity: Granularity) -> Vec<usize> {
+    match granularity.clock_seconds().and_then(|width| usize::try_from(DAY / width).ok()) {
+        Some(day) => vec![day, 7 * day],
+        None if granularity == Granularity::Day => vec![7],
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::query::ANOMALY_PARAMS;
+    use super::*;
+    use crate::request::Params;
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn planned(query: &str) -> Result<AnomalyPlan, Unplannable> {
+        let params = Params::parse(Some(query), ANOMALY_PARAMS).unwrap();
+        plan(&AnomalyQuery::parse("events", &params, &Vec::new, NOW).unwrap(), &Catalogue::default(), NOW)
+    }
+
+    /// Where the series begins, and what is shown of it.
+    fn begins(query: &str) -> (String, String) {
+        let plan = planned(query).unwrap();
+        let zone = &plan.series.frame.zone;
+        (zone.rfc3339(plan.series.frame.from), zone.rfc3339(plan.shown.from))
+    }
+
+    #[test]
+    fn history_is_read_and_not_shown() {
+        for (query, from, shown) in [
+            ("", "2026-10-16T13:00:00Z", "2026-11-13T13:00:00Z"),
+            ("startTime=2026-11-20T10:20:00Z", "2026-10-23T10:00:00Z", "2026-11-20T10:00:00Z"),
+            ("startTime=2026-11-01&granularity=day", "2026-09-06T00:00:00Z", "2026-11-01T00:00:00Z"),
+            (
+                "granularity=minute&startTime=2026-11-20T00:00:00Z&endTime=2026-11-20T06:00:00Z",
+                "2026-11-16T00:00:00Z",
+                "2026-11-20T00:00:00Z",
+            ),
+            // Too many points with history, or minutes that are gone: the range alone.
+            ("granularity=minute&startTime=2026-11-14", "2026-11-14T00:00:00Z", "2026-11-14T00:00:00Z"),
+            ("granularity=30m&startTime=2026-08-25&endTime=2026-08-26", "2026-08-25T00:00:00Z", "2026-08-25T00:00:00Z"),
+        ] {
+            assert_eq!(begins(query), (from.to_owned(), shown.to_owned()), "{query}");
+        }
+        assert!(planned("granularity=minute&startTime=2026-10-01").is_err(), "too many points are refused as ever");
+    }
+
+    #[test]
+    fn days_and_weeks_repeat_themselves() {
+        assert_eq!(periods(Granularity::Hour), [24, 168]);
+        assert_eq!(periods(Granularity::Minute), [1_440, 10_080]);
+        assert_eq!(periods(Granularity::Day), [7]);
+        assert!(periods(Granularity::Month).is_empty());
+    }
+}

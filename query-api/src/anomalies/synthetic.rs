@@ -1,0 +1,163 @@
+//! Series with known anomalies: the experiment behind the choice of method, kept as a test of it.
+
+use std::f64::consts::TAU;
+
+use super::detect::{Found, detect};
+use super::plan::{AnomalyPlan, Shown};
+use super::query::{Direction, Sensitivity};
+use crate::metric::Measure;
+use crate::plan::condition::Condition;
+use crate::plan::read::Source;
+use crate::plan::{Frame, SeriesPlan};
+use crate::sql::Point;
+use crate::time::{Granularity, Zone};
+use tallyhouse_schema::{DimSet, Rollup};
+
+/// Monday, 2026-06-01, 00:00 UTC.
+pub(super) const FROM: i64 = 1_780_272_000;
+
+/// A plan that learns from and shows all of `buckets` whole buckets.
+pub(super) fn plan(measure: Measure, granularity: Granularity, buckets: i64) -> AnomalyPlan {
+    let width = granularity.clock_seconds().unwrap_or(86_400);
+    let frame = Frame { from: FROM, to: FROM + buckets * width, granularity, zone: Zone::utc() };
+    AnomalyPlan {
+        series: SeriesPlan {
+            metric: "m",
+            measure,
+            source: Source::Rollup { rollup: Rollup::Hour, set: DimSet::total() },
+            condition: Condition::always(),
+            frame,
+            group_by: Vec::new(),
+            limit: 1,
+        },
+        shown: Shown { from: FROM, sensitivity: Sensitivity::High, direction: Direction::Both },
+    }
+}
+
+/// What ClickHouse would answer: nothing of buckets without events.
+pub(super) fn points(plan: &AnomalyPlan, values: &[f64]) -> Vec<Point> {
+    let starts = plan.series.frame.grid().starts();
+    let point =
+        |(at, value): (i64, &f64)| Point { at, groups: Vec::new(), measured: vec![Some(*value)], newest: at, rank: 1 };
+    starts.into_iter().zip(values).filter(|(_, value)| **value != 0.0).map(point).collect()
+}
+
+/// Judges a series long after it ended.
+pub(super) fn judged(plan: &AnomalyPlan, values: &[f64]) -> Found {
+    let later_ms = (plan.series.frame.to + 86_400) * 1_000;
+    detect(plan, &points(plan, values), later_ms).unwrap()
+}
+
+/// `SplitMix64`: the same numbers every time.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (TAU * self.uniform()).cos()
+    }
+}
+
+/// A kind of series.
+struct Kind {
+    level: f64,
+    per_day: usize,
+    days: usize,
+    noise: f64,
+    has_season: bool,
+}
+
+/// Factors and lengths in buckets of what is injected.
+const INJECTED: [(f64, usize); 12] = [
+    (2.0, 1),
+    (1.6, 2),
+    (3.0, 1),
+    (2.0, 3),
+    (0.3, 1),
+    (0.3, 3),
+    (0.5, 2),
+    (0.0, 4),
+    (0.0, 1),
+    (0.0, 6),
+    (0.6, 4),
+    (1.5, 3),
+];
+
+const WEEKDAYS: [f64; 7] = [1.0, 1.05, 1.02, 1.0, 0.95, 0.6, 0.55];
+
+/// Values, and which of them were changed.
+fn series(kind: &Kind, seed: u64) -> (Vec<f64>, Vec<bool>) {
+    let mut random = Random(seed.wrapping_mul(7_919));
+    let buckets = kind.per_day * kind.days;
+    let trend = (random.uniform() - 0.4) * 0.8;
+    let mut values: Vec<f64> = (0..buckets)
+        .map(|bucket| {
+            let of_day = (bucket % kind.per_day) as f64 / kind.per_day as f64;
+            let day = (1.0 + 0.7 * (TAU * (of_day - 0.35)).sin() + 0.25 * (2.0 * TAU * of_day).cos()).max(0.03);
+            let season = if kind.has_season { day * WEEKDAYS[bucket / kind.per_day % 7] } else { 1.0 };
+            let level = kind.level * season * (1.0 + trend * bucket as f64 / buckets as f64);
+            let value = level * (kind.noise * random.normal()).exp();
+            (value + value.sqrt() * random.normal()).max(0.0).round()
+        })
+        .collect();
+    let mut changed = vec![false; buckets];
+    let injected = if kind.per_day == 1 { &INJECTED[..6] } else { &INJECTED[..] };
+    for (factor, length) in injected {
+        let length = if kind.per_day == 1 { 1 } else { *length };
+        loop {
+            let at = (random.uniform() * (buckets - length) as f64) as usize;
+            let near = at.saturating_sub(3)..(at + length + 3).min(buckets);
+            let mean = values[at..at + length].iter().sum::<f64>() / length as f64;
+            // At night there is nothing to lose.
+            if changed[near].contains(&true) || (*factor < 1.0 && mean < kind.level * 0.4) {
+                continue;
+            }
+            for bucket in at..at + length {
+                values[bucket] = (values[bucket] * factor).round();
+                changed[bucket] = true;
+            }
+            break;
+        }
+    }
+    (values, changed)
+}
+
+/// Precision and recall over 30 series of a kind.
+fn measured(kind: &Kind) -> (f64, f64) {
+    let granularity = if kind.per_day == 1 { Granularity::Day } else { Granularity::Hour };
+    let plan = plan(Measure::Events, granularity, (kind.per_day * kind.days) as i64);
+    let (mut right, mut flagged, mut injected) = (0, 0, 0);
+    for seed in 0..30 {
+        let (values, changed) = series(kind, seed);
+        for (bucket, changed) in judged(&plan, &values).buckets.iter().zip(&changed) {
+            right += u32::from(bucket.is_anomaly && *changed);
+            flagged += u32::from(bucket.is_anomaly);
+            injected += u32::from(*changed);
+        }
+    }
+    (f64::from(right) / f64::from(flagged), f64::from(right) / f64::from(injected))
+}
+
+#[test]
+fn injected_anomalies_are_found_as_well_as_the_module_says() {
+    let hourly = Kind { level: 2_000.0, per_day: 24, days: 28, noise: 0.06, has_season: true };
+    for (kind, precision, recall) in [
+        (Kind { ..hourly }, 0.93, 0.97),
+        (Kind { level: 60.0, ..hourly }, 0.93, 0.70),
+        (Kind { noise: 0.15, ..hourly }, 0.95, 0.69),
+        (Kind { days: 14, ..hourly }, 0.87, 0.93),
+        (Kind { level: 50_000.0, per_day: 1, days: 56, noise: 0.05, has_season: true }, 0.93, 1.0),
+        (Kind { level: 500.0, noise: 0.08, has_season: false, ..hourly }, 0.99, 0.96),
+    ] {
+        let (found_precision, found_recall) = measured(&kind);
+        let what = format!("{} a bucket, noise {}: {found_precision:.3}, {found_recall:.3}", kind.level, kind.noise);
+        assert!(found_precision >= precision - 0.005 && found_recall >= recall - 0.005, "{what}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Live metrics: one question to ClickHouse a tick, however many listen.
+//!
+//! ```text
+//! HTTP -> authorize -> StreamQuery -> Hub --(first listener)--> ticker: plan -> ClickHouse -> render -> Update
+//!                                      '--(every listener)--> Cursor <-- watch --'
+//!                                                               '-> frames -> body
+//! ```
+//!
+//! That is per process: each instance of the service asks for its own listeners.
+//!
+//! * [`query`] reads the parameters; what means the same has the same key, and a key has one ticker.
+//! * [`ticker`] asks at each interval and publishes into a `watch`: a slow listener skips values, nothing queues up.
+//! * [`update`] decides, purely, what an answer or a failure makes of the state, and what a listener is told of it.
+//! * [`frame`] writes events; a frame is made once and shared by all listeners.
+//! * [`stream`] is one listener: values, heartbeats, its end.
+//!
+//! | when | then |
+//! |---|---|
+//! | the answer is unchanged | a comment instead of the value |
+//! | a tick fails | `event: error` once per kind of failure; the value stays known and is marked for whoever comes |
+//! | it works again | the value, even if it is the same: that ends the error |
+//! | nothing else was sent for 15 s | a comment, so that a dead connection is noticed |
+//! | a client does not read | values are skipped; once the kernel's buffers are full, the connection ends after 30 s |
+//! | the last listener leaves | the ticker ends, and the query that it waits for is killed |
+//! | the service stops, or an hour is over | `event: bye`; whoever comes back is authorized anew |
+//! | too many listeners or questions | 429 (of the project) or 503 (of all), with `Retry-After` |
+
+pub mod frame;
+pub mod hub;
+pub mod query;
+pub mod stream;
+pub mod ticker;
+pub mod update;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use tokio_util::sync::CancellationToken;
+
+pub use hub::{Full, Hub, Limits};
+pub use query::{StreamKey, StreamQuery};
+
+use crate::authorize::authorize;
+use crate::plan::series;
+use crate::request::{BadRequest, Params};
+use crate::serve::{App, Refusal};
+use stream::Listening;
+use ticker::Upstream;
+use update::Cursor;
+
+/// The id of the last event that a client saw, when it comes back.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Everything that streaming needs beside answering.
+#[derive(Clone)]
+pub struct Live {
+    /// Who listens to what.
+    pub hub: Hub,
+    /// Ends all streams.
+    pub shutdown: CancellationToken,
+}
+
+/// Opens a stream of the metric `name`. What is wrong with the question is said now, as for any other.
+pub fn open(
+    app: &Arc<App>,
+    live: &Live,
+    name: &str,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+) -> Result<Response<Body>, Refusal> {
+    let scope = authorize(&app.keys, headers)?;
+    let now_ms = (app.clock)();
+    let names = || app.registry.names(scope.project());
+    let query = StreamQuery::parse(name, &Params::parse(raw, query::STREAM_PARAMS)?, &names, now_ms)?;
+    series::plan(&query.metric, &app.catalogue, now_ms)?;
+    let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
+    let cursor = Cursor::resume(last_event_id(headers)?);
+    let upstream = Upstream { app: Arc::clone(app), scope, query };
+    let listener = live.hub.listen(key, |publish| ticker::run(upstream, publish))?;
+    let listening = Listening {
+        listener,
+        cursor,
+        shutdown: live.shutdown.clone(),
+        metrics: app.answers.metrics.clone(),
+        retry_ms: stream::retry_ms(rand::random()),
+    };
+    Ok(response(stream::body(listening)))
+}
+
+fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that collect a response before they pass it on would hold events back.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, BadRequest> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| BadRequest::Malformed {
+        parameter: "Last-Event-ID",
+        given: "…".to_owned(),
+        expected: "the id of an event of this stream".to_owned(),
+    })
+}

@@ -1,0 +1,56 @@
+//! Asks a question again and again, and says what it learned.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::query::StreamQuery;
+use super::update::{Failure, Update};
+use crate::authorize::Scope;
+use crate::cache::Entry;
+use crate::execute::Moment;
+use crate::http::error::problem;
+use crate::plan::{Plan, series};
+use crate::serve::{App, Refusal};
+
+/// A question and who may know the answer.
+pub struct Upstream {
+    /// Everything that answering needs.
+    pub app: Arc<App>,
+    /// Whose data it is.
+    pub scope: Scope,
+    /// The question.
+    pub query: StreamQuery,
+}
+
+/// Ticks until it is dropped. A question that takes longer than the interval delays the next: there is never more than one.
+pub async fn run(upstream: Upstream, publish: watch::Sender<Update>) {
+    let mut ticks = tokio::time::interval(upstream.query.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let outcome = upstream.answer().await.map_err(|refusal| failure(&refusal));
+        if let Err(failure) = &outcome {
+            tracing::debug!(code = failure.code, "a stream's question failed");
+        }
+        publish.send_modify(|update| *update = update.after(outcome));
+    }
+}
+
+impl Upstream {
+    /// The answer now. Planned each time, because the window slides. Past the cache, whose answers are older than a tick.
+    async fn answer(&self) -> Result<Entry, Refusal> {
+        let app = &self.app;
+        let computed_ms = (app.clock)();
+        let plan = Plan::Series(series::plan(&self.query.metric, &app.catalogue, computed_ms)?);
+        let moment = Moment { now_ms: computed_ms, is_fresh: true };
+        let rendered = app.sources().execution(&self.scope, &plan, moment).run(&plan).await?;
+        Ok(Entry { head: rendered.head, etag: rendered.etag, computed_ms, expires_ms: (app.clock)() })
+    }
+}
+
+fn failure(refusal: &Refusal) -> Failure {
+    let problem = problem(refusal);
+    Failure { code: problem.code, message: problem.message }
+}

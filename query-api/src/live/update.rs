@@ -1,0 +1,255 @@
+//! What is known of a question, and what a listener is told of it. Pure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::frame;
+use crate::cache::Entry;
+use crate::render::complete;
+use crate::serve::CacheStatus;
+
+/// What a ticker knows.
+#[derive(Debug, Clone, Default)]
+pub enum Update {
+    /// Nothing yet.
+    #[default]
+    Pending,
+    /// The last answer.
+    Value(Arc<Value>),
+    /// The last question failed.
+    Failed {
+        /// How.
+        failure: Arc<Failure>,
+        /// The last answer before, if there was one.
+        last: Option<Arc<Value>>,
+    },
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Value {
+    /// How many different answers there were, with this one.
+    sequence: u64,
+    entry: Entry,
+    frame: Bytes,
+}
+
+/// A failure as a listener sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl Value {
+    fn new(sequence: u64, entry: Entry) -> Self {
+        let body = complete(&entry, CacheStatus::Miss, entry.computed_ms, elapsed_ms(&entry));
+        let frame = frame::data(&id(sequence, &entry.etag), &body);
+        Self { sequence, entry, frame }
+    }
+
+    /// The same value for somebody who comes while questions fail: its `meta` says so.
+    fn stale(&self, failure: &Failure) -> Bytes {
+        let reason = format!(",\"stale_reason\":\"{}\"", failure.code);
+        let marked = Entry { head: [&self.entry.head, reason.as_bytes()].concat().into(), ..self.entry.clone() };
+        let body = complete(&marked, CacheStatus::Hit, marked.computed_ms, elapsed_ms(&marked));
+        frame::data(&id(self.sequence, &self.entry.etag), &body)
+    }
+}
+
+/// What the question took: the entry of a stream ends when it is there.
+fn elapsed_ms(entry: &Entry) -> f64 {
+    (entry.expires_ms - entry.computed_ms).max(0) as f64
+}
+
+/// Sequence and tag: `7-0c9f…`.
+fn id(sequence: u64, etag: &str) -> String {
+    format!("{sequence}-{}", tag(etag))
+}
+
+fn tag(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
+}
+
+impl Update {
+    /// What is known after a question.
+    #[must_use]
+    pub fn after(&self, outcome: Result<Entry, Failure>) -> Self {
+        let last = match self {
+            Self::Pending => None,
+            Self::Value(value) => Some(value),
+            Self::Failed { last, .. } => last.as_ref(),
+        };
+        match outcome {
+            Ok(entry) => {
+                let is_new = last.is_none_or(|last| last.entry.etag != entry.etag);
+                let sequence = last.map_or(0, |last| last.sequence) + u64::from(is_new);
+                Self::Value(Arc::new(Value::new(sequence, entry)))
+            }
+            Err(failure) => Self::Failed { failure: Arc::new(failure), last: last.cloned() },
+        }
+    }
+}
+
+/// What a listener has been told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    seen: Seen,
+    sequence: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    Value { tag: String },
+    Failure { code: &'static str },
+}
+
+/// What a listener is told next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: nothing is known yet.
+    Nothing,
+    /// That nothing changed.
+    Unchanged,
+    /// A value.
+    Value {
+        /// Its frame.
+        frame: Bytes,
+        /// Values between the last one told and this one, which this listener was too slow for.
+        skipped: u64,
+    },
+    /// A failure, after the last value when the listener had none.
+    Failure {
+        /// Its frames.
+        frame: Bytes,
+    },
+}
+
+impl Cursor {
+    /// A listener that is new, or that comes back having seen the event of this id.
+    pub fn resume(last_event_id: Option<&str>) -> Self {
+        let tag = last_event_id.and_then(|id| id.split_once('-')).map(|(_, tag)| tag.to_owned());
+        Self { seen: tag.map_or(Seen::Nothing, |tag| Seen::Value { tag }), sequence: None }
+    }
+
+    /// What to tell of an update.
+    pub fn tell(&mut self, update: &Update) -> Told {
+        match update {
+            Update::Pending => Told::Nothing,
+            Update::Value(value) => self.tell_value(value),
+            Update::Failed { failure, last } => self.tell_failure(failure, last.as_deref()),
+        }
+    }
+
+    fn tell_value(&mut self, value: &Value) -> Told {
+        let tag = tag(&value.entry.etag);
+        let before = self.sequence.replace(value.sequence);
+        let skipped = before.map_or(0, |before| value.sequence.saturating_sub(before + 1));
+        if matches!(&self.seen, Seen::Value { tag: seen } if seen == tag) {
+            return Told::Unchanged;
+        }
+        self.seen = Seen::Value { tag: tag.to_owned() };
+        Told::Value { frame: value.frame.clone(), skipped }
+    }
+
+    fn tell_failure(&mut self, failure: &Failure, last: Option<&Value>) -> Told {
+        if self.seen == (Seen::Failure { code: failure.code }) {
+            return Told::Unchanged;
+        }
+        let before = std::mem::replace(&mut self.seen, Seen::Failure { code: failure.code });
+        let error = frame::error(failure);
+        let frame = match (before, last) {
+            (Seen::Nothing, Some(last)) => [last.stale(failure), error].concat().into(),
+            _ => error,
+        };
+        Told::Failure { frame }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(tag: &str) -> Result<Entry, Failure> {
+        let head = format!("{{\"data\":\"{tag}\",\"meta\":{{\"source\":\"t\"").into();
+        Ok(Entry { head, etag: format!("W/\"{tag}\""), computed_ms: 1_000, expires_ms: 1_012 })
+    }
+
+    fn failure(code: &'static str) -> Result<Entry, Failure> {
+        Err(Failure { code, message: "no".into() })
+    }
+
+    fn text(told: &Told) -> String {
+        match told {
+            Told::Value { frame, .. } | Told::Failure { frame } => String::from_utf8(frame.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_value_is_told_once_and_then_that_it_is_unchanged() {
+        let mut cursor = Cursor::resume(None);
+        assert_eq!(cursor.tell(&Update::default()), Told::Nothing);
+        let one = Update::default().after(entry("a"));
+        let told = text(&cursor.tell(&one));
+        assert!(told.starts_with("id: 1-a\ndata: {\"data\":\"a\",\"meta\":{\"source\":\"t\",\"cache\":"), "{told}");
+        assert!(told.contains("\"elapsed_ms\":12.000"), "{told}");
+        let again = one.after(entry("a"));
+        assert_eq!(cursor.tell(&again), Told::Unchanged);
+        assert!(text(&cursor.tell(&again.after(entry("b")))).starts_with("id: 2-b\n"));
+    }
+
+    #[test]
+    fn a_slow_listener_skips_and_it_is_counted() {
+        let mut cursor = Cursor::resume(None);
+        let mut update = Update::default().after(entry("a"));
+        cursor.tell(&update);
+        for tag in ["b", "c", "d"] {
+            update = update.after(entry(tag));
+        }
+        assert!(matches!(cursor.tell(&update), Told::Value { skipped: 2, .. }));
+        // The first value of a listener skips nothing, however many there were before.
+        assert!(matches!(Cursor::resume(None).tell(&update), Told::Value { skipped: 0, .. }));
+    }
+
+    #[test]
+    fn who_comes_back_is_not_told_what_it_knows() {
+        let update = Update::default().after(entry("a"));
+        assert_eq!(Cursor::resume(Some("9-a")).tell(&update), Told::Unchanged);
+        for other in ["9-b", "a", "", "-", "9"] {
+            assert!(matches!(Cursor::resume(Some(other)).tell(&update), Told::Value { .. }), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_once_per_kind_and_ends_with_a_value() {
+        let mut cursor = Cursor::resume(None);
+        let update = Update::default().after(entry("a"));
+        cursor.tell(&update);
+        let failed = update.after(failure("unavailable"));
+        assert!(text(&cursor.tell(&failed)).starts_with("event: error\ndata: {\"code\":\"unavailable\""));
+        assert_eq!(cursor.tell(&failed.after(failure("unavailable"))), Told::Unchanged);
+        let other = failed.after(failure("timed_out"));
+        assert!(text(&cursor.tell(&other)).contains("timed_out"));
+        let same_again = other.after(entry("a"));
+        assert!(text(&cursor.tell(&same_again)).starts_with("id: 1-a\n"), "the value that was known, once more");
+    }
+
+    #[test]
+    fn who_comes_during_a_failure_gets_the_last_value_marked() {
+        let failed = Update::default().after(entry("a")).after(failure("unavailable"));
+        let told = text(&Cursor::resume(None).tell(&failed));
+        let (value, error) = told.split_once("\n\n").unwrap();
+        assert!(value.starts_with("id: 1-a\n") && value.contains("\"stale_reason\":\"unavailable\""), "{value}");
+        let json = value.split_once("data: ").unwrap().1;
+        assert!(serde_json::from_str::<serde_json::Value>(json).is_ok(), "{json}");
+        assert!(error.starts_with("event: error"), "{error}");
+        let never = Update::default().after(failure("unavailable"));
+        assert!(text(&Cursor::resume(None).tell(&never)).starts_with("event: error"));
+    }
+}
