@@ -22,6 +22,12 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once; a machine's cores are shared among them.
     pub clickhouse_concurrency: usize,
+    /// `QUERY_ADHOC_CONCURRENCY`: SQL statements and exports at once.
+    pub adhoc_concurrency: usize,
+    /// `QUERY_EXPORT_MAX_BYTES`: the longest export; a longer one is broken off.
+    pub export_max_bytes: u64,
+    /// `QUERY_EXPORT_STALL_MS`: how long the reader of an export may stand still.
+    pub export_stall: Duration,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -36,6 +42,9 @@ impl Config {
             cache_bytes: env::bounded(env, "QUERY_CACHE_BYTES", (1 << 20, 64 << 30), 128 << 20)?,
             cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
             clickhouse_concurrency: env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", (1, 1_000), 8)? as usize,
+            adhoc_concurrency: env::bounded(env, "QUERY_ADHOC_CONCURRENCY", (1, 1_000), 4)? as usize,
+            export_max_bytes: env::bounded(env, "QUERY_EXPORT_MAX_BYTES", (1 << 10, 1 << 40), 100 << 20)?,
+            export_stall: env::millis(env, "QUERY_EXPORT_STALL_MS", (100, 600_000), 30_000)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
@@ -52,6 +61,14 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
         user: env.get("CLICKHOUSE_USER").unwrap_or_else(|| "reader".to_owned()),
         password: env.get("CLICKHOUSE_PASSWORD").unwrap_or_default(),
     })
+}
+
+/// The user for analysts' SQL on a given ClickHouse: `CLICKHOUSE_ANALYST_PASSWORD`, and `CLICKHOUSE_ANALYST_USER` (default
+/// `analyst`; `{project}` in it stands for the project). Without a password there is no `/v1/sql`.
+pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
+    let Some(password) = env.get("CLICKHOUSE_ANALYST_PASSWORD") else { return Ok(None) };
+    let user = env.get("CLICKHOUSE_ANALYST_USER").unwrap_or_else(|| "analyst".to_owned());
+    Ok(Some(Connection { user, password, ..clickhouse(env)? }))
 }
 
 /// `TALLYHOUSE_DEV`: whether the well-known development keys are accepted.

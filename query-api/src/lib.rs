@@ -8,6 +8,7 @@
 //! to ClickHouse. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
 #![warn(missing_docs)]
 
+pub mod adhoc;
 pub mod authorize;
 pub mod cache;
 pub mod config;

@@ -40,6 +40,8 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
         stop_signal().await;
         stop.cancel();
     });
-    run(config, Deps::new(config::clickhouse(&env)?, keys, Catalogue::built_in()?), listeners, shutdown).await?;
+    let mut deps = Deps::new(config::clickhouse(&env)?, keys, Catalogue::built_in()?);
+    deps.analyst = config::analyst(&env)?;
+    run(config, deps, listeners, shutdown).await?;
     Ok(())
 }

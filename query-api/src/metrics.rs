@@ -16,6 +16,10 @@ pub enum Route {
     Realtime,
     /// `/v1/reports/daily`
     Daily,
+    /// `/v1/sql`
+    Sql,
+    /// `/v1/export`
+    Export,
 }
 
 /// A layer of the cache.
@@ -55,6 +59,34 @@ pub enum Outcome {
     Refused,
 }
 
+/// Why an answer was broken off on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// ClickHouse failed half-way.
+    Failed,
+    /// ClickHouse sent nothing for too long.
+    Silent,
+    /// It grew longer than it may.
+    TooLarge,
+    /// The client read nothing for too long.
+    Stalled,
+    /// The client left.
+    Left,
+}
+
+impl Cut {
+    /// For logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Silent => "silent",
+            Self::TooLarge => "too_large",
+            Self::Stalled => "stalled",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// Seconds, from a hit in memory to the limit of a query.
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0];
@@ -72,6 +104,7 @@ pub struct Metrics {
     queries: IntCounterVec,
     query_seconds: Histogram,
     queries_running: IntGauge,
+    streams_cut: IntCounterVec,
 }
 
 impl Metrics {
@@ -110,6 +143,10 @@ impl Metrics {
                     .buckets(SECONDS.to_vec()),
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
+            streams_cut: IntCounterVec::new(
+                Opts::new("tallyhouse_query_streams_cut_total", "Answers broken off on their way, by reason"),
+                &["reason"],
+            )?,
         };
         metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -127,6 +164,7 @@ impl Metrics {
             Box::new(self.queries.clone()),
             Box::new(self.query_seconds.clone()),
             Box::new(self.queries_running.clone()),
+            Box::new(self.streams_cut.clone()),
         ]
     }
 
@@ -177,6 +215,11 @@ impl Metrics {
         Running::new(&self.queries_running)
     }
 
+    /// An answer was broken off on its way.
+    pub fn stream_cut(&self, cut: Cut) {
+        self.streams_cut.with_label_values(&[cut.label()]).inc();
+    }
+
     /// A ClickHouse query ended.
     pub fn query_ended(&self, outcome: Outcome, took: Duration) {
         let label = match outcome {
@@ -199,6 +242,8 @@ impl Route {
             Self::Metric => "metric",
             Self::Realtime => "realtime",
             Self::Daily => "daily",
+            Self::Sql => "sql",
+            Self::Export => "export",
         }
     }
 }

@@ -14,6 +14,8 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::adhoc::stream::Limits;
+use crate::adhoc::{Adhoc, Analyst, Turns};
 use crate::cache::flight::Flights;
 use crate::cache::{Answers, Memory, Shared};
 use crate::http::router;
@@ -32,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Deps {
     /// ClickHouse, as a user that can only read.
     pub connection: Connection,
+    /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
+    pub analyst: Option<Connection>,
     /// Who may ask.
     pub keys: Arc<KeyRing>,
     /// What is rolled up.
@@ -51,6 +55,7 @@ impl Deps {
     pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
         Self {
             connection,
+            analyst: None,
             keys: Arc::new(keys),
             catalogue: Arc::new(catalogue),
             health: Health::default(),
@@ -90,6 +95,7 @@ pub async fn run(
     let metrics = Metrics::register(&deps.registry)?;
     let redis =
         config.redis_url.as_ref().map(|url| Shared::new(url.expose(), metrics.clone())).transpose()?.map(Arc::new);
+    let adhoc = adhoc(&config, &deps, &metrics);
     let store = Store::new(deps.connection.client(), config.clickhouse_concurrency, metrics.clone());
     let answers = Answers {
         memory: Memory::new(config.cache_bytes),
@@ -112,8 +118,14 @@ pub async fn run(
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
     let stopped = CancellationToken::new();
     let public = async {
-        serve("query", listeners.public, router(crate::http::Shared { app, metrics }), shutdown.clone(), config.drain)
-            .await;
+        serve(
+            "query",
+            listeners.public,
+            router(crate::http::Shared { app, adhoc, metrics }),
+            shutdown.clone(),
+            config.drain,
+        )
+        .await;
         stopped.cancel();
     };
     let drain = async {
@@ -124,6 +136,16 @@ pub async fn run(
     let admin = serve("query admin", listeners.admin, admin, stopped.clone(), Duration::from_secs(1));
     tokio::join!(public, admin, drain, watch.until(stopped.clone()));
     Ok(())
+}
+
+fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
+    Adhoc {
+        analyst: deps.analyst.as_ref().map(Analyst::new),
+        reader: deps.connection.client(),
+        turns: Turns::new(config.adhoc_concurrency),
+        export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
+        metrics: metrics.clone(),
+    }
 }
 
 const CLICKHOUSE: &str = "clickhouse";

@@ -3,6 +3,8 @@
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
+use crate::adhoc::AdhocError;
+use crate::adhoc::sql_api::{BadBody, MAX_BODY_BYTES};
 use crate::authorize::Denied;
 use crate::plan::Unplannable;
 use crate::request::BadRequest;
@@ -16,6 +18,45 @@ pub fn problem(refusal: &Refusal) -> Problem {
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
         Refusal::Read(error) => of_read_error(*error),
+    }
+}
+
+/// What a refusal of ad-hoc reading looks like to the caller.
+pub fn of_adhoc(error: &AdhocError) -> Problem {
+    let with = |status, code| Problem::new(status, code, error.to_string());
+    match error {
+        AdhocError::Denied(denied) => of_denied(*denied),
+        AdhocError::BadRequest(bad) => of_bad_request(bad),
+        AdhocError::BadBody(bad) => of_bad_body(bad),
+        AdhocError::Read(error) => of_read_error(*error),
+        AdhocError::NotSetUp => with(StatusCode::NOT_IMPLEMENTED, "sql_not_set_up"),
+        AdhocError::BadSql { position, .. } => {
+            let problem = with(StatusCode::BAD_REQUEST, "bad_sql");
+            position.iter().fold(problem, |problem, position| problem.with("position", *position))
+        }
+        AdhocError::Limit { limit, fits } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", *limit).with("fits", *fits)
+        }
+        AdhocError::Quota { retry_after_s } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded").retry_after(*retry_after_s)
+        }
+    }
+}
+
+fn of_bad_body(bad: &BadBody) -> Problem {
+    let with = |status, code| Problem::new(status, code, bad.to_string());
+    match bad {
+        BadBody::NotJson => with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+        BadBody::TooLarge => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", MAX_BODY_BYTES),
+        BadBody::Incomplete => with(StatusCode::REQUEST_TIMEOUT, "body_incomplete"),
+        BadBody::Syntax { line, column, .. } => {
+            with(StatusCode::BAD_REQUEST, "bad_json").with("line", *line).with("column", *column)
+        }
+        BadBody::NotAnObject => with(StatusCode::BAD_REQUEST, "not_an_object"),
+        BadBody::UnknownField { near, known, .. } => {
+            with(StatusCode::BAD_REQUEST, "unknown_field").with("did_you_mean", near.as_slice()).with("known", *known)
+        }
+        BadBody::Field { field, .. } => with(StatusCode::BAD_REQUEST, "bad_field").with("field", field.as_str()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The public routes.
 
+mod adhoc;
 pub mod error;
 pub mod reply;
 
@@ -11,9 +12,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
+use crate::adhoc::Adhoc;
 use crate::metrics::{Metrics, Route};
 use crate::serve::{App, Question, serve};
 
@@ -22,6 +24,8 @@ use crate::serve::{App, Question, serve};
 pub struct Shared {
     /// Answers.
     pub app: Arc<App>,
+    /// Ad-hoc reading.
+    pub adhoc: Adhoc,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -32,6 +36,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/metrics/{name}", get(metric))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
+        .route("/v1/sql", post(adhoc::sql))
+        .route("/v1/export", get(adhoc::export))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared);
