@@ -74,16 +74,27 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
+        let mut env = std::collections::BTreeMap::new();
+        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
+        Self::start_with(connection, None, projects, env).await
+    }
+
+    /// Starts one that also takes SQL, with these variables.
+    pub async fn start_with(
+        connection: Connection,
+        analyst: Option<Connection>,
+        projects: &[&str],
+        env: std::collections::BTreeMap<String, String>,
+    ) -> Self {
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
             keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
         }
-        let mut env = std::collections::BTreeMap::new();
-        env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
+        deps.analyst = analyst;
         deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
         let registry = deps.registry.clone();
         let listeners = Listeners {
@@ -95,6 +106,11 @@ impl Service {
         let running = tokio::spawn(run(Config::from_env(&env).unwrap(), deps, listeners, shutdown.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { public, client, registry, shifted_ms, shutdown, running }
+    }
+
+    /// Where it is, `http://host:port`.
+    pub fn url(&self) -> &str {
+        &self.public
     }
 
     /// Moves the service's clock.
