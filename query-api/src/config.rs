@@ -34,6 +34,12 @@ pub struct Config {
     /// connection. `QUERY_STREAM_QUESTIONS` and `QUERY_STREAM_QUESTIONS_PER_PROJECT`: different ones, each of which asks
     /// ClickHouse up to once a second.
     pub streams: live::Limits,
+    /// `QUERY_EXPORT_CONCURRENCY`: exports at once.
+    pub export_concurrency: usize,
+    /// `QUERY_EXPORT_MAX_BYTES`: the longest export; a longer one is broken off.
+    pub export_max_bytes: u64,
+    /// `QUERY_EXPORT_STALL_MS`: how long the reader of an export may stand still.
+    pub export_stall: Duration,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -50,6 +56,9 @@ impl Config {
             cache_warm: env.get("QUERY_CACHE_WARM").is_none() || env::switch(env, "QUERY_CACHE_WARM")?,
             admission: admission(env)?,
             streams: streams(env)?,
+            export_concurrency: env::bounded(env, "QUERY_EXPORT_CONCURRENCY", (1, 1_000), 4)? as usize,
+            export_max_bytes: env::bounded(env, "QUERY_EXPORT_MAX_BYTES", (1 << 10, 1 << 40), 100 << 20)?,
+            export_stall: env::millis(env, "QUERY_EXPORT_STALL_MS", (100, 600_000), 30_000)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }
@@ -110,6 +119,14 @@ pub fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Option<Connectio
         user: env.get("CLICKHOUSE_WRITER_USER")?,
         password: env.get("CLICKHOUSE_WRITER_PASSWORD").unwrap_or_default(),
     })
+}
+
+/// The user for analysts' SQL on a given ClickHouse: `CLICKHOUSE_ANALYST_PASSWORD`, and `CLICKHOUSE_ANALYST_USER` (default
+/// `analyst`; `{project}` in it stands for the project). Without a password there is no `/v1/sql`.
+pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
+    let Some(password) = env.get("CLICKHOUSE_ANALYST_PASSWORD") else { return Ok(None) };
+    let user = env.get("CLICKHOUSE_ANALYST_USER").unwrap_or_else(|| "analyst".to_owned());
+    Ok(Some(Connection { user, password, ..clickhouse(env)? }))
 }
 
 /// `TALLYHOUSE_DEV`: whether the well-known development keys are accepted.

@@ -9,6 +9,7 @@
 //! not come from a `Scope`.
 #![warn(missing_docs)]
 
+pub mod adhoc;
 pub mod admission;
 pub mod anomalies;
 pub mod authorize;

@@ -43,6 +43,7 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
     let connection = config::clickhouse(&env)?;
     let mut deps = Deps::new(connection.clone(), keys, Catalogue::built_in()?);
     deps.writer = config::clickhouse_writer(&env, &connection);
+    deps.analyst = config::analyst(&env)?;
     run(config, deps, listeners, shutdown).await?;
     Ok(())
 }

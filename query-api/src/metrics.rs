@@ -32,6 +32,10 @@ pub enum Route {
     Stream,
     /// `/v1/metrics/{name}/anomalies`
     Anomalies,
+    /// `/v1/sql`
+    Sql,
+    /// `/v1/export`
+    Export,
 }
 
 /// A layer of the cache.
@@ -99,6 +103,34 @@ pub enum Kill {
     Lost,
 }
 
+/// Why an answer was broken off on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// ClickHouse failed half-way.
+    Failed,
+    /// ClickHouse sent nothing for too long.
+    Silent,
+    /// It grew longer than it may.
+    TooLarge,
+    /// The client read nothing for too long.
+    Stalled,
+    /// The client left.
+    Left,
+}
+
+impl Cut {
+    /// For logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Silent => "silent",
+            Self::TooLarge => "too_large",
+            Self::Stalled => "stalled",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// Seconds, from a hit in memory to the limit of a query.
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0];
@@ -128,6 +160,7 @@ pub struct Metrics {
     stream_events: IntCounterVec,
     stream_skipped: IntCounter,
     stream_refused: IntCounterVec,
+    streams_cut: IntCounterVec,
 }
 
 impl Metrics {
@@ -205,6 +238,10 @@ impl Metrics {
                 Opts::new("tallyhouse_query_stream_refused_total", "Streams that were not opened, by reason"),
                 &["reason"],
             )?,
+            streams_cut: IntCounterVec::new(
+                Opts::new("tallyhouse_query_streams_cut_total", "Answers broken off on their way, by reason"),
+                &["reason"],
+            )?,
         };
         metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -232,6 +269,7 @@ impl Metrics {
             Box::new(self.stream_events.clone()),
             Box::new(self.stream_skipped.clone()),
             Box::new(self.stream_refused.clone()),
+            Box::new(self.streams_cut.clone()),
         ]
     }
 
@@ -324,6 +362,11 @@ impl Metrics {
             Kill::Lost => "lost",
         };
         self.kills.with_label_values(&[result]).inc();
+    }
+
+    /// An answer was broken off on its way.
+    pub fn stream_cut(&self, cut: Cut) {
+        self.streams_cut.with_label_values(&[cut.label()]).inc();
     }
 
     /// A ClickHouse query ended.
@@ -554,6 +597,8 @@ impl Route {
             Self::Metrics => "metrics",
             Self::Stream => "stream",
             Self::Anomalies => "anomalies",
+            Self::Sql => "sql",
+            Self::Export => "export",
         }
     }
 }

@@ -15,6 +15,8 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::adhoc::stream::Limits;
+use crate::adhoc::{Adhoc, Analyst, Turns};
 use crate::cache::Cache;
 use crate::cache::answers::Layers;
 use crate::cache::fresh::Limiter;
@@ -42,6 +44,8 @@ pub struct Deps {
     pub connection: Connection,
     /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
     pub writer: Option<Connection>,
+    /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
+    pub analyst: Option<Connection>,
     /// Who may ask.
     pub keys: Arc<KeyRing>,
     /// What is rolled up.
@@ -64,6 +68,7 @@ impl Deps {
         Self {
             connection,
             writer: None,
+            analyst: None,
             keys: Arc::new(keys),
             catalogue: Arc::new(catalogue),
             health: Health::default(),
@@ -106,6 +111,7 @@ pub async fn run(
         Some(url) => Some(Arc::new(Shared::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
+    let adhoc = adhoc(&config, &deps, &metrics);
     let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
@@ -147,7 +153,7 @@ pub async fn run(
         serve(
             "query",
             listeners.public,
-            router(crate::http::Shared { app, live, metrics }),
+            router(crate::http::Shared { app, adhoc, live, metrics }),
             shutdown.clone(),
             config.drain,
         )
@@ -169,6 +175,16 @@ pub async fn run(
         registry.watch(&definitions, stopped.clone())
     );
     Ok(())
+}
+
+fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
+    Adhoc {
+        analyst: deps.analyst.as_ref().map(Analyst::new),
+        reader: deps.connection.client(),
+        turns: Turns::new(config.export_concurrency),
+        export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
+        metrics: metrics.clone(),
+    }
 }
 
 const CLICKHOUSE: &str = "clickhouse";

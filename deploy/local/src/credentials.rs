@@ -17,6 +17,8 @@ pub struct Credentials {
     pub reader: Secret,
     /// Password of `grafana`.
     pub grafana: Secret,
+    /// Password of `analyst`.
+    pub analyst: Secret,
     /// 32 hexadecimal digits. Losing it makes every user of the past a stranger: unique counts would start anew.
     pub user_hash_key: Secret,
 }
@@ -45,6 +47,7 @@ pub enum CredentialsError {
 const WRITER: &str = "WRITER_PASSWORD";
 const READER: &str = "READER_PASSWORD";
 const GRAFANA: &str = "GRAFANA_PASSWORD";
+const ANALYST: &str = "ANALYST_PASSWORD";
 const USER_HASH_KEY: &str = "USER_HASH_KEY";
 
 impl Credentials {
@@ -54,6 +57,7 @@ impl Credentials {
             writer: Secret::new("dev"),
             reader: Secret::new("dev"),
             grafana: Secret::new("dev"),
+            analyst: Secret::new("dev"),
             user_hash_key: Secret::new("000102030405060708090a0b0c0d0e0f"),
         }
     }
@@ -62,7 +66,13 @@ impl Credentials {
     pub fn load_or_create(data: &Path) -> Result<Self, CredentialsError> {
         let path = data.join("credentials");
         match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&path, &text),
+            Ok(text) => {
+                let (known, is_complete) = Self::parse(&path, &text)?;
+                if !is_complete {
+                    known.write(&path).map_err(|source| CredentialsError::File { path, source })?;
+                }
+                Ok(known)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let made = Self::random();
                 made.write(&path).map_err(|source| CredentialsError::File { path, source })?;
@@ -73,23 +83,26 @@ impl Credentials {
     }
 
     fn random() -> Self {
-        // The thread's generator is a cryptographic one, seeded by the system.
-        let secret = || Secret::new(format!("{:032x}", rand::random::<u128>()));
-        Self { writer: secret(), reader: secret(), grafana: secret(), user_hash_key: secret() }
+        Self { writer: secret(), reader: secret(), grafana: secret(), analyst: secret(), user_hash_key: secret() }
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, CredentialsError> {
+    /// Also tells whether all are there: the file of an older version has no password of `analyst`, which is then made.
+    fn parse(path: &Path, text: &str) -> Result<(Self, bool), CredentialsError> {
         let mut lines: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.trim().split_once('=')).collect();
         let mut take = |name| match lines.remove(name) {
             Some(value) if !value.is_empty() => Ok(Secret::new(value)),
             _ => Err(CredentialsError::Missing { path: path.to_owned(), name }),
         };
-        Ok(Self {
+        let analyst = take(ANALYST).ok();
+        let is_complete = analyst.is_some();
+        let known = Self {
             writer: take(WRITER)?,
             reader: take(READER)?,
             grafana: take(GRAFANA)?,
+            analyst: analyst.unwrap_or_else(secret),
             user_hash_key: take(USER_HASH_KEY)?,
-        })
+        };
+        Ok((known, is_complete))
     }
 
     /// Complete or not at all: written beside its place, made durable, then moved.
@@ -102,6 +115,7 @@ impl Credentials {
             (WRITER, &self.writer),
             (READER, &self.reader),
             (GRAFANA, &self.grafana),
+            (ANALYST, &self.analyst),
             (USER_HASH_KEY, &self.user_hash_key),
         ] {
             writeln!(file, "{name}={}", secret.expose())?;
@@ -110,4 +124,9 @@ impl Credentials {
         std::fs::rename(&draft, path)?;
         std::fs::File::open(folder)?.sync_all()
     }
+}
+
+/// The thread's generator is a cryptographic one, seeded by the system.
+fn secret() -> Secret {
+    Secret::new(format!("{:032x}", rand::random::<u128>()))
 }

@@ -79,6 +79,7 @@ struct Store {
     engine: Option<Engine>,
     writer: Connection,
     reader: Connection,
+    analyst: Option<Connection>,
     user_hash_key: [u8; 16],
 }
 
@@ -134,6 +135,7 @@ impl Store {
                 engine: None,
                 writer: tallyhouse_ingest::config::clickhouse(env)?,
                 reader: query_api::config::clickhouse(env)?,
+                analyst: query_api::config::analyst(env)?,
                 user_hash_key: tallyhouse_ingest::config::user_hash_key(env)?,
             });
         };
@@ -141,7 +143,13 @@ impl Store {
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
         let engine = Engine::start(options).await?;
-        Ok(Self { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), user_hash_key })
+        Ok(Self {
+            writer: engine.writer(),
+            reader: engine.reader(),
+            analyst: Some(engine.analyst()),
+            engine: Some(engine),
+            user_hash_key,
+        })
     }
 }
 
@@ -206,6 +214,7 @@ impl Services {
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
             writer: Some(store.writer.clone()),
+            analyst: store.analyst.clone(),
             ..query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone())
         };
         let admin_pages = Admin { registry, health: Health::default() };

@@ -4,13 +4,15 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
+use crate::adhoc::AdhocError;
+use crate::adhoc::sql_api::{BadBody, MAX_BODY_BYTES};
 use crate::authorize::Denied;
 use crate::live::Full;
 use crate::plan::Unplannable;
 use crate::registry::Refused;
 use crate::registry::store::RegisterError;
 use crate::request::BadRequest;
-use crate::request::body::MAX_BODY_BYTES;
+use crate::request::body;
 use crate::serve::Refusal;
 use crate::store::ReadError;
 
@@ -26,10 +28,10 @@ pub fn problem(refusal: &Refusal) -> Problem {
 }
 
 /// A body that could not be read.
-pub fn body(rejection: &BytesRejection) -> Problem {
+pub fn unread(rejection: &BytesRejection) -> Problem {
     match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            let limit = MAX_BODY_BYTES;
+            let limit = body::MAX_BODY_BYTES;
             let message = format!("the body is larger than the {limit} bytes that are read");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message).with("limit_bytes", limit)
         }
@@ -51,6 +53,45 @@ pub fn registering(refused: &Refused) -> Problem {
         Refused::Store(RegisterError::Unavailable) => {
             with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2)
         }
+    }
+}
+
+/// What a refusal of ad-hoc reading looks like to the caller.
+pub fn of_adhoc(error: &AdhocError) -> Problem {
+    let with = |status, code| Problem::new(status, code, error.to_string());
+    match error {
+        AdhocError::Denied(denied) => of_denied(*denied),
+        AdhocError::BadRequest(bad) => of_bad_request(bad),
+        AdhocError::BadBody(bad) => of_bad_body(bad),
+        AdhocError::Read(error) => of_read_error(*error),
+        AdhocError::NotSetUp => with(StatusCode::NOT_IMPLEMENTED, "sql_not_set_up"),
+        AdhocError::BadSql { position, .. } => {
+            let problem = with(StatusCode::BAD_REQUEST, "bad_sql");
+            position.iter().fold(problem, |problem, position| problem.with("position", *position))
+        }
+        AdhocError::Limit { limit, fits } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", *limit).with("fits", *fits)
+        }
+        AdhocError::Quota { retry_after_s } => {
+            with(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded").retry_after(*retry_after_s)
+        }
+    }
+}
+
+fn of_bad_body(bad: &BadBody) -> Problem {
+    let with = |status, code| Problem::new(status, code, bad.to_string());
+    match bad {
+        BadBody::NotJson => with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+        BadBody::TooLarge => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", MAX_BODY_BYTES),
+        BadBody::Incomplete => with(StatusCode::REQUEST_TIMEOUT, "body_incomplete"),
+        BadBody::Syntax { line, column, .. } => {
+            with(StatusCode::BAD_REQUEST, "bad_json").with("line", *line).with("column", *column)
+        }
+        BadBody::NotAnObject => with(StatusCode::BAD_REQUEST, "not_an_object"),
+        BadBody::UnknownField { near, known, .. } => {
+            with(StatusCode::BAD_REQUEST, "unknown_field").with("did_you_mean", near.as_slice()).with("known", *known)
+        }
+        BadBody::Field { field, .. } => with(StatusCode::BAD_REQUEST, "bad_field").with("field", field.as_str()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The public routes.
 
+mod adhoc;
 pub mod admin;
 pub mod error;
 pub mod reply;
@@ -16,6 +17,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
+use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
 use crate::metrics::{Metrics, Route, Running};
@@ -29,6 +31,8 @@ pub struct Shared {
     pub app: Arc<App>,
     /// Streams.
     pub live: Live,
+    /// Ad-hoc reading.
+    pub adhoc: Adhoc,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -43,6 +47,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/metrics/{name}/anomalies", get(anomalies))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
+        .route("/v1/sql", post(adhoc::sql))
+        .route("/v1/export", get(adhoc::export))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared);
@@ -77,7 +83,7 @@ async fn register(State(shared): State<Shared>, headers: HeaderMap, body: Result
     let began = Instant::now();
     let response = match (authorize(&shared.app.keys, &headers), body) {
         (Err(denied), _) => error::problem(&denied.into()).into_response(),
-        (Ok(_), Err(rejection)) => error::body(&rejection).into_response(),
+        (Ok(_), Err(rejection)) => error::unread(&rejection).into_response(),
         (Ok(scope), Ok(body)) => {
             let app = &shared.app;
             match app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await {
@@ -101,7 +107,7 @@ async fn structured(
 ) -> Response {
     match body {
         Ok(body) => answer(&shared, Question::Structured(&body), &headers, raw.as_deref()).await,
-        Err(rejection) => error::body(&rejection).into_response(),
+        Err(rejection) => error::unread(&rejection).into_response(),
     }
 }
 

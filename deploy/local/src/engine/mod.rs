@@ -112,6 +112,11 @@ impl Engine {
         self.connection("grafana", self.credentials.grafana.expose())
     }
 
+    /// The user for analysts' SQL, bound to a project by a header of each request.
+    pub fn analyst(&self) -> Connection {
+        self.connection("analyst", self.credentials.analyst.expose())
+    }
+
     /// Its process, while there is one.
     pub fn pid(&self) -> Option<u32> {
         self.supervisor.pid()

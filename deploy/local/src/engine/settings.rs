@@ -16,7 +16,7 @@ use super::program::Program;
 const CONFIG: &str = include_str!("templates/config.xml");
 const USERS: &str = include_str!("templates/users.xml");
 
-/// Tables that dashboards may read. Each gets a row policy.
+/// Tables that dashboards and analysts may read. Each gets a row policy.
 const DASHBOARD_TABLES: [&str; 4] = ["events", "rollup_1m", "rollup_1h", "rollup_1d"];
 
 /// The library runs its endless query as `default` without a password, and that user's name is not ours to choose. The
@@ -35,6 +35,10 @@ const ENGINE_USER: &str = "        <default>
             </grants>
         </default>
 ";
+
+/// What an analyst sees: the project that the query API names in a header of its request. SQL can change settings (a
+/// subquery's `SETTINGS` clause even those that are read-only), and no header. Without the header there are no rows.
+const ANALYST_FILTER: &str = "project_id = getClientHTTPHeader('X-Tallyhouse-Project') AND project_id != ''";
 
 /// A project's id, as it may stand in a row policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,11 +133,14 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{writer_sha256}}", &sha256(credentials.writer.expose()))
         .replace("{{reader_sha256}}", &sha256(credentials.reader.expose()))
         .replace("{{grafana_sha256}}", &sha256(credentials.grafana.expose()))
-        .replace("{{grafana_grants}}", &grafana_grants())
+        .replace("{{analyst_sha256}}", &sha256(credentials.analyst.expose()))
+        .replace("{{grafana_grants}}", &grants())
+        .replace("{{analyst_grants}}", &grants())
+        .replace("{{analyst_policies}}", &policies(ANALYST_FILTER))
         .replace("{{grafana_policies}}", &grafana_policies(&options.grafana_projects))
 }
 
-fn grafana_grants() -> String {
+fn grants() -> String {
     let grant = |table| format!("                <query>GRANT SELECT ON tallyhouse.{table}</query>");
     DASHBOARD_TABLES.map(grant).join("\n")
 }
@@ -142,6 +149,10 @@ fn grafana_grants() -> String {
 fn grafana_policies(projects: &[ProjectName]) -> String {
     let names: Vec<String> = projects.iter().map(|project| format!("'{}'", project.0)).collect();
     let filter = if names.is_empty() { "0".to_owned() } else { format!("project_id IN ({})", names.join(", ")) };
+    policies(&filter)
+}
+
+fn policies(filter: &str) -> String {
     let policy = |table| format!("                    <{table}><filter>{filter}</filter></{table}>");
     DASHBOARD_TABLES.map(policy).join("\n")
 }

@@ -37,7 +37,7 @@ async fn the_reader_only_reads_and_cannot_lift_its_limits() {
         ("DROP TABLE tallyhouse.events", "Code: 497"),
         ("CREATE TABLE tallyhouse.t (a UInt8) ENGINE = Null", "Code: 497"),
         ("CREATE TEMPORARY TABLE t (a UInt8)", "Code: 497"),
-        ("SELECT 1 SETTINGS max_execution_time = 31", "Code: 452"),
+        ("SELECT 1 SETTINGS max_execution_time = 601", "Code: 452"),
         ("SELECT 1 SETTINGS max_execution_time = 0", "Code: 452"),
         ("SELECT 1 SETTINGS max_memory_usage = 0", "Code: 452"),
         ("SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')", "Code: 497"),
@@ -117,6 +117,16 @@ fn credentials_are_made_once_and_for_the_owner_alone() {
     assert_eq!(Credentials::load_or_create(&data).unwrap(), made);
     assert_eq!(made.user_hash_key.expose().len(), 32);
     assert_ne!(made.writer, made.reader);
+    // The file of a version without analysts: a password is made for them, and kept.
+    let older: String = std::fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .filter(|l| !l.starts_with("ANALYST"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    std::fs::write(&path, older).unwrap();
+    let completed = Credentials::load_or_create(&data).unwrap();
+    assert_eq!((&completed.writer, &completed.user_hash_key), (&made.writer, &made.user_hash_key));
+    assert_eq!(Credentials::load_or_create(&data).unwrap().analyst, completed.analyst);
     assert!(!format!("{made:?}").contains(made.writer.expose()));
 
     std::fs::write(&path, "WRITER_PASSWORD=a\nREADER_PASSWORD=b\nGRAFANA_PASSWORD=c\n").unwrap();

@@ -55,12 +55,14 @@ pub struct Settings {
     pub days: Option<DayVersions>,
     /// ClickHouse as a user that can register metrics.
     pub writer: Option<Connection>,
+    /// ClickHouse as the user for analysts' SQL.
+    pub analyst: Option<Connection>,
 }
 
 impl Settings {
     /// Nothing but ClickHouse.
     pub fn of(connection: Connection) -> Self {
-        Self { connection, env: BTreeMap::new(), days: None, writer: None }
+        Self { connection, env: BTreeMap::new(), days: None, writer: None, analyst: None }
     }
 
     /// With a variable.
@@ -119,7 +121,7 @@ impl Service {
 
     /// Starts one for these projects.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
-        let Settings { connection, env, days, writer } = settings;
+        let Settings { connection, env, days, writer, analyst } = settings;
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
@@ -129,6 +131,7 @@ impl Service {
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
+        deps.analyst = analyst;
         deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
         deps.days = days;
         deps.writer = writer;
@@ -143,6 +146,11 @@ impl Service {
         let running = tokio::spawn(run(Config::from_env(&env).unwrap(), deps, listeners, shutdown.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { public, admin, client, registry, shifted_ms, shutdown, running }
+    }
+
+    /// Where it is, `http://host:port`.
+    pub fn url(&self) -> &str {
+        &self.public
     }
 
     /// Moves the service's clock.

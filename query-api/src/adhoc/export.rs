@@ -1,0 +1,219 @@
+//! `GET /v1/export`: a project's raw events, streamed.
+//!
+//! Parameters: `startTime`, `endTime` (at most a year, the last day by default), `eventType`, `format` (`ndjson`, `csv`,
+//! `parquet`) and `timezone` (in which dates are read and times written). Each event once, in no particular order.
+//!
+//! Columns: `event_id`, `event_type`, `ts` (event time, RFC 3339), `value` (number or null), `user_id`, `anonymous_id`,
+//! `session_id`, `country`, `device`, `os`, `browser`, `locale`, `page`, `ip` (masked), `props` and `num_props` (objects;
+//! JSON text in CSV), `original_ts` (as the client gave it), `received_at`.
+
+use axum::http::HeaderMap;
+use tallyhouse_sql::clickhouse::query::BytesCursor;
+use tallyhouse_sql::{Class, StoreError};
+
+use super::statements::{EXPORT_SETTINGS, export, format_settings};
+use super::stream::{Outgoing, Shape, Watched};
+use super::{Adhoc, AdhocError, DEADLINE, RETRY_AFTER_S};
+use crate::authorize::{Scope, authorize};
+use crate::request::near::nearest;
+use crate::request::{BadRequest, Params, error::quoted, window::Window};
+use crate::serve::App;
+use crate::store::ReadError;
+use crate::time::{Zone, minute_ceil};
+
+/// Parameters of an export.
+pub const EXPORT_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "format", "timezone"];
+
+/// The longest `eventType` that is looked for, in bytes; stored ones are shorter.
+const MAX_EVENT_TYPE_BYTES: usize = 200;
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object with columns and rows. Not for exports.
+    Json,
+    /// A JSON object a line.
+    Ndjson,
+    /// RFC 4180 with a header.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+}
+
+impl Format {
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Json, Self::Ndjson, Self::Csv, Self::Parquet].into_iter().find(|format| format.name() == name)
+    }
+
+    /// As in `format=`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// ClickHouse's name of it.
+    pub const fn clickhouse(self) -> &'static str {
+        match self {
+            Self::Json => "JSONCompactEachRowWithNamesAndTypes",
+            Self::Ndjson => "JSONEachRow",
+            Self::Csv => "CSVWithNames",
+            Self::Parquet => "Parquet",
+        }
+    }
+
+    /// `Content-Type`
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+}
+
+/// What is exported.
+#[derive(Debug, Clone)]
+pub struct ExportAsk {
+    /// From this second on.
+    pub from_s: i64,
+    /// Until before this one.
+    pub to_s: i64,
+    /// Only these.
+    pub event_type: Option<String>,
+    /// How it is written.
+    pub format: Format,
+    /// Where times are told.
+    pub zone: Zone,
+}
+
+impl ExportAsk {
+    /// Reads a query string.
+    pub fn parse(raw: Option<&str>, now_ms: i64) -> Result<Self, BadRequest> {
+        let params = Params::parse(raw, EXPORT_PARAMS)?;
+        let zone = zone(params.get("timezone"))?;
+        let now_s = minute_ceil(now_ms);
+        let (from_s, to_s) = match Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)? {
+            Window::Open { from } => (from, now_s),
+            Window::Last { seconds } => (now_s - seconds, now_s),
+            Window::Closed { from, to } => (from, to),
+        };
+        let event_type = params.get("eventType").map(event_type).transpose()?;
+        Ok(Self { from_s, to_s, event_type, format: format(params.get("format"))?, zone })
+    }
+}
+
+fn zone(given: Option<&str>) -> Result<Zone, BadRequest> {
+    let Some(name) = given else { return Ok(Zone::utc()) };
+    let unknown = || BadRequest::UnknownZone { name: quoted(name), near: nearest(name, Zone::names()) };
+    Zone::named(name).ok_or_else(unknown)
+}
+
+fn event_type(given: &str) -> Result<String, BadRequest> {
+    if given.len() <= MAX_EVENT_TYPE_BYTES {
+        return Ok(given.to_owned());
+    }
+    let expected = format!("an event type: it is longer than {MAX_EVENT_TYPE_BYTES} bytes");
+    Err(BadRequest::Malformed { parameter: "eventType", given: quoted(given), expected })
+}
+
+fn format(given: Option<&str>) -> Result<Format, BadRequest> {
+    let Some(name) = given else { return Ok(Format::Ndjson) };
+    Format::named(name).filter(|format| *format != Format::Json).ok_or_else(|| BadRequest::Malformed {
+        parameter: "format",
+        given: quoted(name),
+        expected: "ndjson, csv or parquet".to_owned(),
+    })
+}
+
+/// Answers a request, up to the first byte; the rest follows as the client reads it.
+pub async fn answer(
+    app: &App,
+    adhoc: &Adhoc,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+) -> Result<(Format, Outgoing), AdhocError> {
+    let scope = authorize(&app.keys, headers)?;
+    let ask = ExportAsk::parse(raw, (app.clock)())?;
+    let turn = adhoc.turns.take(scope.project()).await.map_err(|_| busy())?;
+    let mut watched = Watched::killing(&adhoc.reader, &adhoc.metrics);
+    let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
+    let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => {
+            watched.failed();
+            return Err(failed(&StoreError::from(error)));
+        }
+        Err(_) => return Err(ReadError::TimedOut.into()),
+    };
+    let (limits, shape) = (adhoc.export_limits, Shape::AsIs);
+    Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: Some(turn) }))
+}
+
+fn busy() -> ReadError {
+    ReadError::Overloaded { retry_after_s: RETRY_AFTER_S }
+}
+
+fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Result<BytesCursor, StoreError> {
+    let statement = export(ask, scope.project());
+    let query = adhoc.reader.query(&statement.text).with_setting("query_id", query_id);
+    let query = statement.params.iter().fold(query, |query, (name, value)| query.param(name, value));
+    let settings = EXPORT_SETTINGS.iter().chain(format_settings(ask.format));
+    let query = settings.fold(query, |query, (name, value)| query.with_setting(*name, *value));
+    query.fetch_bytes(ask.format.clickhouse()).map_err(StoreError::from)
+}
+
+fn failed(error: &StoreError) -> AdhocError {
+    tracing::warn!(%error, "an export failed");
+    match error.class() {
+        Class::Transient => ReadError::Unavailable.into(),
+        Class::Overloaded => busy().into(),
+        Class::TooExpensive => {
+            AdhocError::Limit { limit: "rows read or memory", fits: "ask for a shorter range or one event type" }
+        }
+        Class::Permanent => ReadError::Failed.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_795_178_096_789;
+
+    #[test]
+    fn parameters_are_read_and_errors_name_them() {
+        let ask =
+            ExportAsk::parse(Some("startTime=2026-11-01&endTime=2026-11-02&timezone=Europe/Berlin"), NOW).unwrap();
+        assert_eq!((ask.to_s - ask.from_s, ask.format), (86_400, Format::Ndjson));
+        let last = ExportAsk::parse(None, NOW).unwrap();
+        assert_eq!(last.to_s - last.from_s, 86_400);
+        for (query, expected) in [
+            ("format=json", "`format`: `json` is not ndjson, csv or parquet"),
+            ("timezone=Berln", "did you mean Europe/Berlin?"),
+            ("eventtype=a", "did you mean eventType?"),
+            ("startTime=2024-01-01", "at most 366 are answered at once"),
+        ] {
+            let error = ExportAsk::parse(Some(query), NOW).unwrap_err().to_string();
+            assert!(error.contains(expected), "{query}: {error}");
+        }
+        assert!(ExportAsk::parse(Some(&format!("eventType={}", "x".repeat(201))), NOW).is_err());
+    }
+
+    #[test]
+    fn nothing_from_a_request_is_in_the_text() {
+        for format in ["ndjson", "csv", "parquet"] {
+            let query = format!("eventType=x'+OR+1&timezone=Europe/Berlin&format={format}");
+            let statement = export(&ExportAsk::parse(Some(&query), NOW).unwrap(), "p'1");
+            assert!(!statement.text.contains("OR 1") && !statement.text.contains("p'1"), "{}", statement.text);
+            for (name, _) in &statement.params {
+                assert!(statement.text.contains(&format!("{{{name}:")), "{name} is not used");
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Ad-hoc reading: SQL of an analyst's own (`POST /v1/sql`) and raw events (`GET /v1/export`).
+//!
+//! ```text
+//! sql     body -> SqlAsk -> guard -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
+//! export  query string -> ExportAsk -> turn of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
+//! ```
+//!
+//! Who sees what is ClickHouse's to enforce: every table that `analyst` may read has a row policy that compares
+//! `project_id` with the request header [`PROJECT_HEADER`], which this service sets from the caller's key and no SQL can
+//! change. (A setting would not do: a subquery's `SETTINGS` clause changes settings even when they are read-only.) Grants
+//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`guard`] closes the
+//! side doors that ClickHouse leaves open beside grants and policies.
+//!
+//! Failure cases:
+//! * SQL that ClickHouse refuses is a 400 with its cleaned text, a limit a 422, a quota a 429: always before the first
+//!   byte, because ClickHouse holds the answer back until it is complete.
+//! * An export that fails half-way breaks the connection: a short file never looks complete.
+//! * A client that stops reading stops ClickHouse too, and loses its export after a while ([`stream::Limits::stall`]).
+//! * A client that leaves ends its query.
+
+pub mod analyst;
+pub mod clean;
+pub mod error;
+pub mod export;
+pub mod guard;
+pub mod rows;
+pub mod sql_api;
+pub mod statements;
+pub mod stream;
+pub mod turn;
+
+pub use analyst::Analyst;
+pub use error::AdhocError;
+pub use turn::Turns;
+
+use std::time::Duration;
+
+use tallyhouse_sql::clickhouse::Client;
+
+use crate::metrics::Metrics;
+
+/// The longest wait for the first byte of an answer; also in the profiles of both users.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Seconds after which a caller who found all places taken may come back.
+const RETRY_AFTER_S: u32 = 5;
+
+/// The request header that row policies compare `project_id` with. Also in `users.xml` and in `sql/access/`.
+pub const PROJECT_HEADER: &str = "X-Tallyhouse-Project";
+
+/// What ad-hoc reading works with. Clones share its limits.
+#[derive(Clone)]
+pub struct Adhoc {
+    /// The user for SQL of others; `None` where it was not set up.
+    pub analyst: Option<Analyst>,
+    /// The user for exports.
+    pub reader: Client,
+    /// Who may export when. Not in the queue of all other questions: an export lasts as long as its reader takes.
+    pub turns: Turns,
+    /// How long and how slow an export may be.
+    pub export_limits: stream::Limits,
+    /// Counts.
+    pub metrics: Metrics,
+}

@@ -1,0 +1,260 @@
+//! `POST /v1/sql`: `{"sql": "SELECT …", "format": "json"|"csv"|"parquet"|"ndjson", "params": {"name": value}}`.
+//!
+//! `params` are bound where the statement says `{name:Type}`. JSON comes as
+//! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`; nothing is ever cut off,
+//! so `truncated` is always false: what is too large is a 422.
+
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, header};
+use serde_json::{Map, Value};
+use tallyhouse_service::breaker::Verdict;
+use tallyhouse_sql::StoreError;
+
+use super::error::of_statement;
+use super::export::Format;
+use super::rows::JsonRows;
+use super::stream::{Limits, Outgoing, Shape, Watched};
+use super::{Adhoc, AdhocError, guard};
+use crate::authorize::authorize;
+use crate::request::error::{did_you_mean, quoted};
+use crate::request::near::nearest;
+use crate::serve::App;
+use crate::store::{Ask, Class};
+
+/// The longest body in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The longest statement in bytes.
+pub const MAX_SQL_BYTES: usize = 10 * 1024;
+
+/// The longest answer in bytes. ClickHouse limits the result to 100 MB; as text it may be longer.
+const MAX_ANSWER_BYTES: u64 = 400 << 20;
+
+/// The longest that a body may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Parameters at most.
+const MAX_PARAMS: usize = 100;
+
+const FIELDS: [&str; 3] = ["sql", "format", "params"];
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlAsk {
+    /// One statement.
+    pub sql: String,
+    /// How the answer is written.
+    pub format: Format,
+    /// Values bound to it.
+    pub params: Map<String, Value>,
+}
+
+/// A body that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadBody {
+    /// Another `Content-Type`.
+    #[error("send a JSON object with `Content-Type: application/json`")]
+    NotJson,
+    /// Too long.
+    #[error("the body is longer than {MAX_BODY_BYTES} bytes")]
+    TooLarge,
+    /// It did not arrive.
+    #[error("the body did not arrive completely within {} s", BODY_WITHIN.as_secs())]
+    Incomplete,
+    /// Not JSON.
+    #[error("the body is not JSON: {problem}")]
+    Syntax {
+        /// With the position.
+        problem: String,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// JSON, but not an object.
+    #[error("the body is not a JSON object such as {{\"sql\": \"SELECT 1\"}}")]
+    NotAnObject,
+    /// No field of that name.
+    #[error("`{name}` is not a field here{}", did_you_mean(near))]
+    UnknownField {
+        /// As given, shortened.
+        name: String,
+        /// Fields that it may have been meant to be.
+        near: Vec<String>,
+        /// All fields.
+        known: &'static [&'static str],
+    },
+    /// A value that a field cannot have.
+    #[error("`{field}`: {problem}")]
+    Field {
+        /// Its path.
+        field: String,
+        /// What is wrong and what would do.
+        problem: String,
+    },
+}
+
+impl SqlAsk {
+    /// Reads a body.
+    pub fn parse(body: &[u8]) -> Result<Self, BadBody> {
+        let value: Value = serde_json::from_slice(body).map_err(|error| BadBody::Syntax {
+            problem: error.to_string(),
+            line: error.line(),
+            column: error.column(),
+        })?;
+        let Value::Object(mut fields) = value else { return Err(BadBody::NotAnObject) };
+        if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+            return Err(BadBody::UnknownField { name: quoted(name), near: nearest(name, FIELDS), known: &FIELDS });
+        }
+        Ok(Self {
+            sql: sql(fields.remove("sql"))?,
+            format: format(fields.remove("format"))?,
+            params: params(fields.remove("params"))?,
+        })
+    }
+}
+
+fn bad(field: impl Into<String>, problem: impl Into<String>) -> BadBody {
+    BadBody::Field { field: field.into(), problem: problem.into() }
+}
+
+fn sql(value: Option<Value>) -> Result<String, BadBody> {
+    match value {
+        Some(Value::String(sql)) if sql.trim().is_empty() => Err(bad("sql", "it is empty")),
+        Some(Value::String(sql)) if sql.len() > MAX_SQL_BYTES => {
+            Err(bad("sql", format!("it has {} bytes, at most {MAX_SQL_BYTES} are read", sql.len())))
+        }
+        Some(Value::String(sql)) => Ok(sql),
+        Some(_) => Err(bad("sql", "it must be a text")),
+        None => Err(bad("sql", "it is missing")),
+    }
+}
+
+fn format(value: Option<Value>) -> Result<Format, BadBody> {
+    let expected = || bad("format", "it must be json, csv, parquet or ndjson");
+    match value {
+        None => Ok(Format::Json),
+        Some(Value::String(name)) => Format::named(&name).ok_or_else(expected),
+        Some(_) => Err(expected()),
+    }
+}
+
+fn params(value: Option<Value>) -> Result<Map<String, Value>, BadBody> {
+    let params = match value {
+        None => return Ok(Map::new()),
+        Some(Value::Object(params)) => params,
+        Some(_) => return Err(bad("params", "it must be an object of names and values")),
+    };
+    if params.len() > MAX_PARAMS {
+        return Err(bad("params", format!("there are {}, at most {MAX_PARAMS} are bound", params.len())));
+    }
+    for (name, value) in &params {
+        let path = || format!("params.{}", quoted(name));
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Err(bad(path(), "a name has letters, digits and underscores"));
+        }
+        let is_scalar = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+        if !is_scalar(value) && !value.as_array().is_some_and(|items| items.iter().all(is_scalar)) {
+            return Err(bad(path(), "a value is a text, a number, true, false, or an array of these"));
+        }
+    }
+    Ok(params)
+}
+
+/// Answers a request, up to the first byte.
+pub async fn answer(
+    app: &App,
+    adhoc: &Adhoc,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Format, Outgoing), AdhocError> {
+    let began = Instant::now();
+    let scope = authorize(&app.keys, headers)?;
+    let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
+    let ask = SqlAsk::parse(&read(headers, body).await?)?;
+    guard::check(&ask.sql)?;
+    let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
+    let mut turn = app.store.admit(&asking).await?;
+    let mut watched = Watched::closing(&adhoc.metrics);
+    let complete = match analyst.ask(&ask, &scope, watched.query_id()).await {
+        Ok(complete) => complete,
+        Err(error) => {
+            tracing::info!(%error, query_id = watched.query_id(), "an analyst's statement failed");
+            watched.failed();
+            turn.settle(verdict(&error));
+            return Err(of_statement(&error, (app.clock)()));
+        }
+    };
+    turn.settle(Verdict::Succeeded);
+    let shape = match ask.format {
+        Format::Json => Shape::Json(JsonRows::new(complete.rows_read, began)),
+        Format::Ndjson | Format::Csv | Format::Parquet => Shape::AsIs,
+    };
+    let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
+    let (first, cursor) = (complete.first, complete.cursor);
+    Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: None }))
+}
+
+/// What a failure says of ClickHouse. A statement is an analyst's own: that it is wrong, or too much, says nothing.
+const fn verdict(error: &StoreError) -> Verdict {
+    match error {
+        StoreError::Unreachable(_) => Verdict::Failed,
+        StoreError::TimedOut | StoreError::Refused { .. } | StoreError::Unintelligible(_) => Verdict::Nothing,
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, BadBody> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return Err(BadBody::NotJson);
+    }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
+        return Err(BadBody::TooLarge);
+    }
+    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        // Only a body without an announced length gets here by being too long; a broken one has nobody to be told.
+        Ok(Err(_)) if announced.is_none() => Err(BadBody::TooLarge),
+        Ok(Err(_)) | Err(_) => Err(BadBody::Incomplete),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_read() {
+        let ask = SqlAsk::parse(br#"{"sql":"SELECT {a:UInt8}","format":"csv","params":{"a":1,"b":["x"]}}"#).unwrap();
+        assert_eq!((ask.sql.as_str(), ask.format, ask.params.len()), ("SELECT {a:UInt8}", Format::Csv, 2));
+        assert_eq!(SqlAsk::parse(br#"{"sql":"SELECT 1"}"#).unwrap().format, Format::Json);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let long = format!(r#"{{"sql":"{}"}}"#, "x".repeat(MAX_SQL_BYTES + 1));
+        for (body, expected) in [
+            ("{", "the body is not JSON: EOF while parsing an object at line 1 column 1"),
+            ("[]", "the body is not a JSON object such as {\"sql\": \"SELECT 1\"}"),
+            (r#"{"sq":"SELECT 1"}"#, "`sq` is not a field here; did you mean sql?"),
+            ("{}", "`sql`: it is missing"),
+            (r#"{"sql":1}"#, "`sql`: it must be a text"),
+            (r#"{"sql":" "}"#, "`sql`: it is empty"),
+            (&long, "`sql`: it has 10241 bytes, at most 10240 are read"),
+            (r#"{"sql":"x","format":"xml"}"#, "`format`: it must be json, csv, parquet or ndjson"),
+            (r#"{"sql":"x","params":[]}"#, "`params`: it must be an object of names and values"),
+            (r#"{"sql":"x","params":{"a b":1}}"#, "`params.a b`: a name has letters, digits and underscores"),
+            (
+                r#"{"sql":"x","params":{"a":{}}}"#,
+                "`params.a`: a value is a text, a number, true, false, or an array of these",
+            ),
+        ] {
+            assert_eq!(SqlAsk::parse(body.as_bytes()).unwrap_err().to_string(), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! SQL text of exports. Analysts bring their own.
+
+use super::export::{ExportAsk, Format};
+use crate::sql::{Statement, Value};
+
+/// Settings of every export, beside those of its format. A slow client holds ClickHouse back, so an export may take longer
+/// than a query; how long it may stand still is for the stream to say.
+pub const EXPORT_SETTINGS: [(&str, &str); 6] = [
+    ("max_execution_time", "600"),
+    ("max_result_rows", "100000000"),
+    ("max_result_bytes", "100000000000"),
+    ("result_overflow_mode", "throw"),
+    ("cancel_http_readonly_queries_on_client_close", "1"),
+    ("date_time_output_format", "iso"),
+];
+
+/// Settings of a format.
+pub fn format_settings(format: Format) -> &'static [(&'static str, &'static str)] {
+    match format {
+        Format::Json | Format::Ndjson => &[("output_format_json_quote_denormals", "0")],
+        Format::Csv => &[("format_csv_null_representation", "")],
+        Format::Parquet => &[("output_format_parquet_string_as_string", "1")],
+    }
+}
+
+/// The statement of an export. `FINAL`: an event is given once, whatever copies of it wait to be merged away.
+pub fn export(ask: &ExportAsk, project: &str) -> Statement {
+    let mut params = vec![
+        ("project".to_owned(), Value::Text(project.to_owned())),
+        ("from".to_owned(), Value::Number(ask.from_s * 1_000)),
+        ("to".to_owned(), Value::Number(ask.to_s * 1_000)),
+    ];
+    let at = |column: &str| match (ask.format, ask.zone.name()) {
+        (Format::Parquet, _) => format!("toTimeZone(t.{column}, {{zone:String}}) AS {column}"),
+        // ClickHouse writes UTC as RFC 3339 by itself.
+        (_, "UTC") => format!("t.{column} AS {column}"),
+        _ => format!(
+            "replaceRegexpOne(formatDateTime(t.{column}, '%Y-%m-%dT%H:%i:%S.%f%z', {{zone:String}}), '(..)$', ':\\\\1') \
+             AS {column}"
+        ),
+    };
+    let times = [at("ts"), at("original_ts"), at("received_at")];
+    if times.iter().any(|time| time.contains("{zone:")) {
+        params.push(("zone".to_owned(), Value::Text(ask.zone.name().to_owned())));
+    }
+    let map = |column: &str| match ask.format {
+        Format::Csv => format!("toJSONString(t.{column}) AS {column}"),
+        Format::Json | Format::Ndjson | Format::Parquet => format!("t.{column} AS {column}"),
+    };
+    let [ts, original_ts, received_at] = times;
+    let (props, num_props) = (map("props"), map("num_props"));
+    let of_type = match &ask.event_type {
+        Some(event_type) => {
+            params.push(("event_type".to_owned(), Value::Text(event_type.clone())));
+            " AND t.event_type = {event_type:String}"
+        }
+        None => "",
+    };
+    let text = format!(
+        "SELECT t.event_id AS event_id, toString(t.event_type) AS event_type, {ts}, t.value AS value, t.user_id AS user_id, \
+         t.anonymous_id AS anonymous_id, t.session_id AS session_id, toString(t.country) AS country, \
+         toString(t.device) AS device, toString(t.os) AS os, toString(t.browser) AS browser, toString(t.locale) AS locale, \
+         t.page AS page, t.ip AS ip, {props}, {num_props}, {original_ts}, {received_at} \
+         FROM events AS t FINAL WHERE t.project_id = {{project:String}} AND t.ts >= fromUnixTimestamp64Milli({{from:Int64}}) \
+         AND t.ts < fromUnixTimestamp64Milli({{to:Int64}}){of_type}"
+    );
+    Statement { text, params }
+}

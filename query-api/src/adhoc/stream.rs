@@ -1,0 +1,271 @@
+//! ClickHouse's bytes to the client, no faster than the client reads them.
+//!
+//! ```text
+//! ClickHouse -> cursor -> shape -> channel of one chunk -> hyper -> client
+//! ```
+//!
+//! What is on the way is a chunk or two; a client that does not read fills the channel, then the connection to ClickHouse,
+//! then stops the query's pipeline.
+//!
+//! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long: the body
+//! ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
+//! The client leaves: the query is stopped.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::clickhouse::query::BytesCursor;
+use tokio::sync::mpsc;
+use ulid::Ulid;
+
+use super::rows::JsonRows;
+use super::turn::Turn;
+use crate::metrics::{Cut, Metrics, Outcome};
+use crate::sql;
+
+/// The longest that stopping a query takes.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The longest that ClickHouse may be silent in the middle of an answer.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// With this ClickHouse 25.11 and later end an answer that failed half-way. The client finds it within one chunk; here it is
+/// looked for where it was split.
+const EXCEPTION: &[u8] = b"__exception__\r\n";
+
+/// How much and how slowly.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest answer in bytes.
+    pub max_bytes: u64,
+    /// The longest that a client may read nothing.
+    pub stall: Duration,
+}
+
+/// An answer on its way.
+pub struct Outgoing {
+    /// Its first bytes; `None` when it is empty.
+    pub first: Option<Bytes>,
+    /// The rest.
+    pub cursor: BytesCursor,
+    /// What is made of the bytes.
+    pub shape: Shape,
+    /// The query.
+    pub watched: Watched,
+    /// Its limits.
+    pub limits: Limits,
+    /// Held while ClickHouse works for it.
+    pub turn: Option<Turn>,
+}
+
+/// What is made of ClickHouse's bytes.
+pub enum Shape {
+    /// They are the answer.
+    AsIs,
+    /// Lines become one JSON object.
+    Json(JsonRows),
+}
+
+enum Part {
+    Bytes(Bytes),
+    End,
+}
+
+/// Why an answer was broken off; the client sees its connection break.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the answer was broken off: {}", .0.label())]
+struct Broken(Cut);
+
+impl Outgoing {
+    /// The body. A task forwards the bytes, so that a deadline can run while nobody polls the body.
+    pub fn into_body(self) -> Body {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(self.forward(sender));
+        Body::from_stream(stream::unfold(Some(receiver), async |receiver| {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Some(Ok(Part::Bytes(bytes))) => Some((Ok(bytes), Some(receiver))),
+                Some(Ok(Part::End)) => None,
+                Some(Err(broken)) => Some((Err(broken), None)),
+                // The task is gone without a word: at shutdown, or it gave up on a client that did not read.
+                None => Some((Err(Broken(Cut::Stalled)), None)),
+            }
+        }))
+    }
+
+    async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
+        match self.forward_all(&sender).await {
+            Ok(()) => {
+                self.watched.ended(Outcome::Answered);
+                // Nobody is there to be told when this fails.
+                drop(tokio::time::timeout(self.limits.stall, sender.send(Ok(Part::End))).await);
+            }
+            Err(cut) => {
+                tracing::warn!(query_id = self.watched.query_id, reason = cut.label(), "an answer was broken off");
+                self.watched.cut(cut);
+                let Self { limits, .. } = self;
+                drop(tokio::time::timeout(limits.stall, sender.send(Err(Broken(cut)))).await);
+            }
+        }
+    }
+
+    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {
+        let mut sent = Sent { bytes: 0, limits: self.limits, tail: Vec::new() };
+        let mut next = self.first.take();
+        while let Some(chunk) = next {
+            sent.note(&chunk)?;
+            let shaped = match &mut self.shape {
+                Shape::AsIs => chunk,
+                Shape::Json(rows) => rows.push(&chunk).ok_or(Cut::Failed)?,
+            };
+            sent.send(sender, shaped).await?;
+            next = tokio::select! {
+                biased;
+                () = sender.closed() => return Err(Cut::Left),
+                next = tokio::time::timeout(SILENCE, self.cursor.next()) => chunk_of(next)?,
+            };
+        }
+        if sent.tail == EXCEPTION {
+            return Err(Cut::Failed);
+        }
+        match &mut self.shape {
+            Shape::AsIs => Ok(()),
+            Shape::Json(rows) => sent.send(sender, rows.finish().ok_or(Cut::Failed)?).await,
+        }
+    }
+}
+
+type Next = Result<Result<Option<Bytes>, tallyhouse_sql::clickhouse::error::Error>, tokio::time::error::Elapsed>;
+
+fn chunk_of(next: Next) -> Result<Option<Bytes>, Cut> {
+    match next {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => {
+            tracing::warn!(error = %StoreError::from(error), "an answer failed half-way");
+            Err(Cut::Failed)
+        }
+        Err(_) => Err(Cut::Silent),
+    }
+}
+
+struct Sent {
+    bytes: u64,
+    limits: Limits,
+    tail: Vec<u8>,
+}
+
+impl Sent {
+    fn note(&mut self, chunk: &[u8]) -> Result<(), Cut> {
+        self.bytes += chunk.len() as u64;
+        if self.bytes > self.limits.max_bytes {
+            return Err(Cut::TooLarge);
+        }
+        let end = chunk.get(chunk.len().saturating_sub(EXCEPTION.len())..).unwrap_or_default();
+        self.tail.extend_from_slice(end);
+        self.tail.drain(..self.tail.len().saturating_sub(EXCEPTION.len()));
+        Ok(())
+    }
+
+    async fn send(&self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
+        match tokio::time::timeout(self.limits.stall, sender.send(Ok(Part::Bytes(bytes)))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Cut::Left),
+            Err(_) => Err(Cut::Stalled),
+        }
+    }
+}
+
+/// A query that was sent. Dropped before its end, it is stopped.
+pub struct Watched {
+    /// Who may stop it; without one, closing the connection must do.
+    killer: Option<Client>,
+    metrics: Metrics,
+    query_id: String,
+    began: Instant,
+    outcome: Outcome,
+    is_over: bool,
+}
+
+impl Watched {
+    /// A query that is stopped by `KILL`, as the user that runs it.
+    pub fn killing(client: &Client, metrics: &Metrics) -> Self {
+        let mut watched = Self::closing(metrics);
+        watched.killer = Some(client.clone());
+        watched
+    }
+
+    /// A query that is stopped by closing its connection (`cancel_http_readonly_queries_on_client_close`).
+    pub fn closing(metrics: &Metrics) -> Self {
+        Self {
+            killer: None,
+            metrics: metrics.clone(),
+            query_id: Ulid::generate().to_string(),
+            began: Instant::now(),
+            outcome: Outcome::Cancelled,
+            is_over: false,
+        }
+    }
+
+    /// Its name in ClickHouse.
+    pub fn query_id(&self) -> &str {
+        &self.query_id
+    }
+
+    /// ClickHouse ended it with an error.
+    pub fn failed(&mut self) {
+        self.ended(Outcome::Failed);
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+        self.is_over = true;
+    }
+
+    fn cut(&mut self, cut: Cut) {
+        self.metrics.stream_cut(cut);
+        match cut {
+            Cut::Failed => self.failed(),
+            Cut::Silent => self.outcome = Outcome::TimedOut,
+            Cut::TooLarge | Cut::Stalled | Cut::Left => {}
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.metrics.query_ended(self.outcome, self.began.elapsed());
+        let (false, Some(client)) = (self.is_over, self.killer.take()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(kill(client, std::mem::take(&mut self.query_id)));
+        }
+    }
+}
+
+async fn kill(client: Client, query_id: String) {
+    let killed = client.query(sql::KILL).param("query_id", &query_id).execute();
+    match tokio::time::timeout(KILL_DEADLINE, killed).await {
+        Ok(Ok(())) => tracing::debug!(query_id, "an export nobody waits for was stopped"),
+        Ok(Err(error)) => tracing::warn!(query_id, %error, "an export nobody waits for could not be stopped"),
+        Err(_) => tracing::warn!(query_id, "stopping an export nobody waits for took too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_exception_and_too_many_bytes_are_noticed() {
+        let limits = Limits { max_bytes: 100, stall: Duration::from_secs(1) };
+        let mut sent = Sent { bytes: 0, limits, tail: Vec::new() };
+        for chunk in [&b"row\r\n__exce"[..], b"ption", b"__\r\n"] {
+            sent.note(chunk).unwrap();
+        }
+        assert_eq!(sent.tail, EXCEPTION);
+        assert_eq!(sent.note(&[0; 100]), Err(Cut::TooLarge));
+    }
+}
