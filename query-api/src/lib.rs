@@ -12,6 +12,7 @@ pub mod authorize;
 pub mod cache;
 pub mod config;
 pub mod http;
+pub mod journeys;
 pub mod metric;
 pub mod metrics;
 pub mod plan;

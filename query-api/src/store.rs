@@ -51,6 +51,19 @@ pub enum ReadError {
         /// The limit that was reached.
         limit: &'static str,
     },
+    /// More events than one question may read.
+    #[error(
+        "the query would read {events} events, at most {limit} are read at once: about {fitting_hours} hours of them would \
+         fit; ask for a shorter range, or for rarer event types"
+    )]
+    TooManyEvents {
+        /// How many there are.
+        events: u64,
+        /// The most.
+        limit: u64,
+        /// A range of which so many hours are as many events as may be read.
+        fitting_hours: u64,
+    },
     /// No answer in time.
     #[error("the query took longer than 30 s and was stopped: ask for a shorter range or a coarser granularity")]
     TimedOut,

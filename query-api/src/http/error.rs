@@ -90,6 +90,12 @@ fn of_read_error(error: ReadError) -> Problem {
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
+        ReadError::TooManyEvents { events, limit, fitting_hours } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_events")
+                .with("events", events)
+                .with("limit", limit)
+                .with("fitting_hours", fitting_hours)
+        }
         ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
     }

@@ -22,7 +22,7 @@ pub struct Rendered {
 }
 
 /// Joins data and meta, both JSON objects, into one answer whose meta is left open. The tag is of the data alone.
-fn assemble(data: &str, meta: &impl Serialize) -> Rendered {
+pub(crate) fn assemble(data: &str, meta: &impl Serialize) -> Rendered {
     let digest = Sha256::digest(data.as_bytes());
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(meta)));
