@@ -44,7 +44,7 @@ pub fn retention(plan: &RetentionPlan, project: &str) -> Statement {
          sumIf(events_, back_at = {{nobody:Int64}}) AS events, \
          sumIf(events_, back_at = {{nobody:Int64}} AND user_hash = 0) AS without_user, max(newest) AS newest_ms \
          FROM (SELECT user_hash, user_hash != 0 AND count(began) > 0 AS belongs, min(began) AS first, \
-         if(belongs, argMin(at, began), {{nobody:Int64}}) AS cohort_at, \
+         if(belongs, ifNull(argMin(at, began), {{nobody:Int64}}), {{nobody:Int64}}) AS cohort_at, \
          arrayMap(unit -> unit.1, arrayFilter(unit -> belongs AND unit.2 > first AND unit.1 <= cohort_at + {{longest:Int64}}, \
          groupArrayIf((at, ifNull(latest, 0)), isNotNull(latest)))) AS back, sum(events__) AS events_, max(newest_) AS newest \
          FROM (SELECT user_hash, {unit} AS at, minOrNullIf(ms, is_cohort AND ms < {{cohorts_to_ms:Int64}}) AS began, \
