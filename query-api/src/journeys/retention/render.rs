@@ -75,7 +75,7 @@ fn cohorts(plan: &RetentionPlan, cells: &[Cell]) -> Vec<Cohort> {
         cells.iter().map(|cell| ((cell.cohort_at, cell.back_at), cell.users)).collect();
     let users = |cohort, back| found.get(&(cohort, back)).copied().unwrap_or(0);
     let edges = plan.edges();
-    let units: Vec<Unit> = edges.windows(2).filter_map(|pair| Unit::of(pair)).collect();
+    let units: Vec<Unit> = edges.windows(2).filter_map(Unit::of).collect();
     let of_unit = |own: &[Unit]| {
         let cohort = own.first().filter(|unit| unit.from < plan.to)?;
         let size = users(cohort.from, NOBODY);

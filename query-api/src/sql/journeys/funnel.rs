@@ -4,10 +4,14 @@
 //! events -> one sorted array of keys a person -> how far every event gets -> the best attempt -> counts and medians
 //! ```
 //!
-//! Not `windowFunnel`, though it finds the same for steps of different types in any gaps (a test compares them): it lets one
-//! event be two steps; its `strict_order` gives a person up at the first event out of place, and `strict_increase` overlooks
-//! an earlier start when a later one happens in the millisecond of the next step; and no mode tells when a step was reached
-//! or which attempt was the best. With arrays it is one pass over a person's events for each step, and as fast.
+//! Not `windowFunnel`, though it finds the same for steps of different types in any order of other events (a test compares
+//! them), because
+//! * it lets one event be two steps;
+//! * its `strict_order` gives a person up at the first event out of place, though a later attempt may succeed;
+//! * its `strict_increase` overlooks an earlier start when a later one shares the millisecond of the next step;
+//! * no mode tells when a step was reached or with which event the best attempt began.
+//!
+//! With arrays it is one pass over a person's events for each step, in the same time (2.6 s and 2.9 s for 10.5 M events).
 //!
 //! A key is a number that sorts like the events of a person should: `ts` in milliseconds (42 bits reach to 2109), then the
 //! place of the first step that the event matches (4 bits, 15 for none), then a bit for each step that it matches (10 bits).
@@ -149,57 +153,61 @@ fn key(steps: usize) -> String {
     )
 }
 
-/// One row a person: how far the best attempt got, when each step was reached, and the value that it began with.
+/// One row a person: how far the best attempt got, how long each step took, and the value that it began with.
 fn attempts(plan: &FunnelPlan, people: &str, statement: &mut Statement) -> String {
     statement.bind("window_ms", Value::Number(plan.window_s * 1_000));
-    let (time_bits, ..) = KEY;
-    let steps = plan.steps.len();
     let mut with = vec![
         "arrayMap(key -> if(bitTest(key, 0), key, 0), keys) AS start_1".to_owned(),
         "arrayFill(start -> start > 0, start_1) AS begun_1".to_owned(),
     ];
-    for k in 2..=steps {
-        let before = match plan.order {
-            Order::Ordered => format!("begun_{}", k - 1),
-            Order::StrictOrder => format!("start_{}", k - 1),
-        };
-        with.push(format!(
-            "arrayMap((key, start) -> if(bitTest(key, {bit}) AND start > 0 \
-             AND bitShiftRight(key, {time_bits}) - bitShiftRight(start, {time_bits}) <= {{window_ms:Int64}}, start, 0), \
-             keys, arrayShiftRight({before}, 1)) AS start_{k}",
-            bit = k - 1
-        ));
-        with.push(format!("arrayFill(start -> start > 0, start_{k}) AS begun_{k}"));
-        with.push(format!("arrayFirstIndex(start -> start > 0, start_{k}) AS first_{k}"));
-        // When the step before was last taken, at each event.
-        with.push(format!(
-            "arrayFill(ms -> ms > 0, arrayMap((key, start) -> if(start > 0, bitShiftRight(key, {time_bits}), 0), \
-             keys, start_{before})) AS taken_{before}",
-            before = k - 1
-        ));
-    }
-    let level: Vec<_> = (1..=steps).map(|k| format!("(begun_{k}[-1] > 0)")).collect();
-    let took: Vec<_> = (2..=steps)
-        .map(|k| {
-            let before = k - 1;
-            format!(
-                ", if(level >= {k}, toInt64(bitShiftRight(keys[first_{k}], {time_bits})) \
-                 - toInt64(taken_{before}[first_{k} - 1]), 0) / 1000 AS took_{k}"
-            )
-        })
-        .collect();
-    let value = if plan.breakdown.is_some() {
-        let starts: Vec<_> = (2..=steps).rev().map(|k| format!("level = {k}, start_{k}[first_{k}]")).collect();
-        // A person who took the first step alone began with the first such event.
-        let only = "arrayFirst(start -> start > 0, start_1)";
-        format!(", values[indexOf(keys, multiIf({}, {only}))] AS value", starts.join(", "))
-    } else {
-        String::new()
-    };
+    let later = 2..=plan.steps.len();
+    with.extend(later.clone().flat_map(|k| progress(k, plan.order)));
+    let level: Vec<_> = (1..=plan.steps.len()).map(|k| format!("(begun_{k}[-1] > 0)")).collect();
+    let took: String = later.map(took).collect();
+    let value = if plan.breakdown.is_some() { value_of_start(plan.steps.len()) } else { String::new() };
     format!(
-        "WITH {} SELECT {} AS level{}{value}, events, without_user, newest_ms FROM ({people})",
+        "WITH {} SELECT {} AS level{took}{value}, events, without_user, newest_ms FROM ({people})",
         with.join(", "),
         level.join(" + "),
-        took.join("")
     )
+}
+
+/// At each event: how far attempts are after step `k`, from where they were after the step before.
+fn progress(k: usize, order: Order) -> [String; 4] {
+    let (time_bits, ..) = KEY;
+    let before = k - 1;
+    let from = match order {
+        Order::Ordered => format!("begun_{before}"),
+        Order::StrictOrder => format!("start_{before}"),
+    };
+    [
+        format!(
+            "arrayMap((key, start) -> if(bitTest(key, {before}) AND start > 0 \
+             AND bitShiftRight(key, {time_bits}) - bitShiftRight(start, {time_bits}) <= {{window_ms:Int64}}, start, 0), \
+             keys, arrayShiftRight({from}, 1)) AS start_{k}"
+        ),
+        format!("arrayFill(start -> start > 0, start_{k}) AS begun_{k}"),
+        format!("arrayFirstIndex(start -> start > 0, start_{k}) AS first_{k}"),
+        // When the step before was last taken.
+        format!(
+            "arrayFill(ms -> ms > 0, arrayMap((key, start) -> if(start > 0, bitShiftRight(key, {time_bits}), 0), \
+             keys, start_{before})) AS taken_{before}"
+        ),
+    ]
+}
+
+/// Seconds to the first event with which step `k` is reached.
+fn took(k: usize) -> String {
+    let (time_bits, ..) = KEY;
+    format!(
+        ", if(level >= {k}, toInt64(bitShiftRight(keys[first_{k}], {time_bits})) \
+         - toInt64(taken_{}[first_{k} - 1]), 0) / 1000 AS took_{k}",
+        k - 1
+    )
+}
+
+/// The value beside the event that the best attempt began with. Who took the first step alone began with the first such event.
+fn value_of_start(steps: usize) -> String {
+    let starts: Vec<_> = (2..=steps).rev().map(|k| format!("level = {k}, start_{k}[first_{k}]")).collect();
+    format!(", values[indexOf(keys, multiIf({}, arrayFirst(start -> start > 0, start_1)))] AS value", starts.join(", "))
 }
