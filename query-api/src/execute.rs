@@ -15,6 +15,7 @@ use crate::authorize::Scope;
 use crate::cache::reach::Reach;
 use crate::cache::ttl::Life;
 use crate::cache::{PartKey, Parts, Versions};
+use crate::journeys;
 use crate::plan::Plan;
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
@@ -82,6 +83,11 @@ impl Execution {
             Plan::Anomalies(plan) => {
                 let points = self.points(&plan.series.read()).await?;
                 anomalies::judge(plan.clone(), points, self.moment.now_ms).await?
+            }
+            Plan::Journey(plan) => {
+                let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
+                self.cost += cost;
+                rendered
             }
             Plan::Realtime(plan) => {
                 let lines = self.ask(&sql::realtime(plan, self.scope.project())).await?;

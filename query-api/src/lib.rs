@@ -17,6 +17,7 @@ pub mod cache;
 pub mod config;
 pub mod execute;
 pub mod http;
+pub mod journeys;
 pub mod live;
 pub mod metric;
 pub mod metrics;

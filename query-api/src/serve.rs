@@ -14,6 +14,7 @@ use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::{Answers, Entry, Parts};
 use crate::execute::{Moment, Sources};
+use crate::journeys::Journey;
 use crate::live::Full;
 use crate::metric::Metric;
 use crate::plan::{Plan, Unplannable, plan};
@@ -65,7 +66,7 @@ pub enum Question<'a> {
     /// What is unusual in a series of this metric.
     Anomalies(&'a str),
     /// A document: `POST /v1/query`.
-    Structured(&'a [u8]),
+    Document(&'a [u8]),
 }
 
 /// An answer and where it came from.
@@ -179,12 +180,17 @@ fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now
             let params = Params::parse(raw, ANOMALY_PARAMS)?;
             AnomalyQuery::parse(name, &params, &|| app.registry.names(scope.project()), now_ms).map(Query::Anomalies)
         }
-        Question::Structured(body) => structured(app, scope, body, now_ms).map(Query::Structured),
+        Question::Document(body) => document(app, scope, body, now_ms),
     }
 }
 
-fn structured(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<StructuredQuery, BadRequest> {
+fn document(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<Query, BadRequest> {
+    let document = body::parse(body)?;
+    let root = Part::root(&document);
+    if root.has("kind") {
+        return Journey::parse(&root, now_ms).map(Query::Journey);
+    }
     let metric = |name: &str| app.registry.find(scope.project(), name);
     let names = || app.registry.names(scope.project());
-    StructuredQuery::parse(&Part::root(&body::parse(body)?), &metric, &names, now_ms)
+    StructuredQuery::parse(&root, &metric, &names, now_ms).map(Query::Structured)
 }

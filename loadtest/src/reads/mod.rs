@@ -27,6 +27,9 @@ use panels::{QUARTER, Range, WEEK};
 /// The project that development keys belong to.
 const PROJECT: &str = "demo";
 
+/// How long merges may take after the last event.
+const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+
 /// How to measure.
 #[derive(Debug, Clone)]
 pub struct ReadsConfig {
@@ -131,16 +134,26 @@ async fn sized(
         }
     })
     .await?;
-    // Merges that are under way would be measured with the queries.
-    for table in ["rollup_1m", "rollup_1h", "rollup_1d"] {
-        clickhouse.raw(&format!("OPTIMIZE TABLE tallyhouse.{table} FINAL")).await?;
-    }
+    settled(clickhouse).await?;
     tell(&format!("uncached dashboards over {to} events"));
     Ok(Size {
         events: to,
         week: uncached(query, WEEK, config.dashboards, to).await?,
         quarter: uncached(query, QUARTER, config.dashboards, to).await?,
     })
+}
+
+/// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
+async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
+    let until = Instant::now() + SETTLES_WITHIN;
+    while Instant::now() < until {
+        let merges: Vec<(u64,)> = clickhouse.rows("SELECT count() FROM system.merges").await?;
+        if merges.first().is_some_and(|(count,)| *count == 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 async fn uncached(query: &str, range: Range, dashboards: u64, salt: u64) -> Result<Uncached, ReadsError> {

@@ -58,7 +58,10 @@ impl StaleReason {
             ReadError::Unavailable => Some(Self::Unavailable),
             // It was answered in time once.
             ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
-            ReadError::TooExpensive { .. } | ReadError::TooFewPoints { .. } | ReadError::Failed => None,
+            ReadError::TooExpensive { .. }
+            | ReadError::TooManyEvents { .. }
+            | ReadError::TooFewPoints { .. }
+            | ReadError::Failed => None,
         }
     }
 }

@@ -24,6 +24,7 @@ impl Reach {
         match plan {
             Plan::Series(plan) => Self { from: plan.frame.from, to: plan.frame.to, is_realtime: false },
             Plan::Anomalies(plan) => Self::between(plan.series.frame.from, plan.series.frame.to),
+            Plan::Journey(plan) => Self::between(plan.scan().from, plan.scan().to),
             Plan::Realtime(plan) => Self { from: plan.long_from, to: plan.to, is_realtime: true },
             Plan::Daily(plan) => Self { from: plan.previous_from, to: plan.to, is_realtime: false },
             Plan::Structured(plan) => {

@@ -175,6 +175,12 @@ fn of_read_error(error: ReadError) -> Problem {
         ReadError::TooFewPoints { needed, given } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_few_points").with("needed", needed).with("given", given)
         }
+        ReadError::TooManyEvents { events, limit, fitting_hours } => {
+            with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_events")
+                .with("events", events)
+                .with("limit", limit)
+                .with("fitting_hours", fitting_hours)
+        }
         ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
     }

@@ -106,7 +106,7 @@ async fn structured(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     match body {
-        Ok(body) => answer(&shared, Question::Structured(&body), &headers, raw.as_deref()).await,
+        Ok(body) => answer(&shared, Question::Document(&body), &headers, raw.as_deref()).await,
         Err(rejection) => error::unread(&rejection).into_response(),
     }
 }
@@ -153,7 +153,7 @@ async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, ra
         Question::Realtime => Route::Realtime,
         Question::Daily => Route::Daily,
         Question::Anomalies(_) => Route::Anomalies,
-        Question::Structured(_) => Route::Structured,
+        Question::Document(_) => Route::Structured,
     };
     let asked = Asked::now(shared, route);
     asked.answered(serve(&shared.app, question, headers, raw).await, headers)

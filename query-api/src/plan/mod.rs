@@ -23,6 +23,7 @@ pub use structured::StructuredPlan;
 
 use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
+use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
 
@@ -37,6 +38,8 @@ pub enum Plan {
     Daily(DailyPlan),
     /// What is unusual in a series.
     Anomalies(AnomalyPlan),
+    /// What people did after one another.
+    Journey(JourneyPlan),
     /// Several metrics by any dimensions.
     Structured(StructuredPlan),
 }
@@ -77,6 +80,7 @@ impl Plan {
     pub fn class(&self) -> Class {
         match self {
             Self::Realtime(_) => Class::Realtime,
+            Self::Journey(_) => Class::AdHoc,
             Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
             Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => Class::Dashboard,
         }
@@ -90,6 +94,7 @@ pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, U
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
         Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
+        Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
         Query::Structured(query) => structured::plan(query, catalogue, now_ms).map(Plan::Structured),
     }
 }

@@ -103,6 +103,12 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// One field of an object that must be given, whatever others there are.
+    pub fn member(&self, name: &str) -> Result<Part<'a>, BadRequest> {
+        let Value::Object(fields) = self.value else { return Err(self.not("an object")) };
+        Fields { path: self.path.clone(), fields }.required(name)
+    }
+
     /// The items of a list of at most `most`.
     pub fn items(&self, most: usize) -> Result<Vec<Part<'a>>, BadRequest> {
         let Value::Array(items) = self.value else { return Err(self.not("a list")) };

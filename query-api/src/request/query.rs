@@ -11,6 +11,7 @@ use super::params::{FILTER, Params};
 use super::structured::StructuredQuery;
 use super::window::Window;
 use crate::anomalies::query::AnomalyQuery;
+use crate::journeys::Journey;
 use crate::metric::Metric;
 use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
@@ -45,6 +46,8 @@ pub enum Query {
     Daily(DailyQuery),
     /// What is unusual in a series.
     Anomalies(AnomalyQuery),
+    /// What people did after one another.
+    Journey(Journey),
     /// Several metrics by any dimensions.
     Structured(StructuredQuery),
 }

@@ -32,7 +32,7 @@ const ROWS: (u64, u64) = (1_000, 10_000);
 const MAX_OFFSET: u64 = 100_000;
 
 const FIELDS: &[&str] =
-    &["kind", "metrics", "date_range", "timezone", "dimensions", "filters", "order_by", "pagination", "include", "raw"];
+    &["metrics", "date_range", "timezone", "dimensions", "filters", "order_by", "pagination", "include", "raw"];
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]

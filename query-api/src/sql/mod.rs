@@ -3,6 +3,7 @@
 //! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
+pub mod journeys;
 mod read;
 mod report;
 

@@ -123,6 +123,11 @@ impl Time {
     }
 }
 
+/// What makes a raw event lie within `from` and `to`.
+pub(super) const fn raw_range() -> &'static str {
+    Time::of(&Source::Raw).range
+}
+
 /// `FINAL`: a row that was stored twice under one key is one event, as for the verification of rollups.
 fn table(source: &Source) -> &'static str {
     match source {
@@ -152,7 +157,7 @@ fn rows(read: &Read, project: &str, statement: &mut Statement) -> String {
     format!("{scope} AND {}", condition(&read.condition, &read.source, statement))
 }
 
-fn condition(tree: &Condition, source: &Source, statement: &mut Statement) -> String {
+pub(super) fn condition(tree: &Condition, source: &Source, statement: &mut Statement) -> String {
     let mut join = |several: &[Condition], word: &str, of_none: &str| {
         let parts: Vec<_> = several.iter().map(|one| condition(one, source, statement)).collect();
         if parts.is_empty() { of_none.to_owned() } else { format!("({})", parts.join(word)) }
@@ -177,7 +182,7 @@ fn condition(tree: &Condition, source: &Source, statement: &mut Statement) -> St
 }
 
 /// The value of a field in a row.
-fn value(field: &Field, source: &Source, statement: &mut Statement) -> String {
+pub(super) fn value(field: &Field, source: &Source, statement: &mut Statement) -> String {
     match (field, source) {
         (Field::EventType, _) => "event_type".to_owned(),
         // Of a single dimension it is the column itself, so that its index is used.

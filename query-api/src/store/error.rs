@@ -34,6 +34,19 @@ pub enum ReadError {
     /// No answer in time.
     #[error("the query took longer than it may and was stopped: ask for a shorter range or a coarser granularity")]
     TimedOut,
+    /// More events than one question may read.
+    #[error(
+        "the query would read {events} events, at most {limit} are read at once: about {fitting_hours} hours of them would \
+         fit; ask for a shorter range, or for rarer event types"
+    )]
+    TooManyEvents {
+        /// How many there are.
+        events: u64,
+        /// The most.
+        limit: u64,
+        /// A range of which so many hours are as many events as may be read.
+        fitting_hours: u64,
+    },
     /// What was read is not enough to say anything.
     #[error(
         "the series has {given} whole buckets with a value, {needed} are needed: ask for a longer range, a finer granularity or \
@@ -59,7 +72,7 @@ impl ReadError {
     pub const fn is_passing(self) -> bool {
         match self {
             Self::Unavailable | Self::Overloaded { .. } | Self::TenantBusy { .. } | Self::TimedOut => true,
-            Self::TooExpensive { .. } | Self::TooFewPoints { .. } | Self::Failed => false,
+            Self::TooExpensive { .. } | Self::TooManyEvents { .. } | Self::TooFewPoints { .. } | Self::Failed => false,
         }
     }
 }

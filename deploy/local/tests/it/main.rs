@@ -26,6 +26,7 @@ mod flights;
 mod guard;
 mod ingest;
 mod ingest_service;
+mod journeys;
 mod kafka;
 mod kafka_faults;
 mod kills;

@@ -143,3 +143,20 @@ async fn bad_documents_are_explained_with_the_field() {
     assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn journeys_are_asked_for_in_the_same_place() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 24).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let range = json!([rfc3339(from), rfc3339(from + 86_400)]);
+    let funnel = json!({"kind": "funnel", "date_range": range, "window": "1d", "steps": [{"event_type": "purchase"}, {"event_type": "view"}]});
+    let reply = service.post(&project, "/v1/query", funnel.to_string()).await;
+    assert_eq!((reply.status, reply.header("x-cache")), (StatusCode::OK, "MISS"), "{reply:?}");
+    assert_eq!(reply.body["meta"]["source"], "events");
+    assert!(reply.body["meta"]["rows_read"].as_u64().is_some_and(|rows| rows >= 72), "{reply:?}");
+    assert_eq!(service.post(&project, "/v1/query", funnel.to_string()).await.header("x-cache"), "HIT");
+    let reply = service.post(&project, "/v1/query", r#"{"kind":"funel"}"#).await;
+    assert_eq!((&reply.body["field"], &reply.body["did_you_mean"]), (&json!("kind"), &json!(["funnel"])), "{reply:?}");
+    service.stop().await;
+}
