@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match start().await {
+    match Box::pin(start()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("query-api: {error}");

@@ -67,7 +67,7 @@ impl Answers {
         }
         match locks.turn(&ask.key, ask.stamp, is_good).await {
             Turn::Found(kept) => Ok(self.found(&ask, kept, Origin::Elsewhere)),
-            Turn::Lead(lease) => self.compute(&ask, Some(lease)).await,
+            Turn::Lead(lease) => self.compute(&ask, Some(*lease)).await,
             Turn::Alone => self.compute(&ask, None).await,
         }
     }

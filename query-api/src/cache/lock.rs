@@ -69,7 +69,7 @@ return newest and 1 or 0";
 /// What a look at the fleet came to.
 pub(super) enum Turn {
     /// Compute; the others wait.
-    Lead(Lease),
+    Lead(Box<Lease>),
     /// Another instance computed it meanwhile.
     Found(Kept),
     /// Compute; nobody knows of it.
@@ -101,7 +101,7 @@ impl Locks {
                 }
                 Ok(Some((lease, _))) => {
                     self.metrics.cache.lock(if has_waited { LockEvent::TookOver } else { LockEvent::Led });
-                    return Turn::Lead(lease);
+                    return Turn::Lead(Box::new(lease));
                 }
                 Ok(None) => {}
             }

@@ -41,7 +41,7 @@ pub enum Plan {
     /// What people did after one another.
     Journey(JourneyPlan),
     /// Several metrics by any dimensions.
-    Structured(StructuredPlan),
+    Structured(Box<StructuredPlan>),
 }
 
 /// The real-time dashboard: two windows that end now.
@@ -95,7 +95,9 @@ pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, U
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
         Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
         Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
-        Query::Structured(query) => structured::plan(query, catalogue, now_ms).map(Plan::Structured),
+        Query::Structured(query) => {
+            structured::plan(query, catalogue, now_ms).map(|plan| Plan::Structured(Box::new(plan)))
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use crate::metric::definition::{Expression, Operation, Part as Component};
@@ -173,14 +173,10 @@ impl Reader<'_> {
         if self.parts.len() > MAX_COMPONENTS {
             return Err(part.bad(format!("a metric is made of at most {MAX_COMPONENTS} measures")));
         }
-        let mut written = json!({"measure": text});
-        if let Some(name) = event_type {
-            written["event_type"] = name.into();
-        }
-        if let Some(filters) = filters {
-            written["filters"] = filters.value().clone();
-        }
-        Ok(written)
+        let mut written = Map::from_iter([("measure".to_owned(), text.into())]);
+        written.extend(event_type.map(|name| ("event_type".to_owned(), name.into())));
+        written.extend(filters.map(|filters| ("filters".to_owned(), filters.value().clone())));
+        Ok(written.into())
     }
 }
 
@@ -198,11 +194,12 @@ fn expression(written: &Value, places: &mut usize) -> Expression {
     if let Some(number) = written.as_f64() {
         return Expression::Number(number);
     }
-    let name = written["op"].as_str().unwrap_or_default();
+    let field = |name| written.get(name).unwrap_or(&Value::Null);
+    let name = field("op").as_str().unwrap_or_default();
     match OPERATIONS.iter().find(|(known, _)| *known == name) {
         Some((_, operation)) => {
-            let left = expression(&written["left"], places);
-            Expression::Of(*operation, Box::new(left), Box::new(expression(&written["right"], places)))
+            let left = expression(field("left"), places);
+            Expression::Of(*operation, Box::new(left), Box::new(expression(field("right"), places)))
         }
         None => {
             *places += 1;

@@ -91,7 +91,7 @@ impl MetricRegistry {
         let snapshot = self.snapshot();
         let own = snapshot.get(project).into_iter().flatten().map(|(name, registered)| {
             json!({"name": name, "built_in": false, "version": registered.definition.version,
-                   "description": registered.document["description"], "expression": registered.document["expression"]})
+                   "description": registered.document.get("description"), "expression": registered.document.get("expression")})
         });
         json!({ "data": built_in.chain(own).collect::<Vec<_>>() })
     }
@@ -108,7 +108,7 @@ impl MetricRegistry {
         let project = scope.project();
         let snapshot = self.snapshot();
         let own = snapshot.get(project);
-        let written_out = |name: &str| own?.get(name).map(|metric| metric.document["expression"].clone());
+        let written_out = |name: &str| own?.get(name).and_then(|metric| metric.document.get("expression").cloned());
         let value = body::parse(raw)?;
         let proposal = document::propose(&Part::root(&value), &written_out, catalogue)?;
         let is_new = own.is_none_or(|own| !own.contains_key(&proposal.name));

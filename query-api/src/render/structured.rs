@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::table::{self, Row};
 use super::{Rendered, assemble, json as piece, series};
+use crate::plan::Frame;
 use crate::plan::condition::{Condition, How};
 use crate::plan::structured::{Period, StructuredPlan};
 use crate::request::structured::{Column, Form};
@@ -62,11 +63,12 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
     rows.retain(|row| shown.contains(&row.groups));
     table::sort(plan, &mut rows);
     let point = |row: &Row| {
-        let mut point = json!({ "timestamp": plan.zone.rfc3339(row.at), "value": values(plan, &row.metrics).first() });
-        for (field, group) in plan.by.iter().zip(&row.groups) {
-            point[series::label(field.name()).as_ref()] = group.as_str().into();
-        }
-        point
+        let value = values(plan, &row.metrics).into_iter().next();
+        let mut point = Map::from_iter([("timestamp".to_owned(), plan.zone.rfc3339(row.at).into())]);
+        point.insert("value".to_owned(), value.unwrap_or_default());
+        let groups = plan.by.iter().zip(&row.groups);
+        point.extend(groups.map(|(field, group)| (series::label(field.name()).into_owned(), group.as_str().into())));
+        Value::from(point)
     };
     let data = json!({
         "metric": plan.metrics.first().map(|metric| metric.name.as_str()),
@@ -77,7 +79,7 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
     let mut meta = meta(plan, found, rows.len(), generated_s);
     if !plan.by.is_empty() {
         let by: Vec<&str> = plan.by.iter().map(|field| field.name()).collect();
-        meta["groups"] = json!({ "by": by, "limit": groups, "truncated": truncated });
+        meta.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
     }
     assemble(&piece::text(&data), &meta)
 }
@@ -95,13 +97,13 @@ fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>) -> Valu
     if plan.period.frame.is_some() {
         dimensions.insert(plan.time_place.min(dimensions.len()), plan.zone.rfc3339(row.at).into());
     }
-    let mut result = json!({ "dimensions": dimensions, "metrics": values(plan, &row.metrics) });
-    if let Some(previous) = previous {
+    let comparison = previous.as_ref().map(|previous| {
         let nothing = || plan.metrics.iter().map(|metric| nothing(metric)).collect();
         let before = previous.get(&(row.bucket, row.groups.clone())).cloned().unwrap_or_else(nothing);
-        result["comparison"] = comparison(plan, &row.metrics, &before);
-    }
-    result
+        comparison(plan, &row.metrics, &before)
+    });
+    let fields = [("dimensions", Some(dimensions.into())), ("metrics", Some(values(plan, &row.metrics).into()))];
+    object(fields.into_iter().chain([("comparison", comparison)]))
 }
 
 fn nothing(metric: &crate::metric::Definition) -> Option<f64> {
@@ -134,11 +136,8 @@ fn totals(plan: &StructuredPlan, found: &Found) -> Value {
         table::rows(&ungrouped, &whole, points).into_iter().next().map(|row| row.metrics).unwrap_or_default()
     };
     let now = of(&plan.period, &found.totals);
-    let mut totals = json!({ "metrics": values(plan, &now) });
-    if let Some(period) = &plan.previous {
-        totals["comparison"] = comparison(plan, &now, &of(period, &found.previous_totals));
-    }
-    totals
+    let comparison = plan.previous.as_ref().map(|period| comparison(plan, &now, &of(period, &found.previous_totals)));
+    object([("metrics", Some(values(plan, &now).into())), ("comparison", comparison)])
 }
 
 /// The query as it was understood: sent again, it gives the same answer.
@@ -192,36 +191,34 @@ fn filter(condition: &Condition) -> Value {
     }
 }
 
-fn meta(plan: &StructuredPlan, found: &Found, total_rows: usize, generated_s: i64) -> Value {
+fn meta(plan: &StructuredPlan, found: &Found, total_rows: usize, generated_s: i64) -> Map<String, Value> {
     let newest = found.reads.iter().flatten().map(|point| point.newest).max();
-    let utc = Zone::utc();
-    let mut meta = json!({
-        "source": plan.tables().join(","),
-        "range": range(&plan.period, &plan.zone),
-        "errors": errors(plan),
-        "newest_event": newest.map(|at| utc.rfc3339(at)),
-        "generated_at": utc.rfc3339(generated_s),
-    });
-    meta["approx"] = (!errors(plan).is_empty()).into();
-    if plan.include.total_rows {
-        meta["total_rows"] = total_rows.into();
-    }
-    if let Some(frame) = &plan.period.frame {
-        if plan.include.time_labels {
-            meta["time_labels"] = frame.grid().starts().into_iter().map(|at| plan.zone.rfc3339(at)).collect();
-        }
-        if generated_s < frame.to {
-            let current = grid::floor(frame.granularity, &plan.zone, generated_s);
-            meta["partial_bucket"] = plan.zone.rfc3339(current.max(frame.from)).into();
-        }
-    }
-    if let Some(previous) = &plan.previous {
-        meta["comparison_range"] = json!(range(previous, &plan.zone));
-    }
-    if !found.overflowed.is_empty() {
-        meta["overflowed"] = json!(found.overflowed);
-    }
-    meta
+    let (utc, errors, include, frame) = (Zone::utc(), errors(plan), plan.include, plan.period.frame.as_ref());
+    let labels = |frame: &Frame| frame.grid().starts().into_iter().map(|at| plan.zone.rfc3339(at)).collect::<Value>();
+    let current = |frame: &Frame| {
+        let start = grid::floor(frame.granularity, &plan.zone, generated_s).max(frame.from);
+        (generated_s < frame.to).then(|| plan.zone.rfc3339(start).into())
+    };
+    let fields = [
+        ("source", Some(plan.tables().join(",").into())),
+        ("range", Some(json!(range(&plan.period, &plan.zone)))),
+        ("comparison_range", plan.previous.as_ref().map(|previous| json!(range(previous, &plan.zone)))),
+        ("approx", Some((!errors.is_empty()).into())),
+        ("errors", Some(errors.into())),
+        ("newest_event", Some(newest.map(|at| utc.rfc3339(at)).into())),
+        ("partial_bucket", frame.and_then(current)),
+        ("total_rows", include.total_rows.then(|| total_rows.into())),
+        ("time_labels", frame.filter(|_| include.time_labels).map(labels)),
+        ("overflowed", (!found.overflowed.is_empty()).then(|| json!(found.overflowed))),
+        ("generated_at", Some(utc.rfc3339(generated_s).into())),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// An object of the fields that there are.
+fn object(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    fields.collect::<Map<String, Value>>().into()
 }
 
 /// How far each estimated metric may be off.
