@@ -21,6 +21,7 @@ use tallyhouse_query_api::sql::{self, Point};
 use tallyhouse_query_api::time::Zone;
 use tallyhouse_schema::{Catalogue, Rollup};
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::env::{Env, ProcessEnv};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::clickhouse::Client;
 
@@ -36,7 +37,7 @@ const DAYS: i64 = 360;
 const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"];
 
 fn scale(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+    ProcessEnv.get(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
 }
 
 /// Events of a year, late ones among them, in blocks that are each sent twice.
