@@ -25,7 +25,7 @@ use tallyhouse_service::env::{Env, ProcessEnv};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::clickhouse::Client;
 
-use crate::query_service::new_project;
+use crate::query_service::{Service, new_project};
 use crate::support;
 
 const DAY: i64 = 86_400;
@@ -185,6 +185,7 @@ struct Tally {
     rows: usize,
     values: usize,
     chunks: usize,
+    remembered: usize,
     tables: BTreeMap<&'static str, usize>,
 }
 
@@ -199,6 +200,8 @@ async fn rollups_answer_what_raw_events_say() {
     let client = engine.reader().client();
     let catalogue = Catalogue::built_in().unwrap();
     let metric = |name: &str| tallyhouse_query_api::metric::Metric::named(name).map(Definition::built_in).map(Arc::new);
+    let one = Service::start(engine.reader(), &[&project], None).await;
+    let other = Service::start(engine.reader(), &[&project], None).await;
     let mut random = StdRng::seed_from_u64(seed);
     let mut tally = Tally::default();
     while tally.questions < questions as usize {
@@ -221,9 +224,25 @@ async fn rollups_answer_what_raw_events_say() {
         for read in &plan.period.reads {
             compare(&client, &project, &asked, read, now_s, &mut tally).await;
         }
+        remembered(&[&one, &other], &project, &asked, &mut tally).await;
     }
+    one.stop().await;
+    other.stop().await;
     eprintln!("equality: seed {seed}, {events} events, each sent twice: {tally:?}");
     assert!(tally.values > tally.questions && tally.tables.len() == 3 && tally.chunks > 0, "{tally:?}");
+}
+
+/// One instance after another answers from ClickHouse, then the first again from what it remembers: all the same.
+async fn remembered(services: &[&Service; 2], project: &str, asked: &Value, tally: &mut Tally) {
+    let mut answers = Vec::new();
+    for service in [services[0], services[1], services[0]] {
+        let reply = service.post(project, "/v1/query", asked.to_string()).await;
+        assert_eq!(reply.status, 200, "{asked}: {reply:?}");
+        answers.push((reply.header("x-cache").to_owned(), reply.body["results"].clone()));
+    }
+    assert!(answers[0].1 == answers[1].1 && answers[1].1 == answers[2].1, "{asked}: {answers:?}");
+    assert_eq!(answers[2].0, "HIT", "{asked}");
+    tally.remembered += 1;
 }
 
 async fn compare(client: &Client, project: &str, asked: &Value, read: &Read, now_s: i64, tally: &mut Tally) {

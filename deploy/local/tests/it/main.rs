@@ -18,6 +18,7 @@ mod cache_fleet;
 mod cache_life;
 mod chaos;
 mod commands;
+mod dashboard_day;
 mod dead_letters;
 mod engine;
 mod equality;
