@@ -85,7 +85,7 @@ fn admission(env: &dyn Env) -> Result<Policy, ConfigError> {
 /// Queries at once.
 const CONCURRENCY: (u64, u64) = (1, 1_000);
 
-/// ClickHouse's profile `reader` stops every query after 30 s; twice that leaves as long to wait.
+/// A query itself is given 30 s at most (`admission::class`); twice that leaves as long to wait.
 const DEADLINE_MS: (u64, u64) = (100, 60_000);
 
 fn streams(env: &dyn Env) -> Result<live::Limits, ConfigError> {

@@ -42,8 +42,29 @@ pub struct Sources {
 pub struct Moment {
     /// The present.
     pub now_ms: i64,
-    /// Whether everything is read anew, whatever is remembered.
-    pub is_fresh: bool,
+    /// What of it may be remembered.
+    pub recall: Recall,
+}
+
+/// Which chunks may be taken from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// All that are known.
+    All,
+    /// Those that are over; what still changes is read, and not remembered.
+    Closed,
+    /// None: everything is read anew.
+    Nothing,
+}
+
+impl Recall {
+    const fn allows(self, is_closed: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Closed => is_closed,
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// A plan being carried out.
@@ -65,9 +86,10 @@ impl Sources {
 }
 
 impl Execution {
-    /// Reads and renders a plan.
+    /// Reads and renders a plan, within the time of its class: whatever is still being read then is stopped.
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
-        let rendered = self.rendered(plan).await?;
+        let within = self.sources.store.deadline(self.ask.class);
+        let rendered = tokio::time::timeout(within, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
         Ok(rendered.with_cost(&self.cost))
     }
 
@@ -137,10 +159,13 @@ impl Execution {
     async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
         let Some(cut) = cut(read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
         let keys = self.keys(&cut.chunks).await;
+        let recall = self.moment.recall;
         let remembered =
-            if self.moment.is_fresh { vec![None; keys.len()] } else { self.sources.parts.get_many(&keys).await };
-        let mut chunks: Vec<Option<Vec<Point>>> =
-            remembered.into_iter().map(|part| postcard::from_bytes(&part?).ok()).collect();
+            if recall == Recall::Nothing { vec![None; keys.len()] } else { self.sources.parts.get_many(&keys).await };
+        let recalled = |(part, chunk): (Option<Bytes>, &Chunk)| {
+            postcard::from_bytes(&part.filter(|_| recall.allows(chunk.is_closed))?).ok()
+        };
+        let mut chunks: Vec<Option<Vec<Point>>> = remembered.into_iter().zip(&cut.chunks).map(recalled).collect();
         let mut computed = Vec::new();
         for run in missing(&chunks) {
             let asked = cut.chunks.get(run.clone()).unwrap_or_default();
@@ -148,7 +173,8 @@ impl Execution {
             let points = self.read(&joined(first, last)).await?;
             for ((place, chunk), points) in run.zip(asked).zip(split(asked, points)) {
                 let life = if chunk.is_closed { Life::Closed } else { Life::Open };
-                if let (Some(key), Ok(written)) = (keys.get(place), postcard::to_stdvec(&points)) {
+                let is_kept = chunk.is_closed || recall != Recall::Closed;
+                if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&points), is_kept) {
                     computed.push((key.clone(), Bytes::from(written), life));
                 }
                 if let Some(slot) = chunks.get_mut(place) {

@@ -44,6 +44,6 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
     let mut deps = Deps::new(connection.clone(), keys, Catalogue::built_in()?);
     deps.writer = config::clickhouse_writer(&env, &connection);
     deps.analyst = config::analyst(&env)?;
-    run(config, deps, listeners, shutdown).await?;
+    Box::pin(run(config, deps, listeners, shutdown)).await?;
     Ok(())
 }

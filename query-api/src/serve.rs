@@ -13,10 +13,10 @@ use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::{Answers, Entry, Parts};
-use crate::execute::{Moment, Sources};
+use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
-use crate::metric::Metric;
+use crate::metric::{Metric, built_in_names};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
@@ -148,10 +148,11 @@ pub async fn serve(
 
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
 fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe {
+    let recall = if is_fresh { Recall::Nothing } else { Recall::All };
     let (sources, clock) = (app.sources(), app.clock.clone());
     let (scope, plan) = (scope.clone(), Arc::clone(plan));
     Arc::new(move || {
-        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), is_fresh });
+        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall });
         let plan = Arc::clone(&plan);
         Box::pin(async move { execution.run(&plan).await })
     })
@@ -178,9 +179,12 @@ fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
         Question::Anomalies(name) => {
             let params = Params::parse(raw, ANOMALY_PARAMS)?;
-            AnomalyQuery::parse(name, &params, &|| app.registry.names(scope.project()), now_ms).map(Query::Anomalies)
+            AnomalyQuery::parse(name, &params, &built_in_names, now_ms).map(Query::Anomalies)
         }
-        Question::Document(body) => document(app, scope, body, now_ms),
+        Question::Document(body) => {
+            Params::parse(raw, &[])?;
+            document(app, scope, body, now_ms)
+        }
     }
 }
 

@@ -241,7 +241,7 @@ impl Services {
             ended
         };
         let query = async {
-            let ended = query.await;
+            let ended = Box::pin(query).await;
             stop.cancel();
             ended
         };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+
 use super::ReadsError;
 use crate::clickhouse::ClickHouse;
 
@@ -25,14 +27,19 @@ pub async fn events(
 ) -> Result<(), ReadsError> {
     let mut next = from;
     while next < to {
-        let count = BLOCK.min(to - next);
-        tokio::time::timeout(PATIENCE, clickhouse.raw(&insert(project, next, count))).await.map_err(|_| {
-            ReadsError::Worthless(format!("an insert of {count} events took longer than {PATIENCE:?}"))
-        })??;
-        next += count;
+        let starts = [next, next + BLOCK].into_iter().filter(|start| *start < to);
+        let lanes = starts.map(|start| one(clickhouse, project, start, BLOCK.min(to - start)));
+        next += try_join_all(lanes).await?.into_iter().sum::<u64>();
         tell(next);
     }
     Ok(())
+}
+
+async fn one(clickhouse: &ClickHouse, project: &str, from: u64, count: u64) -> Result<u64, ReadsError> {
+    tokio::time::timeout(PATIENCE, clickhouse.raw(&insert(project, from, count)))
+        .await
+        .map_err(|_| ReadsError::Worthless(format!("an insert of {count} events took longer than {PATIENCE:?}")))??;
+    Ok(count)
 }
 
 fn insert(project: &str, from: u64, count: u64) -> String {

@@ -13,6 +13,7 @@ use tallyhouse_sql::{Class, StoreError};
 
 use super::statements::{EXPORT_SETTINGS, export, format_settings};
 use super::stream::{Outgoing, Shape, Watched};
+use super::turn::Busy;
 use super::{Adhoc, AdhocError, DEADLINE, RETRY_AFTER_S};
 use crate::authorize::{Scope, authorize};
 use crate::request::near::nearest;
@@ -140,7 +141,7 @@ pub async fn answer(
 ) -> Result<(Format, Outgoing), AdhocError> {
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
-    let turn = adhoc.turns.take(scope.project()).await.map_err(|_| busy())?;
+    let turn = adhoc.turns.take(scope.project()).await.map_err(busy)?;
     let mut watched = Watched::killing(&adhoc.reader, &adhoc.metrics);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
@@ -155,8 +156,11 @@ pub async fn answer(
     Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: Some(turn) }))
 }
 
-fn busy() -> ReadError {
-    ReadError::Overloaded { retry_after_s: RETRY_AFTER_S }
+fn busy(busy: Busy) -> ReadError {
+    match busy {
+        Busy::Everybody => ReadError::Overloaded { retry_after_s: RETRY_AFTER_S },
+        Busy::Project => ReadError::TenantBusy { retry_after_s: RETRY_AFTER_S },
+    }
 }
 
 fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Result<BytesCursor, StoreError> {
@@ -172,7 +176,7 @@ fn failed(error: &StoreError) -> AdhocError {
     tracing::warn!(%error, "an export failed");
     match error.class() {
         Class::Transient => ReadError::Unavailable.into(),
-        Class::Overloaded => busy().into(),
+        Class::Overloaded => busy(Busy::Everybody).into(),
         Class::TooExpensive => {
             AdhocError::Limit { limit: "rows read or memory", fits: "ask for a shorter range or one event type" }
         }

@@ -179,7 +179,8 @@ pub async fn answer(
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
     let mut turn = app.store.admit(&asking).await?;
     let mut watched = Watched::closing(&adhoc.metrics);
-    let complete = match analyst.ask(&ask, &scope, watched.query_id()).await {
+    let asked = tokio::time::timeout_at(turn.deadline(), analyst.ask(&ask, &scope, watched.query_id()));
+    let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,
         Err(error) => {
             tracing::info!(%error, query_id = watched.query_id(), "an analyst's statement failed");

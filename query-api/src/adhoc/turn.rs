@@ -21,7 +21,12 @@ pub struct Turns {
 
 /// Too many are running or waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Busy;
+pub enum Busy {
+    /// Of all projects.
+    Everybody,
+    /// Of this one.
+    Project,
+}
 
 /// The right to run, until it is dropped.
 pub struct Turn {
@@ -47,7 +52,7 @@ impl Turns {
         let running = tokio::time::timeout(PATIENCE, Arc::clone(&self.running).acquire_owned());
         match running.await {
             Ok(Ok(running)) => Ok(Turn { _running: running, _present: present }),
-            Ok(Err(_)) | Err(_) => Err(Busy),
+            Ok(Err(_)) | Err(_) => Err(Busy::Everybody),
         }
     }
 
@@ -55,7 +60,7 @@ impl Turns {
         let mut all = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(project.to_owned()).or_default();
         if *count >= PER_PROJECT {
-            return Err(Busy);
+            return Err(Busy::Project);
         }
         *count += 1;
         Ok(Present { all: Arc::clone(&self.present), project: project.to_owned() })
@@ -85,9 +90,9 @@ mod tests {
         for _ in 0..PER_PROJECT {
             held.push(turns.take("a").await.ok().unwrap());
         }
-        assert_eq!(turns.take("a").await.err(), Some(Busy), "a project took more than its share");
+        assert_eq!(turns.take("a").await.err(), Some(Busy::Project), "a project took more than its share");
         let before = tokio::time::Instant::now();
-        assert_eq!(turns.take("b").await.err(), Some(Busy), "no turn is free");
+        assert_eq!(turns.take("b").await.err(), Some(Busy::Everybody), "no turn is free");
         assert_eq!(before.elapsed(), PATIENCE);
         held.clear();
         assert!(turns.take("b").await.is_ok());

@@ -5,11 +5,11 @@ use std::time::Duration;
 /// How urgent a question is. The order is that of importance under stress: what comes later is refused first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Series and reports from the rollups. Refused last: what people look at, with nothing cached to fall back to.
+    /// Series and reports from the rollups. Refused last: what people look at.
     Dashboard,
     /// The last minutes. Cheap, asked every second, and a value of a moment ago is as good.
     Realtime,
-    /// Raw events, SQL, funnels, exports: each may take as long as a thousand dashboards. Refused first.
+    /// Raw events, SQL, funnels: each may take as long as a thousand dashboards. Refused first.
     AdHoc,
 }
 
@@ -100,7 +100,7 @@ impl Policy {
     }
 }
 
-/// The longest that ClickHouse's profile `reader` lets a query run, and the shortest limit that it takes, in seconds.
+/// The shortest limit that ClickHouse's profile `reader` takes, and the longest that a query of ours is given, in seconds.
 const EXECUTION_TIME: (u64, u64) = (1, 30);
 
 /// What ClickHouse is told about a query that has `remaining` left. Our own clock stops it to the millisecond;

@@ -111,6 +111,11 @@ impl Admission {
         Ok(Turn::new(class, deadline, place, shared.signals.call(pass)))
     }
 
+    /// The longest that an answer for the class may take.
+    pub fn deadline(&self, class: Class) -> Duration {
+        self.shared.policy.of(class).deadline
+    }
+
     /// How the way to ClickHouse is.
     pub fn breaker(&self) -> BreakerState {
         self.shared.signals.breaker()

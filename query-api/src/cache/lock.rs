@@ -30,8 +30,8 @@ pub const LOCK: Duration = Duration::from_secs(2);
 /// Between two renewals; three may fail.
 const RENEW: Duration = Duration::from_millis(500);
 
-/// Longer than any answer may take that the cache is asked for (`admission::class`), a dead leader's lock included.
-const LONGEST_WAIT: Duration = Duration::from_secs(36);
+/// Longer than any class lets an answer take (`config.rs`), a dead leader's lock included.
+const LONGEST_WAIT: Duration = Duration::from_secs(66);
 
 /// Between two looks at somebody else's lock, at first and at last.
 const LOOK_AFTER: Duration = Duration::from_millis(2);

@@ -154,7 +154,8 @@ fn of_unplannable(unplannable: &Unplannable) -> Problem {
         }
         Unplannable::Expired { earliest, .. } => with("no_longer_kept").with("earliest_start", earliest.as_str()),
         Unplannable::TooManyPoints { limit, fits, .. } => {
-            with("too_many_points").with("limit", *limit).with("granularity", fits.map(crate::time::Granularity::name))
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_points", unplannable.to_string());
+            problem.with("limit", *limit).with("granularity", fits.map(crate::time::Granularity::name))
         }
     }
 }

@@ -42,6 +42,7 @@ pub use hub::{Full, Hub, Limits};
 pub use query::{StreamKey, StreamQuery};
 
 use crate::authorize::authorize;
+use crate::metric::built_in_names;
 use crate::plan::series;
 use crate::request::{BadRequest, Params};
 use crate::serve::{App, Refusal};
@@ -71,8 +72,7 @@ pub fn open(
 ) -> Result<Response<Body>, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
-    let names = || app.registry.names(scope.project());
-    let query = StreamQuery::parse(name, &Params::parse(raw, query::STREAM_PARAMS)?, &names, now_ms)?;
+    let query = StreamQuery::parse(name, &Params::parse(raw, query::STREAM_PARAMS)?, &built_in_names, now_ms)?;
     series::plan(&query.metric, &app.catalogue, now_ms)?;
     let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
     let cursor = Cursor::resume(last_event_id(headers)?);

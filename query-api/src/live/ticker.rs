@@ -9,7 +9,7 @@ use super::query::StreamQuery;
 use super::update::{Failure, Update};
 use crate::authorize::Scope;
 use crate::cache::Entry;
-use crate::execute::Moment;
+use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
 use crate::plan::{Plan, series};
 use crate::serve::{App, Refusal};
@@ -44,7 +44,7 @@ impl Upstream {
         let app = &self.app;
         let computed_ms = (app.clock)();
         let plan = Plan::Series(series::plan(&self.query.metric, &app.catalogue, computed_ms)?);
-        let moment = Moment { now_ms: computed_ms, is_fresh: true };
+        let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
         let rendered = app.sources().execution(&self.scope, &plan, moment).run(&plan).await?;
         Ok(Entry { head: rendered.head, etag: rendered.etag, computed_ms, expires_ms: (app.clock)() })
     }

@@ -99,6 +99,11 @@ const fn plain(name: &'static str, measure: Measure) -> Metric {
     Metric { name, measure, event_type: None, granularity: None }
 }
 
+/// The names of all of them.
+pub fn built_in_names() -> Vec<String> {
+    METRICS.iter().map(|metric| metric.name.to_owned()).collect()
+}
+
 impl Metric {
     /// The metric of that name.
     pub fn named(name: &str) -> Option<Self> {

@@ -8,7 +8,8 @@
 //!
 //! A chunk is a whole cell even where the range has a part of it, if that part ends between two buckets: what is not asked
 //! for is cut off afterwards ([`Cut::keeps`]). Buckets are disjoint, so that joining chunks is only putting them in order.
-//! Readings without buckets and rankings of groups are about the whole range, and are not cut.
+//! Readings without buckets and rankings of groups are about the whole range, and are not cut; nor are raw events, of which
+//! more is dear.
 
 use super::frame::Frame;
 use super::read::{Read, Source};
@@ -44,15 +45,18 @@ impl Cut {
 
 /// The chunks of a reading, or `None` when it is read as a whole; `now_s` is the present.
 pub fn cut(read: &Read, now_s: i64) -> Option<Cut> {
-    let frame = read.buckets.as_ref().filter(|_| read.top.is_none())?;
+    let is_cut = read.top.is_none() && read.source != Source::Raw;
+    let frame = read.buckets.as_ref().filter(|_| is_cut)?;
     let starts_on_edge = grid::floor(frame.granularity, &frame.zone, frame.from) == frame.from;
     let ends_on_edge = grid::floor(frame.granularity, &frame.zone, frame.to) == frame.to;
+    // A thousand groups make a whole cell many more rows than were asked for.
+    let is_widened = read.by.is_empty();
     let mut chunks = Vec::new();
     let mut edge = cell_start(frame, frame.from);
     while edge < frame.to {
         let end = cell_end(frame, edge);
-        let from = if starts_on_edge && is_exact(read, edge) { edge } else { edge.max(frame.from) };
-        let to = if ends_on_edge && is_exact(read, end) { end } else { end.min(frame.to) };
+        let from = if is_widened && starts_on_edge && is_exact(read, edge) { edge } else { edge.max(frame.from) };
+        let to = if is_widened && ends_on_edge && is_exact(read, end) { end } else { end.min(frame.to) };
         chunks.push(Chunk { read: part(read, frame, from, to), is_closed: to <= now_s - now_s.rem_euclid(DAY) });
         edge = end;
         if chunks.len() > MOST_CELLS {
@@ -173,6 +177,10 @@ mod tests {
         let series = read(Granularity::Hour, "UTC", "2026-11-18T13:00:00Z", "2026-11-20T13:00:00Z");
         assert_eq!(cut(&Read { top: Some(3), ..series.clone() }, NOW), None);
         assert_eq!(cut(&Read { buckets: None, ..series.clone() }, NOW), None);
+        assert_eq!(cut(&Read { source: Source::Raw, ..series.clone() }, NOW), None);
+        let grouped = Read { by: vec![crate::plan::condition::Field::named("country")], ..series.clone() };
+        let ends = cut(&grouped, NOW).map(|cut| (cut.chunks[0].read.from, cut.chunks.last().unwrap().read.to));
+        assert_eq!(ends, Some((series.from, series.to)), "groups are not read beyond the range");
         let years = read(Granularity::Hour, "UTC", "2024-11-18T13:00:00Z", "2026-11-20T13:00:00Z");
         assert_eq!(cut(&years, NOW), None);
     }

@@ -25,7 +25,7 @@ use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
 use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query};
-use crate::time::{Granularity, Grid, MINUTE, Zone, minute_ceil, minute_floor};
+use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
 
 /// What is read. Equal plans have equal answers, which makes a plan the cache's key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -119,7 +119,7 @@ fn daily(query: &DailyQuery, now_ms: i64) -> Result<DailyPlan, Unplannable> {
         previous_from,
         from,
         to,
-        complete: to <= minute_ceil(now_ms),
+        complete: to.saturating_mul(1_000) <= now_ms,
     })
 }
 

@@ -14,7 +14,7 @@ use super::{dimensions, source};
 use crate::metric::{Definition, Measure};
 use crate::request::Window;
 use crate::request::structured::{Form, Include, Order, StructuredQuery, Time};
-use crate::time::{DAY, Grid, Zone, minute_ceil, minute_floor};
+use crate::time::{DAY, Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
 /// What a structured query reads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,7 +82,7 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         .collect();
     let planner = Planner { query, catalogue, now_ms, readings };
     let period = planner.period(query.window)?;
-    let previous = query.include.previous_period.then(|| planner.period(before(&period, &query.zone))).transpose()?;
+    let previous = query.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
     Ok(StructuredPlan {
         metrics: query.metrics.clone(),
         places,
@@ -114,17 +114,21 @@ fn place(readings: &mut Vec<(Condition, Vec<Measure>)>, condition: Condition, me
     (reading, place)
 }
 
-/// The range of the same length that ends where this one begins; of whole days where this one has whole days.
-fn before(period: &Period, zone: &Zone) -> Window {
-    let (from, to) = (period.from, period.to);
+/// The start of the range of the same length that ends where `[from, to)` begins: of as many months where it has whole
+/// months, of as many days where it has whole days.
+fn before(from: i64, to: i64, zone: &Zone) -> i64 {
     let is_midnight = |at| zone.day_start(zone.date(at)) == at;
-    let start = if is_midnight(from) && is_midnight(to) {
-        let days = zone.date(from).until(zone.date(to)).map_or(0, |span| i64::from(span.get_days()));
-        zone.date(from).checked_sub(days.days()).map_or(from - (to - from), |date| zone.day_start(date))
+    if !is_midnight(from) || !is_midnight(to) {
+        return from - (to - from);
+    }
+    let (first, last) = (zone.date(from), zone.date(to));
+    let span = if first.day() == 1 && last.day() == 1 {
+        let months = i32::from(last.year() - first.year()) * 12 + i32::from(last.month() - first.month());
+        months.months()
     } else {
-        from - (to - from)
+        first.until(last).map_or(0, |span| span.get_days()).days()
     };
-    Window::Closed { from: start, to: from }
+    first.checked_sub(span).map_or(from - (to - from), |date| zone.day_start(date))
 }
 
 struct Planner<'a> {
@@ -155,6 +159,21 @@ impl Planner<'_> {
         };
         let totals = if self.query.include.totals { reads(&[], None)? } else { Vec::new() };
         Ok(Period { from, to, reads: reads(&self.query.by, frame.as_ref())?, totals, frame })
+    }
+
+    /// The period that this one is compared with. Where it reaches until now and is not cut into buckets, its end is now, or
+    /// the end of the day where it began with a day: that it is read to the end of a UTC day does not make it longer.
+    fn before(&self, period: &Period) -> Window {
+        let zone = &self.query.zone;
+        let now = minute_ceil(self.now_ms);
+        let to = match (self.query.window, &period.frame) {
+            (Window::Open { from }, None) if zone.day_start(zone.date(from)) == from => {
+                grid::ceil(Granularity::Day, zone, now)
+            }
+            (Window::Open { .. } | Window::Last { .. }, None) => now,
+            _ => period.to,
+        };
+        Window::Closed { from: before(period.from, to, zone), to: period.from }
     }
 
     fn frame(&self, window: Window) -> Result<Option<Frame>, Unplannable> {
@@ -216,7 +235,8 @@ impl StructuredPlan {
 
     /// Whether raw events are read.
     pub fn reads_raw(&self) -> bool {
-        self.period.all().any(|read| read.source == Source::Raw)
+        let previous = self.previous.iter().flat_map(Period::all);
+        self.period.all().chain(previous).any(|read| read.source == Source::Raw)
     }
 }
 
@@ -302,6 +322,25 @@ mod tests {
         );
         assert_eq!(previous.frame.unwrap().grid().starts().len(), 4);
         assert_eq!((plan.period.totals.len(), previous.totals.len()), (1, 1));
+        for (range, dimensions, zone, expected) in [
+            (r#""30m""#, "[]", "UTC", "2026-11-20T11:33:00Z"),
+            (r#""24h""#, "[]", "UTC", "2026-11-18T12:33:00Z"),
+            (r#""7d""#, "[]", "Europe/Berlin", "2026-11-07T00:00:00+01:00"),
+            (r#"["2026-03-01","2026-03-31"]"#, r#"["time:month"]"#, "UTC", "2026-02-01T00:00:00Z"),
+            (r#"["2026-02-27","2026-03-31"]"#, r#"["time:day"]"#, "UTC", "2026-01-25T00:00:00Z"),
+        ] {
+            let text = format!(
+                r#"{{"metrics":["events"],"date_range":{range},"dimensions":{dimensions},"timezone":"{zone}",
+                    "include":{{"comparisons":"previous_period"}}}}"#
+            );
+            let plan = planned(&text).unwrap();
+            let previous = plan.previous.unwrap();
+            assert_eq!(
+                (plan.zone.rfc3339(previous.from).as_str(), previous.to),
+                (expected, plan.period.from),
+                "{range}"
+            );
+        }
         assert!(plan.period.totals[0].buckets.is_none());
     }
 }

@@ -27,6 +27,10 @@ const MAX_DESCRIPTION: usize = 500;
 /// Measures that one metric may be made of.
 const MAX_COMPONENTS: usize = 8;
 
+/// Numbers, measures and operations of one metric, and how deep they may be nested: other metrics are written out, so a
+/// short document can mean a long one.
+const MAX_NODES: (usize, usize) = (64, 12);
+
 const FIELDS: &[&str] = &["name", "description", "replaces", "measure", "event_type", "filters", "ratio", "formula"];
 
 const MEASURES: [(&str, Measure); 9] = [
@@ -79,7 +83,7 @@ pub fn propose(
     if description.chars().count() > MAX_DESCRIPTION {
         return Err(root.bad(format!("the description has more than {MAX_DESCRIPTION} characters")));
     }
-    let mut reader = Reader { written_out, parts: Vec::new() };
+    let mut reader = Reader { written_out, parts: Vec::new(), nodes: 0, depth: 0 };
     let expression = match (fields.get("measure"), fields.get("ratio"), fields.get("formula")) {
         (Some(_), None, None) => reader.component(root, FIELDS)?,
         (None, Some(ratio), None) => match ratio.items(2)?.as_slice() {
@@ -91,6 +95,9 @@ pub fn propose(
         (None, None, Some(formula)) => reader.expression(&formula)?,
         _ => return Err(root.bad("give exactly one of `measure`, `ratio` and `formula`")),
     };
+    if reader.parts.is_empty() {
+        return Err(root.bad("a metric needs at least one measure"));
+    }
     let document = json!({"description": description, "expression": expression});
     answerable(root, &definition(name.text()?, 1, &document)?, catalogue)?;
     Ok(Proposal {
@@ -106,7 +113,7 @@ pub fn definition(name: &str, version: u32, document: &Value) -> Result<Definiti
     let root = Part::root(document);
     let fields = root.fields(&["description", "expression"])?;
     let nothing = |_: &str| None;
-    let mut reader = Reader { written_out: &nothing, parts: Vec::new() };
+    let mut reader = Reader { written_out: &nothing, parts: Vec::new(), nodes: 0, depth: 0 };
     let canonical = reader.expression(&fields.required("expression")?)?;
     let mut places = 0;
     let expression = expression(&canonical, &mut places);
@@ -124,10 +131,26 @@ struct Reader<'a> {
     written_out: &'a dyn Fn(&str) -> Option<Value>,
     /// The components, in the order in which they stand.
     parts: Vec<Component>,
+    nodes: usize,
+    depth: usize,
 }
 
 impl Reader<'_> {
     fn expression(&mut self, part: &Part<'_>) -> Result<Value, BadRequest> {
+        self.nodes += 1;
+        self.depth += 1;
+        let (nodes, depth) = MAX_NODES;
+        if self.nodes > nodes || self.depth > depth {
+            return Err(
+                part.bad(format!("a metric is made of at most {nodes} pieces, at most {depth} deep, written out"))
+            );
+        }
+        let written = self.written(part);
+        self.depth -= 1;
+        written
+    }
+
+    fn written(&mut self, part: &Part<'_>) -> Result<Value, BadRequest> {
         if let Some(number) = part.any_number() {
             return Ok(json!(number));
         }
@@ -269,6 +292,7 @@ mod tests {
             ),
             (r#"{"name":"a","measure":"count","filters":[["is","plan",["x"]]]}"#, "there is no dimension `plan`"),
             (r#"{"name":"a","measure":"count","filters":[["is","origin",["x"]]]}"#, "not rolled up by origin"),
+            (r#"{"name":"a","formula":{"op":"add","left":1,"right":2}}"#, "at least one measure"),
             (r#"{"name":"a","measure":"count","colour":1}"#, "`colour`: there is no such field"),
             (r#"{"name":"a","measure":"count","replaces":0}"#, "`replaces`: `0` is not a whole number"),
         ] {
@@ -280,5 +304,10 @@ mod tests {
         });
         let error = proposed(&format!(r#"{{"name":"a","formula":{many}}}"#)).unwrap_err().to_string();
         assert!(error.contains("at most 8 measures"), "{error}");
+        let numbers = (0..40).fold("1".to_owned(), |inner, _| format!(r#"{{"op":"add","left":1,"right":{inner}}}"#));
+        let other = |_: &str| serde_json::from_str::<Value>(&numbers).ok();
+        let value = body::parse(br#"{"name":"a","ratio":["ours","events"]}"#).unwrap();
+        let error = propose(&Part::root(&value), &other, &Catalogue::built_in().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("at most 64 pieces"), "{error}");
     }
 }

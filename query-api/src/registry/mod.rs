@@ -45,6 +45,7 @@ type Snapshot = HashMap<String, BTreeMap<String, Registered>>;
 #[derive(Debug, Clone, Default)]
 pub struct MetricRegistry {
     snapshot: Arc<RwLock<Arc<Snapshot>>>,
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why a metric was not registered.
@@ -116,13 +117,17 @@ impl MetricRegistry {
             return Err(Refused::Full);
         }
         let version = definitions.register(project, scope.key_id(), &proposal).await?;
-        // The caller's next question may be about it.
-        self.refresh(definitions).await?;
+        // The caller's next question may be about it. It is registered, whether it is known here at once or not.
+        if let Err(error) = self.refresh(definitions).await {
+            tracing::warn!(%error, "a new metric is not known here yet");
+        }
         Ok((proposal.name, version))
     }
 
     /// Reads all definitions.
     pub async fn refresh(&self, definitions: &Definitions) -> Result<(), RegisterError> {
+        // One at a time, or what was read before could replace what was read after.
+        let _reading = self.reading.lock().await;
         let mut snapshot = Snapshot::new();
         for Stored { project_id, name, version, document } in definitions.read().await? {
             match parsed(&name, version, &document) {
@@ -136,15 +141,15 @@ impl MetricRegistry {
 
     /// Reads them again and again until `stopped`.
     pub async fn watch(&self, definitions: &Definitions, stopped: CancellationToken) {
-        loop {
-            if let Err(error) = self.refresh(definitions).await {
-                tracing::debug!(%error, "metrics could not be read; the last ones stay");
+        let watching = async {
+            loop {
+                if let Err(error) = self.refresh(definitions).await {
+                    tracing::debug!(%error, "metrics could not be read; the last ones stay");
+                }
+                tokio::time::sleep(REFRESH).await;
             }
-            tokio::select! {
-                () = stopped.cancelled() => return,
-                () = tokio::time::sleep(REFRESH) => {}
-            }
-        }
+        };
+        stopped.run_until_cancelled(watching).await.unwrap_or(());
     }
 }
 

@@ -33,9 +33,14 @@ impl Rendered {
     }
 }
 
-/// Joins data and meta, both JSON objects, into one answer whose meta is left open. The tag is of the data alone.
+/// Joins data and meta, both JSON objects, into one answer whose meta is left open. The tag is of both but for when
+/// it was computed.
 pub(crate) fn assemble(data: &str, meta: &impl Serialize) -> Rendered {
-    let digest = Sha256::digest(data.as_bytes());
+    let mut told = serde_json::to_value(meta).unwrap_or_default();
+    if let Some(fields) = told.as_object_mut() {
+        fields.remove("generated_at");
+    }
+    let digest = Sha256::digest(format!("{data}{told}"));
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(meta)));
     Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\"") }

@@ -158,6 +158,12 @@ fn echo(plan: &StructuredPlan) -> Value {
         "filters": filters(&plan.condition),
         "order_by": plan.order_by.iter().map(order).collect::<Vec<_>>(),
         "pagination": { "limit": plan.limit, "offset": plan.offset },
+        "include": {
+            "totals": plan.include.totals,
+            "total_rows": plan.include.total_rows,
+            "time_labels": plan.include.time_labels,
+            "comparisons": plan.include.previous_period.then_some("previous_period"),
+        },
         "raw": plan.reads_raw(),
     })
 }

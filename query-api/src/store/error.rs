@@ -66,17 +66,6 @@ pub enum ReadError {
 /// Coming back to a ClickHouse that has too much to do, in seconds: as long as it takes until that is forgotten.
 const OVERLOAD_RETRY_S: u32 = 10;
 
-impl ReadError {
-    /// Whether the same question would be answered at another time, so that an answer of a moment ago is better than
-    /// none.
-    pub const fn is_passing(self) -> bool {
-        match self {
-            Self::Unavailable | Self::Overloaded { .. } | Self::TenantBusy { .. } | Self::TimedOut => true,
-            Self::TooExpensive { .. } | Self::TooManyEvents { .. } | Self::TooFewPoints { .. } | Self::Failed => false,
-        }
-    }
-}
-
 impl From<NoTurn> for ReadError {
     fn from(refused: NoTurn) -> Self {
         match refused {
@@ -203,11 +192,5 @@ mod tests {
         assert_eq!(said(&StoreError::Unreachable(String::new()), Class::AdHoc), Said::Fails);
         assert_eq!(said(&refused(159, ""), Class::AdHoc), Said::Nothing);
         assert_eq!(said(&refused(159, ""), Class::Dashboard), Said::Fails);
-    }
-
-    #[test]
-    fn a_question_that_would_be_answered_later_is_told_from_one_that_would_not() {
-        assert!(ReadError::Unavailable.is_passing() && ReadError::TenantBusy { retry_after_s: 1 }.is_passing());
-        assert!(!ReadError::TooExpensive { limit: "memory" }.is_passing() && !ReadError::Failed.is_passing());
     }
 }

@@ -74,6 +74,11 @@ impl Store {
         self.read(statement, ask).await.map(|answered| answered.rows)
     }
 
+    /// The longest that an answer for the class may take, however many queries it needs.
+    pub fn deadline(&self, class: Class) -> Duration {
+        self.admission.deadline(class)
+    }
+
     /// A turn to send one query, for callers that stream the answer; they give it to [`Store::prepare`].
     pub async fn admit(&self, ask: &Ask) -> Result<Turn, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {

@@ -90,7 +90,7 @@ async fn too_little_and_nonsense_are_refused_with_what_would_do() {
         ("events/anomalies?sensitivity=extreme", 400, "bad_parameter"),
         ("events/anomalies?direction=sideways", 400, "bad_parameter"),
         ("events/anomalies?groupBy=country", 400, "unknown_parameter"),
-        ("events/anomalies?granularity=minute&startTime=2026-10-01&endTime=2026-10-30", 400, "too_many_points"),
+        ("events/anomalies?granularity=minute&startTime=2026-10-01&endTime=2026-10-30", 422, "too_many_points"),
         ("revenu/anomalies", 404, "unknown_metric"),
     ] {
         let reply = service.get(&project, &format!("/v1/metrics/{query}")).await;

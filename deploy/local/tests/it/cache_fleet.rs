@@ -1,7 +1,7 @@
 //! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -44,24 +44,29 @@ async fn crowd(services: [&Arc<Service>; 2], project: &str, path: &str, value: i
         .map(|service| {
             let (service, project, path) = (Arc::clone(service), project.to_owned(), path.to_owned());
             tokio::spawn(async move {
-                let mut seen = [0; 4];
+                let (mut seen, mut took) = ([0; 4], Vec::new());
                 for _ in 0..10 {
+                    let sent = Instant::now();
                     let reply = service.get(&project, &path).await;
+                    took.push(sent.elapsed());
                     assert_eq!(reply.values(), [json!(value)], "{reply:?}");
                     let place =
                         ["HIT", "MISS", "STALE", "COALESCED"].iter().position(|s| *s == reply.header("x-cache"));
                     seen[place.unwrap()] += 1;
                 }
-                seen
+                (seen, took)
             })
         })
         .collect();
-    let mut seen = [0; 4];
+    let (mut seen, mut took) = ([0; 4], Vec::new());
     for reader in asking {
-        for (sum, count) in seen.iter_mut().zip(reader.await.unwrap()) {
-            *sum += count;
-        }
+        let (counts, times) = reader.await.unwrap();
+        seen.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        took.extend(times);
     }
+    took.sort();
+    let [p50, p99] = [50, 99].map(|percent| took[(took.len() - 1) * percent / 100]);
+    eprintln!("crowd: {} answers, HIT MISS STALE COALESCED {seen:?}, p50 {p50:?}, p99 {p99:?}", took.len());
     seen
 }
 

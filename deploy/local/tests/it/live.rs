@@ -193,7 +193,7 @@ async fn a_stream_is_refused_before_it_begins() {
         ("events/stream?window=1y", 400, "bad_parameter"),
         ("events/stream?startTime=2026-01-01", 400, "unknown_parameter"),
         ("events/stream?groupBy=nothing", 400, "unknown_dimension"),
-        ("events/stream?window=31d&granularity=minute", 400, "too_many_points"),
+        ("events/stream?window=31d&granularity=minute", 422, "too_many_points"),
     ] {
         let reply = service.get(&project, &format!("/v1/metrics/{path}")).await;
         assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{path}: {reply:?}");

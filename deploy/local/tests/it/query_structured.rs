@@ -128,7 +128,7 @@ async fn bad_documents_are_explained_with_the_field() {
         ),
         (
             r#"{"metrics":["events"],"date_range":"90d","dimensions":["time:minute"]}"#,
-            StatusCode::BAD_REQUEST,
+            StatusCode::UNPROCESSABLE_ENTITY,
             "too_many_points",
             None,
         ),

@@ -1,0 +1,148 @@
+//! Questions to ClickHouse: their turns, their ends, and what became of those that nobody waits for.
+
+use std::time::Duration;
+
+use tallyhouse_service::breaker::BreakerState;
+
+use super::{Metrics, Running};
+use crate::admission::Class;
+
+/// How a ClickHouse query ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an answer.
+    Answered,
+    /// With an error.
+    Failed,
+    /// Not in time.
+    TimedOut,
+    /// Nobody waited for it any more.
+    Cancelled,
+    /// It was not sent: too many were waiting.
+    Refused,
+}
+
+/// Why a question got no turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// ClickHouse is left alone.
+    Breaker,
+    /// Under stress, for more important classes.
+    Shed,
+    /// The queue of its class was full.
+    QueueFull,
+    /// Its project's share of the queue was.
+    TenantShare,
+    /// Its turn did not come in time.
+    WaitedTooLong,
+}
+
+/// What became of a query that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// It was stopped.
+    Stopped,
+    /// ClickHouse did not have it (any more).
+    NotFound,
+    /// ClickHouse did not stop it.
+    Failed,
+    /// Too many waited to be stopped; it was left to ClickHouse.
+    Lost,
+}
+
+/// Why an answer was broken off on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// ClickHouse failed half-way.
+    Failed,
+    /// ClickHouse sent nothing for too long.
+    Silent,
+    /// It grew longer than it may.
+    TooLarge,
+    /// The client read nothing for too long.
+    Stalled,
+    /// The client left.
+    Left,
+}
+
+impl Cut {
+    /// For logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Silent => "silent",
+            Self::TooLarge => "too_large",
+            Self::Stalled => "stalled",
+            Self::Left => "left",
+        }
+    }
+}
+
+impl Metrics {
+    /// A ClickHouse query began; the guard ends it.
+    pub fn query_began(&self) -> Running {
+        Running::new(&self.queries_running)
+    }
+
+    /// A question waits for its turn until the guard is dropped.
+    pub fn waiting(&self, class: Class) -> Running {
+        Running::new(&self.waiting.with_label_values(&[class.label()]))
+    }
+
+    /// A question had its turn.
+    pub fn waited(&self, class: Class, time: Duration) {
+        self.wait_seconds.with_label_values(&[class.label()]).observe(time.as_secs_f64());
+    }
+
+    /// A question got no turn.
+    pub fn refused(&self, class: Class, reason: Refused) {
+        let reason = match reason {
+            Refused::Breaker => "breaker",
+            Refused::Shed => "shed",
+            Refused::QueueFull => "queue_full",
+            Refused::TenantShare => "tenant_share",
+            Refused::WaitedTooLong => "waited_too_long",
+        };
+        self.refused.with_label_values(&[class.label(), reason]).inc();
+    }
+
+    /// The state of the breaker to ClickHouse.
+    pub fn breaker(&self, state: BreakerState) {
+        self.breaker.set(match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        });
+    }
+
+    /// A query nobody waited for was dealt with.
+    pub fn killed(&self, kill: Kill) {
+        let result = match kill {
+            Kill::Stopped => "stopped",
+            Kill::NotFound => "not_found",
+            Kill::Failed => "failed",
+            Kill::Lost => "lost",
+        };
+        self.kills.with_label_values(&[result]).inc();
+    }
+
+    /// An answer was broken off on its way.
+    pub fn stream_cut(&self, cut: Cut) {
+        self.streams_cut.with_label_values(&[cut.label()]).inc();
+    }
+
+    /// A ClickHouse query ended.
+    pub fn query_ended(&self, outcome: Outcome, took: Duration) {
+        let label = match outcome {
+            Outcome::Answered => "answered",
+            Outcome::Failed => "failed",
+            Outcome::TimedOut => "timed_out",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Refused => "refused",
+        };
+        self.queries.with_label_values(&[label]).inc();
+        if outcome != Outcome::Refused {
+            self.query_seconds.observe(took.as_secs_f64());
+        }
+    }
+}
