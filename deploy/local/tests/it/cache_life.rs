@@ -142,6 +142,7 @@ async fn a_hot_answer_is_refreshed_before_it_is_stale() {
     eventually("the hot answer is refreshed", is_warm).await;
     let warm = service.get(&project, &a_day(from)).await;
     assert_eq!((warm.header("x-cache"), warm.header("age")), ("HIT", "0"));
-    assert_eq!(service.queries(), 3);
+    // From ClickHouse, or from a part that outlived the answer.
+    assert!(service.queries() <= 3, "{}", service.queries());
     service.stop().await;
 }

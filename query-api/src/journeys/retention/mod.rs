@@ -25,7 +25,7 @@ use super::{Scan, bounds, event_type, filters, of_type, zone};
 use crate::plan::condition::Condition;
 use crate::request::body::Part;
 use crate::request::{BadRequest, Window, range};
-use crate::time::{Granularity, Grid, Zone, grid, minute_ceil};
+use crate::time::{Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
 /// Units after a cohort's own that may be looked at: with weeks somewhat more than a year.
 const PERIODS: std::ops::RangeInclusive<u64> = 1..=60;
@@ -80,6 +80,8 @@ pub struct RetentionPlan {
     pub to: i64,
     /// Returns are known to this second: the end of the last period, or now.
     pub until: i64,
+    /// Units that end by this second are over: the minute that runs is read, but not yet whole.
+    pub over: i64,
     /// Whose calendar units follow.
     pub timezone: Zone,
     /// How long a period is.
@@ -125,6 +127,7 @@ impl Retention {
             from,
             to,
             until: end.min(minute_ceil(now_ms)),
+            over: end.min(minute_floor(now_ms)),
             timezone: self.zone.clone(),
             unit: self.unit,
             periods: self.periods,

@@ -82,7 +82,7 @@ fn cohorts(plan: &RetentionPlan, cells: &[Cell]) -> Vec<Cohort> {
         let period = |unit: &Unit| {
             (unit.from < plan.until).then(|| {
                 let users = users(cohort.from, unit.from);
-                Period { users, rate: share(users, size), partial: unit.to >= plan.until }
+                Period { users, rate: share(users, size), partial: unit.to > plan.over }
             })
         };
         Some(Cohort {
