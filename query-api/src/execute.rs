@@ -8,7 +8,10 @@
 //! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
 //! again. A part that cannot be decoded is as good as none.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 
 use crate::anomalies;
 use crate::authorize::Scope;
@@ -24,7 +27,10 @@ use crate::render::structured::Found;
 use crate::render::{self, Rendered};
 use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
-use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
+
+/// An answer of one query is ended by the query's own deadline, which the breaker hears of; this much later, whatever an
+/// answer of several is still reading is stopped.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Where answers are computed from. Clones share it.
 #[derive(Clone)]
@@ -88,7 +94,7 @@ impl Sources {
 impl Execution {
     /// Reads and renders a plan, within the time of its class: whatever is still being read then is stopped.
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
-        let within = self.sources.store.deadline(self.ask.class);
+        let within = self.sources.store.deadline(self.ask.class) + GRACE;
         let rendered = tokio::time::timeout(within, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
         Ok(rendered.with_cost(&self.cost))
     }
@@ -249,7 +255,7 @@ fn joined(first: &Chunk, last: &Chunk) -> Read {
 fn split(chunks: &[Chunk], points: Vec<Point>) -> Vec<Vec<Point>> {
     let mut parts: Vec<Vec<Point>> = chunks.iter().map(|_| Vec::new()).collect();
     for point in points {
-        let place = chunks.iter().position(|chunk| point.at < chunk.read.to).unwrap_or_default();
+        let place = chunks.partition_point(|chunk| chunk.read.to <= point.at);
         if let Some(part) = parts.get_mut(place) {
             part.push(point);
         }

@@ -160,7 +160,19 @@ fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe 
 
 /// The question as it was put.
 fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] {
-    Sha256::digest(format!("{:?}", (scope.project(), question, raw))).into()
+    let (kind, what): (u8, &[u8]) = match question {
+        Question::Metric(name) => (0, name.as_bytes()),
+        Question::Realtime => (1, &[]),
+        Question::Daily => (2, &[]),
+        Question::Anomalies(name) => (3, name.as_bytes()),
+        Question::Document(body) => (4, body),
+    };
+    let mut digest = Sha256::new();
+    for part in [&[kind], scope.project().as_bytes(), what, raw.unwrap_or_default().as_bytes()] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {

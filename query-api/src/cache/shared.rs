@@ -94,11 +94,6 @@ impl Shared {
         Ok(None)
     }
 
-    /// Whether Redis is being left alone.
-    pub fn is_avoided(&self) -> bool {
-        self.breaker.is_open()
-    }
-
     /// Tries Redis, for the health page; also closes the breaker when Redis is back.
     pub async fn ping(&self) -> bool {
         self.ask::<()>(Request::One(redis::cmd("PING"))).await.is_ok()
