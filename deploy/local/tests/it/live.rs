@@ -225,7 +225,10 @@ async fn a_stream_is_refused_before_it_begins() {
 async fn the_dashboard_is_asked_for_once_a_second_at_most() {
     let (engine, project) = (support::engine().await, new_project());
     insert_events(&engine.writer(), &project, this_minute() - 120, 1).await;
-    let service = Service::start(engine.reader(), &[&project], None).await;
+    // No refresh that nobody asked for, and no minute that turns: the dashboard's range moves with it.
+    let settings = Settings::of(engine.reader()).with("QUERY_CACHE_WARM", "0");
+    let service = Service::start_with(settings, &[&project]).await;
+    service.pass(Duration::from_millis(60_000 - (tallyhouse_service::clock::now_ms() % 60_000) as u64));
     let ask = async || service.get(&project, "/v1/dashboards/realtime").await;
     let first = ask().await;
     assert_eq!((first.header("x-cache"), service.queries()), ("MISS", 1));
