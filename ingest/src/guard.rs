@@ -240,7 +240,7 @@ async fn warm(client: &Client, guard: &Guard) -> Result<usize, StoreError> {
             .query(
                 "SELECT toString(project_id) AS project, toString(dim_set) AS set, dim_value AS value, \
                  intDiv(toInt64(toUnixTimestamp(bucket)), 3600) AS hour FROM rollup_1h \
-                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND dim_set != '' \
+                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND event_type != '' AND dim_set != '' \
                  GROUP BY project, set, value, hour LIMIT {most:UInt64}",
             )
             .param("most", MAX_ENTRIES as u64)

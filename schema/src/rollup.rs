@@ -2,6 +2,12 @@
 //!
 //! One row of a rollup is one `(project_id, event_type, dim_set, dim_value, bucket)`. The columns are written down
 //! once, in `sql/migrations`; this file holds what a planner must decide with: how wide a bucket is and how long it lives.
+//!
+//! The hourly and the daily rollup count everything once more under every type of event: `event_type` is empty in such a
+//! row, and [`EVERY_TYPE`] stands before its `dim_set`, so that nobody adds it to the others by mistake.
+
+/// Before the `dim_set` of a row of every type. No dimension's name begins so.
+pub const EVERY_TYPE: &str = "*";
 
 /// A rollup table, finest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +48,11 @@ impl Rollup {
             Self::Minute => 90,
             Self::Hour | Self::Day => 1_826,
         }
+    }
+
+    /// Whether it has rows of every type.
+    pub const fn has_every_type(self) -> bool {
+        matches!(self, Self::Hour | Self::Day)
     }
 
     /// Precision parameter of the `uniqCombined64` state in the column `users`; states of different precision do not merge.

@@ -80,6 +80,13 @@ files![
     "0017_dead_letters_distributed.cluster",
     "0018_metric_definitions",
     "0019_metric_definitions_distributed.cluster",
+    "0020_close_events_in",
+    "0021_drain_events_in",
+    "0022_rollup_1h_view",
+    "0023_rollup_1d_view",
+    "0024_rollup_1h_every_type",
+    "0025_rollup_1d_every_type",
+    "0026_open_events_in",
 ];
 
 impl Migration {
@@ -111,6 +118,10 @@ impl Migration {
                 "replicated_deduplication_window = {DEDUPLICATION_WINDOW}, replicated_deduplication_window_seconds = 604800"
             ),
         };
+        let processes = cluster.map_or_else(
+            || "system.processes".to_owned(),
+            |name| format!("clusterAllReplicas('{name}', system.processes)"),
+        );
         let policy = rendering.tiered_policy.as_deref();
         let text = self
             .text
@@ -119,6 +130,7 @@ impl Migration {
             .replace("{{replicated}}", cluster.map_or("", |_| "Replicated"))
             .replace("{{local}}", cluster.map_or("", |_| "_local"))
             .replace("{{dedup_window}}", &window)
+            .replace("{{processes}}", &processes)
             .replace("{{storage_policy}}", &policy.map(|p| format!(", storage_policy = '{p}'")).unwrap_or_default());
         cold_tier(&text, policy.is_some())
     }

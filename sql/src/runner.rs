@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clickhouse::Row;
+use clickhouse::{Client, Row};
 use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::Connection;
 use crate::error::StoreError;
@@ -58,8 +59,17 @@ struct Recorded {
     checksum: String,
 }
 
-/// A statement that takes longer than this has hung: DDL on empty or small tables takes milliseconds.
+/// A statement that takes longer than this has hung: DDL takes milliseconds.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The same for a file that fills a table from what is there, which takes as long as there is much.
+const FILL_DEADLINE: Duration = Duration::from_secs(4 * 3_600);
+
+/// How long a file whose `throwIf` says "not yet" is run again, and how long after.
+const NOT_YET: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(50));
+
+/// FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+const THROWN: u32 = 395;
 
 /// Brings the database to this version. Returns the names of what was applied; nothing when all was there.
 pub async fn up(connection: &Connection, rendering: &Rendering) -> Result<Vec<&'static str>, MigrateError> {
@@ -115,9 +125,7 @@ async fn apply(connection: &Connection, rendering: &Rendering, migration: &Migra
     let failed = |source| MigrateError::Statement { name: migration.name.to_owned(), source };
     let server = connection.server();
     // `query_raw`: a question mark in DDL is a question mark, not a parameter of the client.
-    within(server.query_raw(&migration.render(rendering)).with_setting("wait_end_of_query", "1").execute())
-        .await
-        .map_err(failed)?;
+    awaited(&server, &migration.render(rendering)).await.map_err(failed)?;
     if migration.version() < 2 {
         return Ok(()); // The record is the second file: it records the first one too.
     }
@@ -134,8 +142,25 @@ async fn apply(connection: &Connection, rendering: &Rendering, migration: &Migra
     Ok(())
 }
 
+/// Runs a statement, again while it says "not yet".
+async fn awaited(server: &Client, sql: &str) -> Result<(), StoreError> {
+    let deadline = if is_fill(sql) { FILL_DEADLINE } else { STATEMENT_DEADLINE };
+    let (until, pause) = (Instant::now() + NOT_YET.0, NOT_YET.1);
+    loop {
+        let call = server.query_raw(sql).with_setting("wait_end_of_query", "1").with_setting("max_execution_time", "0");
+        match timeout(deadline, call.execute()).await.map_err(|_| StoreError::TimedOut)?.map_err(StoreError::from) {
+            Err(StoreError::Refused { code: THROWN, .. }) if Instant::now() < until => sleep(pause).await,
+            done => return done,
+        }
+    }
+}
+
+fn is_fill(sql: &str) -> bool {
+    sql.lines().find(|line| !line.starts_with("--")).is_some_and(|line| line.starts_with("INSERT"))
+}
+
 async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(STATEMENT_DEADLINE, call).await {
+    match timeout(STATEMENT_DEADLINE, call).await {
         Ok(result) => result.map_err(StoreError::from),
         Err(_) => Err(StoreError::TimedOut),
     }

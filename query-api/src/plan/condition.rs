@@ -107,6 +107,15 @@ impl Condition {
         }
     }
 
+    /// Whether it tests that field.
+    pub fn looks_at(&self, wanted: &Field) -> bool {
+        match self {
+            Self::And(several) | Self::Or(several) => several.iter().any(|one| one.looks_at(wanted)),
+            Self::Not(one) => one.looks_at(wanted),
+            Self::Test { field, .. } => field == wanted,
+        }
+    }
+
     /// The only event types that can pass, as far as it says so; `None` when any might.
     pub fn event_types(&self) -> Option<BTreeSet<&str>> {
         match self {

@@ -65,6 +65,14 @@ pub struct Read {
     pub top: Option<u32>,
 }
 
+impl Read {
+    /// Whether nothing depends on the type of an event, so that rows of every type answer where a rollup has them.
+    pub fn is_of_every_type(&self) -> bool {
+        let has_them = matches!(&self.source, Source::Rollup { rollup, .. } if rollup.has_every_type());
+        has_them && !self.by.contains(&Field::EventType) && !self.condition.looks_at(&Field::EventType)
+    }
+}
+
 fn as_key<S: Serializer>(set: &DimSet, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(set.key())
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_schema::rollup::EVERY_TYPE;
 use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
 
@@ -143,7 +144,11 @@ fn scope(read: &Read, project: &str, statement: &mut Statement) -> String {
     statement.bind("to", Value::Number(read.to));
     let mut rows = format!("project_id = {{project:String}} AND {}", Time::of(&read.source).range);
     if let Source::Rollup { set, .. } = &read.source {
-        statement.bind("dim_set", Value::Text(set.key().to_owned()));
+        let is_of_every_type = read.is_of_every_type();
+        let before = if is_of_every_type { EVERY_TYPE } else { "" };
+        statement.bind("dim_set", Value::Text(format!("{before}{}", set.key())));
+        // Both, so that the rows are one stretch of the table's key.
+        rows.push_str(if is_of_every_type { " AND event_type = ''" } else { "" });
         rows.push_str(" AND dim_set = {dim_set:String}");
     }
     rows

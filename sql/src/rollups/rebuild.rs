@@ -325,10 +325,12 @@ impl Job<'_> {
 /// The view's own SELECT, from raw instead of from what is inserted, so that there is one definition.
 fn recomputing(rollup: Rollup, condition: &str) -> String {
     let name = format!("_{}_view", rollup.table());
-    let text = ALL.iter().find(|migration| migration.name.ends_with(&name)).map_or("", |migration| migration.text);
-    let select = text.split_once("AS SELECT").map_or("", |(_, select)| select);
+    // The newest file that says what the view is.
+    let text =
+        ALL.iter().rev().find(|migration| migration.name.ends_with(&name)).map_or("", |migration| migration.text);
+    let select = text.split_once("SELECT").map_or("", |(_, select)| select);
     let from_raw = select.replace("FROM tallyhouse.events_in", "FROM tallyhouse.events FINAL");
-    format!("SELECT{}", from_raw.replace("GROUP BY", &format!("WHERE {condition}\nGROUP BY")))
+    format!("SELECT{}", from_raw.replace(" AS dim\n", &format!(" AS dim\nWHERE {condition}\n")))
 }
 
 #[cfg(test)]
@@ -340,10 +342,11 @@ mod tests {
         for rollup in Rollup::COARSEST_FIRST {
             let sql = recomputing(rollup, "1 = 1");
             assert!(sql.starts_with("SELECT\n    project_id"), "{sql}");
-            assert!(
-                sql.contains("FROM tallyhouse.events FINAL\nARRAY JOIN")
-                    && sql.contains("AS dim\nWHERE 1 = 1\nGROUP BY")
-            );
+            let inner: Vec<&str> =
+                sql.lines().map(str::trim).skip_while(|line| !line.starts_with("FROM tally")).collect();
+            assert_eq!(inner[0], "FROM tallyhouse.events FINAL");
+            assert!(inner[1].starts_with("ARRAY JOIN ") && inner[1].ends_with(" AS dim"), "{sql}");
+            assert!(inner[2] == "WHERE 1 = 1" && inner[3].starts_with("GROUP BY"), "{sql}");
             assert!(!sql.contains("events_in"));
         }
     }

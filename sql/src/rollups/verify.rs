@@ -21,6 +21,7 @@ use std::time::Duration;
 use clickhouse::{Client, Row};
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::Rollup;
+use tallyhouse_schema::rollup::EVERY_TYPE;
 
 use super::{RollupsError, Selection, bucket_of, number, quoted, refuse_cluster, unit_of, within};
 
@@ -232,9 +233,17 @@ async fn look(
     };
     let (of_raw, of_rollup) = (among("toDateTime(ts, 'UTC')"), among("bucket"));
     let key =
-        |bucket: &str, set: &str, value: &str| format!("cityHash64(event_type, {set}, {value}, toUInt32({bucket}))");
-    let raw_key = key(&format!("{bucket}(toDateTime(ts, 'UTC'))"), "dim.1", "dim.2");
-    let rollup_key = key("bucket", "dim_set", "dim_value");
+        |kind: &str, set: &str, value: &str, at: &str| format!("cityHash64({kind}, {set}, {value}, toUInt32({at}))");
+    let raw_key = |kind, set: &str| key(kind, set, "dim.2", &format!("{bucket}(toDateTime(ts, 'UTC'))"));
+    let every = |set: &str| format!("concat('{EVERY_TYPE}', {set})");
+    let (of_its_type, of_every_type) = (raw_key("event_type", "dim.1"), raw_key("''", &every("dim.1")));
+    let rollup_key = key("event_type", "dim_set", "dim_value", "bucket");
+    // What a view counts an event under: its type, and in some rollups every type.
+    let under = if rollup.has_every_type() {
+        format!("[(own, k_own), ({}, k_every)]", every("own"))
+    } else {
+        "[(own, k_own)]".to_owned()
+    };
     // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
     let sql = format!(
         "SELECT toString(p) AS project_id, toString(set) AS dim_set, toUInt32(u) AS unit, \
@@ -246,12 +255,15 @@ async fn look(
            max(if(side = 0, mx, -inf)) AS expected_value_max, max(if(side = 1, mx, -inf)) AS found_value_max, \
            sumIf(k, side = 0) AS expected_keys, sumIf(k, side = 1) AS found_keys \
          FROM ( \
-           SELECT 0 AS side, project_id AS p, dim.1 AS set, {unit}(toDateTime(ts, 'UTC')) AS u, count() AS n, \
-             count(value) AS vc, sum(ifNull(value, 0)) AS vs, sum(abs(ifNull(value, 0))) AS va, \
-             min(ifNull(value, inf)) AS mn, max(ifNull(value, -inf)) AS mx, sum({raw_key}) AS k \
-           FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
-           WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{of_raw} \
-           GROUP BY p, set, u \
+           SELECT 0 AS side, p, under.1 AS set, u, n, vc, vs, va, mn, mx, under.2 AS k FROM ( \
+             SELECT project_id AS p, toString(dim.1) AS own, {unit}(toDateTime(ts, 'UTC')) AS u, count() AS n, \
+               count(value) AS vc, sum(ifNull(value, 0)) AS vs, sum(abs(ifNull(value, 0))) AS va, \
+               min(ifNull(value, inf)) AS mn, max(ifNull(value, -inf)) AS mx, \
+               sum({of_its_type}) AS k_own, sum({of_every_type}) AS k_every \
+             FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
+             WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{of_raw} \
+             GROUP BY p, own, u \
+           ) ARRAY JOIN {under} AS under \
            UNION ALL \
            SELECT 1 AS side, project_id AS p, dim_set AS set, {unit}(bucket) AS u, sum(r.events) AS n, \
              sum(r.value_count) AS vc, sum(r.value_sum) AS vs, 0. AS va, min(r.value_min) AS mn, max(r.value_max) AS mx, \
