@@ -28,6 +28,7 @@ pub mod lock;
 pub mod memory;
 pub mod packed;
 pub mod parts;
+mod purges;
 pub mod question;
 pub mod reach;
 pub mod shared;

@@ -243,7 +243,11 @@ mod tests {
     }
 
     fn key(project: &str, what: &str, days: DaysStamp) -> PartKey {
-        PartKey::of(&Scope::for_test(project), &what, Stamp { generation: Generation::Process { purges: 0 }, days })
+        PartKey::of(
+            &Scope::for_test(project),
+            &what,
+            Stamp { generation: Generation::Process { all: 0, project: 0 }, days },
+        )
     }
 
     fn known(sum: u64) -> DaysStamp {

@@ -10,28 +10,23 @@
 //! does not say is *unknown*: then answers live by their short time. The stamp is taken before the data is read, so a
 //! computation that an insert overtakes is kept under the older stamp, which nobody asks for any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_redis::redis;
 use futures_util::StreamExt;
-use tallyhouse_service::day_versions::{Day, DayVersions};
+use tallyhouse_service::day_versions::{Day, DayVersions, Touched};
+use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::flight::Flights;
 use super::known::{Fetched, Known, Link, Look};
+use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
-
-/// The hash of a project's days; the ingester writes it.
-const DAYS_KEY: &str = "tallyhouse:days:";
-
-/// Where the ingester says which days it touched: a project, then days, blanks between.
-const TOUCHED: &str = "tallyhouse:touched";
 
 /// How often the cache was cleared: by [`field`], and the hash's own [`INCARNATION`].
 const GENERATIONS: &str = "tallyhouse:cache:generations";
@@ -52,7 +47,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub struct Versions {
     source: Source,
-    purges: Arc<AtomicU64>,
+    purges: Arc<Purges>,
 }
 
 #[derive(Clone)]
@@ -83,8 +78,7 @@ impl Versions {
 
     /// The stamp of these days, all of them over, of a project. Waits for Redis for 0.1 s at most.
     pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>) -> Stamp {
-        let purges = self.purges.load(Ordering::Acquire);
-        let here = Generation::Process { purges };
+        let here = self.purges.generation(project);
         match &self.source {
             Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
             Source::Process(versions) => {
@@ -103,7 +97,7 @@ impl Versions {
 
     /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it.
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
-        self.purges.fetch_add(1, Ordering::AcqRel);
+        self.purges.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
         let field = field(project);
         let mut commands = redis::pipe();
@@ -111,6 +105,27 @@ impl Versions {
         let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
         fleet.known().forget(project);
         sent
+    }
+
+    /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
+    /// versions, the projects are cleared instead; `Err` when Redis did not take them.
+    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+        match &self.source {
+            Source::Nobody => {
+                days.iter().for_each(|touched| self.purges.raise(Some(&touched.project)));
+                Ok(())
+            }
+            Source::Process(versions) => {
+                versions.raise(&days.iter().cloned().collect::<Vec<_>>());
+                Ok(())
+            }
+            Source::Fleet(fleet) => {
+                fleet.shared.ask::<()>(Request::Many(touched::commands(days))).await?;
+                // Here at once, whatever becomes of the message.
+                days.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                Ok(())
+            }
+        }
     }
 
     /// Listens to what changes until `stopped`; `cleared` is told which project another instance cleared.
@@ -211,9 +226,8 @@ impl Fleet {
     }
 
     fn heard_touched(&self, text: &str) {
-        let mut words = text.split(' ');
-        if let Some(project) = words.next() {
-            self.known().heard(project, words.filter_map(|day| day.parse().ok()));
+        if let Some((project, days)) = touched::heard(text) {
+            self.known().heard(project, days);
         }
     }
 
@@ -314,6 +328,12 @@ mod tests {
         let before = versions.stamp("p", 1..=7).await;
         assert_eq!(before.days, DaysStamp::Unknown);
         assert_eq!(versions.clear(None).await, Ok(()));
-        assert_ne!(versions.stamp("p", 1..=7).await.generation, before.generation);
+        let after = versions.stamp("p", 1..=7).await;
+        assert_ne!(after.generation, before.generation);
+        assert_eq!(versions.clear(Some("q")).await, Ok(()));
+        assert_eq!(versions.stamp("p", 1..=7).await.generation, after.generation, "q was cleared");
+        let days = BTreeSet::from([Touched { project: "p".into(), day: 3 }]);
+        assert_eq!(versions.raise(&days).await, Ok(()));
+        assert_ne!(versions.stamp("p", 1..=7).await.generation, after.generation, "nobody counts, so it is cleared");
     }
 }

@@ -153,6 +153,11 @@ impl Service {
         &self.public
     }
 
+    /// Where its admin port is, `host:port`.
+    pub fn admin_address(&self) -> &str {
+        self.admin.trim_start_matches("http://")
+    }
+
     /// Moves the service's clock.
     pub fn pass(&self, time: Duration) {
         self.shifted_ms.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
