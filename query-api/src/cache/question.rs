@@ -55,7 +55,7 @@ impl StaleReason {
     /// The reason to give an older answer instead of this error, if it is one that passes.
     pub(super) const fn of(error: &ReadError) -> Option<Self> {
         match error {
-            ReadError::Unavailable => Some(Self::Unavailable),
+            ReadError::Unavailable | ReadError::LeftAlone { .. } => Some(Self::Unavailable),
             // It was answered in time once.
             ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
             ReadError::TooExpensive { .. }

@@ -146,3 +146,33 @@ async fn a_hot_answer_is_refreshed_before_it_is_stale() {
     assert!(service.queries() <= 3, "{}", service.queries());
     service.stop().await;
 }
+
+fn hours(from: i64, days: std::ops::Range<i64>) -> String {
+    let [start, end] = [days.start, days.end].map(|day| (from + day * 86_400) * 1_000);
+    format!("/v1/metrics/events?granularity=hour&startTime={start}&endTime={end}")
+}
+
+#[tokio::test]
+async fn who_comes_while_clickhouse_is_left_alone_is_told_until_when() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    let proxy = Proxy::start(engine.reader()).await;
+    let service = Service::start(proxy.connection.clone(), &[&project], None).await;
+    let state = async || {
+        let health = service.get_as_operator("/health").await;
+        health.body["components"]["clickhouse_breaker"]["detail"].as_str().unwrap_or_default().to_owned()
+    };
+    eventually("the breaker is shown", async || state().await == "closed").await;
+    proxy.set(Mode::Away);
+    let mut day = 0;
+    let mut left_alone = async || {
+        day += 1;
+        let reply = service.get(&project, &hours(from, -day..1 - day)).await;
+        assert_eq!((reply.status.as_u16(), &reply.body["code"]), (503, &json!("unavailable")));
+        reply.header("retry-after").parse::<u32>().unwrap()
+    };
+    assert_eq!(left_alone().await, 2, "nobody knows");
+    eventually("ClickHouse is left alone for half a minute", async || (3..=30).contains(&left_alone().await)).await;
+    assert_eq!(service.gauge("tallyhouse_query_clickhouse_breaker"), 2);
+    eventually("the health page says so", async || state().await.starts_with("open")).await;
+    service.stop().await;
+}

@@ -185,6 +185,11 @@ impl Service {
         read(self.send(request.body(Full::new(body)).unwrap()).await).await
     }
 
+    /// `GET` on the admin port.
+    pub async fn get_as_operator(&self, path: &str) -> Reply {
+        read(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
+    }
+
     /// `DELETE` on the admin port.
     pub async fn delete_as_operator(&self, path: &str) -> Reply {
         read(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
@@ -260,6 +265,12 @@ impl Redis {
 
     pub async fn kill(&mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// Makes it hang: connections stay, nothing is answered.
+    pub async fn hang(&self) {
+        let pid = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().await.unwrap().success());
     }
 
     /// How many keys there are that begin so.
