@@ -176,3 +176,29 @@ async fn who_comes_while_clickhouse_is_left_alone_is_told_until_when() {
     eventually("the health page says so", async || state().await.starts_with("open")).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn an_answer_of_an_earlier_definition_does_not_stand_in_for_a_later_one() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let proxy = Proxy::start(engine.reader()).await;
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(proxy.connection.clone()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    let register = async |definition: serde_json::Value| {
+        let reply = service.post(&format!("admin-{project}"), "/v1/metrics", definition.to_string()).await;
+        assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
+    };
+    register(json!({"name": "seen", "measure": "count", "event_type": "view"})).await;
+    let series = a_day(from).replace("/events?", "/seen?");
+    let document = json!({"metrics": ["seen"], "date_range": "30d"}).to_string();
+    let ask = async || {
+        let series = service.get(&project, &series).await;
+        let document = service.post(&project, "/v1/query", document.clone()).await;
+        [series, document].map(|reply| (reply.status.as_u16(), reply.header("x-cache").to_owned()))
+    };
+    assert_eq!(ask().await, [(200, "MISS".to_owned()), (200, "MISS".to_owned())]);
+    register(json!({"name": "seen", "measure": "count", "event_type": "purchase", "replaces": 1})).await;
+    proxy.set(Mode::Away);
+    assert_eq!(ask().await, [(503, String::new()), (503, String::new())], "nothing is known of the new definition");
+    service.stop().await;
+}
