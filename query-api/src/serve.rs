@@ -144,7 +144,7 @@ pub async fn serve(
     let (kept, status): Given =
         if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
     let from_cache = is_fresh && status != CacheStatus::Miss;
-    Ok(Answer { entry: kept.open().ok_or(ReadError::Failed)?, status, from_cache })
+    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, from_cache })
 }
 
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
@@ -152,8 +152,8 @@ fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe 
     let recall = if is_fresh { Recall::Nothing } else { Recall::All };
     let (sources, clock) = (app.sources(), app.clock.clone());
     let (scope, plan) = (scope.clone(), Arc::clone(plan));
-    Arc::new(move || {
-        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall });
+    Arc::new(move |patience| {
+        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall }, patience);
         let plan = Arc::clone(&plan);
         Box::pin(async move { execution.run(&plan).await })
     })

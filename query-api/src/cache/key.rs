@@ -13,7 +13,7 @@ use crate::plan::Plan;
 
 /// Raised whenever the rendered form or the meaning of a plan changes, so that instances of two versions sharing a
 /// Redis do not read each other's answers.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Version, generation, project and the whole plan: everything that an answer depends on but the data itself, which the
 /// answer's own stamp tells. So a newer answer replaces an older one instead of lying beside it.

@@ -22,7 +22,8 @@ use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::flight::Flights;
+use super::Patience;
+use super::flight::{Flights, Lost};
 use super::known::{Fetched, Known, Link, Look};
 use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
@@ -60,7 +61,7 @@ enum Source {
 struct Fleet {
     shared: Arc<Shared>,
     known: Mutex<Known>,
-    reading: Flights<String, Result<(), Away>>,
+    reading: Flights<String, Result<Duration, Away>>,
 }
 
 impl Versions {
@@ -76,8 +77,8 @@ impl Versions {
         Self { source, purges: Arc::default() }
     }
 
-    /// The stamp of these days, all of them over, of a project. Waits for Redis for 0.1 s at most.
-    pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>) -> Stamp {
+    /// The stamp of these days, all of them over, of a project.
+    pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Stamp {
         let here = self.purges.generation(project);
         match &self.source {
             Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
@@ -85,7 +86,7 @@ impl Versions {
                 let (epoch, sum) = versions.of(project, days);
                 Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
             }
-            Source::Fleet(fleet) => match fleet.stamp(project, days).await {
+            Source::Fleet(fleet) => match fleet.stamp(project, days, patience).await {
                 Some(stamp) => stamp,
                 None => {
                     let generation = fleet.known().generation(project).unwrap_or(here);
@@ -149,16 +150,28 @@ impl Versions {
 
 impl Fleet {
     /// `None` when Redis does not say.
-    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>) -> Option<Stamp> {
+    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Option<Stamp> {
         // Twice: a reading that somebody else began may have been overtaken by a message.
         for _ in 0..2 {
             let look = self.known().look(project, days.clone(), Instant::now());
             if let Look::Known(generation, sum) = look {
                 return Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } });
             }
+            if patience.is_over() {
+                return None;
+            }
             let (fleet, name) = (Arc::clone(self), project.to_owned());
-            let reading = || async move { fleet.read(&name, look).await };
-            self.reading.join(project.to_owned(), reading).await.1.ok()?.ok()?;
+            let reading = || async move {
+                let own = Patience::default();
+                fleet.read(&name, look, &own).await.map(|()| own.spent())
+            };
+            match self.reading.join(project.to_owned(), reading).await.1 {
+                Ok(Ok(took)) => patience.spend(took),
+                Ok(Err(Away)) | Err(Lost) => {
+                    patience.end();
+                    return None;
+                }
+            }
         }
         match self.known().look(project, days, Instant::now()) {
             Look::Known(generation, sum) => Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } }),
@@ -166,23 +179,27 @@ impl Fleet {
         }
     }
 
-    async fn read(&self, project: &str, look: Look) -> Result<(), Away> {
+    async fn read(&self, project: &str, look: Look, patience: &Patience) -> Result<(), Away> {
         let (link, at) = (self.known().reading(project), Instant::now());
         let read = match look {
             Look::Known(..) => return Ok(()),
-            Look::ReadAll => self.read_all(project).await.map(|all| self.known().took_all(project, link, at, all)),
-            Look::Read(days) => self.read_days(project, &days).await.map(|read| self.known().took(project, read)),
+            Look::ReadAll => {
+                self.read_all(project, patience).await.map(|all| self.known().took_all(project, link, at, all))
+            }
+            Look::Read(days) => {
+                self.read_days(project, &days, patience).await.map(|read| self.known().took(project, read))
+            }
         };
         read.inspect_err(|_| self.known().took_nothing(project))
     }
 
-    async fn read_all(&self, project: &str) -> Result<Fetched, Away> {
+    async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
         let mut commands = redis::pipe();
         commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
         commands.hgetall(format!("{DAYS_KEY}{project}"));
         type Read = (Vec<Option<String>>, HashMap<String, String>);
-        let (generations, days): Read = self.shared.ask(Request::Many(commands)).await?;
+        let (generations, days): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let generation = Generation::Fleet {
             incarnation: number(0).unwrap_or(0),
@@ -195,10 +212,10 @@ impl Fleet {
         Ok(Fetched { generation, versions })
     }
 
-    async fn read_days(&self, project: &str, days: &[Day]) -> Result<Vec<(Day, u64)>, Away> {
+    async fn read_days(&self, project: &str, days: &[Day], patience: &Patience) -> Result<Vec<(Day, u64)>, Away> {
         let mut command = redis::cmd("HMGET");
         command.arg(format!("{DAYS_KEY}{project}")).arg(days);
-        let versions: Vec<Option<u64>> = self.shared.ask(Request::One(command)).await?;
+        let versions: Vec<Option<u64>> = self.shared.ask_for(patience, Request::One(command)).await?;
         Ok(days.iter().zip(versions).map(|(day, version)| (*day, version.unwrap_or(0))).collect())
     }
 
@@ -280,6 +297,10 @@ mod tests {
         fleet
     }
 
+    async fn stamp(versions: &Versions) -> Stamp {
+        versions.stamp("p", 1..=7, &Patience::default()).await
+    }
+
     fn look(fleet: &Fleet, project: &str) -> Look {
         fleet.known().look(project, 1..=2, Instant::now())
     }
@@ -314,26 +335,26 @@ mod tests {
     async fn the_ingester_of_the_process_is_heard_at_once() {
         let days = DayVersions::default();
         let versions = Versions::new(None, Some(days.clone()));
-        let before = versions.stamp("p", 1..=7).await;
+        let before = stamp(&versions).await;
         days.raise(&[Touched { project: "p".into(), day: 8 }, Touched { project: "q".into(), day: 3 }]);
-        assert_eq!(versions.stamp("p", 1..=7).await, before);
+        assert_eq!(stamp(&versions).await, before);
         days.raise(&[Touched { project: "p".into(), day: 3 }]);
-        assert_ne!(versions.stamp("p", 1..=7).await, before);
+        assert_ne!(stamp(&versions).await, before);
         assert!(!before.generation.is_shared(), "counters of a process are not shared");
     }
 
     #[tokio::test]
     async fn clearing_changes_every_generation_and_nobody_knows_without_a_source() {
         let versions = Versions::new(None, None);
-        let before = versions.stamp("p", 1..=7).await;
+        let before = stamp(&versions).await;
         assert_eq!(before.days, DaysStamp::Unknown);
         assert_eq!(versions.clear(None).await, Ok(()));
-        let after = versions.stamp("p", 1..=7).await;
+        let after = stamp(&versions).await;
         assert_ne!(after.generation, before.generation);
         assert_eq!(versions.clear(Some("q")).await, Ok(()));
-        assert_eq!(versions.stamp("p", 1..=7).await.generation, after.generation, "q was cleared");
+        assert_eq!(stamp(&versions).await.generation, after.generation, "q was cleared");
         let days = BTreeSet::from([Touched { project: "p".into(), day: 3 }]);
         assert_eq!(versions.raise(&days).await, Ok(()));
-        assert_ne!(versions.stamp("p", 1..=7).await.generation, after.generation, "nobody counts, so it is cleared");
+        assert_ne!(stamp(&versions).await.generation, after.generation, "nobody counts, so it is cleared");
     }
 }
