@@ -127,7 +127,7 @@ impl fmt::Display for Untold {
         write!(
             f,
             "no query API was told that {} days of {} projects were changed: {trouble}. One that runs may give answers from \
-             before for up to 70 minutes: set REDIS_URL or QUERY_ADMIN_ADDR as it has them and run this again with --all, or \
+             before for up to 140 minutes: set REDIS_URL or QUERY_ADMIN_ADDR as it has them and run this again with --all, or \
              clear each with `curl -X DELETE {query}/v1/cache`. If none runs, nothing is remembered and nothing is to be done",
             days.len(),
             projects.len()
