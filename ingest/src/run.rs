@@ -15,6 +15,7 @@ use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
+use tallyhouse_service::touched;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -45,7 +46,7 @@ use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
 use crate::spool::shelf::Shelf;
 use crate::store::Store;
-use crate::touched::{self, Publisher};
+use crate::touched::Publisher;
 use crate::way::{LogWay, Way};
 
 /// What the write path is given.

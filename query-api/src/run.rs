@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::admin::Admin;
+use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
@@ -188,6 +189,7 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
 }
 
 const CLICKHOUSE: &str = "clickhouse";
+const BREAKER: &str = "clickhouse_breaker";
 const REDIS: &str = "redis";
 
 /// Looks at the dependencies from time to time.
@@ -221,6 +223,12 @@ impl Watch {
                 if is_there { (Status::Up, "") } else { (Status::Degraded, "does not answer; going without") };
             self.health.set(REDIS, status, detail);
         }
+        let (status, detail) = match self.store.breaker() {
+            BreakerState::Closed => (Status::Up, "closed"),
+            BreakerState::HalfOpen => (Status::Degraded, "half-open: one query at a time is tried"),
+            BreakerState::Open => (Status::Degraded, "open: too many queries failed, so none is sent for a while"),
+        };
+        self.health.set(BREAKER, status, detail);
         match self.store.ping(PATIENCE).await {
             Ok(()) => {
                 self.health.set(CLICKHOUSE, Status::Up, "");

@@ -20,6 +20,7 @@ use crate::metric::{Metric, built_in_names};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
+use crate::render::json;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
@@ -137,13 +138,13 @@ pub async fn serve(
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
-    let digest = digest(&scope, question, raw.as_deref());
+    let digest = digest(&scope, question, raw.as_deref(), &plan);
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
     let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest };
     let (kept, status): Given =
         if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
     let from_cache = is_fresh && status != CacheStatus::Miss;
-    Ok(Answer { entry: kept.open().ok_or(ReadError::Failed)?, status, from_cache })
+    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, from_cache })
 }
 
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
@@ -151,15 +152,15 @@ fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe 
     let recall = if is_fresh { Recall::Nothing } else { Recall::All };
     let (sources, clock) = (app.sources(), app.clock.clone());
     let (scope, plan) = (scope.clone(), Arc::clone(plan));
-    Arc::new(move || {
-        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall });
+    Arc::new(move |patience| {
+        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall }, patience);
         let plan = Arc::clone(&plan);
         Box::pin(async move { execution.run(&plan).await })
     })
 }
 
-/// The question as it was put.
-fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] {
+/// The question as it was put, and what its metrics mean: an answer of another definition is none, however old one may be.
+fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>, plan: &Plan) -> [u8; 32] {
     let (kind, what): (u8, &[u8]) = match question {
         Question::Metric(name) => (0, name.as_bytes()),
         Question::Realtime => (1, &[]),
@@ -168,7 +169,12 @@ fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] 
         Question::Document(body) => (4, body),
     };
     let mut digest = Sha256::new();
-    for part in [&[kind], scope.project().as_bytes(), what, raw.unwrap_or_default().as_bytes()] {
+    let meaning = match plan {
+        Plan::Structured(plan) => json::text(&plan.metrics.iter().map(Arc::as_ref).collect::<Vec<_>>()),
+        Plan::Series(_) | Plan::Anomalies(_) | Plan::Journey(_) | Plan::Realtime(_) | Plan::Daily(_) => String::new(),
+    };
+    let raw = raw.unwrap_or_default().as_bytes();
+    for part in [&[kind], scope.project().as_bytes(), what, raw, meaning.as_bytes()] {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }

@@ -57,7 +57,7 @@ pub(crate) enum Rollups {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Recompute what differs from the raw events, while events arrive
+    /// Recompute what differs from the raw events, while events arrive, and tell the query API (`REDIS_URL`, `QUERY_ADMIN_ADDR`)
     Rebuild {
         #[command(flatten)]
         range: Range,

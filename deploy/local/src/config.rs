@@ -1,5 +1,6 @@
 //! Configuration: the only file of this crate that reads variables. The services read their own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
@@ -73,6 +74,22 @@ impl EngineConfig {
 /// `TALLYHOUSE_KEY`: the key with which `dlq replay` sends.
 pub fn replay_key(env: &dyn Env) -> Option<Secret> {
     env.get("TALLYHOUSE_KEY").map(|key| Secret::new(key.trim()))
+}
+
+/// Where commands tell which days they changed.
+pub struct Telling {
+    /// `REDIS_URL`
+    pub redis_url: Option<Secret>,
+    /// `QUERY_ADMIN_ADDR`: of the query API that runs.
+    pub query_admin: SocketAddr,
+}
+
+impl Telling {
+    /// Reads the configuration.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let redis_url = env.get("REDIS_URL").map(|url| Secret::new(url.trim()));
+        Ok(Self { redis_url, query_admin: env::address(env, "QUERY_ADMIN_ADDR", ([127, 0, 0, 1], 9082))? })
+    }
 }
 
 fn projects(env: &dyn Env, default: &str) -> Result<Vec<ProjectName>, ConfigError> {

@@ -14,4 +14,5 @@ pub mod metrics;
 pub mod migrate;
 pub mod rollups;
 pub mod store;
+pub mod tell;
 pub mod up;

@@ -8,6 +8,7 @@ use clap::Parser;
 use tallyhouse::attach::attach;
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
+use tallyhouse::tell::Teller;
 use tallyhouse::{doctor, migrate, rollups, store, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
@@ -102,7 +103,12 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };
-            let done = rebuild::rebuild(&client, &options).await?;
+            let mut teller = Teller::from_env(&ProcessEnv)?;
+            let done = rebuild::rebuild(&client, &options, async |days| rollups::tell(&mut teller, days).await).await;
+            if let Some(untold) = teller.finish().await {
+                eprintln!("tallyhouse: {untold}");
+            }
+            let done = done?;
             println!(
                 "{} partitions rebuilt, {} hours and days recomputed; inserts were kept away for at most {} ms",
                 done.partitions,

@@ -5,9 +5,13 @@ use std::fmt;
 use serde_json::json;
 use tallyhouse_schema::Rollup;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::rollups::rebuild::ChangedDay;
 use tallyhouse_sql::rollups::verify::{self, Audit, PAUSE, Report};
 use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
+
+use crate::tell::Teller;
 
 const DAY: i64 = 86_400;
 
@@ -21,6 +25,12 @@ pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, ta
         _ => vec![Rollup::Minute, Rollup::Hour, Rollup::Day],
     };
     Selection { project, from: from.unwrap_or(now - 7 * DAY), to: to.unwrap_or(now + DAY), tables }
+}
+
+/// Tells which days a rebuild changed.
+pub async fn tell(teller: &mut Teller, days: Vec<ChangedDay>) {
+    let touched = |ChangedDay { project_id: project, day }| Touched { project, day };
+    teller.tell_all(days.into_iter().map(touched)).await;
 }
 
 /// What a verification found, of which some is printed.

@@ -186,6 +186,14 @@ impl Breaker {
         }
     }
 
+    /// For how long no call is let through, in milliseconds; `None` when that depends on calls, not on time.
+    pub fn opens_in_ms(&self, now_ms: i64) -> Option<i64> {
+        match self.lock().phase {
+            Phase::Open { until_ms } if self.is_ahead(until_ms, now_ms) => Some(until_ms - now_ms),
+            Phase::Closed | Phase::Open { .. } | Phase::Probing { .. } => None,
+        }
+    }
+
     /// Whether calls are being refused or only tried.
     pub fn is_open(&self) -> bool {
         self.lock().phase != Phase::Closed
@@ -303,7 +311,9 @@ mod tests {
     fn half_open_one_call_probes_and_decides() {
         let breaker = opened();
         assert_eq!((breaker.pass(29_999), breaker.state(30_000)), (None, BreakerState::HalfOpen));
+        assert_eq!([0, 29_999, 30_000].map(|now_ms| breaker.opens_in_ms(now_ms)), [Some(30_000), Some(1), None]);
         assert_eq!((breaker.pass(30_000), breaker.pass(30_001)), (Some(Pass::Probe), None));
+        assert_eq!(breaker.opens_in_ms(30_001), None, "the probe decides");
         breaker.settle(Pass::Probe, Verdict::Failed, 30_500);
         assert_eq!((breaker.pass(60_499), breaker.pass(60_500)), (None, Some(Pass::Probe)));
         breaker.settle(Pass::Probe, Verdict::Succeeded, 60_600);

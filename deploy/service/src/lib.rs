@@ -14,3 +14,4 @@ pub mod keys;
 pub mod lifecycle;
 pub mod secret;
 pub mod telemetry;
+pub mod touched;

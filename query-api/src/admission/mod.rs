@@ -39,11 +39,17 @@ const BREAKER: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: No
 /// What is told to come back: no sooner, and no later. A minute's queue may well be gone in a second.
 const RETRY_AFTER: (u64, u64) = (1, 60);
 
+/// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.
+const PROBED: Duration = Duration::from_secs(2);
+
 /// Why there is no turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoTurn {
     /// ClickHouse is being left alone.
-    Unavailable,
+    Unavailable {
+        /// When a question may be let through again, in seconds.
+        retry_after_s: u32,
+    },
     /// Everybody's questions together are too many.
     Overloaded {
         /// When it is worth coming back, in seconds.
@@ -156,7 +162,7 @@ impl Admission {
 
     fn unavailable(&self, class: Class) -> NoTurn {
         self.shared.metrics.refused(class, Refused::Breaker);
-        NoTurn::Unavailable
+        NoTurn::Unavailable { retry_after_s: retry_after(self.shared.signals.left_alone().unwrap_or(PROBED)) }
     }
 }
 
@@ -257,11 +263,14 @@ mod tests {
         for _ in 0..10 {
             admission.admit(&ask(Class::Dashboard)).await.unwrap().settle(Verdict::Failed);
         }
-        assert_eq!(admission.admit(&ask(Class::Dashboard)).await.unwrap_err(), NoTurn::Unavailable);
-        tokio::time::advance(Duration::from_secs(30)).await;
+        let refused = async || admission.admit(&ask(Class::Dashboard)).await.unwrap_err();
+        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 30 });
+        tokio::time::advance(Duration::from_millis(12_500)).await;
+        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 18 });
+        tokio::time::advance(Duration::from_millis(17_500)).await;
         assert_eq!(admission.admit(&ask(Class::AdHoc)).await.unwrap_err(), COME_BACK, "too big to probe with");
         let given_up = admission.admit(&ask(Class::Dashboard)).await.unwrap();
-        assert_eq!(admission.admit(&ask(Class::Dashboard)).await.unwrap_err(), NoTurn::Unavailable);
+        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 2 });
         drop(given_up);
         admission.admit(&ask(Class::Realtime)).await.unwrap().settle(Verdict::Succeeded);
         assert_eq!(admission.breaker(), BreakerState::Closed);

@@ -106,6 +106,11 @@ impl Signals {
         state
     }
 
+    /// How long ClickHouse is left alone for certain.
+    pub(super) fn left_alone(&self) -> Option<Duration> {
+        self.breaker.opens_in_ms(self.now_ms()).map(|millis| Duration::from_millis(millis.unsigned_abs()))
+    }
+
     pub(super) fn pass(&self) -> Option<Pass> {
         self.breaker.pass(self.now_ms())
     }

@@ -1,5 +1,8 @@
 //! Answers and their parts together: what concerns both.
 
+use std::collections::BTreeSet;
+
+use tallyhouse_service::day_versions::Touched;
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Away;
@@ -36,6 +39,11 @@ impl Cache {
         let everywhere = self.answers.versions.clear(project).await;
         let (late_answers, late_parts) = self.forget(project);
         Cleared { answers: answers + late_answers, parts: parts + late_parts, everywhere }
+    }
+
+    /// Somebody changed these days who cannot raise their versions: no answer from before is given again.
+    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+        self.answers.versions.raise(days).await
     }
 
     /// Keeps versions current, and hot answers fresh if `warms`, until `stopped`.

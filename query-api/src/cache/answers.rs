@@ -24,7 +24,7 @@ use super::shared::Shared;
 use super::stamp::{DaysStamp, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
-use super::{Key, Memory};
+use super::{Key, Memory, Patience};
 use crate::metrics::{Layer, Metrics, Refresh};
 use crate::serve::CacheStatus;
 use crate::store::ReadError;
@@ -92,6 +92,8 @@ pub(super) struct Ask {
     pub(super) key: Key,
     pub(super) stamp: Stamp,
     pub(super) kind: Kind,
+    /// What is left for Redis.
+    pub(super) patience: Patience,
 }
 
 impl Answers {
@@ -136,7 +138,7 @@ impl Answers {
     pub async fn fresh(&self, wanted: &Wanted) -> Result<Given, ReadError> {
         let ask = self.ask(wanted).await?;
         let lease = match self.fleet(&ask) {
-            Some(locks) => locks.token(&ask.key, ask.stamp).await,
+            Some(locks) => locks.token(&ask).await,
             None => None,
         };
         let found = self.compute(&ask, lease).await;
@@ -156,9 +158,10 @@ impl Answers {
 
     async fn ask(&self, wanted: &Wanted) -> Result<Ask, ReadError> {
         let (reach, now_ms) = (Reach::of(&wanted.plan), (self.clock)());
-        let stamp = self.versions.stamp(wanted.scope.project(), reach.closed_days(now_ms)).await;
+        let patience = Patience::default();
+        let stamp = self.versions.stamp(wanted.scope.project(), reach.closed_days(now_ms), &patience).await;
         let key = Key::of(&wanted.scope, &wanted.plan, stamp.generation).ok_or(ReadError::Failed)?;
-        Ok(Ask { wanted: wanted.clone(), key, stamp, kind: reach.kind(stamp.days, now_ms) })
+        Ok(Ask { wanted: wanted.clone(), key, stamp, kind: reach.kind(stamp.days, now_ms), patience })
     }
 
     pub(super) fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
@@ -256,7 +259,7 @@ impl Answers {
     }
 
     async fn in_redis(&self, ask: &Ask, key: &Key) -> Option<Kept> {
-        self.fleet(ask)?.shared.get(key).await.ok().flatten()
+        self.fleet(ask)?.shared.get(key, &ask.patience).await.ok().flatten()
     }
 
     /// The other instances. Not for who could not learn the versions: Redis has just been no help, and is not asked

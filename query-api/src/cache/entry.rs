@@ -1,8 +1,10 @@
 //! A remembered answer: as it is given to a reader, as it is kept, and how it is written down for Redis.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::packed::Packed;
+use super::packed::{Packed, beside};
 use super::stamp::DaysStamp;
 use super::ttl::{Ends, Policy};
 
@@ -15,14 +17,16 @@ pub struct Entry {
     pub etag: String,
     /// When it was computed, in milliseconds since the epoch.
     pub computed_ms: i64,
+    /// When the oldest part of it was read; the answer itself, if it was not joined from remembered parts.
+    pub oldest_ms: i64,
     /// When it is no longer fresh.
     pub expires_ms: i64,
 }
 
 impl Entry {
-    /// Seconds since it was computed.
+    /// Seconds since its oldest part was read.
     pub fn age_s(&self, now_ms: i64) -> i64 {
-        (now_ms - self.computed_ms).max(0) / 1_000
+        (now_ms - self.oldest_ms).max(0) / 1_000
     }
 
     /// Whole seconds until it is no longer fresh.
@@ -38,8 +42,10 @@ pub struct Kept {
     pub body: Packed,
     /// [`Entry::etag`].
     pub etag: String,
-    /// [`Entry::computed_ms`].
+    /// [`Entry::computed_ms`]: when that began.
     pub computed_ms: i64,
+    /// [`Entry::oldest_ms`].
+    pub oldest_ms: i64,
     /// When it ends.
     pub ends: Ends,
     /// The data that it was computed from.
@@ -79,9 +85,11 @@ impl Kept {
     }
 
     /// For a reader; `None` when it is damaged.
-    pub fn open(&self) -> Option<Entry> {
-        let (etag, computed_ms, expires_ms) = (self.etag.clone(), self.computed_ms, self.ends.soft_ms);
-        Some(Entry { head: self.body.open()?, etag, computed_ms, expires_ms })
+    pub async fn open(self: Arc<Self>) -> Option<Entry> {
+        let kept = Arc::clone(&self);
+        let head = beside(self.body.work(), move || kept.body.open()).await??;
+        let Self { computed_ms, oldest_ms, ends, .. } = *self;
+        Some(Entry { head, etag: self.etag.clone(), computed_ms, oldest_ms, expires_ms: ends.soft_ms })
     }
 
     /// Bytes that it takes in memory, about.
@@ -93,7 +101,7 @@ impl Kept {
     pub fn encode(&self) -> Vec<u8> {
         let tag_length = u16::try_from(self.etag.len()).unwrap_or(0);
         let mut rest = Vec::with_capacity(64 + self.etag.len() + self.body.held().len());
-        for time in [self.computed_ms, self.ends.soft_ms, self.ends.hard_ms, self.ends.keep_ms] {
+        for time in [self.computed_ms, self.oldest_ms, self.ends.soft_ms, self.ends.hard_ms, self.ends.keep_ms] {
             rest.extend_from_slice(&time.to_le_bytes());
         }
         let (is_known, epoch, sum) = match self.days {
@@ -110,11 +118,18 @@ impl Kept {
         sealed(MAGIC, &rest)
     }
 
+    /// How many bytes a written answer opens to, as it says; not checked.
+    pub fn raw_bytes(written: &[u8]) -> usize {
+        let raw = written.get(RAW_AT..).and_then(|mut rest| take(&mut rest)).map_or(0, u32::from_le_bytes);
+        usize::try_from(raw).unwrap_or(usize::MAX).max(written.len())
+    }
+
     /// Reads what [`Kept::encode`] wrote; `None` for anything else.
     pub fn decode(written: &[u8]) -> Option<Self> {
         let mut rest = unsealed(MAGIC, written)?;
         let mut time = || take(&mut rest).map(i64::from_le_bytes);
-        let (computed_ms, soft_ms, hard_ms, keep_ms) = (time()?, time()?, time()?, time()?);
+        let (computed_ms, oldest_ms) = (time()?, time()?);
+        let (soft_ms, hard_ms, keep_ms) = (time()?, time()?, time()?);
         let mut number = || take(&mut rest).map(u64::from_le_bytes);
         let days = match (number()?, number()?, number()?) {
             (0, ..) => DaysStamp::Unknown,
@@ -127,6 +142,7 @@ impl Kept {
             body: Packed::from_parts(Bytes::copy_from_slice(body), raw),
             etag: std::str::from_utf8(tag).ok()?.to_owned(),
             computed_ms,
+            oldest_ms,
             ends: Ends { soft_ms, hard_ms, keep_ms },
             days,
         })
@@ -134,7 +150,10 @@ impl Kept {
 }
 
 /// First bytes of a written answer.
-const MAGIC: &[u8; 4] = b"THA2";
+const MAGIC: &[u8; 4] = b"THA3";
+
+/// Where the raw length is: behind magic, checksum, five times and three numbers.
+const RAW_AT: usize = 4 + 4 + 8 * 8;
 
 /// Magic, checksum, rest.
 pub(super) fn sealed(magic: &[u8; 4], rest: &[u8]) -> Vec<u8> {
@@ -169,6 +188,7 @@ pub(super) mod tests {
             body: Packed::of(body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
+            oldest_ms: 500,
             ends: Ends { soft_ms: 61_000, hard_ms: 601_000, keep_ms: 3_601_000 },
             days: NOW,
         }
@@ -177,7 +197,9 @@ pub(super) mod tests {
     #[test]
     fn what_is_written_is_read() {
         for kept in [kept("{\"data\":["), kept("[0]".repeat(5_000)), Kept { days: DaysStamp::Unknown, ..kept("") }] {
-            assert_eq!(Kept::decode(&kept.encode()), Some(kept));
+            let written = kept.encode();
+            assert_eq!(Kept::raw_bytes(&written), kept.body.work().max(written.len()));
+            assert_eq!(Kept::decode(&written), Some(kept));
         }
     }
 
@@ -216,9 +238,9 @@ pub(super) mod tests {
         assert_eq!(closed.worth(DaysStamp::Unknown, &POLICY, 61_000), Worth::Stale);
     }
 
-    #[test]
-    fn a_reader_is_told_age_and_what_remains() {
-        let entry = kept("x").open().unwrap();
-        assert_eq!((entry.age_s(3_500), entry.remaining_s(3_500)), (2, 57));
+    #[tokio::test]
+    async fn a_reader_is_told_the_age_of_the_oldest_part_and_what_remains() {
+        let entry = Arc::new(kept("x")).open().await.unwrap();
+        assert_eq!((entry.age_s(3_500), entry.remaining_s(3_500)), (3, 57));
     }
 }

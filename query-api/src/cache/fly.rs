@@ -5,14 +5,11 @@ use std::sync::Arc;
 use super::answers::{Answers, Ask};
 use super::entry::{Kept, Worth};
 use super::lock::{Lease, Turn};
-use super::packed::Packed;
+use super::packed::{Packed, beside};
 use super::question::StaleReason;
 use super::shared::Away;
 use crate::metrics::Layer;
 use crate::store::ReadError;
-
-/// From this size an answer is compressed on a thread of its own.
-const BLOCKING_BYTES: usize = 256 << 10;
 
 /// Which answers a flight takes instead of computing.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +54,7 @@ impl Answers {
             return Ok(Found { kept, origin: Origin::Remembered });
         }
         let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
-        let known = locks.shared.get(&ask.key).await;
+        let known = locks.shared.get(&ask.key, &ask.patience).await;
         let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
         self.metrics.looked_up(Layer::Redis, worth);
         match known {
@@ -65,7 +62,7 @@ impl Answers {
             Ok(_) => {}
             Err(Away) => return self.compute(&ask, None).await,
         }
-        match locks.turn(&ask.key, ask.stamp, is_good).await {
+        match locks.turn(&ask, is_good).await {
             Turn::Found(kept) => Ok(self.found(&ask, kept, Origin::Elsewhere)),
             Turn::Lead(lease) => self.compute(&ask, Some(*lease)).await,
             Turn::Alone => self.compute(&ask, None).await,
@@ -80,7 +77,7 @@ impl Answers {
 
     pub(super) async fn compute(&self, ask: &Ask, lease: Option<Lease>) -> Result<Found, ReadError> {
         let began_ms = (self.clock)();
-        let computing = (ask.wanted.recipe)();
+        let computing = (ask.wanted.recipe)(ask.patience.clone());
         let rendered = match &lease {
             Some(lease) => lease.during(computing).await,
             None => computing.await,
@@ -94,6 +91,7 @@ impl Answers {
             body: pack(rendered.head).await?,
             etag: rendered.etag,
             computed_ms: began_ms,
+            oldest_ms: rendered.oldest_ms.unwrap_or(began_ms),
             ends: self.policy.ends(ask.kind, (self.clock)(), (self.random)()),
             days: ask.stamp.days,
         });
@@ -114,8 +112,5 @@ impl Answers {
 }
 
 async fn pack(head: bytes::Bytes) -> Result<Packed, ReadError> {
-    if head.len() < BLOCKING_BYTES {
-        return Ok(Packed::of(head));
-    }
-    tokio::task::spawn_blocking(|| Packed::of(head)).await.map_err(|_| ReadError::Failed)
+    beside(head.len(), || Packed::of(head)).await.ok_or(ReadError::Failed)
 }

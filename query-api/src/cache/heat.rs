@@ -97,8 +97,8 @@ mod tests {
     fn wanted(number: i64) -> (Key, Wanted) {
         let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }));
         let scope = Scope::for_test("p");
-        let key = Key::of(&scope, &plan, Generation::Process { purges: 0 }).unwrap();
-        let recipe = Arc::new(|| Box::pin(async { Err(ReadError::Failed) }) as _);
+        let key = Key::of(&scope, &plan, Generation::Process { all: 0, project: 0 }).unwrap();
+        let recipe = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
         (key, Wanted { scope, plan, question: [0; 32], recipe })
     }
 

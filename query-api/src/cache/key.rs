@@ -13,7 +13,7 @@ use crate::plan::Plan;
 
 /// Raised whenever the rendered form or the meaning of a plan changes, so that instances of two versions sharing a
 /// Redis do not read each other's answers.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Version, generation, project and the whole plan: everything that an answer depends on but the data itself, which the
 /// answer's own stamp tells. So a newer answer replaces an older one instead of lying beside it.
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::plan::RealtimePlan;
 
-    const NONE: Generation = Generation::Process { purges: 0 };
+    const NONE: Generation = Generation::Process { all: 0, project: 0 };
 
     #[test]
     fn projects_plans_and_generations_do_not_meet() {
@@ -142,7 +142,7 @@ mod tests {
         assert_ne!(key("a", 1), key("a", 2));
         assert_ne!(key("a", 1).in_redis().answer(), key("b", 1).in_redis().answer());
         assert_ne!(key("a\",1", 1), key("a", 1));
-        let purged = Generation::Process { purges: 1 };
+        let purged = Generation::Process { all: 1, project: 0 };
         assert_ne!(Key::of(&Scope::for_test("a"), &plan(1), purged).unwrap(), key("a", 1));
     }
 
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(key("a", "x"), key("a", "x"));
         assert_ne!(key("a", "x").name, key("b", "x").name);
         assert_ne!(key("a", "x").name, key("a", "y").name);
-        let purged = Stamp { generation: Generation::Process { purges: 1 }, ..stamp };
+        let purged = Stamp { generation: Generation::Process { all: 1, project: 0 }, ..stamp };
         assert_ne!(PartKey::of(&Scope::for_test("a"), &"x", purged).name, key("a", "x").name);
     }
 }

@@ -18,6 +18,7 @@ use deadpool_redis::redis;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Key;
+use super::answers::Ask;
 use super::entry::Kept;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
@@ -89,11 +90,11 @@ pub struct Locks {
 
 impl Locks {
     /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it.
-    pub(super) async fn turn(&self, key: &Key, stamp: Stamp, is_good: impl Fn(&Kept) -> bool) -> Turn {
+    pub(super) async fn turn(&self, ask: &Ask, is_good: impl Fn(&Kept) -> bool) -> Turn {
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut has_waited = false;
         loop {
-            match self.acquire(key, stamp).await {
+            match self.acquire(ask).await {
                 Err(Away) => return Turn::Alone,
                 Ok(Some((lease, Some(kept)))) if is_good(&kept) => {
                     drop(lease);
@@ -109,11 +110,11 @@ impl Locks {
                 self.metrics.cache.lock(LockEvent::Waited);
             }
             has_waited = true;
-            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(key, stamp)).await else {
+            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(ask)).await else {
                 self.metrics.cache.lock(LockEvent::GaveUp);
                 return Turn::Alone;
             };
-            match self.shared.get(key).await {
+            match self.shared.get(&ask.key, &ask.patience).await {
                 Ok(Some(kept)) if is_good(&kept) => return Turn::Found(kept),
                 Ok(_) => {}
                 Err(Away) => return Turn::Alone,
@@ -122,39 +123,41 @@ impl Locks {
     }
 
     /// A lease without a lock: for an answer that replaces whatever there is.
-    pub(super) async fn token(&self, key: &Key, stamp: Stamp) -> Option<Lease> {
+    pub(super) async fn token(&self, Ask { key, stamp, patience, .. }: &Ask) -> Option<Lease> {
         if !key.is_shared() {
             return None;
         }
         let fence = key.in_redis().fence();
         let mut script = redis::cmd("EVAL");
         script.arg(TOKEN).arg(1).arg(fence).arg(FENCE_MS);
-        let token = self.shared.ask(Request::One(script)).await;
-        token.ok().map(|token| self.lease(key, stamp, token))
+        let token = self.shared.ask_for(patience, Request::One(script)).await;
+        token.ok().map(|token| self.lease(key, *stamp, token))
     }
 
-    async fn acquire(&self, key: &Key, stamp: Stamp) -> Result<Option<(Lease, Option<Kept>)>, Away> {
+    async fn acquire(&self, ask: &Ask) -> Result<Option<(Lease, Option<Kept>)>, Away> {
+        let Ask { key, stamp, patience, .. } = ask;
         if !key.is_shared() {
             return Err(Away);
         }
         let names = key.in_redis();
         let mut script = redis::cmd("EVAL");
-        script.arg(ACQUIRE).arg(3).arg(names.lock(stamp)).arg(names.fence()).arg(names.answer());
+        script.arg(ACQUIRE).arg(3).arg(names.lock(*stamp)).arg(names.fence()).arg(names.answer());
         script.arg(millis(LOCK)).arg(FENCE_MS);
-        let call = self.shared.ask(Request::One(script));
+        let call = self.shared.ask_for(patience, Request::One(script));
         let taken: Vec<redis::Value> = call.await?;
         let mut taken = taken.into_iter();
         let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
-        let lease = self.lease(key, stamp, token);
+        let lease = self.lease(key, *stamp, token);
         let kept = match taken.next() {
-            Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), &written).await?,
+            Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), written, patience).await?,
             _ => None,
         };
         Ok(Some((lease, kept)))
     }
 
-    async fn until_unlocked(&self, key: &Key, stamp: Stamp) -> Result<(), Away> {
-        let lock = key.in_redis().lock(stamp);
+    /// The time of looks is not of the answer's patience: it waits for whoever has the lock, not for Redis.
+    async fn until_unlocked(&self, ask: &Ask) -> Result<(), Away> {
+        let lock = ask.key.in_redis().lock(ask.stamp);
         let mut exists = redis::cmd("EXISTS");
         exists.arg(&lock);
         let mut pause = LOOK_AFTER;
@@ -162,7 +165,7 @@ impl Locks {
             sleep(pause.mul_f64(0.5 + 0.5 * (self.random)())).await;
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
             let call = self.shared.ask(Request::One(exists.clone()));
-            let is_locked: bool = call.await?;
+            let is_locked: bool = call.await.inspect_err(|_| ask.patience.end())?;
             if !is_locked {
                 return Ok(());
             }

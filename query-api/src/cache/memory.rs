@@ -79,7 +79,7 @@ mod tests {
 
     fn key(project: &str, number: i64) -> Key {
         let plan = Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 });
-        Key::of(&Scope::for_test(project), &plan, Generation::Process { purges: 0 }).unwrap()
+        Key::of(&Scope::for_test(project), &plan, Generation::Process { all: 0, project: 0 }).unwrap()
     }
 
     #[test]

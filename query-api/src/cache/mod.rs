@@ -9,10 +9,10 @@
 //! * Quick: past its soft end an answer is given while one refresh runs; past its hard end readers wait.
 //! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
 //! * Tenants apart: the key holds the project. Errors are never remembered.
-//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs at most a moment. ClickHouse
+//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
 //!   away means older answers, marked.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`lock`] is the flight of the fleet, [`answers`] the way through all
+//! [`ttl`] is the policy, [`versions`] tells stamps, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the fleet, [`answers`] the way through all
 //! layers, [`parts`] a second kind of value for pieces of answers.
 
 pub mod all;
@@ -28,6 +28,8 @@ pub mod lock;
 pub mod memory;
 pub mod packed;
 pub mod parts;
+pub mod patience;
+mod purges;
 pub mod question;
 pub mod reach;
 pub mod shared;
@@ -42,6 +44,7 @@ pub use entry::{Entry, Kept};
 pub use key::{Key, PartKey};
 pub use memory::Memory;
 pub use parts::Parts;
+pub use patience::Patience;
 pub use shared::Shared;
 pub use stamp::{DaysStamp, Generation, Stamp};
 pub use ttl::Life;

@@ -1,8 +1,8 @@
 //! Parts of answers: aligned chunks of series, so that a sliding window computes only its tail again.
 //!
 //! ```text
-//! get_many: memory -> one MGET for what is missing
-//! put_many: memory, and beside the request one pipeline to Redis
+//! get_many: memory -> one MGET for what is missing -> opened together
+//! put_many: packed together -> memory, and beside the request one pipeline to Redis
 //! ```
 //!
 //! A part is given out only at the stamp that it was computed at. When in doubt it is not there: Redis that fails, damage,
@@ -17,9 +17,10 @@ use moka::Expiry;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
+use super::Patience;
 use super::entry::{sealed, take, unsealed};
 use super::key::PartKey;
-use super::packed::Packed;
+use super::packed::{Packed, beside};
 use super::shared::{MAX_BYTES, Request, Shared};
 use super::stamp::DaysStamp;
 use super::ttl::Life;
@@ -47,9 +48,29 @@ pub struct Parts {
 struct Part {
     body: Packed,
     days: DaysStamp,
-    computed_ms: i64,
+    read_ms: i64,
     ends_ms: i64,
     project: Arc<str>,
+}
+
+/// A part that was remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// What was put.
+    pub bytes: Bytes,
+    /// When it was read from ClickHouse, in milliseconds since the epoch.
+    pub read_ms: i64,
+}
+
+/// A part to be remembered.
+#[derive(Debug, Clone)]
+pub struct Computed {
+    /// Under what.
+    pub key: PartKey,
+    /// The part.
+    pub bytes: Bytes,
+    /// For how long.
+    pub life: Life,
 }
 
 /// What [`Parts`] is made of.
@@ -78,34 +99,36 @@ impl Parts {
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
-    pub async fn get_many(&self, keys: &[PartKey]) -> Vec<Option<Bytes>> {
-        let mut found: Vec<Option<Bytes>> = keys.iter().map(|key| self.in_memory(key)).collect();
+    pub async fn get_many(&self, keys: &[PartKey], patience: &Patience) -> Vec<Option<Remembered>> {
+        let mut found: Vec<Option<Part>> = keys.iter().map(|key| self.in_memory(key)).collect();
         let is_asked = |(place, key): &(usize, &PartKey)| {
             key.stamp.generation.is_shared() && found.get(*place).is_some_and(Option::is_none)
         };
         let missing: Vec<(usize, &PartKey)> = keys.iter().enumerate().filter(is_asked).collect();
-        for ((place, key), part) in missing.iter().zip(self.in_redis(&missing).await) {
+        for ((place, key), part) in missing.iter().zip(self.in_redis(&missing, patience).await) {
             let part = part.filter(|part| self.is_for(part, key));
             self.metrics.cache.part(Layer::Redis, part.is_some());
             if let (Some(part), Some(slot)) = (part, found.get_mut(*place)) {
-                *slot = part.body.open();
-                self.memory.insert(Arc::clone(&key.name), part);
+                self.memory.insert(Arc::clone(&key.name), part.clone());
+                *slot = Some(part);
             }
         }
-        found
+        opened(found).await
     }
 
-    /// Remembers parts. Redis is written to beside the caller.
-    pub fn put_many(&self, parts: Vec<(PartKey, Bytes, Life)>) {
-        let now_ms = (self.clock)();
+    /// Remembers parts that were read at `read_ms`, in milliseconds since the epoch. Redis is written to beside the caller.
+    pub async fn put_many(&self, parts: Vec<Computed>, read_ms: i64) {
+        let bytes = parts.iter().map(|part| part.bytes.len()).sum();
+        let pack = |part: Computed| (part.key, Packed::of(part.bytes), part.life);
+        let packed = beside(bytes, move || parts.into_iter().map(pack).collect::<Vec<_>>()).await.unwrap_or_default();
         let mut written = Vec::new();
-        for (key, bytes, life) in parts {
+        for (key, body, life) in packed {
             // Nobody would notice that its days were written to.
             let life = if key.stamp.days == DaysStamp::Unknown { Life::Open } else { life };
             let time = life.duration((self.random)());
-            let ends_ms = now_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+            let ends_ms = read_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
             let (days, project) = (key.stamp.days, Arc::clone(&key.project));
-            let part = Part { body: Packed::of(bytes), days, computed_ms: now_ms, ends_ms, project };
+            let part = Part { body, days, read_ms, ends_ms, project };
             if part.body.held().len() > MAX_BYTES {
                 self.metrics.cache.dropped(Dropped::TooLarge);
             } else if key.stamp.generation.is_shared() {
@@ -129,27 +152,25 @@ impl Parts {
         self.memory.weighted_size()
     }
 
-    fn in_memory(&self, key: &PartKey) -> Option<Bytes> {
+    fn in_memory(&self, key: &PartKey) -> Option<Part> {
         let part = self.memory.get(&key.name).filter(|part| self.is_for(part, key));
         self.metrics.cache.part(Layer::Memory, part.is_some());
-        part?.body.open()
+        part
     }
 
     fn is_for(&self, part: &Part, key: &PartKey) -> bool {
         part.days == key.stamp.days && (self.clock)() < part.ends_ms
     }
 
-    async fn in_redis(&self, missing: &[(usize, &PartKey)]) -> Vec<Option<Part>> {
+    async fn in_redis(&self, missing: &[(usize, &PartKey)], patience: &Patience) -> Vec<Option<Part>> {
         let Some(shared) = self.shared.as_ref().filter(|_| !missing.is_empty()) else { return Vec::new() };
         let mut command = redis::cmd("MGET");
         missing.iter().for_each(|(_, key)| {
             command.arg(&*key.name);
         });
-        let found = shared.ask(Request::One(command)).await;
+        let found = shared.ask_for(patience, Request::One(command)).await;
         let found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
-        let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| {
-            Part::decode(&found?, &key.project).filter(|part| part.body.open().is_some())
-        };
+        let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| Part::decode(&found?, &key.project);
         found.into_iter().zip(missing).map(read).collect()
     }
 
@@ -183,7 +204,7 @@ impl Part {
         };
         let mut rest = Vec::with_capacity(48 + self.body.held().len());
         [is_known, epoch, sum].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
-        [self.computed_ms, self.ends_ms].iter().for_each(|time| rest.extend_from_slice(&time.to_le_bytes()));
+        [self.read_ms, self.ends_ms].iter().for_each(|time| rest.extend_from_slice(&time.to_le_bytes()));
         rest.extend_from_slice(&self.body.raw().to_le_bytes());
         rest.extend_from_slice(self.body.held());
         sealed(MAGIC, &rest)
@@ -197,11 +218,22 @@ impl Part {
             (_, epoch, sum) => DaysStamp::Known { epoch, sum },
         };
         let mut time = || take(&mut rest).map(i64::from_le_bytes);
-        let (computed_ms, ends_ms) = (time()?, time()?);
+        let (read_ms, ends_ms) = (time()?, time()?);
         let raw = take(&mut rest).map(u32::from_le_bytes)?;
         let body = Packed::from_parts(Bytes::copy_from_slice(rest), raw);
-        Some(Self { body, days, computed_ms, ends_ms, project: Arc::clone(project) })
+        Some(Self { body, days, read_ms, ends_ms, project: Arc::clone(project) })
     }
+}
+
+/// Opens parts together, so that many small ones hold up nobody either. One that is damaged is as good as none.
+async fn opened(parts: Vec<Option<Part>>) -> Vec<Option<Remembered>> {
+    let (count, bytes) = (parts.len(), parts.iter().flatten().map(|part| part.body.work()).sum());
+    let open = |part: Option<Part>| {
+        let part = part?;
+        Some(Remembered { bytes: part.body.open()?, read_ms: part.read_ms })
+    };
+    let opened = beside(bytes, move || parts.into_iter().map(open).collect()).await;
+    opened.unwrap_or_else(|| vec![None; count])
 }
 
 /// Frees a part when its time is up; [`Parts::is_for`] decides what is given out.
@@ -218,7 +250,7 @@ impl Expiry<Arc<str>, Part> for FromWriting {
 }
 
 fn lifetime(part: &Part) -> Option<Duration> {
-    Some(Duration::from_millis(u64::try_from(part.ends_ms - part.computed_ms).unwrap_or(0)))
+    Some(Duration::from_millis(u64::try_from(part.ends_ms - part.read_ms).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -243,7 +275,20 @@ mod tests {
     }
 
     fn key(project: &str, what: &str, days: DaysStamp) -> PartKey {
-        PartKey::of(&Scope::for_test(project), &what, Stamp { generation: Generation::Process { purges: 0 }, days })
+        PartKey::of(
+            &Scope::for_test(project),
+            &what,
+            Stamp { generation: Generation::Process { all: 0, project: 0 }, days },
+        )
+    }
+
+    fn computed(key: PartKey, bytes: Bytes, life: Life) -> Computed {
+        Computed { key, bytes, life }
+    }
+
+    async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
+        let found = parts.get_many(keys, &Patience::default()).await;
+        found.into_iter().map(|part| part.map(|part| part.bytes)).collect()
     }
 
     fn known(sum: u64) -> DaysStamp {
@@ -254,14 +299,12 @@ mod tests {
     async fn parts_come_in_order_and_only_at_their_stamp() {
         let parts = parts(&Arc::default());
         let long = Bytes::from("b".repeat(10_000));
-        parts.put_many(vec![
-            (key("p", "a", known(1)), Bytes::from_static(b"a"), Life::Closed),
-            (key("p", "b", known(1)), long.clone(), Life::Closed),
-        ]);
+        let small = computed(key("p", "a", known(1)), Bytes::from_static(b"a"), Life::Closed);
+        parts.put_many(vec![small, computed(key("p", "b", known(1)), long.clone(), Life::Closed)], 0).await;
         let asked = [key("p", "b", known(1)), key("p", "c", known(1)), key("p", "a", known(1))];
-        assert_eq!(parts.get_many(&asked).await, [Some(long), None, Some(Bytes::from_static(b"a"))]);
+        assert_eq!(get(&parts, &asked).await, [Some(long), None, Some(Bytes::from_static(b"a"))]);
         let others = [key("p", "a", known(2)), key("q", "a", known(1)), key("p", "a", DaysStamp::Unknown)];
-        assert_eq!(parts.get_many(&others).await, [None, None, None]);
+        assert_eq!(get(&parts, &others).await, [None, None, None]);
         assert_eq!((parts.clear(Some("q")), parts.clear(Some("p"))), (0, 2));
     }
 
@@ -271,19 +314,33 @@ mod tests {
         let parts = parts(&now_ms);
         let keys = [key("p", "closed", known(1)), key("p", "open", known(1)), key("p", "x", DaysStamp::Unknown)];
         let lives = [Life::Closed, Life::Open, Life::Closed];
-        parts.put_many(keys.iter().cloned().zip(lives).map(|(key, life)| (key, Bytes::new(), life)).collect());
+        let put = keys.iter().cloned().zip(lives).map(|(key, life)| computed(key, Bytes::new(), life));
+        parts.put_many(put.collect(), 0).await;
         for (at, expected) in [(9_999, [true; 3]), (10_000, [true, false, false]), (3_600_000, [false; 3])] {
             now_ms.store(at, Ordering::SeqCst);
-            let there: Vec<_> = parts.get_many(&keys).await.iter().map(Option::is_some).collect();
+            let there: Vec<_> = get(&parts, &keys).await.iter().map(Option::is_some).collect();
             assert_eq!(there, expected, "{at}");
         }
+    }
+
+    #[tokio::test]
+    async fn large_parts_come_back_too_and_tell_when_they_were_read() {
+        let parts = parts(&Arc::default());
+        // More than is opened on the caller's thread.
+        let keys: Vec<_> = (0..40).map(|part| key("p", &part.to_string(), known(1))).collect();
+        let body = |place: usize| Bytes::from(place.to_string().repeat(20_000));
+        let put = keys.iter().enumerate().map(|(place, key)| computed(key.clone(), body(place), Life::Closed));
+        parts.put_many(put.collect(), 77).await;
+        let found = parts.get_many(&keys, &Patience::default()).await;
+        let expected = (0..40).map(|place| Some(Remembered { bytes: body(place), read_ms: 77 }));
+        assert!(found.into_iter().eq(expected));
     }
 
     #[test]
     fn a_written_part_is_read_and_damage_is_noticed() {
         let project: Arc<str> = "p".into();
         let body = Packed::of(Bytes::from("abc".repeat(3_000)));
-        let part = Part { body, days: known(3), computed_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
+        let part = Part { body, days: known(3), read_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
         let written = part.encode();
         assert_eq!(Part::decode(&written, &project), Some(part));
         for place in 0..written.len() {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::Patience;
 use super::entry::Kept;
 use crate::authorize::Scope;
 use crate::plan::Plan;
@@ -11,9 +12,9 @@ use crate::render::Rendered;
 use crate::serve::CacheStatus;
 use crate::store::ReadError;
 
-/// Computes an answer; also later, to refresh it.
+/// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.
 pub type Recipe =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>> + Send + Sync + 'static>;
+    Arc<dyn Fn(Patience) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>> + Send + Sync + 'static>;
 
 /// A question, as far as the cache needs to know it.
 #[derive(Clone)]
@@ -55,7 +56,7 @@ impl StaleReason {
     /// The reason to give an older answer instead of this error, if it is one that passes.
     pub(super) const fn of(error: &ReadError) -> Option<Self> {
         match error {
-            ReadError::Unavailable => Some(Self::Unavailable),
+            ReadError::Unavailable | ReadError::LeftAlone { .. } => Some(Self::Unavailable),
             // It was answered in time once.
             ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
             ReadError::TooExpensive { .. }

@@ -1,23 +1,24 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there".
 //!
-//! Every command has a deadline and goes through a breaker: a Redis that hangs costs a request one deadline, because who
-//! was told [`Away`] does not ask again, and soon costs nothing. Commands run on a thread of their own, so that the
+//! Every command has a deadline and goes through a breaker: a Redis that hangs costs an answer one deadline ([`Patience`]),
+//! and soon nothing. Commands run on a thread of their own, so that the
 //! deadline measures Redis: a crowd of readers that keeps this process busy must not look like a Redis that hangs, or
 //! the lock over the fleet would fail just when it is needed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Timeouts};
 use tallyhouse_service::breaker::Breaker;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::Key;
 use super::entry::Kept;
+use super::packed::beside;
+use super::{Key, Patience};
 use crate::Clock;
 use crate::metrics::{Metrics, RedisTrouble};
 
-/// The longest that a request waits for Redis.
+/// The longest that a command may take.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Connections; commands of several requests share one.
@@ -69,28 +70,30 @@ impl Shared {
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
-    pub async fn get(&self, key: &Key) -> Result<Option<Kept>, Away> {
+    pub async fn get(&self, key: &Key, patience: &Patience) -> Result<Option<Kept>, Away> {
         if !key.is_shared() {
             return Err(Away);
         }
         let name = key.in_redis().answer();
         let mut command = redis::cmd("GET");
         command.arg(&name);
-        match self.ask::<Option<Vec<u8>>>(Request::One(command)).await? {
-            Some(written) => self.read(&name, &written).await,
+        match self.ask_for::<Option<Vec<u8>>>(patience, Request::One(command)).await? {
+            Some(written) => self.read(&name, written, patience).await,
             None => Ok(None),
         }
     }
 
     /// What was written down; damage is counted and removed.
-    pub(super) async fn read(&self, name: &str, written: &[u8]) -> Result<Option<Kept>, Away> {
-        if let Some(kept) = Kept::decode(written).filter(|kept| kept.body.open().is_some()) {
+    pub(super) async fn read(&self, name: &str, written: Vec<u8>, patience: &Patience) -> Result<Option<Kept>, Away> {
+        let bytes = Kept::raw_bytes(&written);
+        let whole = move || Kept::decode(&written).filter(|kept| kept.body.open().is_some());
+        if let Some(kept) = beside(bytes, whole).await.flatten() {
             return Ok(Some(kept));
         }
         self.metrics.redis_trouble(RedisTrouble::Corrupt);
         let mut command = redis::cmd("DEL");
         command.arg(name);
-        self.ask::<()>(Request::One(command)).await?;
+        self.ask_for::<()>(patience, Request::One(command)).await?;
         Ok(None)
     }
 
@@ -104,25 +107,46 @@ impl Shared {
         self.client.get_async_pubsub().await
     }
 
-    /// Asks Redis.
+    /// Asks Redis for an answer, as long as that still waits for it.
+    pub(super) async fn ask_for<T>(&self, patience: &Patience, request: Request) -> Result<T, Away>
+    where
+        T: FromRedisValue + Send + 'static,
+    {
+        if patience.is_over() {
+            self.metrics.redis_trouble(RedisTrouble::Avoided);
+            return Err(Away);
+        }
+        let (value, took) = self.timed(request).await.inspect_err(|_| patience.end())?;
+        patience.spend(took);
+        Ok(value)
+    }
+
+    /// Asks Redis, for nobody who waits.
     pub(super) async fn ask<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<T, Away> {
+        self.timed(request).await.map(|(value, _)| value)
+    }
+
+    async fn timed<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<(T, Duration), Away> {
         if !self.breaker.allows((self.clock)()) {
             self.metrics.redis_trouble(RedisTrouble::Avoided);
             return Err(Away);
         }
         let thread = self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone());
         let pool = self.pool.clone();
-        let exchange = thread.spawn(async move { tokio::time::timeout(PATIENCE, exchange(pool, request)).await });
+        let exchange = thread.spawn(async move {
+            let began = Instant::now();
+            (tokio::time::timeout(PATIENCE, exchange(pool, request)).await, began.elapsed())
+        });
         let trouble = match exchange.await {
-            Ok(Ok(Ok(value))) => {
+            Ok((Ok(Ok(value)), took)) => {
                 self.breaker.succeeded((self.clock)());
-                return Ok(value);
+                return Ok((value, took));
             }
-            Ok(Ok(Err(trouble))) => {
+            Ok((Ok(Err(trouble)), _)) => {
                 tracing::debug!(error = %trouble, "Redis failed");
                 RedisTrouble::Failed
             }
-            Ok(Err(_)) => RedisTrouble::TimedOut,
+            Ok((Err(_), _)) => RedisTrouble::TimedOut,
             Err(error) => {
                 tracing::error!(%error, "an exchange with Redis ended without a result");
                 RedisTrouble::Failed

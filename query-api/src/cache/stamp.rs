@@ -24,8 +24,10 @@ pub enum Generation {
     },
     /// As this process alone counts. Nothing under it is shared.
     Process {
-        /// Times that anything was cleared.
-        purges: u64,
+        /// Times that everything was cleared.
+        all: u64,
+        /// Times that the project was cleared.
+        project: u64,
     },
 }
 

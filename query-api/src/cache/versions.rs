@@ -10,28 +10,24 @@
 //! does not say is *unknown*: then answers live by their short time. The stamp is taken before the data is read, so a
 //! computation that an insert overtakes is kept under the older stamp, which nobody asks for any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_redis::redis;
 use futures_util::StreamExt;
-use tallyhouse_service::day_versions::{Day, DayVersions};
+use tallyhouse_service::day_versions::{Day, DayVersions, Touched};
+use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::flight::Flights;
+use super::Patience;
+use super::flight::{Flights, Lost};
 use super::known::{Fetched, Known, Link, Look};
+use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
-
-/// The hash of a project's days; the ingester writes it.
-const DAYS_KEY: &str = "tallyhouse:days:";
-
-/// Where the ingester says which days it touched: a project, then days, blanks between.
-const TOUCHED: &str = "tallyhouse:touched";
 
 /// How often the cache was cleared: by [`field`], and the hash's own [`INCARNATION`].
 const GENERATIONS: &str = "tallyhouse:cache:generations";
@@ -52,7 +48,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub struct Versions {
     source: Source,
-    purges: Arc<AtomicU64>,
+    purges: Arc<Purges>,
 }
 
 #[derive(Clone)]
@@ -65,7 +61,7 @@ enum Source {
 struct Fleet {
     shared: Arc<Shared>,
     known: Mutex<Known>,
-    reading: Flights<String, Result<(), Away>>,
+    reading: Flights<String, Result<Duration, Away>>,
 }
 
 impl Versions {
@@ -81,17 +77,16 @@ impl Versions {
         Self { source, purges: Arc::default() }
     }
 
-    /// The stamp of these days, all of them over, of a project. Waits for Redis for 0.1 s at most.
-    pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>) -> Stamp {
-        let purges = self.purges.load(Ordering::Acquire);
-        let here = Generation::Process { purges };
+    /// The stamp of these days, all of them over, of a project.
+    pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Stamp {
+        let here = self.purges.generation(project);
         match &self.source {
             Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
             Source::Process(versions) => {
                 let (epoch, sum) = versions.of(project, days);
                 Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
             }
-            Source::Fleet(fleet) => match fleet.stamp(project, days).await {
+            Source::Fleet(fleet) => match fleet.stamp(project, days, patience).await {
                 Some(stamp) => stamp,
                 None => {
                     let generation = fleet.known().generation(project).unwrap_or(here);
@@ -103,7 +98,7 @@ impl Versions {
 
     /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it.
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
-        self.purges.fetch_add(1, Ordering::AcqRel);
+        self.purges.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
         let field = field(project);
         let mut commands = redis::pipe();
@@ -111,6 +106,27 @@ impl Versions {
         let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
         fleet.known().forget(project);
         sent
+    }
+
+    /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
+    /// versions, the projects are cleared instead; `Err` when Redis did not take them.
+    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+        match &self.source {
+            Source::Nobody => {
+                days.iter().for_each(|touched| self.purges.raise(Some(&touched.project)));
+                Ok(())
+            }
+            Source::Process(versions) => {
+                versions.raise(&days.iter().cloned().collect::<Vec<_>>());
+                Ok(())
+            }
+            Source::Fleet(fleet) => {
+                fleet.shared.ask::<()>(Request::Many(touched::commands(days))).await?;
+                // Here at once, whatever becomes of the message.
+                days.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                Ok(())
+            }
+        }
     }
 
     /// Listens to what changes until `stopped`; `cleared` is told which project another instance cleared.
@@ -134,16 +150,28 @@ impl Versions {
 
 impl Fleet {
     /// `None` when Redis does not say.
-    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>) -> Option<Stamp> {
+    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Option<Stamp> {
         // Twice: a reading that somebody else began may have been overtaken by a message.
         for _ in 0..2 {
             let look = self.known().look(project, days.clone(), Instant::now());
             if let Look::Known(generation, sum) = look {
                 return Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } });
             }
+            if patience.is_over() {
+                return None;
+            }
             let (fleet, name) = (Arc::clone(self), project.to_owned());
-            let reading = || async move { fleet.read(&name, look).await };
-            self.reading.join(project.to_owned(), reading).await.1.ok()?.ok()?;
+            let reading = || async move {
+                let own = Patience::default();
+                fleet.read(&name, look, &own).await.map(|()| own.spent())
+            };
+            match self.reading.join(project.to_owned(), reading).await.1 {
+                Ok(Ok(took)) => patience.spend(took),
+                Ok(Err(Away)) | Err(Lost) => {
+                    patience.end();
+                    return None;
+                }
+            }
         }
         match self.known().look(project, days, Instant::now()) {
             Look::Known(generation, sum) => Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } }),
@@ -151,23 +179,27 @@ impl Fleet {
         }
     }
 
-    async fn read(&self, project: &str, look: Look) -> Result<(), Away> {
+    async fn read(&self, project: &str, look: Look, patience: &Patience) -> Result<(), Away> {
         let (link, at) = (self.known().reading(project), Instant::now());
         let read = match look {
             Look::Known(..) => return Ok(()),
-            Look::ReadAll => self.read_all(project).await.map(|all| self.known().took_all(project, link, at, all)),
-            Look::Read(days) => self.read_days(project, &days).await.map(|read| self.known().took(project, read)),
+            Look::ReadAll => {
+                self.read_all(project, patience).await.map(|all| self.known().took_all(project, link, at, all))
+            }
+            Look::Read(days) => {
+                self.read_days(project, &days, patience).await.map(|read| self.known().took(project, read))
+            }
         };
         read.inspect_err(|_| self.known().took_nothing(project))
     }
 
-    async fn read_all(&self, project: &str) -> Result<Fetched, Away> {
+    async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
         let mut commands = redis::pipe();
         commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
         commands.hgetall(format!("{DAYS_KEY}{project}"));
         type Read = (Vec<Option<String>>, HashMap<String, String>);
-        let (generations, days): Read = self.shared.ask(Request::Many(commands)).await?;
+        let (generations, days): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let generation = Generation::Fleet {
             incarnation: number(0).unwrap_or(0),
@@ -180,10 +212,10 @@ impl Fleet {
         Ok(Fetched { generation, versions })
     }
 
-    async fn read_days(&self, project: &str, days: &[Day]) -> Result<Vec<(Day, u64)>, Away> {
+    async fn read_days(&self, project: &str, days: &[Day], patience: &Patience) -> Result<Vec<(Day, u64)>, Away> {
         let mut command = redis::cmd("HMGET");
         command.arg(format!("{DAYS_KEY}{project}")).arg(days);
-        let versions: Vec<Option<u64>> = self.shared.ask(Request::One(command)).await?;
+        let versions: Vec<Option<u64>> = self.shared.ask_for(patience, Request::One(command)).await?;
         Ok(days.iter().zip(versions).map(|(day, version)| (*day, version.unwrap_or(0))).collect())
     }
 
@@ -211,9 +243,8 @@ impl Fleet {
     }
 
     fn heard_touched(&self, text: &str) {
-        let mut words = text.split(' ');
-        if let Some(project) = words.next() {
-            self.known().heard(project, words.filter_map(|day| day.parse().ok()));
+        if let Some((project, days)) = touched::heard(text) {
+            self.known().heard(project, days);
         }
     }
 
@@ -266,6 +297,10 @@ mod tests {
         fleet
     }
 
+    async fn stamp(versions: &Versions) -> Stamp {
+        versions.stamp("p", 1..=7, &Patience::default()).await
+    }
+
     fn look(fleet: &Fleet, project: &str) -> Look {
         fleet.known().look(project, 1..=2, Instant::now())
     }
@@ -300,20 +335,26 @@ mod tests {
     async fn the_ingester_of_the_process_is_heard_at_once() {
         let days = DayVersions::default();
         let versions = Versions::new(None, Some(days.clone()));
-        let before = versions.stamp("p", 1..=7).await;
+        let before = stamp(&versions).await;
         days.raise(&[Touched { project: "p".into(), day: 8 }, Touched { project: "q".into(), day: 3 }]);
-        assert_eq!(versions.stamp("p", 1..=7).await, before);
+        assert_eq!(stamp(&versions).await, before);
         days.raise(&[Touched { project: "p".into(), day: 3 }]);
-        assert_ne!(versions.stamp("p", 1..=7).await, before);
+        assert_ne!(stamp(&versions).await, before);
         assert!(!before.generation.is_shared(), "counters of a process are not shared");
     }
 
     #[tokio::test]
     async fn clearing_changes_every_generation_and_nobody_knows_without_a_source() {
         let versions = Versions::new(None, None);
-        let before = versions.stamp("p", 1..=7).await;
+        let before = stamp(&versions).await;
         assert_eq!(before.days, DaysStamp::Unknown);
         assert_eq!(versions.clear(None).await, Ok(()));
-        assert_ne!(versions.stamp("p", 1..=7).await.generation, before.generation);
+        let after = stamp(&versions).await;
+        assert_ne!(after.generation, before.generation);
+        assert_eq!(versions.clear(Some("q")).await, Ok(()));
+        assert_eq!(stamp(&versions).await.generation, after.generation, "q was cleared");
+        let days = BTreeSet::from([Touched { project: "p".into(), day: 3 }]);
+        assert_eq!(versions.raise(&days).await, Ok(()));
+        assert_ne!(stamp(&versions).await.generation, after.generation, "nobody counts, so it is cleared");
     }
 }

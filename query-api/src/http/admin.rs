@@ -1,11 +1,16 @@
-//! For operators, on the admin port: `DELETE /v1/cache` clears what is remembered, of one `?project=` or of all.
+//! For operators and their tools, on the admin port: `DELETE /v1/cache` clears what is remembered, of one `?project=` or
+//! of all; `POST /v1/touched` says which days were changed, `[{"project":"p","day":20780}, …]`, days since 1970.
 
-use axum::extract::{RawQuery, State};
+use std::collections::BTreeSet;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::delete;
+use axum::routing::{delete, post};
 use axum::{Json, Router};
 use serde_json::json;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::http::Problem;
 
 use super::error::problem;
@@ -18,7 +23,28 @@ const PARAMS: &[&str] = &["project"];
 
 /// The routes.
 pub fn router(cache: Cache) -> Router {
-    Router::new().route("/v1/cache", delete(clear)).with_state(cache)
+    let limit = DefaultBodyLimit::max(MAX_BYTES);
+    Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched).layer(limit)).with_state(cache)
+}
+
+/// The longest list of days.
+const MAX_BYTES: usize = 4 << 20;
+
+async fn touched(State(cache): State<Cache>, days: Result<Json<BTreeSet<Touched>>, JsonRejection>) -> Response {
+    let days = match days {
+        Ok(Json(days)) => days,
+        Err(rejection) => return Problem::new(rejection.status(), "bad_body", rejection.body_text()).into_response(),
+    };
+    match cache.raise(&days).await {
+        Ok(()) => Json(json!({"status": "heard", "days": days.len()})).into_response(),
+        Err(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "redis_unavailable",
+            "Redis did not take it, so nobody was told; try again",
+        )
+        .retry_after(2)
+        .into_response(),
+    }
 }
 
 async fn clear(State(cache): State<Cache>, RawQuery(raw): RawQuery) -> Response {

@@ -164,6 +164,9 @@ fn of_read_error(error: ReadError) -> Problem {
     let with = |status, code| Problem::new(status, code, error.to_string());
     match error {
         ReadError::Unavailable => with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2),
+        ReadError::LeftAlone { retry_after_s } => {
+            with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(retry_after_s)
+        }
         ReadError::Overloaded { retry_after_s } => {
             with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(retry_after_s)
         }
@@ -213,5 +216,6 @@ mod tests {
         assert_eq!(problem(ReadError::Overloaded { retry_after_s: 7 }), (503, "overloaded", Some(7)));
         assert_eq!(problem(ReadError::TenantBusy { retry_after_s: 9 }), (429, "too_many_queries", Some(9)));
         assert_eq!(problem(ReadError::Unavailable), (503, "unavailable", Some(2)));
+        assert_eq!(problem(ReadError::LeftAlone { retry_after_s: 30 }), (503, "unavailable", Some(30)));
     }
 }

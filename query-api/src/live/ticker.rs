@@ -8,10 +8,11 @@ use tokio::time::MissedTickBehavior;
 use super::query::StreamQuery;
 use super::update::{Failure, Update};
 use crate::authorize::Scope;
-use crate::cache::Entry;
+use crate::cache::{Entry, Patience};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
 use crate::plan::{Plan, series};
+use crate::render::Rendered;
 use crate::serve::{App, Refusal};
 
 /// A question and who may know the answer.
@@ -45,8 +46,10 @@ impl Upstream {
         let computed_ms = (app.clock)();
         let plan = Plan::Series(series::plan(&self.query.metric, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
-        let rendered = app.sources().execution(&self.scope, &plan, moment).run(&plan).await?;
-        Ok(Entry { head: rendered.head, etag: rendered.etag, computed_ms, expires_ms: (app.clock)() })
+        let rendered = app.sources().execution(&self.scope, &plan, moment, Patience::default()).run(&plan).await?;
+        let Rendered { head, etag, oldest_ms } = rendered;
+        let oldest_ms = oldest_ms.unwrap_or(computed_ms);
+        Ok(Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() })
     }
 }
 

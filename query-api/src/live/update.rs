@@ -177,7 +177,7 @@ mod tests {
 
     fn entry(tag: &str) -> Result<Entry, Failure> {
         let head = format!("{{\"data\":\"{tag}\",\"meta\":{{\"source\":\"t\"").into();
-        Ok(Entry { head, etag: format!("W/\"{tag}\""), computed_ms: 1_000, expires_ms: 1_012 })
+        Ok(Entry { head, etag: format!("W/\"{tag}\""), computed_ms: 1_000, oldest_ms: 1_000, expires_ms: 1_012 })
     }
 
     fn failure(code: &'static str) -> Result<Entry, Failure> {

@@ -36,6 +36,19 @@ pub struct Chunk {
     pub is_closed: bool,
 }
 
+impl Chunk {
+    /// All of a reading that is not cut; `now_s` is the present.
+    pub fn whole(read: Read, now_s: i64) -> Self {
+        let is_closed = is_over(read.to, now_s);
+        Self { read, is_closed }
+    }
+}
+
+/// Whether all UTC days before an instant are over.
+const fn is_over(to: i64, now_s: i64) -> bool {
+    to <= now_s - now_s.rem_euclid(DAY)
+}
+
 impl Cut {
     /// Whether a point of a chunk is in the range asked for; `at` is the start of its bucket.
     pub const fn keeps(&self, at: i64) -> bool {
@@ -57,7 +70,7 @@ pub fn cut(read: &Read, now_s: i64) -> Option<Cut> {
         let end = cell_end(frame, edge);
         let from = if is_widened && starts_on_edge && is_exact(read, edge) { edge } else { edge.max(frame.from) };
         let to = if is_widened && ends_on_edge && is_exact(read, end) { end } else { end.min(frame.to) };
-        chunks.push(Chunk { read: part(read, frame, from, to), is_closed: to <= now_s - now_s.rem_euclid(DAY) });
+        chunks.push(Chunk { read: part(read, frame, from, to), is_closed: is_over(to, now_s) });
         edge = end;
         if chunks.len() > MOST_CELLS {
             return None;

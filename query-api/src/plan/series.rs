@@ -10,7 +10,6 @@ use super::read::{Read, Source};
 use super::{dimensions, frame};
 use crate::metric::Measure;
 use crate::request::MetricQuery;
-use crate::sql::Place;
 
 /// What a series reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,12 +47,12 @@ impl SeriesPlan {
 }
 
 impl Read {
-    /// The dimensions at these places of the set that the caller asked about, in order.
-    pub fn named(&self, places: &[Place]) -> Vec<&str> {
+    /// The dimensions at these places of the set, counted from 1, that the caller asked about, in order.
+    pub fn named(&self, places: &[i64]) -> Vec<&str> {
         let Source::Rollup { set, .. } = &self.source else { return Vec::new() };
         let conditions = self.condition.dimensions();
         let is_asked = |name: &str| conditions.contains(name) || self.by.iter().any(|field| field.name() == name);
-        let is_found = |index: usize| places.iter().any(|found| usize::try_from(found.place) == Ok(index + 1));
+        let is_found = |index: usize| places.iter().any(|place| usize::try_from(*place) == Ok(index + 1));
         let names = set.names().iter().map(String::as_str).enumerate();
         names.filter(|(index, name)| is_found(*index) && is_asked(name)).map(|(_, name)| name).collect()
     }

@@ -22,6 +22,8 @@ pub struct Rendered {
     pub head: Bytes,
     /// Weak entity tag of what was asked and found; when and from where is not part of it.
     pub etag: String,
+    /// When the oldest remembered part of it was read, in milliseconds since the epoch; `None` when all was read for it.
+    pub oldest_ms: Option<i64>,
 }
 
 impl Rendered {
@@ -43,7 +45,7 @@ pub(crate) fn assemble(data: &str, meta: &impl Serialize) -> Rendered {
     let digest = Sha256::digest(format!("{data}{told}"));
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(meta)));
-    Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\"") }
+    Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None }
 }
 
 /// A JSON object without its last brace.

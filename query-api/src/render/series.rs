@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn parsed(rendered: &Rendered) -> Value {
-        let entry = Entry { head: rendered.head.clone(), etag: String::new(), computed_ms: 0, expires_ms: 60_000 };
+        let (head, etag) = (rendered.head.clone(), String::new());
+        let entry = Entry { head, etag, computed_ms: 0, oldest_ms: 0, expires_ms: 60_000 };
         serde_json::from_slice(&complete(&entry, CacheStatus::Hit, 2_500, 0.25)).unwrap()
     }
 

@@ -10,6 +10,7 @@ use super::{Statement, Value, bucket};
 use crate::metric::Measure;
 use crate::plan::condition::{Condition, Field, How};
 use crate::plan::read::{Read, Source};
+use crate::time::Grid;
 
 /// A row of an answer: one bucket of one group.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
@@ -64,12 +65,12 @@ pub fn read(read: &Read, project: &str) -> Statement {
     statement
 }
 
-/// The statement of which dimensions of a rollup's set overflowed within the range: places in the set, from 1. `None` when
-/// there are no dimensions, and for raw events.
+/// The statement of which dimensions of a rollup's set overflowed within the range: places in the set, from 1, in each of the
+/// pieces that begin at `starts`, the first of them with the range. `None` when there are no dimensions, and for raw events.
 ///
 /// Conditions are left out but for event types: they hide the very rows that tell. Of a single dimension it is one look at
 /// the table's key.
-pub fn overflowed(read: &Read, project: &str) -> Option<Statement> {
+pub fn overflowed(read: &Read, starts: Vec<i64>, project: &str) -> Option<Statement> {
     let Source::Rollup { rollup, set } = &read.source else { return None };
     if set.is_total() {
         return None;
@@ -80,13 +81,16 @@ pub fn overflowed(read: &Read, project: &str) -> Option<Statement> {
         rows.push_str(" AND event_type IN {types:Array(String)}");
         statement.bind("types", Value::Texts(types.into_iter().map(str::to_owned).collect()));
     }
+    let at = bucket(&Grid::Uneven(starts), Time::of(&read.source).seconds, &mut statement);
     let table = rollup.table();
     statement.bind("other", Value::Text(OTHER.to_owned()));
     statement.text = if set.names().len() == 1 {
-        format!("SELECT toInt64(1) AS place FROM {table} WHERE {rows} AND dim_value = {{other:String}} LIMIT 1")
+        format!(
+            "SELECT DISTINCT {at} AS at, toInt64(1) AS place FROM {table} WHERE {rows} AND dim_value = {{other:String}}"
+        )
     } else {
         format!(
-            "SELECT DISTINCT toInt64(arrayJoin(arrayFilter((i, v) -> v = {{other:String}}, arrayEnumerate({values}), {values}))) \
+            "SELECT DISTINCT {at} AS at, toInt64(arrayJoin(arrayFilter((i, v) -> v = {{other:String}}, arrayEnumerate({values}), {values}))) \
              AS place FROM {table} WHERE {rows} AND position(dim_value, {{other:String}}) > 0",
             values = values()
         )
@@ -94,9 +98,11 @@ pub fn overflowed(read: &Read, project: &str) -> Option<Statement> {
     Some(statement)
 }
 
-/// A place of a dimension in its set, from 1.
+/// A place of a dimension in its set, from 1, and the start of the piece in which it overflowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
 pub struct Place {
+    /// The start, in seconds since the epoch.
+    pub at: i64,
     /// The place.
     pub place: i64,
 }
@@ -323,7 +329,7 @@ mod tests {
         let ask = |query: &str| {
             let params = Params::parse(Some(query), METRIC_PARAMS).unwrap();
             let query = MetricQuery::parse("events", &params, &Vec::new, NOW).unwrap();
-            overflowed(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), "p")
+            overflowed(&series::plan(&query, &Catalogue::default(), NOW).unwrap().read(), vec![0, 60], "p")
         };
         assert_eq!(ask(""), None);
         for query in ["filter=device:a&eventType=x", "groupBy=device,country&filter=device:a"] {

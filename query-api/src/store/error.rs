@@ -8,9 +8,15 @@ use crate::admission::{Class, MAX_RESULT_ROWS, NoTurn};
 /// Why there is no answer. Details are in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// ClickHouse cannot be reached, was interrupted, or is left alone because it fails.
+    /// ClickHouse cannot be reached, or was interrupted.
     #[error("the data store is not available at the moment; try again")]
     Unavailable,
+    /// ClickHouse is left alone because it fails.
+    #[error("the data store is not available at the moment; try again in {retry_after_s} s")]
+    LeftAlone {
+        /// When a question may be let through again.
+        retry_after_s: u32,
+    },
     /// Too many questions at once, over all projects.
     #[error("too many queries are running; try again in {retry_after_s} s")]
     Overloaded {
@@ -69,7 +75,7 @@ const OVERLOAD_RETRY_S: u32 = 10;
 impl From<NoTurn> for ReadError {
     fn from(refused: NoTurn) -> Self {
         match refused {
-            NoTurn::Unavailable => Self::Unavailable,
+            NoTurn::Unavailable { retry_after_s } => Self::LeftAlone { retry_after_s },
             NoTurn::Overloaded { retry_after_s } => Self::Overloaded { retry_after_s },
             NoTurn::TenantBusy { retry_after_s } => Self::TenantBusy { retry_after_s },
         }

@@ -10,6 +10,9 @@
 //! else stays as it is, whatever raw still holds of it. The swap is one statement; a kill before it changes nothing, and a
 //! gate left closed is opened by the next that looks ([`super::gate`]).
 //!
+//! Whoever remembers answers has to hear which days were changed: the caller is told after each swap, and of everything that a
+//! killed rebuild may have swapped without telling, which is what its list of cells still says.
+//!
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
 //! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards; what
@@ -26,15 +29,18 @@ use tokio::time::{Instant, timeout_at};
 use super::gate::{self, Lock};
 use super::settle;
 use super::verify::{self, Drift, days, only, raw_horizon};
-use super::{RollupsError, Selection, execute, number, quoted, refuse_cluster, unit_of, within};
+use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_cluster, unit_of, within};
 use crate::error::StoreError;
 use crate::migrations::ALL;
 
 /// Rounds of rebuilding and verifying.
 const ROUNDS: u32 = 3;
 
+/// What is being rebuilt.
+const CELLS: &str = "rebuild_cells";
+
 /// Tables of a rebuild in progress; what a killed one left is dropped by the next.
-const SCRATCH: [&str; 5] = ["rebuild_cells", "rebuild_stamps", "rebuild_changed", "rebuild_staging", "rebuild_shadow"];
+const SCRATCH: [&str; 5] = [CELLS, "rebuild_stamps", "rebuild_changed", "rebuild_staging", "rebuild_shadow"];
 
 /// What to rebuild and how.
 #[derive(Debug, Clone)]
@@ -49,6 +55,15 @@ pub struct Options {
     pub pause: Duration,
 }
 
+/// A UTC day of a project whose rollups were changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Row, Deserialize)]
+pub struct ChangedDay {
+    /// The project.
+    pub project_id: String,
+    /// Days since 1970.
+    pub day: i32,
+}
+
 /// What was rebuilt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
@@ -60,12 +75,19 @@ pub struct Rebuilt {
     pub longest_gate: Duration,
 }
 
-/// Rebuilds what differs, until nothing does.
-pub async fn rebuild(client: &Client, options: &Options) -> Result<Rebuilt, RollupsError> {
+/// Rebuilds what differs, until nothing does. `changed` is told of days right after they were, also when the rebuild then fails.
+pub async fn rebuild(
+    client: &Client,
+    options: &Options,
+    mut changed: impl AsyncFnMut(Vec<ChangedDay>),
+) -> Result<Rebuilt, RollupsError> {
     refuse_cluster(client).await?;
     let lock = Lock::take(client).await?;
     if gate::open(client).await? {
         tracing::warn!("an earlier rebuild was killed and had left inserts shut out; they are let in again");
+    }
+    if exists(client, CELLS).await? {
+        changed(changed_days(client, "1").await?).await;
     }
     let mut rebuilt = Rebuilt::default();
     let (mut drifts, mut differing) = (Vec::new(), 0);
@@ -87,7 +109,7 @@ pub async fn rebuild(client: &Client, options: &Options) -> Result<Rebuilt, Roll
         for &rollup in &options.selection.tables {
             let job = Job { client, lock: &lock, options, rollup };
             let is_everything = options.is_everything && round == 0;
-            job.table(&drifts, is_everything, &mut rebuilt).await?;
+            job.table(&drifts, is_everything, &mut rebuilt, &mut changed).await?;
         }
     }
     Err(RollupsError::NotConverged(differing))
@@ -111,11 +133,26 @@ struct Partition {
 }
 
 impl Job<'_> {
-    async fn table(&self, drifts: &[Drift], is_everything: bool, rebuilt: &mut Rebuilt) -> Result<(), RollupsError> {
+    async fn table(
+        &self,
+        drifts: &[Drift],
+        is_everything: bool,
+        rebuilt: &mut Rebuilt,
+        changed: &mut impl AsyncFnMut(Vec<ChangedDay>),
+    ) -> Result<(), RollupsError> {
         self.clean_up().await?;
         self.list_cells(drifts, is_everything).await?;
         for partition in self.partitions().await? {
-            let held = self.partition(&partition).await?;
+            let held = self.partition(&partition).await;
+            // A swap whose answer did not come may have been carried out.
+            let Partition { from, to, .. } = partition;
+            let cells = format!("unit >= toDateTime({from}, 'UTC') AND unit < toDateTime({to}, 'UTC')");
+            let days = changed_days(self.client, &cells).await;
+            if let Ok(days) = &days {
+                changed(days.clone()).await;
+            }
+            let held = held?;
+            days?;
             rebuilt.partitions += 1;
             rebuilt.cells += partition.cells;
             rebuilt.longest_gate = rebuilt.longest_gate.max(held);
@@ -320,6 +357,15 @@ impl Job<'_> {
             .with_setting("max_bytes_before_external_group_by", "500000000");
         Ok(within(query.execute()).await?)
     }
+}
+
+/// The days of the cells for which a condition holds.
+async fn changed_days(client: &Client, condition: &str) -> Result<Vec<ChangedDay>, StoreError> {
+    let sql = format!(
+        "SELECT DISTINCT project_id, toInt32(toDate(unit, 'UTC')) AS day FROM tallyhouse.{CELLS} WHERE {condition} \
+         ORDER BY project_id, day"
+    );
+    within(client.query_raw(&sql).fetch_all::<ChangedDay>()).await
 }
 
 /// The view's own SELECT, from raw instead of from what is inserted, so that there is one definition.

@@ -16,6 +16,7 @@ mod anomalies;
 mod brokers;
 mod cache_fleet;
 mod cache_life;
+mod cache_rebuild;
 mod chaos;
 mod commands;
 mod dashboard_day;

@@ -151,6 +151,34 @@ async fn a_redis_that_hangs_is_soon_left_alone() {
 }
 
 #[tokio::test]
+async fn a_redis_that_hangs_costs_an_answer_of_many_parts_one_wait() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 9 * 24).await;
+    let redis = Redis::start().await;
+    let known = new_project();
+    let service = Service::start(engine.reader(), &[&project, &known], Some(&redis.url)).await;
+    eventually("Redis is used", async || {
+        service.get(&known, "/v1/dashboards/realtime").await;
+        redis.keys("tallyhouse:answer:").await > 0
+    })
+    .await;
+    redis.hang().await;
+    let waits = || {
+        let count = |kind| service.counted("tallyhouse_query_redis_errors_total", kind);
+        count("timed_out") + count("failed")
+    };
+    let before = waits();
+    // Nine days of hours are nine parts, each with versions of its own. Of this project nothing is known yet.
+    let to = (from + 9 * 86_400) * 1_000;
+    let path = format!("/v1/metrics/events?granularity=hour&startTime={}&endTime={to}", from * 1_000);
+    assert_eq!(service.get(&project, &path).await.values().len(), 9 * 24);
+    let waited = waits() - before;
+    assert!(waited > 0, "Redis hangs");
+    assert!(waited <= 2, "one wait of the answer, and maybe one of the look at Redis for the health page: {waited}");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_query_nobody_waits_for_is_stopped() {
     let (engine, project) = (support::engine().await, new_project());
     // Twelve weeks: as many partitions, so as many parts that never merge, each of which costs the slowed query a second.

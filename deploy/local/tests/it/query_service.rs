@@ -153,6 +153,11 @@ impl Service {
         &self.public
     }
 
+    /// Where its admin port is, `host:port`.
+    pub fn admin_address(&self) -> &str {
+        self.admin.trim_start_matches("http://")
+    }
+
     /// Moves the service's clock.
     pub fn pass(&self, time: Duration) {
         self.shifted_ms.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
@@ -178,6 +183,11 @@ impl Service {
             request = request.header(*name, *value);
         }
         read(self.send(request.body(Full::new(body)).unwrap()).await).await
+    }
+
+    /// `GET` on the admin port.
+    pub async fn get_as_operator(&self, path: &str) -> Reply {
+        read(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
     }
 
     /// `DELETE` on the admin port.
@@ -255,6 +265,12 @@ impl Redis {
 
     pub async fn kill(&mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// Makes it hang: connections stay, nothing is answered.
+    pub async fn hang(&self) {
+        let pid = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().await.unwrap().success());
     }
 
     /// How many keys there are that begin so.

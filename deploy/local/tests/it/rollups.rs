@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tallyhouse::engine::Engine;
 use tallyhouse::{migrate, rollups};
+use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::durability::{self, Fsync};
 use tallyhouse_sql::insert::insert_block;
-use tallyhouse_sql::rollups::rebuild::{Options, rebuild};
+use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{Report, audit, verify};
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::{Connection, runner};
@@ -49,6 +50,10 @@ async fn engine_in(folder: &Folder) -> Engine {
     let engine = Engine::start(options(folder.path())).await.unwrap();
     runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
     engine
+}
+
+async fn rebuild(client: &Client, options: &Options) -> Result<Rebuilt, RollupsError> {
+    rebuild::rebuild(client, options, async |_: Vec<ChangedDay>| ()).await
 }
 
 /// Counts a project's total once more in a rollup.

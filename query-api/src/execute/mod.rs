@@ -8,25 +8,25 @@
 //! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
 //! again. A part that cannot be decoded is as good as none.
 
+mod age;
+mod chunked;
+
 use std::time::Duration;
 
-use bytes::Bytes;
 use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 
 use crate::anomalies;
 use crate::authorize::Scope;
-use crate::cache::reach::Reach;
-use crate::cache::ttl::Life;
-use crate::cache::{PartKey, Parts, Versions};
+use crate::cache::{Parts, Patience, Versions};
 use crate::journeys;
 use crate::plan::Plan;
-use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
 use crate::plan::structured::StructuredPlan;
 use crate::render::structured::Found;
 use crate::render::{self, Rendered};
-use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
+use crate::sql::{self, MOST_ROWS, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
+use age::Age;
 
 /// An answer of one query is ended by the query's own deadline, which the breaker hears of; this much later, whatever an
 /// answer of several is still reading is stopped.
@@ -79,15 +79,20 @@ pub struct Execution {
     scope: Scope,
     moment: Moment,
     ask: Ask,
+    /// What may be waited for Redis.
+    patience: Patience,
+    /// How old that is which was not read now.
+    age: Age,
     /// What was read so far.
     cost: Cost,
 }
 
 impl Sources {
-    /// The beginning of carrying out a plan for a caller.
-    pub fn execution(&self, scope: &Scope, plan: &Plan, moment: Moment) -> Execution {
+    /// The beginning of carrying out a plan for a caller who waits so long for Redis.
+    pub fn execution(&self, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
         let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
-        Execution { sources: self.clone(), scope: scope.clone(), moment, ask, cost: Cost::default() }
+        let (sources, scope, age) = (self.clone(), scope.clone(), Age::of(moment.now_ms));
+        Execution { sources, scope, moment, ask, patience, age, cost: Cost::default() }
     }
 }
 
@@ -96,7 +101,7 @@ impl Execution {
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
         let within = self.sources.store.deadline(self.ask.class) + GRACE;
         let rendered = tokio::time::timeout(within, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
-        Ok(rendered.with_cost(&self.cost))
+        Ok(Rendered { oldest_ms: Some(self.age.oldest_ms), ..rendered.with_cost(&self.cost) })
     }
 
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {
@@ -106,11 +111,11 @@ impl Execution {
                 let read = plan.read();
                 let points = self.points(&read).await?;
                 let places = self.overflowed(&read).await?;
-                render::series::render(plan, &points, &read.named(&places), generated_s)
+                render::series::render(plan, &points, &read.named(&places), self.age.seen_s())
             }
             Plan::Anomalies(plan) => {
                 let points = self.points(&plan.series.read()).await?;
-                anomalies::judge(plan.clone(), points, self.moment.now_ms).await?
+                anomalies::judge(plan.clone(), points, self.age.seen_ms).await?
             }
             Plan::Journey(plan) => {
                 let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
@@ -127,7 +132,7 @@ impl Execution {
             }
             Plan::Structured(plan) => {
                 let found = self.structured(plan).await?;
-                render::structured::render(plan, &found, generated_s)
+                render::structured::render(plan, &found, self.age.seen_s())
             }
         })
     }
@@ -161,48 +166,6 @@ impl Execution {
         Ok(found)
     }
 
-    /// The points of a reading, in chunks where it can be cut.
-    async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let Some(cut) = cut(read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
-        let keys = self.keys(&cut.chunks).await;
-        let recall = self.moment.recall;
-        let remembered =
-            if recall == Recall::Nothing { vec![None; keys.len()] } else { self.sources.parts.get_many(&keys).await };
-        let recalled = |(part, chunk): (Option<Bytes>, &Chunk)| {
-            postcard::from_bytes(&part.filter(|_| recall.allows(chunk.is_closed))?).ok()
-        };
-        let mut chunks: Vec<Option<Vec<Point>>> = remembered.into_iter().zip(&cut.chunks).map(recalled).collect();
-        let mut computed = Vec::new();
-        for run in missing(&chunks) {
-            let asked = cut.chunks.get(run.clone()).unwrap_or_default();
-            let (Some(first), Some(last)) = (asked.first(), asked.last()) else { continue };
-            let points = self.read(&joined(first, last)).await?;
-            for ((place, chunk), points) in run.zip(asked).zip(split(asked, points)) {
-                let life = if chunk.is_closed { Life::Closed } else { Life::Open };
-                let is_kept = chunk.is_closed || recall != Recall::Closed;
-                if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&points), is_kept) {
-                    computed.push((key.clone(), Bytes::from(written), life));
-                }
-                if let Some(slot) = chunks.get_mut(place) {
-                    *slot = Some(points);
-                }
-            }
-        }
-        self.sources.parts.put_many(computed);
-        let points: Vec<Point> = chunks.into_iter().flatten().flatten().filter(|point| cut.keeps(point.at)).collect();
-        bounded(points)
-    }
-
-    async fn keys(&self, chunks: &[Chunk]) -> Vec<PartKey> {
-        let mut keys = Vec::with_capacity(chunks.len());
-        for Chunk { read, .. } in chunks {
-            let days = Reach::between(read.from, read.to).closed_days(self.moment.now_ms);
-            let stamp = self.sources.versions.stamp(self.scope.project(), days).await;
-            keys.push(PartKey::of(&self.scope, read, stamp));
-        }
-        keys
-    }
-
     async fn read(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
         let points = self.ask(&sql::read(read, self.scope.project())).await?;
         if read.top.is_some() { Ok(points) } else { bounded(points) }
@@ -213,13 +176,6 @@ impl Execution {
         self.cost += answered.cost;
         Ok(answered.rows)
     }
-
-    async fn overflowed(&mut self, read: &Read) -> Result<Vec<Place>, ReadError> {
-        match sql::overflowed(read, self.scope.project()) {
-            Some(statement) => self.ask(&statement).await,
-            None => Ok(Vec::new()),
-        }
-    }
 }
 
 fn bounded(points: Vec<Point>) -> Result<Vec<Point>, ReadError> {
@@ -227,38 +183,4 @@ fn bounded(points: Vec<Point>) -> Result<Vec<Point>, ReadError> {
         return Err(ReadError::TooExpensive { limit: "100,000 rows of groups and buckets" });
     }
     Ok(points)
-}
-
-/// Runs of neighbours that are not there.
-fn missing<T>(chunks: &[Option<T>]) -> Vec<std::ops::Range<usize>> {
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    for (place, _) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.is_none()) {
-        match runs.last_mut() {
-            Some(run) if run.end == place => run.end += 1,
-            _ => runs.push(place..place + 1),
-        }
-    }
-    runs
-}
-
-/// One reading for neighbouring chunks.
-fn joined(first: &Chunk, last: &Chunk) -> Read {
-    let mut read = first.read.clone();
-    read.to = last.read.to;
-    if let Some(frame) = &mut read.buckets {
-        frame.to = last.read.to;
-    }
-    read
-}
-
-/// The points of each chunk. A bucket that begins before the first chunk belongs to it: the range began within it.
-fn split(chunks: &[Chunk], points: Vec<Point>) -> Vec<Vec<Point>> {
-    let mut parts: Vec<Vec<Point>> = chunks.iter().map(|_| Vec::new()).collect();
-    for point in points {
-        let place = chunks.partition_point(|chunk| chunk.read.to <= point.at);
-        if let Some(part) = parts.get_mut(place) {
-            part.push(point);
-        }
-    }
-    parts
 }

@@ -1,0 +1,57 @@
+//! How long one answer waits for Redis, over everything that it asks of it.
+//!
+//! One command may take its own deadline; without this, an answer of many parts would pay it for each. So the time of an
+//! answer's commands is added up, and once it has been as long as one deadline, or a command failed, Redis is not asked
+//! again for that answer. No command's own deadline is cut short, so that the breaker hears of each as it was.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::shared::PATIENCE;
+
+/// What an answer has waited so far; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Patience {
+    spent_us: Arc<AtomicU64>,
+}
+
+impl Patience {
+    /// Whether Redis is no longer to be asked.
+    pub fn is_over(&self) -> bool {
+        self.spent() >= PATIENCE
+    }
+
+    /// What commands took so far.
+    pub(super) fn spent(&self) -> Duration {
+        Duration::from_micros(self.spent_us.load(Ordering::Relaxed))
+    }
+
+    /// A command took so long.
+    pub(super) fn spend(&self, time: Duration) {
+        self.spent_us.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX >> 1), Ordering::Relaxed);
+    }
+
+    /// A command failed.
+    pub(super) fn end(&self) {
+        self.spend(PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ends_with_a_deadline_of_waiting_or_with_a_failure() {
+        let answer = Patience::default();
+        let part = answer.clone();
+        part.spend(PATIENCE - Duration::from_micros(1));
+        assert!(!answer.is_over());
+        part.spend(Duration::from_micros(1));
+        assert!(answer.is_over());
+        let other = Patience::default();
+        other.end();
+        assert!(other.is_over());
+    }
+}

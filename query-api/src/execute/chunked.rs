@@ -1,0 +1,196 @@
+//! Readings in chunks: those that are remembered, and the others, neighbours in one statement.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
+
+use super::{Execution, Recall, bounded};
+use crate::authorize::Scope;
+use crate::cache::parts::{Computed, Remembered};
+use crate::cache::reach::Reach;
+use crate::cache::ttl::Life;
+use crate::cache::{PartKey, Stamp};
+use crate::plan::chunks::{Chunk, cut};
+use crate::plan::read::Read;
+use crate::sql::{self, Place, Point, Statement};
+use crate::store::ReadError;
+
+/// What is read of chunks, and remembered of each.
+pub(super) trait Kind {
+    /// A row of the answer for neighbouring chunks.
+    type Row: RowOwned + RowRead + DeserializeOwned;
+    /// What is remembered of one.
+    type Part: Serialize + DeserializeOwned;
+    /// Whether it is what was asked for, so that its age is the answer's.
+    const IS_DATA: bool;
+
+    /// What a chunk is remembered under.
+    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey;
+
+    /// The statement for neighbours, which `all` reads at once; `None` when there is nothing to ask.
+    fn statement(all: &Read, chunks: &[Chunk], project: &str) -> Option<Statement>;
+
+    /// The rows of each chunk, in order.
+    fn split(chunks: &[Chunk], rows: Vec<Self::Row>) -> Result<Vec<Self::Part>, ReadError>;
+}
+
+/// The points of a series.
+pub(super) struct Points;
+
+impl Kind for Points {
+    type Row = Point;
+    type Part = Vec<Point>;
+    const IS_DATA: bool = true;
+
+    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey {
+        PartKey::of(scope, &chunk.read, stamp)
+    }
+
+    fn statement(all: &Read, _: &[Chunk], project: &str) -> Option<Statement> {
+        Some(sql::read(all, project))
+    }
+
+    fn split(chunks: &[Chunk], points: Vec<Point>) -> Result<Vec<Vec<Point>>, ReadError> {
+        Ok(split(chunks, bounded(points)?, |point| point.at))
+    }
+}
+
+/// The dimensions that overflowed. Measures, groups and most conditions are all the same to them, so that the panels of a
+/// dashboard share them.
+pub(super) struct Overflow;
+
+impl Kind for Overflow {
+    type Row = Place;
+    type Part = Vec<i64>;
+    const IS_DATA: bool = false;
+
+    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
+        let types = read.condition.event_types().map(|types| types.into_iter().collect::<Vec<_>>());
+        PartKey::of(scope, &("overflowed", &read.source, types, read.from, read.to), stamp)
+    }
+
+    fn statement(all: &Read, chunks: &[Chunk], project: &str) -> Option<Statement> {
+        let starts = chunks.iter().map(|chunk| chunk.read.from).collect();
+        sql::overflowed(all, starts, project)
+    }
+
+    fn split(chunks: &[Chunk], places: Vec<Place>) -> Result<Vec<Vec<i64>>, ReadError> {
+        let parts = split(chunks, places, |place| place.at).into_iter();
+        Ok(parts.map(|part| part.into_iter().map(|place| place.place).collect()).collect())
+    }
+}
+
+impl Execution {
+    /// The points of a reading, in chunks where it can be cut.
+    pub(super) async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
+        let Some(cut) = cut(read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
+        let parts = self.parts::<Points>(&cut.chunks).await?;
+        bounded(parts.into_iter().flatten().filter(|point| cut.keeps(point.at)).collect())
+    }
+
+    /// The places of the dimensions that overflowed in the chunks that a reading touches.
+    pub(super) async fn overflowed(&mut self, read: &Read) -> Result<Vec<i64>, ReadError> {
+        if sql::overflowed(read, Vec::new(), self.scope.project()).is_none() {
+            return Ok(Vec::new());
+        }
+        let now_s = self.moment.now_ms.div_euclid(1_000);
+        // A ranking is about the whole range, what overflowed is not.
+        let unranked = Read { top: None, ..read.clone() };
+        let chunks = cut(&unranked, now_s).map_or_else(|| vec![Chunk::whole(unranked, now_s)], |cut| cut.chunks);
+        let mut places: Vec<i64> = self.parts::<Overflow>(&chunks).await?.into_iter().flatten().collect();
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    }
+
+    /// What there is of each chunk, in order.
+    async fn parts<K: Kind>(&mut self, chunks: &[Chunk]) -> Result<Vec<K::Part>, ReadError> {
+        let keys = self.keys::<K>(chunks).await;
+        let mut parts = self.remembered::<K>(chunks, &keys).await;
+        let (read_ms, mut computed) = (self.moment.now_ms, Vec::new());
+        for run in missing(&parts) {
+            let asked = chunks.get(run.clone()).unwrap_or_default();
+            let (Some(first), Some(last)) = (asked.first(), asked.last()) else { continue };
+            let rows = match K::statement(&joined(first, last), asked, self.scope.project()) {
+                Some(statement) => self.ask(&statement).await?,
+                None => Vec::new(),
+            };
+            for ((place, chunk), part) in run.zip(asked).zip(K::split(asked, rows)?) {
+                let life = if chunk.is_closed { Life::Closed } else { Life::Open };
+                let is_kept = chunk.is_closed || self.moment.recall != Recall::Closed;
+                if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
+                    computed.push(Computed { key: key.clone(), bytes: Bytes::from(written), life });
+                }
+                if let Some(slot) = parts.get_mut(place) {
+                    *slot = Some(part);
+                }
+            }
+        }
+        self.sources.parts.put_many(computed, read_ms).await;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    async fn keys<K: Kind>(&self, chunks: &[Chunk]) -> Vec<PartKey> {
+        let mut keys = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let days = Reach::between(chunk.read.from, chunk.read.to).closed_days(self.moment.now_ms);
+            let stamp = self.sources.versions.stamp(self.scope.project(), days, &self.patience).await;
+            keys.push(K::key(&self.scope, chunk, stamp));
+        }
+        keys
+    }
+
+    async fn remembered<K: Kind>(&mut self, chunks: &[Chunk], keys: &[PartKey]) -> Vec<Option<K::Part>> {
+        let recall = self.moment.recall;
+        if recall == Recall::Nothing {
+            return chunks.iter().map(|_| None).collect();
+        }
+        let found = self.sources.parts.get_many(keys, &self.patience).await;
+        let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| {
+            let Remembered { bytes, read_ms } = part.filter(|_| recall.allows(chunk.is_closed))?;
+            let part = postcard::from_bytes(&bytes).ok()?;
+            if K::IS_DATA {
+                self.age.joined(read_ms, chunk);
+            }
+            Some(part)
+        };
+        found.into_iter().zip(chunks).map(recalled).collect()
+    }
+}
+
+/// Runs of neighbours that are not there.
+fn missing<T>(chunks: &[Option<T>]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (place, _) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.is_none()) {
+        match runs.last_mut() {
+            Some(run) if run.end == place => run.end += 1,
+            _ => runs.push(place..place + 1),
+        }
+    }
+    runs
+}
+
+/// One reading for neighbouring chunks.
+fn joined(first: &Chunk, last: &Chunk) -> Read {
+    let mut read = first.read.clone();
+    read.to = last.read.to;
+    if let Some(frame) = &mut read.buckets {
+        frame.to = last.read.to;
+    }
+    read
+}
+
+/// The rows of each chunk. A bucket that begins before the first chunk belongs to it: the range began within it.
+fn split<R>(chunks: &[Chunk], rows: Vec<R>, at: impl Fn(&R) -> i64) -> Vec<Vec<R>> {
+    let mut parts: Vec<Vec<R>> = chunks.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        let place = chunks.partition_point(|chunk| chunk.read.to <= at(&row));
+        if let Some(part) = parts.get_mut(place) {
+            part.push(row);
+        }
+    }
+    parts
+}
