@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{Env, ProcessEnv};
 
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, new_project};
+use crate::query_service::{Service, Settings, new_project};
 use crate::support;
 
 /// Who looks, each once a minute, at each panel.
@@ -31,7 +32,9 @@ async fn dashboards_are_answered_from_the_cache() {
     let hours: i64 = ProcessEnv.get("DASHBOARD_HOURS").map_or(1, |text| text.parse().unwrap());
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 9 * 24).await;
-    let service = Service::start(engine.reader(), &[&project], None).await;
+    // As in one process: it is told which days inserts touch.
+    let settings = Settings { days: Some(DayVersions::default()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let begun_s = tallyhouse_service::clock::now_ms() / 1_000;
     for minute in 0..hours * 60 {

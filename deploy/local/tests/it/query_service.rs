@@ -57,12 +57,14 @@ pub struct Settings {
     pub writer: Option<Connection>,
     /// ClickHouse as the user for analysts' SQL.
     pub analyst: Option<Connection>,
+    /// A present that stands still, in milliseconds since the epoch.
+    pub now_ms: Option<i64>,
 }
 
 impl Settings {
     /// Nothing but ClickHouse.
     pub fn of(connection: Connection) -> Self {
-        Self { connection, env: BTreeMap::new(), days: None, writer: None, analyst: None }
+        Self { connection, env: BTreeMap::new(), days: None, writer: None, analyst: None, now_ms: None }
     }
 
     /// With a variable.
@@ -121,7 +123,7 @@ impl Service {
 
     /// Starts one for these projects.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
-        let Settings { connection, env, days, writer, analyst } = settings;
+        let Settings { connection, env, days, writer, analyst, now_ms: still_ms } = settings;
         let mut keys = KeyRing::default();
         for project in projects {
             keys.add(project, grant(project, "query", &[Scope::Query]));
@@ -132,7 +134,7 @@ impl Service {
         let shift = Arc::clone(&shifted_ms);
         let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
         deps.analyst = analyst;
-        deps.clock = Arc::new(move || now_ms() + shift.load(Ordering::SeqCst));
+        deps.clock = Arc::new(move || still_ms.unwrap_or_else(now_ms) + shift.load(Ordering::SeqCst));
         deps.days = days;
         deps.writer = writer;
         let registry = deps.registry.clone();

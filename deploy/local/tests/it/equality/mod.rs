@@ -1,0 +1,365 @@
+//! Rollups against raw events: questions that nobody thought of, each answered from the planned table, from raw events, in
+//! chunks, and over HTTP by two instances, and compared.
+//!
+//! ```text
+//! question -> plan -> each reading: as a whole ~ from raw events
+//!                                              = chunk by chunk, joined
+//!                  -> the whole readings, rendered = one instance = another, that knows a part of it = the first, from memory
+//! ```
+//!
+//! Only what is estimated may differ from raw events, by what the estimate allows; all other answers are equal to the last
+//! digit. Events are spread over projects, so that a reading of raw events is of [`EVENTS_OF_PROJECT`] at most.
+//!
+//! `EQUALITY_EVENTS` and `EQUALITY_QUESTIONS` make it larger than a test needs (`make equality`); `EQUALITY_SEED` repeats one.
+
+mod events;
+mod questions;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures_util::stream::StreamExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::Value;
+use tallyhouse_query_api::metric::Measure;
+use tallyhouse_query_api::plan::chunks::cut;
+use tallyhouse_query_api::plan::read::{Read, Source};
+use tallyhouse_query_api::plan::{Plan, Unplannable, plan};
+use tallyhouse_query_api::render::structured::Found;
+use tallyhouse_query_api::render::{Rendered, series, structured};
+use tallyhouse_query_api::sql::{self, Point};
+use tallyhouse_schema::{Catalogue, Rollup};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::env::{Env, ProcessEnv};
+use tallyhouse_sql::clickhouse::Client;
+
+use self::questions::{Form, Known, Question, question, registered};
+use crate::query_service::{Reply, Service, Settings, eventually, new_project};
+use crate::support;
+
+const DAY: i64 = 86_400;
+
+/// Events of a project at most. The dearest question, about quantiles of two months of days that are on no whole hour, takes
+/// seconds for a million of them, and is asked five times.
+const EVENTS_OF_PROJECT: u64 = 312_500;
+
+/// Questions that are asked at once.
+const AT_ONCE: usize = 4;
+
+/// Chunks of one reading that are read at once.
+const CHUNKS_AT_ONCE: usize = 2;
+
+/// How often it is told how far things are, in questions.
+const TOLD_EVERY: usize = 500;
+
+fn scale(name: &str, default: u64) -> u64 {
+    ProcessEnv.get(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollups_answer_what_raw_events_say() {
+    let (events, questions, seed) =
+        (scale("EQUALITY_EVENTS", 40_000), scale("EQUALITY_QUESTIONS", 100) as usize, scale("EQUALITY_SEED", 7));
+    let ground = Ground::lay(events).await;
+    let begun = Instant::now();
+    eprintln!("equality: {events} events in {} projects, written in {} s", ground.projects.len(), ground.written_s);
+    let mut asked = Asked { random: StdRng::seed_from_u64(seed), ground: &ground, unanswerable: 0 };
+    let mut tally = Tally::default();
+    let mut answered = futures_util::stream::iter(asked.by_ref().take(questions))
+        .map(|asked| ground.compare(asked))
+        .buffer_unordered(AT_ONCE);
+    while let Some(one) = answered.next().await {
+        tally.add(&one);
+        if tally.questions % TOLD_EVERY == 0 {
+            eprintln!("equality: {} of {questions} questions in {} s", tally.questions, begun.elapsed().as_secs());
+        }
+    }
+    drop(answered);
+    let unanswerable = asked.unanswerable;
+    eprintln!(
+        "equality: seed {seed}, {} s of questions, and {unanswerable} that no rollup answers: {tally:?}",
+        begun.elapsed().as_secs()
+    );
+    ground.clear().await;
+    assert_eq!(tally.questions, questions);
+    assert!(tally.values > questions && tally.tables.len() == 3 && tally.chunks > 0, "{tally:?}");
+    assert!(tally.totals > 0 && tally.previous > 0 && tally.series > 0 && tally.registered > 0, "{tally:?}");
+}
+
+/// What was compared.
+#[derive(Debug, Default)]
+struct Tally {
+    questions: usize,
+    series: usize,
+    registered: usize,
+    totals: usize,
+    previous: usize,
+    rows: usize,
+    values: usize,
+    chunks: usize,
+    remembered: usize,
+    tables: BTreeMap<&'static str, usize>,
+}
+
+impl Tally {
+    fn add(&mut self, one: &Self) {
+        self.questions += one.questions;
+        self.series += one.series;
+        self.registered += one.registered;
+        self.totals += one.totals;
+        self.previous += one.previous;
+        self.rows += one.rows;
+        self.values += one.values;
+        self.chunks += one.chunks;
+        self.remembered += one.remembered;
+        for (table, readings) in &one.tables {
+            *self.tables.entry(table).or_default() += readings;
+        }
+    }
+}
+
+/// Where questions are asked: events, and two instances with the same registered metrics. The present stands still there, so
+/// that what is planned here is what they plan.
+struct Ground {
+    client: Client,
+    projects: Vec<String>,
+    services: [Service; 2],
+    catalogue: Catalogue,
+    known: Known,
+    now_ms: i64,
+    written_s: u64,
+}
+
+impl Ground {
+    async fn lay(events: u64) -> Self {
+        let (engine, now_ms, begun) = (support::engine().await, now_ms(), Instant::now());
+        let projects: Vec<String> = (0..events.div_ceil(EVENTS_OF_PROJECT)).map(|_| new_project()).collect();
+        let each = events / projects.len() as u64;
+        events::write(&engine.writer(), &projects, each, now_ms / 1_000 / DAY * DAY).await;
+        let names: Vec<&str> = projects.iter().map(String::as_str).collect();
+        let start = async || {
+            let settings =
+                Settings { writer: Some(engine.writer()), now_ms: Some(now_ms), ..Settings::of(engine.reader()) };
+            // Every answer is asked for again, long after the first of them: none is to make way.
+            let settings = settings.with("QUERY_CACHE_BYTES", "8000000000").with("QUERY_CACHE_WARM", "off");
+            // How soon is another test's question.
+            Service::start_with(settings.with("QUERY_DEADLINE_DASHBOARD_MS", "60000"), &names).await
+        };
+        let one = start().await;
+        for project in &projects {
+            for metric in registered() {
+                let made = one.post(&format!("admin-{project}"), "/v1/metrics", metric.to_string()).await;
+                assert_eq!(made.status, 201, "{made:?}");
+            }
+        }
+        let catalogue = Catalogue::built_in().unwrap();
+        let known = Known::new(&catalogue);
+        let other = start().await;
+        eventually("the other instance knows the metrics", async || {
+            let mut listed = Vec::new();
+            for project in &projects {
+                listed.push(other.get(project, "/v1/metrics").await.body["data"].as_array().map_or(0, Vec::len));
+            }
+            listed.iter().all(|metrics| metrics - tallyhouse_query_api::metric::METRICS.len() == registered().len())
+        })
+        .await;
+        let written_s = begun.elapsed().as_secs();
+        let client = engine.reader().client();
+        Self { client, projects, services: [one, other], catalogue, known, now_ms, written_s }
+    }
+
+    fn plan(&self, question: &Question) -> Result<Plan, Unplannable> {
+        plan(&self.known.query(question, self.now_ms), &self.catalogue, self.now_ms)
+    }
+
+    async fn clear(self) {
+        for service in self.services {
+            service.stop().await;
+        }
+    }
+}
+
+/// Questions that rollups answer, one after another, each of a project.
+struct Asked<'a> {
+    random: StdRng,
+    ground: &'a Ground,
+    unanswerable: usize,
+}
+
+impl<'a> Iterator for Asked<'a> {
+    type Item = (&'a str, Question, Plan);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ground = self.ground;
+        loop {
+            let question = question(&mut self.random, ground.now_ms / 1_000 / DAY * DAY);
+            let project = rand::RngExt::random_range(&mut self.random, 0..ground.projects.len());
+            match ground.plan(&question) {
+                Ok(plan) => return Some((&ground.projects[project], question, plan)),
+                Err(
+                    Unplannable::TooManyPoints { .. }
+                    | Unplannable::TooFineForItsAge { .. }
+                    | Unplannable::NotRolledUp { .. },
+                ) => self.unanswerable += 1,
+                Err(error) => panic!("{question}: {error}"),
+            }
+        }
+    }
+}
+
+impl Ground {
+    async fn compare(&self, (project, question, plan): (&str, Question, Plan)) -> Tally {
+        let mut tally = Tally { questions: 1, ..Tally::default() };
+        let asking = Asking { ground: self, project, question: &question };
+        let expected = match &plan {
+            Plan::Series(plan) => {
+                tally.series += 1;
+                series::render(plan, &asking.compare(&plan.read(), &mut tally).await, &[], self.now_ms / 1_000)
+            }
+            Plan::Structured(plan) => {
+                tally.registered += usize::from(plan.metrics.iter().any(|metric| metric.version > 0));
+                tally.totals += usize::from(plan.include.totals);
+                tally.previous += usize::from(plan.previous.is_some());
+                let mut found = Found {
+                    reads: asking.compare_all(&plan.period.reads, &mut tally).await,
+                    totals: asking.compare_all(&plan.period.totals, &mut tally).await,
+                    ..Found::default()
+                };
+                if let Some(previous) = &plan.previous {
+                    found.previous = asking.compare_all(&previous.reads, &mut tally).await;
+                    found.previous_totals = asking.compare_all(&previous.totals, &mut tally).await;
+                }
+                structured::render(plan, &found, self.now_ms / 1_000)
+            }
+            other => panic!("{question}: {other:?}"),
+        };
+        asking.answered(&told(&expected)).await;
+        tally.remembered += 1;
+        tally
+    }
+}
+
+/// An answer whose meta is left open, as JSON.
+fn told(rendered: &Rendered) -> Value {
+    serde_json::from_slice(&[rendered.head.as_ref(), b"}}"].concat()).unwrap()
+}
+
+type Table = BTreeMap<(i64, Vec<String>), Vec<Option<f64>>>;
+
+fn table(points: &[Point]) -> Table {
+    points.iter().map(|point| ((point.at, point.groups.clone()), point.measured.clone())).collect()
+}
+
+/// How far two answers may be apart: nothing where both count; the estimates by what their states allow, five times the
+/// standard error of users (which are exact while they are few).
+fn is_equal(measure: Measure, source: &Source, planned: Option<f64>, raw: Option<f64>) -> bool {
+    let (Some(planned), Some(raw)) = (planned, raw) else { return planned == raw };
+    let within = |part: f64| (planned - raw).abs() <= part * planned.abs().max(raw.abs()).max(1e-9);
+    match measure {
+        Measure::Events | Measure::ValueMin | Measure::ValueMax => planned == raw,
+        // The order of additions differs; the values are multiples of 1/8, so sums are exact far beyond this.
+        Measure::ValueSum | Measure::ValueAvg => within(1e-12),
+        Measure::Users => {
+            let error = |precision: u8| 1.04 / f64::from(1_u32 << precision).sqrt();
+            within(5.0 * (error(source.users_precision()) + error(Rollup::Hour.users_precision())))
+        }
+        Measure::ValueQuantile(_) => within(0.021),
+    }
+}
+
+/// A question being asked.
+struct Asking<'a> {
+    ground: &'a Ground,
+    project: &'a str,
+    question: &'a Question,
+}
+
+impl Asking<'_> {
+    async fn points(&self, read: &Read) -> Vec<Point> {
+        let statement = sql::read(read, self.project);
+        let query = statement
+            .params
+            .iter()
+            .fold(self.ground.client.query(&statement.text), |query, (name, value)| query.param(name, value));
+        query.fetch_all().await.unwrap_or_else(|error| panic!("{}: {error}: {statement:?}", self.question))
+    }
+
+    async fn compare_all(&self, reads: &[Read], tally: &mut Tally) -> Vec<Vec<Point>> {
+        let mut found = Vec::new();
+        for read in reads {
+            found.push(self.compare(read, tally).await);
+        }
+        found
+    }
+
+    /// The points of a reading as a whole, compared with those of raw events and of its chunks.
+    async fn compare(&self, read: &Read, tally: &mut Tally) -> Vec<Point> {
+        let whole = self.points(read).await;
+        let planned = table(&whole);
+        let raw = table(&self.points(&Read { source: Source::Raw, ..read.clone() }).await);
+        assert_eq!(
+            planned.keys().collect::<Vec<_>>(),
+            raw.keys().collect::<Vec<_>>(),
+            "{} {}: {read:?}",
+            self.project,
+            self.question
+        );
+        for (row, measured) in &planned {
+            for ((measure, planned), raw) in read.measures.iter().zip(measured).zip(&raw[row]) {
+                assert!(
+                    is_equal(*measure, &read.source, *planned, *raw),
+                    "{} {} {row:?} {measure:?}: {planned:?} from {}, {raw:?} from raw events",
+                    self.project,
+                    self.question,
+                    read.source.table()
+                );
+                tally.values += 1;
+            }
+        }
+        tally.rows += planned.len();
+        *tally.tables.entry(read.source.table()).or_default() += 1;
+        tally.chunks += self.in_chunks(read, &planned).await;
+        whole
+    }
+
+    /// How many chunks were read and joined to the same table.
+    async fn in_chunks(&self, read: &Read, whole: &Table) -> usize {
+        let Some(cut) = cut(read, self.ground.now_ms / 1_000) else { return 0 };
+        let chunks = futures_util::stream::iter(&cut.chunks).map(|chunk| self.points(&chunk.read));
+        let mut joined: Vec<Point> = chunks.buffered(CHUNKS_AT_ONCE).collect::<Vec<_>>().await.concat();
+        joined.retain(|point| cut.keeps(point.at));
+        assert!(table(&joined) == *whole, "{} in {} chunks: {joined:?} {whole:?}", self.question, cut.chunks.len());
+        cut.chunks.len()
+    }
+
+    /// One instance answers from ClickHouse, another from what it remembers of an earlier range and from ClickHouse, and the
+    /// first again from what it remembers: all as expected.
+    async fn answered(&self, expected: &Value) {
+        let [one, other] = &self.ground.services;
+        let earlier = self.question.earlier();
+        // What is read from minutes may reach back to where there are none any more.
+        if self.ground.plan(&earlier).is_ok() {
+            let reply = self.put(other, &earlier).await;
+            assert_eq!(reply.status, 200, "{earlier}: {reply:?}");
+        }
+        for (service, status) in [(one, None), (other, None), (one, Some("HIT"))] {
+            let reply = self.put(service, self.question).await;
+            assert_eq!(reply.status, 200, "{}: {reply:?}", self.question);
+            assert!(status.is_none_or(|status| reply.header("x-cache") == status), "{}: {reply:?}", self.question);
+            for (name, part) in expected.as_object().unwrap().iter().filter(|(name, _)| *name != "meta") {
+                assert!(reply.body[name] == *part, "{} {name}: {} {part}", self.question, reply.body[name]);
+            }
+            for (name, part) in expected["meta"].as_object().unwrap() {
+                assert_eq!(reply.body["meta"][name], *part, "{} meta.{name}", self.question);
+            }
+        }
+    }
+
+    async fn put(&self, service: &Service, question: &Question) -> Reply {
+        match question.put() {
+            Form::Document(document) => service.post(self.project, "/v1/query", document.to_string()).await,
+            Form::Series(name, params) => service.get(self.project, &format!("/v1/metrics/{name}?{params}")).await,
+        }
+    }
+}
