@@ -15,7 +15,10 @@ use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, KillsArgs, OutageArgs, ReadsArgs};
+use cli::{
+    BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, KillsArgs, OutageArgs,
+    ReadsArgs,
+};
 
 /// Why the command failed. The text of each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +132,11 @@ async fn reads(args: &ReadsArgs) -> Result<(), Failure> {
 
 async fn degrade(args: &DegradeArgs) -> Result<(), Failure> {
     let report = degrade::run(&args.config()?, |step| say(&format!("degrade: {step}"))).await?;
-    if args.json { print(&serde_json::to_string_pretty(&report)?)? } else { print(&report.to_string())? }
+    if args.json {
+        print(&serde_json::to_string_pretty(&report)?)?
+    } else {
+        print(&report.to_string())?
+    }
     let broken = report.broken();
     if broken.is_empty() { Ok(()) } else { Err(Failure::Broken(broken.join("; "))) }
 }

@@ -71,7 +71,8 @@ impl Crowd {
                     // Each instance has as many of one as of the other.
                     let (question, _) = if number % 4 < 2 { questions.sql() } else { questions.funnel() };
                     let answer = async { Wire::open(&address).await?.ask(&question).await };
-                    let end = answer.await.map_or_else(|_| "no answer".to_owned(), |(status, _)| status.as_str().to_owned());
+                    let end =
+                        answer.await.map_or_else(|_| "no answer".to_owned(), |(status, _)| status.as_str().to_owned());
                     if end != "200" {
                         sleep(AGAIN_AFTER).await;
                     }
@@ -111,7 +112,8 @@ async fn busy(pair: &Pair) -> Result<(), DegradeError> {
 async fn idle(pair: &Pair) -> Result<(), DegradeError> {
     for instance in pair {
         for gauge in [WAITING, "tallyhouse_query_clickhouse_in_flight"] {
-            until("the ad hoc questions are gone", async || instance.counted(gauge, "").await.is_ok_and(|n| n == 0)).await?;
+            until("the ad hoc questions are gone", async || instance.counted(gauge, "").await.is_ok_and(|n| n == 0))
+                .await?;
         }
     }
     Ok(())

@@ -38,7 +38,8 @@ pub(super) async fn measure(stage: &mut Stage) -> Result<Late, DegradeError> {
     let [one, other] = stage.pair(&[]).await?;
     let ingest = Endpoint::new(&format!("{}/v1/events?wait=stored", stage.ingest_url()), Duration::from_secs(30))?
         .api_key(INGEST_KEY)?;
-    let day = Timestamp::now().saturating_sub(SignedDuration::from_hours(24 * DAYS_AGO)).unwrap_or(Timestamp::UNIX_EPOCH);
+    let day =
+        Timestamp::now().saturating_sub(SignedDuration::from_hours(24 * DAYS_AGO)).unwrap_or(Timestamp::UNIX_EPOCH);
     let (date, noon) = (day.strftime("%Y-%m-%d").to_string(), day.strftime("%Y-%m-%dT12:00:00Z").to_string());
     let next = day.saturating_add(SignedDuration::from_hours(24)).unwrap_or(day).strftime("%Y-%m-%d");
     let path = format!("/v1/metrics/events?eventType={EVENT_TYPE}&granularity=day&startTime={date}&endTime={next}");

@@ -76,8 +76,14 @@ impl fmt::Display for Report {
         writeln!(f, "stampede on one expired answer (aim: as many queries as one reader alone, p99 < 50 ms)")?;
         stampede.iter().try_for_each(|crowd| crowd_line(f, crowd))?;
         let Orphans { rounds, followers, most_queries, unanswered, waited } = holder;
-        writeln!(f, "who computes is killed, {rounds} times under {followers} waiting readers (aim: at most 2 queries)")?;
-        writeln!(f, "  at most {most_queries} queries, {unanswered} readers without an answer; answered after {waited}")?;
+        writeln!(
+            f,
+            "who computes is killed, {rounds} times under {followers} waiting readers (aim: at most 2 queries)"
+        )?;
+        writeln!(
+            f,
+            "  at most {most_queries} queries, {unanswered} readers without an answer; answered after {waited}"
+        )?;
         writeln!(f, "uncached panels without Redis (aim: within 2 x)")?;
         writeln!(f, "  with          {}", redis.with.latency)?;
         for (name, without) in [("it hangs  ", &redis.hangs), ("it refuses", &redis.refuses)] {
@@ -108,14 +114,23 @@ fn crowd_line(f: &mut fmt::Formatter<'_>, crowd: &Crowd) -> fmt::Result {
         Expired::Stale => "stale ",
     };
     let [hit, miss, stale, coalesced, others] = answers;
-    writeln!(f, "  {expired} {requests} requests over {connections} connections: {queries} queries (alone {alone}), {latency}")?;
-    writeln!(f, "         HIT {hit}, MISS {miss}, STALE {stale}, COALESCED {coalesced}, others {others}, all within {took_ms} ms")
+    writeln!(
+        f,
+        "  {expired} {requests} requests over {connections} connections: {queries} queries (alone {alone}), {latency}"
+    )?;
+    writeln!(
+        f,
+        "         HIT {hit}, MISS {miss}, STALE {stale}, COALESCED {coalesced}, others {others}, all within {took_ms} ms"
+    )
 }
 
 fn isolated(f: &mut fmt::Formatter<'_>, isolation: &Isolation) -> fmt::Result {
     let Isolation { rounds, outstanding, alone, beside, ad_hoc } = isolation;
     let ratio = |of: fn(&crate::bench::quantiles::Quantiles) -> f64| ratio(of(&beside.latency), of(&alone.latency));
-    writeln!(f, "uncached panels beside {outstanding} ad hoc questions, {rounds} rounds of each (aim: p99 within 1.2 x)")?;
+    writeln!(
+        f,
+        "uncached panels beside {outstanding} ad hoc questions, {rounds} rounds of each (aim: p99 within 1.2 x)"
+    )?;
     writeln!(f, "  alone  {} ({})", alone.latency, alone.ends())?;
     writeln!(f, "  beside {} ({})", beside.latency, beside.ends())?;
     writeln!(f, "  p50 {:.2} x, p99 {:.2} x; ad hoc ended: {ad_hoc:?}", ratio(|q| q.p50_ms), ratio(|q| q.p99_ms))

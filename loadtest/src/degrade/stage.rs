@@ -109,7 +109,9 @@ impl Stage {
     }
 
     fn clickhouse_pid(&self) -> Result<i32, DegradeError> {
-        self.system.clickhouse_pid().ok_or_else(|| DegradeError::Worthless("there is no ClickHouse to break".to_owned()))
+        self.system
+            .clickhouse_pid()
+            .ok_or_else(|| DegradeError::Worthless("there is no ClickHouse to break".to_owned()))
     }
 }
 
