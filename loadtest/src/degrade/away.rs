@@ -23,6 +23,8 @@ const AD_HOC: u32 = 4;
 const REFUSES: Duration = Duration::from_secs(6);
 /// Questions are taken and not answered: longer than a dashboard's query may take, after which nobody asks any more.
 const HANGS: Duration = Duration::from_secs(15);
+/// Longer than an answer, and a part of one that may still change, is fresh.
+const EXPIRES: Duration = Duration::from_secs(12);
 /// How long an ad hoc reader waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,7 +71,7 @@ async fn primed(stage: &mut Stage, questions: &Questions) -> Result<Pair, Degrad
             }
         }
     }
-    sleep(Duration::from_millis(1_500)).await;
+    sleep(EXPIRES).await;
     Ok(pair)
 }
 

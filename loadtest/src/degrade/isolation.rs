@@ -3,7 +3,7 @@
 //! Alone and beside them by turns, so that what else the machine does hits both.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -58,14 +58,19 @@ pub(super) async fn measure(stage: &mut Stage, questions: &Arc<Questions>) -> Re
 }
 
 /// Readers that ask for something heavy, again and again.
-struct Crowd(JoinSet<()>, tokio::sync::mpsc::UnboundedReceiver<String>);
+struct Crowd {
+    readers: JoinSet<()>,
+    ends: Ends,
+}
+
+/// How many questions ended how.
+type Ends = Arc<Mutex<BTreeMap<String, u64>>>;
 
 impl Crowd {
     fn start(pair: &Pair, questions: &Arc<Questions>) -> Self {
-        let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
-        let mut readers = JoinSet::new();
+        let (mut readers, ends) = (JoinSet::new(), Ends::default());
         for (number, instance) in (0..OUTSTANDING).zip(pair.iter().cycle()) {
-            let (address, questions, ended) = (instance.address.clone(), Arc::clone(questions), ended.clone());
+            let (address, questions, ends) = (instance.address.clone(), Arc::clone(questions), Arc::clone(&ends));
             readers.spawn(async move {
                 loop {
                     // Each instance has as many of one as of the other.
@@ -73,25 +78,21 @@ impl Crowd {
                     let answer = async { Wire::open(&address).await?.ask(&question).await };
                     let end =
                         answer.await.map_or_else(|_| "no answer".to_owned(), |(status, _)| status.as_str().to_owned());
-                    if end != "200" {
+                    let is_answered = end == "200";
+                    *ends.lock().unwrap_or_else(PoisonError::into_inner).entry(end).or_default() += 1;
+                    if !is_answered {
                         sleep(AGAIN_AFTER).await;
-                    }
-                    if ended.send(end).is_err() {
-                        return;
                     }
                 }
             });
         }
-        Self(readers, ends)
+        Self { readers, ends }
     }
 
+    /// Closes all connections; how questions had ended until then.
     async fn end(mut self) -> BTreeMap<String, u64> {
-        self.0.shutdown().await;
-        let mut ends = BTreeMap::new();
-        while let Ok(end) = self.1.try_recv() {
-            *ends.entry(end).or_default() += 1;
-        }
-        ends
+        self.readers.shutdown().await;
+        std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -153,7 +153,8 @@ async fn a_funnel_by_eye() {
 async fn a_long_funnel_is_planned_as_a_short_one() {
     let engine = support::engine().await;
     let steps: Vec<Value> = (0..10).map(|step| json!({"event_type": format!("step {step}")})).collect();
-    let question = json!({"kind": "funnel", "date_range": "30d", "window": "7d", "breakdown": "country", "steps": steps});
+    let question =
+        json!({"kind": "funnel", "date_range": "30d", "window": "7d", "breakdown": "country", "steps": steps});
     let JourneyPlan::Funnel(plan) = plan(&question, ms("2026-11-01T00:00:00Z")) else { panic!("it is a funnel") };
     let statement = statements::funnel(&plan, "p");
     let explain = format!("EXPLAIN QUERY TREE {}", statement.text);
