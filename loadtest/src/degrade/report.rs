@@ -108,7 +108,7 @@ impl fmt::Display for Report {
 }
 
 fn crowd_line(f: &mut fmt::Formatter<'_>, crowd: &Crowd) -> fmt::Result {
-    let Crowd { expired, connections, requests, queries, alone, took_ms, answers, latency } = crowd;
+    let Crowd { expired, connections, requests, queries, alone, redis_errors, took_ms, answers, latency } = crowd;
     let expired = match expired {
         Expired::Absent => "absent",
         Expired::Stale => "stale ",
@@ -120,7 +120,7 @@ fn crowd_line(f: &mut fmt::Formatter<'_>, crowd: &Crowd) -> fmt::Result {
     )?;
     writeln!(
         f,
-        "         HIT {hit}, MISS {miss}, STALE {stale}, COALESCED {coalesced}, others {others}, all within {took_ms} ms"
+        "         HIT {hit}, MISS {miss}, STALE {stale}, COALESCED {coalesced}, others {others}, all within {took_ms} ms; Redis no help {redis_errors} x"
     )
 }
 

@@ -60,6 +60,8 @@ pub struct Crowd {
     pub queries: u64,
     /// What a reader alone had cost.
     pub alone: u64,
+    /// Times Redis was no help to an instance, which then computes without the fleet's lock.
+    pub redis_errors: u64,
     /// From the first request to the last answer, in milliseconds.
     pub took_ms: u64,
     /// Answers that say `HIT`, `MISS`, `STALE`, `COALESCED`, and all others.
@@ -122,6 +124,12 @@ async fn prime(pair: &Pair, questions: &Questions) -> Result<(Question, u64), De
     Ok((question, queries(pair).await? - before))
 }
 
+async fn redis_errors(pair: &Pair) -> Result<u64, DegradeError> {
+    const ERRORS: &str = "tallyhouse_query_redis_errors_total";
+    let [one, other] = pair;
+    Ok(one.counted(ERRORS, "").await? + other.counted(ERRORS, "").await?)
+}
+
 async fn queries(pair: &Pair) -> Result<u64, DegradeError> {
     let [one, other] = pair;
     Ok(one.queries().await? + other.queries().await?)
@@ -138,7 +146,7 @@ async fn crowd(pair: &Pair, question: &Question, size: Size) -> Result<Crowd, De
     let Size { expired, connections, alone } = size;
     let addresses = (0..connections).zip(pair.iter().cycle()).map(|(_, instance)| Wire::open(&instance.address));
     let wires: Vec<Wire> = stream::iter(addresses).buffer_unordered(OPENING).try_collect().await?;
-    let (before, each) = (queries(pair).await?, REQUESTS / connections);
+    let (before, errors, each) = (queries(pair).await?, redis_errors(pair).await?, REQUESTS / connections);
     let (ready, began) = (Arc::new(Barrier::new(connections)), Instant::now());
     let readers = wires.into_iter().map(|wire| tokio::spawn(read(wire, question.clone(), each, Arc::clone(&ready))));
     let (mut latencies, mut answers) = (Latencies::new(), [0; 5]);
@@ -150,9 +158,10 @@ async fn crowd(pair: &Pair, question: &Question, size: Size) -> Result<Crowd, De
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     // A refresh beside the answers may still be under way.
     sleep(Duration::from_millis(500)).await;
-    let queries = queries(pair).await? - before;
+    let (queries, redis_errors) = (queries(pair).await? - before, redis_errors(pair).await? - errors);
     let requests = each * connections;
-    Ok(Crowd { expired, connections, requests, queries, alone, took_ms, answers, latency: latencies.quantiles() })
+    let latency = latencies.quantiles();
+    Ok(Crowd { expired, connections, requests, queries, alone, redis_errors, took_ms, answers, latency })
 }
 
 async fn read(
