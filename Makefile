@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog equality help reads run test check bench kafka chaos
+.PHONY: backlog degrade equality help reads run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ reads: ## Measure how fast dashboards are read over 100 million events (ARGS="--
 	@deploy/local/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest reads $(ARGS)
+
+degrade: ## Measure how reading holds up when something goes wrong, over two instances (ARGS="--events 3000000")
+	@deploy/local/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse --bin query-api --bin loadtest
+	@$(TARGET)/release/loadtest degrade $(ARGS)
 
 backlog: ## Measure what durability costs and how a backlog is caught up with (ARGS="--brokers 3 --away 60")
 	@deploy/local/setup.sh --tests

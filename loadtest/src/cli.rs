@@ -1,6 +1,6 @@
 //! The command line, and what it comes to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -12,6 +12,7 @@ use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
+use tallyhouse_loadtest::degrade::{self, DegradeConfig};
 use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Measure how fast dashboards are read over a lot of events.
     Reads(ReadsArgs),
+    /// Measure how reading holds up: stampedes, killed instances, without Redis, without ClickHouse, beside analysts.
+    Degrade(DegradeArgs),
     /// Measure what durability costs and how a backlog is caught up with, with or without Kafka.
     Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
@@ -296,6 +299,29 @@ impl ReadsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DegradeArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The query-api program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    query_api: Option<PathBuf>,
+    /// Events, made inside ClickHouse
+    #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(100_000..=20_000_000))]
+    events: u64,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl DegradeArgs {
+    pub(crate) fn config(&self) -> Result<DegradeConfig, ArgumentError> {
+        let tallyhouse = self.binary.path()?;
+        let query_api = beside(&tallyhouse, self.query_api.as_ref(), "query-api")?;
+        Ok(DegradeConfig { programs: degrade::Programs { tallyhouse, query_api }, events: self.events })
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct BrokersArgs {
     /// How many
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=5))]
@@ -365,11 +391,14 @@ impl BacklogArgs {
 
 fn programs(binary: &BinaryArg, ingest: Option<&PathBuf>) -> Result<Programs, ArgumentError> {
     let tallyhouse = binary.path()?;
-    let ingest = ingest.cloned().unwrap_or_else(|| tallyhouse.with_file_name("ingest"));
-    if !ingest.exists() {
-        return Err(ArgumentError::Missing(ingest.display().to_string()));
-    }
+    let ingest = beside(&tallyhouse, ingest, "ingest")?;
     Ok(Programs { tallyhouse, ingest })
+}
+
+/// The program that was named, else the one beside `tallyhouse`.
+fn beside(tallyhouse: &Path, named: Option<&PathBuf>, name: &str) -> Result<PathBuf, ArgumentError> {
+    let path = named.cloned().unwrap_or_else(|| tallyhouse.with_file_name(name));
+    if path.exists() { Ok(path) } else { Err(ArgumentError::Missing(path.display().to_string())) }
 }
 
 #[derive(Debug, Args)]

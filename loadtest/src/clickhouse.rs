@@ -42,7 +42,12 @@ pub struct ClickHouse {
 impl ClickHouse {
     /// A client; no connection is made yet.
     pub fn new(config: &ClickHouseConfig) -> Result<Self, ClickHouseError> {
-        let endpoint = Endpoint::new(&format!("{}/", config.url), Duration::from_secs(60))?
+        Self::patient(config, Duration::from_secs(60))
+    }
+
+    /// The same, for statements that may take so long.
+    pub fn patient(config: &ClickHouseConfig, deadline: Duration) -> Result<Self, ClickHouseError> {
+        let endpoint = Endpoint::new(&format!("{}/", config.url), deadline)?
             .header(HeaderName::from_static("x-clickhouse-user"), &config.user)?
             .header(HeaderName::from_static("x-clickhouse-key"), &config.password)?;
         Ok(Self { endpoint })

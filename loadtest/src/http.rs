@@ -93,6 +93,11 @@ impl Endpoint {
         self.call(Method::GET, self.with_path(path_and_query)?, Bytes::new()).await
     }
 
+    /// Calls another path of the same server.
+    pub async fn send(&self, method: Method, path_and_query: &str, body: Bytes) -> Result<Reply, HttpError> {
+        self.call(method, self.with_path(path_and_query)?, body).await
+    }
+
     fn with_path(&self, path_and_query: &str) -> Result<Uri, HttpError> {
         let mut parts = self.uri.clone().into_parts();
         parts.path_and_query = Some(path_and_query.parse()?);

@@ -5,6 +5,7 @@
 //! * [`kills`] and [`outage`] break a system of their own ([`system`]) under load and compare what is stored with what the
 //!   clients know ([`ledger`], [`verify`]).
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
+//! * [`degrade`] measures how reading holds up when something goes wrong.
 //! * [`mod@bench`] measures throughput, latency, freshness and memory in one run.
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
@@ -20,6 +21,7 @@ pub mod chart;
 pub mod clickhouse;
 pub mod client;
 pub mod daemon;
+pub mod degrade;
 pub mod feed;
 pub mod flight;
 pub mod generate;

@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, reads, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, reads, degrade, backlog, chaos, brokers.
 
 mod cli;
 
@@ -11,11 +11,14 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary};
-use tallyhouse_loadtest::{backlog, bench, chaos, kills, outage, reads};
+use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, FeedArgs, KillsArgs, OutageArgs, ReadsArgs};
+use cli::{
+    BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, KillsArgs, OutageArgs,
+    ReadsArgs,
+};
 
 /// Why the command failed. The text of each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,8 @@ enum Failure {
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
     Reads(#[from] reads::ReadsError),
+    #[error(transparent)]
+    Degrade(#[from] degrade::DegradeError),
     #[error(transparent)]
     Backlog(#[from] backlog::BacklogError),
     #[error(transparent)]
@@ -67,6 +72,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
         Command::Reads(args) => reads(&args).await,
+        Command::Degrade(args) => degrade(&args).await,
         Command::Backlog(args) => backlog(&args).await,
         Command::Chaos(args) => chaos(&args).await,
         Command::Brokers(args) => brokers(&args).await,
@@ -122,6 +128,17 @@ async fn bench(args: &BenchArgs) -> Result<(), Failure> {
 async fn reads(args: &ReadsArgs) -> Result<(), Failure> {
     let report = reads::run(&args.config()?, |step| say(&format!("reads: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn degrade(args: &DegradeArgs) -> Result<(), Failure> {
+    let report = degrade::run(&args.config()?, |step| say(&format!("degrade: {step}"))).await?;
+    if args.json {
+        print(&serde_json::to_string_pretty(&report)?)?
+    } else {
+        print(&report.to_string())?
+    }
+    let broken = report.broken();
+    if broken.is_empty() { Ok(()) } else { Err(Failure::Broken(broken.join("; "))) }
 }
 
 async fn backlog(args: &BacklogArgs) -> Result<(), Failure> {

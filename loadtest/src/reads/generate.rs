@@ -14,7 +14,7 @@ const BLOCK: u64 = 1_000_000;
 pub const DAYS: u64 = 90;
 
 /// The longest that one insert may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Adds events with the numbers `from..to`, spread evenly over [`DAYS`] days before now: ten event types, four countries,
 /// three devices, a million users, a value for half of them.

@@ -144,7 +144,7 @@ async fn sized(
 }
 
 /// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
-async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
+pub(crate) async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
     let until = Instant::now() + SETTLES_WITHIN;
     while Instant::now() < until {
         let merges: Vec<(u64,)> = clickhouse.rows("SELECT count() FROM system.merges").await?;

@@ -316,7 +316,7 @@ impl Member {
 }
 
 /// Addresses that nobody listens on. All are held while they are chosen, so that they differ.
-fn free_addresses(count: usize) -> std::io::Result<Vec<String>> {
+pub(crate) fn free_addresses(count: usize) -> std::io::Result<Vec<String>> {
     let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
     held.iter().map(|listener| listener.local_addr().map(|address| address.to_string())).collect()
 }

@@ -156,37 +156,37 @@ fn key(steps: usize) -> String {
 /// One row a person: how far the best attempt got, how long each step took, and the value that it began with.
 fn attempts(plan: &FunnelPlan, people: &str, statement: &mut Statement) -> String {
     statement.bind("window_ms", Value::Number(plan.window_s * 1_000));
-    let mut with = vec![
-        "arrayMap(key -> if(bitTest(key, 0), key, 0), keys) AS start_1".to_owned(),
-        "arrayFill(start -> start > 0, start_1) AS begun_1".to_owned(),
-    ];
-    let later = 2..=plan.steps.len();
-    with.extend(later.clone().flat_map(|k| progress(k, plan.order)));
-    let level: Vec<_> = (1..=plan.steps.len()).map(|k| format!("(begun_{k}[-1] > 0)")).collect();
-    let took: String = later.map(took).collect();
-    let value = if plan.breakdown.is_some() { value_of_start(plan.steps.len()) } else { String::new() };
-    format!(
-        "WITH {} SELECT {} AS level{took}{value}, events, without_user, newest_ms FROM ({people})",
-        with.join(", "),
-        level.join(" + "),
-    )
+    let steps = plan.steps.len();
+    // A subquery a step: where all of them are aliases of one WITH, ClickHouse writes each out wherever it is used, and plans
+    // ten steps for a second, in which it does not notice a KILL.
+    let walked = (1..=steps).fold(people.to_owned(), |before, k| {
+        format!("SELECT *, {} FROM ({before})", progress(k, plan.order).join(", "))
+    });
+    let level: Vec<_> = (1..=steps).map(|k| format!("(begun_{k}[-1] > 0)")).collect();
+    let took: String = (2..=steps).map(took).collect();
+    let value = if plan.breakdown.is_some() { value_of_start(steps) } else { String::new() };
+    format!("SELECT {} AS level{took}{value}, events, without_user, newest_ms FROM ({walked})", level.join(" + "))
 }
 
 /// At each event: how far attempts are after step `k`, from where they were after the step before.
-fn progress(k: usize, order: Order) -> [String; 4] {
+fn progress(k: usize, order: Order) -> Vec<String> {
     let (time_bits, ..) = KEY;
-    let before = k - 1;
+    let begun = format!("arrayFill(start -> start > 0, start_{k}) AS begun_{k}");
+    let before = match k {
+        0 | 1 => return vec!["arrayMap(key -> if(bitTest(key, 0), key, 0), keys) AS start_1".to_owned(), begun],
+        _ => k - 1,
+    };
     let from = match order {
         Order::Ordered => format!("begun_{before}"),
         Order::StrictOrder => format!("start_{before}"),
     };
-    [
+    vec![
         format!(
             "arrayMap((key, start) -> if(bitTest(key, {before}) AND start > 0 \
              AND bitShiftRight(key, {time_bits}) - bitShiftRight(start, {time_bits}) <= {{window_ms:Int64}}, start, 0), \
              keys, arrayShiftRight({from}, 1)) AS start_{k}"
         ),
-        format!("arrayFill(start -> start > 0, start_{k}) AS begun_{k}"),
+        begun,
         format!("arrayFirstIndex(start -> start > 0, start_{k}) AS first_{k}"),
         // When the step before was last taken.
         format!(

@@ -1,0 +1,107 @@
+//! How reading holds up when something goes wrong, measured on two separate instances of `query-api` over one ClickHouse and one
+//! Redis of their own.
+//!
+//! ```text
+//! start -> events -> [`stampede`] -> [`holder`] killed -> [`redis`] away -> [`isolation`] -> [`late`] event -> closed [`tab`]
+//!       -> ClickHouse [`away`]
+//! ```
+//!
+//! Each part starts the instances that it needs. Everything shares the machine with whoever asks.
+
+pub mod away;
+mod hold;
+pub mod holder;
+mod instance;
+pub mod isolation;
+pub mod late;
+pub mod paced;
+mod questions;
+pub mod redis;
+mod report;
+mod stage;
+pub mod stampede;
+pub mod tab;
+mod wire;
+
+use std::sync::Arc;
+
+use crate::PROJECT;
+use crate::bench::machine;
+use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::daemon::DaemonError;
+use crate::http::HttpError;
+use crate::process::ProcessError;
+use crate::reads::{self, ReadsError, generate};
+use crate::system::SystemError;
+use questions::Questions;
+use stage::Stage;
+
+pub use report::Report;
+pub use stage::Programs;
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct DegradeConfig {
+    /// The programs.
+    pub programs: Programs,
+    /// Events, made inside ClickHouse.
+    pub events: u64,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum DegradeError {
+    /// ClickHouse and the ingester did not start or stop.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// Another program.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A signal.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The store.
+    #[error(transparent)]
+    ClickHouse(#[from] ClickHouseError),
+    /// The events.
+    #[error(transparent)]
+    Events(#[from] ReadsError),
+    /// A call that had to work.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Ports and connections.
+    #[error("a port or a connection: {0}")]
+    Io(#[from] std::io::Error),
+    /// Something that makes a measurement worthless.
+    #[error("{0}")]
+    Worthless(String),
+}
+
+/// Measures everything; `tell` hears what is being done.
+pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, DegradeError> {
+    stampede::raise_limit();
+    tell("starting a system of its own");
+    let mut stage = Stage::start(&config.programs).await?;
+    tell("making events");
+    let patient = ClickHouse::patient(&stage.clickhouse_config(), generate::PATIENCE)?;
+    generate::events(&patient, PROJECT, 0, config.events, |_| {}).await?;
+    reads::settled(&stage.clickhouse).await?;
+    let questions = Arc::new(Questions::new());
+    tell("a stampede");
+    let stampede = stampede::measure(&mut stage, &questions).await?;
+    tell("who computes is killed");
+    let holder = holder::measure(&mut stage, &questions).await?;
+    tell("dashboards without Redis");
+    let redis = redis::measure(&mut stage, &questions).await?;
+    tell("dashboards beside ad hoc questions");
+    let isolation = isolation::measure(&mut stage, &questions).await?;
+    tell("late events");
+    let late = late::measure(&mut stage).await?;
+    tell("closed tabs");
+    let tab = tab::measure(&mut stage, &questions).await?;
+    tell("without ClickHouse");
+    let away = away::measure(&mut stage, &questions).await?;
+    stage.stop().await?;
+    let machine = machine::describe();
+    Ok(Report { machine, events: config.events, stampede, holder, redis, isolation, late, tab, away })
+}
