@@ -110,7 +110,7 @@ pub struct Report {
 pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
     tell("starting a system of its own");
     let system = System::start(&config.binary).await?;
-    let clickhouse = ClickHouse::new(&system.clickhouse())?;
+    let clickhouse = ClickHouse::patient(&system.clickhouse(), generate::PATIENCE)?;
     let (query, tenth) = (system.query_url(), config.events / 10);
     let few = sized(config, &clickhouse, &query, (0, tenth), &tell).await?;
     let many = sized(config, &clickhouse, &query, (tenth, config.events), &tell).await?;
