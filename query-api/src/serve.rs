@@ -20,6 +20,7 @@ use crate::metric::{Metric, built_in_names};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
+use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
@@ -111,6 +112,9 @@ pub enum Refusal {
     /// The caller may not ask.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The question did not arrive.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The question is not understood.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),

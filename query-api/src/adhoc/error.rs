@@ -9,6 +9,7 @@ use super::guard::At;
 use super::sql_api::BadBody;
 use crate::authorize::Denied;
 use crate::request::BadRequest;
+use crate::request::arrival::Unread;
 use crate::store::ReadError;
 
 /// Why there is no answer.
@@ -20,6 +21,9 @@ pub enum AdhocError {
     /// Parameters of an export.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
+    /// The body of an SQL request did not arrive.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The body of an SQL request.
     #[error(transparent)]
     BadBody(#[from] BadBody),

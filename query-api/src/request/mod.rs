@@ -1,5 +1,6 @@
 //! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
 
+pub mod arrival;
 pub mod body;
 pub mod error;
 pub mod filter_tree;

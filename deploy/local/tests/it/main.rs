@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod anomalies;
+mod bodies;
 mod brokers;
 mod cache_fleet;
 mod cache_life;

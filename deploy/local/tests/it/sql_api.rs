@@ -152,7 +152,7 @@ async fn bad_bodies_and_keys_are_refused() {
         (&[JSON, ("x-api-key", "x")], "[]", 400, "not_an_object"),
         (&[JSON, ("x-api-key", "x")], "{\"sqll\":\"\"}", 400, "unknown_field"),
         (&[JSON, ("x-api-key", "x")], "{\"sql\":\"\"}", 400, "bad_field"),
-        (&[JSON, ("x-api-key", "x")], &long, 413, "body_too_large"),
+        (&[JSON, ("x-api-key", "x")], &long, 413, "body_too_long"),
     ] {
         let reply = post(&service, headers, body.to_owned()).await;
         assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{body:.40}: {reply:?}");
