@@ -9,20 +9,19 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use serde_json::{Map, Value};
-use tallyhouse_service::breaker::Verdict;
 use tallyhouse_sql::StoreError;
 
 use super::error::of_statement;
 use super::export::Format;
 use super::rows::JsonRows;
-use super::stream::{Limits, Outgoing, Shape, Watched};
+use super::stream::{Limits, Outgoing, Shape};
 use super::{Adhoc, AdhocError, guard};
 use crate::authorize::authorize;
 use crate::request::arrival;
 use crate::request::error::{did_you_mean, quoted};
 use crate::request::near::nearest;
 use crate::serve::App;
-use crate::store::{Ask, Class};
+use crate::store::{Ask, Class, Held, ReadError};
 
 /// The longest body in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -169,35 +168,28 @@ pub async fn answer(
     is_json(headers)?;
     let ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?;
     guard::check(&ask.sql)?;
+    let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
-    let mut turn = app.store.admit(&asking).await?;
-    let mut watched = Watched::closing(&adhoc.metrics);
-    let asked = tokio::time::timeout_at(turn.deadline(), analyst.ask(&ask, &scope, watched.query_id()));
+    let turn = app.store.admit(&asking).await?;
+    let deadline = turn.deadline();
+    let watched = app.store.watch(Held::Turn(turn), bound.client());
+    let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
     let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,
         Err(error) => {
-            tracing::info!(%error, query_id = watched.query_id(), "an analyst's statement failed");
-            watched.failed();
-            turn.settle(verdict(&error));
+            watched.failed_at_theirs(&error);
             return Err(of_statement(&error, (app.clock)()));
         }
     };
-    turn.settle(Verdict::Succeeded);
+    // What comes now waits in ClickHouse, complete: no query runs for it any more.
+    watched.answered();
     let shape = match ask.format {
         Format::Json => Shape::Json(JsonRows::new(complete.rows_read, began)),
         Format::Ndjson | Format::Csv | Format::Parquet => Shape::AsIs,
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
-    let (first, cursor) = (complete.first, complete.cursor);
-    Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: None }))
-}
-
-/// What a failure says of ClickHouse. A statement is an analyst's own: that it is wrong, or too much, says nothing.
-const fn verdict(error: &StoreError) -> Verdict {
-    match error {
-        StoreError::Unreachable(_) => Verdict::Failed,
-        StoreError::TimedOut | StoreError::Refused { .. } | StoreError::Unintelligible(_) => Verdict::Nothing,
-    }
+    let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, limits, metrics }))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {

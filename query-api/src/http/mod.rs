@@ -103,12 +103,7 @@ async fn registered(app: &App, headers: &HeaderMap, body: Body) -> Result<(Strin
     app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
 }
 
-async fn structured(
-    State(shared): State<Shared>,
-    headers: HeaderMap,
-    RawQuery(raw): RawQuery,
-    body: Body,
-) -> Response {
+async fn structured(State(shared): State<Shared>, headers: HeaderMap, RawQuery(raw): RawQuery, body: Body) -> Response {
     let asked = Asked::now(&shared, Route::Structured);
     let answer = match document(&shared.app, &headers, body).await {
         Ok(body) => serve(&shared.app, Question::Document(&body), &headers, raw.as_deref()).await,
