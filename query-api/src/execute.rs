@@ -109,8 +109,11 @@ impl Execution {
                 render::series::render(plan, &points, &read.named(&places), generated_s)
             }
             Plan::Anomalies(plan) => {
-                let points = self.points(&plan.series.read()).await?;
-                anomalies::judge(plan.clone(), points, self.moment.now_ms).await?
+                let read = plan.series.read();
+                let points = self.points(&read).await?;
+                let places = self.overflowed(&read).await?;
+                let overflowed = read.named(&places).into_iter().map(str::to_owned).collect();
+                anomalies::judge(plan.clone(), anomalies::Read { points, overflowed }, self.moment.now_ms).await?
             }
             Plan::Journey(plan) => {
                 let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;

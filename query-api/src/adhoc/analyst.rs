@@ -9,6 +9,7 @@ use super::DEADLINE;
 use super::PROJECT_HEADER;
 use super::sql_api::SqlAsk;
 use crate::authorize::Scope;
+use crate::store::Cost;
 
 /// Stands for the project in the user's name, where a cluster has a user for each project.
 const PROJECT: &str = "{project}";
@@ -35,8 +36,8 @@ pub struct Complete {
     pub first: Option<Bytes>,
     /// The rest.
     pub cursor: BytesCursor,
-    /// Rows that ClickHouse read for it.
-    pub rows_read: Option<u64>,
+    /// What it cost.
+    pub cost: Cost,
 }
 
 impl Analyst {
@@ -78,8 +79,8 @@ impl Bound {
         let query = ask.params.iter().fold(query, |query, (name, value)| query.param(name, value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(PATIENCE, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
-        let rows_read = cursor.summary().and_then(|summary| summary.read_rows());
-        Ok(Complete { first, cursor, rows_read })
+        let cost = Cost::told(cursor.summary());
+        Ok(Complete { first, cursor, cost })
     }
 }
 

@@ -184,7 +184,7 @@ pub async fn answer(
     // What comes now waits in ClickHouse, complete: no query runs for it any more.
     watched.answered();
     let shape = match ask.format {
-        Format::Json => Shape::Json(JsonRows::new(complete.rows_read, began)),
+        Format::Json => Shape::Json(JsonRows::new(complete.cost, began)),
         Format::Ndjson | Format::Csv | Format::Parquet => Shape::AsIs,
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };

@@ -53,12 +53,21 @@ use crate::render::Rendered;
 use crate::sql::Point;
 use crate::store::ReadError;
 
+/// What was read.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// The series.
+    pub points: Vec<Point>,
+    /// Dimensions of the conditions of which some values are counted as `__other__`.
+    pub overflowed: Vec<String>,
+}
+
 /// Judges a series that was read, beside the requests that are being answered: milliseconds of arithmetic, up to tens for
 /// the longest series.
-pub async fn judge(plan: AnomalyPlan, points: Vec<Point>, now_ms: i64) -> Result<Rendered, ReadError> {
+pub async fn judge(plan: AnomalyPlan, read: Read, now_ms: i64) -> Result<Rendered, ReadError> {
     let rendered = tokio::task::spawn_blocking(move || {
-        let found = detect::detect(&plan, &points, now_ms)?;
-        Ok(render::render(&plan, &found, now_ms.div_euclid(1_000)))
+        let found = detect::detect(&plan, &read.points, now_ms)?;
+        Ok(render::render(&plan, &read, &found, now_ms.div_euclid(1_000)))
     });
     rendered.await.map_err(|_| ReadError::Failed)?
 }

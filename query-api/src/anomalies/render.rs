@@ -2,29 +2,23 @@
 
 use serde::Serialize;
 
+use super::Read;
 use super::detect::{Bucket, Found, Scale};
 use super::plan::{AnomalyPlan, periods};
 use super::query::{Direction, Sensitivity};
 use crate::metric::Measure;
+use crate::render::meta::{About, Error};
 use crate::render::{Rendered, assemble, json};
 use crate::time::{Granularity, Zone};
 
+/// What a judged series says beside what every answer says.
 #[derive(Serialize)]
-struct Meta {
-    source: &'static str,
-    range: Range,
+struct Own {
     model: Model,
     sensitivity: Sensitivity,
     threshold: f64,
     direction: Direction,
     anomalies: usize,
-    generated_at: String,
-}
-
-#[derive(Serialize)]
-struct Range {
-    from: String,
-    to: String,
 }
 
 /// What the expectations come from.
@@ -47,7 +41,7 @@ enum Season {
 }
 
 /// Renders what was found.
-pub fn render(plan: &AnomalyPlan, found: &Found, generated_s: i64) -> Rendered {
+pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) -> Rendered {
     let (series, frame, shown) = (&plan.series, &plan.series.frame, &plan.shown);
     let zone = &frame.zone;
     let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, series.measure)).collect();
@@ -58,9 +52,7 @@ pub fn render(plan: &AnomalyPlan, found: &Found, generated_s: i64) -> Rendered {
         json::text(zone),
         data.join(",")
     );
-    let meta = Meta {
-        source: series.source.table(),
-        range: Range { from: zone.rfc3339(shown.from), to: zone.rfc3339(frame.to) },
+    let own = Own {
         model: Model {
             season: season(found.period, frame.granularity),
             scale: match found.scale {
@@ -74,9 +66,19 @@ pub fn render(plan: &AnomalyPlan, found: &Found, generated_s: i64) -> Rendered {
         threshold: shown.sensitivity.threshold(),
         direction: shown.direction,
         anomalies: found.buckets.iter().filter(|bucket| bucket.is_anomaly).count(),
-        generated_at: Zone::utc().rfc3339(generated_s),
     };
-    assemble(&body, &meta)
+    let error = Error::of(series.measure, &series.source).map(|error| (series.metric.to_owned(), error));
+    let about = About {
+        tables: vec![series.source.table()],
+        zone,
+        from: shown.from,
+        to: frame.to,
+        newest_s: read.points.iter().map(|point| point.newest).max(),
+        errors: error.into_iter().collect(),
+        overflowed: read.overflowed.clone(),
+        generated_s,
+    };
+    assemble(&body, &about, &own)
 }
 
 fn season(period: Option<usize>, granularity: Granularity) -> Season {

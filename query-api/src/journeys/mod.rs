@@ -21,7 +21,9 @@ pub use funnel::{Funnel, FunnelPlan};
 pub use retention::{Retention, RetentionPlan};
 
 use crate::plan::condition::{Condition, Field};
+use crate::plan::read::Source;
 use crate::render::Rendered;
+use crate::render::meta::About;
 use crate::request::body::Part;
 use crate::request::{BadRequest, Window, filter_tree};
 use crate::sql::journeys as statements;
@@ -148,16 +150,17 @@ fn bounds(window: Window, now_ms: i64) -> (i64, i64) {
     }
 }
 
-/// The range, as it is shown.
-#[derive(Debug, Serialize)]
-struct Range {
-    from: String,
-    to: String,
-}
-
-impl Range {
-    fn of(zone: &Zone, from: i64, to: i64) -> Self {
-        Self { from: zone.rfc3339(from), to: zone.rfc3339(to) }
+/// What every answer says: read from raw events, exact.
+fn about(zone: &Zone, (from, to): (i64, i64), newest_ms: Option<i64>, generated_s: i64) -> About<'_> {
+    About {
+        tables: vec![Source::Raw.table()],
+        zone,
+        from,
+        to,
+        newest_s: newest_ms.map(|ms| ms.div_euclid(1_000)),
+        errors: Vec::new(),
+        overflowed: Vec::new(),
+        generated_s,
     }
 }
 

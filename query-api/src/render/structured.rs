@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use super::meta::{About, Error, Range};
 use super::table::{self, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::Frame;
@@ -45,7 +46,7 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
         data.insert("totals".into(), totals(plan, found));
     }
     data.insert("query".into(), echo(plan));
-    assemble(&piece::text(&data), &meta(plan, found, total_rows, generated_s))
+    assemble(&piece::text(&data), &about(plan, found, generated_s), &own(plan, total_rows, generated_s))
 }
 
 /// The rows as a series of the first metric; of the groups those with the greatest sums.
@@ -76,12 +77,12 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
         "timezone": plan.zone.name(),
         "data": rows.iter().map(point).collect::<Vec<_>>(),
     });
-    let mut meta = meta(plan, found, rows.len(), generated_s);
+    let mut own = own(plan, rows.len(), generated_s);
     if !plan.by.is_empty() {
         let by: Vec<&str> = plan.by.iter().map(|field| field.name()).collect();
-        meta.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
+        own.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
     }
-    assemble(&piece::text(&data), &meta)
+    assemble(&piece::text(&data), &about(plan, found, generated_s), &own)
 }
 
 type Previous = HashMap<(usize, Vec<String>), Vec<Option<f64>>>;
@@ -197,26 +198,33 @@ fn filter(condition: &Condition) -> Value {
     }
 }
 
-fn meta(plan: &StructuredPlan, found: &Found, total_rows: usize, generated_s: i64) -> Map<String, Value> {
-    let newest = found.reads.iter().flatten().map(|point| point.newest).max();
-    let (utc, errors, include, frame) = (Zone::utc(), errors(plan), plan.include, plan.period.frame.as_ref());
+fn about<'a>(plan: &'a StructuredPlan, found: &Found, generated_s: i64) -> About<'a> {
+    About {
+        tables: plan.tables(),
+        zone: &plan.zone,
+        from: plan.period.from,
+        to: plan.period.to,
+        newest_s: found.reads.iter().flatten().map(|point| point.newest).max(),
+        errors: errors(plan),
+        overflowed: found.overflowed.clone(),
+        generated_s,
+    }
+}
+
+/// What a structured answer says beside what every answer says.
+fn own(plan: &StructuredPlan, total_rows: usize, generated_s: i64) -> Map<String, Value> {
+    let (include, frame) = (plan.include, plan.period.frame.as_ref());
     let labels = |frame: &Frame| frame.grid().starts().into_iter().map(|at| plan.zone.rfc3339(at)).collect::<Value>();
     let current = |frame: &Frame| {
         let start = grid::floor(frame.granularity, &plan.zone, generated_s).max(frame.from);
         (generated_s < frame.to).then(|| plan.zone.rfc3339(start).into())
     };
+    let previous = |period: &Period| json!(Range::of(&plan.zone, period.from, period.to));
     let fields = [
-        ("source", Some(plan.tables().join(",").into())),
-        ("range", Some(json!(range(&plan.period, &plan.zone)))),
-        ("comparison_range", plan.previous.as_ref().map(|previous| json!(range(previous, &plan.zone)))),
-        ("approx", Some((!errors.is_empty()).into())),
-        ("errors", Some(errors.into())),
-        ("newest_event", Some(newest.map(|at| utc.rfc3339(at)).into())),
+        ("comparison_range", plan.previous.as_ref().map(previous)),
         ("partial_bucket", frame.and_then(current)),
         ("total_rows", include.total_rows.then(|| total_rows.into())),
         ("time_labels", frame.filter(|_| include.time_labels).map(labels)),
-        ("overflowed", (!found.overflowed.is_empty()).then(|| json!(found.overflowed))),
-        ("generated_at", Some(utc.rfc3339(generated_s).into())),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -228,15 +236,15 @@ fn object(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Va
 }
 
 /// How far each estimated metric may be off.
-fn errors(plan: &StructuredPlan) -> Map<String, Value> {
+fn errors(plan: &StructuredPlan) -> Vec<(String, Error)> {
     let source = |reading: usize| plan.period.reads.get(reading).map(|read| &read.source);
     let error = |(metric, places): (&std::sync::Arc<crate::metric::Definition>, &Vec<(usize, usize)>)| {
         let part = |(part, (reading, _)): (&crate::metric::definition::Part, &(usize, usize))| {
-            series::error(part.measure, source(*reading)?)
+            Error::of(part.measure, source(*reading)?)
         };
         let worst =
             metric.parts.iter().zip(places).filter_map(part).max_by(|a, b| a.relative.total_cmp(&b.relative))?;
-        Some((metric.name.clone(), json!(worst)))
+        Some((metric.name.clone(), worst))
     };
     plan.metrics.iter().zip(&plan.places).filter_map(error).collect()
 }

@@ -169,12 +169,15 @@ async fn an_outage_is_said_marked_and_survived() {
     assert_eq!((error.name.as_str(), &error.data["code"], error.id.as_str()), ("error", &json!("unavailable"), ""));
     let mut late = Listener::open(&service, &project, path).await;
     let stale = late.event().await.unwrap();
-    assert_eq!((total(&stale), &stale.data["meta"]["stale_reason"]), (3, &json!("unavailable")));
+    assert_eq!((total(&stale), &stale.data["meta"]["cache"]["stale_reason"]), (3, &json!("unavailable")));
     assert_eq!(late.event().await.unwrap().name, "error");
     proxy.set(Mode::Pass);
     for listener in [&mut listener, &mut late] {
         let value = listener.event().await.unwrap();
-        assert_eq!((value.name.as_str(), total(&value), value.data["meta"].get("stale_reason")), ("", 3, None));
+        assert_eq!(
+            (value.name.as_str(), total(&value), value.data["meta"]["cache"].get("stale_reason")),
+            ("", 3, None)
+        );
     }
     // Open streams do not hold the end up.
     service.stop().await;

@@ -33,6 +33,7 @@ mod kafka;
 mod kafka_faults;
 mod kills;
 mod live;
+mod meta;
 mod migrations;
 mod outage;
 mod query;
