@@ -19,10 +19,10 @@ use crate::cache::reach::Reach;
 use crate::cache::ttl::Life;
 use crate::cache::{PartKey, Parts, Versions};
 use crate::journeys;
-use crate::plan::Plan;
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
 use crate::plan::structured::StructuredPlan;
+use crate::plan::{OneSeries, Plan};
 use crate::render::structured::Found;
 use crate::render::{self, Rendered};
 use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
@@ -105,15 +105,21 @@ impl Execution {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
-                let places = self.overflowed(&read).await?;
-                render::series::render(plan, &points, &read.named(&places), generated_s)
+                let overflowed = self.overflowed(&read).await?;
+                render::series::render(plan, &points, overflowed, generated_s)
             }
             Plan::Anomalies(plan) => {
-                let read = plan.series.read();
-                let points = self.points(&read).await?;
-                let places = self.overflowed(&read).await?;
-                let overflowed = read.named(&places).into_iter().map(str::to_owned).collect();
-                anomalies::judge(plan.clone(), anomalies::Read { points, overflowed }, self.moment.now_ms).await?
+                let read = match &plan.series {
+                    OneSeries::BuiltIn(series) => {
+                        let read = series.read();
+                        let (points, overflowed) = (self.points(&read).await?, self.overflowed(&read).await?);
+                        anomalies::Read::BuiltIn { plan: series.clone(), points, overflowed }
+                    }
+                    OneSeries::Registered(series) => {
+                        anomalies::Read::Registered { plan: series.clone(), found: self.structured(series).await? }
+                    }
+                };
+                anomalies::judge(plan.clone(), read, self.moment.now_ms).await?
             }
             Plan::Journey(plan) => {
                 let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
@@ -146,10 +152,9 @@ impl Execution {
             found.previous_totals = self.all(&previous.totals).await?;
         }
         for read in &plan.period.reads {
-            let places = self.overflowed(read).await?;
-            for name in read.named(&places) {
-                if !found.overflowed.iter().any(|known| known == name) {
-                    found.overflowed.push(name.to_owned());
+            for name in self.overflowed(read).await? {
+                if !found.overflowed.contains(&name) {
+                    found.overflowed.push(name);
                 }
             }
         }
@@ -217,11 +222,11 @@ impl Execution {
         Ok(answered.rows)
     }
 
-    async fn overflowed(&mut self, read: &Read) -> Result<Vec<Place>, ReadError> {
-        match sql::overflowed(read, self.scope.project()) {
-            Some(statement) => self.ask(&statement).await,
-            None => Ok(Vec::new()),
-        }
+    /// The dimensions that the caller asked about of which some values are counted as `__other__`.
+    async fn overflowed(&mut self, read: &Read) -> Result<Vec<String>, ReadError> {
+        let Some(statement) = sql::overflowed(read, self.scope.project()) else { return Ok(Vec::new()) };
+        let places: Vec<Place> = self.ask(&statement).await?;
+        Ok(read.named(&places).into_iter().map(str::to_owned).collect())
     }
 }
 

@@ -16,14 +16,14 @@ use crate::cache::{Answers, Entry, Parts};
 use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
-use crate::metric::{Metric, built_in_names};
+use crate::metric::Metric;
 use crate::plan::{Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
-use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
+use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
 use crate::store::{ReadError, Store};
 
 /// Everything that answering needs.
@@ -182,24 +182,36 @@ fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>) -> [u8; 32] 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
     match question {
         Question::Metric(name) => {
-            let params = Params::parse(raw, METRIC_PARAMS)?;
-            match app.registry.find(scope.project(), name).filter(|_| Metric::named(name).is_none()) {
-                Some(registered) => StructuredQuery::series(registered, &params, now_ms).map(Query::Structured),
-                None => {
-                    let names = || app.registry.names(scope.project());
-                    MetricQuery::parse(name, &params, &names, now_ms).map(Query::Metric)
-                }
-            }
+            series(app, scope, name, &Params::parse(raw, METRIC_PARAMS)?, now_ms).map(Query::from)
         }
         Question::Realtime => Params::parse(raw, &[]).map(|_| Query::Realtime),
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
         Question::Anomalies(name) => {
             let params = Params::parse(raw, ANOMALY_PARAMS)?;
-            AnomalyQuery::parse(name, &params, &built_in_names, now_ms).map(Query::Anomalies)
+            AnomalyQuery::of(series(app, scope, name, &params, now_ms)?, &params, now_ms).map(Query::Anomalies)
         }
         Question::Document(body) => {
             Params::parse(raw, &[])?;
             document(app, scope, body, now_ms)
+        }
+    }
+}
+
+/// A series of the metric of that name, built in or registered.
+pub(crate) fn series(
+    app: &App,
+    scope: &Scope,
+    name: &str,
+    params: &Params,
+    now_ms: i64,
+) -> Result<SeriesQuery, BadRequest> {
+    match app.registry.find(scope.project(), name).filter(|_| Metric::named(name).is_none()) {
+        Some(registered) => {
+            StructuredQuery::series(registered, params, now_ms).map(|query| SeriesQuery::Registered(Box::new(query)))
+        }
+        None => {
+            let names = || app.registry.names(scope.project());
+            MetricQuery::parse(name, params, &names, now_ms).map(SeriesQuery::BuiltIn)
         }
     }
 }

@@ -6,8 +6,8 @@ use super::Read;
 use super::detect::{Bucket, Found, Scale};
 use super::plan::{AnomalyPlan, periods};
 use super::query::{Direction, Sensitivity};
-use crate::metric::Measure;
-use crate::render::meta::{About, Error};
+use crate::metric::Nature;
+use crate::render::meta::About;
 use crate::render::{Rendered, assemble, json};
 use crate::time::{Granularity, Zone};
 
@@ -42,12 +42,12 @@ enum Season {
 
 /// Renders what was found.
 pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) -> Rendered {
-    let (series, frame, shown) = (&plan.series, &plan.series.frame, &plan.shown);
-    let zone = &frame.zone;
-    let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, series.measure)).collect();
+    let (frame, shown, about) = (&plan.frame, &plan.shown, About { from: plan.shown.from, ..read.about(generated_s) });
+    let (zone, nature) = (&frame.zone, plan.judged().nature);
+    let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, nature)).collect();
     let body = format!(
         "{{\"metric\":{},\"granularity\":{},\"timezone\":{},\"data\":[{}]}}",
-        json::text(&series.metric),
+        json::text(&read.metric()),
         json::text(&frame.granularity),
         json::text(zone),
         data.join(",")
@@ -67,17 +67,6 @@ pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) 
         direction: shown.direction,
         anomalies: found.buckets.iter().filter(|bucket| bucket.is_anomaly).count(),
     };
-    let error = Error::of(series.measure, &series.source).map(|error| (series.metric.to_owned(), error));
-    let about = About {
-        tables: vec![series.source.table()],
-        zone,
-        from: shown.from,
-        to: frame.to,
-        newest_s: read.points.iter().map(|point| point.newest).max(),
-        errors: error.into_iter().collect(),
-        overflowed: read.overflowed.clone(),
-        generated_s,
-    };
     assemble(&body, &about, &own)
 }
 
@@ -89,13 +78,13 @@ fn season(period: Option<usize>, granularity: Granularity) -> Season {
     }
 }
 
-fn point(bucket: &Bucket, zone: &Zone, measure: Measure) -> String {
+fn point(bucket: &Bucket, zone: &Zone, nature: Nature) -> String {
     let of_band = |value: Option<f64>| json::number(value.map(|value| rounded(value, 1e3)), false);
     let band = bucket.band;
     format!(
         "{{\"timestamp\":\"{}\",\"value\":{},\"expected\":{},\"lower\":{},\"upper\":{},\"score\":{},\"is_anomaly\":{}{}}}",
         zone.rfc3339(bucket.at),
-        json::number(bucket.value, measure.is_count()),
+        json::number(bucket.value, nature.is_count),
         of_band(band.map(|band| band.expected)),
         of_band(band.map(|band| band.lower)),
         of_band(band.map(|band| band.upper)),

@@ -11,7 +11,7 @@ use crate::authorize::Scope;
 use crate::cache::Entry;
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
-use crate::plan::{Plan, series};
+use crate::plan::{Plan, one_series};
 use crate::serve::{App, Refusal};
 
 /// A question and who may know the answer.
@@ -43,7 +43,8 @@ impl Upstream {
     async fn answer(&self) -> Result<Entry, Refusal> {
         let app = &self.app;
         let computed_ms = (app.clock)();
-        let plan = Plan::Series(series::plan(&self.query.metric, &app.catalogue, computed_ms)?);
+        let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
+        let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
         let rendered = app.sources().execution(&self.scope, &plan, moment).run(&plan).await?;
         Ok(Entry { head: rendered.head, etag: rendered.etag, computed_ms, expires_ms: (app.clock)() })

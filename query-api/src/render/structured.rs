@@ -99,16 +99,12 @@ fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>) -> Valu
         dimensions.insert(plan.time_place.min(dimensions.len()), plan.zone.rfc3339(row.at).into());
     }
     let comparison = previous.as_ref().map(|previous| {
-        let nothing = || plan.metrics.iter().map(|metric| nothing(metric)).collect();
+        let nothing = || plan.metrics.iter().map(|metric| metric.nature().of_nothing).collect();
         let before = previous.get(&(row.bucket, row.groups.clone())).cloned().unwrap_or_else(nothing);
         comparison(plan, &row.metrics, &before)
     });
     let fields = [("dimensions", Some(dimensions.into())), ("metrics", Some(values(plan, &row.metrics).into()))];
     object(fields.into_iter().chain([("comparison", comparison)]))
-}
-
-fn nothing(metric: &crate::metric::Definition) -> Option<f64> {
-    metric.value(&metric.parts.iter().map(|part| part.measure.of_nothing()).collect::<Vec<_>>())
 }
 
 /// The metrics before, and by how many per cent each changed since; `null` where there is nothing to compare with.
@@ -198,7 +194,7 @@ fn filter(condition: &Condition) -> Value {
     }
 }
 
-fn about<'a>(plan: &'a StructuredPlan, found: &Found, generated_s: i64) -> About<'a> {
+pub(crate) fn about<'a>(plan: &'a StructuredPlan, found: &Found, generated_s: i64) -> About<'a> {
     About {
         tables: plan.tables(),
         zone: &plan.zone,

@@ -8,11 +8,13 @@ pub mod near;
 pub mod params;
 pub mod query;
 pub mod range;
+pub mod series;
 pub mod structured;
 pub mod window;
 
 pub use error::BadRequest;
 pub use params::Params;
 pub use query::{DailyQuery, Filter, MetricQuery, Query};
+pub use series::SeriesQuery;
 pub use structured::StructuredQuery;
 pub use window::Window;

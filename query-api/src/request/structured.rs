@@ -76,7 +76,8 @@ pub enum Form {
 }
 
 /// Buckets of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Time {
     /// As wide as makes a readable chart.
     Readable,

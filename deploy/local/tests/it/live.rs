@@ -156,6 +156,35 @@ async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registered_metric_is_streamed_as_it_is_defined_by_now() {
+    let (engine, project) = (support::engine().await, new_project());
+    insert_events(&engine.writer(), &project, this_minute() - 600, 1).await;
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    let define = async |document: Value| {
+        let made = service.post(&format!("admin-{project}"), "/v1/metrics", document.to_string()).await;
+        assert_eq!(made.status, 201, "{made:?}");
+    };
+    let path = "/v1/metrics/bought/stream?window=1h&granularity=5m";
+    assert_eq!(service.get(&project, path).await.status, 404, "nobody registered it");
+    define(json!({"name": "bought", "measure": "count", "event_type": "purchase"})).await;
+    let mut listener = Listener::open(&service, &project, path).await;
+    let first = listener.event().await.unwrap();
+    assert_eq!((total(&first), &first.data["metric"]), (1, &json!("bought")), "{first:?}");
+    // Two who ask the same share a ticker.
+    let mut second = Listener::open(&service, &project, path).await;
+    assert_eq!(total(&second.event().await.unwrap()), 1);
+    assert_eq!(service.gauge("tallyhouse_query_stream_questions"), 1);
+    define(json!({"name": "bought", "measure": "count", "replaces": 1})).await;
+    let mut next = listener.event().await.unwrap();
+    while total(&next) == 1 {
+        next = listener.event().await.unwrap();
+    }
+    assert_eq!(total(&next), 3, "{next:?}");
+    service.begin_stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_said_marked_and_survived() {
     let (engine, project) = (support::engine().await, new_project());
     let proxy = Proxy::start(engine.reader()).await;
