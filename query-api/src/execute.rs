@@ -21,10 +21,12 @@ use crate::cache::{PartKey, Parts, Versions};
 use crate::journeys;
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
-use crate::plan::structured::StructuredPlan;
+use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan};
 use crate::render::structured::Found;
+use crate::render::table::Greatest;
 use crate::render::{self, Rendered};
+use crate::request::structured::Form;
 use crate::sql::{self, MOST_ROWS, Place, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
 
@@ -142,8 +144,19 @@ impl Execution {
     }
 
     async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+        let greatest = match plan.form {
+            Form::Series(most) if !plan.ranking.is_empty() => {
+                Some(Greatest::of(plan, &self.all(&plan.ranking).await?, most as usize))
+            }
+            Form::Series(_) | Form::Table => None,
+        };
+        let reads = match &greatest {
+            Some(Greatest { groups, .. }) => plan.period.reads.iter().map(|read| only(read, groups)).collect(),
+            None => plan.period.reads.clone(),
+        };
         let mut found = Found {
-            reads: self.all(&plan.period.reads).await?,
+            greatest,
+            reads: self.all(&reads).await?,
             totals: self.all(&plan.period.totals).await?,
             ..Found::default()
         };

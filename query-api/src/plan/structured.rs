@@ -11,6 +11,7 @@ use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
+use crate::metric::definition::Expression;
 use crate::metric::{Definition, Measure};
 use crate::request::Window;
 use crate::request::structured::{Form, Include, Order, StructuredQuery, Time};
@@ -28,6 +29,9 @@ pub struct StructuredPlan {
     pub period: Period,
     /// The period before, when it is compared with.
     pub previous: Option<Period>,
+    /// Every group over the whole range, read first to tell which are the greatest; empty where all are shown, or where
+    /// ClickHouse ranks them.
+    pub ranking: Vec<Read>,
     /// What makes groups, without time.
     pub by: Vec<Field>,
     /// Where time stands among the dimensions.
@@ -82,12 +86,17 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         .collect();
     let planner = Planner { query, catalogue, now_ms, readings };
     let period = planner.period(query.window)?;
+    let ranking = match planner.ranked() {
+        Ranked::First => planner.reads(&query.by, period.from, period.to, None)?,
+        Ranked::Not | Ranked::ByClickHouse(_) => Vec::new(),
+    };
     let previous = query.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
     Ok(StructuredPlan {
         metrics: query.metrics.clone(),
         places,
         period,
         previous,
+        ranking,
         by: query.by.clone(),
         time_place: query.time_place,
         condition: query.condition.clone(),
@@ -131,6 +140,25 @@ fn before(from: i64, to: i64, zone: &Zone) -> i64 {
     first.checked_sub(span).map_or(from - (to - from), |date| zone.day_start(date))
 }
 
+/// How it is told which groups are the greatest.
+enum Ranked {
+    /// Not at all: all are shown, or pages of them.
+    Not,
+    /// By the statement that reads them: the metric is one measure.
+    ByClickHouse(u32),
+    /// By a reading of its own: the metric is computed from several.
+    First,
+}
+
+/// The same reading of no more than these groups, and of what shares each of their values.
+pub fn only(read: &Read, groups: &[Vec<String>]) -> Read {
+    let of_field = |(place, field): (usize, &Field)| {
+        Condition::is(field.clone(), groups.iter().filter_map(|group| group.get(place).cloned()))
+    };
+    let condition = read.by.iter().enumerate().map(of_field).fold(read.condition.clone(), Condition::and);
+    Read { condition, ..read.clone() }
+}
+
 struct Planner<'a> {
     query: &'a StructuredQuery,
     catalogue: &'a Catalogue,
@@ -142,23 +170,39 @@ impl Planner<'_> {
     fn period(&self, window: Window) -> Result<Period, Unplannable> {
         let frame = self.frame(window)?;
         let (from, to) = frame.as_ref().map_or_else(|| self.whole(window), |frame| (frame.from, frame.to));
-        let reads = |by: &[Field], frame: Option<&Frame>| -> Result<Vec<Read>, Unplannable> {
-            let read = |(condition, measures): &(Condition, Vec<Measure>)| {
-                Ok(Read {
-                    source: self.source(condition, by, from, to, frame)?,
-                    condition: condition.clone(),
-                    from,
-                    to,
-                    buckets: frame.cloned(),
-                    by: by.to_vec(),
-                    measures: measures.clone(),
-                    top: None,
-                })
-            };
-            self.readings.iter().map(read).collect()
+        let totals = if self.query.include.totals { self.reads(&[], from, to, None)? } else { Vec::new() };
+        let mut reads = self.reads(&self.query.by, from, to, frame.as_ref())?;
+        if let Ranked::ByClickHouse(most) = self.ranked() {
+            reads.iter_mut().for_each(|read| read.top = Some(most));
+        }
+        Ok(Period { from, to, reads, totals, frame })
+    }
+
+    fn reads(&self, by: &[Field], from: i64, to: i64, frame: Option<&Frame>) -> Result<Vec<Read>, Unplannable> {
+        let read = |(condition, measures): &(Condition, Vec<Measure>)| {
+            Ok(Read {
+                source: self.source(condition, by, from, to, frame)?,
+                condition: condition.clone(),
+                from,
+                to,
+                buckets: frame.cloned(),
+                by: by.to_vec(),
+                measures: measures.clone(),
+                top: None,
+            })
         };
-        let totals = if self.query.include.totals { reads(&[], None)? } else { Vec::new() };
-        Ok(Period { from, to, reads: reads(&self.query.by, frame.as_ref())?, totals, frame })
+        self.readings.iter().map(read).collect()
+    }
+
+    /// How the greatest groups are found.
+    fn ranked(&self) -> Ranked {
+        match (self.query.form, self.query.metrics.as_slice()) {
+            (Form::Series(most), [metric]) if !self.query.by.is_empty() => match metric.expression {
+                Expression::Part(_) => Ranked::ByClickHouse(most),
+                Expression::Number(_) | Expression::Of(..) => Ranked::First,
+            },
+            _ => Ranked::Not,
+        }
     }
 
     /// The period that this one is compared with. Where it reaches until now and is not cut into buckets, its end is now, or
@@ -226,7 +270,7 @@ impl Planner<'_> {
 impl StructuredPlan {
     /// All tables that are read, each once.
     pub fn tables(&self) -> Vec<&'static str> {
-        let reads = self.period.all().chain(self.previous.iter().flat_map(Period::all));
+        let reads = self.period.all().chain(&self.ranking).chain(self.previous.iter().flat_map(Period::all));
         let mut tables: Vec<_> = reads.map(|read| read.source.table()).collect();
         tables.sort_unstable();
         tables.dedup();

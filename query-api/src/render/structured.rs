@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::meta::{About, Error, Range};
-use super::table::{self, Row};
+use super::table::{self, Greatest, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::Frame;
 use crate::plan::condition::{Condition, How};
@@ -17,6 +17,8 @@ use crate::time::{Zone, grid};
 /// The points of every reading of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
+    /// The groups that are shown, where they were found before the period was read.
+    pub greatest: Option<Greatest>,
     /// Of the period.
     pub reads: Vec<Vec<Point>>,
     /// Its totals.
@@ -49,19 +51,12 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     assemble(&piece::text(&data), &about(plan, found, generated_s), &own(plan, total_rows, generated_s))
 }
 
-/// The rows as a series of the first metric; of the groups those with the greatest sums.
+/// The rows as a series of the first metric; of the groups the greatest.
 fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
-    let value = |row: &Row| row.metrics.first().copied().flatten();
-    let mut sums: HashMap<Vec<String>, f64> = HashMap::new();
-    for row in &rows {
-        *sums.entry(row.groups.clone()).or_default() += value(row).unwrap_or_default().abs();
-    }
-    let mut biggest: Vec<(&Vec<String>, f64)> = sums.iter().map(|(groups, sum)| (groups, *sum)).collect();
-    biggest.sort_by(|(a, x), (b, y)| y.total_cmp(x).then_with(|| a.cmp(b)));
-    let truncated = biggest.len() > groups as usize;
-    let shown: HashSet<Vec<String>> =
-        biggest.into_iter().take(groups as usize).map(|(groups, _)| groups.clone()).collect();
-    rows.retain(|row| shown.contains(&row.groups));
+    let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
+    let Greatest { groups: shown, truncated } = found.greatest.clone().unwrap_or_else(by_clickhouse);
+    let shown: HashSet<Vec<String>> = shown.into_iter().collect();
+    rows.retain(|row| plan.by.is_empty() || shown.contains(&row.groups));
     table::sort(plan, &mut rows);
     let point = |row: &Row| {
         let value = values(plan, &row.metrics).into_iter().next();
