@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
 use crate::request::{BadRequest, Params, SeriesQuery, Window};
-use crate::time::{DAY, Granularity};
+use crate::time::{DAY, Granularity, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/anomalies`.
 pub const ANOMALY_PARAMS: &[&str] =
@@ -107,12 +107,9 @@ impl AnomalyQuery {
 }
 
 fn readable(window: Window, now_ms: i64) -> Granularity {
-    let seconds = match window {
-        Window::Open { from } => now_ms.div_euclid(1_000) - from,
-        Window::Last { seconds } => seconds,
-        Window::Closed { from, to } => to - from,
-    };
-    if seconds <= DAYS_OF_HOURS * DAY { Granularity::Hour } else { Granularity::Day }
+    let (from, to) = window.bounds(now_ms);
+    // To the minute: a range that began so many days ago is not longer for the seconds of the running one.
+    if to - MINUTE - from < DAYS_OF_HOURS * DAY { Granularity::Hour } else { Granularity::Day }
 }
 
 fn one_of<T: Copy>(

@@ -9,7 +9,7 @@ use crate::authorize::Scope;
 use crate::metric::{Definition, Metric};
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
-use crate::request::{BadRequest, MetricQuery, Params, SeriesQuery, StructuredQuery, Window};
+use crate::request::{BadRequest, MetricQuery, Params, SeriesQuery, StructuredQuery, Window, values};
 use crate::time::{DAY, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/stream`.
@@ -101,22 +101,11 @@ fn registered(query: &StructuredQuery) -> serde_json::Result<Value> {
 fn window(params: &Params) -> Result<i64, BadRequest> {
     let (default, least, most) = WINDOW;
     let Some(text) = params.get("window") else { return Ok(default) };
-    seconds(text).filter(|seconds| (least..=most).contains(seconds)).ok_or_else(|| BadRequest::Malformed {
+    values::seconds(text).filter(|seconds| (least..=most).contains(seconds)).ok_or_else(|| BadRequest::Malformed {
         parameter: "window",
         given: quoted(text),
         expected: "the last minutes, hours or days, such as 30m, 24h or 7d, at most 31d".to_owned(),
     })
-}
-
-fn seconds(text: &str) -> Option<i64> {
-    let unit = match text.chars().last()? {
-        'm' => MINUTE,
-        'h' => 60 * MINUTE,
-        'd' => DAY,
-        _ => return None,
-    };
-    let count = text.get(..text.len() - 1).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()))?;
-    count.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 fn interval(params: &Params) -> Result<Duration, BadRequest> {

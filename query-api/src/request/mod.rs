@@ -10,6 +10,7 @@ pub mod query;
 pub mod range;
 pub mod series;
 pub mod structured;
+pub mod values;
 pub mod window;
 
 pub use error::BadRequest;

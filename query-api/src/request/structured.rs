@@ -17,6 +17,7 @@ use super::filter_tree;
 use super::params::Params;
 use super::query::{MAX_DIMENSIONS, MetricQuery};
 use super::range;
+use super::values;
 use super::window::Window;
 use crate::metric::{Definition, Measure, Metric};
 use crate::plan::condition::{Condition, Field};
@@ -126,7 +127,7 @@ impl StructuredQuery {
         now_ms: i64,
     ) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
-        let zone = fields.get("timezone").map_or_else(|| Ok(Zone::utc()), |part| zone(&part))?;
+        let zone = values::zone_field(fields.get("timezone").as_ref())?;
         let metrics = fields.required("metrics")?;
         let defined: Vec<Arc<Definition>> = metrics
             .items(MAX_METRICS)?
@@ -182,12 +183,6 @@ impl StructuredQuery {
             form: Form::Series(asked.limit),
         })
     }
-}
-
-/// Reads a time zone.
-pub fn zone(part: &Part<'_>) -> Result<Zone, BadRequest> {
-    let name = part.text()?;
-    Zone::named(name).ok_or_else(|| part.unknown_zone(name))
 }
 
 #[derive(Default)]
