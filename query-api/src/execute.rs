@@ -144,7 +144,7 @@ impl Execution {
     }
 
     async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
-        let greatest = match plan.form {
+        let greatest = match plan.shape.form {
             Form::Series(most) if !plan.ranking.is_empty() => {
                 Some(Greatest::of(plan, &self.all(&plan.ranking).await?, most as usize))
             }

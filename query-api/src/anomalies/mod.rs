@@ -82,7 +82,7 @@ impl Read {
     fn metric(&self) -> &str {
         match self {
             Self::BuiltIn { plan, .. } => plan.metric,
-            Self::Registered { plan, .. } => plan.metrics.first().map_or("", |metric| metric.name.as_str()),
+            Self::Registered { plan, .. } => plan.shape.metrics.first().map_or("", |metric| metric.name.as_str()),
         }
     }
 

@@ -51,7 +51,8 @@ fn planned(query: &SeriesQuery, catalogue: &Catalogue, now_ms: i64) -> Result<(O
         OneSeries::Registered(plan) => {
             let Period { from, to, frame, .. } = &plan.period;
             // A question for anomalies always has a granularity, and so a frame.
-            let whole = || Frame { from: *from, to: *to, granularity: Granularity::Month, zone: plan.zone.clone() };
+            let whole =
+                || Frame { from: *from, to: *to, granularity: Granularity::Month, zone: plan.shape.zone.clone() };
             frame.clone().unwrap_or_else(whole)
         }
     };
@@ -75,7 +76,7 @@ impl AnomalyPlan {
         let nothing = Nature { of_nothing: None, is_count: false };
         let nature = match &self.series {
             OneSeries::BuiltIn(plan) => plan.measure.into(),
-            OneSeries::Registered(plan) => plan.metrics.first().map_or(nothing, |metric| metric.nature()),
+            OneSeries::Registered(plan) => plan.shape.metrics.first().map_or(nothing, |metric| metric.nature()),
         };
         Judged { frame: self.frame.clone(), nature, shown: self.shown }
     }

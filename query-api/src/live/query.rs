@@ -9,6 +9,7 @@ use crate::authorize::Scope;
 use crate::metric::{Definition, Metric};
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
+use crate::request::structured::Shape;
 use crate::request::{BadRequest, MetricQuery, Params, SeriesQuery, StructuredQuery, Window, values};
 use crate::time::{DAY, MINUTE};
 
@@ -50,7 +51,7 @@ impl StreamQuery {
     pub fn as_defined(&self, find: impl Fn(&str) -> Option<Arc<Definition>>) -> SeriesQuery {
         let mut series = self.series.clone();
         if let SeriesQuery::Registered(query) = &mut series {
-            for metric in &mut query.metrics {
+            for metric in &mut query.shape.metrics {
                 *metric = find(&metric.name).unwrap_or_else(|| Arc::clone(metric));
             }
         }
@@ -78,21 +79,8 @@ fn built_in(query: &MetricQuery) -> serde_json::Result<Value> {
 }
 
 fn registered(query: &StructuredQuery) -> serde_json::Result<Value> {
-    let StructuredQuery {
-        metrics,
-        window: _,
-        zone,
-        time,
-        by,
-        time_place: _,
-        condition,
-        order_by,
-        limit,
-        offset,
-        include,
-        raw,
-        form,
-    } = query;
+    let StructuredQuery { shape, window: _, time, raw } = query;
+    let Shape { metrics, zone, by, time_place: _, condition, order_by, limit, offset, include, form } = shape;
     // Listeners of one version share a ticker, whatever becomes of the metric.
     let metrics: Vec<_> = metrics.iter().map(|metric| (&metric.name, metric.version)).collect();
     serde_json::to_value((metrics, zone, time, by, condition, order_by, limit, offset, include, raw, form))
@@ -160,7 +148,7 @@ mod tests {
         }
         assert_ne!(one, key(2, "filter=country:FR,DE"));
         let SeriesQuery::Registered(now) = of(1, "").as_defined(|_| Some(Arc::new(of_version(7)))) else { panic!() };
-        assert_eq!(now.metrics.iter().map(|metric| metric.version).collect::<Vec<_>>(), [7]);
+        assert_eq!(now.shape.metrics.iter().map(|metric| metric.version).collect::<Vec<_>>(), [7]);
     }
 
     fn of_version(version: u32) -> Definition {

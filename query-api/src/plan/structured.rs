@@ -1,9 +1,7 @@
 //! The plan of a structured query: as few readings as its metrics have different conditions.
 
-use std::sync::Arc;
-
 use jiff::ToSpan;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use super::condition::{Condition, Field};
@@ -11,18 +9,17 @@ use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
+use crate::metric::Measure;
 use crate::metric::definition::Expression;
-use crate::metric::{Definition, Measure};
 use crate::request::Window;
-use crate::request::structured::{Form, Include, Order, StructuredQuery, Time};
+use crate::request::structured::{Form, Shape, StructuredQuery, Time};
 use crate::time::{DAY, Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
 /// What a structured query reads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StructuredPlan {
-    /// The metrics.
-    #[serde(serialize_with = "definitions")]
-    pub metrics: Vec<Arc<Definition>>,
+    /// What was asked for, whenever it is about.
+    pub shape: Shape,
     /// For each metric, for each of its parts: the reading and the measure in it.
     pub places: Vec<Vec<(usize, usize)>>,
     /// What is read.
@@ -32,24 +29,6 @@ pub struct StructuredPlan {
     /// Every group over the whole range, read first to tell which are the greatest; empty where all are shown, or where
     /// ClickHouse ranks them.
     pub ranking: Vec<Read>,
-    /// What makes groups, without time.
-    pub by: Vec<Field>,
-    /// Where time stands among the dimensions.
-    pub time_place: usize,
-    /// Which events, whatever the metric.
-    pub condition: Condition,
-    /// The order of rows.
-    pub order_by: Vec<Order>,
-    /// Rows of a page.
-    pub limit: usize,
-    /// Rows before it.
-    pub offset: usize,
-    /// What comes with it.
-    pub include: Include,
-    /// Whose clocks the answer shows.
-    pub zone: Zone,
-    /// How the answer looks.
-    pub form: Form,
 }
 
 /// A range, and the readings over it.
@@ -67,19 +46,16 @@ pub struct Period {
     pub totals: Vec<Read>,
 }
 
-fn definitions<S: Serializer>(metrics: &[Arc<Definition>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(metrics.iter().map(Arc::as_ref))
-}
-
 /// Plans a structured query; `now_ms` is the present.
 pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Result<StructuredPlan, Unplannable> {
     let mut readings: Vec<(Condition, Vec<Measure>)> = Vec::new();
     let places = query
+        .shape
         .metrics
         .iter()
         .map(|metric| {
             let part = |part: &crate::metric::definition::Part| {
-                place(&mut readings, part.condition.clone().and(query.condition.clone()), part.measure)
+                place(&mut readings, part.condition.clone().and(query.shape.condition.clone()), part.measure)
             };
             metric.parts.iter().map(part).collect()
         })
@@ -87,26 +63,11 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
     let planner = Planner { query, catalogue, now_ms, readings };
     let period = planner.period(query.window)?;
     let ranking = match planner.ranked() {
-        Ranked::First => planner.reads(&query.by, period.from, period.to, None)?,
+        Ranked::First => planner.reads(&query.shape.by, period.from, period.to, None)?,
         Ranked::Not | Ranked::ByClickHouse(_) => Vec::new(),
     };
-    let previous = query.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
-    Ok(StructuredPlan {
-        metrics: query.metrics.clone(),
-        places,
-        period,
-        previous,
-        ranking,
-        by: query.by.clone(),
-        time_place: query.time_place,
-        condition: query.condition.clone(),
-        order_by: query.order_by.clone(),
-        limit: query.limit,
-        offset: query.offset,
-        include: query.include,
-        zone: query.zone.clone(),
-        form: query.form,
-    })
+    let previous = query.shape.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
+    Ok(StructuredPlan { shape: query.shape.clone(), places, period, previous, ranking })
 }
 
 /// The reading and the measure in it, added when it is new.
@@ -170,8 +131,8 @@ impl Planner<'_> {
     fn period(&self, window: Window) -> Result<Period, Unplannable> {
         let frame = self.frame(window)?;
         let (from, to) = frame.as_ref().map_or_else(|| self.whole(window), |frame| (frame.from, frame.to));
-        let totals = if self.query.include.totals { self.reads(&[], from, to, None)? } else { Vec::new() };
-        let mut reads = self.reads(&self.query.by, from, to, frame.as_ref())?;
+        let totals = if self.query.shape.include.totals { self.reads(&[], from, to, None)? } else { Vec::new() };
+        let mut reads = self.reads(&self.query.shape.by, from, to, frame.as_ref())?;
         if let Ranked::ByClickHouse(most) = self.ranked() {
             reads.iter_mut().for_each(|read| read.top = Some(most));
         }
@@ -196,8 +157,8 @@ impl Planner<'_> {
 
     /// How the greatest groups are found.
     fn ranked(&self) -> Ranked {
-        match (self.query.form, self.query.metrics.as_slice()) {
-            (Form::Series(most), [metric]) if !self.query.by.is_empty() => match metric.expression {
+        match (self.query.shape.form, self.query.shape.metrics.as_slice()) {
+            (Form::Series(most), [metric]) if !self.query.shape.by.is_empty() => match metric.expression {
                 Expression::Part(_) => Ranked::ByClickHouse(most),
                 Expression::Number(_) | Expression::Of(..) => Ranked::First,
             },
@@ -208,7 +169,7 @@ impl Planner<'_> {
     /// The period that this one is compared with. Where it reaches until now and is not cut into buckets, its end is now, or
     /// the end of the day where it began with a day: that it is read to the end of a UTC day does not make it longer.
     fn before(&self, period: &Period) -> Window {
-        let zone = &self.query.zone;
+        let zone = &self.query.shape.zone;
         let now = minute_ceil(self.now_ms);
         let to = match (self.query.window, &period.frame) {
             (Window::Open { from }, None) if zone.day_start(zone.date(from)) == from => {
@@ -221,7 +182,7 @@ impl Planner<'_> {
     }
 
     fn frame(&self, window: Window) -> Result<Option<Frame>, Unplannable> {
-        let (zone, now_ms) = (&self.query.zone, self.now_ms);
+        let (zone, now_ms) = (&self.query.shape.zone, self.now_ms);
         match self.query.time {
             None => Ok(None),
             Some(Time::Of(granularity)) => frame::asked_for(window, granularity, zone, now_ms).map(Some),
@@ -258,7 +219,7 @@ impl Planner<'_> {
         let asked = condition.dimensions().into_iter().map(str::to_owned).chain(by.iter().filter_map(dimension));
         let types = condition.event_types();
         let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue);
-        let rollup = source::choose(from, to, &grid, &self.query.zone, self.now_ms);
+        let rollup = source::choose(from, to, &grid, &self.query.shape.zone, self.now_ms);
         match (set, rollup) {
             (Ok(set), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
             _ if self.query.raw => Ok(Source::Raw),
@@ -293,8 +254,10 @@ impl Period {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::metric::Metric;
+    use crate::metric::{Definition, Metric};
     use crate::request::body::{self, Part};
 
     /// 2026-11-20T12:34:56.789Z
@@ -358,7 +321,7 @@ mod tests {
         let text = r#"{"metrics":["events"],"date_range":["2026-10-30","2026-11-02"],"timezone":"America/New_York",
                        "dimensions":["time:day"],"include":{"comparisons":"previous_period","totals":true}}"#;
         let plan = planned(text).unwrap();
-        let (zone, previous) = (&plan.zone, plan.previous.unwrap());
+        let (zone, previous) = (&plan.shape.zone, plan.previous.unwrap());
         // The clocks go back on 1 November: 97 hours, and 96 before them.
         assert_eq!(
             (zone.rfc3339(previous.from), previous.to),
@@ -380,7 +343,7 @@ mod tests {
             let plan = planned(&text).unwrap();
             let previous = plan.previous.unwrap();
             assert_eq!(
-                (plan.zone.rfc3339(previous.from).as_str(), previous.to),
+                (plan.shape.zone.rfc3339(previous.from).as_str(), previous.to),
                 (expected, plan.period.from),
                 "{range}"
             );

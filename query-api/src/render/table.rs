@@ -26,7 +26,7 @@ pub struct Row {
 pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec<Row> {
     let starts = period.frame.as_ref().map_or_else(|| vec![period.from], |frame| frame.grid().starts());
     let mut measured: BTreeMap<(i64, &[String]), Vec<Option<&Point>>> = BTreeMap::new();
-    if plan.by.is_empty() {
+    if plan.shape.by.is_empty() {
         measured.extend(starts.iter().map(|at| ((*at, [].as_slice()), vec![None; found.len()])));
     }
     for (reading, points) in found.iter().enumerate() {
@@ -47,7 +47,7 @@ pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec
 }
 
 fn metrics(plan: &StructuredPlan, points: &[Option<&Point>]) -> Vec<Option<f64>> {
-    let metrics = plan.metrics.iter().zip(&plan.places);
+    let metrics = plan.shape.metrics.iter().zip(&plan.places);
     metrics.map(|(metric, places)| metric.value(&parts(metric, places, points))).collect()
 }
 
@@ -83,7 +83,7 @@ impl Greatest {
             }
         }
         let size = |points: &[Option<&Point>]| {
-            let (Some(metric), Some(places)) = (plan.metrics.first(), plan.places.first()) else { return 0.0 };
+            let (Some(metric), Some(places)) = (plan.shape.metrics.first(), plan.places.first()) else { return 0.0 };
             let parts = parts(metric, places, points);
             let own = metric.value(&parts).filter(|_| metric.nature().of_nothing.is_some());
             own.map_or_else(|| parts.iter().flatten().fold(0.0, |most: f64, part| most.max(part.abs())), f64::abs)
@@ -107,7 +107,7 @@ impl Greatest {
 pub fn sort(plan: &StructuredPlan, rows: &mut [Row]) {
     let first_metric = Order { column: Column::Metric(0), descending: true };
     rows.sort_by(|a, b| {
-        let asked = plan.order_by.iter().map(|order| compare(plan, *order, a, b)).find(|order| order.is_ne());
+        let asked = plan.shape.order_by.iter().map(|order| compare(plan, *order, a, b)).find(|order| order.is_ne());
         asked
             .unwrap_or(Ordering::Equal)
             .then(a.at.cmp(&b.at))
@@ -127,11 +127,11 @@ fn compare(plan: &StructuredPlan, order: Order, a: &Row, b: &Row) -> Ordering {
                 (a, b) => b.is_some().cmp(&a.is_some()),
             }
         }
-        Column::Dimension(place) if plan.period.frame.is_some() && place == plan.time_place => {
+        Column::Dimension(place) if plan.period.frame.is_some() && place == plan.shape.time_place => {
             directed(a.at.cmp(&b.at))
         }
         Column::Dimension(place) => {
-            let group = place - usize::from(plan.period.frame.is_some() && place > plan.time_place);
+            let group = place - usize::from(plan.period.frame.is_some() && place > plan.shape.time_place);
             directed(a.groups.get(group).cmp(&b.groups.get(group)))
         }
     }
