@@ -63,7 +63,7 @@ pub enum Read {
     /// Of a built-in metric.
     BuiltIn {
         /// What was read.
-        plan: SeriesPlan,
+        plan: Box<SeriesPlan>,
         /// What was found.
         points: Vec<Point>,
         /// Dimensions of the conditions of which some values are counted as `__other__`.

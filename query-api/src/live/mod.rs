@@ -18,6 +18,7 @@
 //! |---|---|
 //! | the answer is unchanged | a comment instead of the value |
 //! | a tick fails | `event: error` once per kind of failure; the value stays known and is marked for whoever comes |
+//! | its metric is registered anew | the next answer is of the metric as it is by now |
 //! | it works again | the value, even if it is the same: that ends the error |
 //! | nothing else was sent for 15 s | a comment, so that a dead connection is noticed |
 //! | a client does not read | values are skipped; once the kernel's buffers are full, the connection ends after 30 s |

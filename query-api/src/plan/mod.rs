@@ -48,7 +48,7 @@ pub enum Plan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum OneSeries {
     /// Of a built-in one.
-    BuiltIn(SeriesPlan),
+    BuiltIn(Box<SeriesPlan>),
     /// Of a registered one: always with buckets of time.
     Registered(Box<StructuredPlan>),
 }
@@ -87,7 +87,7 @@ pub struct DailyPlan {
 impl From<OneSeries> for Plan {
     fn from(series: OneSeries) -> Self {
         match series {
-            OneSeries::BuiltIn(plan) => Self::Series(plan),
+            OneSeries::BuiltIn(plan) => Self::Series(*plan),
             OneSeries::Registered(plan) => Self::Structured(plan),
         }
     }
@@ -96,7 +96,9 @@ impl From<OneSeries> for Plan {
 /// Plans a series of one metric.
 pub fn one_series(query: &SeriesQuery, catalogue: &Catalogue, now_ms: i64) -> Result<OneSeries, Unplannable> {
     match query {
-        SeriesQuery::BuiltIn(query) => series::plan(query, catalogue, now_ms).map(OneSeries::BuiltIn),
+        SeriesQuery::BuiltIn(query) => {
+            series::plan(query, catalogue, now_ms).map(|plan| OneSeries::BuiltIn(Box::new(plan)))
+        }
         SeriesQuery::Registered(query) => {
             structured::plan(query, catalogue, now_ms).map(|plan| OneSeries::Registered(Box::new(plan)))
         }

@@ -1,6 +1,6 @@
 //! The bound on distinct values: exact totals, `__other__` in every rollup, and no second bound after a start.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tallyhouse_service::clock::now_ms;
 
 use crate::ingest_service::{Service, count, everywhere};

@@ -6,8 +6,10 @@ use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Reply, Service, new_project};
 use crate::support;
 
+type IsRight = fn(&Value) -> bool;
+
 /// What is in every `meta`, and of which kind.
-const CORE: [(&str, fn(&Value) -> bool); 11] = [
+const CORE: [(&str, IsRight); 11] = [
     ("source", Value::is_string),
     ("range", |range| range["from"].is_string() && range["to"].is_string()),
     ("newest_event", Value::is_string),
