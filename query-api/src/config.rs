@@ -27,8 +27,9 @@ pub struct Config {
     /// `QUERY_CACHE_WARM`: whether the hottest answers are refreshed before they are stale. On unless switched off.
     pub cache_warm: bool,
     /// Who may ask ClickHouse. `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once, split between the classes as
-    /// [`Policy::for_total`] says. `QUERY_CONCURRENCY_<CLASS>` sets a class by itself, and `QUERY_DEADLINE_<CLASS>_MS` how
-    /// long an answer may take, waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD` or `ADHOC`.
+    /// [`Policy::for_total`] says. `QUERY_CONCURRENCY_<CLASS>` sets a class by itself, `QUERY_QUEUE_<CLASS>` how many
+    /// questions of it may wait (half of them of one project), and `QUERY_DEADLINE_<CLASS>_MS` how long an answer may take,
+    /// waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD` or `ADHOC`.
     pub admission: Policy,
     /// `QUERY_STREAM_LISTENERS` and, of one project, `QUERY_STREAM_LISTENERS_PER_PROJECT`: open streams. Each takes a
     /// connection. `QUERY_STREAM_QUESTIONS` and `QUERY_STREAM_QUESTIONS_PER_PROJECT`: different ones, each of which asks
@@ -68,11 +69,12 @@ fn admission(env: &dyn Env) -> Result<Policy, ConfigError> {
     let total = env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", CONCURRENCY, 8)?;
     let default = Policy::for_total(total as usize);
     let of_class = |name: &str, default: Limits| -> Result<Limits, ConfigError> {
-        let (concurrency, deadline) = (format!("QUERY_CONCURRENCY_{name}"), format!("QUERY_DEADLINE_{name}_MS"));
+        let [concurrency, queue, deadline] =
+            [format!("QUERY_CONCURRENCY_{name}"), format!("QUERY_QUEUE_{name}"), format!("QUERY_DEADLINE_{name}_MS")];
         Ok(Limits {
             concurrency: env::bounded(env, &concurrency, CONCURRENCY, default.concurrency as u64)? as usize,
+            queue: env::bounded(env, &queue, QUEUE, default.queue as u64)? as usize,
             deadline: env::millis(env, &deadline, DEADLINE_MS, default.deadline.as_millis() as u64)?,
-            ..default
         })
     };
     Ok(Policy {
@@ -84,6 +86,9 @@ fn admission(env: &dyn Env) -> Result<Policy, ConfigError> {
 
 /// Queries at once.
 const CONCURRENCY: (u64, u64) = (1, 1_000);
+
+/// Questions that may wait: of two projects at least one each. Each holds a connection and what it was asked with.
+const QUEUE: (u64, u64) = (2, 100_000);
 
 /// A query itself is given 30 s at most (`admission::class`); twice that leaves as long to wait.
 const DEADLINE_MS: (u64, u64) = (100, 60_000);
@@ -163,16 +168,22 @@ mod tests {
             ("QUERY_CLICKHOUSE_CONCURRENCY", "16"),
             ("QUERY_CONCURRENCY_ADHOC", "5"),
             ("QUERY_DEADLINE_REALTIME_MS", "700"),
+            ("QUERY_QUEUE_ADHOC", "3"),
         ]);
         let policy = Config::from_env(&set).unwrap().admission;
         assert_eq!((policy.ad_hoc.concurrency, policy.realtime.concurrency, policy.dashboard.concurrency), (5, 4, 10));
         assert_eq!(policy.realtime.deadline, Duration::from_millis(700));
+        assert_eq!((policy.ad_hoc.queue, policy.ad_hoc.share(), policy.realtime.queue), (3, 2, 256));
         assert_eq!(policy.dashboard, Limits { concurrency: 10, ..Policy::for_total(8).dashboard });
         let none = env(&[("QUERY_CONCURRENCY_DASHBOARD", "0")]);
         assert_eq!(
             Config::from_env(&none).unwrap_err().to_string(),
             "QUERY_CONCURRENCY_DASHBOARD: 0 is not within 1 to 1000"
         );
+        for (length, wrong) in [("1", "1 is not within 2 to 100000"), ("100001", "100001 is not within 2 to 100000")] {
+            let error = Config::from_env(&env(&[("QUERY_QUEUE_REALTIME", length)])).unwrap_err().to_string();
+            assert_eq!(error, format!("QUERY_QUEUE_REALTIME: {wrong}"));
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::adhoc::stream::Limits;
-use crate::adhoc::{Adhoc, Analyst, Turns};
+use crate::adhoc::{Adhoc, Analyst};
+use crate::admission::ExportTurns;
 use crate::cache::Cache;
 use crate::cache::answers::Layers;
 use crate::cache::fresh::Limiter;
@@ -182,7 +183,7 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
-        turns: Turns::new(config.export_concurrency),
+        turns: ExportTurns::new(config.export_concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
         metrics: metrics.clone(),
     }

@@ -16,14 +16,15 @@ use crate::cache::{Answers, Entry, Parts};
 use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
-use crate::metric::{Metric, built_in_names};
-use crate::plan::{Plan, Unplannable, plan};
+use crate::metric::Metric;
+use crate::plan::{OneSeries, Plan, Unplannable, plan};
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::render::json;
+use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
-use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, StructuredQuery};
+use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
 use crate::store::{ReadError, Store};
 
 /// Everything that answering needs.
@@ -112,6 +113,9 @@ pub enum Refusal {
     /// The caller may not ask.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The question did not arrive.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The question is not understood.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -169,10 +173,16 @@ fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>, plan: &Plan)
         Question::Document(body) => (4, body),
     };
     let mut digest = Sha256::new();
-    let meaning = match plan {
-        Plan::Structured(plan) => json::text(&plan.metrics.iter().map(Arc::as_ref).collect::<Vec<_>>()),
-        Plan::Series(_) | Plan::Anomalies(_) | Plan::Journey(_) | Plan::Realtime(_) | Plan::Daily(_) => String::new(),
+    let registered = match plan {
+        Plan::Structured(plan) => Some(plan),
+        Plan::Anomalies(plan) => match &plan.series {
+            OneSeries::Registered(series) => Some(series),
+            OneSeries::BuiltIn(_) => None,
+        },
+        Plan::Series(_) | Plan::Journey(_) | Plan::Realtime(_) | Plan::Daily(_) => None,
     };
+    let meaning = registered
+        .map_or_else(String::new, |plan| json::text(&plan.shape.metrics.iter().map(Arc::as_ref).collect::<Vec<_>>()));
     let raw = raw.unwrap_or_default().as_bytes();
     for part in [&[kind], scope.project().as_bytes(), what, raw, meaning.as_bytes()] {
         digest.update((part.len() as u64).to_le_bytes());
@@ -184,24 +194,36 @@ fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>, plan: &Plan)
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
     match question {
         Question::Metric(name) => {
-            let params = Params::parse(raw, METRIC_PARAMS)?;
-            match app.registry.find(scope.project(), name).filter(|_| Metric::named(name).is_none()) {
-                Some(registered) => StructuredQuery::series(registered, &params, now_ms).map(Query::Structured),
-                None => {
-                    let names = || app.registry.names(scope.project());
-                    MetricQuery::parse(name, &params, &names, now_ms).map(Query::Metric)
-                }
-            }
+            series(app, scope, name, &Params::parse(raw, METRIC_PARAMS)?, now_ms).map(Query::from)
         }
         Question::Realtime => Params::parse(raw, &[]).map(|_| Query::Realtime),
         Question::Daily => DailyQuery::parse(&Params::parse(raw, DAILY_PARAMS)?, now_ms).map(Query::Daily),
         Question::Anomalies(name) => {
             let params = Params::parse(raw, ANOMALY_PARAMS)?;
-            AnomalyQuery::parse(name, &params, &built_in_names, now_ms).map(Query::Anomalies)
+            AnomalyQuery::of(series(app, scope, name, &params, now_ms)?, &params, now_ms).map(Query::Anomalies)
         }
         Question::Document(body) => {
             Params::parse(raw, &[])?;
             document(app, scope, body, now_ms)
+        }
+    }
+}
+
+/// A series of the metric of that name, built in or registered.
+pub(crate) fn series(
+    app: &App,
+    scope: &Scope,
+    name: &str,
+    params: &Params,
+    now_ms: i64,
+) -> Result<SeriesQuery, BadRequest> {
+    match app.registry.find(scope.project(), name).filter(|_| Metric::named(name).is_none()) {
+        Some(registered) => {
+            StructuredQuery::series(registered, params, now_ms).map(|query| SeriesQuery::Registered(Box::new(query)))
+        }
+        None => {
+            let names = || app.registry.names(scope.project());
+            MetricQuery::parse(name, params, &names, now_ms).map(SeriesQuery::BuiltIn)
         }
     }
 }

@@ -29,6 +29,11 @@ CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER'
     ON tallyhouse.events_local, tallyhouse.rollup_1m_local, tallyhouse.rollup_1h_local, tallyhouse.rollup_1d_local
     USING project_id = substring(currentUser(), 9) AND project_id != '' TO tallyhouse_analyst;
 
+-- The query API stops a statement that nobody waits for as the user that runs it: each sees its own project's.
+GRANT ON CLUSTER 'CLUSTER' SELECT ON system.processes TO tallyhouse_analyst;
+CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst_stop ON CLUSTER 'CLUSTER' ON system.processes
+    USING user = currentUser() TO tallyhouse_analyst;
+
 CREATE QUOTA IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' KEYED BY client_key
     FOR INTERVAL 1 hour MAX queries = 1000, read_rows = 50000000000 TO tallyhouse_analyst;
 

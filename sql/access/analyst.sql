@@ -25,5 +25,10 @@ GRANT SELECT ON tallyhouse.rollup_1d TO analyst;
 CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst ON tallyhouse.events, tallyhouse.rollup_1m, tallyhouse.rollup_1h, tallyhouse.rollup_1d
     USING project_id = getClientHTTPHeader('X-Tallyhouse-Project') AND project_id != '' TO analyst;
 
+-- The query API stops a statement that nobody waits for as the user that runs it, and names it in a header.
+GRANT SELECT ON system.processes TO analyst;
+CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst_stop ON system.processes
+    USING query_id = getClientHTTPHeader('X-Tallyhouse-Stop') AND query_id != '' TO analyst;
+
 CREATE QUOTA IF NOT EXISTS tallyhouse_analyst KEYED BY client_key
     FOR INTERVAL 1 hour MAX queries = 1000, read_rows = 50000000000 TO analyst;

@@ -9,6 +9,7 @@ use super::DEADLINE;
 use super::PROJECT_HEADER;
 use super::sql_api::SqlAsk;
 use crate::authorize::Scope;
+use crate::store::Cost;
 
 /// Stands for the project in the user's name, where a cluster has a user for each project.
 const PROJECT: &str = "{project}";
@@ -23,14 +24,20 @@ pub struct Analyst {
     user: String,
 }
 
+/// That user, bound to a project.
+pub struct Bound {
+    client: Client,
+    project: String,
+}
+
 /// A complete answer that waits in ClickHouse.
 pub struct Complete {
     /// Its first bytes.
     pub first: Option<Bytes>,
     /// The rest.
     pub cursor: BytesCursor,
-    /// Rows that ClickHouse read for it.
-    pub rows_read: Option<u64>,
+    /// What it cost.
+    pub cost: Cost,
 }
 
 impl Analyst {
@@ -39,34 +46,42 @@ impl Analyst {
         Self { client: connection.client(), user: connection.user.clone() }
     }
 
+    /// The user for one project; `None` when the project cannot be compared as it is: a header loses spaces at its ends and
+    /// cannot hold everything.
+    pub fn bound(&self, scope: &Scope) -> Option<Bound> {
+        let project = scope.project();
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if project.is_empty() || !project.bytes().all(is_plain) {
+            tracing::error!(project, "the project's name cannot be a header");
+            return None;
+        }
+        let client = self.client.clone().with_user(self.user.replace(PROJECT, project));
+        Some(Bound { client: client.with_header(PROJECT_HEADER, project), project: project.to_owned() })
+    }
+}
+
+impl Bound {
+    /// What a statement is sent, and stopped, with.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Runs a statement. `wait_end_of_query`: nothing comes before everything is there, so an error is never half an answer,
     /// and a client that reads slowly holds no query.
-    pub async fn ask(&self, ask: &SqlAsk, scope: &Scope, query_id: &str) -> Result<Complete, StoreError> {
-        let project = bound(scope)?;
-        let client = self.client.clone().with_user(self.user.replace(PROJECT, project));
-        let query = client
-            .with_header(PROJECT_HEADER, project)
+    pub async fn ask(&self, ask: &SqlAsk, query_id: &str) -> Result<Complete, StoreError> {
+        let query = self
+            .client
             // `query_raw`: a question mark in the statement is the caller's.
             .query_raw(&ask.sql)
-            .with_setting("quota_key", project)
+            .with_setting("quota_key", &self.project)
             .with_setting("query_id", query_id)
             .with_setting("wait_end_of_query", "1");
         let query = ask.params.iter().fold(query, |query, (name, value)| query.param(name, value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(PATIENCE, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
-        let rows_read = cursor.summary().and_then(|summary| summary.read_rows());
-        Ok(Complete { first, cursor, rows_read })
+        let cost = Cost::told(cursor.summary());
+        Ok(Complete { first, cursor, cost })
     }
-}
-
-/// The project, if it can be compared as it is: a header loses spaces at its ends and cannot hold everything.
-fn bound(scope: &Scope) -> Result<&str, StoreError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let project = scope.project();
-    if !project.is_empty() && project.bytes().all(is_plain) {
-        return Ok(project);
-    }
-    Err(StoreError::Unintelligible("the project's name cannot be a header".to_owned()))
 }
 
 #[cfg(test)]
@@ -75,9 +90,11 @@ mod tests {
 
     #[test]
     fn only_a_plain_project_is_bound() {
-        assert!(bound(&Scope::for_test("a-1_b.c")).is_ok());
+        let connection = Connection { url: String::new(), user: "analyst".into(), password: String::new() };
+        let is_bound = |project| Analyst::new(&connection).bound(&Scope::for_test(project)).is_some();
+        assert!(is_bound("a-1_b.c"));
         for bad in ["", " a", "a b", "a\nX: y", "ä"] {
-            assert!(bound(&Scope::for_test(bad)).is_err(), "{bad:?}");
+            assert!(!is_bound(bad), "{bad:?}");
         }
     }
 }

@@ -9,6 +9,7 @@ use super::guard::At;
 use super::sql_api::BadBody;
 use crate::authorize::Denied;
 use crate::request::BadRequest;
+use crate::request::arrival::Unread;
 use crate::store::ReadError;
 
 /// Why there is no answer.
@@ -20,6 +21,9 @@ pub enum AdhocError {
     /// Parameters of an export.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
+    /// The body of an SQL request did not arrive.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The body of an SQL request.
     #[error(transparent)]
     BadBody(#[from] BadBody),
@@ -59,6 +63,9 @@ impl From<At> for AdhocError {
     }
 }
 
+/// Seconds after which it is worth to ask a ClickHouse again that runs too many queries.
+const RETRY_AFTER_S: u32 = 5;
+
 /// Without a time in ClickHouse's text: an hour is the longest that a quota lasts.
 const HOUR_S: i64 = 3_600;
 
@@ -86,7 +93,7 @@ pub fn of_statement(error: &StoreError, now_ms: i64) -> AdhocError {
         // QUOTA_EXCEEDED
         201 => AdhocError::Quota { retry_after_s: seconds_until(quota_ends(text), now_ms) },
         // TOO_MANY_SIMULTANEOUS_QUERIES, CANNOT_SCHEDULE_TASK
-        202 | 439 => ReadError::Overloaded { retry_after_s: super::RETRY_AFTER_S }.into(),
+        202 | 439 => ReadError::Overloaded { retry_after_s: RETRY_AFTER_S }.into(),
         // NETWORK_ERROR, SOCKET_TIMEOUT, ALL_CONNECTION_TRIES_FAILED, ABORTED, KEEPER_EXCEPTION, QUERY_WAS_CANCELLED
         209 | 210 | 279 | 236 | 999 | 394 => ReadError::Unavailable.into(),
         // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED, LOGICAL_ERROR, POCO_EXCEPTION,

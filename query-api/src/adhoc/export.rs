@@ -12,21 +12,20 @@ use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tallyhouse_sql::{Class, StoreError};
 
 use super::statements::{EXPORT_SETTINGS, export, format_settings};
-use super::stream::{Outgoing, Shape, Watched};
-use super::turn::Busy;
-use super::{Adhoc, AdhocError, DEADLINE, RETRY_AFTER_S};
+use super::stream::{Outgoing, Shape};
+use super::{Adhoc, AdhocError, DEADLINE};
 use crate::authorize::{Scope, authorize};
-use crate::request::near::nearest;
-use crate::request::{BadRequest, Params, error::quoted, window::Window};
+use crate::request::error::quoted;
+use crate::request::{BadRequest, Params, Window, values};
 use crate::serve::App;
-use crate::store::ReadError;
-use crate::time::{Zone, minute_ceil};
+use crate::store::{Held, ReadError};
+use crate::time::Zone;
 
 /// Parameters of an export.
 pub const EXPORT_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "format", "timezone"];
 
-/// The longest `eventType` that is looked for, in bytes; stored ones are shorter.
-const MAX_EVENT_TYPE_BYTES: usize = 200;
+/// When a ClickHouse that has too much to do may be asked again, in seconds.
+const OVERLOAD_RETRY_S: u32 = 5;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,30 +96,12 @@ impl ExportAsk {
     /// Reads a query string.
     pub fn parse(raw: Option<&str>, now_ms: i64) -> Result<Self, BadRequest> {
         let params = Params::parse(raw, EXPORT_PARAMS)?;
-        let zone = zone(params.get("timezone"))?;
-        let now_s = minute_ceil(now_ms);
-        let (from_s, to_s) = match Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)? {
-            Window::Open { from } => (from, now_s),
-            Window::Last { seconds } => (now_s - seconds, now_s),
-            Window::Closed { from, to } => (from, to),
-        };
-        let event_type = params.get("eventType").map(event_type).transpose()?;
+        let zone = values::zone_parameter(&params)?;
+        let window = Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)?;
+        let (from_s, to_s) = window.bounds(now_ms);
+        let event_type = values::event_type_parameter(&params)?.map(str::to_owned);
         Ok(Self { from_s, to_s, event_type, format: format(params.get("format"))?, zone })
     }
-}
-
-fn zone(given: Option<&str>) -> Result<Zone, BadRequest> {
-    let Some(name) = given else { return Ok(Zone::utc()) };
-    let unknown = || BadRequest::UnknownZone { name: quoted(name), near: nearest(name, Zone::names()) };
-    Zone::named(name).ok_or_else(unknown)
-}
-
-fn event_type(given: &str) -> Result<String, BadRequest> {
-    if given.len() <= MAX_EVENT_TYPE_BYTES {
-        return Ok(given.to_owned());
-    }
-    let expected = format!("an event type: it is longer than {MAX_EVENT_TYPE_BYTES} bytes");
-    Err(BadRequest::Malformed { parameter: "eventType", given: quoted(given), expected })
 }
 
 fn format(given: Option<&str>) -> Result<Format, BadRequest> {
@@ -141,26 +122,20 @@ pub async fn answer(
 ) -> Result<(Format, Outgoing), AdhocError> {
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
-    let turn = adhoc.turns.take(scope.project()).await.map_err(busy)?;
-    let mut watched = Watched::killing(&adhoc.reader, &adhoc.metrics);
+    let turn = adhoc.turns.take(scope.project()).await.map_err(ReadError::from)?;
+    let watched = app.store.watch(Held::Export(turn), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
         Ok(Ok(first)) => first,
         Ok(Err(error)) => {
-            watched.failed();
-            return Err(failed(&StoreError::from(error)));
+            let error = StoreError::from(error);
+            watched.failed(&error);
+            return Err(failed(&error));
         }
-        Err(_) => return Err(ReadError::TimedOut.into()),
+        Err(_) => return Err(watched.timed_out().into()),
     };
-    let (limits, shape) = (adhoc.export_limits, Shape::AsIs);
-    Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: Some(turn) }))
-}
-
-fn busy(busy: Busy) -> ReadError {
-    match busy {
-        Busy::Everybody => ReadError::Overloaded { retry_after_s: RETRY_AFTER_S },
-        Busy::Project => ReadError::TenantBusy { retry_after_s: RETRY_AFTER_S },
-    }
+    let (limits, shape, metrics) = (adhoc.export_limits, Shape::AsIs, adhoc.metrics.clone());
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: Some(watched), limits, metrics }))
 }
 
 fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Result<BytesCursor, StoreError> {
@@ -173,10 +148,9 @@ fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Resul
 }
 
 fn failed(error: &StoreError) -> AdhocError {
-    tracing::warn!(%error, "an export failed");
     match error.class() {
         Class::Transient => ReadError::Unavailable.into(),
-        Class::Overloaded => busy(Busy::Everybody).into(),
+        Class::Overloaded => ReadError::Overloaded { retry_after_s: OVERLOAD_RETRY_S }.into(),
         Class::TooExpensive => {
             AdhocError::Limit { limit: "rows read or memory", fits: "ask for a shorter range or one event type" }
         }

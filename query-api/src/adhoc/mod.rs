@@ -16,7 +16,7 @@
 //!   byte, because ClickHouse holds the answer back until it is complete.
 //! * An export that fails half-way breaks the connection: a short file never looks complete.
 //! * A client that stops reading stops ClickHouse too, and loses its export after a while ([`stream::Limits::stall`]).
-//! * A client that leaves ends its query.
+//! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
 
 pub mod analyst;
 pub mod clean;
@@ -27,23 +27,19 @@ pub mod rows;
 pub mod sql_api;
 pub mod statements;
 pub mod stream;
-pub mod turn;
 
 pub use analyst::Analyst;
 pub use error::AdhocError;
-pub use turn::Turns;
 
 use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::Client;
 
+use crate::admission::ExportTurns;
 use crate::metrics::Metrics;
 
 /// The longest wait for the first byte of an answer; also in the profiles of both users.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Seconds after which a caller who found all places taken may come back.
-const RETRY_AFTER_S: u32 = 5;
 
 /// The request header that row policies compare `project_id` with. Also in `users.xml` and in `sql/access/`.
 pub const PROJECT_HEADER: &str = "X-Tallyhouse-Project";
@@ -55,8 +51,8 @@ pub struct Adhoc {
     pub analyst: Option<Analyst>,
     /// The user for exports.
     pub reader: Client,
-    /// Who may export when. Not in the queue of all other questions: an export lasts as long as its reader takes.
-    pub turns: Turns,
+    /// Who may export when.
+    pub turns: ExportTurns,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
     /// Counts.

@@ -10,10 +10,25 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::json;
+
+use crate::render;
+use crate::render::meta::{self, Work};
+use crate::store::Cost;
 
 /// The longest names and types together, in bytes; a statement has 10 KB and a column is named in it or in a table.
 const MAX_HEADER_BYTES: usize = 1 << 20;
+
+/// What an answer says about itself: that part of what every answer says which can be known of a statement that is not ours.
+#[derive(Serialize)]
+struct Meta {
+    rows: u64,
+    truncated: bool,
+    #[serde(flatten)]
+    work: Work,
+    elapsed_ms: f64,
+}
 
 /// Rows on their way. A line break in ClickHouse's JSON is always between rows.
 #[derive(Debug)]
@@ -21,14 +36,14 @@ pub struct JsonRows {
     header: Option<Vec<u8>>,
     rows: u64,
     is_between: bool,
-    rows_read: Option<u64>,
+    cost: Cost,
     began: Instant,
 }
 
 impl JsonRows {
-    /// Nothing yet. `rows_read` and the time since `began` become part of the answer.
-    pub fn new(rows_read: Option<u64>, began: Instant) -> Self {
-        Self { header: Some(Vec::new()), rows: 0, is_between: false, rows_read, began }
+    /// Nothing yet. The cost and the time since `began` become part of the answer.
+    pub fn new(cost: Cost, began: Instant) -> Self {
+        Self { header: Some(Vec::new()), rows: 0, is_between: false, cost, began }
     }
 
     /// What is to be sent for the next bytes; `None` when they are not what ClickHouse was asked for.
@@ -68,14 +83,13 @@ impl JsonRows {
 
     /// The end of the answer; `None` when not even the names came.
     pub fn finish(&mut self) -> Option<Bytes> {
-        let elapsed_ms = self.began.elapsed().as_secs_f64() * 1_000.0;
-        let meta = json!({
-            "rows": self.rows,
-            "rows_read": self.rows_read,
-            "elapsed_ms": (elapsed_ms * 10.0).round() / 10.0,
-            "truncated": false,
-        });
-        self.header.is_none().then(|| format!("],\"meta\":{meta}}}").into())
+        let meta = Meta {
+            rows: self.rows,
+            truncated: false,
+            work: Work::from(&self.cost),
+            elapsed_ms: meta::rounded(self.began.elapsed().as_secs_f64() * 1_000.0),
+        };
+        self.header.is_none().then(|| format!("],\"meta\":{}}}", render::json::text(&meta)).into())
     }
 }
 
@@ -84,7 +98,7 @@ mod tests {
     use super::*;
 
     fn whole(text: &str, size: usize) -> serde_json::Value {
-        let mut rows = JsonRows::new(Some(7), Instant::now());
+        let mut rows = JsonRows::new(Cost { rows_read: 7, ..Cost::default() }, Instant::now());
         let mut out = Vec::new();
         for chunk in text.as_bytes().chunks(size) {
             out.extend_from_slice(&rows.push(chunk).unwrap());
@@ -107,8 +121,8 @@ mod tests {
 
     #[test]
     fn what_is_not_rows_is_refused() {
-        let mut rows = JsonRows::new(None, Instant::now());
+        let mut rows = JsonRows::new(Cost::default(), Instant::now());
         assert_eq!(rows.push(b"PAR1\n\n"), None);
-        assert_eq!(JsonRows::new(None, Instant::now()).finish(), None);
+        assert_eq!(JsonRows::new(Cost::default(), Instant::now()).finish(), None);
     }
 }

@@ -4,24 +4,24 @@
 //! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`; nothing is ever cut off,
 //! so `truncated` is always false: what is too large is a 422.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use serde_json::{Map, Value};
-use tallyhouse_service::breaker::Verdict;
 use tallyhouse_sql::StoreError;
 
 use super::error::of_statement;
 use super::export::Format;
 use super::rows::JsonRows;
-use super::stream::{Limits, Outgoing, Shape, Watched};
+use super::stream::{Limits, Outgoing, Shape};
 use super::{Adhoc, AdhocError, guard};
 use crate::authorize::authorize;
+use crate::request::arrival;
 use crate::request::error::{did_you_mean, quoted};
 use crate::request::near::nearest;
 use crate::serve::App;
-use crate::store::{Ask, Class};
+use crate::store::{Ask, Class, Held, ReadError};
 
 /// The longest body in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -31,9 +31,6 @@ pub const MAX_SQL_BYTES: usize = 10 * 1024;
 
 /// The longest answer in bytes. ClickHouse limits the result to 100 MB; as text it may be longer.
 const MAX_ANSWER_BYTES: u64 = 400 << 20;
-
-/// The longest that a body may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Parameters at most.
 const MAX_PARAMS: usize = 100;
@@ -57,12 +54,6 @@ pub enum BadBody {
     /// Another `Content-Type`.
     #[error("send a JSON object with `Content-Type: application/json`")]
     NotJson,
-    /// Too long.
-    #[error("the body is longer than {MAX_BODY_BYTES} bytes")]
-    TooLarge,
-    /// It did not arrive.
-    #[error("the body did not arrive completely within {} s", BODY_WITHIN.as_secs())]
-    Incomplete,
     /// Not JSON.
     #[error("the body is not JSON: {problem}")]
     Syntax {
@@ -174,55 +165,37 @@ pub async fn answer(
     let began = Instant::now();
     let scope = authorize(&app.keys, headers)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
-    let ask = SqlAsk::parse(&read(headers, body).await?)?;
+    is_json(headers)?;
+    let ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?;
     guard::check(&ask.sql)?;
+    let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
-    let mut turn = app.store.admit(&asking).await?;
-    let mut watched = Watched::closing(&adhoc.metrics);
-    let asked = tokio::time::timeout_at(turn.deadline(), analyst.ask(&ask, &scope, watched.query_id()));
+    let turn = app.store.admit(&asking).await?;
+    let deadline = turn.deadline();
+    let watched = app.store.watch(Held::Turn(turn), bound.client());
+    let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
     let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,
         Err(error) => {
-            tracing::info!(%error, query_id = watched.query_id(), "an analyst's statement failed");
-            watched.failed();
-            turn.settle(verdict(&error));
+            watched.failed_at_theirs(&error);
             return Err(of_statement(&error, (app.clock)()));
         }
     };
-    turn.settle(Verdict::Succeeded);
+    // What comes now waits in ClickHouse, complete: no query runs for it any more.
+    watched.answered();
     let shape = match ask.format {
-        Format::Json => Shape::Json(JsonRows::new(complete.rows_read, began)),
+        Format::Json => Shape::Json(JsonRows::new(complete.cost, began)),
         Format::Ndjson | Format::Csv | Format::Parquet => Shape::AsIs,
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
-    let (first, cursor) = (complete.first, complete.cursor);
-    Ok((ask.format, Outgoing { first, cursor, shape, watched, limits, turn: None }))
+    let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, limits, metrics }))
 }
 
-/// What a failure says of ClickHouse. A statement is an analyst's own: that it is wrong, or too much, says nothing.
-const fn verdict(error: &StoreError) -> Verdict {
-    match error {
-        StoreError::Unreachable(_) => Verdict::Failed,
-        StoreError::TimedOut | StoreError::Refused { .. } | StoreError::Unintelligible(_) => Verdict::Nothing,
-    }
-}
-
-async fn read(headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, BadBody> {
+fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(BadBody::NotJson);
-    }
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
-        return Err(BadBody::TooLarge);
-    }
-    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        // Only a body without an announced length gets here by being too long; a broken one has nobody to be told.
-        Ok(Err(_)) if announced.is_none() => Err(BadBody::TooLarge),
-        Ok(Err(_)) | Err(_) => Err(BadBody::Incomplete),
-    }
+    if kind.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(BadBody::NotJson) }
 }
 
 #[cfg(test)]

@@ -9,26 +9,20 @@
 //!
 //! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long: the body
 //! ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
-//! The client leaves: the query is stopped.
+//! The client leaves: the query is stopped, and what it held is free once it was.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tokio::sync::mpsc;
-use ulid::Ulid;
 
 use super::rows::JsonRows;
-use super::turn::Turn;
-use crate::metrics::{Cut, Metrics, Outcome};
-use crate::sql;
-
-/// The longest that stopping a query takes.
-const KILL_DEADLINE: Duration = Duration::from_secs(5);
+use crate::metrics::{Cut, Metrics};
+use crate::store::Watched;
 
 /// The longest that ClickHouse may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -54,12 +48,12 @@ pub struct Outgoing {
     pub cursor: BytesCursor,
     /// What is made of the bytes.
     pub shape: Shape,
-    /// The query.
-    pub watched: Watched,
+    /// The query, if ClickHouse still works for it.
+    pub watched: Option<Watched>,
     /// Its limits.
     pub limits: Limits,
-    /// Held while ClickHouse works for it.
-    pub turn: Option<Turn>,
+    /// Counts.
+    pub metrics: Metrics,
 }
 
 /// What is made of ClickHouse's bytes.
@@ -98,19 +92,29 @@ impl Outgoing {
     }
 
     async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
-        match self.forward_all(&sender).await {
+        let sent = self.forward_all(&sender).await;
+        let Self { cursor, watched, limits, metrics, .. } = self;
+        // First: a query that writes to nobody does not notice that it is told to stop.
+        drop(cursor);
+        let last = match sent {
             Ok(()) => {
-                self.watched.ended(Outcome::Answered);
-                // Nobody is there to be told when this fails.
-                drop(tokio::time::timeout(self.limits.stall, sender.send(Ok(Part::End))).await);
+                watched.into_iter().for_each(Watched::answered);
+                Ok(Part::End)
             }
             Err(cut) => {
-                tracing::warn!(query_id = self.watched.query_id, reason = cut.label(), "an answer was broken off");
-                self.watched.cut(cut);
-                let Self { limits, .. } = self;
-                drop(tokio::time::timeout(limits.stall, sender.send(Err(Broken(cut)))).await);
+                let query_id = watched.as_ref().map(Watched::query_id);
+                tracing::warn!(query_id, reason = cut.label(), "an answer was broken off");
+                metrics.stream_cut(cut);
+                match cut {
+                    Cut::Failed => watched.into_iter().for_each(Watched::broke),
+                    Cut::Silent => drop(watched.map(Watched::timed_out)),
+                    Cut::TooLarge | Cut::Stalled | Cut::Left => drop(watched),
+                }
+                Err(Broken(cut))
             }
-        }
+        };
+        // Nobody is there to be told when this fails.
+        drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
     }
 
     async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {
@@ -176,81 +180,6 @@ impl Sent {
             Ok(Err(_)) => Err(Cut::Left),
             Err(_) => Err(Cut::Stalled),
         }
-    }
-}
-
-/// A query that was sent. Dropped before its end, it is stopped.
-pub struct Watched {
-    /// Who may stop it; without one, closing the connection must do.
-    killer: Option<Client>,
-    metrics: Metrics,
-    query_id: String,
-    began: Instant,
-    outcome: Outcome,
-    is_over: bool,
-}
-
-impl Watched {
-    /// A query that is stopped by `KILL`, as the user that runs it.
-    pub fn killing(client: &Client, metrics: &Metrics) -> Self {
-        let mut watched = Self::closing(metrics);
-        watched.killer = Some(client.clone());
-        watched
-    }
-
-    /// A query that is stopped by closing its connection (`cancel_http_readonly_queries_on_client_close`).
-    pub fn closing(metrics: &Metrics) -> Self {
-        Self {
-            killer: None,
-            metrics: metrics.clone(),
-            query_id: Ulid::generate().to_string(),
-            began: Instant::now(),
-            outcome: Outcome::Cancelled,
-            is_over: false,
-        }
-    }
-
-    /// Its name in ClickHouse.
-    pub fn query_id(&self) -> &str {
-        &self.query_id
-    }
-
-    /// ClickHouse ended it with an error.
-    pub fn failed(&mut self) {
-        self.ended(Outcome::Failed);
-    }
-
-    fn ended(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-        self.is_over = true;
-    }
-
-    fn cut(&mut self, cut: Cut) {
-        self.metrics.stream_cut(cut);
-        match cut {
-            Cut::Failed => self.failed(),
-            Cut::Silent => self.outcome = Outcome::TimedOut,
-            Cut::TooLarge | Cut::Stalled | Cut::Left => {}
-        }
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.metrics.query_ended(self.outcome, self.began.elapsed());
-        let (false, Some(client)) = (self.is_over, self.killer.take()) else { return };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(kill(client, std::mem::take(&mut self.query_id)));
-        }
-    }
-}
-
-async fn kill(client: Client, query_id: String) {
-    let killed = client.query(sql::KILL).param("query_id", &query_id).execute();
-    match tokio::time::timeout(KILL_DEADLINE, killed).await {
-        Ok(Ok(())) => tracing::debug!(query_id, "an export nobody waits for was stopped"),
-        Ok(Err(error)) => tracing::warn!(query_id, %error, "an export nobody waits for could not be stopped"),
-        Err(_) => tracing::warn!(query_id, "stopping an export nobody waits for took too long"),
     }
 }
 

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::model::{Series, fit};
-use super::plan::{AnomalyPlan, periods};
+use super::plan::{Judged, periods};
 use super::robust::median;
-use crate::metric::Measure;
+use crate::metric::Nature;
 use crate::plan::Frame;
-use crate::sql::Point;
 use crate::store::ReadError;
 use crate::time::grid;
 
@@ -74,8 +73,8 @@ pub enum Scale {
 }
 
 impl Scale {
-    fn of(measure: Measure, values: &[Option<f64>]) -> Self {
-        let adds_up = measure.of_nothing().is_some();
+    fn of(nature: Nature, values: &[Option<f64>]) -> Self {
+        let adds_up = nature.of_nothing.is_some();
         if adds_up && values.iter().flatten().all(|value| *value >= 0.0) { Self::Root } else { Self::Linear }
     }
 
@@ -94,10 +93,10 @@ impl Scale {
     }
 
     /// The least spread: absolute, and relative to the expectation.
-    fn floor(self, measure: Measure, scaled: &[Option<f64>]) -> (f64, f64) {
+    fn floor(self, nature: Nature, scaled: &[Option<f64>]) -> (f64, f64) {
         match self {
             // The root of 1.01 is 1.005.
-            Self::Root => (if measure.is_count() { POISSON } else { 0.0 }, STEADY / 2.0),
+            Self::Root => (if nature.is_count { POISSON } else { 0.0 }, STEADY / 2.0),
             Self::Linear => {
                 let mut sizes: Vec<f64> = scaled.iter().flatten().map(|value| value.abs()).collect();
                 (STEADY * median(&mut sizes).unwrap_or(0.0), STEADY)
@@ -106,20 +105,23 @@ impl Scale {
     }
 }
 
+/// Values of buckets in which something happened, by their start.
+pub type Values = BTreeMap<i64, Option<f64>>;
+
 /// Judges a series at `now_ms`.
-pub fn detect(plan: &AnomalyPlan, points: &[Point], now_ms: i64) -> Result<Found, ReadError> {
-    let (frame, measure) = (&plan.series.frame, plan.series.measure);
+pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadError> {
+    let (frame, nature) = (&plan.frame, plan.nature);
     let starts = frame.grid().starts();
-    let values = whole_series(&starts, points, measure);
+    let values = whole_series(&starts, found, nature);
     let partial = partial(frame, &starts, now_ms);
-    let known = known(&values, &partial, measure);
+    let known = known(&values, &partial, nature);
     let learned = known.iter().flatten().count();
     if learned < LEAST_POINTS {
         return Err(ReadError::TooFewPoints { needed: LEAST_POINTS, given: learned });
     }
-    let scale = Scale::of(measure, &values);
+    let scale = Scale::of(nature, &values);
     let scaled: Vec<Option<f64>> = known.iter().map(|value| value.map(|value| scale.apply(value))).collect();
-    let floor = scale.floor(measure, &scaled);
+    let floor = scale.floor(nature, &scaled);
     let fitted = fit(&Series { values: scaled, steps: steps(frame, &starts), floor }, &periods(frame.granularity));
     let judge = Judge { plan, scale };
     let expectations = fitted.expected.iter().zip(&fitted.spread);
@@ -133,10 +135,8 @@ pub fn detect(plan: &AnomalyPlan, points: &[Point], now_ms: i64) -> Result<Found
 }
 
 /// Every bucket's value: nothing is 0 of what counts, and absent otherwise.
-fn whole_series(starts: &[i64], points: &[Point], measure: Measure) -> Vec<Option<f64>> {
-    let found: BTreeMap<i64, Option<f64>> =
-        points.iter().map(|point| (point.at, point.measured.first().copied().flatten())).collect();
-    let value = |at: &i64| found.get(at).copied().unwrap_or(measure.of_nothing());
+fn whole_series(starts: &[i64], found: &Values, nature: Nature) -> Vec<Option<f64>> {
+    let value = |at: &i64| found.get(at).copied().unwrap_or(nature.of_nothing);
     starts.iter().map(value).map(|value| value.filter(|value| value.is_finite())).collect()
 }
 
@@ -151,9 +151,9 @@ fn partial(frame: &Frame, starts: &[i64], now_ms: i64) -> Vec<bool> {
 }
 
 /// The values that can be learned from and judged. Of what counts, not the nothing before the first something.
-fn known(values: &[Option<f64>], partial: &[bool], measure: Measure) -> Vec<Option<f64>> {
+fn known(values: &[Option<f64>], partial: &[bool], nature: Nature) -> Vec<Option<f64>> {
     let first = values.iter().position(|value| value.is_some_and(|value| value != 0.0)).unwrap_or(values.len());
-    let adds_up = measure.of_nothing().is_some();
+    let adds_up = nature.of_nothing.is_some();
     let buckets = values.iter().zip(partial).enumerate();
     buckets.map(|(place, (value, partial))| value.filter(|_| !partial && (place >= first || !adds_up))).collect()
 }
@@ -173,7 +173,7 @@ struct Usual {
 }
 
 struct Judge<'a> {
-    plan: &'a AnomalyPlan,
+    plan: &'a Judged,
     scale: Scale,
 }
 
@@ -202,6 +202,7 @@ mod tests {
     use super::super::query::{Direction, Sensitivity};
     use super::super::synthetic::{FROM, judged, plan, points};
     use super::*;
+    use crate::metric::Measure;
     use crate::time::{Granularity, Zone};
 
     /// Four weeks of hours with a day's shape.
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn zeros_alone_are_nothing_to_learn_from() {
         let plan = plan(Measure::Events, Granularity::Hour, 60);
-        let error = detect(&plan, &[], i64::MAX / 2).unwrap_err();
+        let error = detect(&plan, &Values::new(), i64::MAX / 2).unwrap_err();
         assert_eq!(error, ReadError::TooFewPoints { needed: 14, given: 0 });
         assert!(
             error.to_string().contains("0 whole buckets") && error.to_string().contains("14 are needed"),
@@ -278,7 +279,7 @@ mod tests {
         let plan = plan(Measure::Events, Granularity::Hour, 672);
         let mut values = days();
         values[671] = 3.0;
-        let end = plan.series.frame.to;
+        let end = plan.frame.to;
         for (now, partial) in [(end - 1, true), (end + 59, true), (end + 60, false)] {
             let found = detect(&plan, &points(&plan, &values), now * 1_000).unwrap();
             let last = found.buckets[671];
@@ -286,7 +287,7 @@ mod tests {
             assert_eq!((last.value, last.band.is_some()), (Some(3.0), true));
         }
         let mut cut = plan;
-        cut.series.frame.to -= 60;
+        cut.frame.to -= 60;
         assert!(judged(&cut, &values).buckets[671].is_partial, "only a part was asked for");
     }
 
@@ -326,12 +327,12 @@ mod tests {
     #[test]
     fn nine_o_clock_is_nine_o_clock_in_summer_and_in_winter() {
         let mut plan = plan(Measure::Events, Granularity::Hour, 672);
-        plan.series.frame.zone = Zone::named("Europe/Berlin").unwrap();
+        plan.frame.zone = Zone::named("Europe/Berlin").unwrap();
         // Two weeks before and after the change of clocks of 2026-10-25.
-        (plan.series.frame.from, plan.series.frame.to) = (1_791_669_600, 1_791_669_600 + 672 * 3_600);
-        let zone = &plan.series.frame.zone;
+        (plan.frame.from, plan.frame.to) = (1_791_669_600, 1_791_669_600 + 672 * 3_600);
+        let zone = &plan.frame.zone;
         let rush = |at: &i64| if (at + zone.offset(*at)).rem_euclid(86_400) == 9 * 3_600 { 2_000.0 } else { 100.0 };
-        let values: Vec<f64> = plan.series.frame.grid().starts().iter().map(rush).collect();
+        let values: Vec<f64> = plan.frame.grid().starts().iter().map(rush).collect();
         plan.shown.from = 0;
         assert_eq!(flagged(&judged(&plan, &values)), [0_usize; 0]);
     }

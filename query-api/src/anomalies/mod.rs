@@ -46,19 +46,72 @@ pub mod robust;
 #[cfg(test)]
 mod synthetic;
 
+use detect::Values;
 pub use plan::AnomalyPlan;
 pub use query::AnomalyQuery;
 
-use crate::render::Rendered;
+use crate::plan::{SeriesPlan, StructuredPlan};
+use crate::render::meta::About;
+use crate::render::structured::Found;
+use crate::render::{Rendered, series, structured, table};
 use crate::sql::Point;
 use crate::store::ReadError;
 
+/// A series that was read.
+#[derive(Debug, Clone)]
+pub enum Read {
+    /// Of a built-in metric.
+    BuiltIn {
+        /// What was read.
+        plan: Box<SeriesPlan>,
+        /// What was found.
+        points: Vec<Point>,
+        /// Dimensions of the conditions of which some values are counted as `__other__`.
+        overflowed: Vec<String>,
+    },
+    /// Of a registered one.
+    Registered {
+        /// What was read.
+        plan: Box<StructuredPlan>,
+        /// What was found.
+        found: Found,
+    },
+}
+
+impl Read {
+    fn metric(&self) -> &str {
+        match self {
+            Self::BuiltIn { plan, .. } => plan.metric,
+            Self::Registered { plan, .. } => plan.shape.metrics.first().map_or("", |metric| metric.name.as_str()),
+        }
+    }
+
+    fn values(&self) -> Values {
+        let first = |values: &[Option<f64>]| values.first().copied().flatten();
+        match self {
+            Self::BuiltIn { points, .. } => points.iter().map(|point| (point.at, first(&point.measured))).collect(),
+            Self::Registered { plan, found } => {
+                let rows = table::rows(plan, &plan.period, &found.reads);
+                rows.into_iter().map(|row| (row.at, first(&row.metrics))).collect()
+            }
+        }
+    }
+
+    /// What its series says of itself.
+    fn about(&self, generated_s: i64) -> About<'_> {
+        match self {
+            Self::BuiltIn { plan, points, overflowed } => series::about(plan, points, overflowed.clone(), generated_s),
+            Self::Registered { plan, found } => structured::about(plan, found, generated_s),
+        }
+    }
+}
+
 /// Judges a series that was read, beside the requests that are being answered: milliseconds of arithmetic, up to tens for
 /// the longest series.
-pub async fn judge(plan: AnomalyPlan, points: Vec<Point>, now_ms: i64) -> Result<Rendered, ReadError> {
+pub async fn judge(plan: AnomalyPlan, read: Read, now_ms: i64) -> Result<Rendered, ReadError> {
     let rendered = tokio::task::spawn_blocking(move || {
-        let found = detect::detect(&plan, &points, now_ms)?;
-        Ok(render::render(&plan, &found, now_ms.div_euclid(1_000)))
+        let found = detect::detect(&plan.judged(), &read.values(), now_ms)?;
+        Ok(render::render(&plan, &read, &found, now_ms.div_euclid(1_000)))
     });
     rendered.await.map_err(|_| ReadError::Failed)?
 }

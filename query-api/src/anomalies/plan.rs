@@ -4,15 +4,19 @@ use serde::Serialize;
 use tallyhouse_schema::Catalogue;
 
 use super::query::{AnomalyQuery, Direction, Sensitivity};
-use crate::plan::{SeriesPlan, Unplannable, series};
-use crate::request::{MetricQuery, Window};
+use crate::metric::Nature;
+use crate::plan::structured::Period;
+use crate::plan::{Frame, OneSeries, Unplannable, one_series};
+use crate::request::{SeriesQuery, Window};
 use crate::time::{DAY, Granularity, grid};
 
 /// What is read and what is shown of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnomalyPlan {
-    /// The series, with history.
-    pub series: SeriesPlan,
+    /// The buckets of the series, with history.
+    pub frame: Frame,
+    /// The series.
+    pub series: OneSeries,
     /// What is shown.
     pub shown: Shown,
 }
@@ -30,13 +34,52 @@ pub struct Shown {
 
 /// Plans a question for anomalies.
 pub fn plan(query: &AnomalyQuery, catalogue: &Catalogue, now_ms: i64) -> Result<AnomalyPlan, Unplannable> {
-    let asked = series::plan(&query.metric, catalogue, now_ms)?;
-    let (granularity, zone) = (asked.frame.granularity, &asked.frame.zone);
-    let from = grid::floor(granularity, zone, asked.frame.from);
-    let longer = MetricQuery { window: earlier(query.metric.window, history(granularity)), ..query.metric.clone() };
+    let (asked, frame) = planned(&query.series, catalogue, now_ms)?;
+    let (granularity, zone) = (frame.granularity, &frame.zone);
+    let from = grid::floor(granularity, zone, frame.from);
+    let longer = query.series.clone().over(earlier(query.series.window(), history(granularity)));
     // History may be gone, or make more points than are answered; the range alone then has to do.
-    let series = series::plan(&longer, catalogue, now_ms).unwrap_or(asked);
-    Ok(AnomalyPlan { series, shown: Shown { from, sensitivity: query.sensitivity, direction: query.direction } })
+    let (series, frame) = planned(&longer, catalogue, now_ms).unwrap_or((asked, frame));
+    let shown = Shown { from, sensitivity: query.sensitivity, direction: query.direction };
+    Ok(AnomalyPlan { frame, series, shown })
+}
+
+fn planned(query: &SeriesQuery, catalogue: &Catalogue, now_ms: i64) -> Result<(OneSeries, Frame), Unplannable> {
+    let series = one_series(query, catalogue, now_ms)?;
+    let frame = match &series {
+        OneSeries::BuiltIn(plan) => plan.frame.clone(),
+        OneSeries::Registered(plan) => {
+            let Period { from, to, frame, .. } = &plan.period;
+            // A question for anomalies always has a granularity, and so a frame.
+            let whole =
+                || Frame { from: *from, to: *to, granularity: Granularity::Month, zone: plan.shape.zone.clone() };
+            frame.clone().unwrap_or_else(whole)
+        }
+    };
+    Ok((series, frame))
+}
+
+/// What there is to judge: a series' buckets, and what its values are like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// Its buckets.
+    pub frame: Frame,
+    /// Its values.
+    pub nature: Nature,
+    /// What is shown.
+    pub shown: Shown,
+}
+
+impl AnomalyPlan {
+    /// What there is to judge.
+    pub fn judged(&self) -> Judged {
+        let nothing = Nature { of_nothing: None, is_count: false };
+        let nature = match &self.series {
+            OneSeries::BuiltIn(plan) => plan.measure.into(),
+            OneSeries::Registered(plan) => plan.shape.metrics.first().map_or(nothing, |metric| metric.nature()),
+        };
+        Judged { frame: self.frame.clone(), nature, shown: self.shown }
+    }
 }
 
 /// Seconds of history: four of the longest cycles that buckets of this width are compared over, more of wide buckets.
@@ -71,21 +114,23 @@ pub fn periods(granularity: Granularity) -> Vec<usize> {
 mod tests {
     use super::super::query::ANOMALY_PARAMS;
     use super::*;
-    use crate::request::Params;
+    use crate::request::{MetricQuery, Params};
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;
 
     fn planned(query: &str) -> Result<AnomalyPlan, Unplannable> {
         let params = Params::parse(Some(query), ANOMALY_PARAMS).unwrap();
-        plan(&AnomalyQuery::parse("events", &params, &Vec::new, NOW).unwrap(), &Catalogue::default(), NOW)
+        let metric = MetricQuery::parse("events", &params, &Vec::new, NOW).unwrap();
+        let query = AnomalyQuery::of(SeriesQuery::BuiltIn(metric), &params, NOW).unwrap();
+        plan(&query, &Catalogue::default(), NOW)
     }
 
     /// Where the series begins, and what is shown of it.
     fn begins(query: &str) -> (String, String) {
         let plan = planned(query).unwrap();
-        let zone = &plan.series.frame.zone;
-        (zone.rfc3339(plan.series.frame.from), zone.rfc3339(plan.shown.from))
+        let zone = &plan.frame.zone;
+        (zone.rfc3339(plan.frame.from), zone.rfc3339(plan.shown.from))
     }
 
     #[test]

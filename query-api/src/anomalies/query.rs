@@ -4,12 +4,12 @@ use serde::Serialize;
 
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
-use crate::request::{BadRequest, MetricQuery, Params, Window};
-use crate::time::{DAY, Granularity};
+use crate::request::{BadRequest, Params, SeriesQuery, Window};
+use crate::time::{DAY, Granularity, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/anomalies`.
 pub const ANOMALY_PARAMS: &[&str] =
-    &["startTime", "endTime", "granularity", FILTER, "eventType", "timezone", "sensitivity", "direction"];
+    &["startTime", "endTime", "granularity", "groupBy", FILTER, "eventType", "timezone", "sensitivity", "direction"];
 
 /// The range without `startTime` and `endTime`, in days.
 const DEFAULT_DAYS: i64 = 7;
@@ -69,10 +69,10 @@ impl Direction {
 }
 
 /// A question for anomalies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AnomalyQuery {
-    /// The series; it always has a granularity.
-    pub metric: MetricQuery,
+    /// The series; it always has a granularity, and no groups.
+    pub series: SeriesQuery,
     /// How far.
     pub sensitivity: Sensitivity,
     /// Which way.
@@ -80,24 +80,26 @@ pub struct AnomalyQuery {
 }
 
 impl AnomalyQuery {
-    /// Reads the parameters for the metric `name`.
-    pub fn parse(
-        name: &str,
-        params: &Params,
-        names: &dyn Fn() -> Vec<String>,
-        now_ms: i64,
-    ) -> Result<Self, BadRequest> {
-        let mut metric = MetricQuery::parse(name, params, names, now_ms)?;
-        if params.get("startTime").is_none() {
-            let seconds = DEFAULT_DAYS * DAY;
-            metric.window = match metric.window {
-                Window::Closed { to, .. } => Window::Closed { from: to - seconds, to },
-                Window::Last { .. } | Window::Open { .. } => Window::Last { seconds },
-            };
+    /// Reads the parameters for a series that they were read into.
+    pub fn of(series: SeriesQuery, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
+        if let Some(by) = params.get("groupBy") {
+            let expected =
+                "possible here: anomalies are of one series. Ask for each group by itself, with filter=dimension:value";
+            return Err(BadRequest::Malformed {
+                parameter: "groupBy",
+                given: quoted(by),
+                expected: expected.to_owned(),
+            });
         }
-        metric.granularity = Some(metric.granularity.unwrap_or_else(|| readable(metric.window, now_ms)));
+        let seconds = DEFAULT_DAYS * DAY;
+        let window = match series.window() {
+            given if params.get("startTime").is_some() => given,
+            Window::Closed { to, .. } => Window::Closed { from: to - seconds, to },
+            Window::Last { .. } | Window::Open { .. } => Window::Last { seconds },
+        };
+        let granularity = series.granularity().unwrap_or_else(|| readable(window, now_ms));
         Ok(Self {
-            metric,
+            series: series.over(window).in_buckets_of(granularity),
             sensitivity: one_of("sensitivity", params, &Sensitivity::ALL)?.unwrap_or(Sensitivity::Medium),
             direction: one_of("direction", params, &Direction::ALL)?.unwrap_or(Direction::Both),
         })
@@ -105,12 +107,9 @@ impl AnomalyQuery {
 }
 
 fn readable(window: Window, now_ms: i64) -> Granularity {
-    let seconds = match window {
-        Window::Open { from } => now_ms.div_euclid(1_000) - from,
-        Window::Last { seconds } => seconds,
-        Window::Closed { from, to } => to - from,
-    };
-    if seconds <= DAYS_OF_HOURS * DAY { Granularity::Hour } else { Granularity::Day }
+    let (from, to) = window.bounds(now_ms);
+    // To the minute: a range that began so many days ago is not longer for the seconds of the running one.
+    if to - MINUTE - from < DAYS_OF_HOURS * DAY { Granularity::Hour } else { Granularity::Day }
 }
 
 fn one_of<T: Copy>(
@@ -130,25 +129,28 @@ fn one_of<T: Copy>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::MetricQuery;
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;
 
     fn query(name: &str, query: &str) -> Result<AnomalyQuery, BadRequest> {
-        AnomalyQuery::parse(name, &Params::parse(Some(query), ANOMALY_PARAMS)?, &Vec::new, NOW)
+        let params = Params::parse(Some(query), ANOMALY_PARAMS)?;
+        let metric = MetricQuery::parse(name, &params, &Vec::new, NOW)?;
+        AnomalyQuery::of(SeriesQuery::BuiltIn(metric), &params, NOW)
     }
 
     #[test]
     fn a_week_of_hours_unless_said_otherwise() {
         let plain = query("events", "").unwrap();
-        assert_eq!(plain.metric.window, Window::Last { seconds: 7 * DAY });
-        assert_eq!(plain.metric.granularity, Some(Granularity::Hour));
+        assert_eq!(plain.series.window(), Window::Last { seconds: 7 * DAY });
+        assert_eq!(plain.series.granularity(), Some(Granularity::Hour));
         assert_eq!((plain.sensitivity, plain.direction), (Sensitivity::Medium, Direction::Both));
-        let granularity = |name, text| query(name, text).unwrap().metric.granularity.unwrap();
+        let granularity = |name, text| query(name, text).unwrap().series.granularity().unwrap();
         assert_eq!(granularity("events", "startTime=2026-08-01"), Granularity::Day);
         assert_eq!(granularity("events", "startTime=2026-08-01&granularity=hour"), Granularity::Hour);
         assert_eq!(granularity("daily_active_users", ""), Granularity::Day);
-        let week = query("events", "endTime=2026-11-10").unwrap().metric.window;
+        let week = query("events", "endTime=2026-11-10").unwrap().series.window();
         assert!(matches!(week, Window::Closed { from, to } if to - from == 7 * DAY), "{week:?}");
     }
 
@@ -157,7 +159,7 @@ mod tests {
         for (text, expected) in [
             ("sensitivity=99", "`sensitivity`: `99` is not one of low, medium, high"),
             ("direction=left", "`direction`: `left` is not one of up, down, both"),
-            ("groupBy=country", "`groupBy` is not a parameter here"),
+            ("groupBy=country", "`groupBy`: `country` is not possible here: anomalies are of one series"),
             ("sensitivty=low", "did you mean sensitivity"),
         ] {
             let error = query("events", text).unwrap_err().to_string();

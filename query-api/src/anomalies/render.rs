@@ -2,29 +2,23 @@
 
 use serde::Serialize;
 
+use super::Read;
 use super::detect::{Bucket, Found, Scale};
 use super::plan::{AnomalyPlan, periods};
 use super::query::{Direction, Sensitivity};
-use crate::metric::Measure;
+use crate::metric::Nature;
+use crate::render::meta::About;
 use crate::render::{Rendered, assemble, json};
 use crate::time::{Granularity, Zone};
 
+/// What a judged series says beside what every answer says.
 #[derive(Serialize)]
-struct Meta {
-    source: &'static str,
-    range: Range,
+struct Own {
     model: Model,
     sensitivity: Sensitivity,
     threshold: f64,
     direction: Direction,
     anomalies: usize,
-    generated_at: String,
-}
-
-#[derive(Serialize)]
-struct Range {
-    from: String,
-    to: String,
 }
 
 /// What the expectations come from.
@@ -47,20 +41,18 @@ enum Season {
 }
 
 /// Renders what was found.
-pub fn render(plan: &AnomalyPlan, found: &Found, generated_s: i64) -> Rendered {
-    let (series, frame, shown) = (&plan.series, &plan.series.frame, &plan.shown);
-    let zone = &frame.zone;
-    let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, series.measure)).collect();
+pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) -> Rendered {
+    let (frame, shown, about) = (&plan.frame, &plan.shown, About { from: plan.shown.from, ..read.about(generated_s) });
+    let (zone, nature) = (&frame.zone, plan.judged().nature);
+    let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, nature)).collect();
     let body = format!(
         "{{\"metric\":{},\"granularity\":{},\"timezone\":{},\"data\":[{}]}}",
-        json::text(&series.metric),
+        json::text(&read.metric()),
         json::text(&frame.granularity),
         json::text(zone),
         data.join(",")
     );
-    let meta = Meta {
-        source: series.source.table(),
-        range: Range { from: zone.rfc3339(shown.from), to: zone.rfc3339(frame.to) },
+    let own = Own {
         model: Model {
             season: season(found.period, frame.granularity),
             scale: match found.scale {
@@ -74,9 +66,8 @@ pub fn render(plan: &AnomalyPlan, found: &Found, generated_s: i64) -> Rendered {
         threshold: shown.sensitivity.threshold(),
         direction: shown.direction,
         anomalies: found.buckets.iter().filter(|bucket| bucket.is_anomaly).count(),
-        generated_at: Zone::utc().rfc3339(generated_s),
     };
-    assemble(&body, &meta)
+    assemble(&body, &about, &own)
 }
 
 fn season(period: Option<usize>, granularity: Granularity) -> Season {
@@ -87,13 +78,13 @@ fn season(period: Option<usize>, granularity: Granularity) -> Season {
     }
 }
 
-fn point(bucket: &Bucket, zone: &Zone, measure: Measure) -> String {
+fn point(bucket: &Bucket, zone: &Zone, nature: Nature) -> String {
     let of_band = |value: Option<f64>| json::number(value.map(|value| rounded(value, 1e3)), false);
     let band = bucket.band;
     format!(
         "{{\"timestamp\":\"{}\",\"value\":{},\"expected\":{},\"lower\":{},\"upper\":{},\"score\":{},\"is_anomaly\":{}{}}}",
         zone.rfc3339(bucket.at),
-        json::number(bucket.value, measure.is_count()),
+        json::number(bucket.value, nature.is_count),
         of_band(band.map(|band| band.expected)),
         of_band(band.map(|band| band.lower)),
         of_band(band.map(|band| band.upper)),

@@ -2,49 +2,34 @@
 
 use std::f64::consts::TAU;
 
-use super::detect::{Found, detect};
-use super::plan::{AnomalyPlan, Shown};
+use super::detect::{Found, Values, detect};
+use super::plan::{Judged, Shown};
 use super::query::{Direction, Sensitivity};
 use crate::metric::Measure;
-use crate::plan::condition::Condition;
-use crate::plan::read::Source;
-use crate::plan::{Frame, SeriesPlan};
-use crate::sql::Point;
+use crate::plan::Frame;
 use crate::time::{Granularity, Zone};
-use tallyhouse_schema::{DimSet, Rollup};
 
 /// Monday, 2026-06-01, 00:00 UTC.
 pub(super) const FROM: i64 = 1_780_272_000;
 
-/// A plan that learns from and shows all of `buckets` whole buckets.
-pub(super) fn plan(measure: Measure, granularity: Granularity, buckets: i64) -> AnomalyPlan {
+/// Learns from and shows all of `buckets` whole buckets.
+pub(super) fn plan(measure: Measure, granularity: Granularity, buckets: i64) -> Judged {
     let width = granularity.clock_seconds().unwrap_or(86_400);
     let frame = Frame { from: FROM, to: FROM + buckets * width, granularity, zone: Zone::utc() };
-    AnomalyPlan {
-        series: SeriesPlan {
-            metric: "m",
-            measure,
-            source: Source::Rollup { rollup: Rollup::Hour, set: DimSet::total() },
-            condition: Condition::always(),
-            frame,
-            group_by: Vec::new(),
-            limit: 1,
-        },
-        shown: Shown { from: FROM, sensitivity: Sensitivity::High, direction: Direction::Both },
-    }
+    let shown = Shown { from: FROM, sensitivity: Sensitivity::High, direction: Direction::Both };
+    Judged { frame, nature: measure.into(), shown }
 }
 
 /// What ClickHouse would answer: nothing of buckets without events.
-pub(super) fn points(plan: &AnomalyPlan, values: &[f64]) -> Vec<Point> {
-    let starts = plan.series.frame.grid().starts();
-    let point =
-        |(at, value): (i64, &f64)| Point { at, groups: Vec::new(), measured: vec![Some(*value)], newest: at, rank: 1 };
-    starts.into_iter().zip(values).filter(|(_, value)| **value != 0.0).map(point).collect()
+pub(super) fn points(plan: &Judged, values: &[f64]) -> Values {
+    let starts = plan.frame.grid().starts();
+    let happened = starts.into_iter().zip(values).filter(|(_, value)| **value != 0.0);
+    happened.map(|(at, value)| (at, Some(*value))).collect()
 }
 
 /// Judges a series long after it ended.
-pub(super) fn judged(plan: &AnomalyPlan, values: &[f64]) -> Found {
-    let later_ms = (plan.series.frame.to + 86_400) * 1_000;
+pub(super) fn judged(plan: &Judged, values: &[f64]) -> Found {
+    let later_ms = (plan.frame.to + 86_400) * 1_000;
     detect(plan, &points(plan, values), later_ms).unwrap()
 }
 

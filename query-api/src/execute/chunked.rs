@@ -91,8 +91,9 @@ impl Execution {
         bounded(parts.into_iter().flatten().filter(|point| cut.keeps(point.at)).collect())
     }
 
-    /// The places of the dimensions that overflowed in the chunks that a reading touches.
-    pub(super) async fn overflowed(&mut self, read: &Read) -> Result<Vec<i64>, ReadError> {
+    /// The dimensions that the caller asked about of which some values are counted as `__other__`, in the chunks that a
+    /// reading touches.
+    pub(super) async fn overflowed(&mut self, read: &Read) -> Result<Vec<String>, ReadError> {
         if sql::overflowed(read, Vec::new(), self.scope.project()).is_none() {
             return Ok(Vec::new());
         }
@@ -100,10 +101,8 @@ impl Execution {
         // A ranking is about the whole range, what overflowed is not.
         let unranked = Read { top: None, ..read.clone() };
         let chunks = cut(&unranked, now_s).map_or_else(|| vec![Chunk::whole(unranked, now_s)], |cut| cut.chunks);
-        let mut places: Vec<i64> = self.parts::<Overflow>(&chunks).await?.into_iter().flatten().collect();
-        places.sort_unstable();
-        places.dedup();
-        Ok(places)
+        let places: Vec<i64> = self.parts::<Overflow>(&chunks).await?.into_iter().flatten().collect();
+        Ok(read.named(&places).into_iter().map(str::to_owned).collect())
     }
 
     /// What there is of each chunk, in order.

@@ -19,11 +19,13 @@ use crate::anomalies;
 use crate::authorize::Scope;
 use crate::cache::{Parts, Patience, Versions};
 use crate::journeys;
-use crate::plan::Plan;
 use crate::plan::read::Read;
-use crate::plan::structured::StructuredPlan;
+use crate::plan::structured::{StructuredPlan, only};
+use crate::plan::{OneSeries, Plan};
 use crate::render::structured::Found;
+use crate::render::table::Greatest;
 use crate::render::{self, Rendered};
+use crate::request::structured::Form;
 use crate::sql::{self, MOST_ROWS, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
 use age::Age;
@@ -110,12 +112,21 @@ impl Execution {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
-                let places = self.overflowed(&read).await?;
-                render::series::render(plan, &points, &read.named(&places), self.age.seen_s())
+                let overflowed = self.overflowed(&read).await?;
+                render::series::render(plan, &points, overflowed, self.age.seen_s())
             }
             Plan::Anomalies(plan) => {
-                let points = self.points(&plan.series.read()).await?;
-                anomalies::judge(plan.clone(), points, self.age.seen_ms).await?
+                let read = match &plan.series {
+                    OneSeries::BuiltIn(series) => {
+                        let read = series.read();
+                        let (points, overflowed) = (self.points(&read).await?, self.overflowed(&read).await?);
+                        anomalies::Read::BuiltIn { plan: series.clone(), points, overflowed }
+                    }
+                    OneSeries::Registered(series) => {
+                        anomalies::Read::Registered { plan: series.clone(), found: self.structured(series).await? }
+                    }
+                };
+                anomalies::judge(plan.clone(), read, self.age.seen_ms).await?
             }
             Plan::Journey(plan) => {
                 let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
@@ -138,8 +149,19 @@ impl Execution {
     }
 
     async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+        let greatest = match plan.shape.form {
+            Form::Series(most) if !plan.ranking.is_empty() => {
+                Some(Greatest::of(plan, &self.all(&plan.ranking).await?, most as usize))
+            }
+            Form::Series(_) | Form::Table => None,
+        };
+        let reads = match &greatest {
+            Some(Greatest { groups, .. }) => plan.period.reads.iter().map(|read| only(read, groups)).collect(),
+            None => plan.period.reads.clone(),
+        };
         let mut found = Found {
-            reads: self.all(&plan.period.reads).await?,
+            greatest,
+            reads: self.all(&reads).await?,
             totals: self.all(&plan.period.totals).await?,
             ..Found::default()
         };
@@ -148,10 +170,9 @@ impl Execution {
             found.previous_totals = self.all(&previous.totals).await?;
         }
         for read in &plan.period.reads {
-            let places = self.overflowed(read).await?;
-            for name in read.named(&places) {
-                if !found.overflowed.iter().any(|known| known == name) {
-                    found.overflowed.push(name.to_owned());
+            for name in self.overflowed(read).await? {
+                if !found.overflowed.contains(&name) {
+                    found.overflowed.push(name);
                 }
             }
         }

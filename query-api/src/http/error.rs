@@ -1,18 +1,17 @@
 //! Every refusal as HTTP: the one place where a status is chosen.
 
-use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
 use crate::adhoc::AdhocError;
-use crate::adhoc::sql_api::{BadBody, MAX_BODY_BYTES};
+use crate::adhoc::sql_api::BadBody;
 use crate::authorize::Denied;
 use crate::live::Full;
 use crate::plan::Unplannable;
 use crate::registry::Refused;
 use crate::registry::store::RegisterError;
 use crate::request::BadRequest;
-use crate::request::body;
+use crate::request::arrival::Unread;
 use crate::serve::Refusal;
 use crate::store::ReadError;
 
@@ -20,22 +19,11 @@ use crate::store::ReadError;
 pub fn problem(refusal: &Refusal) -> Problem {
     match refusal {
         Refusal::Denied(denied) => of_denied(*denied),
+        Refusal::Unread(unread) => of_unread(*unread),
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
         Refusal::Read(error) => of_read_error(*error),
         Refusal::Full(full) => of_full(*full),
-    }
-}
-
-/// A body that could not be read.
-pub fn unread(rejection: &BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let limit = body::MAX_BODY_BYTES;
-            let message = format!("the body is larger than the {limit} bytes that are read");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message).with("limit_bytes", limit)
-        }
-        _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body did not arrive whole; send it again"),
     }
 }
 
@@ -44,6 +32,7 @@ pub fn registering(refused: &Refused) -> Problem {
     let with = |status, code| Problem::new(status, code, refused.to_string());
     match refused {
         Refused::Denied(denied) => of_denied(*denied),
+        Refused::Unread(unread) => of_unread(*unread),
         Refused::Bad(bad) => of_bad_request(bad),
         Refused::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_metrics"),
         Refused::Store(RegisterError::Conflict { in_force }) => {
@@ -62,6 +51,7 @@ pub fn of_adhoc(error: &AdhocError) -> Problem {
     match error {
         AdhocError::Denied(denied) => of_denied(*denied),
         AdhocError::BadRequest(bad) => of_bad_request(bad),
+        AdhocError::Unread(unread) => of_unread(*unread),
         AdhocError::BadBody(bad) => of_bad_body(bad),
         AdhocError::Read(error) => of_read_error(*error),
         AdhocError::NotSetUp => with(StatusCode::NOT_IMPLEMENTED, "sql_not_set_up"),
@@ -82,8 +72,6 @@ fn of_bad_body(bad: &BadBody) -> Problem {
     let with = |status, code| Problem::new(status, code, bad.to_string());
     match bad {
         BadBody::NotJson => with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
-        BadBody::TooLarge => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", MAX_BODY_BYTES),
-        BadBody::Incomplete => with(StatusCode::REQUEST_TIMEOUT, "body_incomplete"),
         BadBody::Syntax { line, column, .. } => {
             with(StatusCode::BAD_REQUEST, "bad_json").with("line", *line).with("column", *column)
         }
@@ -92,6 +80,15 @@ fn of_bad_body(bad: &BadBody) -> Problem {
             with(StatusCode::BAD_REQUEST, "unknown_field").with("did_you_mean", near.as_slice()).with("known", *known)
         }
         BadBody::Field { field, .. } => with(StatusCode::BAD_REQUEST, "bad_field").with("field", field.as_str()),
+    }
+}
+
+fn of_unread(unread: Unread) -> Problem {
+    let with = |status, code| Problem::new(status, code, unread.to_string());
+    match unread {
+        Unread::TooLong { limit } => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long").with("limit_bytes", limit),
+        Unread::Late => with(StatusCode::REQUEST_TIMEOUT, "body_incomplete"),
+        Unread::Broken => with(StatusCode::BAD_REQUEST, "bad_body"),
     }
 }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,6 +22,8 @@ use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
 use crate::metrics::{Metrics, Route, Running};
+use crate::registry::Refused;
+use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::{Answer, App, Question, Refusal, serve};
 
@@ -40,9 +43,9 @@ pub struct Shared {
 /// All public routes.
 pub fn router(shared: Shared) -> Router {
     let router = Router::new()
-        .route("/v1/metrics", get(metrics).post(register).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
+        .route("/v1/metrics", get(metrics).post(register))
         .route("/v1/metrics/{name}", get(metric))
-        .route("/v1/query", post(structured).layer(DefaultBodyLimit::max(MAX_BODY_BYTES + 1)))
+        .route("/v1/query", post(structured))
         .route("/v1/metrics/{name}/stream", get(stream))
         .route("/v1/metrics/{name}/anomalies", get(anomalies))
         .route("/v1/dashboards/realtime", get(realtime))
@@ -78,37 +81,41 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     response
 }
 
-async fn register(State(shared): State<Shared>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+async fn register(State(shared): State<Shared>, headers: HeaderMap, body: Body) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
-    let response = match (authorize(&shared.app.keys, &headers), body) {
-        (Err(denied), _) => error::problem(&denied.into()).into_response(),
-        (Ok(_), Err(rejection)) => error::unread(&rejection).into_response(),
-        (Ok(scope), Ok(body)) => {
-            let app = &shared.app;
-            match app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await {
-                Ok((name, version)) => {
-                    let created = axum::Json(serde_json::json!({"name": name, "version": version}));
-                    (StatusCode::CREATED, created).into_response()
-                }
-                Err(refused) => error::registering(&refused).into_response(),
-            }
+    let response = match registered(&shared.app, &headers, body).await {
+        Ok((name, version)) => {
+            let created = axum::Json(serde_json::json!({"name": name, "version": version}));
+            (StatusCode::CREATED, created).into_response()
         }
+        Err(refused) => error::registering(&refused).into_response(),
     };
     shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
     response
 }
 
-async fn structured(
-    State(shared): State<Shared>,
-    headers: HeaderMap,
-    RawQuery(raw): RawQuery,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    match body {
-        Ok(body) => answer(&shared, Question::Document(&body), &headers, raw.as_deref()).await,
-        Err(rejection) => error::unread(&rejection).into_response(),
-    }
+/// The key first: who may not register anything is not read.
+async fn registered(app: &App, headers: &HeaderMap, body: Body) -> Result<(String, u32), Refused> {
+    let scope = authorize(&app.keys, headers)?;
+    scope.administers()?;
+    let body = arrival::whole(headers, body, MAX_BODY_BYTES).await?;
+    app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
+}
+
+async fn structured(State(shared): State<Shared>, headers: HeaderMap, RawQuery(raw): RawQuery, body: Body) -> Response {
+    let asked = Asked::now(&shared, Route::Structured);
+    let answer = match document(&shared.app, &headers, body).await {
+        Ok(body) => serve(&shared.app, Question::Document(&body), &headers, raw.as_deref()).await,
+        Err(refusal) => Err(refusal),
+    };
+    asked.answered(answer, &headers)
+}
+
+/// The key first: a stranger's document is not read.
+async fn document(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    authorize(&app.keys, headers)?;
+    Ok(arrival::whole(headers, body, MAX_BODY_BYTES).await?)
 }
 
 fn bad_path() -> Response {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::cache::Entry;
 use crate::render::complete;
+use crate::render::meta::Ending;
 use crate::serve::Answer;
 
 /// Where the answer came from.
@@ -22,14 +22,9 @@ pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duratio
         response
     } else {
         let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
-        let body = if answer.from_cache {
-            // The head ends within `meta`.
-            let head = [entry.head.as_ref(), b",\"fromCache\":true"].concat().into();
-            complete(&Entry { head, ..entry.clone() }, answer.status, now_ms, elapsed_ms)
-        } else {
-            complete(entry, answer.status, now_ms, elapsed_ms)
-        };
-        Response::new(Body::from(body))
+        let ending = Ending::of(entry, answer.status, now_ms, elapsed_ms);
+        let ending = if answer.from_cache { ending.from_cache() } else { ending };
+        Response::new(Body::from(complete(entry, &ending)))
     };
     let headers = response.headers_mut();
     if !known {

@@ -218,7 +218,7 @@ mod tests {
     use crate::authorize::Scope;
     use crate::live::query::STREAM_PARAMS;
     use crate::live::{StreamQuery, update::Failure};
-    use crate::request::Params;
+    use crate::request::{MetricQuery, Params, SeriesQuery};
 
     const LIMITS: Limits = Limits { listeners: 4, listeners_per_project: 3, questions: 3, questions_per_project: 2 };
 
@@ -228,8 +228,9 @@ mod tests {
 
     fn key(project: &str, interval: u32) -> StreamKey {
         let raw = format!("interval={interval}");
-        let query =
-            StreamQuery::parse("events", &Params::parse(Some(&raw), STREAM_PARAMS).unwrap(), &Vec::new, 0).unwrap();
+        let params = Params::parse(Some(&raw), STREAM_PARAMS).unwrap();
+        let series = SeriesQuery::BuiltIn(MetricQuery::parse("events", &params, &Vec::new, 0).unwrap());
+        let query = StreamQuery::of(series, &params).unwrap();
         query.key(&Scope::for_test(project)).unwrap()
     }
 

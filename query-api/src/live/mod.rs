@@ -18,6 +18,7 @@
 //! |---|---|
 //! | the answer is unchanged | a comment instead of the value |
 //! | a tick fails | `event: error` once per kind of failure; the value stays known and is marked for whoever comes |
+//! | its metric is registered anew | the next answer is of the metric as it is by now |
 //! | it works again | the value, even if it is the same: that ends the error |
 //! | nothing else was sent for 15 s | a comment, so that a dead connection is noticed |
 //! | a client does not read | values are skipped; once the kernel's buffers are full, the connection ends after 30 s |
@@ -42,10 +43,9 @@ pub use hub::{Full, Hub, Limits};
 pub use query::{StreamKey, StreamQuery};
 
 use crate::authorize::authorize;
-use crate::metric::built_in_names;
-use crate::plan::series;
+use crate::plan::one_series;
 use crate::request::{BadRequest, Params};
-use crate::serve::{App, Refusal};
+use crate::serve::{App, Refusal, series};
 use stream::Listening;
 use ticker::Upstream;
 use update::Cursor;
@@ -72,8 +72,9 @@ pub fn open(
 ) -> Result<Response<Body>, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
-    let query = StreamQuery::parse(name, &Params::parse(raw, query::STREAM_PARAMS)?, &built_in_names, now_ms)?;
-    series::plan(&query.metric, &app.catalogue, now_ms)?;
+    let params = Params::parse(raw, query::STREAM_PARAMS)?;
+    let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;
+    one_series(&query.series, &app.catalogue, now_ms)?;
     let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
     let cursor = Cursor::resume(last_event_id(headers)?);
     let upstream = Upstream { app: Arc::clone(app), scope, query };

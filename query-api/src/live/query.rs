@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::authorize::Scope;
-use crate::metric::Metric;
+use crate::metric::{Definition, Metric};
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
-use crate::request::{BadRequest, MetricQuery, Params, Window};
+use crate::request::structured::Shape;
+use crate::request::{BadRequest, MetricQuery, Params, SeriesQuery, StructuredQuery, Window, values};
 use crate::time::{DAY, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/stream`.
@@ -21,10 +24,10 @@ const WINDOW: (i64, i64, i64) = (60 * MINUTE, MINUTE, 31 * DAY);
 const INTERVAL: (u64, u64, u64) = (1, 1, 60);
 
 /// A metric over a window that slides with the present, asked for again and again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StreamQuery {
     /// What is asked; its window is always [`Window::Last`].
-    pub metric: MetricQuery,
+    pub series: SeriesQuery,
     /// From one question to the next.
     pub interval: Duration,
 }
@@ -38,51 +41,59 @@ pub struct StreamKey {
 }
 
 impl StreamQuery {
-    /// Reads the parameters of a stream of the metric `name`.
-    pub fn parse(
-        name: &str,
-        params: &Params,
-        names: &dyn Fn() -> Vec<String>,
-        now_ms: i64,
-    ) -> Result<Self, BadRequest> {
+    /// Reads the parameters of a stream of a series that they were read into.
+    pub fn of(series: SeriesQuery, params: &Params) -> Result<Self, BadRequest> {
         let seconds = window(params)?;
-        let metric =
-            MetricQuery { window: Window::Last { seconds }, ..MetricQuery::parse(name, params, names, now_ms)? };
-        Ok(Self { metric, interval: interval(params)? })
+        Ok(Self { series: series.over(Window::Last { seconds }), interval: interval(params)? })
+    }
+
+    /// The series as its metric is defined by now: a stream goes on while a registered one is changed.
+    pub fn as_defined(&self, find: impl Fn(&str) -> Option<Arc<Definition>>) -> SeriesQuery {
+        let mut series = self.series.clone();
+        if let SeriesQuery::Registered(query) = &mut series {
+            for metric in &mut query.shape.metrics {
+                *metric = find(&metric.name).unwrap_or_else(|| Arc::clone(metric));
+            }
+        }
+        series
     }
 
     /// The key for a caller. The window is in it as a length, so that it does not change with the time of asking.
     pub fn key(&self, scope: &Scope) -> Option<StreamKey> {
-        // Taken apart without `..`: a field that is added must be thought of here.
-        let MetricQuery { metric, event_type, window, granularity, zone, group_by, filters, limit } = &self.metric;
-        let Metric { name, measure: _, event_type: _, granularity: _ } = metric;
-        let Window::Last { seconds } = window else { return None };
-        let interval = self.interval.as_secs();
-        let question = (name, event_type, seconds, granularity, zone, group_by, filters, limit, interval);
-        let question = serde_json::to_string(&question).ok()?.into();
+        let Window::Last { seconds } = self.series.window() else { return None };
+        let question = match &self.series {
+            SeriesQuery::BuiltIn(query) => built_in(query),
+            SeriesQuery::Registered(query) => registered(query),
+        };
+        let question = serde_json::to_string(&(question.ok()?, seconds, self.interval.as_secs())).ok()?.into();
         Some(StreamKey { project: scope.project().into(), question })
     }
+}
+
+// Both are taken apart without `..`: a field that is added must be thought of here.
+
+fn built_in(query: &MetricQuery) -> serde_json::Result<Value> {
+    let MetricQuery { metric, event_type, window: _, granularity, zone, group_by, filters, limit } = query;
+    let Metric { name, measure: _, event_type: _, granularity: _ } = metric;
+    serde_json::to_value((name, event_type, granularity, zone, group_by, filters, limit))
+}
+
+fn registered(query: &StructuredQuery) -> serde_json::Result<Value> {
+    let StructuredQuery { shape, window: _, time, raw } = query;
+    let Shape { metrics, zone, by, time_place: _, condition, order_by, limit, offset, include, form } = shape;
+    // Listeners of one version share a ticker, whatever becomes of the metric.
+    let metrics: Vec<_> = metrics.iter().map(|metric| (&metric.name, metric.version)).collect();
+    serde_json::to_value((metrics, zone, time, by, condition, order_by, limit, offset, include, raw, form))
 }
 
 fn window(params: &Params) -> Result<i64, BadRequest> {
     let (default, least, most) = WINDOW;
     let Some(text) = params.get("window") else { return Ok(default) };
-    seconds(text).filter(|seconds| (least..=most).contains(seconds)).ok_or_else(|| BadRequest::Malformed {
+    values::seconds(text).filter(|seconds| (least..=most).contains(seconds)).ok_or_else(|| BadRequest::Malformed {
         parameter: "window",
         given: quoted(text),
         expected: "the last minutes, hours or days, such as 30m, 24h or 7d, at most 31d".to_owned(),
     })
-}
-
-fn seconds(text: &str) -> Option<i64> {
-    let unit = match text.chars().last()? {
-        'm' => MINUTE,
-        'h' => 60 * MINUTE,
-        'd' => DAY,
-        _ => return None,
-    };
-    let count = text.get(..text.len() - 1).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()))?;
-    count.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 fn interval(params: &Params) -> Result<Duration, BadRequest> {
@@ -101,7 +112,9 @@ mod tests {
     use super::*;
 
     fn query(query: &str, now_ms: i64) -> Result<StreamQuery, BadRequest> {
-        StreamQuery::parse("events", &Params::parse(Some(query), STREAM_PARAMS)?, &Vec::new, now_ms)
+        let params = Params::parse(Some(query), STREAM_PARAMS)?;
+        let metric = MetricQuery::parse("events", &params, &Vec::new, now_ms)?;
+        StreamQuery::of(SeriesQuery::BuiltIn(metric), &params)
     }
 
     #[test]
@@ -118,9 +131,34 @@ mod tests {
     }
 
     #[test]
+    fn a_registered_metric_is_shared_by_version_and_asked_for_as_it_is_by_now() {
+        let of = |version, text: &str| {
+            let metric = of_version(version);
+            let params = Params::parse(Some(text), STREAM_PARAMS).unwrap();
+            let series = StructuredQuery::series(Arc::new(metric), &params, 0).unwrap();
+            StreamQuery::of(SeriesQuery::Registered(Box::new(series)), &params).unwrap()
+        };
+        let key = |version, text: &str| of(version, text).key(&Scope::for_test("p"));
+        let one = key(1, "filter=country:FR,DE");
+        assert!(one.is_some());
+        assert_eq!(one, key(1, "filter=country:DE,FR&window=60m"));
+        assert_ne!(one, query("filter=country:FR,DE", 0).unwrap().key(&Scope::for_test("p")), "a built-in one");
+        for other in ["window=2h", "interval=2", "granularity=minute", "groupBy=country", "timezone=Asia/Tokyo"] {
+            assert_ne!(one, key(1, &format!("filter=country:FR,DE&{other}")), "{other}");
+        }
+        assert_ne!(one, key(2, "filter=country:FR,DE"));
+        let SeriesQuery::Registered(now) = of(1, "").as_defined(|_| Some(Arc::new(of_version(7)))) else { panic!() };
+        assert_eq!(now.shape.metrics.iter().map(|metric| metric.version).collect::<Vec<_>>(), [7]);
+    }
+
+    fn of_version(version: u32) -> Definition {
+        Definition { version, ..Definition::built_in(Metric::named("events").unwrap()) }
+    }
+
+    #[test]
     fn windows_are_lengths() {
         for (text, seconds) in [("window=1m", 60), ("window=24h", 86_400), ("window=31d", 31 * 86_400), ("", 3_600)] {
-            assert_eq!(query(text, 0).unwrap().metric.window, Window::Last { seconds }, "{text}");
+            assert_eq!(query(text, 0).unwrap().series.window(), Window::Last { seconds }, "{text}");
         }
         for text in ["0m", "32d", "5", "m", "-5m", "1.5h", "99999999999999999999d", "9223372036854775807d", "5M", "5ä"]
         {

@@ -124,7 +124,7 @@ mod tests {
     use crate::live::query::STREAM_PARAMS;
     use crate::live::update::Update;
     use crate::live::{Hub, Limits, StreamQuery};
-    use crate::request::Params;
+    use crate::request::{MetricQuery, Params, SeriesQuery};
 
     const LIMITS: Limits = Limits { listeners: 9, listeners_per_project: 9, questions: 9, questions_per_project: 9 };
 
@@ -134,7 +134,8 @@ mod tests {
     {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let params = Params::parse(None, STREAM_PARAMS).unwrap();
-        let key = StreamQuery::parse("events", &params, &Vec::new, 0).unwrap().key(&Scope::for_test("p")).unwrap();
+        let series = SeriesQuery::BuiltIn(MetricQuery::parse("events", &params, &Vec::new, 0).unwrap());
+        let key = StreamQuery::of(series, &params).unwrap().key(&Scope::for_test("p")).unwrap();
         let listener = Hub::new(LIMITS, metrics.clone()).listen(key, tick).unwrap_or_else(|full| panic!("{full}"));
         let cursor = Cursor::resume(None);
         Listening { listener, cursor, shutdown: CancellationToken::new(), metrics, retry_ms: 1_500 }

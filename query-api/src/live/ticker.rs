@@ -11,7 +11,7 @@ use crate::authorize::Scope;
 use crate::cache::{Entry, Patience};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
-use crate::plan::{Plan, series};
+use crate::plan::{Plan, one_series};
 use crate::render::Rendered;
 use crate::serve::{App, Refusal};
 
@@ -44,7 +44,8 @@ impl Upstream {
     async fn answer(&self) -> Result<Entry, Refusal> {
         let app = &self.app;
         let computed_ms = (app.clock)();
-        let plan = Plan::Series(series::plan(&self.query.metric, &app.catalogue, computed_ms)?);
+        let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
+        let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
         let rendered = app.sources().execution(&self.scope, &plan, moment, Patience::default()).run(&plan).await?;
         let Rendered { head, etag, oldest_ms } = rendered;

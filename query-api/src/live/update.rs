@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::frame;
 use crate::cache::Entry;
 use crate::render::complete;
+use crate::render::meta::Ending;
 use crate::serve::CacheStatus;
 
 /// What a ticker knows.
@@ -47,23 +48,22 @@ pub struct Failure {
 
 impl Value {
     fn new(sequence: u64, entry: Entry) -> Self {
-        let body = complete(&entry, CacheStatus::Miss, entry.computed_ms, elapsed_ms(&entry));
+        let body = complete(&entry, &ending(&entry, CacheStatus::Miss));
         let frame = frame::data(&id(sequence, &entry.etag), &body);
         Self { sequence, entry, frame }
     }
 
     /// The same value for somebody who comes while questions fail: its `meta` says so.
     fn stale(&self, failure: &Failure) -> Bytes {
-        let reason = format!(",\"stale_reason\":\"{}\"", failure.code);
-        let marked = Entry { head: [&self.entry.head, reason.as_bytes()].concat().into(), ..self.entry.clone() };
-        let body = complete(&marked, CacheStatus::Hit, marked.computed_ms, elapsed_ms(&marked));
+        let body = complete(&self.entry, &ending(&self.entry, CacheStatus::Hit).stale(failure.code));
         frame::data(&id(self.sequence, &self.entry.etag), &body)
     }
 }
 
-/// What the question took: the entry of a stream ends when it is there.
-fn elapsed_ms(entry: &Entry) -> f64 {
-    (entry.expires_ms - entry.computed_ms).max(0) as f64
+/// The entry of a stream ends when it is there, which tells what the question took.
+fn ending(entry: &Entry, status: CacheStatus) -> Ending {
+    let elapsed_ms = (entry.expires_ms - entry.computed_ms).max(0) as f64;
+    Ending::of(entry, status, entry.computed_ms, elapsed_ms)
 }
 
 /// Sequence and tag: `7-0c9f…`.
@@ -198,7 +198,7 @@ mod tests {
         let one = Update::default().after(entry("a"));
         let told = text(&cursor.tell(&one));
         assert!(told.starts_with("id: 1-a\ndata: {\"data\":\"a\",\"meta\":{\"source\":\"t\",\"cache\":"), "{told}");
-        assert!(told.contains("\"elapsed_ms\":12.000"), "{told}");
+        assert!(told.contains("\"elapsed_ms\":12.0"), "{told}");
         let again = one.after(entry("a"));
         assert_eq!(cursor.tell(&again), Told::Unchanged);
         assert!(text(&cursor.tell(&again.after(entry("b")))).starts_with("id: 2-b\n"));

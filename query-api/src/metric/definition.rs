@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Measure, Metric};
+use super::{Measure, Metric, Nature};
 use crate::plan::condition::{Condition, Field};
 use crate::time::Granularity;
 
@@ -75,6 +75,12 @@ impl Definition {
     /// Its value, from those of its parts.
     pub fn value(&self, parts: &[Option<f64>]) -> Option<f64> {
         self.expression.value(parts)
+    }
+
+    /// What its values are like.
+    pub fn nature(&self) -> Nature {
+        let parts: Vec<Option<f64>> = self.parts.iter().map(|part| part.measure.of_nothing()).collect();
+        Nature { of_nothing: self.value(&parts), is_count: self.is_count() }
     }
 
     /// Whether its values are whole numbers.

@@ -64,6 +64,21 @@ impl Measure {
     }
 }
 
+/// What a series' values are like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Nature {
+    /// What a bucket without any event shows; `Some` where values add up.
+    pub of_nothing: Option<f64>,
+    /// Whether values are whole numbers.
+    pub is_count: bool,
+}
+
+impl From<Measure> for Nature {
+    fn from(measure: Measure) -> Self {
+        Self { of_nothing: measure.of_nothing(), is_count: measure.is_count() }
+    }
+}
+
 /// A metric of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
@@ -97,11 +112,6 @@ pub const METRICS: [Metric; 11] = [
 
 const fn plain(name: &'static str, measure: Measure) -> Metric {
     Metric { name, measure, event_type: None, granularity: None }
-}
-
-/// The names of all of them.
-pub fn built_in_names() -> Vec<String> {
-    METRICS.iter().map(|metric| metric.name.to_owned()).collect()
 }
 
 impl Metric {

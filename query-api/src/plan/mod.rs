@@ -24,7 +24,7 @@ pub use structured::StructuredPlan;
 use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
 use crate::journeys::JourneyPlan;
-use crate::request::{DailyQuery, Query};
+use crate::request::{DailyQuery, Query, SeriesQuery};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
 
 /// What is read. Equal plans have equal answers, which makes a plan the cache's key.
@@ -42,6 +42,15 @@ pub enum Plan {
     Journey(JourneyPlan),
     /// Several metrics by any dimensions.
     Structured(Box<StructuredPlan>),
+}
+
+/// A series of one metric.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum OneSeries {
+    /// Of a built-in one.
+    BuiltIn(Box<SeriesPlan>),
+    /// Of a registered one: always with buckets of time.
+    Registered(Box<StructuredPlan>),
 }
 
 /// The real-time dashboard: two windows that end now.
@@ -73,6 +82,27 @@ pub struct DailyPlan {
     pub to: i64,
     /// Whether the day is over.
     pub complete: bool,
+}
+
+impl From<OneSeries> for Plan {
+    fn from(series: OneSeries) -> Self {
+        match series {
+            OneSeries::BuiltIn(plan) => Self::Series(*plan),
+            OneSeries::Registered(plan) => Self::Structured(plan),
+        }
+    }
+}
+
+/// Plans a series of one metric.
+pub fn one_series(query: &SeriesQuery, catalogue: &Catalogue, now_ms: i64) -> Result<OneSeries, Unplannable> {
+    match query {
+        SeriesQuery::BuiltIn(query) => {
+            series::plan(query, catalogue, now_ms).map(|plan| OneSeries::BuiltIn(Box::new(plan)))
+        }
+        SeriesQuery::Registered(query) => {
+            structured::plan(query, catalogue, now_ms).map(|plan| OneSeries::Registered(Box::new(plan)))
+        }
+    }
 }
 
 impl Plan {

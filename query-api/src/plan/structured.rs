@@ -1,9 +1,7 @@
 //! The plan of a structured query: as few readings as its metrics have different conditions.
 
-use std::sync::Arc;
-
 use jiff::ToSpan;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use super::condition::{Condition, Field};
@@ -11,41 +9,26 @@ use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
-use crate::metric::{Definition, Measure};
+use crate::metric::Measure;
+use crate::metric::definition::Expression;
 use crate::request::Window;
-use crate::request::structured::{Form, Include, Order, StructuredQuery, Time};
+use crate::request::structured::{Form, Shape, StructuredQuery, Time};
 use crate::time::{DAY, Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
 /// What a structured query reads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StructuredPlan {
-    /// The metrics.
-    #[serde(serialize_with = "definitions")]
-    pub metrics: Vec<Arc<Definition>>,
+    /// What was asked for, whenever it is about.
+    pub shape: Shape,
     /// For each metric, for each of its parts: the reading and the measure in it.
     pub places: Vec<Vec<(usize, usize)>>,
     /// What is read.
     pub period: Period,
     /// The period before, when it is compared with.
     pub previous: Option<Period>,
-    /// What makes groups, without time.
-    pub by: Vec<Field>,
-    /// Where time stands among the dimensions.
-    pub time_place: usize,
-    /// Which events, whatever the metric.
-    pub condition: Condition,
-    /// The order of rows.
-    pub order_by: Vec<Order>,
-    /// Rows of a page.
-    pub limit: usize,
-    /// Rows before it.
-    pub offset: usize,
-    /// What comes with it.
-    pub include: Include,
-    /// Whose clocks the answer shows.
-    pub zone: Zone,
-    /// How the answer looks.
-    pub form: Form,
+    /// Every group over the whole range, read first to tell which are the greatest; empty where all are shown, or where
+    /// ClickHouse ranks them.
+    pub ranking: Vec<Read>,
 }
 
 /// A range, and the readings over it.
@@ -63,41 +46,28 @@ pub struct Period {
     pub totals: Vec<Read>,
 }
 
-fn definitions<S: Serializer>(metrics: &[Arc<Definition>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(metrics.iter().map(Arc::as_ref))
-}
-
 /// Plans a structured query; `now_ms` is the present.
 pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Result<StructuredPlan, Unplannable> {
     let mut readings: Vec<(Condition, Vec<Measure>)> = Vec::new();
     let places = query
+        .shape
         .metrics
         .iter()
         .map(|metric| {
             let part = |part: &crate::metric::definition::Part| {
-                place(&mut readings, part.condition.clone().and(query.condition.clone()), part.measure)
+                place(&mut readings, part.condition.clone().and(query.shape.condition.clone()), part.measure)
             };
             metric.parts.iter().map(part).collect()
         })
         .collect();
     let planner = Planner { query, catalogue, now_ms, readings };
     let period = planner.period(query.window)?;
-    let previous = query.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
-    Ok(StructuredPlan {
-        metrics: query.metrics.clone(),
-        places,
-        period,
-        previous,
-        by: query.by.clone(),
-        time_place: query.time_place,
-        condition: query.condition.clone(),
-        order_by: query.order_by.clone(),
-        limit: query.limit,
-        offset: query.offset,
-        include: query.include,
-        zone: query.zone.clone(),
-        form: query.form,
-    })
+    let ranking = match planner.ranked() {
+        Ranked::First => planner.reads(&query.shape.by, period.from, period.to, None)?,
+        Ranked::Not | Ranked::ByClickHouse(_) => Vec::new(),
+    };
+    let previous = query.shape.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
+    Ok(StructuredPlan { shape: query.shape.clone(), places, period, previous, ranking })
 }
 
 /// The reading and the measure in it, added when it is new.
@@ -131,6 +101,25 @@ fn before(from: i64, to: i64, zone: &Zone) -> i64 {
     first.checked_sub(span).map_or(from - (to - from), |date| zone.day_start(date))
 }
 
+/// How it is told which groups are the greatest.
+enum Ranked {
+    /// Not at all: all are shown, or pages of them.
+    Not,
+    /// By the statement that reads them: the metric is one measure.
+    ByClickHouse(u32),
+    /// By a reading of its own: the metric is computed from several.
+    First,
+}
+
+/// The same reading of no more than these groups, and of what shares each of their values.
+pub fn only(read: &Read, groups: &[Vec<String>]) -> Read {
+    let of_field = |(place, field): (usize, &Field)| {
+        Condition::is(field.clone(), groups.iter().filter_map(|group| group.get(place).cloned()))
+    };
+    let condition = read.by.iter().enumerate().map(of_field).fold(read.condition.clone(), Condition::and);
+    Read { condition, ..read.clone() }
+}
+
 struct Planner<'a> {
     query: &'a StructuredQuery,
     catalogue: &'a Catalogue,
@@ -142,29 +131,45 @@ impl Planner<'_> {
     fn period(&self, window: Window) -> Result<Period, Unplannable> {
         let frame = self.frame(window)?;
         let (from, to) = frame.as_ref().map_or_else(|| self.whole(window), |frame| (frame.from, frame.to));
-        let reads = |by: &[Field], frame: Option<&Frame>| -> Result<Vec<Read>, Unplannable> {
-            let read = |(condition, measures): &(Condition, Vec<Measure>)| {
-                Ok(Read {
-                    source: self.source(condition, by, from, to, frame)?,
-                    condition: condition.clone(),
-                    from,
-                    to,
-                    buckets: frame.cloned(),
-                    by: by.to_vec(),
-                    measures: measures.clone(),
-                    top: None,
-                })
-            };
-            self.readings.iter().map(read).collect()
+        let totals = if self.query.shape.include.totals { self.reads(&[], from, to, None)? } else { Vec::new() };
+        let mut reads = self.reads(&self.query.shape.by, from, to, frame.as_ref())?;
+        if let Ranked::ByClickHouse(most) = self.ranked() {
+            reads.iter_mut().for_each(|read| read.top = Some(most));
+        }
+        Ok(Period { from, to, reads, totals, frame })
+    }
+
+    fn reads(&self, by: &[Field], from: i64, to: i64, frame: Option<&Frame>) -> Result<Vec<Read>, Unplannable> {
+        let read = |(condition, measures): &(Condition, Vec<Measure>)| {
+            Ok(Read {
+                source: self.source(condition, by, from, to, frame)?,
+                condition: condition.clone(),
+                from,
+                to,
+                buckets: frame.cloned(),
+                by: by.to_vec(),
+                measures: measures.clone(),
+                top: None,
+            })
         };
-        let totals = if self.query.include.totals { reads(&[], None)? } else { Vec::new() };
-        Ok(Period { from, to, reads: reads(&self.query.by, frame.as_ref())?, totals, frame })
+        self.readings.iter().map(read).collect()
+    }
+
+    /// How the greatest groups are found.
+    fn ranked(&self) -> Ranked {
+        match (self.query.shape.form, self.query.shape.metrics.as_slice()) {
+            (Form::Series(most), [metric]) if !self.query.shape.by.is_empty() => match metric.expression {
+                Expression::Part(_) => Ranked::ByClickHouse(most),
+                Expression::Number(_) | Expression::Of(..) => Ranked::First,
+            },
+            _ => Ranked::Not,
+        }
     }
 
     /// The period that this one is compared with. Where it reaches until now and is not cut into buckets, its end is now, or
     /// the end of the day where it began with a day: that it is read to the end of a UTC day does not make it longer.
     fn before(&self, period: &Period) -> Window {
-        let zone = &self.query.zone;
+        let zone = &self.query.shape.zone;
         let now = minute_ceil(self.now_ms);
         let to = match (self.query.window, &period.frame) {
             (Window::Open { from }, None) if zone.day_start(zone.date(from)) == from => {
@@ -177,7 +182,7 @@ impl Planner<'_> {
     }
 
     fn frame(&self, window: Window) -> Result<Option<Frame>, Unplannable> {
-        let (zone, now_ms) = (&self.query.zone, self.now_ms);
+        let (zone, now_ms) = (&self.query.shape.zone, self.now_ms);
         match self.query.time {
             None => Ok(None),
             Some(Time::Of(granularity)) => frame::asked_for(window, granularity, zone, now_ms).map(Some),
@@ -214,7 +219,7 @@ impl Planner<'_> {
         let asked = condition.dimensions().into_iter().map(str::to_owned).chain(by.iter().filter_map(dimension));
         let types = condition.event_types();
         let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue);
-        let rollup = source::choose(from, to, &grid, &self.query.zone, self.now_ms);
+        let rollup = source::choose(from, to, &grid, &self.query.shape.zone, self.now_ms);
         match (set, rollup) {
             (Ok(set), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
             _ if self.query.raw => Ok(Source::Raw),
@@ -226,7 +231,7 @@ impl Planner<'_> {
 impl StructuredPlan {
     /// All tables that are read, each once.
     pub fn tables(&self) -> Vec<&'static str> {
-        let reads = self.period.all().chain(self.previous.iter().flat_map(Period::all));
+        let reads = self.period.all().chain(&self.ranking).chain(self.previous.iter().flat_map(Period::all));
         let mut tables: Vec<_> = reads.map(|read| read.source.table()).collect();
         tables.sort_unstable();
         tables.dedup();
@@ -249,8 +254,10 @@ impl Period {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::metric::Metric;
+    use crate::metric::{Definition, Metric};
     use crate::request::body::{self, Part};
 
     /// 2026-11-20T12:34:56.789Z
@@ -314,7 +321,7 @@ mod tests {
         let text = r#"{"metrics":["events"],"date_range":["2026-10-30","2026-11-02"],"timezone":"America/New_York",
                        "dimensions":["time:day"],"include":{"comparisons":"previous_period","totals":true}}"#;
         let plan = planned(text).unwrap();
-        let (zone, previous) = (&plan.zone, plan.previous.unwrap());
+        let (zone, previous) = (&plan.shape.zone, plan.previous.unwrap());
         // The clocks go back on 1 November: 97 hours, and 96 before them.
         assert_eq!(
             (zone.rfc3339(previous.from), previous.to),
@@ -336,7 +343,7 @@ mod tests {
             let plan = planned(&text).unwrap();
             let previous = plan.previous.unwrap();
             assert_eq!(
-                (plan.zone.rfc3339(previous.from).as_str(), previous.to),
+                (plan.shape.zone.rfc3339(previous.from).as_str(), previous.to),
                 (expected, plan.period.from),
                 "{range}"
             );

@@ -19,7 +19,7 @@ use crate::plan::condition::{Condition, Field};
 use crate::plan::dimensions;
 use crate::request::BadRequest;
 use crate::request::body::Part;
-use crate::request::filter_tree;
+use crate::request::{filter_tree, values};
 
 /// The longest description, in characters.
 const MAX_DESCRIPTION: usize = 500;
@@ -188,10 +188,10 @@ impl Reader<'_> {
         let text = name.text()?;
         let measure = MEASURES.iter().find(|(known, _)| *known == text).map(|(_, measure)| *measure);
         let measure = measure.ok_or_else(|| name.unknown("measure", MEASURES.map(|(name, _)| name)))?;
-        let event_type = fields.get("event_type").map(|part| part.text()).transpose()?;
+        let event_type = fields.get("event_type").map(|part| values::event_type_field(&part)).transpose()?;
         let filters = fields.get("filters");
         let condition = filters.as_ref().map_or_else(|| Ok(Condition::always()), filter_tree::parse)?;
-        let of_type = event_type.map(|name| Condition::is(Field::EventType, [name.to_owned()]));
+        let of_type = event_type.clone().map(|name| Condition::is(Field::EventType, [name]));
         self.parts.push(Component { measure, condition: of_type.unwrap_or_else(Condition::always).and(condition) });
         if self.parts.len() > MAX_COMPONENTS {
             return Err(part.bad(format!("a metric is made of at most {MAX_COMPONENTS} measures")));

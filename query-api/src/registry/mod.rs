@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::{Denied, Scope};
 use crate::metric::{Definition, METRICS};
 use crate::request::BadRequest;
+use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use store::{Definitions, RegisterError, Stored};
 
@@ -54,6 +55,9 @@ pub enum Refused {
     /// The caller may not.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The document did not arrive.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The document.
     #[error(transparent)]
     Bad(#[from] BadRequest),

@@ -2,6 +2,7 @@
 //! cache status, time taken) is appended by [`complete`].
 
 pub mod json;
+pub mod meta;
 pub mod report;
 pub mod series;
 pub mod structured;
@@ -12,8 +13,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::cache::Entry;
-use crate::serve::CacheStatus;
 use crate::store::Cost;
+use meta::{About, Ending, Meta, Work};
 
 /// An answer without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,22 +30,23 @@ pub struct Rendered {
 impl Rendered {
     /// Says in `meta` what ClickHouse read for it.
     pub fn with_cost(mut self, cost: &Cost) -> Self {
-        let read = format!(",\"rows_read\":{},\"bytes_read\":{}", cost.rows_read, cost.bytes_read);
-        self.head = [self.head.as_ref(), read.as_bytes()].concat().into();
+        let work = json::text(&Work::from(cost));
+        self.head = [self.head.as_ref(), b",", opened(&work).trim_start_matches('{').as_bytes()].concat().into();
         self
     }
 }
 
-/// Joins data and meta, both JSON objects, into one answer whose meta is left open. The tag is of both but for when
-/// it was computed.
-pub(crate) fn assemble(data: &str, meta: &impl Serialize) -> Rendered {
-    let mut told = serde_json::to_value(meta).unwrap_or_default();
+/// Joins data, a JSON object, and what is told of it into one answer whose meta is left open; `own` are the fields that
+/// answers of its kind add. The tag is of everything but when it was computed.
+pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> Rendered {
+    let meta = Meta::of(about, own);
+    let mut told = serde_json::to_value(&meta).unwrap_or_default();
     if let Some(fields) = told.as_object_mut() {
         fields.remove("generated_at");
     }
     let digest = Sha256::digest(format!("{data}{told}"));
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-    let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(meta)));
+    let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
     Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None }
 }
 
@@ -54,16 +56,7 @@ fn opened(object: &str) -> &str {
 }
 
 /// The whole body for one reader.
-pub fn complete(entry: &Entry, status: CacheStatus, now_ms: i64, elapsed_ms: f64) -> Bytes {
-    let reason = match status {
-        CacheStatus::Stale(reason) => format!(",\"stale_reason\":\"{}\"", reason.label()),
-        CacheStatus::Hit | CacheStatus::Miss | CacheStatus::Coalesced => String::new(),
-    };
-    let end = format!(
-        ",\"cache\":{{\"status\":\"{}\",\"age_s\":{},\"ttl_s\":{}{reason}}},\"elapsed_ms\":{elapsed_ms:.3}}}}}",
-        status.label(),
-        entry.age_s(now_ms),
-        entry.remaining_s(now_ms),
-    );
-    [entry.head.as_ref(), end.as_bytes()].concat().into()
+pub fn complete(entry: &Entry, ending: &Ending) -> Bytes {
+    let ending = json::text(ending);
+    [entry.head.as_ref(), b",", ending.trim_start_matches('{').as_bytes(), b"}"].concat().into()
 }

@@ -1,8 +1,10 @@
 //! The real-time dashboard and the daily report as JSON.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tallyhouse_schema::Rollup;
 
+use super::meta::{About, Error};
 use super::{Rendered, assemble, json as piece};
 use crate::plan::{DailyPlan, RealtimePlan};
 use crate::sql::{Line, section};
@@ -24,13 +26,19 @@ pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Render
         })
     };
     let windows = [window("5min", plan.short_from), window("30min", plan.long_from)];
-    let meta = json!({
-        "source": "rollup_1m",
-        "approx": true,
-        "approx_fields": ["users"],
-        "generated_at": Zone::utc().rfc3339(generated_s),
-    });
-    assemble(&piece::text(&Dashboard { dashboard: "realtime", data: &windows }), &meta)
+    let utc = Zone::utc();
+    let about = About {
+        tables: vec![Rollup::Minute.table()],
+        zone: &utc,
+        from: plan.long_from,
+        to: plan.to,
+        newest_s: newest(lines),
+        errors: errors(Rollup::Minute),
+        overflowed: Vec::new(),
+        generated_s,
+    };
+    let data = piece::text(&Dashboard { dashboard: "realtime", data: &windows });
+    assemble(&data, &about, &Map::<String, Value>::new())
 }
 
 #[derive(Serialize)]
@@ -56,15 +64,27 @@ pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
             "hourly": hours(plan, lines),
         },
     });
-    let meta = json!({
-        "source": plan.rollup.table(),
-        "range": {"from": plan.zone.rfc3339(plan.from), "to": plan.zone.rfc3339(plan.to)},
-        "complete": plan.complete,
-        "approx": true,
-        "approx_fields": ["users"],
-        "generated_at": Zone::utc().rfc3339(generated_s),
-    });
-    assemble(&piece::text(&report), &meta)
+    let day = lines.iter().filter(|line| line.at >= plan.from).cloned().collect::<Vec<_>>();
+    let about = About {
+        tables: vec![plan.rollup.table()],
+        zone: &plan.zone,
+        from: plan.from,
+        to: plan.to,
+        newest_s: newest(&day),
+        errors: errors(plan.rollup),
+        overflowed: of(lines, section::OVERFLOWED, plan.from).map(|line| line.key.clone()).collect(),
+        generated_s,
+    };
+    assemble(&piece::text(&report), &about, &json!({ "complete": plan.complete }))
+}
+
+fn newest(lines: &[Line]) -> Option<i64> {
+    lines.iter().filter(|line| line.section == section::TOTAL).map(|line| line.newest).max()
+}
+
+/// Users are estimated, wherever they stand.
+fn errors(rollup: Rollup) -> Vec<(String, Error)> {
+    vec![("users".to_owned(), Error::of_users(rollup.users_precision()))]
 }
 
 fn hours(plan: &DailyPlan, lines: &[Line]) -> Vec<Value> {
@@ -114,12 +134,10 @@ fn find<'a>(lines: &'a [Line], part: &str, at: i64) -> Option<&'a Line> {
 
 #[cfg(test)]
 mod tests {
-    use tallyhouse_schema::Rollup;
-
     use super::*;
 
     fn line(part: &str, at: i64, key: &str, events: u64) -> Line {
-        Line { section: part.into(), at, key: key.into(), events, users: 1, value: 2.5, revenue: 0.0 }
+        Line { section: part.into(), at, key: key.into(), events, users: 1, value: 2.5, revenue: 0.0, newest: at + 60 }
     }
 
     fn parsed(rendered: &Rendered) -> Value {
@@ -135,6 +153,8 @@ mod tests {
         assert_eq!((&answer["data"][1]["time_range"], &answer["data"][1]["events"]), (&json!("30min"), &json!(7)));
         assert_eq!(answer["data"][1]["by_event_type"][0]["event_type"], "a");
         assert_eq!(answer["meta"]["generated_at"], "1970-01-01T00:30:00Z");
+        assert_eq!(answer["meta"]["newest_event"], "1970-01-01T00:01:00Z");
+        assert_eq!(answer["meta"]["errors"]["users"]["kind"], "standard");
     }
 
     #[test]
@@ -148,8 +168,12 @@ mod tests {
             to: 172_800,
             complete: true,
         };
-        let lines =
-            [line(section::TOTAL, 86_400, "", 3), line(section::TOTAL, 0, "", 9), line(section::HOUR, 90_000, "", 3)];
+        let lines = [
+            line(section::TOTAL, 86_400, "", 3),
+            line(section::TOTAL, 0, "", 9),
+            line(section::HOUR, 90_000, "", 3),
+            line(section::OVERFLOWED, 86_400, "country", 1),
+        ];
         let answer = parsed(&daily(&plan, &lines, 200_000));
         assert_eq!(
             (&answer["data"]["totals"]["events"], &answer["data"]["previous_day"]["events"]),
@@ -158,5 +182,7 @@ mod tests {
         assert_eq!(answer["data"]["hourly"].as_array().unwrap().len(), 24);
         assert_eq!(answer["data"]["hourly"][1]["events"], 3);
         assert_eq!(answer["meta"]["complete"], true);
+        assert_eq!(answer["meta"]["overflowed"], json!(["country"]));
+        assert_eq!(answer["meta"]["newest_event"], "1970-01-02T00:01:00Z");
     }
 }

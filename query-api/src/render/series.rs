@@ -5,46 +5,22 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::meta::{About, Error};
 use super::{Rendered, assemble, json};
-use crate::metric::Measure;
-use crate::plan::read::Source;
-use crate::plan::{Frame, SeriesPlan};
+use crate::plan::SeriesPlan;
 use crate::sql::Point;
-use crate::time::{Zone, grid};
+use crate::time::grid;
 
+/// What a series says beside what every answer says.
 #[derive(Serialize)]
-struct Meta<'a> {
-    source: &'static str,
-    range: Range,
-    approx: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Error>,
+struct Own<'a> {
     /// Start of the newest bucket in which something happened.
     newest_bucket: Option<String>,
-    /// When the newest event counted happened, as finely as the table tells.
-    newest_event: Option<String>,
     /// Start of the bucket that is not over yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     partial_bucket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Groups<'a>>,
-    /// Dimensions of the question of which some values are counted as `__other__`: they had too many within an hour.
-    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
-    overflowed: &'a [&'a str],
-    generated_at: String,
-}
-
-#[derive(Serialize)]
-struct Range {
-    from: String,
-    to: String,
-}
-
-/// How far an estimate may be off, as a part of the true value.
-#[derive(Serialize)]
-pub(super) struct Error {
-    pub kind: &'static str,
-    pub relative: f64,
 }
 
 #[derive(Serialize)]
@@ -55,7 +31,7 @@ struct Groups<'a> {
 }
 
 /// Renders what a plan found. Without groups every bucket of the range is there; with groups only those with events.
-pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: &[&str], generated_s: i64) -> Rendered {
+pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: Vec<String>, generated_s: i64) -> Rendered {
     let zone = &plan.frame.zone;
     let newest = points.iter().map(|point| point.at).max();
     let grouped = !plan.group_by.is_empty();
@@ -68,27 +44,34 @@ pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: &[&str], generate
         data.join(",")
     );
     let truncated = points.iter().any(|point| point.rank > plan.limit);
-    let error = error(plan.measure, &plan.source);
-    let meta = Meta {
-        source: plan.source.table(),
-        range: range(&plan.frame),
-        approx: error.is_some(),
-        error,
+    let own = Own {
         newest_bucket: newest.map(|at| zone.rfc3339(at)),
-        newest_event: points.iter().map(|point| point.newest).max().map(|at| Zone::utc().rfc3339(at)),
         partial_bucket: (generated_s < plan.frame.to).then(|| {
             let current = grid::floor(plan.frame.granularity, zone, generated_s);
             zone.rfc3339(current.max(plan.frame.from))
         }),
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
-        overflowed,
-        generated_at: Zone::utc().rfc3339(generated_s),
     };
-    assemble(&body, &meta)
+    assemble(&body, &about(plan, points, overflowed, generated_s), &own)
 }
 
-fn range(frame: &Frame) -> Range {
-    Range { from: frame.zone.rfc3339(frame.from), to: frame.zone.rfc3339(frame.to) }
+pub(crate) fn about<'a>(
+    plan: &'a SeriesPlan,
+    points: &[Point],
+    overflowed: Vec<String>,
+    generated_s: i64,
+) -> About<'a> {
+    let error = Error::of(plan.measure, &plan.source).map(|error| (plan.metric.to_owned(), error));
+    About {
+        tables: vec![plan.source.table()],
+        zone: &plan.frame.zone,
+        from: plan.frame.from,
+        to: plan.frame.to,
+        newest_s: points.iter().map(|point| point.newest).max(),
+        errors: error.into_iter().collect(),
+        overflowed,
+        generated_s,
+    }
 }
 
 fn without_gaps(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
@@ -123,18 +106,6 @@ pub(super) fn label(dimension: &str) -> Cow<'_, str> {
     }
 }
 
-/// `HyperLogLog`'s standard error follows from its 2^precision cells; `DDSketch` has a bound.
-pub(super) fn error(measure: Measure, source: &Source) -> Option<Error> {
-    match measure {
-        Measure::Users => {
-            let cells = f64::from(1_u32 << source.users_precision());
-            Some(Error { kind: "standard", relative: (1.04 / cells.sqrt() * 1e4).round() / 1e4 })
-        }
-        Measure::ValueQuantile(_) => Some(Error { kind: "bound", relative: 0.01 }),
-        Measure::Events | Measure::ValueSum | Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -142,10 +113,14 @@ mod tests {
 
     use super::*;
     use crate::cache::Entry;
+    use crate::metric::Measure;
+    use crate::plan::Frame;
     use crate::plan::condition::Condition;
+    use crate::plan::read::Source;
     use crate::render::complete;
+    use crate::render::meta::Ending;
     use crate::serve::CacheStatus;
-    use crate::time::Granularity;
+    use crate::time::{Granularity, Zone};
 
     fn plan(measure: Measure, group_by: &[&str]) -> SeriesPlan {
         SeriesPlan {
@@ -172,13 +147,13 @@ mod tests {
     fn parsed(rendered: &Rendered) -> Value {
         let (head, etag) = (rendered.head.clone(), String::new());
         let entry = Entry { head, etag, computed_ms: 0, oldest_ms: 0, expires_ms: 60_000 };
-        serde_json::from_slice(&complete(&entry, CacheStatus::Hit, 2_500, 0.25)).unwrap()
+        serde_json::from_slice(&complete(&entry, &Ending::of(&entry, CacheStatus::Hit, 2_500, 0.25))).unwrap()
     }
 
     #[test]
     fn gaps_are_filled_with_what_nothing_means() {
         for (measure, nothing) in [(Measure::Events, json!(0)), (Measure::ValueAvg, Value::Null)] {
-            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], &[], 0));
+            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], Vec::new(), 0));
             let values: Vec<_> =
                 answer["data"].as_array().unwrap().iter().map(|point| point["value"].clone()).collect();
             assert_eq!((&values[0], &values[2]), (&nothing, &nothing));
@@ -191,31 +166,31 @@ mod tests {
     #[test]
     fn groups_beyond_the_limit_are_left_out_and_that_is_said() {
         let points = [at(0, 5.0, &["DE \"x\""], 1), at(0, 2.0, &["FR"], 2)];
-        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, &[], 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, Vec::new(), 0));
         assert_eq!(
             answer["data"],
             json!([{"timestamp": "1970-01-01T01:00:00+01:00", "value": 5, "country": "DE \"x\""}])
         );
         assert_eq!(answer["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
-        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], &[], 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], Vec::new(), 0));
         assert_eq!(answer["data"][0]["dimension.value"], "DE \"x\"");
         assert_eq!(answer["meta"]["groups"]["truncated"], false);
     }
 
     #[test]
     fn the_tag_is_of_the_data_and_not_of_the_time() {
-        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], &[], time).etag;
+        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], Vec::new(), time).etag;
         assert_eq!(tag(1.0, 0), tag(1.0, 60));
         assert_ne!(tag(1.0, 0), tag(2.0, 0));
     }
 
     #[test]
     fn estimates_say_so() {
-        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], &[], 0))["meta"].clone();
-        assert_eq!(meta(Measure::Users)["error"], json!({"kind": "standard", "relative": 0.0081}));
+        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], Vec::new(), 0))["meta"].clone();
+        assert_eq!(meta(Measure::Users)["errors"], json!({"m": {"kind": "standard", "relative": 0.0081}}));
         assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);
-        assert_eq!((&exact["approx"], exact.get("error")), (&json!(false), None));
+        assert_eq!((&exact["approx"], &exact["errors"]), (&json!(false), &json!({})));
         assert_eq!(exact["cache"], json!({"status": "HIT", "age_s": 2, "ttl_s": 57}));
         assert_eq!(exact["elapsed_ms"], 0.25);
     }

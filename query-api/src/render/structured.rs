@@ -4,18 +4,21 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::table::{self, Row};
+use super::meta::{About, Error, Range};
+use super::table::{self, Greatest, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::Frame;
 use crate::plan::condition::{Condition, How};
 use crate::plan::structured::{Period, StructuredPlan};
-use crate::request::structured::{Column, Form};
+use crate::request::structured::{Column, Form, Shape};
 use crate::sql::Point;
 use crate::time::{Zone, grid};
 
 /// The points of every reading of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
+    /// The groups that are shown, where they were found before the period was read.
+    pub greatest: Option<Greatest>,
     /// Of the period.
     pub reads: Vec<Vec<Point>>,
     /// Its totals.
@@ -31,57 +34,50 @@ pub struct Found {
 /// Renders what a plan found.
 pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendered {
     let mut rows = table::rows(plan, &plan.period, &found.reads);
-    if let Form::Series(groups) = plan.form {
+    if let Form::Series(groups) = plan.shape.form {
         return series_of(plan, found, rows, groups, generated_s);
     }
     table::sort(plan, &mut rows);
     let previous = previous_by_row(plan, found);
     let total_rows = rows.len();
-    let page = rows.iter().skip(plan.offset).take(plan.limit);
+    let page = rows.iter().skip(plan.shape.offset).take(plan.shape.limit);
     let results: Vec<Value> = page.map(|row| result(plan, row, &previous)).collect();
     let mut data = Map::new();
     data.insert("results".into(), results.into());
-    if plan.include.totals {
+    if plan.shape.include.totals {
         data.insert("totals".into(), totals(plan, found));
     }
     data.insert("query".into(), echo(plan));
-    assemble(&piece::text(&data), &meta(plan, found, total_rows, generated_s))
+    assemble(&piece::text(&data), &about(plan, found, generated_s), &own(plan, total_rows, generated_s))
 }
 
-/// The rows as a series of the first metric; of the groups those with the greatest sums.
+/// The rows as a series of the first metric; of the groups the greatest.
 fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
-    let value = |row: &Row| row.metrics.first().copied().flatten();
-    let mut sums: HashMap<Vec<String>, f64> = HashMap::new();
-    for row in &rows {
-        *sums.entry(row.groups.clone()).or_default() += value(row).unwrap_or_default().abs();
-    }
-    let mut biggest: Vec<(&Vec<String>, f64)> = sums.iter().map(|(groups, sum)| (groups, *sum)).collect();
-    biggest.sort_by(|(a, x), (b, y)| y.total_cmp(x).then_with(|| a.cmp(b)));
-    let truncated = biggest.len() > groups as usize;
-    let shown: HashSet<Vec<String>> =
-        biggest.into_iter().take(groups as usize).map(|(groups, _)| groups.clone()).collect();
-    rows.retain(|row| shown.contains(&row.groups));
+    let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
+    let Greatest { groups: shown, truncated } = found.greatest.clone().unwrap_or_else(by_clickhouse);
+    let shown: HashSet<Vec<String>> = shown.into_iter().collect();
+    rows.retain(|row| plan.shape.by.is_empty() || shown.contains(&row.groups));
     table::sort(plan, &mut rows);
     let point = |row: &Row| {
         let value = values(plan, &row.metrics).into_iter().next();
-        let mut point = Map::from_iter([("timestamp".to_owned(), plan.zone.rfc3339(row.at).into())]);
+        let mut point = Map::from_iter([("timestamp".to_owned(), plan.shape.zone.rfc3339(row.at).into())]);
         point.insert("value".to_owned(), value.unwrap_or_default());
-        let groups = plan.by.iter().zip(&row.groups);
+        let groups = plan.shape.by.iter().zip(&row.groups);
         point.extend(groups.map(|(field, group)| (series::label(field.name()).into_owned(), group.as_str().into())));
         Value::from(point)
     };
     let data = json!({
-        "metric": plan.metrics.first().map(|metric| metric.name.as_str()),
+        "metric": plan.shape.metrics.first().map(|metric| metric.name.as_str()),
         "granularity": plan.period.frame.as_ref().map(|frame| frame.granularity),
-        "timezone": plan.zone.name(),
+        "timezone": plan.shape.zone.name(),
         "data": rows.iter().map(point).collect::<Vec<_>>(),
     });
-    let mut meta = meta(plan, found, rows.len(), generated_s);
-    if !plan.by.is_empty() {
-        let by: Vec<&str> = plan.by.iter().map(|field| field.name()).collect();
-        meta.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
+    let mut own = own(plan, rows.len(), generated_s);
+    if !plan.shape.by.is_empty() {
+        let by: Vec<&str> = plan.shape.by.iter().map(|field| field.name()).collect();
+        own.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
     }
-    assemble(&piece::text(&data), &meta)
+    assemble(&piece::text(&data), &about(plan, found, generated_s), &own)
 }
 
 type Previous = HashMap<(usize, Vec<String>), Vec<Option<f64>>>;
@@ -95,19 +91,15 @@ fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
 fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>) -> Value {
     let mut dimensions: Vec<Value> = row.groups.iter().map(|group| group.as_str().into()).collect();
     if plan.period.frame.is_some() {
-        dimensions.insert(plan.time_place.min(dimensions.len()), plan.zone.rfc3339(row.at).into());
+        dimensions.insert(plan.shape.time_place.min(dimensions.len()), plan.shape.zone.rfc3339(row.at).into());
     }
     let comparison = previous.as_ref().map(|previous| {
-        let nothing = || plan.metrics.iter().map(|metric| nothing(metric)).collect();
+        let nothing = || plan.shape.metrics.iter().map(|metric| metric.nature().of_nothing).collect();
         let before = previous.get(&(row.bucket, row.groups.clone())).cloned().unwrap_or_else(nothing);
         comparison(plan, &row.metrics, &before)
     });
     let fields = [("dimensions", Some(dimensions.into())), ("metrics", Some(values(plan, &row.metrics).into()))];
     object(fields.into_iter().chain([("comparison", comparison)]))
-}
-
-fn nothing(metric: &crate::metric::Definition) -> Option<f64> {
-    metric.value(&metric.parts.iter().map(|part| part.measure.of_nothing()).collect::<Vec<_>>())
 }
 
 /// The metrics before, and by how many per cent each changed since; `null` where there is nothing to compare with.
@@ -126,13 +118,14 @@ fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
         Some(count) if metric.is_count() => json!(*count as u64),
         other => json!(other),
     };
-    plan.metrics.iter().zip(values).map(value).collect()
+    plan.shape.metrics.iter().zip(values).map(value).collect()
 }
 
 fn totals(plan: &StructuredPlan, found: &Found) -> Value {
     let of = |period: &Period, points: &[Vec<Point>]| {
         let whole = Period { frame: None, ..period.clone() };
-        let ungrouped = StructuredPlan { by: Vec::new(), ..plan.clone() };
+        let shape = Shape { by: Vec::new(), ..plan.shape.clone() };
+        let ungrouped = StructuredPlan { shape, ..plan.clone() };
         table::rows(&ungrouped, &whole, points).into_iter().next().map(|row| row.metrics).unwrap_or_default()
     };
     let now = of(&plan.period, &found.totals);
@@ -145,33 +138,33 @@ fn echo(plan: &StructuredPlan) -> Value {
     let dimensions = dimension_names(plan);
     let column = |column: Column| match column {
         Column::Dimension(place) => dimensions.get(place).cloned().unwrap_or_default(),
-        Column::Metric(place) => plan.metrics.get(place).map(|metric| metric.name.clone()).unwrap_or_default(),
+        Column::Metric(place) => plan.shape.metrics.get(place).map(|metric| metric.name.clone()).unwrap_or_default(),
     };
     let order = |order: &crate::request::structured::Order| {
         json!([column(order.column), if order.descending { "desc" } else { "asc" }])
     };
     json!({
-        "metrics": plan.metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(),
-        "date_range": range(&plan.period, &plan.zone),
-        "timezone": plan.zone.name(),
+        "metrics": plan.shape.metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(),
+        "date_range": range(&plan.period, &plan.shape.zone),
+        "timezone": plan.shape.zone.name(),
         "dimensions": dimensions,
-        "filters": filters(&plan.condition),
-        "order_by": plan.order_by.iter().map(order).collect::<Vec<_>>(),
-        "pagination": { "limit": plan.limit, "offset": plan.offset },
+        "filters": filters(&plan.shape.condition),
+        "order_by": plan.shape.order_by.iter().map(order).collect::<Vec<_>>(),
+        "pagination": { "limit": plan.shape.limit, "offset": plan.shape.offset },
         "include": {
-            "totals": plan.include.totals,
-            "total_rows": plan.include.total_rows,
-            "time_labels": plan.include.time_labels,
-            "comparisons": plan.include.previous_period.then_some("previous_period"),
+            "totals": plan.shape.include.totals,
+            "total_rows": plan.shape.include.total_rows,
+            "time_labels": plan.shape.include.time_labels,
+            "comparisons": plan.shape.include.previous_period.then_some("previous_period"),
         },
         "raw": plan.reads_raw(),
     })
 }
 
 fn dimension_names(plan: &StructuredPlan) -> Vec<String> {
-    let mut names: Vec<String> = plan.by.iter().map(|field| field.name().to_owned()).collect();
+    let mut names: Vec<String> = plan.shape.by.iter().map(|field| field.name().to_owned()).collect();
     if let Some(frame) = &plan.period.frame {
-        names.insert(plan.time_place.min(names.len()), format!("time:{}", frame.granularity.name()));
+        names.insert(plan.shape.time_place.min(names.len()), format!("time:{}", frame.granularity.name()));
     }
     names
 }
@@ -197,26 +190,34 @@ fn filter(condition: &Condition) -> Value {
     }
 }
 
-fn meta(plan: &StructuredPlan, found: &Found, total_rows: usize, generated_s: i64) -> Map<String, Value> {
-    let newest = found.reads.iter().flatten().map(|point| point.newest).max();
-    let (utc, errors, include, frame) = (Zone::utc(), errors(plan), plan.include, plan.period.frame.as_ref());
-    let labels = |frame: &Frame| frame.grid().starts().into_iter().map(|at| plan.zone.rfc3339(at)).collect::<Value>();
+pub(crate) fn about<'a>(plan: &'a StructuredPlan, found: &Found, generated_s: i64) -> About<'a> {
+    About {
+        tables: plan.tables(),
+        zone: &plan.shape.zone,
+        from: plan.period.from,
+        to: plan.period.to,
+        newest_s: found.reads.iter().flatten().map(|point| point.newest).max(),
+        errors: errors(plan),
+        overflowed: found.overflowed.clone(),
+        generated_s,
+    }
+}
+
+/// What a structured answer says beside what every answer says.
+fn own(plan: &StructuredPlan, total_rows: usize, generated_s: i64) -> Map<String, Value> {
+    let (include, frame) = (plan.shape.include, plan.period.frame.as_ref());
+    let labels =
+        |frame: &Frame| frame.grid().starts().into_iter().map(|at| plan.shape.zone.rfc3339(at)).collect::<Value>();
     let current = |frame: &Frame| {
-        let start = grid::floor(frame.granularity, &plan.zone, generated_s).max(frame.from);
-        (generated_s < frame.to).then(|| plan.zone.rfc3339(start).into())
+        let start = grid::floor(frame.granularity, &plan.shape.zone, generated_s).max(frame.from);
+        (generated_s < frame.to).then(|| plan.shape.zone.rfc3339(start).into())
     };
+    let previous = |period: &Period| json!(Range::of(&plan.shape.zone, period.from, period.to));
     let fields = [
-        ("source", Some(plan.tables().join(",").into())),
-        ("range", Some(json!(range(&plan.period, &plan.zone)))),
-        ("comparison_range", plan.previous.as_ref().map(|previous| json!(range(previous, &plan.zone)))),
-        ("approx", Some((!errors.is_empty()).into())),
-        ("errors", Some(errors.into())),
-        ("newest_event", Some(newest.map(|at| utc.rfc3339(at)).into())),
+        ("comparison_range", plan.previous.as_ref().map(previous)),
         ("partial_bucket", frame.and_then(current)),
         ("total_rows", include.total_rows.then(|| total_rows.into())),
         ("time_labels", frame.filter(|_| include.time_labels).map(labels)),
-        ("overflowed", (!found.overflowed.is_empty()).then(|| json!(found.overflowed))),
-        ("generated_at", Some(utc.rfc3339(generated_s).into())),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -228,15 +229,15 @@ fn object(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Va
 }
 
 /// How far each estimated metric may be off.
-fn errors(plan: &StructuredPlan) -> Map<String, Value> {
+fn errors(plan: &StructuredPlan) -> Vec<(String, Error)> {
     let source = |reading: usize| plan.period.reads.get(reading).map(|read| &read.source);
     let error = |(metric, places): (&std::sync::Arc<crate::metric::Definition>, &Vec<(usize, usize)>)| {
         let part = |(part, (reading, _)): (&crate::metric::definition::Part, &(usize, usize))| {
-            series::error(part.measure, source(*reading)?)
+            Error::of(part.measure, source(*reading)?)
         };
         let worst =
             metric.parts.iter().zip(places).filter_map(part).max_by(|a, b| a.relative.total_cmp(&b.relative))?;
-        Some((metric.name.clone(), json!(worst)))
+        Some((metric.name.clone(), worst))
     };
-    plan.metrics.iter().zip(&plan.places).filter_map(error).collect()
+    plan.shape.metrics.iter().zip(&plan.places).filter_map(error).collect()
 }

@@ -1,8 +1,10 @@
 //! Readings joined into one table: a row per bucket and group, with every metric.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::metric::Definition;
+use crate::metric::definition::Part;
 use crate::plan::structured::{Period, StructuredPlan};
 use crate::request::structured::{Column, Order};
 use crate::sql::Point;
@@ -24,7 +26,7 @@ pub struct Row {
 pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec<Row> {
     let starts = period.frame.as_ref().map_or_else(|| vec![period.from], |frame| frame.grid().starts());
     let mut measured: BTreeMap<(i64, &[String]), Vec<Option<&Point>>> = BTreeMap::new();
-    if plan.by.is_empty() {
+    if plan.shape.by.is_empty() {
         measured.extend(starts.iter().map(|at| ((*at, [].as_slice()), vec![None; found.len()])));
     }
     for (reading, points) in found.iter().enumerate() {
@@ -45,25 +47,67 @@ pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec
 }
 
 fn metrics(plan: &StructuredPlan, points: &[Option<&Point>]) -> Vec<Option<f64>> {
-    let value = |(metric, places): (&std::sync::Arc<crate::metric::Definition>, &Vec<(usize, usize)>)| {
-        let part = |(part, (reading, place)): (&crate::metric::definition::Part, &(usize, usize))| match points
-            .get(*reading)
-            .copied()
-            .flatten()
-        {
-            Some(point) => point.measured.get(*place).copied().flatten(),
-            None => part.measure.of_nothing(),
-        };
-        metric.value(&metric.parts.iter().zip(places).map(part).collect::<Vec<_>>())
+    let metrics = plan.shape.metrics.iter().zip(&plan.places);
+    metrics.map(|(metric, places)| metric.value(&parts(metric, places, points))).collect()
+}
+
+/// The values that a metric is computed from.
+fn parts(metric: &Definition, places: &[(usize, usize)], points: &[Option<&Point>]) -> Vec<Option<f64>> {
+    let part = |(part, (reading, place)): (&Part, &(usize, usize))| match points.get(*reading).copied().flatten() {
+        Some(point) => point.measured.get(*place).copied().flatten(),
+        None => part.measure.of_nothing(),
     };
-    plan.metrics.iter().zip(&plan.places).map(value).collect()
+    metric.parts.iter().zip(places).map(part).collect()
+}
+
+/// The groups that are shown of a series.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Greatest {
+    /// Values of what is grouped by.
+    pub groups: Vec<Vec<String>>,
+    /// Whether there are others.
+    pub truncated: bool,
+}
+
+impl Greatest {
+    /// By the first metric where it adds up, else by the greatest part that it is computed from, as a share of many is worth
+    /// more than of few; `found` are all groups over the whole range.
+    pub fn of(plan: &StructuredPlan, found: &[Vec<Point>], most: usize) -> Self {
+        let mut measured: BTreeMap<&[String], Vec<Option<&Point>>> = BTreeMap::new();
+        for (reading, points) in found.iter().enumerate() {
+            for point in points {
+                let group = measured.entry(&point.groups).or_insert_with(|| vec![None; found.len()]);
+                if let Some(place) = group.get_mut(reading) {
+                    *place = Some(point);
+                }
+            }
+        }
+        let size = |points: &[Option<&Point>]| {
+            let (Some(metric), Some(places)) = (plan.shape.metrics.first(), plan.places.first()) else { return 0.0 };
+            let parts = parts(metric, places, points);
+            let own = metric.value(&parts).filter(|_| metric.nature().of_nothing.is_some());
+            own.map_or_else(|| parts.iter().flatten().fold(0.0, |most: f64, part| most.max(part.abs())), f64::abs)
+        };
+        let mut sized: Vec<(f64, &[String])> =
+            measured.into_iter().map(|(group, points)| (size(&points), group)).collect();
+        sized.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+        let truncated = sized.len() > most;
+        Self { groups: sized.into_iter().take(most).map(|(_, group)| group.to_vec()).collect(), truncated }
+    }
+
+    /// As ClickHouse ranked them.
+    pub fn ranked(points: &[Point], most: u32) -> Self {
+        let groups: BTreeSet<&Vec<String>> =
+            points.iter().filter(|point| point.rank <= most).map(|point| &point.groups).collect();
+        Self { groups: groups.into_iter().cloned().collect(), truncated: points.iter().any(|point| point.rank > most) }
+    }
 }
 
 /// Orders rows as asked, then by time, then the greatest first metric first, so that the order is always the same.
 pub fn sort(plan: &StructuredPlan, rows: &mut [Row]) {
     let first_metric = Order { column: Column::Metric(0), descending: true };
     rows.sort_by(|a, b| {
-        let asked = plan.order_by.iter().map(|order| compare(plan, *order, a, b)).find(|order| order.is_ne());
+        let asked = plan.shape.order_by.iter().map(|order| compare(plan, *order, a, b)).find(|order| order.is_ne());
         asked
             .unwrap_or(Ordering::Equal)
             .then(a.at.cmp(&b.at))
@@ -83,11 +127,11 @@ fn compare(plan: &StructuredPlan, order: Order, a: &Row, b: &Row) -> Ordering {
                 (a, b) => b.is_some().cmp(&a.is_some()),
             }
         }
-        Column::Dimension(place) if plan.period.frame.is_some() && place == plan.time_place => {
+        Column::Dimension(place) if plan.period.frame.is_some() && place == plan.shape.time_place => {
             directed(a.at.cmp(&b.at))
         }
         Column::Dimension(place) => {
-            let group = place - usize::from(plan.period.frame.is_some() && place > plan.time_place);
+            let group = place - usize::from(plan.period.frame.is_some() && place > plan.shape.time_place);
             directed(a.groups.get(group).cmp(&b.groups.get(group)))
         }
     }

@@ -1,5 +1,6 @@
 //! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
 
+pub mod arrival;
 pub mod body;
 pub mod error;
 pub mod filter_tree;
@@ -7,11 +8,14 @@ pub mod near;
 pub mod params;
 pub mod query;
 pub mod range;
+pub mod series;
 pub mod structured;
+pub mod values;
 pub mod window;
 
 pub use error::BadRequest;
 pub use params::Params;
 pub use query::{DailyQuery, Filter, MetricQuery, Query};
+pub use series::SeriesQuery;
 pub use structured::StructuredQuery;
 pub use window::Window;

@@ -9,6 +9,7 @@ use super::error::{BadRequest, quoted};
 use super::near::nearest;
 use super::params::{FILTER, Params};
 use super::structured::StructuredQuery;
+use super::values;
 use super::window::Window;
 use crate::anomalies::query::AnomalyQuery;
 use crate::journeys::Journey;
@@ -31,9 +32,6 @@ const MAX_FILTER_VALUES: usize = 100;
 
 /// Dimensions that one query may name; no kept set is larger.
 pub const MAX_DIMENSIONS: usize = 8;
-
-/// Longest event type in characters: longer ones are never stored.
-const MAX_EVENT_TYPE_CHARS: usize = 200;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +103,7 @@ impl MetricQuery {
 
     /// Reads the parameters of a metric.
     pub fn of(metric: Metric, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
-        let zone = zone(params)?;
+        let zone = values::zone_parameter(params)?;
         Ok(Self {
             metric,
             event_type: event_type(metric, params)?,
@@ -130,7 +128,7 @@ impl MetricQuery {
 impl DailyQuery {
     /// Reads the parameters. Without `date` it is yesterday: the last day that is complete.
     pub fn parse(params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
-        let zone = zone(params)?;
+        let zone = values::zone_parameter(params)?;
         let today = zone.date(now_ms.div_euclid(1_000));
         let date = match params.get("date") {
             None => today.yesterday().unwrap_or(today),
@@ -154,18 +152,8 @@ fn unknown_metric(name: &str, known: Vec<String>) -> BadRequest {
     BadRequest::UnknownMetric { name: quoted(name), near: nearest(name, &known), known }
 }
 
-fn zone(params: &Params) -> Result<Zone, BadRequest> {
-    let Some(name) = params.get("timezone") else { return Ok(Zone::utc()) };
-    Zone::named(name)
-        .ok_or_else(|| BadRequest::UnknownZone { name: quoted(name), near: nearest(&quoted(name), Zone::names()) })
-}
-
 fn event_type(metric: Metric, params: &Params) -> Result<Option<String>, BadRequest> {
-    let given = params.get("eventType");
-    if let Some(given) = given.filter(|given| given.chars().count() > MAX_EVENT_TYPE_CHARS) {
-        let expected = format!("an event type: at most {MAX_EVENT_TYPE_CHARS} characters");
-        return Err(BadRequest::Malformed { parameter: "eventType", given: quoted(given), expected });
-    }
+    let given = values::event_type_parameter(params)?;
     match (metric.event_type, given) {
         (Some(fixed), Some(given)) if fixed != given => Err(BadRequest::Contradiction {
             parameter: "eventType",

@@ -5,6 +5,7 @@ use jiff::civil::Date;
 
 use super::body::Part;
 use super::error::BadRequest;
+use super::values;
 use super::window::{MAX_DAYS, Window};
 use crate::time::Zone;
 
@@ -35,9 +36,7 @@ pub fn parse(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadReq
 
 /// A number and a unit.
 fn counted(name: &str, today: Date, zone: &Zone) -> Option<Window> {
-    let digits = name.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = name.split_at_checked(digits)?;
-    let number: i64 = number.parse().ok().filter(|number| *number > 0)?;
+    let (number, unit) = values::number_and_unit(name).filter(|(number, _)| *number > 0)?;
     let within = |most: i64| (number <= most).then_some(number);
     let since = |date: Date| Window::Open { from: zone.day_start(date) };
     Some(match unit {

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::body::Part;
 use super::error::BadRequest;
@@ -17,6 +17,7 @@ use super::filter_tree;
 use super::params::Params;
 use super::query::{MAX_DIMENSIONS, MetricQuery};
 use super::range;
+use super::values;
 use super::window::Window;
 use crate::metric::{Definition, Measure, Metric};
 use crate::plan::condition::{Condition, Field};
@@ -37,19 +38,29 @@ const FIELDS: &[&str] =
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StructuredQuery {
-    /// The metrics, in order.
-    pub metrics: Vec<Arc<Definition>>,
+    /// What the answer holds.
+    pub shape: Shape,
     /// The range.
     pub window: Window,
-    /// Whose clocks and calendar it follows.
-    pub zone: Zone,
     /// Buckets of time, if any are asked for.
     pub time: Option<Time>,
-    /// The other dimensions.
+    /// Whether raw events may be read where no rollup answers.
+    pub raw: bool,
+}
+
+/// What an answer holds, whatever range it is about and wherever it is read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Shape {
+    /// The metrics, in order.
+    #[serde(serialize_with = "definitions")]
+    pub metrics: Vec<Arc<Definition>>,
+    /// Whose clocks and calendar it follows.
+    pub zone: Zone,
+    /// What makes groups, without time.
     pub by: Vec<Field>,
     /// The order of columns in a result: where time stands among the dimensions.
     pub time_place: usize,
-    /// Which events.
+    /// Which events, whatever the metric.
     pub condition: Condition,
     /// The order of rows.
     pub order_by: Vec<Order>,
@@ -59,10 +70,12 @@ pub struct StructuredQuery {
     pub offset: usize,
     /// What comes with it.
     pub include: Include,
-    /// Whether raw events may be read where no rollup answers.
-    pub raw: bool,
     /// How the answer looks.
     pub form: Form,
+}
+
+fn definitions<S: Serializer>(metrics: &[Arc<Definition>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(metrics.iter().map(Arc::as_ref))
 }
 
 /// How an answer looks.
@@ -76,7 +89,8 @@ pub enum Form {
 }
 
 /// Buckets of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Time {
     /// As wide as makes a readable chart.
     Readable,
@@ -125,7 +139,7 @@ impl StructuredQuery {
         now_ms: i64,
     ) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
-        let zone = fields.get("timezone").map_or_else(|| Ok(Zone::utc()), |part| zone(&part))?;
+        let zone = values::zone_field(fields.get("timezone").as_ref())?;
         let metrics = fields.required("metrics")?;
         let defined: Vec<Arc<Definition>> = metrics
             .items(MAX_METRICS)?
@@ -141,22 +155,24 @@ impl StructuredQuery {
         let (limit, offset) = fields.get("pagination").map_or(Ok((ROWS.0, 0)), |part| page(&part))?;
         let order_by =
             fields.get("order_by").map_or_else(|| Ok(Vec::new()), |part| order(&part, &defined, &dimensions))?;
+        let condition =
+            fields.get("filters").map_or_else(|| Ok(Condition::always()), |part| filter_tree::parse(&part))?;
         Ok(Self {
             window: range::parse(&fields.required("date_range")?, &zone, now_ms)?,
-            zone,
-            metrics: defined,
             time: dimensions.time,
-            time_place: dimensions.time_place,
-            by: dimensions.by,
-            condition: fields
-                .get("filters")
-                .map_or_else(|| Ok(Condition::always()), |part| filter_tree::parse(&part))?,
-            order_by,
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            offset: usize::try_from(offset).unwrap_or(usize::MAX),
-            include: fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part))?,
             raw: fields.get("raw").map_or(Ok(false), |part| part.switch())?,
-            form: Form::Table,
+            shape: Shape {
+                metrics: defined,
+                zone,
+                by: dimensions.by,
+                time_place: dimensions.time_place,
+                condition,
+                order_by,
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+                offset: usize::try_from(offset).unwrap_or(usize::MAX),
+                include: fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part))?,
+                form: Form::Table,
+            },
         })
     }
 
@@ -166,27 +182,23 @@ impl StructuredQuery {
         let any = Metric { name: "events", measure: Measure::Events, event_type: None, granularity: None };
         let asked = MetricQuery::of(any, params, now_ms)?;
         Ok(Self {
-            metrics: vec![metric],
             window: asked.window,
-            condition: asked.condition(),
             time: Some(asked.granularity.map_or(Time::Readable, Time::Of)),
-            by: asked.group_by.into_iter().map(Field::Dimension).collect(),
-            time_place: 0,
-            zone: asked.zone,
-            order_by: Vec::new(),
-            limit: usize::MAX,
-            offset: 0,
-            include: Include::default(),
             raw: false,
-            form: Form::Series(asked.limit),
+            shape: Shape {
+                metrics: vec![metric],
+                condition: asked.condition(),
+                by: asked.group_by.into_iter().map(Field::Dimension).collect(),
+                time_place: 0,
+                zone: asked.zone,
+                order_by: Vec::new(),
+                limit: usize::MAX,
+                offset: 0,
+                include: Include::default(),
+                form: Form::Series(asked.limit),
+            },
         })
     }
-}
-
-/// Reads a time zone.
-pub fn zone(part: &Part<'_>) -> Result<Zone, BadRequest> {
-    let name = part.text()?;
-    Zone::named(name).ok_or_else(|| part.unknown_zone(name))
 }
 
 #[derive(Default)]
@@ -303,12 +315,12 @@ mod tests {
                "include":{"totals":true,"comparisons":"previous_period"},"raw":true}"#,
         )
         .unwrap();
-        assert_eq!((query.time, query.time_place), (Some(Time::Of(Granularity::Day)), 1));
-        assert_eq!(query.by, [Field::named("country")]);
-        let orders: Vec<_> = query.order_by.iter().map(|order| (order.column, order.descending)).collect();
+        assert_eq!((query.time, query.shape.time_place), (Some(Time::Of(Granularity::Day)), 1));
+        assert_eq!(query.shape.by, [Field::named("country")]);
+        let orders: Vec<_> = query.shape.order_by.iter().map(|order| (order.column, order.descending)).collect();
         assert_eq!(orders, [(Column::Metric(0), true), (Column::Dimension(1), false)]);
-        assert_eq!((query.limit, query.offset, query.raw), (5, 10, true));
-        assert!(query.include.totals && query.include.previous_period && !query.include.total_rows);
+        assert_eq!((query.shape.limit, query.shape.offset, query.raw), (5, 10, true));
+        assert!(query.shape.include.totals && query.shape.include.previous_period && !query.shape.include.total_rows);
     }
 
     #[test]

@@ -61,6 +61,18 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Its ends in seconds since the epoch; one that reaches until now ends with the running minute.
+    pub fn bounds(self, now_ms: i64) -> (i64, i64) {
+        let now = minute_ceil(now_ms);
+        match self {
+            Self::Closed { from, to } => (from, to),
+            Self::Open { from } => (from, now),
+            Self::Last { seconds } => (now - seconds, now),
+        }
+    }
+}
+
 fn bad(parameter: &'static str, problem: &str) -> BadRequest {
     BadRequest::BadRange { parameter, problem: problem.to_owned() }
 }

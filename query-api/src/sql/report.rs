@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use tallyhouse_schema::Rollup;
+use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::read::users_of;
@@ -27,6 +28,8 @@ pub struct Line {
     pub value: f64,
     /// Sum of the values of purchases.
     pub revenue: f64,
+    /// Start of the newest minute or hour in it in which something happened, in seconds.
+    pub newest: i64,
 }
 
 /// Sections of reports, as `Line::section` names them.
@@ -41,6 +44,8 @@ pub mod section {
     pub const DEVICE: &str = "device";
     /// By hour.
     pub const HOUR: &str = "hour";
+    /// The dimensions of which some values are counted as `__other__`.
+    pub const OVERFLOWED: &str = "overflowed";
 }
 
 /// Event types in a report, and countries and devices at most.
@@ -75,12 +80,15 @@ pub fn daily(plan: &DailyPlan, project: &str) -> Statement {
     let top = |name, key, set, most| {
         format!("({} ORDER BY events DESC, key LIMIT {most})", of(name, "{day:Int64}", key, &day, set))
     };
+    statement.bind("other", Value::Text(OTHER.to_owned()));
+    let overflowed = format!("{day} AND dim_set IN ('country', 'device') AND dim_value = {{other:String}}");
     statement.text = [
         of(section::TOTAL, "if(toInt64(bucket) < {day:Int64}, {from:Int64}, {day:Int64})", "''", &both, ""),
         of(section::HOUR, &hour, "''", &day, ""),
         top(section::EVENT_TYPE, "toString(event_type)", "", types),
         top(section::COUNTRY, "dim_value", "country", places),
         top(section::DEVICE, "dim_value", "device", places),
+        part(plan.rollup, section::OVERFLOWED, "{day:Int64}", "toString(dim_set)", &overflowed),
     ]
     .join(" UNION ALL ");
     statement
@@ -90,8 +98,8 @@ pub fn daily(plan: &DailyPlan, project: &str) -> Statement {
 fn part(rollup: Rollup, section: &'static str, at: &str, key: &str, rows: &str) -> String {
     format!(
         "SELECT '{section}' AS section, toInt64({at}) AS at, {key} AS key, sum(t.events) AS events, {} AS users, \
-         sum(t.value_sum) AS value, sumIf(t.value_sum, event_type = '{PURCHASE}') AS revenue \
-         FROM {} AS t WHERE {rows} GROUP BY at, key",
+         sum(t.value_sum) AS value, sumIf(t.value_sum, event_type = '{PURCHASE}') AS revenue, \
+         toInt64(max(t.bucket)) AS newest FROM {} AS t WHERE {rows} GROUP BY at, key",
         users_of(rollup).replace("(users)", "(t.users)"),
         rollup.table()
     )

@@ -5,7 +5,7 @@ use std::ops::{Add, AddAssign};
 
 use tallyhouse_sql::clickhouse::error::Result;
 use tallyhouse_sql::clickhouse::query::{Query, RowCursor};
-use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
+use tallyhouse_sql::clickhouse::{QuerySummary, RowOwned, RowRead};
 
 /// Rows and what they cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,9 +46,14 @@ impl AddAssign for Cost {
 }
 
 impl Cost {
-    /// What a cursor's answer cost; known once the answer has begun. Nothing when ClickHouse did not say.
+    /// What a cursor's answer cost; known once the answer has begun.
     pub fn of<R>(cursor: &RowCursor<R>) -> Self {
-        let Some(summary) = cursor.summary() else { return Self::default() };
+        Self::told(cursor.summary())
+    }
+
+    /// What a summary tells. Nothing when ClickHouse did not say.
+    pub fn told(summary: Option<&QuerySummary>) -> Self {
+        let Some(summary) = summary else { return Self::default() };
         Self {
             rows_read: summary.read_rows().unwrap_or_default(),
             bytes_read: summary.read_bytes().unwrap_or_default(),

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! Watched dropped -> queue (bounded) -> KILL (so many at once) -> found: again, until it is gone
-//!                                                              -> gone: its turn is somebody else's
+//!                                                              -> gone: what it held is somebody else's
 //!                                                              -> never found: it was over, or is looked for twice more
 //! ```
+//!
+//! A query is stopped as the user that runs it, which needs no privilege but to see it among the processes. Of analysts, who
+//! must not see each other's statements, a row policy shows the one that the header [`STOP_HEADER`] names.
 //!
 //! A query keeps its turn until ClickHouse has stopped it, so that ClickHouse never has more to do than admission
 //! thinks. When the queue is full the KILL is not sent and counted as lost: the closed connection and
@@ -18,9 +21,10 @@ use tallyhouse_sql::clickhouse::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::admission::Turn;
 use crate::metrics::{Kill, Metrics};
 use crate::sql;
+
+use super::watch::Held;
 
 /// KILLs at once: each looks at all of ClickHouse's queries.
 const AT_ONCE: usize = 4;
@@ -45,35 +49,41 @@ pub(super) struct Killer {
     metrics: Metrics,
 }
 
-#[derive(Debug)]
-struct Condemned {
-    query_id: String,
-    turn: Turn,
+/// The request header that the row policy of analysts compares with the ids of queries. Also in `users.xml` and in
+/// `sql/access/`.
+const STOP_HEADER: &str = "X-Tallyhouse-Stop";
+
+/// A query that is to be stopped.
+pub(super) struct Condemned {
+    pub(super) query_id: String,
+    /// The user that runs it.
+    pub(super) client: Client,
+    pub(super) held: Held,
 }
 
 impl Killer {
-    pub(super) fn start(client: Client, metrics: Metrics) -> Self {
+    pub(super) fn start(metrics: Metrics) -> Self {
         let (queue, condemned) = mpsc::channel(WAITING);
-        tokio::spawn(work(client, metrics.clone(), condemned));
+        tokio::spawn(work(metrics.clone(), condemned));
         Self { queue, metrics }
     }
 
-    /// Stops a query; its turn is free when it was stopped.
-    pub(super) fn stop(&self, query_id: String, turn: Turn) {
-        if let Err(error) = self.queue.try_send(Condemned { query_id, turn }) {
+    /// Stops a query; what it holds is free when it was stopped.
+    pub(super) fn stop(&self, condemned: Condemned) {
+        if let Err(error) = self.queue.try_send(condemned) {
             tracing::warn!(%error, "a query nobody waits for is left to ClickHouse");
             self.metrics.killed(Kill::Lost);
         }
     }
 }
 
-async fn work(client: Client, metrics: Metrics, mut queue: mpsc::Receiver<Condemned>) {
+async fn work(metrics: Metrics, mut queue: mpsc::Receiver<Condemned>) {
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
             Some(condemned) = queue.recv(), if running.len() < AT_ONCE => {
-                let (client, metrics) = (client.clone(), metrics.clone());
-                running.spawn(async move { metrics.killed(stop(&client, condemned).await) });
+                let metrics = metrics.clone();
+                running.spawn(async move { metrics.killed(stop(condemned).await) });
             }
             Some(_) = running.join_next() => {}
             else => return,
@@ -81,11 +91,12 @@ async fn work(client: Client, metrics: Metrics, mut queue: mpsc::Receiver<Condem
     }
 }
 
-async fn stop(client: &Client, Condemned { query_id, turn }: Condemned) -> Kill {
-    let outcome = tokio::time::timeout(DEADLINE, until_gone(client, &query_id)).await.unwrap_or(Kill::Failed);
-    drop(turn);
+async fn stop(Condemned { query_id, client, held }: Condemned) -> Kill {
+    let client = client.with_header(STOP_HEADER, &query_id);
+    let outcome = tokio::time::timeout(DEADLINE, until_gone(&client, &query_id)).await.unwrap_or(Kill::Failed);
+    drop(held);
     match outcome {
-        Kill::NotFound => once_more(client, &query_id).await,
+        Kill::NotFound => once_more(&client, &query_id).await,
         Kill::Failed => {
             tracing::warn!(query_id, "a query nobody waits for could not be stopped");
             Kill::Failed
@@ -127,6 +138,8 @@ async fn once_more(client: &Client, query_id: &str) -> Kill {
 /// Sends KILL; whether there was something to stop. What it stops is listed in the answer; when there is nothing, the
 /// answer is empty, without even the header that rows are read by.
 async fn is_found(client: &Client, query_id: &str) -> Result<bool, StoreError> {
-    let mut listed = client.query(sql::KILL).param("query_id", query_id).fetch_bytes("TabSeparated")?;
+    let kill = client.query(sql::KILL).param("query_id", query_id);
+    // Analysts have a quota by this key. What is stopped for them does not count.
+    let mut listed = kill.with_setting("quota_key", query_id).fetch_bytes("TabSeparated")?;
     Ok(!listed.collect().await?.is_empty())
 }

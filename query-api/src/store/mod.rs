@@ -9,6 +9,8 @@
 //!
 //! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
 //! waits any more (`watch.rs`, `kill.rs`).
+//!
+//! Analysts' statements and exports are sent by others (`adhoc`), and watched over here all the same ([`Store::watch`]).
 
 mod cost;
 mod error;
@@ -25,12 +27,13 @@ use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
 pub use crate::admission::{Ask, Class, Turn};
 pub use cost::{Answered, Cost};
 pub use error::ReadError;
-pub use watch::Watched;
+pub use watch::{Held, Watched};
 
 use crate::admission::{Admission, Policy};
 use crate::metrics::{Metrics, Outcome};
 use crate::sql::{self, Statement};
 use kill::Killer;
+use watch::Stop;
 
 /// ClickHouse, as this service uses it. Clones share its limits.
 #[derive(Clone)]
@@ -45,7 +48,7 @@ impl Store {
     /// A store that admits by `policy`. To be made within a Tokio runtime, which then runs the task that stops queries.
     pub fn new(client: Client, policy: Policy, metrics: Metrics) -> Self {
         let admission = Admission::new(policy, metrics.clone());
-        let killer = Killer::start(client.clone(), metrics.clone());
+        let killer = Killer::start(metrics.clone());
         Self { client, admission, killer, metrics }
     }
 
@@ -79,7 +82,7 @@ impl Store {
         self.admission.deadline(class)
     }
 
-    /// A turn to send one query, for callers that stream the answer; they give it to [`Store::prepare`].
+    /// A turn to send one query.
     pub async fn admit(&self, ask: &Ask) -> Result<Turn, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {
             self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
@@ -89,12 +92,17 @@ impl Store {
 
     /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
     /// and stops the query when it is dropped before. It is the caller's to end it at the turn's deadline.
-    pub fn prepare(&self, turn: Turn, statement: &Statement) -> (Query, Watched) {
+    fn prepare(&self, turn: Turn, statement: &Statement) -> (Query, Watched) {
         let query =
             statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
         let query = turn.settings().into_iter().fold(query, |query, (name, value)| query.with_setting(name, value));
-        let watched = Watched::new(turn, self.killer.clone(), self.metrics.clone());
+        let watched = self.watch(Held::Turn(turn), &self.client);
         (query.with_setting("query_id", watched.query_id()), watched)
+    }
+
+    /// Watches over a query that the caller sends with this client, under the id that it is given here.
+    pub fn watch(&self, held: Held, client: &Client) -> Watched {
+        Watched::new(held, Stop { client: client.clone(), killer: self.killer.clone() }, self.metrics.clone())
     }
 
     /// How the way to ClickHouse is, for the health page.

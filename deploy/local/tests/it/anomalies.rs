@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;
 
-use crate::query_service::{Reply, Service, new_project};
+use crate::query_service::{Reply, Service, Settings, new_project};
 use crate::support;
 
 /// The start of the running hour, in seconds.
@@ -75,6 +75,47 @@ async fn a_spike_and_an_outage_are_found_and_the_running_hour_is_not_judged() {
 }
 
 #[tokio::test]
+async fn a_registered_metric_is_judged_like_a_built_in_one() {
+    let (engine, project) = (support::engine().await, new_project());
+    let from = this_hour() - 28 * 86_400;
+    let shown = 26 * 24;
+    insert_hours(&engine.writer(), &project, from, 28 * 24, &[(shown + 10, 200), (shown + 30, 0)]).await;
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    for document in [
+        json!({"name": "doubled", "formula": {"op": "add", "left": {"measure": "count"}, "right": {"measure": "count", "event_type": "view"}}}),
+        json!({"name": "views_share", "ratio": [{"measure": "count", "event_type": "view"}, "events"]}),
+    ] {
+        let made = service.post(&format!("admin-{project}"), "/v1/metrics", document.to_string()).await;
+        assert_eq!(made.status.as_u16(), 201, "{made:?}");
+    }
+    let asked = async |metric: &str| {
+        let path = format!("/v1/metrics/{metric}/anomalies?startTime={}", (from + 26 * 86_400) * 1_000);
+        let reply = service.get(&project, &path).await;
+        assert_eq!((reply.status.as_u16(), &reply.body["metric"]), (200, &json!(metric)), "{reply:?}");
+        reply
+    };
+    let (built_in, doubled) = (asked("events").await, asked("doubled").await);
+    assert_eq!((flagged(&built_in), flagged(&doubled)), (vec![10, 30], vec![10, 30]), "{doubled:?}");
+    let of = |reply: &Reply, field: &str| reply.body["data"][10][field].as_f64().unwrap();
+    assert_eq!(of(&doubled, "value"), 2.0 * of(&built_in, "value"));
+    assert!((of(&doubled, "expected") - 2.0 * of(&built_in, "expected")).abs() < 0.1, "{doubled:?}");
+    assert_eq!(doubled.body["meta"]["model"]["learned_points"], built_in.body["meta"]["model"]["learned_points"]);
+    assert_eq!(doubled.body["meta"]["newest_event"], built_in.body["meta"]["newest_event"]);
+    // A share of nothing is not an outage, and one that never changes is nothing to look at.
+    let share = asked("views_share").await;
+    assert_eq!((flagged(&share), &share.body["data"][30]["value"]), (vec![], &Value::Null), "{share:?}");
+    assert_eq!(share.body["data"][10]["value"], json!(1.0));
+    let unknown = service.get(&project, "/v1/metrics/view_share/anomalies").await;
+    assert_eq!(
+        (unknown.status.as_u16(), &unknown.body["did_you_mean"][0]),
+        (404, &json!("views_share")),
+        "{unknown:?}"
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn too_little_and_nonsense_are_refused_with_what_would_do() {
     let (engine, project, empty) = (support::engine().await, new_project(), new_project());
     insert_hours(&engine.writer(), &project, this_hour() - 5 * 3_600, 5, &[]).await;
@@ -89,7 +130,7 @@ async fn too_little_and_nonsense_are_refused_with_what_would_do() {
     for (query, status, code) in [
         ("events/anomalies?sensitivity=extreme", 400, "bad_parameter"),
         ("events/anomalies?direction=sideways", 400, "bad_parameter"),
-        ("events/anomalies?groupBy=country", 400, "unknown_parameter"),
+        ("events/anomalies?groupBy=country", 400, "bad_parameter"),
         ("events/anomalies?granularity=minute&startTime=2026-10-01&endTime=2026-10-30", 422, "too_many_points"),
         ("revenu/anomalies", 404, "unknown_metric"),
     ] {

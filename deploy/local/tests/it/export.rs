@@ -119,6 +119,8 @@ async fn a_client_that_stands_still_or_leaves_ends_its_export() {
     drop(stream);
     eventually("the export is gone", async || !running(&writer).await).await;
     eventually("it is counted", async || patient.counted("tallyhouse_query_streams_cut_total", "left") == 1).await;
+    eventually("it was stopped", async || patient.counted("tallyhouse_query_kills_total", "") == 1).await;
+    assert_eq!(patient.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
     patient.stop().await;
 
     let hasty = service(&project, &[("QUERY_EXPORT_STALL_MS", "300")]).await;

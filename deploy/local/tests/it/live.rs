@@ -156,6 +156,32 @@ async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registered_metric_is_streamed_as_it_is_defined_by_now() {
+    let (engine, project) = (support::engine().await, new_project());
+    insert_events(&engine.writer(), &project, this_minute() - 600, 1).await;
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    let define = async |document: Value| {
+        let made = service.post(&format!("admin-{project}"), "/v1/metrics", document.to_string()).await;
+        assert_eq!(made.status, 201, "{made:?}");
+    };
+    let path = "/v1/metrics/bought/stream?window=1h&granularity=5m";
+    assert_eq!(service.get(&project, path).await.status, 404, "nobody registered it");
+    define(json!({"name": "bought", "measure": "count", "event_type": "purchase"})).await;
+    let mut listener = Listener::open(&service, &project, path).await;
+    let first = listener.event().await.unwrap();
+    assert_eq!((total(&first), &first.data["metric"]), (1, &json!("bought")), "{first:?}");
+    // Two who ask the same share a ticker.
+    let mut second = Listener::open(&service, &project, path).await;
+    assert_eq!(total(&second.event().await.unwrap()), 1);
+    assert_eq!(service.gauge("tallyhouse_query_stream_questions"), 1);
+    define(json!({"name": "bought", "measure": "count", "replaces": 1})).await;
+    let changed = async { while total(&listener.event().await.unwrap()) != 3 {} };
+    tokio::time::timeout(PATIENCE, changed).await.expect("the stream follows the metric");
+    service.begin_stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_said_marked_and_survived() {
     let (engine, project) = (support::engine().await, new_project());
     let proxy = Proxy::start(engine.reader()).await;
@@ -169,12 +195,15 @@ async fn an_outage_is_said_marked_and_survived() {
     assert_eq!((error.name.as_str(), &error.data["code"], error.id.as_str()), ("error", &json!("unavailable"), ""));
     let mut late = Listener::open(&service, &project, path).await;
     let stale = late.event().await.unwrap();
-    assert_eq!((total(&stale), &stale.data["meta"]["stale_reason"]), (3, &json!("unavailable")));
+    assert_eq!((total(&stale), &stale.data["meta"]["cache"]["stale_reason"]), (3, &json!("unavailable")));
     assert_eq!(late.event().await.unwrap().name, "error");
     proxy.set(Mode::Pass);
     for listener in [&mut listener, &mut late] {
         let value = listener.event().await.unwrap();
-        assert_eq!((value.name.as_str(), total(&value), value.data["meta"].get("stale_reason")), ("", 3, None));
+        assert_eq!(
+            (value.name.as_str(), total(&value), value.data["meta"]["cache"].get("stale_reason")),
+            ("", 3, None)
+        );
     }
     // Open streams do not hold the end up.
     service.stop().await;

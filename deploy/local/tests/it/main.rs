@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod anomalies;
+mod bodies;
 mod brokers;
 mod cache_fleet;
 mod cache_life;
@@ -33,6 +34,7 @@ mod kafka;
 mod kafka_faults;
 mod kills;
 mod live;
+mod meta;
 mod migrations;
 mod outage;
 mod query;

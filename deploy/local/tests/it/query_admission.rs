@@ -84,7 +84,7 @@ fn statement(text: &str) -> Statement {
 }
 
 /// A way to ClickHouse that keeps its connections open when those of the client close, as some load balancers do.
-async fn clinging(connection: Connection) -> Connection {
+pub async fn clinging(connection: Connection) -> Connection {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let target = connection.url.trim_start_matches("http://").to_owned();

@@ -69,6 +69,67 @@ async fn a_registered_metric_is_asked_for_like_a_built_in_one() {
     service.stop().await;
 }
 
+/// 400 hours of 300 countries: 120,000 rows by hour and country, more than one answer may have. Every country has as many
+/// events; the later in the alphabet it is, the more of them are purchases, of a higher value.
+async fn insert_many_countries(project: &str, from: i64) {
+    let insert = format!(
+        "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, value, user_hash, country, dims, received_at, \
+         retention_days) SELECT '{project}', toString(number), if(intDiv(number, 300) % 300 <= number % 300, 'purchase', 'view'), \
+         fromUnixTimestamp64Milli(({from} + intDiv(number, 300) * 3600) * 1000, 'UTC'), number % 300 + 1, 1, \
+         concat('C', leftPad(toString(number % 300), 3, '0')) AS c, [('country', c)], now64(3), 730 FROM numbers(120000)"
+    );
+    support::execute(&support::engine().await.writer(), &insert).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_groups_the_greatest_are_shown_and_the_others_not_read() {
+    let (project, from) = (new_project(), ten_days_ago() - 20 * 86_400);
+    insert_many_countries(&project, from).await;
+    let service = service(&[&project]).await;
+    for document in [
+        json!({"name": "value", "measure": "sum"}),
+        json!({"name": "mean", "measure": "avg"}),
+        json!({"name": "both", "formula": {"op": "add", "left": {"measure": "sum"}, "right": {"measure": "count", "event_type": "purchase"}}}),
+        json!({"name": "per_purchase", "ratio": [{"measure": "count"}, {"measure": "count", "event_type": "purchase"}]}),
+    ] {
+        let made = service.post(&format!("admin-{project}"), "/v1/metrics", document.to_string()).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    }
+    let range = format!("startTime={}&endTime={}", from * 1_000, (from + 400 * 3_600) * 1_000);
+    let last_of_all = ["C299", "C298"];
+    for (metric, limit, expected) in [
+        ("value", 2, last_of_all),
+        ("both", 2, last_of_all),
+        // As of built-in ones: what does not add up is ranked by how much it is about, which is the same of all here.
+        ("mean", 2, ["C000", "C001"]),
+        ("per_purchase", 2, ["C000", "C001"]),
+    ] {
+        let path = format!("/v1/metrics/{metric}?granularity=hour&groupBy=country&limit={limit}&{range}");
+        let reply = service.get(&project, &path).await;
+        assert_eq!(reply.status, StatusCode::OK, "{metric}: {reply:?}");
+        let points = reply.body["data"].as_array().unwrap();
+        let mut countries: Vec<&str> = points.iter().map(|point| point["country"].as_str().unwrap()).collect();
+        assert_eq!(countries.len(), 800, "{metric}");
+        countries.sort_unstable();
+        countries.dedup();
+        let mut expected = expected;
+        expected.sort_unstable();
+        assert_eq!(countries, expected, "{metric}");
+        assert_eq!(reply.body["meta"]["groups"]["truncated"], json!(true), "{metric}");
+    }
+    let both = format!("/v1/metrics/both?granularity=day&groupBy=country&limit=300&{range}");
+    let all = service.get(&project, &both).await;
+    assert_eq!(all.body["meta"]["groups"]["truncated"], json!(false), "all are shown");
+    let by_hour =
+        service.get(&project, &format!("/v1/metrics/both?granularity=hour&groupBy=country&limit=300&{range}")).await;
+    assert_eq!(
+        (by_hour.status.as_u16(), &by_hour.body["code"]),
+        (422, &json!("too_expensive")),
+        "what is shown is bounded"
+    );
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn of_many_who_register_one_name_one_wins_and_all_instances_learn_of_it() {
     let project = new_project();

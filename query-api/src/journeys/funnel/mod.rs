@@ -26,10 +26,10 @@ pub mod render;
 use serde::Serialize;
 use tallyhouse_schema::dimension::is_valid_name;
 
-use super::{Scan, bounds, event_type, filters, of_type, zone};
+use super::{Scan, filters, of_type};
 use crate::plan::condition::{Condition, Field};
 use crate::request::body::Part;
-use crate::request::{BadRequest, Window, range};
+use crate::request::{BadRequest, Window, range, values};
 use crate::time::{DAY, MINUTE, Zone};
 
 /// Steps of a funnel: fewer show nothing, more are read by nobody.
@@ -113,7 +113,7 @@ impl Funnel {
     pub(super) fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
         let steps = steps(&fields.required("steps")?)?;
-        let zone = zone(fields.get("timezone"))?;
+        let zone = values::zone_field(fields.get("timezone").as_ref())?;
         Ok(Self {
             steps,
             range: range::parse(&fields.required("date_range")?, &zone, now_ms)?,
@@ -126,7 +126,7 @@ impl Funnel {
     }
 
     pub(super) fn plan(&self, now_ms: i64) -> FunnelPlan {
-        let (from, to) = bounds(self.range, now_ms);
+        let (from, to) = self.range.bounds(now_ms);
         FunnelPlan {
             from,
             to,
@@ -168,7 +168,7 @@ fn steps(part: &Part<'_>) -> Result<Vec<Step>, BadRequest> {
 
 fn step(part: &Part<'_>) -> Result<Step, BadRequest> {
     let fields = part.fields(&["event_type", "filters", "name"])?;
-    let event_type = event_type(&fields.required("event_type")?)?;
+    let event_type = values::event_type_field(&fields.required("event_type")?)?;
     let name = fields.get("name").map_or_else(|| Ok(event_type.clone()), |part| name(&part))?;
     Ok(Step { name, condition: of_type(event_type).and(filters(fields.get("filters"))?) })
 }
@@ -183,20 +183,9 @@ fn name(part: &Part<'_>) -> Result<String, BadRequest> {
 
 fn within(part: &Part<'_>) -> Result<i64, BadRequest> {
     let text = part.text()?;
-    seconds(text)
+    values::seconds(text)
         .filter(|seconds| WINDOW.contains(seconds))
         .ok_or_else(|| part.not("a time from 1m to 90d: a number of minutes, hours or days (`30m`, `12h`, `7d`)"))
-}
-
-fn seconds(text: &str) -> Option<i64> {
-    let (number, unit) = text.split_at_checked(text.find(|c: char| !c.is_ascii_digit())?)?;
-    let unit = match unit {
-        "m" => MINUTE,
-        "h" => 60 * MINUTE,
-        "d" => DAY,
-        _ => return None,
-    };
-    number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 fn order(part: &Part<'_>) -> Result<Order, BadRequest> {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tallyhouse_schema::dimension::OTHER;
 
 use super::FunnelPlan;
-use crate::journeys::{JourneyPlan, Range, share};
+use crate::journeys::{JourneyPlan, about, share};
 use crate::render::{Rendered, assemble, json};
 use crate::sql::journeys::{Part, Reached};
 
@@ -49,16 +49,11 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Meta {
-    source: &'static str,
-    range: Range,
-    approx: bool,
+struct Own {
     /// What a person who tries more than once counts as.
     attempts: &'static str,
     events: u64,
     events_without_user: u64,
-    newest_event: Option<String>,
-    generated_at: String,
 }
 
 /// Renders what was found.
@@ -71,20 +66,14 @@ pub fn render(plan: &FunnelPlan, rows: &[Reached], generated_s: i64) -> Rendered
     let breakdown =
         plan.breakdown.as_ref().map(|field| Breakdown { dimension: field.name(), values: values.collect() });
     let data = Data { steps: lines(plan, total), breakdown };
-    let meta = Meta {
-        source: "events",
-        range: Range::of(&plan.timezone, plan.from, plan.to),
-        approx: false,
+    let own = Own {
         attempts: "best_per_user",
         events: total.map_or(0, |row| row.events),
         events_without_user: total.map_or(0, |row| row.without_user),
-        newest_event: total
-            .filter(|row| row.events > 0)
-            .and_then(|row| i64::try_from(row.newest_ms).ok())
-            .map(|ms| plan.timezone.rfc3339(ms.div_euclid(1_000))),
-        generated_at: plan.timezone.rfc3339(generated_s),
     };
-    assemble(&json::text(&Body { query: JourneyPlan::Funnel(plan.clone()), data }), &meta)
+    let newest_ms = total.filter(|row| row.events > 0).and_then(|row| i64::try_from(row.newest_ms).ok());
+    let about = about(&plan.timezone, (plan.from, plan.to), newest_ms, generated_s);
+    assemble(&json::text(&Body { query: JourneyPlan::Funnel(plan.clone()), data }), &about, &own)
 }
 
 fn lines<'a>(plan: &'a FunnelPlan, row: Option<&Reached>) -> Vec<Line<'a>> {

@@ -21,10 +21,10 @@ pub mod render;
 
 use serde::Serialize;
 
-use super::{Scan, bounds, event_type, filters, of_type, zone};
+use super::{Scan, filters, of_type};
 use crate::plan::condition::Condition;
 use crate::request::body::Part;
-use crate::request::{BadRequest, Window, range};
+use crate::request::{BadRequest, Window, range, values};
 use crate::time::{Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
 /// Units after a cohort's own that may be looked at: with weeks somewhat more than a year.
@@ -102,7 +102,7 @@ impl Retention {
         let fields = root.fields(FIELDS)?;
         let cohort = cohort(&fields.required("cohort")?)?;
         let returns = returns(&fields.required("return")?)?;
-        let zone = zone(fields.get("timezone"))?;
+        let zone = values::zone_field(fields.get("timezone").as_ref())?;
         let periods = fields.required("periods")?.number(*PERIODS.start(), *PERIODS.end())?;
         Ok(Self {
             cohort,
@@ -115,7 +115,7 @@ impl Retention {
     }
 
     pub(super) fn plan(&self, now_ms: i64) -> RetentionPlan {
-        let (start, to) = bounds(self.range, now_ms);
+        let (start, to) = self.range.bounds(now_ms);
         let unit = self.unit.granularity();
         let from = match self.range {
             Window::Closed { .. } => start,
@@ -171,12 +171,12 @@ impl RetentionPlan {
 
 fn cohort(part: &Part<'_>) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
-    Ok(of_type(event_type(&fields.required("event_type")?)?).and(filters(fields.get("filters"))?))
+    Ok(of_type(values::event_type_field(&fields.required("event_type")?)?).and(filters(fields.get("filters"))?))
 }
 
 fn returns(part: &Part<'_>) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
-    let of_its_type = fields.get("event_type").map(|part| event_type(&part).map(of_type)).transpose()?;
+    let of_its_type = fields.get("event_type").map(|part| values::event_type_field(&part).map(of_type)).transpose()?;
     Ok(of_its_type.unwrap_or_else(Condition::always).and(filters(fields.get("filters"))?))
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::RetentionPlan;
-use crate::journeys::{JourneyPlan, Range, share};
+use crate::journeys::{JourneyPlan, about, share};
 use crate::render::{Rendered, assemble, json};
 use crate::sql::journeys::{Cell, NOBODY};
 
@@ -38,16 +38,11 @@ struct Period {
 }
 
 #[derive(Serialize)]
-struct Meta {
-    source: &'static str,
-    range: Range,
+struct Own {
     /// Returns are known up to then.
     returns_until: String,
-    approx: bool,
     events: u64,
     events_without_user: u64,
-    newest_event: Option<String>,
-    generated_at: String,
 }
 
 /// Renders what was found.
@@ -56,18 +51,13 @@ pub fn render(plan: &RetentionPlan, cells: &[Cell], generated_s: i64) -> Rendere
     let average = (0..=plan.periods as usize).map(|period| average(&data, period)).collect();
     let sum = |count: fn(&Cell) -> u64| cells.iter().map(count).sum::<u64>();
     let newest = cells.iter().map(|cell| cell.newest_ms).max();
-    let show = |at| plan.timezone.rfc3339(at);
-    let meta = Meta {
-        source: "events",
-        range: Range::of(&plan.timezone, plan.from, plan.to),
-        returns_until: show(plan.until),
-        approx: false,
+    let own = Own {
+        returns_until: plan.timezone.rfc3339(plan.until),
         events: sum(|cell| cell.events),
         events_without_user: sum(|cell| cell.without_user),
-        newest_event: newest.map(|ms| show(ms.div_euclid(1_000))),
-        generated_at: show(generated_s),
     };
-    assemble(&json::text(&Body { query: JourneyPlan::Retention(plan.clone()), data, average }), &meta)
+    let about = about(&plan.timezone, (plan.from, plan.to), newest, generated_s);
+    assemble(&json::text(&Body { query: JourneyPlan::Retention(plan.clone()), data, average }), &about, &own)
 }
 
 fn cohorts(plan: &RetentionPlan, cells: &[Cell]) -> Vec<Cohort> {

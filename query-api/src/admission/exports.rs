@@ -1,4 +1,5 @@
-//! Turns of exports: few at once, fewer for one project, and nobody waits for long.
+//! Turns of exports: few at once, fewer for one project, and nobody waits for long. Not in the queue of all other questions:
+//! an export lasts as long as its reader takes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,61 +7,59 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::NoTurn;
+
 /// The longest wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Exports of one project that may run or wait at once. One tenant never takes every turn.
 const PER_PROJECT: usize = 3;
 
+/// Seconds after which a caller who found all places taken may come back.
+const RETRY_AFTER_S: u32 = 5;
+
 /// Turns for exports. Clones share them.
 #[derive(Clone)]
-pub struct Turns {
+pub struct ExportTurns {
     running: Arc<Semaphore>,
     present: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// Too many are running or waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Busy {
-    /// Of all projects.
-    Everybody,
-    /// Of this one.
-    Project,
-}
-
 /// The right to run, until it is dropped.
-pub struct Turn {
+#[derive(Debug)]
+pub struct ExportTurn {
     _running: OwnedSemaphorePermit,
     _present: Present,
 }
 
 /// A project's place among those that run or wait.
+#[derive(Debug)]
 struct Present {
     all: Arc<Mutex<HashMap<String, usize>>>,
     project: String,
 }
 
-impl Turns {
+impl ExportTurns {
     /// At most `concurrency` exports at once.
     pub fn new(concurrency: usize) -> Self {
         Self { running: Arc::new(Semaphore::new(concurrency)), present: Arc::default() }
     }
 
     /// Waits for a turn, in the order of asking.
-    pub async fn take(&self, project: &str) -> Result<Turn, Busy> {
+    pub async fn take(&self, project: &str) -> Result<ExportTurn, NoTurn> {
         let present = self.enter(project)?;
         let running = tokio::time::timeout(PATIENCE, Arc::clone(&self.running).acquire_owned());
         match running.await {
-            Ok(Ok(running)) => Ok(Turn { _running: running, _present: present }),
-            Ok(Err(_)) | Err(_) => Err(Busy::Everybody),
+            Ok(Ok(running)) => Ok(ExportTurn { _running: running, _present: present }),
+            Ok(Err(_)) | Err(_) => Err(NoTurn::Overloaded { retry_after_s: RETRY_AFTER_S }),
         }
     }
 
-    fn enter(&self, project: &str) -> Result<Present, Busy> {
+    fn enter(&self, project: &str) -> Result<Present, NoTurn> {
         let mut all = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(project.to_owned()).or_default();
         if *count >= PER_PROJECT {
-            return Err(Busy::Project);
+            return Err(NoTurn::TenantBusy { retry_after_s: RETRY_AFTER_S });
         }
         *count += 1;
         Ok(Present { all: Arc::clone(&self.present), project: project.to_owned() })
@@ -85,14 +84,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_are_limited_per_project_and_waiting_ends() {
-        let turns = Turns::new(PER_PROJECT);
+        let turns = ExportTurns::new(PER_PROJECT);
         let mut held = Vec::new();
         for _ in 0..PER_PROJECT {
             held.push(turns.take("a").await.ok().unwrap());
         }
-        assert_eq!(turns.take("a").await.err(), Some(Busy::Project), "a project took more than its share");
+        assert_eq!(
+            turns.take("a").await.err(),
+            Some(NoTurn::TenantBusy { retry_after_s: 5 }),
+            "a project took more than its share"
+        );
         let before = tokio::time::Instant::now();
-        assert_eq!(turns.take("b").await.err(), Some(Busy::Everybody), "no turn is free");
+        assert_eq!(turns.take("b").await.err(), Some(NoTurn::Overloaded { retry_after_s: 5 }), "no turn is free");
         assert_eq!(before.elapsed(), PATIENCE);
         held.clear();
         assert!(turns.take("b").await.is_ok());

@@ -1,0 +1,65 @@
+//! A series of one metric, whoever defined it: what `GET /v1/metrics/{name}`, its stream and its anomalies ask for.
+
+use super::query::{MetricQuery, Query};
+use super::structured::{StructuredQuery, Time};
+use super::window::Window;
+use crate::time::Granularity;
+
+/// A series of one metric.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SeriesQuery {
+    /// Of a built-in one.
+    BuiltIn(MetricQuery),
+    /// Of one that the project registered; see [`StructuredQuery::series`].
+    Registered(Box<StructuredQuery>),
+}
+
+impl SeriesQuery {
+    /// The range.
+    pub fn window(&self) -> Window {
+        match self {
+            Self::BuiltIn(query) => query.window,
+            Self::Registered(query) => query.window,
+        }
+    }
+
+    /// The same over another range.
+    #[must_use]
+    pub fn over(self, window: Window) -> Self {
+        match self {
+            Self::BuiltIn(query) => Self::BuiltIn(MetricQuery { window, ..query }),
+            Self::Registered(query) => Self::Registered(Box::new(StructuredQuery { window, ..*query })),
+        }
+    }
+
+    /// The width of buckets, or `None` for what makes a readable chart.
+    pub fn granularity(&self) -> Option<Granularity> {
+        match self {
+            Self::BuiltIn(query) => query.granularity,
+            Self::Registered(query) => match query.time {
+                Some(Time::Of(granularity)) => Some(granularity),
+                Some(Time::Readable) | None => None,
+            },
+        }
+    }
+
+    /// The same in buckets of this width.
+    #[must_use]
+    pub fn in_buckets_of(self, granularity: Granularity) -> Self {
+        match self {
+            Self::BuiltIn(query) => Self::BuiltIn(MetricQuery { granularity: Some(granularity), ..query }),
+            Self::Registered(query) => {
+                Self::Registered(Box::new(StructuredQuery { time: Some(Time::Of(granularity)), ..*query }))
+            }
+        }
+    }
+}
+
+impl From<SeriesQuery> for Query {
+    fn from(series: SeriesQuery) -> Self {
+        match series {
+            SeriesQuery::BuiltIn(query) => Self::Metric(query),
+            SeriesQuery::Registered(query) => Self::Structured(*query),
+        }
+    }
+}
