@@ -24,6 +24,7 @@ pub mod fresh;
 pub mod heat;
 pub mod key;
 mod known;
+mod line;
 pub mod lock;
 pub mod memory;
 pub mod packed;

@@ -1,72 +1,34 @@
-//! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there".
-//!
-//! Every command has a deadline and goes through a breaker: a Redis that hangs costs an answer one deadline ([`Patience`]),
-//! and soon nothing. Commands run on a thread of their own, so that the
-//! deadline measures Redis: a crowd of readers that keeps this process busy must not look like a Redis that hangs, or
-//! the lock over the fleet would fail just when it is needed.
+//! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
+//! answer one deadline ([`Patience`]), and soon nothing ([`super::line`]).
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
-use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Timeouts};
-use tallyhouse_service::breaker::Breaker;
-use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::entry::Kept;
+use super::line::Line;
+pub use super::line::{Away, BadUrl};
+pub(super) use super::line::{PATIENCE, Request};
 use super::packed::beside;
 use super::{Key, Patience};
 use crate::Clock;
-use crate::metrics::{Metrics, RedisTrouble};
-
-/// The longest that a command may take.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-
-/// Connections; commands of several requests share one.
-const CONNECTIONS: usize = 16;
+use crate::metrics::Metrics;
 
 /// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A connection to Redis that nothing depends on.
 pub struct Shared {
-    pool: Pool,
+    line: Arc<Line>,
     client: redis::Client,
-    breaker: Breaker,
-    metrics: Metrics,
-    clock: Clock,
-    thread: Option<Runtime>,
 }
-
-/// One exchange with Redis.
-pub(super) enum Request {
-    /// A command.
-    One(redis::Cmd),
-    /// Several at once.
-    Many(redis::Pipeline),
-}
-
-/// A Redis URL that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BadUrl(String);
-
-/// Redis was no help: it failed, was too slow, or is being left alone. It has been counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Away;
 
 impl Shared {
     /// A client for `url`; connects when first used.
     pub fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let bad = |error: &dyn std::fmt::Display| BadUrl(error.to_string());
-        let mut config = Config::from_url(url);
-        let mut pool = PoolConfig::new(CONNECTIONS);
-        pool.timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
-        config.pool = Some(pool);
-        let pool = config.create_pool(Some(deadpool_redis::Runtime::Tokio1)).map_err(|error| bad(&error))?;
-        let client = redis::Client::open(url).map_err(|error| bad(&error))?;
-        let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
-        let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
-        Ok(Self { pool, client, breaker: Breaker::default(), metrics, clock, thread })
+        let client = redis::Client::open(url).map_err(|error| BadUrl::because(&error))?;
+        Ok(Self { line: Arc::new(Line::new(url, metrics, clock)?), client })
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
@@ -90,7 +52,7 @@ impl Shared {
         if let Some(kept) = beside(bytes, whole).await.flatten() {
             return Ok(Some(kept));
         }
-        self.metrics.redis_trouble(RedisTrouble::Corrupt);
+        self.line.corrupt();
         let mut command = redis::cmd("DEL");
         command.arg(name);
         self.ask_for::<()>(patience, Request::One(command)).await?;
@@ -113,75 +75,15 @@ impl Shared {
         T: FromRedisValue + Send + 'static,
     {
         if patience.is_over() {
-            self.metrics.redis_trouble(RedisTrouble::Avoided);
-            return Err(Away);
+            return self.line.avoided();
         }
-        let (value, took) = self.timed(request).await.inspect_err(|_| patience.end())?;
+        let (value, took): (T, Duration) = self.line.ask_now(request).await.inspect_err(|_| patience.end())?;
         patience.spend(took);
         Ok(value)
     }
 
     /// Asks Redis, for nobody who waits.
     pub(super) async fn ask<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<T, Away> {
-        self.timed(request).await.map(|(value, _)| value)
+        self.line.ask(request).await
     }
-
-    async fn timed<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<(T, Duration), Away> {
-        if !self.breaker.allows((self.clock)()) {
-            self.metrics.redis_trouble(RedisTrouble::Avoided);
-            return Err(Away);
-        }
-        let thread = self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone());
-        let pool = self.pool.clone();
-        let exchange = thread.spawn(async move {
-            let began = Instant::now();
-            (tokio::time::timeout(PATIENCE, exchange(pool, request)).await, began.elapsed())
-        });
-        let trouble = match exchange.await {
-            Ok((Ok(Ok(value)), took)) => {
-                self.breaker.succeeded((self.clock)());
-                return Ok((value, took));
-            }
-            Ok((Ok(Err(trouble)), _)) => {
-                tracing::debug!(error = %trouble, "Redis failed");
-                RedisTrouble::Failed
-            }
-            Ok((Err(_), _)) => RedisTrouble::TimedOut,
-            Err(error) => {
-                tracing::error!(%error, "an exchange with Redis ended without a result");
-                RedisTrouble::Failed
-            }
-        };
-        self.metrics.redis_trouble(trouble);
-        self.breaker.failed((self.clock)());
-        Err(Away)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // Waiting for the thread would hold up whoever drops this.
-        if let Some(thread) = self.thread.take() {
-            thread.shutdown_background();
-        }
-    }
-}
-
-async fn exchange<T: FromRedisValue>(pool: Pool, request: Request) -> Result<T, Trouble> {
-    let mut connection = pool.get().await?;
-    Ok(match request {
-        Request::One(command) => command.query_async(&mut connection).await?,
-        Request::Many(commands) => commands.query_async(&mut connection).await?,
-    })
-}
-
-/// Why Redis failed.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    /// No connection.
-    #[error("{0}")]
-    Pool(#[from] PoolError),
-    /// A command.
-    #[error("{0}")]
-    Command(#[from] RedisError),
 }
