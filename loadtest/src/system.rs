@@ -215,6 +215,11 @@ impl System {
         format!("http://127.0.0.1:{}", self.program.ports.query)
     }
 
+    /// What operators ask of the query API.
+    pub fn query_admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.program.ports.query_admin)
+    }
+
     /// Its ClickHouse, as the user that writes.
     pub fn clickhouse(&self) -> ClickHouseConfig {
         ClickHouseConfig {

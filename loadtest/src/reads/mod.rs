@@ -11,7 +11,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
+use hyper::Method;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -109,13 +111,14 @@ pub struct Report {
 /// Measures everything; `tell` hears what is being done.
 pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
     tell("starting a system of its own");
-    let system = System::start(&config.binary).await?;
+    // Nothing is to be read but what is asked for.
+    let system = System::start_with(&config.binary, &[("QUERY_CACHE_WARM", "off")]).await?;
     let clickhouse = ClickHouse::patient(&system.clickhouse(), generate::PATIENCE)?;
-    let (query, tenth) = (system.query_url(), config.events / 10);
-    let few = sized(config, &clickhouse, &query, (0, tenth), &tell).await?;
-    let many = sized(config, &clickhouse, &query, (tenth, config.events), &tell).await?;
+    let (asked, tenth) = (Asked::of(&system)?, config.events / 10);
+    let few = sized(config, &clickhouse, &asked, (0, tenth), &tell).await?;
+    let many = sized(config, &clickhouse, &asked, (tenth, config.events), &tell).await?;
     tell("cached dashboards");
-    let cached = cached(config, &query).await?;
+    let cached = cached(config, &system.query_url()).await?;
     system.stop().await?;
     Ok(Report { machine: machine::describe(), sizes: [few, many], cached })
 }
@@ -123,7 +126,7 @@ pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, Re
 async fn sized(
     config: &ReadsConfig,
     clickhouse: &ClickHouse,
-    query: &str,
+    asked: &Asked,
     (from, to): (u64, u64),
     tell: &impl Fn(&str),
 ) -> Result<Size, ReadsError> {
@@ -138,8 +141,8 @@ async fn sized(
     tell(&format!("uncached dashboards over {to} events"));
     Ok(Size {
         events: to,
-        week: uncached(query, WEEK, config.dashboards, to).await?,
-        quarter: uncached(query, QUARTER, config.dashboards, to).await?,
+        week: asked.uncached(WEEK, config.dashboards).await?,
+        quarter: asked.uncached(QUARTER, config.dashboards).await?,
     })
 }
 
@@ -156,20 +159,43 @@ pub(crate) async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
     Ok(())
 }
 
-async fn uncached(query: &str, range: Range, dashboards: u64, salt: u64) -> Result<Uncached, ReadsError> {
-    let now = Timestamp::now();
-    let (mut panel, mut whole) = (Latencies::new(), Latencies::new());
-    let one = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
-    for number in 0..dashboards {
-        for path in panels::fresh(range, now, salt + 2 * number) {
-            panel.add(ask(&one, &path, |cache| cache == "MISS").await?);
-        }
-        let began = Instant::now();
-        let paths = panels::fresh(range, now, salt + 2 * number + 1);
-        try_join_all(paths.iter().map(|path| ask(&one, path, |cache| cache == "MISS"))).await?;
-        whole.add(began.elapsed());
+/// Where dashboards are asked for.
+struct Asked {
+    query: Endpoint,
+    admin: Endpoint,
+}
+
+impl Asked {
+    fn of(system: &System) -> Result<Self, ReadsError> {
+        let within = Duration::from_secs(30);
+        let query = Endpoint::new(&system.query_url(), within)?.api_key(QUERY_KEY)?;
+        Ok(Self { query, admin: Endpoint::new(&system.query_admin_url(), within)? })
     }
-    Ok(Uncached { panel: panel.quantiles(), dashboard: whole.quantiles() })
+
+    /// Dashboards of which nothing is remembered, neither answers nor parts of them.
+    async fn uncached(&self, range: Range, dashboards: u64) -> Result<Uncached, ReadsError> {
+        let paths = panels::of(range, Timestamp::now());
+        let (mut panel, mut whole) = (Latencies::new(), Latencies::new());
+        for _ in 0..dashboards {
+            self.forget().await?;
+            for path in &paths {
+                panel.add(ask(&self.query, path, |cache| cache == "MISS").await?);
+            }
+            self.forget().await?;
+            let began = Instant::now();
+            try_join_all(paths.iter().map(|path| ask(&self.query, path, |cache| cache == "MISS"))).await?;
+            whole.add(began.elapsed());
+        }
+        Ok(Uncached { panel: panel.quantiles(), dashboard: whole.quantiles() })
+    }
+
+    async fn forget(&self) -> Result<(), ReadsError> {
+        let reply = self.admin.send(Method::DELETE, "/v1/cache", Bytes::new()).await?;
+        if reply.status.is_success() {
+            return Ok(());
+        }
+        Err(ReadsError::Worthless(format!("the cache was not cleared: {} {}", reply.status, reply.excerpt())))
+    }
 }
 
 /// Asks once; an answer from elsewhere than intended is no measurement.
@@ -185,7 +211,7 @@ async fn ask(endpoint: &Endpoint, path: &str, is_intended: impl Fn(&str) -> bool
 }
 
 async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError> {
-    let paths = panels::hot(WEEK, Timestamp::now());
+    let paths = panels::of(WEEK, Timestamp::now());
     let warm = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
     for path in &paths {
         ask(&warm, path, |_| true).await?;

@@ -1,4 +1,4 @@
-//! The dashboard that is measured: eight panels, of which every asking can be made a question that nobody asked before.
+//! The dashboard that is measured: eight panels, each of which can also be made a question that nobody asked before.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -32,7 +32,7 @@ pub const WEEK: Range = Range { days: 7, granularity: "hour" };
 pub const QUARTER: Range = Range { days: 90, granularity: "day" };
 
 /// The paths of a dashboard as people ask for it: up to now.
-pub fn hot(range: Range, now: Timestamp) -> Vec<String> {
+pub fn of(range: Range, now: Timestamp) -> Vec<String> {
     let start = now.saturating_sub(SignedDuration::from_hours(range.days * 24)).unwrap_or(now);
     PANELS.map(|panel| path(panel, range, start, None)).to_vec()
 }
@@ -60,7 +60,7 @@ mod tests {
     fn no_two_fresh_questions_are_the_same() {
         let now = Timestamp::UNIX_EPOCH;
         let asked: std::collections::BTreeSet<String> =
-            (0..10).flat_map(|number| fresh(WEEK, now, number)).chain(hot(WEEK, now)).collect();
+            (0..10).flat_map(|number| fresh(WEEK, now, number)).chain(of(WEEK, now)).collect();
         assert_eq!(asked.len(), 88);
     }
 }

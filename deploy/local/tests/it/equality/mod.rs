@@ -25,9 +25,12 @@ use serde_json::Value;
 use tallyhouse_query_api::metric::Measure;
 use tallyhouse_query_api::plan::chunks::cut;
 use tallyhouse_query_api::plan::read::{Read, Source};
+use tallyhouse_query_api::plan::structured::only;
 use tallyhouse_query_api::plan::{Plan, Unplannable, plan};
 use tallyhouse_query_api::render::structured::Found;
+use tallyhouse_query_api::render::table::Greatest;
 use tallyhouse_query_api::render::{Rendered, series, structured};
+use tallyhouse_query_api::request::structured::Form as Shown;
 use tallyhouse_query_api::sql::{self, Point};
 use tallyhouse_schema::{Catalogue, Rollup};
 use tallyhouse_service::clock::now_ms;
@@ -93,6 +96,7 @@ struct Tally {
     questions: usize,
     series: usize,
     registered: usize,
+    ranked: usize,
     totals: usize,
     previous: usize,
     rows: usize,
@@ -107,6 +111,7 @@ impl Tally {
         self.questions += one.questions;
         self.series += one.series;
         self.registered += one.registered;
+        self.ranked += one.ranked;
         self.totals += one.totals;
         self.previous += one.previous;
         self.rows += one.rows;
@@ -215,14 +220,27 @@ impl Ground {
         let expected = match &plan {
             Plan::Series(plan) => {
                 tally.series += 1;
-                series::render(plan, &asking.compare(&plan.read(), &mut tally).await, &[], self.now_ms / 1_000)
+                series::render(plan, &asking.compare(&plan.read(), &mut tally).await, Vec::new(), self.now_ms / 1_000)
             }
             Plan::Structured(plan) => {
-                tally.registered += usize::from(plan.metrics.iter().any(|metric| metric.version > 0));
-                tally.totals += usize::from(plan.include.totals);
+                tally.registered += usize::from(plan.shape.metrics.iter().any(|metric| metric.version > 0));
+                tally.totals += usize::from(plan.shape.include.totals);
                 tally.previous += usize::from(plan.previous.is_some());
+                let greatest = match plan.shape.form {
+                    Shown::Series(most) if !plan.ranking.is_empty() => {
+                        tally.ranked += 1;
+                        let ranking = asking.compare_all(&plan.ranking, &mut tally).await;
+                        Some(Greatest::of(plan, &ranking, most as usize))
+                    }
+                    Shown::Series(_) | Shown::Table => None,
+                };
+                let reads = plan.period.reads.iter().map(|read| match &greatest {
+                    Some(Greatest { groups, .. }) => only(read, groups),
+                    None => read.clone(),
+                });
                 let mut found = Found {
-                    reads: asking.compare_all(&plan.period.reads, &mut tally).await,
+                    reads: asking.compare_all(&reads.collect::<Vec<_>>(), &mut tally).await,
+                    greatest,
                     totals: asking.compare_all(&plan.period.totals, &mut tally).await,
                     ..Found::default()
                 };
