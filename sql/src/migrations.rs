@@ -82,11 +82,13 @@ files![
     "0019_metric_definitions_distributed.cluster",
     "0020_close_events_in",
     "0021_drain_events_in",
-    "0022_rollup_1h_view",
-    "0023_rollup_1d_view",
-    "0024_rollup_1h_every_type",
-    "0025_rollup_1d_every_type",
-    "0026_open_events_in",
+    "0022_rollup_1h_view_goes",
+    "0023_rollup_1h_view",
+    "0024_rollup_1d_view_goes",
+    "0025_rollup_1d_view",
+    "0026_rollup_1h_every_type",
+    "0027_rollup_1d_every_type",
+    "0028_open_events_in",
 ];
 
 impl Migration {

@@ -26,7 +26,7 @@ async fn engine_in(folder: &Folder) -> Engine {
 /// Counts a project's total once more.
 async fn spoil(writer: &Connection, project: &str) {
     let sql = format!(
-        "INSERT INTO tallyhouse.rollup_1d SELECT * FROM tallyhouse.rollup_1d WHERE project_id = '{project}' AND dim_set = ''"
+        "INSERT INTO tallyhouse.rollup_1d SELECT * FROM tallyhouse.rollup_1d WHERE project_id = '{project}' AND dim_set IN ('', '*')"
     );
     execute(writer, &sql).await.unwrap();
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::plan::{Fault, Target, Way};
 use crate::brokers::{Brokers, BrokersError};
-use crate::clickhouse::{ClickHouse, ClickHouseConfig, ClickHouseError};
+use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
 use crate::http::{Endpoint, HttpError};
 use crate::process::{self, ProcessError};
@@ -26,6 +26,8 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 /// A graceful end of a service drains first.
 const DRAIN_WITHIN: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
+/// What `tallyhouse store` says once its tables are there.
+const STORE_IS_READY: &str = "the store is ready";
 
 /// Why the fleet does not run.
 #[derive(Debug, thiserror::Error)]
@@ -172,13 +174,11 @@ impl Fleet {
         Ok(())
     }
 
+    /// Until every migration is applied: while one holds inserts back, nothing can be counted.
     async fn store_ready(&mut self) -> Result<(), FleetError> {
-        let client = ClickHouse::new(&self.clickhouse)?;
         let deadline = Instant::now() + READY_WITHIN;
-        // The last view: by then every table is there.
-        let sql = "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = 'rollup_1d_view'";
-        while !client.number(sql).await.is_ok_and(|found| found == 1) {
-            let Some(store) = self.members.get_mut(&Target::Store) else { return Ok(()) };
+        let Some(store) = self.members.get_mut(&Target::Store) else { return Ok(()) };
+        while !std::fs::read_to_string(&store.launch.log).is_ok_and(|log| log.contains(STORE_IS_READY)) {
             if store.daemon.has_ended() {
                 store.daemon = Daemon::start(&store.launch)?;
             }

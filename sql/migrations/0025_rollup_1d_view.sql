@@ -1,8 +1,9 @@
 -- As before, and once more under every type of event: `event_type` is empty there, and `*` stands before `dim_set`. A
 -- question that names no type merges one state instead of one of each type (measured in sql/README.md).
--- The second step merges what the first has counted, so an event is not counted twice as often.
-ALTER TABLE tallyhouse.rollup_1d_view {{on_cluster}} MODIFY QUERY
-SELECT
+-- The second step merges what the first has counted, so that an event is looked at once.
+CREATE MATERIALIZED VIEW IF NOT EXISTS tallyhouse.rollup_1d_view {{on_cluster}}
+TO tallyhouse.rollup_1d{{local}}
+AS SELECT
     project_id,
     under.1 AS event_type,
     under.2 AS dim_set,

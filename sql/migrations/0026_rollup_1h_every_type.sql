@@ -1,6 +1,6 @@
--- The rows of every type, of what was counted before 0022. One block after another in one order, under a token: what an
+-- The rows of every type, of what was counted before 0020. One block after another in one order, under a token: what an
 -- interrupted run has inserted is not inserted again.
-INSERT INTO tallyhouse.rollup_1d
+INSERT INTO tallyhouse.rollup_1h
     (project_id, event_type, dim_set, dim_value, bucket, events, users, value_count, value_sum, value_min, value_max, value_quantiles)
 SELECT
     project_id,
@@ -15,12 +15,12 @@ SELECT
     min(t.value_min),
     max(t.value_max),
     quantilesDDMergeState(0.01, 0.5, 0.95, 0.99)(t.value_quantiles)
-FROM tallyhouse.rollup_1d AS t
+FROM tallyhouse.rollup_1h AS t
 WHERE event_type != ''
 GROUP BY project_id, set, dim_value, bucket
 ORDER BY project_id, set, dim_value, bucket
 SETTINGS
-    insert_deduplication_token = '0025_rollup_1d_every_type',
+    insert_deduplication_token = '0026_rollup_1h_every_type',
     insert_deduplicate = 1,
     deduplicate_insert = 'enable',
     deduplicate_insert_select = 'force_enable',
