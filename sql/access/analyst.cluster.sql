@@ -10,7 +10,7 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' SE
     max_result_rows = 1000000, max_result_bytes = 104857600, result_overflow_mode = 'throw',
     max_memory_usage_for_user = 4000000000, max_temporary_data_on_disk_size_for_query = 1000000000,
     max_query_size = 16384, max_concurrent_queries_for_user = 16, cancel_http_readonly_queries_on_client_close = 1,
-    priority = 3, low_priority_query_wait_time_ms = 50, os_thread_priority = 10, max_threads = 1, max_block_size = 8192,
+    priority = 3, low_priority_query_wait_time_ms = 50, os_thread_priority = 10, max_threads = 1,
     use_query_cache = 0, use_query_condition_cache = 0,
     output_format_json_quote_64bit_integers = 0, output_format_json_quote_denormals = 0;
 

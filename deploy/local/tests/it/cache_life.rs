@@ -258,7 +258,7 @@ async fn what_overflowed_is_remembered_with_the_parts() {
     support::execute(&engine.writer(), &other).await.unwrap();
     let settings = Settings { days: Some(DayVersions::default()), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings, &[&project]).await;
-    let (country, none) = (json!(["country"]), json!(null));
+    let (country, none) = (json!(["country"]), json!([]));
     for (path, overflowed, queries) in [
         // The points, and what overflowed.
         (format!("{}&filter=country:DE", hours(from, 0..2)), &country, 2),
