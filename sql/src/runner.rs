@@ -68,7 +68,7 @@ const FILL_DEADLINE: Duration = Duration::from_secs(4 * 3_600);
 /// How long a file whose `throwIf` says "not yet" is run again, and how long after.
 const NOT_YET: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(50));
 
-/// FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+/// `FUNCTION_THROW_IF_VALUE_IS_NON_ZERO`.
 const THROWN: u32 = 395;
 
 /// Brings the database to this version. Returns the names of what was applied; nothing when all was there.

@@ -1,5 +1,5 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
-//! answer one deadline ([`Patience`]), and soon nothing ([`super::line`]).
+//! answer one deadline ([`Patience`]), and soon nothing (`cache/line.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
