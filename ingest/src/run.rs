@@ -115,7 +115,7 @@ impl Ingest {
             health: health.clone(),
             touched: Publisher::new(deps.days, config.redis.is_some(), Arc::clone(&metrics)),
         };
-        let redis = config.redis.as_ref().map(|url| touched::pool(url.expose())).transpose();
+        let redis = config.redis.as_ref().map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));

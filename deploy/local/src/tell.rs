@@ -55,7 +55,7 @@ impl Teller {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let config::Telling { redis_url, query_admin } = config::Telling::from_env(env)?;
-        let pool = redis_url.map(|url| touched::pool(url.expose())).transpose();
+        let pool = redis_url.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
             query: format!("http://{query_admin}"),

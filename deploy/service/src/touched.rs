@@ -22,6 +22,9 @@ pub const DAYS_KEY: &str = "tallyhouse:days:";
 /// The channel: a project, then days since 1970, blanks between.
 pub const CHANNEL: &str = "tallyhouse:touched";
 
+/// Connections of who only tells.
+pub const CONNECTIONS: usize = 2;
+
 /// The longest wait for Redis.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -42,11 +45,12 @@ pub enum TellError {
     NoAnswer,
 }
 
-/// Connections to a Redis. The error tells nothing of the URL, which may hold a password.
-pub fn pool(url: &str) -> Result<Pool, String> {
+/// At most so many connections to a Redis, each waited for no longer than [`PATIENCE`]. The error tells nothing of the URL, which
+/// may hold a password.
+pub fn pool(url: &str, connections: usize) -> Result<Pool, String> {
     let mut config = Config::from_url(url);
     let timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
-    config.pool = Some(PoolConfig { max_size: 2, timeouts, ..PoolConfig::default() });
+    config.pool = Some(PoolConfig { max_size: connections, timeouts, ..PoolConfig::default() });
     config
         .create_pool(Some(Runtime::Tokio1))
         .map_err(|_| "is not a Redis URL, such as redis://127.0.0.1:6379".to_owned())

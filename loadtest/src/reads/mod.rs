@@ -18,16 +18,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::QUERY_KEY;
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::http::{Endpoint, HttpError};
 use crate::system::{System, SystemError};
+use crate::{PROJECT, QUERY_KEY};
 use panels::{QUARTER, Range, WEEK};
-
-/// The project that development keys belong to.
-const PROJECT: &str = "demo";
 
 /// How long merges may take after the last event.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);

@@ -13,15 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
-use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Timeouts};
+use deadpool_redis::{Pool, PoolError};
 use tallyhouse_service::breaker::{Breaker, Pass, Verdict};
+use tallyhouse_service::touched;
+/// The longest that a command may take.
+pub(super) use tallyhouse_service::touched::PATIENCE;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::Clock;
 use crate::metrics::{Metrics, RedisTrouble};
-
-/// The longest that a command may take.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Connections; commands of several requests share one.
 const CONNECTIONS: usize = 16;
@@ -46,13 +46,7 @@ pub(super) enum Request {
 /// A Redis URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct BadUrl(String);
-
-impl BadUrl {
-    pub(super) fn because(error: &dyn std::fmt::Display) -> Self {
-        Self(error.to_string())
-    }
-}
+pub struct BadUrl(pub(super) String);
 
 /// Redis was no help: it failed, was too slow, or is being left alone. It has been counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +55,7 @@ pub struct Away;
 impl Line {
     /// To `url`; connects when first used.
     pub(super) fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let mut config = Config::from_url(url);
-        let mut pool = PoolConfig::new(CONNECTIONS);
-        pool.timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
-        config.pool = Some(pool);
-        let pool =
-            config.create_pool(Some(deadpool_redis::Runtime::Tokio1)).map_err(|error| BadUrl::because(&error))?;
+        let pool = touched::pool(url, CONNECTIONS).map_err(BadUrl)?;
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
         Ok(Self { pool, breaker: Breaker::default(), metrics, clock, thread })

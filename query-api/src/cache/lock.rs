@@ -17,11 +17,11 @@ use std::time::Duration;
 use deadpool_redis::redis;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Key;
 use super::answers::Ask;
 use super::entry::Kept;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
+use super::{Key, Patience};
 use crate::Random;
 use crate::metrics::{Dropped, LockEvent, Metrics};
 
@@ -164,7 +164,8 @@ impl Locks {
         loop {
             sleep(pause.mul_f64(0.5 + 0.5 * (self.random)())).await;
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
-            let call = self.shared.ask(Request::One(exists.clone()));
+            let own = Patience::default();
+            let call = self.shared.ask_for(&own, Request::One(exists.clone()));
             let is_locked: bool = call.await.inspect_err(|_| ask.patience.end())?;
             if !is_locked {
                 return Ok(());

@@ -27,7 +27,7 @@ pub struct Shared {
 impl Shared {
     /// A client for `url`; connects when first used.
     pub fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let client = redis::Client::open(url).map_err(|error| BadUrl::because(&error))?;
+        let client = redis::Client::open(url).map_err(|error| BadUrl(error.to_string()))?;
         Ok(Self { line: Arc::new(Line::new(url, metrics, clock)?), client })
     }
 

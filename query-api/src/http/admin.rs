@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery, State};
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post};
 use axum::{Json, Router};
@@ -13,9 +13,9 @@ use serde_json::json;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::http::Problem;
 
-use super::error::problem;
+use super::error::{of_unread, problem};
 use crate::cache::Cache;
-use crate::request::Params;
+use crate::request::{Params, arrival};
 use crate::serve::Refusal;
 
 /// Known parameters.
@@ -23,17 +23,21 @@ const PARAMS: &[&str] = &["project"];
 
 /// The routes.
 pub fn router(cache: Cache) -> Router {
-    let limit = DefaultBodyLimit::max(MAX_BYTES);
-    Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched).layer(limit)).with_state(cache)
+    Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched)).with_state(cache)
 }
 
 /// The longest list of days.
 const MAX_BYTES: usize = 4 << 20;
 
-async fn touched(State(cache): State<Cache>, days: Result<Json<BTreeSet<Touched>>, JsonRejection>) -> Response {
-    let days = match days {
-        Ok(Json(days)) => days,
-        Err(rejection) => return Problem::new(rejection.status(), "bad_body", rejection.body_text()).into_response(),
+async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
+    let days: BTreeSet<Touched> = match arrival::whole(&headers, body, MAX_BYTES).await {
+        Err(unread) => return of_unread(unread).into_response(),
+        Ok(body) => match serde_json::from_slice(&body) {
+            Ok(days) => days,
+            Err(error) => {
+                return Problem::new(StatusCode::BAD_REQUEST, "bad_body", error.to_string()).into_response();
+            }
+        },
     };
     match cache.raise(&days).await {
         Ok(()) => Json(json!({"status": "heard", "days": days.len()})).into_response(),

@@ -83,7 +83,7 @@ fn of_bad_body(bad: &BadBody) -> Problem {
     }
 }
 
-fn of_unread(unread: Unread) -> Problem {
+pub(super) fn of_unread(unread: Unread) -> Problem {
     let with = |status, code| Problem::new(status, code, unread.to_string());
     match unread {
         Unread::TooLong { limit } => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long").with("limit_bytes", limit),

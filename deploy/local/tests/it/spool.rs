@@ -199,7 +199,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let project = new_project();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
-    let (pool, stopped) = (tallyhouse_service::touched::pool(&redis.url).unwrap(), CancellationToken::new());
+    let (pool, stopped) = (tallyhouse_service::touched::pool(&redis.url, 2).unwrap(), CancellationToken::new());
     stopped.cancel();
     let days = |days: [i32; 2]| days.map(|day| Touched { project: project.clone(), day });
     eventually("Redis is told by a sender that was stopped", async || {
