@@ -10,7 +10,8 @@
 //! * `system` tables count the rows of everybody.
 //! * `{name:Identifier}` would bring any of these in as a value.
 //!
-//! Words are read as ClickHouse's lexer reads them; what the two could read differently is refused.
+//! Words are read as ClickHouse's lexer reads them; what the two could read differently is refused. Comments (it nests some, and
+//! begins some with `//` and `#`) are not passed on at all, so where one ends is for this file alone to say.
 
 /// Why a statement is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum Refused {
     /// A quote or comment that never ends.
     #[error("a quote or comment is not closed")]
     Unclosed,
+    /// A number that runs into a word: after `.` ClickHouse reads two where this file reads one.
+    #[error("`{0}` is neither a number nor a word; put a blank between the two")]
+    Number(String),
     /// A quoted name with a backslash in it.
     #[error("a quoted name must not contain a backslash")]
     Escaped,
@@ -87,9 +91,10 @@ struct Token {
     position: usize,
 }
 
-/// Whether the statement may be passed on.
-pub fn check(sql: &str) -> Result<(), At> {
-    let tokens = Lexer { rest: sql.chars().collect(), at: 0 }.tokens()?;
+/// The statement as it may be passed on: blanks stand for comments, so that positions stay what they are.
+pub fn check(sql: &str) -> Result<String, At> {
+    let mut lexer = Lexer { rest: sql.chars().collect(), at: 0 };
+    let tokens = lexer.tokens()?;
     let tokens = without_last_semicolon(&tokens);
     first(tokens)?;
     for (index, token) in tokens.iter().enumerate() {
@@ -98,7 +103,7 @@ pub fn check(sql: &str) -> Result<(), At> {
             return Err(At { refused, position: token.position });
         }
     }
-    Ok(())
+    Ok(lexer.rest.into_iter().collect())
 }
 
 fn without_last_semicolon(tokens: &[Token]) -> &[Token] {
@@ -149,13 +154,27 @@ fn is_side_door(name: &str, is_called: bool) -> bool {
         || is_called && CALLS.contains(&name)
 }
 
+/// Whether a word that begins with a digit is a number, or the part of one that stands between signs.
+fn is_number(word: &str) -> bool {
+    let is_of = |text: &str, digits: fn(&u8) -> bool| text.bytes().all(|byte| byte == b'_' || digits(&byte));
+    if let Some(hex) = word.strip_prefix("0x") {
+        return is_of(hex, u8::is_ascii_hexdigit);
+    }
+    if let Some(binary) = word.strip_prefix("0b") {
+        return is_of(binary, |byte| matches!(byte, b'0' | b'1'));
+    }
+    let (mantissa, exponent) = word.split_once('e').unwrap_or((word, ""));
+    is_of(mantissa, u8::is_ascii_digit) && is_of(exponent, u8::is_ascii_digit)
+}
+
+/// Reads a statement, and blanks its comments out.
 struct Lexer {
     rest: Vec<char>,
     at: usize,
 }
 
 impl Lexer {
-    fn tokens(mut self) -> Result<Vec<Token>, At> {
+    fn tokens(&mut self) -> Result<Vec<Token>, At> {
         let mut tokens = Vec::new();
         while let Some(c) = self.peek(0) {
             let position = self.at + 1;
@@ -175,11 +194,17 @@ impl Lexer {
                     tokens.push(Token { kind, text: text.to_ascii_lowercase(), position });
                 }
                 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => {
-                    tokens.push(Token { kind: Kind::Word, text: self.word(), position });
+                    let text = self.word();
+                    if c.is_ascii_digit() && !is_number(&text) {
+                        return fail(Refused::Number(text.chars().take(64).collect()));
+                    }
+                    tokens.push(Token { kind: Kind::Word, text, position });
                 }
-                // `#` begins some comments and `$` some texts.
+                // `#` and `//` begin some comments, `$` some texts, and a backslash ends some statements.
                 '#' => return fail(Refused::Character("`#`")),
+                '/' if self.peek(1) == Some('/') => return fail(Refused::Character("`//`")),
                 '$' => return fail(Refused::Character("`$`")),
+                '\\' => return fail(Refused::Character("a backslash")),
                 c if !c.is_ascii() || c.is_control() => return fail(Refused::Character("a letter that is not ASCII")),
                 c => {
                     tokens.push(Token { kind: Kind::Sign(c), text: c.to_string(), position });
@@ -205,17 +230,27 @@ impl Lexer {
 
     fn skip_line(&mut self) {
         while self.peek(0).is_some_and(|c| c != '\n') {
-            self.at += 1;
+            self.blank();
         }
     }
 
     fn skip_comment(&mut self) -> Option<()> {
-        self.at += 2;
+        self.blank();
+        self.blank();
         while self.peek(0)? != '*' || self.peek(1)? != '/' {
-            self.at += 1;
+            self.blank();
         }
-        self.at += 2;
+        self.blank();
+        self.blank();
         Some(())
+    }
+
+    /// Blanks a character out, but for the end of a line.
+    fn blank(&mut self) {
+        if let Some(c) = self.rest.get_mut(self.at).filter(|c| **c != '\n') {
+            *c = ' ';
+        }
+        self.at += 1;
     }
 
     /// What is between two quotes, escapes as written.
@@ -255,8 +290,23 @@ mod tests {
             "SELECT \"hostname\", hostname FROM t",
             "SELECT format('{}', 'a')",
             "DESCRIBE TABLE events",
+            "SELECT 1.5e-3, .5, 1_000, 0xfF, 0b11, 2e10, t.1, 1e+5, 3e FROM t",
         ] {
-            assert_eq!(check(sql), Ok(()), "{sql}");
+            assert!(check(sql).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn comments_are_not_passed_on_and_positions_stay() {
+        for (sql, expected) in [
+            ("SELECT 1 -- file()\n, 2", "SELECT 1          \n, 2"),
+            ("SELECT/* ü\n */1", "SELECT    \n   1"),
+            ("SELECT '-- /* x */', `/*`", "SELECT '-- /* x */', `/*`"),
+            ("SELECT 1 -/**/- 2", "SELECT 1 -    - 2"),
+            // ClickHouse would go on to the second end; without the comment there is nothing to be read in two ways.
+            ("SELECT 1 /* /* */ ' */, file('/x') --'", "SELECT 1          ' */, file('/x') --'"),
+        ] {
+            assert_eq!(check(sql).as_deref(), Ok(expected), "{sql}");
         }
     }
 
@@ -274,6 +324,12 @@ mod tests {
             ("SELECT '''', file('/x'), ''''", name("file")),
             ("SELECT /* ' */ file('/x') /* ' */", name("file")),
             ("SELECT 1 # x\n, file('/x')", Refused::Character("`#`")),
+            ("SELECT 1 //'\n, file('/x') //'", Refused::Character("`//`")),
+            ("SELECT 1 \\G", Refused::Character("a backslash")),
+            ("SELECT 1 > .5SETTINGS max_rows_to_read = 0", Refused::Number("5settings".to_owned())),
+            ("SELECT 1 > .5e3SETTINGS max_rows_to_read = 0", Refused::Number("5e3settings".to_owned())),
+            ("SELECT .5e-3FORMAT Native", Refused::Number("3format".to_owned())),
+            ("SELECT 0xfSETTINGS x = 0", Refused::Number("0xfsettings".to_owned())),
             ("SELECT $$'$$, file('/x'), $$'$$", Refused::Character("`$`")),
             ("SELECT * FROM mergeTreeIndex('a', 'b')", name("mergetreeindex")),
             ("SELECT * FROM SYSTEM.tables", name("system")),

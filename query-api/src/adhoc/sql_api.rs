@@ -166,8 +166,8 @@ pub async fn answer(
     let scope = authorize(&app.keys, headers)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
     is_json(headers)?;
-    let ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?;
-    guard::check(&ask.sql)?;
+    let mut ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?;
+    ask.sql = guard::check(&ask.sql)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
     let turn = app.store.admit(&asking).await?;
