@@ -1,4 +1,4 @@
-//! Configuration: the only file of this crate that reads variables.
+//! What can be set; of the Kafka way see `kafka/config.rs`. The only files of this crate that read variables.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -163,13 +163,11 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
     })
 }
 
-/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations; the built-in ones when it is not set.
+/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations; the built-in ones when it is not set. The query API reads it
+/// too.
 pub fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
-    let catalogue = match documents::json_files(env, "TALLYHOUSE_SCHEMAS")? {
-        Some(documents) => Catalogue::from_documents(documents.iter().map(String::as_str)),
-        None => Catalogue::built_in(),
-    };
-    catalogue.map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
+    Catalogue::given_or_built_in(documents::json_files(env, "TALLYHOUSE_SCHEMAS")?.as_deref())
+        .map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
 }
 
 /// `USER_HASH_KEY`: 32 hexadecimal digits, the same on every instance that writes to one ClickHouse.

@@ -6,7 +6,7 @@ use tallyhouse_ingest::{Deps, Ingest, config};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
-use tallyhouse_service::env::{self, ProcessEnv};
+use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::{lifecycle, telemetry};
@@ -27,7 +27,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = config::Config::from_env(&env)?;
-    let keys = if env::switch(&env, "TALLYHOUSE_DEV")? { KeyRing::development() } else { KeyRing::default() };
+    let keys = KeyRing::from_env(&env)?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
     let deps = Deps {
         connection: config::clickhouse(&env)?,

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tallyhouse_schema::Catalogue;
+use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
 use crate::admission::{Limits, Policy};
-use crate::live;
+use crate::{Deps, live};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -118,7 +121,7 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
 
 /// The same ClickHouse as a user that can write metric definitions: `CLICKHOUSE_WRITER_USER` and
 /// `CLICKHOUSE_WRITER_PASSWORD`. Without one, metrics cannot be registered here.
-pub fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Option<Connection> {
+fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Option<Connection> {
     Some(Connection {
         url: reader.url.clone(),
         user: env.get("CLICKHOUSE_WRITER_USER")?,
@@ -134,9 +137,21 @@ pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
     Ok(Some(Connection { user, password, ..clickhouse(env)? }))
 }
 
-/// `TALLYHOUSE_DEV`: whether the well-known development keys are accepted.
-pub fn is_development(env: &dyn Env) -> Result<bool, ConfigError> {
-    env::switch(env, "TALLYHOUSE_DEV")
+/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations, the same that ingesters have; the built-in ones when it is not
+/// set.
+fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
+    Catalogue::given_or_built_in(documents::json_files(env, "TALLYHOUSE_SCHEMAS")?.as_deref())
+        .map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
+}
+
+/// What a service of its own works with, on a given ClickHouse.
+pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
+    let reader = clickhouse(env)?;
+    Ok(Deps {
+        writer: clickhouse_writer(env, &reader),
+        analyst: analyst(env)?,
+        ..Deps::new(reader, KeyRing::from_env(env)?, catalogue(env)?)
+    })
 }
 
 #[cfg(test)]
@@ -144,6 +159,22 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn declared_event_types_are_those_of_the_folder() {
+        let folder = std::env::temp_dir().join(format!("tallyhouse-schemas-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let env = BTreeMap::from([
+            ("CLICKHOUSE_URL".to_owned(), "http://ch:8123".to_owned()),
+            ("TALLYHOUSE_SCHEMAS".to_owned(), folder.display().to_string()),
+        ]);
+        std::fs::write(folder.join("signup.json"), r#"{"eventType": "signup", "dimensions": ["plan"]}"#).unwrap();
+        assert!(deps(&env).unwrap().catalogue.dimension_names().contains("plan"));
+        std::fs::write(folder.join("signup.json"), "{").unwrap();
+        let error = deps(&env).err().unwrap().to_string();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(error.starts_with("TALLYHOUSE_SCHEMAS: "), "{error}");
+    }
 
     #[test]
     fn defaults_are_usable_and_errors_name_the_variable() {

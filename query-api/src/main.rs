@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use tallyhouse_query_api::{Config, Deps, Listeners, config, run};
-use tallyhouse_schema::Catalogue;
+use tallyhouse_query_api::{Config, Listeners, config, run};
 use tallyhouse_service::env::ProcessEnv;
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{bind, stop_signal};
 use tallyhouse_service::telemetry;
 use tokio_util::sync::CancellationToken;
@@ -25,10 +23,7 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
-    let keys = if config::is_development(&env)? { KeyRing::development() } else { KeyRing::default() };
-    if keys.is_empty() {
-        tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
-    }
+    let deps = config::deps(&env)?;
     let listeners = Listeners {
         public: bind("QUERY_ADDR", config.address).await?,
         admin: bind("QUERY_ADMIN_ADDR", config.admin_address).await?,
@@ -40,10 +35,6 @@ async fn start() -> Result<(), Box<dyn std::error::Error>> {
         stop_signal().await;
         stop.cancel();
     });
-    let connection = config::clickhouse(&env)?;
-    let mut deps = Deps::new(connection.clone(), keys, Catalogue::built_in()?);
-    deps.writer = config::clickhouse_writer(&env, &connection);
-    deps.analyst = config::analyst(&env)?;
     Box::pin(run(config, deps, listeners, shutdown)).await?;
     Ok(())
 }

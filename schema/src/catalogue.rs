@@ -96,6 +96,11 @@ impl Catalogue {
         Self::from_documents(BUILT_IN)
     }
 
+    /// The given declarations; without any, the built-in ones.
+    pub fn given_or_built_in(documents: Option<&[String]>) -> Result<Self, DeclarationError> {
+        documents.map_or_else(Self::built_in, |documents| Self::from_documents(documents.iter().map(String::as_str)))
+    }
+
     /// Reads declarations, one JSON document each.
     pub fn from_documents<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, DeclarationError> {
         let mut catalogue = Self::default();

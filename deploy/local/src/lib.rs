@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod migrate;
 pub mod rollups;
 pub mod store;
+pub mod tables;
 pub mod tell;
 pub mod up;

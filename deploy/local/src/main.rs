@@ -9,13 +9,13 @@ use tallyhouse::attach::attach;
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::tell::Teller;
-use tallyhouse::{doctor, migrate, rollups, store, up};
+use tallyhouse::{doctor, migrate, rollups, store, tables, up};
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
+use tallyhouse_sql::durability;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
-use tallyhouse_sql::{durability, runner};
 use tokio_util::sync::CancellationToken;
 
 mod cli;
@@ -124,8 +124,7 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
 async fn migrations_on(connection: &Connection, is_embedded: bool, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
     let rendering = migrate::rendering(is_embedded);
     if matches!(what, Migrate::Up) {
-        runner::up(connection, &rendering).await?;
-        durability::apply(connection, Config::from_env(&ProcessEnv)?.fsync).await?;
+        tables::prepare(connection, &rendering, Config::from_env(&ProcessEnv)?.fsync).await?;
     }
     let report = migrate::Report::read(connection, &rendering).await?;
     print!("{report}");

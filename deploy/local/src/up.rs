@@ -4,7 +4,6 @@
 //! listen -> ClickHouse -> migrations -> ingest + query-api … signal -> not ready -> drain both -> stop ClickHouse
 //! ```
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -17,10 +16,7 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
-use tallyhouse_sql::clickhouse::Client;
-use tallyhouse_sql::rollups::{RollupsError, gate};
-use tallyhouse_sql::runner::{self, MigrateError};
-use tallyhouse_sql::{Connection, StoreError, durability};
+use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -29,15 +25,13 @@ use crate::credentials::{Credentials, CredentialsError};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::metrics::Metrics;
 use crate::migrate;
+use crate::tables::{self, TablesError};
 
 /// How long ClickHouse may take to start: it loads every part of every table.
 const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a rebuild that was killed can shut inserts out.
-const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +50,7 @@ pub enum UpError {
     Engine(#[from] EngineError),
     /// The tables.
     #[error(transparent)]
-    Migrate(#[from] MigrateError),
-    /// A gate that could not be opened.
-    #[error("rollups: {0}")]
-    Rollups(#[from] RollupsError),
-    /// When inserts reach the disk could not be set.
-    #[error("CLICKHOUSE_FSYNC: {0}")]
-    Fsync(#[from] StoreError),
+    Tables(#[from] TablesError),
     /// The write path.
     #[error("ingest: {0}")]
     Ingest(#[from] tallyhouse_ingest::RunError),
@@ -85,47 +73,23 @@ struct Store {
 
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
-    let services = Services::configure(&config, env).await?;
+    let services = Services::configure(env).await?;
     let store = tokio::select! {
         store = Store::open(&config, env, &services.registry) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    let served = match prepare(&config, &store).await {
-        Ok(()) => {
-            let watched = store.writer.client();
-            tokio::select! {
-                served = Box::pin(services.run(&store, stop)) => served,
-                never = watch_the_gate(&watched) => match never {},
-            }
-        }
-        Err(error) => Err(error),
+    let rendering = migrate::rendering(store.engine.is_some());
+    let served = match tables::prepare(&store.writer, &rendering, config.fsync).await {
+        Ok(()) => tokio::select! {
+            served = Box::pin(services.run(&store, stop)) => served,
+            never = tables::keep_open(&store.writer) => match never {},
+        },
+        Err(error) => Err(error.into()),
     };
     if let Some(engine) = store.engine {
         engine.stop(STOP_WITHIN).await;
     }
     served
-}
-
-/// The tables as this version needs them, with no gate in front that a killed rebuild left closed.
-async fn prepare(config: &Config, store: &Store) -> Result<(), UpError> {
-    // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.
-    match gate::open_left_behind(&store.writer.client()).await {
-        Ok(_) | Err(RollupsError::Store(StoreError::Refused { code: 81, .. })) => {}
-        Err(error) => return Err(error.into()),
-    }
-    runner::up(&store.writer, &migrate::rendering(store.engine.is_some())).await?;
-    Ok(durability::apply(&store.writer, config.fsync).await?)
-}
-
-/// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.
-async fn watch_the_gate(client: &Client) -> Infallible {
-    loop {
-        tokio::time::sleep(LOOK_AT_THE_GATE_EVERY).await;
-        // ClickHouse away is told by those who need it.
-        if let Err(error) = gate::open_left_behind(client).await {
-            tracing::debug!(%error, "the gate could not be looked at");
-        }
-    }
 }
 
 impl Store {
@@ -182,13 +146,9 @@ struct Services {
 }
 
 impl Services {
-    async fn configure(config: &Config, env: &dyn Env) -> Result<Self, UpError> {
+    async fn configure(env: &dyn Env) -> Result<Self, UpError> {
         let ingest = tallyhouse_ingest::config::Config::from_env(env)?;
         let query = query_api::Config::from_env(env)?;
-        let keys = if config.is_development { KeyRing::development() } else { KeyRing::default() };
-        if keys.is_empty() {
-            tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
-        }
         Ok(Self {
             ingest_listeners: [
                 lifecycle::bind("INGEST_ADDR", ingest.address).await?,
@@ -199,7 +159,7 @@ impl Services {
                 admin: lifecycle::bind("QUERY_ADMIN_ADDR", query.admin_address).await?,
             },
             catalogue: tallyhouse_ingest::config::catalogue(env)?,
-            keys,
+            keys: KeyRing::from_env(env)?,
             ingest,
             query,
             registry: Registry::new(),

@@ -1,4 +1,4 @@
-//! Configuration of the Kafka way: the only file of this room that reads variables.
+//! What can be set of the Kafka way.
 
 use std::time::Duration;
 

@@ -1,8 +1,11 @@
 //! The commands besides `up`.
 
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
-use crate::query_service::Redis;
+use tallyhouse_sql::Connection;
+use tallyhouse_sql::durability::{self, Fsync};
+
+use crate::query_service::{Redis, eventually};
 use crate::support::{self, Folder};
 
 fn tallyhouse(arguments: &[&str], env: &[(&str, &str)]) -> Output {
@@ -45,4 +48,27 @@ fn the_store_refuses_a_clickhouse_of_somebody_else() {
     let output = tallyhouse(&["store"], &[("CLICKHOUSE_URL", "http://127.0.0.1:1")]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("CLICKHOUSE_URL: must not be set"), "{output:?}");
+}
+
+/// A process that is killed, whatever becomes of the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn the_store_syncs_what_it_is_told_to_sync() {
+    let (folder, [http, tcp]) = (Folder::create(), support::free_ports());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    command.arg("store").env("TALLYHOUSE_DEV", "1").env("CLICKHOUSE_FSYNC", "on").stderr(Stdio::null());
+    command.env("TALLYHOUSE_DATA", folder.path());
+    command.env("CLICKHOUSE_HTTP_PORT", http.to_string()).env("CLICKHOUSE_TCP_PORT", tcp.to_string());
+    let _store = Running(command.spawn().unwrap());
+    let [url, user, password] = [&format!("http://127.0.0.1:{http}"), "writer", "dev"].map(ToString::to_string);
+    let writer = Connection { url, user, password };
+    eventually("parts are synced", async || matches!(durability::status(&writer).await, Ok(Fsync::On))).await;
 }

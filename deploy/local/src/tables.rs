@@ -1,0 +1,51 @@
+//! The tables of the ClickHouse that is worked with: as this version needs them, synced as configured, and open for inserts.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::durability::{self, Fsync};
+use tallyhouse_sql::migrations::Rendering;
+use tallyhouse_sql::rollups::{RollupsError, gate};
+use tallyhouse_sql::runner::{self, MigrateError};
+use tallyhouse_sql::{Connection, StoreError};
+
+/// How long a rebuild that was killed can shut inserts out.
+const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
+
+/// Why they are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// What is pending could not be applied.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// A gate that could not be opened.
+    #[error("rollups: {0}")]
+    Rollups(#[from] RollupsError),
+    /// When inserts reach the disk could not be set.
+    #[error("CLICKHOUSE_FSYNC: {0}")]
+    Fsync(#[from] StoreError),
+}
+
+/// Makes them so, whatever was left behind.
+pub async fn prepare(writer: &Connection, rendering: &Rendering, fsync: Fsync) -> Result<(), TablesError> {
+    // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.
+    match gate::open_left_behind(&writer.client()).await {
+        Ok(_) | Err(RollupsError::Store(StoreError::Refused { code: 81, .. })) => {}
+        Err(error) => return Err(error.into()),
+    }
+    runner::up(writer, rendering).await?;
+    Ok(durability::apply(writer, fsync).await?)
+}
+
+/// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.
+pub async fn keep_open(writer: &Connection) -> Infallible {
+    let client: Client = writer.client();
+    loop {
+        tokio::time::sleep(LOOK_AT_THE_GATE_EVERY).await;
+        // ClickHouse away is told by those who need it.
+        if let Err(error) = gate::open_left_behind(&client).await {
+            tracing::debug!(%error, "the gate could not be looked at");
+        }
+    }
+}
