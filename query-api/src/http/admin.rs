@@ -35,7 +35,7 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
         Ok(body) => match serde_json::from_slice(&body) {
             Ok(days) => days,
             Err(error) => {
-                return Problem::new(StatusCode::BAD_REQUEST, "bad_body", error.to_string()).into_response();
+                return Problem::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()).into_response();
             }
         },
     };

@@ -71,9 +71,9 @@ pub fn of_adhoc(error: &AdhocError) -> Problem {
 fn of_bad_body(bad: &BadBody) -> Problem {
     let with = |status, code| Problem::new(status, code, bad.to_string());
     match bad {
-        BadBody::NotJson => with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+        BadBody::NotJson => with(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_media_type"),
         BadBody::Syntax { line, column, .. } => {
-            with(StatusCode::BAD_REQUEST, "bad_json").with("line", *line).with("column", *column)
+            with(StatusCode::BAD_REQUEST, "invalid_json").with("line", *line).with("column", *column)
         }
         BadBody::NotAnObject => with(StatusCode::BAD_REQUEST, "not_an_object"),
         BadBody::UnknownField { near, known, .. } => {
@@ -86,15 +86,15 @@ fn of_bad_body(bad: &BadBody) -> Problem {
 pub(super) fn of_unread(unread: Unread) -> Problem {
     let with = |status, code| Problem::new(status, code, unread.to_string());
     match unread {
-        Unread::TooLong { limit } => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long").with("limit_bytes", limit),
-        Unread::Late => with(StatusCode::REQUEST_TIMEOUT, "body_incomplete"),
-        Unread::Broken => with(StatusCode::BAD_REQUEST, "bad_body"),
+        Unread::TooLong { limit } => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", limit),
+        Unread::Late => with(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+        Unread::Broken => with(StatusCode::BAD_REQUEST, "body_broken"),
     }
 }
 
 fn of_denied(denied: Denied) -> Problem {
     let (status, code) = match denied {
-        Denied::NoKey => (StatusCode::UNAUTHORIZED, "no_key"),
+        Denied::NoKey => (StatusCode::UNAUTHORIZED, "missing_key"),
         Denied::UnknownKey => (StatusCode::UNAUTHORIZED, "unknown_key"),
         Denied::WrongScope => (StatusCode::FORBIDDEN, "wrong_scope"),
         Denied::NoAdmin => (StatusCode::FORBIDDEN, "no_admin"),
@@ -110,9 +110,11 @@ fn of_bad_request(bad: &BadRequest) -> Problem {
             with(StatusCode::URI_TOO_LONG, "query_too_long").with("limit_bytes", *limit)
         }
         BadRequest::BodyTooLong { limit, .. } => {
-            with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long").with("limit_bytes", *limit)
+            with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", *limit)
         }
-        BadRequest::NotJson { line, column, .. } => bad_request("not_json").with("line", *line).with("column", *column),
+        BadRequest::NotJson { line, column, .. } => {
+            bad_request("invalid_json").with("line", *line).with("column", *column)
+        }
         BadRequest::BadField { path, near, .. } => {
             bad_request("bad_field").with("field", path.as_str()).with("did_you_mean", near.as_slice())
         }

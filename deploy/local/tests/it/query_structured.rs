@@ -104,9 +104,9 @@ async fn bad_documents_are_explained_with_the_field() {
     let service = Service::start(support::engine().await.reader(), &[&project], None).await;
     let long = format!(r#"{{"metrics":["{}"]}}"#, "x".repeat(20_000));
     for (body, status, code, field) in [
-        ("{", StatusCode::BAD_REQUEST, "not_json", None),
-        ("\u{0}", StatusCode::BAD_REQUEST, "not_json", None),
-        (&long, StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", None),
+        ("{", StatusCode::BAD_REQUEST, "invalid_json", None),
+        ("\u{0}", StatusCode::BAD_REQUEST, "invalid_json", None),
+        (&long, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
         (r#"{"metrics":["event"],"date_range":"7d"}"#, StatusCode::BAD_REQUEST, "bad_field", Some("metrics[0]")),
         (
             r#"{"metrics":["events"],"date_range":"7d","filters":[["is","country",[7]]]}"#,

@@ -146,16 +146,16 @@ async fn bad_bodies_and_keys_are_refused() {
     const JSON: (&str, &str) = ("content-type", "application/json");
     let long = format!("{{\"sql\":\"{}\"}}", "x".repeat(65_536));
     for (headers, body, status, code) in [
-        (&[JSON][..], "{}", 401, "no_key"),
+        (&[JSON][..], "{}", 401, "missing_key"),
         (&[JSON, ("x-api-key", "nobody")], "{}", 401, "unknown_key"),
         (&[JSON, ("x-api-key", "ingest-x")], "{}", 403, "wrong_scope"),
-        (&[("x-api-key", "x")], "{}", 415, "not_json"),
-        (&[("x-api-key", "x"), ("content-type", "text/plain")], "{}", 415, "not_json"),
-        (&[JSON, ("x-api-key", "x")], "{", 400, "bad_json"),
+        (&[("x-api-key", "x")], "{}", 415, "unknown_media_type"),
+        (&[("x-api-key", "x"), ("content-type", "text/plain")], "{}", 415, "unknown_media_type"),
+        (&[JSON, ("x-api-key", "x")], "{", 400, "invalid_json"),
         (&[JSON, ("x-api-key", "x")], "[]", 400, "not_an_object"),
         (&[JSON, ("x-api-key", "x")], "{\"sqll\":\"\"}", 400, "unknown_field"),
         (&[JSON, ("x-api-key", "x")], "{\"sql\":\"\"}", 400, "bad_field"),
-        (&[JSON, ("x-api-key", "x")], &long, 413, "body_too_long"),
+        (&[JSON, ("x-api-key", "x")], &long, 413, "body_too_large"),
     ] {
         let reply = post(&service, headers, body.to_owned()).await;
         assert_eq!((reply.status.as_u16(), &reply.body["code"]), (status, &json!(code)), "{body:.40}: {reply:?}");
