@@ -144,7 +144,8 @@ pub async fn serve(
     let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
     let digest = digest(&scope, question, raw.as_deref(), &plan);
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
-    let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest };
+    let within = app.store.deadline(plan.class());
+    let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest, within };
     let (kept, status): Given =
         if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
     let from_cache = is_fresh && status != CacheStatus::Miss;

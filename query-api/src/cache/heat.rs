@@ -36,6 +36,16 @@ struct Watched {
     halved_ms: i64,
 }
 
+/// An answer that is asked for often.
+pub struct Asked {
+    /// Which.
+    pub key: Key,
+    /// The question.
+    pub wanted: Wanted,
+    /// When somebody last asked, in milliseconds since 1970.
+    pub last_ms: i64,
+}
+
 struct Hot {
     wanted: Wanted,
     hits: u32,
@@ -64,13 +74,15 @@ impl Heat {
     }
 
     /// The hottest, hottest first.
-    pub fn hottest(&self, now_ms: i64) -> Vec<(Key, Wanted)> {
+    pub fn hottest(&self, now_ms: i64) -> Vec<Asked> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.fade(now_ms);
         let hot = watched.answers.iter().filter(|(_, hot)| hot.hits >= HOT);
-        let mut hot: Vec<_> = hot.map(|(key, hot)| (hot.hits, key.clone(), hot.wanted.clone())).collect();
-        hot.sort_by_key(|(hits, ..)| std::cmp::Reverse(*hits));
-        hot.into_iter().take(HOTTEST).map(|(_, key, wanted)| (key, wanted)).collect()
+        let asked =
+            |(key, hot): (&Key, &Hot)| Asked { key: key.clone(), wanted: hot.wanted.clone(), last_ms: hot.last_ms };
+        let mut hot: Vec<_> = hot.map(|(key, hot)| (hot.hits, asked((key, hot)))).collect();
+        hot.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
+        hot.into_iter().take(HOTTEST).map(|(_, asked)| asked).collect()
     }
 }
 
@@ -87,6 +99,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::authorize::Scope;
@@ -99,7 +112,7 @@ mod tests {
         let scope = Scope::for_test("p");
         let key = Key::of(&scope, &plan, Generation::Process { all: 0, project: 0 }).unwrap();
         let recipe = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
-        (key, Wanted { scope, plan, question: [0; 32], recipe })
+        (key, Wanted { scope, plan, question: [0; 32], within: Duration::ZERO, recipe })
     }
 
     fn touch(heat: &Heat, number: i64, times: usize) {
@@ -113,7 +126,7 @@ mod tests {
         heat.hottest(60_000);
         (0..10).for_each(|number| touch(&heat, number, 100 - number as usize));
         (100..2_000).for_each(|number| touch(&heat, number, 1));
-        let found: Vec<_> = heat.hottest(60_000).into_iter().map(|(key, _)| key).collect();
+        let found: Vec<_> = heat.hottest(60_000).into_iter().map(|asked| asked.key).collect();
         assert!(found.len() <= HOTTEST);
         assert_eq!(found[..10], (0..10).map(|number| wanted(number).0).collect::<Vec<_>>());
         assert_eq!(heat.watched.lock().unwrap().answers.len(), WATCHED);

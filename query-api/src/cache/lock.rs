@@ -31,9 +31,6 @@ pub const LOCK: Duration = Duration::from_secs(2);
 /// Between two renewals; three may fail.
 const RENEW: Duration = Duration::from_millis(500);
 
-/// Longer than any class lets an answer take (`config.rs`), a dead leader's lock included.
-const LONGEST_WAIT: Duration = Duration::from_secs(66);
-
 /// Between two looks at somebody else's lock, at first and at last.
 const LOOK_AFTER: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(50);
@@ -89,9 +86,10 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it.
+    /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it; for no longer than one computation
+    /// may take, a dead leader's lock included, or failures of a fleet would be waited for one after the other.
     pub(super) async fn turn(&self, ask: &Ask, is_good: impl Fn(&Kept) -> bool) -> Turn {
-        let deadline = Instant::now() + LONGEST_WAIT;
+        let deadline = Instant::now() + ask.wanted.within + LOCK;
         let mut has_waited = false;
         loop {
             match self.acquire(ask).await {
@@ -207,7 +205,7 @@ impl Lease {
 
     /// Publishes the answer and unlocks.
     pub(super) async fn publish(mut self, kept: &Kept, now_ms: i64) {
-        let remaining = u64::try_from(kept.ends.keep_ms - now_ms).unwrap_or(0);
+        let remaining = u64::try_from(kept.ends.shared_ms() - now_ms).unwrap_or(0);
         if remaining == 0 || kept.bytes() > MAX_BYTES {
             self.locks.metrics.cache.dropped(Dropped::TooLarge);
             return;

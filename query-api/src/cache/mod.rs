@@ -6,14 +6,14 @@
 //!
 //! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
 //!   stamp. Whoever stores events raises the versions of their days, so a late event shows at once.
-//! * Quick: past its soft end an answer is given while one refresh runs; past its hard end readers wait.
+//! * Quick: past its soft end an answer is given while one refresh runs (stale-while-revalidate); past its hard end readers wait.
 //! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
 //! * Tenants apart: the key holds the project. Errors are never remembered.
 //! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
 //!   away means older answers, marked.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the fleet, [`answers`] the way through all
-//! layers, [`parts`] a second kind of value for pieces of answers.
+//! [`ttl`] is the policy, [`versions`] tells stamps, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the
+//! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers.
 
 pub mod all;
 pub mod answers;

@@ -36,14 +36,17 @@ pub enum Packed {
 }
 
 impl Packed {
-    /// Packs bytes; those that do not shrink by a quarter stay as they are.
+    /// Packs bytes; those that do not shrink by a quarter stay as they are. What is packed is an allocation of its own length: a
+    /// compressor makes room for the worst case, and a cache that weighs lengths would hold ten times its bound.
     pub fn of(plain: Bytes) -> Self {
         if plain.len() < FROM_BYTES || plain.len() > MOST_BYTES {
-            return Self::Plain(plain);
+            return Self::Plain(Bytes::copy_from_slice(&plain));
         }
         match (zstd::bulk::compress(&plain, LEVEL), u32::try_from(plain.len())) {
-            (Ok(small), Ok(raw)) if small.len() < plain.len() / 4 * 3 => Self::Zstd { bytes: Bytes::from(small), raw },
-            _ => Self::Plain(plain),
+            (Ok(small), Ok(raw)) if small.len() < plain.len() / 4 * 3 => {
+                Self::Zstd { bytes: Bytes::copy_from_slice(&small), raw }
+            }
+            _ => Self::Plain(Bytes::copy_from_slice(&plain)),
         }
     }
 
@@ -95,6 +98,17 @@ mod tests {
         let packed = Packed::of(series.clone());
         assert!(packed.held().len() * 10 < series.len(), "{}", packed.held().len());
         assert_eq!(packed.open(), Some(series));
+    }
+
+    #[test]
+    fn what_is_held_is_what_is_weighed() {
+        let mut plain = Vec::with_capacity(1 << 20);
+        plain.extend_from_slice(b"{}");
+        for bytes in [Bytes::from("a".repeat(1 << 20)), Bytes::from(plain)] {
+            let (Packed::Zstd { bytes: held, .. } | Packed::Plain(held)) = Packed::of(bytes);
+            let length = held.len();
+            assert_eq!(held.try_into_mut().unwrap().capacity(), length);
+        }
     }
 
     #[test]

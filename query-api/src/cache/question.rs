@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Patience;
 use super::entry::Kept;
@@ -25,6 +26,8 @@ pub struct Wanted {
     pub plan: Arc<Plan>,
     /// The question as it was put, digested: it stays the same while the plans of a sliding window change.
     pub question: [u8; 32],
+    /// How long computing it may take, waiting for ClickHouse included.
+    pub within: Duration,
     /// How to compute the answer.
     pub recipe: Recipe,
 }

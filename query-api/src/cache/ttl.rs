@@ -99,6 +99,17 @@ pub struct Ends {
     pub keep_ms: i64,
 }
 
+/// How much longer than it is given out an answer is kept for other instances.
+const SHARED_BEYOND_MS: i64 = 1_800_000;
+
+impl Ends {
+    /// Until when other instances may want it. Not as long as it is kept in the process: a window that slides has a new answer each
+    /// minute, and a day of them would fill the Redis that also holds versions and locks.
+    pub fn shared_ms(&self) -> i64 {
+        self.keep_ms.min(self.hard_ms.saturating_add(SHARED_BEYOND_MS))
+    }
+}
+
 impl Policy {
     /// The ends of an answer computed now. `random` is from 0 to 1.
     pub fn ends(&self, kind: Kind, computed_ms: i64, random: f64) -> Ends {
@@ -153,6 +164,7 @@ mod tests {
         assert_eq!([0.0, 0.5, 1.0, 7.0].map(|random| soft(Kind::Open, random)), [50_000, 60_000, 70_000, 70_000]);
         assert_eq!([0.0, 1.0].map(|random| soft(Kind::Closed, random)), [3_000_000, 4_200_000]);
         assert_eq!(soft(Kind::Realtime, 0.9), 1_000);
+        assert_eq!(POLICY.ends(Kind::Open, 0, 0.5).shared_ms(), 2_400_000);
     }
 
     #[test]
@@ -162,6 +174,7 @@ mod tests {
                 let ends = POLICY.ends(kind, 0, random);
                 assert!(ends.soft_ms <= ends.hard_ms && ends.hard_ms <= ends.keep_ms, "{kind:?} {ends:?}");
                 assert!(ends.keep_ms <= i64::from(DAY) * 1_000, "{kind:?} {ends:?}");
+                assert!((ends.hard_ms..=ends.keep_ms).contains(&ends.shared_ms()), "{kind:?} {ends:?}");
             }
         }
     }
