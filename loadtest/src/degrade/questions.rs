@@ -40,7 +40,7 @@ impl Questions {
 
     /// The panels of one dashboard as people ask for them.
     pub(super) fn dashboard(&self) -> Vec<String> {
-        panels::of(WEEK, self.now)
+        panels::series(WEEK, self.now)
     }
 
     /// An analyst's statement over all events, with a name to find it by.

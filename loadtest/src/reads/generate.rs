@@ -16,8 +16,8 @@ pub const DAYS: u64 = 90;
 /// The longest that one insert may take.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Adds events with the numbers `from..to`, spread evenly over [`DAYS`] days before now: ten event types, four countries,
-/// three devices, a million users, a value for half of them.
+/// Adds events with the numbers `from..to`, spread evenly over [`DAYS`] days before now, however few they are: ten event types, four
+/// countries, three devices, a million users, a value for half of them.
 pub async fn events(
     clickhouse: &ClickHouse,
     project: &str,
@@ -25,28 +25,50 @@ pub async fn events(
     to: u64,
     mut tell: impl FnMut(u64),
 ) -> Result<(), ReadsError> {
-    let mut next = from;
-    while next < to {
-        let starts = [next, next + BLOCK].into_iter().filter(|start| *start < to);
-        let lanes = starts.map(|start| one(clickhouse, project, start, BLOCK.min(to - start)));
-        next += try_join_all(lanes).await?.into_iter().sum::<u64>();
-        tell(next);
+    let blocks = blocks(from, to);
+    for pair in blocks.chunks(2) {
+        let lanes = pair.iter().map(|block| one(clickhouse, project, block));
+        tell(try_join_all(lanes).await?.into_iter().max().unwrap_or(to));
     }
     Ok(())
 }
 
-async fn one(clickhouse: &ClickHouse, project: &str, from: u64, count: u64) -> Result<u64, ReadsError> {
-    tokio::time::timeout(PATIENCE, clickhouse.raw(&insert(project, from, count)))
-        .await
-        .map_err(|_| ReadsError::Worthless(format!("an insert of {count} events took longer than {PATIENCE:?}")))??;
-    Ok(count)
+/// Events that are inserted at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    from: u64,
+    count: u64,
+    /// Seconds from the first of all days to its first event.
+    begins: u64,
+    /// Seconds in which its events lie.
+    span: u64,
 }
 
-fn insert(project: &str, from: u64, count: u64) -> String {
-    // A block holds two days, as if it had come when they were now: parts are then merged as they would have been.
-    let span = 2 * 86_400;
-    let first_second =
-        format!("toUnixTimestamp(now()) - {DAYS} * 86400 + ({from} / {BLOCK} * {span}) % (({DAYS} - 2) * 86400)");
+/// Each block holds the days after those of the one before, as if it had come when they were now: parts are then merged as they would
+/// have been.
+fn blocks(from: u64, to: u64) -> Vec<Block> {
+    let count = (to - from).div_ceil(BLOCK);
+    let second = |number: u64| DAYS * 86_400 * number / count.max(1);
+    let block = |number: u64| Block {
+        from: from + number * BLOCK,
+        count: BLOCK.min(to - from - number * BLOCK),
+        begins: second(number),
+        span: second(number + 1) - second(number),
+    };
+    (0..count).map(block).collect()
+}
+
+/// The number after that of its last event.
+async fn one(clickhouse: &ClickHouse, project: &str, block: &Block) -> Result<u64, ReadsError> {
+    let count = block.count;
+    tokio::time::timeout(PATIENCE, clickhouse.raw(&insert(project, block)))
+        .await
+        .map_err(|_| ReadsError::Worthless(format!("an insert of {count} events took longer than {PATIENCE:?}")))??;
+    Ok(block.from + count)
+}
+
+fn insert(project: &str, Block { from, count, begins, span }: &Block) -> String {
+    let first_second = format!("toUnixTimestamp(now()) - {DAYS} * 86400 + {begins}");
     format!(
         "INSERT INTO tallyhouse.events_in \
            (project_id, event_id, event_type, ts, value, user_hash, country, device, dims, received_at, retention_days) \
@@ -62,4 +84,20 @@ fn insert(project: &str, from: u64, count: u64) -> String {
            min_insert_block_size_rows = 1048449, max_threads = 1, max_partitions_per_insert_block = 0, \
            optimize_on_insert = 0, parallel_view_processing = 1, deduplicate_insert = 'disable'"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_few_events_there_are_they_lie_in_all_days() {
+        for (from, to) in [(0, 1_000), (0, 10_000_000), (10_000_000, 100_000_000), (7, 2_500_007)] {
+            let blocks = blocks(from, to);
+            let ends = |block: &Block| (block.from + block.count, block.begins + block.span);
+            assert_eq!((blocks[0].from, blocks[0].begins), (from, 0));
+            assert!(blocks.windows(2).all(|pair| ends(&pair[0]) == (pair[1].from, pair[1].begins)));
+            assert_eq!(ends(blocks.last().unwrap()), (to, DAYS * 86_400));
+        }
+    }
 }
