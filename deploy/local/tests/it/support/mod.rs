@@ -6,6 +6,7 @@
 mod janitor;
 pub(crate) mod proxy;
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,10 +72,15 @@ pub(crate) async fn brokers() -> &'static Brokers {
 /// Where the shared broker is (`KAFKA_BROKERS`), or `None`, told by the test's name, with `KAFKA_TESTS=off`.
 pub(crate) async fn kafka_or_skip(test: &str) -> Option<String> {
     if is_kafka_off() {
-        eprintln!("SKIPPED {test}: it needs Kafka, and KAFKA_TESTS=off");
+        skipped(test, "it needs Kafka, and KAFKA_TESTS=off");
         return None;
     }
     Some(brokers().await.bootstrap())
+}
+
+/// Says that a test was left out. Not by `eprintln!`, which is shown of tests that fail alone.
+fn skipped(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
 }
 
 /// Whether the tests that need Kafka are left out.
@@ -150,7 +156,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(folder.to_owned()));
         }
-        eprintln!("SKIPPED {test}: only root may mount a small file system");
+        skipped(test, "only root may mount a small file system");
         None
     }
 
