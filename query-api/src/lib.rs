@@ -4,8 +4,9 @@
 //! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> flight -> Redis) -> ClickHouse -> render -> Answer
 //! ```
 //!
-//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] alone holds SQL;
-//! [`store`] alone talks to ClickHouse, when [`admission`] lets it. Nothing below [`authorize`] accepts a project that did
+//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] holds its SQL;
+//! [`store`] asks ClickHouse, when [`admission`] lets it; [`adhoc`] passes on what analysts and exports ask, through the same
+//! doors. Nothing below [`authorize`] accepts a project that did
 //! not come from a `Scope`.
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! From a plan to SQL: the only folder with `SELECT` in it.
+//! From a plan to SQL. Of the read path only `adhoc/statements.rs`, for analysts and exports, has any besides.
 //!
 //! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
