@@ -99,7 +99,7 @@ impl Versions {
     }
 
     /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
-    /// versions, the projects are cleared instead; `Err` when Redis did not take them.
+    /// versions, the projects are cleared instead; `Err` when Redis did not take them all.
     pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
@@ -111,9 +111,13 @@ impl Versions {
                 Ok(())
             }
             Source::Fleet(fleet) => {
-                fleet.shared.ask::<()>(Request::Many(touched::commands(days))).await?;
-                // Here at once, whatever becomes of the message.
-                days.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                let mut some = touched::next(days, None);
+                while !some.is_empty() {
+                    fleet.shared.ask::<()>(Request::Many(touched::commands(&some))).await?;
+                    // Here at once, whatever becomes of the message.
+                    some.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                    some = touched::next(days, some.last());
+                }
                 Ok(())
             }
         }

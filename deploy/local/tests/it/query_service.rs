@@ -194,6 +194,11 @@ impl Service {
         read(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
     }
 
+    /// `POST` of a document on the admin port.
+    pub async fn post_as_operator(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.ask(Request::post(format!("{}{path}", self.admin)), &[], body.into()).await
+    }
+
     /// `DELETE` on the admin port.
     pub async fn delete_as_operator(&self, path: &str) -> Reply {
         read(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await

@@ -68,6 +68,23 @@ async fn what_waits_after_an_outage_is_taken_however_much_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_api_passes_on_a_long_list_of_days() {
+    let (redis, project) = (Redis::start().await, new_project());
+    let api = Service::start(engine().await.reader(), &[&project], Some(&redis.url)).await;
+    let list = json!(days(&project, 0..60_000)).to_string();
+    eventually("Redis takes all of them", async || {
+        api.post_as_operator("/v1/touched", list.clone()).await.status == 200
+    })
+    .await;
+    assert_eq!(redis.command(&format!("HLEN {DAYS_KEY}{project}")).await.as_deref(), Some(":60000"));
+    let messages =
+        "EVAL \"return tonumber(string.match(redis.call('INFO', 'commandstats'), 'cmdstat_publish:calls=(%d+)'))\" 0";
+    let messages = redis.command(messages).await.unwrap();
+    assert!(messages.trim_start_matches(':').parse::<u32>().unwrap() >= 12, "{messages}: more than 5,000 at a time");
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_is_told_when_days_found_no_room() {
     let (redis, project, telling) = (Redis::start().await, new_project(), Telling::new());
     telling.publisher.publish(&days(&project, 0..MOST));
