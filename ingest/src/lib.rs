@@ -21,6 +21,7 @@ pub mod inserter;
 pub mod intake;
 pub mod kafka;
 pub mod known;
+pub mod marker;
 pub mod metrics;
 pub mod pipeline;
 pub mod projects;

@@ -51,10 +51,12 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
-    /// Days that Redis was not told of: too many waited, or it was away at the end.
+    /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
     pub touched_dropped: IntCounter,
     /// Attempts to tell Redis that failed.
     pub touched_failures: IntCounter,
+    /// Times that Redis was told that everything may have changed: after a kill, or after days were dropped.
+    pub touched_everything: IntCounter,
     spool_files: IntGauge,
     spool_bytes: IntGauge,
     spool_oldest_seconds: IntGauge,
@@ -201,6 +203,10 @@ impl Metrics {
             touched_failures: counter(
                 "tallyhouse_ingest_touched_days_failures_total",
                 "Attempts to tell Redis of touched days that failed",
+            )?,
+            touched_everything: counter(
+                "tallyhouse_ingest_touched_everything_total",
+                "Times that all cached answers were forgotten because it was not known which days were touched",
             )?,
             spool_files: gauge("tallyhouse_ingest_spool_files", "Files that wait in the spool")?,
             spool_bytes: gauge("tallyhouse_ingest_spool_bytes", "Bytes that wait in the spool")?,

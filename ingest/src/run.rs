@@ -1,5 +1,6 @@
 //! Puts the write path together, starts it and stops it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -39,6 +40,7 @@ use crate::kafka::lane::Common;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::Kafka;
 use crate::kafka::topics::Topics;
+use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::recover::RecoverError;
@@ -93,6 +95,8 @@ pub struct Ingest {
     letters: Arc<Queue>,
     store: Store,
     redis: Option<Pool>,
+    /// Below the data folder.
+    folder: PathBuf,
     drain: Duration,
 }
 
@@ -123,7 +127,7 @@ impl Ingest {
             None => direct(&config, store.clone(), Arc::clone(&guard))?,
             Some(kafka) => log(&config, kafka, store.clone(), Arc::clone(&guard))?,
         };
-        let drain = config.drain;
+        let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = way.map(|way| {
             Arc::new(Pipeline {
                 keys: deps.keys,
@@ -139,7 +143,7 @@ impl Ingest {
                 config,
             })
         });
-        Ok(Self { pipeline, back, letters, store, redis, drain })
+        Ok(Self { pipeline, back, letters, store, redis, folder, drain })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -151,9 +155,13 @@ impl Ingest {
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, letters, store, redis, drain } = self;
+        let Self { pipeline, back, letters, store, redis, folder, drain } = self;
         let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
-        redis.into_iter().for_each(|pool| drop(telling.spawn(store.touched.clone().send(pool, told.clone()))));
+        if let Some(pool) = redis {
+            // Before the first insert.
+            let marker = Marker::set(&folder);
+            telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
+        }
         let mut courier = JoinSet::new();
         courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
         let back = async {
@@ -172,7 +180,8 @@ impl Ingest {
             gauges.abort();
         };
         let ((), ended) = tokio::join!(serve, back);
-        // Only now: until the last batch was stored days were touched. It bounds itself by two waits for Redis.
+        // Only now: until the last batch was stored days were touched. It bounds itself: what waits is bounded, each piece has
+        // its deadline, and the first that Redis does not take is the last.
         told.cancel();
         while telling.join_next().await.is_some() {}
         letters.close();

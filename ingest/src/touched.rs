@@ -2,12 +2,26 @@
 //!
 //! ```text
 //! stored -> the versions of this process, at once
-//!        -> Redis, when there is one (`tallyhouse_service::touched`)
+//!        -> Redis, when there is one (`tallyhouse_service::touched`): at most 5,000 days at a time
+//! start after a kill, or more days than can wait -> Redis: everything may have changed
 //! ```
 //!
-//! Ingestion never waits for it. Days that Redis did not take are kept, each once however often it is touched, and sent again;
-//! beyond a bound, and at the end of the process, they are dropped and counted, and cached answers about them live until their
-//! time is up.
+//! Ingestion never waits for it. Without Redis nothing but the first line happens: what this process remembers ends with it.
+//!
+//! Failure cases:
+//! * Redis is away: days wait, each once however often it is touched, and are sent again;
+//! * a piece is carried out, but not answered in time: it is sent again, which does no harm, and only it;
+//! * it is away for so long that a day finds no room: the day is dropped and counted, and everything is told instead as soon as
+//!   Redis is back;
+//! * it is away at the end of the process: what waits is dropped and counted, and the marker stays, so that the next start tells
+//!   everything;
+//! * the process is killed after an insert and before its days were told: the batch is stored, so nobody sends it again, and
+//!   nobody knows the days any more. The next process of this data folder finds the marker ([`crate::marker`]) and tells
+//!   everything, for as long as it takes; until then answers about these days are given as they were, until their time is
+//!   up (70 minutes). That costs a cold cache, and the older answers that would be given while ClickHouse is away.
+//!
+//! Everything is told as by an operator's `DELETE /v1/cache`. What was inserted before and not told is covered by it; an insert
+//! that the kill left half done is completed by whoever finds its file or its intent, who tells its days.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +29,11 @@ use std::time::Duration;
 
 use deadpool_redis::Pool;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{TellError, tell};
+use tallyhouse_service::touched::{self, TellError, tell, tell_everything};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::marker::Marker;
 use crate::metrics::Metrics;
 
 /// Between two sends, so that a busy day is not sent with every insert.
@@ -26,7 +41,7 @@ const PACE: Duration = Duration::from_millis(50);
 
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Days that wait for Redis, at most.
+/// Days that wait for Redis, at most; besides these, one piece is on its way.
 const MOST: usize = 100_000;
 
 /// Tells which days were touched. Clones share it.
@@ -39,13 +54,49 @@ pub struct Publisher {
 
 #[derive(Default)]
 struct Waiting {
-    days: Mutex<BTreeSet<Touched>>,
+    untold: Mutex<Untold>,
     changed: Notify,
 }
 
+/// What Redis is still to be told.
+#[derive(Debug, Default)]
+struct Untold {
+    days: BTreeSet<Touched>,
+    /// Days found no room, so that everything is to be told.
+    has_dropped: bool,
+}
+
 impl Waiting {
-    fn days(&self) -> MutexGuard<'_, BTreeSet<Touched>> {
-        self.days.lock().unwrap_or_else(PoisonError::into_inner)
+    fn untold(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Untold {
+    /// Days are to be told. Gives how many neither wait already nor find room.
+    fn put(&mut self, touched: &[Touched]) -> usize {
+        let mut dropped = 0;
+        for day in touched {
+            if self.days.contains(day) {
+                continue;
+            }
+            if self.days.len() < MOST {
+                self.days.insert(day.clone());
+            } else {
+                dropped += 1;
+            }
+        }
+        self.has_dropped |= dropped > 0;
+        dropped
+    }
+
+    /// Takes the first piece behind `after`. Taken before it is sent: a day that is touched meanwhile waits anew.
+    fn take(&mut self, after: Option<&Touched>) -> BTreeSet<Touched> {
+        let some = touched::next(&self.days, after);
+        for day in &some {
+            self.days.remove(day);
+        }
+        some
     }
 }
 
@@ -59,54 +110,127 @@ impl Publisher {
     pub fn publish(&self, touched: &[Touched]) {
         self.versions.raise(touched);
         let Some(waiting) = &self.redis else { return };
-        let mut days = waiting.days();
-        let room = MOST.saturating_sub(days.len());
-        let dropped = touched.len().saturating_sub(room);
-        days.extend(touched.iter().take(room).cloned());
-        drop(days);
+        let dropped = waiting.untold().put(touched);
         self.metrics.touched_dropped.inc_by(dropped as u64);
         waiting.changed.notify_one();
     }
 
-    /// Sends to Redis what waits, until `stop`. Then it is tried once more, and what Redis does not take is dropped and counted.
-    pub async fn send(self, pool: Pool, stop: CancellationToken) {
+    /// Sends to Redis what waits, until `stop`. Then it is tried once more; what Redis does not take is dropped and counted, and
+    /// the marker stays. Without Redis it does nothing.
+    pub async fn send(self, pool: Pool, mut marker: Marker, stop: CancellationToken) {
         let Some(waiting) = &self.redis else { return };
+        if marker.is_unclean() {
+            tracing::warn!("the last stop was not an orderly one: Redis is told that everything may have changed");
+        }
+        let mut is_failing = false;
         while !stop.is_cancelled() {
-            let pause = match self.flush(&pool).await {
+            let sent = self.flush(waiting, &pool, &mut marker).await;
+            self.log(&sent, &mut is_failing);
+            let pause = match sent {
                 Ok(0) => {
                     stop.run_until_cancelled(waiting.changed.notified()).await;
                     continue;
                 }
                 Ok(_) => PACE,
-                Err(error) => {
-                    self.metrics.touched_failures.inc();
-                    tracing::warn!(%error, "Redis did not learn which days were touched; trying again");
-                    AGAIN_AFTER
-                }
+                Err(_) => AGAIN_AFTER,
             };
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
-        if let Err(error) = self.flush(&pool).await {
-            let days = std::mem::take(&mut *waiting.days()).len();
-            self.metrics.touched_failures.inc();
-            self.metrics.touched_dropped.inc_by(days as u64);
-            tracing::warn!(%error, days, "Redis never learned that these days were touched: answers about them age out");
+        match self.flush(waiting, &pool, &mut marker).await {
+            Ok(_) => marker.end(),
+            Err(error) => {
+                let days = std::mem::take(&mut waiting.untold().days).len();
+                self.metrics.touched_failures.inc();
+                self.metrics.touched_dropped.inc_by(days as u64);
+                tracing::warn!(%error, days, "Redis never learned what was touched: the next start tells it that everything was");
+            }
         }
     }
 
-    /// Sends what waits once, and tells how many days that were. What Redis does not take waits on.
-    async fn flush(&self, pool: &Pool) -> Result<usize, TellError> {
-        let Some(waiting) = &self.redis else { return Ok(0) };
-        let days = std::mem::take(&mut *waiting.days());
-        if days.is_empty() {
-            return Ok(0);
-        }
-        match tell(pool, &days).await {
-            Ok(()) => Ok(days.len()),
+    /// Counts every failure, and logs the first of a row.
+    fn log(&self, sent: &Result<usize, TellError>, is_failing: &mut bool) {
+        match sent {
+            Ok(_) if *is_failing => tracing::info!("Redis learns again which days were touched"),
+            Ok(_) => {}
             Err(error) => {
-                waiting.days().extend(days);
-                Err(error)
+                self.metrics.touched_failures.inc();
+                if !*is_failing {
+                    tracing::warn!(%error, "Redis did not learn which days were touched; trying again until it does");
+                }
             }
         }
+        *is_failing = sent.is_err();
+    }
+
+    /// Sends everything that waits, and tells how many days that were. What Redis does not take waits on.
+    async fn flush(&self, waiting: &Waiting, pool: &Pool, marker: &mut Marker) -> Result<usize, TellError> {
+        self.tell_everything_if_needed(waiting, pool, marker).await?;
+        let (mut sent, mut last) = (0, None);
+        loop {
+            // In one pass: days that are touched all the time do not keep others from being told.
+            let some = waiting.untold().take(last.as_ref());
+            if some.is_empty() {
+                return Ok(sent);
+            }
+            if let Err(error) = tell(pool, &some).await {
+                waiting.untold().days.extend(some);
+                return Err(error);
+            }
+            sent += some.len();
+            last = some.into_iter().next_back();
+        }
+    }
+
+    async fn tell_everything_if_needed(
+        &self,
+        waiting: &Waiting,
+        pool: &Pool,
+        marker: &mut Marker,
+    ) -> Result<(), TellError> {
+        let has_dropped = std::mem::take(&mut waiting.untold().has_dropped);
+        if !has_dropped && !marker.is_unclean() {
+            return Ok(());
+        }
+        if let Err(error) = tell_everything(pool).await {
+            waiting.untold().has_dropped |= has_dropped;
+            return Err(error);
+        }
+        self.metrics.touched_everything.inc();
+        tracing::info!("Redis learned that everything may have changed: no answer from before is given again");
+        marker.settle();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn days(days: std::ops::Range<usize>) -> Vec<Touched> {
+        days.map(|day| Touched { project: "p".to_owned(), day: day as i32 }).collect()
+    }
+
+    #[test]
+    fn only_a_day_that_neither_waits_nor_fits_is_dropped() {
+        let mut untold = Untold::default();
+        assert_eq!(untold.put(&days(0..MOST - 2)), 0);
+        // Most of them wait already, and the two that do not are last.
+        assert_eq!(untold.put(&days(MOST - 1_000..MOST)), 0);
+        assert_eq!((untold.days.len(), untold.has_dropped), (MOST, false));
+        assert_eq!(untold.put(&days(MOST - 1_000..MOST + 3)), 3);
+        assert_eq!((untold.days.len(), untold.has_dropped), (MOST, true));
+    }
+
+    #[test]
+    fn what_waits_goes_in_pieces_and_a_day_that_is_touched_meanwhile_waits_anew() {
+        let mut untold = Untold::default();
+        untold.put(&days(0..7_000));
+        let first = untold.take(None);
+        assert_eq!((first.len(), untold.days.len()), (touched::AT_ONCE, 2_000));
+        untold.put(&days(0..1));
+        let second = untold.take(first.last());
+        assert_eq!((second.len(), untold.days.len()), (2_000, 1), "the pass goes on behind the first piece");
+        assert!(untold.take(second.last()).is_empty());
+        assert_eq!(untold.take(None).len(), 1);
     }
 }

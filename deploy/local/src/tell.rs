@@ -29,9 +29,6 @@ use crate::config;
 /// A call of the query API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Days that are told at once.
-const AT_ONCE: usize = 5_000;
-
 /// Where to tell.
 pub struct Teller {
     redis: Option<Pool>,
@@ -85,7 +82,7 @@ impl Teller {
 
     async fn flush(&mut self) {
         while !self.waiting.is_empty() {
-            let some: BTreeSet<Touched> = self.waiting.iter().take(AT_ONCE).cloned().collect();
+            let some = touched::next(&self.waiting, None);
             if let Err(trouble) = self.send(&some).await {
                 self.trouble = trouble;
                 return;

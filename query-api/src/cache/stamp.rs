@@ -3,7 +3,7 @@
 /// What an answer was computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
-    /// Raised by operators who clear the cache; part of every key.
+    /// Raised by who clears the cache, an operator or an ingester that cannot say what changed; part of every key.
     pub generation: Generation,
     /// The versions of the days that were read.
     pub days: DaysStamp,

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use deadpool_redis::redis;
 use futures_util::StreamExt;
 use tallyhouse_service::day_versions::{Day, DayVersions, Touched};
-use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY};
+use tallyhouse_service::touched::{
+    self, ALL, CHANNEL as TOUCHED, CLEARED, DAYS_KEY, GENERATIONS, INCARNATION, cleared_field,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -28,15 +30,6 @@ use super::known::{Fetched, Known, Link, Look};
 use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
-
-/// How often the cache was cleared: by [`field`], and the hash's own [`INCARNATION`].
-const GENERATIONS: &str = "tallyhouse:cache:generations";
-const ALL: &str = "all";
-const PROJECT: &str = "project:";
-const INCARNATION: &str = "incarnation";
-
-/// Where an instance says what it cleared: a [`field`].
-const CLEARED: &str = "tallyhouse:cleared";
 
 /// Between two pings of the subscription, and how long each may take: a connection that hangs is noticed.
 const PING: Duration = Duration::from_secs(1);
@@ -100,16 +93,13 @@ impl Versions {
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
         self.purges.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
-        let field = field(project);
-        let mut commands = redis::pipe();
-        commands.hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
-        let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
+        let sent = fleet.shared.ask::<()>(Request::Many(touched::clearing(project))).await;
         fleet.known().forget(project);
         sent
     }
 
     /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
-    /// versions, the projects are cleared instead; `Err` when Redis did not take them.
+    /// versions, the projects are cleared instead; `Err` when Redis did not take them all.
     pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
@@ -121,15 +111,19 @@ impl Versions {
                 Ok(())
             }
             Source::Fleet(fleet) => {
-                fleet.shared.ask::<()>(Request::Many(touched::commands(days))).await?;
-                // Here at once, whatever becomes of the message.
-                days.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                let mut some = touched::next(days, None);
+                while !some.is_empty() {
+                    fleet.shared.ask::<()>(Request::Many(touched::commands(&some))).await?;
+                    // Here at once, whatever becomes of the message.
+                    some.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
+                    some = touched::next(days, some.last());
+                }
                 Ok(())
             }
         }
     }
 
-    /// Listens to what changes until `stopped`; `cleared` is told which project another instance cleared.
+    /// Listens to what changes until `stopped`; `cleared` is told which project another process cleared.
     pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
         let Source::Fleet(fleet) = &self.source else { return };
         let listening = async {
@@ -196,7 +190,7 @@ impl Fleet {
     async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
         let mut commands = redis::pipe();
         commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
-        commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
+        commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &cleared_field(Some(project))]);
         commands.hgetall(format!("{DAYS_KEY}{project}"));
         type Read = (Vec<Option<String>>, HashMap<String, String>);
         let (generations, days): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
@@ -249,7 +243,7 @@ impl Fleet {
     }
 
     fn heard_cleared(&self, text: &str, cleared: &impl Fn(Option<&str>)) {
-        let project = text.strip_prefix(PROJECT);
+        let project = touched::heard_cleared(text);
         self.known().forget(project);
         cleared(project);
     }
@@ -257,10 +251,6 @@ impl Fleet {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn field(project: Option<&str>) -> String {
-    project.map_or_else(|| ALL.to_owned(), |project| format!("{PROJECT}{project}"))
 }
 
 /// Why a subscription ended.

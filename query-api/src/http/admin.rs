@@ -44,7 +44,7 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
         Err(_) => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "redis_unavailable",
-            "Redis did not take it, so nobody was told; try again",
+            "Redis did not take all of it, so not everybody was told; try again",
         )
         .retry_after(2)
         .into_response(),

@@ -17,18 +17,14 @@ use tokio::runtime::Runtime;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, eventually, new_project};
-use crate::support;
 use crate::support::proxy::{Mode, Proxy};
+use crate::support::{self, a_day};
 
 /// Past the soft end of a closed range, and before its hard end.
 const STALE: Duration = Duration::from_secs(2 * 3_600);
 
 /// Longer than any answer is kept.
 const GONE: Duration = Duration::from_secs(86_401);
-
-fn a_day(from: i64) -> String {
-    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
-}
 
 /// As the ingester does after an insert.
 async fn raise(redis: &Redis, project: &str, from: i64) {

@@ -8,14 +8,10 @@ use tallyhouse_service::day_versions::{DayVersions, Touched};
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
 use crate::support::proxy::{Mode, Proxy};
+use crate::support::{self, a_day};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-
-fn a_day(from: i64) -> String {
-    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
-}
 
 fn touched(project: &str, from: i64) -> [Touched; 1] {
     [Touched { project: project.to_owned(), day: (from / 86_400) as i32 }]

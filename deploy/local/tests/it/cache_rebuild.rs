@@ -4,24 +4,12 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::json;
-use tallyhouse::engine::Engine;
-use tallyhouse::migrate;
 use tallyhouse_service::day_versions::DayVersions;
-use tallyhouse_sql::{Connection, runner};
+use tallyhouse_sql::Connection;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, Settings, eventually, new_project};
-use crate::support::{Folder, execute, options};
-
-fn a_day(from: i64) -> String {
-    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
-}
-
-async fn engine_in(folder: &Folder) -> Engine {
-    let engine = Engine::start(options(folder.path())).await.unwrap();
-    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
-    engine
-}
+use crate::support::{Folder, a_day, engine_in, execute};
 
 /// Counts a project's total once more.
 async fn spoil(writer: &Connection, project: &str) {
@@ -96,10 +84,8 @@ async fn who_cannot_be_told_is_named_and_a_killed_rebuild_is_told_by_the_next() 
     assert!(!told(&output).contains("no query API was told"), "{output:?}");
     for (project, times) in [("killed", 1), (project.as_str(), 3)] {
         let day = from / 86_400;
-        let read =
-            format!("EVAL \"return tonumber(redis.call('HGET', 'tallyhouse:days:{project}', '{day}') or '0')\" 0");
-        let version = redis.command(&read).await.unwrap();
-        assert_eq!(version, format!(":{times}"), "{project}: once for each swap");
+        let version = redis.number(&format!("tallyhouse:days:{project}"), &day.to_string()).await;
+        assert_eq!(version, times, "{project}: once for each swap");
     }
 
     // A Redis that is away is no help, the query API is.

@@ -1,5 +1,6 @@
 //! The write path inside this process, on a port and a data folder of its own.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,20 @@ pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
 pub fn journaled_in(data: &Folder, spool: &str, extension: &str) -> Vec<PathBuf> {
     let files = std::fs::read_dir(data.path().join("ingest").join(spool)).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+/// Files that say that a write path runs, or ran until it was killed.
+pub fn markers(data: &Folder) -> Vec<PathBuf> {
+    journaled_in(data, "running", "running")
+}
+
+/// Markers and folders of a data folder that somebody holds a lock on.
+fn held_files(data: &Folder) -> Vec<PathBuf> {
+    let locks = ["journal", "records"].map(|spool| data.path().join("ingest").join(spool).join("lock"));
+    let mut files = markers(data);
+    files.extend(locks.into_iter().filter(|lock| lock.exists()));
+    files.retain(|path| File::open(path).unwrap().try_lock().is_err());
+    files
 }
 
 /// A running write path.
@@ -142,6 +157,14 @@ impl Service {
     /// Waits until it ends by itself.
     pub async fn ended(self) -> Result<(), RunError> {
         tokio::time::timeout(Duration::from_secs(30), self.running).await.unwrap().unwrap()
+    }
+
+    /// Ends it as `kill -9` would: it does nothing at its end.
+    pub async fn kill(self, data: &Folder) {
+        self.running.abort();
+        assert!(self.running.await.is_err_and(|error| error.is_cancelled()), "it ended by itself");
+        // A process would take its tasks with it; here they go one after the other, and its locks with them.
+        eventually("nobody holds its files", async || held_files(data).is_empty()).await;
     }
 
     /// Stops it as SIGTERM would.

@@ -48,3 +48,4 @@ mod spool;
 mod sql_api;
 mod sql_escapes;
 mod torn;
+mod touched;

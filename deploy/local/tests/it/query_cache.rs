@@ -11,17 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, eventually, new_project};
-use crate::support;
+use crate::support::{self, a_day};
 
 /// Longer than an answer is fresh whose days' versions nobody knows, and shorter than until its hard end.
 const LONG: Duration = Duration::from_secs(71);
 
 /// Longer than any answer is kept.
 const DAY: Duration = Duration::from_secs(86_401);
-
-fn a_day(from: i64) -> String {
-    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stampede_costs_one_query_even_while_redis_dies() {

@@ -27,6 +27,8 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::free_ports;
+
 /// How long a condition may take to become true before the test is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -192,6 +194,11 @@ impl Service {
         read(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
     }
 
+    /// `POST` of a document on the admin port.
+    pub async fn post_as_operator(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.ask(Request::post(format!("{}{path}", self.admin)), &[], body.into()).await
+    }
+
     /// `DELETE` on the admin port.
     pub async fn delete_as_operator(&self, path: &str) -> Reply {
         read(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
@@ -253,7 +260,12 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let [port] = free_ports();
+        Self::start_on(port).await
+    }
+
+    /// Where somebody already looks for one.
+    pub async fn start_on(port: u16) -> Self {
         let process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
             .stdout(Stdio::null())
@@ -279,6 +291,12 @@ impl Redis {
     pub async fn keys(&self, beginning: &str) -> u64 {
         let count = format!("EVAL \"return #redis.call('KEYS', '{beginning}*')\" 0");
         self.command(&count).await.and_then(|answer| answer.strip_prefix(':')?.parse().ok()).unwrap_or(0)
+    }
+
+    /// A number in a hash, 0 when it is not there.
+    pub async fn number(&self, key: &str, field: &str) -> u64 {
+        let read = format!("EVAL \"return tonumber(redis.call('HGET', '{key}', '{field}') or '0')\" 0");
+        self.command(&read).await.and_then(|answer| answer.strip_prefix(':')?.parse().ok()).expect("Redis answers")
     }
 
     /// One inline command; the first line of the answer.

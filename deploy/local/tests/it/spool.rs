@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
@@ -195,7 +196,7 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
-    let mut redis = Redis::start().await;
+    let (mut redis, data) = (Redis::start().await, Folder::create());
     let project = new_project();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
@@ -204,7 +205,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let days = |days: [i32; 2]| days.map(|day| Touched { project: project.clone(), day });
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
-        publisher.clone().send(pool.clone(), stopped.clone()).await;
+        publisher.clone().send(pool.clone(), Marker::set(data.path()), stopped.clone()).await;
         redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":2")
     })
     .await;
@@ -212,7 +213,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     redis.kill().await;
     let dropped = metrics.touched_dropped.get();
     publisher.publish(&days([3, 4]));
-    publisher.send(pool, stopped).await;
+    publisher.send(pool, Marker::set(data.path()), stopped).await;
     assert_eq!(metrics.touched_dropped.get() - dropped, 2);
 }
 

@@ -57,6 +57,18 @@ pub(crate) async fn engine() -> &'static Engine {
     &shared().await.engine
 }
 
+/// A ClickHouse of one's own with all tables, its data in a folder.
+pub(crate) async fn engine_in(folder: &Folder) -> Engine {
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+    engine
+}
+
+/// What the query API is asked for the events of the day that begins at `from`, seconds since the epoch.
+pub(crate) fn a_day(from: i64) -> String {
+    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
+}
+
 /// The one Kafka broker that all tests of this process share; a test is alone in a topic and a group of its own names. It
 /// ends, and its data goes, with this process.
 pub(crate) async fn brokers() -> &'static Brokers {
