@@ -112,14 +112,17 @@ impl Ingest {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let health = deps.admin.health.clone();
         health.set("ingest", Status::Down, "starting");
+        // A gateway by itself inserts nothing and has nothing to tell; that it was killed must not make a cache forget.
+        let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
+        let redis = config.redis.as_ref().filter(|_| inserts);
         let store = Store {
             client: deps.connection.client(),
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
-            touched: Publisher::new(deps.days, config.redis.is_some(), Arc::clone(&metrics)),
+            touched: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
-        let redis = config.redis.as_ref().map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
+        let redis = redis.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
