@@ -87,15 +87,42 @@ pub fn asked_for(window: Window, granularity: Granularity, zone: &Zone, now_ms: 
     Ok(frame)
 }
 
+/// The frames of a window and of the window `before` it, of one granularity: the finest that makes a readable chart of the
+/// window and with which both can be answered. What is compared is compared bucket by bucket, so each by itself would set an
+/// hour against a day where only one of them is too long, or too old, for hours.
+pub fn compared(
+    window: Window,
+    before: impl Fn(&Frame) -> Window,
+    zone: &Zone,
+    now_ms: i64,
+) -> Result<(Frame, Frame), Unplannable> {
+    finest(window, zone, now_ms, |frame| {
+        let (frame, _) = sourced(frame, now_ms)?;
+        let previous = asked_for(before(&frame), frame.granularity, zone, now_ms)?;
+        Ok((frame, sourced(previous, now_ms)?.0))
+    })
+}
+
 /// The finest granularity that makes a readable chart and can be answered; if none can, why not the finest.
 fn readable(window: Window, zone: &Zone, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
+    finest(window, zone, now_ms, |frame| sourced(frame, now_ms))
+}
+
+/// What is made of the finest frame that makes a readable chart and of which anything can be made; if of none, why not of the
+/// finest.
+fn finest<T>(
+    window: Window,
+    zone: &Zone,
+    now_ms: i64,
+    make: impl Fn(Frame) -> Result<T, Unplannable>,
+) -> Result<T, Unplannable> {
     let mut refusal = None;
     for granularity in Granularity::FINEST_FIRST {
         let frame = Frame::of(window, granularity, zone, now_ms);
         if !frame.has_at_most(READABLE_POINTS) {
             continue;
         }
-        match sourced(frame, now_ms) {
+        match make(frame) {
             Ok(found) => return Ok(found),
             Err(error) => refusal = refusal.or(Some(error)),
         }
@@ -107,4 +134,50 @@ fn readable(window: Window, zone: &Zone, now_ms: i64) -> Result<(Frame, Rollup),
 fn sourced(frame: Frame, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
     let rollup = source::choose(frame.from, frame.to, &frame.grid(), &frame.zone, now_ms)?;
     Ok((frame, rollup))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::DAY;
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    const HOUR: i64 = 3_600;
+
+    /// As long, right before.
+    fn as_long(frame: &Frame) -> Window {
+        Window::Closed { from: frame.from - (frame.to - frame.from), to: frame.from }
+    }
+
+    fn both_at(granularity: Granularity, window: Window, zone: &Zone) -> Option<(Frame, Frame)> {
+        let frame = Frame::of(window, granularity, zone, NOW);
+        let previous = Frame::of(as_long(&frame), granularity, zone, NOW);
+        let is_answered = |frame: &Frame| sourced(frame.clone(), NOW).is_ok();
+        let fit = frame.has_at_most(READABLE_POINTS) && previous.has_at_most(MAX_POINTS);
+        (fit && is_answered(&frame) && is_answered(&previous)).then_some((frame, previous))
+    }
+
+    #[test]
+    fn what_is_compared_has_one_granularity_the_finest_that_both_have() {
+        let lengths = [1, 23, 24, 25, 24 * 7, 24 * 28, 24 * 59, 24 * 60, 24 * 61, 24 * 89, 24 * 180, 24 * 366];
+        // Whole days, hours of the day, and minutes that are on no whole hour.
+        let offsets = [0, 5 * HOUR, 17 * 60];
+        for name in ["UTC", "Europe/Berlin", "Asia/Kolkata"] {
+            let zone = Zone::named(name).unwrap();
+            let midnight = zone.day_start(zone.date(NOW / 1_000));
+            let ends = (0..40).map(|step| midnight - step * 9 * DAY);
+            let closed = ends.flat_map(|end| {
+                offsets.map(|offset| lengths.map(|hours| (end + offset - hours * HOUR, end + offset))).concat()
+            });
+            let closed = closed.map(|(from, to)| Window::Closed { from, to });
+            let open = lengths.map(|hours| Window::Open { from: midnight - hours * HOUR });
+            let last = lengths.map(|hours| Window::Last { seconds: hours * HOUR });
+            for window in closed.chain(open).chain(last) {
+                let expected = Granularity::FINEST_FIRST.into_iter().find_map(|each| both_at(each, window, &zone));
+                assert_eq!(compared(window, as_long, &zone, NOW).ok(), expected, "{name} {window:?}");
+            }
+        }
+    }
 }

@@ -65,6 +65,12 @@ impl Question {
         Self { form: self.form.clone(), range: Range { from: before, to: middle, ..self.range } }
     }
 
+    /// Whether the width of its buckets is left open.
+    pub fn leaves_width_open(&self) -> bool {
+        let Form::Document(document) = &self.form else { return false };
+        document["dimensions"].as_array().is_some_and(|names| names.iter().any(|name| name == "time"))
+    }
+
     /// How it is put: with a body, or as a path.
     pub fn put(&self) -> Form {
         let Range { from, to, .. } = self.range;
@@ -166,7 +172,7 @@ const fn widths(from: i64, to: i64) -> &'static [&'static str] {
 }
 
 fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
-    let many = *[0, 0, 1, 2].choose(random).unwrap();
+    let (many, is_compared) = (*[0, 0, 1, 2].choose(random).unwrap(), random.random_bool(0.2));
     let mut dimensions: Vec<String> = some(random, &["country", "device", "event_type"], many);
     let mut filters = Vec::new();
     if random.random_bool(0.4) {
@@ -183,16 +189,18 @@ fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
     }
     if random.random_bool(0.7) {
         let width = widths(from, to).choose(random).unwrap();
-        let name = if random.random_bool(0.1) { "time".to_owned() } else { format!("time:{width}") };
+        // Compared with another period, one width has to do for both.
+        let open = if is_compared { 0.5 } else { 0.1 };
+        let name = if random.random_bool(open) { "time".to_owned() } else { format!("time:{width}") };
         dimensions.insert(random.random_range(0..=dimensions.len()), name);
     }
     let metrics = metrics(random, dimensions.iter().any(|name| name == "time:day"));
     let mut question = json!({"metrics": metrics, "timezone": zone,
                               "dimensions": dimensions, "filters": filters});
-    if random.random_bool(0.25) {
+    if is_compared || random.random_bool(0.1) {
         question["include"] =
             json!({"totals": random.random_bool(0.7), "total_rows": true, "time_labels": random.random_bool(0.2)});
-        if random.random_bool(0.6) {
+        if is_compared {
             question["include"]["comparisons"] = "previous_period".into();
         }
     }
