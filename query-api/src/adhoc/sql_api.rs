@@ -171,6 +171,8 @@ pub async fn answer(
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
     let turn = app.store.admit(&asking).await?;
+    // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
+    let sending = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
     let deadline = turn.deadline();
     let watched = app.store.watch(Held::Turn(turn), bound.client());
     let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
@@ -189,7 +191,7 @@ pub async fn answer(
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
     let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, limits, metrics }))
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, turn: Some(sending), limits, metrics }))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {
