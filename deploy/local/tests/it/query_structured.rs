@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, new_project};
+use crate::query_service::{Service, Settings, new_project};
 use crate::support;
 
 fn rfc3339(at: i64) -> String {
@@ -158,5 +158,42 @@ async fn journeys_are_asked_for_in_the_same_place() {
     assert_eq!(service.post(&project, "/v1/query", funnel.to_string()).await.header("x-cache"), "HIT");
     let reply = service.post(&project, "/v1/query", r#"{"kind":"funel"}"#).await;
     assert_eq!((&reply.body["field"], &reply.body["did_you_mean"]), (&json!("kind"), &json!(["funnel"])), "{reply:?}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn readings_of_one_answer_are_limited_together() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    // 90,720 rows of the table of minutes.
+    let insert = format!(
+        "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, user_hash, received_at, retention_days) \
+         SELECT '{project}', toString(number), concat('t', toString(number % 9)), \
+         fromUnixTimestamp64Milli(({from} + intDiv(number, 9) * 60) * 1000, 'UTC'), 1, now64(3), 730 FROM numbers(90720)"
+    );
+    support::execute(&engine.writer(), &insert).await.unwrap();
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings.with("QUERY_DEADLINE_DASHBOARD_MS", "60000"), &[&project]).await;
+    let names: Vec<String> = (0..8).map(|place| format!("but_{place}")).collect();
+    for name in &names {
+        let metric = json!({"name": name, "measure": "count", "filters": [["is_not", "event_type", [name]]]});
+        let made = service.post(&format!("admin-{project}"), "/v1/metrics", metric.to_string()).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    }
+    let ask = async |metrics: &[String]| {
+        let query = json!({"metrics": metrics, "dimensions": ["time:minute", "event_type"], "include": {"total_rows": true},
+            "date_range": [rfc3339(from), rfc3339(from + 7 * 86_400)], "pagination": {"limit": 1}});
+        service.post(&project, "/v1/query", query.to_string()).await
+    };
+    let fits = ask(&names[..5]).await;
+    assert_eq!((fits.status, &fits.body["meta"]["total_rows"]), (StatusCode::OK, &json!(90_720)), "{fits:?}");
+    let before = service.queries();
+    let refused = ask(&names).await;
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("too_expensive")),
+        "{refused:?}"
+    );
+    // What was remembered of the first five counts too, and after the sixth nothing is read.
+    assert_eq!(service.queries() - before, 1);
     service.stop().await;
 }
