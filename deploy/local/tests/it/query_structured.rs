@@ -197,3 +197,69 @@ async fn readings_of_one_answer_are_limited_together() {
     assert_eq!(service.queries() - before, 1);
     service.stop().await;
 }
+
+/// So many different tests of a field, in lists of the length that is read, in one filter each.
+fn filters(field: impl Fn(usize) -> String, many: usize) -> Vec<Value> {
+    let tests: Vec<Value> = (0..many).map(|place| json!(["is_not", field(place), [format!("v{place}")]])).collect();
+    tests.chunks(30).map(|some| json!(["and", some])).collect()
+}
+
+#[tokio::test]
+async fn documents_with_as_many_tests_as_they_may_have_are_answered() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 24).await;
+    let settings = Settings { writer: Some(engine.writer()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    let (range, property) = (json!([rfc3339(from), rfc3339(from + 86_400)]), |place| format!("property_{place}"));
+    let purchases = |many| json!({"event_type": "purchase", "filters": filters(property, many)});
+    let measures = |many| json!({"measure": "count", "filters": filters(|_| "country".to_owned(), many)});
+    let metric = json!({"name": "many", "ratio": [measures(50), measures(50)]});
+    let made = service.post(&format!("admin-{project}"), "/v1/metrics", metric.to_string()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    let steps = |many, of_last| [vec![purchases(many); 9], vec![purchases(of_last)]].concat();
+    for (document, expected) in [
+        // Nine steps of nine, one of thirteen, a breakdown, and five of all.
+        (
+            json!({"kind": "funnel", "date_range": range, "window": "1d", "breakdown": "property_x",
+                "steps": steps(8, 12), "filters": filters(property, 5)}),
+            json!(1),
+        ),
+        (
+            json!({"kind": "funnel", "date_range": range, "window": "1d", "order": "strict_order",
+                "steps": steps(9, 9)}),
+            json!(1),
+        ),
+        (
+            json!({"kind": "retention", "date_range": range, "unit": "day", "periods": 1,
+                "cohort": purchases(49), "return": purchases(49)}),
+            Value::Null,
+        ),
+        (
+            json!({"metrics": ["events"], "date_range": range, "raw": true, "filters": filters(property, 100),
+                "dimensions": (0..8).map(property).collect::<Vec<_>>()}),
+            json!(72),
+        ),
+        (
+            json!({"metrics": ["many", "events"], "date_range": range, "filters": filters(|_| "device".to_owned(), 50)}),
+            json!(1.0),
+        ),
+    ] {
+        let reply = service.post(&project, "/v1/query", document.to_string()).await;
+        assert_eq!(reply.status, StatusCode::OK, "{document}: {reply:?}");
+        let found = match document["kind"].as_str() {
+            Some("funnel") => reply.body["data"]["steps"][0]["users"].clone(),
+            Some(_) => Value::Null,
+            None => reply.body["results"][0]["metrics"][0].clone(),
+        };
+        assert_eq!(found, expected, "{document}: {reply:?}");
+    }
+    // Ten steps of 26 tests fit into a body, and are a thousand parameters and more.
+    let document = json!({"kind": "funnel", "date_range": range, "window": "1d", "steps": vec![purchases(26); 10]});
+    let reply = service.post(&project, "/v1/query", document.to_string()).await;
+    assert_eq!(
+        (reply.status, &reply.body["field"]),
+        (StatusCode::BAD_REQUEST, &json!("steps[3].filters[0][1][18]")),
+        "{reply:?}"
+    );
+    service.stop().await;
+}
