@@ -65,17 +65,13 @@ impl<'a> Part<'a> {
         let known: Vec<S> = known.into_iter().collect();
         let list = known.iter().map(AsRef::as_ref).take(40).collect::<Vec<_>>().join(", ");
         let problem = format!("there is no {what} `{}`; known: {list}", quoted(given));
-        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(&quoted(given), known) }
+        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(given, known) }
     }
 
     /// It is a time zone that is not known.
     pub fn unknown_zone(&self, name: &str) -> BadRequest {
         let problem = format!("`{}` is not an IANA time zone", quoted(name));
-        BadRequest::BadField {
-            path: self.path.clone(),
-            problem,
-            near: nearest(&quoted(name), crate::time::Zone::names()),
-        }
+        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(name, crate::time::Zone::names()) }
     }
 
     /// It is not what it must be.
@@ -98,7 +94,7 @@ impl<'a> Part<'a> {
             Some(name) => {
                 let path = join(&self.path, name);
                 let problem = format!("there is no such field; known: {}", known.join(", "));
-                Err(BadRequest::BadField { path: quoted(&path), problem, near: nearest(&quoted(name), known) })
+                Err(BadRequest::BadField { path: quoted(&path), problem, near: nearest(name, known) })
             }
         }
     }

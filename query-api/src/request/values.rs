@@ -12,8 +12,7 @@ const MAX_EVENT_TYPE_CHARS: usize = tallyhouse_schema::limits::MAX_ID_CHARS;
 /// The parameter `timezone`; UTC without it.
 pub fn zone_parameter(params: &Params) -> Result<Zone, BadRequest> {
     let Some(name) = params.get("timezone") else { return Ok(Zone::utc()) };
-    Zone::named(name)
-        .ok_or_else(|| BadRequest::UnknownZone { name: quoted(name), near: nearest(&quoted(name), Zone::names()) })
+    Zone::named(name).ok_or_else(|| BadRequest::UnknownZone { name: quoted(name), near: nearest(name, Zone::names()) })
 }
 
 /// A field that holds a time zone; UTC without it.
