@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use super::body::Part;
 use super::error::BadRequest;
+use super::values;
 use crate::plan::condition::{Condition, Field, How};
 
 /// Conditions of one list, and values of one test, at most.
@@ -105,13 +106,13 @@ fn not(condition: Condition) -> Condition {
     }
 }
 
-fn test(field: &Part<'_>, how: How, values: &Part<'_>) -> Result<Condition, BadRequest> {
+fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadRequest> {
     let name = field.text()?;
-    if name.is_empty() || name.starts_with("time") {
+    if name.is_empty() || values::is_time(name) {
         return Err(field.bad("name a dimension or `event_type`; the range of time is `date_range`"));
     }
     let mut texts = BTreeSet::new();
-    for value in values.items(MOST.1)? {
+    for value in list.items(MOST.1)? {
         let text = value.text()?;
         if text.chars().count() > MAX_VALUE_CHARS {
             return Err(value.bad(format!("it has more than {MAX_VALUE_CHARS} characters")));
@@ -119,7 +120,7 @@ fn test(field: &Part<'_>, how: How, values: &Part<'_>) -> Result<Condition, BadR
         texts.insert(text.to_owned());
     }
     if texts.is_empty() {
-        return Err(values.bad("name at least one value; the empty text stands for events without this dimension"));
+        return Err(list.bad("name at least one value; the empty text stands for events without this dimension"));
     }
     Ok(Condition::Test { field: Field::named(name), how, values: texts })
 }
@@ -141,6 +142,7 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(parsed(r#"[["not",["not",["is","a",["x"]]]]]"#).unwrap(), parsed(r#"[["is","a",["x"]]]"#).unwrap());
         assert_eq!(parsed("[]").unwrap(), Condition::always());
+        assert!(parsed(r#"[["is","timezone",["UTC"]]]"#).is_ok());
     }
 
     #[test]
@@ -154,6 +156,7 @@ mod tests {
             (r#"[["or",[]]]"#, "`[0][1]`: `or` needs at least one"),
             (r#"[[]]"#, "`[0]`: it is empty"),
             (r#"[["is","time:day",["x"]]]"#, "`[0][1]`: name a dimension"),
+            (r#"[["is","time",["x"]]]"#, "`[0][1]`: name a dimension"),
         ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

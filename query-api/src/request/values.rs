@@ -47,6 +47,11 @@ fn expected() -> String {
     format!("an event type, of 1 to {MAX_EVENT_TYPE_CHARS} characters")
 }
 
+/// Whether a name among dimensions is that of time, of whatever width of buckets. `timezone` is a dimension as any other.
+pub fn is_time(name: &str) -> bool {
+    name == "time" || name.starts_with("time:")
+}
+
 /// Seconds of a length of time: a number of minutes, hours or days, such as `30m`, `12h` or `7d`.
 pub fn seconds(text: &str) -> Option<i64> {
     let (number, unit) = number_and_unit(text)?;
@@ -87,6 +92,12 @@ mod tests {
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn names_that_only_begin_like_time_are_not() {
+        assert!(["time", "time:", "time:day"].into_iter().all(is_time));
+        assert!(!["", "timezone", "time_of_day", "times", "Time", "a:time"].into_iter().any(is_time));
     }
 
     #[test]

@@ -200,7 +200,7 @@ fn order(part: &Part<'_>) -> Result<Order, BadRequest> {
 fn breakdown(part: &Part<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
     tests.count(part)?;
     let name = part.text()?;
-    if is_valid_name(name) && !name.starts_with("time") {
+    if is_valid_name(name) && !values::is_time(name) {
         return Ok(Field::named(name));
     }
     Err(part.not("a dimension, such as `country`, or a property"))
@@ -245,6 +245,7 @@ mod tests {
         .unwrap();
         let names: Vec<_> = funnel.steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!((names, funnel.within_s, funnel.order), (vec!["saw", "buy"], 5_400, Order::StrictOrder));
+        assert!(with("breakdown", r#""timezone""#).is_ok());
         let plan = funnel.plan(NOW);
         assert_eq!((plan.to - plan.from, &plan.breakdown), (2 * DAY, &Some(Field::named("country"))));
     }
