@@ -87,38 +87,60 @@ pub fn asked_for(window: Window, granularity: Granularity, zone: &Zone, now_ms: 
     Ok(frame)
 }
 
-/// The frames of a window and of the window `before` it, of one granularity: the finest that makes a readable chart of the
-/// window and with which both can be answered. What is compared is compared bucket by bucket, so each by itself would set an
-/// hour against a day where only one of them is too long, or too old, for hours.
-pub fn compared(
-    window: Window,
-    before: impl Fn(&Frame) -> Window,
-    zone: &Zone,
-    now_ms: i64,
-) -> Result<(Frame, Frame), Unplannable> {
-    finest(window, zone, now_ms, |frame| {
-        let (frame, _) = sourced(frame, now_ms)?;
-        let previous = asked_for(before(&frame), frame.granularity, zone, now_ms)?;
-        Ok((frame, sourced(previous, now_ms)?.0))
-    })
+/// A question that leaves its granularity open.
+#[derive(Debug, Clone, Copy)]
+pub struct Open<'a> {
+    /// The range.
+    pub window: Window,
+    /// Whose clocks and calendar buckets follow.
+    pub zone: &'a Zone,
+    /// The present.
+    pub now_ms: i64,
+    /// Whether raw events may be read where no rollup answers.
+    pub raw: bool,
+}
+
+impl Open<'_> {
+    /// The frame of the finest granularity that makes a readable chart and that a rollup answers; where none does and raw
+    /// events may be read, the finest that makes a readable chart.
+    pub fn frame(&self) -> Result<Frame, Unplannable> {
+        match readable(self.window, self.zone, self.now_ms) {
+            Ok((frame, _)) => Ok(frame),
+            Err(_) if self.raw => finest(self, Ok),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The frames of the window and of the one `before` it, of one granularity: the finest that makes a readable chart of the
+    /// window and with which both can be answered. What is compared is compared bucket by bucket, so each by itself would set
+    /// an hour against a day where only one of them is too long, or too old, for hours.
+    pub fn compared(&self, before: impl Fn(&Frame) -> Window) -> Result<(Frame, Frame), Unplannable> {
+        let both = |frame: Frame| {
+            let previous = asked_for(before(&frame), frame.granularity, self.zone, self.now_ms)?;
+            Ok((frame, previous))
+        };
+        let of_rollups = |frame: Frame| {
+            let (frame, previous) = both(sourced(frame, self.now_ms)?.0)?;
+            Ok((frame, sourced(previous, self.now_ms)?.0))
+        };
+        match finest(self, of_rollups) {
+            Err(_) if self.raw => finest(self, both),
+            found => found,
+        }
+    }
 }
 
 /// The finest granularity that makes a readable chart and can be answered; if none can, why not the finest.
 fn readable(window: Window, zone: &Zone, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
-    finest(window, zone, now_ms, |frame| sourced(frame, now_ms))
+    finest(&Open { window, zone, now_ms, raw: false }, |frame| sourced(frame, now_ms))
 }
 
 /// What is made of the finest frame that makes a readable chart and of which anything can be made; if of none, why not of the
 /// finest.
-fn finest<T>(
-    window: Window,
-    zone: &Zone,
-    now_ms: i64,
-    make: impl Fn(Frame) -> Result<T, Unplannable>,
-) -> Result<T, Unplannable> {
+fn finest<T>(open: &Open<'_>, make: impl Fn(Frame) -> Result<T, Unplannable>) -> Result<T, Unplannable> {
     let mut refusal = None;
     for granularity in Granularity::FINEST_FIRST {
-        let frame = Frame::of(window, granularity, zone, now_ms);
+        let frame = Frame::of(open.window, granularity, open.zone, open.now_ms);
         if !frame.has_at_most(READABLE_POINTS) {
             continue;
         }
@@ -176,7 +198,16 @@ mod tests {
             let last = lengths.map(|hours| Window::Last { seconds: hours * HOUR });
             for window in closed.chain(open).chain(last) {
                 let expected = Granularity::FINEST_FIRST.into_iter().find_map(|each| both_at(each, window, &zone));
-                assert_eq!(compared(window, as_long, &zone, NOW).ok(), expected, "{name} {window:?}");
+                let open = Open { window, zone: &zone, now_ms: NOW, raw: false };
+                assert_eq!(open.compared(as_long).ok(), expected, "{name} {window:?}");
+                // Raw events answer what rollups do not, and nothing else.
+                let with_raw = Open { raw: true, ..open };
+                let (frame, previous) = with_raw.compared(as_long).unwrap();
+                assert_eq!(frame.granularity, previous.granularity, "{name} {window:?}");
+                assert!(expected.is_none_or(|expected| expected == (frame, previous)), "{name} {window:?}");
+                let alone = with_raw.frame().unwrap();
+                assert!(alone.has_at_most(READABLE_POINTS), "{name} {window:?}");
+                assert!(open.frame().is_ok_and(|frame| frame == alone) || open.frame().is_err(), "{name} {window:?}");
             }
         }
     }

@@ -133,7 +133,7 @@ impl Planner<'_> {
         if let (Some(Time::Readable), true) = (self.query.time, is_compared) {
             let zone = &self.query.shape.zone;
             let before = |frame: &Frame| Window::Closed { from: before(frame.from, frame.to, zone), to: frame.from };
-            let (frame, previous) = frame::compared(window, before, zone, self.now_ms)?;
+            let (frame, previous) = self.open(window).compared(before)?;
             return Ok((self.framed(frame)?, Some(self.framed(previous)?)));
         }
         let period = self.period(window)?;
@@ -211,8 +211,12 @@ impl Planner<'_> {
         match self.query.time {
             None => Ok(None),
             Some(Time::Of(granularity)) => frame::asked_for(window, granularity, zone, now_ms).map(Some),
-            Some(Time::Readable) => frame::choose(window, None, zone, now_ms).map(|(frame, _)| Some(frame)),
+            Some(Time::Readable) => self.open(window).frame().map(Some),
         }
+    }
+
+    fn open(&self, window: Window) -> frame::Open<'_> {
+        frame::Open { window, zone: &self.query.shape.zone, now_ms: self.now_ms, raw: self.query.raw }
     }
 
     /// A range that is not cut into buckets. One that reaches until now ends with the UTC day: nothing comes after now, and
@@ -339,6 +343,26 @@ mod tests {
     fn what_no_rollup_answers_is_refused_unless_raw_is_allowed() {
         let refused = planned(r#"{"metrics":["events"],"date_range":"7d","dimensions":["origin"]}"#).unwrap_err();
         assert!(matches!(refused, Unplannable::NotRolledUp { .. }), "{refused}");
+    }
+
+    #[test]
+    fn raw_events_are_read_as_finely_as_is_readable_where_no_rollup_is_left() {
+        let text = |rest: &str| {
+            format!(
+                r#"{{"metrics":["events"],"dimensions":["time"],
+                    "date_range":["2026-06-01T10:20:00Z","2026-06-01T11:40:00Z"]{rest}}}"#
+            )
+        };
+        assert!(matches!(planned(&text("")), Err(Unplannable::TooFineForItsAge { .. })));
+        for rest in [r#","raw":true"#, r#","raw":true,"include":{"comparisons":"previous_period"}"#] {
+            let plan = planned(&text(rest)).unwrap();
+            assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["events"], Granularity::Minute));
+        }
+        // Whole hours are kept: nothing raw is read for the sake of minutes.
+        let text =
+            r#"{"metrics":["events"],"dimensions":["time"],"raw":true,"date_range":["2026-06-01","2026-06-01"]}"#;
+        let plan = planned(text).unwrap();
+        assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["rollup_1h"], Granularity::Hour));
     }
 
     #[test]
