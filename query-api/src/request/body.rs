@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::error::{BadRequest, quoted};
 use super::near::nearest;
+use super::unique::{self, Fault};
 
 /// The longest body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024;
@@ -23,10 +24,13 @@ pub fn parse(body: &[u8]) -> Result<Value, BadRequest> {
     if body.len() > MAX_BODY_BYTES {
         return Err(BadRequest::BodyTooLong { bytes: body.len(), limit: MAX_BODY_BYTES });
     }
-    let value: Value = serde_json::from_slice(body).map_err(|error| BadRequest::NotJson {
-        line: error.line(),
-        column: error.column(),
-        problem: error.to_string(),
+    let value = unique::parse(body).map_err(|fault| match fault {
+        Fault::Syntax(error) => {
+            BadRequest::NotJson { line: error.line(), column: error.column(), problem: error.to_string() }
+        }
+        Fault::Twice { path } => {
+            BadRequest::BadField { path, problem: "it is given more than once".to_owned(), near: Vec::new() }
+        }
     })?;
     if depth(&value) > MAX_DEPTH {
         let problem = format!("it is nested more than {MAX_DEPTH} deep");
@@ -213,6 +217,8 @@ mod tests {
     #[test]
     fn what_is_not_json_is_told_with_its_position() {
         assert!(matches!(parse(b"{\n \"a\": }"), Err(BadRequest::NotJson { line: 2, column: 7, .. })));
+        let twice = parse(br#"{"metrics":["events"],"metrics":["users"]}"#).unwrap_err();
+        assert_eq!(twice.to_string(), "`metrics`: it is given more than once");
         assert!(matches!(parse(&vec![b' '; MAX_BODY_BYTES + 1]), Err(BadRequest::BodyTooLong { .. })));
         let deep = format!("{}1{}", "[".repeat(20), "]".repeat(20));
         assert!(matches!(parse(deep.as_bytes()), Err(BadRequest::BadField { .. })));
