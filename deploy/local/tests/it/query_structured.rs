@@ -2,13 +2,14 @@
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tallyhouse_query_api::time::Zone;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Service, Settings, new_project};
 use crate::support;
 
 fn rfc3339(at: i64) -> String {
-    tallyhouse_query_api::time::Zone::utc().rfc3339(at)
+    Zone::utc().rfc3339(at)
 }
 
 #[tokio::test]
@@ -109,6 +110,12 @@ async fn bad_documents_are_explained_with_the_field() {
         (&long, StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", None),
         (r#"{"metrics":["event"],"date_range":"7d"}"#, StatusCode::BAD_REQUEST, "bad_field", Some("metrics[0]")),
         (
+            r#"{"metrics":["events"],"date_range":"7d","metrics":["users"]}"#,
+            StatusCode::BAD_REQUEST,
+            "bad_field",
+            Some("metrics"),
+        ),
+        (
             r#"{"metrics":["events"],"date_range":"7d","filters":[["is","country",[7]]]}"#,
             StatusCode::BAD_REQUEST,
             "bad_field",
@@ -195,6 +202,53 @@ async fn readings_of_one_answer_are_limited_together() {
     );
     // What was remembered of the first five counts too, and after the sixth nothing is read.
     assert_eq!(service.queries() - before, 1);
+    service.stop().await;
+}
+
+/// Midnight on the first of a month of last year, or before it.
+fn first_of(month: i8) -> i64 {
+    let year = Zone::utc().date(tallyhouse_service::clock::now_ms() / 1_000).year();
+    Zone::utc().day_start(jiff::civil::date(if month == 12 { year - 2 } else { year - 1 }, month, 1))
+}
+
+#[tokio::test]
+async fn an_hour_is_compared_with_an_hour() {
+    let (engine, project) = (support::engine().await, new_project());
+    let (december, february) = (first_of(12), first_of(2));
+    for from in [december, february] {
+        insert_events(&engine.writer(), &project, from, 2).await;
+    }
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    // 62 days of hours are too many for a chart, 59 are not.
+    let query = json!({"metrics": ["events"], "dimensions": ["time"], "date_range": [rfc3339(february), rfc3339(first_of(4))],
+        "include": {"comparisons": "previous_period"}, "pagination": {"limit": 3}});
+    let reply = service.post(&project, "/v1/query", query.to_string()).await;
+    let rows = |name: &str| -> Vec<Value> {
+        reply.body["results"].as_array().unwrap().iter().map(|row| row[name].clone()).collect()
+    };
+    assert_eq!(reply.body["query"]["dimensions"], json!(["time:hour"]), "{reply:?}");
+    assert_eq!(reply.body["meta"]["comparison_range"]["from"], rfc3339(december), "{reply:?}");
+    assert_eq!(rows("metrics"), [json!([3]), json!([3]), json!([0])], "{reply:?}");
+    let before: Vec<_> = rows("comparison").into_iter().map(|comparison| comparison["metrics"].clone()).collect();
+    assert_eq!(before, [json!([3]), json!([3]), json!([0])], "{reply:?}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn raw_events_are_put_into_minutes_that_are_no_longer_kept() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 2).await;
+    let settings = Settings { now_ms: Some((from + 120 * 86_400) * 1_000), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings, &[&project]).await;
+    let mut query = json!({"metrics": ["events"], "dimensions": ["time"],
+        "date_range": [rfc3339(from + 1_800), rfc3339(from + 3_720)]});
+    let refused = service.post(&project, "/v1/query", query.to_string()).await;
+    assert_eq!(refused.body["code"], "no_longer_kept_in_minutes", "{refused:?}");
+    query["raw"] = true.into();
+    let reply = service.post(&project, "/v1/query", query.to_string()).await;
+    assert_eq!((reply.status, &reply.body["meta"]["source"]), (StatusCode::OK, &json!("events")), "{reply:?}");
+    let rows = reply.body["results"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[31]["metrics"]), (32, &json!([1])), "{reply:?}");
     service.stop().await;
 }
 
