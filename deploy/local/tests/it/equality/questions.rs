@@ -13,7 +13,7 @@ use tallyhouse_query_api::request::body::Part;
 use tallyhouse_query_api::request::query::METRIC_PARAMS;
 use tallyhouse_query_api::request::{BadRequest, MetricQuery, Params, Query, StructuredQuery};
 use tallyhouse_query_api::time::Zone;
-use tallyhouse_schema::Catalogue;
+use tallyhouse_schema::{Catalogue, Rollup};
 
 use super::DAY;
 
@@ -136,9 +136,26 @@ impl Known {
 
 /// Makes up a question about events before `until`.
 pub fn question(random: &mut StdRng, until: i64) -> Question {
+    if random.random_bool(0.1) {
+        let range = last_of_minutes(random, until);
+        return Question { form: open_comparison(random, range), range };
+    }
     let range = range(random, until);
     let form = if random.random_bool(0.15) { series(random, range) } else { document(random, range) };
     Question { form, range }
+}
+
+/// Days of which minutes are still kept; they need not be of those right before.
+fn last_of_minutes(random: &mut StdRng, until: i64) -> Range {
+    let zone = ZONES.choose(random).unwrap();
+    let zoned = Zone::named(zone).unwrap();
+    let midnight = |at| zoned.day_start(zoned.date(at));
+    let length = random.random_range(1..=30);
+    let kept = Rollup::Minute.retention_days();
+    let from = until - random.random_range(kept - length..kept) * DAY;
+    let [before, from, middle, to] =
+        [from - (length / 2 + 1) * DAY, from, from + (length / 2).max(1) * DAY, from + length * DAY].map(midnight);
+    Range { zone, before, from, middle, to }
 }
 
 fn range(random: &mut StdRng, until: i64) -> Range {
@@ -172,7 +189,7 @@ const fn widths(from: i64, to: i64) -> &'static [&'static str] {
 }
 
 fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
-    let (many, is_compared) = (*[0, 0, 1, 2].choose(random).unwrap(), random.random_bool(0.2));
+    let many = *[0, 0, 1, 2].choose(random).unwrap();
     let mut dimensions: Vec<String> = some(random, &["country", "device", "event_type"], many);
     let mut filters = Vec::new();
     if random.random_bool(0.4) {
@@ -189,18 +206,16 @@ fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
     }
     if random.random_bool(0.7) {
         let width = widths(from, to).choose(random).unwrap();
-        // Compared with another period, one width has to do for both.
-        let open = if is_compared { 0.5 } else { 0.1 };
-        let name = if random.random_bool(open) { "time".to_owned() } else { format!("time:{width}") };
+        let name = if random.random_bool(0.1) { "time".to_owned() } else { format!("time:{width}") };
         dimensions.insert(random.random_range(0..=dimensions.len()), name);
     }
     let metrics = metrics(random, dimensions.iter().any(|name| name == "time:day"));
     let mut question = json!({"metrics": metrics, "timezone": zone,
                               "dimensions": dimensions, "filters": filters});
-    if is_compared || random.random_bool(0.1) {
+    if random.random_bool(0.25) {
         question["include"] =
             json!({"totals": random.random_bool(0.7), "total_rows": true, "time_labels": random.random_bool(0.2)});
-        if is_compared {
+        if random.random_bool(0.6) {
             question["include"]["comparisons"] = "previous_period".into();
         }
     }
@@ -211,6 +226,15 @@ fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
         question["pagination"] = json!({"limit": random.random_range(1..200), "offset": random.random_range(0..20)});
     }
     Form::Document(question)
+}
+
+/// A document that leaves the width of its buckets open and is compared: one has to do for both periods.
+fn open_comparison(random: &mut StdRng, Range { zone, .. }: Range) -> Form {
+    let mut dimensions = vec!["time".to_owned()];
+    let many = random.random_range(0..2);
+    dimensions.extend(some(random, &["country", "device", "event_type"], many));
+    Form::Document(json!({"metrics": metrics(random, false), "timezone": zone, "dimensions": dimensions,
+                          "filters": [], "include": {"comparisons": "previous_period"}}))
 }
 
 /// One to seven metrics. Quantiles are in a sixth of the questions: merging their sketches costs ten times what all else
