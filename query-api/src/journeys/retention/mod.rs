@@ -253,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn tests_of_both_conditions_are_counted_together() {
+        let list = |many: usize| format!(r#"["and",[{}]]"#, vec![r#"["is","a",["x"]]"#; many].join(","));
+        let returns = |last| format!(r#"{{"filters":[{}]}}"#, [30, 30, 30, last].map(list).join(","));
+        assert!(with("return", &returns(9)).is_ok());
+        let error = with("return", &returns(10)).unwrap_err().to_string();
+        assert!(error.starts_with("`return.filters[3][1][9]`: this test is one more than the 100"), "{error}");
+    }
+
+    #[test]
     fn errors_say_where_and_what_would_do() {
         for (field, value, expected) in [
             ("cohort", "{}", "`cohort.event_type`: it must be given"),
