@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adhoc::stream::Limits;
 use crate::adhoc::{Adhoc, Analyst};
-use crate::admission::ExportTurns;
+use crate::admission::SendingTurns;
 use crate::cache::Cache;
 use crate::cache::answers::Layers;
 use crate::cache::fresh::Limiter;
@@ -183,7 +183,8 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
-        turns: ExportTurns::new(config.export_concurrency),
+        exports: SendingTurns::of_exports(config.export_concurrency),
+        answers: SendingTurns::of_statements(config.admission.ad_hoc.concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
         metrics: metrics.clone(),
     }

@@ -122,7 +122,7 @@ pub async fn answer(
 ) -> Result<(Format, Outgoing), AdhocError> {
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
-    let turn = adhoc.turns.take(scope.project()).await.map_err(ReadError::from)?;
+    let turn = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
     let watched = app.store.watch(Held::Export(turn), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
@@ -135,7 +135,7 @@ pub async fn answer(
         Err(_) => return Err(watched.timed_out().into()),
     };
     let (limits, shape, metrics) = (adhoc.export_limits, Shape::AsIs, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: Some(watched), limits, metrics }))
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics }))
 }
 
 fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Result<BytesCursor, StoreError> {

@@ -15,7 +15,10 @@
 //! * SQL that ClickHouse refuses is a 400 with its cleaned text, a limit a 422, a quota a 429: always before the first
 //!   byte, because ClickHouse holds the answer back until it is complete.
 //! * An export that fails half-way breaks the connection: a short file never looks complete.
-//! * A client that stops reading stops ClickHouse too, and loses its export after a while ([`stream::Limits::stall`]).
+//! * A client that stops reading stops ClickHouse too, and loses its answer after a while ([`stream::Limits::stall`]), as does
+//!   one that reads more slowly than [`stream::LEAST_RATE`].
+//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendingTurns::of_statements`]): further
+//!   statements are refused (429, 503) before they run.
 //! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
 
 pub mod analyst;
@@ -35,7 +38,7 @@ use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::Client;
 
-use crate::admission::ExportTurns;
+use crate::admission::SendingTurns;
 use crate::metrics::Metrics;
 
 /// The longest wait for the first byte of an answer; also in the profiles of both users.
@@ -52,7 +55,9 @@ pub struct Adhoc {
     /// The user for exports.
     pub reader: Client,
     /// Who may export when.
-    pub turns: ExportTurns,
+    pub exports: SendingTurns,
+    /// Whose statements' answers may wait to be read.
+    pub answers: SendingTurns,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
     /// Counts.

@@ -20,6 +20,7 @@ use crate::authorize::authorize;
 use crate::request::arrival;
 use crate::request::error::{did_you_mean, quoted};
 use crate::request::near::nearest;
+use crate::request::unique::{self, Fault};
 use crate::serve::App;
 use crate::store::{Ask, Class, Held, ReadError};
 
@@ -90,10 +91,11 @@ pub enum BadBody {
 impl SqlAsk {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Result<Self, BadBody> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| BadBody::Syntax {
-            problem: error.to_string(),
-            line: error.line(),
-            column: error.column(),
+        let value = unique::parse(body).map_err(|fault| match fault {
+            Fault::Syntax(error) => {
+                BadBody::Syntax { problem: error.to_string(), line: error.line(), column: error.column() }
+            }
+            Fault::Twice { path } => bad(path, "it is given more than once"),
         })?;
         let Value::Object(mut fields) = value else { return Err(BadBody::NotAnObject) };
         if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
@@ -171,6 +173,8 @@ pub async fn answer(
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
     let turn = app.store.admit(&asking).await?;
+    // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
+    let sending = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
     let deadline = turn.deadline();
     let watched = app.store.watch(Held::Turn(turn), bound.client());
     let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
@@ -189,7 +193,7 @@ pub async fn answer(
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
     let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, limits, metrics }))
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, turn: Some(sending), limits, metrics }))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {
@@ -218,6 +222,8 @@ mod tests {
             (r#"{"sq":"SELECT 1"}"#, "`sq` is not a field here; did you mean sql?"),
             ("{}", "`sql`: it is missing"),
             (r#"{"sql":1}"#, "`sql`: it must be a text"),
+            (r#"{"sql":"SELECT 1","sql":"SELECT 2"}"#, "`sql`: it is given more than once"),
+            (r#"{"sql":"x","params":{"a":1,"a":2}}"#, "`params.a`: it is given more than once"),
             (r#"{"sql":" "}"#, "`sql`: it is empty"),
             (&long, "`sql`: it has 10241 bytes, at most 10240 are read"),
             (r#"{"sql":"x","format":"xml"}"#, "`format`: it must be json, csv, parquet or ndjson"),

@@ -7,8 +7,8 @@
 //! What is on the way is a chunk or two; a client that does not read fills the channel, then the connection to ClickHouse,
 //! then stops the query's pipeline.
 //!
-//! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long: the body
-//! ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
+//! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long, or is too slow
+//! altogether: the body ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
 //! The client leaves: the query is stopped, and what it held is free once it was.
 
 use std::time::Duration;
@@ -19,13 +19,20 @@ use futures_util::stream;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::rows::JsonRows;
+use crate::admission::SendingTurn;
 use crate::metrics::{Cut, Metrics};
 use crate::store::Watched;
 
 /// The longest that ClickHouse may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// Bytes per second that a client reads at least, on average over all the time that was waited for it; [`Limits::stall`] is
+/// given on top. So an answer of 100 MB is sent within 17 minutes of waiting, however its reader spreads its pauses: nobody
+/// holds a place for hours by reading a little before each stall.
+pub const LEAST_RATE: u64 = 100_000;
 
 /// With this ClickHouse 25.11 and later end an answer that failed half-way. The client finds it within one chunk; here it is
 /// looked for where it was split.
@@ -50,6 +57,8 @@ pub struct Outgoing {
     pub shape: Shape,
     /// The query, if ClickHouse still works for it.
     pub watched: Option<Watched>,
+    /// Its place among answers that are sent, unless the query has one.
+    pub turn: Option<SendingTurn>,
     /// Its limits.
     pub limits: Limits,
     /// Counts.
@@ -93,7 +102,7 @@ impl Outgoing {
 
     async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
         let sent = self.forward_all(&sender).await;
-        let Self { cursor, watched, limits, metrics, .. } = self;
+        let Self { cursor, watched, turn, limits, metrics, .. } = self;
         // First: a query that writes to nobody does not notice that it is told to stop.
         drop(cursor);
         let last = match sent {
@@ -108,17 +117,18 @@ impl Outgoing {
                 match cut {
                     Cut::Failed => watched.into_iter().for_each(Watched::broke),
                     Cut::Silent => drop(watched.map(Watched::timed_out)),
-                    Cut::TooLarge | Cut::Stalled | Cut::Left => drop(watched),
+                    Cut::TooLarge | Cut::Stalled | Cut::TooSlow | Cut::Left => drop(watched),
                 }
                 Err(Broken(cut))
             }
         };
         // Nobody is there to be told when this fails.
         drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
+        drop(turn);
     }
 
     async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {
-        let mut sent = Sent { bytes: 0, limits: self.limits, tail: Vec::new() };
+        let mut sent = Sent::nothing(self.limits);
         let mut next = self.first.take();
         while let Some(chunk) = next {
             sent.note(&chunk)?;
@@ -157,12 +167,21 @@ fn chunk_of(next: Next) -> Result<Option<Bytes>, Cut> {
 }
 
 struct Sent {
+    /// Bytes that ClickHouse gave.
     bytes: u64,
     limits: Limits,
     tail: Vec<u8>,
+    /// Bytes that the client took, or that are on their way to it.
+    given: u64,
+    /// How long it was waited for.
+    waited: Duration,
 }
 
 impl Sent {
+    const fn nothing(limits: Limits) -> Self {
+        Self { bytes: 0, limits, tail: Vec::new(), given: 0, waited: Duration::ZERO }
+    }
+
     fn note(&mut self, chunk: &[u8]) -> Result<(), Cut> {
         self.bytes += chunk.len() as u64;
         if self.bytes > self.limits.max_bytes {
@@ -174,12 +193,24 @@ impl Sent {
         Ok(())
     }
 
-    async fn send(&self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
-        match tokio::time::timeout(self.limits.stall, sender.send(Ok(Part::Bytes(bytes)))).await {
+    async fn send(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
+        let (began, length, left) = (Instant::now(), bytes.len() as u64, self.left());
+        let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(Part::Bytes(bytes)))).await;
+        self.waited += began.elapsed();
+        self.given += length;
+        match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Cut::Left),
+            Err(_) if left < self.limits.stall => Err(Cut::TooSlow),
             Err(_) => Err(Cut::Stalled),
         }
+    }
+
+    /// How long it may still be waited for the client, for what it was given so far.
+    fn left(&self) -> Duration {
+        let allowed =
+            self.limits.stall.saturating_add(Duration::from_millis(self.given.saturating_mul(1_000) / LEAST_RATE));
+        allowed.saturating_sub(self.waited)
     }
 }
 
@@ -190,11 +221,49 @@ mod tests {
     #[test]
     fn a_split_exception_and_too_many_bytes_are_noticed() {
         let limits = Limits { max_bytes: 100, stall: Duration::from_secs(1) };
-        let mut sent = Sent { bytes: 0, limits, tail: Vec::new() };
+        let mut sent = Sent::nothing(limits);
         for chunk in [&b"row\r\n__exce"[..], b"ption", b"__\r\n"] {
             sent.note(chunk).unwrap();
         }
         assert_eq!(sent.tail, EXCEPTION);
         assert_eq!(sent.note(&[0; 100]), Err(Cut::TooLarge));
+    }
+
+    const CHUNK: u64 = 60_000;
+
+    /// Sends chunks to a client that takes one each `pause`; how it ended, how many it was given, and when.
+    async fn sent_to_one_that_takes(pause: Duration, chunks: u64) -> (Result<(), Cut>, u64, Duration) {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let client = tokio::spawn(async move {
+            while receiver.recv().await.is_some() {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        let limits = Limits { max_bytes: u64::MAX, stall: Duration::from_secs(30) };
+        let (mut sent, began) = (Sent::nothing(limits), Instant::now());
+        let mut ended = Ok(());
+        for _ in 0..chunks {
+            ended = sent.send(&sender, Bytes::from(vec![0; CHUNK as usize])).await;
+            if ended.is_err() {
+                break;
+            }
+        }
+        client.abort();
+        (ended, sent.given / CHUNK, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_has_its_time_and_one_that_only_just_moves_does_not() {
+        let honest = Duration::from_millis(CHUNK * 1_000 / LEAST_RATE);
+        let (ended, given, took) = sent_to_one_that_takes(honest, 2_000).await;
+        assert_eq!((ended, given), (Ok(()), 2_000));
+        assert!(took > Duration::from_secs(1_000), "{took:?}");
+        let (ended, given, took) = sent_to_one_that_takes(Duration::from_secs(29), 2_000).await;
+        assert!(
+            ended == Err(Cut::TooSlow) && given < 10 && took < Duration::from_secs(60),
+            "{ended:?} {given} {took:?}"
+        );
+        let (ended, given, took) = sent_to_one_that_takes(Duration::from_secs(31), 2_000).await;
+        assert_eq!((ended, given, took), (Err(Cut::Stalled), 3, Duration::from_secs(30)));
     }
 }

@@ -13,9 +13,9 @@
 //! turn, gives everything back.
 
 mod class;
-mod exports;
 mod gate;
 mod queue;
+mod sending;
 mod shed;
 mod turn;
 
@@ -26,7 +26,7 @@ use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState};
 use tokio::time::Instant;
 
 pub use class::{Ask, Class, Limits, MAX_RESULT_ROWS, Policy};
-pub use exports::{ExportTurn, ExportTurns};
+pub use sending::{SendingTurn, SendingTurns};
 pub use turn::Turn;
 
 use crate::metrics::{Metrics, Refused};

@@ -27,6 +27,9 @@ pub(super) trait Kind {
     /// Whether it is what was asked for, so that its age is the answer's.
     const IS_DATA: bool;
 
+    /// How many points a part is.
+    fn points(part: &Self::Part) -> usize;
+
     /// What a chunk is remembered under.
     fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey;
 
@@ -44,6 +47,10 @@ impl Kind for Points {
     type Row = Point;
     type Part = Vec<Point>;
     const IS_DATA: bool = true;
+
+    fn points(part: &Vec<Point>) -> usize {
+        part.len()
+    }
 
     fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey {
         PartKey::of(scope, &chunk.read, stamp)
@@ -66,6 +73,10 @@ impl Kind for Overflow {
     type Row = Place;
     type Part = Vec<i64>;
     const IS_DATA: bool = false;
+
+    fn points(_: &Vec<i64>) -> usize {
+        0
+    }
 
     fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
         let types = read.condition.event_types().map(|types| types.into_iter().collect::<Vec<_>>());
@@ -108,7 +119,7 @@ impl Execution {
     /// What there is of each chunk, in order.
     async fn parts<K: Kind>(&mut self, chunks: &[Chunk]) -> Result<Vec<K::Part>, ReadError> {
         let keys = self.keys::<K>(chunks).await;
-        let mut parts = self.remembered::<K>(chunks, &keys).await;
+        let mut parts = self.remembered::<K>(chunks, &keys).await?;
         let (read_ms, mut computed) = (self.moment.now_ms, Vec::new());
         for run in missing(&parts) {
             let asked = chunks.get(run.clone()).unwrap_or_default();
@@ -118,6 +129,7 @@ impl Execution {
                 None => Vec::new(),
             };
             for ((place, chunk), part) in run.zip(asked).zip(K::split(asked, rows)?) {
+                self.budget.take(K::points(&part))?;
                 let life = if chunk.is_closed { Life::Closed } else { Life::Open };
                 let is_kept = chunk.is_closed || self.moment.recall != Recall::Closed;
                 if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
@@ -142,19 +154,26 @@ impl Execution {
         keys
     }
 
-    async fn remembered<K: Kind>(&mut self, chunks: &[Chunk], keys: &[PartKey]) -> Vec<Option<K::Part>> {
+    async fn remembered<K: Kind>(
+        &mut self,
+        chunks: &[Chunk],
+        keys: &[PartKey],
+    ) -> Result<Vec<Option<K::Part>>, ReadError> {
         let recall = self.moment.recall;
         if recall == Recall::Nothing {
-            return chunks.iter().map(|_| None).collect();
+            return Ok(chunks.iter().map(|_| None).collect());
         }
         let found = self.sources.parts.get_many(keys, &self.patience).await;
         let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| {
-            let Remembered { bytes, read_ms } = part.filter(|_| recall.allows(chunk.is_closed))?;
-            let part = postcard::from_bytes(&bytes).ok()?;
+            let Some(Remembered { bytes, read_ms }) = part.filter(|_| recall.allows(chunk.is_closed)) else {
+                return Ok(None);
+            };
+            let Ok(part) = postcard::from_bytes(&bytes) else { return Ok(None) };
+            self.budget.take(K::points(&part))?;
             if K::IS_DATA {
                 self.age.joined(read_ms, chunk);
             }
-            Some(part)
+            Ok(Some(part))
         };
         found.into_iter().zip(chunks).map(recalled).collect()
     }

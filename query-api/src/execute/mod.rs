@@ -7,8 +7,12 @@
 //!
 //! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
 //! again. A part that cannot be decoded is as good as none.
+//!
+//! Points are counted as they come, remembered or read: once an answer holds more of them than it may (`budget.rs`), nothing
+//! else is read for it.
 
 mod age;
+mod budget;
 mod chunked;
 
 use std::time::Duration;
@@ -29,6 +33,7 @@ use crate::request::structured::Form;
 use crate::sql::{self, MOST_ROWS, Point, Statement};
 use crate::store::{Ask, Cost, ReadError, Store};
 use age::Age;
+use budget::Budget;
 
 /// An answer of one query is ended by the query's own deadline, which the breaker hears of; this much later, whatever an
 /// answer of several is still reading is stopped.
@@ -87,6 +92,8 @@ pub struct Execution {
     age: Age,
     /// What was read so far.
     cost: Cost,
+    /// What may still be held.
+    budget: Budget,
 }
 
 impl Sources {
@@ -94,7 +101,7 @@ impl Sources {
     pub fn execution(&self, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
         let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
         let (sources, scope, age) = (self.clone(), scope.clone(), Age::of(moment.now_ms));
-        Execution { sources, scope, moment, ask, patience, age, cost: Cost::default() }
+        Execution { sources, scope, moment, ask, patience, age, cost: Cost::default(), budget: Budget::whole() }
     }
 }
 
@@ -188,7 +195,8 @@ impl Execution {
     }
 
     async fn read(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let points = self.ask(&sql::read(read, self.scope.project())).await?;
+        let points: Vec<Point> = self.ask(&sql::read(read, self.scope.project())).await?;
+        self.budget.take(points.len())?;
         if read.top.is_some() { Ok(points) } else { bounded(points) }
     }
 

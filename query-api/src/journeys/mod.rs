@@ -25,7 +25,8 @@ use crate::plan::read::Source;
 use crate::render::Rendered;
 use crate::render::meta::About;
 use crate::request::body::Part;
-use crate::request::{BadRequest, filter_tree};
+use crate::request::filter_tree::Tests;
+use crate::request::{BadRequest, values};
 use crate::sql::journeys as statements;
 use crate::store::{Answered, Ask, Cost, ReadError, Store};
 use crate::time::{MINUTE, Zone};
@@ -156,12 +157,10 @@ fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-fn filters(part: Option<Part<'_>>) -> Result<Condition, BadRequest> {
-    part.map_or_else(|| Ok(Condition::always()), |part| filter_tree::parse(&part))
-}
-
-fn of_type(event_type: String) -> Condition {
-    Condition::is(Field::EventType, [event_type])
+/// The events of the type that a field names, a test of its own.
+fn of_type(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+    tests.count(part)?;
+    Ok(Condition::is(Field::EventType, [values::event_type_field(part)?]))
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub enum Cut {
     TooLarge,
     /// The client read nothing for too long.
     Stalled,
+    /// The client read too little over all the time that was waited for it.
+    TooSlow,
     /// The client left.
     Left,
 }
@@ -73,6 +75,7 @@ impl Cut {
             Self::Silent => "silent",
             Self::TooLarge => "too_large",
             Self::Stalled => "stalled",
+            Self::TooSlow => "too_slow",
             Self::Left => "left",
         }
     }

@@ -107,6 +107,15 @@ impl Condition {
         }
     }
 
+    /// How many tests it is made of.
+    pub fn tests(&self) -> usize {
+        match self {
+            Self::And(several) | Self::Or(several) => several.iter().map(Self::tests).sum(),
+            Self::Not(one) => one.tests(),
+            Self::Test { .. } => 1,
+        }
+    }
+
     /// Whether it tests that field.
     pub fn looks_at(&self, wanted: &Field) -> bool {
         match self {
@@ -163,6 +172,7 @@ mod tests {
         assert_eq!(a.clone().and(b.clone()), b.clone().and(a.clone()).and(a.clone()));
         assert_eq!(Condition::always().and(a.clone()), a);
         assert_eq!(Condition::always().and(Condition::always()), Condition::always());
+        assert_eq!(Condition::Not(Box::new(a.clone().and(Condition::Or(vec![a, b])))).tests(), 3);
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn all_known(needed: &DimSet, catalogue: &Catalogue) -> Result<(), Unplannable> 
         None => Ok(()),
         Some(name) => Err(Unplannable::UnknownDimension {
             name: quoted(name),
-            near: nearest(&quoted(name), known.iter()),
+            near: nearest(name, known.iter()),
             known: known.into_iter().map(str::to_owned).collect(),
         }),
     }

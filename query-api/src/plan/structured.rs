@@ -61,12 +61,11 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         })
         .collect();
     let planner = Planner { query, catalogue, now_ms, readings };
-    let period = planner.period(query.window)?;
+    let (period, previous) = planner.periods()?;
     let ranking = match planner.ranked() {
         Ranked::First => planner.reads(&query.shape.by, period.from, period.to, None)?,
         Ranked::Not | Ranked::ByClickHouse(_) => Vec::new(),
     };
-    let previous = query.shape.include.previous_period.then(|| planner.period(planner.before(&period))).transpose()?;
     Ok(StructuredPlan { shape: query.shape.clone(), places, period, previous, ranking })
 }
 
@@ -128,9 +127,35 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// The period, and the one that it is compared with. Buckets of time are as wide in both.
+    fn periods(&self) -> Result<(Period, Option<Period>), Unplannable> {
+        let (window, is_compared) = (self.query.window, self.query.shape.include.previous_period);
+        if let (Some(Time::Readable), true) = (self.query.time, is_compared) {
+            let zone = &self.query.shape.zone;
+            let before = |frame: &Frame| Window::Closed { from: before(frame.from, frame.to, zone), to: frame.from };
+            let (frame, previous) = self.open(window).compared(before)?;
+            return Ok((self.framed(frame)?, Some(self.framed(previous)?)));
+        }
+        let period = self.period(window)?;
+        let previous = is_compared.then(|| self.period(self.before(&period))).transpose()?;
+        Ok((period, previous))
+    }
+
     fn period(&self, window: Window) -> Result<Period, Unplannable> {
-        let frame = self.frame(window)?;
-        let (from, to) = frame.as_ref().map_or_else(|| self.whole(window), |frame| (frame.from, frame.to));
+        match self.frame(window)? {
+            Some(frame) => self.framed(frame),
+            None => {
+                let (from, to) = self.whole(window);
+                self.over(from, to, None)
+            }
+        }
+    }
+
+    fn framed(&self, frame: Frame) -> Result<Period, Unplannable> {
+        self.over(frame.from, frame.to, Some(frame))
+    }
+
+    fn over(&self, from: i64, to: i64, frame: Option<Frame>) -> Result<Period, Unplannable> {
         let totals = if self.query.shape.include.totals { self.reads(&[], from, to, None)? } else { Vec::new() };
         let mut reads = self.reads(&self.query.shape.by, from, to, frame.as_ref())?;
         if let Ranked::ByClickHouse(most) = self.ranked() {
@@ -186,8 +211,12 @@ impl Planner<'_> {
         match self.query.time {
             None => Ok(None),
             Some(Time::Of(granularity)) => frame::asked_for(window, granularity, zone, now_ms).map(Some),
-            Some(Time::Readable) => frame::choose(window, None, zone, now_ms).map(|(frame, _)| Some(frame)),
+            Some(Time::Readable) => self.open(window).frame().map(Some),
         }
+    }
+
+    fn open(&self, window: Window) -> frame::Open<'_> {
+        frame::Open { window, zone: &self.query.shape.zone, now_ms: self.now_ms, raw: self.query.raw }
     }
 
     /// A range that is not cut into buckets. One that reaches until now ends with the UTC day: nothing comes after now, and
@@ -317,6 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn raw_events_are_read_as_finely_as_is_readable_where_no_rollup_is_left() {
+        let text = |rest: &str| {
+            format!(
+                r#"{{"metrics":["events"],"dimensions":["time"],
+                    "date_range":["2026-06-01T10:20:00Z","2026-06-01T11:40:00Z"]{rest}}}"#
+            )
+        };
+        assert!(matches!(planned(&text("")), Err(Unplannable::TooFineForItsAge { .. })));
+        for rest in [r#","raw":true"#, r#","raw":true,"include":{"comparisons":"previous_period"}"#] {
+            let plan = planned(&text(rest)).unwrap();
+            assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["events"], Granularity::Minute));
+        }
+        // Whole hours are kept: nothing raw is read for the sake of minutes.
+        let text =
+            r#"{"metrics":["events"],"dimensions":["time"],"raw":true,"date_range":["2026-06-01","2026-06-01"]}"#;
+        let plan = planned(text).unwrap();
+        assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["rollup_1h"], Granularity::Hour));
+    }
+
+    #[test]
     fn the_period_before_has_the_same_length_and_whole_days_stay_whole() {
         let text = r#"{"metrics":["events"],"date_range":["2026-10-30","2026-11-02"],"timezone":"America/New_York",
                        "dimensions":["time:day"],"include":{"comparisons":"previous_period","totals":true}}"#;
@@ -349,5 +398,28 @@ mod tests {
             );
         }
         assert!(plan.period.totals[0].buckets.is_none());
+    }
+
+    #[test]
+    fn buckets_that_are_compared_are_equally_wide() {
+        for (range, zone, granularity) in [
+            // 1,416 hours, of which there are 1,488 before.
+            (r#"["2026-02-01","2026-03-31"]"#, "UTC", Granularity::Hour),
+            // The minutes of the day before are no longer kept.
+            (r#"["2026-08-23","2026-08-23"]"#, "UTC", Granularity::Hour),
+            (r#"["2026-08-24","2026-08-24"]"#, "UTC", Granularity::Minute),
+            (r#"["2026-09-20","2026-10-25"]"#, "Europe/Berlin", Granularity::Hour),
+            (r#""year""#, "Europe/Berlin", Granularity::Day),
+            (r#""7d""#, "Asia/Kolkata", Granularity::QuarterHour),
+        ] {
+            let text = format!(
+                r#"{{"metrics":["events"],"date_range":{range},"dimensions":["time"],"timezone":"{zone}",
+                    "include":{{"comparisons":"previous_period"}}}}"#
+            );
+            let plan = planned(&text).unwrap();
+            let [frame, previous] = [Some(plan.period), plan.previous].map(|period| period.unwrap().frame.unwrap());
+            assert_eq!((frame.granularity, previous.granularity), (granularity, granularity), "{range}");
+            assert_eq!(previous.to, frame.from, "{range}");
+        }
     }
 }

@@ -19,7 +19,8 @@ use crate::plan::condition::{Condition, Field};
 use crate::plan::dimensions;
 use crate::request::BadRequest;
 use crate::request::body::Part;
-use crate::request::{filter_tree, values};
+use crate::request::filter_tree::{self, Tests};
+use crate::request::values;
 
 /// The longest description, in characters.
 const MAX_DESCRIPTION: usize = 500;
@@ -83,7 +84,7 @@ pub fn propose(
     if description.chars().count() > MAX_DESCRIPTION {
         return Err(root.bad(format!("the description has more than {MAX_DESCRIPTION} characters")));
     }
-    let mut reader = Reader { written_out, parts: Vec::new(), nodes: 0, depth: 0 };
+    let mut reader = Reader { written_out, parts: Vec::new(), nodes: 0, depth: 0, tests: Tests::of_document() };
     let expression = match (fields.get("measure"), fields.get("ratio"), fields.get("formula")) {
         (Some(_), None, None) => reader.component(root, FIELDS)?,
         (None, Some(ratio), None) => match ratio.items(2)?.as_slice() {
@@ -113,7 +114,8 @@ pub fn definition(name: &str, version: u32, document: &Value) -> Result<Definiti
     let root = Part::root(document);
     let fields = root.fields(&["description", "expression"])?;
     let nothing = |_: &str| None;
-    let mut reader = Reader { written_out: &nothing, parts: Vec::new(), nodes: 0, depth: 0 };
+    let tests = Tests::of_accepted();
+    let mut reader = Reader { written_out: &nothing, parts: Vec::new(), nodes: 0, depth: 0, tests };
     let canonical = reader.expression(&fields.required("expression")?)?;
     let mut places = 0;
     let expression = expression(&canonical, &mut places);
@@ -133,6 +135,7 @@ struct Reader<'a> {
     parts: Vec<Component>,
     nodes: usize,
     depth: usize,
+    tests: Tests,
 }
 
 impl Reader<'_> {
@@ -182,15 +185,20 @@ impl Reader<'_> {
         }
     }
 
+    fn event_type(&mut self, part: &Part<'_>) -> Result<String, BadRequest> {
+        self.tests.count(part)?;
+        values::event_type_field(part)
+    }
+
     fn component(&mut self, part: &Part<'_>, known: &[&'static str]) -> Result<Value, BadRequest> {
         let fields = part.fields(known)?;
         let name = fields.required("measure")?;
         let text = name.text()?;
         let measure = MEASURES.iter().find(|(known, _)| *known == text).map(|(_, measure)| *measure);
         let measure = measure.ok_or_else(|| name.unknown("measure", MEASURES.map(|(name, _)| name)))?;
-        let event_type = fields.get("event_type").map(|part| values::event_type_field(&part)).transpose()?;
+        let event_type = fields.get("event_type").map(|part| self.event_type(&part)).transpose()?;
         let filters = fields.get("filters");
-        let condition = filters.as_ref().map_or_else(|| Ok(Condition::always()), filter_tree::parse)?;
+        let condition = filter_tree::parse_any(filters.as_ref(), &mut self.tests)?;
         let of_type = event_type.clone().map(|name| Condition::is(Field::EventType, [name]));
         self.parts.push(Component { measure, condition: of_type.unwrap_or_else(Condition::always).and(condition) });
         if self.parts.len() > MAX_COMPONENTS {
@@ -304,6 +312,12 @@ mod tests {
         });
         let error = proposed(&format!(r#"{{"name":"a","formula":{many}}}"#)).unwrap_err().to_string();
         assert!(error.contains("at most 8 measures"), "{error}");
+        let filters = vec![r#"["is","country",["DE"]]"#; 30].join(",");
+        let sum = (0..4).fold("1".to_owned(), |inner, _| {
+            format!(r#"{{"op":"add","left":{inner},"right":{{"measure":"count","filters":[{filters}]}}}}"#)
+        });
+        let error = proposed(&format!(r#"{{"name":"a","formula":{sum}}}"#)).unwrap_err().to_string();
+        assert!(error.starts_with("`formula.right.filters[10]`: this test is one more than the 100"), "{error}");
         let numbers = (0..40).fold("1".to_owned(), |inner, _| format!(r#"{{"op":"add","left":1,"right":{inner}}}"#));
         let other = |_: &str| serde_json::from_str::<Value>(&numbers).ok();
         let value = body::parse(br#"{"name":"a","ratio":["ours","events"]}"#).unwrap();

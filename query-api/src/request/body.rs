@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::error::{BadRequest, quoted};
 use super::near::nearest;
+use super::unique::{self, Fault};
 
 /// The longest body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024;
@@ -23,10 +24,13 @@ pub fn parse(body: &[u8]) -> Result<Value, BadRequest> {
     if body.len() > MAX_BODY_BYTES {
         return Err(BadRequest::BodyTooLong { bytes: body.len(), limit: MAX_BODY_BYTES });
     }
-    let value: Value = serde_json::from_slice(body).map_err(|error| BadRequest::NotJson {
-        line: error.line(),
-        column: error.column(),
-        problem: error.to_string(),
+    let value = unique::parse(body).map_err(|fault| match fault {
+        Fault::Syntax(error) => {
+            BadRequest::NotJson { line: error.line(), column: error.column(), problem: error.to_string() }
+        }
+        Fault::Twice { path } => {
+            BadRequest::BadField { path, problem: "it is given more than once".to_owned(), near: Vec::new() }
+        }
     })?;
     if depth(&value) > MAX_DEPTH {
         let problem = format!("it is nested more than {MAX_DEPTH} deep");
@@ -65,17 +69,13 @@ impl<'a> Part<'a> {
         let known: Vec<S> = known.into_iter().collect();
         let list = known.iter().map(AsRef::as_ref).take(40).collect::<Vec<_>>().join(", ");
         let problem = format!("there is no {what} `{}`; known: {list}", quoted(given));
-        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(&quoted(given), known) }
+        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(given, known) }
     }
 
     /// It is a time zone that is not known.
     pub fn unknown_zone(&self, name: &str) -> BadRequest {
         let problem = format!("`{}` is not an IANA time zone", quoted(name));
-        BadRequest::BadField {
-            path: self.path.clone(),
-            problem,
-            near: nearest(&quoted(name), crate::time::Zone::names()),
-        }
+        BadRequest::BadField { path: self.path.clone(), problem, near: nearest(name, crate::time::Zone::names()) }
     }
 
     /// It is not what it must be.
@@ -98,7 +98,7 @@ impl<'a> Part<'a> {
             Some(name) => {
                 let path = join(&self.path, name);
                 let problem = format!("there is no such field; known: {}", known.join(", "));
-                Err(BadRequest::BadField { path: quoted(&path), problem, near: nearest(&quoted(name), known) })
+                Err(BadRequest::BadField { path: quoted(&path), problem, near: nearest(name, known) })
             }
         }
     }
@@ -217,6 +217,8 @@ mod tests {
     #[test]
     fn what_is_not_json_is_told_with_its_position() {
         assert!(matches!(parse(b"{\n \"a\": }"), Err(BadRequest::NotJson { line: 2, column: 7, .. })));
+        let twice = parse(br#"{"metrics":["events"],"metrics":["users"]}"#).unwrap_err();
+        assert_eq!(twice.to_string(), "`metrics`: it is given more than once");
         assert!(matches!(parse(&vec![b' '; MAX_BODY_BYTES + 1]), Err(BadRequest::BodyTooLong { .. })));
         let deep = format!("{}1{}", "[".repeat(20), "]".repeat(20));
         assert!(matches!(parse(deep.as_bytes()), Err(BadRequest::BadField { .. })));

@@ -3,40 +3,82 @@
 //! ```json
 //! [["is", "country", ["DE", "FR"]], ["or", [["contains", "page", ["/shop"]], ["not", ["is", "device", ["mobile"]]]]]]
 //! ```
+//!
+//! A statement binds each test of a field by itself, those of a funnel's steps twice, and ClickHouse takes a thousand
+//! parameters: so a document has [`MOST_TESTS`] at most, wherever in it they stand ([`Tests`]).
 
 use std::collections::BTreeSet;
 
 use super::body::Part;
 use super::error::BadRequest;
+use super::values;
 use crate::plan::condition::{Condition, Field, How};
 
 /// Conditions of one list, and values of one test, at most.
 const MOST: (usize, usize) = (32, 1_000);
+
+/// Tests of fields in one document: of filters, event types and breakdowns together.
+pub const MOST_TESTS: usize = 100;
 
 /// The longest value, in characters.
 const MAX_VALUE_CHARS: usize = 1_000;
 
 const WORDS: [&str; 7] = ["is", "is_not", "contains", "contains_not", "and", "or", "not"];
 
-/// Reads the list.
-pub fn parse(part: &Part<'_>) -> Result<Condition, BadRequest> {
-    let items = part.items(MOST.0)?;
-    items.iter().map(condition).try_fold(Condition::always(), |all, one| Ok(all.and(one?)))
+/// How many tests a document may still have.
+#[derive(Debug)]
+pub struct Tests {
+    left: usize,
 }
 
-fn condition(part: &Part<'_>) -> Result<Condition, BadRequest> {
+impl Tests {
+    /// Of a document of which nothing was read yet.
+    pub const fn of_document() -> Self {
+        Self { left: MOST_TESTS }
+    }
+
+    /// Of a document that was accepted once: it is read again, whatever is accepted now.
+    pub const fn of_accepted() -> Self {
+        Self { left: usize::MAX }
+    }
+
+    /// One more, which stands there.
+    pub fn count(&mut self, part: &Part<'_>) -> Result<(), BadRequest> {
+        let too_many = || part.bad(format!("this test is one more than the {MOST_TESTS} that a document may have"));
+        self.left = self.left.checked_sub(1).ok_or_else(too_many)?;
+        Ok(())
+    }
+}
+
+/// Reads the list.
+pub fn parse(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+    let items = part.items(MOST.0)?;
+    items.iter().try_fold(Condition::always(), |all, one| Ok(all.and(condition(one, tests)?)))
+}
+
+/// Reads the list if there is one; without, everything passes.
+pub fn parse_any(part: Option<&Part<'_>>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+    part.map_or_else(|| Ok(Condition::always()), |part| parse(part, tests))
+}
+
+fn condition(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let items = part.items(3)?;
     let Some((word, rest)) = items.split_first() else {
         return Err(part.bad("it is empty; write a condition such as [\"is\", \"country\", [\"DE\"]]"));
+    };
+    let mut test = |field, how, values| {
+        tests.count(part)?;
+        test(field, how, values)
     };
     match (word.text()?, rest) {
         ("is", [field, values]) => test(field, How::Is, values),
         ("is_not", [field, values]) => Ok(not(test(field, How::Is, values)?)),
         ("contains", [field, values]) => test(field, How::Contains, values),
         ("contains_not", [field, values]) => Ok(not(test(field, How::Contains, values)?)),
-        ("and", [several]) => parse(several),
+        ("and", [several]) => parse(several, tests),
         ("or", [several]) => {
-            let mut all: Vec<Condition> = several.items(MOST.0)?.iter().map(condition).collect::<Result<_, _>>()?;
+            let items = several.items(MOST.0)?;
+            let mut all: Vec<Condition> = items.iter().map(|one| condition(one, tests)).collect::<Result<_, _>>()?;
             if all.is_empty() {
                 return Err(several.bad("`or` needs at least one condition"));
             }
@@ -44,7 +86,7 @@ fn condition(part: &Part<'_>) -> Result<Condition, BadRequest> {
             all.dedup();
             Ok(Condition::Or(all))
         }
-        ("not", [one]) => Ok(not(condition(one)?)),
+        ("not", [one]) => Ok(not(condition(one, tests)?)),
         (known, _) if WORDS.contains(&known) => Err(part.bad(format!(
             "`{known}` is written {}",
             match known {
@@ -64,13 +106,13 @@ fn not(condition: Condition) -> Condition {
     }
 }
 
-fn test(field: &Part<'_>, how: How, values: &Part<'_>) -> Result<Condition, BadRequest> {
+fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadRequest> {
     let name = field.text()?;
-    if name.is_empty() || name.starts_with("time") {
+    if name.is_empty() || values::is_time(name) {
         return Err(field.bad("name a dimension or `event_type`; the range of time is `date_range`"));
     }
     let mut texts = BTreeSet::new();
-    for value in values.items(MOST.1)? {
+    for value in list.items(MOST.1)? {
         let text = value.text()?;
         if text.chars().count() > MAX_VALUE_CHARS {
             return Err(value.bad(format!("it has more than {MAX_VALUE_CHARS} characters")));
@@ -78,7 +120,7 @@ fn test(field: &Part<'_>, how: How, values: &Part<'_>) -> Result<Condition, BadR
         texts.insert(text.to_owned());
     }
     if texts.is_empty() {
-        return Err(values.bad("name at least one value; the empty text stands for events without this dimension"));
+        return Err(list.bad("name at least one value; the empty text stands for events without this dimension"));
     }
     Ok(Condition::Test { field: Field::named(name), how, values: texts })
 }
@@ -89,7 +131,7 @@ mod tests {
     use crate::request::body;
 
     fn parsed(text: &str) -> Result<Condition, BadRequest> {
-        parse(&Part::root(&body::parse(text.as_bytes())?))
+        parse(&Part::root(&body::parse(text.as_bytes())?), &mut Tests::of_document())
     }
 
     #[test]
@@ -100,6 +142,7 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(parsed(r#"[["not",["not",["is","a",["x"]]]]]"#).unwrap(), parsed(r#"[["is","a",["x"]]]"#).unwrap());
         assert_eq!(parsed("[]").unwrap(), Condition::always());
+        assert!(parsed(r#"[["is","timezone",["UTC"]]]"#).is_ok());
     }
 
     #[test]
@@ -113,9 +156,22 @@ mod tests {
             (r#"[["or",[]]]"#, "`[0][1]`: `or` needs at least one"),
             (r#"[[]]"#, "`[0]`: it is empty"),
             (r#"[["is","time:day",["x"]]]"#, "`[0][1]`: name a dimension"),
+            (r#"[["is","time",["x"]]]"#, "`[0][1]`: name a dimension"),
         ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn tests_are_counted_wherever_they_stand() {
+        // Four lists of 25, the last of them one longer.
+        let list = |tests: usize| format!(r#"["or",[{}]]"#, vec![r#"["not",["is","a",["x"]]]"#; tests].join(","));
+        let all = |last| format!("[{}]", [25, 25, 25, last].map(list).join(","));
+        assert!(parsed(&all(25)).is_ok());
+        let error = parsed(&all(26)).unwrap_err().to_string();
+        assert_eq!(error, "`[3][1][25][1]`: this test is one more than the 100 that a document may have");
+        let value = body::parse(all(26).as_bytes()).unwrap();
+        assert!(parse(&Part::root(&value), &mut Tests::of_accepted()).is_ok());
     }
 }

@@ -10,6 +10,7 @@ pub mod query;
 pub mod range;
 pub mod series;
 pub mod structured;
+pub mod unique;
 pub mod values;
 pub mod window;
 

@@ -1,14 +1,17 @@
 //! Which names somebody may have meant.
 
+use super::error::quoted;
+
 /// Names that are offered at most.
 const OFFERED: usize = 3;
 
 /// Below this likeness (Jaro-Winkler, 0 to 1) a name is no help.
 const ALIKE: f64 = 0.8;
 
-/// The names most like `given`, best first.
+/// The names most like `given`, best first. Only as much of it is compared as is quoted: comparing costs the product of both
+/// lengths for each name, and a path may have 64 KB.
 pub fn nearest<S: AsRef<str>>(given: &str, names: impl IntoIterator<Item = S>) -> Vec<String> {
-    let given = given.to_lowercase();
+    let given = quoted(given).to_lowercase();
     let mut alike: Vec<(f64, String)> = names
         .into_iter()
         .map(|name| (likeness(&given, name.as_ref()), name.as_ref().to_owned()))
@@ -35,5 +38,12 @@ mod tests {
         assert_eq!(nearest("granularty", ["granularity", "groupBy"])[0], "granularity");
         assert_eq!(nearest("Berln", ["Europe/Berlin", "Asia/Tokyo"]), ["Europe/Berlin"]);
         assert!(nearest("xyz", ["events"]).is_empty());
+    }
+
+    #[test]
+    fn of_a_long_name_no_more_is_compared_than_is_quoted() {
+        let long = "x".repeat(1_000);
+        assert!(nearest(&long, [long.as_str()]).is_empty());
+        assert_eq!(nearest(&"x".repeat(64), ["x".repeat(64)]).len(), 1);
     }
 }

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use super::body::Part;
 use super::error::BadRequest;
-use super::filter_tree;
+use super::filter_tree::{self, MOST_TESTS, Tests};
 use super::params::Params;
 use super::query::{MAX_DIMENSIONS, MetricQuery};
 use super::range;
@@ -155,8 +155,8 @@ impl StructuredQuery {
         let (limit, offset) = fields.get("pagination").map_or(Ok((ROWS.0, 0)), |part| page(&part))?;
         let order_by =
             fields.get("order_by").map_or_else(|| Ok(Vec::new()), |part| order(&part, &defined, &dimensions))?;
-        let condition =
-            fields.get("filters").map_or_else(|| Ok(Condition::always()), |part| filter_tree::parse(&part))?;
+        let condition = filter_tree::parse_any(fields.get("filters").as_ref(), &mut Tests::of_document())?;
+        fit_with_filters(&metrics, &defined, &condition)?;
         Ok(Self {
             window: range::parse(&fields.required("date_range")?, &zone, now_ms)?,
             time: dimensions.time,
@@ -246,6 +246,17 @@ fn fixed_granularity(part: &Part<'_>, metrics: &[Arc<Definition>], time: Option<
         ))),
         _ => Ok(()),
     }
+}
+
+/// What a registered metric is made of was counted when it was registered; each measure of it is read with the filters.
+fn fit_with_filters(part: &Part<'_>, metrics: &[Arc<Definition>], filters: &Condition) -> Result<(), BadRequest> {
+    for (item, metric) in part.items(MAX_METRICS)?.iter().zip(metrics) {
+        let tests = metric.parts.iter().map(|part| part.condition.tests()).max().unwrap_or(0) + filters.tests();
+        if tests > MOST_TESTS {
+            return Err(item.bad(format!("with the filters it has {tests} tests, at most {MOST_TESTS} are made")));
+        }
+    }
+    Ok(())
 }
 
 fn page(part: &Part<'_>) -> Result<(u64, u64), BadRequest> {
@@ -367,5 +378,25 @@ mod tests {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_metric_has_as_many_tests_as_the_filters_leave() {
+        let own = (0..8).fold(Condition::always(), |all, n| all.and(Condition::is(Field::EventType, [n.to_string()])));
+        let part = crate::metric::definition::Part { measure: Measure::Events, condition: own };
+        let events = Definition::built_in(Metric::named("events").unwrap());
+        let metric = Arc::new(Definition { parts: vec![part], ..events.clone() });
+        let events = Arc::new(events);
+        let asked = |filters: usize| {
+            let list = (0..filters).map(|n| format!(r#"["is","a",["{n}"]]"#)).collect::<Vec<_>>();
+            let lists: Vec<_> = list.chunks(30).map(|some| format!(r#"["and",[{}]]"#, some.join(","))).collect();
+            let text = format!(r#"{{"metrics":["events","own"],"date_range":"7d","filters":[{}]}}"#, lists.join(","));
+            let value = body::parse(text.as_bytes()).unwrap();
+            let find = |name: &str| Some(Arc::clone(if name == "own" { &metric } else { &events }));
+            StructuredQuery::parse(&Part::root(&value), &find, &Vec::new, NOW).map_err(|error| error.to_string())
+        };
+        assert!(asked(92).is_ok());
+        assert_eq!(asked(93).unwrap_err(), "`metrics[1]`: with the filters it has 101 tests, at most 100 are made");
+        assert!(asked(101).unwrap_err().starts_with("`filters[3][1][10]`: this test is one more than the 100"));
     }
 }

@@ -12,8 +12,7 @@ const MAX_EVENT_TYPE_CHARS: usize = tallyhouse_schema::limits::MAX_ID_CHARS;
 /// The parameter `timezone`; UTC without it.
 pub fn zone_parameter(params: &Params) -> Result<Zone, BadRequest> {
     let Some(name) = params.get("timezone") else { return Ok(Zone::utc()) };
-    Zone::named(name)
-        .ok_or_else(|| BadRequest::UnknownZone { name: quoted(name), near: nearest(&quoted(name), Zone::names()) })
+    Zone::named(name).ok_or_else(|| BadRequest::UnknownZone { name: quoted(name), near: nearest(name, Zone::names()) })
 }
 
 /// A field that holds a time zone; UTC without it.
@@ -46,6 +45,11 @@ fn is_event_type(name: &str) -> bool {
 
 fn expected() -> String {
     format!("an event type, of 1 to {MAX_EVENT_TYPE_CHARS} characters")
+}
+
+/// Whether a name among dimensions is that of time, of whatever width of buckets. `timezone` is a dimension as any other.
+pub fn is_time(name: &str) -> bool {
+    name == "time" || name.starts_with("time:")
 }
 
 /// Seconds of a length of time: a number of minutes, hours or days, such as `30m`, `12h` or `7d`.
@@ -88,6 +92,12 @@ mod tests {
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn names_that_only_begin_like_time_are_not() {
+        assert!(["time", "time:", "time:day"].into_iter().all(is_time));
+        assert!(!["", "timezone", "time_of_day", "times", "Time", "a:time"].into_iter().any(is_time));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ulid::Ulid;
 
 use super::error::{self, ReadError, Said};
 use super::kill::{Condemned, Killer};
-use crate::admission::{Class, ExportTurn, Turn};
+use crate::admission::{Class, SendingTurn, Turn};
 use crate::metrics::{Metrics, Outcome, Running};
 
 /// What a query holds until ClickHouse has ended it.
@@ -18,7 +18,7 @@ pub enum Held {
     /// A place among all questions.
     Turn(Turn),
     /// A place among exports.
-    Export(ExportTurn),
+    Export(SendingTurn),
 }
 
 impl Held {

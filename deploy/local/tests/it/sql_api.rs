@@ -8,6 +8,8 @@ use hyper::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_admission::clinging;
@@ -215,5 +217,48 @@ async fn a_client_that_leaves_ends_its_statement() {
     assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
     eventually("it was stopped", async || service.counted("tallyhouse_query_kills_total", "stopped") == 1).await;
     assert_eq!(service.gauge("tallyhouse_query_clickhouse_in_flight"), 0);
+    service.stop().await;
+}
+
+/// Sends a statement over a connection of its own, and reads no more than the status.
+async fn unread(service: &Service, project: &str, sql: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(service.url().trim_start_matches("http://")).await.unwrap();
+    let body = json!({"sql": sql, "format": "csv"}).to_string();
+    let request = format!(
+        "POST /v1/sql HTTP/1.1\r\nhost: x\r\nx-api-key: {project}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_few() {
+    let (hoarder, other) = (new_project(), new_project());
+    let service = service(&[&hoarder, &other]).await;
+    // More than what is on the way between two sockets.
+    let large = "SELECT repeat('x', 1000) AS text FROM numbers(30000)";
+    let (mut statuses, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (status, stream) = unread(&service, &hoarder, large).await;
+        statuses.push(status);
+        held.push(stream);
+    }
+    assert_eq!(statuses, ["200", "200", "200", "200", "200", "429"]);
+    let small = json!({"sql": "SELECT 1"});
+    let refused = ask(&service, &hoarder, &small).await;
+    assert_eq!((refused.status.as_u16(), &refused.body["code"]), (429, &json!("too_many_queries")), "{refused:?}");
+    assert_eq!(refused.header("retry-after"), "5");
+    assert_eq!(ask(&service, &other, &small).await.status, 200);
+    // Read to its end, an answer gives its place back; so does one whose reader leaves.
+    let mut whole = Vec::new();
+    held[0].read_to_end(&mut whole).await.unwrap();
+    assert!(whole.len() > 30_000_000 && whole.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", whole.len());
+    eventually("a place is free", async || ask(&service, &hoarder, &small).await.status == 200).await;
+    held.clear();
+    eventually("they were given up", async || service.counted("tallyhouse_query_streams_cut_total", "left") == 4).await;
     service.stop().await;
 }

@@ -26,9 +26,10 @@ pub mod render;
 use serde::Serialize;
 use tallyhouse_schema::dimension::is_valid_name;
 
-use super::{Scan, filters, of_type};
+use super::{Scan, of_type};
 use crate::plan::condition::{Condition, Field};
 use crate::request::body::Part;
+use crate::request::filter_tree::{self, Tests};
 use crate::request::{BadRequest, Window, range, values};
 use crate::time::{DAY, MINUTE, Zone};
 
@@ -112,7 +113,8 @@ pub struct FunnelPlan {
 impl Funnel {
     pub(super) fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
-        let steps = steps(&fields.required("steps")?)?;
+        let mut tests = Tests::of_document();
+        let steps = steps(&fields.required("steps")?, &mut tests)?;
         let zone = values::zone_field(fields.get("timezone").as_ref())?;
         Ok(Self {
             steps,
@@ -120,8 +122,8 @@ impl Funnel {
             zone,
             within_s: within(&fields.required("window")?)?,
             order: fields.get("order").map_or(Ok(Order::Ordered), |part| order(&part))?,
-            breakdown: fields.get("breakdown").map(|part| breakdown(&part)).transpose()?,
-            condition: filters(fields.get("filters"))?,
+            breakdown: fields.get("breakdown").map(|part| breakdown(&part, &mut tests)).transpose()?,
+            condition: filter_tree::parse_any(fields.get("filters").as_ref(), &mut tests)?,
         })
     }
 
@@ -158,19 +160,20 @@ impl FunnelPlan {
     }
 }
 
-fn steps(part: &Part<'_>) -> Result<Vec<Step>, BadRequest> {
+fn steps(part: &Part<'_>, tests: &mut Tests) -> Result<Vec<Step>, BadRequest> {
     let items = part.items(*STEPS.end())?;
     if items.len() < *STEPS.start() {
         return Err(part.bad(format!("a funnel has {} to {} steps", STEPS.start(), STEPS.end())));
     }
-    items.iter().map(step).collect()
+    items.iter().map(|part| step(part, tests)).collect()
 }
 
-fn step(part: &Part<'_>) -> Result<Step, BadRequest> {
+fn step(part: &Part<'_>, tests: &mut Tests) -> Result<Step, BadRequest> {
     let fields = part.fields(&["event_type", "filters", "name"])?;
-    let event_type = values::event_type_field(&fields.required("event_type")?)?;
-    let name = fields.get("name").map_or_else(|| Ok(event_type.clone()), |part| name(&part))?;
-    Ok(Step { name, condition: of_type(event_type).and(filters(fields.get("filters"))?) })
+    let event_type = fields.required("event_type")?;
+    let of_its_type = of_type(&event_type, tests)?;
+    let name = fields.get("name").map_or_else(|| event_type.text().map(str::to_owned), |part| name(&part))?;
+    Ok(Step { name, condition: of_its_type.and(filter_tree::parse_any(fields.get("filters").as_ref(), tests)?) })
 }
 
 fn name(part: &Part<'_>) -> Result<String, BadRequest> {
@@ -194,9 +197,10 @@ fn order(part: &Part<'_>) -> Result<Order, BadRequest> {
     found.ok_or_else(|| part.unknown("order", Order::NAMES.map(|(name, _)| name)))
 }
 
-fn breakdown(part: &Part<'_>) -> Result<Field, BadRequest> {
+fn breakdown(part: &Part<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
+    tests.count(part)?;
     let name = part.text()?;
-    if is_valid_name(name) && !name.starts_with("time") {
+    if is_valid_name(name) && !values::is_time(name) {
         return Ok(Field::named(name));
     }
     Err(part.not("a dimension, such as `country`, or a property"))
@@ -241,6 +245,7 @@ mod tests {
         .unwrap();
         let names: Vec<_> = funnel.steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!((names, funnel.within_s, funnel.order), (vec!["saw", "buy"], 5_400, Order::StrictOrder));
+        assert!(with("breakdown", r#""timezone""#).is_ok());
         let plan = funnel.plan(NOW);
         assert_eq!((plan.to - plan.from, &plan.breakdown), (2 * DAY, &Some(Field::named("country"))));
     }
@@ -289,6 +294,30 @@ mod tests {
         ] {
             let error = with(field, value).unwrap_err().to_string();
             assert!(error.contains(expected), "{field} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn tests_of_all_steps_filters_and_the_breakdown_are_counted_together() {
+        let filters = |many: usize| vec![r#"["is","a",["x"]]"#; many].join(",");
+        // Ten of types, a breakdown, and all others.
+        let asked = |of_a_step: usize, of_all: usize| {
+            let steps = vec![format!(r#"{{"event_type":"a","filters":[{}]}}"#, filters(of_a_step)); 10].join(",");
+            parsed(&format!(
+                r#"{{"kind":"funnel","steps":[{steps}],"date_range":"7d","window":"1d","breakdown":"country",
+                    "filters":[{}]}}"#,
+                filters(of_all)
+            ))
+        };
+        assert!(asked(8, 9).is_ok());
+        for (of_a_step, of_all, path) in [
+            (8, 10, "filters[9]"),
+            (9, 0, "breakdown"),
+            (10, 0, "steps[9].filters[0]"),
+            (26, 0, "steps[3].filters[18]"),
+        ] {
+            let error = asked(of_a_step, of_all).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{path}`: this test is one more than")), "{error}");
         }
     }
 }

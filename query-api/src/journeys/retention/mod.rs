@@ -21,9 +21,10 @@ pub mod render;
 
 use serde::Serialize;
 
-use super::{Scan, filters, of_type};
+use super::{Scan, of_type};
 use crate::plan::condition::Condition;
 use crate::request::body::Part;
+use crate::request::filter_tree::{self, Tests};
 use crate::request::{BadRequest, Window, range, values};
 use crate::time::{Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
 
@@ -100,8 +101,9 @@ pub struct RetentionPlan {
 impl Retention {
     pub(super) fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
-        let cohort = cohort(&fields.required("cohort")?)?;
-        let returns = returns(&fields.required("return")?)?;
+        let mut tests = Tests::of_document();
+        let cohort = cohort(&fields.required("cohort")?, &mut tests)?;
+        let returns = returns(&fields.required("return")?, &mut tests)?;
         let zone = values::zone_field(fields.get("timezone").as_ref())?;
         let periods = fields.required("periods")?.number(*PERIODS.start(), *PERIODS.end())?;
         Ok(Self {
@@ -169,15 +171,17 @@ impl RetentionPlan {
     }
 }
 
-fn cohort(part: &Part<'_>) -> Result<Condition, BadRequest> {
+fn cohort(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
-    Ok(of_type(values::event_type_field(&fields.required("event_type")?)?).and(filters(fields.get("filters"))?))
+    let of_its_type = of_type(&fields.required("event_type")?, tests)?;
+    Ok(of_its_type.and(filter_tree::parse_any(fields.get("filters").as_ref(), tests)?))
 }
 
-fn returns(part: &Part<'_>) -> Result<Condition, BadRequest> {
+fn returns(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
-    let of_its_type = fields.get("event_type").map(|part| values::event_type_field(&part).map(of_type)).transpose()?;
-    Ok(of_its_type.unwrap_or_else(Condition::always).and(filters(fields.get("filters"))?))
+    let of_its_type = fields.get("event_type").map(|part| of_type(&part, tests)).transpose()?;
+    let filters = filter_tree::parse_any(fields.get("filters").as_ref(), tests)?;
+    Ok(of_its_type.unwrap_or_else(Condition::always).and(filters))
 }
 
 fn unit(part: &Part<'_>) -> Result<Unit, BadRequest> {
@@ -246,6 +250,15 @@ mod tests {
         assert_eq!(plan("return", "{}").scan().types, None);
         let types = plan("return", r#"{"event_type":"b","filters":[["is","country",["DE"]]]}"#).scan().types;
         assert_eq!(types, Some(vec!["a".to_owned(), "b".to_owned()]));
+    }
+
+    #[test]
+    fn tests_of_both_conditions_are_counted_together() {
+        let list = |many: usize| format!(r#"["and",[{}]]"#, vec![r#"["is","a",["x"]]"#; many].join(","));
+        let returns = |last| format!(r#"{{"filters":[{}]}}"#, [30, 30, 30, last].map(list).join(","));
+        assert!(with("return", &returns(9)).is_ok());
+        let error = with("return", &returns(10)).unwrap_err().to_string();
+        assert!(error.starts_with("`return.filters[3][1][9]`: this test is one more than the 100"), "{error}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tallyhouse_query_api::metric::Measure;
 use tallyhouse_query_api::plan::chunks::cut;
 use tallyhouse_query_api::plan::read::{Read, Source};
-use tallyhouse_query_api::plan::structured::only;
+use tallyhouse_query_api::plan::structured::{Period, only};
 use tallyhouse_query_api::plan::{Plan, Unplannable, plan};
 use tallyhouse_query_api::render::structured::Found;
 use tallyhouse_query_api::render::table::Greatest;
@@ -87,6 +87,7 @@ async fn rollups_answer_what_raw_events_say() {
     ground.clear().await;
     assert_eq!(tally.questions, questions);
     assert!(tally.values > questions && tally.tables.len() == 3 && tally.chunks > 0, "{tally:?}");
+    assert!(tally.widths_compared > 0, "{tally:?}");
     assert!(tally.totals > 0 && tally.previous > 0 && tally.series > 0 && tally.registered > 0, "{tally:?}");
 }
 
@@ -99,6 +100,8 @@ struct Tally {
     ranked: usize,
     totals: usize,
     previous: usize,
+    /// Those whose width of buckets was left open.
+    widths_compared: usize,
     rows: usize,
     values: usize,
     chunks: usize,
@@ -114,6 +117,7 @@ impl Tally {
         self.ranked += one.ranked;
         self.totals += one.totals;
         self.previous += one.previous;
+        self.widths_compared += one.widths_compared;
         self.rows += one.rows;
         self.values += one.values;
         self.chunks += one.chunks;
@@ -245,6 +249,10 @@ impl Ground {
                     ..Found::default()
                 };
                 if let Some(previous) = &plan.previous {
+                    // Rows are compared by the place of their bucket.
+                    let width = |period: &Period| period.frame.as_ref().map(|frame| frame.granularity);
+                    assert_eq!(width(previous), width(&plan.period), "{question}");
+                    tally.widths_compared += usize::from(question.leaves_width_open());
                     found.previous = asking.compare_all(&previous.reads, &mut tally).await;
                     found.previous_totals = asking.compare_all(&previous.totals, &mut tally).await;
                 }

@@ -13,7 +13,7 @@ use tallyhouse_query_api::request::body::Part;
 use tallyhouse_query_api::request::query::METRIC_PARAMS;
 use tallyhouse_query_api::request::{BadRequest, MetricQuery, Params, Query, StructuredQuery};
 use tallyhouse_query_api::time::Zone;
-use tallyhouse_schema::Catalogue;
+use tallyhouse_schema::{Catalogue, Rollup};
 
 use super::DAY;
 
@@ -63,6 +63,12 @@ impl Question {
     pub fn earlier(&self) -> Self {
         let Range { before, middle, .. } = self.range;
         Self { form: self.form.clone(), range: Range { from: before, to: middle, ..self.range } }
+    }
+
+    /// Whether the width of its buckets is left open.
+    pub fn leaves_width_open(&self) -> bool {
+        let Form::Document(document) = &self.form else { return false };
+        document["dimensions"].as_array().is_some_and(|names| names.iter().any(|name| name == "time"))
     }
 
     /// How it is put: with a body, or as a path.
@@ -130,9 +136,26 @@ impl Known {
 
 /// Makes up a question about events before `until`.
 pub fn question(random: &mut StdRng, until: i64) -> Question {
+    if random.random_bool(0.1) {
+        let range = last_of_minutes(random, until);
+        return Question { form: open_comparison(random, range), range };
+    }
     let range = range(random, until);
     let form = if random.random_bool(0.15) { series(random, range) } else { document(random, range) };
     Question { form, range }
+}
+
+/// Days of which minutes are still kept; they need not be of those right before.
+fn last_of_minutes(random: &mut StdRng, until: i64) -> Range {
+    let zone = ZONES.choose(random).unwrap();
+    let zoned = Zone::named(zone).unwrap();
+    let midnight = |at| zoned.day_start(zoned.date(at));
+    let length = random.random_range(1..=30);
+    let kept = Rollup::Minute.retention_days();
+    let from = until - random.random_range(kept - length..kept) * DAY;
+    let [before, from, middle, to] =
+        [from - (length / 2 + 1) * DAY, from, from + (length / 2).max(1) * DAY, from + length * DAY].map(midnight);
+    Range { zone, before, from, middle, to }
 }
 
 fn range(random: &mut StdRng, until: i64) -> Range {
@@ -203,6 +226,15 @@ fn document(random: &mut StdRng, Range { zone, from, to, .. }: Range) -> Form {
         question["pagination"] = json!({"limit": random.random_range(1..200), "offset": random.random_range(0..20)});
     }
     Form::Document(question)
+}
+
+/// A document that leaves the width of its buckets open and is compared: one has to do for both periods.
+fn open_comparison(random: &mut StdRng, Range { zone, .. }: Range) -> Form {
+    let mut dimensions = vec!["time".to_owned()];
+    let many = random.random_range(0..2);
+    dimensions.extend(some(random, &["country", "device", "event_type"], many));
+    Form::Document(json!({"metrics": metrics(random, false), "timezone": zone, "dimensions": dimensions,
+                          "filters": [], "include": {"comparisons": "previous_period"}}))
 }
 
 /// One to seven metrics. Quantiles are in a sixth of the questions: merging their sketches costs ten times what all else
