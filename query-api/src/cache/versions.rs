@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Patience;
 use super::flight::{Flights, Lost};
-use super::known::{Fetched, Known, Link, Look};
+use super::known::{Fetched, Known, Link, Look, Moment, Slot};
 use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
+use crate::Clock;
 
 /// How often the cache was cleared: by [`field`], and the hash's own [`INCARNATION`].
 const GENERATIONS: &str = "tallyhouse:cache:generations";
@@ -49,6 +50,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 pub struct Versions {
     source: Source,
     purges: Arc<Purges>,
+    clock: Clock,
 }
 
 #[derive(Clone)]
@@ -66,7 +68,7 @@ struct Fleet {
 
 impl Versions {
     /// From Redis if there is one, else from the ingester of this process if it has one.
-    pub fn new(shared: Option<Arc<Shared>>, process: Option<DayVersions>) -> Self {
+    pub fn new(shared: Option<Arc<Shared>>, process: Option<DayVersions>, clock: Clock) -> Self {
         let source = match (shared, process) {
             (Some(shared), _) => {
                 Source::Fleet(Arc::new(Fleet { shared, known: Mutex::default(), reading: Flights::default() }))
@@ -74,19 +76,20 @@ impl Versions {
             (None, Some(days)) => Source::Process(days),
             (None, None) => Source::Nobody,
         };
-        Self { source, purges: Arc::default() }
+        Self { source, purges: Arc::default(), clock }
     }
 
-    /// The stamp of these days, all of them over, of a project.
+    /// The stamp of these days, all of them over, of a project. A change after quiet is in it at once, more of them once in
+    /// half a second: each costs an answer.
     pub async fn stamp(&self, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Stamp {
-        let here = self.purges.generation(project);
+        let (here, slot) = (self.purges.generation(project), Slot::at((self.clock)()));
         match &self.source {
             Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
             Source::Process(versions) => {
-                let (epoch, sum) = versions.of(project, days);
+                let (epoch, sum) = versions.of(project, days, slot.0);
                 Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
             }
-            Source::Fleet(fleet) => match fleet.stamp(project, days, patience).await {
+            Source::Fleet(fleet) => match fleet.stamp(project, days, slot, patience).await {
                 Some(stamp) => stamp,
                 None => {
                     let generation = fleet.known().generation(project).unwrap_or(here);
@@ -122,7 +125,7 @@ impl Versions {
             }
             Source::Fleet(fleet) => {
                 fleet.shared.ask::<()>(Request::Many(touched::commands(days))).await?;
-                // Here at once, whatever becomes of the message.
+                // Here, whatever becomes of the message.
                 days.iter().for_each(|touched| fleet.known().heard(&touched.project, [touched.day]));
                 Ok(())
             }
@@ -150,10 +153,17 @@ impl Versions {
 
 impl Fleet {
     /// `None` when Redis does not say.
-    async fn stamp(self: &Arc<Self>, project: &str, days: RangeInclusive<Day>, patience: &Patience) -> Option<Stamp> {
+    async fn stamp(
+        self: &Arc<Self>,
+        project: &str,
+        days: RangeInclusive<Day>,
+        slot: Slot,
+        patience: &Patience,
+    ) -> Option<Stamp> {
         // Twice: a reading that somebody else began may have been overtaken by a message.
         for _ in 0..2 {
-            let look = self.known().look(project, days.clone(), Instant::now());
+            let now = Moment { at: Instant::now(), slot };
+            let look = self.known().look(project, days.clone(), now);
             if let Look::Known(generation, sum) = look {
                 return Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } });
             }
@@ -163,7 +173,7 @@ impl Fleet {
             let (fleet, name) = (Arc::clone(self), project.to_owned());
             let reading = || async move {
                 let own = Patience::default();
-                fleet.read(&name, look, &own).await.map(|()| own.spent())
+                fleet.read(&name, look, now, &own).await.map(|()| own.spent())
             };
             match self.reading.join(project.to_owned(), reading).await.1 {
                 Ok(Ok(took)) => patience.spend(took),
@@ -173,21 +183,21 @@ impl Fleet {
                 }
             }
         }
-        match self.known().look(project, days, Instant::now()) {
+        match self.known().look(project, days, Moment { at: Instant::now(), slot }) {
             Look::Known(generation, sum) => Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } }),
             Look::ReadAll | Look::Read(_) => None,
         }
     }
 
-    async fn read(&self, project: &str, look: Look, patience: &Patience) -> Result<(), Away> {
-        let (link, at) = (self.known().reading(project), Instant::now());
+    async fn read(&self, project: &str, look: Look, now: Moment, patience: &Patience) -> Result<(), Away> {
+        let begun = self.known().reading(project, now);
         let read = match look {
             Look::Known(..) => return Ok(()),
             Look::ReadAll => {
-                self.read_all(project, patience).await.map(|all| self.known().took_all(project, link, at, all))
+                self.read_all(project, patience).await.map(|all| self.known().took_all(project, begun, all))
             }
             Look::Read(days) => {
-                self.read_days(project, &days, patience).await.map(|read| self.known().took(project, read))
+                self.read_days(project, &days, patience).await.map(|read| self.known().took(project, begun, read))
             }
         };
         read.inspect_err(|_| self.known().took_nothing(project))
@@ -276,11 +286,17 @@ enum ListenError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use prometheus::Registry;
     use tallyhouse_service::day_versions::Touched;
 
     use super::*;
     use crate::metrics::Metrics;
+
+    fn now() -> Moment {
+        Moment { at: Instant::now(), slot: Slot(0) }
+    }
 
     fn fleet() -> Fleet {
         let metrics = Metrics::register(&Registry::new()).unwrap();
@@ -289,10 +305,10 @@ mod tests {
         let fleet = Fleet { shared: Arc::new(shared), known: Mutex::default(), reading: Flights::default() };
         fleet.known().linked(1);
         for project in ["p", "q"] {
-            let link = fleet.known().reading(project);
+            let begun = fleet.known().reading(project, now());
             let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
             let fetched = Fetched { generation, versions: BTreeMap::from([(1, 1), (2, 1)]) };
-            fleet.known().took_all(project, link, Instant::now(), fetched);
+            fleet.known().took_all(project, begun, fetched);
         }
         fleet
     }
@@ -302,7 +318,7 @@ mod tests {
     }
 
     fn look(fleet: &Fleet, project: &str) -> Look {
-        fleet.known().look(project, 1..=2, Instant::now())
+        fleet.known().look(project, 1..=2, now())
     }
 
     #[test]
@@ -334,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn the_ingester_of_the_process_is_heard_at_once() {
         let days = DayVersions::default();
-        let versions = Versions::new(None, Some(days.clone()));
+        let versions = Versions::new(None, Some(days.clone()), Arc::new(|| 0));
         let before = stamp(&versions).await;
         days.raise(&[Touched { project: "p".into(), day: 8 }, Touched { project: "q".into(), day: 3 }]);
         assert_eq!(stamp(&versions).await, before);
@@ -344,8 +360,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_trickle_in_the_process_moves_the_stamp_twice_a_second() {
+        let (days, now_ms) = (DayVersions::default(), Arc::new(AtomicI64::new(0)));
+        let clock = Arc::clone(&now_ms);
+        let clock: Clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        let versions = Versions::new(None, Some(days.clone()), clock);
+        let late = [Touched { project: "p".into(), day: 3 }];
+        let mut seen = Vec::new();
+        for ms in 0..2_000 {
+            now_ms.store(1_250 + ms, Ordering::SeqCst);
+            if ms % 50 == 0 {
+                days.raise(&late);
+            }
+            seen.push(stamp(&versions).await);
+            seen.dedup();
+        }
+        assert_eq!(seen.len(), 5, "one for each slot: {seen:?}");
+        now_ms.store(3_500, Ordering::SeqCst);
+        let last = stamp(&versions).await;
+        assert!(!seen.contains(&last), "the last one shows");
+        now_ms.store(9_000, Ordering::SeqCst);
+        assert_eq!(stamp(&versions).await, last);
+        days.raise(&late);
+        assert_ne!(stamp(&versions).await, last, "after quiet it shows at once");
+    }
+
+    #[tokio::test]
     async fn clearing_changes_every_generation_and_nobody_knows_without_a_source() {
-        let versions = Versions::new(None, None);
+        let versions = Versions::new(None, None, Arc::new(|| 0));
         let before = stamp(&versions).await;
         assert_eq!(before.days, DaysStamp::Unknown);
         assert_eq!(versions.clear(None).await, Ok(()));

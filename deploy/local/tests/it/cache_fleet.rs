@@ -16,7 +16,7 @@ use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
 use tokio::runtime::Runtime;
 
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, eventually, new_project};
+use crate::query_service::{Redis, Service, Settings, eventually, new_project};
 use crate::support;
 use crate::support::proxy::{Mode, Proxy};
 
@@ -202,6 +202,39 @@ async fn a_late_event_shows_on_every_instance() {
     }
     one.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_trickle_of_late_events_readers_wait_for_one_in_half_a_second() {
+    let (engine, from) = (support::engine().await, ten_days_ago());
+    let (project, other) = (new_project(), new_project());
+    let redis = Redis::start().await;
+    let settings = Settings { now_ms: Some(now_ms()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings.with("REDIS_URL", &redis.url), &[&project, &other]).await;
+    let is_heard = async || redis.command("PUBLISH tallyhouse:touched nobody").await.as_deref() == Some(":1");
+    eventually("the service listens", is_heard).await;
+    for project in [&project, &other] {
+        insert_events(&engine.writer(), project, from, 1).await;
+    }
+    let late = async |project: &str| {
+        insert_events(&engine.writer(), project, from, 1).await;
+        raise(&redis, project, from).await;
+    };
+    let shows = async |project: &str, value: i64| service.get(project, &a_day(from)).await.values() == [json!(value)];
+    assert!(shows(&project, 3).await && shows(&other, 3).await);
+    late(&project).await;
+    eventually("a late event after quiet shows, while the clock stands still", async || shows(&project, 6).await).await;
+
+    late(&project).await;
+    late(&other).await;
+    // Messages come in order.
+    eventually("the one of another project shows", async || shows(&other, 6).await).await;
+    let held = service.get(&project, &a_day(from)).await;
+    assert_eq!((held.header("x-cache"), held.values()), ("HIT", vec![json!(6)]));
+    service.pass(Duration::from_millis(500));
+    let told = service.get(&project, &a_day(from)).await;
+    assert_eq!((told.header("x-cache"), told.values()), ("MISS", vec![json!(9)]));
+    service.stop().await;
 }
 
 #[tokio::test]
