@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tallyhouse_service::day_versions::Day;
 
-use super::stamp::Generation;
+use super::stamp::{DaysStamp, Generation, Stamp};
 
 /// How long what was read is believed while messages come: should one have been lost, no answer is wrong for longer.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -74,10 +74,22 @@ struct Project {
     link: Option<Link>,
     read_at: Instant,
     generation: Generation,
+    since: u64,
     versions: BTreeMap<Day, u64>,
     changed: Changed,
     /// When changes were last read; none since it is known.
     slot: Option<Slot>,
+}
+
+impl Project {
+    fn stamp(&self, days: RangeInclusive<Day>) -> Stamp {
+        let (epoch, sum) = if days.is_empty() {
+            (0, 0)
+        } else {
+            (self.since, self.versions.range(days).map(|(_, version)| version).sum())
+        };
+        Stamp { generation: self.generation, days: DaysStamp::Known { epoch, sum } }
+    }
 }
 
 /// What messages named.
@@ -130,7 +142,7 @@ impl Changed {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// All of it.
-    Known(Generation, u64),
+    Known(Stamp),
     /// The project has to be read.
     ReadAll,
     /// These days have to be read again.
@@ -141,7 +153,17 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) generation: Generation,
+    /// Which of the project's hashes counts: one that ended and began again counts from the start. 0 when there is none.
+    pub(super) since: u64,
     pub(super) versions: BTreeMap<Day, u64>,
+}
+
+/// What was read of some days of a project.
+#[derive(Debug)]
+pub(super) struct Reread {
+    /// [`Fetched::since`].
+    pub(super) since: u64,
+    pub(super) versions: Vec<(Day, u64)>,
 }
 
 impl Known {
@@ -161,12 +183,10 @@ impl Known {
             return Look::ReadAll;
         };
         if days.is_empty() {
-            return Look::Known(known.generation, 0);
+            return Look::Known(known.stamp(days));
         }
         let due = known.changed.read_for(days.clone()).filter(|_| known.slot != Some(now.slot));
-        due.unwrap_or_else(|| {
-            Look::Known(known.generation, known.versions.range(days).map(|(_, version)| version).sum())
-        })
+        due.unwrap_or_else(|| Look::Known(known.stamp(days)))
     }
 
     fn is_believed(&self, known: &Project, now: Instant) -> bool {
@@ -204,16 +224,21 @@ impl Known {
             self.forget(None);
         }
         self.days += fetched.versions.len();
-        let Fetched { generation, versions } = fetched;
-        self.projects
-            .insert(project.to_owned(), Project { link, read_at: moment.at, generation, versions, changed, slot });
+        let Fetched { generation, since, versions } = fetched;
+        self.projects.insert(
+            project.to_owned(),
+            Project { link, read_at: moment.at, generation, since, versions, changed, slot },
+        );
     }
 
-    /// Some days were read again.
-    pub(super) fn took(&mut self, project: &str, begun: Begun, versions: impl IntoIterator<Item = (Day, u64)>) {
+    /// Some days were read again. When another hash counts, all that is known of the project is out of date.
+    pub(super) fn took(&mut self, project: &str, begun: Begun, reread: Reread) {
         let heard = self.heard.remove(project).unwrap_or_default();
         let Some(known) = self.projects.get_mut(project) else { return };
-        for (day, version) in versions {
+        if known.since != reread.since {
+            return self.forget(Some(project));
+        }
+        for (day, version) in reread.versions {
             known.changed.was_read(day);
             self.days += usize::from(known.versions.insert(day, version).is_none());
         }
@@ -248,7 +273,15 @@ mod tests {
     const GENERATION: Generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
 
     fn fetched(versions: &[(Day, u64)]) -> Fetched {
-        Fetched { generation: GENERATION, versions: versions.iter().copied().collect() }
+        Fetched { generation: GENERATION, since: 7, versions: versions.iter().copied().collect() }
+    }
+
+    fn reread(versions: impl IntoIterator<Item = (Day, u64)>) -> Reread {
+        Reread { since: 7, versions: versions.into_iter().collect() }
+    }
+
+    fn summed(sum: u64) -> Look {
+        Look::Known(Stamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
     }
 
     /// The middle of a slot, so many milliseconds later.
@@ -267,14 +300,30 @@ mod tests {
         all.linked(1);
         assert_eq!(all.look("p", 1..=2, now), Look::ReadAll);
         known(&mut all, now);
-        assert_eq!(all.look("p", 1..=2, now), Look::Known(GENERATION, 12));
+        assert_eq!(all.look("p", 1..=2, now), summed(12));
         all.heard("p", [2]);
         all.heard("q", [1]);
-        assert_eq!(all.look("p", 1..=1, now), Look::Known(GENERATION, 5));
+        assert_eq!(all.look("p", 1..=1, now), summed(5));
         assert_eq!(all.look("p", 1..=2, now), Look::Read(vec![2]));
         let begun = all.reading("p", now);
-        all.took("p", begun, [(2, 8)]);
-        assert_eq!(all.look("p", 1..=9, now), Look::Known(GENERATION, 14));
+        all.took("p", begun, reread([(2, 8)]));
+        assert_eq!(all.look("p", 1..=9, now), summed(14));
+    }
+
+    #[test]
+    fn a_hash_that_ended_and_began_again_is_not_taken_for_the_one_before() {
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        all.linked(1);
+        known(&mut all, now);
+        all.heard("p", [2]);
+        let begun = all.reading("p", now);
+        // Its sum is what it was.
+        all.took("p", begun, Reread { since: 8, versions: vec![(2, 7)] });
+        assert_eq!(all.look("p", 1..=2, now), Look::ReadAll);
+        let begun = all.reading("p", now);
+        all.took_all("p", begun, Fetched { since: 8, ..fetched(&[(1, 5), (2, 7)]) });
+        let look = all.look("p", 1..=2, now);
+        assert!(matches!(look, Look::Known(_)) && look != summed(12), "{look:?}");
     }
 
     #[test]
@@ -288,7 +337,7 @@ mod tests {
         assert_eq!(all.look("p", 1..=2, now), Look::Read(vec![1]));
         let begun = all.reading("p", now);
         all.heard("p", [1]);
-        all.took("p", begun, [(1, 6)]);
+        all.took("p", begun, reread([(1, 6)]));
         assert_eq!(all.look("p", 1..=2, later), Look::Read(vec![1]));
     }
 
@@ -302,12 +351,12 @@ mod tests {
             all.heard("p", [2]);
             assert_eq!(look(&all, 0), Look::Read(vec![2]));
             let begun = all.reading("p", after(began, quiet));
-            all.took("p", begun, [(2, 7)]);
+            all.took("p", begun, reread([(2, 7)]));
             all.heard("p", [1]);
             let is_read = |ms| look(&all, ms) == Look::Read(vec![1]);
             assert_eq!([1, 249, 250, 500].map(is_read), [false, false, true, true]);
             let begun = all.reading("p", after(began, quiet + 250));
-            all.took("p", begun, [(1, 5)]);
+            all.took("p", begun, reread([(1, 5)]));
         }
     }
 
@@ -316,9 +365,12 @@ mod tests {
         let look = known.look("p", 1..=9, now);
         let begun = known.reading("p", now);
         match &look {
-            Look::ReadAll => known.took_all("p", begun, Fetched { generation: GENERATION, versions: versions.clone() }),
-            Look::Read(days) => known.took("p", begun, days.iter().map(|day| (*day, versions[day]))),
-            Look::Known(..) => known.took_nothing("p"),
+            Look::ReadAll => {
+                let versions = versions.clone();
+                known.took_all("p", begun, Fetched { generation: GENERATION, since: 7, versions });
+            }
+            Look::Read(days) => known.took("p", begun, reread(days.iter().map(|day| (*day, versions[day])))),
+            Look::Known(_) => known.took_nothing("p"),
         }
         known.look("p", 1..=9, now)
     }
@@ -345,7 +397,7 @@ mod tests {
         assert_eq!(seen[0].len(), 1 + 5, "what was there, and one for each slot: {seen:?}");
         assert_eq!(seen[0], seen[1]);
         for known in &mut instances {
-            assert_eq!(shown(known, &versions, after(began, 2_250)), Look::Known(GENERATION, 40), "the last one shows");
+            assert_eq!(shown(known, &versions, after(began, 2_250)), summed(40), "the last one shows");
         }
     }
 
@@ -359,7 +411,7 @@ mod tests {
             assert_eq!(all.look("p", 1..=2, after(began, ms)), Look::ReadAll);
             known(&mut all, after(began, ms));
             all.heard("p", 0..1_001);
-            assert_eq!(all.look("p", 1..=2, after(began, ms)), Look::Known(GENERATION, 12));
+            assert_eq!(all.look("p", 1..=2, after(began, ms)), summed(12));
         }
     }
 
@@ -387,7 +439,7 @@ mod tests {
             let name = project.to_string();
             let begun = all.reading(&name, now);
             let versions = (0..9_000).map(|day| (day, 1)).collect();
-            all.took_all(&name, begun, Fetched { generation: GENERATION, versions });
+            all.took_all(&name, begun, Fetched { generation: GENERATION, since: 7, versions });
             assert!(all.days <= MOST_DAYS);
             assert_eq!(all.days, all.projects.values().map(|known| known.versions.len()).sum::<usize>());
         }

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! with Redis   HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
+//!              INFO server: counters mean something only as long as the same server process counts
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown
 //! ```
+//!
+//! A server that comes back with a snapshot, and a replica that takes over, may have lost the last counts together with
+//! nothing else: the same sums then mean other data. So nothing of before a restart of Redis is asked for after it.
 //!
 //! With Redis its hash is the authority, and counters of this process never enter a key that is shared. Whatever Redis
 //! does not say is *unknown*: then answers live by their short time. The stamp is taken before the data is read, so a
@@ -17,14 +21,15 @@ use std::time::{Duration, Instant};
 
 use deadpool_redis::redis;
 use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
 use tallyhouse_service::day_versions::{Day, DayVersions, Touched};
-use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY};
+use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, DAYS_KEY, SINCE};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Patience;
 use super::flight::{Flights, Lost};
-use super::known::{Fetched, Known, Link, Look, Moment, Slot};
+use super::known::{Fetched, Known, Link, Look, Moment, Reread, Slot};
 use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Generation, Stamp};
@@ -164,8 +169,8 @@ impl Fleet {
         for _ in 0..2 {
             let now = Moment { at: Instant::now(), slot };
             let look = self.known().look(project, days.clone(), now);
-            if let Look::Known(generation, sum) = look {
-                return Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } });
+            if let Look::Known(stamp) = look {
+                return Some(stamp);
             }
             if patience.is_over() {
                 return None;
@@ -184,7 +189,7 @@ impl Fleet {
             }
         }
         match self.known().look(project, days, Moment { at: Instant::now(), slot }) {
-            Look::Known(generation, sum) => Some(Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } }),
+            Look::Known(stamp) => Some(stamp),
             Look::ReadAll | Look::Read(_) => None,
         }
     }
@@ -192,7 +197,7 @@ impl Fleet {
     async fn read(&self, project: &str, look: Look, now: Moment, patience: &Patience) -> Result<(), Away> {
         let begun = self.known().reading(project, now);
         let read = match look {
-            Look::Known(..) => return Ok(()),
+            Look::Known(_) => return Ok(()),
             Look::ReadAll => {
                 self.read_all(project, patience).await.map(|all| self.known().took_all(project, begun, all))
             }
@@ -207,26 +212,29 @@ impl Fleet {
         let mut commands = redis::pipe();
         commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
-        commands.hgetall(format!("{DAYS_KEY}{project}"));
-        type Read = (Vec<Option<String>>, HashMap<String, String>);
-        let (generations, days): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
+        commands.hgetall(format!("{DAYS_KEY}{project}")).cmd("INFO").arg("server");
+        type Read = (Vec<Option<String>>, HashMap<String, String>, String);
+        let (generations, days, server): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let generation = Generation::Fleet {
-            incarnation: number(0).unwrap_or(0),
+            incarnation: incarnation(number(0).unwrap_or(0), &server),
             all: number(1).unwrap_or(0),
             project: number(2).unwrap_or(0),
         };
+        let since = days.get(SINCE).and_then(|since| since.parse().ok()).unwrap_or(0);
         // A field that is no day, or no number, is not the ingester's.
         let versions: BTreeMap<Day, u64> =
             days.iter().filter_map(|(day, version)| Some((day.parse().ok()?, version.parse().ok()?))).collect();
-        Ok(Fetched { generation, versions })
+        Ok(Fetched { generation, since, versions })
     }
 
-    async fn read_days(&self, project: &str, days: &[Day], patience: &Patience) -> Result<Vec<(Day, u64)>, Away> {
+    async fn read_days(&self, project: &str, days: &[Day], patience: &Patience) -> Result<Reread, Away> {
         let mut command = redis::cmd("HMGET");
-        command.arg(format!("{DAYS_KEY}{project}")).arg(days);
-        let versions: Vec<Option<u64>> = self.shared.ask_for(patience, Request::One(command)).await?;
-        Ok(days.iter().zip(versions).map(|(day, version)| (*day, version.unwrap_or(0))).collect())
+        command.arg(format!("{DAYS_KEY}{project}")).arg(SINCE).arg(days);
+        let read: Vec<Option<u64>> = self.shared.ask_for(patience, Request::One(command)).await?;
+        let mut read = read.into_iter().map(Option::unwrap_or_default);
+        let since = read.next().unwrap_or(0);
+        Ok(Reread { since, versions: days.iter().copied().zip(read).collect() })
     }
 
     /// Subscribed until something fails.
@@ -269,6 +277,14 @@ impl Fleet {
     }
 }
 
+/// What counts: the data of Redis, and the process that holds it, as `INFO server` tells. A server that gives itself no
+/// name is not told apart from the one before.
+fn incarnation(data: u64, server: &str) -> u64 {
+    let run = server.lines().find_map(|line| line.trim_end().strip_prefix("run_id:")).unwrap_or_default();
+    let digest = Sha256::new().chain_update(data.to_le_bytes()).chain_update(run).finalize();
+    digest.first_chunk().map_or(data, |first| u64::from_le_bytes(*first))
+}
+
 fn field(project: Option<&str>) -> String {
     project.map_or_else(|| ALL.to_owned(), |project| format!("{PROJECT}{project}"))
 }
@@ -307,7 +323,7 @@ mod tests {
         for project in ["p", "q"] {
             let begun = fleet.known().reading(project, now());
             let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
-            let fetched = Fetched { generation, versions: BTreeMap::from([(1, 1), (2, 1)]) };
+            let fetched = Fetched { generation, since: 0, versions: BTreeMap::from([(1, 1), (2, 1)]) };
             fleet.known().took_all(project, begun, fetched);
         }
         fleet
@@ -322,16 +338,27 @@ mod tests {
     }
 
     #[test]
+    fn another_redis_or_the_same_started_again_is_another_incarnation() {
+        let info = |run: &str| format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{run}\r\ntcp_port:6379\r\n");
+        let one = incarnation(1, &info("aa"));
+        assert_eq!(incarnation(1, &info("aa")), one);
+        for other in [incarnation(1, &info("ab")), incarnation(2, &info("aa")), incarnation(1, ""), incarnation(2, "")]
+        {
+            assert_ne!(other, one);
+        }
+    }
+
+    #[test]
     fn a_message_of_the_ingester_names_a_project_and_days() {
         let fleet = fleet();
         fleet.heard_touched("p 2 9");
         assert_eq!(look(&fleet, "p"), Look::Read(vec![2]));
-        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
         // What is not the ingester's is not understood, and harms nobody.
         for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {
             fleet.heard_touched(nonsense);
         }
-        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
     }
 
     #[test]
@@ -341,7 +368,7 @@ mod tests {
         let cleared = |project: Option<&str>| told.lock().unwrap().push(project.map(str::to_owned));
         fleet.heard_cleared("project:p", &cleared);
         assert_eq!(look(&fleet, "p"), Look::ReadAll);
-        assert!(matches!(look(&fleet, "q"), Look::Known(..)));
+        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
         fleet.heard_cleared(ALL, &cleared);
         assert_eq!(look(&fleet, "q"), Look::ReadAll);
         assert_eq!(*told.lock().unwrap(), [Some("p".to_owned()), None]);

@@ -1,5 +1,6 @@
 //! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,9 @@ use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Patience, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
+use tallyhouse_service::touched::tell;
 use tokio::runtime::Runtime;
 
 use crate::query::{insert_events, ten_days_ago};
@@ -250,6 +253,59 @@ async fn a_redis_that_comes_back_empty_is_not_taken_for_the_one_before() {
     redis.command("FLUSHALL").await.unwrap();
     raise(&redis, &project, from).await;
     redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
+    let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
+    eventually("the event shows", shows).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_as_it_was_earlier_gives_no_answer_of_then() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let mut redis = Redis::start().await;
+    raise(&redis, &project, from).await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(one.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    assert_eq!(redis.command("SAVE").await.as_deref(), Some("+OK"));
+    insert_events(&engine.writer(), &project, from, 1).await;
+    raise(&redis, &project, from).await;
+    let shows = async || one.get(&project, &a_day(from)).await.values() == [json!(6)];
+    eventually("the event shows", shows).await;
+
+    redis.restart().await;
+    assert_eq!(redis.keys("tallyhouse:answer:").await, 1, "the answer of then is there again");
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let first = other.get(&project, &a_day(from)).await;
+    assert_eq!((first.header("x-cache"), first.values()), ("MISS", vec![json!(6)]));
+    // The counter is as before the restart, and the data is another.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    raise(&redis, &project, from).await;
+    let shows = async || {
+        let values = one.get(&project, &a_day(from)).await.values();
+        assert_ne!(values, [json!(3)]);
+        values == [json!(9)]
+    };
+    eventually("the next event shows on who was there before", shows).await;
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_those_before() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    let (pool, day) = (tallyhouse_service::touched::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
+    let touched = BTreeSet::from([Touched { project: project.clone(), day }]);
+    let late = async || tell(&pool, &touched).await.unwrap();
+    late().await;
+    let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    // As after days in which nothing came: the counter is 1 again, and the data is another.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    redis.command(&format!("DEL tallyhouse:days:{project}")).await.unwrap();
+    late().await;
     let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
     eventually("the event shows", shows).await;
     service.stop().await;

@@ -205,7 +205,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
         publisher.clone().send(pool.clone(), stopped.clone()).await;
-        redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":2")
+        redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
     })
     .await;
 
