@@ -2,7 +2,7 @@
 //! [`Versions`](super::Versions).
 //!
 //! ```text
-//! subscribed:     read once -> messages name days -> only those are read again, when they are next asked about
+//! subscribed:     read once -> messages name days -> only those are read again, all of them, when one is next asked about
 //! not subscribed: what was read is believed for half a second
 //! ```
 //!
@@ -126,13 +126,10 @@ impl Changed {
         }
     }
 
-    /// What to read for these days.
+    /// What to read for these days: if anything, all that changed. Readers of other days join the reading.
     fn read_for(&self, days: RangeInclusive<Day>) -> Option<Look> {
         match self {
-            Self::Days(changed) => {
-                let changed: Vec<Day> = changed.range(days).copied().collect();
-                (!changed.is_empty()).then_some(Look::Read(changed))
-            }
+            Self::Days(changed) => changed.range(days).next().map(|_| Look::Read(changed.iter().copied().collect())),
             Self::Whole => Some(Look::ReadAll),
         }
     }
@@ -308,6 +305,19 @@ mod tests {
         let begun = all.reading("p", now);
         all.took("p", begun, reread([(2, 8)]));
         assert_eq!(all.look("p", 1..=9, now), summed(14));
+    }
+
+    #[test]
+    fn a_reading_serves_readers_of_other_days_too() {
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        all.linked(1);
+        known(&mut all, now);
+        all.heard("p", [1, 2, 9]);
+        assert_eq!(all.look("p", 1..=1, now), Look::Read(vec![1, 2, 9]));
+        assert_eq!(all.look("p", 3..=8, now), summed(0), "nobody named them");
+        let begun = all.reading("p", now);
+        all.took("p", begun, reread([(1, 6), (2, 8), (9, 2)]));
+        assert_eq!([1..=1, 2..=2, 9..=9, 1..=9].map(|days| all.look("p", days, now)), [6, 8, 2, 16].map(summed));
     }
 
     #[test]

@@ -352,7 +352,7 @@ mod tests {
     fn a_message_of_the_ingester_names_a_project_and_days() {
         let fleet = fleet();
         fleet.heard_touched("p 2 9");
-        assert_eq!(look(&fleet, "p"), Look::Read(vec![2]));
+        assert_eq!(look(&fleet, "p"), Look::Read(vec![2, 9]));
         assert!(matches!(look(&fleet, "q"), Look::Known(_)));
         // What is not the ingester's is not understood, and harms nobody.
         for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {

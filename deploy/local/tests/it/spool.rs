@@ -205,6 +205,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
         publisher.clone().send(pool.clone(), stopped.clone()).await;
+        // Two days, and since when.
         redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
     })
     .await;
