@@ -64,8 +64,8 @@ pub(super) struct Begun {
 pub(super) struct Known {
     link: Option<Link>,
     projects: HashMap<String, Project>,
-    /// Named by messages while a project is being read.
-    heard: HashMap<String, Changed>,
+    /// What came while a project is being read.
+    heard: HashMap<String, Heard>,
     days: usize,
 }
 
@@ -90,6 +90,13 @@ impl Project {
         };
         Stamp { generation: self.generation, days: DaysStamp::Known { epoch, sum } }
     }
+}
+
+/// What came during a reading, and may be newer than what that brings.
+#[derive(Debug, Default)]
+struct Heard {
+    changed: Changed,
+    is_cleared: bool,
 }
 
 /// What messages named.
@@ -200,20 +207,24 @@ impl Known {
     pub(super) fn heard(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
         let days: BTreeSet<Day> = days.into_iter().collect();
         let known = self.projects.get_mut(project).map(|known| &mut known.changed);
-        for changed in known.into_iter().chain(self.heard.get_mut(project)) {
+        let heard = self.heard.get_mut(project).map(|heard| &mut heard.changed);
+        for changed in known.into_iter().chain(heard) {
             changed.add(Changed::Days(days.clone()));
         }
     }
 
     /// A reading begins: messages from here on may be newer than what it brings.
     pub(super) fn reading(&mut self, project: &str, moment: Moment) -> Begun {
-        self.heard.insert(project.to_owned(), Changed::default());
+        self.heard.insert(project.to_owned(), Heard::default());
         Begun { link: self.link, moment }
     }
 
-    /// A whole project was read.
+    /// A whole project was read. What was read before somebody cleared it may be of the generation before, and is left.
     pub(super) fn took_all(&mut self, project: &str, Begun { link, moment }: Begun, fetched: Fetched) {
-        let changed = self.heard.remove(project).unwrap_or_default();
+        let Heard { changed, is_cleared } = self.heard.remove(project).unwrap_or_default();
+        if is_cleared {
+            return;
+        }
         // What was known may have changed with this.
         let slot = self.projects.contains_key(project).then_some(moment.slot);
         self.forget(Some(project));
@@ -239,7 +250,7 @@ impl Known {
             known.changed.was_read(day);
             self.days += usize::from(known.versions.insert(day, version).is_none());
         }
-        known.changed.add(heard);
+        known.changed.add(heard.changed);
         known.slot = Some(begun.moment.slot);
     }
 
@@ -248,8 +259,14 @@ impl Known {
         self.heard.remove(project);
     }
 
-    /// Forgets a project, or all.
-    pub(super) fn forget(&mut self, project: Option<&str>) {
+    /// Somebody cleared a project, or all.
+    pub(super) fn cleared(&mut self, project: Option<&str>) {
+        self.forget(project);
+        let being_read = self.heard.iter_mut().filter(|(name, _)| project.is_none_or(|project| project == *name));
+        being_read.for_each(|(_, heard)| heard.is_cleared = true);
+    }
+
+    fn forget(&mut self, project: Option<&str>) {
         match project {
             Some(project) => {
                 let gone = self.projects.remove(project);
@@ -318,6 +335,22 @@ mod tests {
         let begun = all.reading("p", now);
         all.took("p", begun, reread([(1, 6), (2, 8), (9, 2)]));
         assert_eq!([1..=1, 2..=2, 9..=9, 1..=9].map(|days| all.look("p", days, now)), [6, 8, 2, 16].map(summed));
+    }
+
+    #[test]
+    fn a_reading_that_is_overtaken_by_a_clear_does_not_undo_it() {
+        for (cleared, is_believed) in [(Some("p"), false), (None, false), (Some("q"), true)] {
+            let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+            all.linked(1);
+            let begun = all.reading("p", now);
+            all.cleared(cleared);
+            all.took_all("p", begun, fetched(&[(1, 5)]));
+            let expected = if is_believed { summed(5) } else { Look::ReadAll };
+            assert_eq!(all.look("p", 1..=2, now), expected, "{cleared:?}");
+            // The next one began after it.
+            known(&mut all, now);
+            assert_eq!(all.look("p", 1..=2, now), summed(12));
+        }
     }
 
     #[test]

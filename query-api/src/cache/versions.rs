@@ -112,7 +112,7 @@ impl Versions {
         let mut commands = redis::pipe();
         commands.hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
         let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
-        fleet.known().forget(project);
+        fleet.known().cleared(project);
         sent
     }
 
@@ -268,7 +268,7 @@ impl Fleet {
 
     fn heard_cleared(&self, text: &str, cleared: &impl Fn(Option<&str>)) {
         let project = text.strip_prefix(PROJECT);
-        self.known().forget(project);
+        self.known().cleared(project);
         cleared(project);
     }
 
