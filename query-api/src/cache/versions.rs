@@ -210,14 +210,17 @@ impl Fleet {
 
     async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
         let mut commands = redis::pipe();
-        commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
         commands.hgetall(format!("{DAYS_KEY}{project}")).cmd("INFO").arg("server");
         type Read = (Vec<Option<String>>, HashMap<String, String>, String);
         let (generations, days, server): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
+        let data = match number(0) {
+            Some(data) => data,
+            None => self.begin(patience).await?,
+        };
         let generation = Generation::Fleet {
-            incarnation: incarnation(number(0).unwrap_or(0), &server),
+            incarnation: incarnation(data, &server),
             all: number(1).unwrap_or(0),
             project: number(2).unwrap_or(0),
         };
@@ -226,6 +229,15 @@ impl Fleet {
         let versions: BTreeMap<Day, u64> =
             days.iter().filter_map(|(day, version)| Some((day.parse().ok()?, version.parse().ok()?))).collect();
         Ok(Fetched { generation, since, versions })
+    }
+
+    /// Names the data of a Redis that is new or came back empty; another instance may be first. Only then is anything written
+    /// here: a Redis that is full still says what it holds.
+    async fn begin(&self, patience: &Patience) -> Result<u64, Away> {
+        let mut commands = redis::pipe();
+        commands.hset_nx(GENERATIONS, INCARNATION, rand::random::<u64>()).ignore().hget(GENERATIONS, INCARNATION);
+        let (data,) = self.shared.ask_for(patience, Request::Many(commands)).await?;
+        Ok(data)
     }
 
     async fn read_days(&self, project: &str, days: &[Day], patience: &Patience) -> Result<Reread, Away> {

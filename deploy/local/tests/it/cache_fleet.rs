@@ -292,6 +292,24 @@ async fn a_redis_that_comes_back_as_it_was_earlier_gives_no_answer_of_then() {
 }
 
 #[tokio::test]
+async fn a_full_redis_still_says_what_it_holds() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    raise(&redis, &project, from).await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(one.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    redis.command("CONFIG SET maxmemory 1").await.unwrap();
+    assert!(redis.command("SET something 1").await.unwrap().starts_with("-OOM"), "Redis is full");
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let known = other.get(&project, &a_day(from)).await;
+    assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(3)]));
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_those_before() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
