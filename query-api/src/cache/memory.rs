@@ -31,10 +31,11 @@ impl Memory {
     /// Remembers an answer, unless a later one is there: a computation that began before an insert may end after one
     /// that began later. One from the future is not later.
     pub fn put(&self, key: Key, kept: Arc<Kept>, now_ms: i64) {
-        let is_later = |known: &Kept| known.computed_ms > kept.computed_ms && !is_ahead(known.computed_ms, now_ms);
+        let computed_ms = kept.computed_ms;
+        let is_later = |known: &Kept| known.computed_ms > computed_ms && !is_ahead(known.computed_ms, now_ms);
         self.cache.entry(key).and_compute_with(|known| match known {
             Some(known) if is_later(known.value()) => moka::ops::compute::Op::Nop,
-            _ => moka::ops::compute::Op::Put(Arc::clone(&kept)),
+            _ => moka::ops::compute::Op::Put(kept),
         });
     }
 
