@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! with Redis   HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
-//!              INFO server: counters mean something only as long as the same server process counts
+//!              run_id of INFO server: counters mean something only as long as the same server process counts
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown
 //! ```
@@ -40,6 +40,10 @@ const GENERATIONS: &str = "tallyhouse:cache:generations";
 const ALL: &str = "all";
 const PROJECT: &str = "project:";
 const INCARNATION: &str = "incarnation";
+
+/// The name that the server process gave itself when it started; empty where nobody may ask for it.
+const RUN: &str = "local info = redis.pcall('INFO', 'server')
+return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''";
 
 /// Where an instance says what it cleared: a [`field`].
 const CLEARED: &str = "tallyhouse:cleared";
@@ -211,16 +215,16 @@ impl Fleet {
     async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
         let mut commands = redis::pipe();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &field(Some(project))]);
-        commands.hgetall(format!("{DAYS_KEY}{project}")).cmd("INFO").arg("server");
+        commands.hgetall(format!("{DAYS_KEY}{project}")).cmd("EVAL").arg(RUN).arg(0);
         type Read = (Vec<Option<String>>, HashMap<String, String>, String);
-        let (generations, days, server): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
+        let (generations, days, run): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let data = match number(0) {
             Some(data) => data,
             None => self.begin(patience).await?,
         };
         let generation = Generation::Fleet {
-            incarnation: incarnation(data, &server),
+            incarnation: incarnation(data, &run),
             all: number(1).unwrap_or(0),
             project: number(2).unwrap_or(0),
         };
@@ -289,10 +293,8 @@ impl Fleet {
     }
 }
 
-/// What counts: the data of Redis, and the process that holds it, as `INFO server` tells. A server that gives itself no
-/// name is not told apart from the one before.
-fn incarnation(data: u64, server: &str) -> u64 {
-    let run = server.lines().find_map(|line| line.trim_end().strip_prefix("run_id:")).unwrap_or_default();
+/// What counts: the data of Redis, and the process that holds it. One without a name is not told apart from the one before.
+fn incarnation(data: u64, run: &str) -> u64 {
     let digest = Sha256::new().chain_update(data.to_le_bytes()).chain_update(run).finalize();
     digest.first_chunk().map_or(data, |first| u64::from_le_bytes(*first))
 }
@@ -351,11 +353,9 @@ mod tests {
 
     #[test]
     fn another_redis_or_the_same_started_again_is_another_incarnation() {
-        let info = |run: &str| format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{run}\r\ntcp_port:6379\r\n");
-        let one = incarnation(1, &info("aa"));
-        assert_eq!(incarnation(1, &info("aa")), one);
-        for other in [incarnation(1, &info("ab")), incarnation(2, &info("aa")), incarnation(1, ""), incarnation(2, "")]
-        {
+        let one = incarnation(1, "aa");
+        assert_eq!(incarnation(1, "aa"), one);
+        for other in [incarnation(1, "ab"), incarnation(2, "aa"), incarnation(1, ""), incarnation(2, "")] {
             assert_ne!(other, one);
         }
     }

@@ -296,7 +296,6 @@ async fn a_full_redis_still_says_what_it_holds() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let redis = Redis::start().await;
-    raise(&redis, &project, from).await;
     let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
     assert_eq!(one.get(&project, &a_day(from)).await.values(), [json!(3)]);
     eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
@@ -307,6 +306,20 @@ async fn a_full_redis_still_says_what_it_holds() {
     assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(3)]));
     one.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_not_be_asked_who_it_is_is_of_use_all_the_same() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    assert_eq!(redis.command("ACL SETUSER default -info").await.as_deref(), Some("+OK"));
+    for expected in ["MISS", "HIT"] {
+        let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+        assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), expected);
+        eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+        service.stop().await;
+    }
 }
 
 #[tokio::test]
