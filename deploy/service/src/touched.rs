@@ -1,7 +1,8 @@
 //! What was changed, told through Redis to every process that remembers answers about it.
 //!
 //! ```text
-//! days        HINCRBY tallyhouse:days:{project} {day} 1       -> what an answer about the day is compared with
+//! days        HSETNX  tallyhouse:days:{project} since ..      -> which hash it is: one that expired and began again counts from the start
+//!             HINCRBY tallyhouse:days:{project} {day} 1       -> what an answer about the day is compared with
 //!             PUBLISH tallyhouse:touched {project} {days}     -> who listens reads those days again
 //! everything, HINCRBY tallyhouse:cache:generations {field} 1  -> part of every answer's key: none from before is found
 //! a project   PUBLISH tallyhouse:cleared {field}              -> who listens forgets what it holds
@@ -25,6 +26,9 @@ use crate::day_versions::{Day, Touched};
 
 /// The hash of a project's days, by project.
 pub const DAYS_KEY: &str = "tallyhouse:days:";
+
+/// The field that makes the sums of two hashes of a project differ: a random number.
+pub const SINCE: &str = "since";
 
 /// The channel: a project, then days since 1970, blanks between.
 pub const CHANNEL: &str = "tallyhouse:touched";
@@ -114,6 +118,7 @@ pub fn commands(days: &BTreeSet<Touched>) -> Pipeline {
         by_project.entry(project).or_default().push(day.to_string());
     }
     for (project, days) in by_project {
+        pipeline.hset_nx(format!("{DAYS_KEY}{project}"), SINCE, rand::random::<u64>()).ignore();
         pipeline.expire(format!("{DAYS_KEY}{project}"), KEPT_SECONDS).ignore();
         // Last: who hears of it finds the new version.
         pipeline.publish(CHANNEL, format!("{project} {}", days.join(" "))).ignore();

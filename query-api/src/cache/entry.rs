@@ -52,6 +52,15 @@ pub struct Kept {
     pub days: DaysStamp,
 }
 
+/// How far ahead of this process's clock an answer may have been computed: clocks of instances differ a little.
+const AHEAD_MS: i64 = 5_000;
+
+/// Whether something is from a time that has not come: the clock it was computed by is wrong, or this one went back. Its
+/// ends say nothing then.
+pub(super) const fn is_ahead(computed_ms: i64, now_ms: i64) -> bool {
+    computed_ms > now_ms.saturating_add(AHEAD_MS)
+}
+
 /// What a kept answer is worth to a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
@@ -59,7 +68,7 @@ pub enum Worth {
     Fresh,
     /// Given, and refreshed.
     Stale,
-    /// Given only when there is no other: it is past its hard end, or of older data.
+    /// Given only when there is no other: it is past its hard end, of older data, or from the future.
     Excuse,
     /// Nothing.
     Nothing,
@@ -75,7 +84,7 @@ impl Kept {
         let is_of_these_days = days == DaysStamp::Unknown || days == self.days;
         if now_ms >= ends.keep_ms {
             Worth::Nothing
-        } else if !is_of_these_days || now_ms >= ends.hard_ms {
+        } else if !is_of_these_days || now_ms >= ends.hard_ms || is_ahead(self.computed_ms, now_ms) {
             Worth::Excuse
         } else if now_ms >= ends.soft_ms {
             Worth::Stale
@@ -225,6 +234,13 @@ pub(super) mod tests {
             [Worth::Fresh, Worth::Stale, Worth::Stale, Worth::Excuse, Worth::Excuse, Worth::Nothing]
         );
         assert_eq!(worth(DaysStamp::Known { epoch: 1, sum: 8 }, 2_000), Worth::Excuse, "the days were written to");
+    }
+
+    #[test]
+    fn an_answer_from_the_future_is_an_excuse() {
+        let kept = Kept { computed_ms: 10_000, ..kept("") };
+        let worth = [4_999, 5_000, 10_000].map(|now_ms| kept.worth(NOW, &POLICY, now_ms));
+        assert_eq!(worth, [Worth::Excuse, Worth::Fresh, Worth::Fresh]);
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Answers {
     }
 
     fn remember(&self, ask: &Ask, kept: &Arc<Kept>) {
-        self.memory.put(ask.key.clone(), Arc::clone(kept));
+        self.memory.put(ask.key.clone(), Arc::clone(kept), (self.clock)());
         self.last.insert(ask.wanted.question, ask.key.clone());
     }
 }

@@ -2,9 +2,12 @@
 //! [`Versions`](super::Versions).
 //!
 //! ```text
-//! subscribed:     read once -> messages name days -> only those are read again, when they are next asked about
+//! subscribed:     read once -> messages name days -> only those are read again, all of them, when one is next asked about
 //! not subscribed: what was read is believed for half a second
 //! ```
+//!
+//! Every version that is read again makes readers wait for another answer. So a change after quiet is read at once, and
+//! further ones of the project once in a [`Slot`]: a trickle of late events costs two answers a second, not twenty.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tallyhouse_service::day_versions::Day;
 
-use super::stamp::Generation;
+use super::stamp::{DaysStamp, Generation, Stamp};
 
 /// How long what was read is believed while messages come: should one have been lost, no answer is wrong for longer.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -29,13 +32,40 @@ const MOST_CHANGED: usize = 1_000;
 /// A subscription; another after every disconnect.
 pub(super) type Link = u64;
 
+/// A half second of the wall clock, which all instances share: they read again at the same time, and so know the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) i64);
+
+impl Slot {
+    const MS: i64 = 500;
+
+    /// That of an instant, in milliseconds since the epoch.
+    pub(super) const fn at(now_ms: i64) -> Self {
+        Self(now_ms.div_euclid(Self::MS))
+    }
+}
+
+/// The present.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) at: Instant,
+    pub(super) slot: Slot,
+}
+
+/// A reading that has begun.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    link: Option<Link>,
+    moment: Moment,
+}
+
 /// What is known of all projects.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     link: Option<Link>,
     projects: HashMap<String, Project>,
-    /// Named by messages while a project is being read.
-    heard: HashMap<String, BTreeSet<Day>>,
+    /// What came while a project is being read.
+    heard: HashMap<String, Heard>,
     days: usize,
 }
 
@@ -44,15 +74,79 @@ struct Project {
     link: Option<Link>,
     read_at: Instant,
     generation: Generation,
+    since: u64,
     versions: BTreeMap<Day, u64>,
-    changed: BTreeSet<Day>,
+    changed: Changed,
+    /// When changes were last read; none since it is known.
+    slot: Option<Slot>,
+}
+
+impl Project {
+    fn stamp(&self, days: RangeInclusive<Day>) -> Stamp {
+        let (epoch, sum) = if days.is_empty() {
+            (0, 0)
+        } else {
+            (self.since, self.versions.range(days).map(|(_, version)| version).sum())
+        };
+        Stamp { generation: self.generation, days: DaysStamp::Known { epoch, sum } }
+    }
+}
+
+/// What came during a reading, and may be newer than what that brings.
+#[derive(Debug, Default)]
+struct Heard {
+    changed: Changed,
+    is_cleared: bool,
+}
+
+/// What messages named.
+#[derive(Debug)]
+enum Changed {
+    Days(BTreeSet<Day>),
+    /// Too many to tell.
+    Whole,
+}
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self::Days(BTreeSet::new())
+    }
+}
+
+impl Changed {
+    fn add(&mut self, more: Self) {
+        match (&mut *self, more) {
+            (Self::Days(days), Self::Days(more)) => {
+                days.extend(more);
+                if days.len() > MOST_CHANGED {
+                    *self = Self::Whole;
+                }
+            }
+            (Self::Days(_), Self::Whole) => *self = Self::Whole,
+            (Self::Whole, _) => {}
+        }
+    }
+
+    fn was_read(&mut self, day: Day) {
+        if let Self::Days(days) = self {
+            days.remove(&day);
+        }
+    }
+
+    /// What to read for these days: if anything, all that changed. Readers of other days join the reading.
+    fn read_for(&self, days: RangeInclusive<Day>) -> Option<Look> {
+        match self {
+            Self::Days(changed) => changed.range(days).next().map(|_| Look::Read(changed.iter().copied().collect())),
+            Self::Whole => Some(Look::ReadAll),
+        }
+    }
 }
 
 /// What is known of some days of a project.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// All of it.
-    Known(Generation, u64),
+    Known(Stamp),
     /// The project has to be read.
     ReadAll,
     /// These days have to be read again.
@@ -63,7 +157,17 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) generation: Generation,
+    /// Which of the project's hashes counts: one that ended and began again counts from the start. 0 when there is none.
+    pub(super) since: u64,
     pub(super) versions: BTreeMap<Day, u64>,
+}
+
+/// What was read of some days of a project.
+#[derive(Debug)]
+pub(super) struct Reread {
+    /// [`Fetched::since`].
+    pub(super) since: u64,
+    pub(super) versions: Vec<(Day, u64)>,
 }
 
 impl Known {
@@ -78,19 +182,15 @@ impl Known {
     }
 
     /// The sum of the versions of `days`, or what to read first.
-    pub(super) fn look(&self, project: &str, days: RangeInclusive<Day>, now: Instant) -> Look {
-        let Some(known) = self.projects.get(project).filter(|known| self.is_believed(known, now)) else {
+    pub(super) fn look(&self, project: &str, days: RangeInclusive<Day>, now: Moment) -> Look {
+        let Some(known) = self.projects.get(project).filter(|known| self.is_believed(known, now.at)) else {
             return Look::ReadAll;
         };
         if days.is_empty() {
-            return Look::Known(known.generation, 0);
+            return Look::Known(known.stamp(days));
         }
-        let changed: Vec<Day> = known.changed.range(days.clone()).copied().collect();
-        if changed.is_empty() {
-            Look::Known(known.generation, known.versions.range(days).map(|(_, version)| version).sum())
-        } else {
-            Look::Read(changed)
-        }
+        let due = known.changed.read_for(days.clone()).filter(|_| known.slot != Some(now.slot));
+        due.unwrap_or_else(|| Look::Known(known.stamp(days)))
     }
 
     fn is_believed(&self, known: &Project, now: Instant) -> bool {
@@ -106,44 +206,52 @@ impl Known {
     /// A message named days.
     pub(super) fn heard(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
         let days: BTreeSet<Day> = days.into_iter().collect();
-        if let Some(known) = self.projects.get_mut(project) {
-            known.changed.extend(&days);
-            if known.changed.len() > MOST_CHANGED {
-                self.forget(Some(project));
-            }
-        }
-        if let Some(heard) = self.heard.get_mut(project) {
-            heard.extend(days);
+        let known = self.projects.get_mut(project).map(|known| &mut known.changed);
+        let heard = self.heard.get_mut(project).map(|heard| &mut heard.changed);
+        for changed in known.into_iter().chain(heard) {
+            changed.add(Changed::Days(days.clone()));
         }
     }
 
     /// A reading begins: messages from here on may be newer than what it brings.
-    pub(super) fn reading(&mut self, project: &str) -> Option<Link> {
-        self.heard.insert(project.to_owned(), BTreeSet::new());
-        self.link
+    pub(super) fn reading(&mut self, project: &str, moment: Moment) -> Begun {
+        self.heard.insert(project.to_owned(), Heard::default());
+        Begun { link: self.link, moment }
     }
 
-    /// A whole project was read, begun at `at` under `link`.
-    pub(super) fn took_all(&mut self, project: &str, link: Option<Link>, at: Instant, fetched: Fetched) {
-        let changed = self.heard.remove(project).unwrap_or_default();
+    /// A whole project was read. What was read before somebody cleared it may be of the generation before, and is left.
+    pub(super) fn took_all(&mut self, project: &str, Begun { link, moment }: Begun, fetched: Fetched) {
+        let Heard { changed, is_cleared } = self.heard.remove(project).unwrap_or_default();
+        if is_cleared {
+            return;
+        }
+        // What was known may have changed with this.
+        let slot = self.projects.contains_key(project).then_some(moment.slot);
         self.forget(Some(project));
         if self.days + fetched.versions.len() > MOST_DAYS {
             self.forget(None);
         }
         self.days += fetched.versions.len();
-        let Fetched { generation, versions } = fetched;
-        self.projects.insert(project.to_owned(), Project { link, read_at: at, generation, versions, changed });
+        let Fetched { generation, since, versions } = fetched;
+        self.projects.insert(
+            project.to_owned(),
+            Project { link, read_at: moment.at, generation, since, versions, changed, slot },
+        );
     }
 
-    /// Some days were read again.
-    pub(super) fn took(&mut self, project: &str, versions: impl IntoIterator<Item = (Day, u64)>) {
+    /// Some days were read again. When another hash counts, all that is known of the project is out of date.
+    pub(super) fn took(&mut self, project: &str, begun: Begun, reread: Reread) {
         let heard = self.heard.remove(project).unwrap_or_default();
         let Some(known) = self.projects.get_mut(project) else { return };
-        for (day, version) in versions {
-            known.changed.remove(&day);
+        if known.since != reread.since {
+            return self.forget(Some(project));
+        }
+        for (day, version) in reread.versions {
+            known.changed.was_read(day);
             self.days += usize::from(known.versions.insert(day, version).is_none());
         }
-        known.changed.extend(heard);
+        known.changed.add(heard.changed);
+        known.slot = Some(begun.moment.slot);
     }
 
     /// A reading failed.
@@ -151,8 +259,14 @@ impl Known {
         self.heard.remove(project);
     }
 
-    /// Forgets a project, or all.
-    pub(super) fn forget(&mut self, project: Option<&str>) {
+    /// Somebody cleared a project, or all.
+    pub(super) fn cleared(&mut self, project: Option<&str>) {
+        self.forget(project);
+        let being_read = self.heard.iter_mut().filter(|(name, _)| project.is_none_or(|project| project == *name));
+        being_read.for_each(|(_, heard)| heard.is_cleared = true);
+    }
+
+    fn forget(&mut self, project: Option<&str>) {
         match project {
             Some(project) => {
                 let gone = self.projects.remove(project);
@@ -173,55 +287,187 @@ mod tests {
     const GENERATION: Generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
 
     fn fetched(versions: &[(Day, u64)]) -> Fetched {
-        Fetched { generation: GENERATION, versions: versions.iter().copied().collect() }
+        Fetched { generation: GENERATION, since: 7, versions: versions.iter().copied().collect() }
     }
 
-    fn known(known: &mut Known, at: Instant) {
-        let link = known.reading("p");
-        known.took_all("p", link, at, fetched(&[(1, 5), (2, 7), (9, 1)]));
+    fn reread(versions: impl IntoIterator<Item = (Day, u64)>) -> Reread {
+        Reread { since: 7, versions: versions.into_iter().collect() }
+    }
+
+    fn summed(sum: u64) -> Look {
+        Look::Known(Stamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
+    }
+
+    /// The middle of a slot, so many milliseconds later.
+    fn after(began: Instant, ms: u64) -> Moment {
+        Moment { at: began + Duration::from_millis(ms), slot: Slot::at(250 + i64::try_from(ms).unwrap()) }
+    }
+
+    fn known(known: &mut Known, now: Moment) {
+        let begun = known.reading("p", now);
+        known.took_all("p", begun, fetched(&[(1, 5), (2, 7), (9, 1)]));
     }
 
     #[test]
     fn a_message_makes_the_days_it_names_be_read_again_and_no_others() {
-        let (mut all, at) = (Known::default(), Instant::now());
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
         all.linked(1);
-        assert_eq!(all.look("p", 1..=2, at), Look::ReadAll);
-        known(&mut all, at);
-        assert_eq!(all.look("p", 1..=2, at), Look::Known(GENERATION, 12));
-        all.heard("p", [2, 9]);
+        assert_eq!(all.look("p", 1..=2, now), Look::ReadAll);
+        known(&mut all, now);
+        assert_eq!(all.look("p", 1..=2, now), summed(12));
+        all.heard("p", [2]);
         all.heard("q", [1]);
-        assert_eq!(all.look("p", 1..=1, at), Look::Known(GENERATION, 5));
-        assert_eq!(all.look("p", 1..=2, at), Look::Read(vec![2]));
-        all.reading("p");
-        all.took("p", [(2, 8)]);
-        assert_eq!(all.look("p", 1..=2, at), Look::Known(GENERATION, 13));
-        assert_eq!(all.look("p", 1..=9, at), Look::Read(vec![9]), "9 was not read");
+        assert_eq!(all.look("p", 1..=1, now), summed(5));
+        assert_eq!(all.look("p", 1..=2, now), Look::Read(vec![2]));
+        let begun = all.reading("p", now);
+        all.took("p", begun, reread([(2, 8)]));
+        assert_eq!(all.look("p", 1..=9, now), summed(14));
+    }
+
+    #[test]
+    fn a_reading_serves_readers_of_other_days_too() {
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        all.linked(1);
+        known(&mut all, now);
+        all.heard("p", [1, 2, 9]);
+        assert_eq!(all.look("p", 1..=1, now), Look::Read(vec![1, 2, 9]));
+        assert_eq!(all.look("p", 3..=8, now), summed(0), "nobody named them");
+        let begun = all.reading("p", now);
+        all.took("p", begun, reread([(1, 6), (2, 8), (9, 2)]));
+        assert_eq!([1..=1, 2..=2, 9..=9, 1..=9].map(|days| all.look("p", days, now)), [6, 8, 2, 16].map(summed));
+    }
+
+    #[test]
+    fn a_reading_that_is_overtaken_by_a_clear_does_not_undo_it() {
+        for (cleared, is_believed) in [(Some("p"), false), (None, false), (Some("q"), true)] {
+            let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+            all.linked(1);
+            let begun = all.reading("p", now);
+            all.cleared(cleared);
+            all.took_all("p", begun, fetched(&[(1, 5)]));
+            let expected = if is_believed { summed(5) } else { Look::ReadAll };
+            assert_eq!(all.look("p", 1..=2, now), expected, "{cleared:?}");
+            // The next one began after it.
+            known(&mut all, now);
+            assert_eq!(all.look("p", 1..=2, now), summed(12));
+        }
+    }
+
+    #[test]
+    fn a_hash_that_ended_and_began_again_is_not_taken_for_the_one_before() {
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        all.linked(1);
+        known(&mut all, now);
+        all.heard("p", [2]);
+        let begun = all.reading("p", now);
+        // Its sum is what it was.
+        all.took("p", begun, Reread { since: 8, versions: vec![(2, 7)] });
+        assert_eq!(all.look("p", 1..=2, now), Look::ReadAll);
+        let begun = all.reading("p", now);
+        all.took_all("p", begun, Fetched { since: 8, ..fetched(&[(1, 5), (2, 7)]) });
+        let look = all.look("p", 1..=2, now);
+        assert!(matches!(look, Look::Known(_)) && look != summed(12), "{look:?}");
     }
 
     #[test]
     fn what_is_heard_during_a_reading_is_read_again() {
-        let (mut all, at) = (Known::default(), Instant::now());
+        let (mut all, began) = (Known::default(), Instant::now());
+        let (now, later) = (after(began, 0), after(began, 500));
         all.linked(1);
-        let link = all.reading("p");
+        let begun = all.reading("p", now);
         all.heard("p", [1]);
-        all.took_all("p", link, at, fetched(&[(1, 5)]));
-        assert_eq!(all.look("p", 1..=2, at), Look::Read(vec![1]));
-        all.reading("p");
+        all.took_all("p", begun, fetched(&[(1, 5)]));
+        assert_eq!(all.look("p", 1..=2, now), Look::Read(vec![1]));
+        let begun = all.reading("p", now);
         all.heard("p", [1]);
-        all.took("p", [(1, 6)]);
-        assert_eq!(all.look("p", 1..=2, at), Look::Read(vec![1]));
+        all.took("p", begun, reread([(1, 6)]));
+        assert_eq!(all.look("p", 1..=2, later), Look::Read(vec![1]));
+    }
+
+    #[test]
+    fn a_change_after_quiet_is_read_at_once_and_the_next_one_half_a_second_later_at_most() {
+        let (mut all, began) = (Known::default(), Instant::now());
+        all.linked(1);
+        known(&mut all, after(began, 0));
+        for quiet in [0, 5_000] {
+            let look = |all: &Known, ms| all.look("p", 1..=9, after(began, quiet + ms));
+            all.heard("p", [2]);
+            assert_eq!(look(&all, 0), Look::Read(vec![2]));
+            let begun = all.reading("p", after(began, quiet));
+            all.took("p", begun, reread([(2, 7)]));
+            all.heard("p", [1]);
+            let is_read = |ms| look(&all, ms) == Look::Read(vec![1]);
+            assert_eq!([1, 249, 250, 500].map(is_read), [false, false, true, true]);
+            let begun = all.reading("p", after(began, quiet + 250));
+            all.took("p", begun, reread([(1, 5)]));
+        }
+    }
+
+    /// What `known` shows of `versions`, which is what Redis holds.
+    fn shown(known: &mut Known, versions: &BTreeMap<Day, u64>, now: Moment) -> Look {
+        let look = known.look("p", 1..=9, now);
+        let begun = known.reading("p", now);
+        match &look {
+            Look::ReadAll => {
+                let versions = versions.clone();
+                known.took_all("p", begun, Fetched { generation: GENERATION, since: 7, versions });
+            }
+            Look::Read(days) => known.took("p", begun, reread(days.iter().map(|day| (*day, versions[day])))),
+            Look::Known(_) => known.took_nothing("p"),
+        }
+        known.look("p", 1..=9, now)
+    }
+
+    #[test]
+    fn a_trickle_of_messages_moves_what_readers_see_twice_a_second_and_on_every_instance_alike() {
+        let (mut instances, began) = ([Known::default(), Known::default()], Instant::now());
+        let mut versions = BTreeMap::new();
+        let mut seen = [Vec::new(), Vec::new()];
+        instances.iter_mut().for_each(|known| known.linked(1));
+        for ms in 0..2_000 {
+            let now = after(began, ms);
+            if ms % 50 == 0 {
+                // Now this day, now that.
+                let day = 1 + Day::try_from(ms / 50 % 9).unwrap();
+                *versions.entry(day).or_insert(0) += 1;
+                instances.iter_mut().for_each(|known| known.heard("p", [day]));
+            }
+            for (known, seen) in instances.iter_mut().zip(&mut seen) {
+                seen.push(shown(known, &versions, now));
+                seen.dedup();
+            }
+        }
+        assert_eq!(seen[0].len(), 1 + 5, "what was there, and one for each slot: {seen:?}");
+        assert_eq!(seen[0], seen[1]);
+        for known in &mut instances {
+            assert_eq!(shown(known, &versions, after(began, 2_250)), summed(40), "the last one shows");
+        }
+    }
+
+    #[test]
+    fn more_days_than_are_told_apart_are_read_once_in_a_slot_too() {
+        let (mut all, began) = (Known::default(), Instant::now());
+        all.linked(1);
+        known(&mut all, after(began, 0));
+        for ms in [0, 500] {
+            all.heard("p", 0..1_001);
+            assert_eq!(all.look("p", 1..=2, after(began, ms)), Look::ReadAll);
+            known(&mut all, after(began, ms));
+            all.heard("p", 0..1_001);
+            assert_eq!(all.look("p", 1..=2, after(began, ms)), summed(12));
+        }
     }
 
     #[test]
     fn without_messages_it_is_believed_for_half_a_second() {
-        let (mut all, at) = (Known::default(), Instant::now());
-        known(&mut all, at);
-        let look = |all: &Known, after| all.look("p", 1..=2, at + Duration::from_millis(after));
-        assert_eq!([499, 500].map(|after| look(&all, after) == Look::ReadAll), [false, true]);
+        let (mut all, began) = (Known::default(), Instant::now());
+        known(&mut all, after(began, 0));
+        let look = |all: &Known, ms| all.look("p", 1..=2, after(began, ms));
+        assert_eq!([499, 500].map(|ms| look(&all, ms) == Look::ReadAll), [false, true]);
         all.linked(1);
         assert_eq!(look(&all, 500), Look::ReadAll, "it was read before the subscription");
-        known(&mut all, at);
-        assert_eq!([9_999, 10_000].map(|after| look(&all, after) == Look::ReadAll), [false, true]);
+        known(&mut all, after(began, 0));
+        assert_eq!([9_999, 10_000].map(|ms| look(&all, ms) == Look::ReadAll), [false, true]);
         all.unlinked();
         assert_eq!(look(&all, 500), Look::ReadAll, "messages no longer come");
         all.linked(2);
@@ -231,21 +477,16 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (mut all, at) = (Known::default(), Instant::now());
+        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
         for project in 0..30 {
             let name = project.to_string();
-            let link = all.reading(&name);
-            all.took_all(
-                &name,
-                link,
-                at,
-                Fetched { generation: GENERATION, versions: (0..9_000).map(|day| (day, 1)).collect() },
-            );
+            let begun = all.reading(&name, now);
+            let versions = (0..9_000).map(|day| (day, 1)).collect();
+            all.took_all(&name, begun, Fetched { generation: GENERATION, since: 7, versions });
             assert!(all.days <= MOST_DAYS);
             assert_eq!(all.days, all.projects.values().map(|known| known.versions.len()).sum::<usize>());
         }
-        let last = "29";
-        all.heard(last, 0..1_001);
-        assert_eq!(all.look(last, 1..=1, at), Look::ReadAll);
+        all.heard("29", 0..1_001);
+        assert!(matches!(all.projects["29"].changed, Changed::Whole));
     }
 }

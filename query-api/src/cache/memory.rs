@@ -7,7 +7,7 @@ use moka::Expiry;
 use moka::sync::Cache;
 
 use super::Key;
-use super::entry::Kept;
+use super::entry::{Kept, is_ahead};
 
 /// Remembered answers of this process; clones share them.
 #[derive(Debug, Clone)]
@@ -29,10 +29,12 @@ impl Memory {
     }
 
     /// Remembers an answer, unless a later one is there: a computation that began before an insert may end after one
-    /// that began later.
-    pub fn put(&self, key: Key, kept: Arc<Kept>) {
+    /// that began later. One from the future is not later.
+    pub fn put(&self, key: Key, kept: Arc<Kept>, now_ms: i64) {
+        let computed_ms = kept.computed_ms;
+        let is_later = |known: &Kept| known.computed_ms > computed_ms && !is_ahead(known.computed_ms, now_ms);
         self.cache.entry(key).and_compute_with(|known| match known {
-            Some(known) if known.value().computed_ms > kept.computed_ms => moka::ops::compute::Op::Nop,
+            Some(known) if is_later(known.value()) => moka::ops::compute::Op::Nop,
             _ => moka::ops::compute::Op::Put(kept),
         });
     }
@@ -87,16 +89,27 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let at = |computed_ms| Arc::new(Kept { computed_ms, ..kept("x") });
         for computed_ms in [1_000, 3_000, 2_000] {
-            memory.put(key("p", 1), at(computed_ms));
+            memory.put(key("p", 1), at(computed_ms), 3_000);
         }
         assert_eq!(memory.get(&key("p", 1)).unwrap().computed_ms, 3_000);
+    }
+
+    #[test]
+    fn an_answer_from_the_future_is_replaced() {
+        let memory = Memory::new(1 << 20);
+        for (computed_ms, now_ms, known_ms) in
+            [(90_000, 90_000, 90_000), (80_000, 85_000, 90_000), (70_000, 70_000, 70_000)]
+        {
+            memory.put(key("p", 1), Arc::new(Kept { computed_ms, ..kept("x") }), now_ms);
+            assert_eq!(memory.get(&key("p", 1)).unwrap().computed_ms, known_ms);
+        }
     }
 
     #[test]
     fn clearing_a_project_leaves_the_others() {
         let memory = Memory::new(1 << 20);
         for (project, number) in [("p", 1), ("p", 2), ("q", 1)] {
-            memory.put(key(project, number), Arc::new(kept("x")));
+            memory.put(key(project, number), Arc::new(kept("x")), 0);
         }
         assert_eq!(memory.clear(Some("p")), 2);
         assert!(memory.get(&key("p", 1)).is_none() && memory.get(&key("q", 1)).is_some());
@@ -107,7 +120,7 @@ mod tests {
     fn it_stays_within_its_bytes() {
         let memory = Memory::new(100_000);
         for number in 0..500 {
-            memory.put(key("p", number), Arc::new(kept(vec![b'x'; 1_000])));
+            memory.put(key("p", number), Arc::new(kept(vec![b'x'; 1_000])), 0);
         }
         memory.cache.run_pending_tasks();
         assert!(memory.bytes() <= 100_000 && memory.bytes() > 0, "{}", memory.bytes());

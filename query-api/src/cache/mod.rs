@@ -5,7 +5,8 @@
 //! ```
 //!
 //! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
-//!   stamp. Whoever stores events raises the versions of their days, so a late event shows at once.
+//!   stamp. Whoever stores events raises the versions of their days, so a late event shows at once, and the next ones of a trickle
+//!   within half a second: each costs an answer.
 //! * Quick: past its soft end an answer is given while one refresh runs (stale-while-revalidate); past its hard end readers wait.
 //! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
 //! * Tenants apart: the key holds the project. Errors are never remembered.

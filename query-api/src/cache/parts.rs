@@ -18,7 +18,7 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::Patience;
-use super::entry::{sealed, take, unsealed};
+use super::entry::{is_ahead, sealed, take, unsealed};
 use super::key::PartKey;
 use super::packed::{Packed, beside};
 use super::shared::{MAX_BYTES, Request, Shared};
@@ -159,7 +159,8 @@ impl Parts {
     }
 
     fn is_for(&self, part: &Part, key: &PartKey) -> bool {
-        part.days == key.stamp.days && (self.clock)() < part.ends_ms
+        let now_ms = (self.clock)();
+        part.days == key.stamp.days && now_ms < part.ends_ms && !is_ahead(part.read_ms, now_ms)
     }
 
     async fn in_redis(&self, missing: &[(usize, &PartKey)], patience: &Patience) -> Vec<Option<Part>> {
@@ -321,6 +322,26 @@ mod tests {
             let there: Vec<_> = get(&parts, &keys).await.iter().map(Option::is_some).collect();
             assert_eq!(there, expected, "{at}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_part_from_the_future_is_not_there_until_it_is_replaced() {
+        let now_ms = Arc::new(AtomicI64::new(3_600_000));
+        let (parts, key) = (parts(&now_ms), key("p", "a", known(1)));
+        let put = async |read_ms| {
+            let part = computed(key.clone(), Bytes::from_static(b"a"), Life::Closed);
+            parts.put_many(vec![part], read_ms).await;
+        };
+        put(3_600_000).await;
+        let is_there = async || get(&parts, std::slice::from_ref(&key)).await[0].is_some();
+        assert!(is_there().await);
+        // The clock went back, by seconds and by an hour.
+        now_ms.store(3_595_000, Ordering::SeqCst);
+        assert!(is_there().await);
+        now_ms.store(0, Ordering::SeqCst);
+        assert!(!is_there().await);
+        put(0).await;
+        assert!(is_there().await);
     }
 
     #[tokio::test]

@@ -14,8 +14,8 @@ pub struct Stamp {
 pub enum Generation {
     /// As all instances see it.
     Fleet {
-        /// Of the Redis that counts: one that came back empty counts from the start, and must not be believed to be the
-        /// one before.
+        /// Of the Redis that counts: one that came back empty, or with what it held a while ago, counts again what it has
+        /// counted before, and must not be believed to be the one before.
         incarnation: u64,
         /// Times that everything was cleared.
         all: u64,
@@ -44,7 +44,7 @@ impl Generation {
 pub enum DaysStamp {
     /// Another whenever one of the days was written to.
     Known {
-        /// Of the process that counts; 0 in a fleet, where the generation tells.
+        /// Of the process that counts; in a fleet, of the project's hash.
         epoch: u64,
         /// The sum of the versions. Each only rises, so the sum tells any change.
         sum: u64,

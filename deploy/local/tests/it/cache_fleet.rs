@@ -1,5 +1,6 @@
 //! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,13 @@ use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Patience, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
+use tallyhouse_service::touched::tell;
 use tokio::runtime::Runtime;
 
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, eventually, new_project};
+use crate::query_service::{Redis, Service, Settings, eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{self, a_day};
 
@@ -201,6 +204,39 @@ async fn a_late_event_shows_on_every_instance() {
 }
 
 #[tokio::test]
+async fn of_a_trickle_of_late_events_readers_wait_for_one_in_half_a_second() {
+    let (engine, from) = (support::engine().await, ten_days_ago());
+    let (project, other) = (new_project(), new_project());
+    let redis = Redis::start().await;
+    let settings = Settings { now_ms: Some(now_ms()), ..Settings::of(engine.reader()) };
+    let service = Service::start_with(settings.with("REDIS_URL", &redis.url), &[&project, &other]).await;
+    let is_heard = async || redis.command("PUBLISH tallyhouse:touched nobody").await.as_deref() == Some(":1");
+    eventually("the service listens", is_heard).await;
+    for project in [&project, &other] {
+        insert_events(&engine.writer(), project, from, 1).await;
+    }
+    let late = async |project: &str| {
+        insert_events(&engine.writer(), project, from, 1).await;
+        raise(&redis, project, from).await;
+    };
+    let shows = async |project: &str, value: i64| service.get(project, &a_day(from)).await.values() == [json!(value)];
+    assert!(shows(&project, 3).await && shows(&other, 3).await);
+    late(&project).await;
+    eventually("a late event after quiet shows, while the clock stands still", async || shows(&project, 6).await).await;
+
+    late(&project).await;
+    late(&other).await;
+    // Messages come in order.
+    eventually("the one of another project shows", async || shows(&other, 6).await).await;
+    let held = service.get(&project, &a_day(from)).await;
+    assert_eq!((held.header("x-cache"), held.values()), ("HIT", vec![json!(6)]));
+    service.pass(Duration::from_millis(500));
+    let told = service.get(&project, &a_day(from)).await;
+    assert_eq!((told.header("x-cache"), told.values()), ("MISS", vec![json!(9)]));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_redis_that_comes_back_empty_is_not_taken_for_the_one_before() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
@@ -213,6 +249,90 @@ async fn a_redis_that_comes_back_empty_is_not_taken_for_the_one_before() {
     redis.command("FLUSHALL").await.unwrap();
     raise(&redis, &project, from).await;
     redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
+    let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
+    eventually("the event shows", shows).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_as_it_was_earlier_gives_no_answer_of_then() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let mut redis = Redis::start().await;
+    raise(&redis, &project, from).await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(one.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    assert_eq!(redis.command("SAVE").await.as_deref(), Some("+OK"));
+    insert_events(&engine.writer(), &project, from, 1).await;
+    raise(&redis, &project, from).await;
+    let shows = async || one.get(&project, &a_day(from)).await.values() == [json!(6)];
+    eventually("the event shows", shows).await;
+
+    redis.restart().await;
+    assert_eq!(redis.keys("tallyhouse:answer:").await, 1, "the answer of then is there again");
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let first = other.get(&project, &a_day(from)).await;
+    assert_eq!((first.header("x-cache"), first.values()), ("MISS", vec![json!(6)]));
+    // The counter is as before the restart, and the data is another.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    raise(&redis, &project, from).await;
+    let shows = async || {
+        let values = one.get(&project, &a_day(from)).await.values();
+        assert_ne!(values, [json!(3)]);
+        values == [json!(9)]
+    };
+    eventually("the next event shows on who was there before", shows).await;
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_redis_still_says_what_it_holds() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    let one = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(one.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+    redis.command("CONFIG SET maxmemory 1").await.unwrap();
+    assert!(redis.command("SET something 1").await.unwrap().starts_with("-OOM"), "Redis is full");
+    let other = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    let known = other.get(&project, &a_day(from)).await;
+    assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(3)]));
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_not_be_asked_who_it_is_is_of_use_all_the_same() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    assert_eq!(redis.command("ACL SETUSER default -info").await.as_deref(), Some("+OK"));
+    for expected in ["MISS", "HIT"] {
+        let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+        assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), expected);
+        eventually("it is published", async || redis.keys("tallyhouse:answer:").await == 1).await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_those_before() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+    insert_events(&engine.writer(), &project, from, 1).await;
+    let redis = Redis::start().await;
+    let (pool, day) = (tallyhouse_service::touched::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
+    let touched = BTreeSet::from([Touched { project: project.clone(), day }]);
+    let late = async || tell(&pool, &touched).await.unwrap();
+    late().await;
+    let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
+    assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
+    // As after days in which nothing came: the counter is 1 again, and the data is another.
+    insert_events(&engine.writer(), &project, from, 1).await;
+    redis.command(&format!("DEL tallyhouse:days:{project}")).await.unwrap();
+    late().await;
     let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
     eventually("the event shows", shows).await;
     service.stop().await;

@@ -27,7 +27,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::free_ports;
+use crate::support::{Folder, free_ports};
 
 /// How long a condition may take to become true before the test is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -252,10 +252,21 @@ impl Service {
     }
 }
 
+fn redis_server(port: u16, folder: &Folder) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1", "--dir"])
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("redis-server must be installed")
+}
+
 /// A Redis of one's own, to be killed.
 pub struct Redis {
     pub url: String,
     process: Child,
+    folder: Folder,
 }
 
 impl Redis {
@@ -266,15 +277,23 @@ impl Redis {
 
     /// Where somebody already looks for one.
     pub async fn start_on(port: u16) -> Self {
-        let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("redis-server must be installed");
-        let redis = Self { url: format!("redis://127.0.0.1:{port}"), process };
-        eventually("Redis answers", async || redis.command("PING").await.as_deref() == Some("+PONG")).await;
+        let folder = Folder::create();
+        let process = redis_server(port, &folder);
+        let redis = Self { url: format!("redis://127.0.0.1:{port}"), process, folder };
+        redis.answers().await;
         redis
+    }
+
+    /// Kills it and starts it again, with what it held at its last `SAVE`.
+    pub async fn restart(&mut self) {
+        self.kill().await;
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        self.process = redis_server(port, &self.folder);
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        eventually("Redis answers", async || self.command("PING").await.as_deref() == Some("+PONG")).await;
     }
 
     pub async fn kill(&mut self) {
