@@ -194,7 +194,7 @@ pub(super) mod tests {
     /// Computed at 1 s; soft, hard and keep are 60 s, 600 s and an hour later.
     pub(crate) fn kept(body: impl Into<Bytes>) -> Kept {
         Kept {
-            body: Packed::of(body.into()),
+            body: Packed::of(&body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
             oldest_ms: 500,

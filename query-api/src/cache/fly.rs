@@ -112,5 +112,5 @@ impl Answers {
 }
 
 async fn pack(head: bytes::Bytes) -> Result<Packed, ReadError> {
-    beside(head.len(), || Packed::of(head)).await.ok_or(ReadError::Failed)
+    beside(head.len(), move || Packed::of(&head)).await.ok_or(ReadError::Failed)
 }

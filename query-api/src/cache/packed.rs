@@ -38,15 +38,15 @@ pub enum Packed {
 impl Packed {
     /// Packs bytes; those that do not shrink by a quarter stay as they are. What is packed is an allocation of its own length: a
     /// compressor makes room for the worst case, and a cache that weighs lengths would hold ten times its bound.
-    pub fn of(plain: Bytes) -> Self {
+    pub fn of(plain: &[u8]) -> Self {
         if plain.len() < FROM_BYTES || plain.len() > MOST_BYTES {
-            return Self::Plain(Bytes::copy_from_slice(&plain));
+            return Self::Plain(Bytes::copy_from_slice(plain));
         }
-        match (zstd::bulk::compress(&plain, LEVEL), u32::try_from(plain.len())) {
+        match (zstd::bulk::compress(plain, LEVEL), u32::try_from(plain.len())) {
             (Ok(small), Ok(raw)) if small.len() < plain.len() / 4 * 3 => {
                 Self::Zstd { bytes: Bytes::copy_from_slice(&small), raw }
             }
-            _ => Self::Plain(Bytes::copy_from_slice(&plain)),
+            _ => Self::Plain(Bytes::copy_from_slice(plain)),
         }
     }
 
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_large_shrinks_and_comes_back() {
         let series = Bytes::from(r#"{"timestamp":"2026-11-20T00:00:00Z","value":17},"#.repeat(1_000));
-        let packed = Packed::of(series.clone());
+        let packed = Packed::of(&series);
         assert!(packed.held().len() * 10 < series.len(), "{}", packed.held().len());
         assert_eq!(packed.open(), Some(series));
     }
@@ -105,7 +105,7 @@ mod tests {
         let mut plain = Vec::with_capacity(1 << 20);
         plain.extend_from_slice(b"{}");
         for bytes in [Bytes::from("a".repeat(1 << 20)), Bytes::from(plain)] {
-            let (Packed::Zstd { bytes: held, .. } | Packed::Plain(held)) = Packed::of(bytes);
+            let (Packed::Zstd { bytes: held, .. } | Packed::Plain(held)) = Packed::of(&bytes);
             let length = held.len();
             assert_eq!(held.try_into_mut().unwrap().capacity(), length);
         }
@@ -114,11 +114,11 @@ mod tests {
     #[test]
     fn what_is_small_or_does_not_shrink_stays() {
         let small = Bytes::from_static(b"{}");
-        assert_eq!(Packed::of(small.clone()), Packed::Plain(small));
+        assert_eq!(Packed::of(&small), Packed::Plain(small));
         use rand::{RngExt, SeedableRng};
         let mut random = rand::rngs::StdRng::seed_from_u64(1);
         let noise: Bytes = (0..FROM_BYTES * 2).map(|_| random.random::<u8>()).collect();
-        assert_eq!(Packed::of(noise.clone()), Packed::Plain(noise));
+        assert_eq!(Packed::of(&noise), Packed::Plain(noise));
     }
 
     #[tokio::test]
@@ -126,14 +126,14 @@ mod tests {
         let here = std::thread::current().id();
         let is_here = async |bytes| beside(bytes, || std::thread::current().id()).await == Some(here);
         assert!(is_here(BESIDE_BYTES - 1).await && !is_here(BESIDE_BYTES).await);
-        let answer = Packed::of(Bytes::from("a".repeat(BESIDE_BYTES)));
+        let answer = Packed::of("a".repeat(BESIDE_BYTES).as_bytes());
         assert!(!is_here(answer.work()).await, "its size is that of the opened bytes");
         assert_eq!(beside(BESIDE_BYTES, || -> u8 { panic!("on purpose") }).await, None);
     }
 
     #[test]
     fn damage_and_lies_about_the_size_are_noticed() {
-        let packed = Packed::of(Bytes::from("a".repeat(FROM_BYTES)));
+        let packed = Packed::of("a".repeat(FROM_BYTES).as_bytes());
         let held = packed.held().clone();
         for raw in [1, packed.raw() - 1, packed.raw() + 1, u32::MAX] {
             assert_eq!(Packed::from_parts(held.clone(), raw).open(), None, "{raw}");

@@ -119,7 +119,7 @@ impl Parts {
     /// Remembers parts that were read at `read_ms`, in milliseconds since the epoch. Redis is written to beside the caller.
     pub async fn put_many(&self, parts: Vec<Computed>, read_ms: i64) {
         let bytes = parts.iter().map(|part| part.bytes.len()).sum();
-        let pack = |part: Computed| (part.key, Packed::of(part.bytes), part.life);
+        let pack = |part: Computed| (part.key, Packed::of(&part.bytes), part.life);
         let packed = beside(bytes, move || parts.into_iter().map(pack).collect::<Vec<_>>()).await.unwrap_or_default();
         let mut written = Vec::new();
         for (key, body, life) in packed {
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn a_written_part_is_read_and_damage_is_noticed() {
         let project: Arc<str> = "p".into();
-        let body = Packed::of(Bytes::from("abc".repeat(3_000)));
+        let body = Packed::of("abc".repeat(3_000).as_bytes());
         let part = Part { body, days: known(3), read_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
         let written = part.encode();
         assert_eq!(Part::decode(&written, &project), Some(part));

@@ -90,7 +90,8 @@ pub(crate) async fn kafka_or_skip(test: &str) -> Option<String> {
     Some(brokers().await.bootstrap())
 }
 
-/// Says that a test was left out. Not by `eprintln!`, which is shown of tests that fail alone.
+/// Says that a test was left out.
+#[allow(clippy::explicit_write, reason = "`eprintln!` is shown of tests that fail alone")]
 fn skipped(test: &str, why: &str) {
     writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
 }
