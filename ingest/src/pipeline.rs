@@ -33,7 +33,7 @@ use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply};
-use crate::http::{Wait, layout};
+use crate::http::{Letters, Wait, Wishes, layout};
 use crate::intake::Refused;
 use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
@@ -62,13 +62,13 @@ impl Pipeline {
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
         let caller = self.authenticate(&head.headers)?;
-        let (wait, layout, encoding) = (Wait::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
+        let (wishes, layout, encoding) = (Wishes::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         let limits = self.config.request;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
         let ready = self.way.prepare(&caller.rules.project).await;
-        let asked = Asked { layout, caller, ready, trace: trace(&head.headers) };
+        let asked = Asked { layout, caller, letters: wishes.letters, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
@@ -80,7 +80,7 @@ impl Pipeline {
         } else {
             self.take(&body, asked)?
         };
-        self.confirm(taken, wait).await
+        self.confirm(taken, wishes.wait).await
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -105,7 +105,7 @@ impl Pipeline {
 
     /// Bytes -> events on their way. Pure but for the way, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
-        let Asked { layout, caller, ready, trace } = asked;
+        let Asked { layout, caller, letters, ready, trace } = asked;
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
         let (mut events, indices, refusals) = self.normalise(envelope, &caller.rules);
@@ -121,7 +121,7 @@ impl Pipeline {
         };
         // Counted only now: a request that was refused as a whole comes again.
         refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
-        if caller.settings.dead_letters {
+        if caller.settings.dead_letters && letters == Letters::AsSet {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
@@ -209,6 +209,7 @@ fn trace(headers: &axum::http::HeaderMap) -> Option<String> {
 struct Asked {
     layout: Layout,
     caller: Caller,
+    letters: Letters,
     ready: Ready,
     trace: Option<String>,
 }

@@ -57,6 +57,24 @@ async fn only_post() -> Response {
 
 /// What is asked for in the query string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wishes {
+    /// What the answer waits for.
+    pub wait: Wait,
+    /// What becomes of events that are refused.
+    pub letters: Letters,
+}
+
+/// Whether refused events become dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letters {
+    /// As the project's settings say.
+    AsSet,
+    /// No: these events are dead letters already, and are being sent again.
+    None,
+}
+
+/// When a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// 202 as soon as the events are durable.
     Durable,
@@ -64,19 +82,22 @@ pub enum Wait {
     Stored,
 }
 
-impl Wait {
+impl Wishes {
     /// From the query string, which may hold nothing else.
     pub fn of(uri: &Uri) -> Result<Self, RequestError> {
-        let mut wait = Self::Durable;
+        let mut wishes = Self { wait: Wait::Durable, letters: Letters::AsSet };
         for parameter in uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter {
-                "wait=stored" => wait = Self::Stored,
+                "wait=stored" => wishes.wait = Wait::Stored,
+                "letters=none" => wishes.letters = Letters::None,
                 other => return Err(RequestError::UnknownParameter(other.chars().take(100).collect())),
             }
         }
-        Ok(wait)
+        Ok(wishes)
     }
+}
 
+impl Wait {
     /// The status of a success.
     pub const fn status(self) -> StatusCode {
         match self {
@@ -103,11 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_documented_parameter_is_taken() {
-        let wait = |uri: &str| Wait::of(&uri.parse().unwrap());
-        assert_eq!(wait("/v1/events"), Ok(Wait::Durable));
-        assert_eq!(wait("/v1/events?wait=stored"), Ok(Wait::Stored));
-        assert_eq!(wait("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
+    fn only_documented_parameters_are_taken() {
+        let wishes = |uri: &str| Wishes::of(&uri.parse().unwrap()).map(|wishes| (wishes.wait, wishes.letters));
+        assert_eq!(wishes("/v1/events"), Ok((Wait::Durable, Letters::AsSet)));
+        assert_eq!(wishes("/v1/events?wait=stored"), Ok((Wait::Stored, Letters::AsSet)));
+        assert_eq!(wishes("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, Letters::None)));
+        assert_eq!(wishes("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
     }
 
     #[test]

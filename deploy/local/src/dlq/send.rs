@@ -60,11 +60,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// To `url`, the full address of `/v1/events`.
+    /// To `url`, the full address of `/v1/events`. What is refused again does not become another letter.
     pub fn new(url: &str, key: &Secret) -> Result<Self, SendError> {
         let mut value = HeaderValue::from_str(key.expose()).map_err(|_| SendError::Key)?;
         value.set_sensitive(true);
-        let uri = url.parse().map_err(|_| SendError::Url(url.to_owned()))?;
+        let joint = if url.contains('?') { '&' } else { '?' };
+        let uri = format!("{url}{joint}letters=none").parse().map_err(|_| SendError::Url(url.to_owned()))?;
         Ok(Self { client: Client::builder(TokioExecutor::new()).build_http(), uri, key: value })
     }
 

@@ -83,7 +83,10 @@ async fn a_refused_event_is_kept_found_and_replayed_once() {
     assert_eq!(count(&writer, &project, OPEN).await, 1);
     dlq(&["discard", "--project", &project]).await;
     assert_eq!(count(&writer, &project, OPEN).await, 0);
+    // It writes what letters it still has.
     service.stop().await;
+    let all = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String}";
+    assert_eq!(count(&writer, &project, all).await, 2, "what is refused again is no other letter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

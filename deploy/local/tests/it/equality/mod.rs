@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Only what is estimated may differ from raw events, by what the estimate allows; all other answers are equal to the last
-//! digit. Events are spread over projects, so that a reading of raw events is of [`EVENTS_OF_PROJECT`] at most.
+//! digit. So are two readings of one table, but for users: a set of some hundred becomes an estimate when one more is put into a full
+//! one, also when it is in there already, so it depends on the order of merging (512 in one, 511 in the other; seen once in some
+//! thousand questions). Events are spread over projects, so that a reading of raw events is of [`EVENTS_OF_PROJECT`] at most.
 //!
 //! `EQUALITY_EVENTS` and `EQUALITY_QUESTIONS` make it larger than a test needs (`make equality`); `EQUALITY_SEED` repeats one.
 
@@ -88,6 +90,7 @@ async fn rollups_answer_what_raw_events_say() {
     assert_eq!(tally.questions, questions);
     assert!(tally.values > questions && tally.tables.len() == 3 && tally.chunks > 0, "{tally:?}");
     assert!(tally.widths_compared > 0, "{tally:?}");
+    assert!(tally.reordered * 100 <= questions, "{tally:?}");
     assert!(tally.totals > 0 && tally.previous > 0 && tally.series > 0 && tally.registered > 0, "{tally:?}");
 }
 
@@ -106,6 +109,10 @@ struct Tally {
     values: usize,
     chunks: usize,
     remembered: usize,
+    /// Readings of users.
+    users: usize,
+    /// Answers that were the same but for the order in which states of users were merged.
+    reordered: usize,
     tables: BTreeMap<&'static str, usize>,
 }
 
@@ -122,6 +129,8 @@ impl Tally {
         self.values += one.values;
         self.chunks += one.chunks;
         self.remembered += one.remembered;
+        self.users += one.users;
+        self.reordered += one.reordered;
         for (table, readings) in &one.tables {
             *self.tables.entry(table).or_default() += readings;
         }
@@ -260,7 +269,7 @@ impl Ground {
             }
             other => panic!("{question}: {other:?}"),
         };
-        asking.answered(&told(&expected)).await;
+        tally.reordered += usize::from(!asking.answered(&told(&expected), tally.users > 0).await);
         tally.remembered += 1;
         tally
     }
@@ -291,6 +300,39 @@ fn is_equal(measure: Measure, source: &Source, planned: Option<f64>, raw: Option
             within(5.0 * (error(source.users_precision()) + error(Rollup::Hour.users_precision())))
         }
         Measure::ValueQuantile(_) => within(0.021),
+    }
+}
+
+/// Whether two readings of one table are the same.
+fn is_same(measure: Measure, one: Option<f64>, other: Option<f64>) -> bool {
+    one == other || measure == Measure::Users && one.zip(other).is_some_and(|(one, other)| is_reordered(one, other))
+}
+
+/// Whether two numbers of users can be of one state that was merged in two orders: both near the size at which a set becomes an
+/// estimate, which is that of the precision of minutes or of hours, and not further apart than an estimate may be off there.
+fn is_reordered(one: f64, other: f64) -> bool {
+    [Rollup::Minute, Rollup::Hour].into_iter().any(|rollup| {
+        let full = f64::from(1_u32 << (rollup.users_precision() - 5));
+        [one, other].into_iter().all(|users| (0.9..=1.1).contains(&(users / full)))
+    })
+}
+
+/// Whether an answer of users is the expected one, but for users near that size and for what is computed of them.
+fn is_same_answer(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) if one != other => {
+            let is_close = |one: f64, other: f64| (one - other).abs() <= 0.02 * one.abs().max(other.abs());
+            let both = one.as_f64().zip(other.as_f64());
+            both.is_some_and(|(one, other)| is_reordered(one, other) || is_close(one, other))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_answer(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.keys().eq(other.keys())
+                && one.values().zip(other.values()).all(|(one, other)| is_same_answer(one, other))
+        }
+        (one, other) => one == other,
     }
 }
 
@@ -345,6 +387,7 @@ impl Asking<'_> {
         }
         tally.rows += planned.len();
         *tally.tables.entry(read.source.table()).or_default() += 1;
+        tally.users += usize::from(read.measures.contains(&Measure::Users));
         tally.chunks += self.in_chunks(read, &planned).await;
         whole
     }
@@ -355,13 +398,20 @@ impl Asking<'_> {
         let chunks = futures_util::stream::iter(&cut.chunks).map(|chunk| self.points(&chunk.read));
         let mut joined: Vec<Point> = chunks.buffered(CHUNKS_AT_ONCE).collect::<Vec<_>>().await.concat();
         joined.retain(|point| cut.keeps(point.at));
-        assert!(table(&joined) == *whole, "{} in {} chunks: {joined:?} {whole:?}", self.question, cut.chunks.len());
+        let joined = table(&joined);
+        let is_same = joined.keys().eq(whole.keys())
+            && joined.iter().zip(whole.values()).all(|((_, one), other)| {
+                let measured = read.measures.iter().zip(one).zip(other);
+                measured.into_iter().all(|((measure, one), other)| is_same(*measure, *one, *other))
+            });
+        assert!(is_same, "{} in {} chunks: {joined:?} {whole:?}", self.question, cut.chunks.len());
         cut.chunks.len()
     }
 
     /// One instance answers from ClickHouse, another from what it remembers of an earlier range and from ClickHouse, and the
-    /// first again from what it remembers: all as expected.
-    async fn answered(&self, expected: &Value) {
+    /// first again from what it remembers: all as expected. `false` when they are only as good as that.
+    async fn answered(&self, expected: &Value, is_of_users: bool) -> bool {
+        let mut is_exact = true;
         let [one, other] = &self.ground.services;
         let earlier = self.question.earlier();
         // What is read from minutes may reach back to where there are none any more.
@@ -374,12 +424,16 @@ impl Asking<'_> {
             assert_eq!(reply.status, 200, "{}: {reply:?}", self.question);
             assert!(status.is_none_or(|status| reply.header("x-cache") == status), "{}: {reply:?}", self.question);
             for (name, part) in expected.as_object().unwrap().iter().filter(|(name, _)| *name != "meta") {
-                assert!(reply.body[name] == *part, "{} {name}: {} {part}", self.question, reply.body[name]);
+                let told = &reply.body[name];
+                let is_same = told == part || is_of_users && is_same_answer(told, part);
+                assert!(is_same, "{} {name}: {told} {part}", self.question);
+                is_exact &= told == part;
             }
             for (name, part) in expected["meta"].as_object().unwrap() {
                 assert_eq!(reply.body["meta"][name], *part, "{} meta.{name}", self.question);
             }
         }
+        is_exact
     }
 
     async fn put(&self, service: &Service, question: &Question) -> Reply {
