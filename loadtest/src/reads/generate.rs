@@ -7,8 +7,11 @@ use futures_util::future::try_join_all;
 use super::ReadsError;
 use crate::clickhouse::ClickHouse;
 
-/// Events of one insert: a block, so that it goes through the views at once.
+/// Events of one insert at most: a block, so that it goes through the views at once.
 const BLOCK: u64 = 1_000_000;
+
+/// Inserts at least: few events of many days each make as many rows of minutes as there are events, which takes ClickHouse's memory.
+const LEAST_BLOCKS: u64 = 10;
 
 /// How far back events reach, in days.
 pub const DAYS: u64 = 90;
@@ -47,11 +50,12 @@ struct Block {
 /// Each block holds the days after those of the one before, as if it had come when they were now: parts are then merged as they would
 /// have been.
 fn blocks(from: u64, to: u64) -> Vec<Block> {
-    let count = (to - from).div_ceil(BLOCK);
-    let second = |number: u64| DAYS * 86_400 * number / count.max(1);
+    let count = (to - from).div_ceil(BLOCK).max(LEAST_BLOCKS);
+    let second = |number: u64| DAYS * 86_400 * number / count;
+    let event = |number: u64| from + (to - from) * number / count;
     let block = |number: u64| Block {
-        from: from + number * BLOCK,
-        count: BLOCK.min(to - from - number * BLOCK),
+        from: event(number),
+        count: event(number + 1) - event(number),
         begins: second(number),
         span: second(number + 1) - second(number),
     };
@@ -98,6 +102,7 @@ mod tests {
             assert_eq!((blocks[0].from, blocks[0].begins), (from, 0));
             assert!(blocks.windows(2).all(|pair| ends(&pair[0]) == (pair[1].from, pair[1].begins)));
             assert_eq!(ends(blocks.last().unwrap()), (to, DAYS * 86_400));
+            assert!(blocks.iter().all(|block| block.count <= BLOCK && block.span <= DAYS * 8_640));
         }
     }
 }
