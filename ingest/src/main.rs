@@ -8,7 +8,6 @@ use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::health::Health;
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::{lifecycle, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +26,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = config::Config::from_env(&env)?;
-    let keys = KeyRing::from_env(&env)?;
+    let keys = tallyhouse_service::config::keys(&env)?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
     let deps = Deps {
         connection: config::clickhouse(&env)?,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
@@ -150,7 +149,7 @@ pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
     Ok(Deps {
         writer: clickhouse_writer(env, &reader),
         analyst: analyst(env)?,
-        ..Deps::new(reader, KeyRing::from_env(env)?, catalogue(env)?)
+        ..Deps::new(reader, tallyhouse_service::config::keys(env)?, catalogue(env)?)
     })
 }
 

@@ -42,7 +42,7 @@ pub struct EngineConfig {
 impl Config {
     /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let is_development = env::switch(env, "TALLYHOUSE_DEV")?;
+        let is_development = tallyhouse_service::config::is_development(env)?;
         let engine = match env.get("CLICKHOUSE_URL") {
             Some(_) => None,
             None => Some(EngineConfig::from_env(env, is_development)?),

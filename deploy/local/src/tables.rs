@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::durability::{self, Fsync};
 use tallyhouse_sql::migrations::Rendering;
 use tallyhouse_sql::rollups::{RollupsError, gate};
@@ -40,7 +39,7 @@ pub async fn prepare(writer: &Connection, rendering: &Rendering, fsync: Fsync) -
 
 /// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.
 pub async fn keep_open(writer: &Connection) -> Infallible {
-    let client: Client = writer.client();
+    let client = writer.client();
     loop {
         tokio::time::sleep(LOOK_AT_THE_GATE_EVERY).await;
         // ClickHouse away is told by those who need it.

@@ -159,7 +159,7 @@ impl Services {
                 admin: lifecycle::bind("QUERY_ADMIN_ADDR", query.admin_address).await?,
             },
             catalogue: tallyhouse_ingest::config::catalogue(env)?,
-            keys: KeyRing::from_env(env)?,
+            keys: tallyhouse_service::config::keys(env)?,
             ingest,
             query,
             registry: Registry::new(),

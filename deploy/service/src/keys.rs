@@ -6,8 +6,6 @@
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::env::{self, ConfigError, Env};
-
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -46,15 +44,6 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// The keys that the environment gives: those of development mode with `TALLYHOUSE_DEV=1`, else none, which is warned of.
-    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        if env::switch(env, "TALLYHOUSE_DEV")? {
-            return Ok(Self::development());
-        }
-        tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
-        Ok(Self::default())
-    }
-
     /// The keys of development mode: project `demo`, `demo-ingest-key` (ingest, import) and `demo-query-key` (query,
     /// admin).
     pub fn development() -> Self {

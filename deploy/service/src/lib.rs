@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod breaker;
 pub mod clock;
+pub mod config;
 pub mod day_versions;
 pub mod documents;
 pub mod env;

@@ -8,7 +8,8 @@
 //! then stops the query's pipeline.
 //!
 //! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long, or is too slow
-//! altogether: the body ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
+//! altogether: the body ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client
+//! reports a failure.
 //! The client leaves: the query is stopped, and what it held is free once it was.
 
 use std::time::Duration;

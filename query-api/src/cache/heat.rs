@@ -78,11 +78,11 @@ impl Heat {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.fade(now_ms);
         let hot = watched.answers.iter().filter(|(_, hot)| hot.hits >= HOT);
+        let mut hot: Vec<_> = hot.collect();
+        hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
         let asked =
             |(key, hot): (&Key, &Hot)| Asked { key: key.clone(), wanted: hot.wanted.clone(), last_ms: hot.last_ms };
-        let mut hot: Vec<_> = hot.map(|(key, hot)| (hot.hits, asked((key, hot)))).collect();
-        hot.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
-        hot.into_iter().take(HOTTEST).map(|(_, asked)| asked).collect()
+        hot.into_iter().take(HOTTEST).map(asked).collect()
     }
 }
 

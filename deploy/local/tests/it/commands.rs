@@ -68,7 +68,7 @@ async fn the_store_syncs_what_it_is_told_to_sync() {
     command.env("TALLYHOUSE_DATA", folder.path());
     command.env("CLICKHOUSE_HTTP_PORT", http.to_string()).env("CLICKHOUSE_TCP_PORT", tcp.to_string());
     let _store = Running(command.spawn().unwrap());
-    let [url, user, password] = [&format!("http://127.0.0.1:{http}"), "writer", "dev"].map(ToString::to_string);
-    let writer = Connection { url, user, password };
+    let url = format!("http://127.0.0.1:{http}");
+    let writer = Connection { url, user: "writer".to_owned(), password: "dev".to_owned() };
     eventually("parts are synced", async || matches!(durability::status(&writer).await, Ok(Fsync::On))).await;
 }
