@@ -272,6 +272,9 @@ pub(crate) struct ReadsArgs {
     /// Events, made inside ClickHouse; a tenth of them is measured first
     #[arg(long, default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000))]
     events: u64,
+    /// Inserts that the events of the last day come in
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    of_last_day: u64,
     /// Dashboards asked for, per range
     #[arg(long, default_value_t = 100)]
     dashboards: u64,
@@ -291,6 +294,7 @@ impl ReadsArgs {
         Ok(ReadsConfig {
             binary: self.binary.path()?,
             events: self.events,
+            of_last_day: self.of_last_day,
             dashboards: self.dashboards,
             connections: self.connections,
             lasts: Duration::from_secs(self.seconds),

@@ -19,19 +19,30 @@ pub const DAYS: u64 = 90;
 /// The longest that one insert may take.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Adds events with the numbers `from..to`, spread evenly over [`DAYS`] days before now, however few they are: ten event types, four
+/// How many events come, and how the last day's do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrivals {
+    /// All events.
+    pub events: u64,
+    /// Inserts that the events of the last day come in, one after another; those of the days before come in as few as possible.
+    pub of_last_day: u64,
+}
+
+/// Adds events, spread evenly over [`DAYS`] days before now, however few they are, in the order of their time: ten event types, four
 /// countries, three devices, a million users, a value for half of them.
 pub async fn events(
     clickhouse: &ClickHouse,
     project: &str,
-    from: u64,
-    to: u64,
+    arrivals: Arrivals,
     mut tell: impl FnMut(u64),
 ) -> Result<(), ReadsError> {
-    let blocks = blocks(from, to);
-    for pair in blocks.chunks(2) {
+    let (before, last) = blocks(arrivals);
+    for pair in before.chunks(2) {
         let lanes = pair.iter().map(|block| one(clickhouse, project, block));
-        tell(try_join_all(lanes).await?.into_iter().max().unwrap_or(to));
+        tell(try_join_all(lanes).await?.into_iter().max().unwrap_or_default());
+    }
+    for block in &last {
+        tell(one(clickhouse, project, block).await?);
     }
     Ok(())
 }
@@ -47,17 +58,23 @@ struct Block {
     span: u64,
 }
 
-/// Each block holds the days after those of the one before, as if it had come when they were now: parts are then merged as they would
-/// have been.
-fn blocks(from: u64, to: u64) -> Vec<Block> {
-    let count = (to - from).div_ceil(BLOCK).max(LEAST_BLOCKS);
-    let second = |number: u64| DAYS * 86_400 * number / count;
-    let event = |number: u64| from + (to - from) * number / count;
+/// The blocks of all days but the last, and those of the last. Each holds the events after those of the one before, as if it had come
+/// when they were now: parts are then merged as they would have been.
+fn blocks(Arrivals { events, of_last_day }: Arrivals) -> (Vec<Block>, Vec<Block>) {
+    let last_day = events - events / DAYS;
+    let before = cut((0, last_day), (0, (DAYS - 1) * 86_400), last_day.div_ceil(BLOCK).max(LEAST_BLOCKS));
+    let least = (events - last_day).div_ceil(BLOCK);
+    (before, cut((last_day, events), ((DAYS - 1) * 86_400, DAYS * 86_400), of_last_day.max(least)))
+}
+
+/// So many blocks of these events, which lie in these seconds.
+fn cut(events: (u64, u64), seconds: (u64, u64), count: u64) -> Vec<Block> {
+    let at = |(from, to): (u64, u64), number: u64| from + (to - from) * number / count;
     let block = |number: u64| Block {
-        from: event(number),
-        count: event(number + 1) - event(number),
-        begins: second(number),
-        span: second(number + 1) - second(number),
+        from: at(events, number),
+        count: at(events, number + 1) - at(events, number),
+        begins: at(seconds, number),
+        span: at(seconds, number + 1) - at(seconds, number),
     };
     (0..count).map(block).collect()
 }
@@ -96,12 +113,14 @@ mod tests {
 
     #[test]
     fn however_few_events_there_are_they_lie_in_all_days() {
-        for (from, to) in [(0, 1_000), (0, 10_000_000), (10_000_000, 100_000_000), (7, 2_500_007)] {
-            let blocks = blocks(from, to);
+        for (events, of_last_day) in [(1_000, 1), (10_000_000, 24), (100_000_000, 1), (2_500_007, 700)] {
+            let (before, last) = blocks(Arrivals { events, of_last_day });
+            assert_eq!(last.len() as u64, of_last_day.max((events / DAYS).div_ceil(BLOCK)));
+            let blocks = [before, last].concat();
             let ends = |block: &Block| (block.from + block.count, block.begins + block.span);
-            assert_eq!((blocks[0].from, blocks[0].begins), (from, 0));
+            assert_eq!((blocks[0].from, blocks[0].begins), (0, 0));
             assert!(blocks.windows(2).all(|pair| ends(&pair[0]) == (pair[1].from, pair[1].begins)));
-            assert_eq!(ends(blocks.last().unwrap()), (to, DAYS * 86_400));
+            assert_eq!(ends(blocks.last().unwrap()), (events, DAYS * 86_400));
             assert!(blocks.iter().all(|block| block.count <= BLOCK && block.span <= DAYS * 8_640));
         }
     }

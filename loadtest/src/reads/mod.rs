@@ -1,8 +1,11 @@
 //! How fast dashboards are read over a lot of events: uncached over ten times the data too, and cached under load.
 //!
 //! ```text
-//! start -> a tenth of the events -> uncached dashboards -> the rest -> uncached dashboards -> the same ones, cached
+//! start -> a tenth of the events -> uncached dashboards -> stop
+//! start -> all of the events     -> uncached dashboards -> the same ones, cached -> stop
 //! ```
+//!
+//! A system for each: events come in the order of their time, as they do, so that an hour lies in as many parts as it would.
 
 pub mod generate;
 pub mod panels;
@@ -24,6 +27,7 @@ use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::http::{Endpoint, HttpError, Reply};
 use crate::system::{System, SystemError};
 use crate::{PROJECT, QUERY_KEY};
+use generate::Arrivals;
 use panels::{Panel, QUARTER, Range, WEEK};
 
 /// How long merges may take after the last event.
@@ -36,6 +40,8 @@ pub struct ReadsConfig {
     pub binary: PathBuf,
     /// Events; a tenth of them is measured first.
     pub events: u64,
+    /// Inserts that those of the last day come in.
+    pub of_last_day: u64,
     /// Dashboards that are asked for, per range.
     pub dashboards: u64,
     /// Connections that ask for cached answers.
@@ -77,6 +83,8 @@ pub struct Uncached {
 pub struct Size {
     /// Raw events.
     pub events: u64,
+    /// Parts of the hourly rollup that hold some of the last week: each is a piece of work for every question about it.
+    pub parts: u64,
     /// Seven days by hour.
     pub week: Uncached,
     /// Ninety days by day.
@@ -101,6 +109,8 @@ pub struct Cached {
 pub struct Report {
     /// Where and when.
     pub machine: Machine,
+    /// Inserts of the last day's events.
+    pub of_last_day: u64,
     /// The tenth, and all.
     pub sizes: [Size; 2],
     /// Cached.
@@ -109,40 +119,47 @@ pub struct Report {
 
 /// Measures everything; `tell` hears what is being done.
 pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
+    let (few, system) = sized(config, config.events / 10, &tell).await?;
+    system.stop().await?;
+    let (many, system) = sized(config, config.events, &tell).await?;
+    tell("cached dashboards");
+    let cached = cached(config, &system.query_url()).await?;
+    system.stop().await?;
+    Ok(Report { machine: machine::describe(), of_last_day: config.of_last_day, sizes: [few, many], cached })
+}
+
+/// A system with so many events, which is left running.
+async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Result<(Size, System), ReadsError> {
     tell("starting a system of its own");
     // Nothing is to be read but what is asked for.
     let system = System::start_with(&config.binary, &[("QUERY_CACHE_WARM", "off")]).await?;
     let clickhouse = ClickHouse::patient(&system.clickhouse(), generate::PATIENCE)?;
-    let (asked, tenth) = (Asked::of(&system)?, config.events / 10);
-    let few = sized(config, &clickhouse, &asked, (0, tenth), &tell).await?;
-    let many = sized(config, &clickhouse, &asked, (tenth, config.events), &tell).await?;
-    tell("cached dashboards");
-    let cached = cached(config, &system.query_url()).await?;
-    system.stop().await?;
-    Ok(Report { machine: machine::describe(), sizes: [few, many], cached })
-}
-
-async fn sized(
-    config: &ReadsConfig,
-    clickhouse: &ClickHouse,
-    asked: &Asked,
-    (from, to): (u64, u64),
-    tell: &impl Fn(&str),
-) -> Result<Size, ReadsError> {
-    let step = (config.events / 10).max(1);
-    generate::events(clickhouse, PROJECT, from, to, |done| {
-        if done % step == 0 {
+    let (arrivals, step) = (Arrivals { events, of_last_day: config.of_last_day }, (events / 10).max(1));
+    let mut next = step;
+    generate::events(&clickhouse, PROJECT, arrivals, |done| {
+        if done >= next {
             tell(&format!("{done} events"));
+            next = done + step;
         }
     })
     .await?;
-    settled(clickhouse).await?;
-    tell(&format!("uncached dashboards over {to} events"));
-    Ok(Size {
-        events: to,
-        week: asked.uncached(WEEK, config.dashboards).await?,
-        quarter: asked.uncached(QUARTER, config.dashboards).await?,
-    })
+    settled(&clickhouse).await?;
+    tell(&format!("uncached dashboards over {events} events"));
+    let asked = Asked::of(&system)?;
+    let week = asked.uncached(WEEK, config.dashboards).await?;
+    let quarter = asked.uncached(QUARTER, config.dashboards).await?;
+    Ok((Size { events, parts: parts(&clickhouse).await?, week, quarter }, system))
+}
+
+/// Parts of the hourly rollup that hold some of the last week.
+async fn parts(clickhouse: &ClickHouse) -> Result<u64, ReadsError> {
+    let counted: Vec<(u64,)> = clickhouse
+        .rows(
+            "SELECT count() FROM system.parts WHERE active AND database = 'tallyhouse' AND table = 'rollup_1h' \
+             AND name IN (SELECT DISTINCT _part FROM tallyhouse.rollup_1h WHERE bucket > now() - INTERVAL 7 DAY)",
+        )
+        .await?;
+    Ok(counted.first().map_or(0, |(count,)| *count))
 }
 
 /// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
@@ -256,8 +273,9 @@ async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError>
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
-        for Size { events, week, quarter } in &self.sizes {
-            writeln!(f, "{events} events, uncached")?;
+        writeln!(f, "events of 90 days, those of the last day in {} inserts", self.of_last_day)?;
+        for Size { events, parts, week, quarter } in &self.sizes {
+            writeln!(f, "{events} events, uncached; the week's hours lie in {parts} parts")?;
             for (name, Uncached { panel, dashboard, dearest }) in
                 [("7 days by hour", week), ("90 days by day", quarter)]
             {

@@ -15,7 +15,7 @@ use crate::cache::ttl::Life;
 use crate::cache::{PartKey, Stamp};
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
-use crate::sql::{self, Place, Point, Statement};
+use crate::sql::{self, Point, Statement};
 use crate::store::ReadError;
 
 /// What is read of chunks, and remembered of each.
@@ -65,35 +65,6 @@ impl Kind for Points {
     }
 }
 
-/// The dimensions that overflowed. Measures, groups and most conditions are all the same to them, so that the panels of a
-/// dashboard share them.
-pub(super) struct Overflow;
-
-impl Kind for Overflow {
-    type Row = Place;
-    type Part = Vec<i64>;
-    const IS_DATA: bool = false;
-
-    fn points(_: &Vec<i64>) -> usize {
-        0
-    }
-
-    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
-        let types = read.condition.event_types().map(|types| types.into_iter().collect::<Vec<_>>());
-        PartKey::of(scope, &("overflowed", &read.source, types, read.from, read.to), stamp)
-    }
-
-    fn statement(all: &Read, chunks: &[Chunk], project: &str) -> Option<Statement> {
-        let starts = chunks.iter().map(|chunk| chunk.read.from).collect();
-        sql::overflowed(all, starts, project)
-    }
-
-    fn split(chunks: &[Chunk], places: Vec<Place>) -> Result<Vec<Vec<i64>>, ReadError> {
-        let parts = split(chunks, places, |place| place.at).into_iter();
-        Ok(parts.map(|part| part.into_iter().map(|place| place.place).collect()).collect())
-    }
-}
-
 impl Execution {
     /// The points of a reading, in chunks where it can be cut.
     pub(super) async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
@@ -102,22 +73,8 @@ impl Execution {
         bounded(parts.into_iter().flatten().filter(|point| cut.keeps(point.at)).collect())
     }
 
-    /// The dimensions that the caller asked about of which some values are counted as `__other__`, in the chunks that a
-    /// reading touches.
-    pub(super) async fn overflowed(&mut self, read: &Read) -> Result<Vec<String>, ReadError> {
-        if sql::overflowed(read, Vec::new(), self.scope.project()).is_none() {
-            return Ok(Vec::new());
-        }
-        let now_s = self.moment.now_ms.div_euclid(1_000);
-        // A ranking is about the whole range, what overflowed is not.
-        let unranked = Read { top: None, ..read.clone() };
-        let chunks = cut(&unranked, now_s).map_or_else(|| vec![Chunk::whole(unranked, now_s)], |cut| cut.chunks);
-        let places: Vec<i64> = self.parts::<Overflow>(&chunks).await?.into_iter().flatten().collect();
-        Ok(read.named(&places).into_iter().map(str::to_owned).collect())
-    }
-
     /// What there is of each chunk, in order.
-    async fn parts<K: Kind>(&mut self, chunks: &[Chunk]) -> Result<Vec<K::Part>, ReadError> {
+    pub(super) async fn parts<K: Kind>(&mut self, chunks: &[Chunk]) -> Result<Vec<K::Part>, ReadError> {
         let keys = self.keys::<K>(chunks).await;
         let mut parts = self.remembered::<K>(chunks, &keys).await?;
         let (read_ms, mut computed) = (self.moment.now_ms, Vec::new());
@@ -202,7 +159,7 @@ fn joined(first: &Chunk, last: &Chunk) -> Read {
 }
 
 /// The rows of each chunk. A bucket that begins before the first chunk belongs to it: the range began within it.
-fn split<R>(chunks: &[Chunk], rows: Vec<R>, at: impl Fn(&R) -> i64) -> Vec<Vec<R>> {
+pub(super) fn split<R>(chunks: &[Chunk], rows: Vec<R>, at: impl Fn(&R) -> i64) -> Vec<Vec<R>> {
     let mut parts: Vec<Vec<R>> = chunks.iter().map(|_| Vec::new()).collect();
     for row in rows {
         let place = chunks.partition_point(|chunk| chunk.read.to <= at(&row));

@@ -14,6 +14,7 @@
 mod age;
 mod budget;
 mod chunked;
+mod overflow;
 
 use std::time::Duration;
 
@@ -119,14 +120,15 @@ impl Execution {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
-                let overflowed = self.overflowed(&read).await?;
+                let overflowed = self.overflowed(&read, &points).await?;
                 render::series::render(plan, &points, overflowed, self.age.seen_s())
             }
             Plan::Anomalies(plan) => {
                 let read = match &plan.series {
                     OneSeries::BuiltIn(series) => {
                         let read = series.read();
-                        let (points, overflowed) = (self.points(&read).await?, self.overflowed(&read).await?);
+                        let points = self.points(&read).await?;
+                        let overflowed = self.overflowed(&read, &points).await?;
                         anomalies::Read::BuiltIn { plan: series.clone(), points, overflowed }
                     }
                     OneSeries::Registered(series) => {
@@ -156,10 +158,9 @@ impl Execution {
     }
 
     async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+        let all_groups = self.all(&plan.ranking).await?;
         let greatest = match plan.shape.form {
-            Form::Series(most) if !plan.ranking.is_empty() => {
-                Some(Greatest::of(plan, &self.all(&plan.ranking).await?, most as usize))
-            }
+            Form::Series(most) if !plan.ranking.is_empty() => Some(Greatest::of(plan, &all_groups, most as usize)),
             Form::Series(_) | Form::Table => None,
         };
         let reads = match &greatest {
@@ -176,13 +177,16 @@ impl Execution {
             found.previous = self.all(&previous.reads).await?;
             found.previous_totals = self.all(&previous.totals).await?;
         }
-        for read in &plan.period.reads {
-            for name in self.overflowed(read).await? {
-                if !found.overflowed.contains(&name) {
-                    found.overflowed.push(name);
+        let every_group = if all_groups.is_empty() { &found.reads } else { &all_groups };
+        let mut overflowed = Vec::new();
+        for (read, points) in plan.period.reads.iter().zip(every_group) {
+            for name in self.overflowed(read, points).await? {
+                if !overflowed.contains(&name) {
+                    overflowed.push(name);
                 }
             }
         }
+        found.overflowed = overflowed;
         Ok(found)
     }
 
@@ -195,7 +199,11 @@ impl Execution {
     }
 
     async fn read(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let points: Vec<Point> = self.ask(&sql::read(read, self.scope.project())).await?;
+        let project = self.scope.project().to_owned();
+        let points = match sql::by_group(read, &project) {
+            Some(statement) => sql::points(self.ask(&statement).await?),
+            None => self.ask(&sql::read(read, &project)).await?,
+        };
         self.budget.take(points.len())?;
         if read.top.is_some() { Ok(points) } else { bounded(points) }
     }

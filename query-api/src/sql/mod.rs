@@ -4,6 +4,7 @@
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
 pub mod journeys;
+mod ranking;
 mod read;
 mod report;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use crate::time::Grid;
 
+pub use ranking::{by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
 pub use report::{Line, daily, realtime, section};
 

@@ -6,7 +6,7 @@ use tallyhouse_schema::rollup::EVERY_TYPE;
 use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::{Statement, Value, bucket};
+use super::{Statement, Value, bucket, ranking};
 use crate::metric::Measure;
 use crate::plan::condition::{Condition, Field, How};
 use crate::plan::read::{Read, Source};
@@ -30,39 +30,67 @@ pub struct Point {
 /// Rows that a statement gives at most, and one more that tells that there are others.
 pub const MOST_ROWS: i64 = 100_000;
 
-/// The statement of a reading.
+/// The statement of a reading: a [`Point`] a row, in order. Rankings of what adds up have a better one
+/// ([`super::by_group`]).
 pub fn read(read: &Read, project: &str) -> Statement {
     let mut statement = Statement::default();
-    let rows = rows(read, project, &mut statement);
-    let (table, time) = (table(&read.source), Time::of(&read.source));
-    let at = match &read.buckets {
-        Some(frame) => bucket(&frame.grid(), time.seconds, &mut statement),
-        None => "{from:Int64}".to_owned(),
-    };
-    let groups = groups(read, &mut statement);
-    let measured = read.measures.iter().map(|measured| measure(*measured, &read.source)).collect::<Vec<_>>().join(", ");
-    let what = format!("{at} AS at, {groups} AS groups, [{measured}] AS measured, max({}) AS newest", time.seconds);
+    let parts = Parts::of(read, project, &mut statement);
     statement.text = match read.top {
-        None => {
-            statement.bind("most", Value::Number(MOST_ROWS + 1));
-            format!(
-                "SELECT {what}, toUInt32(1) AS rank FROM {table} WHERE {rows} GROUP BY at, groups ORDER BY at, groups \
-                 LIMIT {{most:Int64}}"
-            )
-        }
-        Some(most) => {
-            // One group more than is shown tells whether any was left out.
-            statement.bind("top", Value::Number(i64::from(most) + 1));
-            let size = group_size(read.measures.first().copied(), &read.source);
-            format!(
-                "WITH (SELECT groupArray(groups) FROM (SELECT {groups} AS groups FROM {table} WHERE {rows} \
-                 GROUP BY groups ORDER BY {size} DESC, groups LIMIT {{top:Int64}})) AS top \
-                 SELECT {what}, toUInt32(indexOf(top, groups)) AS rank FROM {table} WHERE {rows} AND has(top, {groups}) \
-                 GROUP BY at, groups ORDER BY at, rank"
-            )
-        }
+        None => parts.in_order(&mut statement),
+        Some(most) => ranking::after_a_look(read, most, &parts, &mut statement),
     };
     statement
+}
+
+/// What every statement of a reading is made of, as SQL.
+pub(super) struct Parts {
+    /// Start of the bucket.
+    pub(super) at: String,
+    /// What is grouped by, in the order asked.
+    pub(super) groups: String,
+    /// What tells rows of the answer apart.
+    pub(super) key: &'static str,
+    /// The measures, in the order asked.
+    pub(super) measured: String,
+    /// When the newest event happened.
+    pub(super) newest: String,
+    pub(super) table: &'static str,
+    /// Which rows.
+    pub(super) rows: String,
+    /// How they are read.
+    pub(super) settings: &'static str,
+}
+
+impl Parts {
+    pub(super) fn of(read: &Read, project: &str, statement: &mut Statement) -> Self {
+        let time = Time::of(&read.source);
+        let rows = rows(read, project, statement);
+        let at = match &read.buckets {
+            Some(frame) if is_as_stored(&frame.grid(), &read.source) => time.seconds.to_owned(),
+            Some(frame) => bucket(&frame.grid(), time.seconds, statement),
+            None => "{from:Int64}".to_owned(),
+        };
+        let measures: Vec<_> = read.measures.iter().map(|measured| measure(*measured, &read.source)).collect();
+        Self {
+            at,
+            groups: groups(read, statement),
+            key: if read.by.is_empty() { "at" } else { "at, groups" },
+            measured: format!("[{}]", measures.join(", ")),
+            newest: format!("max({})", time.seconds),
+            table: table(&read.source),
+            rows,
+            settings: settings(read),
+        }
+    }
+
+    fn in_order(&self, statement: &mut Statement) -> String {
+        let Self { at, groups, key, measured, newest, table, rows, settings } = self;
+        statement.bind("most", Value::Number(MOST_ROWS + 1));
+        format!(
+            "SELECT {at} AS at, {groups} AS groups, {measured} AS measured, {newest} AS newest, toUInt32(1) AS rank \
+             FROM {table} WHERE {rows} GROUP BY {key} ORDER BY {key} LIMIT {{most:Int64}} {settings}"
+        )
+    }
 }
 
 /// The statement of which dimensions of a rollup's set overflowed within the range: places in the set, from 1, in each of the
@@ -105,6 +133,21 @@ pub struct Place {
     pub at: i64,
     /// The place.
     pub place: i64,
+}
+
+/// Sums are a few bytes a row, and the table's key leaves few rows to be read in vain: two steps of reading cost more than they
+/// save (10.6 ms of processor time for a week of hours in seven parts, 13.4 ms with both). States and raw rows are as large as the
+/// second step was made for.
+fn settings(read: &Read) -> &'static str {
+    let is_state = |measure: &Measure| matches!(measure, Measure::Users | Measure::ValueQuantile(_));
+    let is_small = read.source != Source::Raw && !read.measures.iter().any(is_state);
+    if is_small { "SETTINGS optimize_move_to_prewhere = 0" } else { "" }
+}
+
+/// Whether the buckets asked for are those of the table, so that nothing is computed.
+fn is_as_stored(grid: &Grid, source: &Source) -> bool {
+    let (Grid::Even { origin, width, .. }, Source::Rollup { rollup, .. }) = (grid, source) else { return false };
+    *width == rollup.bucket_seconds() && origin % width == 0
 }
 
 /// How a table tells the time of an event.
@@ -264,25 +307,11 @@ fn measure(measure: Measure, source: &Source) -> String {
     }
 }
 
-fn value_count(source: &Source) -> &'static str {
+pub(super) fn value_count(source: &Source) -> &'static str {
     if *source == Source::Raw { "count(value)" } else { "sum(value_count)" }
 }
 
-/// What makes a group big: the measure itself where it adds up, else how many values it has.
-fn group_size(measured: Option<Measure>, source: &Source) -> String {
-    match measured {
-        None | Some(Measure::Events) => if *source == Source::Raw { "count()" } else { "sum(events)" }.to_owned(),
-        Some(Measure::Users) => users(source),
-        Some(Measure::ValueSum) => {
-            if *source == Source::Raw { "sum(ifNull(value, 0))" } else { "sum(value_sum)" }.to_owned()
-        }
-        Some(Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax | Measure::ValueQuantile(_)) => {
-            value_count(source).to_owned()
-        }
-    }
-}
-
-fn users(source: &Source) -> String {
+pub(super) fn users(source: &Source) -> String {
     match source {
         Source::Rollup { rollup, .. } => users_of(*rollup),
         Source::Raw => format!("uniqCombined64If({})(user_hash, user_hash != 0)", source.users_precision()),

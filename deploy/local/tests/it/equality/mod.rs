@@ -33,11 +33,11 @@ use tallyhouse_query_api::render::structured::Found;
 use tallyhouse_query_api::render::table::Greatest;
 use tallyhouse_query_api::render::{Rendered, series, structured};
 use tallyhouse_query_api::request::structured::Form as Shown;
-use tallyhouse_query_api::sql::{self, Point};
+use tallyhouse_query_api::sql::{self, Point, Statement};
 use tallyhouse_schema::{Catalogue, Rollup};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{Env, ProcessEnv};
-use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
 
 use self::questions::{Form, Known, Question, question, registered};
 use crate::query_service::{Reply, Service, Settings, eventually, new_project};
@@ -345,7 +345,13 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     async fn points(&self, read: &Read) -> Vec<Point> {
-        let statement = sql::read(read, self.project);
+        match sql::by_group(read, self.project) {
+            Some(statement) => sql::points(self.rows(&statement).await),
+            None => self.rows(&sql::read(read, self.project)).await,
+        }
+    }
+
+    async fn rows<R: RowOwned + RowRead>(&self, statement: &Statement) -> Vec<R> {
         let query = statement
             .params
             .iter()
