@@ -199,13 +199,22 @@ impl Execution {
     }
 
     async fn read(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let project = self.scope.project().to_owned();
-        let points = match sql::by_group(read, &project) {
-            Some(statement) => sql::points(self.ask(&statement).await?),
-            None => self.ask(&sql::read(read, &project)).await?,
+        let points = match self.by_group(read).await? {
+            Some(points) => points,
+            None => self.ask(&sql::read(read, self.scope.project())).await?,
         };
         self.budget.take(points.len())?;
         if read.top.is_some() { Ok(points) } else { bounded(points) }
+    }
+
+    /// The points of the greatest groups, where they can be found in one look.
+    async fn by_group(&mut self, read: &Read) -> Result<Option<Vec<Point>>, ReadError> {
+        let Some(statement) = sql::by_group(read, self.scope.project()) else { return Ok(None) };
+        match self.ask(&statement).await {
+            Ok(groups) => Ok(Some(sql::points(groups))),
+            Err(ReadError::TooExpensive { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn ask<R: RowOwned + RowRead>(&mut self, statement: &Statement) -> Result<Vec<R>, ReadError> {

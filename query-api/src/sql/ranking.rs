@@ -1,8 +1,9 @@
 //! The greatest groups of a reading, by its first measure over the whole range.
 //!
 //! What adds up is ranked while it is read: the points of every group are put together, and the greatest of them are the
-//! answer ([`by_group`]). Distinct users do not add up: their groups are ranked by a first look at the same rows, by a
-//! state that is merged over the range ([`after_a_look`]). Two looks are twice the work, so they are for users alone.
+//! answer ([`by_group`]). That holds the points of all groups, so it is refused when they are too many. Then, and for distinct
+//! users, which do not add up, the groups are ranked by a first look at the same rows ([`after_a_look`]): twice the work, and
+//! no more held than is shown.
 
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};
@@ -12,6 +13,9 @@ use super::{Statement, Value};
 use crate::metric::Measure;
 use crate::plan::read::{Read, Source};
 
+/// Points of all groups that are put together: some 200 bytes each.
+const MOST_TOGETHER: u32 = 200_000;
+
 /// A group and its points, in no order: start of the bucket, the measures, the newest event.
 #[derive(Debug, Clone, PartialEq, Row, Deserialize)]
 pub struct Group {
@@ -20,7 +24,8 @@ pub struct Group {
 }
 
 /// The statement for the greatest groups of what adds up: one [`Group`] a row, the greatest first. `None` when groups are not
-/// ranked, or by what does not add up.
+/// ranked, or by what does not add up. ClickHouse refuses it as too expensive when there are more points than
+/// [`MOST_TOGETHER`]; [`super::read`] is then the way.
 pub fn by_group(read: &Read, project: &str) -> Option<Statement> {
     let (most, size) = (read.top?, sum(read.measures.first().copied(), &read.source)?);
     let mut statement = Statement::default();
@@ -30,7 +35,8 @@ pub fn by_group(read: &Read, project: &str) -> Option<Statement> {
         "SELECT groups, groupArray((at, measured, newest)) AS points \
          FROM (SELECT {at} AS at, {groups} AS groups, {measured} AS measured, {newest} AS newest, {size} AS size \
          FROM {table} WHERE {rows} GROUP BY {key}) \
-         GROUP BY groups ORDER BY sum(size) DESC, groups LIMIT {{top:Int64}} {settings}"
+         GROUP BY groups ORDER BY sum(size) DESC, groups LIMIT {{top:Int64}} \
+         SETTINGS {settings}, max_rows_to_group_by = {MOST_TOGETHER}"
     );
     Some(statement)
 }
@@ -59,7 +65,7 @@ pub(super) fn after_a_look(read: &Read, most: u32, parts: &Parts, statement: &mu
          GROUP BY groups ORDER BY {size} DESC, groups LIMIT {{top:Int64}})) AS top \
          SELECT {at} AS at, {groups} AS groups, {measured} AS measured, {newest} AS newest, \
          toUInt32(indexOf(top, groups)) AS rank FROM {table} WHERE {rows} AND has(top, {groups}) \
-         GROUP BY {key} ORDER BY at, rank {settings}"
+         GROUP BY {key} ORDER BY at, rank SETTINGS {settings}"
     )
 }
 

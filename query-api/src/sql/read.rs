@@ -88,7 +88,8 @@ impl Parts {
         statement.bind("most", Value::Number(MOST_ROWS + 1));
         format!(
             "SELECT {at} AS at, {groups} AS groups, {measured} AS measured, {newest} AS newest, toUInt32(1) AS rank \
-             FROM {table} WHERE {rows} GROUP BY {key} ORDER BY {key} LIMIT {{most:Int64}} {settings}"
+             FROM {table} WHERE {rows} GROUP BY {key} ORDER BY {key} LIMIT {{most:Int64}} \
+             SETTINGS {settings}"
         )
     }
 }
@@ -141,7 +142,7 @@ pub struct Place {
 fn settings(read: &Read) -> &'static str {
     let is_state = |measure: &Measure| matches!(measure, Measure::Users | Measure::ValueQuantile(_));
     let is_small = read.source != Source::Raw && !read.measures.iter().any(is_state);
-    if is_small { "SETTINGS optimize_move_to_prewhere = 0" } else { "" }
+    if is_small { "optimize_move_to_prewhere = 0" } else { "optimize_move_to_prewhere = 1" }
 }
 
 /// Whether the buckets asked for are those of the table, so that nothing is computed.

@@ -82,6 +82,33 @@ async fn groups_are_the_biggest_and_parts_of_an_hour_are_exact() {
 }
 
 #[tokio::test]
+async fn of_more_groups_than_are_put_together_the_biggest_are_found_too() {
+    let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago() - 10 * 86_400);
+    // 700 devices in each of 300 hours, each once an hour but for two of them.
+    let insert = format!(
+        "INSERT INTO tallyhouse.rollup_1h (project_id, event_type, dim_set, dim_value, bucket, events) \
+         SELECT '{project}', '', '*device', toString(number % 700), toDateTime({from} + intDiv(number, 700) * 3600, 'UTC'), \
+         multiIf(number % 700 = 7, 3, number % 700 = 5, 2, 1) FROM numbers(700 * 300)"
+    );
+    support::execute(&engine.writer(), &insert).await.unwrap();
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let refused = || service.counted("tallyhouse_query_clickhouse_queries_total", "failed");
+    for (hours, looks_refused) in [(280, 0), (300, 1)] {
+        let url = format!("/v1/metrics/events?granularity=hour&groupBy=device&limit=2&{}", range(from, hours));
+        let reply = service.get(&project, &url).await;
+        let points: Vec<_> =
+            reply.body["data"].as_array().unwrap().iter().map(|p| (&p["device"], &p["value"])).collect();
+        assert_eq!(points.len() as i64, 2 * hours, "{reply:?}");
+        assert_eq!(points[..2], [(&json!("7"), &json!(3)), (&json!("5"), &json!(2))]);
+        assert_eq!(reply.body["meta"]["groups"]["truncated"], true);
+        assert_eq!(refused(), looks_refused);
+    }
+    // What was shown, and what overflowed, as groups were left out.
+    assert_eq!(service.queries(), 4);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn dashboard_and_report_add_up() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 30).await;
