@@ -76,22 +76,10 @@ fn bind(most: u32, statement: &mut Statement) {
 
 /// What makes a group big, where it adds up: the measure itself, else how many values it has.
 fn sum(measured: Option<Measure>, source: &Source) -> Option<&'static str> {
-    let is_raw = *source == Source::Raw;
+    let pick = |of_rollup, of_raw| if *source == Source::Raw { of_raw } else { of_rollup };
     Some(match measured {
-        None | Some(Measure::Events) => {
-            if is_raw {
-                "count()"
-            } else {
-                "sum(events)"
-            }
-        }
-        Some(Measure::ValueSum) => {
-            if is_raw {
-                "sum(ifNull(value, 0))"
-            } else {
-                "sum(value_sum)"
-            }
-        }
+        None | Some(Measure::Events) => pick("sum(events)", "count()"),
+        Some(Measure::ValueSum) => pick("sum(value_sum)", "sum(ifNull(value, 0))"),
         Some(Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax | Measure::ValueQuantile(_)) => {
             value_count(source)
         }

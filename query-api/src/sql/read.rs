@@ -88,8 +88,7 @@ impl Parts {
         statement.bind("most", Value::Number(MOST_ROWS + 1));
         format!(
             "SELECT {at} AS at, {groups} AS groups, {measured} AS measured, {newest} AS newest, toUInt32(1) AS rank \
-             FROM {table} WHERE {rows} GROUP BY {key} ORDER BY {key} LIMIT {{most:Int64}} \
-             SETTINGS {settings}"
+             FROM {table} WHERE {rows} GROUP BY {key} ORDER BY {key} LIMIT {{most:Int64}} SETTINGS {settings}"
         )
     }
 }
@@ -137,7 +136,7 @@ pub struct Place {
 }
 
 /// Sums are a few bytes a row, and the table's key leaves few rows to be read in vain: two steps of reading cost more than they
-/// save (10.6 ms of processor time for a week of hours in seven parts, 13.4 ms with both). States and raw rows are as large as the
+/// save (11.4 ms of processor time for a week of hours in seven parts, 14.4 ms with both; means of 200). States and raw rows are as large as the
 /// second step was made for.
 fn settings(read: &Read) -> &'static str {
     let is_state = |measure: &Measure| matches!(measure, Measure::Users | Measure::ValueQuantile(_));
