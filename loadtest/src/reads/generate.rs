@@ -10,8 +10,9 @@ use crate::clickhouse::ClickHouse;
 /// Events of one insert at most: a block, so that it goes through the views at once.
 const BLOCK: u64 = 1_000_000;
 
-/// Inserts at least: few events of many days each make as many rows of minutes as there are events, which takes ClickHouse's memory.
-const LEAST_BLOCKS: u64 = 10;
+/// Inserts at least, of all days but the last: one a day. Parts follow the time in which events came and not how many there were, and
+/// few events of many days each make as many rows of minutes as there are events, which takes ClickHouse's memory.
+const LEAST_BLOCKS: u64 = DAYS - 1;
 
 /// How far back events reach, in days.
 pub const DAYS: u64 = 90;
@@ -121,7 +122,7 @@ mod tests {
             assert_eq!((blocks[0].from, blocks[0].begins), (0, 0));
             assert!(blocks.windows(2).all(|pair| ends(&pair[0]) == (pair[1].from, pair[1].begins)));
             assert_eq!(ends(blocks.last().unwrap()), (events, DAYS * 86_400));
-            assert!(blocks.iter().all(|block| block.count <= BLOCK && block.span <= DAYS * 8_640));
+            assert!(blocks.iter().all(|block| block.count <= BLOCK && block.span <= 86_400));
         }
     }
 }
