@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::time::Grid;
 
-pub use ranking::{by_group, points};
+pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
 pub use report::{Line, daily, realtime, section};
 

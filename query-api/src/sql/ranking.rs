@@ -25,7 +25,7 @@ pub struct Group {
 
 /// The statement for the greatest groups of what adds up: one [`Group`] a row, the greatest first. `None` when groups are not
 /// ranked, or by what does not add up. ClickHouse refuses it as too expensive when there are more points than
-/// [`MOST_TOGETHER`]; [`super::read`] is then the way.
+/// `MOST_TOGETHER`; [`read()`](super::read()) is then the way.
 pub fn by_group(read: &Read, project: &str) -> Option<Statement> {
     let (most, size) = (read.top?, sum(read.measures.first().copied(), &read.source)?);
     let mut statement = Statement::default();
