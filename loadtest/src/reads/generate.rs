@@ -25,7 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Arrivals {
     /// All events.
     pub events: u64,
-    /// Inserts that the events of the last day come in, one after another; those of the days before come in as few as possible.
+    /// Inserts that the events of the last day come in, one after another; those of the days before come a day at a time, or in
+    /// [`BLOCK`]s where a day is more than one.
     pub of_last_day: u64,
 }
 

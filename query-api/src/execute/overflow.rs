@@ -49,7 +49,7 @@ impl Execution {
     /// The dimensions that the caller asked about of which some values are counted as `__other__`; `points` are what the
     /// reading found.
     pub(super) async fn overflowed(&mut self, read: &Read, points: &[Point]) -> Result<Vec<String>, ReadError> {
-        if sql::overflowed(read, Vec::new(), self.scope.project()).is_none() {
+        if !read.source.is_bounded() {
             return Ok(Vec::new());
         }
         if let Some(names) = told_by(read, points) {

@@ -34,6 +34,11 @@ impl Source {
         }
     }
 
+    /// Whether dimension values may have been counted as `__other__`.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self, Self::Rollup { set, .. } if !set.is_total())
+    }
+
     /// The precision of the state that users are counted with.
     pub const fn users_precision(&self) -> u8 {
         match self {

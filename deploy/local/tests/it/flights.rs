@@ -16,8 +16,6 @@ use tallyhouse_loadtest::system::System;
 
 /// Five standard errors of `uniqCombined64(14)`, 1.04 / sqrt(2^14) each: in one of 5,000 years is a day further off.
 const USERS_ERROR: f64 = 5.0 * 0.008_125;
-/// Events of a request.
-const BATCH: usize = 1_000;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
 
@@ -37,20 +35,22 @@ struct Truth {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_number_equals_an_independent_computation() {
-    // Flights of a whole year in no order touch every bucket of every rollup: inserts are slow.
-    let settings = [("INGEST_ACK_TIMEOUT_MS", "90000")];
+    // Flights of a whole year in no order touch every bucket of every rollup: inserts are slow, and a request that gave up
+    // waiting would be sent again and be reported as duplicates that this test did not plan. So it waits as long as it may, and
+    // for few others.
+    let settings = [("INGEST_ACK_TIMEOUT_MS", "120000")];
     let system = System::start_with(env!("CARGO_BIN_EXE_tallyhouse").as_ref(), &settings).await.unwrap();
     let until = Timestamp::now();
     let config = FeedConfig {
         flights: flights_csv(),
         until,
         id_prefix: String::new(),
-        plan: FeedPlan { order: FeedOrder::Shuffled { seed: 42 }, batch: BATCH, repeat_percent: 5 },
-        concurrency: 64,
+        plan: FeedPlan { order: FeedOrder::Shuffled { seed: 42 }, batch: 1_000, repeat_percent: 5 },
+        concurrency: 24,
         client: ClientConfig {
             // An answer of the query API that comes too early would be cached.
             until: Until::Stored,
-            answer_within: Duration::from_secs(120),
+            answer_within: Duration::from_secs(180),
             give_up_after: Duration::from_secs(600),
             ..ClientConfig::development(system.ingest_url())
         },
@@ -59,14 +59,10 @@ async fn every_number_equals_an_independent_computation() {
     let summary = feed::run(&feed, &config, |_, _| {}).await.unwrap();
     let truth = truth(until);
 
-    assert_eq!(summary.unanswered, 0, "{summary}");
+    assert_eq!((summary.handed_back, summary.unanswered), (0, 0), "{summary}");
     assert_eq!(summary.rejected, BTreeMap::new());
-    // On a machine with much else to do a batch may be handed back for its time, be stored all the same, and be duplicates when it
-    // is sent again. Where none was, both numbers are exact.
-    let sent_again = summary.handed_back * BATCH as u64;
-    assert_eq!(summary.accepted + summary.duplicates, feed.events() as u64, "{summary}");
-    assert!(summary.accepted <= truth.flights, "{summary}");
-    assert!(summary.accepted + sent_again >= truth.flights, "{summary}");
+    assert_eq!(summary.accepted, truth.flights);
+    assert_eq!(summary.duplicates, feed.events() as u64 - truth.flights, "duplicates reported, duplicates sent");
 
     let api = Api::new(&system, &truth);
     for (granularity, width) in [("hour", HOUR), ("day", DAY)] {
