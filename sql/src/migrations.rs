@@ -50,9 +50,9 @@ pub const MAX_RETENTION_DAYS: u32 = (MAX_PARTITIONS_PER_BATCH - 2) * 7;
 /// forgotten when it is retried, and it would be counted twice.
 pub const MAX_BATCHES_AHEAD: u64 = 64;
 
-/// The size of a granule of the hourly and daily rollups, in bytes: ClickHouse reads, and makes states of, whole granules. A row of
-/// theirs may be 16 kB, so that by its default of 10 MiB a question about one series of a week reads those of five others
-/// (measured in sql/README.md).
+/// The size of a granule of the hourly and daily rollups, in bytes: ClickHouse reads whole granules. A row of theirs may hold 16 kB of
+/// states, and by its default of 10 MiB a question about one series of a week reads many rows of others (measured in
+/// sql/README.md).
 const STATES_GRANULE_BYTES: u32 = 1 << 20;
 
 /// The files that make those tables.
@@ -97,6 +97,8 @@ files![
     "0026_rollup_1h_every_type",
     "0027_rollup_1d_every_type",
     "0028_open_events_in",
+    "0029_rollup_1h_merges",
+    "0030_rollup_1d_merges",
 ];
 
 impl Migration {

@@ -108,7 +108,8 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     let applied = runner::up(&writer, &rendering).await.unwrap();
     assert!(under_way.is_finished(), "the insert was not waited for");
     under_way.await.unwrap().unwrap();
-    assert_eq!((applied.len(), drifts().await), (9, Vec::new()));
+    let taken_back = tallyhouse_sql::migrations::ALL.iter().filter(|migration| migration.version() >= 20).count();
+    assert_eq!((applied.len(), drifts().await), (taken_back, Vec::new()));
     assert_eq!(ask(&writer, every).await.unwrap(), "12");
 
     // A fill that was interrupted, or not recorded, adds nothing the second time; and inserts go on.
