@@ -14,7 +14,8 @@
 //!   away means older answers, marked.
 //!
 //! [`ttl`] is the policy, [`versions`] tells stamps, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the
-//! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers.
+//! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
+//! [`underway`] computes once for all who need them.
 
 pub mod all;
 pub mod answers;
@@ -37,6 +38,7 @@ pub mod reach;
 pub mod shared;
 pub mod stamp;
 pub mod ttl;
+pub mod underway;
 pub mod versions;
 pub mod warm;
 

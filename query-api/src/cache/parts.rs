@@ -24,6 +24,8 @@ use super::packed::{Packed, beside};
 use super::shared::{MAX_BYTES, Request, Shared};
 use super::stamp::DaysStamp;
 use super::ttl::Life;
+use super::underway::{Claim, Theirs, Underway};
+use crate::admission::Class;
 use crate::metrics::{Dropped, Layer, Metrics};
 use crate::{Clock, Random};
 
@@ -37,6 +39,7 @@ const MAGIC: &[u8; 4] = b"THP1";
 #[derive(Clone)]
 pub struct Parts {
     memory: Cache<Arc<str>, Part>,
+    underway: Underway,
     shared: Option<Arc<Shared>>,
     writes: Arc<Semaphore>,
     metrics: Metrics,
@@ -95,7 +98,8 @@ impl Parts {
             u32::try_from(name.len() + part.body.held().len() + size_of::<Part>()).unwrap_or(u32::MAX)
         };
         let memory = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
-        Self { memory, shared, writes: Arc::new(Semaphore::new(WRITES)), metrics, clock, random }
+        let underway = Underway::default();
+        Self { memory, underway, shared, writes: Arc::new(Semaphore::new(WRITES)), metrics, clock, random }
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
@@ -114,6 +118,18 @@ impl Parts {
             }
         }
         opened(found).await
+    }
+
+    /// Who computes the parts that are missing, in the order of their keys.
+    pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
+        self.underway.claim(class, keys)
+    }
+
+    /// A part that somebody else computes; `None` when they did not.
+    pub async fn awaited(&self, theirs: Theirs) -> Option<Remembered> {
+        let part = theirs.part().await;
+        self.metrics.cache.part(Layer::Underway, part.is_some());
+        part
     }
 
     /// Remembers parts that were read at `read_ms`, in milliseconds since the epoch. Redis is written to beside the caller.

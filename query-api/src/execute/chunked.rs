@@ -1,4 +1,4 @@
-//! Readings in chunks: those that are remembered, and the others, neighbours in one statement.
+//! Readings in chunks: those that are remembered or that somebody is reading, and the others, neighbours in one statement.
 
 use std::ops::Range;
 
@@ -7,11 +7,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 
+use super::sums::Together;
 use super::{Execution, Recall, bounded};
 use crate::authorize::Scope;
 use crate::cache::parts::{Computed, Remembered};
 use crate::cache::reach::Reach;
 use crate::cache::ttl::Life;
+use crate::cache::underway::{Claim, Mine, Theirs};
 use crate::cache::{PartKey, Stamp};
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
@@ -68,17 +70,61 @@ impl Kind for Points {
 impl Execution {
     /// The points of a reading, in chunks where it can be cut.
     pub(super) async fn points(&mut self, read: &Read) -> Result<Vec<Point>, ReadError> {
-        let Some(cut) = cut(read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
+        let together = Together::of(read);
+        let Some(cut) = cut(&together.read, self.moment.now_ms.div_euclid(1_000)) else { return self.read(read).await };
         let parts = self.parts::<Points>(&cut.chunks).await?;
-        bounded(parts.into_iter().flatten().filter(|point| cut.keeps(point.at)).collect())
+        let kept = parts.into_iter().flatten().filter(|point| cut.keeps(point.at));
+        bounded(kept.map(|point| together.asked(point)).collect())
     }
 
     /// What there is of each chunk, in order.
     pub(super) async fn parts<K: Kind>(&mut self, chunks: &[Chunk]) -> Result<Vec<K::Part>, ReadError> {
         let keys = self.keys::<K>(chunks).await;
         let mut parts = self.remembered::<K>(chunks, &keys).await?;
+        while parts.iter().any(Option::is_none) {
+            let turns = self.turns(chunks, &keys, &parts);
+            self.compute::<K>(chunks, &keys, &turns, &mut parts).await?;
+            // All of ours are told or let go before the first of the others' is waited for.
+            let theirs: Vec<_> = turns.into_iter().map(Turn::theirs).collect();
+            for ((slot, chunk), theirs) in parts.iter_mut().zip(chunks).zip(theirs) {
+                let Some(theirs) = theirs else { continue };
+                if let Some(part) = self.sources.parts.awaited(theirs).await {
+                    *slot = self.recalled::<K>(&part, chunk)?;
+                }
+            }
+        }
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// Whose turn it is to compute each of the parts that are not there.
+    fn turns<P>(&self, chunks: &[Chunk], keys: &[PartKey], parts: &[Option<P>]) -> Vec<Turn> {
+        let is_shared = |chunk: &Chunk| self.moment.recall.allows(chunk.is_closed);
+        let is_claimed = |(chunk, part): (&Chunk, &Option<P>)| part.is_none() && is_shared(chunk);
+        let claimed: Vec<bool> = chunks.iter().zip(parts).map(is_claimed).collect();
+        let wanted = keys.iter().zip(&claimed).filter_map(|(key, is_claimed)| is_claimed.then_some(key));
+        let mut claims = self.sources.parts.claim(self.ask.class, wanted).into_iter();
+        let turn = |(part, is_claimed): (&Option<P>, bool)| match (part, is_claimed) {
+            (Some(_), _) => Turn::Over,
+            (None, false) => Turn::Ours(None),
+            (None, true) => match claims.next() {
+                Some(Claim::Theirs(theirs)) => Turn::Theirs(theirs),
+                Some(Claim::Mine(mine)) => Turn::Ours(Some(mine)),
+                None => Turn::Ours(None),
+            },
+        };
+        parts.iter().zip(claimed).map(turn).collect()
+    }
+
+    /// Reads the parts whose turn is ours, tells who waits for them, and remembers them.
+    async fn compute<K: Kind>(
+        &mut self,
+        chunks: &[Chunk],
+        keys: &[PartKey],
+        turns: &[Turn],
+        parts: &mut [Option<K::Part>],
+    ) -> Result<(), ReadError> {
         let (read_ms, mut computed) = (self.moment.now_ms, Vec::new());
-        for run in missing(&parts) {
+        for run in runs(turns) {
             let asked = chunks.get(run.clone()).unwrap_or_default();
             let (Some(first), Some(last)) = (asked.first(), asked.last()) else { continue };
             let rows = match K::statement(&joined(first, last), asked, self.scope.project()) {
@@ -90,7 +136,11 @@ impl Execution {
                 let life = if chunk.is_closed { Life::Closed } else { Life::Open };
                 let is_kept = chunk.is_closed || self.moment.recall != Recall::Closed;
                 if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
-                    computed.push(Computed { key: key.clone(), bytes: Bytes::from(written), life });
+                    let bytes = Bytes::from(written);
+                    if let Some(Turn::Ours(Some(mine))) = turns.get(place) {
+                        mine.tell(Remembered { bytes: bytes.clone(), read_ms });
+                    }
+                    computed.push(Computed { key: key.clone(), bytes, life });
                 }
                 if let Some(slot) = parts.get_mut(place) {
                     *slot = Some(part);
@@ -98,7 +148,7 @@ impl Execution {
             }
         }
         self.sources.parts.put_many(computed, read_ms).await;
-        Ok(parts.into_iter().flatten().collect())
+        Ok(())
     }
 
     async fn keys<K: Kind>(&self, chunks: &[Chunk]) -> Vec<PartKey> {
@@ -121,25 +171,48 @@ impl Execution {
             return Ok(chunks.iter().map(|_| None).collect());
         }
         let found = self.sources.parts.get_many(keys, &self.patience).await;
-        let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| {
-            let Some(Remembered { bytes, read_ms }) = part.filter(|_| recall.allows(chunk.is_closed)) else {
-                return Ok(None);
-            };
-            let Ok(part) = postcard::from_bytes(&bytes) else { return Ok(None) };
-            self.budget.take(K::points(&part))?;
-            if K::IS_DATA {
-                self.age.joined(read_ms, chunk);
-            }
-            Ok(Some(part))
+        let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| match part {
+            Some(part) if recall.allows(chunk.is_closed) => self.recalled::<K>(&part, chunk),
+            Some(_) | None => Ok(None),
         };
         found.into_iter().zip(chunks).map(recalled).collect()
     }
+
+    /// A part that was read before, or for somebody else. One that cannot be decoded is as good as none.
+    fn recalled<K: Kind>(&mut self, part: &Remembered, chunk: &Chunk) -> Result<Option<K::Part>, ReadError> {
+        let Remembered { bytes, read_ms } = part;
+        let Ok(part) = postcard::from_bytes(bytes) else { return Ok(None) };
+        self.budget.take(K::points(&part))?;
+        if K::IS_DATA {
+            self.age.joined(*read_ms, chunk);
+        }
+        Ok(Some(part))
+    }
 }
 
-/// Runs of neighbours that are not there.
-fn missing<T>(chunks: &[Option<T>]) -> Vec<Range<usize>> {
+/// What is to be done for a part.
+enum Turn {
+    /// Nothing: it is there.
+    Over,
+    /// It is computed, for others too if there is a claim.
+    Ours(Option<Mine>),
+    /// It is waited for.
+    Theirs(Theirs),
+}
+
+impl Turn {
+    fn theirs(self) -> Option<Theirs> {
+        match self {
+            Self::Theirs(theirs) => Some(theirs),
+            Self::Over | Self::Ours(_) => None,
+        }
+    }
+}
+
+/// Runs of neighbours that are ours to compute.
+fn runs(turns: &[Turn]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for (place, _) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.is_none()) {
+    for (place, _) in turns.iter().enumerate().filter(|(_, turn)| matches!(turn, Turn::Ours(_))) {
         match runs.last_mut() {
             Some(run) if run.end == place => run.end += 1,
             _ => runs.push(place..place + 1),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Read -> chunks -> those that are remembered, at the stamp of their days
-//!                -> the others, neighbours in one statement -> remembered -> joined, in order
+//!                -> those that another question is reading: waited for
+//!                -> the others, neighbours in one statement -> told, remembered -> joined, in order
 //! ```
 //!
 //! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
@@ -15,6 +16,7 @@ mod age;
 mod budget;
 mod chunked;
 mod overflow;
+mod sums;
 
 use std::time::Duration;
 

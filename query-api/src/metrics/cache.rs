@@ -147,6 +147,7 @@ impl Layer {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Underway => "underway",
             Self::Redis => "redis",
         }
     }

@@ -46,6 +46,8 @@ pub enum Route {
 pub enum Layer {
     /// In this process.
     Memory,
+    /// Being computed in this process, for somebody else.
+    Underway,
     /// Redis.
     Redis,
 }

@@ -2,12 +2,14 @@
 //! nobody waits for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tallyhouse_sql::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, eventually, new_project};
@@ -181,7 +183,7 @@ async fn a_query_nobody_waits_for_is_stopped() {
     let days = 84;
     let from = ten_days_ago() - 75 * 86_400;
     insert_events(&engine.writer(), &project, from, days * 24).await;
-    let slow = slowed(engine.reader(), project.clone()).await;
+    let slow = slowed(engine.reader(), &project).await;
     let service = Arc::new(Service::start(slow, &[&project], None).await);
     let client = engine.writer().client();
     let running = async || {
@@ -202,40 +204,137 @@ async fn a_query_nobody_waits_for_is_stopped() {
     assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
 }
 
+#[tokio::test]
+async fn questions_about_the_same_events_are_one_query_even_at_once() {
+    let held = Held::start().await;
+    let first = held.ask("value_sum");
+    eventually("it asks ClickHouse", async || held.asked() == 1).await;
+    let second = held.ask("events");
+    eventually("another question waits", async || held.looks() == 2).await;
+    held.let_go();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (30.0, 3.0));
+    assert_eq!(held.ask("value_avg").await.unwrap(), 15.0, "remembered");
+    assert_eq!(held.asked(), 1);
+    assert_eq!(held.service.counted("tallyhouse_query_cache_parts_total", "underway"), 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_what_another_question_reads_is_not_stranded_when_that_one_goes_away() {
+    let held = Held::start().await;
+    let first = held.ask("value_sum");
+    eventually("it asks ClickHouse", async || held.asked() == 1).await;
+    let second = held.ask("events");
+    eventually("another question waits", async || held.looks() == 2).await;
+    first.abort();
+    eventually("the other one asks ClickHouse", async || held.asked() == 2).await;
+    held.let_go();
+    assert_eq!(second.await.unwrap(), 3.0);
+}
+
+/// A service that gets ClickHouse's answers when they are let go, and the events of an hour.
+struct Held {
+    service: Arc<Service>,
+    project: String,
+    from: i64,
+    answers: watch::Sender<bool>,
+    asked: Arc<AtomicU64>,
+}
+
+impl Held {
+    async fn start() -> Self {
+        let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
+        insert_events(&engine.writer(), &project, from, 1).await;
+        let (asked, (answers, are_let_go)) = (Arc::new(AtomicU64::new(0)), watch::channel(true));
+        let way = Way { settings: String::new(), asked: Arc::clone(&asked), answers: are_let_go };
+        let service = Arc::new(Service::start(proxied(engine.reader(), way).await, &[&project], None).await);
+        answers.send_replace(false);
+        Self { service, project, from, answers, asked }
+    }
+
+    /// The value of a day.
+    fn ask(&self, metric: &str) -> tokio::task::JoinHandle<f64> {
+        let path = a_day(self.from).replace("/events?", &format!("/{metric}?"));
+        let (service, key) = (Arc::clone(&self.service), self.project.clone());
+        tokio::spawn(async move { service.get(&key, &path).await.values()[0].as_f64().unwrap() })
+    }
+
+    /// Questions to the rollups that ClickHouse was sent.
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Parts that were looked for in memory.
+    fn looks(&self) -> u64 {
+        self.service.counted("tallyhouse_query_cache_parts_total", "memory")
+    }
+
+    fn let_go(&self) {
+        self.answers.send_replace(true);
+    }
+}
+
 /// The same ClickHouse through a proxy that makes every query slow, by settings of ClickHouse's own, and marks it.
-async fn slowed(connection: Connection, mark: String) -> Connection {
+async fn slowed(connection: Connection, mark: &str) -> Connection {
     const SLOWLY: &str =
         "max_threads=1&max_block_size=1&max_execution_speed=1&timeout_before_checking_execution_speed=0";
+    let (answers, are_let_go) = watch::channel(true);
+    // Nobody will hold them back.
+    drop(answers);
+    let settings = format!("log_comment={mark}&{SLOWLY}&");
+    proxied(connection, Way { settings, asked: Arc::default(), answers: are_let_go }).await
+}
+
+/// What a proxy does.
+#[derive(Clone)]
+struct Way {
+    /// Put before the parameters of each request.
+    settings: String,
+    /// Raised by each question to the rollups.
+    asked: Arc<AtomicU64>,
+    /// Whether answers are let through.
+    answers: watch::Receiver<bool>,
+}
+
+/// The same ClickHouse through a proxy.
+async fn proxied(connection: Connection, way: Way) -> Connection {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let target = connection.url.trim_start_matches("http://").to_owned();
-    let start = format!("POST /?log_comment={mark}&{SLOWLY}&");
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(&target).await.unwrap();
-            tokio::spawn(relay(client, server, start.clone()));
+            tokio::spawn(relay(client, server, way.clone()));
         }
     });
     Connection { url, ..connection }
 }
 
 /// Copies both ways until either side closes. A request is sent in one piece, so its first bytes are those of a piece.
-async fn relay(mut client: TcpStream, mut server: TcpStream, start: String) {
+async fn relay(mut client: TcpStream, mut server: TcpStream, mut way: Way) {
+    const START: &[u8] = b"POST /?";
     let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     loop {
         tokio::select! {
             read = client.read(&mut up) => match read {
                 Ok(1..) => {
                     let piece = &up[..read.unwrap()];
-                    match piece.strip_prefix(b"POST /?") {
-                        Some(rest) => server.write_all(&[start.as_bytes(), rest].concat()).await.unwrap(),
+                    let is_question = piece.windows(12).any(|bytes| bytes == b"FROM rollup_");
+                    way.asked.fetch_add(u64::from(is_question), Ordering::SeqCst);
+                    match piece.strip_prefix(START) {
+                        Some(rest) => server.write_all(&[START, way.settings.as_bytes(), rest].concat()).await.unwrap(),
                         None => server.write_all(piece).await.unwrap(),
                     }
                 }
                 _ => return,
             },
             read = server.read(&mut down) => match read {
-                Ok(1..) => if client.write_all(&down[..read.unwrap()]).await.is_err() { return },
+                Ok(1..) => {
+                    if way.answers.wait_for(|are_let_go| *are_let_go).await.is_err()
+                        || client.write_all(&down[..read.unwrap()]).await.is_err()
+                    {
+                        return;
+                    }
+                }
                 _ => return,
             },
         }
