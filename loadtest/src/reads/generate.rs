@@ -25,8 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Arrivals {
     /// All events.
     pub events: u64,
-    /// Inserts that the events of the last day come in, one after another; those of the days before come a day at a time, or in
-    /// [`BLOCK`]s where a day is more than one.
+    /// Inserts that the events of the last day come in, one after another; those of the days before come a day at a time, or,
+    /// where a day has more than a million, a million at a time.
     pub of_last_day: u64,
 }
 
