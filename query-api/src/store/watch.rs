@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use tallyhouse_service::breaker::Verdict;
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::{Class as Failure, StoreError};
 use ulid::Ulid;
 
 use super::error::{self, ReadError, Said};
@@ -82,7 +82,13 @@ impl Watched {
 
     /// ClickHouse failed; what that means to the caller.
     pub fn failed(mut self, error: &StoreError) -> ReadError {
-        tracing::warn!(%error, query_id = self.query_id, "a query failed");
+        match error.class() {
+            // The question is to blame, and who asks is told; some readings have a second way for it.
+            Failure::TooExpensive => tracing::info!(%error, query_id = self.query_id, "a query was too expensive"),
+            Failure::Transient | Failure::Overloaded | Failure::Permanent => {
+                tracing::warn!(%error, query_id = self.query_id, "a query failed");
+            }
+        }
         if let Some(held) = &self.held {
             let said = error::said(error, held.class());
             self.ended(Outcome::Failed, said);
