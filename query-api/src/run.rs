@@ -25,6 +25,7 @@ use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
 use crate::metrics::Metrics;
@@ -131,6 +132,7 @@ pub async fn run(
         clock: Arc::clone(&deps.clock),
         random: deps.random,
     });
+    let sources = Sources { store: store.clone(), parts: parts.clone(), versions: answers.versions.clone() };
     let cache = Cache { answers: answers.clone(), parts: parts.clone() };
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
@@ -139,9 +141,8 @@ pub async fn run(
         keys: deps.keys,
         catalogue: deps.catalogue,
         answers,
-        parts,
+        sources: Arc::new(sources),
         fresh: Limiter::default(),
-        store,
         registry: registry.clone(),
         definitions: definitions.clone(),
         clock: deps.clock,

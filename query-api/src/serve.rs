@@ -12,7 +12,7 @@ use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
-use crate::cache::{Answers, Entry, Parts};
+use crate::cache::{Answers, Entry};
 use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
@@ -25,7 +25,7 @@ use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
-use crate::store::{ReadError, Store};
+use crate::store::ReadError;
 
 /// Everything that answering needs.
 pub struct App {
@@ -35,25 +35,16 @@ pub struct App {
     pub catalogue: Arc<Catalogue>,
     /// Answers that are known.
     pub answers: Answers,
-    /// Parts of answers that are known.
-    pub parts: Parts,
+    /// Where others are computed from.
+    pub sources: Arc<Sources>,
     /// Who may go past the cache.
     pub fresh: Limiter,
-    /// ClickHouse.
-    pub store: Store,
     /// What can be asked for by name.
     pub registry: MetricRegistry,
     /// Where that is kept.
     pub definitions: Definitions,
     /// The present.
     pub clock: Clock,
-}
-
-impl App {
-    /// Where answers are computed from.
-    pub fn sources(&self) -> Sources {
-        Sources { store: self.store.clone(), parts: self.parts.clone(), versions: self.answers.versions.clone() }
-    }
 }
 
 /// What a path asks for.
@@ -144,7 +135,7 @@ pub async fn serve(
     let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
     let digest = digest(&scope, question, raw.as_deref(), &plan);
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
-    let within = app.store.deadline(plan.class());
+    let within = app.sources.store.deadline(plan.class());
     let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest, within };
     let (kept, status): Given =
         if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
@@ -155,7 +146,7 @@ pub async fn serve(
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
 fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe {
     let recall = if is_fresh { Recall::Nothing } else { Recall::All };
-    let (sources, clock) = (app.sources(), app.clock.clone());
+    let (sources, clock) = (Arc::clone(&app.sources), app.clock.clone());
     let (scope, plan) = (scope.clone(), Arc::clone(plan));
     Arc::new(move |patience| {
         let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall }, patience);

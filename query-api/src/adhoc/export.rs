@@ -123,7 +123,7 @@ pub async fn answer(
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
     let turn = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
-    let watched = app.store.watch(Held::Export(turn), &adhoc.reader);
+    let watched = app.sources.store.watch(Held::Export(turn), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
         Ok(Ok(first)) => first,

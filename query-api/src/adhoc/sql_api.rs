@@ -172,11 +172,11 @@ pub async fn answer(
     ask.sql = guard::check(&ask.sql)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
-    let turn = app.store.admit(&asking).await?;
+    let turn = app.sources.store.admit(&asking).await?;
     // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
     let sending = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
     let deadline = turn.deadline();
-    let watched = app.store.watch(Held::Turn(turn), bound.client());
+    let watched = app.sources.store.watch(Held::Turn(turn), bound.client());
     let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
     let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,

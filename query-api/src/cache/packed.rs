@@ -1,7 +1,10 @@
 //! Bytes, compressed when that is worth it: an answer is read far more often than it is computed, and its size is what
 //! bounds how many are remembered.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 /// From this size bytes are compressed. Below, little is saved and every reader would pay for it.
 const FROM_BYTES: usize = 4 << 10;
@@ -19,6 +22,12 @@ const BESIDE_BYTES: usize = 256 << 10;
 /// Runs `work` on so many uncompressed bytes: at once, or on a thread of its own. `None` when that thread panicked.
 pub(super) async fn beside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if bytes < BESIDE_BYTES { Some(work()) } else { tokio::task::spawn_blocking(work).await.ok() }
+}
+
+thread_local! {
+    /// One for each thread that opens answers, of some 100 kB: to make it takes longer than to open a small answer. `None` when
+    /// there was no memory for it; then an answer is as good as damaged.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
 }
 
 /// Bytes, maybe compressed.
@@ -81,7 +90,7 @@ impl Packed {
             Self::Plain(bytes) => Some(bytes.clone()),
             Self::Zstd { bytes, raw } => {
                 let raw = usize::try_from(*raw).ok().filter(|raw| *raw <= MOST_BYTES)?;
-                let plain = zstd::bulk::decompress(bytes, raw).ok()?;
+                let plain = DECOMPRESSOR.with_borrow_mut(|opener| opener.as_mut()?.decompress(bytes, raw).ok())?;
                 (plain.len() == raw).then(|| Bytes::from(plain))
             }
         }
@@ -98,6 +107,16 @@ mod tests {
         let packed = Packed::of(&series);
         assert!(packed.held().len() * 10 < series.len(), "{}", packed.held().len());
         assert_eq!(packed.open(), Some(series));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_noticed_and_harms_no_other() {
+        let series = Bytes::from(r#"{"timestamp":"2026-11-20T00:00:00Z","value":17},"#.repeat(1_000));
+        let Packed::Zstd { bytes, raw } = Packed::of(&series) else { panic!("it shrinks") };
+        for place in 0..bytes.len() {
+            assert_eq!(Packed::from_parts(bytes.slice(..place), raw).open(), None, "cut off at {place}");
+            assert_eq!(Packed::from_parts(bytes.clone(), raw).open(), Some(series.clone()), "after {place}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod chunked;
 mod overflow;
 mod sums;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
@@ -42,8 +43,7 @@ use budget::Budget;
 /// answer of several is still reading is stopped.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where answers are computed from. Clones share it.
-#[derive(Clone)]
+/// Where answers are computed from.
 pub struct Sources {
     /// ClickHouse.
     pub store: Store,
@@ -85,7 +85,7 @@ impl Recall {
 
 /// A plan being carried out.
 pub struct Execution {
-    sources: Sources,
+    sources: Arc<Sources>,
     scope: Scope,
     moment: Moment,
     ask: Ask,
@@ -101,9 +101,9 @@ pub struct Execution {
 
 impl Sources {
     /// The beginning of carrying out a plan for a caller who waits so long for Redis.
-    pub fn execution(&self, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
+    pub fn execution(self: &Arc<Self>, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
         let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
-        let (sources, scope, age) = (self.clone(), scope.clone(), Age::of(moment.now_ms));
+        let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
         Execution { sources, scope, moment, ask, patience, age, cost: Cost::default(), budget: Budget::whole() }
     }
 }

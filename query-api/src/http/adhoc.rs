@@ -1,5 +1,6 @@
 //! The routes of ad-hoc reading.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -13,14 +14,14 @@ use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
 use crate::metrics::Route;
 
-pub(super) async fn sql(State(shared): State<Shared>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn sql(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
     let answer = sql_api::answer(&shared.app, &shared.adhoc, &headers, body).await;
     finish(&shared, Route::Sql, answer, began)
 }
 
-pub(super) async fn export(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+pub(super) async fn export(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
     let answer = export::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref()).await;

@@ -28,7 +28,6 @@ use crate::request::body::MAX_BODY_BYTES;
 use crate::serve::{Answer, App, Question, Refusal, serve};
 
 /// What the handlers share.
-#[derive(Clone)]
 pub struct Shared {
     /// Answers.
     pub app: Arc<App>,
@@ -42,6 +41,8 @@ pub struct Shared {
 
 /// All public routes.
 pub fn router(shared: Shared) -> Router {
+    // One count for each request, instead of one for each metric that there is.
+    let shared = Arc::new(shared);
     let router = Router::new()
         .route("/v1/metrics", get(metrics).post(register))
         .route("/v1/metrics/{name}", get(metric))
@@ -59,7 +60,7 @@ pub fn router(shared: Shared) -> Router {
 }
 
 async fn metric(
-    State(shared): State<Shared>,
+    State(shared): State<Arc<Shared>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -70,7 +71,7 @@ async fn metric(
     }
 }
 
-async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let response = match authorize(&shared.app.keys, &headers) {
@@ -81,7 +82,7 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     response
 }
 
-async fn register(State(shared): State<Shared>, headers: HeaderMap, body: Body) -> Response {
+async fn register(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let response = match registered(&shared.app, &headers, body).await {
@@ -103,7 +104,12 @@ async fn registered(app: &App, headers: &HeaderMap, body: Body) -> Result<(Strin
     app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
 }
 
-async fn structured(State(shared): State<Shared>, headers: HeaderMap, RawQuery(raw): RawQuery, body: Body) -> Response {
+async fn structured(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    RawQuery(raw): RawQuery,
+    body: Body,
+) -> Response {
     let asked = Asked::now(&shared, Route::Structured);
     let answer = match document(&shared.app, &headers, body).await {
         Ok(body) => serve(&shared.app, Question::Document(&body), &headers, raw.as_deref()).await,
@@ -123,7 +129,7 @@ fn bad_path() -> Response {
 }
 
 async fn stream(
-    State(shared): State<Shared>,
+    State(shared): State<Arc<Shared>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -137,7 +143,7 @@ async fn stream(
 }
 
 async fn anomalies(
-    State(shared): State<Shared>,
+    State(shared): State<Arc<Shared>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -146,11 +152,11 @@ async fn anomalies(
     answer(&shared, Question::Anomalies(&name), &headers, raw.as_deref()).await
 }
 
-async fn realtime(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn realtime(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
 }
 
-async fn daily(State(shared): State<Shared>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn daily(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Daily, &headers, raw.as_deref()).await
 }
 

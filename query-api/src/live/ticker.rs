@@ -47,7 +47,7 @@ impl Upstream {
         let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
         let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
-        let rendered = app.sources().execution(&self.scope, &plan, moment, Patience::default()).run(&plan).await?;
+        let rendered = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan).await?;
         let Rendered { head, etag, oldest_ms } = rendered;
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);
         Ok(Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() })
