@@ -31,7 +31,10 @@ use generate::Arrivals;
 use panels::{Panel, QUARTER, Range, WEEK};
 
 /// How long merges may take after the last event.
-const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+const SETTLES_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long there are none once they are over: ClickHouse looks for others every few seconds.
+const SETTLED_FOR: Duration = Duration::from_secs(10);
 
 /// How to measure.
 #[derive(Debug, Clone)]
@@ -165,10 +168,11 @@ async fn parts(clickhouse: &ClickHouse) -> Result<u64, ReadsError> {
 /// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
 pub(crate) async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
     let until = Instant::now() + SETTLES_WITHIN;
-    while Instant::now() < until {
+    let mut seen = Instant::now();
+    while Instant::now() < until && seen.elapsed() < SETTLED_FOR {
         let merges: Vec<(u64,)> = clickhouse.rows("SELECT count() FROM system.merges").await?;
-        if merges.first().is_some_and(|(count,)| *count == 0) {
-            break;
+        if merges.first().is_none_or(|(count,)| *count > 0) {
+            seen = Instant::now();
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
