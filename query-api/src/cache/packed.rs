@@ -25,9 +25,9 @@ pub(super) async fn beside<T: Send + 'static>(bytes: usize, work: impl FnOnce() 
 }
 
 thread_local! {
-    /// One for each thread that opens answers, of some 100 kB: to make it takes longer than to open a small answer. `None` when
-    /// there was no memory for it; then an answer is as good as damaged.
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+    /// One for each thread that opens answers, of some 100 kB: to make it takes longer than to open a small answer. `None` until
+    /// the first one, and for as long as there is no memory for it.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Bytes, maybe compressed.
@@ -90,11 +90,21 @@ impl Packed {
             Self::Plain(bytes) => Some(bytes.clone()),
             Self::Zstd { bytes, raw } => {
                 let raw = usize::try_from(*raw).ok().filter(|raw| *raw <= MOST_BYTES)?;
-                let plain = DECOMPRESSOR.with_borrow_mut(|opener| opener.as_mut()?.decompress(bytes, raw).ok())?;
+                let plain = decompressed(bytes, raw)?;
                 (plain.len() == raw).then(|| Bytes::from(plain))
             }
         }
     }
+}
+
+/// Bytes of at most `most`, as they were; `None` when they are damaged, or there is no memory.
+fn decompressed(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|opener| {
+        if opener.is_none() {
+            *opener = Decompressor::new().ok();
+        }
+        opener.as_mut()?.decompress(bytes, most).ok()
+    })
 }
 
 #[cfg(test)]
