@@ -175,7 +175,7 @@ fn is_same(one: &CancellationToken, other: &CancellationToken) -> bool {
 }
 
 /// The map is whole between any two statements under the lock, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -12,10 +12,11 @@
 //! Only questions of one class share: those of dashboards must not wait behind ad hoc ones for a turn.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::flight::lock;
 use super::key::PartKey;
 use super::parts::Remembered;
 use super::stamp::DaysStamp;
@@ -93,11 +94,6 @@ impl Theirs {
     pub async fn part(mut self) -> Option<Remembered> {
         self.told.wait_for(Option::is_some).await.ok().and_then(|part| part.clone())
     }
-}
-
-/// The map is whole between any two statements under the lock, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
