@@ -90,7 +90,8 @@ impl Drop for Mine {
 }
 
 impl Theirs {
-    /// The part, or `None` when it was let go without one. To be called with nothing of one's own untold.
+    /// The part, or `None` when it was let go without one. To be called with nothing of one's own untold, and within a deadline: who
+    /// computes it has one, but may begin late.
     pub async fn part(mut self) -> Option<Remembered> {
         self.told.wait_for(Option::is_some).await.ok().and_then(|part| part.clone())
     }

@@ -10,6 +10,7 @@ use tallyhouse_sql::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, eventually, new_project};
@@ -207,10 +208,7 @@ async fn a_query_nobody_waits_for_is_stopped() {
 #[tokio::test]
 async fn questions_about_the_same_events_are_one_query_even_at_once() {
     let held = Held::start().await;
-    let first = held.ask("value_sum");
-    eventually("it asks ClickHouse", async || held.asked() == 1).await;
-    let second = held.ask("events");
-    eventually("another question waits", async || held.looks() == 2).await;
+    let (first, second) = held.two().await;
     held.let_go();
     assert_eq!((first.await.unwrap(), second.await.unwrap()), (30.0, 3.0));
     assert_eq!(held.ask("value_avg").await.unwrap(), 15.0, "remembered");
@@ -221,10 +219,7 @@ async fn questions_about_the_same_events_are_one_query_even_at_once() {
 #[tokio::test]
 async fn who_waits_for_what_another_question_reads_is_not_stranded_when_that_one_goes_away() {
     let held = Held::start().await;
-    let first = held.ask("value_sum");
-    eventually("it asks ClickHouse", async || held.asked() == 1).await;
-    let second = held.ask("events");
-    eventually("another question waits", async || held.looks() == 2).await;
+    let (first, second) = held.two().await;
     first.abort();
     eventually("the other one asks ClickHouse", async || held.asked() == 2).await;
     held.let_go();
@@ -252,10 +247,19 @@ impl Held {
     }
 
     /// The value of a day.
-    fn ask(&self, metric: &str) -> tokio::task::JoinHandle<f64> {
+    fn ask(&self, metric: &str) -> JoinHandle<f64> {
         let path = a_day(self.from).replace("/events?", &format!("/{metric}?"));
         let (service, key) = (Arc::clone(&self.service), self.project.clone());
         tokio::spawn(async move { service.get(&key, &path).await.values()[0].as_f64().unwrap() })
+    }
+
+    /// A question that ClickHouse has, and another that waits for what it reads.
+    async fn two(&self) -> (JoinHandle<f64>, JoinHandle<f64>) {
+        let first = self.ask("value_sum");
+        eventually("it asks ClickHouse", async || self.asked() == 1).await;
+        let second = self.ask("events");
+        eventually("another question waits", async || self.looks() == 2).await;
+        (first, second)
     }
 
     /// Questions to the rollups that ClickHouse was sent.
