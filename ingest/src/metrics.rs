@@ -20,6 +20,7 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     events: IntCounterVec,
     rejected: IntCounterVec,
+    warnings: IntCounterVec,
     insert_seconds: Histogram,
     insert_rows: Histogram,
     inserted_rows: IntCounter,
@@ -118,6 +119,11 @@ impl Metrics {
             requests: counters("tallyhouse_ingest_requests_total", "Requests by the code of their answer", &["code"])?,
             events: counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
             rejected: counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
+            warnings: counters(
+                "tallyhouse_ingest_warnings_total",
+                "Warnings in answers about accepted events, by code",
+                &["code"],
+            )?,
             insert_seconds: histogram("tallyhouse_ingest_insert_seconds", "Time of a successful insert", seconds()?)?,
             insert_rows: histogram(
                 "tallyhouse_ingest_insert_rows",
@@ -265,6 +271,11 @@ impl Metrics {
     pub fn rejected(&self, code: &'static str) {
         self.events.with_label_values(&["rejected"]).inc();
         self.rejected.with_label_values(&[code]).inc();
+    }
+
+    /// A sender was warned.
+    pub fn warned(&self, code: &'static str) {
+        self.warnings.with_label_values(&[code]).inc();
     }
 
     /// A batch was stored, of whichever way.

@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use tallyhouse_schema::body::{self, Envelope, Layout, Unread};
-use tallyhouse_schema::normalise::{Context, ProjectRules, normalise};
+use tallyhouse_schema::normalise::{Context, Normalised, ProjectRules, normalise};
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
-use tallyhouse_schema::{Catalogue, Event, Rejection, raw};
+use tallyhouse_schema::{Catalogue, Event, Rejection, Warnings, raw};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
@@ -32,7 +32,7 @@ use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
-use crate::http::reply::{Rejected, Reply};
+use crate::http::reply::{Rejected, Reply, Warned};
 use crate::http::{Letters, Wait, Wishes, layout};
 use crate::intake::Refused;
 use crate::kafka::gateway::TRACE_HEADER;
@@ -108,7 +108,7 @@ impl Pipeline {
         let Asked { layout, caller, letters, ready, trace } = asked;
         let envelope = body::open(bytes, layout)?;
         let is_single = envelope.is_single;
-        let (mut events, indices, refusals) = self.normalise(envelope, &caller.rules);
+        let Read { mut events, indices, warnings, refusals } = self.normalise(envelope, &caller.rules);
         self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
             self.metrics.dimension_overflowed(set);
         });
@@ -121,11 +121,18 @@ impl Pipeline {
         };
         // Counted only now: a request that was refused as a whole comes again.
         refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
+        let mut warned = Warned::default();
+        for (at, warnings) in warnings {
+            warnings.codes().for_each(|code| self.metrics.warned(code));
+            if let (Some(index), Some(event)) = (indices.get(at), events.get(at)) {
+                warned.add(*index, &event.event_id, warnings);
+            }
+        }
         if caller.settings.dead_letters && letters == Letters::AsSet {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
-        Ok(Taken { is_single, event_id, pending, indices, rejected })
+        Ok(Taken { is_single, event_id, pending, indices, rejected, warned })
     }
 
     fn refused(&self, why: Refused, events: usize) -> RequestError {
@@ -133,12 +140,7 @@ impl Pipeline {
         refused(why, self.health.is_ready())
     }
 
-    /// Events, their places in the body, and what was refused.
-    fn normalise<'a>(
-        &'a self,
-        envelope: Envelope<'a>,
-        rules: &'a ProjectRules,
-    ) -> (Vec<Event<'a>>, Vec<usize>, Vec<Refusal<'a>>) {
+    fn normalise<'a>(&'a self, envelope: Envelope<'a>, rules: &'a ProjectRules) -> Read<'a> {
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         let context = Context {
@@ -151,29 +153,32 @@ impl Pipeline {
         };
         let mut events = Vec::with_capacity(envelope.items.len());
         let mut indices = Vec::with_capacity(envelope.items.len());
-        let mut rejected = Vec::new();
+        let (mut all_warnings, mut refusals) = (Vec::new(), Vec::new());
         for (index, item) in envelope.items.into_iter().enumerate() {
             let (text, read) = match item {
                 Ok(text) => (text, event(text, envelope.sent_at.as_ref(), context)),
                 Err(Unread { text, rejection }) => (text, Err((None, rejection))),
             };
             match read {
-                Ok(event) => {
+                Ok(Normalised { event, warnings }) => {
+                    if !warnings.is_empty() {
+                        all_warnings.push((events.len(), warnings));
+                    }
                     events.push(event);
                     indices.push(index);
                 }
                 Err((event_id, rejection)) => {
-                    rejected.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
+                    refusals.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
                 }
             }
         }
-        (events, indices, rejected)
+        Read { events, indices, warnings: all_warnings, refusals }
     }
 
     /// Waits until every event is settled, at most until the deadline.
     async fn confirm(&self, taken: Taken, wait: Wait) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + self.config.request.ack_timeout;
-        let Taken { is_single, event_id, pending, indices, mut rejected } = taken;
+        let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
         let settled = match pending {
             Some(pending) => self.way.settle(pending, wait, deadline).await,
             None => Vec::new(),
@@ -191,10 +196,11 @@ impl Pipeline {
         }
         for index in at(Settled::TooLarge) {
             self.metrics.rejected(Rejection::TooLargeForLog.code());
+            warned.forget(index);
             rejected.push(Rejected { index, event_id: None, rejection: Rejection::TooLargeForLog });
         }
         rejected.sort_by_key(|rejected| rejected.index);
-        Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected })
+        Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected, warned })
     }
 }
 
@@ -219,10 +225,20 @@ fn event<'a>(
     text: &'a str,
     batch_sent_at: Option<&RawTime<'a>>,
     context: Context<'a, '_>,
-) -> Result<Event<'a>, (Option<String>, Rejection)> {
+) -> Result<Normalised<'a>, (Option<String>, Rejection)> {
     let raw = raw::read(text).map_err(|rejection| (None, rejection))?;
     let event_id = raw.event_id.clone();
     normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
+}
+
+/// The events of a body.
+struct Read<'a> {
+    events: Vec<Event<'a>>,
+    /// Where in the body each event was.
+    indices: Vec<usize>,
+    /// Those of the events that have any, by their place in `events`.
+    warnings: Vec<(usize, Warnings)>,
+    refusals: Vec<Refusal<'a>>,
 }
 
 /// A refused event and its text.
@@ -267,4 +283,5 @@ struct Taken {
     /// Where in the body each submitted event was.
     indices: Vec<usize>,
     rejected: Vec<Rejected>,
+    warned: Warned,
 }

@@ -17,6 +17,7 @@ pub mod rollup;
 mod text;
 pub mod time;
 pub mod user_hash;
+pub mod warning;
 pub mod wire;
 
 pub use catalogue::Catalogue;
@@ -24,3 +25,4 @@ pub use dimension::DimSet;
 pub use event::Event;
 pub use rejection::Rejection;
 pub use rollup::Rollup;
+pub use warning::{Warning, Warnings};

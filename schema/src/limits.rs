@@ -24,6 +24,12 @@ pub const MAX_KEY_BYTES: usize = 200;
 /// Bytes of any other text; longer ones are cut at a character boundary and the event is flagged.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024;
 
+/// Warnings that are listed of one event; the codes of further ones are counted.
+pub const MAX_EVENT_WARNINGS: usize = 10;
+
+/// Warnings that an answer lists; it says how many there are beyond.
+pub const MAX_ANSWER_WARNINGS: usize = 100;
+
 /// How far in the future an event may be before its time is taken to be a wrong clock, in milliseconds.
 pub const MAX_FUTURE_MS: i64 = 10 * 60 * 1000;
 

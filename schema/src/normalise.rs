@@ -16,6 +16,7 @@ use crate::rejection::Rejection;
 use crate::text;
 use crate::time;
 use crate::user_hash::UserHasher;
+use crate::warning::{Warning, Warnings};
 
 /// What a user agent says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,49 +59,62 @@ pub struct Context<'a, 'f> {
     pub received_at: i64,
 }
 
+/// An event, and what its sender is told about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalised<'a> {
+    /// The event.
+    pub event: Event<'a>,
+    /// What was changed, or is not counted as was probably meant.
+    pub warnings: Warnings,
+}
+
+/// What normalisation changed: bits of the stored event, and words for its sender.
+#[derive(Default)]
+struct Changes {
+    flags: Flags,
+    warnings: Warnings,
+}
+
+impl Changes {
+    fn note(&mut self, flag: Flags, warning: Warning) {
+        self.flags.set(flag);
+        self.warnings.add(warning);
+    }
+}
+
 /// Normalises one event. `batch_sent_at` is used when the event has no `sentAt` of its own.
 pub fn normalise<'a>(
     raw: RawEvent<'a>,
     batch_sent_at: Option<&RawTime<'a>>,
     context: Context<'a, '_>,
-) -> Result<Event<'a>, Rejection> {
-    let mut flags = Flags::default();
+) -> Result<Normalised<'a>, Rejection> {
+    let mut changes = Changes::default();
     let event_type = identifier("eventType", raw.event_type)?.ok_or(Rejection::Missing { field: "eventType" })?;
     let event_id = identifier("eventId", raw.event_id)?.unwrap_or_else(|| {
-        flags.set(Flags::GENERATED_ID);
+        changes.flags.set(Flags::GENERATED_ID);
         Cow::Owned((context.new_id)())
     });
     let user_id = user("userId", raw.user_id)?;
     let anonymous_id = user("anonymousId", raw.anonymous_id)?;
     let session_id = identifier("sessionId", raw.session_id)?.unwrap_or_default();
     let sent_at = raw.sent_at.as_ref().or(batch_sent_at);
-    let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut flags)?;
+    let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut changes)?;
 
-    let mut kept = |text: Option<Cow<'a, str>>, most: usize| {
-        let (text, was_cut) = text::cut(text::without_nul(text.unwrap_or_default()), most);
-        if was_cut {
-            flags.set(Flags::CUT);
-        }
-        text
-    };
     let agent = raw.context.user_agent.as_deref().map(context.agent).unwrap_or_default();
-    let country = kept(raw.context.country, MAX_VALUE_BYTES);
-    let device = kept(raw.context.device.or_else(|| non_empty(agent.device)), MAX_VALUE_BYTES);
-    let locale = kept(raw.context.locale, MAX_VALUE_BYTES);
-    let page = kept(raw.context.page, MAX_TEXT_BYTES);
+    let country = text_within(raw.context.country, "context.country", MAX_VALUE_BYTES, &mut changes);
+    let device = raw.context.device.or_else(|| non_empty(agent.device));
+    let device = text_within(device, "context.device", MAX_VALUE_BYTES, &mut changes);
+    let locale = text_within(raw.context.locale, "context.locale", MAX_VALUE_BYTES, &mut changes);
+    let page = text_within(raw.context.page, "context.page", MAX_TEXT_BYTES, &mut changes);
     let mut properties = raw.properties;
     for property in &mut properties {
-        property.name = kept(Some(std::mem::take(&mut property.name)), MAX_KEY_BYTES);
-        if let PropertyValue::Text(text) = &mut property.value {
-            *text = kept(Some(std::mem::take(text)), MAX_TEXT_BYTES);
-        }
+        clean(property, &mut changes);
     }
-    let ip = raw.context.ip.map_or_else(String::new, |ip| match masked(&ip) {
-        Some(masked) => masked,
-        None => {
-            flags.set(Flags::BAD_IP);
+    let ip = raw.context.ip.map_or_else(String::new, |ip| {
+        masked(&ip).unwrap_or_else(|| {
+            changes.note(Flags::BAD_IP, Warning::BadIp);
             String::new()
-        }
+        })
     });
 
     let declared = context.catalogue.event_type(&event_type);
@@ -124,12 +138,33 @@ pub fn normalise<'a>(
         ip,
         properties,
         dims: Vec::with_capacity(declared.sets.len()),
-        flags,
+        flags: changes.flags,
         retention_days: context.rules.retention_days,
     };
     let dims = declared.sets.iter().map(|set| Dim { set: set.key(), value: dim_value(set, &event) }).collect();
     event.dims = dims;
-    Ok(event)
+    Ok(Normalised { event, warnings: changes.warnings })
+}
+
+/// A text without NUL, of at most `most` bytes.
+fn text_within<'a>(text: Option<Cow<'a, str>>, field: &str, most: usize, changes: &mut Changes) -> Cow<'a, str> {
+    let (text, was_cut) = text::cut(text::without_nul(text.unwrap_or_default()), most);
+    if was_cut {
+        changes.note(Flags::CUT, Warning::TextCut { field: field.to_owned(), most });
+    }
+    text
+}
+
+/// Brings a property's name and text within their limits.
+fn clean(property: &mut Property<'_>, changes: &mut Changes) {
+    let (name, was_cut) = text::cut(text::without_nul(std::mem::take(&mut property.name)), MAX_KEY_BYTES);
+    if was_cut {
+        changes.note(Flags::CUT, Warning::NameCut { field: name.clone().into_owned(), most: MAX_KEY_BYTES });
+    }
+    property.name = name;
+    if let PropertyValue::Text(text) = &mut property.value {
+        *text = text_within(Some(std::mem::take(text)), &property.name, MAX_TEXT_BYTES, changes);
+    }
 }
 
 fn non_empty(text: &'static str) -> Option<Cow<'static, str>> {
@@ -173,25 +208,25 @@ impl Times {
         sent_at: Option<&RawTime<'_>>,
         received_at: i64,
         rules: &ProjectRules,
-        flags: &mut Flags,
+        changes: &mut Changes,
     ) -> Result<Self, Rejection> {
         let read = |time: Option<&RawTime<'_>>, field| {
             time.map(|time| time::millis(time).ok_or(Rejection::InvalidTime { field })).transpose()
         };
         let (original, sent_at) = (read(timestamp, "timestamp")?, read(sent_at, "sentAt")?);
         let Some(original) = original else {
-            flags.set(Flags::NO_TIME);
+            changes.flags.set(Flags::NO_TIME);
             return Ok(Self { ts: received_at, original: received_at });
         };
         let mut ts = original;
         if let Some(sent_at) = sent_at {
             ts = received_at.saturating_sub(sent_at.saturating_sub(original));
             if ts != original {
-                flags.set(Flags::SKEW);
+                changes.flags.set(Flags::SKEW);
             }
         }
         if ts > received_at.saturating_add(MAX_FUTURE_MS) {
-            flags.set(Flags::FUTURE);
+            changes.note(Flags::FUTURE, Warning::FutureTime);
             ts = received_at;
         }
         let age_days = received_at.saturating_sub(ts) / DAY_MS;
@@ -285,17 +320,33 @@ mod tests {
 
     /// Normalises under `rules` and shows what `look` sees, since an event borrows from everything here.
     fn with<T>(rules: &ProjectRules, json: &str, look: impl FnOnce(Result<&Event<'_>, Rejection>) -> T) -> T {
+        normalised(rules, json, |normalised| look(normalised.map(|normalised| &normalised.event)))
+    }
+
+    /// The same with the warnings.
+    fn normalised<T>(
+        rules: &ProjectRules,
+        json: &str,
+        look: impl FnOnce(Result<&Normalised<'_>, Rejection>) -> T,
+    ) -> T {
         let catalogue = catalogue();
         let hasher = UserHasher::new([7; 16]);
         let agent = |_: &str| Agent { device: "desktop", os: "Linux".into(), browser: "Firefox".into() };
         let new_id = || "generated".to_owned();
         let context =
             Context { catalogue: &catalogue, rules, hasher: &hasher, agent: &agent, new_id: &new_id, received_at: NOW };
-        let event = read(json).and_then(|raw| normalise(raw, None, context));
-        match event {
-            Ok(event) => look(Ok(&event)),
+        match read(json).and_then(|raw| normalise(raw, None, context)) {
+            Ok(normalised) => look(Ok(&normalised)),
             Err(rejection) => look(Err(rejection)),
         }
+    }
+
+    /// Code and field of each warning.
+    fn warned(json: &str) -> Vec<(&'static str, String)> {
+        normalised(&rules(), json, |normalised| {
+            let (kept, _) = normalised.unwrap().warnings.clone().into_parts();
+            kept.iter().map(|warning| (warning.code(), warning.field().unwrap_or_default().to_owned())).collect()
+        })
     }
 
     fn ts(json: &str) -> (i64, Flags) {
@@ -396,6 +447,24 @@ mod tests {
             assert!(event.flags.has(Flags::CUT));
             assert_eq!(event.properties[0].value, PropertyValue::Text("x".repeat(MAX_TEXT_BYTES).into()));
         });
+    }
+
+    #[test]
+    fn whoever_sent_what_was_changed_is_told() {
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
+        let json = format!(
+            r#"{{"eventType":"a","timestamp":"9999-01-01T00:00:00Z","{long}":1,"p":"{long}","context":{{"ip":"?","country":"{long}"}}}}"#
+        );
+        let name = "x".repeat(MAX_KEY_BYTES);
+        let expected = [
+            ("future_time", "timestamp"),
+            ("text_cut", "context.country"),
+            ("name_cut", &name),
+            ("text_cut", "p"),
+            ("bad_ip", "context.ip"),
+        ];
+        assert_eq!(warned(&json), expected.map(|(code, field)| (code, field.to_owned())));
+        assert_eq!(warned(r#"{"eventType":"a","timestamp":1800000000000,"sentAt":1800000000001}"#), []);
     }
 
     #[test]

@@ -30,8 +30,8 @@ fn take(body: &[u8], layout: Layout, mut look: impl FnMut(&Event<'_>)) {
         received_at: NOW,
     };
     for text in envelope.items.iter().flatten() {
-        if let Ok(event) = read(text).and_then(|raw| normalise(raw, envelope.sent_at.as_ref(), context)) {
-            look(&event);
+        if let Ok(normalised) = read(text).and_then(|raw| normalise(raw, envelope.sent_at.as_ref(), context)) {
+            look(&normalised.event);
         }
     }
 }

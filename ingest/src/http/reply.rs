@@ -4,7 +4,8 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tallyhouse_schema::Rejection;
+use tallyhouse_schema::limits::MAX_ANSWER_WARNINGS;
+use tallyhouse_schema::{Rejection, Warning, Warnings};
 
 /// What became of a request's events; every one is durable by now (stored, for `?wait=stored`), a
 /// duplicate, or rejected.
@@ -22,6 +23,8 @@ pub struct Reply {
     pub duplicates: usize,
     /// Events that were refused.
     pub rejected: Vec<Rejected>,
+    /// What was changed or not understood in the others.
+    pub warned: Warned,
 }
 
 /// A refused event.
@@ -35,11 +38,44 @@ pub struct Rejected {
     pub rejection: Rejection,
 }
 
+/// The warnings of an answer, duplicates' too: a retry is told what the first attempt was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Warned {
+    listed: Vec<EventWarning>,
+    omitted: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EventWarning {
+    index: usize,
+    event_id: String,
+    warning: Warning,
+}
+
+impl Warned {
+    /// Adds those of the event at `index`; an answer lists [`MAX_ANSWER_WARNINGS`].
+    pub fn add(&mut self, index: usize, event_id: &str, warnings: Warnings) {
+        let (mut kept, omitted) = warnings.into_parts();
+        let room = MAX_ANSWER_WARNINGS.saturating_sub(self.listed.len());
+        self.omitted += omitted + kept.len().saturating_sub(room);
+        kept.truncate(room);
+        let warned = |warning| EventWarning { index, event_id: event_id.to_owned(), warning };
+        self.listed.extend(kept.into_iter().map(warned));
+    }
+
+    /// Takes back those of an event that was refused after all.
+    pub fn forget(&mut self, index: usize) {
+        self.listed.retain(|warned| warned.index != index);
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct One<'a> {
     status: &'static str,
     event_id: &'a str,
+    #[serde(flatten)]
+    warnings: WarningList<'a>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +83,47 @@ struct Many<'a> {
     accepted: usize,
     duplicates: usize,
     rejected: Vec<Entry<'a>>,
+    #[serde(flatten)]
+    warnings: WarningList<'a>,
+}
+
+/// Absent when there are none, so that an answer to what was understood stays short.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WarningList<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<WarningEntry<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    warnings_omitted: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WarningEntry<'a> {
+    index: usize,
+    event_id: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    message: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl<'a> From<&'a Warned> for WarningList<'a> {
+    fn from(warned: &'a Warned) -> Self {
+        let entry = |warned: &'a EventWarning| WarningEntry {
+            index: warned.index,
+            event_id: &warned.event_id,
+            code: warned.warning.code(),
+            field: warned.warning.field(),
+            message: warned.warning.to_string(),
+        };
+        Self { warnings: warned.listed.iter().map(entry).collect(), warnings_omitted: warned.omitted }
+    }
 }
 
 #[derive(Serialize)]
@@ -80,11 +157,13 @@ impl IntoResponse for Reply {
             (true, Some(rejected)) => (StatusCode::BAD_REQUEST, Json(Entry::from(rejected))).into_response(),
             (true, None) => {
                 let status = if self.duplicates > 0 { "duplicate" } else { "accepted" };
-                (self.status, Json(One { status, event_id: &self.event_id })).into_response()
+                let warnings = WarningList::from(&self.warned);
+                (self.status, Json(One { status, event_id: &self.event_id, warnings })).into_response()
             }
             (false, _) => {
                 let rejected = self.rejected.iter().map(Entry::from).collect();
-                let body = Many { accepted: self.accepted, duplicates: self.duplicates, rejected };
+                let warnings = WarningList::from(&self.warned);
+                let body = Many { accepted: self.accepted, duplicates: self.duplicates, rejected, warnings };
                 (self.status, Json(body)).into_response()
             }
         }

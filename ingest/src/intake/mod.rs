@@ -261,7 +261,8 @@ mod tests {
                 id => format!(r#"{{"eventType":"a","eventId":"{id}"}}"#),
             })
             .collect();
-        let events: Vec<_> = bodies.iter().map(|body| normalise(read(body).unwrap(), None, context).unwrap()).collect();
+        let events: Vec<_> =
+            bodies.iter().map(|body| normalise(read(body).unwrap(), None, context).unwrap().event).collect();
         intake.submit("p", &events)
     }
 

@@ -211,7 +211,7 @@ pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
     let mut builder = Builder::default();
     for id in ids {
         let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
-        builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap(), None);
+        builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap().event, None);
     }
     builder.finish().chunks
 }

@@ -49,3 +49,4 @@ mod sql_api;
 mod sql_escapes;
 mod torn;
 mod touched;
+mod warnings;

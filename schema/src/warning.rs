@@ -1,0 +1,105 @@
+//! What the sender of an accepted event is told: something in it was changed, or is not counted as was probably meant.
+
+use crate::limits::{MAX_EVENT_WARNINGS, MAX_FUTURE_MS};
+
+/// Something that was changed or not understood in an event that is accepted. `code` is stable and of low cardinality;
+/// `Display` tells the sender what happened and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// The time was too far in the future and was replaced by the time of receipt.
+    #[error(
+        "`timestamp` is more than {} minutes in the future: the event counts at the time of receipt; check the sender's clock",
+        MAX_FUTURE_MS / 60_000
+    )]
+    FutureTime,
+    /// A text was longer than is kept.
+    #[error("`{field}` was cut to {most} bytes; send a shorter text")]
+    TextCut {
+        /// The field, or the property's name after flattening.
+        field: String,
+        /// Bytes that are kept.
+        most: usize,
+    },
+    /// A property's name was longer than is kept.
+    #[error("a property's name was cut to {most} bytes, to `{field}`; send a shorter name or nest less deeply")]
+    NameCut {
+        /// What is left of it.
+        field: String,
+        /// Bytes that are kept.
+        most: usize,
+    },
+    /// `context.ip` is not an address.
+    #[error("`context.ip` is not an IP address and was dropped; send an IPv4 or IPv6 address without a port")]
+    BadIp,
+}
+
+impl Warning {
+    /// For programs and metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::FutureTime => "future_time",
+            Self::TextCut { .. } => "text_cut",
+            Self::NameCut { .. } => "name_cut",
+            Self::BadIp => "bad_ip",
+        }
+    }
+
+    /// The field that it is about.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::FutureTime => Some("timestamp"),
+            Self::TextCut { field, .. } | Self::NameCut { field, .. } => Some(field),
+            Self::BadIp => Some("context.ip"),
+        }
+    }
+}
+
+/// The warnings of one event. At most [`MAX_EVENT_WARNINGS`] are kept; of the others only the codes, which are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Warnings {
+    kept: Vec<Warning>,
+    others: Vec<&'static str>,
+}
+
+impl Warnings {
+    /// Adds one.
+    pub fn add(&mut self, warning: Warning) {
+        if self.kept.len() < MAX_EVENT_WARNINGS {
+            self.kept.push(warning);
+        } else {
+            self.others.push(warning.code());
+        }
+    }
+
+    /// The codes of all, also of those that are not kept.
+    pub fn codes(&self) -> impl Iterator<Item = &'static str> {
+        self.kept.iter().map(Warning::code).chain(self.others.iter().copied())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Those that are kept, and how many are not.
+    pub fn into_parts(self) -> (Vec<Warning>, usize) {
+        (self.kept, self.others.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_counted_and_the_first_are_kept() {
+        let mut warnings = Warnings::default();
+        for _ in 0..MAX_EVENT_WARNINGS {
+            warnings.add(Warning::BadIp);
+        }
+        warnings.add(Warning::FutureTime);
+        assert_eq!(warnings.codes().filter(|code| *code == "future_time").count(), 1);
+        let (kept, others) = warnings.into_parts();
+        assert_eq!((kept.len(), others), (MAX_EVENT_WARNINGS, 1));
+    }
+}
