@@ -51,6 +51,7 @@ pub use plan::AnomalyPlan;
 pub use query::AnomalyQuery;
 
 use crate::plan::{SeriesPlan, StructuredPlan};
+use crate::render::accuracy::Accuracy;
 use crate::render::meta::About;
 use crate::render::structured::Found;
 use crate::render::{Rendered, series, structured, table};
@@ -97,11 +98,15 @@ impl Read {
         }
     }
 
-    /// What its series says of itself.
-    fn about(&self, generated_s: i64) -> About<'_> {
+    /// What its series says of itself, of what is shown from `from` on.
+    fn about(&self, from: i64, generated_s: i64) -> About<'_> {
         match self {
             Self::BuiltIn { plan, points, overflowed } => series::about(plan, points, overflowed.clone(), generated_s),
-            Self::Registered { plan, found } => structured::about(plan, found, generated_s),
+            Self::Registered { plan, found } => {
+                let rows = table::rows(plan, &plan.period, &found.reads);
+                let errors = Accuracy::of(plan).with(rows.iter().filter(|row| row.at >= from)).errors();
+                structured::about(plan, found, errors, generated_s)
+            }
         }
     }
 }

@@ -42,7 +42,8 @@ enum Season {
 
 /// Renders what was found.
 pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) -> Rendered {
-    let (frame, shown, about) = (&plan.frame, &plan.shown, About { from: plan.shown.from, ..read.about(generated_s) });
+    let (frame, shown, about) =
+        (&plan.frame, &plan.shown, About { from: plan.shown.from, ..read.about(plan.shown.from, generated_s) });
     let (zone, nature) = (&frame.zone, plan.judged().nature);
     let data: Vec<String> = found.buckets.iter().map(|bucket| point(bucket, zone, nature)).collect();
     let body = format!(

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::interval::{Bounds, Interval};
 use super::{Measure, Metric, Nature};
 use crate::plan::condition::{Condition, Field};
 use crate::time::Granularity;
@@ -77,6 +78,19 @@ impl Definition {
         self.expression.value(parts)
     }
 
+    /// What is known of the true value, when the part at each place is off by at most `relative` of its own true value.
+    pub fn bounds(&self, parts: &[Option<f64>], relative: impl Fn(usize) -> f64) -> Bounds {
+        let estimate = |(place, value): (usize, &Option<f64>)| match (*value, relative(place)) {
+            (Some(value), 0.0) => Some(Interval::exact(value)),
+            (value, relative) => value.map(|value| Interval::of_estimate(value, relative)),
+        };
+        if self.value(parts).is_none() || (0..parts.len()).all(|place| relative(place) == 0.0) {
+            return Bounds::Exact;
+        }
+        let estimates: Vec<Option<Interval>> = parts.iter().enumerate().map(estimate).collect();
+        self.expression.interval(&estimates).map_or(Bounds::Unknown, Bounds::Within)
+    }
+
     /// What its values are like.
     pub fn nature(&self) -> Nature {
         let parts: Vec<Option<f64>> = self.parts.iter().map(|part| part.measure.of_nothing()).collect();
@@ -107,6 +121,14 @@ impl Expression {
                 };
                 value.is_finite().then_some(value)
             }
+        }
+    }
+
+    fn interval(&self, parts: &[Option<Interval>]) -> Option<Interval> {
+        match self {
+            Self::Part(place) => parts.get(*place).copied().flatten(),
+            Self::Number(number) => Some(Interval::exact(*number)),
+            Self::Of(operation, left, right) => left.interval(parts)?.with(*operation, right.interval(parts)?),
         }
     }
 }

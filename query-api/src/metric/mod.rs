@@ -1,6 +1,7 @@
 //! The built-in metrics: each is a measure, perhaps of one event type only.
 
 pub mod definition;
+pub mod interval;
 
 use serde::Serialize;
 

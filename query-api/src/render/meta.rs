@@ -38,13 +38,30 @@ pub struct About<'a> {
     pub generated_s: i64,
 }
 
-/// How far an estimate may be off, as a part of the true value.
+/// How far an estimate may be off.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Error {
-    /// `standard`: two thirds of all estimates are nearer. `bound`: all are.
-    pub kind: &'static str,
-    /// How far.
-    pub relative: f64,
+    /// What `relative` and `absolute` are.
+    pub kind: ErrorKind,
+    /// As a part of the true value; `null` where no bound can be given, because the true value or a divisor may be 0.
+    pub relative: Option<f64>,
+    /// In the unit of the metric; of formulas, as long as a bound can be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute: Option<f64>,
+    /// How many percentage points a `change_percent` may be off, where there is one; `null` where no bound can be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_percent: Option<Option<f64>>,
+}
+
+/// What an error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// No estimate is further off.
+    Bound,
+    /// One standard error: about two thirds of all estimates are nearer, 95 % are within twice as far. Of a formula: how far
+    /// it is off at most while each estimate in it is within its own standard error or bound.
+    Standard,
 }
 
 impl Error {
@@ -53,7 +70,7 @@ impl Error {
     pub fn of(measure: Measure, source: &Source) -> Option<Self> {
         match measure {
             Measure::Users => Some(Self::of_users(source.users_precision())),
-            Measure::ValueQuantile(_) => Some(Self { kind: "bound", relative: 0.01 }),
+            Measure::ValueQuantile(_) => Some(Self::relative(ErrorKind::Bound, 0.01)),
             Measure::Events | Measure::ValueSum | Measure::ValueAvg | Measure::ValueMin | Measure::ValueMax => None,
         }
     }
@@ -61,7 +78,11 @@ impl Error {
     /// Of users that are counted with this precision.
     pub fn of_users(precision: u8) -> Self {
         let cells = f64::from(1_u32 << precision);
-        Self { kind: "standard", relative: (1.04 / cells.sqrt() * 1e4).round() / 1e4 }
+        Self::relative(ErrorKind::Standard, (1.04 / cells.sqrt() * 1e4).round() / 1e4)
+    }
+
+    const fn relative(kind: ErrorKind, relative: f64) -> Self {
+        Self { kind, relative: Some(relative), absolute: None, change_percent: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From rows to JSON. An answer is rendered once, when it is computed; what differs from one reader to the next (age,
 //! cache status, time taken) is appended by [`complete`].
 
+pub mod accuracy;
 pub mod json;
 pub mod meta;
 pub mod report;

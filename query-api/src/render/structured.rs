@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use super::accuracy::Accuracy;
 use super::meta::{About, Error, Range};
 use super::table::{self, Greatest, Row};
 use super::{Rendered, assemble, json as piece, series};
@@ -40,15 +41,17 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     table::sort(plan, &mut rows);
     let previous = previous_by_row(plan, found);
     let total_rows = rows.len();
+    let mut accuracy = Accuracy::of(plan);
     let page = rows.iter().skip(plan.shape.offset).take(plan.shape.limit);
-    let results: Vec<Value> = page.map(|row| result(plan, row, &previous)).collect();
+    let results: Vec<Value> = page.map(|row| result(plan, row, &previous, &mut accuracy)).collect();
     let mut data = Map::new();
     data.insert("results".into(), results.into());
     if plan.shape.include.totals {
-        data.insert("totals".into(), totals(plan, found));
+        data.insert("totals".into(), totals(plan, found, &mut accuracy));
     }
     data.insert("query".into(), echo(plan));
-    assemble(&piece::text(&data), &about(plan, found, generated_s), &own(plan, total_rows, generated_s))
+    let about = about(plan, found, accuracy.errors(), generated_s);
+    assemble(&piece::text(&data), &about, &own(plan, total_rows, generated_s))
 }
 
 /// The rows as a series of the first metric; of the groups the greatest.
@@ -77,26 +80,29 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
         let by: Vec<&str> = plan.shape.by.iter().map(|field| field.name()).collect();
         own.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
     }
-    assemble(&piece::text(&data), &about(plan, found, generated_s), &own)
+    let accuracy = Accuracy::of(plan).with(&rows);
+    assemble(&piece::text(&data), &about(plan, found, accuracy.errors(), generated_s), &own)
 }
 
-type Previous = HashMap<(usize, Vec<String>), Vec<Option<f64>>>;
+type Previous = HashMap<(usize, Vec<String>), Row>;
 
 fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
     let period = plan.previous.as_ref()?;
     let rows = table::rows(plan, period, &found.previous);
-    Some(rows.into_iter().map(|row| ((row.bucket, row.groups), row.metrics)).collect())
+    Some(rows.into_iter().map(|row| ((row.bucket, row.groups.clone()), row)).collect())
 }
 
-fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>) -> Value {
+fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>, accuracy: &mut Accuracy<'_>) -> Value {
+    accuracy.shows(row);
     let mut dimensions: Vec<Value> = row.groups.iter().map(|group| group.as_str().into()).collect();
     if plan.period.frame.is_some() {
         dimensions.insert(plan.shape.time_place.min(dimensions.len()), plan.shape.zone.rfc3339(row.at).into());
     }
     let comparison = previous.as_ref().map(|previous| {
+        let before = previous.get(&(row.bucket, row.groups.clone()));
         let nothing = || plan.shape.metrics.iter().map(|metric| metric.nature().of_nothing).collect();
-        let before = previous.get(&(row.bucket, row.groups.clone())).cloned().unwrap_or_else(nothing);
-        comparison(plan, &row.metrics, &before)
+        accuracy.compares(row, before);
+        comparison(plan, &row.metrics, &before.map_or_else(nothing, |before| before.metrics.clone()))
     });
     let fields = [("dimensions", Some(dimensions.into())), ("metrics", Some(values(plan, &row.metrics).into()))];
     object(fields.into_iter().chain([("comparison", comparison)]))
@@ -121,16 +127,22 @@ fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
     plan.shape.metrics.iter().zip(values).map(value).collect()
 }
 
-fn totals(plan: &StructuredPlan, found: &Found) -> Value {
+fn totals(plan: &StructuredPlan, found: &Found, accuracy: &mut Accuracy<'_>) -> Value {
     let of = |period: &Period, points: &[Vec<Point>]| {
-        let whole = Period { frame: None, ..period.clone() };
+        let whole = Period { frame: None, reads: period.totals.clone(), ..period.clone() };
         let shape = Shape { by: Vec::new(), ..plan.shape.clone() };
         let ungrouped = StructuredPlan { shape, ..plan.clone() };
-        table::rows(&ungrouped, &whole, points).into_iter().next().map(|row| row.metrics).unwrap_or_default()
+        table::rows(&ungrouped, &whole, points).into_iter().next()
     };
+    let metrics = |row: &Option<Row>| row.as_ref().map(|row| row.metrics.clone()).unwrap_or_default();
     let now = of(&plan.period, &found.totals);
-    let comparison = plan.previous.as_ref().map(|period| comparison(plan, &now, &of(period, &found.previous_totals)));
-    object([("metrics", Some(values(plan, &now).into())), ("comparison", comparison)])
+    now.iter().for_each(|now| accuracy.shows(now));
+    let comparison = plan.previous.as_ref().map(|period| {
+        let before = of(period, &found.previous_totals);
+        now.iter().for_each(|now| accuracy.compares(now, before.as_ref()));
+        comparison(plan, &metrics(&now), &metrics(&before))
+    });
+    object([("metrics", Some(values(plan, &metrics(&now)).into())), ("comparison", comparison)])
 }
 
 /// The query as it was understood: sent again, it gives the same answer.
@@ -190,14 +202,19 @@ fn filter(condition: &Condition) -> Value {
     }
 }
 
-pub(crate) fn about<'a>(plan: &'a StructuredPlan, found: &Found, generated_s: i64) -> About<'a> {
+pub(crate) fn about<'a>(
+    plan: &'a StructuredPlan,
+    found: &Found,
+    errors: Vec<(String, Error)>,
+    generated_s: i64,
+) -> About<'a> {
     About {
         tables: plan.tables(),
         zone: &plan.shape.zone,
         from: plan.period.from,
         to: plan.period.to,
         newest_s: found.reads.iter().flatten().map(|point| point.newest).max(),
-        errors: errors(plan),
+        errors,
         overflowed: found.overflowed.clone(),
         generated_s,
     }
@@ -226,18 +243,4 @@ fn own(plan: &StructuredPlan, total_rows: usize, generated_s: i64) -> Map<String
 fn object(fields: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
     let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     fields.collect::<Map<String, Value>>().into()
-}
-
-/// How far each estimated metric may be off.
-fn errors(plan: &StructuredPlan) -> Vec<(String, Error)> {
-    let source = |reading: usize| plan.period.reads.get(reading).map(|read| &read.source);
-    let error = |(metric, places): (&std::sync::Arc<crate::metric::Definition>, &Vec<(usize, usize)>)| {
-        let part = |(part, (reading, _)): (&crate::metric::definition::Part, &(usize, usize))| {
-            Error::of(part.measure, source(*reading)?)
-        };
-        let worst =
-            metric.parts.iter().zip(places).filter_map(part).max_by(|a, b| a.relative.total_cmp(&b.relative))?;
-        Some((metric.name.clone(), worst))
-    };
-    plan.shape.metrics.iter().zip(&plan.places).filter_map(error).collect()
 }

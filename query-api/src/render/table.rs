@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::accuracy;
 use crate::metric::Definition;
 use crate::metric::definition::Part;
+use crate::metric::interval::Bounds;
 use crate::plan::structured::{Period, StructuredPlan};
 use crate::request::structured::{Column, Order};
 use crate::sql::Point;
@@ -20,6 +22,8 @@ pub struct Row {
     pub groups: Vec<String>,
     /// The metrics, in order.
     pub metrics: Vec<Option<f64>>,
+    /// What is known of the true value of each.
+    pub bounds: Vec<Bounds>,
 }
 
 /// The rows of a period; `found` are the points of each reading. Without groups every bucket has a row.
@@ -37,11 +41,13 @@ pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec
             }
         }
     }
+    let errors = accuracy::of_parts(plan, &period.reads);
     let row = |((at, groups), points): ((i64, &[String]), Vec<Option<&Point>>)| Row {
         bucket: starts.binary_search(&at).unwrap_or_else(|place| place.saturating_sub(1)),
         at,
         groups: groups.to_vec(),
         metrics: metrics(plan, &points),
+        bounds: bounds(plan, &points, &errors),
     };
     measured.into_iter().map(row).collect()
 }
@@ -49,6 +55,12 @@ pub fn rows(plan: &StructuredPlan, period: &Period, found: &[Vec<Point>]) -> Vec
 fn metrics(plan: &StructuredPlan, points: &[Option<&Point>]) -> Vec<Option<f64>> {
     let metrics = plan.shape.metrics.iter().zip(&plan.places);
     metrics.map(|(metric, places)| metric.value(&parts(metric, places, points))).collect()
+}
+
+fn bounds(plan: &StructuredPlan, points: &[Option<&Point>], errors: &[Vec<f64>]) -> Vec<Bounds> {
+    let errors = errors.iter().map(|errors| |part: usize| errors.get(part).copied().unwrap_or(0.0));
+    let metrics = plan.shape.metrics.iter().zip(&plan.places).zip(errors);
+    metrics.map(|((metric, places), error)| metric.bounds(&parts(metric, places, points), error)).collect()
 }
 
 /// The values that a metric is computed from.

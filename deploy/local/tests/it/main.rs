@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod accuracy;
 mod anomalies;
 mod bodies;
 mod brokers;
