@@ -16,6 +16,7 @@ pub mod anomalies;
 pub mod authorize;
 pub mod cache;
 pub mod config;
+pub mod event_types;
 pub mod execute;
 pub mod http;
 pub mod journeys;
@@ -31,6 +32,7 @@ pub mod serve;
 pub mod sql;
 pub mod store;
 pub mod time;
+pub mod warning;
 
 use std::sync::Arc;
 

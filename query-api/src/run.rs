@@ -25,6 +25,7 @@ use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
@@ -137,11 +138,13 @@ pub async fn run(
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
+    let event_types = EventTypes::new(store.clone(), Arc::clone(&deps.clock));
     let app = Arc::new(App {
         keys: deps.keys,
         catalogue: deps.catalogue,
         answers,
         sources: Arc::new(sources),
+        event_types,
         fresh: Limiter::default(),
         registry: registry.clone(),
         definitions: definitions.clone(),

@@ -13,6 +13,7 @@ use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
 use crate::cache::{Answers, Entry};
+use crate::event_types::EventTypes;
 use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
@@ -26,6 +27,7 @@ use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
 use crate::store::ReadError;
+use crate::warning::Warning;
 
 /// Everything that answering needs.
 pub struct App {
@@ -37,6 +39,8 @@ pub struct App {
     pub answers: Answers,
     /// Where others are computed from.
     pub sources: Arc<Sources>,
+    /// Which types of event there are.
+    pub event_types: EventTypes,
     /// Who may go past the cache.
     pub fresh: Limiter,
     /// What can be asked for by name.
@@ -69,6 +73,8 @@ pub struct Answer {
     pub entry: Entry,
     /// Where it came from.
     pub status: CacheStatus,
+    /// What the caller should know of the question.
+    pub warnings: Vec<Warning>,
     /// Whether a fresh answer was asked for and this one is remembered: the caller has just had one.
     pub from_cache: bool,
 }
@@ -132,15 +138,17 @@ pub async fn serve(
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
+    let asked = query.event_types();
     let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
     let digest = digest(&scope, question, raw.as_deref(), &plan);
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
     let within = app.sources.store.deadline(plan.class());
     let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest, within };
-    let (kept, status): Given =
-        if is_allowed { app.answers.fresh(&wanted).await? } else { app.answers.get(&wanted).await? };
+    let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
+    let (given, warnings) = tokio::join!(given, app.event_types.warnings(wanted.scope.project(), &asked));
+    let (kept, status): Given = given?;
     let from_cache = is_fresh && status != CacheStatus::Miss;
-    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, from_cache })
+    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
 }
 
 /// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.

@@ -20,6 +20,7 @@ use crate::request::{BadRequest, Params, Window, values};
 use crate::serve::App;
 use crate::store::{Held, ReadError};
 use crate::time::Zone;
+use crate::warning::Warning;
 
 /// Parameters of an export.
 pub const EXPORT_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "format", "timezone"];
@@ -113,13 +114,18 @@ fn format(given: Option<&str>) -> Result<Format, BadRequest> {
     })
 }
 
+/// An export that has begun.
+pub struct Exported {
+    /// How it is written.
+    pub format: Format,
+    /// What follows as the client reads it.
+    pub outgoing: Outgoing,
+    /// What the caller should know of the question.
+    pub warnings: Vec<Warning>,
+}
+
 /// Answers a request, up to the first byte; the rest follows as the client reads it.
-pub async fn answer(
-    app: &App,
-    adhoc: &Adhoc,
-    headers: &HeaderMap,
-    raw: Option<&str>,
-) -> Result<(Format, Outgoing), AdhocError> {
+pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&str>) -> Result<Exported, AdhocError> {
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
     let turn = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
@@ -134,8 +140,11 @@ pub async fn answer(
         }
         Err(_) => return Err(watched.timed_out().into()),
     };
+    let asked = ask.event_type.iter().cloned().collect();
+    let warnings = app.event_types.warnings(scope.project(), &asked).await;
     let (limits, shape, metrics) = (adhoc.export_limits, Shape::AsIs, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics }))
+    let outgoing = Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics };
+    Ok(Exported { format: ask.format, outgoing, warnings })
 }
 
 fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Result<BytesCursor, StoreError> {

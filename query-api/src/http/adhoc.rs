@@ -5,14 +5,19 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{Shared, error};
-use crate::adhoc::export::{self, Format};
+use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
 use crate::metrics::Route;
+use crate::render::json;
+use crate::warning::Warning;
+
+/// What an answer has no `meta` for: the list of warnings as JSON, all but ASCII escaped.
+const X_WARNINGS: HeaderName = HeaderName::from_static("x-warnings");
 
 pub(super) async fn sql(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let began = Instant::now();
@@ -25,7 +30,27 @@ pub(super) async fn export(State(shared): State<Arc<Shared>>, RawQuery(raw): Raw
     let began = Instant::now();
     let _running = shared.metrics.request_began();
     let answer = export::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref()).await;
-    finish(&shared, Route::Export, answer, began)
+    let (answer, warnings) = match answer {
+        Ok(Exported { format, outgoing, warnings }) => (Ok((format, outgoing)), warnings),
+        Err(refusal) => (Err(refusal), Vec::new()),
+    };
+    let mut response = finish(&shared, Route::Export, answer, began);
+    let warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
+    response.headers_mut().extend(warnings.and_then(|warnings| Some((X_WARNINGS, header_of(&warnings)?))));
+    response
+}
+
+fn header_of(warnings: &[Warning]) -> Option<HeaderValue> {
+    let mut units = [0; 2];
+    let escaped = json::text(&warnings).chars().fold(String::new(), |mut text, c| {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            text.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+        text
+    });
+    HeaderValue::try_from(escaped).ok()
 }
 
 /// The response; the time that is counted ends with its first byte.

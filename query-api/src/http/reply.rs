@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::render::complete;
 use crate::render::meta::Ending;
+use crate::render::{complete, tagged};
 use crate::serve::Answer;
 
 /// Where the answer came from.
@@ -15,14 +15,15 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// The response for an answer: `304` when the caller already has this data.
 pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duration) -> Response<Body> {
     let entry = &answer.entry;
-    let known = already_has(request, &entry.etag);
+    let etag = tagged(&entry.etag, &answer.warnings);
+    let known = already_has(request, &etag);
     let mut response = if known {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
         let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
-        let ending = Ending::of(entry, answer.status, now_ms, elapsed_ms);
+        let ending = Ending::of(entry, answer.status, now_ms, elapsed_ms).with_warnings(answer.warnings.clone());
         let ending = if answer.from_cache { ending.from_cache() } else { ending };
         Response::new(Body::from(complete(entry, &ending)))
     };
@@ -36,7 +37,7 @@ pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duratio
     headers.insert(header::VARY, HeaderValue::from_static("x-api-key, authorization"));
     // A browser asks each time, which the tag makes cheap: only here a late event is heard of within a second.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    if let Ok(etag) = HeaderValue::try_from(entry.etag.as_str()) {
+    if let Ok(etag) = HeaderValue::try_from(etag.as_str()) {
         headers.insert(header::ETAG, etag);
     }
     response

@@ -15,6 +15,8 @@
 pub mod funnel;
 pub mod retention;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 pub use funnel::{Funnel, FunnelPlan};
@@ -26,6 +28,7 @@ use crate::render::Rendered;
 use crate::render::meta::About;
 use crate::request::body::Part;
 use crate::request::filter_tree::Tests;
+use crate::request::query::event_types_of;
 use crate::request::{BadRequest, values};
 use crate::sql::journeys as statements;
 use crate::store::{Answered, Ask, Cost, ReadError, Store};
@@ -65,6 +68,16 @@ impl Journey {
             "funnel" => Funnel::parse(root, now_ms).map(Self::Funnel),
             "retention" => Retention::parse(root, now_ms).map(Self::Retention),
             _ => Err(kind.unknown("kind of query", KINDS)),
+        }
+    }
+
+    /// Every event type that the caller named.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        match self {
+            Self::Funnel(funnel) => {
+                event_types_of(funnel.steps.iter().map(|step| &step.condition).chain([&funnel.condition]))
+            }
+            Self::Retention(retention) => event_types_of([&retention.cohort, &retention.returns]),
         }
     }
 

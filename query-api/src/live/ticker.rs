@@ -6,13 +6,13 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::query::StreamQuery;
-use super::update::{Failure, Update};
+use super::update::{Answered, Failure, Update};
 use crate::authorize::Scope;
 use crate::cache::{Entry, Patience};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
-use crate::render::Rendered;
+use crate::render::{Rendered, tagged};
 use crate::serve::{App, Refusal};
 
 /// A question and who may know the answer.
@@ -41,16 +41,20 @@ pub async fn run(upstream: Upstream, publish: watch::Sender<Update>) {
 
 impl Upstream {
     /// The answer now. Planned each time, because the window slides. Past the cache, whose answers are older than a tick.
-    async fn answer(&self) -> Result<Entry, Refusal> {
+    async fn answer(&self) -> Result<Answered, Refusal> {
         let app = &self.app;
         let computed_ms = (app.clock)();
         let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
         let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
-        let rendered = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan).await?;
-        let Rendered { head, etag, oldest_ms } = rendered;
+        let running = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan);
+        let asked = series.event_types();
+        let (rendered, warnings) = tokio::join!(running, app.event_types.warnings(self.scope.project(), &asked));
+        let Rendered { head, etag, oldest_ms } = rendered?;
+        let etag = tagged(&etag, &warnings);
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);
-        Ok(Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() })
+        let entry = Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() };
+        Ok(Answered { entry, warnings })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cache::Entry;
 use crate::render::complete;
 use crate::render::meta::Ending;
 use crate::serve::CacheStatus;
+use crate::warning::Warning;
 
 /// What a ticker knows.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +34,17 @@ pub enum Update {
 pub struct Value {
     /// How many different answers there were, with this one.
     sequence: u64,
-    entry: Entry,
+    answered: Answered,
     frame: Bytes,
+}
+
+/// An answer, and what a listener should know of the question.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// The answer; its tag is also of the warnings.
+    pub entry: Entry,
+    /// The warnings.
+    pub warnings: Vec<Warning>,
 }
 
 /// A failure as a listener sees it.
@@ -47,23 +57,24 @@ pub struct Failure {
 }
 
 impl Value {
-    fn new(sequence: u64, entry: Entry) -> Self {
-        let body = complete(&entry, &ending(&entry, CacheStatus::Miss));
-        let frame = frame::data(&id(sequence, &entry.etag), &body);
-        Self { sequence, entry, frame }
+    fn new(sequence: u64, answered: Answered) -> Self {
+        let body = complete(&answered.entry, &ending(&answered, CacheStatus::Miss));
+        let frame = frame::data(&id(sequence, &answered.entry.etag), &body);
+        Self { sequence, answered, frame }
     }
 
     /// The same value for somebody who comes while questions fail: its `meta` says so.
     fn stale(&self, failure: &Failure) -> Bytes {
-        let body = complete(&self.entry, &ending(&self.entry, CacheStatus::Hit).stale(failure.code));
-        frame::data(&id(self.sequence, &self.entry.etag), &body)
+        let entry = &self.answered.entry;
+        let body = complete(entry, &ending(&self.answered, CacheStatus::Hit).stale(failure.code));
+        frame::data(&id(self.sequence, &entry.etag), &body)
     }
 }
 
 /// The entry of a stream ends when it is there, which tells what the question took.
-fn ending(entry: &Entry, status: CacheStatus) -> Ending {
+fn ending(Answered { entry, warnings }: &Answered, status: CacheStatus) -> Ending {
     let elapsed_ms = (entry.expires_ms - entry.computed_ms).max(0) as f64;
-    Ending::of(entry, status, entry.computed_ms, elapsed_ms)
+    Ending::of(entry, status, entry.computed_ms, elapsed_ms).with_warnings(warnings.clone())
 }
 
 /// Sequence and tag: `7-0c9f…`.
@@ -78,17 +89,17 @@ fn tag(etag: &str) -> &str {
 impl Update {
     /// What is known after a question.
     #[must_use]
-    pub fn after(&self, outcome: Result<Entry, Failure>) -> Self {
+    pub fn after(&self, outcome: Result<Answered, Failure>) -> Self {
         let last = match self {
             Self::Pending => None,
             Self::Value(value) => Some(value),
             Self::Failed { last, .. } => last.as_ref(),
         };
         match outcome {
-            Ok(entry) => {
-                let is_new = last.is_none_or(|last| last.entry.etag != entry.etag);
+            Ok(answered) => {
+                let is_new = last.is_none_or(|last| last.answered.entry.etag != answered.entry.etag);
                 let sequence = last.map_or(0, |last| last.sequence) + u64::from(is_new);
-                Self::Value(Arc::new(Value::new(sequence, entry)))
+                Self::Value(Arc::new(Value::new(sequence, answered)))
             }
             Err(failure) => Self::Failed { failure: Arc::new(failure), last: last.cloned() },
         }
@@ -147,7 +158,7 @@ impl Cursor {
     }
 
     fn tell_value(&mut self, value: &Value) -> Told {
-        let tag = tag(&value.entry.etag);
+        let tag = tag(&value.answered.entry.etag);
         let before = self.sequence.replace(value.sequence);
         let skipped = before.map_or(0, |before| value.sequence.saturating_sub(before + 1));
         if matches!(&self.seen, Seen::Value { tag: seen } if seen == tag) {
@@ -175,12 +186,14 @@ impl Cursor {
 mod tests {
     use super::*;
 
-    fn entry(tag: &str) -> Result<Entry, Failure> {
+    fn entry(tag: &str) -> Result<Answered, Failure> {
         let head = format!("{{\"data\":\"{tag}\",\"meta\":{{\"source\":\"t\"").into();
-        Ok(Entry { head, etag: format!("W/\"{tag}\""), computed_ms: 1_000, oldest_ms: 1_000, expires_ms: 1_012 })
+        let etag = format!("W/\"{tag}\"");
+        let entry = Entry { head, etag, computed_ms: 1_000, oldest_ms: 1_000, expires_ms: 1_012 };
+        Ok(Answered { entry, warnings: Vec::new() })
     }
 
-    fn failure(code: &'static str) -> Result<Entry, Failure> {
+    fn failure(code: &'static str) -> Result<Answered, Failure> {
         Err(Failure { code, message: "no".into() })
     }
 

@@ -143,6 +143,16 @@ impl Condition {
         }
     }
 
+    /// Every event type that it names, wherever and however it is tested for being one of them.
+    pub fn named_event_types(&self) -> BTreeSet<&str> {
+        match self {
+            Self::And(several) | Self::Or(several) => several.iter().flat_map(Self::named_event_types).collect(),
+            Self::Not(one) => one.named_event_types(),
+            Self::Test { field: Field::EventType, how: How::Is, values } => values.iter().map(String::as_str).collect(),
+            Self::Test { .. } => BTreeSet::new(),
+        }
+    }
+
     /// Whether an event passes: what the database must agree with.
     #[cfg(test)]
     pub fn holds(&self, value: &dyn Fn(&Field) -> String) -> bool {

@@ -16,6 +16,7 @@ use crate::plan::read::Source;
 use crate::serve::CacheStatus;
 use crate::store::Cost;
 use crate::time::Zone;
+use crate::warning::Warning;
 
 /// What is told of an answer, not written yet.
 #[derive(Debug, Clone)]
@@ -148,6 +149,8 @@ impl From<&Cost> for Work {
 pub struct Ending {
     #[serde(rename = "fromCache", skip_serializing_if = "std::ops::Not::not")]
     from_cache: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
     cache: OfCache,
     elapsed_ms: f64,
 }
@@ -170,7 +173,13 @@ impl Ending {
         };
         let (age_s, ttl_s) = (entry.age_s(now_ms), entry.remaining_s(now_ms));
         let cache = OfCache { status: status.label(), age_s, ttl_s, stale_reason };
-        Self { from_cache: false, cache, elapsed_ms: rounded(elapsed_ms) }
+        Self { from_cache: false, warnings: Vec::new(), cache, elapsed_ms: rounded(elapsed_ms) }
+    }
+
+    /// What the reader should know of the question.
+    #[must_use]
+    pub fn with_warnings(self, warnings: Vec<Warning>) -> Self {
+        Self { warnings, ..self }
     }
 
     /// The reader asked for a fresh answer, and this is a remembered one.

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Entry;
 use crate::store::Cost;
+use crate::warning::Warning;
 use meta::{About, Ending, Meta, Work};
 
 /// An answer without its end.
@@ -49,6 +50,15 @@ pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> R
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
     Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None }
+}
+
+/// The tag of an answer and of the warnings that come with it, which are not part of what is remembered.
+pub fn tagged(etag: &str, warnings: &[Warning]) -> String {
+    if warnings.is_empty() {
+        return etag.to_owned();
+    }
+    let sum = crc32fast::hash(json::text(&warnings).as_bytes());
+    format!("{}-{sum:08x}\"", etag.trim_end_matches('"'))
 }
 
 /// A JSON object without its last brace.

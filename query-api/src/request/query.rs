@@ -89,7 +89,30 @@ pub struct DailyQuery {
     pub zone: Zone,
 }
 
+impl Query {
+    /// Every event type that the caller named, also by a registered metric. What a built-in metric is about is not the caller's.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        match self {
+            Self::Metric(query) => query.event_types(),
+            Self::Realtime | Self::Daily(_) => BTreeSet::new(),
+            Self::Anomalies(query) => query.series.event_types(),
+            Self::Journey(journey) => journey.event_types(),
+            Self::Structured(query) => query.event_types(),
+        }
+    }
+}
+
+/// The event types that conditions name.
+pub(crate) fn event_types_of<'a>(conditions: impl IntoIterator<Item = &'a Condition>) -> BTreeSet<String> {
+    conditions.into_iter().flat_map(Condition::named_event_types).map(str::to_owned).collect()
+}
+
 impl MetricQuery {
+    /// Every event type that the caller named.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        self.event_type.iter().filter(|_| self.metric.event_type.is_none()).cloned().collect()
+    }
+
     /// Reads the parameters of the built-in metric `name`; `names` are all that could be asked for.
     pub fn parse(
         name: &str,

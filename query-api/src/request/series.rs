@@ -1,5 +1,7 @@
 //! A series of one metric, whoever defined it: what `GET /v1/metrics/{name}`, its stream and its anomalies ask for.
 
+use std::collections::BTreeSet;
+
 use super::query::{MetricQuery, Query};
 use super::structured::{StructuredQuery, Time};
 use super::window::Window;
@@ -29,6 +31,14 @@ impl SeriesQuery {
         match self {
             Self::BuiltIn(query) => Self::BuiltIn(MetricQuery { window, ..query }),
             Self::Registered(query) => Self::Registered(Box::new(StructuredQuery { window, ..*query })),
+        }
+    }
+
+    /// Every event type that the caller named, also by a registered metric.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        match self {
+            Self::BuiltIn(query) => query.event_types(),
+            Self::Registered(query) => query.event_types(),
         }
     }
 

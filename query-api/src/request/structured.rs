@@ -7,6 +7,7 @@
 //!  "include": {"totals": true, "total_rows": true, "comparisons": "previous_period"}, "raw": false}
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -15,7 +16,7 @@ use super::body::Part;
 use super::error::BadRequest;
 use super::filter_tree::{self, MOST_TESTS, Tests};
 use super::params::Params;
-use super::query::{MAX_DIMENSIONS, MetricQuery};
+use super::query::{MAX_DIMENSIONS, MetricQuery, event_types_of};
 use super::range;
 use super::values;
 use super::window::Window;
@@ -131,6 +132,13 @@ pub struct Include {
 }
 
 impl StructuredQuery {
+    /// Every event type that the caller named, also by a registered metric.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        let registered = self.shape.metrics.iter().filter(|metric| metric.version > 0);
+        let parts = registered.flat_map(|metric| metric.parts.iter().map(|part| &part.condition));
+        event_types_of(parts.chain([&self.shape.condition]))
+    }
+
     /// Reads a document; `metric` finds metrics by name, `names` are all of them.
     pub fn parse(
         root: &Part<'_>,

@@ -3,6 +3,7 @@
 //! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
+mod event_types;
 pub mod journeys;
 mod ranking;
 mod read;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::time::Grid;
 
+pub use event_types::{EventTypeRow, event_types};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
 pub use report::{Line, daily, realtime, section};

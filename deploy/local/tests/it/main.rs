@@ -40,6 +40,7 @@ mod migrations;
 mod outage;
 mod query;
 mod query_admission;
+mod query_answers;
 mod query_cache;
 mod query_service;
 mod query_structured;
