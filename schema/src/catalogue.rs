@@ -18,7 +18,7 @@ use crate::dimension::{DEFAULT_SETS, DimSet, is_valid_name};
 /// Sets that one event type may declare beyond the default ones: each costs a row per bucket and value in three tables.
 pub const MAX_DECLARED_SETS: usize = 16;
 
-/// Properties that are an event's value when its type declares none, the first present one wins.
+/// Properties that are an event's value when its type declares none: the first that can be counted wins.
 pub const FALLBACK_VALUE_PROPERTIES: [&str; 3] = ["value", "amount", "revenue"];
 
 /// One declaration, as written.

@@ -22,6 +22,8 @@ impl Flags {
     pub const NO_TIME: Self = Self(16);
     /// `context.ip` is not an address and was dropped.
     pub const BAD_IP: Self = Self(32);
+    /// A value property is not counted as it was sent: not a number, or out of bounds.
+    pub const BAD_VALUE: Self = Self(64);
 
     /// Adds bits.
     pub fn set(&mut self, other: Self) {

@@ -17,6 +17,7 @@ pub mod rollup;
 mod text;
 pub mod time;
 pub mod user_hash;
+mod value;
 pub mod warning;
 pub mod wire;
 

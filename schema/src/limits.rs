@@ -24,6 +24,16 @@ pub const MAX_KEY_BYTES: usize = 200;
 /// Bytes of any other text; longer ones are cut at a character boundary and the event is flagged.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024;
 
+/// The largest magnitude of an event's value. A value beyond it is not counted. No sum of such values can overflow, nor a product of
+/// several sums, and a quantile state takes values from [`MIN_VALUE`] to here, of either sign, in any merge: ClickHouse refuses a
+/// state whose largest value is more than about 10^568 times its smallest, and any value near the ends of the doubles. Far
+/// narrower than that, because a state holds 8 bytes for each 2 % between its smallest and its largest value: here at most
+/// 55 kB for each sign, where the widest would take 512 kB.
+pub const MAX_VALUE: f64 = 1e30;
+
+/// The smallest magnitude of an event's value other than 0. A value closer to 0 is what a calculation left over, and counts as 0.
+pub const MIN_VALUE: f64 = 1e-30;
+
 /// Warnings that are listed of one event; the codes of further ones are counted.
 pub const MAX_EVENT_WARNINGS: usize = 10;
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::catalogue::{Catalogue, EventType, FALLBACK_VALUE_PROPERTIES};
+use crate::catalogue::Catalogue;
 use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR};
 use crate::event::{Dim, Event, Flags};
 use crate::limits::{DAY_MS, MAX_FUTURE_MS, MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS};
@@ -16,6 +16,7 @@ use crate::rejection::Rejection;
 use crate::text;
 use crate::time;
 use crate::user_hash::UserHasher;
+use crate::value;
 use crate::warning::{Warning, Warnings};
 
 /// What a user agent says.
@@ -118,8 +119,9 @@ pub fn normalise<'a>(
     });
 
     let declared = context.catalogue.event_type(&event_type);
+    let value = value::of(declared, &properties, &raw.empty_objects, |warning| changes.note(Flags::BAD_VALUE, warning));
     let mut event = Event {
-        value: value(declared, &properties),
+        value,
         user_hash: context.hasher.hash(&context.rules.project, &user_id, &anonymous_id),
         event_id,
         event_type,
@@ -242,19 +244,6 @@ impl Times {
 
 /// What `DateTime64(3)` holds: 1900-01-01 to 2299-12-31. Only the time as given can be outside.
 const STORABLE: (i64, i64) = (-2_208_988_800_000, 10_413_791_999_999);
-
-fn value(declared: &EventType, properties: &[Property<'_>]) -> Option<f64> {
-    let number = |name: &str| {
-        properties.iter().find(|property| property.name == name).and_then(|property| match property.value {
-            PropertyValue::Number(number) => Some(number),
-            PropertyValue::Text(_) => None,
-        })
-    };
-    match &declared.value {
-        Some(name) => number(name),
-        None => FALLBACK_VALUE_PROPERTIES.into_iter().find_map(number),
-    }
-}
 
 fn dim_value<'a>(set: &DimSet, event: &Event<'a>) -> Cow<'a, str> {
     match set.names() {
@@ -418,7 +407,51 @@ mod tests {
         assert_eq!(value(r#"{"eventType":"flight","properties":{"value":9}}"#), None);
         assert_eq!(value(r#"{"eventType":"a","properties":{"revenue":1,"amount":2}}"#), Some(2.0));
         assert_eq!(value(r#"{"eventType":"a","value":5}"#), Some(5.0));
-        assert_eq!(value(r#"{"eventType":"a","properties":{"value":"12"}}"#), None);
+        assert_eq!(value(r#"{"eventType":"a","value":" 12.50"}"#), Some(12.5));
+        assert_eq!(value(r#"{"eventType":"flight","properties":{"delay":"-3","value":9}}"#), Some(-3.0));
+    }
+
+    #[test]
+    fn what_stands_for_a_value_and_cannot_be_counted_is_named() {
+        let of = |json: &str| with(&rules(), json, |e| e.map(|e| (e.value, e.flags.has(Flags::BAD_VALUE))).unwrap());
+        let not_a_number =
+            [r#""12,50""#, r#""€12""#, r#""""#, r#""1e3""#, "true", "{}", r#"{"x":1}"#, r#"{"x":null}"#, "[12]", "[]"];
+        for written in not_a_number {
+            for json in [
+                format!(r#"{{"eventType":"a","amount":{written}}}"#),
+                format!(r#"{{"eventType":"a","properties":{{"amount":{written}}}}}"#),
+            ] {
+                assert_eq!(of(&json), (None, true), "{json}");
+                assert_eq!(warned(&json), [("value_not_a_number", "amount".to_owned())], "{json}");
+            }
+            let declared = format!(r#"{{"eventType":"flight","delay":{written}}}"#);
+            assert_eq!(warned(&declared), [("value_not_a_number", "delay".to_owned())], "{declared}");
+        }
+        for (written, value) in
+            [("1e300", None), ("-1e31", None), (r#""1000000000000000000000000000000000""#, None), ("5e-324", Some(0.0))]
+        {
+            let json = format!(r#"{{"eventType":"a","revenue":{written}}}"#);
+            assert_eq!(of(&json), (value, true), "{json}");
+            assert_eq!(warned(&json), [("value_out_of_range", "revenue".to_owned())], "{json}");
+        }
+        // Absent: no value, and nothing to say.
+        for json in [r#"{"eventType":"a","amount":null}"#, r#"{"eventType":"a","amounts":{},"valued":"x"}"#] {
+            assert_eq!((of(json), warned(json)), ((None, false), vec![]), "{json}");
+        }
+        // The first that can be counted; whatever stands before it is named.
+        let json = r#"{"eventType":"a","revenue":"x","amount":3,"value":"gold"}"#;
+        assert_eq!((of(json).0, warned(json)), (Some(3.0), vec![("value_not_a_number", "value".to_owned())]));
+    }
+
+    #[test]
+    fn a_property_keeps_what_was_sent_whatever_its_value_counts() {
+        let json = r#"{"eventType":"a","value":1e300,"amount":"12.50"}"#;
+        with(&rules(), json, |e| {
+            let event = e.unwrap();
+            assert_eq!(event.value, Some(12.5));
+            let kept: Vec<_> = event.properties.iter().map(|property| &property.value).collect();
+            assert_eq!(kept, [&PropertyValue::Number(1e300), &PropertyValue::Text("12.50".into())]);
+        });
     }
 
     #[test]

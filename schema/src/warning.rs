@@ -1,6 +1,6 @@
 //! What the sender of an accepted event is told: something in it was changed, or is not counted as was probably meant.
 
-use crate::limits::{MAX_EVENT_WARNINGS, MAX_FUTURE_MS};
+use crate::limits::{MAX_EVENT_WARNINGS, MAX_FUTURE_MS, MAX_VALUE, MIN_VALUE};
 
 /// Something that was changed or not understood in an event that is accepted. `code` is stable and of low cardinality;
 /// `Display` tells the sender what happened and what to do.
@@ -31,6 +31,30 @@ pub enum Warning {
     /// `context.ip` is not an address.
     #[error("`context.ip` is not an IP address and was dropped; send an IPv4 or IPv6 address without a port")]
     BadIp,
+    /// A value property that is no number.
+    #[error(
+        "`{field}` is not counted as the event's value, because it is {found}; send a number, or plain decimal text such as \"12.50\" (no comma, currency or exponent)"
+    )]
+    ValueNotANumber {
+        /// The property.
+        field: String,
+        /// What it is.
+        found: String,
+    },
+    /// A value property beyond [`MAX_VALUE`].
+    #[error(
+        "`{field}` is not counted as the event's value, because it is beyond ±{MAX_VALUE:e}; the property is kept as sent"
+    )]
+    ValueTooLarge {
+        /// The property.
+        field: String,
+    },
+    /// A value property closer to 0 than [`MIN_VALUE`].
+    #[error("`{field}` counts as 0, because it is closer to 0 than {MIN_VALUE:e}; the property is kept as sent")]
+    ValueTooSmall {
+        /// The property.
+        field: String,
+    },
 }
 
 impl Warning {
@@ -41,6 +65,8 @@ impl Warning {
             Self::TextCut { .. } => "text_cut",
             Self::NameCut { .. } => "name_cut",
             Self::BadIp => "bad_ip",
+            Self::ValueNotANumber { .. } => "value_not_a_number",
+            Self::ValueTooLarge { .. } | Self::ValueTooSmall { .. } => "value_out_of_range",
         }
     }
 
@@ -48,7 +74,11 @@ impl Warning {
     pub fn field(&self) -> Option<&str> {
         match self {
             Self::FutureTime => Some("timestamp"),
-            Self::TextCut { field, .. } | Self::NameCut { field, .. } => Some(field),
+            Self::TextCut { field, .. }
+            | Self::NameCut { field, .. }
+            | Self::ValueNotANumber { field, .. }
+            | Self::ValueTooLarge { field }
+            | Self::ValueTooSmall { field } => Some(field),
             Self::BadIp => Some("context.ip"),
         }
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::event::{Dim, Event, Flags};
 use crate::raw::{Property, PropertyValue};
+use crate::value::{Bounded, bounded};
 
 /// The version that [`encode`] writes.
 pub const VERSION: u8 = 1;
@@ -140,11 +141,22 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
     let ts = received_at.wrapping_add(input.signed("ts")?);
     let original_ts = received_at.wrapping_add(input.signed("original_ts")?);
     let user_hash = u64::from_le_bytes(input.array("user_hash")?);
-    let flags = Flags::from_bits(u16::from_le_bytes(input.array("flags")?));
+    let mut flags = Flags::from_bits(u16::from_le_bytes(input.array("flags")?));
     let retention_days = u16::from_le_bytes(input.array("retention_days")?);
     let value = match input.byte("value")? {
         0 => None,
-        1 => Some(f64::from_le_bytes(input.array("value")?)),
+        // Versions before the bounds wrote any number, and a topic may still hold some that no state of quantiles takes.
+        1 => match bounded(f64::from_le_bytes(input.array("value")?)) {
+            Bounded::Counted(value) => Some(value),
+            Bounded::Zero => {
+                flags.set(Flags::BAD_VALUE);
+                Some(0.0)
+            }
+            Bounded::Refused => {
+                flags.set(Flags::BAD_VALUE);
+                None
+            }
+        },
         _ => return Err(WireError::BadValue { field: "value" }),
     };
     let project = input.text("project")?;
@@ -326,6 +338,18 @@ mod tests {
         let mut out = Vec::new();
         encode("", &extreme, &mut out);
         assert_eq!(decode(&out).map(|record| record.event), Ok(extreme));
+    }
+
+    #[test]
+    fn a_value_that_an_older_version_wrote_is_within_the_bounds() {
+        for (written, read) in
+            [(1e300, None), (-1e31, None), (f64::NAN, None), (f64::INFINITY, None), (5e-324, Some(0.0))]
+        {
+            let mut out = Vec::new();
+            encode("demo", &Event { value: Some(written), ..event() }, &mut out);
+            let event = decode(&out).unwrap().event;
+            assert_eq!((event.value, event.flags.has(Flags::BAD_VALUE)), (read, true), "{written}");
+        }
     }
 
     #[test]

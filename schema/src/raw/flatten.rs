@@ -100,6 +100,7 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(());
         }
+        let before = reader.event.properties.len();
         while let Some(Name(key)) = map.next_key()? {
             // A name that is already too long only grows; it is cut when the event is normalised.
             let path = match name.len() {
@@ -108,6 +109,9 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
                 _ => name.clone(),
             };
             map.next_value_seed(Flatten { reader: &mut *reader, name: path, depth: depth + 1, root: None })?;
+        }
+        if reader.event.properties.len() == before && depth > 0 {
+            reader.event.empty_objects.push(name);
         }
         Ok(())
     }

@@ -72,6 +72,8 @@ pub struct RawEvent<'a> {
     pub context: RawContext<'a>,
     /// `properties`, flattened, and with them unknown top-level fields and unknown entries of the context (`context.…`).
     pub properties: Vec<Property<'a>>,
+    /// Names of objects, after flattening, that came to no property.
+    pub empty_objects: Vec<Cow<'a, str>>,
 }
 
 /// Reads one event.

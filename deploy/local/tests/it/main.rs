@@ -51,4 +51,5 @@ mod sql_api;
 mod sql_escapes;
 mod torn;
 mod touched;
+mod values;
 mod warnings;
