@@ -1,6 +1,9 @@
 //! Dimensions, and the sets of them that rollups are kept for.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use crate::text;
 
 /// Joins the values of a combination in the column `dim_value`. A control character, because normalised values hold none:
 /// no two different combinations can read the same.
@@ -62,6 +65,12 @@ impl fmt::Display for DimSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_total() { "(total)" } else { &self.key })
     }
+}
+
+/// A value as it is counted: without control characters, and cut to [`MAX_VALUE_BYTES`]. Nothing else is changed: neither case
+/// nor blanks nor how Unicode is composed. What asks for a value goes through here too.
+pub fn counted_value(value: Cow<'_, str>) -> Cow<'_, str> {
+    text::cut(text::without_controls(value), MAX_VALUE_BYTES).0
 }
 
 /// Whether a name may be a dimension: a letter, then letters, digits, `_`, `.` or `-`; at most 64 bytes.

@@ -12,18 +12,26 @@ pub struct Flags(u16);
 impl Flags {
     /// The time was too far in the future and was replaced by the time of receipt.
     pub const FUTURE: Self = Self(1);
-    /// The time was corrected by the sender's clock error (`sentAt`).
+    /// The sender's clock is ahead, as `sentAt` proves, and the time was corrected by that.
     pub const SKEW: Self = Self(2);
     /// A text was cut to its limit.
     pub const CUT: Self = Self(4);
     /// No id was given: the event got one, and a retry of it cannot be recognised.
     pub const GENERATED_ID: Self = Self(8);
-    /// No time was given: it is the time of receipt.
+    /// No time was given: it is `sentAt`, else the time of receipt.
     pub const NO_TIME: Self = Self(16);
     /// `context.ip` is not an address and was dropped.
     pub const BAD_IP: Self = Self(32);
     /// A value property is not counted as it was sent: not a number, or out of bounds.
     pub const BAD_VALUE: Self = Self(64);
+    /// A time was not in milliseconds and was converted.
+    pub const CONVERTED_TIME: Self = Self(256);
+    /// `sentAt` cannot be when the event was sent and was ignored.
+    pub const IGNORED_SENT_AT: Self = Self(512);
+    /// A dimension is counted under a value that was cut or freed from control characters.
+    pub const CHANGED_DIMENSION: Self = Self(1024);
+    /// Two different values were given for one name.
+    pub const NAME_COLLISION: Self = Self(2048);
 
     /// Adds bits.
     pub fn set(&mut self, other: Self) {

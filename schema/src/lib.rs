@@ -10,6 +10,7 @@ pub mod dimension;
 pub mod event;
 pub mod limits;
 pub mod normalise;
+pub mod number;
 pub mod project;
 pub mod raw;
 pub mod rejection;

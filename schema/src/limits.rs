@@ -43,5 +43,16 @@ pub const MAX_ANSWER_WARNINGS: usize = 100;
 /// How far in the future an event may be before its time is taken to be a wrong clock, in milliseconds.
 pub const MAX_FUTURE_MS: i64 = 10 * 60 * 1000;
 
+/// How far a sender's clock may be ahead of ours before its events are corrected, and how far an event may seem to be sent before
+/// it happened, in milliseconds. Clocks that are set by the network agree within seconds.
+pub const CLOCK_TOLERANCE_MS: i64 = 60 * 1000;
+
+/// A `sentAt` that is further ahead of the time of receipt is no wrong clock but a wrong value, and is ignored. A wrong time zone
+/// is at most 26 hours, a wrong date a day.
+pub const MAX_SENT_AHEAD_MS: i64 = 26 * 60 * 60 * 1000;
+
+/// A `sentAt` that is further before the time of receipt is ignored: nobody keeps a body that long.
+pub const MAX_SENT_BEFORE_MS: i64 = 7 * DAY_MS;
+
 /// A day in milliseconds.
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;

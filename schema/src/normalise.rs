@@ -8,16 +8,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::catalogue::Catalogue;
-use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR};
+use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR, counted_value};
 use crate::event::{Dim, Event, Flags};
-use crate::limits::{DAY_MS, MAX_FUTURE_MS, MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS};
+use crate::limits::{MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS};
+use crate::number;
 use crate::raw::{Property, PropertyValue, RawEvent, RawTime};
 use crate::rejection::Rejection;
 use crate::text;
-use crate::time;
 use crate::user_hash::UserHasher;
 use crate::value;
 use crate::warning::{Warning, Warnings};
+
+mod names;
+mod times;
+
+use times::Times;
+pub use times::happened_at;
 
 /// What a user agent says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,6 +106,9 @@ pub fn normalise<'a>(
     let session_id = identifier("sessionId", raw.session_id)?.unwrap_or_default();
     let sent_at = raw.sent_at.as_ref().or(batch_sent_at);
     let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut changes)?;
+    for field in raw.collisions {
+        changes.note(Flags::NAME_COLLISION, Warning::NameCollision { field: field.to_owned() });
+    }
 
     let agent = raw.context.user_agent.as_deref().map(context.agent).unwrap_or_default();
     let country = text_within(raw.context.country, "context.country", MAX_VALUE_BYTES, &mut changes);
@@ -111,6 +120,7 @@ pub fn normalise<'a>(
     for property in &mut properties {
         clean(property, &mut changes);
     }
+    names::keep_last(&mut properties, |field| changes.note(Flags::NAME_COLLISION, Warning::NameCollision { field }));
     let ip = raw.context.ip.map_or_else(String::new, |ip| {
         masked(&ip).unwrap_or_else(|| {
             changes.note(Flags::BAD_IP, Warning::BadIp);
@@ -143,8 +153,15 @@ pub fn normalise<'a>(
         flags: changes.flags,
         retention_days: context.rules.retention_days,
     };
-    let dims = declared.sets.iter().map(|set| Dim { set: set.key(), value: dim_value(set, &event) }).collect();
-    event.dims = dims;
+    let mut changed = Vec::new();
+    let dims = declared.sets.iter().map(|set| Dim { set: set.key(), value: dim_value(set, &event, &mut changed) });
+    event.dims = dims.collect();
+    changed.sort_unstable();
+    changed.dedup();
+    for field in changed {
+        changes.note(Flags::CHANGED_DIMENSION, Warning::ChangedDimension { field: field.to_owned() });
+    }
+    event.flags = changes.flags;
     Ok(Normalised { event, warnings: changes.warnings })
 }
 
@@ -198,70 +215,24 @@ fn bounded<'a>(
     Ok(Some(value))
 }
 
-struct Times {
-    ts: i64,
-    original: i64,
-}
-
-impl Times {
-    /// `ts = receivedAt - (sentAt - timestamp)`: what the sender's clock is wrong by falls out.
-    fn decide(
-        timestamp: Option<&RawTime<'_>>,
-        sent_at: Option<&RawTime<'_>>,
-        received_at: i64,
-        rules: &ProjectRules,
-        changes: &mut Changes,
-    ) -> Result<Self, Rejection> {
-        let read = |time: Option<&RawTime<'_>>, field| {
-            time.map(|time| time::millis(time).ok_or(Rejection::InvalidTime { field })).transpose()
-        };
-        let (original, sent_at) = (read(timestamp, "timestamp")?, read(sent_at, "sentAt")?);
-        let Some(original) = original else {
-            changes.flags.set(Flags::NO_TIME);
-            return Ok(Self { ts: received_at, original: received_at });
-        };
-        let mut ts = original;
-        if let Some(sent_at) = sent_at {
-            ts = received_at.saturating_sub(sent_at.saturating_sub(original));
-            if ts != original {
-                changes.flags.set(Flags::SKEW);
-            }
-        }
-        if ts > received_at.saturating_add(MAX_FUTURE_MS) {
-            changes.note(Flags::FUTURE, Warning::FutureTime);
-            ts = received_at;
-        }
-        let age_days = received_at.saturating_sub(ts) / DAY_MS;
-        if age_days >= i64::from(rules.retention_days) {
-            return Err(Rejection::Expired { retention_days: rules.retention_days });
-        }
-        if age_days >= i64::from(rules.late_window_days) && !rules.may_import {
-            return Err(Rejection::TooOld { window_days: rules.late_window_days });
-        }
-        Ok(Self { ts, original: original.clamp(STORABLE.0, STORABLE.1) })
-    }
-}
-
-/// What `DateTime64(3)` holds: 1900-01-01 to 2299-12-31. Only the time as given can be outside.
-const STORABLE: (i64, i64) = (-2_208_988_800_000, 10_413_791_999_999);
-
-fn dim_value<'a>(set: &DimSet, event: &Event<'a>) -> Cow<'a, str> {
+/// The values of a set, joined; `changed` gets the names of those that are not counted as they were given.
+fn dim_value<'a, 'n>(set: &'n DimSet, event: &Event<'a>, changed: &mut Vec<&'n str>) -> Cow<'a, str> {
     match set.names() {
-        [name] => one_value(name, event),
+        [name] => one_value(name, event, changed),
         names => {
             let mut joined = String::new();
             for (index, name) in names.iter().enumerate() {
                 if index > 0 {
                     joined.push(VALUE_SEPARATOR);
                 }
-                joined.push_str(&one_value(name, event));
+                joined.push_str(&one_value(name, event, changed));
             }
             Cow::Owned(joined)
         }
     }
 }
 
-fn one_value<'a>(name: &str, event: &Event<'a>) -> Cow<'a, str> {
+fn one_value<'a, 'n>(name: &'n str, event: &Event<'a>, changed: &mut Vec<&'n str>) -> Cow<'a, str> {
     let value = match name {
         "country" => event.country.clone(),
         "device" => event.device.clone(),
@@ -271,11 +242,16 @@ fn one_value<'a>(name: &str, event: &Event<'a>) -> Cow<'a, str> {
         "page" => event.page.clone(),
         property => match event.properties.iter().find(|p| p.name == property).map(|p| &p.value) {
             Some(PropertyValue::Text(text)) => text.clone(),
-            Some(PropertyValue::Number(number)) => Cow::Owned(number.to_string()),
+            Some(PropertyValue::Number(number)) => Cow::Owned(number::canonical(*number)),
             None => Cow::Borrowed(""),
         },
     };
-    text::cut(text::without_controls(value), MAX_VALUE_BYTES).0
+    let given = value.len();
+    let counted = counted_value(value);
+    if counted.len() != given {
+        changed.push(name);
+    }
+    counted
 }
 
 /// The address without what tells a person: the last octet of IPv4, the last 80 bits of IPv6.
@@ -294,9 +270,9 @@ mod tests {
     use super::*;
     use crate::raw::read;
 
-    const NOW: i64 = 1_800_000_000_000;
+    pub(super) const NOW: i64 = 1_800_000_000_000;
 
-    fn rules() -> ProjectRules {
+    pub(super) fn rules() -> ProjectRules {
         ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 730, may_import: false }
     }
 
@@ -308,7 +284,11 @@ mod tests {
     }
 
     /// Normalises under `rules` and shows what `look` sees, since an event borrows from everything here.
-    fn with<T>(rules: &ProjectRules, json: &str, look: impl FnOnce(Result<&Event<'_>, Rejection>) -> T) -> T {
+    pub(super) fn with<T>(
+        rules: &ProjectRules,
+        json: &str,
+        look: impl FnOnce(Result<&Event<'_>, Rejection>) -> T,
+    ) -> T {
         normalised(rules, json, |normalised| look(normalised.map(|normalised| &normalised.event)))
     }
 
@@ -331,54 +311,85 @@ mod tests {
     }
 
     /// Code and field of each warning.
-    fn warned(json: &str) -> Vec<(&'static str, String)> {
+    pub(super) fn warned(json: &str) -> Vec<(&'static str, String)> {
         normalised(&rules(), json, |normalised| {
             let (kept, _) = normalised.unwrap().warnings.clone().into_parts();
             kept.iter().map(|warning| (warning.code(), warning.field().unwrap_or_default().to_owned())).collect()
         })
     }
 
-    fn ts(json: &str) -> (i64, Flags) {
+    pub(super) fn ts(json: &str) -> (i64, Flags) {
         with(&rules(), json, |event| event.map(|e| (e.ts, e.flags)).unwrap())
     }
 
-    fn refused(rules: &ProjectRules, json: &str) -> Rejection {
+    pub(super) fn refused(rules: &ProjectRules, json: &str) -> Rejection {
         with(rules, json, |event| event.map(|e| e.ts).unwrap_err())
     }
 
     #[test]
-    fn the_senders_clock_error_falls_out() {
-        let day = DAY_MS;
-        let (when, flags) = ts(&format!(r#"{{"eventType":"a","timestamp":{},"sentAt":{}}}"#, 5 * day, 5 * day + 1_000));
-        assert_eq!(when, NOW - 1_000);
-        assert!(flags.has(Flags::SKEW));
+    fn of_one_name_storage_and_counting_see_the_same_value() {
+        for (json, value, field) in [
+            (r#"{"eventType":"a","amount":1,"properties":{"amount":2}}"#, 2.0, "amount"),
+            (r#"{"eventType":"a","properties":{"amount":2},"amount":1}"#, 2.0, "amount"),
+            (r#"{"eventType":"a","properties":{"amount":1,"amount":2}}"#, 2.0, "amount"),
+            (r#"{"eventType":"a","properties":{"amount\u0000":1,"amount":2}}"#, 2.0, "amount"),
+        ] {
+            with(&rules(), json, |event| {
+                let event = event.unwrap();
+                assert_eq!(event.value, Some(value), "{json}");
+                assert_eq!(event.properties.len(), 1, "{json}");
+                assert_eq!(event.properties[0].value, PropertyValue::Number(value), "{json}");
+                assert!(event.flags.has(Flags::NAME_COLLISION));
+            });
+            assert_eq!(warned(json), [("name_collision", field.to_owned())], "{json}");
+        }
+        let long = "n".repeat(MAX_KEY_BYTES + 1);
+        let json = format!(r#"{{"eventType":"a","properties":{{"{long}x":1,"{long}y":2}}}}"#);
+        assert_eq!(with(&rules(), &json, |e| e.unwrap().properties.len()), 1, "names that are cut to the same");
+        let same = r#"{"eventType":"a","eventId":"1","event_id":"1","amount":2,"properties":{"amount":2}}"#;
+        assert_eq!(warned(same), []);
+        let ids = r#"{"eventType":"a","event_id":"0","eventId":"1","context":{"country":"DE","country":"FR"}}"#;
+        let expected = ["eventId", "context.country"].map(|field| ("name_collision", field.to_owned()));
+        assert_eq!(warned(ids), expected);
     }
 
     #[test]
-    fn absurd_times_have_a_named_fate() {
-        assert_eq!(ts(r#"{"eventType":"a"}"#).0, NOW);
-        let (when, flags) = ts(r#"{"eventType":"a","timestamp":"9999-01-01T00:00:00Z"}"#);
-        assert!(when == NOW && flags.has(Flags::FUTURE));
-        assert!(
-            ts(r#"{"eventType":"a","timestamp":9223372036854775807,"sentAt":-9223372036854775808}"#)
-                .1
-                .has(Flags::FUTURE)
-        );
-        let rules = rules();
-        let code = |json: &str| refused(&rules, json).code();
-        assert_eq!(code(r#"{"eventType":"a","timestamp":-9223372036854775808}"#), "expired");
-        assert_eq!(code(r#"{"eventType":"a","timestamp":1800000000}"#), "expired");
-        assert_eq!(code(r#"{"eventType":"a","timestamp":"soon"}"#), "invalid_timestamp");
-        assert_eq!(code(r#"{"eventType":"a","timestamp":true}"#), "invalid_timestamp");
-        assert_eq!(code(&format!(r#"{{"eventType":"a","timestamp":{}}}"#, NOW - 8 * DAY_MS)), "too_old");
+    fn one_number_is_one_dimension_value() {
+        let origin = |number: &str| {
+            let json = format!(r#"{{"eventType":"flight","properties":{{"origin":{number}}}}}"#);
+            with(&rules(), &json, |e| e.unwrap().dims.iter().find(|d| d.set == "origin").unwrap().value.to_string())
+        };
+        for (written, expected) in [
+            (&["0", "-0", "0.0", "0e5"][..], "0"),
+            (&["7", "7.0", "7e0", "0.7e1"], "7"),
+            (&["0.1", "1e-1", "0.10"], "0.1"),
+            (&["1e-7", "0.0000001"], "1e-7"),
+            (&["1e21", "1000000000000000000000"], "1e21"),
+            (&["123456789012345680", "123456789012345680.0", "1.2345678901234568e17"], "123456789012345680"),
+            (&["9007199254740993", "\"9007199254740993\""], "9007199254740993"),
+            (&["18446744073709551617"], "18446744073709551617"),
+            (&["1.7976931348623157e308"], "1.7976931348623157e308"),
+            (&["5e-324", "4.9e-324"], "5e-324"),
+        ] {
+            for number in written {
+                assert_eq!(origin(number), expected, "{number}");
+            }
+        }
     }
 
     #[test]
-    fn an_import_key_may_send_history_but_not_what_is_expired() {
-        let rules = ProjectRules { may_import: true, ..rules() };
-        let at = |days: i64| format!(r#"{{"eventType":"a","timestamp":{}}}"#, NOW - days * DAY_MS);
-        assert_eq!(with(&rules, &at(729), |e| e.map(|e| e.ts).unwrap()), NOW - 729 * DAY_MS);
-        assert_eq!(refused(&rules, &at(730)).code(), "expired");
+    fn a_dimension_that_is_not_counted_as_given_is_told() {
+        let long = "x".repeat(MAX_VALUE_BYTES + 1);
+        for (properties, expected) in [
+            (format!(r#"{{"origin":"{long}"}}"#), vec!["origin"]),
+            (r#"{"origin":"a\tb","carrier":"c\u001fd"}"#.to_owned(), vec!["carrier", "origin"]),
+            (format!(r#"{{"origin":"ok ","undeclared":"a\tb{long}"}}"#), vec![]),
+        ] {
+            let json = format!(r#"{{"eventType":"flight","properties":{properties}}}"#);
+            let told: Vec<_> = expected.iter().map(|field| ("changed_dimension", (*field).to_owned())).collect();
+            assert_eq!(warned(&json), told, "{json}");
+            assert_eq!(ts(&json).1.has(Flags::CHANGED_DIMENSION), !told.is_empty(), "{json}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Why one event is refused while the rest of its batch is taken.
 
 use crate::limits::{MAX_DEPTH, MAX_EVENT_BYTES, MAX_PROPERTIES};
+use crate::time::NotATime;
 
 /// A refusal. `code` is stable and of low cardinality; `Display` tells the sender what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,10 +62,12 @@ pub enum Rejection {
         most: usize,
     },
     /// A time that cannot be read.
-    #[error("`{field}` is neither an RFC 3339 time nor a number of milliseconds since 1970")]
+    #[error("`{field}` cannot be read: {problem}")]
     InvalidTime {
         /// The field.
         field: &'static str,
+        /// What is wrong with it.
+        problem: NotATime,
     },
     /// Outside the project's late window.
     #[error("the event is older than the late window of {window_days} days; a key with the scope `import` may send it")]
@@ -73,9 +76,7 @@ pub enum Rejection {
         window_days: u16,
     },
     /// So old that it would be deleted at once.
-    #[error(
-        "the event is older than the {retention_days} days that raw events are kept; are its milliseconds seconds?"
-    )]
+    #[error("the event is older than the {retention_days} days that raw events are kept; check its `timestamp`")]
     Expired {
         /// The retention.
         retention_days: u16,
@@ -108,7 +109,7 @@ impl Rejection {
             Self::Missing { field }
             | Self::WrongType { field, .. }
             | Self::TooLong { field, .. }
-            | Self::InvalidTime { field } => Some(field),
+            | Self::InvalidTime { field, .. } => Some(field),
             Self::TooOld { .. } | Self::Expired { .. } => Some("timestamp"),
             Self::InvalidJson { .. }
             | Self::Unreadable(_)

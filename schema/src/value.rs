@@ -87,11 +87,12 @@ enum Found<'p> {
 }
 
 fn find<'p>(name: &str, properties: &'p [Property<'_>]) -> Option<Found<'p>> {
-    properties.iter().find_map(|property| match (property.name.strip_prefix(name)?, &property.value) {
-        ("", PropertyValue::Number(number)) => Some(Found::Number(*number)),
-        ("", PropertyValue::Text(text)) => Some(Found::Text(text)),
-        (rest, _) => rest.starts_with('.').then_some(Found::Object),
-    })
+    let is_entry = |property: &Property<'_>| property.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    match properties.iter().find(|property| property.name == name).map(|property| &property.value) {
+        Some(PropertyValue::Number(number)) => Some(Found::Number(*number)),
+        Some(PropertyValue::Text(text)) => Some(Found::Text(text)),
+        None => properties.iter().any(is_entry).then_some(Found::Object),
+    }
 }
 
 /// A plain decimal text as a number: digits, at most one point among them, a sign in front, spaces around. No exponent, no comma,
@@ -107,6 +108,17 @@ fn decimal(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_property_comes_before_the_entries_of_an_object_of_its_name() {
+        let property = |name: &'static str, value| Property { name: name.into(), value };
+        let entry = property("amount.of", PropertyValue::Number(1.0));
+        let amount = property("amount", PropertyValue::Text("9007199254740993".into()));
+        for properties in [[entry.clone(), amount.clone()], [amount, entry]] {
+            let value = of(&EventType::default(), &properties, &[], |warning| panic!("{warning}"));
+            assert_eq!(value, Some(9_007_199_254_740_992.0), "the double next to it");
+        }
+    }
 
     #[test]
     fn only_a_plain_decimal_text_is_a_number() {

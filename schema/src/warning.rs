@@ -1,6 +1,9 @@
 //! What the sender of an accepted event is told: something in it was changed, or is not counted as was probably meant.
 
-use crate::limits::{MAX_EVENT_WARNINGS, MAX_FUTURE_MS, MAX_VALUE, MIN_VALUE};
+use crate::dimension::MAX_VALUE_BYTES;
+use crate::limits::{
+    DAY_MS, MAX_EVENT_WARNINGS, MAX_FUTURE_MS, MAX_SENT_AHEAD_MS, MAX_SENT_BEFORE_MS, MAX_VALUE, MIN_VALUE,
+};
 
 /// Something that was changed or not understood in an event that is accepted. `code` is stable and of low cardinality;
 /// `Display` tells the sender what happened and what to do.
@@ -55,6 +58,36 @@ pub enum Warning {
         /// The property.
         field: String,
     },
+    /// A number since 1970 in another unit than milliseconds.
+    #[error("`{field}` was read as {unit} since 1970; send milliseconds or RFC 3339")]
+    ConvertedTime {
+        /// The field.
+        field: &'static str,
+        /// The unit that its size tells.
+        unit: &'static str,
+    },
+    /// `sentAt` cannot be when the event was sent.
+    #[error(
+        "`sentAt` was ignored: it is no time, more than {} days before or {} hours after the time of receipt, or before the event \
+         happened",
+        MAX_SENT_BEFORE_MS / DAY_MS,
+        MAX_SENT_AHEAD_MS / 3_600_000
+    )]
+    IgnoredSentAt,
+    /// A dimension's value is not counted as it was given.
+    #[error(
+        "`{field}` is counted without control characters and cut to {MAX_VALUE_BYTES} bytes; send a shorter, printable value"
+    )]
+    ChangedDimension {
+        /// The dimension.
+        field: String,
+    },
+    /// Two different values for one name.
+    #[error("`{field}` was given more than once and only one value is kept; give each name once")]
+    NameCollision {
+        /// The field, or the property's name after flattening.
+        field: String,
+    },
 }
 
 impl Warning {
@@ -67,6 +100,10 @@ impl Warning {
             Self::BadIp => "bad_ip",
             Self::ValueNotANumber { .. } => "value_not_a_number",
             Self::ValueTooLarge { .. } | Self::ValueTooSmall { .. } => "value_out_of_range",
+            Self::ConvertedTime { .. } => "converted_time",
+            Self::IgnoredSentAt => "ignored_sent_at",
+            Self::ChangedDimension { .. } => "changed_dimension",
+            Self::NameCollision { .. } => "name_collision",
         }
     }
 
@@ -78,7 +115,11 @@ impl Warning {
             | Self::NameCut { field, .. }
             | Self::ValueNotANumber { field, .. }
             | Self::ValueTooLarge { field }
-            | Self::ValueTooSmall { field } => Some(field),
+            | Self::ValueTooSmall { field }
+            | Self::ChangedDimension { field }
+            | Self::NameCollision { field } => Some(field),
+            Self::ConvertedTime { field, .. } => Some(field),
+            Self::IgnoredSentAt => Some("sentAt"),
             Self::BadIp => Some("context.ip"),
         }
     }

@@ -88,8 +88,8 @@ pub(crate) struct Range {
 }
 
 fn seconds(text: &str) -> Result<i64, String> {
-    let millis = tallyhouse_schema::time::parse(text);
-    millis.map(|millis| millis.div_euclid(1_000)).ok_or_else(|| "neither a date nor an RFC 3339 time".to_owned())
+    let instant = tallyhouse_schema::time::parse(text);
+    instant.map(|instant| instant.ms.div_euclid(1_000)).map_err(|problem| problem.to_string())
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,14 +4,37 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::{Name, PropertyValue, Reader};
+use super::exact::{self, Unwritten};
+use super::{Name, Numbers, PropertyValue, Reader};
 use crate::limits::{MAX_DEPTH, MAX_KEY_BYTES};
+use crate::number::{self, MAYBE_LONG};
 use crate::rejection::Rejection;
+
+/// Where a property was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// An unknown entry of `context`.
+    Context,
+    /// An unknown top-level field.
+    TopLevel,
+    /// `properties`.
+    Properties,
+}
+
+impl Origin {
+    /// Of two properties with one name the greater rank counts.
+    pub(super) fn rank(self, depth: usize) -> u16 {
+        const LEVELS: u16 = MAX_DEPTH as u16 + 1;
+        self as u16 * LEVELS + LEVELS.saturating_sub(depth as u16)
+    }
+}
 
 /// Any value under a name: scalars become properties, objects are gone into, arrays are kept as JSON.
 pub(super) struct Flatten<'r, 'a> {
     reader: &'r mut Reader<'a>,
+    origin: Origin,
     name: Cow<'a, str>,
     depth: usize,
     /// The field that must hold an object, while we stand at it.
@@ -19,14 +42,15 @@ pub(super) struct Flatten<'r, 'a> {
 }
 
 impl<'r, 'a> Flatten<'r, 'a> {
-    /// The value of `field`, which must be an object; its entries are named `prefix.…`.
-    pub(super) fn root(reader: &'r mut Reader<'a>, field: &'static str, prefix: &'static str) -> Self {
-        Self { reader, name: Cow::Borrowed(prefix), depth: 0, root: Some(field) }
+    /// The value of `properties` or `context`, which must be an object. What is in the context is named `context.…`.
+    pub(super) fn root(reader: &'r mut Reader<'a>, origin: Origin) -> Self {
+        let (field, prefix) = if origin == Origin::Context { ("context", "context") } else { ("properties", "") };
+        Self { reader, origin, name: Cow::Borrowed(prefix), depth: 0, root: Some(field) }
     }
 
     /// The value of an unknown top-level field.
     pub(super) fn field(reader: &'r mut Reader<'a>, name: Cow<'a, str>) -> Self {
-        Self { reader, name, depth: 1, root: None }
+        Self { reader, origin: Origin::TopLevel, name, depth: 1, root: None }
     }
 }
 
@@ -34,7 +58,18 @@ impl<'de> DeserializeSeed<'de> for Flatten<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        if self.reader.numbers == Numbers::AsRead {
+            return deserializer.deserialize_any(self);
+        }
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        match raw.get().as_bytes().first() {
+            Some(b'-' | b'0'..=b'9') => self.keep(number::written(Cow::Borrowed(raw.get()))),
+            Some(b'[') => {
+                let left = MAX_DEPTH.saturating_sub(self.depth);
+                self.keep_array(exact::array(raw, left))
+            }
+            _ => serde_json::Deserializer::from_str(raw.get()).deserialize_any(self).map_err(D::Error::custom),
+        }
     }
 }
 
@@ -42,9 +77,20 @@ impl<'a> Flatten<'_, 'a> {
     fn keep<E>(self, value: PropertyValue<'a>) -> Result<(), E> {
         match self.root {
             Some(field) => self.reader.fault(Rejection::WrongType { field, expected: "an object" }),
-            None => self.reader.add(self.name, value),
+            None => self.reader.add(self.origin, self.depth, self.name, value),
         }
         Ok(())
+    }
+
+    fn keep_array<E: serde::de::Error>(self, array: Result<String, Unwritten>) -> Result<(), E> {
+        match array {
+            Ok(text) => self.keep(PropertyValue::Text(Cow::Owned(text))),
+            Err(Unwritten::TooDeep) => {
+                self.reader.fault(Rejection::TooDeep);
+                Ok(())
+            }
+            Err(Unwritten::Json(error)) => Err(E::custom(error)),
+        }
     }
 }
 
@@ -64,15 +110,16 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.keep(PropertyValue::Number(value as f64))
+        self.keep(PropertyValue::of_i64(value))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.keep(PropertyValue::Number(value as f64))
+        self.keep(PropertyValue::of_u64(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.keep(PropertyValue::Number(value))
+        self.reader.look_at(value);
+        self.keep(PropertyValue::of_f64(value))
     }
 
     fn visit_borrowed_str<E>(self, value: &'de str) -> Result<(), E> {
@@ -85,22 +132,23 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
         let array = serde_json::Value::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))?;
-        if self.depth + nesting(&array) > MAX_DEPTH {
-            self.reader.fault(Rejection::TooDeep);
-            return Ok(());
-        }
-        let text = serde_json::to_string(&array).map_err(A::Error::custom)?;
-        self.keep(PropertyValue::Text(Cow::Owned(text)))
+        let depth = self.depth;
+        self.reader.saw_long_number |= has_long_number(&array);
+        self.keep_array(if depth + nesting(&array) > MAX_DEPTH {
+            Err(Unwritten::TooDeep)
+        } else {
+            serde_json::to_string(&array).map_err(Unwritten::Json)
+        })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { reader, name, depth, root: _ } = self;
+        let Self { reader, origin, name, depth, root: _ } = self;
         if depth >= MAX_DEPTH {
             reader.fault(Rejection::TooDeep);
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(());
         }
-        let before = reader.event.properties.len();
+        let before = reader.properties.len();
         while let Some(Name(key)) = map.next_key()? {
             // A name that is already too long only grows; it is cut when the event is normalised.
             let path = match name.len() {
@@ -108,10 +156,10 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
                 1..=MAX_KEY_BYTES => format!("{name}.{key}").into(),
                 _ => name.clone(),
             };
-            map.next_value_seed(Flatten { reader: &mut *reader, name: path, depth: depth + 1, root: None })?;
+            map.next_value_seed(Flatten { reader: &mut *reader, origin, name: path, depth: depth + 1, root: None })?;
         }
-        if reader.event.properties.len() == before && depth > 0 {
-            reader.event.empty_objects.push(name);
+        if reader.properties.len() == before && depth > 0 {
+            reader.empty_objects.push(name);
         }
         Ok(())
     }
@@ -122,5 +170,14 @@ fn nesting(value: &serde_json::Value) -> usize {
         serde_json::Value::Array(items) => 1 + items.iter().map(nesting).max().unwrap_or_default(),
         serde_json::Value::Object(fields) => 1 + fields.values().map(nesting).max().unwrap_or_default(),
         _ => 0,
+    }
+}
+
+fn has_long_number(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Array(items) => items.iter().any(has_long_number),
+        serde_json::Value::Object(fields) => fields.values().any(has_long_number),
+        serde_json::Value::Number(number) => number.is_f64() && number.as_f64().is_some_and(|n| n.abs() >= MAYBE_LONG),
+        _ => false,
     }
 }

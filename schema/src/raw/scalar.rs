@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use super::RawTime;
 
 /// An object's key, borrowed where it can be.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
@@ -35,7 +36,9 @@ impl<'de> Deserialize<'de> for Name<'de> {
 /// Any JSON value, as far as a field that should be a scalar cares.
 pub(crate) enum Scalar<'a> {
     Null,
-    Integer(i128),
+    Integer(i64),
+    /// An integer beyond `i64`.
+    Digits(Cow<'a, str>),
     Float(f64),
     Text(Cow<'a, str>),
     Other,
@@ -45,11 +48,10 @@ impl<'a> Scalar<'a> {
     pub(crate) fn into_time(self) -> Option<RawTime<'a>> {
         match self {
             Self::Null => None,
-            Self::Integer(number) => Some(i64::try_from(number).map_or(RawTime::Other, RawTime::Millis)),
-            // A float holds milliseconds exactly up to the year 287,396.
-            Self::Float(number) if number.abs() < 9e15 => Some(RawTime::Millis(number as i64)),
+            Self::Integer(number) => Some(RawTime::Integer(number)),
+            Self::Float(number) => Some(RawTime::Float(number)),
             Self::Text(text) => Some(RawTime::Text(text)),
-            Self::Float(_) | Self::Other => Some(RawTime::Other),
+            Self::Digits(_) | Self::Other => Some(RawTime::Other),
         }
     }
 }
@@ -73,11 +75,12 @@ impl<'de> Deserialize<'de> for Scalar<'de> {
             }
 
             fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-                Ok(Scalar::Integer(value.into()))
+                Ok(Scalar::Integer(value))
             }
 
             fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-                Ok(Scalar::Integer(value.into()))
+                let digits = |_| Scalar::Digits(Cow::Owned(value.to_string()));
+                Ok(i64::try_from(value).map_or_else(digits, Scalar::Integer))
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {

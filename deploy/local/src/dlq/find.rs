@@ -3,7 +3,6 @@
 use clap::Args;
 use serde::Deserialize;
 use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, Origin, State, from_hex};
-use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::time;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::{Connection, StoreError};
@@ -120,8 +119,7 @@ enum Value {
 }
 
 fn instant(option: &'static str, value: &str) -> Result<i64, BadFilter> {
-    let raw = value.parse().map_or_else(|_| RawTime::Text(value.into()), RawTime::Millis);
-    time::millis(&raw).ok_or_else(|| BadFilter { option, value: value.to_owned() })
+    time::parse(value).map(|instant| instant.ms).map_err(|_| BadFilter { option, value: value.to_owned() })
 }
 
 /// The letters that match, the oldest first.
@@ -158,7 +156,7 @@ mod tests {
     #[test]
     fn times_are_read_or_refused_with_the_options_name() {
         assert_eq!(instant("since", "1970-01-01T00:00:01Z"), Ok(1_000));
-        assert_eq!(instant("since", "1000"), Ok(1_000));
+        assert_eq!(instant("since", "1767225600000"), Ok(1_767_225_600_000));
         assert!(instant("until", "yesterday").unwrap_err().to_string().starts_with("--until: `yesterday`"));
     }
 }

@@ -1,9 +1,12 @@
 //! Letters -> the ingest API -> marks.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
 use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, State};
+use tallyhouse_schema::normalise::happened_at;
 use tallyhouse_schema::raw::RawTime;
-use tallyhouse_schema::time;
 use tallyhouse_sql::{Connection, StoreError};
 
 use super::mark;
@@ -47,47 +50,39 @@ pub enum ReplayError {
     Mark(#[from] StoreError),
 }
 
-/// The event to be sent: as it was, but certain to have an id, and to mean the time that it meant when it was received.
+/// The event to be sent: as it was, digit by digit, but certain to have an id, and to mean the time that it meant when it was
+/// received.
 ///
-/// A sender's `sentAt` would be compared with the time of the replay, and the event would move by as much; so the correction
-/// is made here, with the time of receipt.
+/// A sender's `sentAt` would be compared with the time of the replay, and the event could move; so what it tells is decided
+/// here, with the time of receipt.
 pub fn prepare(letter: &DeadLetter) -> Result<String, NotSendable> {
     if letter.kind != Kind::Json {
         return Err(NotSendable::Record);
     }
-    let mut event: Map<String, Value> =
-        serde_json::from_slice(&letter.payload).map_err(|_| NotSendable::NotAnObject)?;
-    let has_id = ["eventId", "event_id"].iter().any(|name| matches!(event.get(*name), Some(id) if !is_empty(id)));
-    if !has_id {
+    let mut event: Fields<'_> = serde_json::from_slice(&letter.payload).map_err(|_| NotSendable::NotAnObject)?;
+    let not_json = |_| NotSendable::NotAnObject;
+    if given(&event, ["eventId", "event_id"]).is_none_or(|id| id.get() == "\"\"") {
         let id = if letter.event_id.is_empty() { &letter.id } else { &letter.event_id };
         event.remove("event_id");
-        event.insert("eventId".to_owned(), id.clone().into());
+        event.insert("eventId".to_owned(), Cow::Owned(to_raw_value(id).map_err(not_json)?));
     }
-    let sent_at = ["sentAt", "sent_at"].iter().filter_map(|name| event.remove(*name)).last();
-    match event.get("timestamp") {
-        None | Some(Value::Null) => {
-            event.insert("timestamp".to_owned(), letter.received_at.into());
-        }
-        Some(timestamp) => {
-            if let (Some(at), Some(sent_at)) = (instant(timestamp), sent_at.as_ref().and_then(instant)) {
-                let corrected = letter.received_at.saturating_sub(sent_at.saturating_sub(at));
-                event.insert("timestamp".to_owned(), corrected.into());
-            }
-        }
+    let timestamp = given(&event, ["timestamp", "timestamp"]).and_then(RawTime::of_json);
+    let sent_at = given(&event, ["sentAt", "sent_at"]).and_then(RawTime::of_json);
+    let is_moved = timestamp.is_none() || sent_at.is_some();
+    let happened_at = happened_at(timestamp.as_ref(), sent_at.as_ref(), letter.received_at);
+    if let (Ok(at), true) = (happened_at, is_moved) {
+        event.insert("timestamp".to_owned(), Cow::Owned(to_raw_value(&at).map_err(not_json)?));
     }
-    Ok(Value::Object(event).to_string())
+    event.retain(|name, _| name != "sentAt" && name != "sent_at");
+    serde_json::to_string(&event).map_err(not_json)
 }
 
-fn is_empty(id: &Value) -> bool {
-    id.is_null() || id.as_str() == Some("")
-}
+/// An event's fields, each as the JSON that it is.
+type Fields<'a> = BTreeMap<String, Cow<'a, RawValue>>;
 
-fn instant(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => time::millis(&RawTime::Text(text.as_str().into())),
-        _ => None,
-    }
+/// What counts of a field that has two spellings.
+fn given<'a>(event: &'a Fields<'_>, spellings: [&str; 2]) -> Option<&'a RawValue> {
+    spellings.iter().filter_map(|name| event.get(*name)).map(|value| &**value).find(|value| value.get() != "null")
 }
 
 /// Sends one letter and marks it when it was taken.
@@ -107,7 +102,7 @@ pub async fn replay(writer: &Connection, sender: &Sender, letter: &DeadLetter) -
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tallyhouse_ingest::dead_letters::Origin;
 
     use super::*;
@@ -144,17 +139,31 @@ mod tests {
 
     #[test]
     fn an_event_keeps_its_time_however_late_it_is_replayed() {
+        // Ten o'clock, received at eleven.
+        let (ten, eleven) = (1_800_000_000_000_i64, 1_800_003_600_000_i64);
+        let late =
+            |payload: &str| prepared(&DeadLetter { received_at: eleven, ..letter(payload) })["timestamp"].clone();
         for (payload, expected) in [
-            ("{}", json!(10_000)),
-            (r#"{"timestamp":5000}"#, json!(5_000)),
-            (r#"{"timestamp":5000,"sentAt":6000}"#, json!(9_000)),
-            (r#"{"timestamp":"1970-01-01T00:00:05Z","sent_at":6000}"#, json!(9_000)),
-            (r#"{"timestamp":"soon","sentAt":6000}"#, json!("soon")),
+            ("{}".to_owned(), json!(eleven)),
+            (r#"{"timestamp":null,"sentAt":1800000000}"#.to_owned(), json!(ten)),
+            (format!(r#"{{"timestamp":{ten}}}"#), json!(ten)),
+            (format!(r#"{{"timestamp":{ten},"sentAt":{}}}"#, ten + 1_000), json!(ten)),
+            (format!(r#"{{"timestamp":{ten},"sent_at":{}}}"#, eleven + 3_600_000), json!(ten - 3_600_000)),
+            (format!(r#"{{"timestamp":{ten},"sentAt":0}}"#), json!(ten)),
+            (r#"{"timestamp":"soon","sentAt":6000}"#.to_owned(), json!("soon")),
         ] {
-            let event = prepared(&letter(payload));
-            assert_eq!(event["timestamp"], expected, "{payload}");
+            assert_eq!(late(&payload), expected, "{payload}");
+            let event = prepared(&letter(&payload));
             assert!(event.get("sentAt").is_none() && event.get("sent_at").is_none());
         }
+    }
+
+    #[test]
+    fn an_event_keeps_every_digit() {
+        let payload = r#"{"eventId":"a","n":18446744073709551617,"timestamp":5,"properties":{"a":1,"a":12345678901234567890123}}"#;
+        let sent = prepare(&letter(payload)).unwrap();
+        assert!(sent.contains(r#""n":18446744073709551617"#), "{sent}");
+        assert!(sent.contains(r#""properties":{"a":1,"a":12345678901234567890123}"#), "{sent}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ async fn a_refused_event_is_kept_found_and_replayed_once() {
     let old = now_ms() - 20 * 86_400_000;
     let body = json!([
         {"eventId": "good", "eventType": "a"},
-        {"eventId": "old", "eventType": "a", "timestamp": old - 5_000, "sentAt": now_ms() - 5_000},
+        {"eventId": "old", "eventType": "a", "timestamp": old + 3_600_000, "sentAt": now_ms() + 3_600_000},
         {"eventId": "typeless"},
     ]);
     let reply = service.send(body.to_string()).await;

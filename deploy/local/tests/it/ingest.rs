@@ -61,7 +61,7 @@ async fn columns_hold_what_was_sent_after_normalisation() {
     let service = Service::start(writer.clone(), &data, &project).await;
     let event = json!({
         "event_id": "e", "event_type": "purchase", "user_id": 7, "session_id": "s\u{0}1", "colour": "red",
-        "timestamp": now_ms() - 3_600_000, "sentAt": now_ms() - 3_595_000,
+        "timestamp": now_ms() + 3_595_000, "sentAt": now_ms() + 3_600_000,
         "properties": {"amount": 12.5, "currency": "EUR", "item": {"name": "x", "tags": ["a", 1]}, "gift": true, "none": null},
         "context": {"ip": "203.0.113.77", "country": "DE", "locale": "de-DE", "page": {"path": "/cart"},
             "userAgent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
@@ -70,7 +70,7 @@ async fn columns_hold_what_was_sent_after_normalisation() {
     let sql = "SELECT count() FROM events WHERE project_id = {project:String} AND event_id = 'e' AND event_type = 'purchase' \
         AND user_id = '7' AND session_id = 's1' AND value = 12.5 AND ip = '203.0.113.0' AND country = 'DE' AND locale = 'de-DE' \
         AND device = 'desktop' AND os = 'Linux' AND browser = 'Firefox' AND page = '/cart' AND retention_days = 730 \
-        AND abs(dateDiff('second', ts, received_at) - 5) <= 1 AND dateDiff('minute', original_ts, received_at) BETWEEN 59 AND 61 \
+        AND abs(dateDiff('second', ts, received_at) - 5) <= 1 AND dateDiff('minute', received_at, original_ts) BETWEEN 58 AND 61 \
         AND mapSort(props) = map('colour', 'red', 'currency', 'EUR', 'gift', 'true', 'item.name', 'x', 'item.tags', '[\"a\",1]') \
         AND num_props = map('amount', 12.5) AND has(dims, ('currency', 'EUR')) AND has(dims, ('country,device', 'DE\\x1fdesktop'))";
     assert_eq!(count(&writer, &project, sql).await, 1);
