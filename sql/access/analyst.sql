@@ -14,7 +14,8 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
     max_query_size = 16384, max_concurrent_queries_for_user = 64, cancel_http_readonly_queries_on_client_close = 1,
     priority = 3, low_priority_query_wait_time_ms = 50, os_thread_priority = 10, max_threads = 1,
     use_query_cache = 0, use_query_condition_cache = 0,
-    output_format_json_quote_64bit_integers = 0, output_format_json_quote_denormals = 0;
+    output_format_json_quote_64bit_integers = 0 CHANGEABLE_IN_READONLY, output_format_json_quote_denormals = 0,
+    format_csv_null_representation = '';
 
 CREATE USER IF NOT EXISTS analyst IDENTIFIED WITH sha256_password BY 'change me' SETTINGS PROFILE 'tallyhouse_analyst';
 

@@ -77,6 +77,8 @@ impl Bound {
             .with_setting("query_id", query_id)
             .with_setting("wait_end_of_query", "1");
         let query = ask.params.iter().fold(query, |query, (name, value)| query.param(name, value));
+        let settings = ask.int64.unwrap_or_default().settings(ask.format);
+        let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(PATIENCE, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
         let cost = Cost::told(cursor.summary());

@@ -16,7 +16,15 @@ pub struct Cleaned {
 }
 
 /// Cleans `Code: 62. DB::Exception: … (SYNTAX_ERROR) (version 26.7.2.1)`.
+///
+/// Of a text that quotes bytes which are not UTF-8 the client hands on `Code: 62` alone.
 pub fn clean(text: &str) -> Cleaned {
+    if let Some(code) = text.strip_prefix("Code: ").filter(|code| code.bytes().all(|byte| byte.is_ascii_digit())) {
+        let message = format!(
+            "ClickHouse refused the statement with error {code}, and its text is not UTF-8: look at bytes with hex()"
+        );
+        return Cleaned { message, position: None };
+    }
     let text = text.lines().next().unwrap_or_default();
     let text = text.split_once("DB::Exception: ").map_or(text, |(_, rest)| rest);
     let text = text.split_once(" (version ").map_or(text, |(rest, _)| rest);
@@ -96,6 +104,11 @@ mod tests {
             (
                 "Code: 36. DB::Exception: Cannot open /var/lib/x: while talking to (ch-1.internal:9000). (BAD) (version 1)",
                 "Cannot open … while talking to …",
+                None,
+            ),
+            (
+                "Code: 6",
+                "ClickHouse refused the statement with error 6, and its text is not UTF-8: look at bytes with hex()",
                 None,
             ),
             ("", "", None),

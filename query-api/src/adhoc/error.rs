@@ -30,6 +30,12 @@ pub enum AdhocError {
     /// There is no ClickHouse user for it.
     #[error("SQL is not set up here; `sql/README.md` says how")]
     NotSetUp,
+    /// The ClickHouse user for it is older than `int64=string`.
+    #[error(
+        "`int64=string` is not set up here: ClickHouse's user for SQL may not change output_format_json_quote_64bit_integers; \
+         `sql/README.md` says how, or cast with toString()"
+    )]
+    Int64NotSetUp,
     /// The SQL is wrong, or asks for what is not the caller's.
     #[error("{message}")]
     BadSql {
@@ -92,6 +98,8 @@ pub fn of_statement(error: &StoreError, now_ms: i64) -> AdhocError {
         }
         // QUOTA_EXCEEDED
         201 => AdhocError::Quota { retry_after_s: seconds_until(quota_ends(text), now_ms) },
+        // READONLY: a statement brings no settings of its own, so it is about the only one that we send with it.
+        164 => AdhocError::Int64NotSetUp,
         // TOO_MANY_SIMULTANEOUS_QUERIES, CANNOT_SCHEDULE_TASK
         202 | 439 => ReadError::Overloaded { retry_after_s: RETRY_AFTER_S }.into(),
         // NETWORK_ERROR, SOCKET_TIMEOUT, ALL_CONNECTION_TRIES_FAILED, ABORTED, KEEPER_EXCEPTION, QUERY_WAS_CANCELLED
@@ -128,6 +136,7 @@ mod tests {
         assert_eq!(of(201, "Interval will end at 1970-01-01 00:01:00. Name"), AdhocError::Quota { retry_after_s: 59 });
         assert_eq!(of(201, "?"), AdhocError::Quota { retry_after_s: 3_600 });
         assert_eq!(of(516, "password of analyst"), AdhocError::Read(ReadError::Failed));
+        assert_eq!(of(164, "Cannot modify"), AdhocError::Int64NotSetUp);
         assert_eq!(of(210, ""), AdhocError::Read(ReadError::Unavailable));
         assert_eq!(of(60, "x"), AdhocError::BadSql { message: "x".to_owned(), position: None });
     }

@@ -1,7 +1,8 @@
 //! `GET /v1/export`: a project's raw events, streamed.
 //!
 //! Parameters: `startTime`, `endTime` (at most a year, the last day by default), `eventType`, `format` (`ndjson`, `csv`,
-//! `parquet`) and `timezone` (in which dates are read and times written). Each event once, in no particular order.
+//! `parquet`), `timezone` (in which dates are read and, as text, times written; Parquet holds instants in UTC) and `int64`
+//! ([`super::int64`]). Each event once, in no particular order.
 //!
 //! Columns: `event_id`, `event_type`, `ts` (event time, RFC 3339), `value` (number or null), `user_id`, `anonymous_id`,
 //! `session_id`, `country`, `device`, `os`, `browser`, `locale`, `page`, `ip` (masked), `props` and `num_props` (objects;
@@ -11,8 +12,11 @@ use axum::http::HeaderMap;
 use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tallyhouse_sql::{Class, StoreError};
 
+use super::int64::{INT64, Int64};
+use super::local_times::{LocalTimes, Rows};
+use super::shape::{Form, Shape};
 use super::statements::{EXPORT_SETTINGS, export, format_settings};
-use super::stream::{Outgoing, Shape};
+use super::stream::Outgoing;
 use super::{Adhoc, AdhocError, DEADLINE};
 use crate::authorize::{Scope, authorize};
 use crate::request::error::quoted;
@@ -23,7 +27,7 @@ use crate::time::Zone;
 use crate::warning::Warning;
 
 /// Parameters of an export.
-pub const EXPORT_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "format", "timezone"];
+pub const EXPORT_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "format", "timezone", INT64];
 
 /// When a ClickHouse that has too much to do may be asked again, in seconds.
 const OVERLOAD_RETRY_S: u32 = 5;
@@ -91,6 +95,8 @@ pub struct ExportAsk {
     pub format: Format,
     /// Where times are told.
     pub zone: Zone,
+    /// How integers of 64 bits are written.
+    pub int64: Int64,
 }
 
 impl ExportAsk {
@@ -101,7 +107,18 @@ impl ExportAsk {
         let window = Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)?;
         let (from_s, to_s) = window.bounds(now_ms);
         let event_type = values::event_type_parameter(&params)?.map(str::to_owned);
-        Ok(Self { from_s, to_s, event_type, format: format(params.get("format"))?, zone })
+        let (format, int64) = (format(params.get("format"))?, Int64::parameter(&params)?.unwrap_or_default());
+        Ok(Self { from_s, to_s, event_type, format, zone, int64 })
+    }
+
+    fn shape(&self) -> Shape {
+        let local = |rows| Form::Local(Box::new(LocalTimes::new(rows, self.zone.clone())));
+        match self.format {
+            Format::Parquet => Shape::Binary,
+            _ if self.zone.is_utc() => Shape::text(Form::AsIs),
+            Format::Csv => Shape::text(local(Rows::Csv)),
+            Format::Json | Format::Ndjson => Shape::text(local(Rows::Ndjson)),
+        }
     }
 }
 
@@ -142,7 +159,7 @@ pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&
     };
     let asked = ask.event_type.iter().cloned().collect();
     let warnings = app.event_types.warnings(scope.project(), &asked).await;
-    let (limits, shape, metrics) = (adhoc.export_limits, Shape::AsIs, adhoc.metrics.clone());
+    let (limits, shape, metrics) = (adhoc.export_limits, ask.shape(), adhoc.metrics.clone());
     let outgoing = Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics };
     Ok(Exported { format: ask.format, outgoing, warnings })
 }
@@ -151,7 +168,7 @@ fn begin(adhoc: &Adhoc, ask: &ExportAsk, scope: &Scope, query_id: &str) -> Resul
     let statement = export(ask, scope.project());
     let query = adhoc.reader.query(&statement.text).with_setting("query_id", query_id);
     let query = statement.params.iter().fold(query, |query, (name, value)| query.param(name, value));
-    let settings = EXPORT_SETTINGS.iter().chain(format_settings(ask.format));
+    let settings = EXPORT_SETTINGS.iter().chain(format_settings(ask.format)).chain(ask.int64.settings(ask.format));
     let query = settings.fold(query, |query, (name, value)| query.with_setting(*name, *value));
     query.fetch_bytes(ask.format.clickhouse()).map_err(StoreError::from)
 }
@@ -185,6 +202,7 @@ mod tests {
             ("timezone=Berln", "did you mean Europe/Berlin?"),
             ("eventtype=a", "did you mean eventType?"),
             ("startTime=2024-01-01", "at most 366 are answered at once"),
+            ("int64=text", "`int64`: `text` is not number or string"),
         ] {
             let error = ExportAsk::parse(Some(query), NOW).unwrap_err().to_string();
             assert!(error.contains(expected), "{query}: {error}");

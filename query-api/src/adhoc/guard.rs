@@ -19,6 +19,9 @@ pub enum Refused {
     /// It does something else than read.
     #[error("a statement starts with SELECT or WITH (or DESCRIBE for a table's columns), not with `{0}`")]
     NotASelect(String),
+    /// No word of SQL.
+    #[error("there is nothing but comments; a statement starts with SELECT or WITH")]
+    Nothing,
     /// More than one.
     #[error("one statement at a time: there is text after `;`")]
     Several,
@@ -121,7 +124,7 @@ fn first(tokens: &[Token]) -> Result<(), At> {
             let word = token.text.chars().take(32).collect();
             Err(At { refused: Refused::NotASelect(word), position: token.position })
         }
-        None => Err(At { refused: Refused::NotASelect(String::new()), position: 1 }),
+        None => Err(At { refused: Refused::Nothing, position: 1 }),
     }
 }
 
@@ -343,7 +346,9 @@ mod tests {
             ("SELECT 1;;", Refused::Several),
             ("EXPLAIN SELECT 1", Refused::NotASelect("explain".to_owned())),
             ("(INSERT INTO x SELECT 1)", Refused::NotASelect("insert".to_owned())),
-            ("", Refused::NotASelect(String::new())),
+            ("", Refused::Nothing),
+            ("/* x */ -- y", Refused::Nothing),
+            (";", Refused::Nothing),
             ("SELECT 'x", Refused::Unclosed),
             ("SELECT 1 /* x", Refused::Unclosed),
         ] {

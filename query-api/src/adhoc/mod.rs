@@ -26,10 +26,14 @@ pub mod clean;
 pub mod error;
 pub mod export;
 pub mod guard;
+pub mod int64;
+pub mod local_times;
 pub mod rows;
+pub mod shape;
 pub mod sql_api;
 pub mod statements;
 pub mod stream;
+pub mod utf8;
 
 pub use analyst::Analyst;
 pub use error::AdhocError;

@@ -1,4 +1,5 @@
-//! `POST /v1/sql`: `{"sql": "SELECT …", "format": "json"|"csv"|"parquet"|"ndjson", "params": {"name": value}}`.
+//! `POST /v1/sql`: `{"sql": "SELECT …", "format": "json"|"csv"|"parquet"|"ndjson", "params": {"name": value},
+//! "int64": "number"|"string"}`; `int64` may also be a parameter of the URL.
 //!
 //! `params` are bound where the statement says `{name:Type}`. JSON comes as
 //! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`; nothing is ever cut off,
@@ -13,14 +14,17 @@ use tallyhouse_sql::StoreError;
 
 use super::error::of_statement;
 use super::export::Format;
+use super::int64::{INT64, Int64};
 use super::rows::JsonRows;
-use super::stream::{Limits, Outgoing, Shape};
+use super::shape::{Form, Shape};
+use super::stream::{Limits, Outgoing};
 use super::{Adhoc, AdhocError, guard};
 use crate::authorize::authorize;
 use crate::request::arrival;
 use crate::request::error::{did_you_mean, quoted};
 use crate::request::near::nearest;
 use crate::request::unique::{self, Fault};
+use crate::request::{BadRequest, Params};
 use crate::serve::App;
 use crate::store::{Ask, Class, Held, ReadError};
 
@@ -36,7 +40,7 @@ const MAX_ANSWER_BYTES: u64 = 400 << 20;
 /// Parameters at most.
 const MAX_PARAMS: usize = 100;
 
-const FIELDS: [&str; 3] = ["sql", "format", "params"];
+const FIELDS: [&str; 4] = ["sql", "format", "params", INT64];
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +51,8 @@ pub struct SqlAsk {
     pub format: Format,
     /// Values bound to it.
     pub params: Map<String, Value>,
+    /// How integers of 64 bits are written, if it is said.
+    pub int64: Option<Int64>,
 }
 
 /// A body that is not understood.
@@ -105,7 +111,17 @@ impl SqlAsk {
             sql: sql(fields.remove("sql"))?,
             format: format(fields.remove("format"))?,
             params: params(fields.remove("params"))?,
+            int64: int64(fields.remove(INT64))?,
         })
+    }
+
+    /// With what the URL says of it.
+    fn with_int64(mut self, parameter: Option<Int64>) -> Result<Self, BadRequest> {
+        if parameter.is_some() && self.int64.is_some() {
+            return Err(BadRequest::Twice { parameter: INT64 });
+        }
+        self.int64 = self.int64.or(parameter);
+        Ok(self)
     }
 }
 
@@ -132,6 +148,12 @@ fn format(value: Option<Value>) -> Result<Format, BadBody> {
         Some(Value::String(name)) => Format::named(&name).ok_or_else(expected),
         Some(_) => Err(expected()),
     }
+}
+
+fn int64(value: Option<Value>) -> Result<Option<Int64>, BadBody> {
+    let named =
+        |value: Value| value.as_str().and_then(Int64::named).ok_or_else(|| bad(INT64, "it must be number or string"));
+    value.map(named).transpose()
 }
 
 fn params(value: Option<Value>) -> Result<Map<String, Value>, BadBody> {
@@ -162,13 +184,15 @@ pub async fn answer(
     app: &App,
     adhoc: &Adhoc,
     headers: &HeaderMap,
+    raw: Option<&str>,
     body: Body,
 ) -> Result<(Format, Outgoing), AdhocError> {
     let began = Instant::now();
     let scope = authorize(&app.keys, headers)?;
+    let int64 = Int64::parameter(&Params::parse(raw, &[INT64])?)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
     is_json(headers)?;
-    let mut ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?;
+    let mut ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?.with_int64(int64)?;
     ask.sql = guard::check(&ask.sql)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
@@ -188,8 +212,9 @@ pub async fn answer(
     // What comes now waits in ClickHouse, complete: no query runs for it any more.
     watched.answered();
     let shape = match ask.format {
-        Format::Json => Shape::Json(JsonRows::new(complete.cost, began)),
-        Format::Ndjson | Format::Csv | Format::Parquet => Shape::AsIs,
+        Format::Json => Shape::text(Form::Json(Box::new(JsonRows::new(complete.cost, began)))),
+        Format::Ndjson | Format::Csv => Shape::text(Form::AsIs),
+        Format::Parquet => Shape::Binary,
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
     let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
@@ -227,6 +252,7 @@ mod tests {
             (r#"{"sql":" "}"#, "`sql`: it is empty"),
             (&long, "`sql`: it has 10241 bytes, at most 10240 are read"),
             (r#"{"sql":"x","format":"xml"}"#, "`format`: it must be json, csv, parquet or ndjson"),
+            (r#"{"sql":"x","int64":true}"#, "`int64`: it must be number or string"),
             (r#"{"sql":"x","params":[]}"#, "`params`: it must be an object of names and values"),
             (r#"{"sql":"x","params":{"a b":1}}"#, "`params.a b`: a name has letters, digits and underscores"),
             (

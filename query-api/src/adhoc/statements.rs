@@ -23,31 +23,18 @@ pub fn format_settings(format: Format) -> &'static [(&'static str, &'static str)
     }
 }
 
-/// The statement of an export. `FINAL`: an event is given once, whatever copies of it wait to be merged away.
+/// The statement of an export. Times are UTC, and local only once they are here ([`super::local_times`] relies on which
+/// columns they are). `FINAL`: an event is given once, whatever copies of it wait to be merged away.
 pub fn export(ask: &ExportAsk, project: &str) -> Statement {
     let mut params = vec![
         ("project".to_owned(), Value::Text(project.to_owned())),
         ("from".to_owned(), Value::Number(ask.from_s * 1_000)),
         ("to".to_owned(), Value::Number(ask.to_s * 1_000)),
     ];
-    let at = |column: &str| match (ask.format, ask.zone.name()) {
-        (Format::Parquet, _) => format!("toTimeZone(t.{column}, {{zone:String}}) AS {column}"),
-        // ClickHouse writes UTC as RFC 3339 by itself.
-        (_, "UTC") => format!("t.{column} AS {column}"),
-        _ => format!(
-            "replaceRegexpOne(formatDateTime(t.{column}, '%Y-%m-%dT%H:%i:%S.%f%z', {{zone:String}}), '(..)$', ':\\\\1') \
-             AS {column}"
-        ),
-    };
-    let times = [at("ts"), at("original_ts"), at("received_at")];
-    if times.iter().any(|time| time.contains("{zone:")) {
-        params.push(("zone".to_owned(), Value::Text(ask.zone.name().to_owned())));
-    }
     let map = |column: &str| match ask.format {
         Format::Csv => format!("toJSONString(t.{column}) AS {column}"),
         Format::Json | Format::Ndjson | Format::Parquet => format!("t.{column} AS {column}"),
     };
-    let [ts, original_ts, received_at] = times;
     let (props, num_props) = (map("props"), map("num_props"));
     let of_type = match &ask.event_type {
         Some(event_type) => {
@@ -57,10 +44,11 @@ pub fn export(ask: &ExportAsk, project: &str) -> Statement {
         None => "",
     };
     let text = format!(
-        "SELECT t.event_id AS event_id, toString(t.event_type) AS event_type, {ts}, t.value AS value, t.user_id AS user_id, \
+        "SELECT t.event_id AS event_id, toString(t.event_type) AS event_type, t.ts AS ts, t.value AS value, t.user_id AS user_id, \
          t.anonymous_id AS anonymous_id, t.session_id AS session_id, toString(t.country) AS country, \
          toString(t.device) AS device, toString(t.os) AS os, toString(t.browser) AS browser, toString(t.locale) AS locale, \
-         t.page AS page, t.ip AS ip, {props}, {num_props}, {original_ts}, {received_at} \
+         t.page AS page, t.ip AS ip, {props}, {num_props}, t.original_ts AS original_ts, \
+         t.received_at AS received_at \
          FROM events AS t FINAL WHERE t.project_id = {{project:String}} AND t.ts >= fromUnixTimestamp64Milli({{from:Int64}}) \
          AND t.ts < fromUnixTimestamp64Milli({{to:Int64}}){of_type}"
     );

@@ -22,7 +22,7 @@ use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::rows::JsonRows;
+use super::shape::Shape;
 use crate::admission::SendingTurn;
 use crate::metrics::{Cut, Metrics};
 use crate::store::Watched;
@@ -64,14 +64,6 @@ pub struct Outgoing {
     pub limits: Limits,
     /// Counts.
     pub metrics: Metrics,
-}
-
-/// What is made of ClickHouse's bytes.
-pub enum Shape {
-    /// They are the answer.
-    AsIs,
-    /// Lines become one JSON object.
-    Json(JsonRows),
 }
 
 enum Part {
@@ -133,10 +125,7 @@ impl Outgoing {
         let mut next = self.first.take();
         while let Some(chunk) = next {
             sent.note(&chunk)?;
-            let shaped = match &mut self.shape {
-                Shape::AsIs => chunk,
-                Shape::Json(rows) => rows.push(&chunk).ok_or(Cut::Failed)?,
-            };
+            let shaped = self.shape.push(chunk).ok_or(Cut::Failed)?;
             sent.send(sender, shaped).await?;
             next = tokio::select! {
                 biased;
@@ -147,10 +136,7 @@ impl Outgoing {
         if sent.tail == EXCEPTION {
             return Err(Cut::Failed);
         }
-        match &mut self.shape {
-            Shape::AsIs => Ok(()),
-            Shape::Json(rows) => sent.send(sender, rows.finish().ok_or(Cut::Failed)?).await,
-        }
+        sent.send(sender, self.shape.finish().ok_or(Cut::Failed)?).await
     }
 }
 
@@ -196,6 +182,13 @@ impl Sent {
 
     async fn send(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
         let (began, length, left) = (Instant::now(), bytes.len() as u64, self.left());
+        // A replaced byte and a local time are longer than what came.
+        if self.given.saturating_add(length) > self.limits.max_bytes {
+            return Err(Cut::TooLarge);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(Part::Bytes(bytes)))).await;
         self.waited += began.elapsed();
         self.given += length;

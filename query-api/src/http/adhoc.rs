@@ -19,10 +19,15 @@ use crate::warning::Warning;
 /// What an answer has no `meta` for: the list of warnings as JSON, all but ASCII escaped.
 const X_WARNINGS: HeaderName = HeaderName::from_static("x-warnings");
 
-pub(super) async fn sql(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn sql(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
-    let answer = sql_api::answer(&shared.app, &shared.adhoc, &headers, body).await;
+    let answer = sql_api::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref(), body).await;
     finish(&shared, Route::Sql, answer, began)
 }
 

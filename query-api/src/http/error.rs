@@ -54,7 +54,7 @@ pub fn of_adhoc(error: &AdhocError) -> Problem {
         AdhocError::Unread(unread) => of_unread(*unread),
         AdhocError::BadBody(bad) => of_bad_body(bad),
         AdhocError::Read(error) => of_read_error(*error),
-        AdhocError::NotSetUp => with(StatusCode::NOT_IMPLEMENTED, "sql_not_set_up"),
+        AdhocError::NotSetUp | AdhocError::Int64NotSetUp => with(StatusCode::NOT_IMPLEMENTED, "sql_not_set_up"),
         AdhocError::BadSql { position, .. } => {
             let problem = with(StatusCode::BAD_REQUEST, "bad_sql");
             position.iter().fold(problem, |problem, position| problem.with("position", *position))

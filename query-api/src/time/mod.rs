@@ -4,11 +4,12 @@
 
 pub mod granularity;
 pub mod grid;
+pub mod rfc3339;
 pub mod zone;
 
 pub use granularity::Granularity;
 pub use grid::Grid;
-pub use zone::Zone;
+pub use zone::{Steady, Zone};
 
 /// Seconds in a minute, the finest bucket.
 pub const MINUTE: i64 = 60;

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::{self, TimeZone};
 
+use super::rfc3339;
+
 /// A time zone of the tz database.
 #[derive(Clone)]
 pub struct Zone {
@@ -68,11 +70,35 @@ impl Zone {
 
     /// RFC 3339 with the zone's offset at that instant; `Z` in UTC.
     pub fn rfc3339(&self, at: i64) -> String {
-        if self.is_utc {
-            return timestamp(at).to_string();
-        }
-        timestamp(at).to_zoned(self.zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+        let offset = (!self.is_utc).then(|| self.offset(at));
+        String::from_utf8(rfc3339::text(at, None, offset)).unwrap_or_default()
     }
+
+    /// Whether it is UTC by that name.
+    pub const fn is_utc(&self) -> bool {
+        self.is_utc
+    }
+
+    /// The time around an instant in which the zone's offset is the same.
+    pub fn steady_around(&self, at: i64) -> Steady {
+        let change = |change: Option<tz::TimeZoneTransition<'_>>| change.map(|change| change.timestamp().as_second());
+        Steady {
+            from: change(self.zone.preceding(timestamp(at.saturating_add(1))).next()).unwrap_or(i64::MIN),
+            to: change(self.zone.following(timestamp(at)).next()).unwrap_or(i64::MAX),
+            offset: self.offset(at),
+        }
+    }
+}
+
+/// A time in which clocks are not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steady {
+    /// From this second since the epoch on.
+    pub from: i64,
+    /// To this one, exclusive.
+    pub to: i64,
+    /// Seconds that local time is ahead of UTC.
+    pub offset: i64,
 }
 
 impl PartialEq for Zone {
