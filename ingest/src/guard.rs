@@ -24,6 +24,7 @@ use serde::Deserialize;
 use siphasher::sip::SipHasher13;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_schema::rollup::QUARTER;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 
@@ -241,8 +242,10 @@ async fn warm(client: &Client, guard: &Guard) -> Result<usize, StoreError> {
                 "SELECT toString(project_id) AS project, toString(dim_set) AS set, dim_value AS value, \
                  intDiv(toInt64(toUnixTimestamp(bucket)), 3600) AS hour FROM rollup_1h \
                  WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND event_type != '' AND dim_set != '' \
+                 AND NOT startsWith(dim_set, {quarter:String}) \
                  GROUP BY project, set, value, hour LIMIT {most:UInt64}",
             )
+            .param("quarter", QUARTER)
             .param("most", MAX_ENTRIES as u64)
             .fetch::<Counted>()?;
         let mut known = 0;

@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::generate::Facts;
 
-/// The rollups and the width of their buckets in seconds. Written down again here, apart from the product's own list.
-pub const ROLLUPS: [(&str, i64); 3] = [("rollup_1m", 60), ("rollup_1h", 3_600), ("rollup_1d", 86_400)];
+/// The tables of rollups.
+pub const TABLES: [&str; 3] = ["rollup_1m", "rollup_1h", "rollup_1d"];
+
+/// The rollups: table, width of a bucket in seconds, and what stands before their dimension sets. Written down again here, apart
+/// from the product's own list.
+const ROLLUPS: [(&str, i64, &str); 4] =
+    [("rollup_1m", 60, ""), ("rollup_1h", 900, ":"), ("rollup_1h", 3_600, ""), ("rollup_1d", 86_400, "")];
 
 /// One row of a rollup.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,13 +75,13 @@ pub struct Ledger {
 impl Ledger {
     /// Enters an event that was acknowledged.
     pub fn enter(&mut self, id: String, facts: &Facts) {
-        for (table, width) in ROLLUPS {
+        for (table, width, mark) in ROLLUPS {
             let bucket = facts.ts_millis.div_euclid(1_000).div_euclid(width) * width;
             for (dim_set, dim_value) in default_sets(facts) {
                 let key = CellKey {
                     table,
                     event_type: facts.event_type.to_owned(),
-                    dim_set: dim_set.to_owned(),
+                    dim_set: format!("{mark}{dim_set}"),
                     dim_value,
                     bucket,
                 };
@@ -121,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_stands_in_twelve_rows() {
+    fn every_event_stands_in_sixteen_rows() {
         let facts = |value| Facts {
             event_type: "click",
             ts_millis: 86_400_000 + 3_661_500,
@@ -134,7 +139,7 @@ mod tests {
         let mut right = Ledger::default();
         right.enter("b".to_owned(), &facts(Some(-2.5)));
         let ledger = left.plus(right);
-        assert_eq!((ledger.ids().len(), ledger.cells().len()), (2, 12));
+        assert_eq!((ledger.ids().len(), ledger.cells().len()), (2, 16));
         let buckets: BTreeSet<i64> = ledger.cells().keys().map(|key| key.bucket).collect();
         assert_eq!(buckets, BTreeSet::from([86_400, 90_000, 90_060]));
         let expected = Cell { events: 2, value_count: 1, value_sum: -2.5, value_min: -2.5, value_max: -2.5 };

@@ -99,6 +99,12 @@ files![
     "0028_open_events_in",
     "0029_rollup_1h_merges",
     "0030_rollup_1d_merges",
+    "0031_close_events_in",
+    "0032_drain_events_in",
+    "0033_rollup_1h_view_goes",
+    "0034_rollup_1h_view",
+    "0035_quarters",
+    "0036_open_events_in",
 ];
 
 impl Migration {
@@ -180,7 +186,7 @@ mod tests {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         let listed: BTreeSet<String> = ALL.iter().map(|m| format!("{}.sql", m.name)).collect();
         assert_eq!(files, listed);
-        assert!(ALL.iter().map(Migration::version).eq(1..=u32::try_from(ALL.len()).unwrap()));
+        assert!(ALL.iter().map(Migration::version).is_sorted_by(|before, after| before < after));
     }
 
     #[test]

@@ -146,7 +146,8 @@ mod tests {
             ),
             // Too many points with history, or minutes that are gone: the range alone.
             ("granularity=minute&startTime=2026-11-14", "2026-11-14T00:00:00Z", "2026-11-14T00:00:00Z"),
-            ("granularity=30m&startTime=2026-08-25&endTime=2026-08-26", "2026-08-25T00:00:00Z", "2026-08-25T00:00:00Z"),
+            ("granularity=5m&startTime=2026-08-25&endTime=2026-08-26", "2026-08-25T00:00:00Z", "2026-08-25T00:00:00Z"),
+            ("granularity=30m&startTime=2026-08-25&endTime=2026-08-26", "2026-07-28T00:00:00Z", "2026-08-25T00:00:00Z"),
         ] {
             assert_eq!(begins(query), (from.to_owned(), shown.to_owned()), "{query}");
         }

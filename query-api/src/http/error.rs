@@ -149,9 +149,9 @@ fn of_unplannable(unplannable: &Unplannable) -> Problem {
             with("not_rolled_up").with("kept", kept.as_slice()).with("event_types", types.as_slice())
         }
         Unplannable::TooFineForItsAge { earliest, .. } => {
-            with("no_longer_kept_in_minutes").with("earliest_start", earliest.as_str())
+            with("no_longer_kept_in_minutes").with("earliest_start", earliest.as_deref())
         }
-        Unplannable::Expired { earliest, .. } => with("no_longer_kept").with("earliest_start", earliest.as_str()),
+        Unplannable::Expired { earliest, .. } => with("no_longer_kept").with("earliest_start", earliest.as_deref()),
         Unplannable::TooManyPoints { limit, fits, .. } => {
             let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_points", unplannable.to_string());
             problem.with("limit", *limit).with("granularity", fits.map(crate::time::Granularity::name))

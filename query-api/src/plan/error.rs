@@ -30,22 +30,23 @@ pub enum Unplannable {
     },
     /// Only minutes would be exact, and those are gone.
     #[error(
-        "this needs 1-minute rollups, which are kept for {kept_days} days: ask for a start of {earliest} or later, or for \
-         hours or coarser buckets whose borders are whole UTC hours"
+        "this needs 1-minute rollups, which are kept for {kept_days} days: ask for{} buckets of a quarter of an hour or more \
+         with a start and an end on whole quarters",
+        from(earliest, ", or for")
     )]
     TooFineForItsAge {
         /// How long they are kept.
         kept_days: i64,
-        /// The first instant that is answered.
-        earliest: String,
+        /// The start of the first day that is answered.
+        earliest: Option<String>,
     },
     /// Nothing is kept that long.
-    #[error("rollups are kept for {kept_days} days: ask for a start of {earliest} or later")]
+    #[error("rollups are kept for {kept_days} days: ask for{}", from(earliest, ""))]
     Expired {
         /// How long they are kept.
         kept_days: i64,
-        /// The first instant that is answered.
-        earliest: String,
+        /// The start of the first day that is answered.
+        earliest: Option<String>,
     },
     /// More points than anybody reads.
     #[error(
@@ -60,6 +61,14 @@ pub enum Unplannable {
         /// The finest that would fit.
         fits: Option<Granularity>,
     },
+}
+
+fn from(earliest: &Option<String>, rest: &str) -> String {
+    match earliest {
+        Some(start) => format!(" a start of {start} or later{rest}"),
+        None if rest.is_empty() => " a shorter range that begins later".to_owned(),
+        None => String::new(),
+    }
 }
 
 fn subject(event_type: &Option<String>) -> String {

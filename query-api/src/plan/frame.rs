@@ -154,7 +154,7 @@ fn finest<T>(open: &Open<'_>, make: impl Fn(Frame) -> Result<T, Unplannable>) ->
 }
 
 fn sourced(frame: Frame, now_ms: i64) -> Result<(Frame, Rollup), Unplannable> {
-    let rollup = source::choose(frame.from, frame.to, &frame.grid(), &frame.zone, now_ms)?;
+    let rollup = source::choose(frame.from, frame.to, &frame.grid(), now_ms)?;
     Ok((frame, rollup))
 }
 

@@ -12,6 +12,7 @@ pub mod read;
 pub mod series;
 pub mod source;
 pub mod structured;
+mod suggest;
 
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, Rollup};
@@ -117,8 +118,13 @@ impl Plan {
     }
 }
 
-/// Plans a query at `now_ms`.
+/// Plans a query at `now_ms`. What a refusal suggests is answered.
 pub fn plan(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Unplannable> {
+    let is_answered = |query: &Query, now_ms| planned(query, catalogue, now_ms).is_ok();
+    planned(query, catalogue, now_ms).map_err(|refusal| suggest::instead(refusal, query, now_ms, is_answered))
+}
+
+fn planned(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Unplannable> {
     match query {
         Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
@@ -145,7 +151,7 @@ fn daily(query: &DailyQuery, now_ms: i64) -> Result<DailyPlan, Unplannable> {
     Ok(DailyPlan {
         date: query.date.to_string(),
         zone: zone.clone(),
-        rollup: source::choose(previous_from, to, &hours, zone, now_ms)?,
+        rollup: source::choose(previous_from, to, &hours, now_ms)?,
         previous_from,
         from,
         to,
@@ -174,10 +180,11 @@ mod tests {
     fn a_day_is_read_from_hours_where_its_hours_are_utc_hours() {
         assert_eq!(daily_plan("").unwrap().rollup, Rollup::Hour);
         assert_eq!(daily_plan("timezone=America/New_York&date=2026-11-01").unwrap().rollup, Rollup::Hour);
-        assert_eq!(daily_plan("timezone=Asia/Kolkata").unwrap().rollup, Rollup::Minute);
-        assert!(
-            daily_plan("timezone=Asia/Kolkata&date=2026-06-01").unwrap_err().to_string().contains("kept for 90 days")
-        );
+        assert_eq!(daily_plan("timezone=Asia/Kolkata").unwrap().rollup, Rollup::Quarter);
+        assert_eq!(daily_plan("timezone=Asia/Kolkata&date=2022-06-01").unwrap().rollup, Rollup::Quarter);
+        let gone = daily_plan("timezone=Asia/Kolkata&date=2020-06-01").unwrap_err().to_string();
+        // The day before is in the report too.
+        assert!(gone.contains("kept for 1826 days: ask for a start of 2021-11-22T00:00:00+05:30"), "{gone}");
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<S
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_schema::Rollup;
+
     use super::*;
     use crate::plan::frame::READABLE_POINTS;
     use crate::request::Params;
@@ -91,11 +93,23 @@ mod tests {
         plan(&MetricQuery::parse(name, &params, &Vec::new, NOW).unwrap(), &Catalogue::default(), NOW)
     }
 
+    fn described(source: &Source) -> &'static str {
+        match source {
+            Source::Rollup { rollup: Rollup::Quarter, .. } => "quarters",
+            other => other.table(),
+        }
+    }
+
     /// Rollup, granularity, from, to.
     fn shape(query: &str) -> (&'static str, &'static str, String, String) {
         let plan = planned("events", query).unwrap();
         let zone = &plan.frame.zone;
-        (plan.source.table(), plan.frame.granularity.name(), zone.rfc3339(plan.frame.from), zone.rfc3339(plan.frame.to))
+        (
+            described(&plan.source),
+            plan.frame.granularity.name(),
+            zone.rfc3339(plan.frame.from),
+            zone.rfc3339(plan.frame.to),
+        )
     }
 
     #[test]
@@ -103,7 +117,7 @@ mod tests {
         for (query, rollup, granularity, from, to) in [
             // By itself: the finest that is readable.
             ("", "rollup_1m", "minute", "2026-11-19T12:35:00Z", "2026-11-20T12:35:00Z"),
-            ("startTime=2026-11-13T12:00:00Z", "rollup_1m", "15m", "2026-11-13T12:00:00Z", "2026-11-20T12:45:00Z"),
+            ("startTime=2026-11-13T12:00:00Z", "quarters", "15m", "2026-11-13T12:00:00Z", "2026-11-20T12:45:00Z"),
             ("startTime=2026-10-01", "rollup_1h", "hour", "2026-10-01T00:00:00Z", "2026-11-20T13:00:00Z"),
             ("startTime=2026-01-01", "rollup_1d", "day", "2026-01-01T00:00:00Z", "2026-11-21T00:00:00Z"),
             // Open windows are widened to whole buckets.
@@ -176,17 +190,24 @@ mod tests {
             ),
             (
                 "granularity=hour&timezone=Asia/Kolkata&startTime=2026-11-20",
-                "rollup_1m",
+                "quarters",
                 "hour",
                 "2026-11-20T00:00:00+05:30",
                 "2026-11-20T19:00:00+05:30",
             ),
             (
                 "granularity=day&timezone=Asia/Kolkata&startTime=2026-11-18",
-                "rollup_1m",
+                "quarters",
                 "day",
                 "2026-11-18T00:00:00+05:30",
                 "2026-11-21T00:00:00+05:30",
+            ),
+            (
+                "granularity=month&timezone=Asia/Kathmandu&startTime=2022-11-01&endTime=2023-01-01",
+                "quarters",
+                "month",
+                "2022-11-01T00:00:00+05:45",
+                "2023-01-01T00:00:00+05:45",
             ),
             (
                 "granularity=day&timezone=Africa/Abidjan&startTime=2026-11-18",
@@ -214,10 +235,9 @@ mod tests {
         for (query, expected) in [
             (
                 "granularity=minute&startTime=2026-08-01&endTime=2026-08-02",
-                "kept for 90 days: ask for a start of 2026-08-22T12:34:56Z or later",
+                "kept for 90 days: ask for buckets of a quarter of an hour or more with a start and an end on whole quarters",
             ),
-            ("granularity=day&startTime=2026-06-01&endTime=2026-06-03&timezone=Asia/Kolkata", "whole UTC hours"),
-            ("granularity=hour&startTime=2026-06-01T00:30:00Z&endTime=2026-06-03", "whole UTC hours"),
+            ("granularity=hour&startTime=2026-06-01T00:31:00Z&endTime=2026-06-03", "an end on whole quarters"),
             ("startTime=2020-06-01&endTime=2020-06-03", "rollups are kept for 1826 days"),
             (
                 "granularity=minute&startTime=2026-11-01",
@@ -232,7 +252,7 @@ mod tests {
     #[test]
     fn by_itself_an_old_range_gets_a_granularity_that_is_kept() {
         let (rollup, granularity, ..) = shape("startTime=2026-06-01&endTime=2026-06-02");
-        assert_eq!((rollup, granularity), ("rollup_1h", "hour"));
+        assert_eq!((rollup, granularity), ("quarters", "15m"));
     }
 
     #[test]

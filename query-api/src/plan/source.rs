@@ -4,11 +4,11 @@ use serde::Serializer;
 use tallyhouse_schema::Rollup;
 
 use super::error::Unplannable;
-use crate::time::{DAY, Grid, Zone};
+use crate::time::{DAY, Grid};
 
 /// The coarsest rollup whose own buckets never straddle an end of `[from, to)` or a border of the grid, and that still
-/// holds `from`. `zone` is for the message.
-pub fn choose(from: i64, to: i64, grid: &Grid, zone: &Zone, now_ms: i64) -> Result<Rollup, Unplannable> {
+/// holds `from`.
+pub fn choose(from: i64, to: i64, grid: &Grid, now_ms: i64) -> Result<Rollup, Unplannable> {
     let now = now_ms.div_euclid(1_000);
     let earliest = |rollup: Rollup| now - rollup.retention_days() * DAY;
     Rollup::COARSEST_FIRST
@@ -18,11 +18,9 @@ pub fn choose(from: i64, to: i64, grid: &Grid, zone: &Zone, now_ms: i64) -> Resu
         .ok_or_else(|| {
             let longest = Rollup::Hour;
             if from >= earliest(longest) {
-                let kept_days = Rollup::Minute.retention_days();
-                Unplannable::TooFineForItsAge { kept_days, earliest: zone.rfc3339(earliest(Rollup::Minute)) }
+                Unplannable::TooFineForItsAge { kept_days: Rollup::Minute.retention_days(), earliest: None }
             } else {
-                let kept_days = longest.retention_days();
-                Unplannable::Expired { kept_days, earliest: zone.rfc3339(earliest(longest)) }
+                Unplannable::Expired { kept_days: longest.retention_days(), earliest: None }
             }
         })
 }
@@ -34,5 +32,5 @@ fn is_exact(rollup: Rollup, from: i64, to: i64, grid: &Grid) -> bool {
 
 /// A rollup in the cache's key.
 pub fn as_table<S: Serializer>(rollup: &Rollup, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(rollup.table())
+    serializer.serialize_str(&format!("{}{}", rollup.mark(), rollup.table()))
 }

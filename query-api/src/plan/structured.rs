@@ -248,7 +248,7 @@ impl Planner<'_> {
         let asked = condition.dimensions().into_iter().map(str::to_owned).chain(by.iter().filter_map(dimension));
         let types = condition.event_types();
         let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue);
-        let rollup = source::choose(from, to, &grid, &self.query.shape.zone, self.now_ms);
+        let rollup = source::choose(from, to, &grid, self.now_ms);
         match (set, rollup) {
             (Ok(set), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
             _ if self.query.raw => Ok(Source::Raw),
@@ -305,7 +305,7 @@ mod tests {
 
     fn sources(text: &str) -> Vec<String> {
         let describe = |read: &Read| match &read.source {
-            Source::Rollup { rollup, set } => format!("{}/{}", rollup.table(), set.key()),
+            Source::Rollup { rollup, set } => format!("{}{}/{}", rollup.mark(), rollup.table(), set.key()),
             Source::Raw => "raw".to_owned(),
         };
         planned(text).unwrap().period.reads.iter().map(describe).collect()
@@ -323,7 +323,7 @@ mod tests {
         for (text, expected) in [
             (r#"{"metrics":["users"],"date_range":"7d"}"#, "rollup_1d/"),
             (r#"{"metrics":["users"],"date_range":"7d","timezone":"Europe/Berlin"}"#, "rollup_1h/"),
-            (r#"{"metrics":["users"],"date_range":"7d","timezone":"Asia/Kolkata"}"#, "rollup_1m/"),
+            (r#"{"metrics":["users"],"date_range":"7d","timezone":"Asia/Kolkata"}"#, ":rollup_1h/"),
             (r#"{"metrics":["users"],"date_range":"24h"}"#, "rollup_1m/"),
             (r#"{"metrics":["events"],"date_range":"7d","dimensions":["time:hour","country"]}"#, "rollup_1h/country"),
             (r#"{"metrics":["events"],"date_range":"7d","dimensions":["event_type"]}"#, "rollup_1d/"),
@@ -358,11 +358,14 @@ mod tests {
             let plan = planned(&text(rest)).unwrap();
             assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["events"], Granularity::Minute));
         }
-        // Whole hours are kept: nothing raw is read for the sake of minutes.
+        // Whole quarters are kept: nothing raw is read for the sake of minutes.
         let text =
             r#"{"metrics":["events"],"dimensions":["time"],"raw":true,"date_range":["2026-06-01","2026-06-01"]}"#;
         let plan = planned(text).unwrap();
-        assert_eq!((plan.tables(), plan.period.frame.unwrap().granularity), (vec!["rollup_1h"], Granularity::Hour));
+        assert_eq!(
+            (plan.tables(), plan.period.frame.unwrap().granularity),
+            (vec!["rollup_1h"], Granularity::QuarterHour)
+        );
     }
 
     #[test]
@@ -406,7 +409,7 @@ mod tests {
             // 1,416 hours, of which there are 1,488 before.
             (r#"["2026-02-01","2026-03-31"]"#, "UTC", Granularity::Hour),
             // The minutes of the day before are no longer kept.
-            (r#"["2026-08-23","2026-08-23"]"#, "UTC", Granularity::Hour),
+            (r#"["2026-08-23","2026-08-23"]"#, "UTC", Granularity::QuarterHour),
             (r#"["2026-08-24","2026-08-24"]"#, "UTC", Granularity::Minute),
             (r#"["2026-09-20","2026-10-25"]"#, "Europe/Berlin", Granularity::Hour),
             (r#""year""#, "Europe/Berlin", Granularity::Day),

@@ -208,9 +208,9 @@ fn scope(read: &Read, project: &str, statement: &mut Statement) -> String {
     statement.bind("from", Value::Number(read.from));
     statement.bind("to", Value::Number(read.to));
     let mut rows = format!("project_id = {{project:String}} AND {}", Time::of(&read.source).range);
-    if let Source::Rollup { set, .. } = &read.source {
+    if let Source::Rollup { rollup, set } = &read.source {
         let is_of_every_type = read.is_of_every_type();
-        let before = if is_of_every_type { EVERY_TYPE } else { "" };
+        let before = if is_of_every_type { EVERY_TYPE } else { rollup.mark() };
         statement.bind("dim_set", Value::Text(format!("{before}{}", set.key())));
         // Both, so that the rows are one stretch of the table's key.
         rows.push_str(if is_of_every_type { " AND event_type = ''" } else { "" });

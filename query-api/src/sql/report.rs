@@ -74,21 +74,23 @@ pub fn daily(plan: &DailyPlan, project: &str) -> Statement {
     let hour =
         bucket(&Grid::over(Granularity::Hour, &plan.zone, plan.from, plan.to), "toInt64(bucket)", &mut statement);
     let (types, places) = TOP;
+    let mark = plan.rollup.mark();
     let of = |name, at: &str, key, rows: &str, set| {
-        part(plan.rollup, name, at, key, &format!("{rows} AND dim_set = '{set}'"))
+        part(plan.rollup, name, at, key, &format!("{rows} AND dim_set = '{mark}{set}'"))
     };
     let top = |name, key, set, most| {
         format!("({} ORDER BY events DESC, key LIMIT {most})", of(name, "{day:Int64}", key, &day, set))
     };
     statement.bind("other", Value::Text(OTHER.to_owned()));
-    let overflowed = format!("{day} AND dim_set IN ('country', 'device') AND dim_value = {{other:String}}");
+    let overflowed = format!("{day} AND dim_set IN ('{mark}country', '{mark}device') AND dim_value = {{other:String}}");
+    let which = format!("substring(toString(dim_set), {})", mark.len() + 1);
     statement.text = [
         of(section::TOTAL, "if(toInt64(bucket) < {day:Int64}, {from:Int64}, {day:Int64})", "''", &both, ""),
         of(section::HOUR, &hour, "''", &day, ""),
         top(section::EVENT_TYPE, "toString(event_type)", "", types),
         top(section::COUNTRY, "dim_value", "country", places),
         top(section::DEVICE, "dim_value", "device", places),
-        part(plan.rollup, section::OVERFLOWED, "{day:Int64}", "toString(dim_set)", &overflowed),
+        part(plan.rollup, section::OVERFLOWED, "{day:Int64}", &which, &overflowed),
     ]
     .join(" UNION ALL ");
     statement

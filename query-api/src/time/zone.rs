@@ -129,6 +129,7 @@ fn timestamp(at: i64) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::{DAY, Granularity, Grid};
 
     #[test]
     fn names_are_found_in_any_case_and_spelt_as_usual() {
@@ -138,6 +139,27 @@ mod tests {
             assert!(Zone::named(wrong).is_none(), "{wrong}");
         }
         assert!(Zone::names().iter().any(|name| name == "Asia/Kolkata"));
+    }
+
+    #[test]
+    fn clocks_are_whole_quarters_ahead_of_utc_in_every_zone_and_year_that_can_be_asked_about() {
+        let (first, last) = (timestamp(1_600_000_000), timestamp(2_000_000_000)); // September 2020 to May 2033
+        let names = Zone::names();
+        assert!(names.len() > 400);
+        for name in names {
+            let zone = Zone::named(&name).unwrap();
+            let changes = zone.zone.following(first).map(|change| change.timestamp()).take_while(|at| *at < last);
+            for at in std::iter::once(first).chain(changes) {
+                assert_eq!(zone.offset(at.as_second()).rem_euclid(900), 0, "{name} {at}");
+                let (from, to) = (at.as_second() - 3 * DAY, at.as_second() + 3 * DAY);
+                for granularity in
+                    Granularity::FINEST_FIRST.into_iter().filter(|width| *width >= Granularity::QuarterHour)
+                {
+                    let grid = Grid::over(granularity, &zone, from, to);
+                    assert!(grid.is_aligned_to(900), "{name} {at} {granularity:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Selection {
     pub from: i64,
     /// Seconds since the epoch, exclusive. Widened to whole UTC days.
     pub to: i64,
-    /// Tables.
+    /// Tables, one rollup of each.
     pub tables: Vec<Rollup>,
 }
 
@@ -65,7 +65,7 @@ pub enum RollupsError {
 /// The unit that is compared and rebuilt: an hour, or a day where a bucket is a day.
 const fn unit_of(rollup: Rollup) -> &'static str {
     match rollup {
-        Rollup::Minute | Rollup::Hour => "toStartOfHour",
+        Rollup::Minute | Rollup::Quarter | Rollup::Hour => "toStartOfHour",
         Rollup::Day => "toStartOfDay",
     }
 }
@@ -74,6 +74,7 @@ const fn unit_of(rollup: Rollup) -> &'static str {
 const fn bucket_of(rollup: Rollup) -> &'static str {
     match rollup {
         Rollup::Minute => "toStartOfMinute",
+        Rollup::Quarter => "toStartOfFifteenMinutes",
         Rollup::Hour => "toStartOfHour",
         Rollup::Day => "toStartOfDay",
     }

@@ -209,7 +209,7 @@ impl Job<'_> {
         // As in the PARTITION BY of the table.
         let (start, next) = match self.rollup {
             Rollup::Minute => ("toMonday", "addWeeks"),
-            Rollup::Hour | Rollup::Day => ("toStartOfMonth", "addMonths"),
+            Rollup::Quarter | Rollup::Hour | Rollup::Day => ("toStartOfMonth", "addMonths"),
         };
         let seconds = |date: &str| format!("toUInt32(toUnixTimestamp(toDateTime({date}, 'UTC')))");
         let sql = format!(
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_views_are_read_from_raw() {
-        for rollup in Rollup::COARSEST_FIRST {
+        for rollup in Rollup::OF_EACH_TABLE {
             let sql = recomputing(rollup, "1 = 1");
             assert!(sql.starts_with("SELECT\n    project_id"), "{sql}");
             let inner: Vec<&str> =

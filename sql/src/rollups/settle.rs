@@ -63,7 +63,7 @@ async fn look_behind_the_gate(
         let look = async {
             gate::drain(client, until).await?;
             let mut found = Vec::new();
-            for rollup in Rollup::COARSEST_FIRST {
+            for rollup in Rollup::OF_EACH_TABLE {
                 let of_table: Vec<_> = cells.iter().filter(|drift| drift.table == rollup.table()).cloned().collect();
                 found.extend(look_at(client, &options.selection, rollup, &of_table).await?);
             }

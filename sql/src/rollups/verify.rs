@@ -21,7 +21,7 @@ use std::time::Duration;
 use clickhouse::{Client, Row};
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::Rollup;
-use tallyhouse_schema::rollup::EVERY_TYPE;
+use tallyhouse_schema::rollup::{EVERY_TYPE, QUARTER};
 
 use super::{RollupsError, Selection, bucket_of, number, quoted, refuse_cluster, unit_of, within};
 
@@ -220,7 +220,7 @@ async fn look(
     (from, to): (i64, i64),
     cells: &[Drift],
 ) -> Result<Vec<Drift>, RollupsError> {
-    let (table, unit, bucket, project) = (rollup.table(), unit_of(rollup), bucket_of(rollup), only(selection));
+    let (table, unit, project) = (rollup.table(), unit_of(rollup), only(selection));
     let among = |time: &str| {
         let cell = |drift: &Drift| format!("({}, {})", quoted(&drift.cell.project_id), drift.cell.unit);
         match cells {
@@ -234,16 +234,22 @@ async fn look(
     let (of_raw, of_rollup) = (among("toDateTime(ts, 'UTC')"), among("bucket"));
     let key =
         |kind: &str, set: &str, value: &str, at: &str| format!("cityHash64({kind}, {set}, {value}, toUInt32({at}))");
-    let raw_key = |kind, set: &str| key(kind, set, "dim.2", &format!("{bucket}(toDateTime(ts, 'UTC'))"));
-    let every = |set: &str| format!("concat('{EVERY_TYPE}', {set})");
-    let (of_its_type, of_every_type) = (raw_key("event_type", "dim.1"), raw_key("''", &every("dim.1")));
+    let raw_key =
+        |kind, set: &str, rollup| key(kind, set, "dim.2", &format!("{}(toDateTime(ts, 'UTC'))", bucket_of(rollup)));
+    let marked = |mark: &str, set: &str| format!("concat('{mark}', {set})");
+    let (of_its_type, of_every_type) =
+        (raw_key("event_type", "dim.1", rollup), raw_key("''", &marked(EVERY_TYPE, "dim.1"), rollup));
+    let of_quarters = raw_key("event_type", &marked(QUARTER, "dim.1"), Rollup::Quarter);
     let rollup_key = key("event_type", "dim_set", "dim_value", "bucket");
-    // What a view counts an event under: its type, and in some rollups every type.
-    let under = if rollup.has_every_type() {
-        format!("[(own, k_own), ({}, k_every)]", every("own"))
-    } else {
-        "[(own, k_own)]".to_owned()
-    };
+    // What a view counts an event under: its type, in some rollups every type, and quarters of an hour beside the hours.
+    let mut under = vec!["(own, k_own)".to_owned()];
+    if rollup.has_every_type() {
+        under.push(format!("({}, k_every)", marked(EVERY_TYPE, "own")));
+    }
+    if rollup == Rollup::Hour {
+        under.push(format!("({}, k_quarters)", marked(QUARTER, "own")));
+    }
+    let under = under.join(", ");
     // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
     let sql = format!(
         "SELECT toString(p) AS project_id, toString(set) AS dim_set, toUInt32(u) AS unit, \
@@ -259,11 +265,11 @@ async fn look(
              SELECT project_id AS p, toString(dim.1) AS own, {unit}(toDateTime(ts, 'UTC')) AS u, count() AS n, \
                count(value) AS vc, sum(ifNull(value, 0)) AS vs, sum(abs(ifNull(value, 0))) AS va, \
                min(ifNull(value, inf)) AS mn, max(ifNull(value, -inf)) AS mx, \
-               sum({of_its_type}) AS k_own, sum({of_every_type}) AS k_every \
+               sum({of_its_type}) AS k_own, sum({of_every_type}) AS k_every, sum({of_quarters}) AS k_quarters \
              FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
              WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{of_raw} \
              GROUP BY p, own, u \
-           ) ARRAY JOIN {under} AS under \
+           ) ARRAY JOIN [{under}] AS under \
            UNION ALL \
            SELECT 1 AS side, project_id AS p, dim_set AS set, {unit}(bucket) AS u, sum(r.events) AS n, \
              sum(r.value_count) AS vc, sum(r.value_sum) AS vs, 0. AS va, min(r.value_min) AS mn, max(r.value_max) AS mx, \

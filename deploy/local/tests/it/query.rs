@@ -48,7 +48,7 @@ async fn every_measure_equals_what_was_inserted() {
         ("events?granularity=day&filter=country:DE&filter=country:FR", "rollup_1d", json!([0, 0])),
         ("events?granularity=day&eventType=view&filter=device:web", "rollup_1d", json!([48, 48])),
         ("events?granularity=day&timezone=Africa/Johannesburg", "rollup_1h", json!([66, 72, 6])),
-        ("events?granularity=day&timezone=Asia/Kolkata", "rollup_1m", json!([57, 72, 15])),
+        ("events?granularity=day&timezone=Asia/Kolkata", "rollup_1h", json!([57, 72, 15])),
     ] {
         let reply = service.get(&project, &format!("/v1/metrics/{query}&{}", range(from, 48))).await;
         assert_eq!(Value::from(reply.values()), expected, "{query}: {reply:?}");
@@ -58,6 +58,99 @@ async fn every_measure_equals_what_was_inserted() {
         let reply = service.get(&project, &format!("/v1/metrics/{quantile}?granularity=day&{}", range(from, 24))).await;
         let estimate = reply.values()[0].as_f64().unwrap();
         assert!((estimate / truth - 1.0).abs() <= 0.01, "{quantile}: {estimate}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn every_zone_gets_every_granularity_of_years_ago() {
+    // 300 days and 4 years ago, an event each quarter of an hour for twelve days, one more in the first quarter of each UTC hour.
+    const QUARTERS: i64 = 12 * 96;
+    let (engine, project) = (support::engine().await, new_project());
+    let today = tallyhouse_service::clock::now_ms() / 86_400_000 * 86_400;
+    let begins = [today - 300 * 86_400, today - 4 * 366 * 86_400];
+    let mut instants = Vec::new();
+    for begin in begins {
+        let insert = format!(
+            "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, value, user_hash, country, dims, received_at, \
+             retention_days) SELECT '{project}', concat('{begin}-', toString(number)), 'view', \
+             fromUnixTimestamp64Milli((toInt64({begin}) + intDiv(number, 2) * 900 + 420 + number % 2) * 1000, 'UTC') AS at, 2, \
+             1 + number, 'DE', [('country', 'DE')], now64(3), 20000 FROM numbers({}) WHERE number % 2 = 0 OR number % 8 = 1 \
+             SETTINGS max_partitions_per_insert_block = 0",
+            QUARTERS * 2
+        );
+        support::execute(&engine.writer(), &insert).await.unwrap();
+        let of_quarter =
+            |quarter: i64| std::iter::repeat_n(begin + quarter * 900 + 420, if quarter % 4 == 0 { 2 } else { 1 });
+        instants.extend((0..QUARTERS).flat_map(of_quarter));
+    }
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    for name in [
+        "Asia/Kolkata",
+        "Asia/Kathmandu",
+        "Asia/Tehran",
+        "Asia/Kabul",
+        "Asia/Yangon",
+        "America/St_Johns",
+        "Australia/Adelaide",
+        "Australia/Darwin",
+        "Australia/Eucla",
+        "Pacific/Chatham",
+        "Australia/Lord_Howe",
+        "Pacific/Marquesas",
+        "Europe/Berlin",
+    ] {
+        let zone = jiff::tz::TimeZone::get(name).unwrap();
+        let local = |at: i64| jiff::Timestamp::from_second(at).unwrap().to_zoned(zone.clone());
+        for begin in begins {
+            // Whole local days, an end within the events: every one of the eight that are asked about is full.
+            let first = local(begin + 2 * 86_400).date();
+            let last = first.checked_add(jiff::ToSpan::days(8)).unwrap();
+            let start = |date: jiff::civil::Date| date.to_zoned(zone.clone()).unwrap().timestamp().as_second();
+            let (from, to) = (start(first), start(last));
+            let asked: Vec<i64> = instants.iter().copied().filter(|at| (from..to).contains(at)).collect();
+            for width in ["15m", "30m", "hour", "day", "week", "month"] {
+                let mut expected = std::collections::BTreeMap::new();
+                for at in &asked {
+                    let moment = local(*at);
+                    let date = moment.date();
+                    let minutes = |step: i8| format!("{:02}:{:02}", moment.hour(), moment.minute() / step * step);
+                    let key = match width {
+                        "15m" => format!("{date}T{}", minutes(15)),
+                        "30m" => format!("{date}T{}", minutes(30)),
+                        "hour" => format!("{date}T{:02}:00", moment.hour()),
+                        "day" => format!("{date}T00:00"),
+                        "week" => {
+                            let back = i64::from(date.weekday().to_monday_zero_offset());
+                            format!("{}T00:00", date.checked_sub(jiff::ToSpan::days(back)).unwrap())
+                        }
+                        _ => format!("{}T00:00", date.first_of_month()),
+                    };
+                    *expected.entry(key).or_insert(0) += 1;
+                }
+                let url =
+                    format!("/v1/metrics/events?granularity={width}&timezone={name}&startTime={first}&endTime={last}");
+                let reply = service.get(&project, &url).await;
+                let found: std::collections::BTreeMap<String, i64> = reply.body["data"]
+                    .as_array()
+                    .unwrap_or_else(|| panic!("{url}: {reply:?}"))
+                    .iter()
+                    .map(|p| (p["timestamp"].as_str().unwrap()[..16].to_owned(), p["value"].as_i64().unwrap()))
+                    .filter(|(_, count)| *count > 0)
+                    .collect();
+                assert_eq!(found, expected, "{url}");
+            }
+            let daily = service.get(&project, &format!("/v1/reports/daily?timezone={name}&date={first}")).await;
+            let day = asked.iter().filter(|at| local(**at).date() == first).count();
+            assert_eq!(daily.body["data"]["totals"]["events"], json!(day), "{name} {first}: {daily:?}");
+            let document = json!({"metrics": ["events", "users", "value_sum"], "timezone": name, "dimensions": ["country"],
+                "date_range": [first.checked_add(jiff::ToSpan::days(1)).unwrap().to_string(), first.checked_add(jiff::ToSpan::days(1)).unwrap().to_string()],
+                "include": {"totals": true, "comparisons": "previous_period"}});
+            let answer = service.post(&project, "/v1/query", document.to_string()).await;
+            let second = asked.iter().filter(|at| local(**at).date() == first.tomorrow().unwrap()).count();
+            let metrics = &answer.body["results"][0]["metrics"];
+            assert_eq!(json!([metrics[0], metrics[2]]), json!([second, second as f64 * 2.0]), "{name}: {answer:?}");
+        }
     }
     service.stop().await;
 }

@@ -65,7 +65,7 @@ async fn metrics_dimensions_filters_order_and_pages() {
         (
             json!({"metrics": ["events"], "timezone": "Asia/Kolkata", "dimensions": ["time:day"],
                 "date_range": [rfc3339(from), rfc3339(from + 86_400)]}),
-            "rollup_1m",
+            "rollup_1h",
             json!([{"dimensions": ["x"], "metrics": [57]}, {"dimensions": ["x"], "metrics": [15]}]),
         ),
         // No rollup has it: raw events are asked because they may be.

@@ -88,8 +88,8 @@ async fn rollups_answer_what_raw_events_say() {
     );
     ground.clear().await;
     assert_eq!(tally.questions, questions);
-    assert!(tally.values > questions && tally.tables.len() == 3 && tally.chunks > 0, "{tally:?}");
-    assert!(tally.widths_compared > 0, "{tally:?}");
+    assert!(tally.values > questions && tally.tables.len() == 4 && tally.chunks > 0, "{tally:?}");
+    assert!(tally.widths_compared > 0 && tally.old > questions / 4, "{tally:?}");
     assert!(tally.reordered * 100 <= questions, "{tally:?}");
     assert!(tally.totals > 0 && tally.previous > 0 && tally.series > 0 && tally.registered > 0, "{tally:?}");
 }
@@ -113,6 +113,8 @@ struct Tally {
     users: usize,
     /// Answers that were the same but for the order in which states of users were merged.
     reordered: usize,
+    /// Readings that begin before minutes are kept.
+    old: usize,
     tables: BTreeMap<&'static str, usize>,
 }
 
@@ -131,6 +133,7 @@ impl Tally {
         self.remembered += one.remembered;
         self.users += one.users;
         self.reordered += one.reordered;
+        self.old += one.old;
         for (table, readings) in &one.tables {
             *self.tables.entry(table).or_default() += readings;
         }
@@ -392,7 +395,12 @@ impl Asking<'_> {
             }
         }
         tally.rows += planned.len();
-        *tally.tables.entry(read.source.table()).or_default() += 1;
+        let table = match &read.source {
+            Source::Rollup { rollup: Rollup::Quarter, .. } => "quarters",
+            source => source.table(),
+        };
+        *tally.tables.entry(table).or_default() += 1;
+        tally.old += usize::from(read.from < self.ground.now_ms / 1_000 - Rollup::Minute.retention_days() * DAY);
         tally.users += usize::from(read.measures.contains(&Measure::Users));
         tally.chunks += self.in_chunks(read, &planned).await;
         whole

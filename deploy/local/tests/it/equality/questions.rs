@@ -17,8 +17,23 @@ use tallyhouse_schema::{Catalogue, Rollup};
 
 use super::DAY;
 
-/// Three with changes of clocks, one of them of half an hour, and one that is never on a whole hour.
-const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"];
+/// With changes of clocks, one of them of half an hour, and all kinds of those that are never on a whole hour.
+const ZONES: [&str; 14] = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Asia/Tehran",
+    "Asia/Kabul",
+    "Asia/Yangon",
+    "America/St_Johns",
+    "Australia/Adelaide",
+    "Australia/Eucla",
+    "Pacific/Chatham",
+    "Pacific/Marquesas",
+];
 
 /// Registered metrics: of a filter, a ratio, and formulas of measures that add up and of some that do not.
 pub fn registered() -> Vec<Value> {
@@ -166,7 +181,8 @@ fn range(random: &mut StdRng, until: i64) -> Range {
         900 | 3_600 => random.random_range(1..24 * 20) * unit,
         _ => random.random_range(1..200) * DAY,
     };
-    let end = until - random.random_range(0..if unit == DAY { 150 * DAY } else { 60 * DAY });
+    // Minutes are kept for 90 days, all else for as long as there are events.
+    let end = until - random.random_range(0..if unit == 60 { 60 * DAY } else { 340 * DAY });
     let zoned = Zone::named(zone).unwrap();
     // Days begin where the clocks of the zone say so.
     let whole = |at: i64| if unit == DAY { zoned.day_start(zoned.date(at)) } else { at.div_euclid(unit) * unit };
