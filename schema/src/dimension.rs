@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::limits::MAX_TEXT_BYTES;
 use crate::text;
 
 /// Joins the values of a combination in the column `dim_value`. A control character, because normalised values hold none:
@@ -73,6 +74,17 @@ pub fn counted_value(value: Cow<'_, str>) -> Cow<'_, str> {
     text::cut(text::without_controls(value), MAX_VALUE_BYTES).0
 }
 
+/// A text as it is stored: without NUL, and cut to [`MAX_TEXT_BYTES`]. Events of which a dimension is not declared are told apart by
+/// this.
+pub fn stored_text(text: Cow<'_, str>) -> Cow<'_, str> {
+    text::cut(text::without_nul(text), MAX_TEXT_BYTES).0
+}
+
+/// An event type as it is stored: without control characters.
+pub fn stored_event_type(name: Cow<'_, str>) -> Cow<'_, str> {
+    text::without_controls(name)
+}
+
 /// Whether a name may be a dimension: a letter, then letters, digits, `_`, `.` or `-`; at most 64 bytes.
 pub fn is_valid_name(name: &str) -> bool {
     name.len() <= 64
@@ -89,6 +101,21 @@ mod tests {
         assert_eq!(DimSet::of(["device", "country"]), DimSet::of(["country", "device", "country"]));
         assert_eq!(DimSet::of(["device", "country"]).key(), "country,device");
         assert!(DimSet::of(Vec::<String>::new()).is_total());
+    }
+
+    #[test]
+    fn a_value_is_counted_without_controls_and_cut_and_otherwise_as_it_is() {
+        let long = format!("{}\u{e4}x", "x".repeat(MAX_VALUE_BYTES - 1));
+        for (given, counted) in [
+            ("a\u{1f}b\tc\u{85}", "abc"),
+            ("\u{1}", ""),
+            (long.as_str(), &long[..MAX_VALUE_BYTES - 1]),
+            (" A, b:\u{65}\u{301} ", " A, b:\u{65}\u{301} "),
+            (OTHER, OTHER),
+        ] {
+            assert_eq!(counted_value(given.into()), counted);
+            assert_eq!(counted_value(counted.into()), counted, "what is counted is found");
+        }
     }
 
     #[test]

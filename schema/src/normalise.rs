@@ -96,7 +96,11 @@ pub fn normalise<'a>(
     context: Context<'a, '_>,
 ) -> Result<Normalised<'a>, Rejection> {
     let mut changes = Changes::default();
+    let given = raw.event_type.as_ref().map_or(0, |name| name.len());
     let event_type = identifier("eventType", raw.event_type)?.ok_or(Rejection::Missing { field: "eventType" })?;
+    if event_type.len() != given {
+        changes.note(Flags::CHANGED_DIMENSION, Warning::ChangedDimension { field: "eventType".to_owned() });
+    }
     let event_id = identifier("eventId", raw.event_id)?.unwrap_or_else(|| {
         changes.flags.set(Flags::GENERATED_ID);
         Cow::Owned((context.new_id)())
@@ -379,6 +383,8 @@ mod tests {
 
     #[test]
     fn a_dimension_that_is_not_counted_as_given_is_told() {
+        let event_type = [("changed_dimension", "eventType".to_owned())];
+        assert_eq!(warned(r#"{"eventType":"fli\u0009ght"}"#), event_type);
         let long = "x".repeat(MAX_VALUE_BYTES + 1);
         for (properties, expected) in [
             (format!(r#"{{"origin":"{long}"}}"#), vec!["origin"]),

@@ -12,7 +12,7 @@ use crate::raw::PropertyValue;
 const EXACT: u64 = 1 << 53;
 
 /// From here on a number that JSON gives as a double may have been a longer integer: neither `i64` nor `u64` holds it.
-pub(crate) const MAYBE_LONG: f64 = 9.2e18;
+pub const MAYBE_LONG: f64 = 9.2e18;
 
 /// The one way to write a double.
 pub fn canonical(number: f64) -> String {

@@ -106,7 +106,7 @@ impl ExportAsk {
         let zone = values::zone_parameter(&params)?;
         let window = Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)?;
         let (from_s, to_s) = window.bounds(now_ms);
-        let event_type = values::event_type_parameter(&params)?.map(str::to_owned);
+        let event_type = values::event_type_parameter(&params)?;
         let (format, int64) = (format(params.get("format"))?, Int64::parameter(&params)?.unwrap_or_default());
         Ok(Self { from_s, to_s, event_type, format, zone, int64 })
     }

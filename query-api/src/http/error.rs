@@ -122,7 +122,9 @@ fn of_bad_request(bad: &BadRequest) -> Problem {
             bad_request("unknown_parameter").with("did_you_mean", near.as_slice()).with("known", *known)
         }
         BadRequest::Twice { parameter } => bad_request("repeated_parameter").with("parameter", *parameter),
-        BadRequest::Malformed { parameter, .. } => bad_request("bad_parameter").with("parameter", *parameter),
+        BadRequest::Malformed { parameter, .. } | BadRequest::BadTime { parameter, .. } => {
+            bad_request("bad_parameter").with("parameter", *parameter)
+        }
         BadRequest::UnknownMetric { near, known, .. } => with(StatusCode::NOT_FOUND, "unknown_metric")
             .with("did_you_mean", near.as_slice())
             .with("known", known.as_slice()),

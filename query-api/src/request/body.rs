@@ -1,6 +1,9 @@
 //! A JSON body, read field by field: every complaint says where in the document it is.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
+use tallyhouse_schema::number;
 
 use super::error::{BadRequest, quoted};
 use super::near::nearest;
@@ -149,9 +152,27 @@ impl<'a> Part<'a> {
         self.value.is_array()
     }
 
-    /// A text without control characters; values that are stored hold none.
+    /// A text.
+    pub fn any_text(&self) -> Result<&'a str, BadRequest> {
+        self.value.as_str().ok_or_else(|| self.not("a text"))
+    }
+
+    /// A value that a dimension may have: a text, or a number as it is counted.
+    pub fn dimension_value(&self) -> Result<Cow<'a, str>, BadRequest> {
+        match self.value {
+            Value::Number(number) if number.is_f64() => match number.as_f64() {
+                Some(float) if float.abs() < number::MAYBE_LONG => Ok(number::canonical(float).into()),
+                _ => Err(self.bad("write a number this large as a text with all its digits")),
+            },
+            Value::Number(number) => Ok(number.to_string().into()),
+            Value::String(text) => Ok(text.into()),
+            _ => Err(self.not("a text or a number")),
+        }
+    }
+
+    /// A text without control characters.
     pub fn text(&self) -> Result<&'a str, BadRequest> {
-        let text = self.value.as_str().ok_or_else(|| self.not("a text"))?;
+        let text = self.any_text()?;
         if text.contains(char::is_control) { Err(self.not("text without control characters")) } else { Ok(text) }
     }
 

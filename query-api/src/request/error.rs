@@ -83,6 +83,16 @@ pub enum BadRequest {
         /// Zones that it may have been meant to be.
         near: Vec<String>,
     },
+    /// A time that is not read.
+    #[error("`{parameter}`: `{given}`: {problem}")]
+    BadTime {
+        /// Its name.
+        parameter: &'static str,
+        /// The value, shortened.
+        given: String,
+        /// What is wrong with it.
+        problem: tallyhouse_schema::time::NotATime,
+    },
     /// A range that holds nothing.
     #[error("`{parameter}`: {problem}")]
     BadRange {

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use tallyhouse_schema::dimension::stored_event_type;
+
 use super::body::Part;
 use super::error::BadRequest;
 use super::values;
@@ -20,8 +22,8 @@ const MOST: (usize, usize) = (32, 1_000);
 /// Tests of fields in one document: of filters, event types and breakdowns together.
 pub const MOST_TESTS: usize = 100;
 
-/// The longest value, in characters.
-const MAX_VALUE_CHARS: usize = 1_000;
+/// The longest value, in characters: as long as a text that is stored, so that every whole value can be asked for.
+const MAX_VALUE_CHARS: usize = tallyhouse_schema::limits::MAX_TEXT_BYTES;
 
 const WORDS: [&str; 7] = ["is", "is_not", "contains", "contains_not", "and", "or", "not"];
 
@@ -112,17 +114,20 @@ fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadReq
         return Err(field.bad("name a dimension or `event_type`; the range of time is `date_range`"));
     }
     let mut texts = BTreeSet::new();
+    let field = Field::named(name);
     for value in list.items(MOST.1)? {
-        let text = value.text()?;
+        let text = value.dimension_value()?;
         if text.chars().count() > MAX_VALUE_CHARS {
             return Err(value.bad(format!("it has more than {MAX_VALUE_CHARS} characters")));
         }
-        texts.insert(text.to_owned());
+        // What a dimension counts a value as is for the table to say; an event type is stored in one way only.
+        let text = if field == Field::EventType { stored_event_type(text) } else { text };
+        texts.insert(text.into_owned());
     }
     if texts.is_empty() {
         return Err(list.bad("name at least one value; the empty text stands for events without this dimension"));
     }
-    Ok(Condition::Test { field: Field::named(name), how, values: texts })
+    Ok(Condition::Test { field, how, values: texts })
 }
 
 #[cfg(test)]
@@ -152,7 +157,8 @@ mod tests {
             (r#"[["is","a"]]"#, "`[0]`: `is` is written [\"is\", dimension, [value, …]]"),
             (r#"[["iss","a",["x"]]]"#, "`[0][0]`: there is no condition `iss`"),
             (r#"[["is","a",[]]]"#, "`[0][2]`: name at least one value"),
-            (r#"[["is","a",[1]]]"#, "`[0][2][0]`: `1` is not a text"),
+            (r#"[["is","a",[true]]]"#, "`[0][2][0]`: `true` is not a text or a number"),
+            (r#"[["is","a",[18446744073709551617]]]"#, "`[0][2][0]`: write a number this large as a text"),
             (r#"[["or",[]]]"#, "`[0][1]`: `or` needs at least one"),
             (r#"[[]]"#, "`[0]`: it is empty"),
             (r#"[["is","time:day",["x"]]]"#, "`[0][1]`: name a dimension"),
@@ -161,6 +167,29 @@ mod tests {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_number_is_asked_for_as_it_is_counted_and_a_text_as_it_is() {
+        for (json, expected) in [
+            ("7", "7"),
+            ("7.0", "7"),
+            ("7e0", "7"),
+            ("-0", "0"),
+            ("0.10", "0.1"),
+            ("1e-7", "1e-7"),
+            ("123456789012345680", "123456789012345680"),
+            ("9007199254740993", "9007199254740993"),
+            ("18446744073709551615", "18446744073709551615"),
+            (r#""1.10""#, "1.10"),
+            (r#""18446744073709551617""#, "18446744073709551617"),
+            (r#""a\tb""#, "a\tb"),
+        ] {
+            let expected = Condition::is(Field::named("n"), [expected.to_owned()]);
+            assert_eq!(parsed(&format!(r#"[["is","n",[{json}]]]"#)), Ok(expected), "{json}");
+        }
+        let stored = Condition::is(Field::EventType, ["ab".to_owned()]);
+        assert_eq!(parsed(r#"[["is","event_type",["a\tb"]]]"#), Ok(stored));
     }
 
     #[test]

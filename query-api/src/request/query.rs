@@ -184,7 +184,7 @@ fn event_type(metric: Metric, params: &Params) -> Result<Option<String>, BadRequ
             fixed: format!("`{fixed}` events"),
             instead: "value_sum",
         }),
-        (fixed, given) => Ok(fixed.or(given).map(str::to_owned)),
+        (fixed, given) => Ok(fixed.map(str::to_owned).or(given)),
     }
 }
 

@@ -63,6 +63,8 @@ fn between(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadReque
             start.not("a date (2026-01-31) or an instant (RFC 3339)")
         }
         BadRequest::Malformed { .. } => end.not("a date (2026-01-31) or an instant (RFC 3339)"),
+        BadRequest::BadTime { parameter: "startTime", problem, .. } => start.bad(problem.to_string()),
+        BadRequest::BadTime { problem, .. } => end.bad(problem.to_string()),
         BadRequest::BadRange { parameter: "startTime", problem } => start.bad(problem),
         BadRequest::BadRange { .. } => end.bad("it is not after the first one"),
         BadRequest::RangeTooLong { days, limit, earliest } => part
@@ -127,6 +129,11 @@ mod tests {
             (r#""367d""#, "is not `day`"),
             (r#""99999999999999999999d""#, "is not `day`"),
             (r#"["2026-11-01"]"#, "a list is not `day`"),
+            (
+                r#"["2026-11-01T10:00:00Z","2026-11-02T10:00:00+05:00[Europe/Berlin]"]"#,
+                "`[1]`: its offset is not that of",
+            ),
+            (r#"["2026-11-01T10:00:00Z[x=y]","2026-11-02"]"#, "`[0]`: of what may stand in brackets"),
             (r#"["x","2026-11-02"]"#, "`[0]`: `x` is not a date"),
             (r#"["2026-11-01","x"]"#, "`[1]`: `x` is not a date"),
             (r#"["2026-11-03","2026-11-01"]"#, "`[1]`: it is not after the first one"),

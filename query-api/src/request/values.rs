@@ -1,5 +1,7 @@
 //! Values that several kinds of request have, read alike in all of them: from a parameter or from a field of a document.
 
+use tallyhouse_schema::dimension::stored_event_type;
+
 use super::body::Part;
 use super::error::{BadRequest, quoted};
 use super::near::nearest;
@@ -22,21 +24,24 @@ pub fn zone_field(part: Option<&Part<'_>>) -> Result<Zone, BadRequest> {
     Zone::named(name).ok_or_else(|| part.unknown_zone(name))
 }
 
-/// The parameter `eventType`.
-pub fn event_type_parameter(params: &Params) -> Result<Option<&str>, BadRequest> {
-    let given = params.get("eventType");
-    match given.filter(|given| !is_event_type(given)) {
-        None => Ok(given),
-        Some(given) => {
-            Err(BadRequest::Malformed { parameter: "eventType", given: quoted(given), expected: expected() })
-        }
-    }
+/// The parameter `eventType`, as it is stored.
+pub fn event_type_parameter(params: &Params) -> Result<Option<String>, BadRequest> {
+    let Some(given) = params.get("eventType") else { return Ok(None) };
+    event_type(given).map(Some).ok_or_else(|| BadRequest::Malformed {
+        parameter: "eventType",
+        given: quoted(given),
+        expected: expected(),
+    })
 }
 
-/// A field that holds an event type.
+/// A field that holds an event type, as it is stored.
 pub fn event_type_field(part: &Part<'_>) -> Result<String, BadRequest> {
-    let name = part.text()?;
-    if is_event_type(name) { Ok(name.to_owned()) } else { Err(part.not(&expected())) }
+    event_type(part.any_text()?).ok_or_else(|| part.not(&expected()))
+}
+
+fn event_type(name: &str) -> Option<String> {
+    let stored = stored_event_type(name.into());
+    is_event_type(&stored).then(|| stored.into_owned())
 }
 
 fn is_event_type(name: &str) -> bool {
@@ -104,7 +109,8 @@ mod tests {
     fn an_event_type_is_as_long_as_one_that_is_stored() {
         let read = |length: usize| {
             let raw = format!("eventType={}", "\u{e4}".repeat(length));
-            event_type_parameter(&Params::parse(Some(&raw), &["eventType"]).unwrap()).map(|found| found.map(str::len))
+            event_type_parameter(&Params::parse(Some(&raw), &["eventType"]).unwrap())
+                .map(|found| found.map(|name| name.len()))
         };
         assert_eq!((read(0), read(100)), (Ok(None), Ok(Some(200))));
         assert!(read(101).unwrap_err().to_string().contains("is not an event type, of 1 to 100 characters"));

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
+use tallyhouse_schema::time::{self, NotATime};
 
 use super::error::{BadRequest, quoted};
 use crate::time::{DAY, Zone, minute_ceil, minute_floor};
@@ -90,41 +91,35 @@ fn within_a_year(from: i64, to: i64, zone: &Zone) -> Result<(), BadRequest> {
 const YEARS: std::ops::RangeInclusive<i16> = 1970..=2105;
 
 fn instant_ms(parameter: &'static str, text: &str, zone: &Zone) -> Result<i64, BadRequest> {
-    epoch_ms(text).or_else(|| rfc3339_ms(text)).or_else(|| local_ms(text, zone)).ok_or_else(|| BadRequest::Malformed {
+    let malformed = || BadRequest::Malformed {
         parameter,
         given: quoted(text),
         expected:
             "a date (2026-01-31), RFC 3339 (2026-01-31T10:00:00Z; `+` is written %2B) or milliseconds since 1970, \
                    between 1970 and 2105"
                 .to_owned(),
-    })
-}
-
-fn epoch_ms(text: &str) -> Option<i64> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let ms: i64 = text.parse().ok().filter(|_| digits)?;
-    in_years(Timestamp::from_millisecond(ms).ok()?)
-}
-
-fn rfc3339_ms(text: &str) -> Option<i64> {
-    in_years(text.parse().ok()?)
+    };
+    match time::parse_in(text, &|local| local_time(local, text, zone)) {
+        Ok(instant) => in_years(instant.ms).ok_or_else(malformed),
+        Err(NotATime::Unreadable | NotATime::TooLarge) => Err(malformed()),
+        Err(problem) => Err(BadRequest::BadTime { parameter, given: quoted(text), problem }),
+    }
 }
 
 /// A date, or a date and time without offset: on the clocks of the query's zone.
-fn local_ms(text: &str, zone: &Zone) -> Option<i64> {
-    let local: DateTime = match text.parse::<Date>() {
-        Ok(date) if text.len() == 10 => {
-            return in_years(Timestamp::from_second(zone.day_start(date)).ok()?)
-                .filter(|_| YEARS.contains(&date.year()));
-        }
-        _ => text.parse().ok()?,
-    };
-    in_years(Timestamp::from_millisecond(zone.instant_ms(local)?).ok()?)
+fn local_time(local: DateTime, text: &str, zone: &Zone) -> Option<Timestamp> {
+    if !YEARS.contains(&local.year()) {
+        return None;
+    }
+    match text.trim().parse::<Date>() {
+        Ok(date) if text.trim().len() == 10 => Timestamp::from_second(zone.day_start(date)).ok(),
+        _ => Timestamp::from_millisecond(zone.instant_ms(local)?).ok(),
+    }
 }
 
-fn in_years(timestamp: Timestamp) -> Option<i64> {
-    let year = Zone::utc().date(timestamp.as_second()).year();
-    YEARS.contains(&year).then(|| timestamp.as_millisecond())
+fn in_years(ms: i64) -> Option<i64> {
+    let year = Zone::utc().date(Timestamp::from_millisecond(ms).ok()?.as_second()).year();
+    YEARS.contains(&year).then_some(ms)
 }
 
 #[cfg(test)]
@@ -151,6 +146,14 @@ mod tests {
             "2026-11-01T10:00:00Z",
             "2026-11-01T12:00:00+02:00",
             "1793527200000",
+            "1793527200",
+            "1793527200.5",
+            "1793527200000000",
+            "1793527200000000000",
+            "2026-11-01T12:00:00+02:00[+02:00]",
+            "2026-11-01T05:00:00-05:00[America/New_York]",
+            "2026-11-01T11:00:00[Europe/Berlin]",
+            "2026-11-01T10:00:00Z[u-ca=gregory]",
             "2026-11-01T11:00:00",
             "2026-11-01T10:00:59.9Z",
         ] {
@@ -179,7 +182,13 @@ mod tests {
             ("2026-11-01' OR 1=1", "", "`startTime`: `2026-11-01' OR 1=1` is not a date"),
             ("2026-13-01", "", "is not a date"),
             ("9999999999999999999", "", "is not a date"),
-            ("253402300799999", "", "is not a date"),
+            ("99999999999999", "", "is not a date"),
+            ("99999999999999999999", "", "is not a date"),
+            ("2026-11-01T10:00:00Z[u-ca=hebrew]", "", "only a time zone and `u-ca=gregory` are read"),
+            ("2026-11-01T10:00:00+05:00[Europe/Berlin]", "", "its offset is not that of its time zone then"),
+            ("2026-11-01T10:00:00Z[Europe/Berln]", "", "its time zone is not in the IANA database"),
+            ("Sun, 01 Nov 2026 10:00:00 GMT", "", "it is written as in e-mail and HTTP; write RFC 3339"),
+            ("", "Sun, 01 Nov 2026 10:00:00 GMT", "`endTime`: `Sun, 01 Nov 2026 10:00:00 GMT`: it is written"),
             ("-5", "", "is not a date"),
             ("-009999-01-01", "", "is not a date"),
             ("9999-12-31", "", "is not a date"),

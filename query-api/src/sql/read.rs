@@ -1,7 +1,10 @@
 //! The statement of a [`Read`]: one row per bucket and group, with every measure.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
-use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR, counted_value, stored_text};
 use tallyhouse_schema::rollup::EVERY_TYPE;
 use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
@@ -236,17 +239,41 @@ pub(super) fn condition(tree: &Condition, source: &Source, statement: &mut State
         Condition::And(several) => join(several, " AND ", "1"),
         Condition::Or(several) => join(several, " OR ", "0"),
         Condition::Not(one) => format!("NOT {}", condition(one, source, statement)),
-        Condition::Test { field, how, values } => {
-            let value = value(field, source, statement);
-            let name = format!("texts_{}", statement.params.len());
-            statement.bind(name.clone(), Value::Texts(values.iter().cloned().collect()));
-            match how {
-                How::Is => format!("({value} IN {{{name}:Array(String)}})"),
-                // Not one of the multiSearch functions: those take at most 255 texts and none that is empty.
-                How::Contains => format!(
-                    "arrayExists(text -> positionCaseInsensitiveUTF8({value}, text) > 0, {{{name}:Array(String)}})"
-                ),
+        Condition::Test { field, how, values } => match (field, source) {
+            (Field::EventType, _) => test("event_type", *how, values.iter().cloned().collect(), statement),
+            (Field::Dimension(_), Source::Rollup { .. }) => {
+                let value = value(field, source, statement);
+                test(&value, *how, texts(values, counted_value), statement)
             }
+            (Field::Dimension(name), Source::Raw) => raw_test(name, *how, values, statement),
+        },
+    }
+}
+
+/// As for a rollup where the event was counted under the dimension; else its column or property is told apart by all of it.
+fn raw_test(name: &str, how: How, values: &BTreeSet<String>, statement: &mut Statement) -> String {
+    let RawValue { is_counted, counted, own } = RawValue::of(name, statement);
+    let (as_counted, as_stored) = (texts(values, counted_value), texts(values, stored_text));
+    if as_counted == as_stored {
+        return test(&format!("if({is_counted}, {counted}, {own})"), how, as_counted, statement);
+    }
+    let (counted, own) = (test(&counted, how, as_counted, statement), test(&own, how, as_stored, statement));
+    format!("if({is_counted}, {counted}, {own})")
+}
+
+fn texts(values: &BTreeSet<String>, as_: fn(Cow<'_, str>) -> Cow<'_, str>) -> Vec<String> {
+    let texts: BTreeSet<String> = values.iter().map(|text| as_(text.into()).into_owned()).collect();
+    texts.into_iter().collect()
+}
+
+fn test(value: &str, how: How, texts: Vec<String>, statement: &mut Statement) -> String {
+    let name = format!("texts_{}", statement.params.len());
+    statement.bind(name.clone(), Value::Texts(texts));
+    match how {
+        How::Is => format!("({value} IN {{{name}:Array(String)}})"),
+        // Not one of the multiSearch functions: those take at most 255 texts and none that is empty.
+        How::Contains => {
+            format!("arrayExists(text -> positionCaseInsensitiveUTF8({value}, text) > 0, {{{name}:Array(String)}})")
         }
     }
 }
@@ -258,26 +285,43 @@ pub(super) fn value(field: &Field, source: &Source, statement: &mut Statement) -
         // Of a single dimension it is the column itself, so that its index is used.
         (Field::Dimension(_), Source::Rollup { set, .. }) if set.names().len() == 1 => "dim_value".to_owned(),
         (Field::Dimension(name), Source::Rollup { set, .. }) => format!("{}[{}]", values(), position(set, name)),
-        (Field::Dimension(name), Source::Raw) => raw_value(name, statement),
+        (Field::Dimension(name), Source::Raw) => {
+            let RawValue { is_counted, counted, own } = RawValue::of(name, statement);
+            format!("if({is_counted}, {counted}, {own})")
+        }
     }
 }
 
 /// Columns of `events` that are dimensions by themselves.
 const COLUMNS: [&str; 6] = ["country", "device", "os", "browser", "locale", "page"];
 
-/// What the event was counted under, so that raw and rollups agree; else its column or property.
-fn raw_value(name: &str, statement: &mut Statement) -> String {
-    let bound = format!("name_{}", statement.params.len());
-    statement.bind(bound.clone(), Value::Text(name.to_owned()));
-    let counted = format!("arrayFirst(dim -> dim.1 = {{{bound}:String}}, dims).2");
-    let own = match COLUMNS.into_iter().find(|column| *column == name) {
-        Some(column) => format!("toString({column})"),
-        None => format!(
-            "if(mapContains(props, {{{bound}:String}}), props[{{{bound}:String}}], \
-             if(mapContains(num_props, {{{bound}:String}}), toString(num_props[{{{bound}:String}}]), ''))"
-        ),
-    };
-    format!("if(arrayExists(dim -> dim.1 = {{{bound}:String}}, dims), {counted}, {own})")
+/// The value of a dimension of a raw event, as SQL.
+struct RawValue {
+    /// Whether the event was counted under the dimension.
+    is_counted: String,
+    /// What it was counted under, so that raw and rollups agree.
+    counted: String,
+    /// Its column or property. A number is written as it would be counted: as `toString` does, but without the sign of zero.
+    own: String,
+}
+
+impl RawValue {
+    fn of(name: &str, statement: &mut Statement) -> Self {
+        let bound = format!("name_{}", statement.params.len());
+        statement.bind(bound.clone(), Value::Text(name.to_owned()));
+        let own = match COLUMNS.into_iter().find(|column| *column == name) {
+            Some(column) => format!("toString({column})"),
+            None => format!(
+                "if(mapContains(props, {{{bound}:String}}), props[{{{bound}:String}}], \
+                 if(mapContains(num_props, {{{bound}:String}}), toString(num_props[{{{bound}:String}}] + 0), ''))"
+            ),
+        };
+        Self {
+            is_counted: format!("arrayExists(dim -> dim.1 = {{{bound}:String}}, dims)"),
+            counted: format!("arrayFirst(dim -> dim.1 = {{{bound}:String}}, dims).2"),
+            own,
+        }
+    }
 }
 
 /// What is grouped by, in the order asked.
