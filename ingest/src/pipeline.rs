@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use tallyhouse_schema::body::{self, Envelope, Layout, Unread};
+use tallyhouse_schema::body::{self, Envelope, Layout, Text, Unread};
 use tallyhouse_schema::normalise::{Context, Normalised, ProjectRules, normalise};
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
@@ -29,6 +29,7 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
+use crate::decode;
 use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
@@ -68,6 +69,7 @@ impl Pipeline {
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
         let ready = self.way.prepare(&caller.rules.project).await;
+        let (sent, sent_layout) = (body.clone(), layout);
         let asked = Asked { layout, caller, letters: wishes.letters, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
@@ -80,7 +82,11 @@ impl Pipeline {
         } else {
             self.take(&body, asked)?
         };
-        self.confirm(taken, wishes.wait).await
+        let mut reply = self.confirm(taken, wishes.wait).await?;
+        for rejected in reply.rejected.iter_mut().filter(|r| r.rejection == Rejection::TooLargeForLog) {
+            rejected.event_id = decode::event_id_at(&sent, limits.decoded_bytes, sent_layout, rejected.index);
+        }
+        Ok(reply)
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -106,9 +112,11 @@ impl Pipeline {
     /// Bytes -> events on their way. Pure but for the way, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
         let Asked { layout, caller, letters, ready, trace } = asked;
-        let envelope = body::open(bytes, layout)?;
+        let most = self.config.request.decoded_bytes;
+        let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
+        let envelope = body::open(text.as_str(), layout)?;
         let is_single = envelope.is_single;
-        let Read { mut events, indices, warnings, refusals } = self.normalise(envelope, &caller.rules);
+        let Read { mut events, indices, warnings, refusals } = self.normalise(&text, envelope, &caller.rules);
         self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
             self.metrics.dimension_overflowed(set);
         });
@@ -140,7 +148,7 @@ impl Pipeline {
         refused(why, self.health.is_ready())
     }
 
-    fn normalise<'a>(&'a self, envelope: Envelope<'a>, rules: &'a ProjectRules) -> Read<'a> {
+    fn normalise<'a>(&'a self, body: &Text<'_>, envelope: Envelope<'a>, rules: &'a ProjectRules) -> Read<'a> {
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         let context = Context {
@@ -156,8 +164,8 @@ impl Pipeline {
         let (mut all_warnings, mut refusals) = (Vec::new(), Vec::new());
         for (index, item) in envelope.items.into_iter().enumerate() {
             let (text, read) = match item {
-                Ok(text) => (text, event(text, envelope.sent_at.as_ref(), context)),
-                Err(Unread { text, rejection }) => (text, Err((None, rejection))),
+                Ok(text) => (text, event(text, body.is_repaired(text), envelope.sent_at.as_ref(), context)),
+                Err(Unread { text, rejection }) => (text, Err(rejection)),
             };
             match read {
                 Ok(Normalised { event, warnings }) => {
@@ -167,7 +175,8 @@ impl Pipeline {
                     events.push(event);
                     indices.push(index);
                 }
-                Err((event_id, rejection)) => {
+                Err(rejection) => {
+                    let event_id = body::event_id(text);
                     refusals.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
                 }
             }
@@ -220,15 +229,16 @@ struct Asked {
     trace: Option<String>,
 }
 
-/// One event's text -> event; a refusal carries the id, if it was readable.
+/// One event's text -> event.
 fn event<'a>(
     text: &'a str,
+    is_repaired: bool,
     batch_sent_at: Option<&RawTime<'a>>,
     context: Context<'a, '_>,
-) -> Result<Normalised<'a>, (Option<String>, Rejection)> {
-    let raw = raw::read(text).map_err(|rejection| (None, rejection))?;
-    let event_id = raw.event_id.clone();
-    normalise(raw, batch_sent_at, context).map_err(|rejection| (event_id.map(Into::into), rejection))
+) -> Result<Normalised<'a>, Rejection> {
+    let mut raw = raw::read(text)?;
+    raw.is_repaired = is_repaired;
+    normalise(raw, batch_sent_at, context)
 }
 
 /// The events of a body.

@@ -24,6 +24,8 @@ impl Flags {
     pub const BAD_IP: Self = Self(32);
     /// A value property is not counted as it was sent: not a number, or out of bounds.
     pub const BAD_VALUE: Self = Self(64);
+    /// Broken UTF-8 or half a surrogate pair was replaced.
+    pub const REPAIRED_TEXT: Self = Self(128);
     /// A time was not in milliseconds and was converted.
     pub const CONVERTED_TIME: Self = Self(256);
     /// `sentAt` cannot be when the event was sent and was ignored.

@@ -15,6 +15,7 @@ pub mod project;
 pub mod raw;
 pub mod rejection;
 pub mod rollup;
+mod shape;
 mod text;
 pub mod time;
 pub mod user_hash;

@@ -14,6 +14,7 @@ use crate::limits::{MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS}
 use crate::number;
 use crate::raw::{Property, PropertyValue, RawEvent, RawTime};
 use crate::rejection::Rejection;
+use crate::shape;
 use crate::text;
 use crate::user_hash::UserHasher;
 use crate::value;
@@ -96,8 +97,12 @@ pub fn normalise<'a>(
     context: Context<'a, '_>,
 ) -> Result<Normalised<'a>, Rejection> {
     let mut changes = Changes::default();
+    if raw.is_repaired {
+        repaired(&raw, &mut changes)?;
+    }
     let given = raw.event_type.as_ref().map_or(0, |name| name.len());
-    let event_type = identifier("eventType", raw.event_type)?.ok_or(Rejection::Missing { field: "eventType" })?;
+    let event_type = identifier("eventType", raw.event_type)?
+        .ok_or_else(|| Rejection::Missing { field: "eventType", hint: shape::meant_type(&raw.properties) })?;
     if event_type.len() != given {
         changes.note(Flags::CHANGED_DIMENSION, Warning::ChangedDimension { field: "eventType".to_owned() });
     }
@@ -167,6 +172,43 @@ pub fn normalise<'a>(
     }
     event.flags = changes.flags;
     Ok(Normalised { event, warnings: changes.warnings })
+}
+
+/// Names the fields of an event in which broken text was replaced; ids are not taken so, because two could have become one.
+fn repaired(raw: &RawEvent<'_>, changes: &mut Changes) -> Result<(), Rejection> {
+    let is_repaired = |text: &str| text.contains('\u{fffd}');
+    let ids = [
+        ("eventId", &raw.event_id),
+        ("userId", &raw.user_id),
+        ("anonymousId", &raw.anonymous_id),
+        ("sessionId", &raw.session_id),
+    ];
+    if let Some((field, _)) = ids.into_iter().find(|(_, id)| id.as_deref().is_some_and(is_repaired)) {
+        return Err(Rejection::BrokenId { field });
+    }
+    let context = &raw.context;
+    let texts = [
+        ("eventType", &raw.event_type),
+        ("context.ip", &context.ip),
+        ("context.userAgent", &context.user_agent),
+        ("context.country", &context.country),
+        ("context.device", &context.device),
+        ("context.locale", &context.locale),
+        ("context.page", &context.page),
+    ];
+    let texts = texts.into_iter().filter(|(_, text)| text.as_deref().is_some_and(is_repaired)).map(|(name, _)| name);
+    let properties = raw.properties.iter().filter(|property| {
+        is_repaired(&property.name) || matches!(&property.value, PropertyValue::Text(text) if is_repaired(text))
+    });
+    let fields: Vec<&str> = texts.chain(properties.map(|property| &*property.name)).collect();
+    for field in &fields {
+        let (field, _) = text::cut(Cow::Borrowed(*field), MAX_KEY_BYTES);
+        changes.note(Flags::REPAIRED_TEXT, Warning::RepairedText { field: Some(field.into_owned()) });
+    }
+    if fields.is_empty() {
+        changes.note(Flags::REPAIRED_TEXT, Warning::RepairedText { field: None });
+    }
+    Ok(())
 }
 
 /// A text without NUL, of at most `most` bytes.
@@ -444,9 +486,13 @@ mod tests {
             let declared = format!(r#"{{"eventType":"flight","delay":{written}}}"#);
             assert_eq!(warned(&declared), [("value_not_a_number", "delay".to_owned())], "{declared}");
         }
-        for (written, value) in
-            [("1e300", None), ("-1e31", None), (r#""1000000000000000000000000000000000""#, None), ("5e-324", Some(0.0))]
-        {
+        for (written, value) in [
+            ("1e300", None),
+            ("-1e999", None),
+            ("-1e31", None),
+            (r#""1000000000000000000000000000000000""#, None),
+            ("5e-324", Some(0.0)),
+        ] {
             let json = format!(r#"{{"eventType":"a","revenue":{written}}}"#);
             assert_eq!(of(&json), (value, true), "{json}");
             assert_eq!(warned(&json), [("value_out_of_range", "revenue".to_owned())], "{json}");

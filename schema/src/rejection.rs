@@ -16,12 +16,28 @@ pub enum Rejection {
         /// What the parser found.
         problem: String,
     },
-    /// JSON, but with a value that no event can hold, such as the number 1e999 or half a surrogate pair.
+    /// JSON, but with a value that no event can hold, such as the number 1e999.
     #[error("the event cannot be read: {0}")]
     Unreadable(String),
     /// Not a JSON object.
     #[error("an event must be a JSON object")]
     NotAnObject,
+    /// An array where an event is expected.
+    #[error(
+        "an event must be a JSON object, and not an array: send an array of events by itself, as `application/json`"
+    )]
+    ArrayOfEvents,
+    /// A JSON text that holds JSON.
+    #[error("the event is a JSON text that holds JSON: it was encoded twice; send the object itself")]
+    DoubleEncoded,
+    /// An id in which something was replaced.
+    #[error(
+        "`{field}` holds broken UTF-8 or half a surrogate pair; repaired ids could make two into one: send it as whole UTF-8"
+    )]
+    BrokenId {
+        /// The field.
+        field: &'static str,
+    },
     /// Too many bytes.
     #[error("the event has {found} bytes, at most {MAX_EVENT_BYTES} are taken")]
     TooLarge {
@@ -38,10 +54,12 @@ pub enum Rejection {
     #[error("the event has more than {MAX_PROPERTIES} properties after flattening")]
     TooManyProperties,
     /// A required field is not there.
-    #[error("`{field}` is required")]
+    #[error("`{field}` is required{hint}")]
     Missing {
         /// The field.
         field: &'static str,
+        /// What was probably meant, as the end of the sentence.
+        hint: String,
     },
     /// A field of the wrong type.
     #[error("`{field}` must be {expected}")]
@@ -89,7 +107,9 @@ impl Rejection {
         match self {
             Self::InvalidJson { .. } => "invalid_json",
             Self::Unreadable(_) => "unreadable",
-            Self::NotAnObject => "not_an_object",
+            Self::NotAnObject | Self::ArrayOfEvents => "not_an_object",
+            Self::DoubleEncoded => "double_encoded",
+            Self::BrokenId { .. } => "broken_id",
             Self::TooLarge { .. } => "event_too_large",
             Self::TooLargeForLog => "too_large_for_log",
             Self::TooDeep => "too_deep",
@@ -103,10 +123,16 @@ impl Rejection {
         }
     }
 
+    /// Line and column of the body, both 1-based, where it is known.
+    pub const fn position(&self) -> Option<(usize, usize)> {
+        if let Self::InvalidJson { line, column, .. } = self { Some((*line, *column)) } else { None }
+    }
+
     /// The field that it is about, if it is about one.
     pub const fn field(&self) -> Option<&'static str> {
         match self {
-            Self::Missing { field }
+            Self::Missing { field, .. }
+            | Self::BrokenId { field }
             | Self::WrongType { field, .. }
             | Self::TooLong { field, .. }
             | Self::InvalidTime { field, .. } => Some(field),
@@ -114,6 +140,8 @@ impl Rejection {
             Self::InvalidJson { .. }
             | Self::Unreadable(_)
             | Self::NotAnObject
+            | Self::ArrayOfEvents
+            | Self::DoubleEncoded
             | Self::TooLarge { .. }
             | Self::TooLargeForLog
             | Self::TooDeep

@@ -46,7 +46,7 @@ pub(crate) fn of(
         let field = || name.to_owned();
         let number = match find(name, properties) {
             Some(Found::Number(number)) => number,
-            Some(Found::Text(found)) => match decimal(found) {
+            Some(Found::Text(found)) => match decimal(found).or_else(|| beyond_doubles(found)) {
                 Some(number) => number,
                 None => {
                     let found = text::cut(Cow::Borrowed(found), MAX_EXCERPT_BYTES).0.into_owned();
@@ -103,6 +103,12 @@ fn decimal(text: &str) -> Option<f64> {
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     // The parser refuses a second point and a text without digits.
     if is_plain { text.parse().ok() } else { None }
+}
+
+/// A number that no double can hold is kept as the text it was, and is too large in any notation.
+fn beyond_doubles(text: &str) -> Option<f64> {
+    let is_number = text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
+    text.parse().ok().filter(|number: &f64| is_number && number.is_infinite())
 }
 
 #[cfg(test)]

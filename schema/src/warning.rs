@@ -34,6 +34,12 @@ pub enum Warning {
     /// `context.ip` is not an address.
     #[error("`context.ip` is not an IP address and was dropped; send an IPv4 or IPv6 address without a port")]
     BadIp,
+    /// Broken UTF-8 or half a surrogate pair.
+    #[error("broken UTF-8 or half a surrogate pair was replaced by U+FFFD{}; send UTF-8", within(field.as_deref()))]
+    RepairedText {
+        /// The field, or the property's name after flattening; `None` for what is not kept.
+        field: Option<String>,
+    },
     /// A value property that is no number.
     #[error(
         "`{field}` is not counted as the event's value, because it is {found}; send a number, or plain decimal text such as \"12.50\" (no comma, currency or exponent)"
@@ -98,6 +104,7 @@ impl Warning {
             Self::TextCut { .. } => "text_cut",
             Self::NameCut { .. } => "name_cut",
             Self::BadIp => "bad_ip",
+            Self::RepairedText { .. } => "repaired_text",
             Self::ValueNotANumber { .. } => "value_not_a_number",
             Self::ValueTooLarge { .. } | Self::ValueTooSmall { .. } => "value_out_of_range",
             Self::ConvertedTime { .. } => "converted_time",
@@ -121,8 +128,13 @@ impl Warning {
             Self::ConvertedTime { field, .. } => Some(field),
             Self::IgnoredSentAt => Some("sentAt"),
             Self::BadIp => Some("context.ip"),
+            Self::RepairedText { field } => field.as_deref(),
         }
     }
+}
+
+fn within(field: Option<&str>) -> String {
+    field.map_or_else(String::new, |field| format!(" in `{field}`"))
 }
 
 /// The warnings of one event. At most [`MAX_EVENT_WARNINGS`] are kept; of the others only the codes, which are counted.

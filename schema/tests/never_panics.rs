@@ -6,7 +6,7 @@
 )]
 
 use proptest::prelude::*;
-use tallyhouse_schema::body::{Layout, open};
+use tallyhouse_schema::body::{Decoded, Layout, decode, event_id, open};
 use tallyhouse_schema::dimension::VALUE_SEPARATOR;
 use tallyhouse_schema::limits::MAX_TEXT_BYTES;
 use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
@@ -18,7 +18,12 @@ const NOW: i64 = 1_800_000_000_000;
 
 /// Takes a body all the way and shows each event that came of it.
 fn take(body: &[u8], layout: Layout, mut look: impl FnMut(&Event<'_>)) {
-    let Ok(envelope) = open(body, layout) else { return };
+    let text = match decode(body) {
+        Ok(Decoded::Clean(text)) => text,
+        Ok(Decoded::Broken(broken)) => broken.repair(1 << 20).unwrap(),
+        Err(_) => return,
+    };
+    let Ok(envelope) = open(text.as_str(), layout) else { return };
     let (catalogue, hasher) = (Catalogue::built_in().unwrap(), UserHasher::new([1; 16]));
     let rules = ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 730, may_import: false };
     let context = Context {
@@ -29,7 +34,14 @@ fn take(body: &[u8], layout: Layout, mut look: impl FnMut(&Event<'_>)) {
         new_id: &|| "generated".to_owned(),
         received_at: NOW,
     };
-    for text in envelope.items.iter().flatten() {
+    for item in &envelope.items {
+        let text = match item {
+            Ok(text) => text,
+            Err(unread) => {
+                drop((event_id(unread.text), text.is_repaired(unread.text)));
+                continue;
+            }
+        };
         if let Ok(normalised) = read(text).and_then(|raw| normalise(raw, envelope.sent_at.as_ref(), context)) {
             look(&normalised.event);
         }
@@ -75,6 +87,15 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
 proptest! {
     #[test]
     fn any_bytes(body in prop::collection::vec(any::<u8>(), 0..512)) {
+        take(&body, Layout::Json, |_| {});
+        take(&body, Layout::Ndjson, |_| {});
+    }
+
+    #[test]
+    fn any_bytes_among_json(value in json(), at in any::<prop::sample::Index>(), put in prop::collection::vec(any::<u8>(), 0..4)) {
+        let mut body = serde_json::Value::from(vec![value.clone(), value]).to_string().into_bytes();
+        let at = at.index(body.len());
+        body.splice(at..at, put);
         take(&body, Layout::Json, |_| {});
         take(&body, Layout::Ndjson, |_| {});
     }

@@ -108,11 +108,21 @@ impl RequestError {
             Self::MissingKey | Self::UnknownKey => StatusCode::UNAUTHORIZED,
             Self::WrongScope => StatusCode::FORBIDDEN,
             Self::UnknownMediaType | Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooLarge { .. } | Self::Body(BodyError::TooMany { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge { .. } | Self::Body(BodyError::TooMany { .. } | BodyError::RepairedTooLarge { .. }) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownParameter(_) | Self::BodyBroken | Self::BadCompression { .. } => StatusCode::BAD_REQUEST,
             Self::Body(
-                BodyError::InvalidUtf8 { .. } | BodyError::InvalidJson { .. } | BodyError::NotEvents | BodyError::Empty,
+                BodyError::Utf16
+                | BodyError::InvalidJson { .. }
+                | BodyError::NotEvents
+                | BodyError::WrongEnvelope { .. }
+                | BodyError::DoubleEncoded
+                | BodyError::FormEncoded
+                | BodyError::LooksLikeNdjson
+                | BodyError::LooksLikeJson
+                | BodyError::Empty,
             ) => StatusCode::BAD_REQUEST,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => {
@@ -149,7 +159,7 @@ impl From<RequestError> for Problem {
             RequestError::Body(BodyError::InvalidJson { line, column, .. }) => {
                 problem.with("line", line).with("column", column)
             }
-            RequestError::Body(BodyError::InvalidUtf8 { offset }) => problem.with("offset", offset),
+            RequestError::Body(BodyError::WrongEnvelope { field, .. }) => problem.with("field", field),
             RequestError::NotConfirmed { indices, .. } => problem.with("notConfirmed", indices),
             _ => problem,
         }

@@ -36,10 +36,7 @@ async fn events(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Resp
     let metrics = pipeline.metrics();
     match answer {
         Ok(reply) => {
-            metrics.answered(
-                if reply.is_single && !reply.rejected.is_empty() { "rejected" } else { "accepted" },
-                started.elapsed(),
-            );
+            metrics.answered(if reply.is_all_rejected() { "rejected" } else { "accepted" }, started.elapsed());
             reply.into_response()
         }
         Err(error) => {

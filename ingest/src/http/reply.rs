@@ -80,11 +80,20 @@ struct One<'a> {
 
 #[derive(Serialize)]
 struct Many<'a> {
+    #[serde(flatten)]
+    error: Option<AllRejected>,
     accepted: usize,
     duplicates: usize,
     rejected: Vec<Entry<'a>>,
     #[serde(flatten)]
     warnings: WarningList<'a>,
+}
+
+/// What makes an answer to a batch an error like every other.
+#[derive(Serialize)]
+struct AllRejected {
+    code: &'static str,
+    message: String,
 }
 
 /// Absent when there are none, so that an answer to what was understood stays short.
@@ -135,18 +144,32 @@ struct Entry<'a> {
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
     message: String,
 }
 
 impl<'a> From<&'a Rejected> for Entry<'a> {
     fn from(rejected: &'a Rejected) -> Self {
+        let (line, column) = rejected.rejection.position().unzip();
         Self {
+            line,
+            column,
             index: rejected.index,
             event_id: rejected.event_id.as_deref(),
             code: rejected.rejection.code(),
             field: rejected.rejection.field(),
             message: rejected.rejection.to_string(),
         }
+    }
+}
+
+impl Reply {
+    /// Whether nothing of the request is durable: its sender must not read a 2xx. Duplicates are, by their first copies.
+    pub fn is_all_rejected(&self) -> bool {
+        !self.rejected.is_empty() && self.accepted + self.duplicates == 0
     }
 }
 
@@ -161,10 +184,15 @@ impl IntoResponse for Reply {
                 (self.status, Json(One { status, event_id: &self.event_id, warnings })).into_response()
             }
             (false, _) => {
+                let error = self.is_all_rejected().then(|| AllRejected {
+                    code: "all_rejected",
+                    message: format!("none of the {} events was taken; `rejected` says why", self.rejected.len()),
+                });
+                let status = if error.is_some() { StatusCode::BAD_REQUEST } else { self.status };
                 let rejected = self.rejected.iter().map(Entry::from).collect();
                 let warnings = WarningList::from(&self.warned);
-                let body = Many { accepted: self.accepted, duplicates: self.duplicates, rejected, warnings };
-                (self.status, Json(body)).into_response()
+                let (accepted, duplicates) = (self.accepted, self.duplicates);
+                (status, Json(Many { error, accepted, duplicates, rejected, warnings })).into_response()
             }
         }
     }

@@ -76,7 +76,12 @@ impl<'de> DeserializeSeed<'de> for Flatten<'_, 'de> {
 impl<'a> Flatten<'_, 'a> {
     fn keep<E>(self, value: PropertyValue<'a>) -> Result<(), E> {
         match self.root {
-            Some(field) => self.reader.fault(Rejection::WrongType { field, expected: "an object" }),
+            Some(field) => {
+                let is_json = matches!(&value, PropertyValue::Text(text) if text.trim_start().starts_with('{'));
+                let expected =
+                    if is_json { "an object, not a text that holds JSON (it was encoded twice)" } else { "an object" };
+                self.reader.fault(Rejection::WrongType { field, expected });
+            }
             None => self.reader.add(self.origin, self.depth, self.name, value),
         }
         Ok(())

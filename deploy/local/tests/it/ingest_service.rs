@@ -11,10 +11,10 @@ use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
 use tallyhouse_ingest::{Deps, Ingest, RunError};
 use tallyhouse_loadtest::http::{Endpoint, Reply};
-use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
 use tallyhouse_schema::raw::read;
 use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_schema::{Catalogue, Event, wire};
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
@@ -198,6 +198,24 @@ pub fn body(ids: std::ops::Range<u32>) -> String {
 
 /// Events with these ids as the block that the ingester would send.
 pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
+    let mut builder = Builder::default();
+    for id in ids {
+        with_event(project, id, |event| builder.push(project, event, None));
+    }
+    builder.finish().chunks
+}
+
+/// An event as the record that a gateway would write, with any value.
+pub fn record_of(project: &str, id: &str, value: f64) -> Vec<u8> {
+    let mut record = Vec::new();
+    with_event(project, id, |event| {
+        wire::encode(project, &Event { value: Some(value), ..event.clone() }, &mut record);
+    });
+    record
+}
+
+/// Shows an event, which borrows from what it is made of.
+fn with_event(project: &str, id: &str, look: impl FnOnce(&Event<'_>)) {
     let (catalogue, hasher) = (Catalogue::built_in().unwrap(), UserHasher::new([7; 16]));
     let rules = ProjectRules { project: project.into(), late_window_days: 7, retention_days: 730, may_import: false };
     let context = Context {
@@ -208,12 +226,8 @@ pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
         new_id: &String::new,
         received_at: now_ms(),
     };
-    let mut builder = Builder::default();
-    for id in ids {
-        let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
-        builder.push(project, &normalise(read(&text).unwrap(), None, context).unwrap().event, None);
-    }
-    builder.finish().chunks
+    let text = format!(r#"{{"eventId":"{id}","eventType":"a","userId":"u","value":1}}"#);
+    look(&normalise(read(&text).unwrap(), None, context).unwrap().event);
 }
 
 /// The body as JSON.

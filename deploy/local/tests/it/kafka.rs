@@ -14,7 +14,7 @@ use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 
-use crate::ingest_service::{Service, count, everywhere, json};
+use crate::ingest_service::{Service, count, everywhere, json, record_of};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, engine, kafka_or_skip};
@@ -268,6 +268,25 @@ async fn a_record_that_cannot_be_read_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_an_older_gateway_let_through_is_not_counted_and_holds_nothing_up() {
+    let test = "a_value_that_an_older_gateway_let_through_is_not_counted_and_holds_nothing_up";
+    let Some(log) = Log::new(test).await else { return };
+    let (data, project) = (Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    for (id, value) in [("small", 1e-300), ("large", 1e300), ("largest", f64::MAX), ("none", f64::NAN), ("one", 1.0)] {
+        log.produce(&record_of(&project, id, value)).await;
+    }
+    stored(&connection, &project, 5).await;
+    let sql = "SELECT toUInt64(sum(value_count) * 10 + sum(value_sum)) FROM rollup_1h \
+               WHERE project_id = {project:String} AND dim_set = ''";
+    assert_eq!(count(&connection, &project, sql).await, 21, "the small one counts as 0");
+    let flagged = "SELECT countIf(bitAnd(flags, 64) = 64) FROM events WHERE project_id = {project:String}";
+    assert_eq!(count(&connection, &project, flagged).await, 4);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_the_topic_does_not_take_is_refused_alone() {
     let Some(log) = Log::new("an_event_that_the_topic_does_not_take_is_refused_alone").await else { return };
     let (data, project) = (Folder::create(), new_project());
@@ -284,7 +303,7 @@ async fn an_event_that_the_topic_does_not_take_is_refused_alone() {
     assert_eq!(reply.status, 202, "{}", reply.excerpt());
     let answer = json(&reply);
     assert_eq!((&answer["accepted"], &answer["rejected"][0]["code"]), (&json!(2), &json!("too_large_for_log")));
-    assert_eq!(answer["rejected"][0]["index"], 1);
+    assert_eq!((&answer["rejected"][0]["index"], &answer["rejected"][0]["eventId"]), (&json!(1), &json!("2")));
     stored(&connection, &project, 2).await;
     service.stop().await;
 }

@@ -38,6 +38,7 @@ mod kills;
 mod live;
 mod meta;
 mod migrations;
+mod odd_bodies;
 mod outage;
 mod query;
 mod query_admission;

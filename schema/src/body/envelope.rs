@@ -1,0 +1,91 @@
+//! The outermost layer of a body.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::limits::MAX_EVENTS;
+use crate::raw::{RawTime, Scalar};
+use crate::shape;
+
+/// What tells a batch from an event.
+pub(super) struct Outer<'a> {
+    pub(super) events: Option<&'a RawValue>,
+    pub(super) has_type: bool,
+    pub(super) sent_at: Option<RawTime<'a>>,
+    /// Where else events seem to be.
+    pub(super) misnamed: Option<&'static str>,
+}
+
+impl<'de> Deserialize<'de> for Outer<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Outer<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut outer = Outer { events: None, has_type: false, sent_at: None, misnamed: None };
+                while let Some(key) = map.next_key::<crate::raw::Name<'de>>()? {
+                    match &*key.0 {
+                        "events" => outer.events = Some(map.next_value()?),
+                        "sentAt" | "sent_at" => outer.sent_at = map.next_value::<Scalar<'de>>()?.into_time(),
+                        "eventType" | "event_type" => {
+                            outer.has_type = true;
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                        name => match shape::batch_name(name) {
+                            Some(name) if outer.misnamed.is_none() => {
+                                let value: &RawValue = map.next_value()?;
+                                outer.misnamed = value.get().starts_with('[').then_some(name);
+                            }
+                            _ => {
+                                map.next_value::<IgnoredAny>()?;
+                            }
+                        },
+                    }
+                }
+                Ok(outer)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The elements of an array: all are counted, only as many as may be taken are kept, so that a body of nothing but commas
+/// cannot grow in memory.
+pub(super) struct Events<'a> {
+    pub(super) kept: Vec<&'a RawValue>,
+    pub(super) found: usize,
+}
+
+impl<'de> Deserialize<'de> for Events<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Events<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut events = Events { kept: Vec::new(), found: 0 };
+                while events.found < MAX_EVENTS {
+                    let Some(event) = seq.next_element()? else { return Ok(events) };
+                    events.kept.push(event);
+                    events.found += 1;
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    events.found += 1;
+                }
+                Ok(events)
+            }
+        }
+        deserializer.deserialize_seq(Elements)
+    }
+}
