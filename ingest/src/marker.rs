@@ -18,8 +18,8 @@
 //! * a file cannot be removed: the next start is taken for an unclean one, which costs a cold cache;
 //! * killed again before Redis was told: the files are still there, and the next start finds them;
 //! * killed between making its file and naming it: nothing was inserted yet, and an empty `*.part` stays;
-//! * the folder does not come back, as on a new machine: nothing is known of the last process, and answers about what it did
-//!   not tell live until their time is up.
+//! * the folder does not come back, as on a new machine: nothing is known of the last process. It stays on the list of writers in Redis
+//!   without a beat, so that every answer has a short time, until an operator clears the cache or the last answer from before is gone.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -35,6 +35,12 @@ const RUNNING: &str = "running";
 struct Held {
     path: PathBuf,
     _lock: File,
+}
+
+impl Held {
+    fn id(&self) -> Option<String> {
+        Some(self.path.file_stem()?.to_str()?.to_owned())
+    }
 }
 
 /// Says that this process runs, until [`Marker::end`]. Dropped before that, it stays behind, as after a kill.
@@ -59,6 +65,16 @@ impl Marker {
     /// Whether a process before this one may have told less than it inserted.
     pub fn is_unclean(&self) -> bool {
         self.is_unclean
+    }
+
+    /// What this process is called among those that write: the name of its file.
+    pub fn id(&self) -> String {
+        self.own.as_ref().and_then(Held::id).unwrap_or_else(|| Ulid::generate().to_string())
+    }
+
+    /// What the processes were called that are gone.
+    pub fn gone(&self) -> Vec<String> {
+        self.left.iter().filter_map(Held::id).collect()
     }
 
     /// What it did not tell does no harm any more.
@@ -162,9 +178,13 @@ mod tests {
     #[test]
     fn a_start_after_a_kill_is_unclean_until_one_has_settled_it() {
         let scratch = Scratch::new();
-        drop(Marker::set(&scratch.0));
+        let killed = Marker::set(&scratch.0);
+        let id = killed.id();
+        drop(killed);
         // Killed before it settled it, and then stopped without having settled it.
-        assert!(Marker::set(&scratch.0).is_unclean());
+        let next = Marker::set(&scratch.0);
+        assert_eq!((next.is_unclean(), next.gone()), (true, vec![id]));
+        drop(next);
         let stopped = Marker::set(&scratch.0);
         assert!(stopped.is_unclean());
         stopped.end();

@@ -43,6 +43,9 @@ pub struct Block<'a> {
     pub days: &'a [Touched],
 }
 
+/// How often the days of an insert are told that is still under way.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
 /// First and longest pause between attempts; each is twice the one before, +-20 %.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(3_200));
 
@@ -74,7 +77,10 @@ impl Store {
     /// block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<Duration, StoreError> {
         let started = Instant::now();
-        match insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout).await {
+        match self
+            .telling(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
+            .await
+        {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 let took = started.elapsed();
@@ -84,10 +90,23 @@ impl Store {
                 Ok(took)
             }
             Err(error) => {
+                // Maybe stored: the repetition will tell it again, and may be long in coming.
+                self.touched.publish(block.days);
                 self.metrics.insert_failed(error.class());
                 // Something durable stands in front of it: Kafka, or the disk.
                 self.health.set("clickhouse", Status::Degraded, "inserts fail; they are repeated until they succeed");
                 Err(error)
+            }
+        }
+    }
+
+    /// Waits for an insert. One that is long under way may be stored while its answer is not here: its days are told meanwhile.
+    async fn telling<T>(&self, days: &[Touched], insert: impl Future<Output = T>) -> T {
+        let mut insert = std::pin::pin!(insert);
+        loop {
+            match tokio::time::timeout(TELL_EVERY, &mut insert).await {
+                Ok(done) => return done,
+                Err(_) => self.touched.publish(days),
             }
         }
     }

@@ -1,24 +1,29 @@
-//! After an insert: which days it touched is told to whoever caches answers.
+//! After an insert: which days and hours it touched is told to whoever caches answers.
 //!
 //! ```text
-//! stored -> the versions of this process, at once
-//!        -> Redis, when there is one (`tallyhouse_service::touched`): at most 5,000 days at a time
-//! start after a kill, or more days than can wait -> Redis: everything may have changed
+//! stored, maybe stored, or long under way -> the versions of this process, at once
+//!                                         -> Redis, when there is one (`tallyhouse_service::touched`): at most 5,000 at a time
+//! all of it told                          -> Redis: a beat, four times a second
+//! start after a kill, or more than can wait -> Redis: everything may have changed
 //! ```
 //!
 //! Ingestion never waits for it. Without Redis nothing but the first line happens: what this process remembers ends with it.
 //!
+//! A beat vouches that all was told which was stored before. Whoever caches answers believes unchanged versions only while it goes
+//! on, so that in every case below answers have short times (a minute) from a second after the first event that could not be told.
+//!
 //! Failure cases:
-//! * Redis is away: days wait, each once however often it is touched, and are sent again;
+//! * Redis is away, or takes no writes: days wait, each once however often it is touched, and are sent again; no beat meanwhile;
 //! * a piece is carried out, but not answered in time: it is sent again, which does no harm, and only it;
 //! * it is away for so long that a day finds no room: the day is dropped and counted, and everything is told instead as soon as
 //!   Redis is back;
 //! * it is away at the end of the process: what waits is dropped and counted, and the marker stays, so that the next start tells
 //!   everything;
+//! * ClickHouse stores a block and its answer does not come: its days are told all the same, each half second;
 //! * the process is killed after an insert and before its days were told: the batch is stored, so nobody sends it again, and
-//!   nobody knows the days any more. The next process of this data folder finds the marker ([`crate::marker`]) and tells
-//!   everything, for as long as it takes; until then answers about these days are given as they were, until their time is
-//!   up (70 minutes). That costs a cold cache, and the older answers that would be given while ClickHouse is away.
+//!   nobody knows the days any more. Its beat stands still. The next process of this data folder finds the marker ([`crate::marker`]),
+//!   tells everything, for as long as it takes, and takes the dead one off the list. That costs a cold cache, and the older answers
+//!   that would be given while ClickHouse is away.
 //!
 //! Everything is told as by an operator's `DELETE /v1/cache`. What was inserted before and not told is covered by it; an insert
 //! that the kill left half done is completed by whoever finds its file or its intent, who tells its days.
@@ -29,8 +34,9 @@ use std::time::Duration;
 
 use deadpool_redis::Pool;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{self, TellError, tell, tell_everything};
+use tallyhouse_service::touched::{self, BEAT_EVERY, TellError, beat, leave, tell, tell_everything};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::marker::Marker;
@@ -39,7 +45,7 @@ use crate::metrics::Metrics;
 /// Between two sends, so that a busy day is not sent with every insert.
 const PACE: Duration = Duration::from_millis(50);
 
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Days that wait for Redis, at most; besides these, one piece is on its way.
 const MOST: usize = 100_000;
@@ -56,6 +62,13 @@ pub struct Publisher {
 struct Waiting {
     untold: Mutex<Untold>,
     changed: Notify,
+}
+
+/// How this process vouches for what it told.
+struct Pulse {
+    id: String,
+    beats: u64,
+    last: Option<Instant>,
 }
 
 /// What Redis is still to be told.
@@ -122,13 +135,14 @@ impl Publisher {
         if marker.is_unclean() {
             tracing::warn!("the last stop was not an orderly one: Redis is told that everything may have changed");
         }
-        let mut is_failing = false;
+        let (mut is_failing, mut pulse) = (false, Pulse { id: marker.id(), beats: 0, last: None });
         while !stop.is_cancelled() {
-            let sent = self.flush(waiting, &pool, &mut marker).await;
+            let sent = self.flush_and_beat(waiting, &pool, &mut marker, &mut pulse).await;
             self.log(&sent, &mut is_failing);
             let pause = match sent {
                 Ok(0) => {
-                    stop.run_until_cancelled(waiting.changed.notified()).await;
+                    let woken = tokio::time::timeout(BEAT_EVERY, waiting.changed.notified());
+                    stop.run_until_cancelled(woken).await;
                     continue;
                 }
                 Ok(_) => PACE,
@@ -136,8 +150,18 @@ impl Publisher {
             };
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
-        match self.flush(waiting, &pool, &mut marker).await {
-            Ok(_) => marker.end(),
+        let told = self.flush(waiting, &pool, &mut marker).await;
+        match told {
+            Ok(_) => {
+                if pulse.last.is_some()
+                    && let Err(error) = leave(&pool, &pulse.id).await
+                {
+                    tracing::warn!(%error, "Redis was not told that this process stopped: cached answers have short times until the next start");
+                    // The next start takes it off the list.
+                    return;
+                }
+                marker.end();
+            }
             Err(error) => {
                 let days = std::mem::take(&mut waiting.untold().days).len();
                 self.metrics.touched_failures.inc();
@@ -145,6 +169,23 @@ impl Publisher {
                 tracing::warn!(%error, days, "Redis never learned what was touched: the next start tells it that everything was");
             }
         }
+    }
+
+    /// Vouches for what was told before, unless it did so just now. Whatever is stored from here on is the next beat's.
+    async fn flush_and_beat(
+        &self,
+        waiting: &Waiting,
+        pool: &Pool,
+        marker: &mut Marker,
+        pulse: &mut Pulse,
+    ) -> Result<usize, TellError> {
+        let sent = self.flush(waiting, pool, marker).await?;
+        if pulse.last.is_none_or(|last| last.elapsed() >= BEAT_EVERY.mul_f64(0.9)) {
+            pulse.beats += 1;
+            beat(pool, &pulse.id, pulse.beats).await?;
+            pulse.last = Some(Instant::now());
+        }
+        Ok(sent)
     }
 
     /// Counts every failure, and logs the first of a row.
@@ -191,7 +232,7 @@ impl Publisher {
         if !has_dropped && !marker.is_unclean() {
             return Ok(());
         }
-        if let Err(error) = tell_everything(pool).await {
+        if let Err(error) = tell_everything(pool, &marker.gone()).await {
             waiting.untold().has_dropped |= has_dropped;
             return Err(error);
         }
@@ -207,7 +248,7 @@ mod tests {
     use super::*;
 
     fn days(days: std::ops::Range<usize>) -> Vec<Touched> {
-        days.map(|day| Touched { project: "p".to_owned(), day: day as i32 }).collect()
+        days.map(|day| Touched::day("p", day as i32)).collect()
     }
 
     #[test]

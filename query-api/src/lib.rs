@@ -13,6 +13,7 @@
 pub mod adhoc;
 pub mod admission;
 pub mod anomalies;
+pub mod asking;
 pub mod authorize;
 pub mod cache;
 pub mod config;

@@ -126,7 +126,7 @@ pub async fn run(
     });
     let answers = Answers::new(Layers {
         memory: Memory::new(config.cache_bytes / 2),
-        versions: Versions::new(redis.clone(), deps.days, Arc::clone(&deps.clock)),
+        versions: Versions::new(redis.clone(), deps.days, Arc::clone(&deps.clock), metrics.clone()),
         shared: redis,
         policy: Policy { open: config.cache_ttl },
         metrics: metrics.clone(),

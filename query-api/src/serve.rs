@@ -3,25 +3,24 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
 use crate::Clock;
 use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
+use crate::asking::Asking;
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
-use crate::cache::question::{Given, Recipe, StaleReason, Wanted};
+use crate::cache::question::{Given, StaleReason};
 use crate::cache::{Answers, Entry};
 use crate::event_types::EventTypes;
-use crate::execute::{Moment, Recall, Sources};
+use crate::execute::{Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
 use crate::metric::Metric;
-use crate::plan::{OneSeries, Plan, Unplannable, plan};
+use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
-use crate::render::json;
 use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
@@ -139,56 +138,22 @@ pub async fn serve(
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let asked = query.event_types();
-    let plan = Arc::new(plan(&query, &app.catalogue, now_ms)?);
-    let digest = digest(&scope, question, raw.as_deref(), &plan);
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
-    let within = app.sources.store.deadline(plan.class());
-    let wanted = Wanted { recipe: recipe(app, &scope, &plan, is_allowed), scope, plan, question: digest, within };
+    let asking = Asking {
+        sources: Arc::clone(&app.sources),
+        catalogue: Arc::clone(&app.catalogue),
+        clock: Arc::clone(&app.clock),
+        scope,
+        query,
+        // Asked for fresh, it reads everything anew.
+        recall: if is_allowed { Recall::Nothing } else { Recall::All },
+    };
+    let wanted = Arc::new(asking).wanted(now_ms)?;
     let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
     let (given, warnings) = tokio::join!(given, app.event_types.warnings(wanted.scope.project(), &asked));
     let (kept, status): Given = given?;
     let from_cache = is_fresh && status != CacheStatus::Miss;
     Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
-}
-
-/// Computes the answer, now and when it is to be refreshed. Asked for fresh, it reads everything anew.
-fn recipe(app: &App, scope: &Scope, plan: &Arc<Plan>, is_fresh: bool) -> Recipe {
-    let recall = if is_fresh { Recall::Nothing } else { Recall::All };
-    let (sources, clock) = (Arc::clone(&app.sources), app.clock.clone());
-    let (scope, plan) = (scope.clone(), Arc::clone(plan));
-    Arc::new(move |patience| {
-        let execution = sources.execution(&scope, &plan, Moment { now_ms: clock(), recall }, patience);
-        let plan = Arc::clone(&plan);
-        Box::pin(async move { execution.run(&plan).await })
-    })
-}
-
-/// The question as it was put, and what its metrics mean: an answer of another definition is none, however old one may be.
-fn digest(scope: &Scope, question: Question<'_>, raw: Option<&str>, plan: &Plan) -> [u8; 32] {
-    let (kind, what): (u8, &[u8]) = match question {
-        Question::Metric(name) => (0, name.as_bytes()),
-        Question::Realtime => (1, &[]),
-        Question::Daily => (2, &[]),
-        Question::Anomalies(name) => (3, name.as_bytes()),
-        Question::Document(body) => (4, body),
-    };
-    let mut digest = Sha256::new();
-    let registered = match plan {
-        Plan::Structured(plan) => Some(plan),
-        Plan::Anomalies(plan) => match &plan.series {
-            OneSeries::Registered(series) => Some(series),
-            OneSeries::BuiltIn(_) => None,
-        },
-        Plan::Series(_) | Plan::Journey(_) | Plan::Realtime(_) | Plan::Daily(_) => None,
-    };
-    let meaning = registered
-        .map_or_else(String::new, |plan| json::text(&plan.shape.metrics.iter().map(Arc::as_ref).collect::<Vec<_>>()));
-    let raw = raw.unwrap_or_default().as_bytes();
-    for part in [&[kind], scope.project().as_bytes(), what, raw, meaning.as_bytes()] {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    digest.finalize().into()
 }
 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {

@@ -29,7 +29,7 @@ pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, ta
 
 /// Tells which days a rebuild changed.
 pub async fn tell(teller: &mut Teller, days: Vec<ChangedDay>) {
-    let touched = |ChangedDay { project_id: project, day }| Touched { project, day };
+    let touched = |ChangedDay { project_id: project, day }| Touched::day(project, day);
     teller.tell_all(days.into_iter().map(touched)).await;
 }
 

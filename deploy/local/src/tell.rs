@@ -64,7 +64,7 @@ impl Teller {
 
     /// These days of a project were changed. What nobody hears within a few seconds is told again with the next.
     pub async fn tell(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
-        self.tell_all(days.into_iter().map(|day| Touched { project: project.to_owned(), day })).await;
+        self.tell_all(days.into_iter().map(|day| Touched::day(project, day))).await;
     }
 
     /// As [`Teller::tell`], of several projects.

@@ -1,16 +1,37 @@
-//! What was changed, told through Redis to every process that remembers answers about it.
+//! What was changed, told through Redis to every process that remembers answers about it, and who vouches that all of it was told.
 //!
 //! ```text
-//! days        HSETNX  tallyhouse:days:{project} since ..      -> which hash it is: one that expired and began again counts from the start
-//!             HINCRBY tallyhouse:days:{project} {day} 1       -> what an answer about the day is compared with
-//!             PUBLISH tallyhouse:touched {project} {days}     -> who listens reads those days again
-//! everything, HINCRBY tallyhouse:cache:generations {field} 1  -> part of every answer's key: none from before is found
-//! a project   PUBLISH tallyhouse:cleared {field}              -> who listens forgets what it holds
+//! time        HSETNX  tallyhouse:days:{project} since ..       -> which hash it is: one that was lost and began again counts from the start
+//!             HINCRBY tallyhouse:days:{project} {day} 1        -> what an answer about the day is compared with
+//!             HINCRBY tallyhouse:days:{project} h{hour} 1      -> of the newest days, about the hour; hours since 1970
+//!             HINCRBY tallyhouse:days:{project} w{day} 1       -> changes of the day that named hours: {day} - w{day} named none
+//!             PUBLISH tallyhouse:touched {project} {days} h{hours}  -> who listens reads those again
+//! everything, HINCRBY tallyhouse:cache:generations {field} 1   -> part of every answer's key: none from before is found
+//! a project   PUBLISH tallyhouse:cleared {field}               -> who listens forgets what it holds
+//! writers     HSETNX  tallyhouse:writers since ..              -> which list it is
+//!             HSET    tallyhouse:writers {id} {beat}           -> everything that I stored before this beat has been told
+//!             HDEL    tallyhouse:writers {id}                  -> I stopped, and everything has been told
 //! ```
 //!
 //! Whoever changes what is stored tells it: the ingester after each insert, tools after they changed rollups. Who cannot say
 //! which days tells that everything may have changed: an operator, or an ingester whose predecessor was killed. What Redis
 //! did not take may be told again: versions only rise, and twice does no harm.
+//!
+//! An unchanged version proves nothing by itself: an ingester may be unable to raise it. So every ingester beats, four times a second
+//! and only after Redis took all that it had to tell, and a reader believes versions only while every beat of the list goes on
+//! (`query-api/src/cache/pulse.rs`). Failure cases:
+//! * Redis takes no writes (full, a read-only replica, a failed save), hangs, or does not reach an ingester: its beat stands still;
+//! * the ingester is killed: its beat stands still until its successor told everything and took it off the list, an operator
+//!   cleared the cache, or the last answer from before is gone;
+//! * Redis lost the list: another `since`, so that nothing from before is given; no list is *nobody knows*;
+//! * Redis lost a project's hash: another `since`; no hash is *nobody knows* until one was begun;
+//! * an old list came back: beats only rise, so an old one is none.
+//!
+//! No machine's clock is compared with another's. A list without writers is that of a system whose ingesters were all stopped in
+//! order: nobody writes, and versions hold.
+//!
+//! Peers of before hours were told understand the days of a message and their versions, which are raised as before; their own changes
+//! name no hour, and count for all hours of the day.
 //!
 //! Days are told at most [`AT_ONCE`] at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
 //! late, so more than fits into [`PATIENCE`] would be sent again for ever, and hold up everybody else meanwhile.
@@ -22,7 +43,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{self, Pipeline, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 
-use crate::day_versions::{Day, Touched};
+use crate::day_versions::{Day, Hour, Touched, Unit};
 
 /// The hash of a project's days, by project.
 pub const DAYS_KEY: &str = "tallyhouse:days:";
@@ -30,7 +51,7 @@ pub const DAYS_KEY: &str = "tallyhouse:days:";
 /// The field that makes the sums of two hashes of a project differ: a random number.
 pub const SINCE: &str = "since";
 
-/// The channel: a project, then days since 1970, blanks between.
+/// The channel: a project, then days since 1970 and `h` with hours since 1970, blanks between.
 pub const CHANNEL: &str = "tallyhouse:touched";
 
 /// How often answers were forgotten: a hash by [`cleared_field`], and its own [`INCARNATION`].
@@ -47,6 +68,12 @@ pub const CLEARED: &str = "tallyhouse:cleared";
 
 /// Before a project's name in a [`cleared_field`].
 const PROJECT: &str = "project:";
+
+/// The hash of who writes: by id the number of the last beat, and [`SINCE`].
+pub const WRITERS: &str = "tallyhouse:writers";
+
+/// Between two beats of a writer.
+pub const BEAT_EVERY: Duration = Duration::from_millis(250);
 
 /// Days that are told at a time: what Redis carries out in a small part of [`PATIENCE`].
 pub const AT_ONCE: usize = 5_000;
@@ -96,9 +123,33 @@ pub async fn tell(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), TellError
     send(pool, commands(days)).await
 }
 
-/// Tells Redis that anything may have changed, within [`PATIENCE`]: no answer from before is given again, of any project.
-pub async fn tell_everything(pool: &Pool) -> Result<(), TellError> {
-    send(pool, clearing(None)).await
+/// Tells Redis that anything may have changed, within [`PATIENCE`]: no answer from before is given again, of any project. Writers that
+/// are `gone` are no longer waited for.
+pub async fn tell_everything(pool: &Pool, gone: &[String]) -> Result<(), TellError> {
+    let mut pipeline = clearing(None);
+    without(&mut pipeline, gone);
+    send(pool, pipeline).await
+}
+
+/// Vouches, within [`PATIENCE`], that this writer told everything that it stored before. `number` rises.
+pub async fn beat(pool: &Pool, id: &str, number: u64) -> Result<(), TellError> {
+    let mut pipeline = redis::pipe();
+    pipeline.hset_nx(WRITERS, SINCE, rand::random::<u64>()).ignore().hset(WRITERS, id, number).ignore();
+    send(pool, pipeline).await
+}
+
+/// This writer told everything, and writes no more.
+pub async fn leave(pool: &Pool, id: &str) -> Result<(), TellError> {
+    let mut pipeline = redis::pipe();
+    without(&mut pipeline, &[id.to_owned()]);
+    send(pool, pipeline).await
+}
+
+/// Takes writers off the list.
+pub fn without(pipeline: &mut Pipeline, ids: &[String]) {
+    if !ids.is_empty() {
+        pipeline.hdel(WRITERS, ids).ignore();
+    }
 }
 
 async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
@@ -109,21 +160,64 @@ async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
     tokio::time::timeout(PATIENCE, write).await.unwrap_or(Err(TellError::NoAnswer))
 }
 
-/// What Redis is sent of days.
+/// What Redis is sent of days, all of it or nothing: a reader compares the fields of a day with each other.
 pub fn commands(days: &BTreeSet<Touched>) -> Pipeline {
-    let mut by_project: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let mut pipeline = redis::pipe();
-    for Touched { project, day } in days {
-        pipeline.hincr(format!("{DAYS_KEY}{project}"), day, 1).ignore();
-        by_project.entry(project).or_default().push(day.to_string());
+    let mut by_project: BTreeMap<&str, BTreeMap<Day, Option<BTreeSet<u8>>>> = BTreeMap::new();
+    for Touched { project, day, hour } in days {
+        let hours = by_project.entry(project).or_default().entry(*day).or_insert_with(|| Some(BTreeSet::new()));
+        // A change of any hour is one of all of them.
+        *hours = hour.and_then(|hour| {
+            hours.take().map(|mut hours| {
+                hours.insert(hour);
+                hours
+            })
+        });
     }
+    let mut pipeline = redis::pipe();
+    pipeline.atomic();
     for (project, days) in by_project {
-        pipeline.hset_nx(format!("{DAYS_KEY}{project}"), SINCE, rand::random::<u64>()).ignore();
-        pipeline.expire(format!("{DAYS_KEY}{project}"), KEPT_SECONDS).ignore();
+        let key = format!("{DAYS_KEY}{project}");
+        let mut message = project.to_owned();
+        pipeline.hset_nx(&key, SINCE, rand::random::<u64>()).ignore();
+        for (day, hours) in days {
+            pipeline.hincr(&key, day, 1).ignore();
+            message.push_str(&format!(" {day}"));
+            let Some(hours) = hours else { continue };
+            pipeline.hincr(&key, with_hours_field(day), 1).ignore();
+            for hour in hours {
+                let field = hour_field(day.saturating_mul(24).saturating_add(i32::from(hour)));
+                message.push_str(&format!(" {field}"));
+                pipeline.hincr(&key, field, 1).ignore();
+            }
+        }
+        pipeline.expire(&key, KEPT_SECONDS).ignore();
         // Last: who hears of it finds the new version.
-        pipeline.publish(CHANNEL, format!("{project} {}", days.join(" "))).ignore();
+        pipeline.publish(CHANNEL, message).ignore();
     }
     pipeline
+}
+
+/// What Redis is sent so that a project has a hash, and tells which.
+pub fn beginning(project: &str) -> Pipeline {
+    let key = format!("{DAYS_KEY}{project}");
+    let mut pipeline = redis::pipe();
+    pipeline.atomic().hset_nx(&key, SINCE, rand::random::<u64>()).ignore().expire(&key, KEPT_SECONDS).ignore();
+    pipeline
+}
+
+/// The field of an hour's version.
+pub fn hour_field(hour: Hour) -> String {
+    format!("h{hour}")
+}
+
+/// The field that counts the changes of a day which named hours.
+pub fn with_hours_field(day: Day) -> String {
+    format!("w{day}")
+}
+
+/// The hour of a field or a word of a message.
+pub fn hour_of(word: &str) -> Option<Hour> {
+    word.strip_prefix('h')?.parse().ok()
 }
 
 /// What Redis is sent so that a project's answers are forgotten, or all.
@@ -145,11 +239,29 @@ pub fn heard_cleared(message: &str) -> Option<&str> {
     message.strip_prefix(PROJECT)
 }
 
-/// The project and the days of a message on [`CHANNEL`]. What is no day is left out.
-pub fn heard(message: &str) -> Option<(&str, impl Iterator<Item = Day>)> {
+/// The project of a message on [`CHANNEL`], and what changed of it. What is neither day nor hour is left out.
+pub fn heard(message: &str) -> Option<(&str, BTreeSet<Unit>)> {
     let mut words = message.split(' ');
     let project = words.next()?;
-    Some((project, words.filter_map(|day| day.parse().ok())))
+    let (mut days, mut units) = (BTreeSet::new(), BTreeSet::new());
+    for word in words {
+        if let Ok(day) = word.parse::<Day>() {
+            days.insert(day);
+        } else if let Some(hour) = hour_of(word) {
+            units.insert(Unit::Hour(hour));
+        }
+    }
+    let named: BTreeSet<Day> = units
+        .iter()
+        .filter_map(|unit| if let Unit::Hour(hour) = unit { Some(hour.div_euclid(24)) } else { None })
+        .collect();
+    for day in days {
+        units.insert(Unit::Day(day));
+        if !named.contains(&day) {
+            units.insert(Unit::Whole(day));
+        }
+    }
+    Some((project, units))
 }
 
 #[cfg(test)]
@@ -158,7 +270,7 @@ mod tests {
 
     #[test]
     fn days_are_told_in_pieces_and_each_once() {
-        let day = |day| Touched { project: "p".to_owned(), day };
+        let day = |day| Touched::day("p", day);
         let waiting: BTreeSet<Touched> = (0..12_000).map(day).collect();
         let (mut told, mut pieces) = (BTreeSet::new(), Vec::new());
         loop {
@@ -171,6 +283,27 @@ mod tests {
         }
         assert_eq!(pieces, [5_000, 5_000, 2_000]);
         assert_eq!(told, waiting);
+    }
+
+    fn text(pipeline: &Pipeline) -> String {
+        String::from_utf8_lossy(&pipeline.get_packed_pipeline()).replace("\r\n", " ")
+    }
+
+    #[test]
+    fn a_message_names_days_for_older_peers_and_hours_for_others() {
+        let at = |day, hour| Touched { project: "p".to_owned(), day, hour };
+        let sent = text(&commands(&BTreeSet::from([
+            at(2, Some(3)),
+            at(2, Some(4)),
+            at(5, None),
+            at(7, Some(1)),
+            at(7, None),
+        ])));
+        assert!(sent.contains(" p 2 h51 h52 5 7 "), "{sent}");
+        assert_eq!(sent.matches("HINCRBY").count(), 2 + 2 + 1 + 1, "{sent}");
+        let units =
+            [Unit::Day(2), Unit::Hour(51), Unit::Hour(52), Unit::Day(5), Unit::Whole(5), Unit::Day(7), Unit::Whole(7)];
+        assert_eq!(heard("p 2 h51 h52 5 7 hx x"), Some(("p", BTreeSet::from(units))));
     }
 
     #[test]

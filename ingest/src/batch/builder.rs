@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use tallyhouse_schema::Event;
-use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::EventKey;
+
+const HOUR_MS: i64 = 3_600_000;
 
 /// Where in Kafka an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,8 @@ pub struct Builder {
     source_partition: Column,
     source_offset: Column,
     days: HashSet<Touched>,
-    latest: Option<Touched>,
+    /// What was touched last, and its hour.
+    latest: Option<(i64, Touched)>,
     bytes: usize,
 }
 
@@ -72,7 +74,7 @@ pub struct Encoded {
     pub chunks: Vec<Bytes>,
     /// The ids in it that a later event may repeat.
     pub keys: Vec<EventKey>,
-    /// The days that they fall on.
+    /// The days that they fall on, and the hours of the newest ones.
     pub days: Vec<Touched>,
 }
 
@@ -80,7 +82,7 @@ impl Builder {
     /// Appends an event. `key` is `None` for an event whose id was generated: nothing can repeat it.
     pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
         self.rows += 1;
-        self.touch(project, event.ts);
+        self.touch(project, event);
         self.keys.extend(key);
         self.project_id.text(project);
         self.event_id.text(&event.event_id);
@@ -148,15 +150,15 @@ impl Builder {
         self.dims_ends.push(event.dims.len());
     }
 
-    /// Most events fall on the day of the one before.
-    fn touch(&mut self, project: &str, ts: i64) {
-        let day = i32::try_from(ts.div_euclid(DAY_MS)).unwrap_or_default();
-        if self.latest.as_ref().is_some_and(|latest| latest.day == day && latest.project == project) {
+    /// Most events fall on the hour of the one before.
+    fn touch(&mut self, project: &str, event: &Event<'_>) {
+        let hour = event.ts.div_euclid(HOUR_MS);
+        if self.latest.as_ref().is_some_and(|latest| latest.0 == hour && latest.1.project == project) {
             return;
         }
-        let touched = Touched { project: project.to_owned(), day };
+        let touched = Touched::of_event(project, event.ts, event.received_at);
         self.days.insert(touched.clone());
-        self.latest = Some(touched);
+        self.latest = Some((hour, touched));
     }
 
     /// Events so far.

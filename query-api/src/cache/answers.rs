@@ -1,14 +1,17 @@
 //! The way to an answer through all layers.
 //!
 //! ```text
-//! memory: fresh -> HIT
-//!         stale -> STALE at once, and one refresh beside
-//!         none  -> flight of this process -> Redis -> flight of the fleet -> compute -> MISS | COALESCED
+//! memory: fresh  -> HIT
+//!         ageing -> HIT, and one refresh beside
+//!         none   -> flight of this process -> Redis -> flight of the fleet -> compute -> MISS | COALESCED
 //! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
 //! ```
+//!
+//! While computing fails, each question tries again, and its readers do not wait long for that: the reason that they are told is
+//! that of the last failure, for as long as it lasts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,7 +24,7 @@ use super::lock::Locks;
 use super::question::{Given, StaleReason, Wanted};
 use super::reach::Reach;
 use super::shared::Shared;
-use super::stamp::{DaysStamp, Stamp};
+use super::stamp::{DaysStamp, Proven, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
 use super::{Key, Memory, Patience};
@@ -36,7 +39,13 @@ const REFRESHES: usize = 64;
 /// For so long after a failure an older answer is given without another try.
 const TROUBLE: Duration = Duration::from_secs(1);
 
-/// Answers whose last failure is remembered.
+/// For so long who asks waits only [`TRY_WITHIN`] for another try, if there is an older answer.
+const TROUBLED: Duration = Duration::from_secs(60);
+
+/// Long enough for an answer of a ClickHouse that is back. The try goes on beside.
+const TRY_WITHIN: Duration = Duration::from_millis(500);
+
+/// Questions whose last failure is remembered.
 const TROUBLES: u64 = 10_000;
 
 /// Bytes for which answer was last given to which question.
@@ -61,9 +70,9 @@ pub struct Answers {
     pub clock: Clock,
     /// Jitter.
     pub random: Random,
-    flights: Flights<(Key, Stamp), Result<Found, ReadError>>,
+    pub(super) flights: Flights<(Key, Stamp), Result<Found, ReadError>>,
     refreshes: Arc<Semaphore>,
-    pub(super) troubles: Cache<Key, StaleReason>,
+    pub(super) troubles: Cache<[u8; 32], Trouble>,
     pub(super) last: Cache<[u8; 32], Key>,
 }
 
@@ -85,12 +94,21 @@ pub struct Layers {
     pub random: Random,
 }
 
+/// A failure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trouble {
+    pub(super) reason: StaleReason,
+    pub(super) at: Instant,
+}
+
 /// A question at a state of the data.
 #[derive(Clone)]
 pub(super) struct Ask {
     pub(super) wanted: Wanted,
     pub(super) key: Key,
     pub(super) stamp: Stamp,
+    /// While the stamp is unknown: the last one that was not.
+    pub(super) proven: Option<Proven>,
     pub(super) kind: Kind,
     /// What is left for Redis.
     pub(super) patience: Patience,
@@ -113,7 +131,7 @@ impl Answers {
             random,
             flights: Flights::default(),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
-            troubles: Cache::builder().max_capacity(TROUBLES).time_to_live(TROUBLE).build(),
+            troubles: Cache::builder().max_capacity(TROUBLES).time_to_live(TROUBLED).build(),
             last: Cache::builder().max_capacity(LAST_BYTES).weigher(weigh).build(),
         }
     }
@@ -128,7 +146,7 @@ impl Answers {
         self.metrics.looked_up(Layer::Memory, remembered.as_ref().map(|(worth, _)| *worth));
         let given = match remembered {
             Some((Worth::Fresh, kept)) => (kept, CacheStatus::Hit),
-            Some((Worth::Stale, kept)) => self.stale(&ask, kept),
+            Some((Worth::Ageing, kept)) => self.ageing(&ask, kept),
             Some((Worth::Excuse | Worth::Nothing, _)) | None => self.wait(&ask).await?,
         };
         Ok(self.counted(given))
@@ -159,40 +177,47 @@ impl Answers {
     async fn ask(&self, wanted: &Wanted) -> Result<Ask, ReadError> {
         let (reach, now_ms) = (Reach::of(&wanted.plan), (self.clock)());
         let patience = Patience::default();
-        let stamp = self.versions.stamp(wanted.scope.project(), reach.closed_days(now_ms), &patience).await;
-        let key = Key::of(&wanted.scope, &wanted.plan, stamp.generation).ok_or(ReadError::Failed)?;
-        Ok(Ask { wanted: wanted.clone(), key, stamp, kind: reach.kind(stamp.days, now_ms), patience })
+        let (project, span) = (wanted.scope.project(), reach.span(now_ms));
+        let stamp = self.versions.stamp(project, &span, &patience).await;
+        let proven = match stamp.days {
+            DaysStamp::Unknown => self.versions.proven(project, &span),
+            DaysStamp::Known { .. } => None,
+        };
+        let key = Key::of(&wanted.scope, &wanted.name, stamp.generation).ok_or(ReadError::Failed)?;
+        let kind = reach.kind(stamp.days, now_ms);
+        Ok(Ask { wanted: wanted.clone(), key, stamp, proven, kind, patience })
     }
 
     pub(super) fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
-        kept.worth(ask.stamp.days, &self.policy, (self.clock)())
+        kept.worth(ask.stamp.days, ask.proven, &self.policy, (self.clock)())
     }
 
-    /// An answer past its soft end: given, and refreshed beside unless that has just failed.
-    fn stale(&self, ask: &Ask, kept: Arc<Kept>) -> Given {
-        let reason = self.troubles.get(&ask.key).unwrap_or_else(|| {
-            self.refresh(ask, kept.computed_ms);
-            StaleReason::Revalidating
-        });
-        (kept, CacheStatus::Stale(reason))
+    /// An answer whose time is about to end: given, and refreshed beside unless that has just failed.
+    fn ageing(&self, ask: &Ask, kept: Arc<Kept>) -> Given {
+        let has_failed =
+            self.troubles.get(&ask.wanted.around.span).is_some_and(|trouble| trouble.at.elapsed() < TROUBLE);
+        if !has_failed && let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned() {
+            self.refresh(ask, Accept::NewerThan(kept.computed_ms), Some(permit));
+        }
+        (kept, CacheStatus::Hit)
     }
 
-    fn refresh(&self, ask: &Ask, computed_ms: i64) {
-        let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned() else { return };
+    fn refresh(&self, ask: &Ask, accept: Accept, permit: Option<OwnedSemaphorePermit>) {
         let (answers, ask) = (self.clone(), ask.clone());
         let key = (ask.key.clone(), ask.stamp);
         self.flights.launch(&key, || async move {
             let _permit = permit;
             let metrics = answers.metrics.clone();
-            let found = answers.fly(ask, Accept::NewerThan(computed_ms)).await;
-            metrics.cache.refreshed(Refresh::Stale, found.is_ok());
+            let found = answers.fly(ask, accept).await;
+            metrics.cache.refreshed(Refresh::Ahead, found.is_ok());
             found
         });
     }
 
     /// Refreshes a hot answer that was computed then, unless that is under way; `turn` is held meanwhile.
     pub(super) async fn warm_up(&self, wanted: &Wanted, computed_ms: i64, turn: OwnedSemaphorePermit) {
-        let Ok(ask) = self.ask(wanted).await else { return };
+        let Some(wanted) = (wanted.renew)((self.clock)()) else { return };
+        let Ok(ask) = self.ask(&wanted).await else { return };
         let (answers, key) = (self.clone(), (ask.key.clone(), ask.stamp));
         self.flights.launch(&key, || async move {
             let _turn = turn;
@@ -204,14 +229,42 @@ impl Answers {
     }
 
     async fn wait(&self, ask: &Ask) -> Result<Given, ReadError> {
-        if let Some(reason) = self.troubles.get(&ask.key)
+        let trouble = self.troubles.get(&ask.wanted.around.span);
+        if let Some(trouble) = trouble
             && let Some(kept) = self.older(ask).await
         {
-            return Ok((kept, CacheStatus::Stale(reason)));
+            return self.troubled(ask, trouble, kept).await;
         }
         let flight = || self.clone().fly(ask.clone(), Accept::Usable);
         let (role, found) = self.flights.join(self.flight_for(ask), flight).await;
-        let found = match found.unwrap_or(Err(ReadError::Failed)) {
+        self.landed(ask, role, found.unwrap_or(Err(ReadError::Failed))).await
+    }
+
+    /// The last try failed, and there is an older answer: who asks does not wait long for another try.
+    async fn troubled(&self, ask: &Ask, trouble: Trouble, kept: Arc<Kept>) -> Result<Given, ReadError> {
+        if trouble.at.elapsed() < TROUBLE {
+            return Ok((kept, CacheStatus::Stale(trouble.reason)));
+        }
+        let key = self.flight_for(ask);
+        // With nobody waiting, so that the try goes on when its reader has gone.
+        if key.1 == ask.stamp
+            && let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned()
+        {
+            self.refresh(ask, Accept::Usable, Some(permit));
+        }
+        let flight = || self.clone().fly(ask.clone(), Accept::Usable);
+        match tokio::time::timeout(TRY_WITHIN, self.flights.join(key, flight)).await {
+            Ok((role, found)) => self.landed(ask, role, found.unwrap_or(Err(ReadError::Failed))).await,
+            Err(_) => {
+                // The others are given it at once, for a while.
+                self.troubles.insert(ask.wanted.around.span, Trouble { at: Instant::now(), ..trouble });
+                Ok((kept, CacheStatus::Stale(trouble.reason)))
+            }
+        }
+    }
+
+    async fn landed(&self, ask: &Ask, role: Role, found: Result<Found, ReadError>) -> Result<Given, ReadError> {
+        let found = match found {
             Ok(found) => found,
             Err(error) => return self.excused(ask, error).await,
         };
@@ -219,7 +272,7 @@ impl Answers {
             self.metrics.coalesced();
         }
         Ok(match (found.origin, role) {
-            (Origin::Remembered, _) if self.worth(ask, &found.kept) == Worth::Stale => self.stale(ask, found.kept),
+            (Origin::Remembered, _) if self.worth(ask, &found.kept) == Worth::Ageing => self.ageing(ask, found.kept),
             (Origin::Remembered, _) => (found.kept, CacheStatus::Hit),
             (Origin::Computed, Role::Leader) => (found.kept, CacheStatus::Miss),
             (Origin::Computed, Role::Follower) | (Origin::Elsewhere, _) => (found.kept, CacheStatus::Coalesced),
@@ -242,11 +295,12 @@ impl Answers {
         Ok((kept, CacheStatus::Stale(reason)))
     }
 
-    /// Whatever is kept for the plan, or for what the question was planned as last time.
+    /// Whatever is kept for the question, or for the same question as it was asked a little earlier.
     async fn older(&self, ask: &Ask) -> Option<Arc<Kept>> {
-        // The last plan's key may be of another generation: what an operator cleared is not given again.
-        let last = self.last.get(&ask.wanted.question).filter(|key| key.generation() == ask.stamp.generation);
-        for key in [Some(ask.key.clone()), last].into_iter().flatten() {
+        // The last one's key may be of another generation: what an operator cleared is not given again.
+        let last = |around| self.last.get(&around).filter(|key| key.generation() == ask.stamp.generation);
+        let around = ask.wanted.around.all().into_iter().filter_map(last);
+        for key in std::iter::once(ask.key.clone()).chain(around) {
             let kept = match self.memory.get(&key) {
                 Some(kept) => Some(kept),
                 None => self.in_redis(ask, &key).await.map(Arc::new),
@@ -262,9 +316,8 @@ impl Answers {
         self.fleet(ask)?.shared.get(key, &ask.patience).await.ok().flatten()
     }
 
-    /// The other instances. Not for who could not learn the versions: Redis has just been no help, and is not asked
-    /// twice by one request.
+    /// The other instances. Not for who has just found Redis to be no help: it is not asked twice by one request.
     pub(super) fn fleet(&self, ask: &Ask) -> Option<&Locks> {
-        self.locks.as_ref().filter(|_| ask.stamp.days != DaysStamp::Unknown)
+        self.locks.as_ref().filter(|_| !ask.patience.is_over())
     }
 }

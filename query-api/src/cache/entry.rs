@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::packed::{Packed, beside};
-use super::stamp::DaysStamp;
+use super::stamp::{DaysStamp, Proven};
 use super::ttl::{Ends, Policy};
 
 /// An answer, rendered but for what changes from one reader to the next.
@@ -66,28 +66,30 @@ pub(super) const fn is_ahead(computed_ms: i64, now_ms: i64) -> bool {
 pub enum Worth {
     /// Given as it is.
     Fresh,
-    /// Given, and refreshed.
-    Stale,
-    /// Given only when there is no other: it is past its hard end, of older data, or from the future.
+    /// Given, and refreshed: its time is about to end.
+    Ageing,
+    /// Given only when there is no other: its time is over, or it is of older data, or from the future.
     Excuse,
     /// Nothing.
     Nothing,
 }
 
 impl Kept {
-    /// What it is worth to a reader of `days`.
-    pub fn worth(&self, days: DaysStamp, policy: &Policy, now_ms: i64) -> Worth {
+    /// What it is worth to a reader of `days`. While nobody can say what they are, an answer that is of what was last `proven` is as old
+    /// as that.
+    pub fn worth(&self, days: DaysStamp, proven: Option<Proven>, policy: &Policy, now_ms: i64) -> Worth {
+        let right_ms = proven.filter(|proven| proven.days == self.days).map_or(i64::MIN, |proven| proven.at_ms);
         let ends = match days {
-            DaysStamp::Unknown => policy.unversioned(self.ends, self.computed_ms),
+            DaysStamp::Unknown => policy.unversioned(self.ends, self.computed_ms.max(right_ms)),
             DaysStamp::Known { .. } => self.ends,
         };
         let is_of_these_days = days == DaysStamp::Unknown || days == self.days;
         if now_ms >= ends.keep_ms {
             Worth::Nothing
-        } else if !is_of_these_days || now_ms >= ends.hard_ms || is_ahead(self.computed_ms, now_ms) {
+        } else if !is_of_these_days || now_ms >= ends.end_ms || is_ahead(self.computed_ms, now_ms) {
             Worth::Excuse
-        } else if now_ms >= ends.soft_ms {
-            Worth::Stale
+        } else if now_ms >= ends.ahead_ms {
+            Worth::Ageing
         } else {
             Worth::Fresh
         }
@@ -98,7 +100,7 @@ impl Kept {
         let kept = Arc::clone(&self);
         let head = beside(self.body.work(), move || kept.body.open()).await??;
         let Self { computed_ms, oldest_ms, ends, .. } = *self;
-        Some(Entry { head, etag: self.etag.clone(), computed_ms, oldest_ms, expires_ms: ends.soft_ms })
+        Some(Entry { head, etag: self.etag.clone(), computed_ms, oldest_ms, expires_ms: ends.end_ms })
     }
 
     /// Bytes that it takes in memory, about.
@@ -110,7 +112,7 @@ impl Kept {
     pub fn encode(&self) -> Vec<u8> {
         let tag_length = u16::try_from(self.etag.len()).unwrap_or(0);
         let mut rest = Vec::with_capacity(64 + self.etag.len() + self.body.held().len());
-        for time in [self.computed_ms, self.oldest_ms, self.ends.soft_ms, self.ends.hard_ms, self.ends.keep_ms] {
+        for time in [self.computed_ms, self.oldest_ms, self.ends.ahead_ms, self.ends.end_ms, self.ends.keep_ms] {
             rest.extend_from_slice(&time.to_le_bytes());
         }
         let (is_known, epoch, sum) = match self.days {
@@ -138,7 +140,7 @@ impl Kept {
         let mut rest = unsealed(MAGIC, written)?;
         let mut time = || take(&mut rest).map(i64::from_le_bytes);
         let (computed_ms, oldest_ms) = (time()?, time()?);
-        let (soft_ms, hard_ms, keep_ms) = (time()?, time()?, time()?);
+        let (ahead_ms, end_ms, keep_ms) = (time()?, time()?, time()?);
         let mut number = || take(&mut rest).map(u64::from_le_bytes);
         let days = match (number()?, number()?, number()?) {
             (0, ..) => DaysStamp::Unknown,
@@ -152,14 +154,14 @@ impl Kept {
             etag: std::str::from_utf8(tag).ok()?.to_owned(),
             computed_ms,
             oldest_ms,
-            ends: Ends { soft_ms, hard_ms, keep_ms },
+            ends: Ends { ahead_ms, end_ms, keep_ms },
             days,
         })
     }
 }
 
 /// First bytes of a written answer.
-const MAGIC: &[u8; 4] = b"THA3";
+const MAGIC: &[u8; 4] = b"THA4";
 
 /// Where the raw length is: behind magic, checksum, five times and three numbers.
 const RAW_AT: usize = 4 + 4 + 8 * 8;
@@ -191,14 +193,14 @@ pub(super) mod tests {
     const POLICY: Policy = Policy { open: Duration::from_secs(60) };
     const NOW: DaysStamp = DaysStamp::Known { epoch: 1, sum: 7 };
 
-    /// Computed at 1 s; soft, hard and keep are 60 s, 600 s and an hour later.
+    /// Computed at 1 s; refreshed ahead, over and forgotten 45 s, 60 s and an hour later.
     pub(crate) fn kept(body: impl Into<Bytes>) -> Kept {
         Kept {
             body: Packed::of(&body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
             oldest_ms: 500,
-            ends: Ends { soft_ms: 61_000, hard_ms: 601_000, keep_ms: 3_601_000 },
+            ends: Ends { ahead_ms: 46_000, end_ms: 61_000, keep_ms: 3_601_000 },
             days: NOW,
         }
     }
@@ -226,12 +228,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_answer_is_fresh_then_stale_then_an_excuse() {
+    fn an_answer_is_fresh_then_refreshed_then_an_excuse() {
         let kept = kept("");
-        let worth = |days, now_ms| kept.worth(days, &POLICY, now_ms);
+        let worth = |days, now_ms| kept.worth(days, None, &POLICY, now_ms);
         assert_eq!(
-            [60_999, 61_000, 600_999, 601_000, 3_600_999, 3_601_000].map(|now| worth(NOW, now)),
-            [Worth::Fresh, Worth::Stale, Worth::Stale, Worth::Excuse, Worth::Excuse, Worth::Nothing]
+            [45_999, 46_000, 60_999, 61_000, 3_600_999, 3_601_000].map(|now| worth(NOW, now)),
+            [Worth::Fresh, Worth::Ageing, Worth::Ageing, Worth::Excuse, Worth::Excuse, Worth::Nothing]
         );
         assert_eq!(worth(DaysStamp::Known { epoch: 1, sum: 8 }, 2_000), Worth::Excuse, "the days were written to");
     }
@@ -239,19 +241,26 @@ pub(super) mod tests {
     #[test]
     fn an_answer_from_the_future_is_an_excuse() {
         let kept = Kept { computed_ms: 10_000, ..kept("") };
-        let worth = [4_999, 5_000, 10_000].map(|now_ms| kept.worth(NOW, &POLICY, now_ms));
+        let worth = [4_999, 5_000, 10_000].map(|now_ms| kept.worth(NOW, None, &POLICY, now_ms));
         assert_eq!(worth, [Worth::Excuse, Worth::Fresh, Worth::Fresh]);
     }
 
     #[test]
     fn an_answer_without_versions_is_not_for_who_knows_them() {
         let unknown = Kept { days: DaysStamp::Unknown, ..kept("") };
-        assert_eq!(unknown.worth(NOW, &POLICY, 2_000), Worth::Excuse);
-        assert_eq!(unknown.worth(DaysStamp::Unknown, &POLICY, 2_000), Worth::Fresh);
+        assert_eq!(unknown.worth(NOW, None, &POLICY, 2_000), Worth::Excuse);
+        assert_eq!(unknown.worth(DaysStamp::Unknown, None, &POLICY, 2_000), Worth::Fresh);
         // Who does not know takes any, but not for long.
-        let closed = Kept { ends: Ends { soft_ms: 3_600_000, ..unknown.ends }, days: NOW, ..unknown };
-        assert_eq!(closed.worth(DaysStamp::Unknown, &POLICY, 60_999), Worth::Fresh);
-        assert_eq!(closed.worth(DaysStamp::Unknown, &POLICY, 61_000), Worth::Stale);
+        let ends = Ends { ahead_ms: 2_700_000, end_ms: 3_600_000, ..unknown.ends };
+        let closed = Kept { ends, days: NOW, ..unknown };
+        let worth = |proven, now_ms| closed.worth(DaysStamp::Unknown, proven, &POLICY, now_ms);
+        let alone = [45_999, 46_000, 61_000].map(|now_ms| worth(None, now_ms));
+        assert_eq!(alone, [Worth::Fresh, Worth::Ageing, Worth::Excuse]);
+        // It was right when somebody could last say.
+        let proven = Some(Proven { days: NOW, at_ms: 500_000 });
+        assert_eq!([501_000, 560_000].map(|now_ms| worth(proven, now_ms)), [Worth::Fresh, Worth::Excuse]);
+        let other = Some(Proven { days: DaysStamp::Known { epoch: 1, sum: 8 }, at_ms: 500_000 });
+        assert_eq!(worth(other, 501_000), Worth::Excuse);
     }
 
     #[tokio::test]

@@ -1,13 +1,16 @@
 //! What a flight does: look once more, wait for the fleet, compute, remember, publish.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::answers::{Answers, Ask};
+use super::answers::{Answers, Ask, Trouble};
 use super::entry::{Kept, Worth};
 use super::lock::{Lease, Turn};
 use super::packed::{Packed, beside};
 use super::question::StaleReason;
 use super::shared::Away;
+use super::stamp::DaysStamp;
+use super::ttl::Kind;
 use crate::metrics::Layer;
 use crate::store::ReadError;
 
@@ -43,7 +46,7 @@ pub(super) enum Origin {
 impl Answers {
     pub(super) async fn fly(self, ask: Ask, accept: Accept) -> Result<Found, ReadError> {
         let is_good = |kept: &Kept| {
-            let is_usable = matches!(self.worth(&ask, kept), Worth::Fresh | Worth::Stale);
+            let is_usable = matches!(self.worth(&ask, kept), Worth::Fresh | Worth::Ageing);
             match accept {
                 Accept::Usable => is_usable,
                 Accept::NewerThan(computed_ms) => is_usable && kept.computed_ms > computed_ms,
@@ -84,18 +87,24 @@ impl Answers {
         };
         let rendered = rendered.inspect_err(|error| {
             if let Some(reason) = StaleReason::of(error) {
-                self.troubles.insert(ask.key.clone(), reason);
+                self.troubles.insert(ask.wanted.around.span, Trouble { reason, at: Instant::now() });
             }
         })?;
+        // Parts of which nobody could say whether they are right count as all others.
+        let read_ms = match ask.kind {
+            Kind::Closed => began_ms,
+            Kind::Realtime | Kind::Open if ask.stamp.days != DaysStamp::Unknown => rendered.seen_ms.unwrap_or(began_ms),
+            Kind::Realtime | Kind::Open | Kind::Unversioned => rendered.oldest_ms.unwrap_or(began_ms),
+        };
         let kept = Arc::new(Kept {
             body: pack(rendered.head).await?,
             etag: rendered.etag,
             computed_ms: began_ms,
             oldest_ms: rendered.oldest_ms.unwrap_or(began_ms),
-            ends: self.policy.ends(ask.kind, (self.clock)(), (self.random)()),
+            ends: self.policy.ends(ask.kind, read_ms.min(began_ms), (self.random)()),
             days: ask.stamp.days,
         });
-        self.troubles.invalidate(&ask.key);
+        self.troubles.invalidate(&ask.wanted.around.span);
         self.remember(ask, &kept);
         if let Some(lease) = lease {
             // Beside the answer, not before it: nobody waits for Redis to have written.
@@ -107,7 +116,9 @@ impl Answers {
 
     fn remember(&self, ask: &Ask, kept: &Arc<Kept>) {
         self.memory.put(ask.key.clone(), Arc::clone(kept), (self.clock)());
-        self.last.insert(ask.wanted.question, ask.key.clone());
+        for around in ask.wanted.around.own() {
+            self.last.insert(around, ask.key.clone());
+        }
     }
 }
 

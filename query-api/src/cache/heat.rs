@@ -18,6 +18,9 @@ const HOTTEST: usize = 64;
 /// Hits in about the last two minutes from which an answer is hot.
 const HOT: u32 = 4;
 
+/// One that was asked for twice within this time is looked at regularly, and hot too: panels are commonly refreshed once a minute.
+const REGULAR_MS: i64 = 150_000;
+
 /// Counts are halved so often: older hits fade.
 const HALVED_EVERY_MS: i64 = 60_000;
 
@@ -50,6 +53,17 @@ struct Hot {
     wanted: Wanted,
     hits: u32,
     last_ms: i64,
+    /// The time before, at least a few seconds earlier: who reloads a page at once does not look regularly.
+    before_ms: Option<i64>,
+}
+
+/// Between two looks at an answer that are told apart.
+const APART_MS: i64 = 5_000;
+
+impl Hot {
+    fn is_hot(&self) -> bool {
+        self.hits >= HOT || self.before_ms.is_some_and(|before| self.last_ms - before < REGULAR_MS)
+    }
 }
 
 impl Heat {
@@ -59,7 +73,12 @@ impl Heat {
         let answers = &mut watched.answers;
         if let Some(hot) = answers.get_mut(key) {
             hot.hits = hot.hits.saturating_add(1);
+            if now_ms - hot.last_ms >= APART_MS {
+                hot.before_ms = Some(hot.last_ms);
+            }
             hot.last_ms = now_ms;
+            // It is refreshed as it was asked last.
+            hot.wanted = wanted.clone();
             return;
         }
         let mut hits = 1;
@@ -70,14 +89,14 @@ impl Heat {
             answers.remove(&coldest);
             hits = count.saturating_add(1);
         }
-        answers.insert(key.clone(), Hot { wanted: wanted.clone(), hits, last_ms: now_ms });
+        answers.insert(key.clone(), Hot { wanted: wanted.clone(), hits, last_ms: now_ms, before_ms: None });
     }
 
     /// The hottest, hottest first.
     pub fn hottest(&self, now_ms: i64) -> Vec<Asked> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.fade(now_ms);
-        let hot = watched.answers.iter().filter(|(_, hot)| hot.hits >= HOT);
+        let hot = watched.answers.iter().filter(|(_, hot)| hot.is_hot());
         let mut hot: Vec<_> = hot.collect();
         hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
         let asked =
@@ -103,16 +122,18 @@ mod tests {
 
     use super::*;
     use crate::authorize::Scope;
+    use crate::cache::question::Around;
     use crate::cache::stamp::Generation;
     use crate::plan::{Plan, RealtimePlan};
     use crate::store::ReadError;
 
     fn wanted(number: i64) -> (Key, Wanted) {
         let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }));
-        let scope = Scope::for_test("p");
-        let key = Key::of(&scope, &plan, Generation::Process { all: 0, project: 0 }).unwrap();
+        let (scope, name) = (Scope::for_test("p"), Arc::from(number.to_string()));
+        let key = Key::of(&scope, &name, Generation::Process { all: 0, project: 0 }).unwrap();
         let recipe = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
-        (key, Wanted { scope, plan, question: [0; 32], within: Duration::ZERO, recipe })
+        let (around, renew) = (Around { span: [0; 32], shorter: [1; 32], start: [2; 32] }, Arc::new(|_| None));
+        (key, Wanted { scope, plan, name, around, within: Duration::ZERO, recipe, renew })
     }
 
     fn touch(heat: &Heat, number: i64, times: usize) {
@@ -130,6 +151,20 @@ mod tests {
         assert!(found.len() <= HOTTEST);
         assert_eq!(found[..10], (0..10).map(|number| wanted(number).0).collect::<Vec<_>>());
         assert_eq!(heat.watched.lock().unwrap().answers.len(), WATCHED);
+    }
+
+    #[test]
+    fn what_is_looked_at_once_a_minute_is_hot_from_the_second_time_on() {
+        let heat = Heat::default();
+        let (key, wanted) = wanted(1);
+        let hot = |now_ms| heat.hottest(now_ms).len();
+        heat.touch(&key, &wanted, 0);
+        heat.touch(&key, &wanted, 1_000);
+        assert_eq!(hot(1_000), 0, "a page that was loaded again");
+        heat.touch(&key, &wanted, 60_000);
+        assert_eq!(hot(100_000), 1);
+        heat.touch(&key, &wanted, 60_000 + REGULAR_MS);
+        assert_eq!(hot(60_000 + REGULAR_MS), 0);
     }
 
     #[test]

@@ -9,14 +9,14 @@ use ulid::Ulid;
 
 use super::stamp::{DaysStamp, Generation, Stamp};
 use crate::authorize::Scope;
-use crate::plan::Plan;
 
 /// Raised whenever the rendered form or the meaning of a plan changes, so that instances of two versions sharing a
 /// Redis do not read each other's answers.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
-/// Version, generation, project and the whole plan: everything that an answer depends on but the data itself, which the
-/// answer's own stamp tells. So a newer answer replaces an older one instead of lying beside it.
+/// Version, generation, project and the question: everything that an answer depends on but the data itself, which the answer's own stamp
+/// tells, and the present, which its time does. So a newer answer replaces an older one instead of lying beside it, and of a window that
+/// slides there is one answer, whose end jitter moves, and not one for each minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     text: Arc<str>,
@@ -25,9 +25,10 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a plan for a project. A plan that cannot be written down has none, and is not remembered.
-    pub fn of(scope: &Scope, plan: &Plan, generation: Generation) -> Option<Self> {
-        let text = serde_json::to_string(&(VERSION, generation, scope.project(), plan)).ok()?;
+    /// The key of a question of a project, by its name ([`Wanted::name`](super::question::Wanted)). What cannot be written down has
+    /// none, and is not remembered.
+    pub fn of(scope: &Scope, name: &str, generation: Generation) -> Option<Self> {
+        let text = serde_json::to_string(&(VERSION, generation, scope.project(), name)).ok()?;
         Some(Self { text: text.into(), project: scope.project().into(), generation })
     }
 
@@ -129,21 +130,19 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::RealtimePlan;
 
     const NONE: Generation = Generation::Process { all: 0, project: 0 };
 
     #[test]
     fn projects_plans_and_generations_do_not_meet() {
-        let plan = |short_from| Plan::Realtime(RealtimePlan { short_from, long_from: 0, to: 60 });
-        let key = |project: &str, short_from| Key::of(&Scope::for_test(project), &plan(short_from), NONE).unwrap();
+        let key = |project: &str, number: u8| Key::of(&Scope::for_test(project), &number.to_string(), NONE).unwrap();
         assert_eq!(key("a", 1), key("a", 1));
         assert_ne!(key("a", 1), key("b", 1));
         assert_ne!(key("a", 1), key("a", 2));
         assert_ne!(key("a", 1).in_redis().answer(), key("b", 1).in_redis().answer());
         assert_ne!(key("a\",1", 1), key("a", 1));
         let purged = Generation::Process { all: 1, project: 0 };
-        assert_ne!(Key::of(&Scope::for_test("a"), &plan(1), purged).unwrap(), key("a", 1));
+        assert_ne!(Key::of(&Scope::for_test("a"), "1", purged).unwrap(), key("a", 1));
     }
 
     #[test]

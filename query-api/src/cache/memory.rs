@@ -77,11 +77,9 @@ mod tests {
     use crate::authorize::Scope;
     use crate::cache::entry::tests::kept;
     use crate::cache::stamp::Generation;
-    use crate::plan::{Plan, RealtimePlan};
 
     fn key(project: &str, number: i64) -> Key {
-        let plan = Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 });
-        Key::of(&Scope::for_test(project), &plan, Generation::Process { all: 0, project: 0 }).unwrap()
+        Key::of(&Scope::for_test(project), &number.to_string(), Generation::Process { all: 0, project: 0 }).unwrap()
     }
 
     #[test]

@@ -5,15 +5,17 @@
 //! ```
 //!
 //! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
-//!   stamp. Whoever stores events raises the versions of their days, so a late event shows at once, and the next ones of a trickle
-//!   within half a second: each costs an answer.
-//! * Quick: past its soft end an answer is given while one refresh runs (stale-while-revalidate); past its hard end readers wait.
+//!   stamp. Whoever stores events raises the versions of their days and hours, so a late event shows at once, and the next ones of a trickle
+//!   within half a second: each costs an answer. Who stores also vouches that all of it was told ([`pulse`]); while nobody does, versions
+//!   are unknown, and answers live by a short time.
+//! * Quick: in the last part of its time an answer is given while one refresh runs; beyond it nobody is given it, unless ClickHouse cannot
+//!   answer.
 //! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
 //! * Tenants apart: the key holds the project. Errors are never remembered.
 //! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
 //!   away means older answers, marked.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the
+//! [`ttl`] is the policy, [`versions`] tells stamps, [`pulse`] whether they can be believed, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the
 //! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
 //! [`underway`] computes once for all who need them.
 
@@ -32,10 +34,13 @@ pub mod memory;
 pub mod packed;
 pub mod parts;
 pub mod patience;
+pub mod pulse;
 mod purges;
 pub mod question;
 pub mod reach;
 pub mod shared;
+#[cfg(test)]
+mod simulated;
 pub mod stamp;
 pub mod ttl;
 pub mod underway;

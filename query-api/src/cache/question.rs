@@ -22,14 +22,44 @@ pub type Recipe =
 pub struct Wanted {
     /// Who asks.
     pub scope: Scope,
-    /// What is read.
+    /// What is read now.
     pub plan: Arc<Plan>,
-    /// The question as it was put, digested: it stays the same while the plans of a sliding window change.
-    pub question: [u8; 32],
+    /// What the answer is remembered under: the plan, without the times that follow the present.
+    pub name: Arc<str>,
+    /// Under what it is found while ClickHouse is away, by who asks a little later.
+    pub around: Around,
     /// How long computing it may take, waiting for ClickHouse included.
     pub within: Duration,
     /// How to compute the answer.
     pub recipe: Recipe,
+    /// The same question, asked later.
+    pub renew: Renew,
+}
+
+/// Asks a question anew at an instant, in milliseconds since the epoch: of a window that slides, another range is read then.
+pub type Renew = Arc<dyn Fn(i64) -> Option<Wanted> + Send + Sync + 'static>;
+
+/// A question, relative to now: which answer stands in for another. Digests, which hold the project and what metrics mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Around {
+    /// By how long the range is and how long ago it ends: windows that slide, however their times are written.
+    pub span: [u8; 32],
+    /// As if it were a minute shorter: one that was sent just before the turn of a minute.
+    pub shorter: [u8; 32],
+    /// By when it begins: windows that grow.
+    pub start: [u8; 32],
+}
+
+impl Around {
+    /// Where to look, nearest first.
+    pub const fn all(&self) -> [[u8; 32]; 3] {
+        [self.span, self.shorter, self.start]
+    }
+
+    /// Where to be found.
+    pub const fn own(&self) -> [[u8; 32]; 2] {
+        [self.span, self.start]
+    }
 }
 
 /// An answer and where it came from.
@@ -38,8 +68,6 @@ pub type Given = (Arc<Kept>, CacheStatus);
 /// Why an answer is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleReason {
-    /// Another is being computed.
-    Revalidating,
     /// ClickHouse cannot be reached.
     Unavailable,
     /// ClickHouse has too much to do.
@@ -50,7 +78,6 @@ impl StaleReason {
     /// As in `meta.cache.stale_reason`.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Revalidating => "revalidating",
             Self::Unavailable => "unavailable",
             Self::Overloaded => "overloaded",
         }

@@ -1,14 +1,13 @@
-//! Which days a plan reads: what its answer's stamp and time depend on.
+//! Which days and hours a plan reads: what its answer's stamp and time depend on.
 
-use std::ops::RangeInclusive;
-
-use tallyhouse_service::day_versions::Day;
+use tallyhouse_service::day_versions::{Day, Span};
 
 use super::stamp::DaysStamp;
 use super::ttl::{self, Kind};
 use crate::plan::Plan;
 
 const DAY_S: i64 = 86_400;
+const HOUR_S: i64 = 3_600;
 
 /// The part of time that a plan reads, in seconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,28 +38,35 @@ impl Reach {
         Self { from, to, is_realtime: false }
     }
 
-    /// The UTC days that it reads and that are over; none when the range is empty.
-    #[allow(clippy::reversed_empty_ranges, reason = "an empty range of days is what is meant")]
-    pub fn closed_days(&self, now_ms: i64) -> RangeInclusive<Day> {
-        let last = (self.to - 1).div_euclid(DAY_S).min(today(now_ms) - 1);
+    /// Whether all UTC hours that it reads are over.
+    pub const fn is_over(&self, now_ms: i64) -> bool {
+        self.to <= hour(now_ms) * HOUR_S
+    }
+
+    /// What of it has a version that its answer depends on: all of a range that is over, and of one that is not, the UTC days that
+    /// are. An answer that reaches until now lives for a minute; late events of today's hours, of which some are always coming, do not
+    /// make it another each half second.
+    pub fn span(&self, now_ms: i64) -> Span {
         // The last minutes live for a second: whether yesterday changed does not matter to them.
         if self.is_realtime {
-            return 1..=0;
+            return Span::none();
         }
-        match (Day::try_from(self.from.div_euclid(DAY_S)), Day::try_from(last)) {
-            (Ok(first), Ok(last)) => first..=last,
-            _ => 1..=0,
-        }
+        let to = if self.is_over(now_ms) { self.to } else { self.to.min(today(now_ms) * DAY_S) };
+        Span::between(self.from, to, Day::try_from(today(now_ms)).unwrap_or(Day::MAX))
     }
 
     /// The kind of the answer.
     pub fn kind(&self, days: DaysStamp, now_ms: i64) -> Kind {
-        ttl::kind(self.is_realtime, self.to > today(now_ms) * DAY_S, days)
+        ttl::kind(self.is_realtime, !self.is_over(now_ms), days)
     }
 }
 
-fn today(now_ms: i64) -> i64 {
+const fn today(now_ms: i64) -> i64 {
     now_ms.div_euclid(DAY_S * 1_000)
+}
+
+const fn hour(now_ms: i64) -> i64 {
+    now_ms.div_euclid(HOUR_S * 1_000)
 }
 
 #[cfg(test)]
@@ -69,21 +75,44 @@ mod tests {
 
     const KNOWN: DaysStamp = DaysStamp::Known { epoch: 0, sum: 0 };
 
+    fn reach(from: i64, to: i64) -> Reach {
+        Reach { from, to, is_realtime: false }
+    }
+
     #[test]
-    fn only_days_that_are_over_are_in_the_stamp() {
-        let reach = Reach { from: DAY_S + 60, to: 4 * DAY_S, is_realtime: false };
-        // At noon of day 3 the range still grows; at midnight it no longer does.
-        assert_eq!(reach.closed_days(3 * DAY_S * 1_000 + 1), 1..=2);
-        assert_eq!(reach.kind(KNOWN, 3 * DAY_S * 1_000 + 1), Kind::Open);
-        assert_eq!(reach.closed_days(4 * DAY_S * 1_000), 1..=3);
-        assert_eq!(reach.kind(KNOWN, 4 * DAY_S * 1_000), Kind::Closed);
-        assert_eq!(reach.kind(DaysStamp::Unknown, 4 * DAY_S * 1_000), Kind::Unversioned);
+    fn a_range_that_reaches_until_now_depends_on_the_days_that_are_over() {
+        let week = reach(13 * DAY_S + 60, 21 * DAY_S);
+        let noon = (20 * DAY_S + DAY_S / 2) * 1_000;
+        assert_eq!(week.span(noon), Span::between(13 * DAY_S, 20 * DAY_S, 20));
+        assert_eq!(week.kind(KNOWN, noon), Kind::Open);
+        // At midnight it no longer grows.
+        let midnight = 21 * DAY_S * 1_000;
+        assert_eq!(
+            (week.span(midnight), week.kind(KNOWN, midnight)),
+            (Span::between(13 * DAY_S, 21 * DAY_S, 21), Kind::Closed)
+        );
+        assert_eq!(week.kind(DaysStamp::Unknown, midnight), Kind::Unversioned);
+    }
+
+    #[test]
+    fn hours_of_today_that_are_over_have_versions() {
+        let (today, now_ms) = (20 * DAY_S, (20 * DAY_S + 14 * HOUR_S + 1_800) * 1_000);
+        // Yesterday in Kiritimati ended at 10:00 UTC.
+        for over in [reach(today - 14 * HOUR_S, today + 10 * HOUR_S), reach(today + 8 * HOUR_S, today + 14 * HOUR_S)] {
+            assert_eq!(
+                (over.kind(KNOWN, now_ms), over.span(now_ms)),
+                (Kind::Closed, Span::between(over.from, over.to, 20))
+            );
+        }
+        // Five minutes that are over, in the hour that is not.
+        let open = reach(today + 14 * HOUR_S, today + 14 * HOUR_S + 300);
+        assert_eq!((open.kind(KNOWN, now_ms), open.span(now_ms)), (Kind::Open, Span::none()));
     }
 
     #[test]
     fn the_last_minutes_depend_on_no_version() {
         let reach = Reach { from: 3 * DAY_S - 60, to: 3 * DAY_S + 60, is_realtime: true };
-        assert!(reach.closed_days(3 * DAY_S * 1_000 + 30_000).is_empty());
+        assert!(reach.span(3 * DAY_S * 1_000 + 30_000).is_empty());
         assert_eq!(reach.kind(DaysStamp::Unknown, 3 * DAY_S * 1_000), Kind::Realtime);
     }
 }

@@ -52,3 +52,12 @@ pub enum DaysStamp {
     /// Nobody could say. Such an answer has a short time only.
     Unknown,
 }
+
+/// What the data was when somebody could last say, while nobody can. An answer from it was right then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proven {
+    /// The versions.
+    pub days: DaysStamp,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+}

@@ -1,8 +1,8 @@
-//! Refreshes the hottest answers shortly before their soft end, so that their readers never see a stale one.
+//! Refreshes the hottest answers shortly before their end, so that their readers never wait for one.
 //!
-//! At most [`AT_ONCE`] at a time, one look a second, and only answers that somebody asked for since they were computed: of a
-//! window that slides each minute has an answer of its own, and those of minutes that are over would be refreshed for nobody. Over the
-//! fleet the lock of the answer makes it one refresh however many instances find it hot.
+//! At most [`AT_ONCE`] at a time, one look a second, and only answers that somebody asked for since they were computed, or just before:
+//! what nobody looks at any more is refreshed once at most. Over the fleet the lock of the answer makes it one refresh however many
+//! instances find it hot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub const AT_ONCE: usize = 2;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The last part of its fresh time in which an answer is refreshed: 6 of 60 s.
+/// The last part of its time in which an answer is refreshed: 6 of 60 s.
 const LAST_PART: i64 = 10;
 
 /// The least, so that a look comes in time.
@@ -44,7 +44,7 @@ impl Answers {
         }
     }
 
-    async fn warm_once(&self, turns: &Arc<Semaphore>) {
+    pub(super) async fn warm_once(&self, turns: &Arc<Semaphore>) {
         let now_ms = (self.clock)();
         for Asked { key, wanted, last_ms } in self.heat.hottest(now_ms) {
             let is_due = |kept: &Arc<Kept>| is_due(kept, last_ms, now_ms);
@@ -55,10 +55,15 @@ impl Answers {
     }
 }
 
-/// Whether the answer is fresh, but not for much longer, and wanted.
+/// An answer is computed for who asked so long before.
+const FOR_WHO_ASKED_MS: i64 = 5_000;
+
+/// Whether the answer's time is about to end, and somebody wants it.
 fn is_due(kept: &Kept, last_ms: i64, now_ms: i64) -> bool {
-    let lead = ((kept.ends.soft_ms - kept.computed_ms) / LAST_PART).max(LEAST_MS);
-    last_ms >= kept.computed_ms && (kept.ends.soft_ms - lead..kept.ends.soft_ms).contains(&now_ms)
+    let ttl = kept.ends.end_ms - kept.computed_ms;
+    let lead = (ttl / LAST_PART).max(LEAST_MS);
+    let is_wanted = last_ms >= kept.computed_ms - FOR_WHO_ASKED_MS.min(ttl / 4);
+    is_wanted && (kept.ends.end_ms - lead..kept.ends.end_ms).contains(&now_ms)
 }
 
 #[cfg(test)]
@@ -67,10 +72,11 @@ mod tests {
     use crate::cache::entry::tests::kept;
 
     #[test]
-    fn an_answer_is_due_in_the_last_tenth_of_its_fresh_time() {
-        // Computed at 1 s, fresh until 61 s.
+    fn an_answer_is_due_in_the_last_tenth_of_its_time() {
+        // Computed at 1 s, over at 61 s.
         let due = |now_ms| is_due(&kept(""), 1_000, now_ms);
         assert_eq!([1_000, 54_999, 55_000, 60_999, 61_000].map(due), [false, false, true, true, false]);
-        assert!(!is_due(&kept(""), 999, 55_000), "nobody asked since");
+        assert!(is_due(&kept(""), 900, 55_000), "it was computed for who asked");
+        assert!(!is_due(&kept(""), -4_001, 55_000), "nobody asked since");
     }
 }

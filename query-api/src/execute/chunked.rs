@@ -154,8 +154,8 @@ impl Execution {
     async fn keys<K: Kind>(&self, chunks: &[Chunk]) -> Vec<PartKey> {
         let mut keys = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            let days = Reach::between(chunk.read.from, chunk.read.to).closed_days(self.moment.now_ms);
-            let stamp = self.sources.versions.stamp(self.scope.project(), days, &self.patience).await;
+            let span = Reach::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
+            let stamp = self.sources.versions.stamp(self.scope.project(), &span, &self.patience).await;
             keys.push(K::key(&self.scope, chunk, stamp));
         }
         keys

@@ -113,7 +113,8 @@ impl Execution {
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
         let within = self.sources.store.deadline(self.ask.class) + GRACE;
         let rendered = tokio::time::timeout(within, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
-        Ok(Rendered { oldest_ms: Some(self.age.oldest_ms), ..rendered.with_cost(&self.cost) })
+        let Age { oldest_ms, seen_ms } = self.age;
+        Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..rendered.with_cost(&self.cost) })
     }
 
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {

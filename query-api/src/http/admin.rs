@@ -1,5 +1,6 @@
 //! For operators and their tools, on the admin port: `DELETE /v1/cache` clears what is remembered, of one `?project=` or
-//! of all; `POST /v1/touched` says which days were changed, `[{"project":"p","day":20780}, …]`, days since 1970.
+//! of all; `POST /v1/touched` says which days were changed, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
+//! hour of the day.
 
 use std::collections::BTreeSet;
 
@@ -39,6 +40,10 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
             }
         },
     };
+    if let Some(bad) = days.iter().find(|touched| !touched.is_valid()) {
+        let message = format!("project `{}`, day {}: `hour` is 0 to 23, or left out", bad.project, bad.day);
+        return Problem::new(StatusCode::BAD_REQUEST, "bad_hour", message).into_response();
+    }
     match cache.raise(&days).await {
         Ok(()) => Json(json!({"status": "heard", "days": days.len()})).into_response(),
         Err(_) => Problem::new(

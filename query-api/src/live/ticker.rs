@@ -50,7 +50,7 @@ impl Upstream {
         let running = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan);
         let asked = series.event_types();
         let (rendered, warnings) = tokio::join!(running, app.event_types.warnings(self.scope.project(), &asked));
-        let Rendered { head, etag, oldest_ms } = rendered?;
+        let Rendered { head, etag, oldest_ms, .. } = rendered?;
         let etag = tagged(&etag, &warnings);
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);
         let entry = Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() };

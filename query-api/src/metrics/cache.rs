@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::Layer;
+use crate::cache::pulse::Doubt;
 use crate::cache::question::StaleReason;
 
 /// What became of a lock of the fleet.
@@ -23,9 +24,9 @@ pub enum LockEvent {
 /// Why an answer was computed though there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refresh {
-    /// It was stale.
-    Stale,
-    /// It was hot, and about to be stale.
+    /// It was asked for in the last part of its time.
+    Ahead,
+    /// It was hot, and its time about to end.
     Warm,
     /// The caller asked for it.
     Fresh,
@@ -52,6 +53,8 @@ pub struct CacheMetrics {
     part_bytes: IntGauge,
     dropped: IntCounterVec,
     cleared: IntCounter,
+    unknown: IntCounterVec,
+    silent_writers: IntGauge,
 }
 
 impl CacheMetrics {
@@ -81,12 +84,24 @@ impl CacheMetrics {
                 &["reason"],
             )?,
             cleared: IntCounter::new("tallyhouse_query_cache_cleared_total", "Times the cache was cleared by hand")?,
+            unknown: counter(
+                "tallyhouse_query_cache_unknown_versions_total",
+                "Times nobody could say whether days were written to, so that answers have short times, by reason",
+                &["reason"],
+            )?,
+            silent_writers: IntGauge::new(
+                "tallyhouse_query_cache_silent_writers",
+                "Ingesters that do not vouch for what they stored: cut off from Redis, or killed and not started again",
+            )?,
         };
-        for vec in [&metrics.stale, &metrics.refreshes, &metrics.locks, &metrics.parts, &metrics.dropped] {
+        let vecs =
+            [&metrics.stale, &metrics.refreshes, &metrics.locks, &metrics.parts, &metrics.dropped, &metrics.unknown];
+        for vec in vecs {
             registry.register(Box::new(vec.clone()))?;
         }
         registry.register(Box::new(metrics.part_bytes.clone()))?;
         registry.register(Box::new(metrics.cleared.clone()))?;
+        registry.register(Box::new(metrics.silent_writers.clone()))?;
         Ok(metrics)
     }
 
@@ -98,7 +113,7 @@ impl CacheMetrics {
     /// An answer was computed though there was one, or was to be.
     pub fn refreshed(&self, refresh: Refresh, is_done: bool) {
         let cause = match refresh {
-            Refresh::Stale => "stale",
+            Refresh::Ahead => "ahead",
             Refresh::Warm => "warm",
             Refresh::Fresh => "fresh",
         };
@@ -135,6 +150,21 @@ impl CacheMetrics {
             Dropped::TooManyWrites => "too_many_writes",
         };
         self.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Nobody could say whether days were written to.
+    pub fn unknown(&self, doubt: Doubt) {
+        let reason = match doubt {
+            Doubt::NoAnswer => "no_answer",
+            Doubt::NoWriters => "no_writers",
+            Doubt::Silent => "silent_writer",
+        };
+        self.unknown.with_label_values(&[reason]).inc();
+    }
+
+    /// How many writers are silent.
+    pub fn silent_writers(&self, count: usize) {
+        self.silent_writers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// An operator cleared the cache.

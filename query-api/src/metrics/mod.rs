@@ -223,7 +223,7 @@ impl Metrics {
     pub fn looked_up(&self, layer: Layer, found: Option<Worth>) {
         let result = match found {
             Some(Worth::Fresh) => "hit",
-            Some(Worth::Stale) => "stale",
+            Some(Worth::Ageing) => "ageing",
             Some(Worth::Excuse | Worth::Nothing) => "outdated",
             None => "miss",
         };

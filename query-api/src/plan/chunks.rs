@@ -13,7 +13,9 @@
 
 use super::frame::Frame;
 use super::read::{Read, Source};
-use crate::time::{DAY, Granularity, grid};
+use crate::time::{Granularity, grid};
+
+const HOUR: i64 = 3_600;
 
 /// Cells of one reading at most; beyond, it is read as a whole.
 const MOST_CELLS: usize = 400;
@@ -32,7 +34,7 @@ pub struct Cut {
 pub struct Chunk {
     /// What is read for it.
     pub read: Read,
-    /// Whether its UTC days are over: only late events can change it.
+    /// Whether its UTC hours are over: only late events can change it.
     pub is_closed: bool,
 }
 
@@ -44,9 +46,9 @@ impl Chunk {
     }
 }
 
-/// Whether all UTC days before an instant are over.
+/// Whether all UTC hours before an instant are over.
 const fn is_over(to: i64, now_s: i64) -> bool {
-    to <= now_s - now_s.rem_euclid(DAY)
+    to <= now_s - now_s.rem_euclid(HOUR)
 }
 
 impl Cut {
@@ -69,7 +71,9 @@ pub fn cut(read: &Read, now_s: i64) -> Option<Cut> {
     while edge < frame.to {
         let end = cell_end(frame, edge);
         let from = if is_widened && starts_on_edge && is_exact(read, edge) { edge } else { edge.max(frame.from) };
-        let to = if is_widened && ends_on_edge && is_exact(read, end) { end } else { end.min(frame.to) };
+        // What is over is not widened into what is not: it is known by its versions, and the rest by its time only.
+        let stays = !is_over(end.min(frame.to), now_s) || is_over(end, now_s);
+        let to = if is_widened && ends_on_edge && stays && is_exact(read, end) { end } else { end.min(frame.to) };
         chunks.push(Chunk { read: part(read, frame, from, to), is_closed: is_over(to, now_s) });
         edge = end;
         if chunks.len() > MOST_CELLS {
@@ -166,11 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn hours_of_today_that_are_over_are_a_chunk_of_their_own() {
+        let today = read(Granularity::Hour, "UTC", "2026-11-20T08:00:00Z", "2026-11-20T12:00:00Z");
+        assert_eq!(shown(&today), [("2026-11-20T00 2026-11-20T12".to_owned(), true)]);
+        let open = read(Granularity::Hour, "UTC", "2026-11-20T08:00:00Z", "2026-11-20T13:00:00Z");
+        assert_eq!(shown(&open), [("2026-11-20T00 2026-11-21T00".to_owned(), false)]);
+    }
+
+    #[test]
     fn a_range_that_begins_within_a_bucket_is_read_as_it_is() {
         let odd = read(Granularity::Day, "UTC", "2026-11-11T06:00:00Z", "2026-11-18T00:00:00Z");
         let chunks = shown(&odd);
         assert_eq!(chunks[0].0, "2026-11-11T06 2026-11-16T00");
-        assert_eq!(chunks[1], ("2026-11-16T00 2026-11-23T00".to_owned(), false));
+        // The week is not over, the range is.
+        assert_eq!(chunks[1], ("2026-11-16T00 2026-11-18T00".to_owned(), true));
         assert!(cut(&odd, NOW).unwrap().keeps(odd.from - 6 * 3_600), "the first bucket starts before the range");
     }
 

@@ -27,6 +27,8 @@ pub struct Rendered {
     pub etag: String,
     /// When the oldest remembered part of it was read, in milliseconds since the epoch; `None` when all was read for it.
     pub oldest_ms: Option<i64>,
+    /// Up to when it counts what happens, in milliseconds since the epoch: when the oldest part was read that was not over then.
+    pub seen_ms: Option<i64>,
 }
 
 impl Rendered {
@@ -49,7 +51,7 @@ pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> R
     let digest = Sha256::digest(format!("{data}{told}"));
     let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
-    Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None }
+    Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None, seen_ms: None }
 }
 
 /// The tag of an answer and of the warnings that come with it, which are not part of what is remembered.

@@ -18,6 +18,7 @@ mod bodies;
 mod brokers;
 mod cache_fleet;
 mod cache_life;
+mod cache_proof;
 mod cache_rebuild;
 mod chaos;
 mod commands;

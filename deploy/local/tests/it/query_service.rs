@@ -162,6 +162,11 @@ impl Service {
         self.admin.trim_start_matches("http://")
     }
 
+    /// The service's clock, where it goes on.
+    pub fn now_ms(&self) -> i64 {
+        now_ms() + self.shifted_ms.load(Ordering::SeqCst)
+    }
+
     /// Moves the service's clock.
     pub fn pass(&self, time: Duration) {
         self.shifted_ms.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
@@ -281,7 +286,13 @@ impl Redis {
         let process = redis_server(port, &folder);
         let redis = Self { url: format!("redis://127.0.0.1:{port}"), process, folder };
         redis.answers().await;
+        redis.nobody_writes().await;
         redis
+    }
+
+    /// As after ingesters that were all stopped in order: a test raises versions itself.
+    pub async fn nobody_writes(&self) {
+        self.command("HSETNX tallyhouse:writers since 1").await.unwrap();
     }
 
     /// Kills it and starts it again, with what it held at its last `SAVE`.
@@ -304,6 +315,17 @@ impl Redis {
     pub async fn hang(&self) {
         let pid = self.process.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-STOP", &pid]).status().await.unwrap().success());
+    }
+
+    /// Where it saves.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// It goes on.
+    pub async fn thaw(&self) {
+        let pid = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-CONT", &pid]).status().await.unwrap().success());
     }
 
     /// How many keys there are that begin so.

@@ -8,7 +8,7 @@ use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
+use tallyhouse_service::day_versions::{DayVersions, Span, Touched};
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -178,19 +178,20 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     let mut redis = Redis::start().await;
     let service = place.service(&[("REDIS_URL", &redis.url)]).await;
     let today = i32::try_from(now_ms() / 86_400_000).unwrap();
-    let before = service.days.of(&place.project, today - 2..=today - 2, 0);
+    let day = |day: i32| Span::between(i64::from(day) * 86_400, i64::from(day + 1) * 86_400, today);
+    let before = service.days.of(&place.project, &day(today - 2), 0);
     let at = |day: i32| json!({"eventType": "a", "timestamp": i64::from(day) * 86_400_000 + 1});
     let body = json!([at(today), at(today - 2), at(today - 2)]).to_string();
     assert_eq!(service.send(body.clone()).await.status, 202);
-    assert_ne!(service.days.of(&place.project, today - 2..=today - 2, 0), before, "told before the sender is");
-    assert_eq!(service.days.of(&place.project, today - 1..=today - 1, 0), before);
+    assert_ne!(service.days.of(&place.project, &day(today - 2), 0), before, "told before the sender is");
+    assert_eq!(service.days.of(&place.project, &day(today - 1), 0), before);
     let field = format!("HGET tallyhouse:days:{} {}", place.project, today - 2);
     eventually("Redis knows", async || redis.command(&field).await.as_deref() == Some("$1")).await;
     // Without Redis ingestion goes on, and this process knows.
     redis.kill().await;
-    let known = service.days.of(&place.project, today - 2..=today - 2, 1);
+    let known = service.days.of(&place.project, &day(today - 2), 1);
     assert_eq!(service.send(body).await.status, 202);
-    assert_ne!(service.days.of(&place.project, today - 2..=today - 2, 2), known);
+    assert_ne!(service.days.of(&place.project, &day(today - 2), 2), known);
     service.stop().await;
 }
 
@@ -202,7 +203,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
     let (pool, stopped) = (tallyhouse_service::touched::pool(&redis.url, 2).unwrap(), CancellationToken::new());
     stopped.cancel();
-    let days = |days: [i32; 2]| days.map(|day| Touched { project: project.clone(), day });
+    let days = |days: [i32; 2]| days.map(|day| Touched::day(&project, day));
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
         publisher.clone().send(pool.clone(), Marker::set(data.path()), stopped.clone()).await;

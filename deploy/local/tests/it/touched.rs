@@ -26,7 +26,7 @@ const FAILED: &str = "tallyhouse_ingest_touched_days_failures_total";
 const MOST: i32 = 100_000;
 
 fn days(project: &str, days: std::ops::Range<i32>) -> Vec<Touched> {
-    days.map(|day| Touched { project: project.to_owned(), day }).collect()
+    days.map(|day| Touched::day(project, day)).collect()
 }
 
 /// What tells Redis, without an ingester around it.
