@@ -261,8 +261,10 @@ impl Known {
         if is_cleared {
             return;
         }
-        // What was known may have changed with this.
+        // What was known may have changed with this; if not, what was right then still is.
         let slot = self.projects.contains_key(project).then_some(moment.slot);
+        let is_same = |known: &&Project| known.since == fetched.since && known.versions == fetched.versions;
+        let proven_ms = self.projects.get(project).filter(is_same).and_then(|known| known.proven_ms);
         self.forget(Some(project));
         if self.units + fetched.versions.len() > MOST_UNITS {
             self.forget(None);
@@ -271,7 +273,7 @@ impl Known {
         let Fetched { generation, since, versions } = fetched;
         self.projects.insert(
             project.to_owned(),
-            Project { link, read_at: moment.at, generation, since, versions, changed, slot, proven_ms: None },
+            Project { link, read_at: moment.at, generation, since, versions, changed, slot, proven_ms },
         );
     }
 
