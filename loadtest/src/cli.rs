@@ -13,7 +13,7 @@ use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
 use tallyhouse_loadtest::degrade::{self, DegradeConfig};
-use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan};
+use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan, Landing};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
 use tallyhouse_loadtest::reads::ReadsConfig;
@@ -74,7 +74,8 @@ pub(crate) struct FeedArgs {
     /// Its key; it must be allowed to import history
     #[arg(long, default_value = INGEST_KEY)]
     key: String,
-    /// When the last flight is to have left (RFC 3339); now when absent
+    /// Move all flights so that the last one leaves then (RFC 3339). When absent each lands in the last year, always at the same
+    /// time, and with --chart only those are sent that were not fed before
     #[arg(long)]
     until: Option<Timestamp>,
     /// What event ids begin with
@@ -108,7 +109,10 @@ impl FeedArgs {
         let order = self.shuffle.map_or(FeedOrder::Time, |seed| FeedOrder::Shuffled { seed });
         FeedConfig {
             flights: self.flights.clone(),
-            until: self.until.unwrap_or_else(Timestamp::now),
+            landing: match self.until {
+                Some(until) => Landing::Shifted { until },
+                None => Landing::Yearly { until: Timestamp::now(), fed: None },
+            },
             id_prefix: self.id_prefix.clone(),
             plan: FeedPlan { order, batch: self.batch, repeat_percent: self.repeat_percent },
             concurrency: self.concurrency,

@@ -57,9 +57,8 @@ impl Flight {
         if self.dep_time.is_some() { "flight_departed" } else { "flight_cancelled" }
     }
 
-    /// The event with this id, moved in time by `shift`.
-    pub fn to_event(&self, id: String, shift: SignedDuration) -> Outgoing {
-        let timestamp = self.scheduled().saturating_add(shift).unwrap_or(Timestamp::MAX);
+    /// The event with this id, at this time.
+    pub fn to_event(&self, id: String, timestamp: Timestamp) -> Outgoing {
         let wire = Wire {
             event_id: &id,
             event_type: self.event_type(),
@@ -141,7 +140,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const CSV: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour
@@ -149,19 +148,18 @@ mod tests {
 2013,1,1,NA,1935,NA,NA,2240,NA,AA,791,NA,LGA,DFW,NA,1389,19,35,2013-01-02T00:00:00Z
 ";
 
-    fn flights() -> Vec<Flight> {
+    pub(crate) fn flights() -> Vec<Flight> {
         csv::Reader::from_reader(CSV.as_bytes()).deserialize().collect::<Result<_, _>>().unwrap()
     }
 
     #[test]
     fn a_departure_has_a_value_and_a_cancellation_has_none() {
-        let none = SignedDuration::ZERO;
         assert_eq!(
-            flights()[0].to_event("f-1".to_owned(), none).json,
+            flights()[0].to_event("f-1".to_owned(), flights()[0].scheduled()).json,
             r#"{"eventId":"f-1","eventType":"flight_departed","userId":"N14228","timestamp":"2013-01-01T10:15:00Z","context":{"country":"US"},"properties":{"origin":"EWR","dest":"IAH","carrier":"UA","flight":1545,"distance":1400.0,"dep_delay":2.0,"arr_delay":11.0,"air_time":227.0}}"#
         );
         assert_eq!(
-            flights()[1].to_event("f-2".to_owned(), none).json,
+            flights()[1].to_event("f-2".to_owned(), flights()[1].scheduled()).json,
             r#"{"eventId":"f-2","eventType":"flight_cancelled","timestamp":"2013-01-02T00:35:00Z","context":{"country":"US"},"properties":{"origin":"LGA","dest":"DFW","carrier":"AA","flight":791,"distance":1389.0}}"#
         );
     }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
-use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary};
+use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, Landing};
 use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,7 +80,14 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn feed(args: &FeedArgs) -> Result<(), Failure> {
-    let config = args.config();
+    let mut config = args.config();
+    let until = config.landing.until();
+    let to = until.saturating_add(SignedDuration::from_mins(1)).unwrap_or(until);
+    let from = to.saturating_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(to);
+    let chart = args.chart.clone().map(|url| ChartConfig { url, key: args.query_key.clone(), from, to });
+    if let (Some(chart), Landing::Yearly { fed, .. }) = (&chart, &mut config.landing) {
+        *fed = feed::fed::newest(chart).await?;
+    }
     let feed = Feed::prepare(&config)?;
     let bar = progress_bar(feed.events());
     let summary = feed::run(&feed, &config, |sent, _| bar.inc(sent as u64)).await?;
@@ -88,23 +95,28 @@ async fn feed(args: &FeedArgs) -> Result<(), Failure> {
     if args.json {
         print(&serde_json::to_string(&summary)?)?
     } else {
-        print(&describe(&summary))?
+        print(&describe(&summary, config.landing))?
     }
     if summary.refused() > 0 {
         return Err(Failure::Broken(format!("{} flights were rejected", summary.refused())));
     }
-    if let Some(url) = &args.chart {
-        let to = config.until.saturating_add(SignedDuration::from_mins(1)).unwrap_or(config.until);
-        let from = to.saturating_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(to);
-        let chart = ChartConfig { url: url.clone(), key: args.query_key.clone(), from, to };
-        print(&format!("\n{}", chart::flights_by_month(&chart).await?))?;
+    if let Some(chart) = &chart {
+        print(&format!("\n{}", chart::flights_by_month(chart).await?))?;
     }
     Ok(())
 }
 
-fn describe(summary: &FeedSummary) -> String {
-    let days = summary.shift_seconds as f64 / 86_400.0;
-    format!("{summary}\nflights of 2013, moved forward by {days:.2} days ({} s)", summary.shift_seconds)
+fn describe(summary: &FeedSummary, landing: Landing) -> String {
+    match landing {
+        Landing::Yearly { fed: Some(fed), .. } if summary.sent == 0 => {
+            format!("already fed: the flights up to {fed} are there")
+        }
+        Landing::Yearly { fed: Some(fed), .. } => {
+            format!("{summary}\nflights of 2013 after {fed}; those before were fed already")
+        }
+        Landing::Yearly { fed: None, .. } => format!("{summary}\nflights of 2013, moved forward by whole years"),
+        Landing::Shifted { until } => format!("{summary}\nflights of 2013, moved forward until {until}"),
+    }
 }
 
 async fn kills(args: &KillsArgs) -> Result<(), Failure> {

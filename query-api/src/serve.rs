@@ -137,7 +137,7 @@ pub async fn serve(
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
-    let asked = query.event_types();
+    let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
     let asking = Asking {
         sources: Arc::clone(&app.sources),
@@ -150,7 +150,8 @@ pub async fn serve(
     };
     let wanted = Arc::new(asking).wanted(now_ms)?;
     let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
-    let (given, warnings) = tokio::join!(given, app.event_types.warnings(wanted.scope.project(), &asked));
+    let (given, mut warnings) = tokio::join!(given, app.event_types.warnings(wanted.scope.project(), &asked));
+    warnings.extend(Warning::of_numbers(numbers));
     let (kept, status): Given = given?;
     let from_cache = is_fresh && status != CacheStatus::Miss;
     Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })

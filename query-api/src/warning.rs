@@ -2,12 +2,16 @@
 //!
 //! Warnings are collected for each request and are never part of a remembered answer: what is unknown now may be known in a second.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::request::error::did_you_mean;
+use crate::request::error::{did_you_mean, quoted};
+
+/// Warnings about numbers in one answer at most.
+const MOST_NUMBERS: usize = 10;
 
 /// Something in the question that was understood but is probably not what was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +23,27 @@ pub enum Warning {
         /// Known types that it may have been meant to be, best first.
         nearest: Vec<String>,
     },
+    /// A filter's text is a number, but not written as a number is counted.
+    NumberAsText {
+        /// As given, shortened.
+        given: String,
+        /// How that number is counted.
+        counted: String,
+    },
 }
 
 impl Warning {
+    /// Those about numbers in filters.
+    pub fn of_numbers(numbers: BTreeMap<String, String>) -> impl Iterator<Item = Self> {
+        let warning = |(given, counted): (String, _)| Self::NumberAsText { given: quoted(&given), counted };
+        numbers.into_iter().take(MOST_NUMBERS).map(warning)
+    }
+
     /// Stable, for programs.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::UnknownEventType { .. } => "unknown_event_type",
+            Self::NumberAsText { .. } => "number_as_text",
         }
     }
 }
@@ -35,6 +53,9 @@ impl fmt::Display for Warning {
         match self {
             Self::UnknownEventType { event_type, nearest } => {
                 write!(f, "no event of type `{event_type}` was ever counted{}", did_you_mean(nearest))
+            }
+            Self::NumberAsText { given, counted } => {
+                write!(f, "the filter finds only the text `{given}`; the number is counted as `{counted}`")
             }
         }
     }
@@ -49,6 +70,10 @@ impl Serialize for Warning {
             Self::UnknownEventType { event_type, nearest } => {
                 map.serialize_entry("event_type", event_type)?;
                 map.serialize_entry("nearest", nearest)?;
+            }
+            Self::NumberAsText { given, counted } => {
+                map.serialize_entry("given", given)?;
+                map.serialize_entry("counted", counted)?;
             }
         }
         map.end()

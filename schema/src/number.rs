@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 use crate::raw::PropertyValue;
 
 /// Every whole number up to here is a double: 2^53.
@@ -20,6 +22,17 @@ pub fn canonical(number: f64) -> String {
     let number = number + 0.0;
     let magnitude = number.abs();
     if magnitude == 0.0 || (1e-6..1e21).contains(&magnitude) { number.to_string() } else { format!("{number:e}") }
+}
+
+/// How a number that is written in JSON is counted; `None` for what is no number.
+pub fn counted(text: &str) -> Option<String> {
+    serde_json::from_str::<&RawValue>(text)
+        .ok()
+        .filter(|raw| raw.get().starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))?;
+    Some(match written(text.into()) {
+        PropertyValue::Number(number) => canonical(number),
+        PropertyValue::Text(text) => text.into_owned(),
+    })
 }
 
 impl PropertyValue<'_> {
@@ -79,6 +92,27 @@ mod tests {
         ] {
             assert_eq!(canonical(number), expected);
             assert_eq!(canonical(expected.parse().unwrap()), expected, "it reads back as itself");
+        }
+    }
+
+    #[test]
+    fn what_is_written_as_a_number_is_told_from_other_texts() {
+        for (text, expected) in [
+            ("7.0", Some("7")),
+            ("7e0", Some("7")),
+            ("-0", Some("0")),
+            ("7", Some("7")),
+            ("9007199254740993", Some("9007199254740993")),
+            ("007", None),
+            ("1.2.3", None),
+            ("+7", None),
+            ("nan", None),
+            (" 7", None),
+            ("7 ", None),
+            ("\"7\"", None),
+            ("", None),
+        ] {
+            assert_eq!(counted(text).as_deref(), expected, "{text:?}");
         }
     }
 

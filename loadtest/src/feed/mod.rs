@@ -1,5 +1,7 @@
 //! Streams the flights through the public API: plan -> batches -> deliver -> summary.
 
+pub mod fed;
+pub mod landing;
 pub mod plan;
 pub mod summary;
 
@@ -8,12 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::client::{Client, ClientConfig, Delivery, DeliveryError, Outgoing};
 use crate::flight::{self, Flight, FlightsError};
 use crate::http::HttpError;
 
+pub use landing::Landing;
 pub use plan::{FeedOrder, FeedPlan};
 pub use summary::FeedSummary;
 
@@ -22,9 +25,9 @@ pub use summary::FeedSummary;
 pub struct FeedConfig {
     /// `flights.csv` of the data set.
     pub flights: PathBuf,
-    /// When the last flight is to have left; its minute counts.
-    pub until: Timestamp,
-    /// What every event id begins with. A feed with the same prefix again is all duplicates.
+    /// When flights are to have left.
+    pub landing: Landing,
+    /// What every event id begins with. A flight that lands at the same time again has the same id.
     pub id_prefix: String,
     /// Which flights go together, and in what order.
     pub plan: FeedPlan,
@@ -52,7 +55,7 @@ pub enum FeedError {
 #[derive(Debug)]
 pub struct Feed {
     flights: Vec<Flight>,
-    shift: SignedDuration,
+    landings: Vec<Option<Timestamp>>,
     id_prefix: String,
     batches: Vec<Vec<usize>>,
 }
@@ -61,15 +64,12 @@ impl Feed {
     /// Reads the data set and lays out the batches.
     pub fn prepare(config: &FeedConfig) -> Result<Self, FeedError> {
         let flights = flight::read(&config.flights)?;
-        let shift = flight::shift_to(&flights, config.until);
-        let scheduled: Vec<Timestamp> = flights.iter().map(Flight::scheduled).collect();
-        let batches = config.plan.batches(&scheduled);
-        Ok(Self { flights, shift, id_prefix: config.id_prefix.clone(), batches })
-    }
-
-    /// How far the flights are moved in time.
-    pub fn shift(&self) -> SignedDuration {
-        self.shift
+        let landings = config.landing.of(&flights);
+        let (rows, times): (Vec<usize>, Vec<Timestamp>) =
+            landings.iter().enumerate().filter_map(|(row, landing)| Some((row, (*landing)?))).unzip();
+        let batches = config.plan.batches(&times).into_iter();
+        let batches = batches.map(|batch| batch.into_iter().filter_map(|at| rows.get(at).copied()).collect());
+        Ok(Self { batches: batches.collect(), flights, landings, id_prefix: config.id_prefix.clone() })
     }
 
     /// How many events will be sent, repeats included.
@@ -81,14 +81,14 @@ impl Feed {
         let rows = self.batches.get(index)?;
         Some(
             rows.iter()
-                .filter_map(|&row| Some((row, self.flights.get(row)?)))
-                .map(|(row, flight)| self.event(row, flight))
+                .filter_map(|&row| Some(self.event(row, self.flights.get(row)?, (*self.landings.get(row)?)?)))
                 .collect(),
         )
     }
 
-    fn event(&self, row: usize, flight: &Flight) -> Outgoing {
-        flight.to_event(format!("{}flight-{:06}", self.id_prefix, row + 1), self.shift)
+    fn event(&self, row: usize, flight: &Flight, landing: Timestamp) -> Outgoing {
+        let id = format!("{}flight-{:06}-{}", self.id_prefix, row + 1, landing.strftime("%Y%m%dT%H%M"));
+        flight.to_event(id, landing)
     }
 }
 
@@ -103,7 +103,7 @@ pub async fn run(
     let workers = (0..config.concurrency.max(1)).map(|_| worker(feed, &config.client, &next, &progress));
     let parts = try_join_all(workers).await?;
     let total = parts.into_iter().fold(FeedSummary::default(), FeedSummary::plus);
-    Ok(FeedSummary { seconds: started.elapsed().as_secs_f64(), shift_seconds: feed.shift.as_secs(), ..total })
+    Ok(FeedSummary { seconds: started.elapsed().as_secs_f64(), ..total })
 }
 
 async fn worker(

@@ -22,8 +22,6 @@ pub struct FeedSummary {
     pub handed_back: u64,
     /// Tries without an answer.
     pub unanswered: u64,
-    /// How far events were moved in time.
-    pub shift_seconds: i64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -41,7 +39,7 @@ impl FeedSummary {
         }
     }
 
-    /// Both together; time and shift are those of the left.
+    /// Both together; the time is that of the left.
     #[must_use]
     pub fn plus(mut self, other: Self) -> Self {
         self.sent += other.sent;

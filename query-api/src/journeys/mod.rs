@@ -15,7 +15,7 @@
 pub mod funnel;
 pub mod retention;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -78,6 +78,19 @@ impl Journey {
                 event_types_of(funnel.steps.iter().map(|step| &step.condition).chain([&funnel.condition]))
             }
             Self::Retention(retention) => event_types_of([&retention.cohort, &retention.returns]),
+        }
+    }
+
+    /// Numbers among the values of filters that are not written as they are counted; and how they are.
+    pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Funnel(funnel) => {
+                let steps = funnel.steps.iter().map(|step| &step.condition);
+                steps.chain([&funnel.condition]).flat_map(Condition::numbers_as_texts).collect()
+            }
+            Self::Retention(retention) => {
+                [&retention.cohort, &retention.returns].into_iter().flat_map(Condition::numbers_as_texts).collect()
+            }
         }
     }
 

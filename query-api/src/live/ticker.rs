@@ -14,6 +14,7 @@ use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
 use crate::render::{Rendered, tagged};
 use crate::serve::{App, Refusal};
+use crate::warning::Warning;
 
 /// A question and who may know the answer.
 pub struct Upstream {
@@ -49,7 +50,8 @@ impl Upstream {
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
         let running = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan);
         let asked = series.event_types();
-        let (rendered, warnings) = tokio::join!(running, app.event_types.warnings(self.scope.project(), &asked));
+        let (rendered, mut warnings) = tokio::join!(running, app.event_types.warnings(self.scope.project(), &asked));
+        warnings.extend(Warning::of_numbers(series.numbers_as_texts()));
         let Rendered { head, etag, oldest_ms, .. } = rendered?;
         let etag = tagged(&etag, &warnings);
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);

@@ -1,8 +1,9 @@
 //! What must hold of an event to be counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use tallyhouse_schema::number;
 
 /// Something that every event has a value of, perhaps the empty one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -107,6 +108,19 @@ impl Condition {
         }
     }
 
+    /// The texts that a dimension is to be, that are numbers and not written as a number is counted; and how it is counted.
+    pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::And(several) | Self::Or(several) => several.iter().flat_map(Self::numbers_as_texts).collect(),
+            Self::Not(one) => one.numbers_as_texts(),
+            Self::Test { field: Field::Dimension(_), how: How::Is, values } => {
+                let counted = |text: &String| number::counted(text).map(|counted| (text.clone(), counted));
+                values.iter().filter_map(counted).filter(|(text, counted)| text != counted).collect()
+            }
+            Self::Test { .. } => BTreeMap::new(),
+        }
+    }
+
     /// How many tests it is made of.
     pub fn tests(&self) -> usize {
         match self {
@@ -196,6 +210,14 @@ mod tests {
         assert_eq!(types(&ab.and(is("country", &["DE"]))).as_deref(), Some("ab"));
         assert_eq!(types(&Condition::always()), None);
         assert_eq!(types(&Condition::Or(vec![])).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn numbers_that_are_not_written_as_they_are_counted_are_told() {
+        let condition =
+            Condition::Not(Box::new(is("n", &["7.0", "7", "1.2.3", "x", "1e3"]).and(is(EVENT_TYPE, &["7.0"]))));
+        let told: Vec<_> = condition.numbers_as_texts().into_iter().collect();
+        assert_eq!(told, [("1e3".to_owned(), "1000".to_owned()), ("7.0".to_owned(), "7".to_owned())]);
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub const MAX_QUERY_BYTES: usize = 10 * 1024;
 /// The one parameter that may be repeated.
 pub const FILTER: &str = "filter";
 
+/// The replacement character, U+FFFD, in a query string.
+const WRITTEN_REPLACEMENT: &str = "%EF%BF%BD";
+
 /// Decoded parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Params {
@@ -26,20 +29,30 @@ impl Params {
             return Err(BadRequest::QueryTooLong { bytes: raw.len(), limit: MAX_QUERY_BYTES });
         }
         let mut params = Self::default();
-        for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
+        let decoded = |pair: &'_ str| {
+            let replacements = pair.to_ascii_uppercase().matches(WRITTEN_REPLACEMENT).count();
+            form_urlencoded::parse(pair.as_bytes()).into_owned().next().map(|(name, value)| (name, value, replacements))
+        };
+        for (name, value, replacements) in raw.split('&').filter_map(decoded) {
             let Some(name) = known.iter().copied().find(|candidate| *candidate == name) else {
                 let near = nearest(&name, known);
                 return Err(BadRequest::UnknownParameter { name: quoted(&name), near, known });
             };
-            params.insert(name, value.into_owned())?;
+            // Bytes that are not UTF-8 were replaced while decoding; a value may hold that character by itself.
+            if value.matches(char::REPLACEMENT_CHARACTER).count() > replacements {
+                let (given, expected) = (quoted(&value), "UTF-8".to_owned());
+                return Err(BadRequest::Malformed { parameter: name, given, expected });
+            }
+            params.insert(name, value)?;
         }
         Ok(params)
     }
 
     fn insert(&mut self, name: &'static str, value: String) -> Result<(), BadRequest> {
-        // Values that are stored hold no control characters, and bytes that are not UTF-8 were replaced while decoding.
-        if value.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
-            let expected = "UTF-8 text without control characters".to_owned();
+        // What events are asked for by is read as events are; nothing else holds control characters.
+        let is_of_events = matches!(name, FILTER | "eventType");
+        if !is_of_events && value.contains(char::is_control) {
+            let expected = "text without control characters".to_owned();
             return Err(BadRequest::Malformed { parameter: name, given: quoted(&value), expected });
         }
         if value.is_empty() {
@@ -87,11 +100,14 @@ mod tests {
         for (query, expected) in [
             ("granularty=hour", "`granularty` is not a parameter here; did you mean granularity?"),
             ("timezone=UTC&timezone=UTC", "`timezone` is given more than once"),
-            ("timezone=%00", "`timezone`: `\u{fffd}` is not UTF-8 text without control characters"),
-            ("filter=%ff", "`filter`: `\u{fffd}` is not UTF-8 text without control characters"),
+            ("timezone=%00", "`timezone`: `\u{fffd}` is not text without control characters"),
+            ("filter=%ff", "`filter`: `\u{fffd}` is not UTF-8"),
+            ("filter=%ff%EF%BF%BD", "is not UTF-8"),
         ] {
             assert_eq!(Params::parse(Some(query), KNOWN).unwrap_err().to_string(), expected, "{query}");
         }
+        let filters = Params::parse(Some("filter=a:%EF%BF%BD%09%1f"), KNOWN).unwrap().filters;
+        assert_eq!(filters, ["a:\u{fffd}\t\u{1f}"], "events may hold these");
         let long = format!("filter={}", "x".repeat(MAX_QUERY_BYTES));
         assert!(matches!(Params::parse(Some(&long), KNOWN), Err(BadRequest::QueryTooLong { .. })));
     }

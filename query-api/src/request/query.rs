@@ -100,6 +100,17 @@ impl Query {
             Self::Structured(query) => query.event_types(),
         }
     }
+
+    /// Numbers among the values of filters that are not written as they are counted; and how they are.
+    pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Metric(query) => query.condition().numbers_as_texts(),
+            Self::Realtime | Self::Daily(_) => BTreeMap::new(),
+            Self::Anomalies(query) => query.series.numbers_as_texts(),
+            Self::Journey(journey) => journey.numbers_as_texts(),
+            Self::Structured(query) => query.shape.condition.numbers_as_texts(),
+        }
+    }
 }
 
 /// The event types that conditions name.

@@ -1,6 +1,6 @@
 //! A series of one metric, whoever defined it: what `GET /v1/metrics/{name}`, its stream and its anomalies ask for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::query::{MetricQuery, Query};
 use super::structured::{StructuredQuery, Time};
@@ -39,6 +39,14 @@ impl SeriesQuery {
         match self {
             Self::BuiltIn(query) => query.event_types(),
             Self::Registered(query) => query.event_types(),
+        }
+    }
+
+    /// Numbers among the values of filters that are not written as they are counted; and how they are.
+    pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::BuiltIn(query) => query.condition().numbers_as_texts(),
+            Self::Registered(query) => query.shape.condition.numbers_as_texts(),
         }
     }
 
