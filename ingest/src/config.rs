@@ -79,6 +79,9 @@ pub struct BatchLimits {
     pub waiting: usize,
     /// One attempt of an insert. Not configurable.
     pub insert_timeout: Duration,
+    /// `REFUSED_GRACE_MS`: how long batches of which ClickHouse refuses most, but not every event, wait before these are dead
+    /// letters; and how long it may refuse every event before the service is not ready.
+    pub refused_grace: Duration,
 }
 
 /// The window in which a repeated event id is a duplicate.
@@ -127,6 +130,7 @@ impl Config {
                 inserts: size("INGEST_INSERTS", (1, 16), 1)?,
                 waiting: 1,
                 insert_timeout: Duration::from_secs(30),
+                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
             },
             dedup: DedupLimits {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),

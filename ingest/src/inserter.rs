@@ -11,7 +11,8 @@
 //! same bytes with the same token can complete the rest. So a batch is a file before its first attempt and until it is stored:
 //! whoever starts next sends it again, and what was there already is not counted twice.
 //!
-//! A batch that was attempted is never given up. While files wait nothing newer is attempted, so no insert can push the token
+//! A batch that was attempted is never given up. Events of it that ClickHouse refuses for good become dead letters, and the rest is
+//! stored ([`crate::poison`]); while one finds out which, later batches wait on the disk, acknowledged. While files wait nothing newer is attempted, so no insert can push the token
 //! of the oldest one out of ClickHouse's window, however long it waits.
 //!
 //! While files wait, batches are closed less often than they can be inserted: many small ones would never be caught up with.
@@ -37,6 +38,7 @@ use ulid::Ulid;
 use crate::batch::{Batch, Promise};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
+use crate::poison::{Alone, Origin, Patient, Refused, Stored};
 use crate::spool::folder::{Content, Folder, FolderError};
 use crate::spool::shelf::Shelf;
 use crate::store::{Block, Store};
@@ -46,12 +48,16 @@ pub struct Sealed {
     promise: Promise,
     /// The attempt that was under way when it was sealed: whether it succeeded.
     attempt: Mutex<Option<JoinHandle<bool>>>,
+    /// When it may have been attempted first, in milliseconds since 1970.
+    began_at: i64,
+    /// An earlier process wrote it, and may have made dead letters of some of its events.
+    is_adopted: bool,
 }
 
 impl Sealed {
-    /// One of which nothing is under way.
-    pub fn new(promise: Promise) -> Arc<Self> {
-        Arc::new(Self { promise, attempt: Mutex::default() })
+    /// One that an earlier process left.
+    pub fn adopted(promise: Promise) -> Arc<Self> {
+        Arc::new(Self { promise, attempt: Mutex::default(), began_at: 0, is_adopted: true })
     }
 }
 
@@ -60,6 +66,8 @@ impl Sealed {
 pub struct Inserter {
     /// Where batches go.
     pub store: Store,
+    /// How they get there when an attempt fails.
+    pub patient: Patient,
     /// Where their files are.
     pub folder: Arc<Folder>,
     /// Files that wait.
@@ -117,7 +125,7 @@ impl Inserter {
                 return intake.handed_back(&promise);
             }
         };
-        let mut attempt = None;
+        let (began_at, mut attempt) = (now_ms(), None);
         if self.shelf.is_empty() {
             let mut running = self.attempt(Arc::clone(&content));
             match tokio::time::timeout(SEAL_AFTER, &mut running).await {
@@ -129,7 +137,7 @@ impl Inserter {
                 Err(_) => attempt = Some(Some(running)),
             }
         }
-        self.seal(intake, Unsealed { path, promise, content, attempt }).await;
+        self.seal(intake, Unsealed { path, promise, content, began_at, attempt }).await;
     }
 
     fn attempt(&self, content: Arc<Content>) -> JoinHandle<bool> {
@@ -149,14 +157,14 @@ impl Inserter {
     }
 
     async fn seal(&self, intake: &Intake, unsealed: Unsealed) {
-        let Unsealed { path, promise, content, attempt } = unsealed;
+        let Unsealed { path, promise, content, began_at, attempt } = unsealed;
         let (folder, file) = (Arc::clone(&self.folder), path.clone());
         let synced = tokio::task::spawn_blocking(move || folder.sync(&file)).await;
         if let Ok(Ok(())) = synced {
             self.metrics.spool_sealed.inc_by(content.rows as u64);
             intake.sealed(&promise);
             let attempt = Mutex::new(attempt.flatten());
-            return self.shelf.put(&path, Arc::new(Sealed { promise, attempt }));
+            return self.shelf.put(&path, Arc::new(Sealed { promise, attempt, began_at, is_adopted: false }));
         }
         self.metrics.journal_errors.inc();
         tracing::error!(?synced, token = content.token, "a batch cannot be synced to the disk");
@@ -164,9 +172,22 @@ impl Inserter {
             self.forget(&path).await;
             return intake.handed_back(&promise);
         }
-        self.inserted(self.store.insert(block(&content)).await);
+        let refused = self.store_patiently(&content, false, began_at).await;
         self.forget(&path).await;
-        intake.stored(&promise, steady_ms());
+        stored(intake, &promise, &refused);
+    }
+
+    /// Stores a batch, however often it takes; what ClickHouse refuses for good of it is dead letters.
+    ///
+    /// `since` is when it may have been attempted first.
+    async fn store_patiently(&self, content: &Content, is_repeated: bool, since: i64) -> Refused {
+        let origin = Origin { topic: "", is_repeated, since: Some(since) };
+        match self.patient.store(block(content), origin, &Alone).await {
+            Ok(Stored { took, refused }) => {
+                self.inserted(took);
+                refused
+            }
+        }
     }
 
     /// Inserts files that wait, the oldest first. Never ends.
@@ -178,9 +199,10 @@ impl Inserter {
                 Some(running) => running.await.unwrap_or(false),
                 None => false,
             };
+            let mut refused = Refused::default();
             if !is_stored {
                 match self.read(&path).await {
-                    Some(content) => self.inserted(self.store.insert(block(&content)).await),
+                    Some(content) => refused = self.store_patiently(&content, sealed.is_adopted, sealed.began_at).await,
                     None => {
                         self.metrics.journal_damaged.inc();
                         tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
@@ -192,7 +214,7 @@ impl Inserter {
             }
             self.forget(&path).await;
             self.shelf.take(&path);
-            intake.stored(&sealed.promise, steady_ms());
+            stored(&intake, &sealed.promise, &refused);
         }
     }
 
@@ -248,8 +270,16 @@ struct Unsealed {
     path: PathBuf,
     promise: Promise,
     content: Arc<Content>,
+    began_at: i64,
     /// `None`: not attempted. `Some(None)`: attempted in vain. Else: being attempted.
     attempt: Option<Option<JoinHandle<bool>>>,
+}
+
+fn stored(intake: &Intake, promise: &Promise, refused: &Refused) {
+    match refused.rows.is_empty() {
+        true => intake.stored(promise, steady_ms()),
+        false => intake.stored_without(promise, steady_ms(), refused),
+    }
 }
 
 fn block(content: &Content) -> Block<'_> {

@@ -25,6 +25,7 @@ pub mod known;
 pub mod marker;
 pub mod metrics;
 pub mod pipeline;
+pub mod poison;
 pub mod projects;
 pub mod recover;
 mod run;

@@ -52,6 +52,14 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
+    poison: IntCounterVec,
+    /// Parts of refused batches that were rehearsed.
+    pub refused_trials: IntCounter,
+    search_seconds: Histogram,
+    /// 1 while ClickHouse refuses every event.
+    pub store_refuses: IntGauge,
+    /// Times that rollups were compared with raw after events were refused.
+    pub repairs: IntCounter,
     /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
     pub touched_dropped: IntCounter,
     /// Attempts to tell Redis that failed.
@@ -198,6 +206,28 @@ impl Metrics {
             uncertain_batches: gauge("tallyhouse_ingest_uncertain_batches", "Batches being inserted")?,
             window_ids: gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
             window_seconds: gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+            poison: counters(
+                "tallyhouse_ingest_poison_total",
+                "Events that ClickHouse refused for good, by its error number; they are dead letters",
+                &["code"],
+            )?,
+            refused_trials: counter(
+                "tallyhouse_ingest_refused_trials_total",
+                "Parts of refused batches that were rehearsed to find the events that are refused",
+            )?,
+            search_seconds: histogram(
+                "tallyhouse_ingest_refused_search_seconds",
+                "Time of a search for refused events",
+                exponential_buckets(0.1, 4.0, 7)?,
+            )?,
+            store_refuses: gauge(
+                "tallyhouse_ingest_store_refuses_everything",
+                "1 while ClickHouse refuses every event, so that no event is to blame and all wait",
+            )?,
+            repairs: counter(
+                "tallyhouse_ingest_repairs_total",
+                "Times that rollups were compared with raw because events had been refused",
+            )?,
             dead_letters_dropped: counter(
                 "tallyhouse_ingest_dead_letters_dropped_total",
                 "Dead letters that could not be kept",
@@ -276,6 +306,17 @@ impl Metrics {
     /// A sender was warned.
     pub fn warned(&self, code: &'static str) {
         self.warnings.with_label_values(&[code]).inc();
+    }
+
+    /// An event is a dead letter because ClickHouse refuses it, with its number; 0 when an earlier process saw that.
+    pub fn dead_lettered(&self, code: u32) {
+        self.fates("dead_lettered", 1);
+        self.poison.with_label_values(&[&code.to_string()]).inc();
+    }
+
+    /// A search for refused events ended.
+    pub fn searched(&self, took: Duration) {
+        self.search_seconds.observe(took.as_secs_f64());
     }
 
     /// A batch was stored, of whichever way.

@@ -83,7 +83,9 @@ impl Pipeline {
             self.take(&body, asked)?
         };
         let mut reply = self.confirm(taken, wishes.wait).await?;
-        for rejected in reply.rejected.iter_mut().filter(|r| r.rejection == Rejection::TooLargeForLog) {
+        let is_late =
+            |rejection: &Rejection| matches!(rejection, Rejection::TooLargeForLog | Rejection::RefusedByStore { .. });
+        for rejected in reply.rejected.iter_mut().filter(|rejected| is_late(&rejected.rejection)) {
             rejected.event_id = decode::event_id_at(&sent, limits.decoded_bytes, sent_layout, rejected.index);
         }
         Ok(reply)
@@ -207,6 +209,17 @@ impl Pipeline {
             self.metrics.rejected(Rejection::TooLargeForLog.code());
             warned.forget(index);
             rejected.push(Rejected { index, event_id: None, rejection: Rejection::TooLargeForLog });
+        }
+        // Counted as dead letters, where they became that.
+        for (settled, index) in settled.iter().zip(&indices) {
+            if let Settled::RefusedByStore(code) = *settled {
+                warned.forget(*index);
+                rejected.push(Rejected {
+                    index: *index,
+                    event_id: None,
+                    rejection: Rejection::RefusedByStore { code },
+                });
+            }
         }
         rejected.sort_by_key(|rejected| rejected.index);
         Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected, warned })

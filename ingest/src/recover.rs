@@ -55,7 +55,7 @@ pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError
             Vec::new()
         });
         let promise = intake.adopt(ids.iter().map(|[project, id]| (*project, *id)));
-        inserter.shelf.put(&path, Sealed::new(promise));
+        inserter.shelf.put(&path, Sealed::adopted(promise));
         inserter.metrics.journal_replayed.inc();
         adopted += 1;
     }
@@ -95,6 +95,7 @@ mod tests {
     use super::*;
     use crate::config::BatchLimits;
     use crate::metrics::Metrics;
+    use crate::poison::Patient;
     use crate::spool::folder::{Content, Folder};
     use crate::spool::shelf::{Shelf, SpoolLimits};
     use crate::store::Store;
@@ -128,9 +129,15 @@ mod tests {
                 inserts: 1,
                 waiting: 1,
                 insert_timeout: Duration::from_secs(1),
+                refused_grace: Duration::ZERO,
             };
             let intake = Intake::new(batch, DedupLimits { window: Duration::from_secs(3_600), ids: 1_000 });
-            Self { path, inserter: Inserter { store, folder, shelf, metrics, took_ms: Arc::default() }, intake }
+            let patient = Patient::new(store.clone(), Duration::ZERO);
+            Self {
+                path,
+                inserter: Inserter { store, patient, folder, shelf, metrics, took_ms: Arc::default() },
+                intake,
+            }
         }
 
         fn left_behind(&self, name: &str, chunks: Vec<Bytes>) {

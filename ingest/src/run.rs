@@ -43,6 +43,7 @@ use crate::kafka::topics::Topics;
 use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::poison::{Patient, repair};
 use crate::recover::RecoverError;
 use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
@@ -167,6 +168,14 @@ impl Ingest {
         }
         let mut courier = JoinSet::new();
         courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
+        let inserts = match &back {
+            Back::Direct(_) => true,
+            Back::Log(kafka) => kafka.consumer.is_some(),
+        };
+        let mut repairs = JoinSet::new();
+        if inserts {
+            repairs.spawn(repair::run(store.clone()));
+        }
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
@@ -183,6 +192,8 @@ impl Ingest {
             gauges.abort();
         };
         let ((), ended) = tokio::join!(serve, back);
+        // A rebuild that is dropped is taken up again: its days are still in the table.
+        repairs.shutdown().await;
         // Only now: until the last batch was stored days were touched. It bounds itself: what waits is bounded, each piece has
         // its deadline, and the first that Redis does not take is the last.
         told.cancel();
@@ -199,7 +210,14 @@ fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Wa
     let shelf = Arc::new(Shelf::new(config.spool));
     let direct = Direct {
         intake: Arc::clone(&intake),
-        inserter: Inserter { metrics: Arc::clone(&store.metrics), store, folder, shelf, took_ms: Arc::default() },
+        inserter: Inserter {
+            metrics: Arc::clone(&store.metrics),
+            patient: Patient::new(store.clone(), config.batch.refused_grace),
+            store,
+            folder,
+            shelf,
+            took_ms: Arc::default(),
+        },
         guard,
         dedup: config.dedup,
         inserts: config.batch.inserts,
@@ -229,6 +247,7 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
             batch: config.batch,
             dedup: config.dedup,
             hasher: KeyHasher::random(),
+            patient: Patient::new(store.clone(), config.batch.refused_grace),
             permits: Arc::new(Semaphore::new(config.batch.inserts)),
             lanes: AtomicUsize::new(0),
         }),

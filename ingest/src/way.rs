@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::batch::Outcome;
 use crate::http::Wait;
-use crate::intake::{Fate, Intake, Refused, Submitted};
+use crate::intake::{Decider, Fate, Intake, Refused, Submitted};
 use crate::kafka::gateway::{Destination, Gateway, InFlight, Landing, marks};
 use crate::kafka::progress::Progress;
 use crate::kafka::records::Records;
@@ -73,6 +73,8 @@ pub enum Settled {
     Duplicate,
     /// The log takes no record of its size.
     TooLarge,
+    /// ClickHouse refuses it for good, with this error number: it is a dead letter.
+    RefusedByStore(u32),
     /// Not known in time: it has to be sent again.
     Open,
 }
@@ -122,23 +124,35 @@ impl Way {
 
 async fn settle_batches(submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<Settled> {
     let is_enough = |outcome: &Outcome| match outcome {
-        Outcome::Stored => true,
+        Outcome::Stored | Outcome::StoredWithout(_) => true,
         Outcome::Sealed => wait == Wait::Durable,
         Outcome::Pending | Outcome::HandedBack => false,
     };
-    let mut is_settled = Vec::with_capacity(submitted.tickets.len());
+    let mut outcomes = Vec::with_capacity(submitted.tickets.len());
     for mut ticket in submitted.tickets {
         let ended = ticket.wait_for(|outcome| is_enough(outcome) || *outcome == Outcome::HandedBack);
         let ended = tokio::time::timeout_at(deadline, ended).await;
-        is_settled.push(matches!(ended, Ok(Ok(outcome)) if is_enough(&outcome)));
+        let outcome = ended.ok().and_then(Result::ok).map(|outcome| outcome.clone());
+        outcomes.push(outcome.filter(is_enough));
     }
-    let confirmed = |batch: Option<usize>| batch.is_none_or(|batch| is_settled.get(batch) == Some(&true));
-    let settled = |(fate, batch)| match fate {
-        _ if !confirmed(batch) => Settled::Open,
-        Fate::Accepted => Settled::Accepted,
-        Fate::Duplicate => Settled::Duplicate,
+    let settled = |(fate, decider): (Fate, Option<Decider>)| {
+        let Some(Decider { ticket, row }) = decider else { return of_fate(fate) };
+        match outcomes.get(ticket).and_then(Option::as_ref) {
+            None => Settled::Open,
+            Some(Outcome::StoredWithout(refused)) => {
+                refused.get(&row).map_or_else(|| of_fate(fate), |code| Settled::RefusedByStore(*code))
+            }
+            Some(_) => of_fate(fate),
+        }
     };
     submitted.fates.into_iter().map(settled).collect()
+}
+
+const fn of_fate(fate: Fate) -> Settled {
+    match fate {
+        Fate::Accepted => Settled::Accepted,
+        Fate::Duplicate => Settled::Duplicate,
+    }
 }
 
 impl LogWay {

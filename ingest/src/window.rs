@@ -89,6 +89,16 @@ impl Window {
         found.and_then(|number| at(*number)).map(|entry| entry.offset)
     }
 
+    /// Forgets an id. Its entry stays in the ring, unfound, until its turn comes.
+    pub fn remove(&mut self, key: EventKey) {
+        let parts = key.parts();
+        let (first, chunks) = (self.first, &self.chunks);
+        let is_it = |number: &u32| entry(chunks, first, *number).is_some_and(|entry| entry.key == parts);
+        if let Ok(found) = self.index.find_entry(hash(parts), is_it) {
+            found.remove();
+        }
+    }
+
     /// Changes the bound; the oldest leave when there are more.
     pub fn set_capacity(&mut self, ids: usize) {
         self.capacity = ids.max(1);
@@ -192,6 +202,22 @@ mod tests {
         }
         assert_eq!(window.find(first), None);
         assert!(window.reach(26 * HOUR) < Duration::from_secs(26 * 3_600));
+    }
+
+    #[test]
+    fn a_removed_id_is_new_again_and_leaves_no_trace() {
+        let hasher = KeyHasher::random();
+        let mut window = day(10);
+        let key = hasher.key("p", "refused");
+        window.insert(key, 1, 0);
+        window.remove(key);
+        assert_eq!((window.find(key), window.ids()), (None, 0));
+        window.insert(key, 2, 0);
+        (0..9).for_each(|n| window.insert(hasher.key("p", &n.to_string()), n, 0));
+        assert_eq!((window.find(key), window.ids()), (Some(2), 10));
+        // The first entry of the key leaves before the second.
+        window.insert(hasher.key("p", "next"), 3, 0);
+        assert_eq!((window.find(key), window.ids()), (None, 10));
     }
 
     #[test]

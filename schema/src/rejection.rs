@@ -47,6 +47,15 @@ pub enum Rejection {
     /// Too many bytes for Kafka, as it is configured.
     #[error("the event is larger than the log takes (`max.message.bytes` of its topic)")]
     TooLargeForLog,
+    /// It fits every limit of ours, and ClickHouse refuses to store it.
+    #[error(
+        "the database refuses the event for good (ClickHouse error {code}); it is kept as a dead letter \
+         (`tallyhouse dlq list --code refused_by_store`)"
+    )]
+    RefusedByStore {
+        /// ClickHouse's number; 0 when an earlier process saw it.
+        code: u32,
+    },
     /// Properties nested too deeply.
     #[error("properties are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
@@ -112,6 +121,7 @@ impl Rejection {
             Self::BrokenId { .. } => "broken_id",
             Self::TooLarge { .. } => "event_too_large",
             Self::TooLargeForLog => "too_large_for_log",
+            Self::RefusedByStore { .. } => "refused_by_store",
             Self::TooDeep => "too_deep",
             Self::TooManyProperties => "too_many_properties",
             Self::Missing { .. } => "missing_field",
@@ -144,6 +154,7 @@ impl Rejection {
             | Self::DoubleEncoded
             | Self::TooLarge { .. }
             | Self::TooLargeForLog
+            | Self::RefusedByStore { .. }
             | Self::TooDeep
             | Self::TooManyProperties => None,
         }

@@ -37,7 +37,69 @@ pub enum Class {
     Permanent,
 }
 
+/// Whose fault a failed insert is: that of an event in it, or of something that every event would meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A value was refused: the same rows are refused again, others may not be.
+    Data,
+    /// The server, the network, a limit or the tables: no row of the batch is to blame.
+    Operational,
+    /// The number tells neither.
+    Unclear,
+}
+
+/// Characters of ClickHouse's text that [`StoreError::reason`] keeps.
+const MAX_REASON: usize = 300;
+
 impl StoreError {
+    /// Whose fault it is. Only the number counts; what it is not known for is [`Fault::Unclear`].
+    ///
+    /// `throwIf` (395) is both: a view may refuse a value by it, and a rebuild or migration holds inserts back by it
+    /// (`rollups::gate`). It counts as [`Fault::Data`]; whoever blames an event must see first that another one passes.
+    pub fn fault(&self) -> Fault {
+        let Self::Refused { code, .. } = self else { return Fault::Operational };
+        match code {
+            // CANNOT_PARSE_TEXT, POSITION_OUT_OF_BOUND, PARAMETER_OUT_OF_BOUND, SIZE_OF_FIXED_STRING_DOESNT_MATCH,
+            // CANNOT_PARSE_ESCAPE_SEQUENCE, _QUOTED_STRING, _INPUT_ASSERTION_FAILED, CANNOT_READ_ALL_DATA, BAD_ARGUMENTS (a
+            // value that a quantile state cannot hold), CANNOT_PARSE_DATE, _DATETIME
+            6 | 11 | 12 | 19 | 25 | 26 | 27 | 33 | 36 | 38 | 41
+            // ARGUMENT_OUT_OF_BOUND, CANNOT_CONVERT_TYPE, CANNOT_PARSE_NUMBER, INCORRECT_DATA, TOO_LARGE_ARRAY_SIZE,
+            // TOO_LARGE_STRING_SIZE, ILLEGAL_DIVISION, SIZES_OF_ARRAYS_DONT_MATCH, VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+            | 69 | 70 | 72 | 117 | 128 | 131 | 153 | 190 | 321
+            // CANNOT_CONVERT_CHARSET, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN, CANNOT_PARSE_UUID,
+            // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, DECIMAL_OVERFLOW, CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING, CANNOT_PARSE_BOOL
+            | 346 | 349 | 376 | 395 | 407 | 441 | 467
+            // VIOLATED_CONSTRAINT, AGGREGATE_FUNCTION_THROW, CANNOT_READ_MAP_FROM_TEXT, UNEXPECTED_DATA_AFTER_PARSED_VALUE,
+            // CANNOT_PARSE_IPV4, _IPV6, UNKNOWN_ELEMENT_OF_ENUM
+            | 469 | 503 | 563 | 632 | 675 | 676 | 691 => Fault::Data,
+            // NO_SUCH_COLUMN_IN_TABLE, CANNOT_WRITE_TO_*, UNKNOWN_IDENTIFIER, LOGICAL_ERROR, UNKNOWN_TABLE, SYNTAX_ERROR,
+            // CANNOT_OPEN_FILE, UNKNOWN_DATABASE, CANNOT_*_SOCKET, UNKNOWN_SETTING
+            16 | 24 | 47 | 49 | 60 | 62 | 75 | 76 | 81 | 95 | 96 | 115
+            // TOO_MANY_ROWS, TIMEOUT_EXCEEDED, TOO_SLOW, CANNOT_ALLOCATE_MEMORY, users, passwords and quotas
+            | 158..=160 | 173 | 192..=194 | 199 | 201..=204 | 209 | 210
+            // TABLE_IS_DROPPED, replicas and ZooKeeper, ABORTED, MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE,
+            // TOO_MANY_PARTS
+            | 218 | 224 | 225 | 231 | 236 | 241..=244 | 251..=255 | 265 | 279 | 285 | 289 | 291 | 294
+            // TOO_MANY_BYTES, UNKNOWN_STATUS_OF_INSERT, cancelled, CANNOT_SCHEDULE_TASK, SETTING_CONSTRAINT_VIOLATION,
+            // DEADLOCK_AVOIDED, access, S3, AUTHENTICATION_FAILED, TOO_MANY_PARTITIONS, TOO_MANY_MUTATIONS
+            | 307 | 319 | 369 | 394 | 396 | 415 | 416 | 439 | 452 | 473 | 495 | 497 | 499 | 516 | 565 | 574 | 659 | 677
+            | 692 | 696 | 735 | 749 | 762 | 771 | 774 | 777 | 778 | 999 => Fault::Operational,
+            _ => Fault::Unclear,
+        }
+    }
+
+    /// Why it was refused, for whoever sent the event: one line of bounded length, without ClickHouse's stack trace and without
+    /// the values that it quotes, which may be another event's.
+    pub fn reason(&self) -> String {
+        let Self::Refused { code, message } = self else { return self.to_string() };
+        let text = message.split_once("DB::Exception: ").map_or(message.as_str(), |(_, text)| text);
+        // In the order in which ClickHouse appends them.
+        let ends = ["Stack trace:", " Column values:", ": while ", ": While ", " (version ", "\n"];
+        let text = ends.iter().fold(text, |text, end| text.split_once(end).map_or(text, |(before, _)| before));
+        let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+        format!("ClickHouse refuses it (code {code}): {}", text.trim_end_matches(['.', ' ']))
+    }
+
     /// What it means. Numbers are those of ClickHouse's `ErrorCodes.cpp`.
     pub fn class(&self) -> Class {
         match self {
@@ -101,6 +163,35 @@ mod tests {
         assert!(matches!(refused("Code: 53. DB::Exception: x"), StoreError::Refused { code: 53, .. }));
         assert!(matches!(refused("Code: 530. DB::Exception: x"), StoreError::Refused { code: 530, .. }));
         assert!(matches!(refused("502 Bad Gateway"), StoreError::Unreachable(_)));
+    }
+
+    #[test]
+    fn only_values_that_are_refused_are_an_events_fault() {
+        let fault = |code| StoreError::Refused { code, message: String::new() }.fault();
+        for code in [6, 36, 69, 117, 128, 131, 321, 395, 469] {
+            assert_eq!(fault(code), Fault::Data, "{code}");
+        }
+        for code in [16, 47, 60, 159, 193, 202, 210, 241, 242, 243, 252, 516, 999] {
+            assert_eq!(fault(code), Fault::Operational, "{code}");
+        }
+        assert_eq!(fault(48), Fault::Unclear);
+        assert_eq!(StoreError::TimedOut.fault(), Fault::Operational);
+        assert_eq!(StoreError::Unreachable(String::new()).fault(), Fault::Operational);
+    }
+
+    #[test]
+    fn a_reason_has_no_stack_trace_and_no_values() {
+        let reason = |message: &str| StoreError::Refused { code: 469, message: message.to_owned() }.reason();
+        assert_eq!(
+            reason(
+                "Code: 469. DB::Exception: Constraint `np` for table tallyhouse.events is violated at row 6. Expression: \
+                 (event_type != 'poison'). Column values: event_type = 'secret': while pushing to view a.b. \
+                 (VIOLATED_CONSTRAINT) (version 26.7.2.1)\nStack trace:\n0. x"
+            ),
+            "ClickHouse refuses it (code 469): Constraint `np` for table tallyhouse.events is violated at row 6. Expression: \
+             (event_type != 'poison')"
+        );
+        assert!(reason(&"x".repeat(10_000)).len() < 400);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clickhouse::Client;
+use clickhouse::insert_formatted::InsertFormatted;
 
 use crate::error::StoreError;
 use crate::migrations::MAX_PARTITIONS_PER_BATCH;
@@ -43,13 +44,32 @@ pub async fn insert_block(
     chunks: &[Bytes],
     deadline: Duration,
 ) -> Result<(), StoreError> {
-    let mut insert = EXACT
+    send(prepared(client, table).with_setting("insert_deduplication_token", token), chunks, deadline).await
+}
+
+/// Inserts one Native block as [`insert_block`] does, but every time that it is called. Only for tables that keep nothing.
+pub(crate) async fn insert_again(
+    client: &Client,
+    table: &str,
+    chunks: &[Bytes],
+    deadline: Duration,
+) -> Result<(), StoreError> {
+    let insert = prepared(client, table)
+        .with_setting("deduplicate_insert", "disable")
+        .with_setting("insert_deduplicate", "0")
+        .with_setting("deduplicate_blocks_in_dependent_materialized_views", "0");
+    send(insert, chunks, deadline).await
+}
+
+fn prepared(client: &Client, table: &str) -> InsertFormatted {
+    let insert = client.insert_formatted_with(format!("INSERT INTO {table} FORMAT Native"));
+    EXACT
         .into_iter()
-        .fold(client.insert_formatted_with(format!("INSERT INTO {table} FORMAT Native")), |insert, (name, value)| {
-            insert.with_setting(name, value)
-        })
+        .fold(insert, |insert, (name, value)| insert.with_setting(name, value))
         .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_BATCH.to_string())
-        .with_setting("insert_deduplication_token", token);
+}
+
+async fn send(mut insert: InsertFormatted, chunks: &[Bytes], deadline: Duration) -> Result<(), StoreError> {
     let send = async {
         for chunk in chunks {
             insert.send(chunk.clone()).await?;

@@ -10,9 +10,10 @@ pub mod error;
 pub mod insert;
 pub mod migrations;
 pub mod native;
+pub mod rehearsal;
 pub mod rollups;
 pub mod runner;
 
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};
-pub use error::{Class, StoreError};
+pub use error::{Class, Fault, StoreError};

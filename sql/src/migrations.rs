@@ -105,6 +105,7 @@ files![
     "0034_rollup_1h_view",
     "0035_quarters",
     "0036_open_events_in",
+    "0050_repairs",
 ];
 
 impl Migration {

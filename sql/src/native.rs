@@ -9,7 +9,11 @@
 //! Types are written without `LowCardinality`: the server casts (`input_format_native_allow_types_conversion`), which
 //! costs it less than sending dictionaries costs us.
 
+mod rows;
+
 use bytes::Bytes;
+
+pub use rows::{Rows, Value};
 
 /// A column being filled.
 #[derive(Debug, Default)]

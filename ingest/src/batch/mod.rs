@@ -3,6 +3,9 @@
 mod builder;
 mod ids;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tallyhouse_service::day_versions::Touched;
 use tokio::sync::watch;
@@ -12,7 +15,7 @@ pub use ids::{EventKey, KeyHasher, KeyMap};
 pub(crate) use ids::{Identity, NumberSet};
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Not known yet.
     Pending,
@@ -20,6 +23,8 @@ pub enum Outcome {
     Sealed,
     /// In `events` and in every rollup.
     Stored,
+    /// The same but for these rows, which ClickHouse refuses for good, with the number of its error: they are dead letters.
+    StoredWithout(Arc<BTreeMap<usize, u32>>),
     /// Not taken, and no attempt was made to store it: sending its events again is safe and needed.
     HandedBack,
 }

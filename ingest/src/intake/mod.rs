@@ -10,8 +10,8 @@
 
 mod state;
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tallyhouse_schema::Event;
@@ -19,9 +19,10 @@ use tallyhouse_schema::event::Flags;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::batch::{Batch, KeyHasher, Outcome, Promise, Ticket};
+use crate::batch::{Batch, EventKey, KeyHasher, Outcome, Promise, Ticket};
 use crate::config::{BatchLimits, DedupLimits};
-use state::{Next, Phase, State};
+use crate::poison;
+use state::{Next, Phase, Place, State};
 
 /// Why nothing of a request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +49,19 @@ pub enum Fate {
 /// A request's events after they were taken in.
 #[derive(Debug)]
 pub struct Submitted {
-    /// Per event, in order: its fate, and the batch that decides it (an index into `tickets`; `None`: stored already).
-    pub fates: Vec<(Fate, Option<usize>)>,
+    /// Per event, in order: its fate, and what decides it (`None`: stored already).
+    pub fates: Vec<(Fate, Option<Decider>)>,
     /// The batches to wait for.
     pub tickets: Vec<Ticket>,
+}
+
+/// Where the fate of a request's event is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decider {
+    /// The batch, as an index into [`Submitted::tickets`].
+    pub ticket: usize,
+    /// The event's row in it.
+    pub row: usize,
 }
 
 /// See the module.
@@ -114,15 +124,16 @@ impl Intake {
         let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new() };
         let mut places: HashMap<u64, usize> = HashMap::new();
         for (event, key) in events.iter().zip(keys) {
-            let (fate, sequence) = state.take(project, event, key, now);
-            let place = sequence.and_then(|sequence| {
+            let (fate, place) = state.take(project, event, key, now);
+            let decider = place.and_then(|Place { sequence, row }| {
                 let ticket = state.ticket(sequence)?;
-                Some(*places.entry(sequence).or_insert_with(|| {
+                let ticket = *places.entry(sequence).or_insert_with(|| {
                     submitted.tickets.push(ticket.clone());
                     submitted.tickets.len() - 1
-                }))
+                });
+                Some(Decider { ticket, row: row as usize })
             });
-            submitted.fates.push((fate, place));
+            submitted.fates.push((fate, decider));
         }
         let wake = state.has_closed() || (!had_open && state.has_open());
         drop(state);
@@ -165,6 +176,22 @@ impl Intake {
         }
         self.lock().ended(promise.sequence);
         self.settle(promise, Outcome::Stored);
+    }
+
+    /// The same, but some of its events are dead letters: their ids are forgotten, so that they can be sent again.
+    pub fn stored_without(&self, promise: &Promise, now: i64, refused: &poison::Refused) {
+        let forgotten: HashSet<EventKey> =
+            refused.ids.iter().map(|(project, id)| self.hasher.key(project, id)).collect();
+        let mut state = self.lock();
+        forgotten.iter().for_each(|key| state.forget(std::slice::from_ref(key)));
+        drop(state);
+        let is_stored = |key: &&EventKey| !forgotten.contains(key);
+        let stored: Vec<_> = promise.keys.iter().filter(is_stored).copied().collect();
+        for keys in stored.chunks(4_096) {
+            self.lock().stored(keys, now);
+        }
+        self.lock().ended(promise.sequence);
+        self.settle(promise, Outcome::StoredWithout(Arc::new(refused.rows.clone())));
     }
 
     /// A batch is on the disk and will be stored: its requests are told. Its ids stay pending, so a repeat waits for it.
@@ -217,8 +244,6 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tallyhouse_schema::Catalogue;
     use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
     use tallyhouse_schema::raw::read;
@@ -235,6 +260,7 @@ mod tests {
         inserts: 2,
         waiting: 1,
         insert_timeout: Duration::from_secs(1),
+        refused_grace: Duration::ZERO,
     };
 
     fn intake() -> Intake {

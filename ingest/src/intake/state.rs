@@ -20,6 +20,13 @@ use crate::batch::{Batch, Builder, Encoded, EventKey, KeyMap, Outcome, Promise, 
 use crate::config::{BatchLimits, DedupLimits};
 use crate::window::Window;
 
+/// Where an event is: its batch, and its row there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) sequence: u64,
+    pub(super) row: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Starting,
@@ -64,7 +71,7 @@ pub(super) struct State {
     open: Option<OpenBatch>,
     closed: VecDeque<Batch>,
     /// Ids of batches that are not stored, by batch.
-    pending: KeyMap<u64>,
+    pending: KeyMap<Place>,
     tickets: Tickets,
     /// Batches that were handed to an insert and are neither stored nor sealed yet.
     uncertain: BTreeSet<u64>,
@@ -132,17 +139,17 @@ impl State {
         self.open.as_ref().is_some_and(is_full)
     }
 
-    /// Takes an event: its fate, and the batch that decides it (`None`: it is stored already).
+    /// Takes an event: its fate, and the row that decides it (`None`: it is stored already).
     pub(super) fn take(
         &mut self,
         project: &str,
         event: &Event<'_>,
         key: Option<EventKey>,
         now: Instant,
-    ) -> (Fate, Option<u64>) {
+    ) -> (Fate, Option<Place>) {
         if let Some(key) = key {
-            if let Some(sequence) = self.pending.get(&key) {
-                return (Fate::Duplicate, Some(*sequence));
+            if let Some(place) = self.pending.get(&key) {
+                return (Fate::Duplicate, Some(*place));
             }
             if self.window.find(key).is_some() {
                 return (Fate::Duplicate, None);
@@ -158,11 +165,12 @@ impl State {
                 empty.insert(OpenBatch { sequence, builder: Builder::default(), opened: now, outcome })
             }
         };
+        let place = Place { sequence: open.sequence, row: u32::try_from(open.builder.rows()).unwrap_or(u32::MAX) };
         open.builder.push(project, event, key);
         if let Some(key) = key {
-            self.pending.insert(key, open.sequence);
+            self.pending.insert(key, place);
         }
-        (Fate::Accepted, Some(open.sequence))
+        (Fate::Accepted, Some(place))
     }
 
     /// Waits for a batch; `None` when it is settled for good.
@@ -255,7 +263,8 @@ impl State {
     /// A batch of an earlier process: its ids are pending.
     pub(super) fn adopt(&mut self, keys: Vec<EventKey>) -> Promise {
         let (sequence, outcome) = self.tickets.issue(Outcome::Sealed);
-        self.pending.extend(keys.iter().map(|key| (*key, sequence)));
+        let places = (0..).map(|row| Place { sequence, row });
+        self.pending.extend(keys.iter().copied().zip(places));
         Promise { sequence, keys, outcome }
     }
 

@@ -209,6 +209,7 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
         common: Arc::clone(&parts.common),
         settler: Arc::new(Settler {
             ownership: Arc::clone(&ownership),
+            patient: parts.common.patient.clone(),
             store: parts.store.clone(),
             metrics: Arc::clone(&parts.store.metrics),
         }),

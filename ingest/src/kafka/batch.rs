@@ -191,14 +191,14 @@ impl Building {
     }
 
     /// What is inserted and committed.
-    pub fn close(self, topic: &str, partition: i32) -> Closed {
-        let (first, last) = (self.first, self.last);
+    pub fn close(self, topic: &str, partition: i32, is_repeated: bool) -> Closed {
+        let Self { first, last, builder, skips, poison, counts, checksum, .. } = self;
         // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
         // records must not be taken for those of the old one.
-        let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", self.checksum.finalize());
+        let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", checksum.finalize());
         // No keys are in it: the window has them already.
-        let Encoded { rows, chunks, days, .. } = self.builder.finish();
-        Closed { first, last, token, rows, chunks, days, skips: self.skips, poison: self.poison, counts: self.counts }
+        let Encoded { rows, chunks, days, .. } = builder.finish();
+        Closed { first, last, token, rows, chunks, days, skips, poison, is_repeated, counts }
     }
 }
 
@@ -221,6 +221,8 @@ pub struct Closed {
     pub skips: Skips,
     /// Records that could not be read.
     pub poison: Vec<Poison>,
+    /// An earlier consumer had begun it, and may have made dead letters of some of its events.
+    pub is_repeated: bool,
     /// How many records were what.
     pub counts: Counts,
 }
@@ -280,7 +282,7 @@ mod tests {
                 let mut known = Known { partition: 3, hasher: &self.hasher, window: &mut self.window, replay, now: 1 };
                 building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
             }
-            Ok(building.close("t", 3))
+            Ok(building.close("t", 3, replay.is_some()))
         }
     }
 

@@ -140,7 +140,7 @@ impl Filling {
     pub fn close(&mut self, topic: &str, partition: i32) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;
-        self.replay = None;
-        Some(building.close(topic, partition))
+        let is_repeated = self.replay.take().is_some();
+        Some(building.close(topic, partition, is_repeated))
     }
 }

@@ -31,6 +31,7 @@ use super::settle::{Lost, Settler};
 use crate::batch::KeyHasher;
 use crate::config::{BatchLimits, DedupLimits};
 use crate::known::{self, Whose};
+use crate::poison::{Patient, Refused};
 use crate::window::Window;
 
 /// What all lanes of a process share.
@@ -41,6 +42,8 @@ pub struct Common {
     pub dedup: DedupLimits,
     /// Hashes ids.
     pub hasher: KeyHasher,
+    /// Stores batches of which something is refused.
+    pub patient: Patient,
     /// Inserts at a time.
     pub permits: Arc<Semaphore>,
     /// Lanes at the moment: they share the windows' memory and the pace of inserts.
@@ -74,8 +77,11 @@ enum Ended {
 
 /// What was going on beside the filling.
 enum Done {
-    /// A batch is stored; the offset after it is not committed yet.
-    Stored(i64),
+    /// A batch is stored, but for some events; the offset after it is not committed yet.
+    Stored {
+        next: i64,
+        refused: Refused,
+    },
     Committed,
 }
 
@@ -229,20 +235,24 @@ impl<C: ConsumerContext + 'static> Lane<C> {
         let settler = Arc::clone(&self.settler);
         running.spawn(async move {
             let next = closed.last + 1;
-            settler.store_batch(closed).await?;
+            let refused = settler.store_batch(closed).await?;
             drop(permit);
-            Ok(Done::Stored(next))
+            Ok(Done::Stored { next, refused })
         });
     }
 
     fn ended(
         &self,
         ended: Result<Result<Done, Lost>, tokio::task::JoinError>,
-        filling: &Filling,
+        filling: &mut Filling,
         running: &mut Running,
     ) -> Result<(), Ended> {
         match ended {
-            Ok(Ok(Done::Stored(next))) => {
+            Ok(Ok(Done::Stored { next, refused })) => {
+                // Whoever sends them again is not told that they are known.
+                for (project, id) in &refused.ids {
+                    filling.window.remove(self.common.hasher.key(project, id));
+                }
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.
                 if self.drain.is_cancelled() || !filling.is_full(self.common.batch) {
                     let settler = Arc::clone(&self.settler);

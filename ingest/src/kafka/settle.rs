@@ -4,22 +4,23 @@
 //! intent committed (fence) -> dead letters -> insert, until it is done; the intent again before each late attempt
 //! ```
 //!
+//! What ClickHouse refuses for good of a batch becomes dead letters, and the rest is stored ([`crate::poison`]).
+//!
 //! Nothing here gives up by itself: the lane is drained or aborted from outside when the partition goes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::ConsumerContext;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
 use super::batch::{Closed, Poison};
 use super::intent::Intent;
 use super::ownership::{CommitError, Ownership};
-use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
+use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::metrics::Metrics;
+use crate::poison::{Fence, Origin, Patient, Refused};
 use crate::store::{Block, Store, pause_after};
 
 /// The partition is somebody else's.
@@ -32,6 +33,8 @@ pub struct Settler<C: ConsumerContext> {
     pub ownership: Arc<Ownership<C>>,
     /// Where batches go.
     pub store: Store,
+    /// How they get there, however often it takes.
+    pub patient: Patient,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -40,42 +43,53 @@ pub struct Settler<C: ConsumerContext> {
 /// group takes to notice that a member stopped (`session.timeout.ms`, 10 s).
 const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
+/// The intent of a batch, committed again when it is older than it holds.
+struct Held<'a, C: ConsumerContext> {
+    settler: &'a Settler<C>,
+    first: i64,
+    metadata: String,
+    fenced: Mutex<Instant>,
+}
+
+impl<C: ConsumerContext + 'static> Fence for Held<'_, C> {
+    type Lost = Lost;
+
+    async fn hold(&self) -> Result<(), Lost> {
+        let fenced = *self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
+        if fenced.elapsed() > INTENT_HOLDS {
+            self.settler.commit(self.first, &self.metadata).await?;
+            *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        Ok(())
+    }
+}
+
 impl<C: ConsumerContext + 'static> Settler<C> {
-    /// Stores a batch, however often it takes.
-    pub async fn store_batch(&self, closed: Closed) -> Result<(), Lost> {
+    /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
+    pub async fn store_batch(&self, closed: Closed) -> Result<Refused, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
             self.metrics.consumed(closed.counts);
-            return Ok(());
+            return Ok(Refused::default());
         }
         let metadata = Intent::metadata(closed.last, now_ms(), closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
-        let mut fenced = Instant::now();
-        let mut attempt = 1;
-        while let Err(error) = self.insert(&closed).await {
-            tracing::warn!(%error, token = closed.token, attempt, rows = closed.rows, "an insert failed and will be repeated");
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-            if fenced.elapsed() > INTENT_HOLDS {
-                self.commit(closed.first, &metadata).await?;
-                fenced = Instant::now();
-            }
-        }
-        self.metrics.consumed(closed.counts);
-        Ok(())
-    }
-
-    async fn insert(&self, closed: &Closed) -> Result<(), StoreError> {
+        let fence = Held { settler: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
-            let token = format!("{}-letters", closed.token);
-            let letters: Vec<_> = closed.poison.iter().map(|poison| self.letter(poison)).collect();
-            let chunks = dead_letters::block(&letters);
-            insert_block(&self.store.client, "dead_letters", &token, &chunks, self.store.timeout).await?;
+            let letters = closed.poison.iter().map(|poison| self.letter(poison)).collect();
+            self.patient.write_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
         }
+        let mut refused = Refused::default();
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
-            self.store.attempt(block).await?;
+            let origin = Origin {
+                topic: self.ownership.place().0,
+                is_repeated: closed.is_repeated,
+                since: closed.is_repeated.then_some(0),
+            };
+            refused = self.patient.store(block, origin, &fence).await?.refused;
         }
-        Ok(())
+        self.metrics.consumed(closed.counts);
+        Ok(refused)
     }
 
     /// The whole record, so that a version that can read it may be given it again. Its id is that of its place: a batch that is
@@ -91,7 +105,7 @@ impl<C: ConsumerContext + 'static> Settler<C> {
             reason: poison.reason.clone(),
             payload: poison.payload.clone(),
             event_id: String::new(),
-            origin: Origin { topic: topic.to_owned(), partition, offset, key_id: String::new() },
+            origin: dead_letters::Origin { topic: topic.to_owned(), partition, offset, key_id: String::new() },
             received_at: at,
             failed_at: now,
             state: State::Open,

@@ -47,7 +47,9 @@ pub fn markers(data: &Folder) -> Vec<PathBuf> {
 /// Markers and folders of a data folder that somebody holds a lock on.
 fn held_files(data: &Folder) -> Vec<PathBuf> {
     let locks = ["journal", "records"].map(|spool| data.path().join("ingest").join(spool).join("lock"));
-    let mut files = markers(data);
+    // Only who has a Redis to tell has a marker.
+    let has_markers = data.path().join("ingest").join("running").exists();
+    let mut files = if has_markers { markers(data) } else { Vec::new() };
     files.extend(locks.into_iter().filter(|lock| lock.exists()));
     files.retain(|path| File::open(path).unwrap().try_lock().is_err());
     files

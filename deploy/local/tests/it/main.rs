@@ -43,6 +43,7 @@ mod migrations;
 mod odd_bodies;
 mod odd_events;
 mod outage;
+mod poison;
 mod query;
 mod query_admission;
 mod query_answers;

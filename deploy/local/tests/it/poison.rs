@@ -1,0 +1,407 @@
+//! Events that ClickHouse refuses for good: they are dead letters, and everything else is stored once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tallyhouse_ingest::batch::Builder;
+use tallyhouse_ingest::spool::folder::{Content, Folder as Journal};
+use tallyhouse_schema::event::Flags;
+use tallyhouse_schema::{Event, Rollup};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::Connection;
+use tallyhouse_sql::rollups::Selection;
+use tallyhouse_sql::rollups::verify::{PAUSE, verify};
+
+use crate::ingest_service::{Service, count, everywhere, journaled, json};
+use crate::query_service::{eventually, new_project};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
+
+/// Letters of a project, of one place.
+const LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \
+    AND code = 'refused_by_store' AND state = 'open'";
+
+/// A ClickHouse of one's own, whose tables refuse what a test wants.
+struct Place {
+    engine: tallyhouse::engine::Engine,
+    connection: Connection,
+    proxy: Proxy,
+    data: Folder,
+    _folder: Folder,
+    project: String,
+}
+
+/// Refuses events of the type `poison`.
+enum Refuses {
+    /// A view that throws.
+    View,
+    /// A constraint of a table.
+    Constraint(&'static str),
+}
+
+impl Refuses {
+    async fn install(&self, connection: &Connection) {
+        let sql = match self {
+            Self::View => "CREATE MATERIALIZED VIEW tallyhouse.`a-view` ENGINE = Null AS \
+                SELECT throwIf(CAST(event_type, 'String') = 'poison') AS x FROM tallyhouse.events_in"
+                .to_owned(),
+            Self::Constraint(table) => {
+                format!("ALTER TABLE tallyhouse.{table} ADD CONSTRAINT no_poison CHECK event_type != 'poison'")
+            }
+        };
+        execute(connection, &sql).await.unwrap();
+    }
+
+    async fn remove(&self, connection: &Connection) {
+        let sql = match self {
+            Self::View => "DROP VIEW tallyhouse.`a-view` SYNC".to_owned(),
+            Self::Constraint(table) => format!("ALTER TABLE tallyhouse.{table} DROP CONSTRAINT no_poison"),
+        };
+        execute(connection, &sql).await.unwrap();
+    }
+}
+
+impl Place {
+    async fn new() -> Self {
+        let folder = Folder::create();
+        let engine = engine_in(&folder).await;
+        let connection = engine.writer();
+        let proxy = Proxy::start(connection.clone()).await;
+        Self { engine, connection, proxy, data: Folder::create(), _folder: folder, project: new_project() }
+    }
+
+    async fn service(&self, settings: &[(&str, &str)]) -> Service {
+        Service::start_with(self.proxy.connection.clone(), &self.data, &self.project, settings).await
+    }
+
+    async fn letters(&self) -> u64 {
+        count(&self.connection, &self.project, LETTERS).await
+    }
+
+    /// Everything but `refused` events is stored once, in raw and in every rollup, and the others are letters.
+    async fn exact(&self, stored: u64, refused: u64) {
+        let found = async || (everywhere(&self.connection, &self.project).await, self.letters().await);
+        let what = format!("{stored} are stored and {refused} are letters");
+        let open = "SELECT count() FROM repairs FINAL WHERE state != 'done' AND project_id = {project:String}";
+        let repaired = async {
+            while found().await != ([stored; 4], refused) || count(&self.connection, &self.project, open).await > 0 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(240), repaired).await.is_err() {
+            panic!("{what}: found {:?}", found().await);
+        }
+        eventually("nothing waits", async || self.is_journal_empty()).await;
+        self.verified().await;
+        let doubled = "SELECT count() FROM (SELECT id FROM dead_letters WHERE project_id = {project:String} \
+            GROUP BY id HAVING count() > 1)";
+        assert_eq!(count(&self.connection, &self.project, doubled).await, 0, "a letter was written twice");
+    }
+
+    /// Through Kafka there is none.
+    fn is_journal_empty(&self) -> bool {
+        !self.data.path().join("ingest").join("journal").exists() || journaled(&self.data, "batch").is_empty()
+    }
+
+    async fn verified(&self) {
+        let now = now_ms() / 1_000;
+        let selection = Selection {
+            project: Some(self.project.clone()),
+            from: now - 86_400,
+            to: now + 86_400,
+            tables: Rollup::COARSEST_FIRST.to_vec(),
+        };
+        let report = verify(&self.connection.client(), &selection, PAUSE).await.unwrap();
+        assert!(report.drifts.is_empty(), "{:?}", report.drifts);
+        for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
+            execute(&self.connection, &format!("OPTIMIZE TABLE tallyhouse.{table} FINAL")).await.unwrap();
+        }
+    }
+
+    async fn stop(self) {
+        self.engine.stop(Duration::from_secs(20)).await;
+    }
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Events with new ids; those at `poisoned` are refused.
+fn mixed(count: usize, poisoned: &[usize]) -> String {
+    let event = |at| {
+        let kind = if poisoned.contains(&at) { "poison" } else { "a" };
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        json!({"eventId": format!("e{id}"), "eventType": kind, "userId": format!("u{id}"), "value": 1.5,
+               "properties": {"plan": "pro"}, "context": {"country": "DE"}})
+    };
+    Value::from_iter((0..count).map(event)).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_event_in_the_middle_hurts_no_other() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    assert_eq!(service.send(mixed(10, &[])).await.status, 202);
+    let ways = [Refuses::View, Refuses::Constraint("events"), Refuses::Constraint("rollup_1h")];
+    let (mut stored, mut refused) = (10, 0);
+    for way in ways {
+        way.install(&place.connection).await;
+        // Several, because which of the tables an attempt reaches is by chance.
+        for _ in 0..2 {
+            assert_eq!(service.send(mixed(50, &[17, 49])).await.status, 202);
+            (stored, refused) = (stored + 48, refused + 2);
+        }
+        let letters = async || place.letters().await == refused;
+        eventually("the refused ones are letters", letters).await;
+        eventually("nothing waits", async || journaled(&place.data, "batch").is_empty()).await;
+        way.remove(&place.connection).await;
+    }
+    place.exact(stored, refused).await;
+    assert_eq!(service.counted("tallyhouse_ingest_events_total", "dead_lettered"), refused);
+    assert_eq!(service.counted("tallyhouse_ingest_events_total", "stored"), stored);
+    let reason = format!(
+        "SELECT count() FROM dead_letters FINAL WHERE project_id = {{project:String}} AND reason LIKE '%code 469%no_poison%' \
+         AND reason NOT LIKE '%Stack%' AND reason NOT LIKE '%Column values%' AND payload LIKE '%\"plan\":\"pro\"%'"
+    );
+    assert_eq!(count(&place.connection, &place.project, &reason).await, 8);
+    let copies = "SELECT count() FROM system.tables WHERE name LIKE 'rehearsal%'";
+    assert_eq!(ask(&place.connection, copies).await.unwrap(), "0");
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_told_which_event_is_refused_and_may_send_it_again() {
+    let place = Place::new().await;
+    Refuses::Constraint("events").install(&place.connection).await;
+    let service = place.service(&[("INGEST_ACK_TIMEOUT_MS", "20000")]).await;
+    let wait = async |body: String| service.endpoint().post_with("wait=stored", body.into()).await.unwrap();
+    let body = mixed(20, &[7]);
+    let id = serde_json::from_str::<Value>(&body).unwrap()[7]["eventId"].clone();
+    let reply = wait(body.clone()).await;
+    let answer = json(&reply);
+    assert_eq!((reply.status.as_u16(), &answer["accepted"]), (200, &json!(19)), "{answer}");
+    let refused = &answer["rejected"][0];
+    assert_eq!(
+        (&refused["index"], &refused["eventId"], &refused["code"]),
+        (&json!(7), &id, &json!("refused_by_store")),
+        "{answer}"
+    );
+    // A batch of one event: nobody waits for it for ever.
+    let single = serde_json::from_str::<Value>(&mixed(1, &[0])).unwrap()[0].to_string();
+    let reply = wait(single).await;
+    assert_eq!((reply.status.as_u16(), &json(&reply)["code"]), (400, &json!("refused_by_store")));
+    place.exact(19, 2).await;
+    // It is refused again, not called a duplicate.
+    let again = json(&wait(body.clone()).await);
+    assert_eq!(
+        (&again["duplicates"], &again["rejected"][0]["code"]),
+        (&json!(19), &json!("refused_by_store")),
+        "{again}"
+    );
+    Refuses::Constraint("events").remove(&place.connection).await;
+    let mended = json(&wait(body).await);
+    assert_eq!((&mended["accepted"], &mended["duplicates"]), (&json!(1), &json!(19)), "{mended}");
+    place.exact(20, 3).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_disk_and_after_kills_the_same_events_are_letters() {
+    let place = Place::new().await;
+    let mut service = place.service(&[]).await;
+    assert_eq!(service.send(mixed(10, &[])).await.status, 202);
+    eventually("the first are stored", async || everywhere(&place.connection, &place.project).await == [10; 4]).await;
+    Refuses::Constraint("rollup_1h").install(&place.connection).await;
+    place.proxy.set(Mode::Away);
+    for _ in 0..3 {
+        assert_eq!(service.send(mixed(40, &[11, 12])).await.status, 202);
+    }
+    service.kill(&place.data).await;
+    place.proxy.set(Mode::Pass);
+    // Killed as soon as it has begun to write letters, and again when there are more.
+    for letters in [1, 3, 5] {
+        service = Service::start_unready(place.proxy.connection.clone(), &place.data, &place.project, &[]).await;
+        eventually("letters are written", async || place.letters().await >= letters).await;
+        service.kill(&place.data).await;
+    }
+    service = place.service(&[]).await;
+    place.exact(10 + 3 * 38, 6).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    Refuses::Constraint("events").install(&place.connection).await;
+    assert_eq!(service.send(mixed(30, &[4])).await.status, 202);
+    // Its letter is written, its answer is not seen: nothing else of the batch can follow.
+    eventually("the letter is written", async || {
+        let has_letter = place.letters().await == 1;
+        if has_letter {
+            place.proxy.set(Mode::Away);
+        }
+        has_letter
+    })
+    .await;
+    service.kill(&place.data).await;
+    Refuses::Constraint("events").remove(&place.connection).await;
+    place.proxy.set(Mode::Pass);
+    let service = place.service(&[]).await;
+    place.exact(29, 1).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_everything_makes_no_letters_and_is_told() {
+    let place = Place::new().await;
+    let service = place.service(&[("REFUSED_GRACE_MS", "1000")]).await;
+    assert_eq!(service.send(mixed(10, &[])).await.status, 202);
+    let broken = "CREATE MATERIALIZED VIEW tallyhouse.broken ENGINE = Null AS \
+        SELECT throwIf(length(CAST(event_type, 'String')) > 0) AS x FROM tallyhouse.events_in";
+    execute(&place.connection, broken).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(service.send(mixed(10, &[])).await.status, 202, "the disk takes them");
+    }
+    eventually("it is not ready", async || !service.health.is_ready()).await;
+    let detail = service.health.report().components["store"].detail.clone();
+    assert!(detail.contains("refuses every event") && detail.contains("code 395"), "{detail}");
+    assert_eq!(service.metric("tallyhouse_ingest_store_refuses_everything"), 1);
+    execute(&place.connection, "DROP VIEW tallyhouse.broken SYNC").await.unwrap();
+    eventually("it is ready again", async || service.health.is_ready()).await;
+    place.exact(30, 0).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_of_nothing_but_poison_holds_up_nobody_for_ever() {
+    let place = Place::new().await;
+    let service = place.service(&[("REFUSED_GRACE_MS", "1000")]).await;
+    Refuses::View.install(&place.connection).await;
+    let all: Vec<usize> = (0..20).collect();
+    assert_eq!(service.send(mixed(20, &all)).await.status, 202);
+    assert_eq!(service.send(mixed(25, &[])).await.status, 202);
+    place.exact(25, 20).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_letters() {
+    let place = Place::new().await;
+    let journal = place.data.path().join("ingest").join("journal");
+    std::fs::create_dir_all(place.data.path().join("ingest")).unwrap();
+    let values = [1.0, f64::MAX, 1e-300, 1e300, f64::NAN, 2.0];
+    let chunks = valued_block(&place.project, &values);
+    let content = Content { token: "old-1".to_owned(), rows: values.len(), chunks, days: vec![] };
+    Journal::open(&journal).unwrap().write("0000000000000001-0000000000000001-X", &content).unwrap();
+    let service = place.service(&[]).await;
+    assert_eq!(service.send(mixed(5, &[])).await.status, 202);
+    let found = async || everywhere(&place.connection, &place.project).await;
+    eventually("the others are stored", async || found().await[0] >= 7 && journaled(&place.data, "batch").is_empty())
+        .await;
+    let (stored, letters) = (found().await[0], place.letters().await);
+    assert_eq!(stored + letters, 11, "each event has one fate");
+    assert!(letters >= 1, "f64::MAX is refused");
+    place.exact(stored, letters).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+/// Events with these values as a block, which no sender can make any more.
+fn valued_block(project: &str, values: &[f64]) -> Vec<bytes::Bytes> {
+    let now = now_ms();
+    let mut builder = Builder::default();
+    for (at, value) in values.iter().enumerate() {
+        let event = Event {
+            event_id: format!("old-{at}").into(),
+            event_type: "a".into(),
+            ts: now,
+            original_ts: now,
+            received_at: now,
+            value: Some(*value),
+            user_id: "u".into(),
+            anonymous_id: "".into(),
+            user_hash: 1,
+            session_id: "".into(),
+            country: "DE".into(),
+            device: "".into(),
+            os: "".into(),
+            browser: "".into(),
+            locale: "".into(),
+            page: "".into(),
+            ip: String::new(),
+            properties: vec![],
+            dims: vec![],
+            flags: Flags::default(),
+            retention_days: 730,
+        };
+        builder.push(project, &event, None);
+    }
+    builder.finish().chunks
+}
+
+/// Services that share a topic and a group of their own.
+struct Log {
+    bootstrap: String,
+    name: String,
+}
+
+impl Log {
+    async fn new(test: &str) -> Option<Self> {
+        Some(Self { bootstrap: kafka_or_skip(test).await?, name: format!("topic-{}", ulid::Ulid::generate()) })
+    }
+
+    async fn service(&self, role: &str, connection: Connection, data: &Folder, project: &str) -> Service {
+        let settings = [
+            ("KAFKA_BROKERS", self.bootstrap.as_str()),
+            ("KAFKA_TOPIC", &self.name),
+            ("KAFKA_GROUP", &self.name),
+            ("KAFKA_PARTITIONS", "2"),
+            ("KAFKA_TIMEOUT_MS", "5000"),
+            ("INGEST_ROLE", role),
+        ];
+        Service::start_with(connection, data, project, &settings).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_record_of_kafka_stops_no_partition_also_when_its_consumer_dies() {
+    let Some(log) = Log::new("a_poison_record_of_kafka_stops_no_partition_also_when_its_consumer_dies").await else {
+        return;
+    };
+    let place = Place::new().await;
+    let gateway = log.service("gateway", place.connection.clone(), &place.data, &place.project).await;
+    let consumer_data = Folder::create();
+    let consumer =
+        async || log.service("consumer", place.proxy.connection.clone(), &consumer_data, &place.project).await;
+    let mut running = consumer().await;
+    assert_eq!(gateway.send(mixed(20, &[])).await.status, 202);
+    eventually("the first are stored", async || everywhere(&place.connection, &place.project).await == [20; 4]).await;
+    Refuses::Constraint("rollup_1m").install(&place.connection).await;
+    let body = mixed(100, &[30, 31, 77]);
+    assert_eq!(gateway.send(body.clone()).await.status, 202);
+    // Killed as soon as one has its letter; its heir has the same intent.
+    for letters in [1, 3] {
+        eventually("letters are written", async || place.letters().await >= letters).await;
+        running.kill(&consumer_data).await;
+        running = consumer().await;
+    }
+    assert_eq!(gateway.send(mixed(50, &[0])).await.status, 202);
+    place.exact(20 + 97 + 49, 4).await;
+    let origins = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} AND source_offset >= 0 \
+        AND startsWith(source_topic, 'topic-')";
+    assert_eq!(count(&place.connection, &place.project, origins).await, 4);
+    // After a fix the same records' events may come again.
+    Refuses::Constraint("rollup_1m").remove(&place.connection).await;
+    assert_eq!(gateway.send(body).await.status, 202);
+    place.exact(20 + 100 + 49, 4).await;
+    running.stop().await;
+    gateway.stop().await;
+    place.stop().await;
+}

@@ -1,0 +1,277 @@
+//! After refused rows: what an attempt had written of them goes.
+//!
+//! Raw rows are deleted at once ([`delete_rows`]). Rollups are looked at in the background ([`run`]): of every day in the table
+//! `repairs` each rollup is compared with raw and rebuilt where it differs, as `tallyhouse rollups rebuild` does, by one process at a
+//! time. Until then a rollup may count an event that is a dead letter.
+//!
+//! **A batch that has reached only some of its tables** when its day is rebuilt is the danger: raw may not have it yet, so the rollup
+//! loses it, and the rollup's log says that it has it, so that the next attempt is skipped there. Therefore `running` is written
+//! before a rebuild begins, and whoever stores a batch after an attempt that failed looks, once it is stored, whether a rebuild of one
+//! of its days began since that attempt, and opens the day again ([`reopened`]). The second rebuild finds the whole batch in raw.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tallyhouse_schema::Rollup;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::Touched;
+use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::native::{self, Column, Field, Rows, Value};
+use tallyhouse_sql::rollups::rebuild::{self, Options};
+use tallyhouse_sql::rollups::{RollupsError, Selection};
+use tallyhouse_sql::{StoreError, rehearsal};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::letters;
+use super::search::Cause;
+use crate::store::Store;
+
+const DAY_SECONDS: i64 = 86_400;
+
+/// Between two looks for open repairs, at least.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// After a round it rests for as long as the round took, at most for this: a flood of poison must not rebuild all the time.
+const MAX_REST: Duration = Duration::from_secs(60);
+
+/// Between two looks of a comparison. Shorter than a writer's pause between two attempts: what is taken for drift because an attempt
+/// is still to come is rebuilt once more when it has come.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Inserts are kept away no longer than this.
+const GATE: Duration = Duration::from_secs(20);
+
+/// Rows of one statement that deletes.
+const DELETED_AT_ONCE: usize = 500;
+
+/// The table.
+pub const TABLE: &str = "repairs";
+
+/// How far a repair is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The batch is not stored yet.
+    Pending,
+    /// It is.
+    Open,
+    /// Rollups may be changed from now on.
+    Running,
+    /// They equal raw.
+    Done,
+}
+
+impl Step {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Open => "open",
+            Self::Running => "running",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// Days of projects as repairs of a batch.
+pub fn block(token: &str, days: &BTreeSet<(String, i32)>, step: Step) -> Vec<Bytes> {
+    rows(days.iter().map(|(project, day)| (project.as_str(), *day, token)), step)
+}
+
+/// The days of a batch of which a rebuild began since `since`; milliseconds since 1970.
+pub(super) async fn reopened(
+    client: &Client,
+    days: &[Touched],
+    since: i64,
+    deadline: Duration,
+) -> Result<BTreeSet<(String, i32)>, StoreError> {
+    #[derive(Row, Deserialize)]
+    struct Begun {
+        project_id: String,
+        day: i32,
+    }
+    let begun = client.query(
+        "SELECT DISTINCT toString(project_id) AS project_id, day FROM repairs \
+         WHERE state IN ('running', 'done') AND updated_at >= fromUnixTimestamp64Milli({since:Int64})",
+    );
+    let begun = super::within(deadline, begun.param("since", since).fetch_all::<Begun>()).await?;
+    let is_of_batch = |begun: &Begun| {
+        // A file of an older version does not tell its days.
+        days.is_empty() || days.iter().any(|day| day.day == begun.day && day.project == begun.project_id)
+    };
+    Ok(begun.into_iter().filter(is_of_batch).map(|begun| (begun.project_id, begun.day)).collect())
+}
+
+fn rows<'a>(repairs: impl Iterator<Item = (&'a str, i32, &'a str)>, step: Step) -> Vec<Bytes> {
+    let [mut projects, mut days, mut tokens, mut states, mut times] = [(); 5].map(|()| Column::default());
+    let (mut count, now) = (0, now_ms());
+    for (project, day, token) in repairs {
+        projects.text(project);
+        days.i32(day);
+        tokens.text(token);
+        states.text(step.label());
+        times.i64(now);
+        count += 1;
+    }
+    let field = |name, kind, column| Field { name, kind, parts: vec![column] };
+    native::block(
+        count,
+        vec![
+            field("project_id", "String", projects),
+            field("day", "Int32", days),
+            field("token", "String", tokens),
+            field("state", "String", states),
+            field("updated_at", "DateTime64(3, 'UTC')", times),
+        ],
+    )
+}
+
+/// Deletes refused rows of a batch from raw. The time of receipt tells them from the same events sent again later.
+pub(super) async fn delete_rows(
+    client: &Client,
+    rows: &Rows,
+    refused: &[(usize, Cause)],
+    deadline: Duration,
+) -> Result<(), StoreError> {
+    for refused in refused.chunks(DELETED_AT_ONCE) {
+        let key = |(row, _): &(usize, Cause)| {
+            let bytes = |column| match rows.value(column, *row) {
+                Some(Value::Text(text)) => text.to_vec(),
+                _ => Vec::new(),
+            };
+            let at = |column| letters::integer(rows, column, *row).unwrap_or_default();
+            let text = |column| format!("unhex('{}')", hex(&bytes(column)));
+            let time = |column| format!("fromUnixTimestamp64Milli({}, 'UTC')", at(column));
+            let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
+            format!("({project}, {kind}, {}, {id}, {})", time("ts"), time("received_at"))
+        };
+        let keys: Vec<_> = refused.iter().map(key).collect();
+        // The first three are of the table's key: only parts that may hold such rows are read.
+        let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({})", keys.join(", "));
+        let count = format!("SELECT count() FROM events WHERE {condition}");
+        if super::within(deadline, client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
+            continue;
+        }
+        let delete = client
+            .query_raw(&format!("DELETE FROM events WHERE {condition}"))
+            .with_setting("lightweight_deletes_sync", "2")
+            .with_setting("wait_end_of_query", "1");
+        super::within(Duration::from_secs(600), delete.execute()).await?;
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A day of a project that has to be compared, and for which batch.
+#[derive(Debug, Row, Deserialize)]
+struct Repair {
+    project_id: String,
+    day: i32,
+    token: String,
+}
+
+/// Compares and rebuilds days as they come, on a thread of its own, for as long as the future is polled: what a rebuild tells of
+/// changed days is no future that may change threads.
+pub async fn run(store: Store) {
+    let (stop, runtime) = (CancellationToken::new(), Handle::current());
+    let stopped = stop.clone();
+    let _guard = stop.drop_guard();
+    let work = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = work(store) => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+    };
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::error!(%error, "comparing rollups after refused events ended by itself");
+    }
+}
+
+async fn work(store: Store) {
+    if let Err(error) = rehearsal::sweep(&store.client).await {
+        tracing::warn!(%error, "copies that a killed rehearsal left could not be dropped");
+    }
+    loop {
+        let started = Instant::now();
+        match repair(&store).await {
+            // Busy: another process is at work, and may be at these days.
+            Ok(()) | Err(RollupsError::Busy) => {}
+            Err(error) => {
+                tracing::warn!(%error, "rollups could not be compared after events were refused; trying again");
+            }
+        }
+        tokio::time::sleep(started.elapsed().clamp(LOOK_EVERY, MAX_REST)).await;
+    }
+}
+
+/// One round.
+async fn repair(store: &Store) -> Result<(), RollupsError> {
+    // `running`: whoever began it was killed.
+    let open = "SELECT toString(project_id) AS project_id, day, token FROM repairs FINAL \
+                WHERE state IN ('open', 'running') ORDER BY updated_at LIMIT 10000";
+    let open = super::within(store.timeout, store.client.query_raw(open).fetch_all::<Repair>()).await?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    mark(store, &open, Step::Running).await?;
+    let mut days: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+    for repair in &open {
+        days.entry(&repair.project_id).or_default().insert(repair.day);
+    }
+    for (project, days) in days {
+        for (from, to) in spans(&days) {
+            let selection = Selection {
+                project: Some(project.to_owned()),
+                from: i64::from(from) * DAY_SECONDS,
+                to: i64::from(to) * DAY_SECONDS,
+                tables: Rollup::COARSEST_FIRST.to_vec(),
+            };
+            let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
+            let rebuilt = rebuild::rebuild(&store.client, &options, async |changed| {
+                let touched: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
+                store.touched.publish(&touched);
+            });
+            let rebuilt = rebuilt.await?;
+            tracing::info!(project, from, to, ?rebuilt, "rollups were compared after events were refused");
+        }
+    }
+    mark(store, &open, Step::Done).await?;
+    store.metrics.repairs.inc();
+    Ok(())
+}
+
+async fn mark(store: &Store, repairs: &[Repair], step: Step) -> Result<(), StoreError> {
+    let token = format!("{}-{}", step.label(), ulid::Ulid::generate());
+    let rows = rows(repairs.iter().map(|repair| (repair.project_id.as_str(), repair.day, repair.token.as_str())), step);
+    insert_block(&store.client, TABLE, &token, &rows, store.timeout).await
+}
+
+/// Days in a row, as first and one past the last.
+fn spans(days: &BTreeSet<i32>) -> Vec<(i32, i32)> {
+    let mut spans: Vec<(i32, i32)> = Vec::new();
+    for day in days {
+        match spans.last_mut() {
+            Some((_, to)) if *to == *day => *to += 1,
+            _ => spans.push((*day, day + 1)),
+        }
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_in_a_row_are_compared_together() {
+        assert_eq!(spans(&BTreeSet::from([1, 2, 3, 7, 9, 10])), [(1, 4), (7, 8), (9, 11)]);
+    }
+}
