@@ -357,7 +357,8 @@ fn measure(measure: Measure, source: &Source) -> String {
         Measure::ValueMin => of_values(pick("min(value_min)", "min(ifNull(value, inf))")),
         Measure::ValueMax => of_values(pick("max(value_max)", "max(ifNull(value, -inf))")),
         Measure::ValueQuantile(quantile) => of_values(&format!(
-            "{}[{}]",
+            "arrayMap(q -> {}, {})[{}]",
+            SKETCHED,
             pick(
                 "quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(value_quantiles)",
                 "quantilesDDIf(0.01, 0.5, 0.95, 0.99)(ifNull(value, 0), isNotNull(value))"
@@ -366,6 +367,11 @@ fn measure(measure: Measure, source: &Source) -> String {
         )),
     }
 }
+
+/// A quantile `q` as `quantilesDD` gives it, brought to within 1 % of the value. Its sketch puts values into buckets of 101/99 each, cuts
+/// the bucket's number towards 0 instead of down, and so gives values below 1 one bucket too high: up to 3 % more (seen with
+/// 26.7.2). The bucket around 1 is two wide; its middle is within 2 %.
+const SKETCHED: &str = "multiIf(abs(q) > 1.02, q, abs(q) > 1.005, q / 1.01, q * 99 / 101)";
 
 pub(super) fn value_count(source: &Source) -> &'static str {
     if *source == Source::Raw { "count(value)" } else { "sum(value_count)" }

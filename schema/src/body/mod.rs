@@ -136,6 +136,12 @@ pub fn open(text: &str, layout: Layout) -> Result<Envelope<'_>, BodyError> {
 }
 
 fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
+    // Where several files were put together a mark may stand behind empty lines.
+    let text = if text.trim_start().starts_with(BOM) {
+        text.trim_start_matches(|c: char| c.is_whitespace() || c == BOM)
+    } else {
+        text
+    };
     match text.trim_start().chars().next() {
         None => Err(BodyError::Empty),
         Some('[') => match serde_json::from_str(text) {
@@ -146,7 +152,6 @@ fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
             Ok(outer) => open_object(text, &outer),
             Err(error) => open_broken_object(text, &error),
         },
-        Some(BOM) => open_json(text.trim_start().trim_start_matches(BOM)),
         Some(_) => match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) if shape::holds_json(text) => Err(BodyError::DoubleEncoded),
             Ok(_) => Err(BodyError::NotEvents),
@@ -352,6 +357,7 @@ mod tests {
         for empty in ["", "  \n", "[]", "{\"events\":[]}", "\u{feff}"] {
             assert_eq!(json(empty), BodyError::Empty);
         }
+        assert_eq!(json(&"\u{feff} ".repeat(1_000_000)), BodyError::Empty, "and no deep recursion");
         assert_eq!(json("42"), BodyError::NotEvents);
         assert!(matches!(json("nope"), BodyError::InvalidJson { .. }));
     }

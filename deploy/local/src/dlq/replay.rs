@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::{RawValue, to_raw_value};
 use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, State};
+use tallyhouse_schema::Rejection;
 use tallyhouse_schema::normalise::happened_at;
 use tallyhouse_schema::raw::RawTime;
 use tallyhouse_sql::{Connection, StoreError};
@@ -21,6 +22,9 @@ pub enum NotSendable {
     /// Cut, or never JSON.
     #[error("its payload is not a JSON object")]
     NotAnObject,
+    /// What is kept of it is repaired, and would be taken.
+    #[error("its id was broken when it came; its sender has to send it again")]
+    BrokenId,
 }
 
 /// What became of one letter.
@@ -58,6 +62,9 @@ pub enum ReplayError {
 pub fn prepare(letter: &DeadLetter) -> Result<String, NotSendable> {
     if letter.kind != Kind::Json {
         return Err(NotSendable::Record);
+    }
+    if letter.code == (Rejection::BrokenId { field: "" }).code() {
+        return Err(NotSendable::BrokenId);
     }
     let mut event: Fields<'_> = serde_json::from_slice(&letter.payload).map_err(|_| NotSendable::NotAnObject)?;
     let not_json = |_| NotSendable::NotAnObject;
@@ -170,6 +177,8 @@ mod tests {
     fn what_is_no_event_is_not_sent() {
         assert_eq!(prepare(&letter("{oops")), Err(NotSendable::NotAnObject));
         assert_eq!(prepare(&letter("[1]")), Err(NotSendable::NotAnObject));
+        let broken = DeadLetter { code: "broken_id".into(), ..letter(r#"{"eventType":"a","userId":"J\u{fffd}rg"}"#) };
+        assert_eq!(prepare(&broken), Err(NotSendable::BrokenId));
         assert_eq!(prepare(&DeadLetter { kind: Kind::Record, ..letter("{}") }), Err(NotSendable::Record));
     }
 }
