@@ -1,7 +1,13 @@
 //! The events that questions are asked about: a year of them in each project, written in blocks that each hold
 //! all of the year, so that nearly all are late, and of which every other one, the first among them, is sent twice.
+//!
+//! Values span all that an event may have, and still every sum of them is exact, in whatever order it is made, so that
+//! sums are compared to the last digit: see [`Values`].
+
+use std::ops::Range;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
+use tallyhouse_schema::limits::{MAX_VALUE, MIN_VALUE};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::clickhouse::error::Result;
@@ -16,13 +22,71 @@ const BLOCK: u64 = 250_000;
 /// Blocks that are written at once.
 const AT_ONCE: usize = 2;
 
+/// Powers of two in one project. With at most 2^18 events of a project its sums have 52 bits, one less than a double.
+const WINDOW: i32 = 34;
+
+/// The values of a project's events. Every seventh event has none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Values {
+    /// Eighths from -100 to 1,150.
+    Usual,
+    /// Of both signs, 2 to the power of `base` up to `base + WINDOW`.
+    Powers { base: i32 },
+    /// The smallest and the greatest there are, positive: all small ones together are less than half of the last digit of a
+    /// great one, so that sums do not depend on the order here either.
+    Extremes,
+}
+
+impl Values {
+    /// Those that together span all that an event may have.
+    fn all() -> Vec<Self> {
+        let (least, greatest) = exponents();
+        let windows = (least..greatest).step_by(WINDOW as usize);
+        let powers = windows.map(|base| Self::Powers { base: base.min(greatest + 1 - WINDOW) });
+        [Self::Usual, Self::Extremes].into_iter().chain(powers).collect()
+    }
+
+    /// The least exponent, how far apart exponents are, how many there are, and of how many signs.
+    fn powers(self) -> Powers {
+        let (least, greatest) = exponents();
+        match self {
+            Self::Usual => Powers { base: 0, step: 0, steps: 0, signs: 1 },
+            Self::Powers { base } => Powers { base, step: 1, steps: WINDOW, signs: 2 },
+            Self::Extremes => Powers { base: least, step: greatest - least, steps: 2, signs: 1 },
+        }
+    }
+}
+
+/// Powers of two as the statement makes them; without steps there are none.
+struct Powers {
+    base: i32,
+    step: i32,
+    steps: i32,
+    signs: i32,
+}
+
+/// The least and the greatest power of two that a value may be.
+fn exponents() -> (i32, i32) {
+    (MIN_VALUE.log2().ceil() as i32, MAX_VALUE.log2().floor() as i32)
+}
+
+/// How many projects it takes to have all values.
+pub fn least_projects() -> u64 {
+    Values::all().len() as u64
+}
+
 const INSERT: &str = "INSERT INTO events_in
     (project_id, event_id, event_type, ts, value, user_hash, country, device, os, dims, received_at, retention_days)
-    WITH cityHash64(number, 1) AS h, cityHash64(number, 2) AS g, cityHash64(number, 3) AS f
+    WITH cityHash64(number, 1) AS h, cityHash64(number, 2) AS g, cityHash64(number, 3) AS f,
+        {base:Int32} + {step:Int32} * toInt32(intDiv(f, 7) % greatest({steps:Int32}, 1)) AS exponent,
+        reinterpretAsFloat64(bitShiftLeft(toUInt64(1023 + exponent), 52)) AS power
     SELECT {project:String}, toString(number), ['view', 'purchase', 'flight_departed'][h % 3 + 1] AS type,
         fromUnixTimestamp64Milli({until:Int64} * 1000
             - toInt64(if(g % 10 < 6, g / 10 % 7776000, g / 10 % {span:UInt64})) * 1000 - toInt64(f % 1000), 'UTC'),
-        if(f % 7 = 0, NULL, toFloat64(f % 10007) / 8 - 100), if(f % 11 = 0, 0, 1 + g % 3000),
+        multiIf(f % 7 = 0, NULL,
+            {steps:Int32} = 0, toFloat64(f % 10007) / 8 - 100,
+            intDiv(f, 1024) % {signs:Int32} = 1, -power, power),
+        if(f % 11 = 0, 0, 1 + g % 3000),
         ['DE', 'FR', 'US', ''][g % 4 + 1] AS c, ['mobile', 'desktop', ''][f % 3 + 1] AS d, ['linux', 'ios'][h % 2 + 1],
         arrayConcat([('country', c), ('device', d), ('country,device', concat(c, char(31), d))],
             if(type != 'flight_departed', [], [('origin', ['JFK', 'LGA'][f % 2 + 1]), ('carrier', ['AA', 'UA', 'DL'][h % 3 + 1]),
@@ -33,13 +97,15 @@ const INSERT: &str = "INSERT INTO events_in
 /// Writes `each` events of the year before `until` to every project. No two events of all projects are the same.
 pub async fn write(writer: &Connection, projects: &[String], each: u64, until: i64) {
     let client = writer.client();
-    let blocks = projects.iter().zip(0..).flat_map(|(project, place): (&String, u64)| {
-        let all = place * each..(place + 1) * each;
-        all.clone().step_by(BLOCK as usize).map(move |from| (project, from, BLOCK.min(all.end - from)))
+    let values = Values::all();
+    let blocks = projects.iter().zip(values.iter().cycle()).zip(0..).flat_map(|((project, values), place)| {
+        let all: Range<u64> = place * each..(place + 1) * each;
+        let block = move |from| Block { project, values: *values, from, count: BLOCK.min(all.end - from) };
+        all.clone().step_by(BLOCK as usize).map(block)
     });
-    let written = blocks.map(|(project, from, count)| {
-        let times = if (from % each / BLOCK).is_multiple_of(2) { 2 } else { 1 };
-        send(&client, Block { project, from, count }, until, times)
+    let written = blocks.map(|block| {
+        let times = if (block.from % each / BLOCK).is_multiple_of(2) { 2 } else { 1 };
+        send(&client, block, until, times)
     });
     futures_util::stream::iter(written).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.unwrap();
     for project in projects {
@@ -50,11 +116,14 @@ pub async fn write(writer: &Connection, projects: &[String], each: u64, until: i
 
 struct Block<'a> {
     project: &'a str,
+    values: Values,
     from: u64,
     count: u64,
 }
 
-async fn send(client: &Client, Block { project, from, count }: Block<'_>, until: i64, times: u32) -> Result<()> {
+async fn send(client: &Client, block: Block<'_>, until: i64, times: u32) -> Result<()> {
+    let Block { project, values, from, count } = block;
+    let Powers { base, step, steps, signs } = values.powers();
     for _ in 0..times {
         let insert = client
             .query(INSERT)
@@ -63,6 +132,10 @@ async fn send(client: &Client, Block { project, from, count }: Block<'_>, until:
             .param("span", DAYS * DAY)
             .param("from", from)
             .param("count", count)
+            .param("base", base)
+            .param("step", step)
+            .param("steps", steps)
+            .param("signs", signs)
             .with_setting("async_insert", "0")
             .with_setting("max_insert_block_size", "1048449")
             .with_setting("max_block_size", "1048449")

@@ -15,6 +15,7 @@
 //! `EQUALITY_EVENTS` and `EQUALITY_QUESTIONS` make it larger than a test needs (`make equality`); `EQUALITY_SEED` repeats one.
 
 mod events;
+mod odd;
 mod questions;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,9 @@ const DAY: i64 = 86_400;
 /// Events of a project at most. The dearest question, about quantiles of two months of days that are on no whole hour, takes
 /// seconds for a million of them, and is asked five times.
 const EVENTS_OF_PROJECT: u64 = 312_500;
+
+/// Events of the project whose clients are odd, at most: they are sent over HTTP.
+const MOST_ODD_EVENTS: u64 = 50_000;
 
 /// Questions that are asked at once.
 const AT_ONCE: usize = 4;
@@ -155,9 +159,14 @@ struct Ground {
 impl Ground {
     async fn lay(events: u64) -> Self {
         let (engine, now_ms, begun) = (support::engine().await, now_ms(), Instant::now());
-        let projects: Vec<String> = (0..events.div_ceil(EVENTS_OF_PROJECT)).map(|_| new_project()).collect();
+        let mut projects: Vec<String> =
+            (0..events.div_ceil(EVENTS_OF_PROJECT).max(events::least_projects())).map(|_| new_project()).collect();
         let each = events / projects.len() as u64;
-        events::write(&engine.writer(), &projects, each, now_ms / 1_000 / DAY * DAY).await;
+        let midnight = now_ms / 1_000 / DAY * DAY;
+        events::write(&engine.writer(), &projects, each, midnight).await;
+        let odd = new_project();
+        odd::send(&engine.writer(), &odd, (each / 4).min(MOST_ODD_EVENTS), midnight).await;
+        projects.push(odd);
         let names: Vec<&str> = projects.iter().map(String::as_str).collect();
         let start = async || {
             let settings =
@@ -296,7 +305,7 @@ fn is_equal(measure: Measure, source: &Source, planned: Option<f64>, raw: Option
     let within = |part: f64| (planned - raw).abs() <= part * planned.abs().max(raw.abs()).max(1e-9);
     match measure {
         Measure::Events | Measure::ValueMin | Measure::ValueMax => planned == raw,
-        // The order of additions differs; the values are multiples of 1/8, so sums are exact far beyond this.
+        // The order of additions differs; the values are such that sums are exact far beyond this (`events::Values`).
         Measure::ValueSum | Measure::ValueAvg => within(1e-12),
         Measure::Users => {
             let error = |precision: u8| 1.04 / f64::from(1_u32 << precision).sqrt();

@@ -16,6 +16,7 @@ use tallyhouse_query_api::time::Zone;
 use tallyhouse_schema::{Catalogue, Rollup};
 
 use super::DAY;
+use super::odd::COUNTRIES;
 
 /// With changes of clocks, one of them of half an hour, and all kinds of those that are never on a whole hour.
 const ZONES: [&str; 14] = [
@@ -314,7 +315,7 @@ fn some(random: &mut StdRng, of: &[&str], many: usize) -> Vec<String> {
 type Fields = [(&'static str, &'static [&'static str], &'static [&'static str])];
 
 const FIELDS: [(&str, &[&str], &[&str]); 3] = [
-    ("country", &["DE", "FR", "", "XX"], &["e", "U", "x"]),
+    ("country", &["DE", "FR", "", "XX", COUNTRIES[0], COUNTRIES[3], COUNTRIES[4]], &["e", "U", "x"]),
     ("device", &["mobile", "desktop", ""], &["MO", "desk", "x"]),
     ("event_type", &["view", "purchase"], &["view", "PUR"]),
 ];
