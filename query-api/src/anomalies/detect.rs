@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Series, fit};
+use serde::Serialize;
+
+use super::levels::{Ladder, Run, RunKind, Seen, runs};
+use super::model::{Fit, LEAST_CYCLES, Series, coarse, fit};
 use super::plan::{Judged, periods};
 use super::robust::median;
 use crate::metric::Nature;
@@ -46,10 +49,30 @@ pub struct Bucket {
     pub band: Option<Band>,
     /// Usual deviations from the expectation; `None` where it is not judged.
     pub score: Option<f64>,
-    /// Whether it is out of the ordinary in the direction asked for.
-    pub is_anomaly: bool,
+    /// Whether it is out of the ordinary in the direction asked for, and how.
+    pub anomaly: Option<Kind>,
     /// Whether it is not over, or only a part of it was asked for.
     pub is_partial: bool,
+}
+
+/// How something is out of the ordinary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// More than expected, for no longer than a day (of days: a week).
+    Spike,
+    /// Less than expected, for no longer.
+    Drop,
+    /// Nothing, of what counts, for two buckets or more.
+    Outage,
+    /// More or less for longer, or for good: then its first day (of days: its first week).
+    LevelShift,
+}
+
+impl Kind {
+    const fn of_bucket(score: f64) -> Self {
+        if score > 0.0 { Self::Spike } else { Self::Drop }
+    }
 }
 
 /// What was to be expected.
@@ -122,16 +145,117 @@ pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadE
     let scale = Scale::of(nature, &values);
     let scaled: Vec<Option<f64>> = known.iter().map(|value| value.map(|value| scale.apply(value))).collect();
     let floor = scale.floor(nature, &scaled);
-    let fitted = fit(&Series { values: scaled, steps: steps(frame, &starts), floor }, &periods(frame.granularity));
+    let series = Series { values: scaled, steps: steps(frame, &starts), floor };
+    let periods = periods(frame.granularity);
+    // How long a level is out of the ordinary: a day, of days a week.
+    let learned_in = periods.first().copied().unwrap_or(WITHOUT_SEASON);
+    let fitted = levelled(&series, scale, &periods, learned_in);
     let judge = Judge { plan, scale };
-    let expectations = fitted.expected.iter().zip(&fitted.spread);
-    let buckets = starts.iter().zip(&values).zip(known.iter().zip(&partial)).zip(expectations);
-    let buckets = buckets.filter(|(((at, _), _), _)| **at >= plan.shown.from);
-    let buckets = buckets.map(|(((at, value), (known, partial)), (expected, spread))| {
-        let usual = expected.zip(*spread).map(|(expected, spread)| Usual { expected, spread });
-        judge.bucket(Bucket { at: *at, value: *value, is_partial: *partial, ..Bucket::UNJUDGED }, *known, usual)
+    let usual = |place: usize| {
+        let expected = fitted.expected.get(place).copied().flatten();
+        let (expected, spread) = expected.zip(fitted.spread.get(place).copied().flatten())?;
+        Some(Usual { expected, spread })
+    };
+    let buckets = starts.iter().zip(&values).zip(known.iter().zip(&partial)).zip(0..);
+    let buckets = buckets.map(|(((at, value), (known, partial)), place)| {
+        let bucket = Bucket { at: *at, value: *value, is_partial: *partial, ..Bucket::UNJUDGED };
+        judge.bucket(bucket, *known, usual(place))
     });
-    Ok(Found { buckets: buckets.collect(), period: fitted.period, scale, learned })
+    let mut buckets: Vec<Bucket> = buckets.collect();
+    judge.runs(&fitted.flagged, learned_in, &mut buckets);
+    buckets.retain(|bucket| bucket.at >= plan.shown.from);
+    Ok(Found { buckets, period: fitted.period, scale, learned })
+}
+
+/// What is expected, and runs at another level that are not.
+struct Levelled {
+    expected: Vec<Option<f64>>,
+    spread: Vec<Option<f64>>,
+    period: Option<usize>,
+    /// Runs that are not ordinary; of a lasting one its beginning.
+    flagged: Vec<Run>,
+}
+
+/// Times that levels and expectations are found from each other.
+const LEVELLING: usize = 2;
+
+/// What is expected when runs at another level are not learned from: a lasting one is, at its own level.
+fn levelled(series: &Series, scale: Scale, periods: &[usize], learned_in: usize) -> Levelled {
+    let ladder = match scale {
+        Scale::Root => Ladder::Factors,
+        Scale::Linear => Ladder::Offsets,
+    };
+    // Before three weeks are known, a weekend looks like a shift: then only outages and what is over within half a day are.
+    let knows_seasons = periods.iter().all(|period| LEAST_CYCLES * period <= series.values.len());
+    let is_told = |run: &Run| knows_seasons || run.kind == RunKind::Outage || 2 * run.range.len() <= learned_in;
+    let rough = coarse(series, periods);
+    let mut found = runs(ladder, &seen(series, &rough));
+    found.retain(is_told);
+    // A season is only told once outages and lasting shifts are out of the way.
+    found.retain(|run| run.kind != RunKind::Temporary);
+    let rough = coarse(&at_one_level(series, ladder, &rough, &found), periods);
+    let mut base = rough.clone();
+    for _ in 0..LEVELLING {
+        found = runs(ladder, &seen(series, &base));
+        found.retain(is_told);
+        base = fit(&at_one_level(series, ladder, &base, &found), periods);
+        let places = base.expected.iter_mut().zip(&mut base.spread).zip(rough.expected.iter().zip(&rough.spread));
+        for ((expected, spread), (rough, rough_spread)) in places {
+            if expected.is_none() || spread.is_none() {
+                (*expected, *spread) = (*rough, *rough_spread);
+            }
+        }
+    }
+    let mut levelled =
+        Levelled { expected: base.expected, spread: base.spread, period: base.period, flagged: Vec::new() };
+    for (place, (expected, spread)) in levelled.expected.iter_mut().zip(&mut levelled.spread).enumerate() {
+        let level = in_force(&found, place, learned_in).map(|run| run.level);
+        if let (Some(level), Some(center), Some(usual)) = (level, *expected, *spread) {
+            *expected = Some(ladder.at(level, center, usual));
+            *spread = Some(if ladder == Ladder::Factors { (usual * level).max(series.floor.0) } else { usual });
+        }
+    }
+    let beginning = |run: Run| match run.kind {
+        RunKind::Lasting => Run { range: run.range.start..(run.range.start + learned_in).min(run.range.end), ..run },
+        RunKind::Outage | RunKind::Temporary => run,
+    };
+    levelled.flagged = found.into_iter().map(beginning).collect();
+    levelled
+}
+
+/// What lasts may be nearer to its expectation by this factor than one bucket.
+const LASTING: f64 = 2.0;
+
+/// Buckets after which a level is ordinary, of a series without a season.
+const WITHOUT_SEASON: usize = 4;
+
+fn seen(series: &Series, fit: &Fit) -> Vec<Seen> {
+    let places = series.values.iter().zip(fit.expected.iter().zip(&fit.spread));
+    let seen = |(value, (expected, spread)): (&Option<f64>, (&Option<f64>, &Option<f64>))| {
+        let usual = expected.zip(*spread);
+        let (expected, spread) = usual.unwrap_or((0.0, 0.0));
+        Seen { value: value.filter(|_| usual.is_some()), expected, spread }
+    };
+    places.map(seen).collect()
+}
+
+/// The lasting run that is in force at a place, a while after its start.
+fn in_force(runs: &[Run], place: usize, delay: usize) -> Option<&Run> {
+    runs.iter().rfind(|run| run.kind == RunKind::Lasting && run.range.start + delay <= place)
+}
+
+/// The series without temporary runs, and with lasting ones at the level before them.
+fn at_one_level(series: &Series, ladder: Ladder, fit: &Fit, runs: &[Run]) -> Series {
+    let mut values = series.values.clone();
+    for (place, value) in values.iter_mut().enumerate() {
+        let spread = fit.spread.get(place).copied().flatten().unwrap_or(0.0);
+        if runs.iter().any(|run| run.kind != RunKind::Lasting && run.range.contains(&place)) {
+            *value = None;
+        } else if let Some(run) = in_force(runs, place, 0) {
+            *value = value.and_then(|value| ladder.undone(run.level, value, spread));
+        }
+    }
+    Series { values, ..series.clone() }
 }
 
 /// Every bucket's value: nothing is 0 of what counts, and absent otherwise.
@@ -188,13 +312,39 @@ impl Judge<'_> {
             // A series that is always the same, and expected to be, has no spread to speak of.
             if spread > 0.0 { deviation / spread } else { 0.0 }
         });
-        let is_anomaly = score.is_some_and(|score| score.abs() >= threshold && self.plan.shown.direction.counts(score));
-        Bucket { band: Some(band), score, is_anomaly, ..bucket }
+        let is_far = |score: &f64| score.abs() >= threshold && self.plan.shown.direction.counts(*score);
+        Bucket { band: Some(band), score, anomaly: score.filter(is_far).map(Kind::of_bucket), ..bucket }
+    }
+}
+
+impl Judge<'_> {
+    /// Flags whole runs, if they are far enough from what was expected by and large.
+    fn runs(&self, runs: &[Run], learned_in: usize, buckets: &mut [Bucket]) {
+        let threshold = self.plan.shown.sensitivity.threshold();
+        for run in runs {
+            let Some(buckets) = buckets.get_mut(run.range.clone()) else { continue };
+            let scores: Vec<f64> = buckets.iter().filter_map(|bucket| bucket.score).collect();
+            let mean = scores.iter().map(|score| score.clamp(-3.0 * threshold, 3.0 * threshold)).sum::<f64>()
+                / scores.len().max(1) as f64;
+            let is_far = mean.abs() * LASTING >= threshold && mean.abs() * (scores.len() as f64).sqrt() >= threshold;
+            if !is_far || !self.plan.shown.direction.counts(mean) {
+                continue;
+            }
+            let kind = match run.kind {
+                RunKind::Outage => Kind::Outage,
+                RunKind::Lasting => Kind::LevelShift,
+                RunKind::Temporary if run.range.len() > learned_in => Kind::LevelShift,
+                RunKind::Temporary => Kind::of_bucket(mean),
+            };
+            for bucket in buckets.iter_mut().filter(|bucket| bucket.score.is_some_and(|score| score * mean >= 0.0)) {
+                bucket.anomaly = Some(kind);
+            }
+        }
     }
 }
 
 impl Bucket {
-    const UNJUDGED: Self = Self { at: 0, value: None, band: None, score: None, is_anomaly: false, is_partial: false };
+    const UNJUDGED: Self = Self { at: 0, value: None, band: None, score: None, anomaly: None, is_partial: false };
 }
 
 #[cfg(test)]
@@ -211,7 +361,13 @@ mod tests {
     }
 
     fn flagged(found: &Found) -> Vec<usize> {
-        found.buckets.iter().enumerate().filter(|(_, bucket)| bucket.is_anomaly).map(|(place, _)| place).collect()
+        found
+            .buckets
+            .iter()
+            .enumerate()
+            .filter(|(_, bucket)| bucket.anomaly.is_some())
+            .map(|(place, _)| place)
+            .collect()
     }
 
     #[test]
@@ -283,7 +439,11 @@ mod tests {
         for (now, partial) in [(end - 1, true), (end + 59, true), (end + 60, false)] {
             let found = detect(&plan, &points(&plan, &values), now * 1_000).unwrap();
             let last = found.buckets[671];
-            assert_eq!((last.is_partial, last.is_anomaly, last.score.is_none()), (partial, !partial, partial), "{now}");
+            assert_eq!(
+                (last.is_partial, last.anomaly.is_some(), last.score.is_none()),
+                (partial, !partial, partial),
+                "{now}"
+            );
             assert_eq!((last.value, last.band.is_some()), (Some(3.0), true));
         }
         let mut cut = plan;

@@ -9,10 +9,12 @@
 //! 4. The **spread** is the median size of deviations among buckets of about the same expectation: nights are quiet.
 //! 5. What deviates far is left out, and everything is done again.
 
+use std::f64::consts::SQRT_2;
+
 use super::robust::{median, rolling_median, sigma, typical};
 
 /// Cycles that a season needs: with fewer, leaving one's own out leaves too few.
-const LEAST_CYCLES: usize = 3;
+pub const LEAST_CYCLES: usize = 3;
 
 /// A season must bring expectations this much nearer, as a part of the distance, before it is believed.
 const GAIN: f64 = 0.85;
@@ -23,6 +25,9 @@ const LOSS_OF_LONGER: f64 = 1.1;
 
 /// Buckets that a trend is the median of, at least: over seven it would follow the noise.
 const LEAST_TREND: usize = 21;
+
+/// Spreads between the levels of neighbouring phases that are learned from together.
+const ALIKE: f64 = 3.0;
 
 /// Values that the median of a season is taken of, if there are so many near the phase.
 const POOLED: usize = 9;
@@ -81,6 +86,66 @@ pub fn fit(series: &Series, periods: &[usize]) -> Fit {
     fit
 }
 
+/// Fits a series of which up to a third may be at another level: one level that less than a half cannot move, and a season of
+/// medians.
+pub fn coarse(series: &Series, periods: &[usize]) -> Fit {
+    let known = &series.values;
+    let longest = periods.iter().copied().filter(|period| known.len() >= LEAST_CYCLES * period).max();
+    let width = longest.unwrap_or(0).max(LEAST_TREND);
+    let mut best: Option<(f64, Option<usize>, Vec<Option<f64>>)> = None;
+    for (period, season) in seasons(series, periods, width) {
+        let flat = minus(known, &season);
+        let Some(distance) = typical(minus(&flat, &around(&flat, width)).into_iter().flatten()) else { continue };
+        let gain = if best.as_ref().is_some_and(|(_, best, _)| *best == period) { 1.0 } else { GAIN };
+        if best.as_ref().is_none_or(|(least, _, _)| distance < gain * least) {
+            best = Some((distance, period, season));
+        }
+    }
+    let (season, period) = best.map_or((vec![Some(0.0); known.len()], None), |(_, period, season)| (season, period));
+    let level = median(&mut minus(known, &season).into_iter().flatten().collect::<Vec<_>>());
+    let expected: Vec<Option<f64>> = season.into_iter().map(|season| Some(season? + level?)).collect();
+    // Of neighbours: between them the level does not change, whatever it does over the series.
+    let mut before = None;
+    let steady: Vec<Option<f64>> = minus(known, &expected)
+        .into_iter()
+        .zip(&expected)
+        .map(|(deviation, expected)| {
+            let difference = deviation.zip(before).map(|(one, other): (f64, f64)| (one - other) / SQRT_2);
+            before = deviation;
+            Some((*expected)? + difference?)
+        })
+        .collect();
+    let spread = spreads(&steady, &expected, series.floor);
+    Fit { expected, spread, period }
+}
+
+/// The seasons that a series may have: none, and of each period one around the median of all and one around the medians of
+/// its neighbourhood, because an outage spoils the one less and a lasting shift the other.
+fn seasons(series: &Series, periods: &[usize], width: usize) -> Vec<(Option<usize>, Vec<Option<f64>>)> {
+    let known = &series.values;
+    let mut seasons = vec![(None, vec![Some(0.0); known.len()])];
+    for &period in periods.iter().filter(|period| **period > 1 && known.len() >= LEAST_CYCLES * **period) {
+        let phases = Phases { steps: &series.steps, period };
+        for season in [phases.plain(known), phases.plain(&minus(known, &around(known, width)))] {
+            seasons.push((Some(period), season.into_iter().map(|season| season.or(Some(0.0))).collect()));
+        }
+    }
+    seasons
+}
+
+/// The medians of the neighbourhood of each place, the nearest ones at both ends.
+fn around(values: &[Option<f64>], width: usize) -> Vec<Option<f64>> {
+    let medians = rolling_median(values, width.min(values.len()));
+    let mut last = medians.iter().copied().flatten().next();
+    medians
+        .into_iter()
+        .map(|median| {
+            last = median.or(last);
+            last
+        })
+        .collect()
+}
+
 /// The values that are not far from what a fit expects.
 fn usual(values: &[Option<f64>], fit: &Fit) -> Vec<Option<f64>> {
     let buckets = values.iter().zip(fit.expected.iter().zip(&fit.spread));
@@ -96,7 +161,7 @@ fn usual(values: &[Option<f64>], fit: &Fit) -> Vec<Option<f64>> {
 fn round(known: &[Option<f64>], series: &Series, periods: &[usize]) -> Fit {
     let mut best: Option<Seasonal> = None;
     for &period in periods {
-        let Some(found) = seasonal(known, &series.steps, period) else { continue };
+        let Some(found) = seasonal(known, series, period) else { continue };
         if best.as_ref().is_none_or(|best| found.distance < best.distance * LOSS_OF_LONGER) {
             best = Some(found);
         }
@@ -118,11 +183,11 @@ struct Seasonal {
 }
 
 /// What is expected with this period, if the series has that season.
-fn seasonal(known: &[Option<f64>], steps: &[i64], period: usize) -> Option<Seasonal> {
+fn seasonal(known: &[Option<f64>], series: &Series, period: usize) -> Option<Seasonal> {
     if period < 2 || known.len() < LEAST_CYCLES * period {
         return None;
     }
-    let phases = Phases { steps, period };
+    let phases = Phases { steps: &series.steps, period };
     let mut season = phases.plain(known);
     let mut level = Vec::new();
     for _ in 0..PASSES {
@@ -157,17 +222,22 @@ fn trend(known: &[Option<f64>], period: usize) -> Option<Vec<Option<f64>>> {
     };
     let (before, after) = (rises(first, first + period), rises((last + 1).saturating_sub(2 * period), last + 1));
     let (start, end) = (medians.get(first).copied().flatten()?, medians.get(last).copied().flatten()?);
-    let mut level = start;
     let carried = medians.iter().enumerate().map(|(place, median)| match median {
-        Some(median) => {
-            level = *median;
-            level
-        }
-        None if place < first => start - before * (first - place) as f64,
-        None if place > last => end + after * (place - last) as f64,
-        None => level,
+        Some(median) => *median,
+        // Not for ever: an outage that lasts would let a passing slope run away.
+        None if place < first => start - before * (first - place).min(2 * period) as f64,
+        None if place > last => end + after * (place - last).min(2 * period) as f64,
+        None => between(&medians, place).unwrap_or(start),
     });
     Some(carried.map(Some).collect())
+}
+
+/// On the straight line between the nearest values on both sides.
+fn between(values: &[Option<f64>], place: usize) -> Option<f64> {
+    let before = (0..place).rev().find(|other| values.get(*other).is_some_and(Option::is_some))?;
+    let after = (place..values.len()).find(|other| values.get(*other).is_some_and(Option::is_some))?;
+    let (low, high) = (values.get(before).copied().flatten()?, values.get(after).copied().flatten()?);
+    Some(low + (high - low) * (place - before) as f64 / (after - before) as f64)
 }
 
 /// Where each bucket is within its cycle.
@@ -209,17 +279,29 @@ impl Phases<'_> {
     /// For each bucket, the median of the other cycles near its phase.
     fn of_others(&self, values: &[Option<f64>]) -> Vec<Option<f64>> {
         let by_phase = self.gathered(values);
+        let plain = self.plain(values);
+        let usual = sigma(minus(values, &plain).into_iter().flatten()).unwrap_or(0.0);
+        let level = |phase: &[(i64, f64)]| median(&mut phase.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let levels: Vec<Option<f64>> = by_phase.iter().map(|phase| level(phase)).collect();
         let cycles = (values.len() / self.period).max(2);
         let near = (self.period / 100).min(POOLED.div_ceil(cycles - 1) / 2) as i64;
         let mut others = Vec::new();
         let expectation = |step: &i64| {
             others.clear();
             for neighbour in step - near..=step + near {
+                // At a step of the season, a neighbour says nothing.
+                let levels = levels.get(self.phase(neighbour)).zip(levels.get(self.phase(*step)));
+                let is_alike = levels.is_some_and(
+                    |levels| matches!(levels, (Some(one), Some(other)) if (one - other).abs() <= ALIKE * usual),
+                );
+                if neighbour != *step && !is_alike {
+                    continue;
+                }
                 let found = by_phase.get(self.phase(neighbour)).into_iter().flatten();
                 // The own cycle's neighbours are left out too: what lasts for hours would expect itself.
                 others.extend(found.filter(|(cycle, _)| *cycle != self.cycle(*step)).map(|(_, value)| *value));
             }
-            if others.len() + 1 < LEAST_CYCLES { None } else { median(&mut others) }
+            median(&mut others)
         };
         self.steps.iter().map(expectation).collect()
     }

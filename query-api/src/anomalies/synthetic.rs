@@ -122,8 +122,8 @@ fn measured(kind: &Kind) -> (f64, f64) {
     for seed in 0..30 {
         let (values, changed) = series(kind, seed);
         for (bucket, changed) in judged(&plan, &values).buckets.iter().zip(&changed) {
-            right += u32::from(bucket.is_anomaly && *changed);
-            flagged += u32::from(bucket.is_anomaly);
+            right += u32::from(bucket.anomaly.is_some() && *changed);
+            flagged += u32::from(bucket.anomaly.is_some());
             injected += u32::from(*changed);
         }
     }
@@ -134,15 +134,16 @@ fn measured(kind: &Kind) -> (f64, f64) {
 fn injected_anomalies_are_found_as_well_as_the_module_says() {
     let hourly = Kind { level: 2_000.0, per_day: 24, days: 28, noise: 0.06, has_season: true };
     for (kind, precision, recall) in [
-        (Kind { ..hourly }, 0.93, 0.97),
-        (Kind { level: 60.0, ..hourly }, 0.93, 0.70),
-        (Kind { noise: 0.15, ..hourly }, 0.95, 0.69),
-        (Kind { days: 14, ..hourly }, 0.87, 0.93),
+        (Kind { ..hourly }, 0.95, 0.98),
+        (Kind { level: 60.0, ..hourly }, 0.85, 0.72),
+        (Kind { noise: 0.15, ..hourly }, 0.91, 0.72),
+        (Kind { days: 14, ..hourly }, 0.75, 0.95),
         (Kind { level: 50_000.0, per_day: 1, days: 56, noise: 0.05, has_season: true }, 0.93, 1.0),
-        (Kind { level: 500.0, noise: 0.08, has_season: false, ..hourly }, 0.99, 0.96),
+        (Kind { level: 500.0, noise: 0.08, has_season: false, ..hourly }, 0.975, 0.98),
     ] {
         let (found_precision, found_recall) = measured(&kind);
         let what = format!("{} a bucket, noise {}: {found_precision:.3}, {found_recall:.3}", kind.level, kind.noise);
+        println!("{what}");
         assert!(found_precision >= precision - 0.005 && found_recall >= recall - 0.005, "{what}");
     }
 }

@@ -57,6 +57,11 @@ async fn a_spike_and_an_outage_are_found_and_the_running_hour_is_not_judged() {
     assert!(number(spike, "upper") < 200.0 && number(spike, "score") > 4.5, "{spike}");
     assert!(number(outage, "lower") > 0.0 && number(outage, "score") < -4.5, "{outage}");
     assert_eq!((&last["partial"], &last["is_anomaly"], &last["score"]), (&json!(true), &json!(false), &Value::Null));
+    assert_eq!((&spike["kind"], &outage["kind"], &last["kind"]), (&json!("spike"), &json!("outage"), &Value::Null));
+    let episodes = reply.body["anomalies"].as_array().unwrap();
+    assert_eq!((episodes.len(), &episodes[1]["start"]), (2, &outage["timestamp"]), "{episodes:?}");
+    assert_eq!((&episodes[1]["buckets"], &episodes[1]["end"]), (&json!(2), &buckets[32]["timestamp"]), "{episodes:?}");
+    assert_eq!((&episodes[1]["kind"], &episodes[1]["ongoing"]), (&json!("outage"), &json!(false)), "{episodes:?}");
     let meta = &reply.body["meta"];
     assert_eq!((&meta["anomalies"], &meta["model"]["scale"]), (&json!(3), &json!("sqrt")), "{meta}");
     assert_eq!(meta["model"]["learned_points"], 28 * 24, "{meta}");
