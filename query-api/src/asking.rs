@@ -25,7 +25,8 @@ use crate::request::{Query, Window};
 use crate::time::minute_floor;
 
 /// Names of numbers in a plan that are instants, and may follow the present.
-const INSTANTS: [&str; 7] = ["from", "to", "until", "over", "previous_from", "short_from", "long_from"];
+const INSTANTS: [&str; 9] =
+    ["from", "to", "until", "over", "at", "previous_from", "previous_to", "short_from", "long_from"];
 
 /// A window that ended so long ago, in seconds, is one of the past, and no other stands in for it.
 const PAST: i64 = 6 * 3_600;
@@ -105,7 +106,7 @@ impl Names {
             Some(Window::Last { seconds }) => {
                 (format!("{timeless} last {seconds}"), span(seconds, 0), digest("start", &timeless, [since, 0]))
             }
-            Some(Window::Open { from }) => {
+            Some(Window::Open { from, .. }) => {
                 (format!("{timeless} since {since}"), span(now - from, 0), digest("start", &timeless, [since, 0]))
             }
             Some(Window::Closed { from, to }) if now - to < PAST => {

@@ -95,7 +95,7 @@ const fn history(granularity: Granularity) -> i64 {
 
 fn earlier(window: Window, seconds: i64) -> Window {
     match window {
-        Window::Open { from } => Window::Open { from: from - seconds },
+        Window::Open { from, until } => Window::Open { from: from - seconds, until },
         Window::Last { seconds: asked } => Window::Last { seconds: asked + seconds },
         Window::Closed { from, to } => Window::Closed { from: from - seconds, to },
     }

@@ -4,6 +4,7 @@
 //! memory: fresh  -> HIT
 //!         ageing -> HIT, and one refresh beside
 //!         none   -> flight of this process -> Redis -> flight of the fleet -> compute -> MISS | COALESCED
+//! refused: for what the question is, not for how ClickHouse is -> the same refusal for a few seconds, without a try
 //! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
 //! ```
 //!
@@ -23,6 +24,7 @@ use super::heat::Heat;
 use super::lock::Locks;
 use super::question::{Given, StaleReason, Wanted};
 use super::reach::Reach;
+use super::refusals::Refusals;
 use super::shared::Shared;
 use super::stamp::{DaysStamp, Proven, Stamp};
 use super::ttl::{Kind, Policy};
@@ -73,6 +75,7 @@ pub struct Answers {
     pub(super) flights: Flights<(Key, Stamp), Result<Found, ReadError>>,
     refreshes: Arc<Semaphore>,
     pub(super) troubles: Cache<[u8; 32], Trouble>,
+    pub(super) refusals: Refusals,
     pub(super) last: Cache<[u8; 32], Key>,
 }
 
@@ -132,6 +135,7 @@ impl Answers {
             flights: Flights::default(),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             troubles: Cache::builder().max_capacity(TROUBLES).time_to_live(TROUBLED).build(),
+            refusals: Refusals::new(),
             last: Cache::builder().max_capacity(LAST_BYTES).weigher(weigh).build(),
         }
     }

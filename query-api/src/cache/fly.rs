@@ -56,6 +56,9 @@ impl Answers {
         if let Some(kept) = self.memory.get(&ask.key).filter(|kept| is_good(kept)) {
             return Ok(Found { kept, origin: Origin::Remembered });
         }
+        if let Some(error) = self.refusals.of(&ask.key, ask.stamp, (self.clock)()) {
+            return Err(error);
+        }
         let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
         let known = locks.shared.get(&ask.key, &ask.patience).await;
         let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
@@ -85,6 +88,8 @@ impl Answers {
             Some(lease) => lease.during(computing).await,
             None => computing.await,
         };
+        let outcome = rendered.as_ref().map(drop).map_err(|error| *error);
+        self.refusals.tried(&ask.key, ask.stamp, outcome, (self.clock)());
         let rendered = rendered.inspect_err(|error| {
             if let Some(reason) = StaleReason::of(error) {
                 self.troubles.insert(ask.wanted.around.span, Trouble { reason, at: Instant::now() });

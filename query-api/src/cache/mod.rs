@@ -38,6 +38,7 @@ pub mod pulse;
 mod purges;
 pub mod question;
 pub mod reach;
+pub(crate) mod refusals;
 pub mod shared;
 #[cfg(test)]
 mod simulated;

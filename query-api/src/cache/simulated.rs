@@ -134,6 +134,8 @@ fn day(from: i64, to: i64) -> Plan {
         zone: crate::time::Zone::utc(),
         rollup: tallyhouse_schema::Rollup::Minute,
         previous_from: from,
+        previous_to: from,
+        previous_rollup: tallyhouse_schema::Rollup::Minute,
         from,
         to,
         complete: false,

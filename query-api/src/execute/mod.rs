@@ -179,6 +179,9 @@ impl Execution {
         if let Some(previous) = &plan.previous {
             found.previous = self.all(&previous.reads).await?;
             found.previous_totals = self.all(&previous.totals).await?;
+            if let Some(running) = &previous.running {
+                found.previous_running = self.all(&running.reads).await?;
+            }
         }
         let every_group = if all_groups.is_empty() { &found.reads } else { &all_groups };
         let mut overflowed = Vec::new();
@@ -196,7 +199,7 @@ impl Execution {
     async fn all(&mut self, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
         let mut found = Vec::with_capacity(reads.len());
         for read in reads {
-            found.push(self.points(read).await?);
+            found.push(if read.from < read.to { self.points(read).await? } else { Vec::new() });
         }
         Ok(found)
     }

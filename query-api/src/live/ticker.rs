@@ -1,6 +1,7 @@
 //! Asks a question again and again, and says what it learned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -8,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 use super::query::StreamQuery;
 use super::update::{Answered, Failure, Update};
 use crate::authorize::Scope;
+use crate::cache::refusals::REFUSED_MS;
 use crate::cache::{Entry, Patience};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
@@ -15,6 +17,9 @@ use crate::plan::{Plan, one_series};
 use crate::render::{Rendered, tagged};
 use crate::serve::{App, Refusal};
 use crate::warning::Warning;
+
+/// A question that is too much is not asked at each tick.
+const HOPELESS: Duration = Duration::from_millis(REFUSED_MS.unsigned_abs());
 
 /// A question and who may know the answer.
 pub struct Upstream {
@@ -32,11 +37,16 @@ pub async fn run(upstream: Upstream, publish: watch::Sender<Update>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let outcome = upstream.answer().await.map_err(|refusal| failure(&refusal));
+        let answered = upstream.answer().await;
+        let is_hopeless = matches!(&answered, Err(Refusal::Read(error)) if error.is_of_the_question());
+        let outcome = answered.map_err(|refusal| failure(&refusal));
         if let Err(failure) = &outcome {
             tracing::debug!(code = failure.code, "a stream's question failed");
         }
         publish.send_modify(|update| *update = update.after(outcome));
+        if is_hopeless {
+            tokio::time::sleep(HOPELESS).await;
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Frame {
         let open_end = || grid::ceil(granularity, zone, now);
         let (from, to) = match window {
             Window::Closed { from, to } => (from, to),
-            Window::Open { from } => (grid::floor(granularity, zone, from), open_end()),
+            Window::Open { from, .. } => (grid::floor(granularity, zone, from), open_end()),
             Window::Last { seconds } => {
                 // A day of calendar days is yesterday and today; of clock buckets, as many as make a day.
                 let end = if granularity.clock_seconds().is_some() { open_end() } else { now };
@@ -194,7 +194,7 @@ mod tests {
                 offsets.map(|offset| lengths.map(|hours| (end + offset - hours * HOUR, end + offset))).concat()
             });
             let closed = closed.map(|(from, to)| Window::Closed { from, to });
-            let open = lengths.map(|hours| Window::Open { from: midnight - hours * HOUR });
+            let open = lengths.map(|hours| Window::Open { from: midnight - hours * HOUR, until: None });
             let last = lengths.map(|hours| Window::Last { seconds: hours * HOUR });
             for window in closed.chain(open).chain(last) {
                 let expected = Granularity::FINEST_FIRST.into_iter().find_map(|each| both_at(each, window, &zone));

@@ -4,6 +4,7 @@
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
 pub mod chunks;
+pub mod comparison;
 pub mod condition;
 pub mod dimensions;
 pub mod error;
@@ -77,6 +78,11 @@ pub struct DailyPlan {
     pub rollup: Rollup,
     /// Start of the day before.
     pub previous_from: i64,
+    /// The end of what is compared of it: as much of it as has passed of the day.
+    pub previous_to: i64,
+    /// What that is read from.
+    #[serde(serialize_with = "source::as_table")]
+    pub previous_rollup: Rollup,
     /// Start of the day.
     pub from: i64,
     /// Start of the day after.
@@ -148,14 +154,30 @@ fn daily(query: &DailyQuery, now_ms: i64) -> Result<DailyPlan, Unplannable> {
     let (previous_from, from, to) =
         (start(query.date.yesterday()), start(Ok(query.date)), start(query.date.tomorrow()));
     let hours = Grid::over(Granularity::Hour, zone, previous_from, to);
+    let complete = to.saturating_mul(1_000) <= now_ms;
+    let rollup = source::choose(previous_from, to, &hours, now_ms)?;
+    // To the end of the running minute.
+    let passed = minute_floor(now_ms) + MINUTE - from;
+    let (previous_from, previous_to) = match complete {
+        true => (previous_from, from),
+        // The day before may be an hour shorter.
+        false => (previous_from.min(from - passed), previous_from.min(from - passed) + passed),
+    };
+    let one = Grid::Even { origin: previous_from, width: (previous_to - previous_from).max(1), count: 1 };
+    let previous_rollup = match complete {
+        true => rollup,
+        false => source::choose(previous_from, previous_to, &one, now_ms)?,
+    };
     Ok(DailyPlan {
         date: query.date.to_string(),
         zone: zone.clone(),
-        rollup: source::choose(previous_from, to, &hours, now_ms)?,
+        rollup,
         previous_from,
+        previous_to,
+        previous_rollup,
         from,
         to,
-        complete: to.saturating_mul(1_000) <= now_ms,
+        complete,
     })
 }
 
@@ -192,6 +214,16 @@ mod tests {
         let plan = daily_plan("timezone=America/New_York&date=2026-11-01").unwrap();
         assert_eq!((plan.to - plan.from, plan.from - plan.previous_from), (25 * 3_600, 24 * 3_600));
         assert!(plan.complete && !daily_plan("date=2026-11-20").unwrap().complete);
+    }
+
+    #[test]
+    fn a_running_day_is_compared_with_as_much_of_the_day_before() {
+        let plan = daily_plan("date=2026-11-20").unwrap();
+        let passed = 12 * 3_600 + 35 * 60;
+        assert_eq!((plan.previous_to - plan.previous_from, plan.from - plan.previous_from), (passed, 86_400));
+        assert_eq!((plan.rollup, plan.previous_rollup), (Rollup::Hour, Rollup::Minute));
+        let whole = daily_plan("").unwrap();
+        assert_eq!((whole.previous_to, whole.previous_rollup), (whole.from, Rollup::Hour));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The plan of a structured query: as few readings as its metrics have different conditions.
 
-use jiff::ToSpan;
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
+use super::comparison::{Before, Current, RunningBucket, Span};
 use super::condition::{Condition, Field};
 use super::error::Unplannable;
 use super::frame::{self, Frame};
@@ -13,7 +13,7 @@ use crate::metric::Measure;
 use crate::metric::definition::Expression;
 use crate::request::Window;
 use crate::request::structured::{Form, Shape, StructuredQuery, Time};
-use crate::time::{DAY, Granularity, Grid, Zone, grid, minute_ceil, minute_floor};
+use crate::time::{DAY, Grid, MINUTE, minute_ceil, minute_floor};
 
 /// What a structured query reads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,9 +26,27 @@ pub struct StructuredPlan {
     pub period: Period,
     /// The period before, when it is compared with.
     pub previous: Option<Period>,
+    /// Then, the end that was meant, perhaps beyond now, and the end of what has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
     /// Every group over the whole range, read first to tell which are the greatest; empty where all are shown, or where
     /// ClickHouse ranks them.
     pub ranking: Vec<Read>,
+}
+
+/// What of the period is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// The end that was asked for, beyond now: what is compared depends on it, so that it is part of the name of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_until: Option<i64>,
+    /// The end of the period as it was meant, in seconds.
+    #[serde(skip)]
+    pub meant_to: i64,
+    /// The end of what is compared of it.
+    pub to: i64,
+    /// How much of the period before is compared.
+    pub span: Span,
 }
 
 /// A range, and the readings over it.
@@ -44,7 +62,23 @@ pub struct Period {
     pub reads: Vec<Read>,
     /// Over everything, in the same order; empty when totals are not asked for.
     pub totals: Vec<Read>,
+    /// What the bucket that is not over is compared with; only of a period that is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
 }
+
+/// The span that a bucket which is not over is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Running {
+    /// The place of the bucket.
+    pub place: usize,
+    /// Start of the bucket at that place in the period before.
+    pub at: i64,
+    /// By group, without buckets.
+    pub reads: Vec<Read>,
+}
+
+const QUARTER: i64 = 900;
 
 /// Plans a structured query; `now_ms` is the present.
 pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Result<StructuredPlan, Unplannable> {
@@ -66,7 +100,8 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         Ranked::First => planner.reads(&query.shape.by, period.from, period.to, None)?,
         Ranked::Not | Ranked::ByClickHouse(_) => Vec::new(),
     };
-    Ok(StructuredPlan { shape: query.shape.clone(), places, period, previous, ranking })
+    let compared = planner.compared(&period);
+    Ok(StructuredPlan { shape: query.shape.clone(), places, period, previous, compared, ranking })
 }
 
 /// The reading and the measure in it, added when it is new.
@@ -81,23 +116,6 @@ fn place(readings: &mut Vec<(Condition, Vec<Measure>)>, condition: Condition, me
         measures.len() - 1
     });
     (reading, place)
-}
-
-/// The start of the range of the same length that ends where `[from, to)` begins: of as many months where it has whole
-/// months, of as many days where it has whole days.
-fn before(from: i64, to: i64, zone: &Zone) -> i64 {
-    let is_midnight = |at| zone.day_start(zone.date(at)) == at;
-    if !is_midnight(from) || !is_midnight(to) {
-        return from - (to - from);
-    }
-    let (first, last) = (zone.date(from), zone.date(to));
-    let span = if first.day() == 1 && last.day() == 1 {
-        let months = i32::from(last.year() - first.year()) * 12 + i32::from(last.month() - first.month());
-        months.months()
-    } else {
-        first.until(last).map_or(0, |span| span.get_days()).days()
-    };
-    first.checked_sub(span).map_or(from - (to - from), |date| zone.day_start(date))
 }
 
 /// How it is told which groups are the greatest.
@@ -129,16 +147,78 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// The period, and the one that it is compared with. Buckets of time are as wide in both.
     fn periods(&self) -> Result<(Period, Option<Period>), Unplannable> {
-        let (window, is_compared) = (self.query.window, self.query.shape.include.previous_period);
-        if let (Some(Time::Readable), true) = (self.query.time, is_compared) {
-            let zone = &self.query.shape.zone;
-            let before = |frame: &Frame| Window::Closed { from: before(frame.from, frame.to, zone), to: frame.from };
-            let (frame, previous) = self.open(window).compared(before)?;
-            return Ok((self.framed(frame)?, Some(self.framed(previous)?)));
+        let window = self.query.window;
+        let Some(span) = self.query.shape.include.previous_period else { return Ok((self.period(window)?, None)) };
+        let period = if self.query.time == Some(Time::Readable) {
+            let before = |frame: &Frame| {
+                let before = self.current(frame.from, frame.to, Some(frame)).before(span);
+                Window::Closed { from: before.buckets_from, to: frame.from }
+            };
+            self.framed(self.open(window).compared(before)?.0)?
+        } else {
+            self.period(window)?
+        };
+        let before = self.current(period.from, period.to, period.frame.as_ref()).before(span);
+        let previous = self.previous(&before, period.frame.as_ref())?;
+        Ok((period, Some(previous)))
+    }
+
+    fn compared(&self, period: &Period) -> Option<Compared> {
+        let span = self.query.shape.include.previous_period?;
+        let current = self.current(period.from, period.to, period.frame.as_ref());
+        let meant_to = current.end();
+        let to = match span {
+            Span::Equal => meant_to.min(current.now),
+            Span::Whole => meant_to,
+        };
+        let asked_until = match self.query.window {
+            Window::Open { until, .. } => until,
+            Window::Closed { .. } | Window::Last { .. } => None,
+        };
+        Some(Compared { asked_until, meant_to, to, span })
+    }
+
+    fn current<'a>(&'a self, from: i64, to: i64, frame: Option<&'a Frame>) -> Current<'a> {
+        // To the end of the running minute, also in its first millisecond.
+        let now = minute_floor(self.now_ms) + MINUTE;
+        Current { window: self.query.window, frame, from, to, now, zone: &self.query.shape.zone }
+    }
+
+    /// The readings of what a period is compared with.
+    fn previous(&self, before: &Before, frame: Option<&Frame>) -> Result<Period, Unplannable> {
+        let Some(frame) = frame else {
+            return self.to_the_minute(before.from, before.to, |from, to| self.over(from, to, None));
+        };
+        let (from, to) = (before.buckets_from, before.whole_to);
+        let mut period = self.over(from, to, Some(Frame { from, to, ..frame.clone() }))?;
+        if (before.from, before.to) != (from, to) {
+            (period.from, period.to) = (before.from, before.to);
+            if self.query.shape.include.totals {
+                period.totals =
+                    self.to_the_minute(before.from, before.to, |from, to| self.reads(&[], from, to, None))?;
+            }
         }
-        let period = self.period(window)?;
-        let previous = is_compared.then(|| self.period(self.before(&period))).transpose()?;
-        Ok((period, previous))
+        if let Some(RunningBucket { place, at, from, to }) = before.running {
+            let reads = self.to_the_minute(from, to, |from, to| self.reads(&self.query.shape.by, from, to, None))?;
+            period.running = Some(Running { place, at, reads });
+        }
+        Ok(period)
+    }
+
+    /// What can be read to the minute, or, where minutes are no longer kept, a little farther on both sides.
+    fn to_the_minute<T>(
+        &self,
+        from: i64,
+        to: i64,
+        read: impl Fn(i64, i64) -> Result<T, Unplannable>,
+    ) -> Result<T, Unplannable> {
+        let exact = read(from, to);
+        if !matches!(exact, Err(Unplannable::TooFineForItsAge { .. })) {
+            return exact;
+        }
+        let farther = [QUARTER, 2 * QUARTER, 4 * QUARTER]
+            .map(|width| (from - from.rem_euclid(width), to + (-to).rem_euclid(width)));
+        farther.into_iter().find_map(|(from, to)| read(from, to).ok()).map_or(exact, Ok)
     }
 
     fn period(&self, window: Window) -> Result<Period, Unplannable> {
@@ -161,7 +241,7 @@ impl Planner<'_> {
         if let Ranked::ByClickHouse(most) = self.ranked() {
             reads.iter_mut().for_each(|read| read.top = Some(most));
         }
-        Ok(Period { from, to, reads, totals, frame })
+        Ok(Period { from, to, reads, totals, frame, running: None })
     }
 
     fn reads(&self, by: &[Field], from: i64, to: i64, frame: Option<&Frame>) -> Result<Vec<Read>, Unplannable> {
@@ -191,21 +271,6 @@ impl Planner<'_> {
         }
     }
 
-    /// The period that this one is compared with. Where it reaches until now and is not cut into buckets, its end is now, or
-    /// the end of the day where it began with a day: that it is read to the end of a UTC day does not make it longer.
-    fn before(&self, period: &Period) -> Window {
-        let zone = &self.query.shape.zone;
-        let now = minute_ceil(self.now_ms);
-        let to = match (self.query.window, &period.frame) {
-            (Window::Open { from }, None) if zone.day_start(zone.date(from)) == from => {
-                grid::ceil(Granularity::Day, zone, now)
-            }
-            (Window::Open { .. } | Window::Last { .. }, None) => now,
-            _ => period.to,
-        };
-        Window::Closed { from: before(period.from, to, zone), to: period.from }
-    }
-
     fn frame(&self, window: Window) -> Result<Option<Frame>, Unplannable> {
         let (zone, now_ms) = (&self.query.shape.zone, self.now_ms);
         match self.query.time {
@@ -226,7 +291,7 @@ impl Planner<'_> {
         let end_of_day = now + (-now).rem_euclid(DAY);
         match window {
             Window::Closed { from, to } => (from, to),
-            Window::Open { from } => (from, end_of_day),
+            Window::Open { from, .. } => (from, end_of_day),
             Window::Last { seconds } => (minute_floor(self.now_ms) - seconds, end_of_day),
         }
     }
@@ -277,7 +342,7 @@ impl StructuredPlan {
 impl Period {
     /// All readings.
     pub fn all(&self) -> impl Iterator<Item = &Read> {
-        self.reads.iter().chain(&self.totals)
+        self.reads.iter().chain(&self.totals).chain(self.running.iter().flat_map(|running| &running.reads))
     }
 }
 
@@ -288,6 +353,7 @@ mod tests {
     use super::*;
     use crate::metric::{Definition, Metric};
     use crate::request::body::{self, Part};
+    use crate::time::Granularity;
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;
@@ -395,8 +461,8 @@ mod tests {
             let plan = planned(&text).unwrap();
             let previous = plan.previous.unwrap();
             assert_eq!(
-                (plan.shape.zone.rfc3339(previous.from).as_str(), previous.to),
-                (expected, plan.period.from),
+                (plan.shape.zone.rfc3339(previous.from).as_str(), previous.to <= plan.period.from),
+                (expected, true),
                 "{range}"
             );
         }
@@ -422,7 +488,7 @@ mod tests {
             let plan = planned(&text).unwrap();
             let [frame, previous] = [Some(plan.period), plan.previous].map(|period| period.unwrap().frame.unwrap());
             assert_eq!((frame.granularity, previous.granularity), (granularity, granularity), "{range}");
-            assert_eq!(previous.to, frame.from, "{range}");
+            assert!(previous.to <= frame.from, "{range}");
         }
     }
 }

@@ -84,7 +84,7 @@ fn since(query: &Query, start: i64, now: i64) -> Option<Query> {
         Window::Closed { from, to } if start + (to - from) <= now => {
             Window::Closed { from: start, to: start + (to - from) }
         }
-        Window::Closed { .. } | Window::Open { .. } | Window::Last { .. } => Window::Open { from: start },
+        Window::Closed { .. } | Window::Open { .. } | Window::Last { .. } => Window::Open { from: start, until: None },
     };
     Some(match query.clone() {
         Query::Metric(query) => SeriesQuery::BuiltIn(query.clone()).over(window(query.window)).into(),

@@ -2,6 +2,7 @@
 //! cache status, time taken) is appended by [`complete`].
 
 pub mod accuracy;
+pub mod cut;
 pub mod json;
 pub mod meta;
 pub mod report;

@@ -4,17 +4,19 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tallyhouse_schema::Rollup;
 
-use super::meta::{About, Error};
+use super::cut::Cut;
+use super::meta::{About, Error, Range};
 use super::{Rendered, assemble, json as piece};
 use crate::plan::{DailyPlan, RealtimePlan};
-use crate::sql::{Line, section};
+use crate::sql::{Line, TOP, section};
 use crate::time::{Granularity, Grid, Zone};
 
 /// Renders the real-time dashboard.
 pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Rendered {
     let window = |name: &str, from: i64| {
         let total = figures(find(lines, section::TOTAL, from));
-        let by_type: Vec<Value> = of(lines, section::EVENT_TYPE, from).map(|line| keyed("event_type", line)).collect();
+        let by_type = of(lines, section::EVENT_TYPE, from).take(TYPES).map(|line| keyed("event_type", line));
+        let by_type: Vec<Value> = by_type.collect();
         json!({
             "time_range": name,
             "from": Zone::utc().rfc3339(from),
@@ -38,7 +40,9 @@ pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Render
         generated_s,
     };
     let data = piece::text(&Dashboard { dashboard: "realtime", data: &windows });
-    assemble(&data, &about, &Map::<String, Value>::new())
+    let longer = left_out(lines, plan.long_from, &[(section::EVENT_TYPE, "event_types", TYPES)]);
+    let shorter = left_out(lines, plan.short_from, &[(section::EVENT_TYPE, "event_types", TYPES)]);
+    assemble(&data, &about, &with_cut(Map::new(), if longer.is_empty() { shorter } else { longer }))
 }
 
 #[derive(Serialize)]
@@ -49,8 +53,9 @@ struct Dashboard<'a> {
 
 /// Renders a daily report.
 pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
-    let keyed_lines =
-        |part: &str, name: &str| -> Vec<Value> { of(lines, part, plan.from).map(|line| keyed(name, line)).collect() };
+    let keyed_lines = |part: &str, name: &str, most: usize| -> Vec<Value> {
+        of(lines, part, plan.from).take(most).map(|line| keyed(name, line)).collect()
+    };
     let report = json!({
         "report": "daily",
         "date": plan.date,
@@ -58,24 +63,60 @@ pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
         "data": {
             "totals": figures(find(lines, section::TOTAL, plan.from)),
             "previous_day": figures(find(lines, section::TOTAL, plan.previous_from)),
-            "by_event_type": keyed_lines(section::EVENT_TYPE, "event_type"),
-            "top_countries": keyed_lines(section::COUNTRY, "country"),
-            "top_devices": keyed_lines(section::DEVICE, "device"),
+            "by_event_type": keyed_lines(section::EVENT_TYPE, "event_type", TYPES),
+            "top_countries": keyed_lines(section::COUNTRY, "country", PLACES),
+            "top_devices": keyed_lines(section::DEVICE, "device", PLACES),
             "hourly": hours(plan, lines),
         },
     });
     let day = lines.iter().filter(|line| line.at >= plan.from).cloned().collect::<Vec<_>>();
     let about = About {
-        tables: vec![plan.rollup.table()],
+        tables: tables(plan),
         zone: &plan.zone,
         from: plan.from,
         to: plan.to,
         newest_s: newest(&day),
-        errors: errors(plan.rollup),
+        errors: errors(if plan.previous_rollup == Rollup::Minute { Rollup::Minute } else { plan.rollup }),
         overflowed: of(lines, section::OVERFLOWED, plan.from).map(|line| line.key.clone()).collect(),
         generated_s,
     };
-    assemble(&piece::text(&report), &about, &json!({ "complete": plan.complete }))
+    let range = |from, to| json!(Range::of(&plan.zone, from, to));
+    // To as much of the day as what it is compared with.
+    let compared_to = plan.from + plan.previous_to - plan.previous_from;
+    let own = Map::from_iter([
+        ("complete".to_owned(), plan.complete.into()),
+        ("compared_range".to_owned(), range(plan.from, if plan.complete { plan.to } else { compared_to })),
+        ("comparison_range".to_owned(), range(plan.previous_from, plan.previous_to)),
+    ]);
+    let lists = [
+        (section::EVENT_TYPE, "event_types", TYPES),
+        (section::COUNTRY, "countries", PLACES),
+        (section::DEVICE, "devices", PLACES),
+    ];
+    assemble(&piece::text(&report), &about, &with_cut(own, left_out(lines, plan.from, &lists)))
+}
+
+/// Lines of a list at most.
+const TYPES: usize = TOP.0 as usize;
+const PLACES: usize = TOP.1 as usize;
+
+/// Which lists have more than is shown of them.
+fn left_out(lines: &[Line], at: i64, lists: &[(&str, &'static str, usize)]) -> Vec<Cut> {
+    let is_cut = |(part, _, most): &&(&str, &'static str, usize)| of(lines, part, at).count() > *most;
+    lists.iter().filter(is_cut).map(|(_, what, most)| Cut::of(what, *most, None)).collect()
+}
+
+fn with_cut(mut own: Map<String, Value>, cut: Vec<Cut>) -> Map<String, Value> {
+    if !cut.is_empty() {
+        own.insert("cut".to_owned(), json!(cut));
+    }
+    own
+}
+
+fn tables(plan: &DailyPlan) -> Vec<&'static str> {
+    let mut tables = vec![plan.rollup.table(), plan.previous_rollup.table()];
+    tables.dedup();
+    tables
 }
 
 fn newest(lines: &[Line]) -> Option<i64> {
@@ -164,6 +205,8 @@ mod tests {
             zone: Zone::utc(),
             rollup: Rollup::Hour,
             previous_from: 0,
+            previous_to: 86_400,
+            previous_rollup: Rollup::Hour,
             from: 86_400,
             to: 172_800,
             complete: true,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::cut::Cut;
 use super::meta::{About, Error};
 use super::{Rendered, assemble, json};
 use crate::plan::SeriesPlan;
@@ -21,6 +22,8 @@ struct Own<'a> {
     partial_bucket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Groups<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<Cut>,
 }
 
 #[derive(Serialize)]
@@ -51,6 +54,7 @@ pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: Vec<String>, gene
             zone.rfc3339(current.max(plan.frame.from))
         }),
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
+        cut: truncated.then(|| Cut::of_groups(plan.limit as usize, None)),
     };
     assemble(&body, &about(plan, points, overflowed, generated_s), &own)
 }

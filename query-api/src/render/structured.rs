@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::accuracy::Accuracy;
+use super::cut::{Cut, Page};
 use super::meta::{About, Error, Range};
 use super::table::{self, Greatest, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::Frame;
+use crate::plan::comparison::Span;
 use crate::plan::condition::{Condition, How};
-use crate::plan::structured::{Period, StructuredPlan};
+use crate::plan::structured::{Compared, Period, StructuredPlan};
 use crate::request::structured::{Column, Form, Shape};
 use crate::sql::Point;
 use crate::time::{Zone, grid};
@@ -28,6 +30,8 @@ pub struct Found {
     pub previous: Vec<Vec<Point>>,
     /// Its totals.
     pub previous_totals: Vec<Vec<Point>>,
+    /// Of what the running bucket is compared with.
+    pub previous_running: Vec<Vec<Point>>,
     /// Dimensions of which some values are counted as `__other__`.
     pub overflowed: Vec<String>,
 }
@@ -42,8 +46,8 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     let previous = previous_by_row(plan, found);
     let total_rows = rows.len();
     let mut accuracy = Accuracy::of(plan);
-    let page = rows.iter().skip(plan.shape.offset).take(plan.shape.limit);
-    let results: Vec<Value> = page.map(|row| result(plan, row, &previous, &mut accuracy)).collect();
+    let page = Page::of(plan, &rows);
+    let results: Vec<Value> = page.rows(&rows).map(|row| result(plan, row, &previous, &mut accuracy)).collect();
     let mut data = Map::new();
     data.insert("results".into(), results.into());
     if plan.shape.include.totals {
@@ -51,13 +55,15 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     }
     data.insert("query".into(), echo(plan));
     let about = about(plan, found, accuracy.errors(), generated_s);
-    assemble(&piece::text(&data), &about, &own(plan, total_rows, generated_s))
+    let mut own = own(plan, total_rows, generated_s);
+    own.extend(page.cut().map(|cut| ("cut".to_owned(), json!(cut))));
+    assemble(&piece::text(&data), &about, &own)
 }
 
 /// The rows as a series of the first metric; of the groups the greatest.
 fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
     let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
-    let Greatest { groups: shown, truncated } = found.greatest.clone().unwrap_or_else(by_clickhouse);
+    let Greatest { groups: shown, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
     let shown: HashSet<Vec<String>> = shown.into_iter().collect();
     rows.retain(|row| plan.shape.by.is_empty() || shown.contains(&row.groups));
     table::sort(plan, &mut rows);
@@ -79,6 +85,8 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
     if !plan.shape.by.is_empty() {
         let by: Vec<&str> = plan.shape.by.iter().map(|field| field.name()).collect();
         own.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
+        let of = found.greatest.as_ref().map(|greatest| greatest.of);
+        own.extend(truncated.then(|| ("cut".to_owned(), json!(Cut::of_groups(shown.len(), of)))));
     }
     let accuracy = Accuracy::of(plan).with(&rows);
     assemble(&piece::text(&data), &about(plan, found, accuracy.errors(), generated_s), &own)
@@ -88,7 +96,17 @@ type Previous = HashMap<(usize, Vec<String>), Row>;
 
 fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
     let period = plan.previous.as_ref()?;
-    let rows = table::rows(plan, period, &found.previous);
+    let mut rows = table::rows(plan, period, &found.previous);
+    if let Some(running) = &period.running {
+        let span = Period {
+            frame: None,
+            from: running.reads.first().map_or(running.at, |read| read.from),
+            reads: running.reads.clone(),
+            ..period.clone()
+        };
+        let of_bucket = |row: Row| Row { bucket: running.place, ..row };
+        rows.extend(table::rows(plan, &span, &found.previous_running).into_iter().map(of_bucket));
+    }
     Some(rows.into_iter().map(|row| ((row.bucket, row.groups.clone()), row)).collect())
 }
 
@@ -157,7 +175,7 @@ fn echo(plan: &StructuredPlan) -> Value {
     };
     json!({
         "metrics": plan.shape.metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(),
-        "date_range": range(&plan.period, &plan.shape.zone),
+        "date_range": range(plan),
         "timezone": plan.shape.zone.name(),
         "dimensions": dimensions,
         "filters": filters(&plan.shape.condition),
@@ -167,7 +185,7 @@ fn echo(plan: &StructuredPlan) -> Value {
             "totals": plan.shape.include.totals,
             "total_rows": plan.shape.include.total_rows,
             "time_labels": plan.shape.include.time_labels,
-            "comparisons": plan.shape.include.previous_period.then_some("previous_period"),
+            "comparisons": plan.shape.include.previous_period.map(comparisons),
         },
         "raw": plan.reads_raw(),
     })
@@ -181,8 +199,17 @@ fn dimension_names(plan: &StructuredPlan) -> Vec<String> {
     names
 }
 
-fn range(period: &Period, zone: &Zone) -> [String; 2] {
-    [zone.rfc3339(period.from), zone.rfc3339(period.to)]
+/// With the end that was meant where that says what is compared.
+fn range(plan: &StructuredPlan) -> [String; 2] {
+    let to = plan.compared.map_or(plan.period.to, |compared| compared.meant_to);
+    [plan.shape.zone.rfc3339(plan.period.from), plan.shape.zone.rfc3339(to)]
+}
+
+fn comparisons(span: Span) -> Value {
+    match span {
+        Span::Equal => "previous_period".into(),
+        Span::Whole => json!({ "period": "previous_period", "span": span.name() }),
+    }
 }
 
 fn filters(condition: &Condition) -> Value {
@@ -229,14 +256,42 @@ fn own(plan: &StructuredPlan, total_rows: usize, generated_s: i64) -> Map<String
         let start = grid::floor(frame.granularity, &plan.shape.zone, generated_s).max(frame.from);
         (generated_s < frame.to).then(|| plan.shape.zone.rfc3339(start).into())
     };
-    let previous = |period: &Period| json!(Range::of(&plan.shape.zone, period.from, period.to));
+    let zone = &plan.shape.zone;
+    let previous = |period: &Period| json!(Range::of(zone, period.from, period.to));
+    let compared = |compared: Compared| json!(Range::of(zone, plan.period.from, compared.to));
+    let starts = |starts: Vec<i64>| {
+        let shown = starts.into_iter().map(|at| zone.rfc3339(at)).collect::<Vec<_>>();
+        (!shown.is_empty()).then(|| json!(shown))
+    };
+    let partial_before = plan.previous.as_ref().map(|period| partial(period, zone, i64::MAX)).unwrap_or_default();
     let fields = [
+        ("compared_range", plan.compared.map(compared)),
         ("comparison_range", plan.previous.as_ref().map(previous)),
+        ("comparison_span", plan.compared.map(|compared| compared.span.name().into())),
+        ("partial_buckets", starts(partial(&plan.period, zone, generated_s))),
+        ("comparison_partial_buckets", starts(partial_before)),
         ("partial_bucket", frame.and_then(current)),
         ("total_rows", include.total_rows.then(|| total_rows.into())),
         ("time_labels", frame.filter(|_| include.time_labels).map(labels)),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// Starts of the buckets of which the answer, computed then, does not hold all: the range cuts them, or they are not over.
+fn partial(period: &Period, zone: &Zone, generated_s: i64) -> Vec<i64> {
+    let of_frame = period.frame.iter().filter(|frame| frame.from < frame.to).flat_map(|frame| {
+        let starts = frame.grid().starts();
+        let ends: Vec<i64> = starts.iter().map(|start| grid::next(frame.granularity, zone, *start)).collect();
+        let is_cut =
+            |start: i64, end: i64| start < frame.from || end > frame.to || (start <= generated_s && generated_s < end);
+        starts
+            .into_iter()
+            .zip(ends)
+            .filter(|(start, end)| is_cut(*start, *end))
+            .map(|(start, _)| start)
+            .collect::<Vec<_>>()
+    });
+    of_frame.chain(period.running.iter().map(|running| running.at)).collect()
 }
 
 /// An object of the fields that there are.

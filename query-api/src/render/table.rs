@@ -79,6 +79,8 @@ pub struct Greatest {
     pub groups: Vec<Vec<String>>,
     /// Whether there are others.
     pub truncated: bool,
+    /// How many there are with them, where they were counted.
+    pub of: usize,
 }
 
 impl Greatest {
@@ -103,15 +105,16 @@ impl Greatest {
         let mut sized: Vec<(f64, &[String])> =
             measured.into_iter().map(|(group, points)| (size(&points), group)).collect();
         sized.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
-        let truncated = sized.len() > most;
-        Self { groups: sized.into_iter().take(most).map(|(_, group)| group.to_vec()).collect(), truncated }
+        let (of, truncated) = (sized.len(), sized.len() > most);
+        Self { groups: sized.into_iter().take(most).map(|(_, group)| group.to_vec()).collect(), truncated, of }
     }
 
     /// As ClickHouse ranked them.
     pub fn ranked(points: &[Point], most: u32) -> Self {
         let groups: BTreeSet<&Vec<String>> =
             points.iter().filter(|point| point.rank <= most).map(|point| &point.groups).collect();
-        Self { groups: groups.into_iter().cloned().collect(), truncated: points.iter().any(|point| point.rank > most) }
+        let truncated = points.iter().any(|point| point.rank > most);
+        Self { of: groups.len() + usize::from(truncated), groups: groups.into_iter().cloned().collect(), truncated }
     }
 }
 
@@ -129,7 +132,7 @@ pub fn sort(plan: &StructuredPlan, rows: &mut [Row]) {
 }
 
 /// What has no value comes last in either direction.
-fn compare(plan: &StructuredPlan, order: Order, a: &Row, b: &Row) -> Ordering {
+pub(super) fn compare(plan: &StructuredPlan, order: Order, a: &Row, b: &Row) -> Ordering {
     let directed = |ordering: Ordering| if order.descending { ordering.reverse() } else { ordering };
     match order.column {
         Column::Metric(place) => {

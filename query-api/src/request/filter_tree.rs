@@ -44,6 +44,12 @@ impl Tests {
         Self { left: usize::MAX }
     }
 
+    /// Whether the document is asked now, and not one that was accepted before.
+    const fn is_new(&self) -> bool {
+        // Far beyond any document that was accepted.
+        self.left <= MOST_TESTS
+    }
+
     /// One more, which stands there.
     pub fn count(&mut self, part: &Part<'_>) -> Result<(), BadRequest> {
         let too_many = || part.bad(format!("this test is one more than the {MOST_TESTS} that a document may have"));
@@ -70,7 +76,7 @@ fn condition(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest
     };
     let mut test = |field, how, values| {
         tests.count(part)?;
-        test(field, how, values)
+        test(field, how, values, tests.is_new())
     };
     match (word.text()?, rest) {
         ("is", [field, values]) => test(field, How::Is, values),
@@ -108,7 +114,7 @@ fn not(condition: Condition) -> Condition {
     }
 }
 
-fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadRequest> {
+fn test(field: &Part<'_>, how: How, list: &Part<'_>, is_new: bool) -> Result<Condition, BadRequest> {
     let name = field.text()?;
     if name.is_empty() || values::is_time(name) {
         return Err(field.bad("name a dimension or `event_type`; the range of time is `date_range`"));
@@ -120,6 +126,9 @@ fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadReq
         if text.chars().count() > MAX_VALUE_CHARS {
             return Err(value.bad(format!("it has more than {MAX_VALUE_CHARS} characters")));
         }
+        if is_new {
+            can_be_found(&field, how, &text, &value)?;
+        }
         // What a dimension counts a value as is for the table to say; an event type is stored in one way only.
         let text = if field == Field::EventType { stored_event_type(text) } else { text };
         texts.insert(text.into_owned());
@@ -128,6 +137,19 @@ fn test(field: &Part<'_>, how: How, list: &Part<'_>) -> Result<Condition, BadReq
         return Err(list.bad("name at least one value; the empty text stands for events without this dimension"));
     }
     Ok(Condition::Test { field, how, values: texts })
+}
+
+/// The empty text stands for events without a dimension; no event is without a type, and every value contains it.
+fn can_be_found(field: &Field, how: How, text: &str, value: &Part<'_>) -> Result<(), BadRequest> {
+    match how {
+        How::Contains if text.is_empty() => {
+            Err(value.bad("every value contains the empty text; leave the condition out"))
+        }
+        How::Is if *field == Field::EventType && !values::is_event_type(text) => {
+            Err(value.not("an event type: that has 1 to 100 characters"))
+        }
+        How::Contains | How::Is => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +175,8 @@ mod tests {
     #[test]
     fn errors_say_where() {
         for (text, expected) in [
+            (r#"[["contains","a",[""]]]"#, "`[0][2][0]`: every value contains the empty text"),
+            (r#"[["is","event_type",["a",""]]]"#, "`[0][2][1]`: `` is not an event type"),
             (r#"{}"#, "an object is not a list"),
             (r#"[["is","a"]]"#, "`[0]`: `is` is written [\"is\", dimension, [value, …]]"),
             (r#"[["iss","a",["x"]]]"#, "`[0][0]`: there is no condition `iss`"),

@@ -22,7 +22,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// Reads a query string in which only the names in `known` may occur. An empty value counts as not given.
+    /// Reads a query string in which only the names in `known` may occur, each with a value.
     pub fn parse(raw: Option<&str>, known: &'static [&'static str]) -> Result<Self, BadRequest> {
         let raw = raw.unwrap_or_default();
         if raw.len() > MAX_QUERY_BYTES {
@@ -55,8 +55,10 @@ impl Params {
             let expected = "text without control characters".to_owned();
             return Err(BadRequest::Malformed { parameter: name, given: quoted(&value), expected });
         }
-        if value.is_empty() {
-            return Ok(());
+        // `filter=country:` has a meaning; a parameter without anything has none, and is not guessed at.
+        if value.trim().is_empty() {
+            let expected = "a value; give one, or leave the parameter out".to_owned();
+            return Err(BadRequest::Malformed { parameter: name, given: quoted(&value), expected });
         }
         if name == FILTER {
             self.filters.push(value);
@@ -88,10 +90,10 @@ mod tests {
     #[test]
     fn values_are_decoded_and_filters_repeat() {
         let params =
-            Params::parse(Some("timezone=Europe%2FBerlin&filter=a:1&granularity=&filter=b:%C3%A4+%2B"), KNOWN).unwrap();
+            Params::parse(Some("timezone=Europe%2FBerlin&filter=a:1&filter=b:%C3%A4+%2B&filter=c:"), KNOWN).unwrap();
         assert_eq!(params.get("timezone"), Some("Europe/Berlin"));
         assert_eq!(params.get("granularity"), None);
-        assert_eq!(params.filters(), ["a:1", "b:ä +"]);
+        assert_eq!(params.filters(), ["a:1", "b:ä +", "c:"]);
         assert_eq!(Params::parse(None, KNOWN).unwrap(), Params::default());
     }
 
@@ -103,6 +105,10 @@ mod tests {
             ("timezone=%00", "`timezone`: `\u{fffd}` is not text without control characters"),
             ("filter=%ff", "`filter`: `\u{fffd}` is not UTF-8"),
             ("filter=%ff%EF%BF%BD", "is not UTF-8"),
+            ("granularity=", "`granularity`: `` is not a value; give one, or leave the parameter out"),
+            ("granularity", "`granularity`: `` is not a value; give one, or leave the parameter out"),
+            ("timezone=UTC&timezone=", "`timezone`: `` is not a value; give one, or leave the parameter out"),
+            ("filter=+%20", "`filter`: `  ` is not a value; give one, or leave the parameter out"),
         ] {
             assert_eq!(Params::parse(Some(query), KNOWN).unwrap_err().to_string(), expected, "{query}");
         }

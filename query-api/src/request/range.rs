@@ -1,7 +1,7 @@
 //! `date_range`: a name such as `7d`, or a pair of dates or instants.
 
-use jiff::ToSpan;
 use jiff::civil::Date;
+use jiff::{Span, ToSpan};
 
 use super::body::Part;
 use super::error::BadRequest;
@@ -19,16 +19,20 @@ pub fn parse(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadReq
         return between(part, zone, now_ms);
     }
     let today = zone.date(now_ms.div_euclid(1_000));
-    let since = |date: Option<Date>| date.map(|date| Window::Open { from: zone.day_start(date) });
+    let since = |first: Option<Date>, span: Span| {
+        let first = first?;
+        let until = first.checked_add(span).ok().map(|date| zone.day_start(date));
+        Some(Window::Open { from: zone.day_start(first), until })
+    };
     let name = part.text()?;
     let window = match name {
-        "day" => since(Some(today)),
+        "day" => since(Some(today), 1.day()),
         "yesterday" => {
             today.yesterday().ok().map(|date| Window::Closed { from: zone.day_start(date), to: zone.day_start(today) })
         }
-        "week" => since(today.checked_sub(i64::from(today.weekday().to_monday_zero_offset()).days()).ok()),
-        "month" => since(Some(today.first_of_month())),
-        "year" => since(Some(today.first_of_year())),
+        "week" => since(today.checked_sub(i64::from(today.weekday().to_monday_zero_offset()).days()).ok(), 1.week()),
+        "month" => since(Some(today.first_of_month()), 1.month()),
+        "year" => since(Some(today.first_of_year()), 1.year()),
         _ => counted(name, today, zone),
     };
     window.ok_or_else(|| part.not(EXPECTED))
@@ -38,12 +42,18 @@ pub fn parse(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadReq
 fn counted(name: &str, today: Date, zone: &Zone) -> Option<Window> {
     let (number, unit) = values::number_and_unit(name).filter(|(number, _)| *number > 0)?;
     let within = |most: i64| (number <= most).then_some(number);
-    let since = |date: Date| Window::Open { from: zone.day_start(date) };
+    let since = |first: Date, after: Option<Date>| Window::Open {
+        from: zone.day_start(first),
+        until: after.map(|date| zone.day_start(date)),
+    };
     Some(match unit {
         "m" => Window::Last { seconds: within(MAX_DAYS * 1_440)? * 60 },
         "h" => Window::Last { seconds: within(MAX_DAYS * 24)? * 3_600 },
-        "d" => since(today.checked_sub((within(MAX_DAYS)? - 1).days()).ok()?),
-        "mo" => since(today.first_of_month().checked_sub((within(12)? - 1).months()).ok()?),
+        "d" => since(today.checked_sub((within(MAX_DAYS)? - 1).days()).ok()?, today.tomorrow().ok()),
+        "mo" => {
+            let month = today.first_of_month();
+            since(month.checked_sub((within(12)? - 1).months()).ok()?, month.checked_add(1.month()).ok())
+        }
         _ => return None,
     })
 }
@@ -89,7 +99,7 @@ mod tests {
     fn shown(text: &str, zone: &str) -> String {
         let show = |at| Zone::named(zone).unwrap().rfc3339(at);
         match parsed(text, zone).unwrap() {
-            Window::Open { from } => format!("{} …", show(from)),
+            Window::Open { from, .. } => format!("{} …", show(from)),
             Window::Last { seconds } => format!("last {seconds}"),
             Window::Closed { from, to } => format!("{} {}", show(from), show(to)),
         }

@@ -21,6 +21,7 @@ use super::range;
 use super::values;
 use super::window::Window;
 use crate::metric::{Definition, Measure, Metric};
+use crate::plan::comparison::Span;
 use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
 
@@ -127,8 +128,8 @@ pub struct Include {
     pub totals: bool,
     /// How many rows there are on all pages.
     pub total_rows: bool,
-    /// The period of the same length right before.
-    pub previous_period: bool,
+    /// The period right before, and how much of it.
+    pub previous_period: Option<Span>,
 }
 
 impl StructuredQuery {
@@ -224,6 +225,9 @@ fn dimensions(part: &Part<'_>) -> Result<Dimensions, BadRequest> {
         if found.names.iter().any(|known| known == name) {
             return Err(item.bad(format!("`{name}` is named twice")));
         }
+        if name.trim().is_empty() {
+            return Err(item.bad("name a dimension, `event_type` or a width of buckets"));
+        }
         match name.strip_prefix("time").map(|rest| (rest, rest.strip_prefix(':'))) {
             Some(("", _) | (_, Some(_))) if found.time.is_some() => {
                 return Err(item.bad("time is named twice: one width of buckets at a time"));
@@ -298,17 +302,29 @@ fn order(part: &Part<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) 
 fn include(part: &Part<'_>) -> Result<Include, BadRequest> {
     let fields = part.fields(&["time_labels", "totals", "total_rows", "comparisons"])?;
     let switch = |name| fields.get(name).map_or(Ok(false), |part| part.switch());
-    let previous_period = match fields.get("comparisons") {
-        None => false,
-        Some(part) if part.text()? == "previous_period" => true,
-        Some(part) => return Err(part.not("`previous_period`")),
-    };
     Ok(Include {
         time_labels: switch("time_labels")?,
         totals: switch("totals")?,
         total_rows: switch("total_rows")?,
-        previous_period,
+        previous_period: fields.get("comparisons").map(|part| comparisons(&part)).transpose()?,
     })
+}
+
+/// `"previous_period"`, or an object that also says how much of it.
+fn comparisons(part: &Part<'_>) -> Result<Span, BadRequest> {
+    let period = |part: &Part<'_>| match part.text()? {
+        "previous_period" => Ok(()),
+        _ => Err(part.not("`previous_period`")),
+    };
+    if part.is_text() {
+        return period(part).map(|()| Span::Equal);
+    }
+    let fields = part.fields(&["period", "span"])?;
+    period(&fields.required("period")?)?;
+    let Some(span) = fields.get("span") else { return Ok(Span::Equal) };
+    let text = span.text()?;
+    let found = Span::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, span)| span);
+    found.ok_or_else(|| span.unknown("span", Span::NAMES.map(|(name, _)| name)))
 }
 
 #[cfg(test)]
@@ -339,7 +355,11 @@ mod tests {
         let orders: Vec<_> = query.shape.order_by.iter().map(|order| (order.column, order.descending)).collect();
         assert_eq!(orders, [(Column::Metric(0), true), (Column::Dimension(1), false)]);
         assert_eq!((query.shape.limit, query.shape.offset, query.raw), (5, 10, true));
-        assert!(query.shape.include.totals && query.shape.include.previous_period && !query.shape.include.total_rows);
+        assert!(
+            query.shape.include.totals
+                && query.shape.include.previous_period == Some(Span::Equal)
+                && !query.shape.include.total_rows
+        );
     }
 
     #[test]
@@ -354,6 +374,10 @@ mod tests {
             ),
             (r#"{"metrics":["events"]}"#, "`date_range`: it must be given"),
             (r#"{"metrics":["events"],"date_range":"7d","dimension":[]}"#, "`dimension`: there is no such field"),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","dimensions":[""],"raw":true}"#,
+                "`dimensions[0]`: name a dimension",
+            ),
             (
                 r#"{"metrics":["events"],"date_range":"7d","dimensions":["time:2h"]}"#,
                 "`dimensions[0]`: there is no width of buckets `time:2h`",
@@ -378,6 +402,14 @@ mod tests {
             (
                 r#"{"metrics":["events"],"date_range":"7d","include":{"comparisons":"x"}}"#,
                 "`include.comparisons`: `x` is not `previous_period`",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","include":{"comparisons":{"period":"previous_period","span":"all"}}}"#,
+                "`include.comparisons.span`: there is no span `all`; known: equal, whole",
+            ),
+            (
+                r#"{"metrics":["events"],"date_range":"7d","include":{"comparisons":""}}"#,
+                "`include.comparisons`: `` is not `previous_period`",
             ),
             (r#"{"metrics":["events"],"date_range":"7d","timezone":"Europe/Berln"}"#, "did you mean Europe/Berlin"),
             (r#"{"metrics":["daily_active_users"],"date_range":"7d"}"#, "add the dimension `time:day`"),

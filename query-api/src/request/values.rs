@@ -44,8 +44,9 @@ fn event_type(name: &str) -> Option<String> {
     is_event_type(&stored).then(|| stored.into_owned())
 }
 
-fn is_event_type(name: &str) -> bool {
-    !name.is_empty() && name.chars().count() <= MAX_EVENT_TYPE_CHARS
+/// Whether a text can be an event type.
+pub fn is_event_type(name: &str) -> bool {
+    !name.trim().is_empty() && name.chars().count() <= MAX_EVENT_TYPE_CHARS
 }
 
 fn expected() -> String {
@@ -112,7 +113,8 @@ mod tests {
             event_type_parameter(&Params::parse(Some(&raw), &["eventType"]).unwrap())
                 .map(|found| found.map(|name| name.len()))
         };
-        assert_eq!((read(0), read(100)), (Ok(None), Ok(Some(200))));
+        assert_eq!(read(100), Ok(Some(200)));
+        assert!(!is_event_type("") && !is_event_type(" "));
         assert!(read(101).unwrap_err().to_string().contains("is not an event type, of 1 to 100 characters"));
     }
 }

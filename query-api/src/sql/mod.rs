@@ -16,7 +16,7 @@ use crate::time::Grid;
 pub use event_types::{EventTypeRow, event_types};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
-pub use report::{Line, daily, realtime, section};
+pub use report::{Line, TOP, daily, realtime, section};
 
 /// A statement and the values bound to it.
 #[derive(Debug, Clone, PartialEq, Default)]

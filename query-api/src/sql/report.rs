@@ -49,7 +49,7 @@ pub mod section {
 }
 
 /// Event types in a report, and countries and devices at most.
-const TOP: (i64, i64) = (100, 10);
+pub const TOP: (i64, i64) = (100, 10);
 
 /// The statement of the real-time dashboard: per window, all events and each event type.
 pub fn realtime(plan: &RealtimePlan, project: &str) -> Statement {
@@ -60,17 +60,24 @@ pub fn realtime(plan: &RealtimePlan, project: &str) -> Statement {
     let rollup = Rollup::Minute;
     let total = part(rollup, section::TOTAL, window, "''", &rows);
     let by_type = part(rollup, section::EVENT_TYPE, window, "toString(event_type)", &rows);
-    let (types, _) = TOP;
+    // One more than is shown tells whether any was left out.
+    let types = TOP.0 + 1;
     statement.text = format!("{total} UNION ALL ({by_type} ORDER BY events DESC, key LIMIT {types} BY at)");
     statement
 }
 
-/// The statement of a daily report: both days, and of the day itself its event types, countries, devices and hours.
+/// The statement of a daily report: both days (of the day before as much as is compared), and of the day itself its event
+/// types, countries, devices and hours.
 pub fn daily(plan: &DailyPlan, project: &str) -> Statement {
     let mut statement = Statement::default();
-    let both = scope(project, plan.previous_from, plan.to, &mut statement);
-    statement.bind("day", Value::Number(plan.from));
-    let day = format!("{both} AND bucket >= toDateTime({{day:Int64}}, 'UTC')");
+    let day = scope(project, plan.from, plan.to, &mut statement);
+    statement.bind("previous_from", Value::Number(plan.previous_from));
+    statement.bind("previous_to", Value::Number(plan.previous_to));
+    let previous = format!(
+        "project_id = {{project:String}} AND bucket >= toDateTime({{previous_from:Int64}}, 'UTC') \
+         AND bucket < toDateTime({{previous_to:Int64}}, 'UTC') AND dim_set = '{}'",
+        plan.previous_rollup.mark()
+    );
     let hour =
         bucket(&Grid::over(Granularity::Hour, &plan.zone, plan.from, plan.to), "toInt64(bucket)", &mut statement);
     let (types, places) = TOP;
@@ -79,18 +86,19 @@ pub fn daily(plan: &DailyPlan, project: &str) -> Statement {
         part(plan.rollup, name, at, key, &format!("{rows} AND dim_set = '{mark}{set}'"))
     };
     let top = |name, key, set, most| {
-        format!("({} ORDER BY events DESC, key LIMIT {most})", of(name, "{day:Int64}", key, &day, set))
+        format!("({} ORDER BY events DESC, key LIMIT {})", of(name, "{from:Int64}", key, &day, set), most + 1)
     };
     statement.bind("other", Value::Text(OTHER.to_owned()));
     let overflowed = format!("{day} AND dim_set IN ('{mark}country', '{mark}device') AND dim_value = {{other:String}}");
     let which = format!("substring(toString(dim_set), {})", mark.len() + 1);
     statement.text = [
-        of(section::TOTAL, "if(toInt64(bucket) < {day:Int64}, {from:Int64}, {day:Int64})", "''", &both, ""),
+        part(plan.previous_rollup, section::TOTAL, "{previous_from:Int64}", "''", &previous),
+        of(section::TOTAL, "{from:Int64}", "''", &day, ""),
         of(section::HOUR, &hour, "''", &day, ""),
         top(section::EVENT_TYPE, "toString(event_type)", "", types),
         top(section::COUNTRY, "dim_value", "country", places),
         top(section::DEVICE, "dim_value", "device", places),
-        part(plan.rollup, section::OVERFLOWED, "{day:Int64}", &which, &overflowed),
+        part(plan.rollup, section::OVERFLOWED, "{from:Int64}", &which, &overflowed),
     ]
     .join(" UNION ALL ");
     statement

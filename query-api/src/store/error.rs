@@ -69,6 +69,21 @@ pub enum ReadError {
     Failed,
 }
 
+impl ReadError {
+    /// Whether it is the question that cannot be answered, whenever it is asked of the same data.
+    pub const fn is_of_the_question(self) -> bool {
+        match self {
+            Self::TooExpensive { .. } | Self::TooManyEvents { .. } | Self::TooFewPoints { .. } => true,
+            Self::Unavailable
+            | Self::LeftAlone { .. }
+            | Self::Overloaded { .. }
+            | Self::TenantBusy { .. }
+            | Self::TimedOut
+            | Self::Failed => false,
+        }
+    }
+}
+
 /// Coming back to a ClickHouse that has too much to do, in seconds: as long as it takes until that is forgotten.
 const OVERLOAD_RETRY_S: u32 = 10;
 

@@ -59,7 +59,7 @@ async fn every_answer_says_the_same_of_itself() {
         ("/v1/metrics/events", Value::Null, "rollup_1m", json!([]), json!([])),
         ("/v1/query", query, "rollup_1d", json!(["users"]), json!(["country"])),
         ("/v1/dashboards/realtime", Value::Null, "rollup_1m", json!(["users"]), json!([])),
-        (&daily, Value::Null, "rollup_1h", json!(["users"]), json!(["country"])),
+        (&daily, Value::Null, "rollup_1h,rollup_1m", json!(["users"]), json!(["country"])),
         (
             "/v1/metrics/users/anomalies?filter=country:DE",
             Value::Null,
