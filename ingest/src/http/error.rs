@@ -19,7 +19,9 @@ pub enum RequestError {
     #[error("the key has no scope `ingest`")]
     WrongScope,
     /// `Content-Type` says that it is something else.
-    #[error("send `application/json` or `application/x-ndjson`")]
+    #[error(
+        "send `application/json` or `application/x-ndjson`; other formats, such as CloudEvents, forms or protobuf, are not read"
+    )]
     UnknownMediaType,
     /// `Content-Encoding` says something else.
     #[error("send the body plain, or with `Content-Encoding: gzip` or `zstd`")]

@@ -4,7 +4,7 @@
 //! name. Texts are borrowed from the body wherever JSON has no escape in them.
 //!
 //! Numbers are read as serde hands them over, which is fastest, and loses digits of integers beyond 64 bits. An event with a
-//! number that large is read once more, with every number as the text it is ([`Numbers::AsWritten`]).
+//! number that large is read once more, with every number as the text it is (`Numbers::AsWritten`).
 //!
 //! Of two values for one name one counts, by one rule:
 //! * a field of the event: `camelCase` before `snake_case`, else the last; `null` is as good as absent;
