@@ -97,19 +97,7 @@ impl Config {
     /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
-        let days = |name, default| env::bounded(env, name, (1, MAX_RETENTION_DAYS.into()), default).map(|n| n as u16);
-        let projects = projects(
-            env,
-            ProjectSettings {
-                late_window_days: days("LATE_WINDOW_DAYS", 7)?,
-                retention_days: days("RETENTION_DAYS", 730)?,
-                dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)?
-                    as u32,
-                priority: Priority::Normal,
-                dead_letters: false,
-                own_topic: env::switch(env, "KAFKA_TOPIC_PER_PROJECT")?,
-            },
-        )?;
+        let projects = projects(env)?;
         let kafka = KafkaConfig::from_env(env, projects.own_topics())?;
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
@@ -148,7 +136,17 @@ impl Config {
     }
 }
 
-fn projects(env: &dyn Env, default: ProjectSettings) -> Result<Projects, ConfigError> {
+/// `TALLYHOUSE_PROJECTS`: a folder of settings of projects, and what the others have.
+pub fn projects(env: &dyn Env) -> Result<Projects, ConfigError> {
+    let days = |name, default| env::bounded(env, name, (1, MAX_RETENTION_DAYS.into()), default).map(|n| n as u16);
+    let default = ProjectSettings {
+        late_window_days: days("LATE_WINDOW_DAYS", 7)?,
+        retention_days: days("RETENTION_DAYS", 730)?,
+        dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)? as u32,
+        priority: Priority::Normal,
+        dead_letters: false,
+        own_topic: env::switch(env, "KAFKA_TOPIC_PER_PROJECT")?,
+    };
     let documents = documents::json_documents(env, "TALLYHOUSE_PROJECTS")?.unwrap_or_default();
     let texts = documents.iter().map(|document| (document.path.as_str(), document.text.as_str()));
     Projects::from_documents(default, texts).map_err(|error| ConfigError::new("TALLYHOUSE_PROJECTS", error.to_string()))

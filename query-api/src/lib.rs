@@ -17,6 +17,7 @@ pub mod asking;
 pub mod authorize;
 pub mod cache;
 pub mod config;
+pub mod coverage;
 pub mod event_types;
 pub mod execute;
 pub mod http;

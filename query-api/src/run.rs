@@ -25,6 +25,7 @@ use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
@@ -138,6 +139,7 @@ pub async fn run(
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
+    let coverage = Coverage::new(store.clone());
     let event_types = EventTypes::new(store.clone(), Arc::clone(&deps.clock));
     let app = Arc::new(App {
         keys: deps.keys,
@@ -145,6 +147,7 @@ pub async fn run(
         answers,
         sources: Arc::new(sources),
         event_types,
+        coverage,
         fresh: Limiter::default(),
         registry: registry.clone(),
         definitions: definitions.clone(),

@@ -13,6 +13,7 @@ use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::question::{Given, StaleReason};
 use crate::cache::{Answers, Entry};
+use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::execute::{Recall, Sources};
 use crate::journeys::Journey;
@@ -40,6 +41,8 @@ pub struct App {
     pub sources: Arc<Sources>,
     /// Which types of event there are.
     pub event_types: EventTypes,
+    /// What is rolled up of them.
+    pub coverage: Coverage,
     /// Who may go past the cache.
     pub fresh: Limiter,
     /// What can be asked for by name.
@@ -150,8 +153,11 @@ pub async fn serve(
     };
     let wanted = Arc::new(asking).wanted(now_ms)?;
     let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
-    let (given, mut warnings) = tokio::join!(given, app.event_types.warnings(wanted.scope.project(), &asked));
+    let project = wanted.scope.project();
+    let (given, mut warnings, incomplete) =
+        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &wanted.plan));
     warnings.extend(Warning::of_numbers(numbers));
+    warnings.extend(incomplete);
     let (kept, status): Given = given?;
     let from_cache = is_fresh && status != CacheStatus::Miss;
     Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })

@@ -30,6 +30,32 @@ pub enum Warning {
         /// How that number is counted.
         counted: String,
     },
+    /// Events of the range that the rows which answered do not hold: a dimension was declared after them.
+    NotRolledUpThen {
+        /// The set of dimensions; `None` for quarters of an hour.
+        dimensions: Option<String>,
+        /// The types whose events are missing; empty for all.
+        event_types: Vec<String>,
+        /// Events of the UTC days of the range that are not in the answer.
+        missing_events: u64,
+        /// From a UTC date to before another.
+        gaps: Vec<(String, String)>,
+    },
+    /// It could not be told whether there are such events.
+    CoverageUnknown {
+        /// As above.
+        dimensions: Option<String>,
+        /// As above.
+        event_types: Vec<String>,
+    },
+}
+
+/// What a coverage is about, in words.
+fn rows(dimensions: Option<&str>, event_types: &[String]) -> String {
+    match dimensions {
+        Some(dimensions) => format!("`{}` events by {dimensions}", event_types.join("`, `")),
+        None => "quarters of an hour".to_owned(),
+    }
 }
 
 impl Warning {
@@ -44,6 +70,8 @@ impl Warning {
         match self {
             Self::UnknownEventType { .. } => "unknown_event_type",
             Self::NumberAsText { .. } => "number_as_text",
+            Self::NotRolledUpThen { .. } => "not_rolled_up_then",
+            Self::CoverageUnknown { .. } => "coverage_unknown",
         }
     }
 }
@@ -57,6 +85,21 @@ impl fmt::Display for Warning {
             Self::NumberAsText { given, counted } => {
                 write!(f, "the filter finds only the text `{given}`; the number is counted as `{counted}`")
             }
+            Self::NotRolledUpThen { dimensions, event_types, missing_events, gaps } => {
+                let gaps: Vec<_> = gaps.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+                write!(
+                    f,
+                    "{missing_events} events on UTC days of this range are not in the answer: {} were not rolled up then ({}; the \
+                     second day not included); `tallyhouse rollups backfill` counts what raw events still hold",
+                    rows(dimensions.as_deref(), event_types),
+                    gaps.join(", ")
+                )
+            }
+            Self::CoverageUnknown { dimensions, event_types } => write!(
+                f,
+                "it could not be looked up since when {} are rolled up: events before may be missing",
+                rows(dimensions.as_deref(), event_types)
+            ),
         }
     }
 }
@@ -74,6 +117,16 @@ impl Serialize for Warning {
             Self::NumberAsText { given, counted } => {
                 map.serialize_entry("given", given)?;
                 map.serialize_entry("counted", counted)?;
+            }
+            Self::NotRolledUpThen { dimensions, event_types, missing_events, gaps } => {
+                map.serialize_entry("dimensions", dimensions)?;
+                map.serialize_entry("event_types", event_types)?;
+                map.serialize_entry("missing_events", missing_events)?;
+                map.serialize_entry("gaps", gaps)?;
+            }
+            Self::CoverageUnknown { dimensions, event_types } => {
+                map.serialize_entry("dimensions", dimensions)?;
+                map.serialize_entry("event_types", event_types)?;
             }
         }
         map.end()

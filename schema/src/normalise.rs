@@ -261,6 +261,12 @@ fn bounded<'a>(
     Ok(Some(value))
 }
 
+/// What an event that is stored is counted under for a set that it was not counted under: the same as if the set had been
+/// declared when it came, but for the bound on distinct values, which is the caller's.
+pub fn counted_under<'a>(set: &DimSet, event: &Event<'a>) -> Cow<'a, str> {
+    dim_value(set, event, &mut Vec::new())
+}
+
 /// The values of a set, joined; `changed` gets the names of those that are not counted as they were given.
 fn dim_value<'a, 'n>(set: &'n DimSet, event: &Event<'a>, changed: &mut Vec<&'n str>) -> Cow<'a, str> {
     match set.names() {

@@ -71,6 +71,17 @@ pub(crate) enum Rollups {
         #[arg(long, default_value_t = 60)]
         gate_seconds: u64,
     },
+    /// Count events under dimensions that were declared after they came, while events arrive; killed, it goes on when it is run again
+    Backfill {
+        #[command(flatten)]
+        range: Range,
+        /// One set only, such as origin or carrier,origin; default: all that are declared
+        #[arg(long)]
+        dimension: Option<String>,
+        /// Inserts are kept away for this many seconds at most, for each partition
+        #[arg(long, default_value_t = 60)]
+        gate_seconds: u64,
+    },
 }
 
 /// Which events.

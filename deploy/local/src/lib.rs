@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod attach;
+pub mod backfill;
 pub mod config;
 pub mod credentials;
 pub mod dlq;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use tallyhouse::attach::attach;
+use tallyhouse::backfill::Backfill;
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::tell::Teller;
 use tallyhouse::{doctor, migrate, rollups, store, tables, up};
+use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
@@ -92,7 +94,8 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
         |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
     match what {
         Rollups::Verify { range, json, limit } => {
-            let found = rollups::verify(&client, &selection(range, None), limit).await?;
+            let catalogue = tallyhouse_ingest::config::catalogue(&ProcessEnv)?;
+            let found = rollups::verify(&client, &catalogue, &selection(range, None), limit).await?;
             print!("{}", if json { found.json() } else { found.to_string() });
             Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -114,6 +117,31 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 done.partitions,
                 done.cells,
                 done.longest_gate.as_millis()
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Rollups::Backfill { range, dimension, gate_seconds } => {
+            let catalogue = tallyhouse_ingest::config::catalogue(&ProcessEnv)?;
+            let projects = tallyhouse_ingest::config::projects(&ProcessEnv)?;
+            let everything = cli::Range { from: range.from.or(Some(0)), ..range };
+            let backfill = Backfill {
+                client: &client,
+                catalogue: &catalogue,
+                most_values: &|project| projects.of(project).dimension_values,
+                selection: selection(everything, None),
+                set: dimension.map(|names| DimSet::of(names.split(','))),
+                gate: Duration::from_secs(gate_seconds),
+                pause: PAUSE,
+            };
+            let mut teller = Teller::from_env(&ProcessEnv)?;
+            let done = backfill.run(async |days| rollups::tell(&mut teller, days).await).await;
+            if let Some(untold) = teller.finish().await {
+                eprintln!("tallyhouse: {untold}");
+            }
+            let done = done?;
+            println!(
+                "{} events are counted under more dimensions, {} days of projects were rebuilt",
+                done.events, done.days
             );
             Ok(ExitCode::SUCCESS)
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::json;
-use tallyhouse_schema::Rollup;
+use tallyhouse_schema::{Catalogue, Rollup};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::clickhouse::Client;
@@ -11,6 +11,7 @@ use tallyhouse_sql::rollups::rebuild::ChangedDay;
 use tallyhouse_sql::rollups::verify::{self, Audit, PAUSE, Report};
 use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
 
+use crate::backfill::{self, Uncounted};
 use crate::tell::Teller;
 
 const DAY: i64 = 86_400;
@@ -38,21 +39,28 @@ pub async fn tell(teller: &mut Teller, days: Vec<ChangedDay>) {
 pub struct Findings {
     report: Report,
     audit: Audit,
+    uncounted: Vec<Uncounted>,
     limit: usize,
 }
 
-/// Compares the rollups with raw, and looks for what raw holds twice.
-pub async fn verify(client: &Client, selection: &Selection, limit: usize) -> Result<Findings, RollupsError> {
+/// Compares the rollups with raw, and looks for what raw holds twice and for what is not counted under a set that its type declares.
+pub async fn verify(
+    client: &Client,
+    catalogue: &Catalogue,
+    selection: &Selection,
+    limit: usize,
+) -> Result<Findings, RollupsError> {
     gate::open_left_behind(client).await?;
     let report = verify::verify(client, selection, PAUSE).await?;
     let audit = verify::audit(client, selection, limit).await?;
-    Ok(Findings { report, audit, limit })
+    let uncounted = backfill::uncounted(client, catalogue, selection).await?;
+    Ok(Findings { report, audit, uncounted, limit })
 }
 
 impl Findings {
     /// Whether everything is counted once, as far as it stands still.
     pub fn is_equal(&self) -> bool {
-        self.report.drifts.is_empty() && self.audit.is_clean()
+        self.report.drifts.is_empty() && self.audit.is_clean() && self.uncounted.is_empty()
     }
 
     /// One object on one line.
@@ -60,7 +68,7 @@ impl Findings {
         let shown: Vec<_> = self.report.drifts.iter().take(self.limit).collect();
         let value = json!({
             "equal": self.is_equal(), "drifting": self.report.drifts.len(), "moving": self.report.moving,
-            "truncated": self.report.is_truncated, "drifts": shown, "audit": self.audit,
+            "truncated": self.report.is_truncated, "drifts": shown, "audit": self.audit, "uncounted": self.uncounted,
         });
         format!("{value}\n")
     }
@@ -68,7 +76,7 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { report, audit, limit } = self;
+        let Self { report, audit, uncounted, limit } = self;
         if !report.drifts.is_empty() {
             writeln!(
                 f,
@@ -93,6 +101,13 @@ impl fmt::Display for Findings {
         }
         let more = if report.is_truncated { ", and there may be more" } else { "" };
         writeln!(f, "{} cells differ{more}; {} are still moving", report.drifts.len(), report.moving)?;
+        for Uncounted { project_id, event_type, dim_set, events, first, last } in uncounted {
+            writeln!(
+                f,
+                "{project_id}: {events} {event_type} events from {first} to {last} are not counted under {dim_set}, which was declared \
+                 after them: `tallyhouse rollups backfill`"
+            )?;
+        }
         for source in &audit.sources {
             writeln!(
                 f,

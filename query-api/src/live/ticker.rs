@@ -60,8 +60,11 @@ impl Upstream {
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
         let running = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan);
         let asked = series.event_types();
-        let (rendered, mut warnings) = tokio::join!(running, app.event_types.warnings(self.scope.project(), &asked));
+        let project = self.scope.project();
+        let (rendered, mut warnings, incomplete) =
+            tokio::join!(running, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &plan));
         warnings.extend(Warning::of_numbers(series.numbers_as_texts()));
+        warnings.extend(incomplete);
         let Rendered { head, etag, oldest_ms, .. } = rendered?;
         let etag = tagged(&etag, &warnings);
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);

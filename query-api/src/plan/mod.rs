@@ -16,13 +16,15 @@ pub mod structured;
 mod suggest;
 
 use serde::Serialize;
-use tallyhouse_schema::{Catalogue, Rollup};
+use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 
 pub use error::Unplannable;
 pub use frame::Frame;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
+use self::condition::Condition;
+use self::read::{Read, Source};
 use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
 use crate::journeys::JourneyPlan;
@@ -89,6 +91,22 @@ pub struct DailyPlan {
     pub to: i64,
     /// Whether the day is over.
     pub complete: bool,
+}
+
+impl DailyPlan {
+    /// The rows that its statement reads, without the parts that it makes of them.
+    pub fn read(&self) -> Read {
+        Read {
+            source: Source::Rollup { rollup: self.rollup, set: DimSet::total() },
+            condition: Condition::always(),
+            from: self.previous_from,
+            to: self.to,
+            buckets: None,
+            by: Vec::new(),
+            measures: Vec::new(),
+            top: None,
+        }
+    }
 }
 
 impl From<OneSeries> for Plan {

@@ -323,10 +323,14 @@ impl Planner<'_> {
 }
 
 impl StructuredPlan {
+    /// Everything that is read.
+    pub fn readings(&self) -> impl Iterator<Item = &Read> {
+        self.period.all().chain(&self.ranking).chain(self.previous.iter().flat_map(Period::all))
+    }
+
     /// All tables that are read, each once.
     pub fn tables(&self) -> Vec<&'static str> {
-        let reads = self.period.all().chain(&self.ranking).chain(self.previous.iter().flat_map(Period::all));
-        let mut tables: Vec<_> = reads.map(|read| read.source.table()).collect();
+        let mut tables: Vec<_> = self.readings().map(|read| read.source.table()).collect();
         tables.sort_unstable();
         tables.dedup();
         tables

@@ -3,6 +3,7 @@
 //! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
+mod coverage;
 mod event_types;
 pub mod journeys;
 mod ranking;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::time::Grid;
 
+pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
 pub use event_types::{EventTypeRow, event_types};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};

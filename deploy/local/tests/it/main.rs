@@ -14,6 +14,7 @@ mod support;
 mod access;
 mod accuracy;
 mod anomalies;
+mod backfill;
 mod bodies;
 mod brokers;
 mod cache_fleet;
