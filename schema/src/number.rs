@@ -26,9 +26,11 @@ pub fn canonical(number: f64) -> String {
 
 /// How a number that is written in JSON is counted; `None` for what is no number.
 pub fn counted(text: &str) -> Option<String> {
-    serde_json::from_str::<&RawValue>(text)
-        .ok()
-        .filter(|raw| raw.get().starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))?;
+    let starts_as_one = text.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
+    let is_one = starts_as_one && serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get() == text);
+    if !is_one {
+        return None;
+    }
     Some(match written(text.into()) {
         PropertyValue::Number(number) => canonical(number),
         PropertyValue::Text(text) => text.into_owned(),

@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits::MAX_EVENTS;
-use crate::raw::{RawTime, Scalar};
+use crate::raw::{RawTime, Scalar, Slot};
 use crate::shape;
 
 /// What tells a batch from an event.
@@ -30,10 +30,13 @@ impl<'de> Deserialize<'de> for Outer<'de> {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut outer = Outer { events: None, has_type: false, sent_at: None, misnamed: None };
+                let mut sent_at = Slot::default();
                 while let Some(key) = map.next_key::<crate::raw::Name<'de>>()? {
                     match &*key.0 {
                         "events" => outer.events = Some(map.next_value()?),
-                        "sentAt" | "sent_at" => outer.sent_at = map.next_value::<Scalar<'de>>()?.into_time(),
+                        name @ ("sentAt" | "sent_at") => {
+                            sent_at.put(map.next_value::<Scalar<'de>>()?.into_time(), name);
+                        }
                         "eventType" | "event_type" => {
                             outer.has_type = true;
                             map.next_value::<IgnoredAny>()?;
@@ -49,6 +52,7 @@ impl<'de> Deserialize<'de> for Outer<'de> {
                         },
                     }
                 }
+                outer.sent_at = sent_at.into_inner();
                 Ok(outer)
             }
         }

@@ -420,4 +420,19 @@ mod tests {
         };
         assert!(one.is_single);
     }
+
+    #[test]
+    fn of_several_times_of_sending_one_counts_as_of_an_events_fields() {
+        for (fields, expected) in [
+            (r#""sentAt":2,"sent_at":1"#, Some(2)),
+            (r#""sent_at":1,"sentAt":2"#, Some(2)),
+            (r#""sent_at":1,"sent_at":2"#, Some(2)),
+            (r#""sentAt":2,"sentAt":null"#, Some(2)),
+            (r#""sentAt":null"#, None),
+        ] {
+            let body = format!(r#"{{{fields},"events":[{{"eventType":"a"}}]}}"#);
+            let envelope = open(&body, Layout::Json).unwrap();
+            assert_eq!(envelope.sent_at, expected.map(RawTime::Integer), "{body}");
+        }
+    }
 }

@@ -29,6 +29,7 @@ mod slot;
 
 use flatten::{Flatten, Origin};
 pub(crate) use scalar::{Name, Scalar};
+pub(crate) use slot::Slot;
 
 /// A time as received.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use super::{RawContext, RawEvent, RawTime};
 
 /// A field and what counts of what was given for it.
 #[derive(Debug)]
-pub(super) struct Slot<T> {
+pub(crate) struct Slot<T> {
     value: Option<T>,
     is_alias: bool,
     collides: bool,
@@ -21,7 +21,7 @@ impl<T> Default for Slot<T> {
 impl<T: PartialEq> Slot<T> {
     /// Takes a value given under `key`: it counts instead of an earlier one, but not as an alias (`event_id`, `device.type`)
     /// instead of the field itself.
-    pub(super) fn put(&mut self, value: Option<T>, key: &str) {
+    pub(crate) fn put(&mut self, value: Option<T>, key: &str) {
         let Some(value) = value else { return };
         let is_alias = key.strip_prefix("context.").unwrap_or(key).contains(['_', '.']);
         self.collides |= self.value.as_ref().is_some_and(|earlier| *earlier != value);
@@ -29,6 +29,11 @@ impl<T: PartialEq> Slot<T> {
             self.value = Some(value);
             self.is_alias = is_alias;
         }
+    }
+
+    /// What counts.
+    pub(crate) fn into_inner(self) -> Option<T> {
+        self.value
     }
 }
 
