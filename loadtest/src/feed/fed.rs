@@ -22,18 +22,27 @@ struct Point {
 /// The newest minute within the range that has a flight; of a day whose minutes are no longer kept, its end.
 pub async fn newest(config: &ChartConfig) -> Result<Option<Timestamp>, ChartError> {
     let endpoint = Endpoint::new(&config.url, Duration::from_secs(30))?.api_key(&config.key)?;
+    // Whole days, which are kept for years.
+    let (from, to) = (start_of_day(config.from), day_after(start_of_day(config.to)));
     let mut newest = None;
     for event_type in ["flight_departed", "flight_cancelled"] {
-        let Some(day) = last(&endpoint, event_type, "day", config.from, config.to).await? else { continue };
-        let end = day.saturating_add(SignedDuration::from_hours(24)).unwrap_or(day);
-        let minute = match last(&endpoint, event_type, "minute", day, end.min(config.to)).await {
+        let Some(day) = last(&endpoint, event_type, "day", from, to).await? else { continue };
+        let minute = match last(&endpoint, event_type, "minute", day, day_after(day)).await {
             Ok(minute) => minute,
-            Err(ChartError::Refused(_)) => Some(end),
+            Err(ChartError::Refused(_)) => Some(day_after(day)),
             Err(error) => return Err(error),
         };
         newest = newest.max(minute);
     }
     Ok(newest)
+}
+
+fn start_of_day(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second().div_euclid(86_400) * 86_400).unwrap_or(at)
+}
+
+fn day_after(at: Timestamp) -> Timestamp {
+    at.saturating_add(SignedDuration::from_hours(24)).unwrap_or(at)
 }
 
 /// The last bucket that is not empty.

@@ -116,7 +116,7 @@ async fn bad_documents_are_explained_with_the_field() {
             Some("metrics"),
         ),
         (
-            r#"{"metrics":["events"],"date_range":"7d","filters":[["is","country",[7]]]}"#,
+            r#"{"metrics":["events"],"date_range":"7d","filters":[["is","country",[true]]]}"#,
             StatusCode::BAD_REQUEST,
             "bad_field",
             Some("filters[0][2][0]"),
