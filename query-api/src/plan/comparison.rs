@@ -88,7 +88,7 @@ pub struct RunningBucket {
 impl Current<'_> {
     /// Whether it is not over.
     fn is_running(&self) -> bool {
-        !matches!(self.window, Window::Closed { .. }) && self.now < self.end()
+        !matches!(self.window, Window::Closed { .. }) && self.now <= self.end()
     }
 
     /// Its end as it was meant, beyond now perhaps.

@@ -104,7 +104,7 @@ mod tests {
             ("timezone=UTC&timezone=UTC", "`timezone` is given more than once"),
             ("timezone=%00", "`timezone`: `\u{fffd}` is not text without control characters"),
             ("filter=%ff", "`filter`: `\u{fffd}` is not UTF-8"),
-            ("filter=%ff%EF%BF%BD", "is not UTF-8"),
+            ("filter=%ff%EF%BF%BD", "`filter`: `\u{fffd}\u{fffd}` is not UTF-8"),
             ("granularity=", "`granularity`: `` is not a value; give one, or leave the parameter out"),
             ("granularity", "`granularity`: `` is not a value; give one, or leave the parameter out"),
             ("timezone=UTC&timezone=", "`timezone`: `` is not a value; give one, or leave the parameter out"),
