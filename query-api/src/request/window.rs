@@ -10,6 +10,9 @@ use crate::time::{DAY, Zone, minute_ceil, minute_floor};
 /// The longest range in days: a year, whichever it is.
 pub const MAX_DAYS: i64 = 366;
 
+/// Until then a suggestion is good, in seconds.
+const SOON: i64 = 3_600;
+
 /// The range without `startTime`, in seconds.
 const DEFAULT_SECONDS: i64 = DAY;
 
@@ -87,7 +90,10 @@ fn within_a_year(from: i64, to: i64, zone: &Zone) -> Result<(), BadRequest> {
         return Ok(());
     }
     let days = (to - from + DAY - 1).div_euclid(DAY);
-    Err(BadRequest::RangeTooLong { days, limit: MAX_DAYS, earliest: zone.rfc3339(to - longest) })
+    // The start of a day: an end that is now has moved on by the time that it is asked again.
+    let first = zone.date(to - longest + SOON);
+    let earliest = zone.day_start(first.tomorrow().unwrap_or(first));
+    Err(BadRequest::RangeTooLong { days, limit: MAX_DAYS, earliest: zone.rfc3339(earliest) })
 }
 
 /// Years that are understood; what is kept is a matter of the plan.
@@ -202,7 +208,7 @@ mod tests {
             ("2026-11-02", "2026-11-02", "`endTime`: it is not after startTime"),
             ("2026-11-02", "2026-11-01", "`endTime`: it is not after startTime"),
             ("2025-11-01", "2026-11-03", "spans 367 days, at most 366"),
-            ("2024-11-01", "", "startTime may be 2025-11-19T13:35:00+01:00 or later"),
+            ("2024-11-01", "", "startTime may be 2025-11-20T00:00:00+01:00 or later"),
         ] {
             let error = window(start, end).unwrap_err().to_string();
             assert!(error.contains(expected), "{start} {end}: {error}");
