@@ -127,6 +127,7 @@ fn window(query: &Query) -> Option<Window> {
         Query::Metric(query) => Some(query.window),
         Query::Anomalies(query) => Some(query.series.window()),
         Query::Structured(query) => Some(query.window),
+        Query::EventTypes(query) => Some(query.window),
         Query::Journey(Journey::Funnel(funnel)) => Some(funnel.range),
         Query::Journey(Journey::Retention(retention)) => Some(retention.range),
         Query::Realtime => Some(Window::Last { seconds: 1_800 }),

@@ -179,7 +179,7 @@ fn readings(plan: &Plan) -> Vec<Read> {
             OneSeries::Registered(plan) => plan.readings().cloned().collect(),
         },
         Plan::Daily(plan) => vec![plan.read()],
-        Plan::Realtime(_) | Plan::Journey(_) => Vec::new(),
+        Plan::Realtime(_) | Plan::Journey(_) | Plan::EventTypes(_) => Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::cache::question::{Given, StaleReason};
 use crate::cache::{Answers, Entry};
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
+use crate::event_types::query::{EVENT_TYPES_PARAMS, EventTypesQuery};
 use crate::execute::{Recall, Sources};
 use crate::journeys::Journey;
 use crate::live::Full;
@@ -64,6 +65,8 @@ pub enum Question<'a> {
     Daily,
     /// What is unusual in a series of this metric.
     Anomalies(&'a str),
+    /// Which types of event there are.
+    EventTypes,
     /// A document: `POST /v1/query`.
     Document(&'a [u8]),
 }
@@ -173,6 +176,9 @@ fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now
         Question::Anomalies(name) => {
             let params = Params::parse(raw, ANOMALY_PARAMS)?;
             AnomalyQuery::of(series(app, scope, name, &params, now_ms)?, &params, now_ms).map(Query::Anomalies)
+        }
+        Question::EventTypes => {
+            EventTypesQuery::parse(&Params::parse(raw, EVENT_TYPES_PARAMS)?, now_ms).map(Query::EventTypes)
         }
         Question::Document(body) => {
             Params::parse(raw, &[])?;

@@ -25,6 +25,7 @@ impl Reach {
             Plan::Anomalies(plan) => Self::between(plan.frame.from, plan.frame.to),
             Plan::Journey(plan) => Self::between(plan.scan().from, plan.scan().to),
             Plan::Realtime(plan) => Self { from: plan.long_from, to: plan.to, is_realtime: true },
+            Plan::EventTypes(plan) => Self::between(plan.from, plan.to),
             Plan::Daily(plan) => Self { from: plan.previous_from, to: plan.to, is_realtime: false },
             Plan::Structured(plan) => {
                 let from = plan.previous.as_ref().map_or(plan.period.from, |previous| previous.from);

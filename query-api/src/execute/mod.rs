@@ -26,6 +26,7 @@ use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 use crate::anomalies;
 use crate::authorize::Scope;
 use crate::cache::{Parts, Patience, Versions};
+use crate::event_types;
 use crate::journeys;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
@@ -152,6 +153,16 @@ impl Execution {
             Plan::Daily(plan) => {
                 let lines = self.ask(&sql::daily(plan, self.scope.project())).await?;
                 render::report::daily(plan, &lines, generated_s)
+            }
+            Plan::EventTypes(plan) => {
+                let types: Vec<sql::EventTypeRow> = self.ask(&sql::listed_types(plan, self.scope.project())).await?;
+                let listed = types.get(..plan.limit as usize).unwrap_or(&types);
+                let sampled = match sql::sampled_properties(plan, listed, self.scope.project()) {
+                    _ if plan.sampled == 0 => None,
+                    Some(statement) => Some(self.ask(&statement).await?),
+                    None => Some(Vec::new()),
+                };
+                event_types::render::render(plan, &event_types::render::Found { types, sampled }, generated_s)
             }
             Plan::Structured(plan) => {
                 let found = self.structured(plan).await?;

@@ -51,6 +51,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/metrics/{name}/anomalies", get(anomalies))
         .route("/v1/dashboards/realtime", get(realtime))
         .route("/v1/reports/daily", get(daily))
+        .route("/v1/event-types", get(event_types))
         .route("/v1/sql", post(adhoc::sql))
         .route("/v1/export", get(adhoc::export))
         .fallback(not_found)
@@ -160,11 +161,16 @@ async fn daily(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, heade
     answer(&shared, Question::Daily, &headers, raw.as_deref()).await
 }
 
+async fn event_types(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+    answer(&shared, Question::EventTypes, &headers, raw.as_deref()).await
+}
+
 async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
         Question::Daily => Route::Daily,
+        Question::EventTypes => Route::EventTypes,
         Question::Anomalies(_) => Route::Anomalies,
         Question::Document(_) => Route::Structured,
     };

@@ -27,6 +27,8 @@ pub enum Route {
     Realtime,
     /// `/v1/reports/daily`
     Daily,
+    /// `/v1/event-types`
+    EventTypes,
     /// `/v1/query`
     Structured,
     /// `/v1/metrics`
@@ -258,6 +260,7 @@ impl Route {
             Self::Metric => "metric",
             Self::Realtime => "realtime",
             Self::Daily => "daily",
+            Self::EventTypes => "event_types",
             Self::Structured => "query",
             Self::Metrics => "metrics",
             Self::Stream => "stream",

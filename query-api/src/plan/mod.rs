@@ -27,6 +27,7 @@ use self::condition::Condition;
 use self::read::{Read, Source};
 use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
+use crate::event_types::{self, plan::EventTypesPlan};
 use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query, SeriesQuery};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
@@ -46,6 +47,8 @@ pub enum Plan {
     Journey(JourneyPlan),
     /// Several metrics by any dimensions.
     Structured(Box<StructuredPlan>),
+    /// Which types of event there are.
+    EventTypes(Box<EventTypesPlan>),
 }
 
 /// A series of one metric.
@@ -137,7 +140,10 @@ impl Plan {
             Self::Realtime(_) => Class::Realtime,
             Self::Journey(_) => Class::AdHoc,
             Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
-            Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => Class::Dashboard,
+            Self::EventTypes(plan) if plan.sampled > 0 => Class::AdHoc,
+            Self::EventTypes(_) | Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => {
+                Class::Dashboard
+            }
         }
     }
 }
@@ -155,6 +161,9 @@ fn planned(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Un
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
         Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
         Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
+        Query::EventTypes(query) => {
+            event_types::plan::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
+        }
         Query::Structured(query) => {
             structured::plan(query, catalogue, now_ms).map(|plan| Plan::Structured(Box::new(plan)))
         }

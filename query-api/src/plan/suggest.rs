@@ -1,6 +1,7 @@
 //! What would be answered instead of a question that is refused. It is found by asking: nothing is suggested that would be refused.
 
 use super::Unplannable;
+use crate::event_types::query::EventTypesQuery;
 use crate::request::{DailyQuery, Query, SeriesQuery, StructuredQuery, Window};
 use crate::time::{DAY, Granularity, Zone};
 
@@ -59,6 +60,7 @@ fn asked(query: &Query, now_ms: i64) -> Option<i64> {
         Query::Metric(query) => Some(query.window.bounds(now_ms).0),
         Query::Daily(query) => Some(query.zone.day_start(query.date)),
         Query::Structured(query) => Some(query.window.bounds(now_ms).0),
+        Query::EventTypes(query) => Some(query.window.bounds(now_ms).0),
         Query::Anomalies(query) => Some(query.series.window().bounds(now_ms).0),
         Query::Realtime | Query::Journey(_) => None,
     }
@@ -69,6 +71,7 @@ fn zone(query: &Query) -> Option<&Zone> {
         Query::Metric(query) => Some(&query.zone),
         Query::Daily(query) => Some(&query.zone),
         Query::Structured(query) => Some(&query.shape.zone),
+        Query::EventTypes(query) => Some(&query.zone),
         Query::Anomalies(query) => Some(match &query.series {
             SeriesQuery::BuiltIn(query) => &query.zone,
             SeriesQuery::Registered(query) => &query.shape.zone,
@@ -89,6 +92,7 @@ fn since(query: &Query, start: i64, now: i64) -> Option<Query> {
     Some(match query.clone() {
         Query::Metric(query) => SeriesQuery::BuiltIn(query.clone()).over(window(query.window)).into(),
         Query::Structured(query) => Query::Structured(StructuredQuery { window: window(query.window), ..query }),
+        Query::EventTypes(query) => Query::EventTypes(EventTypesQuery { window: window(query.window), ..query }),
         Query::Anomalies(query) => {
             let series = query.series.clone().over(window(query.series.window()));
             Query::Anomalies(crate::anomalies::query::AnomalyQuery { series, ..query })
@@ -106,7 +110,7 @@ fn in_buckets_of(query: &Query, granularity: Granularity) -> Option<Query> {
             query.series = query.series.in_buckets_of(granularity);
             Some(Query::Anomalies(query))
         }
-        Query::Daily(_) | Query::Realtime | Query::Journey(_) => None,
+        Query::Daily(_) | Query::Realtime | Query::Journey(_) | Query::EventTypes(_) => None,
     }
 }
 

@@ -12,6 +12,7 @@ use super::structured::StructuredQuery;
 use super::values;
 use super::window::Window;
 use crate::anomalies::query::AnomalyQuery;
+use crate::event_types::query::EventTypesQuery;
 use crate::journeys::Journey;
 use crate::metric::Metric;
 use crate::plan::condition::{Condition, Field};
@@ -48,6 +49,8 @@ pub enum Query {
     Journey(Journey),
     /// Several metrics by any dimensions.
     Structured(StructuredQuery),
+    /// Which types of event there are.
+    EventTypes(EventTypesQuery),
 }
 
 /// A series of one metric.
@@ -98,6 +101,7 @@ impl Query {
             Self::Anomalies(query) => query.series.event_types(),
             Self::Journey(journey) => journey.event_types(),
             Self::Structured(query) => query.event_types(),
+            Self::EventTypes(query) => query.event_types(),
         }
     }
 
@@ -105,7 +109,7 @@ impl Query {
     pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
         match self {
             Self::Metric(query) => query.condition().numbers_as_texts(),
-            Self::Realtime | Self::Daily(_) => BTreeMap::new(),
+            Self::Realtime | Self::Daily(_) | Self::EventTypes(_) => BTreeMap::new(),
             Self::Anomalies(query) => query.series.numbers_as_texts(),
             Self::Journey(journey) => journey.numbers_as_texts(),
             Self::Structured(query) => query.shape.condition.numbers_as_texts(),

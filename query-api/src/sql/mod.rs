@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::time::Grid;
 
 pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
-pub use event_types::{EventTypeRow, event_types};
+pub use event_types::{EventTypeRow, SampledKind, SampledRow, event_types, listed_types, sampled_properties};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
 pub use report::{Line, TOP, daily, realtime, section};

@@ -27,6 +27,7 @@ mod dashboard_day;
 mod dead_letters;
 mod engine;
 mod equality;
+mod event_types;
 mod export;
 mod export_times;
 mod feed_again;
