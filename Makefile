@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog degrade equality help reads run test check bench kafka chaos
+.PHONY: backlog degrade equality freshness help reads run test check bench kafka chaos
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ run: ## Start everything and stream a real data set in (DEMO=0: an empty system)
 
 test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=off: without Kafka)
 	@deploy/local/setup.sh --tests
-	@$(CARGO) build --locked --bin ingest
+	@$(CARGO) build --locked --bin ingest --bin query-api
 	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
@@ -40,6 +40,11 @@ degrade: ## Measure how reading holds up when something goes wrong, over two ins
 	@deploy/local/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin query-api --bin loadtest
 	@$(TARGET)/release/loadtest degrade $(ARGS)
+
+freshness: ## Compare answers with raw events while Redis breaks in every way, over three instances (ARGS="--seconds 600 --seed 7")
+	@deploy/local/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse --bin query-api --bin loadtest
+	@$(TARGET)/release/loadtest freshness $(ARGS)
 
 backlog: ## Measure what durability costs and how a backlog is caught up with (ARGS="--brokers 3 --away 60")
 	@deploy/local/setup.sh --tests

@@ -12,6 +12,7 @@ use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
+use tallyhouse_loadtest::degrade::freshness::FreshnessConfig;
 use tallyhouse_loadtest::degrade::{self, DegradeConfig};
 use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan, Landing};
 use tallyhouse_loadtest::kills::KillsConfig;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Reads(ReadsArgs),
     /// Measure how reading holds up: stampedes, killed instances, without Redis, without ClickHouse, beside analysts.
     Degrade(DegradeArgs),
+    /// Ask three instances at random under late events, with Redis healthy and broken in every way, and compare each answer with raw events.
+    Freshness(FreshnessArgs),
     /// Measure what durability costs and how a backlog is caught up with, with or without Kafka.
     Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
@@ -326,6 +329,45 @@ impl DegradeArgs {
         let tallyhouse = self.binary.path()?;
         let query_api = beside(&tallyhouse, self.query_api.as_ref(), "query-api")?;
         Ok(DegradeConfig { programs: degrade::Programs { tallyhouse, query_api }, events: self.events })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FreshnessArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The query-api program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    query_api: Option<PathBuf>,
+    /// How long events come and questions are asked
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..=86_400))]
+    seconds: u64,
+    /// How long one state of Redis lasts, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3_600))]
+    phase: u64,
+    /// How long an answer that reaches until now lives, in milliseconds
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=600_000))]
+    ttl: u64,
+    /// What the machine adds to every bound, in milliseconds
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    slack: u64,
+    /// Decides what is asked and sent
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl FreshnessArgs {
+    pub(crate) fn config(&self) -> Result<FreshnessConfig, ArgumentError> {
+        let tallyhouse = self.binary.path()?;
+        let query_api = beside(&tallyhouse, self.query_api.as_ref(), "query-api")?;
+        Ok(FreshnessConfig {
+            programs: degrade::Programs { tallyhouse, query_api },
+            lasts: Duration::from_secs(self.seconds),
+            phase: Duration::from_secs(self.phase),
+            ttl: Duration::from_millis(self.ttl),
+            slack: Duration::from_millis(self.slack),
+            seed: self.seed,
+        })
     }
 }
 

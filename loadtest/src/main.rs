@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, reads, degrade, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, reads, degrade, freshness, backlog, chaos, brokers.
 
 mod cli;
 
@@ -16,8 +16,8 @@ use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
-    BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, KillsArgs, OutageArgs,
-    ReadsArgs,
+    BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
+    OutageArgs, ReadsArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -73,6 +73,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench(&args).await,
         Command::Reads(args) => reads(&args).await,
         Command::Degrade(args) => degrade(&args).await,
+        Command::Freshness(args) => freshness(&args).await,
         Command::Backlog(args) => backlog(&args).await,
         Command::Chaos(args) => chaos(&args).await,
         Command::Brokers(args) => brokers(&args).await,
@@ -151,6 +152,12 @@ async fn degrade(args: &DegradeArgs) -> Result<(), Failure> {
     }
     let broken = report.broken();
     if broken.is_empty() { Ok(()) } else { Err(Failure::Broken(broken.join("; "))) }
+}
+
+async fn freshness(args: &FreshnessArgs) -> Result<(), Failure> {
+    let report = degrade::freshness::run(&args.config()?, |step| say(&format!("freshness: {step}"))).await?;
+    print(&report.to_string())?;
+    if report.holds() { Ok(()) } else { Err(Failure::Broken("answers older than promised, see above".to_owned())) }
 }
 
 async fn backlog(args: &BacklogArgs) -> Result<(), Failure> {

@@ -9,6 +9,7 @@
 //! Each part starts the instances that it needs. Everything shares the machine with whoever asks.
 
 pub mod away;
+pub mod freshness;
 mod hold;
 pub mod holder;
 mod instance;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
@@ -14,6 +15,7 @@ use crate::daemon::{Daemon, Launch};
 use crate::process;
 use crate::system::{Scratch, System};
 
+const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that is awaited.
 pub(super) const POLL: Duration = Duration::from_millis(5);
@@ -163,6 +165,24 @@ impl Redis {
     pub(super) async fn start_again(&mut self) -> Result<(), DegradeError> {
         self.daemon = Daemon::start(&self.launch)?;
         self.ready().await
+    }
+
+    /// One inline command, answered within seconds.
+    pub(super) async fn command(&self, command: &str) -> Result<(), DegradeError> {
+        let exchange = async {
+            let mut stream = BufReader::new(tokio::net::TcpStream::connect(&self.address).await?);
+            stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_line(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = tokio::time::timeout(COMMAND_WITHIN, exchange).await;
+        match answer {
+            Ok(Ok(answer)) if !answer.starts_with('-') => Ok(()),
+            Ok(Ok(refusal)) => Err(DegradeError::Worthless(format!("Redis: {command}: {}", refusal.trim_end()))),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(DegradeError::Worthless(format!("Redis does not answer: {command}"))),
+        }
     }
 
     async fn ready(&self) -> Result<(), DegradeError> {

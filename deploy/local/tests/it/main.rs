@@ -32,6 +32,7 @@ mod export;
 mod export_times;
 mod feed_again;
 mod flights;
+mod freshness;
 mod guard;
 mod ingest;
 mod ingest_service;
