@@ -121,6 +121,7 @@ pub async fn run(
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),
+        policy: Policy { open: config.cache_ttl },
         metrics: metrics.clone(),
         clock: Arc::clone(&deps.clock),
         random: Arc::clone(&deps.random),

@@ -23,7 +23,7 @@ use super::key::PartKey;
 use super::packed::{Packed, beside};
 use super::shared::{MAX_BYTES, Request, Shared};
 use super::stamp::DaysStamp;
-use super::ttl::Life;
+use super::ttl::{Life, Policy};
 use super::underway::{Claim, Theirs, Underway};
 use crate::admission::Class;
 use crate::metrics::{Dropped, Layer, Metrics};
@@ -42,6 +42,7 @@ pub struct Parts {
     underway: Underway,
     shared: Option<Arc<Shared>>,
     writes: Arc<Semaphore>,
+    policy: Policy,
     metrics: Metrics,
     clock: Clock,
     random: Random,
@@ -82,6 +83,8 @@ pub struct PartsDeps {
     pub bytes: u64,
     /// Redis.
     pub shared: Option<Arc<Shared>>,
+    /// How long answers live.
+    pub policy: Policy,
     /// Counts what happens.
     pub metrics: Metrics,
     /// The present.
@@ -93,13 +96,13 @@ pub struct PartsDeps {
 impl Parts {
     /// Nothing remembered yet.
     pub fn new(deps: PartsDeps) -> Self {
-        let PartsDeps { bytes, shared, metrics, clock, random } = deps;
+        let PartsDeps { bytes, shared, policy, metrics, clock, random } = deps;
         let weigh = |name: &Arc<str>, part: &Part| {
             u32::try_from(name.len() + part.body.held().len() + size_of::<Part>()).unwrap_or(u32::MAX)
         };
         let memory = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
         let underway = Underway::default();
-        Self { memory, underway, shared, writes: Arc::new(Semaphore::new(WRITES)), metrics, clock, random }
+        Self { memory, underway, shared, writes: Arc::new(Semaphore::new(WRITES)), policy, metrics, clock, random }
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
@@ -141,7 +144,7 @@ impl Parts {
         for (key, body, life) in packed {
             // Nobody would notice that its days were written to.
             let life = if key.stamp.days == DaysStamp::Unknown { Life::Open } else { life };
-            let time = life.duration((self.random)());
+            let time = life.duration(&self.policy, (self.random)());
             let ends_ms = read_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
             let (days, project) = (key.stamp.days, Arc::clone(&key.project));
             let part = Part { body, days, read_ms, ends_ms, project };
@@ -285,6 +288,7 @@ mod tests {
         Parts::new(PartsDeps {
             bytes: 1 << 20,
             shared: None,
+            policy: Policy { open: Duration::from_secs(60) },
             metrics: Metrics::register(&Registry::new()).unwrap(),
             clock: Arc::new(move || now_ms.load(Ordering::SeqCst)),
             random: Arc::new(|| 0.5),

@@ -75,10 +75,15 @@ impl Life {
         }
     }
 
-    /// How long a part lives. `random` is from 0 to 1.
-    pub fn duration(self, random: f64) -> Duration {
+    /// How long a part lives, of answers of this policy. `random` is from 0 to 1. One that may still change is never so old that an
+    /// answer made of it has hardly any time left.
+    pub fn duration(self, policy: &Policy, random: f64) -> Duration {
         let row = self.row();
-        seconds(row.ttl).mul_f64(spread(row.jitter, random))
+        let most = match self {
+            Self::Closed => Duration::MAX,
+            Self::Open => policy.open.mul_f64(SIXTH),
+        };
+        seconds(row.ttl).min(most).mul_f64(spread(row.jitter, random))
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
+use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Patience, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
 use tallyhouse_service::clock::now_ms;
@@ -376,7 +377,8 @@ fn parts(redis_url: &str) -> Parts {
     let metrics = Metrics::register(&Registry::new()).unwrap();
     let shared = Shared::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
     let (clock, random) = (Arc::new(now_ms), Arc::new(|| 0.5));
-    Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), metrics, clock, random })
+    let policy = Policy { open: Duration::from_secs(60) };
+    Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), policy, metrics, clock, random })
 }
 
 async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
