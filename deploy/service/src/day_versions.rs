@@ -177,7 +177,9 @@ impl Project {
                 .range(Unit::Hour(Hour::MIN)..Unit::Hour(hour.saturating_sub(HOURS_KEPT)))
                 .map(|(u, _)| *u)
                 .collect();
-            old.iter().for_each(|unit| drop(self.units.remove(unit)));
+            for unit in &old {
+                self.units.remove(unit);
+            }
         }
     }
 }
