@@ -42,7 +42,7 @@ pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Render
     let data = piece::text(&Dashboard { dashboard: "realtime", data: &windows });
     let longer = left_out(lines, plan.long_from, &[(section::EVENT_TYPE, "event_types", TYPES)]);
     let shorter = left_out(lines, plan.short_from, &[(section::EVENT_TYPE, "event_types", TYPES)]);
-    assemble(&data, &about, &with_cut(Map::new(), if longer.is_empty() { shorter } else { longer }))
+    assemble(&data, &about, &with_cut(Map::new(), if longer.is_empty() { &shorter } else { &longer }))
 }
 
 #[derive(Serialize)]
@@ -93,7 +93,7 @@ pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
         (section::COUNTRY, "countries", PLACES),
         (section::DEVICE, "devices", PLACES),
     ];
-    assemble(&piece::text(&report), &about, &with_cut(own, left_out(lines, plan.from, &lists)))
+    assemble(&piece::text(&report), &about, &with_cut(own, &left_out(lines, plan.from, &lists)))
 }
 
 /// Lines of a list at most.
@@ -106,7 +106,7 @@ fn left_out(lines: &[Line], at: i64, lists: &[(&str, &'static str, usize)]) -> V
     lists.iter().filter(is_cut).map(|(_, what, most)| Cut::of(what, *most, None)).collect()
 }
 
-fn with_cut(mut own: Map<String, Value>, cut: Vec<Cut>) -> Map<String, Value> {
+fn with_cut(mut own: Map<String, Value>, cut: &[Cut]) -> Map<String, Value> {
     if !cut.is_empty() {
         own.insert("cut".to_owned(), json!(cut));
     }
