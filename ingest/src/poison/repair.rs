@@ -232,7 +232,7 @@ async fn repair(store: &Store) -> Result<(), RollupsError> {
                 project: Some(project.to_owned()),
                 from: i64::from(from) * DAY_SECONDS,
                 to: i64::from(to) * DAY_SECONDS,
-                tables: Rollup::COARSEST_FIRST.to_vec(),
+                tables: Rollup::OF_EACH_TABLE.to_vec(),
             };
             let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
             let rebuilt = rebuild::rebuild(&store.client, &options, async |changed| {

@@ -110,7 +110,7 @@ impl Place {
             project: Some(self.project.clone()),
             from: now - 86_400,
             to: now + 86_400,
-            tables: Rollup::COARSEST_FIRST.to_vec(),
+            tables: Rollup::OF_EACH_TABLE.to_vec(),
         };
         let report = verify(&self.connection.client(), &selection, PAUSE).await.unwrap();
         assert!(report.drifts.is_empty(), "{:?}", report.drifts);
