@@ -3,7 +3,7 @@
 //!
 //! It is told by the rollups themselves, not by a record of declarations: whoever counted, and however often a declaration came and
 //! went, a day on which a set has fewer events than the total is one that it misses. What is told is remembered for
-//! [`KNOWN_FOR`], in which a backfill may go on being warned of.
+//! `KNOWN_FOR`, in which a backfill may go on being warned of.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

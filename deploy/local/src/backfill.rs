@@ -11,7 +11,7 @@
 //! `events_in`.
 //!
 //! Killed at any moment and run again, it goes on: completed rows lack nothing any more, and the days that are noted are rebuilt.
-//! Memory is bounded by [`AT_ONCE`] rows and the values of one day.
+//! Memory is bounded by `AT_ONCE` rows and the values of one day.
 //!
 //! The bound on distinct values holds as it did for what came later: values that the hour already counts stay, new ones are taken
 //! while there is room, the rest is `__other__`.

@@ -9,13 +9,13 @@
 //! A version that did not change says "nothing was stored" only if whoever stores could have raised it. So each writer beats once all
 //! that it stored has been told (`tallyhouse_service::touched`, which lists the failure cases). Time is this process's own: a beat is as
 //! old as the first reading that saw it, counted from when that reading was sent. An event that cannot be told therefore makes
-//! answers unknown within [`LEASE`] and one pause between readings, whatever the reason.
+//! answers unknown within `LEASE` and one pause between readings, whatever the reason.
 //!
 //! * A writer that is seen for the first time counts as alive for one lease: this process has only just begun.
 //! * A writer that is silent stays one until it beats, or is off the list: it may be cut off from Redis alone, and go on storing.
-//! * A writer that is gone from the list of another Redis than before ([`Reading::data`]) did not say goodbye: it is waited for
-//!   for [`MOVES_WITHIN`].
-//! * After [`OUTLIVES`] of silence it is taken off the list: no answer from before its silence is left.
+//! * A writer that is gone from the list of another Redis than before (`Reading::data`) did not say goodbye: it is waited for
+//!   for `MOVES_WITHIN`.
+//! * After `OUTLIVES` of silence it is taken off the list: no answer from before its silence is left.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
