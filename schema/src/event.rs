@@ -14,7 +14,7 @@ impl Flags {
     pub const FUTURE: Self = Self(1);
     /// The sender's clock is ahead, as `sentAt` proves, and the time was corrected by that.
     pub const SKEW: Self = Self(2);
-    /// A text was cut to its limit.
+    /// A text was cut to its limit, or control characters were taken out of it.
     pub const CUT: Self = Self(4);
     /// No id was given: the event got one, and a retry of it cannot be recognised.
     pub const GENERATED_ID: Self = Self(8);

@@ -101,18 +101,18 @@ pub fn normalise<'a>(
         repaired(&raw, &mut changes)?;
     }
     let given = raw.event_type.as_ref().map_or(0, |name| name.len());
-    let event_type = identifier("eventType", raw.event_type)?
+    let event_type = bounded("eventType", raw.event_type.map(text::without_controls), MAX_ID_CHARS)?
         .ok_or_else(|| Rejection::Missing { field: "eventType", hint: shape::meant_type(&raw.properties) })?;
     if event_type.len() != given {
         changes.note(Flags::CHANGED_DIMENSION, Warning::ChangedDimension { field: "eventType".to_owned() });
     }
-    let event_id = identifier("eventId", raw.event_id)?.unwrap_or_else(|| {
+    let event_id = identifier("eventId", raw.event_id, &mut changes)?.unwrap_or_else(|| {
         changes.flags.set(Flags::GENERATED_ID);
         Cow::Owned((context.new_id)())
     });
-    let user_id = user("userId", raw.user_id)?;
-    let anonymous_id = user("anonymousId", raw.anonymous_id)?;
-    let session_id = identifier("sessionId", raw.session_id)?.unwrap_or_default();
+    let user_id = user("userId", raw.user_id, &mut changes)?;
+    let anonymous_id = user("anonymousId", raw.anonymous_id, &mut changes)?;
+    let session_id = identifier("sessionId", raw.session_id, &mut changes)?.unwrap_or_default();
     let sent_at = raw.sent_at.as_ref().or(batch_sent_at);
     let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut changes)?;
     for field in raw.collisions {
@@ -213,16 +213,38 @@ fn repaired(raw: &RawEvent<'_>, changes: &mut Changes) -> Result<(), Rejection> 
 
 /// A text without NUL, of at most `most` bytes.
 fn text_within<'a>(text: Option<Cow<'a, str>>, field: &str, most: usize, changes: &mut Changes) -> Cow<'a, str> {
-    let (text, was_cut) = text::cut(text::without_nul(text.unwrap_or_default()), most);
+    let text = cleaned(text.unwrap_or_default(), text::without_nul, field, changes);
+    let (text, was_cut) = text::cut(text, most);
     if was_cut {
         changes.note(Flags::CUT, Warning::TextCut { field: field.to_owned(), most });
     }
     text
 }
 
+/// A text after `clean`, which only takes characters out.
+fn cleaned<'a>(
+    text: Cow<'a, str>,
+    clean: fn(Cow<'a, str>) -> Cow<'a, str>,
+    field: &str,
+    changes: &mut Changes,
+) -> Cow<'a, str> {
+    let given = text.len();
+    let text = clean(text);
+    if text.len() != given {
+        changes.note(Flags::CUT, Warning::RemovedControls { field: field.to_owned() });
+    }
+    text
+}
+
 /// Brings a property's name and text within their limits.
 fn clean(property: &mut Property<'_>, changes: &mut Changes) {
-    let (name, was_cut) = text::cut(text::without_nul(std::mem::take(&mut property.name)), MAX_KEY_BYTES);
+    let given = property.name.len();
+    let name = text::without_nul(std::mem::take(&mut property.name));
+    let is_cleaned = name.len() != given;
+    let (name, was_cut) = text::cut(name, MAX_KEY_BYTES);
+    if is_cleaned {
+        changes.note(Flags::CUT, Warning::RemovedControls { field: name.clone().into_owned() });
+    }
     if was_cut {
         changes.note(Flags::CUT, Warning::NameCut { field: name.clone().into_owned(), most: MAX_KEY_BYTES });
     }
@@ -236,13 +258,22 @@ fn non_empty(text: &'static str) -> Option<Cow<'static, str>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
-/// An id or a name: bounded, without control characters; an empty one is absent.
-fn identifier<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Option<Cow<'a, str>>, Rejection> {
-    bounded(field, value.map(text::without_controls), MAX_ID_CHARS)
+/// An id: bounded, without control characters; an empty one is absent.
+fn identifier<'a>(
+    field: &'static str,
+    value: Option<Cow<'a, str>>,
+    changes: &mut Changes,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
+    bounded(field, value.map(|value| cleaned(value, text::without_controls, field, changes)), MAX_ID_CHARS)
 }
 
-fn user<'a>(field: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Rejection> {
-    Ok(bounded(field, value.map(text::without_nul), MAX_USER_CHARS)?.unwrap_or_default())
+fn user<'a>(
+    field: &'static str,
+    value: Option<Cow<'a, str>>,
+    changes: &mut Changes,
+) -> Result<Cow<'a, str>, Rejection> {
+    let value = value.map(|value| cleaned(value, text::without_nul, field, changes));
+    Ok(bounded(field, value, MAX_USER_CHARS)?.unwrap_or_default())
 }
 
 fn bounded<'a>(
@@ -393,7 +424,8 @@ mod tests {
                 assert_eq!(event.properties[0].value, PropertyValue::Number(value), "{json}");
                 assert!(event.flags.has(Flags::NAME_COLLISION));
             });
-            assert_eq!(warned(json), [("name_collision", field.to_owned())], "{json}");
+            let told = warned(json).into_iter().filter(|(code, _)| *code != "removed_controls");
+            assert!(told.eq([("name_collision", field.to_owned())]), "{json}");
         }
         let long = "n".repeat(MAX_KEY_BYTES + 1);
         let json = format!(r#"{{"eventType":"a","properties":{{"{long}x":1,"{long}y":2}}}}"#);
@@ -567,6 +599,15 @@ mod tests {
         ];
         assert_eq!(warned(&json), expected.map(|(code, field)| (code, field.to_owned())));
         assert_eq!(warned(r#"{"eventType":"a","timestamp":1800000000000,"sentAt":1800000000001}"#), []);
+    }
+
+    #[test]
+    fn characters_that_are_taken_out_are_told() {
+        let json = r#"{"eventType":"flight","eventId":"1\n","userId":"u\u0000","sessionId":"s\t","anonymousId":"a",
+            "context":{"country":"D\u0000E","page":"/\u0000"},"properties":{"origin":"J\u0000K","k\u0000":"line\n"}}"#;
+        let expected = ["eventId", "userId", "sessionId", "context.country", "context.page", "origin", "k"];
+        assert_eq!(warned(json), expected.map(|field| ("removed_controls", field.to_owned())));
+        with(&rules(), json, |event| assert!(event.unwrap().flags.has(Flags::CUT)));
     }
 
     #[test]

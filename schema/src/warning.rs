@@ -31,6 +31,12 @@ pub enum Warning {
         /// Bytes that are kept.
         most: usize,
     },
+    /// Characters that break whatever prints or exports them were taken out: NUL, and of ids all control characters.
+    #[error("control characters were removed from `{field}`; send it without them")]
+    RemovedControls {
+        /// The field, or the property's name after flattening.
+        field: String,
+    },
     /// `context.ip` is not an address.
     #[error("`context.ip` is not an IP address and was dropped; send an IPv4 or IPv6 address without a port")]
     BadIp,
@@ -103,6 +109,7 @@ impl Warning {
             Self::FutureTime => "future_time",
             Self::TextCut { .. } => "text_cut",
             Self::NameCut { .. } => "name_cut",
+            Self::RemovedControls { .. } => "removed_controls",
             Self::BadIp => "bad_ip",
             Self::RepairedText { .. } => "repaired_text",
             Self::ValueNotANumber { .. } => "value_not_a_number",
@@ -120,6 +127,7 @@ impl Warning {
             Self::FutureTime => Some("timestamp"),
             Self::TextCut { field, .. }
             | Self::NameCut { field, .. }
+            | Self::RemovedControls { field }
             | Self::ValueNotANumber { field, .. }
             | Self::ValueTooLarge { field }
             | Self::ValueTooSmall { field }

@@ -18,7 +18,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits::{MAX_EVENT_BYTES, MAX_PROPERTIES};
-use crate::number::MAYBE_LONG;
+use crate::number::{self, MAYBE_LONG};
 use crate::rejection::Rejection;
 use crate::shape;
 
@@ -227,13 +227,16 @@ impl<'a> Reader<'a> {
     }
 
     fn add(&mut self, origin: Origin, depth: usize, name: Cow<'a, str>, value: PropertyValue<'a>) {
-        let value = match value {
-            PropertyValue::Text(text) if origin == Origin::Context => match self.fields.of_context(&name) {
-                Some(field) => return field.put(Some(text), &name),
-                None => PropertyValue::Text(text),
-            },
-            value => value,
-        };
+        if origin == Origin::Context
+            && let Some(field) = self.fields.of_context(&name)
+        {
+            let text = match value {
+                PropertyValue::Text(text) => text,
+                // As in other dimensions: one number is one value.
+                PropertyValue::Number(number) => number::canonical(number).into(),
+            };
+            return field.put(Some(text), &name);
+        }
         if self.properties.len() == MAX_PROPERTIES {
             self.fault(Rejection::TooManyProperties);
             return;
@@ -329,6 +332,15 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!((event.context.country.as_deref(), event.context.page.as_deref()), (Some("DE"), Some("/p")));
+    }
+
+    #[test]
+    fn a_number_where_the_context_takes_a_text_is_that_text() {
+        let event = read(r#"{"context":{"country":49.0,"device":{"type":7},"page":12345678901234567890123}}"#).unwrap();
+        let context = event.context;
+        assert_eq!((context.country.as_deref(), context.device.as_deref()), (Some("49"), Some("7")));
+        assert_eq!(context.page.as_deref(), Some("12345678901234567890123"));
+        assert_eq!(event.properties, []);
     }
 
     #[test]
