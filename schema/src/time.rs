@@ -17,6 +17,7 @@
 
 use jiff::civil::DateTime;
 use jiff::fmt::rfc2822;
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
@@ -124,7 +125,7 @@ pub fn parse_in(text: &str, local: &dyn Fn(DateTime) -> Option<Timestamp>) -> Re
         Some(zone) => in_zone(time, zone)?,
         None => match time.parse::<Timestamp>() {
             Ok(timestamp) => timestamp,
-            Err(_) => time.parse().ok().and_then(local).ok_or_else(|| unreadable(time))?,
+            Err(_) => time.parse().ok().and_then(local).or_else(|| last(time)).ok_or_else(|| unreadable(time))?,
         },
     };
     Ok(Instant { ms: timestamp.as_millisecond(), converted: None })
@@ -191,6 +192,12 @@ fn in_zone(time: &str, zone: &str) -> Result<Timestamp, NotATime> {
     })
 }
 
+/// The end of the year 9999, which many systems write for "never", lies beyond the last instant that can be told.
+fn last(text: &str) -> Option<Timestamp> {
+    let pieces = Pieces::parse(text).ok()?;
+    (pieces.date() >= Timestamp::MAX.to_zoned(TimeZone::UTC).date()).then_some(Timestamp::MAX)
+}
+
 fn unreadable(text: &str) -> NotATime {
     if rfc2822::parse(text).is_ok() { NotATime::Rfc2822 } else { NotATime::Unreadable }
 }
@@ -220,6 +227,9 @@ mod tests {
             ("2025-12-31T23:59:60Z", Ok(NEW_YEAR - 1_000)),
             ("1767225600000", Ok(NEW_YEAR)),
             ("0000-01-01T00:00:00Z", Ok(-62_167_219_200_000)),
+            ("9999-12-31T23:59:59.999Z", Ok(Timestamp::MAX.as_millisecond())),
+            ("9999-12-31 23:59:59", Ok(Timestamp::MAX.as_millisecond())),
+            ("9999-12-31", Ok(Timestamp::MAX.as_millisecond())),
             ("yesterday", Err(NotATime::Unreadable)),
             ("now", Err(NotATime::Unreadable)),
             ("", Err(NotATime::Unreadable)),

@@ -162,7 +162,7 @@ impl<'a> Part<'a> {
         match self.value {
             Value::Number(number) if number.is_f64() => match number.as_f64() {
                 Some(float) if float.abs() < number::MAYBE_LONG => Ok(number::canonical(float).into()),
-                _ => Err(self.bad("write a number this large as a text with all its digits")),
+                _ => Err(self.bad("write a number this large as a text, as it is counted: \"1e21\", or all digits of an integer that a 64-bit float would change")),
             },
             Value::Number(number) => Ok(number.to_string().into()),
             Value::String(text) => Ok(text.into()),

@@ -22,9 +22,6 @@ const MOST: (usize, usize) = (32, 1_000);
 /// Tests of fields in one document: of filters, event types and breakdowns together.
 pub const MOST_TESTS: usize = 100;
 
-/// The longest value, in characters: as long as a text that is stored, so that every whole value can be asked for.
-const MAX_VALUE_CHARS: usize = tallyhouse_schema::limits::MAX_TEXT_BYTES;
-
 const WORDS: [&str; 7] = ["is", "is_not", "contains", "contains_not", "and", "or", "not"];
 
 /// How many tests a document may still have.
@@ -123,9 +120,6 @@ fn test(field: &Part<'_>, how: How, list: &Part<'_>, is_new: bool) -> Result<Con
     let field = Field::named(name);
     for value in list.items(MOST.1)? {
         let text = value.dimension_value()?;
-        if text.chars().count() > MAX_VALUE_CHARS {
-            return Err(value.bad(format!("it has more than {MAX_VALUE_CHARS} characters")));
-        }
         if is_new {
             can_be_found(&field, how, &text, &value)?;
         }
@@ -214,6 +208,11 @@ mod tests {
         }
         let stored = Condition::is(Field::EventType, ["ab".to_owned()]);
         assert_eq!(parsed(r#"[["is","event_type",["a\tb"]]]"#), Ok(stored));
+    }
+
+    #[test]
+    fn a_value_that_is_longer_than_what_is_stored_of_it_is_asked_for_whole() {
+        assert!(parsed(&format!(r#"[["is","a",["{}"]]]"#, "x".repeat(5_000))).is_ok());
     }
 
     #[test]
