@@ -18,7 +18,7 @@ use tallyhouse_schema::normalise::{Context, Normalised, ProjectRules, normalise}
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
-use tallyhouse_schema::{Catalogue, Event, Rejection, Warnings, raw};
+use tallyhouse_schema::{Catalogue, Event, Rejection, Warning, Warnings, raw};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
@@ -161,6 +161,7 @@ impl Pipeline {
             new_id: &new_id,
             received_at: now_ms(),
         };
+        let mut beside = envelope.beside;
         let mut events = Vec::with_capacity(envelope.items.len());
         let mut indices = Vec::with_capacity(envelope.items.len());
         let (mut all_warnings, mut refusals) = (Vec::new(), Vec::new());
@@ -170,7 +171,11 @@ impl Pipeline {
                 Err(Unread { text, rejection }) => (text, Err(rejection)),
             };
             match read {
-                Ok(Normalised { event, warnings }) => {
+                Ok(Normalised { event, mut warnings }) => {
+                    // About all of them, told once.
+                    if let Some(field) = beside.take() {
+                        warnings.add(Warning::IgnoredField { field });
+                    }
                     if !warnings.is_empty() {
                         all_warnings.push((events.len(), warnings));
                     }

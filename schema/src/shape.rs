@@ -25,6 +25,32 @@ const BATCH_NAMES: [&str; 15] = [
 /// Names that other APIs, and people, have for `eventType`, the surest first.
 const TYPE_NAMES: [&str; 8] = ["event", "event_name", "eventName", "type", "name", "action", "kind", "e"];
 
+/// Fields of an event that mean nothing beside `events`.
+pub(crate) const EVENT_FIELDS: [&str; 11] = [
+    "context",
+    "properties",
+    "userId",
+    "user_id",
+    "anonymousId",
+    "anonymous_id",
+    "sessionId",
+    "session_id",
+    "eventId",
+    "event_id",
+    "timestamp",
+];
+
+/// One of [`EVENT_FIELDS`].
+pub(crate) fn event_field(name: &str) -> Option<&'static str> {
+    EVENT_FIELDS.into_iter().find(|known| *known == name)
+}
+
+/// Two lists of events, of which JSON readers see one.
+pub(crate) fn given_twice() -> BodyError {
+    let hint = "`events` is given more than once: put all events into one array".to_owned();
+    BodyError::WrongEnvelope { field: "events", hint }
+}
+
 /// Whether a field of this name, which holds an array, may hold events.
 pub(crate) fn batch_name(name: &str) -> Option<&'static str> {
     BATCH_NAMES.into_iter().find(|known| *known == name)

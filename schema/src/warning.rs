@@ -37,6 +37,12 @@ pub enum Warning {
         /// The field, or the property's name after flattening.
         field: String,
     },
+    /// A field of an event beside `events`.
+    #[error("`{field}` beside `events` is not read; put it into each event")]
+    IgnoredField {
+        /// The field.
+        field: &'static str,
+    },
     /// `context.ip` is not an address.
     #[error("`context.ip` is not an IP address and was dropped; send an IPv4 or IPv6 address without a port")]
     BadIp,
@@ -110,6 +116,7 @@ impl Warning {
             Self::TextCut { .. } => "text_cut",
             Self::NameCut { .. } => "name_cut",
             Self::RemovedControls { .. } => "removed_controls",
+            Self::IgnoredField { .. } => "ignored_field",
             Self::BadIp => "bad_ip",
             Self::RepairedText { .. } => "repaired_text",
             Self::ValueNotANumber { .. } => "value_not_a_number",
@@ -133,7 +140,7 @@ impl Warning {
             | Self::ValueTooSmall { field }
             | Self::ChangedDimension { field }
             | Self::NameCollision { field } => Some(field),
-            Self::ConvertedTime { field, .. } => Some(field),
+            Self::ConvertedTime { field, .. } | Self::IgnoredField { field } => Some(field),
             Self::IgnoredSentAt => Some("sentAt"),
             Self::BadIp => Some("context.ip"),
             Self::RepairedText { field } => field.as_deref(),

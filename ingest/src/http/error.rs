@@ -116,7 +116,8 @@ impl RequestError {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownParameter(_) | Self::BodyBroken | Self::BadCompression { .. } => StatusCode::BAD_REQUEST,
             Self::Body(
-                BodyError::Utf16
+                BodyError::Compressed { .. }
+                | BodyError::Utf16
                 | BodyError::InvalidJson { .. }
                 | BodyError::NotEvents
                 | BodyError::WrongEnvelope { .. }

@@ -12,8 +12,12 @@ use crate::shape;
 /// What tells a batch from an event.
 pub(super) struct Outer<'a> {
     pub(super) events: Option<&'a RawValue>,
+    /// Whether `events` is given more than once.
+    pub(super) is_twice: bool,
     pub(super) has_type: bool,
     pub(super) sent_at: Option<RawTime<'a>>,
+    /// A field of an event that stands beside `events`, where it is not read.
+    pub(super) beside: Option<&'static str>,
     /// Where else events seem to be.
     pub(super) misnamed: Option<&'static str>,
 }
@@ -29,17 +33,30 @@ impl<'de> Deserialize<'de> for Outer<'de> {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut outer = Outer { events: None, has_type: false, sent_at: None, misnamed: None };
+                let mut outer = Outer {
+                    events: None,
+                    is_twice: false,
+                    has_type: false,
+                    sent_at: None,
+                    beside: None,
+                    misnamed: None,
+                };
                 let mut sent_at = Slot::default();
                 while let Some(key) = map.next_key::<crate::raw::Name<'de>>()? {
                     match &*key.0 {
-                        "events" => outer.events = Some(map.next_value()?),
+                        "events" => outer.is_twice |= outer.events.replace(map.next_value()?).is_some(),
                         name @ ("sentAt" | "sent_at") => {
                             sent_at.put(map.next_value::<Scalar<'de>>()?.into_time(), name);
                         }
                         "eventType" | "event_type" => {
                             outer.has_type = true;
                             map.next_value::<IgnoredAny>()?;
+                        }
+                        name if shape::event_field(name).is_some() => {
+                            let value: &RawValue = map.next_value()?;
+                            if value.get() != "null" {
+                                outer.beside = outer.beside.or(shape::event_field(name));
+                            }
                         }
                         name => match shape::batch_name(name) {
                             Some(name) if outer.misnamed.is_none() => {

@@ -15,7 +15,7 @@ use crate::rejection::Rejection;
 use crate::shape;
 use envelope::{Events, Outer};
 pub use scan::event_id;
-use scan::{Parts, entry};
+use scan::{Parts, entries, entry};
 pub use text::{Broken, Decoded, Text, decode};
 
 /// How events are laid out in a body.
@@ -45,11 +45,29 @@ pub struct Envelope<'a> {
     pub is_single: bool,
     /// `sentAt` of the whole batch, for events without their own.
     pub sent_at: Option<RawTime<'a>>,
+    /// A field of an event that stands beside `events`, where it is not read: its sender is warned.
+    pub beside: Option<&'static str>,
+}
+
+impl<'a> Envelope<'a> {
+    fn single(item: Result<&'a str, Unread<'a>>) -> Self {
+        Self { items: vec![item], is_single: true, sent_at: None, beside: None }
+    }
+
+    fn batch(items: Vec<Result<&'a str, Unread<'a>>>) -> Self {
+        Self { items, is_single: false, sent_at: None, beside: None }
+    }
 }
 
 /// Why a body as a whole cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
+    /// Compressed, and not said to be.
+    #[error("the body is compressed with {encoding}; send it with `Content-Encoding: {encoding}`")]
+    Compressed {
+        /// As `Content-Encoding` names it.
+        encoding: &'static str,
+    },
     /// Another encoding.
     #[error("the body is UTF-16 or UTF-32; send UTF-8")]
     Utf16,
@@ -109,6 +127,7 @@ impl BodyError {
     /// For programs and metrics.
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::Compressed { .. } => "undeclared_compression",
             Self::Utf16 => "utf16_body",
             Self::RepairedTooLarge { .. } => "body_too_large",
             Self::InvalidJson { .. } => "invalid_json",
@@ -145,8 +164,8 @@ fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
     match text.trim_start().chars().next() {
         None => Err(BodyError::Empty),
         Some('[') => match serde_json::from_str(text) {
-            Ok(events) => batch(events, None),
-            Err(error) => recovered(text, text, None)?.ok_or_else(|| syntax(text, &error)),
+            Ok(events) => batch(events),
+            Err(error) => recovered(text, text)?.ok_or_else(|| syntax(text, &error)),
         },
         Some('{') => match serde_json::from_str(text) {
             Ok(outer) => open_object(text, &outer),
@@ -164,11 +183,10 @@ fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
 fn open_object<'a>(text: &'a str, outer: &Outer<'a>) -> Result<Envelope<'a>, BodyError> {
     match outer.events {
         _ if outer.has_type => {}
+        Some(_) if outer.is_twice => return Err(shape::given_twice()),
         Some(events) if events.get().starts_with('[') => {
-            return batch(
-                serde_json::from_str(events.get()).map_err(|error| syntax(events.get(), &error))?,
-                outer.sent_at.clone(),
-            );
+            let events = serde_json::from_str(events.get()).map_err(|error| syntax(events.get(), &error))?;
+            return Ok(Envelope { sent_at: outer.sent_at.clone(), beside: outer.beside, ..batch(events)? });
         }
         Some(events) => return Err(shape::not_an_array(events.get())),
         None => {
@@ -177,7 +195,7 @@ fn open_object<'a>(text: &'a str, outer: &Outer<'a>) -> Result<Envelope<'a>, Bod
             }
         }
     }
-    Ok(Envelope { items: vec![Ok(text)], is_single: true, sent_at: None })
+    Ok(Envelope::single(Ok(text)))
 }
 
 /// An object that is not JSON: a batch of which some events can be read, several objects, or one event.
@@ -194,14 +212,19 @@ fn open_broken_object<'a>(text: &'a str, error: &serde_json::Error) -> Result<En
         && entry(text, &["eventType", "event_type"]).is_none()
         && let Some(events) = entry(text, &["events"])
     {
+        if entries(text, &["events"]).count() > 1 {
+            return Err(shape::given_twice());
+        }
         let sent_at = entry(text, &["sentAt", "sent_at"]);
         let sent_at = sent_at.and_then(|json| RawTime::of_json(serde_json::from_str(json).ok()?));
-        if let Some(envelope) = recovered(text, events, sent_at)? {
-            return Ok(envelope);
+        let is_given = |name: &&str| entry(text, &[*name]).is_some_and(|value| value != "null");
+        let beside = shape::EVENT_FIELDS.into_iter().find(is_given);
+        if let Some(envelope) = recovered(text, events)? {
+            return Ok(Envelope { sent_at, beside, ..envelope });
         }
     }
     let rejection = Place::start().of(text, text, error);
-    Ok(Envelope { items: vec![Err(Unread { text, rejection })], is_single: true, sent_at: None })
+    Ok(Envelope::single(Err(Unread { text, rejection })))
 }
 
 fn open_lines(text: &str) -> Result<Envelope<'_>, BodyError> {
@@ -225,23 +248,18 @@ fn open_lines(text: &str) -> Result<Envelope<'_>, BodyError> {
             return Err(BodyError::TooMany { found: text.lines().filter(|line| !is_blank(line)).count() });
         }
     }
-    Ok(Envelope { items, is_single: false, sent_at: None })
+    Ok(Envelope::batch(items))
 }
 
-fn batch<'a>(events: Events<'a>, sent_at: Option<RawTime<'a>>) -> Result<Envelope<'a>, BodyError> {
+fn batch(events: Events<'_>) -> Result<Envelope<'_>, BodyError> {
     if events.found > MAX_EVENTS {
         return Err(BodyError::TooMany { found: events.found });
     }
-    let items = events.kept.into_iter().map(|event| Ok(event.get())).collect();
-    Ok(Envelope { items, is_single: false, sent_at })
+    Ok(Envelope::batch(events.kept.into_iter().map(|event| Ok(event.get())).collect()))
 }
 
 /// The elements of an array of which some are not JSON; `None` where it cannot be told where they end.
-fn recovered<'a>(
-    body: &'a str,
-    array: &'a str,
-    sent_at: Option<RawTime<'a>>,
-) -> Result<Option<Envelope<'a>>, BodyError> {
+fn recovered<'a>(body: &'a str, array: &'a str) -> Result<Option<Envelope<'a>>, BodyError> {
     if !array.trim_start().starts_with('[') {
         return Ok(None);
     }
@@ -262,7 +280,7 @@ fn recovered<'a>(
     }
     match parts.is_closed() {
         true if found > MAX_EVENTS => Err(BodyError::TooMany { found }),
-        true => Ok(Some(Envelope { items, is_single: false, sent_at })),
+        true => Ok(Some(Envelope::batch(items))),
         false => Ok(None),
     }
 }
@@ -370,6 +388,8 @@ mod tests {
             (r#"{"events":{"eventType":"a"}}"#, "wrong_envelope", "must be an array and is an object"),
             (r#"{"events":"[{}]"}"#, "wrong_envelope", "encoded twice"),
             (r#"{"events":null}"#, "wrong_envelope", "must be an array and is another value"),
+            (r#"{"events":[{"eventType":"a"}],"events":[{"eventType":"b"}]}"#, "wrong_envelope", "more than once"),
+            (r#"{"events":[{"eventType":"a"}],"x":1,"events":[NaN]}"#, "wrong_envelope", "more than once"),
             (r#""{\"eventType\":\"a\"}""#, "double_encoded", "encoded twice"),
             ("eventType=a&userId=b", "form_encoded", "send JSON"),
             ("data=%7B%22eventType%22%3A%22a%22%7D", "form_encoded", "send JSON"),
@@ -383,6 +403,23 @@ mod tests {
         for body in ["[\n{\"eventType\":\"a\"}\n]", "{\n\"eventType\":\"a\"\n}\n"] {
             assert_eq!(open(body, Layout::Ndjson).unwrap_err(), BodyError::LooksLikeJson);
         }
+    }
+
+    #[test]
+    fn what_belongs_into_events_and_stands_beside_them_is_told() {
+        for last in ["{}", "NaN"] {
+            for (beside, told) in [
+                (r#""sentAt":5,"apiKey":"x""#, None),
+                (r#""context":{"country":"DE"}"#, Some("context")),
+                (r#""x":1,"user_id":"u","context":null"#, Some("user_id")),
+                (r#""timestamp":null"#, None),
+            ] {
+                let body = format!(r#"{{{beside},"events":[{{"eventType":"a"}},{last}]}}"#);
+                let envelope = open(&body, Layout::Json).unwrap();
+                assert_eq!((envelope.items.len(), envelope.beside), (2, told), "{body}");
+            }
+        }
+        assert_eq!(open(r#"{"userId":"u","eventType":"a"}"#, Layout::Json).unwrap().beside, None);
     }
 
     #[test]

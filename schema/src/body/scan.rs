@@ -64,7 +64,12 @@ impl<'a> Iterator for Parts<'a> {
 
 /// The value of the first top-level entry with one of these names, as it stands in the text.
 pub(super) fn entry<'a>(object: &'a str, names: &[&str]) -> Option<&'a str> {
-    Parts::of(object.trim()).find_map(|part| {
+    entries(object, names).next()
+}
+
+/// The values of all of them.
+pub(super) fn entries<'a>(object: &'a str, names: &[&str]) -> impl Iterator<Item = &'a str> {
+    Parts::of(object.trim()).filter_map(|part| {
         let part = part.trim_start();
         let (name, rest) = names.iter().find_map(|name| Some((name, part.strip_prefix('"')?.strip_prefix(name)?)))?;
         let value = rest.strip_prefix('"')?.trim_start().strip_prefix(':')?.trim();

@@ -32,6 +32,9 @@ pub struct Broken<'a>(&'a [u8]);
 
 /// Reads bytes as UTF-8; a byte order mark in front is skipped.
 pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, BodyError> {
+    if let Some(encoding) = compression(bytes) {
+        return Err(BodyError::Compressed { encoding });
+    }
     if is_utf16(bytes) {
         return Err(BodyError::Utf16);
     }
@@ -42,6 +45,15 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, BodyError> {
         }
         _ => Decoded::Broken(Broken(bytes)),
     })
+}
+
+/// How bytes are compressed, by their first ones: neither stands in front of any text.
+fn compression(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        _ => None,
+    }
 }
 
 /// A byte order mark of UTF-16 or UTF-32, or a first character of two bytes or four: JSON begins with one of ASCII.
@@ -171,6 +183,9 @@ mod tests {
 
     #[test]
     fn other_encodings_are_named_and_copies_are_bounded() {
+        for (bytes, named) in [(&b"\x1f\x8b\x08\x00"[..], "gzip"), (b"\x28\xb5\x2f\xfd\x24", "zstd")] {
+            assert_eq!(decode(bytes).unwrap_err(), BodyError::Compressed { encoding: named });
+        }
         let utf16 = |order: fn(u16) -> [u8; 2]| "[{}]".encode_utf16().flat_map(order).collect::<Vec<_>>();
         for bytes in [utf16(u16::to_le_bytes), utf16(u16::to_be_bytes), b"\xff\xfe".to_vec(), b"\xfe\xff".to_vec()] {
             assert_eq!(decode(&bytes).unwrap_err(), BodyError::Utf16, "{bytes:?}");

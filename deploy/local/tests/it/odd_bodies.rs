@@ -93,6 +93,21 @@ async fn broken_text_is_repaired_in_its_event_and_nowhere_else() {
             assert_eq!((status, answer["code"].as_str()), (400, Some("utf16_body")), "{answer}");
         }
     }
+    for (compressed, encoding) in [(gzip(b"[{}]"), "gzip"), (zstd::encode_all(&b"[{}]"[..], 1).unwrap(), "zstd")] {
+        let (status, answer) = send(&service, &compressed, &[]).await;
+        assert_eq!((status, answer["code"].as_str()), (400, Some("undeclared_compression")), "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains(&format!("Content-Encoding: {encoding}")), "{answer}");
+    }
+    let beside = json!({"events": [{}, {"eventId": "taken", "eventType": "x"}, {"eventType": "x"}], "context": {"country": "DE"}});
+    let (_, answer) = send(&service, beside.to_string().as_bytes(), &[]).await;
+    let expected = json!([[1, "taken", "ignored_field", "context"]]);
+    let warned: Vec<_> = answer["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| json!([w["index"], w["eventId"], w["code"], w["field"]]))
+        .collect();
+    assert_eq!(Value::from(warned), expected, "{answer}");
     let (status, answer) = send(&service, &vec![0xff; 1 << 20], &[]).await;
     assert_eq!((status, answer["code"].as_str()), (413, Some("body_too_large")), "{answer}");
     service.stop().await;
