@@ -80,6 +80,10 @@ fn condition(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest
         ("is_not", [field, values]) => Ok(not(test(field, How::Is, values)?)),
         ("contains", [field, values]) => test(field, How::Contains, values),
         ("contains_not", [field, values]) => Ok(not(test(field, How::Contains, values)?)),
+        // A metric that was registered with one keeps it.
+        ("and", [several]) if tests.is_new() && several.items(MOST.0)?.is_empty() => {
+            Err(several.bad("`and` needs at least one condition"))
+        }
         ("and", [several]) => parse(several, tests),
         ("or", [several]) => {
             let items = several.items(MOST.0)?;
@@ -178,6 +182,8 @@ mod tests {
             (r#"[["is","a",[true]]]"#, "`[0][2][0]`: `true` is not a text or a number"),
             (r#"[["is","a",[18446744073709551617]]]"#, "`[0][2][0]`: write a number this large as a text"),
             (r#"[["or",[]]]"#, "`[0][1]`: `or` needs at least one"),
+            (r#"[["and",[]]]"#, "`[0][1]`: `and` needs at least one"),
+            (r#"[["not",["and",[]]]]"#, "`[0][1][1]`: `and` needs at least one"),
             (r#"[[]]"#, "`[0]`: it is empty"),
             (r#"[["is","time:day",["x"]]]"#, "`[0][1]`: name a dimension"),
             (r#"[["is","time",["x"]]]"#, "`[0][1]`: name a dimension"),
