@@ -127,6 +127,14 @@ pub enum Refusal {
     /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The question cannot be answered, and is probably not what was meant.
+    #[error("{error}")]
+    Warned {
+        /// Why not.
+        error: ReadError,
+        /// At least one.
+        warnings: Vec<Warning>,
+    },
     /// Too many streams are open.
     #[error(transparent)]
     Full(#[from] Full),
@@ -161,7 +169,12 @@ pub async fn serve(
         tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &wanted.plan));
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);
-    let (kept, status): Given = given?;
+    let (kept, status): Given = match given {
+        Err(error) if error.is_of_the_question() && !warnings.is_empty() => {
+            return Err(Refusal::Warned { error, warnings });
+        }
+        given => given?,
+    };
     let from_cache = is_fresh && status != CacheStatus::Miss;
     Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
 }

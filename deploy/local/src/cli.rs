@@ -90,7 +90,7 @@ pub(crate) struct Range {
     /// One project; default: all
     #[arg(long)]
     pub(crate) project: Option<String>,
-    /// First day (a date or RFC 3339, widened to whole UTC days); default: seven days ago
+    /// First day (a date or RFC 3339, widened to whole UTC days); default: seven days ago, of `backfill` the first there is
     #[arg(long, value_parser = seconds)]
     pub(crate) from: Option<i64>,
     /// End, exclusive; default: tomorrow

@@ -23,6 +23,9 @@ pub fn problem(refusal: &Refusal) -> Problem {
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
         Refusal::Read(error) => of_read_error(*error),
+        Refusal::Warned { error, warnings } => {
+            of_read_error(*error).with("warnings", serde_json::to_value(warnings).unwrap_or_default())
+        }
         Refusal::Full(full) => of_full(*full),
     }
 }

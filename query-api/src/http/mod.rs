@@ -25,6 +25,7 @@ use crate::metrics::{Metrics, Route, Running};
 use crate::registry::Refused;
 use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
+use crate::request::params::Params;
 use crate::serve::{Answer, App, Question, Refusal, serve};
 
 /// What the handlers share.
@@ -72,21 +73,31 @@ async fn metric(
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
-    let response = match authorize(&shared.app.keys, &headers) {
-        Ok(scope) => axum::Json(shared.app.registry.list(scope.project())).into_response(),
-        Err(denied) => error::problem(&denied.into()).into_response(),
+    let listed = || {
+        let scope = authorize(&shared.app.keys, &headers)?;
+        Params::parse(raw.as_deref(), &[])?;
+        Ok::<_, Refusal>(shared.app.registry.list(scope.project()))
+    };
+    let response = match listed() {
+        Ok(list) => axum::Json(list).into_response(),
+        Err(refusal) => error::problem(&refusal).into_response(),
     };
     shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
     response
 }
 
-async fn register(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+async fn register(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
-    let response = match registered(&shared.app, &headers, body).await {
+    let response = match registered(&shared.app, &headers, raw.as_deref(), body).await {
         Ok((name, version)) => {
             let created = axum::Json(serde_json::json!({"name": name, "version": version}));
             (StatusCode::CREATED, created).into_response()
@@ -98,9 +109,10 @@ async fn register(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
 }
 
 /// The key first: who may not register anything is not read.
-async fn registered(app: &App, headers: &HeaderMap, body: Body) -> Result<(String, u32), Refused> {
+async fn registered(app: &App, headers: &HeaderMap, raw: Option<&str>, body: Body) -> Result<(String, u32), Refused> {
     let scope = authorize(&app.keys, headers)?;
     scope.administers()?;
+    Params::parse(raw, &[])?;
     let body = arrival::whole(headers, body, MAX_BODY_BYTES).await?;
     app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
 }

@@ -70,6 +70,10 @@ async fn a_misspelt_event_type_is_warned_of_with_the_nearest_wherever_it_stands(
     let export = service.get(&project, "/v1/export?eventType=purchse&format=csv").await;
     let told: Value = serde_json::from_str(export.header("x-warnings")).unwrap();
     assert_eq!((&told[0]["code"], &told[0]["nearest"]), (&json!("unknown_event_type"), &json!(["purchase"])));
+    // A refusal that it explains tells it too.
+    let refused = service.get(&project, "/v1/metrics/events/anomalies?eventType=purchse").await;
+    assert_eq!((refused.status, &refused.body["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("too_few_points")));
+    assert_eq!(refused.body["warnings"][0]["nearest"], json!(["purchase"]), "{refused:?}");
     // A tag is of the warnings too, and the first event of a type ends them although the answer is remembered.
     let path = "/v1/metrics/events?eventType=brand-new&startTime=2026-01-01&endTime=2026-02-01";
     let before = service.get(&project, path).await;

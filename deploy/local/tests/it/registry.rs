@@ -30,6 +30,11 @@ async fn a_registered_metric_is_asked_for_like_a_built_in_one() {
         .await;
     assert_eq!((made.status, &made.body), (StatusCode::CREATED, &json!({"name": "purchase_share", "version": 1})));
 
+    let misspelt = service.get(&project, "/v1/metrics?nme=x").await;
+    assert_eq!((misspelt.status, &misspelt.body["code"]), (StatusCode::BAD_REQUEST, &json!("unknown_parameter")));
+    let misspelt = service.post(&admin, "/v1/metrics?replaces=1", String::new()).await;
+    assert_eq!(misspelt.body["code"], "unknown_parameter", "{misspelt:?}");
+
     let url = format!(
         "/v1/metrics/purchase_share?granularity=day&startTime={}&endTime={}",
         from * 1_000,
