@@ -59,7 +59,7 @@ pub use query::AnomalyQuery;
 
 use crate::plan::{SeriesPlan, StructuredPlan};
 use crate::render::accuracy::Accuracy;
-use crate::render::meta::About;
+use crate::render::meta::{About, LookedUp};
 use crate::render::structured::Found;
 use crate::render::{Rendered, series, structured, table};
 use crate::sql::Point;
@@ -74,8 +74,8 @@ pub enum Read {
         plan: Box<SeriesPlan>,
         /// What was found.
         points: Vec<Point>,
-        /// Dimensions of the conditions of which some values are counted as `__other__`.
-        overflowed: Vec<String>,
+        /// What it says beside its points.
+        looked_up: LookedUp,
     },
     /// Of a registered one.
     Registered {
@@ -108,7 +108,7 @@ impl Read {
     /// What its series says of itself, of what is shown from `from` on.
     fn about(&self, from: i64, generated_s: i64) -> About<'_> {
         match self {
-            Self::BuiltIn { plan, points, overflowed } => series::about(plan, points, overflowed.clone(), generated_s),
+            Self::BuiltIn { plan, looked_up, .. } => series::about(plan, looked_up.clone(), generated_s),
             Self::Registered { plan, found } => {
                 let rows = table::rows(plan, &plan.period, &found.reads);
                 let errors = Accuracy::of(plan).with(rows.iter().filter(|row| row.at >= from)).errors();

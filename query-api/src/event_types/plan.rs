@@ -9,6 +9,8 @@ use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use super::query::{EventTypesQuery, Properties};
 use super::{SAMPLED_OF_MANY, SAMPLED_OF_ONE};
 use crate::plan::Unplannable;
+use crate::plan::condition::{Condition, Field};
+use crate::plan::read::Read;
 use crate::time::{DAY, Zone};
 
 /// Seconds of an hour: hours of UTC are what is read, so that every zone is answered from the same rollup.
@@ -33,6 +35,15 @@ pub struct EventTypesPlan {
     pub declared: BTreeMap<String, Declared>,
     /// What all others have.
     pub undeclared: Declared,
+}
+
+impl EventTypesPlan {
+    /// The rows that it is made of, without groups.
+    pub fn read(&self) -> Read {
+        let named = self.event_type.clone().map(|name| Condition::is(Field::EventType, [name]));
+        let condition = named.unwrap_or_else(Condition::always);
+        Read { condition, ..Read::total(Rollup::Hour, self.from, self.to) }
+    }
 }
 
 /// What events of a type are counted by.

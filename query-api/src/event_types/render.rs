@@ -8,6 +8,7 @@ use tallyhouse_schema::Rollup;
 
 use super::SAMPLED_TYPES;
 use super::plan::{Declared, EventTypesPlan};
+use crate::plan::newest::Newest;
 use crate::render::meta::About;
 use crate::render::{Rendered, assemble, json as piece};
 use crate::sql::{EventTypeRow, SampledKind, SampledRow};
@@ -49,6 +50,8 @@ pub struct Found {
     pub types: Vec<EventTypeRow>,
     /// The properties of the first of them; `None` when none were asked for.
     pub sampled: Option<Vec<SampledRow>>,
+    /// The newest event of any type.
+    pub newest: Option<Newest>,
 }
 
 /// Renders it.
@@ -62,7 +65,7 @@ pub fn render(plan: &EventTypesPlan, found: &Found, generated_s: i64) -> Rendere
         zone: &plan.zone,
         from: plan.from,
         to: plan.to,
-        newest_s: found.types.iter().map(|row| row.newest_day).max(),
+        newest: found.newest,
         errors: Vec::new(),
         overflowed: Vec::new(),
         generated_s,

@@ -28,6 +28,8 @@ pub(super) trait Kind {
     type Part: Serialize + DeserializeOwned;
     /// Whether it is what was asked for, so that its age is the answer's.
     const IS_DATA: bool;
+    /// Whether the answer needs it; else it is looked up beside the answer, and counted apart.
+    const IS_ASKED: bool;
 
     /// How many points a part is.
     fn points(part: &Self::Part) -> usize;
@@ -49,6 +51,7 @@ impl Kind for Points {
     type Row = Point;
     type Part = Vec<Point>;
     const IS_DATA: bool = true;
+    const IS_ASKED: bool = true;
 
     fn points(part: &Vec<Point>) -> usize {
         part.len()
@@ -131,6 +134,9 @@ impl Execution {
                 Some(statement) => self.ask(&statement).await?,
                 None => Vec::new(),
             };
+            if !K::IS_ASKED {
+                self.sources.store.looked_beside();
+            }
             for ((place, chunk), part) in run.zip(asked).zip(K::split(asked, rows)?) {
                 self.budget.take(K::points(&part))?;
                 let life = if chunk.is_closed { Life::Closed } else { Life::Open };

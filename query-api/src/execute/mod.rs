@@ -15,6 +15,7 @@
 mod age;
 mod budget;
 mod chunked;
+mod newest;
 mod overflow;
 mod sums;
 
@@ -31,11 +32,12 @@ use crate::journeys;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan};
+use crate::render::meta::LookedUp;
 use crate::render::structured::Found;
 use crate::render::table::Greatest;
 use crate::render::{self, Rendered};
 use crate::request::structured::Form;
-use crate::sql::{self, MOST_ROWS, Point, Statement};
+use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
 use crate::store::{Ask, Cost, ReadError, Store};
 use age::Age;
 use budget::Budget;
@@ -124,16 +126,16 @@ impl Execution {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
-                let overflowed = self.overflowed(&read, &points).await?;
-                render::series::render(plan, &points, overflowed, self.age.seen_s())
+                let looked_up = self.beside(&read, &points).await?;
+                render::series::render(plan, &points, looked_up, self.age.seen_s())
             }
             Plan::Anomalies(plan) => {
                 let read = match &plan.series {
                     OneSeries::BuiltIn(series) => {
                         let read = series.read();
                         let points = self.points(&read).await?;
-                        let overflowed = self.overflowed(&read, &points).await?;
-                        anomalies::Read::BuiltIn { plan: series.clone(), points, overflowed }
+                        let looked_up = self.beside(&read, &points).await?;
+                        anomalies::Read::BuiltIn { plan: series.clone(), points, looked_up }
                     }
                     OneSeries::Registered(series) => {
                         anomalies::Read::Registered { plan: series.clone(), found: self.structured(series).await? }
@@ -147,12 +149,14 @@ impl Execution {
                 rendered
             }
             Plan::Realtime(plan) => {
-                let lines = self.ask(&sql::realtime(plan, self.scope.project())).await?;
-                render::report::realtime(plan, &lines, generated_s)
+                let lines: Vec<Line> = self.ask(&sql::realtime(plan, self.scope.project())).await?;
+                let newest = self.newest_of(&plan.read(), newest_line(&lines, plan.long_from)).await;
+                render::report::realtime(plan, &lines, newest, generated_s)
             }
             Plan::Daily(plan) => {
-                let lines = self.ask(&sql::daily(plan, self.scope.project())).await?;
-                render::report::daily(plan, &lines, generated_s)
+                let lines: Vec<Line> = self.ask(&sql::daily(plan, self.scope.project())).await?;
+                let newest = self.newest_of(&plan.read(), newest_line(&lines, plan.from)).await;
+                render::report::daily(plan, &lines, newest, generated_s)
             }
             Plan::EventTypes(plan) => {
                 let types: Vec<sql::EventTypeRow> = self.ask(&sql::listed_types(plan, self.scope.project())).await?;
@@ -162,7 +166,9 @@ impl Execution {
                     Some(statement) => Some(self.ask(&statement).await?),
                     None => Some(Vec::new()),
                 };
-                event_types::render::render(plan, &event_types::render::Found { types, sampled }, generated_s)
+                let newest = types.iter().map(|row| row.newest_day).max();
+                let newest = self.newest_of(&plan.read(), newest).await;
+                event_types::render::render(plan, &event_types::render::Found { types, sampled, newest }, generated_s)
             }
             Plan::Structured(plan) => {
                 let found = self.structured(plan).await?;
@@ -203,8 +209,16 @@ impl Execution {
                 }
             }
         }
-        found.overflowed = overflowed;
+        let newest: Vec<(&Read, &[Point])> =
+            plan.period.reads.iter().zip(every_group).map(|(read, points)| (read, points.as_slice())).collect();
+        found.looked_up = LookedUp { overflowed, newest: self.newest(&newest).await };
         Ok(found)
+    }
+
+    /// What a reading's answer says beside its points.
+    async fn beside(&mut self, read: &Read, points: &[Point]) -> Result<LookedUp, ReadError> {
+        let overflowed = self.overflowed(read, points).await?;
+        Ok(LookedUp { overflowed, newest: self.newest(&[(read, points)]).await })
     }
 
     async fn all(&mut self, reads: &[Read]) -> Result<Vec<Vec<Point>>, ReadError> {
@@ -239,6 +253,11 @@ impl Execution {
         self.cost += answered.cost;
         Ok(answered.rows)
     }
+}
+
+/// Start of the newest bucket of a report, of the parts that begin at `from` or later.
+fn newest_line(lines: &[Line], from: i64) -> Option<i64> {
+    lines.iter().filter(|line| line.section == section::TOTAL && line.at >= from).map(|line| line.newest).max()
 }
 
 fn bounded(points: Vec<Point>) -> Result<Vec<Point>, ReadError> {

@@ -23,6 +23,7 @@ pub use funnel::{Funnel, FunnelPlan};
 pub use retention::{Retention, RetentionPlan};
 
 use crate::plan::condition::{Condition, Field};
+use crate::plan::newest::Newest;
 use crate::plan::read::Source;
 use crate::render::Rendered;
 use crate::render::meta::About;
@@ -171,7 +172,7 @@ fn about(zone: &Zone, (from, to): (i64, i64), newest_ms: Option<i64>, generated_
         zone,
         from,
         to,
-        newest_s: newest_ms.map(|ms| ms.div_euclid(1_000)),
+        newest: newest_ms.map(Newest::exact),
         errors: Vec::new(),
         overflowed: Vec::new(),
         generated_s,

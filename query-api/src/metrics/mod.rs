@@ -85,6 +85,7 @@ pub struct Metrics {
     redis_errors: IntCounterVec,
     queries: IntCounterVec,
     query_seconds: Histogram,
+    look_ups: IntCounter,
     queries_running: IntGauge,
     waiting: IntGaugeVec,
     wait_seconds: HistogramVec,
@@ -134,6 +135,10 @@ impl Metrics {
             query_seconds: Histogram::with_opts(
                 HistogramOpts::new("tallyhouse_query_clickhouse_seconds", "Time of a ClickHouse query")
                     .buckets(SECONDS.to_vec()),
+            )?,
+            look_ups: IntCounter::new(
+                "tallyhouse_query_clickhouse_look_ups_total",
+                "Answered ClickHouse queries about the newest event, beside those that answers need",
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
             waiting: IntGaugeVec::new(
@@ -194,6 +199,7 @@ impl Metrics {
             Box::new(self.redis_errors.clone()),
             Box::new(self.queries.clone()),
             Box::new(self.query_seconds.clone()),
+            Box::new(self.look_ups.clone()),
             Box::new(self.queries_running.clone()),
             Box::new(self.waiting.clone()),
             Box::new(self.wait_seconds.clone()),

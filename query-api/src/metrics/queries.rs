@@ -134,6 +134,11 @@ impl Metrics {
         self.streams_cut.with_label_values(&[cut.label()]).inc();
     }
 
+    /// A ClickHouse query told what is said beside an answer.
+    pub fn looked_beside(&self) {
+        self.look_ups.inc();
+    }
+
     /// A ClickHouse query ended.
     pub fn query_ended(&self, outcome: Outcome, took: Duration) {
         let label = match outcome {

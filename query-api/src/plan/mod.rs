@@ -9,6 +9,7 @@ pub mod condition;
 pub mod dimensions;
 pub mod error;
 pub mod frame;
+pub mod newest;
 pub mod read;
 pub mod series;
 pub mod source;
@@ -16,15 +17,14 @@ pub mod structured;
 mod suggest;
 
 use serde::Serialize;
-use tallyhouse_schema::{Catalogue, DimSet, Rollup};
+use tallyhouse_schema::{Catalogue, Rollup};
 
 pub use error::Unplannable;
 pub use frame::Frame;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
-use self::condition::Condition;
-use self::read::{Read, Source};
+use self::read::Read;
 use crate::admission::Class;
 use crate::anomalies::{self, plan::AnomalyPlan};
 use crate::event_types::{self, plan::EventTypesPlan};
@@ -99,16 +99,14 @@ pub struct DailyPlan {
 impl DailyPlan {
     /// The rows that its statement reads, without the parts that it makes of them.
     pub fn read(&self) -> Read {
-        Read {
-            source: Source::Rollup { rollup: self.rollup, set: DimSet::total() },
-            condition: Condition::always(),
-            from: self.previous_from,
-            to: self.to,
-            buckets: None,
-            by: Vec::new(),
-            measures: Vec::new(),
-            top: None,
-        }
+        Read { from: self.previous_from, ..Read::total(self.rollup, self.from, self.to) }
+    }
+}
+
+impl RealtimePlan {
+    /// Likewise.
+    pub fn read(&self) -> Read {
+        Read::total(Rollup::Minute, self.long_from, self.to)
     }
 }
 

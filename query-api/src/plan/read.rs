@@ -71,6 +71,20 @@ pub struct Read {
 }
 
 impl Read {
+    /// All events of a rollup between two seconds, of which nothing is computed.
+    pub fn total(rollup: Rollup, from: i64, to: i64) -> Self {
+        Self {
+            source: Source::Rollup { rollup, set: DimSet::total() },
+            condition: Condition::always(),
+            from,
+            to,
+            buckets: None,
+            by: Vec::new(),
+            measures: Vec::new(),
+            top: None,
+        }
+    }
+
     /// Whether nothing depends on the type of an event, so that rows of every type answer where a rollup has them.
     pub fn is_of_every_type(&self) -> bool {
         let has_them = matches!(&self.source, Source::Rollup { rollup, .. } if rollup.has_every_type());

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::cache::Entry;
 use crate::metric::Measure;
+use crate::plan::newest::{Newest, Precision};
 use crate::plan::read::Source;
 use crate::serve::CacheStatus;
 use crate::store::Cost;
-use crate::time::Zone;
+use crate::time::{Zone, rfc3339};
 use crate::warning::Warning;
 
 /// What is told of an answer, not written yet.
@@ -29,14 +30,23 @@ pub struct About<'a> {
     pub from: i64,
     /// The first second after it.
     pub to: i64,
-    /// When the newest event counted happened, in seconds and as finely as the table tells; `None` when nothing happened.
-    pub newest_s: Option<i64>,
+    /// When the newest event counted happened; `None` when nothing happened.
+    pub newest: Option<Newest>,
     /// What is estimated: the metric or the field, and how far it may be off. Everything else is exact.
     pub errors: Vec<(String, Error)>,
     /// Dimensions of the question of which some values are counted as `__other__`: they had too many within an hour.
     pub overflowed: Vec<String>,
     /// When it was computed, in seconds.
     pub generated_s: i64,
+}
+
+/// What is looked up beside the points of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LookedUp {
+    /// Dimensions of which some values are counted as `__other__`.
+    pub overflowed: Vec<String>,
+    /// The newest event counted.
+    pub newest: Option<Newest>,
 }
 
 /// How far an estimate may be off.
@@ -110,6 +120,7 @@ pub(super) struct Meta<'a, Own: Serialize> {
     errors: BTreeMap<&'a str, Error>,
     overflowed: &'a [String],
     newest_event: Option<String>,
+    newest_event_precision: Option<Precision>,
     #[serde(flatten)]
     own: &'a Own,
     generated_at: String,
@@ -124,11 +135,18 @@ impl<'a, Own: Serialize> Meta<'a, Own> {
             approx: !about.errors.is_empty(),
             errors: about.errors.iter().map(|(name, error)| (name.as_str(), *error)).collect(),
             overflowed: &about.overflowed,
-            newest_event: about.newest_s.map(|at| utc.rfc3339(at)),
+            newest_event: about.newest.map(|newest| instant(&newest)),
+            newest_event_precision: about.newest.map(|newest| newest.precision),
             own,
             generated_at: utc.rfc3339(about.generated_s),
         }
     }
+}
+
+/// In UTC, with milliseconds where they are known.
+fn instant(newest: &Newest) -> String {
+    let ms = (newest.precision == Precision::Millisecond).then(|| newest.at_ms.rem_euclid(1_000)).filter(|ms| *ms != 0);
+    String::from_utf8(rfc3339::text(newest.at_ms.div_euclid(1_000), ms, None)).unwrap_or_default()
 }
 
 /// What ClickHouse did for an answer.

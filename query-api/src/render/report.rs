@@ -7,12 +7,13 @@ use tallyhouse_schema::Rollup;
 use super::cut::Cut;
 use super::meta::{About, Error, Range};
 use super::{Rendered, assemble, json as piece};
+use crate::plan::newest::Newest;
 use crate::plan::{DailyPlan, RealtimePlan};
 use crate::sql::{Line, TOP, section};
 use crate::time::{Granularity, Grid, Zone};
 
 /// Renders the real-time dashboard.
-pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Rendered {
+pub fn realtime(plan: &RealtimePlan, lines: &[Line], newest: Option<Newest>, generated_s: i64) -> Rendered {
     let window = |name: &str, from: i64| {
         let total = figures(find(lines, section::TOTAL, from));
         let by_type = of(lines, section::EVENT_TYPE, from).take(TYPES).map(|line| keyed("event_type", line));
@@ -34,7 +35,7 @@ pub fn realtime(plan: &RealtimePlan, lines: &[Line], generated_s: i64) -> Render
         zone: &utc,
         from: plan.long_from,
         to: plan.to,
-        newest_s: newest(lines),
+        newest,
         errors: errors(Rollup::Minute),
         overflowed: Vec::new(),
         generated_s,
@@ -52,7 +53,7 @@ struct Dashboard<'a> {
 }
 
 /// Renders a daily report.
-pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
+pub fn daily(plan: &DailyPlan, lines: &[Line], newest: Option<Newest>, generated_s: i64) -> Rendered {
     let keyed_lines = |part: &str, name: &str, most: usize| -> Vec<Value> {
         of(lines, part, plan.from).take(most).map(|line| keyed(name, line)).collect()
     };
@@ -69,13 +70,12 @@ pub fn daily(plan: &DailyPlan, lines: &[Line], generated_s: i64) -> Rendered {
             "hourly": hours(plan, lines),
         },
     });
-    let day = lines.iter().filter(|line| line.at >= plan.from).cloned().collect::<Vec<_>>();
     let about = About {
         tables: tables(plan),
         zone: &plan.zone,
         from: plan.from,
         to: plan.to,
-        newest_s: newest(&day),
+        newest,
         errors: errors(if plan.previous_rollup == Rollup::Minute { Rollup::Minute } else { plan.rollup }),
         overflowed: of(lines, section::OVERFLOWED, plan.from).map(|line| line.key.clone()).collect(),
         generated_s,
@@ -117,10 +117,6 @@ fn tables(plan: &DailyPlan) -> Vec<&'static str> {
     let mut tables = vec![plan.rollup.table(), plan.previous_rollup.table()];
     tables.dedup();
     tables
-}
-
-fn newest(lines: &[Line]) -> Option<i64> {
-    lines.iter().filter(|line| line.section == section::TOTAL).map(|line| line.newest).max()
 }
 
 /// Users are estimated, wherever they stand.
@@ -189,12 +185,12 @@ mod tests {
     fn both_windows_are_there_even_when_nothing_happened() {
         let plan = RealtimePlan { short_from: 1_500, long_from: 0, to: 1_860 };
         let lines = [line(section::TOTAL, 0, "", 7), line(section::EVENT_TYPE, 0, "a", 7)];
-        let answer = parsed(&realtime(&plan, &lines, 1_800));
+        let answer = parsed(&realtime(&plan, &lines, Some(Newest::exact(60_250)), 1_800));
         assert_eq!((&answer["data"][0]["time_range"], &answer["data"][0]["events"]), (&json!("5min"), &json!(0)));
         assert_eq!((&answer["data"][1]["time_range"], &answer["data"][1]["events"]), (&json!("30min"), &json!(7)));
         assert_eq!(answer["data"][1]["by_event_type"][0]["event_type"], "a");
         assert_eq!(answer["meta"]["generated_at"], "1970-01-01T00:30:00Z");
-        assert_eq!(answer["meta"]["newest_event"], "1970-01-01T00:01:00Z");
+        assert_eq!(answer["meta"]["newest_event"], "1970-01-01T00:01:00.250Z");
         assert_eq!(answer["meta"]["errors"]["users"]["kind"], "standard");
     }
 
@@ -217,7 +213,7 @@ mod tests {
             line(section::HOUR, 90_000, "", 3),
             line(section::OVERFLOWED, 86_400, "country", 1),
         ];
-        let answer = parsed(&daily(&plan, &lines, 200_000));
+        let answer = parsed(&daily(&plan, &lines, Some(Newest::exact(86_460_000)), 200_000));
         assert_eq!(
             (&answer["data"]["totals"]["events"], &answer["data"]["previous_day"]["events"]),
             (&json!(3), &json!(9))

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::cut::Cut;
-use super::meta::{About, Error};
+use super::meta::{About, Error, LookedUp};
 use super::{Rendered, assemble, json};
 use crate::plan::SeriesPlan;
 use crate::sql::Point;
@@ -34,7 +34,7 @@ struct Groups<'a> {
 }
 
 /// Renders what a plan found. Without groups every bucket of the range is there; with groups only those with events.
-pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: Vec<String>, generated_s: i64) -> Rendered {
+pub fn render(plan: &SeriesPlan, points: &[Point], looked_up: LookedUp, generated_s: i64) -> Rendered {
     let zone = &plan.frame.zone;
     let newest = points.iter().map(|point| point.at).max();
     let grouped = !plan.group_by.is_empty();
@@ -56,24 +56,19 @@ pub fn render(plan: &SeriesPlan, points: &[Point], overflowed: Vec<String>, gene
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
         cut: truncated.then(|| Cut::of_groups(plan.limit as usize, None)),
     };
-    assemble(&body, &about(plan, points, overflowed, generated_s), &own)
+    assemble(&body, &about(plan, looked_up, generated_s), &own)
 }
 
-pub(crate) fn about<'a>(
-    plan: &'a SeriesPlan,
-    points: &[Point],
-    overflowed: Vec<String>,
-    generated_s: i64,
-) -> About<'a> {
+pub(crate) fn about(plan: &SeriesPlan, looked_up: LookedUp, generated_s: i64) -> About<'_> {
     let error = Error::of(plan.measure, &plan.source).map(|error| (plan.metric.to_owned(), error));
     About {
         tables: vec![plan.source.table()],
         zone: &plan.frame.zone,
         from: plan.frame.from,
         to: plan.frame.to,
-        newest_s: points.iter().map(|point| point.newest).max(),
+        newest: looked_up.newest,
         errors: error.into_iter().collect(),
-        overflowed,
+        overflowed: looked_up.overflowed,
         generated_s,
     }
 }
@@ -157,7 +152,7 @@ mod tests {
     #[test]
     fn gaps_are_filled_with_what_nothing_means() {
         for (measure, nothing) in [(Measure::Events, json!(0)), (Measure::ValueAvg, Value::Null)] {
-            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], Vec::new(), 0));
+            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], LookedUp::default(), 0));
             let values: Vec<_> =
                 answer["data"].as_array().unwrap().iter().map(|point| point["value"].clone()).collect();
             assert_eq!((&values[0], &values[2]), (&nothing, &nothing));
@@ -170,27 +165,28 @@ mod tests {
     #[test]
     fn groups_beyond_the_limit_are_left_out_and_that_is_said() {
         let points = [at(0, 5.0, &["DE \"x\""], 1), at(0, 2.0, &["FR"], 2)];
-        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, Vec::new(), 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, LookedUp::default(), 0));
         assert_eq!(
             answer["data"],
             json!([{"timestamp": "1970-01-01T01:00:00+01:00", "value": 5, "country": "DE \"x\""}])
         );
         assert_eq!(answer["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
-        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], Vec::new(), 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], LookedUp::default(), 0));
         assert_eq!(answer["data"][0]["dimension.value"], "DE \"x\"");
         assert_eq!(answer["meta"]["groups"]["truncated"], false);
     }
 
     #[test]
     fn the_tag_is_of_the_data_and_not_of_the_time() {
-        let tag = |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], Vec::new(), time).etag;
+        let tag =
+            |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], LookedUp::default(), time).etag;
         assert_eq!(tag(1.0, 0), tag(1.0, 60));
         assert_ne!(tag(1.0, 0), tag(2.0, 0));
     }
 
     #[test]
     fn estimates_say_so() {
-        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], Vec::new(), 0))["meta"].clone();
+        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], LookedUp::default(), 0))["meta"].clone();
         assert_eq!(meta(Measure::Users)["errors"], json!({"m": {"kind": "standard", "relative": 0.0081}}));
         assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);

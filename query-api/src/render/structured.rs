@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::accuracy::Accuracy;
 use super::cut::{Cut, Page};
-use super::meta::{About, Error, Range};
+use super::meta::{About, Error, LookedUp, Range};
 use super::table::{self, Greatest, Row};
 use super::{Rendered, assemble, json as piece, series};
 use crate::plan::Frame;
@@ -32,8 +32,8 @@ pub struct Found {
     pub previous_totals: Vec<Vec<Point>>,
     /// Of what the running bucket is compared with.
     pub previous_running: Vec<Vec<Point>>,
-    /// Dimensions of which some values are counted as `__other__`.
-    pub overflowed: Vec<String>,
+    /// What the period says beside its points.
+    pub looked_up: LookedUp,
 }
 
 /// Renders what a plan found.
@@ -240,9 +240,9 @@ pub(crate) fn about<'a>(
         zone: &plan.shape.zone,
         from: plan.period.from,
         to: plan.period.to,
-        newest_s: found.reads.iter().flatten().map(|point| point.newest).max(),
+        newest: found.looked_up.newest,
         errors,
-        overflowed: found.overflowed.clone(),
+        overflowed: found.looked_up.overflowed.clone(),
         generated_s,
     }
 }

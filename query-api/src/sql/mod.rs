@@ -6,6 +6,7 @@
 mod coverage;
 mod event_types;
 pub mod journeys;
+mod newest;
 mod ranking;
 mod read;
 mod report;
@@ -16,6 +17,7 @@ use crate::time::Grid;
 
 pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
 pub use event_types::{EventTypeRow, SampledKind, SampledRow, event_types, listed_types, sampled_properties};
+pub use newest::{Instant, newest};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, overflowed, read};
 pub use report::{Line, TOP, daily, realtime, section};

@@ -222,7 +222,7 @@ fn scope(read: &Read, project: &str, statement: &mut Statement) -> String {
     rows
 }
 
-fn rows(read: &Read, project: &str, statement: &mut Statement) -> String {
+pub(super) fn rows(read: &Read, project: &str, statement: &mut Statement) -> String {
     let scope = scope(read, project, statement);
     if read.condition == Condition::always() {
         return scope;

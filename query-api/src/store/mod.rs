@@ -105,6 +105,11 @@ impl Store {
         Watched::new(held, Stop { client: client.clone(), killer: self.killer.clone() }, self.metrics.clone())
     }
 
+    /// A statement was answered that nobody asked for: what it told is said beside an answer.
+    pub fn looked_beside(&self) {
+        self.metrics.looked_beside();
+    }
+
     /// How the way to ClickHouse is, for the health page.
     pub fn breaker(&self) -> BreakerState {
         self.admission.breaker()

@@ -67,7 +67,7 @@ async fn types_are_listed_with_what_is_counted_declared_and_sampled() {
     let meta = &reply.body["meta"];
     assert_eq!((&meta["source"], &meta["truncated"]), (&json!("rollup_1h,events"), &json!(false)));
     assert_eq!(meta["sample"]["events_per_type"], 500);
-    assert_eq!(meta["newest_event"], at(from + 7_200));
+    assert_eq!(meta["newest_event"], at(from + 7_740));
     assert!(!reply.body.to_string().contains("theirs") && !reply.body.to_string().contains("secret"));
     assert_eq!(service.get(&project, "/v1/event-types").await.header("x-cache"), "HIT");
     service.stop().await;

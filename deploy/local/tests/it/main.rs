@@ -43,6 +43,7 @@ mod kills;
 mod live;
 mod meta;
 mod migrations;
+mod newest_event;
 mod odd_bodies;
 mod odd_events;
 mod outage;

@@ -31,7 +31,7 @@ async fn a_stampede_costs_one_query_even_while_redis_dies() {
     assert_eq!(service.get(&project, &a_day(from)).await.header("x-cache"), "MISS");
     service.pass(DAY);
 
-    let before = service.queries();
+    let (before, looked_up) = (service.queries(), service.look_ups());
     let readers: Vec<_> = (0..500)
         .map(|_| {
             let (service, project) = (Arc::clone(&service), project.clone());
@@ -45,7 +45,8 @@ async fn a_stampede_costs_one_query_even_while_redis_dies() {
         assert_eq!((reply.status.as_u16(), reply.values()), (200, vec![json!(15)]));
         missed += usize::from(reply.header("x-cache") == "MISS");
     }
-    assert_eq!((missed, service.queries() - before), (1, 1));
+    // And, for the newest event, one look at minutes and one at raw events.
+    assert_eq!((missed, service.queries() - before, service.look_ups() - looked_up), (1, 1, 2));
 
     service.pass(DAY);
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(15)], "without Redis");
@@ -198,7 +199,8 @@ async fn a_query_nobody_waits_for_is_stopped() {
     // By itself it would run for another ten seconds.
     let gone = tokio::time::timeout(Duration::from_secs(5), async { while running().await > 0 {} });
     gone.await.expect("the query is gone");
-    assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
+    // The question, and what its warning would have been told by.
+    assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 2);
 }
 
 #[tokio::test]
@@ -209,7 +211,8 @@ async fn questions_about_the_same_events_are_one_query_even_at_once() {
     assert_eq!((first.await.unwrap(), second.await.unwrap()), (30.0, 3.0));
     assert_eq!(held.ask("value_avg").await.unwrap(), 15.0, "remembered");
     assert_eq!(held.asked(), 1);
-    assert_eq!(held.service.counted("tallyhouse_query_cache_parts_total", "underway"), 1);
+    // The reading, and both look-ups of the newest event.
+    assert_eq!(held.service.counted("tallyhouse_query_cache_parts_total", "underway"), 3);
 }
 
 #[tokio::test]
@@ -258,7 +261,7 @@ impl Held {
         (first, second)
     }
 
-    /// Questions to the rollups that ClickHouse was sent.
+    /// Questions to the daily rollup that ClickHouse was sent.
     fn asked(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
     }
@@ -289,7 +292,7 @@ async fn slowed(connection: Connection, mark: &str) -> Connection {
 struct Way {
     /// Put before the parameters of each request.
     settings: String,
-    /// Raised by each question to the rollups.
+    /// Raised by each question to the daily rollup.
     asked: Arc<AtomicU64>,
     /// Whether answers are let through.
     answers: watch::Receiver<bool>,
@@ -318,7 +321,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, mut way: Way) {
             read = client.read(&mut up) => match read {
                 Ok(1..) => {
                     let piece = &up[..read.unwrap()];
-                    let is_question = piece.windows(12).any(|bytes| bytes == b"FROM rollup_");
+                    let is_question = piece.windows(14).any(|bytes| bytes == b"FROM rollup_1d");
                     way.asked.fetch_add(u64::from(is_question), Ordering::SeqCst);
                     match piece.strip_prefix(START) {
                         Some(rest) => server.write_all(&[START, way.settings.as_bytes(), rest].concat()).await.unwrap(),

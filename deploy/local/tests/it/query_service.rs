@@ -239,9 +239,14 @@ impl Service {
             .sum()
     }
 
-    /// Queries that ClickHouse was sent and answered.
+    /// Queries that ClickHouse was sent and answered, without look-ups of the newest event.
     pub fn queries(&self) -> u64 {
-        self.counted("tallyhouse_query_clickhouse_queries_total", "answered")
+        self.counted("tallyhouse_query_clickhouse_queries_total", "answered") - self.look_ups()
+    }
+
+    /// Answered look-ups of the newest event.
+    pub fn look_ups(&self) -> u64 {
+        self.counted("tallyhouse_query_clickhouse_look_ups_total", "")
     }
 
     /// Tells it to stop.

@@ -224,7 +224,7 @@ async fn an_hour_is_compared_with_an_hour() {
         "include": {"comparisons": "previous_period"}, "pagination": {"limit": 3}});
     let reply = service.post(&project, "/v1/query", query.to_string()).await;
     let rows = |name: &str| -> Vec<Value> {
-        reply.body["results"].as_array().unwrap().iter().map(|row| row[name].clone()).collect()
+        reply.body["results"].as_array().unwrap().iter().take(3).map(|row| row[name].clone()).collect()
     };
     assert_eq!(reply.body["query"]["dimensions"], json!(["time:hour"]), "{reply:?}");
     assert_eq!(reply.body["meta"]["comparison_range"]["from"], rfc3339(december), "{reply:?}");

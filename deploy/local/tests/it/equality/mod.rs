@@ -245,7 +245,12 @@ impl Ground {
         let expected = match &plan {
             Plan::Series(plan) => {
                 tally.series += 1;
-                series::render(plan, &asking.compare(&plan.read(), &mut tally).await, Vec::new(), self.now_ms / 1_000)
+                series::render(
+                    plan,
+                    &asking.compare(&plan.read(), &mut tally).await,
+                    Default::default(),
+                    self.now_ms / 1_000,
+                )
             }
             Plan::Structured(plan) => {
                 tally.registered += usize::from(plan.shape.metrics.iter().any(|metric| metric.version > 0));
