@@ -130,7 +130,8 @@ pub fn normalise<'a>(
         clean(property, &mut changes);
     }
     names::keep_last(&mut properties, |field| changes.note(Flags::NAME_COLLISION, Warning::NameCollision { field }));
-    let ip = raw.context.ip.map_or_else(String::new, |ip| {
+    // Many senders have the field and no address.
+    let ip = raw.context.ip.filter(|ip| !ip.trim().is_empty()).map_or_else(String::new, |ip| {
         masked(&ip).unwrap_or_else(|| {
             changes.note(Flags::BAD_IP, Warning::BadIp);
             String::new()
@@ -339,7 +340,8 @@ fn one_value<'a, 'n>(name: &'n str, event: &Event<'a>, changed: &mut Vec<&'n str
 
 /// The address without what tells a person: the last octet of IPv4, the last 80 bits of IPv6.
 fn masked(ip: &str) -> Option<String> {
-    Some(match ip.trim().parse::<IpAddr>().ok()? {
+    // Servers that listen on both families give IPv4 as `::ffff:203.0.113.7`.
+    Some(match ip.trim().parse::<IpAddr>().ok()?.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
             format!("{a}.{b}.{c}.0")
@@ -614,6 +616,8 @@ mod tests {
     fn addresses_are_masked() {
         assert_eq!(masked("203.0.113.77").as_deref(), Some("203.0.113.0"));
         assert_eq!(masked("2001:db8:1:2::3").as_deref(), Some("2001:db8:1::"));
+        assert_eq!(masked("::ffff:203.0.113.77").as_deref(), Some("203.0.113.0"));
         assert_eq!(masked("nowhere"), None);
+        assert_eq!(warned(r#"{"eventType":"a","context":{"ip":" "}}"#), []);
     }
 }
