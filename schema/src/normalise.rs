@@ -101,8 +101,12 @@ pub fn normalise<'a>(
         repaired(&raw, &mut changes)?;
     }
     let given = raw.event_type.as_ref().map_or(0, |name| name.len());
-    let event_type = bounded("eventType", raw.event_type.map(text::without_controls), MAX_ID_CHARS)?
-        .ok_or_else(|| Rejection::Missing { field: "eventType", hint: shape::meant_type(&raw.properties) })?;
+    let is_given = raw.event_type.is_some();
+    let event_type =
+        bounded("eventType", raw.event_type.map(text::without_controls), MAX_ID_CHARS)?.ok_or_else(|| {
+            let hint = if is_given { "; it is empty".to_owned() } else { shape::meant_type(&raw.properties) };
+            Rejection::Missing { field: "eventType", hint }
+        })?;
     if event_type.len() != given {
         changes.note(Flags::CHANGED_DIMENSION, Warning::ChangedDimension { field: "eventType".to_owned() });
     }
@@ -492,7 +496,9 @@ mod tests {
         let hundred = "é".repeat(100);
         assert!(with(&rules, &format!(r#"{{"eventType":"a","eventId":"{hundred}"}}"#), |e| e.is_ok()));
         assert_eq!(refused(&rules, r#"{"eventId":"1"}"#).code(), "missing_field");
-        assert_eq!(refused(&rules, r#"{"eventType":""}"#).code(), "missing_field");
+        for empty in [r#"{"eventType":""}"#, r#"{"eventType":"\u0001","event":"a"}"#] {
+            assert_eq!(refused(&rules, empty).to_string(), "`eventType` is required; it is empty", "{empty}");
+        }
         with(&rules, r#"{"eventType":"a"}"#, |e| {
             let event = e.unwrap();
             assert!(event.event_id == "generated" && event.flags.has(Flags::GENERATED_ID));
