@@ -96,18 +96,20 @@ impl Names {
             numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
             digest.finalize().into()
         };
+        // Of the question: where its plan reads depends on how the range lies.
+        let asked = format!("{:?}", timeless_query(query));
         let span = |length: i64, ago: i64| {
             let minutes = length.div_euclid(60);
-            [minutes, minutes - 1].map(|minutes| digest("span", &timeless, [minutes, ago.div_euclid(60)]))
+            [minutes, minutes - 1].map(|minutes| digest("span", &asked, [minutes, ago.div_euclid(60)]))
         };
         let now = minute_floor(now_ms);
         let since = first.unwrap_or_default();
         let (name, [span, shorter], start) = match window(query) {
             Some(Window::Last { seconds }) => {
-                (format!("{timeless} last {seconds}"), span(seconds, 0), digest("start", &timeless, [since, 0]))
+                (format!("{timeless} last {seconds}"), span(seconds, 0), digest("start", &asked, [since, 0]))
             }
             Some(Window::Open { from, .. }) => {
-                (format!("{timeless} since {since}"), span(now - from, 0), digest("start", &timeless, [since, 0]))
+                (format!("{timeless} since {since}"), span(now - from, 0), digest("start", &asked, [since, 0]))
             }
             Some(Window::Closed { from, to }) if now - to < PAST => {
                 let exactly = digest("exact", &exact, [0, 0]);
@@ -133,6 +135,22 @@ fn window(query: &Query) -> Option<Window> {
         Query::Realtime => Some(Window::Last { seconds: 1_800 }),
         Query::Daily(_) => None,
     }
+}
+
+/// The question without its range.
+fn timeless_query(query: &Query) -> Query {
+    const NONE: Window = Window::Last { seconds: 0 };
+    let mut query = query.clone();
+    match &mut query {
+        Query::Metric(query) => query.window = NONE,
+        Query::Anomalies(anomalies) => anomalies.series = anomalies.series.clone().over(NONE),
+        Query::Structured(query) => query.window = NONE,
+        Query::EventTypes(query) => query.window = NONE,
+        Query::Journey(Journey::Funnel(funnel)) => funnel.range = NONE,
+        Query::Journey(Journey::Retention(retention)) => retention.range = NONE,
+        Query::Realtime | Query::Daily(_) => {}
+    }
+    query
 }
 
 /// A plan's JSON without its instants, and the first one after which a range begins. Within a text of JSON every quote is escaped, so
@@ -172,7 +190,10 @@ mod tests {
     }
 
     fn post(range: &str, now_ms: i64) -> Names {
-        let document = format!(r#"{{"metrics":["events"],"date_range":{range},"dimensions":["time:hour","country"]}}"#);
+        asked(&format!(r#"{{"metrics":["events"],"date_range":{range},"dimensions":["time:hour","country"]}}"#), now_ms)
+    }
+
+    fn asked(document: &str, now_ms: i64) -> Names {
         let (document, registry) = (body::parse(document.as_bytes()).unwrap(), MetricRegistry::default());
         let query = StructuredQuery::parse(
             &body::Part::root(&document),
@@ -240,6 +261,33 @@ mod tests {
             get(&format!("granularity=hour&startTime={}&endTime={to}", to - day), NOW).around
         };
         assert!(!week(6).all().iter().any(|digest| week(7).all().contains(digest)));
+    }
+
+    #[test]
+    fn a_window_that_slides_is_found_wherever_it_lies_and_when_a_minute_has_turned() {
+        let instant = |ms| jiff::Timestamp::from_millisecond(ms).unwrap().to_string();
+        let turn = (NOW / MINUTE_MS + 1) * MINUTE_MS;
+        let later = (0..90).map(|minutes| (NOW + minutes * MINUTE_MS, NOW + minutes * MINUTE_MS));
+        let turned = [(turn - 2_000, turn + 500), (turn - 30_000, turn + 500), (turn, turn + 1)];
+        let times: Vec<(i64, i64)> = later.chain(turned).collect();
+        for fields in [
+            r#""dimensions":["time:15m","event_type"],"include":{"totals":true,"comparisons":"previous_period"}"#,
+            r#""dimensions":["country"]"#,
+            r#""raw":true,"dimensions":["plan"],"filters":[["is","event_type",["purchase"]]]"#,
+        ] {
+            for length in [60, 1_440] {
+                let pair = |to: i64, now_ms: i64| {
+                    let range = format!(r#"["{}","{}"]"#, instant(to - length * MINUTE_MS), instant(to));
+                    asked(&format!(r#"{{"metrics":["events","users"],"date_range":{range},{fields}}}"#), now_ms).around
+                };
+                let known = pair(NOW, NOW);
+                for (sent, now_ms) in &times {
+                    let late = pair(*sent, *now_ms);
+                    let is_found = late.all().iter().any(|digest| known.own().contains(digest));
+                    assert!(is_found, "{fields} {length} {sent} {now_ms}");
+                }
+            }
+        }
     }
 
     #[test]
