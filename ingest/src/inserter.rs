@@ -43,13 +43,23 @@ use crate::spool::folder::{Content, Folder, FolderError};
 use crate::spool::shelf::Shelf;
 use crate::store::{Block, Store};
 
+/// What an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Stored,
+    /// It may be stored, in part or as a whole.
+    Failed,
+    /// A rehearsal showed that some of it would be refused; nothing was written.
+    Untried,
+}
+
 /// A batch whose file waits.
 pub struct Sealed {
     promise: Promise,
-    /// The attempt that was under way when it was sealed: whether it succeeded.
-    attempt: Mutex<Option<JoinHandle<bool>>>,
-    /// When it may have been attempted first, in milliseconds since 1970.
-    began_at: i64,
+    /// The attempt that was under way when it was sealed.
+    attempt: Mutex<Option<JoinHandle<Outcome>>>,
+    /// When it may have been attempted first, in milliseconds since 1970; `None`: it was not.
+    began_at: Option<i64>,
     /// An earlier process wrote it, and may have made dead letters of some of its events.
     is_adopted: bool,
 }
@@ -57,7 +67,7 @@ pub struct Sealed {
 impl Sealed {
     /// One that an earlier process left.
     pub fn adopted(promise: Promise) -> Arc<Self> {
-        Arc::new(Self { promise, attempt: Mutex::default(), began_at: 0, is_adopted: true })
+        Arc::new(Self { promise, attempt: Mutex::default(), began_at: Some(0), is_adopted: true })
     }
 }
 
@@ -125,14 +135,16 @@ impl Inserter {
                 return intake.handed_back(&promise);
             }
         };
-        let (began_at, mut attempt) = (now_ms(), None);
+        let (mut began_at, mut attempt) = (None, None);
         if self.shelf.is_empty() {
+            began_at = Some(now_ms());
             let mut running = self.attempt(Arc::clone(&content));
             match tokio::time::timeout(SEAL_AFTER, &mut running).await {
-                Ok(Ok(true)) => {
+                Ok(Ok(Outcome::Stored)) => {
                     self.forget(&path).await;
                     return intake.stored(&promise, steady_ms());
                 }
+                Ok(Ok(Outcome::Untried)) => (began_at, attempt) = (None, Some(None)),
                 Ok(_) => attempt = Some(None),
                 Err(_) => attempt = Some(Some(running)),
             }
@@ -140,17 +152,20 @@ impl Inserter {
         self.seal(intake, Unsealed { path, promise, content, began_at, attempt }).await;
     }
 
-    fn attempt(&self, content: Arc<Content>) -> JoinHandle<bool> {
+    fn attempt(&self, content: Arc<Content>) -> JoinHandle<Outcome> {
         let this = self.clone();
         tokio::spawn(async move {
+            if this.patient.is_wary() && !this.patient.would_take(block(&content)).await {
+                return Outcome::Untried;
+            }
             match this.store.attempt(block(&content)).await {
                 Ok(took) => {
                     this.inserted(took);
-                    true
+                    Outcome::Stored
                 }
                 Err(error) => {
                     tracing::warn!(%error, token = content.token, rows = content.rows, "an insert failed; the batch waits on the disk");
-                    false
+                    Outcome::Failed
                 }
             }
         })
@@ -180,8 +195,8 @@ impl Inserter {
     /// Stores a batch, however often it takes; what ClickHouse refuses for good of it is dead letters.
     ///
     /// `since` is when it may have been attempted first.
-    async fn store_patiently(&self, content: &Content, is_repeated: bool, since: i64) -> Refused {
-        let origin = Origin { topic: "", is_repeated, since: Some(since) };
+    async fn store_patiently(&self, content: &Content, is_repeated: bool, since: Option<i64>) -> Refused {
+        let origin = Origin { topic: "", is_repeated, since };
         match self.patient.store(block(content), origin, &Alone).await {
             Ok(Stored { took, refused }) => {
                 self.inserted(took);
@@ -195,14 +210,15 @@ impl Inserter {
         loop {
             let (path, sealed) = self.shelf.first().await;
             let running = sealed.attempt.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let is_stored = match running {
-                Some(running) => running.await.unwrap_or(false),
-                None => false,
+            let outcome = match running {
+                Some(running) => Some(running.await.unwrap_or(Outcome::Failed)),
+                None => None,
             };
+            let since = sealed.began_at.filter(|_| outcome != Some(Outcome::Untried));
             let mut refused = Refused::default();
-            if !is_stored {
+            if outcome != Some(Outcome::Stored) {
                 match self.read(&path).await {
-                    Some(content) => refused = self.store_patiently(&content, sealed.is_adopted, sealed.began_at).await,
+                    Some(content) => refused = self.store_patiently(&content, sealed.is_adopted, since).await,
                     None => {
                         self.metrics.journal_damaged.inc();
                         tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
@@ -270,9 +286,9 @@ struct Unsealed {
     path: PathBuf,
     promise: Promise,
     content: Arc<Content>,
-    began_at: i64,
+    began_at: Option<i64>,
     /// `None`: not attempted. `Some(None)`: attempted in vain. Else: being attempted.
-    attempt: Option<Option<JoinHandle<bool>>>,
+    attempt: Option<Option<JoinHandle<Outcome>>>,
 }
 
 fn stored(intake: &Intake, promise: &Promise, refused: &Refused) {

@@ -1,5 +1,6 @@
 //! The command line, and what it comes to.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -181,11 +182,14 @@ pub(crate) struct KillsArgs {
     /// The order and the pauses
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// One in so many events is refused by ClickHouse for good
+    #[arg(long, value_name = "EVERY")]
+    poison: Option<NonZeroU64>,
 }
 
 impl KillsArgs {
     pub(crate) fn config(&self) -> Result<KillsConfig, ArgumentError> {
-        Ok(KillsConfig { binary: self.binary.path()?, times: self.times, seed: self.seed })
+        Ok(KillsConfig { binary: self.binary.path()?, times: self.times, seed: self.seed, poison: self.poison })
     }
 }
 
@@ -470,6 +474,9 @@ pub(crate) struct ChaosArgs {
     /// Events per second
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
+    /// One in so many events is refused by ClickHouse for good
+    #[arg(long, value_name = "EVERY")]
+    poison: Option<NonZeroU64>,
     /// Only print what would be broken, how and when
     #[arg(long)]
     pub(crate) plan: bool,
@@ -482,7 +489,7 @@ impl ChaosArgs {
     pub(crate) fn config(&self) -> Result<ChaosConfig, ArgumentError> {
         let programs = programs(&self.binary, self.ingest.as_ref())?;
         let (way, lasts) = (self.way(), Duration::from_secs(self.seconds));
-        Ok(ChaosConfig { programs, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate })
+        Ok(ChaosConfig { programs, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate, poison: self.poison })
     }
 
     /// The plans of all runs, for people.

@@ -1,10 +1,13 @@
 //! Made-up events of a realistic shape (about 300 bytes), the same for the same seed, and what must be counted for each.
 
+use std::num::NonZeroU64;
+
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::client::Outgoing;
+use crate::poison::POISON;
 
 /// Event types without a declaration: they are rolled up by the default dimension sets.
 const EVENT_TYPES: [&str; 8] =
@@ -53,17 +56,31 @@ pub struct Generator {
     lane: u16,
     serial: u64,
     spread: Spread,
+    poison: Option<NonZeroU64>,
 }
 
 impl Generator {
     /// Ids are unique as long as `(run, lane)` is; everything else follows from them too.
     pub fn new(run: u32, lane: u16, spread: Spread) -> Self {
-        Self { rng: StdRng::seed_from_u64(u64::from(run) << 16 | u64::from(lane)), run, lane, serial: 0, spread }
+        Self {
+            rng: StdRng::seed_from_u64(u64::from(run) << 16 | u64::from(lane)),
+            run,
+            lane,
+            serial: 0,
+            spread,
+            poison: None,
+        }
+    }
+
+    /// One in so many events is poison; the others stay as they were.
+    #[must_use]
+    pub fn with_poison(self, every: Option<NonZeroU64>) -> Self {
+        Self { poison: every, ..self }
     }
 
     /// The next event, as of `now`.
     pub fn next(&mut self, now: Timestamp) -> (Outgoing, Facts) {
-        let facts = Facts {
+        let mut facts = Facts {
             event_type: self.one_of(&EVENT_TYPES),
             ts_millis: now.as_millisecond() - self.age_millis(),
             country: self.one_of(&COUNTRIES),
@@ -71,6 +88,9 @@ impl Generator {
             value: self.rng.random_bool(0.75).then(|| f64::from(self.rng.random_range(-400..40_000)) / 4.0),
         };
         self.serial += 1;
+        if self.poison.is_some_and(|every| self.serial % every == 0) {
+            facts.event_type = POISON;
+        }
         let id = format!("{:08x}-{:04x}-4000-8000-{:0SERIAL_DIGITS$x}", self.run, self.lane, self.serial);
         let json = self.render(&id, &facts);
         (Outgoing { id, json }, facts)

@@ -1,6 +1,7 @@
 //! `kill -9` of the ingester and of ClickHouse, again and again at random moments under load, and then: does everything agree?
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::client::ClientConfig;
+use crate::poison::Refusal;
 use crate::process;
 use crate::system::{System, SystemError};
 use crate::verify::{self, Verification};
@@ -31,6 +33,8 @@ pub struct KillsConfig {
     pub times: u32,
     /// Same seed, same order and same pauses; where a kill hits still depends on the machine.
     pub seed: u64,
+    /// One in so many events is poison: a rollup has a constraint against it.
+    pub poison: Option<NonZeroU64>,
 }
 
 /// What is killed.
@@ -101,7 +105,10 @@ pub async fn run(config: &KillsConfig, tell: impl Fn(String)) -> Result<KillsRep
     victims.shuffle(&mut rng);
 
     let mut system = System::start(&config.binary).await?;
-    let load = load_on(&system, config.seed);
+    if config.poison.is_some() {
+        Refusal::Constraint.install(&ClickHouse::new(&system.clickhouse())?).await?;
+    }
+    let load = WritersConfig { poison: config.poison, ..load_on(&system, config.seed) };
     let mut writers = Writers::start(&load)?;
     let mut acknowledged = writers.acknowledged();
     let mut slowest_recovery = Duration::ZERO;
@@ -144,7 +151,7 @@ pub(crate) fn load_on(system: &System, seed: u64) -> WritersConfig {
         give_up_after: RECOVER_WITHIN * 2,
         ..ClientConfig::development(system.ingest_url())
     };
-    WritersConfig { client, workers: 8, batch: 50, run: (seed & 0xffff_ffff) as u32 }
+    WritersConfig { client, workers: 8, batch: 50, run: (seed & 0xffff_ffff) as u32, poison: None }
 }
 
 async fn kill(system: &mut System, victim: Victim) -> Result<(), KillsError> {

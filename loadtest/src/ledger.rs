@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::generate::Facts;
+use crate::poison::POISON;
 
 /// The tables of rollups.
 pub const TABLES: [&str; 3] = ["rollup_1m", "rollup_1h", "rollup_1d"];
@@ -69,12 +70,17 @@ impl Cell {
 #[derive(Debug, Default)]
 pub struct Ledger {
     ids: BTreeSet<String>,
+    poison: BTreeSet<String>,
     cells: BTreeMap<CellKey, Cell>,
 }
 
 impl Ledger {
     /// Enters an event that was acknowledged.
     pub fn enter(&mut self, id: String, facts: &Facts) {
+        if facts.event_type == POISON {
+            self.poison.insert(id);
+            return;
+        }
         for (table, width, mark) in ROLLUPS {
             let bucket = facts.ts_millis.div_euclid(1_000).div_euclid(width) * width;
             for (dim_set, dim_value) in default_sets(facts) {
@@ -95,15 +101,21 @@ impl Ledger {
     #[must_use]
     pub fn plus(mut self, other: Self) -> Self {
         self.ids.extend(other.ids);
+        self.poison.extend(other.poison);
         for (key, cell) in other.cells {
             self.cells.entry(key).or_default().merge(cell);
         }
         self
     }
 
-    /// Ids of all acknowledged events.
+    /// Ids of all acknowledged events but poison.
     pub fn ids(&self) -> &BTreeSet<String> {
         &self.ids
+    }
+
+    /// Ids of acknowledged events that the store refuses.
+    pub fn poison(&self) -> &BTreeSet<String> {
+        &self.poison
     }
 
     /// What every row of every rollup must say.

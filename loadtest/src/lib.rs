@@ -4,6 +4,7 @@
 //! * [`feed`] streams a real data set in, [`chart`] reads it back.
 //! * [`kills`] and [`outage`] break a system of their own ([`system`]) under load and compare what is stored with what the
 //!   clients know ([`ledger`], [`verify`]).
+//! * [`mod@poison`] mixes in events that the store refuses for good.
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
 //! * [`degrade`] measures how reading holds up when something goes wrong.
 //! * [`mod@bench`] measures throughput, latency, freshness and memory in one run.
@@ -29,6 +30,7 @@ pub mod http;
 pub mod kills;
 pub mod ledger;
 pub mod outage;
+pub mod poison;
 pub mod process;
 pub mod reads;
 pub mod system;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::ledger::{Cell, CellKey, Ledger, TABLES};
+use crate::poison::{self, POISON};
 
 /// Differences that are spelled out; all are counted.
 const SHOWN: usize = 10;
@@ -21,6 +22,8 @@ pub struct Verification {
     pub acknowledged: usize,
     /// Rollup rows that were compared.
     pub rows: usize,
+    /// Poison events that have their dead letter.
+    pub letters: usize,
     /// How many differences there are.
     pub differences: usize,
     shown: Vec<String>,
@@ -38,7 +41,7 @@ impl Verification {
         self.kept = Some(path.to_owned());
     }
 
-    fn differs(&mut self, what: impl FnOnce() -> String) {
+    pub(crate) fn differs(&mut self, what: impl FnOnce() -> String) {
         self.differences += 1;
         if self.shown.len() < SHOWN {
             self.shown.push(what());
@@ -50,18 +53,25 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { acknowledged, rows, differences, .. } = self;
         write!(f, "{acknowledged} acknowledged events and {rows} rollup rows compared: {differences} differences")?;
+        if self.letters > 0 {
+            write!(f, "; {} poison events, each with its dead letter", self.letters)?;
+        }
         self.shown.iter().try_for_each(|what| write!(f, "\n  {what}"))?;
         self.kept.iter().try_for_each(|path| write!(f, "\n  the data is kept in {}", path.display()))
     }
 }
 
-/// Waits until as many raw rows are stored as were acknowledged: what was spooled may still be on its way. Gives up without
+/// Waits until as many raw rows are stored as were acknowledged, and what is poison has its letters and repairs: what was spooled may still be on its way. Gives up without
 /// an error: the comparison that follows says what is missing.
 pub async fn settle(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) {
     let deadline = Instant::now() + within;
-    let sql = format!("SELECT uniqExact(event_id) FROM tallyhouse.events WHERE project_id = '{PROJECT}'");
+    let sql = format!(
+        "SELECT uniqExact(event_id) FROM tallyhouse.events WHERE project_id = '{PROJECT}' AND event_type != '{POISON}'"
+    );
     while Instant::now() < deadline {
-        if clickhouse.number(&sql).await.is_ok_and(|stored| stored >= ledger.ids().len() as u64) {
+        if clickhouse.number(&sql).await.is_ok_and(|stored| stored >= ledger.ids().len() as u64)
+            && (ledger.poison().is_empty() || poison::is_settled(clickhouse, ledger).await)
+        {
             return;
         }
         sleep(Duration::from_millis(100)).await;
@@ -71,6 +81,10 @@ pub async fn settle(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) 
 /// Compares everything that the ledger's event types have in the store with the ledger.
 pub async fn compare(clickhouse: &ClickHouse, ledger: &Ledger) -> Result<Verification, ClickHouseError> {
     let mut verification = Verification { acknowledged: ledger.ids().len(), ..Verification::default() };
+    if !ledger.poison().is_empty() {
+        poison::optimize(clickhouse, &mut verification).await;
+        poison::compare(clickhouse, ledger, &mut verification).await?;
+    }
     compare_raw(&mut verification, ledger, &stored_ids(clickhouse, &types_of(ledger)).await?);
     for table in TABLES {
         let stored = stored_cells(clickhouse, table, &types_of(ledger)).await?;

@@ -1,5 +1,7 @@
 //! Load that never gives up: workers that send generated batches, each until it is acknowledged, and keep the ledger.
 
+use std::num::NonZeroU64;
+
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -8,6 +10,7 @@ use crate::client::{Client, ClientConfig, DeliveryError, Outgoing};
 use crate::generate::{Facts, Generator, Spread};
 use crate::http::HttpError;
 use crate::ledger::Ledger;
+use crate::poison::REFUSED_BY_STORE;
 
 /// How much load there is.
 #[derive(Debug, Clone)]
@@ -20,6 +23,8 @@ pub struct WritersConfig {
     pub batch: usize,
     /// Makes the events' ids and contents.
     pub run: u32,
+    /// One in so many events is poison.
+    pub poison: Option<NonZeroU64>,
 }
 
 /// Why the load ended early.
@@ -56,7 +61,7 @@ impl Writers {
         for lane in 0..config.workers {
             let worker = Worker {
                 client: Client::new(&config.client)?,
-                generator: Generator::new(config.run, lane, Spread::Recent),
+                generator: Generator::new(config.run, lane, Spread::Recent).with_poison(config.poison),
                 batch: config.batch,
                 count: count.clone(),
                 stopped: stopped.clone(),
@@ -107,7 +112,7 @@ impl Worker {
             let (events, facts): (Vec<Outgoing>, Vec<Facts>) =
                 (0..self.batch).map(|_| self.generator.next(now)).unzip();
             let delivery = self.client.deliver(&events).await?;
-            if let Some(rejection) = delivery.rejected.into_iter().next() {
+            if let Some(rejection) = delivery.rejected.into_iter().find(|r| r.code != REFUSED_BY_STORE) {
                 return Err(WritersError::Rejected(rejection.code));
             }
             self.count.send_modify(|count| *count += events.len() as u64);

@@ -16,6 +16,9 @@
 //! later: rollups of the days in `repairs` are compared with raw and rebuilt where they differ               (`repair`)
 //! ```
 //!
+//! **While there is poison about** ([`WARY`] after the last) a batch is rehearsed before its first attempt: what is found then was
+//! written nowhere, so that nothing has to be deleted, compared or rebuilt.
+//!
 //! **Why nothing is written while searching.** An insert goes to raw and to three rollups. When one of them refuses, others may have
 //! been written, and remember the token T (tried: sql/README.md). A half of the batch under a token of its own would be counted
 //! twice there. So the rest is sent under the same T: a target that has T skips it, the others take it.
@@ -23,6 +26,9 @@
 //! **What a target that had T keeps** are the refused rows, too. In raw they are deleted by id and time of receipt, right after
 //! the rest is stored: by then each target has T, so no attempt that is still under way can bring them back. A rollup cannot forget
 //! an event, so its hours are rebuilt from raw, for all batches together, and for half of the time at most.
+//!
+//! **One letter for an event**: who sends a refused event again has it refused again. The newest letter stays open, the others are
+//! discarded.
 //!
 //! **Killed anywhere**, the next process reaches the same end:
 //! * before the letters: nothing says that a row is refused, and it is searched again;
@@ -123,7 +129,12 @@ pub struct Patient {
     pub grace: Duration,
     /// When the first such batch was seen, and the last.
     most: Arc<Mutex<Option<(Instant, Instant)>>>,
+    /// When there were refused events last.
+    seen: Arc<Mutex<Option<Instant>>>,
 }
+
+/// So long after refused events, batches are rehearsed before they are attempted.
+const WARY: Duration = Duration::from_secs(60);
 
 /// How often the fence is asked for while one searches.
 const HOLD_EVERY: Duration = Duration::from_secs(3);
@@ -144,6 +155,16 @@ const CLOCKS: i64 = 60_000;
 /// The health component.
 const COMPONENT: &str = "store";
 
+/// What a rehearsal of a batch showed.
+enum Rehearsed {
+    /// It would be stored.
+    Taken,
+    /// Not its events are to blame, or not yet.
+    Blamed(Suspect, Cause),
+    /// These rows are.
+    Found(Found),
+}
+
 /// What a search came to.
 enum Verdict {
     /// These rows go.
@@ -156,6 +177,10 @@ enum Verdict {
 struct Course {
     rows: Option<Arc<Rows>>,
     refused: Vec<(usize, Cause)>,
+    /// An attempt may have written some of it.
+    may_be_written: bool,
+    /// Refused rows among it.
+    has_leftovers: bool,
     refusals: (u32, u32),
     broken_since: Option<Instant>,
     /// Its trouble is in the health.
@@ -169,6 +194,8 @@ impl Course {
         Self {
             rows: None,
             refused: Vec::new(),
+            may_be_written: false,
+            has_leftovers: false,
             refusals: (0, 0),
             broken_since: None,
             has_told: false,
@@ -202,7 +229,26 @@ impl Course {
 impl Patient {
     /// One that waits so long with batches of which most is refused.
     pub fn new(store: Store, grace: Duration) -> Self {
-        Self { store, grace, most: Arc::default() }
+        Self { store, grace, most: Arc::default(), seen: Arc::default() }
+    }
+
+    /// Whether there were refused events a moment ago, so that more may come.
+    pub fn is_wary(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < WARY)
+    }
+
+    /// Whether a batch would be stored as a whole. Also when that cannot be found out: the attempt shows it.
+    pub async fn would_take(&self, block: Block<'_>) -> bool {
+        let rehearsal = match Rehearsal::begin(&self.store.client).await {
+            Ok(rehearsal) => rehearsal,
+            Err(error) => {
+                tracing::warn!(%error, token = block.token, "a batch cannot be rehearsed");
+                return true;
+            }
+        };
+        let refused = rehearsal.send(block.chunks, self.store.timeout).await.err();
+        rehearsal.end().await;
+        refused.is_none_or(|error| error.fault() == Fault::Operational)
     }
 
     /// Most of a batch is refused. Whether such batches have waited for long enough.
@@ -216,10 +262,17 @@ impl Patient {
 
     /// Stores a batch, however often it takes: all of it but what ClickHouse refuses for good, which is dead letters by then.
     pub async fn store<F: Fence>(&self, block: Block<'_>, origin: Origin<'_>, fence: &F) -> Result<Stored, F::Lost> {
-        let (since, mut has_failed) = (origin.since.unwrap_or_else(now_ms), origin.since.is_some());
+        let since = origin.since.unwrap_or_else(now_ms);
         let mut course = Course::new();
+        course.may_be_written = origin.is_repeated || origin.since.is_some();
         if origin.is_repeated {
             self.recall(block, &mut course, fence).await?;
+        }
+        if !course.may_be_written
+            && self.is_wary()
+            && let Verdict::Refused(refused) = self.search(block, &mut course, fence).await?
+        {
+            self.bury(block, origin, refused, &mut course, fence).await?;
         }
         let mut attempt = 1;
         loop {
@@ -227,17 +280,17 @@ impl Patient {
             let error = match self.attempt(block, &course).await {
                 Ok(took) => {
                     let refused = self.settle(block, &course, fence).await?;
-                    if has_failed {
+                    if course.may_be_written {
                         self.reopen(block, since, &course, fence).await?;
                     }
                     return Ok(Stored { took, refused });
                 }
                 Err(error) => error,
             };
-            has_failed = true;
+            course.may_be_written = true;
             tracing::warn!(%error, token = block.token, attempt, rows = block.rows, "an insert failed and will be repeated");
             if course.is_suspicious(&error)
-                && let Verdict::Refused(refused) = self.search(block, &error, &mut course, fence).await?
+                && let Verdict::Refused(refused) = self.search(block, &mut course, fence).await?
             {
                 self.bury(block, origin, refused, &mut course, fence).await?;
                 attempt = 1;
@@ -279,6 +332,7 @@ impl Patient {
         course.refused.sort_by_key(|(row, _)| *row);
         course.refused.dedup_by_key(|(row, _)| *row);
         if !course.refused.is_empty() {
+            course.has_leftovers = true;
             course.rows = read(block.chunks).await;
             tracing::info!(
                 token = block.token,
@@ -304,13 +358,7 @@ impl Patient {
     }
 
     /// Finds out whose fault a refusal is.
-    async fn search<F: Fence>(
-        &self,
-        block: Block<'_>,
-        error: &StoreError,
-        course: &mut Course,
-        fence: &F,
-    ) -> Result<Verdict, F::Lost> {
+    async fn search<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<Verdict, F::Lost> {
         if course.rows.is_none() {
             course.rows = read(block.chunks).await;
         }
@@ -329,34 +377,36 @@ impl Patient {
             }
         };
         self.store.metrics.searched(started.elapsed());
-        let (suspect, found) = match found {
-            Ok(found) => found,
+        let rehearsed = match found {
+            Ok(rehearsed) => rehearsed,
             Err(error) => {
                 tracing::warn!(%error, token = block.token, "it cannot be found out which events are refused");
                 course.search_later();
                 return Ok(Verdict::Wait);
             }
         };
-        Ok(self.judge(block, error, course, suspect, found))
+        Ok(self.judge(block, course, rehearsed))
     }
 
-    /// Rehearses parts of a batch. The rows are found unless the store, or most of the batch, is to blame.
-    async fn rehearse(
-        &self,
-        rows: Arc<Rows>,
-        known: Vec<(usize, Cause)>,
-    ) -> Result<(Suspect, Option<Found>), StoreError> {
+    /// Rehearses a batch and parts of it. The rows are found unless the store, or most of the batch, is to blame.
+    async fn rehearse(&self, rows: Arc<Rows>, known: Vec<(usize, Cause)>) -> Result<Rehearsed, StoreError> {
         let rehearsal = Rehearsal::begin(&self.store.client).await?;
-        // What is a letter already is no longer in question: rows are numbered among the others.
-        let numbers = search::without(rows.len(), &known).into_iter().flatten().collect();
-        let mut rehearsing = Rehearsing { store: &self.store, rehearsal, rows, numbers };
-        let rehearsed = self.rehearse_in(&mut rehearsing).await;
+        // What is a letter already is no longer in question: rows are numbered among the others, by kind.
+        let mut numbers: Vec<usize> = search::without(rows.len(), &known).into_iter().flatten().collect();
+        numbers.sort_by_cached_key(|row| {
+            (letters::text(&rows, "project_id", *row), letters::text(&rows, "event_type", *row), *row)
+        });
+        let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, numbers };
+        let rehearsed = self.rehearse_in(&rehearsing).await;
         rehearsing.rehearsal.end().await;
         rehearsed
     }
 
-    async fn rehearse_in(&self, rehearsing: &mut Rehearsing<'_>) -> Result<(Suspect, Option<Found>), StoreError> {
+    async fn rehearse_in(&self, rehearsing: &Rehearsing<'_>) -> Result<Rehearsed, StoreError> {
         let count = rehearsing.numbers.len();
+        let Trial::Refused(whole) = rehearsing.try_rows(std::iter::once(0..count).collect()).await? else {
+            return Ok(Rehearsed::Taken);
+        };
         let samples = search::sample(count);
         let mut refused = 0;
         for row in samples.iter().copied() {
@@ -365,47 +415,47 @@ impl Patient {
         let takes_canary = refused < samples.len() || rehearsing.send(&canary()).await? == Trial::Taken;
         let suspect = search::suspect(count, samples.len(), refused, takes_canary);
         if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
-            return Ok((suspect, None));
+            return Ok(Rehearsed::Blamed(suspect, whole));
         }
-        if rehearsing.try_rows(std::iter::once(0..count).collect()).await? == Trial::Taken {
-            return Ok((suspect, None));
-        }
-        let mut found = search::find(count, search::MAX_TRIALS, rehearsing).await?;
+        let mut found = search::find(count, whole, search::MAX_TRIALS, rehearsing).await?;
         for (row, _) in &mut found.refused {
             *row = rehearsing.numbers.get(*row).copied().unwrap_or(*row);
         }
-        Ok((suspect, Some(found)))
+        found.refused.sort_by_key(|(row, _)| *row);
+        Ok(Rehearsed::Found(found))
     }
 
     /// What follows from a search, told in the log and in the health.
-    fn judge(
-        &self,
-        block: Block<'_>,
-        error: &StoreError,
-        course: &mut Course,
-        suspect: Suspect,
-        found: Option<Found>,
-    ) -> Verdict {
+    fn judge(&self, block: Block<'_>, course: &mut Course, rehearsed: Rehearsed) -> Verdict {
         let health = &self.store.health;
-        match (suspect, found) {
-            (_, Some(found)) if !found.refused.is_empty() => return Verdict::Refused(found.refused),
-            (Suspect::Store, _) => {
+        match rehearsed {
+            Rehearsed::Found(found) if !found.refused.is_empty() => {
+                if found.untried > 0 {
+                    let (token, untried) = (block.token, found.untried);
+                    tracing::warn!(token, untried, "too many refused events to try each by itself");
+                }
+                return Verdict::Refused(found.refused);
+            }
+            Rehearsed::Blamed(Suspect::Store, cause) => {
                 let since = *course.broken_since.get_or_insert_with(Instant::now);
                 let is_long = since.elapsed() >= self.grace;
                 let status = if is_long { Status::Down } else { Status::Degraded };
-                health.set(COMPONENT, status, format!("refuses every event: {}", error.reason()));
+                health.set(COMPONENT, status, format!("refuses every event: {}", cause.reason));
                 self.store.metrics.store_refuses.set(1);
                 course.has_told = true;
             }
-            (Suspect::Most, _) => {
+            Rehearsed::Blamed(_, cause) => {
                 let detail = format!(
                     "refuses most of a batch, which waits before its events are dead letters: {}",
-                    error.reason()
+                    cause.reason
                 );
                 health.set(COMPONENT, Status::Degraded, detail);
                 course.has_told = true;
             }
-            (Suspect::Some, _) => {
+            Rehearsed::Taken | Rehearsed::Found(_) => {
+                if !course.may_be_written {
+                    return Verdict::Wait;
+                }
                 tracing::warn!(token = block.token, "a rehearsal takes what an insert refuses; it is repeated");
             }
         }
@@ -427,12 +477,16 @@ impl Patient {
             refused.iter().map(|(row, cause)| letters::letter(block.token, origin.topic, &rows, *row, cause)).collect();
         let first = refused.first().map_or(0, |(row, _)| *row);
         let token = format!("{}-refused-{first}-{}", block.token, refused.len());
-        let pending = repair::block(block.token, &days_of(&rows, &refused), Step::Pending);
-        self.note(&format!("{token}-pending"), pending, fence).await?;
+        if course.may_be_written {
+            let pending = repair::block(block.token, &days_of(&rows, &refused), Step::Pending);
+            self.note(&format!("{token}-pending"), pending, fence).await?;
+            course.has_leftovers = true;
+        }
         self.write_letters(&token, letters, fence).await?;
         for (_, cause) in &refused {
             self.store.metrics.dead_lettered(cause.code);
         }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         tracing::error!(
             token = block.token,
             letters = refused.len(),
@@ -468,7 +522,7 @@ impl Patient {
             attempt = attempt.saturating_add(1);
         };
         // Those of refused rows are open anyway.
-        if let Some(rows) = &course.rows {
+        if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {
             days.retain(|day| !days_of(rows, &course.refused).contains(day));
         }
         if days.is_empty() {
@@ -537,20 +591,32 @@ impl Patient {
             return Ok(Refused::default());
         };
         let mut attempt = 1;
-        while let Err(error) = repair::delete_rows(&self.store.client, rows, &course.refused, self.store.timeout).await
-        {
-            tracing::warn!(%error, token = block.token, attempt, "refused rows could not be taken out of raw; trying again");
+        while let Err(error) = self.tidy(rows, course).await {
+            tracing::warn!(%error, token = block.token, attempt, "what was stored of refused events could not be taken away; trying again");
             fence.hold().await?;
             tokio::time::sleep(pause_after(attempt)).await;
             attempt = attempt.saturating_add(1);
         }
-        let (token, days) = (format!("{}-open-{}", block.token, course.refused.len()), days_of(rows, &course.refused));
-        self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
+        if course.has_leftovers {
+            let token = format!("{}-open-{}", block.token, course.refused.len());
+            let days = days_of(rows, &course.refused);
+            self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
+        }
         let id = |row: usize| (letters::text(rows, "project_id", row), letters::text(rows, "event_id", row));
         Ok(Refused {
             rows: course.refused.iter().map(|(row, cause)| (*row, cause.code)).collect(),
             ids: course.refused.iter().map(|(row, _)| id(*row)).collect(),
         })
+    }
+}
+
+impl Patient {
+    /// Refused rows that an attempt had left in raw go, and so do older letters of the same events.
+    async fn tidy(&self, rows: &Rows, course: &Course) -> Result<(), StoreError> {
+        if course.has_leftovers {
+            repair::delete_rows(&self.store.client, rows, &course.refused, self.store.timeout).await?;
+        }
+        letters::discard_older(&self.store.client, rows, &course.refused, self.store.timeout).await
     }
 }
 
@@ -568,16 +634,17 @@ struct Rehearsing<'a> {
     store: &'a Store,
     rehearsal: Rehearsal,
     rows: Arc<Rows>,
-    /// The rows that are in question.
+    /// The rows that are in question, those of a kind together.
     numbers: Vec<usize>,
 }
 
 impl Trials for Rehearsing<'_> {
     type Error = StoreError;
 
-    async fn try_rows(&mut self, rows: Vec<Range<usize>>) -> Result<Trial, StoreError> {
-        let tried = rows.into_iter().flatten().filter_map(|at| self.numbers.get(at).copied());
-        let chunks = self.rows.block_of(&consecutive(tried));
+    async fn try_rows(&self, rows: Vec<Range<usize>>) -> Result<Trial, StoreError> {
+        let mut tried: Vec<_> = rows.into_iter().flatten().filter_map(|at| self.numbers.get(at).copied()).collect();
+        tried.sort_unstable();
+        let chunks = self.rows.block_of(&consecutive(tried.into_iter()));
         self.send(&chunks).await
     }
 }

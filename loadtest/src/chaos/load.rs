@@ -2,6 +2,7 @@
 //! events leave once more, in another batch, a second later.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::client::{Client, ClientConfig, Delivery, Outgoing};
 use crate::generate::{Facts, Generator, Spread};
 use crate::ledger::Ledger;
+use crate::poison::REFUSED_BY_STORE;
 use crate::writers::WritersError;
 
 const TICK: Duration = Duration::from_millis(40);
@@ -32,6 +34,8 @@ pub struct LoadConfig {
     pub rate: u32,
     /// Makes the events' ids and contents, and chooses which are repeated.
     pub run: u32,
+    /// One in so many events is poison.
+    pub poison: Option<NonZeroU64>,
 }
 
 /// What was sent and what became of it.
@@ -59,7 +63,7 @@ struct Done {
 /// Sends until `stop` is true, then waits until all is delivered.
 pub async fn run(config: &LoadConfig, mut stop: watch::Receiver<bool>) -> Result<Sent, WritersError> {
     let client = Arc::new(Client::new(&config.client)?);
-    let mut generator = Generator::new(config.run, 0, Spread::Recent);
+    let mut generator = Generator::new(config.run, 0, Spread::Recent).with_poison(config.poison);
     let mut rng = StdRng::seed_from_u64(config.run.into());
     let batch = (f64::from(config.rate) * TICK.as_secs_f64()).ceil() as usize;
     let mut again: VecDeque<(Instant, Outgoing)> = VecDeque::new();
@@ -105,6 +109,7 @@ async fn deliver(
     fresh: Vec<(String, Facts)>,
 ) -> Result<Done, WritersError> {
     let mut delivery = client.deliver(&events).await?;
+    delivery.rejected.retain(|rejection| rejection.code != REFUSED_BY_STORE);
     match delivery.rejected.pop() {
         Some(rejection) => Err(WritersError::Rejected(rejection.code)),
         None => Ok(Done { delivery, fresh }),

@@ -14,6 +14,7 @@ pub mod load;
 pub mod plan;
 pub mod report;
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::client::ClientConfig;
 use crate::ledger::Ledger;
+use crate::poison::Refusal;
 use crate::verify;
 use crate::writers::WritersError;
 
@@ -52,6 +54,8 @@ pub struct ChaosConfig {
     pub runs: u32,
     /// Events per second.
     pub rate: u32,
+    /// One in so many events is poison: a view throws at it.
+    pub poison: Option<NonZeroU64>,
 }
 
 /// Why it could not be played to its end.
@@ -74,6 +78,9 @@ pub enum ChaosError {
 /// Plays all runs on a fleet of its own, until one shows a difference; `tell` hears of every run.
 pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
     let mut fleet = Fleet::start(&config.programs, config.way.into()).await?;
+    if config.poison.is_some() {
+        Refusal::View.install(&ClickHouse::new(fleet.clickhouse())?).await?;
+    }
     tell("chaos: the fleet is ready".to_owned());
     let mut report = ChaosReport::default();
     let mut ledger = Ledger::default();
@@ -122,7 +129,7 @@ async fn play(
         give_up_after: SETTLE_WITHIN,
         ..ClientConfig::development(fleet.ingest_url())
     };
-    let load = LoadConfig { client, rate: config.rate, run: session.index + 1 };
+    let load = LoadConfig { client, rate: config.rate, run: session.index + 1, poison: config.poison };
     let sending = tokio::spawn(async move { load::run(&load, stopped).await });
     let (watching, watched) = watch::channel(true);
     let silence = tokio::spawn(look(fleet.bootstrap(), watched));

@@ -1,5 +1,6 @@
 //! Everything is broken in turn under load: gateway, consumers, brokers, ClickHouse, Redis. The same, longer: `make chaos`.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
         seed: 2_013,
         runs: 1,
         rate: 500,
+        poison: NonZeroU64::new(1_000),
     };
     assert!(config.programs.ingest.exists(), "`cargo build --bin ingest` first, as `make test` does");
     let report = chaos::run(&config, |line| eprintln!("{line}")).await.unwrap();
     eprintln!("{report}");
     assert!(report.is_exact(), "{report}");
+    assert!(report.runs.iter().all(|run| run.verification.letters > 0), "there was no poison: {report}");
 }

@@ -313,6 +313,65 @@ async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_letters()
     place.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_there_is_poison_about_nothing_of_it_is_written_anywhere() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    Refuses::Constraint("rollup_1h").install(&place.connection).await;
+    assert_eq!(service.send(mixed(40, &[3])).await.status, 202);
+    place.exact(39, 1).await;
+    let repairs = async || count(&place.connection, &place.project, REPAIRS).await;
+    let before = repairs().await;
+    for _ in 0..3 {
+        assert_eq!(service.send(mixed(40, &[3, 30])).await.status, 202);
+        assert_eq!(service.send(mixed(10, &[])).await.status, 202);
+    }
+    place.exact(39 + 3 * 48, 1 + 3 * 2).await;
+    assert_eq!(repairs().await, before, "a rehearsed batch needs no repair");
+    service.stop().await;
+    place.stop().await;
+}
+
+/// Days of batches that were compared.
+const REPAIRS: &str = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_sent_again_and_refused_again_has_one_open_letter() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    Refuses::View.install(&place.connection).await;
+    let body = mixed(20, &[5, 6]);
+    for times in 1..=3_u64 {
+        assert_eq!(service.send(body.clone()).await.status, 202);
+        let all = "SELECT uniqExact(id) FROM dead_letters WHERE project_id = {project:String}";
+        eventually("it has one letter more", async || count(&place.connection, &place.project, all).await == 2 * times)
+            .await;
+        place.exact(18, 2).await;
+    }
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_batch_of_nothing_but_poison_holds_up_others_for_a_bounded_time() {
+    let place = Place::new().await;
+    let settings = [("REFUSED_GRACE_MS", "1000"), ("INGEST_BATCH_ROWS", "20000")];
+    let service = place.service(&settings).await;
+    Refuses::View.install(&place.connection).await;
+    let all: Vec<usize> = (0..1_000).collect();
+    let began = std::time::Instant::now();
+    for _ in 0..4 {
+        assert_eq!(service.send(mixed(1_000, &all)).await.status, 202);
+    }
+    assert_eq!(service.send(mixed(25, &[])).await.status, 202);
+    place.exact(25, 4_000).await;
+    let trials = service.metric("tallyhouse_ingest_refused_trials_total");
+    assert!(trials < 1_000, "{trials} trials for 4,000 events");
+    eprintln!("4,000 refused events: {:.1?}, {trials} trials", began.elapsed());
+    service.stop().await;
+    place.stop().await;
+}
+
 /// Events with these values as a block, which no sender can make any more.
 fn valued_block(project: &str, values: &[f64]) -> Vec<bytes::Bytes> {
     let now = now_ms();
