@@ -111,7 +111,7 @@ impl fmt::Display for Findings {
         for source in &audit.sources {
             writeln!(
                 f,
-                "{} partition {}: {} offsets, {} repeated, {} missing",
+                "{} partition {}: {} offsets, {} repeated; {} between them are not in raw here (duplicates, dead letters, other projects, other days)",
                 source.project_id, source.partition, source.offsets, source.repeated, source.missing
             )?;
         }
