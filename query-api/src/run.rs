@@ -16,6 +16,7 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::adhoc::refused::Refused;
 use crate::adhoc::stream::Limits;
 use crate::adhoc::{Adhoc, Analyst};
 use crate::admission::SendingTurns;
@@ -189,6 +190,7 @@ pub async fn run(
 
 fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
+        refused: Refused::default(),
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
         exports: SendingTurns::of_exports(config.export_concurrency),

@@ -28,6 +28,7 @@ pub mod export;
 pub mod guard;
 pub mod int64;
 pub mod local_times;
+pub mod refused;
 pub mod rows;
 pub mod shape;
 pub mod sql_api;
@@ -62,6 +63,8 @@ pub struct Adhoc {
     pub exports: SendingTurns,
     /// Whose statements' answers may wait to be read.
     pub answers: SendingTurns,
+    /// Statements that reached a limit just now.
+    pub refused: refused::Refused,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
     /// Counts.

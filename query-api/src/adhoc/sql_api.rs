@@ -194,6 +194,7 @@ pub async fn answer(
     is_json(headers)?;
     let mut ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?.with_int64(int64)?;
     ask.sql = guard::check(&ask.sql)?;
+    adhoc.refused.check(&scope, &ask)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
     let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
     let turn = app.sources.store.admit(&asking).await?;
@@ -206,7 +207,9 @@ pub async fn answer(
         Ok(complete) => complete,
         Err(error) => {
             watched.failed_at_theirs(&error);
-            return Err(of_statement(&error, (app.clock)()));
+            let error = of_statement(&error, (app.clock)());
+            adhoc.refused.failed(&scope, &ask, &error);
+            return Err(error);
         }
     };
     // What comes now waits in ClickHouse, complete: no query runs for it any more.
