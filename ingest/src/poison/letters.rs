@@ -68,11 +68,11 @@ pub(super) async fn discard_older(
         let open = format!(
             "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
         );
-        // Written as any other step of a letter: once more, newer.
+        // Written as any other step of a letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
         let discard = format!(
-            "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) {open} \
+            "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
              AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \
-             {open} GROUP BY project_id, event_id)"
+             {open} GROUP BY project_id, event_id))"
         );
         let discard = client
             .query_raw(&discard)
