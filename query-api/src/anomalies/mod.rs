@@ -82,7 +82,7 @@ pub enum Read {
         /// What was read.
         plan: Box<StructuredPlan>,
         /// What was found.
-        found: Found,
+        found: Box<Found>,
     },
 }
 

@@ -19,6 +19,7 @@ mod newest;
 mod overflow;
 mod sums;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,9 +32,9 @@ use crate::event_types;
 use crate::journeys;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
-use crate::plan::{OneSeries, Plan};
+use crate::plan::{OneSeries, Plan, SeriesPlan};
 use crate::render::meta::LookedUp;
-use crate::render::structured::Found;
+use crate::render::structured::{Found, Others};
 use crate::render::table::Greatest;
 use crate::render::{self, Rendered};
 use crate::request::structured::Form;
@@ -126,8 +127,9 @@ impl Execution {
             Plan::Series(plan) => {
                 let read = plan.read();
                 let points = self.points(&read).await?;
+                let others = self.others_of(plan, &read, &points).await?;
                 let looked_up = self.beside(&read, &points).await?;
-                render::series::render(plan, &points, looked_up, self.age.seen_s())
+                render::series::render(plan, &points, &others, looked_up, self.age.seen_s())
             }
             Plan::Anomalies(plan) => {
                 let read = match &plan.series {
@@ -137,9 +139,10 @@ impl Execution {
                         let looked_up = self.beside(&read, &points).await?;
                         anomalies::Read::BuiltIn { plan: series.clone(), points, looked_up }
                     }
-                    OneSeries::Registered(series) => {
-                        anomalies::Read::Registered { plan: series.clone(), found: self.structured(series).await? }
-                    }
+                    OneSeries::Registered(series) => anomalies::Read::Registered {
+                        plan: series.clone(),
+                        found: Box::new(self.structured(series).await?),
+                    },
                 };
                 anomalies::judge(plan.clone(), read, self.age.seen_ms).await?
             }
@@ -200,6 +203,7 @@ impl Execution {
                 found.previous_running = self.all(&running.reads).await?;
             }
         }
+        found.others = self.others(plan, &found).await?;
         let every_group = if all_groups.is_empty() { &found.reads } else { &all_groups };
         let mut overflowed = Vec::new();
         for (read, points) in plan.period.reads.iter().zip(every_group) {
@@ -213,6 +217,34 @@ impl Execution {
             plan.period.reads.iter().zip(every_group).map(|(read, points)| (read, points.as_slice())).collect();
         found.looked_up = LookedUp { overflowed, newest: self.newest(&newest).await };
         Ok(found)
+    }
+
+    /// The groups of a series that are not shown, as one.
+    async fn others_of(&mut self, plan: &SeriesPlan, read: &Read, points: &[Point]) -> Result<Vec<Point>, ReadError> {
+        if !plan.other || points.iter().all(|point| point.rank <= plan.limit) {
+            return Ok(Vec::new());
+        }
+        let shown = points.iter().filter(|point| point.rank <= plan.limit).map(|point| point.groups.clone());
+        let shown = nameable(shown.collect())?;
+        self.points(&read.without(shown)).await
+    }
+
+    /// Those of a structured answer.
+    async fn others(&mut self, plan: &StructuredPlan, found: &Found) -> Result<Option<Others>, ReadError> {
+        if !plan.shape.include.other {
+            return Ok(None);
+        }
+        let Some(shown) = render::structured::before_the_rest(plan, found) else { return Ok(None) };
+        let shown = nameable(shown.into_iter().collect())?;
+        let without = |reads: &[Read]| reads.iter().map(|read| read.without(shown.iter().cloned())).collect::<Vec<_>>();
+        let mut others = Others { reads: self.all(&without(&plan.period.reads)).await?, ..Others::default() };
+        if let Some(previous) = &plan.previous {
+            others.previous = self.all(&without(&previous.reads)).await?;
+            if let Some(running) = &previous.running {
+                others.previous_running = self.all(&without(&running.reads)).await?;
+            }
+        }
+        Ok(Some(others))
     }
 
     /// What a reading's answer says beside its points.
@@ -258,6 +290,16 @@ impl Execution {
 /// Start of the newest bucket of a report, of the parts that begin at `from` or later.
 fn newest_line(lines: &[Line], from: i64) -> Option<i64> {
     lines.iter().filter(|line| line.section == section::TOTAL && line.at >= from).map(|line| line.newest).max()
+}
+
+/// Groups that one statement can name: ClickHouse takes a megabyte of URL, in which a byte may take three.
+fn nameable(groups: BTreeSet<Vec<String>>) -> Result<BTreeSet<Vec<String>>, ReadError> {
+    // With the length of each, and the quotes.
+    let bytes: usize = groups.iter().flatten().map(|value| value.len() + 10).sum();
+    if bytes > 300_000 {
+        return Err(ReadError::TooExpensive { limit: "300,000 bytes of groups that are shown beside `other`" });
+    }
+    Ok(groups)
 }
 
 fn bounded(points: Vec<Point>) -> Result<Vec<Point>, ReadError> {

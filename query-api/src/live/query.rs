@@ -73,7 +73,7 @@ impl StreamQuery {
 // Both are taken apart without `..`: a field that is added must be thought of here.
 
 fn built_in(query: &MetricQuery) -> serde_json::Result<Value> {
-    let MetricQuery { metric, event_type, window: _, granularity, zone, group_by, filters, limit } = query;
+    let MetricQuery { metric, event_type, window: _, granularity, zone, group_by, filters, limit, other: _ } = query;
     let Metric { name, measure: _, event_type: _, granularity: _ } = metric;
     serde_json::to_value((name, event_type, granularity, zone, group_by, filters, limit))
 }

@@ -68,6 +68,13 @@ pub enum Condition {
         /// The texts, sorted.
         values: BTreeSet<String>,
     },
+    /// The fields together are one of these groups.
+    Groups {
+        /// The fields.
+        by: Vec<Field>,
+        /// The values of each, in their order, as a reading told them.
+        groups: BTreeSet<Vec<String>>,
+    },
 }
 
 impl Condition {
@@ -79,6 +86,11 @@ impl Condition {
     /// The field is one of the texts.
     pub fn is(field: Field, values: impl IntoIterator<Item = String>) -> Self {
         Self::Test { field, how: How::Is, values: values.into_iter().collect() }
+    }
+
+    /// None of these groups.
+    pub fn none_of(by: &[Field], groups: impl IntoIterator<Item = Vec<String>>) -> Self {
+        Self::Not(Box::new(Self::Groups { by: by.to_vec(), groups: groups.into_iter().collect() }))
     }
 
     /// Both hold, written in one way only, so that the same question has the same key.
@@ -105,6 +117,7 @@ impl Condition {
             Self::Not(one) => one.dimensions(),
             Self::Test { field: Field::Dimension(name), .. } => BTreeSet::from([name.as_str()]),
             Self::Test { field: Field::EventType, .. } => BTreeSet::new(),
+            Self::Groups { by, .. } => by.iter().filter(|field| **field != Field::EventType).map(Field::name).collect(),
         }
     }
 
@@ -117,7 +130,7 @@ impl Condition {
                 let counted = |text: &String| number::counted(text).map(|counted| (text.clone(), counted));
                 values.iter().filter_map(counted).filter(|(text, counted)| text != counted).collect()
             }
-            Self::Test { .. } => BTreeMap::new(),
+            Self::Test { .. } | Self::Groups { .. } => BTreeMap::new(),
         }
     }
 
@@ -126,7 +139,7 @@ impl Condition {
         match self {
             Self::And(several) | Self::Or(several) => several.iter().map(Self::tests).sum(),
             Self::Not(one) => one.tests(),
-            Self::Test { .. } => 1,
+            Self::Test { .. } | Self::Groups { .. } => 1,
         }
     }
 
@@ -136,6 +149,7 @@ impl Condition {
             Self::And(several) | Self::Or(several) => several.iter().any(|one| one.looks_at(wanted)),
             Self::Not(one) => one.looks_at(wanted),
             Self::Test { field, .. } => field == wanted,
+            Self::Groups { by, .. } => by.contains(wanted),
         }
     }
 
@@ -153,7 +167,7 @@ impl Condition {
             Self::Test { field: Field::EventType, how: How::Is, values } => {
                 Some(values.iter().map(String::as_str).collect())
             }
-            Self::Not(_) | Self::Test { .. } => None,
+            Self::Not(_) | Self::Test { .. } | Self::Groups { .. } => None,
         }
     }
 
@@ -163,7 +177,7 @@ impl Condition {
             Self::And(several) | Self::Or(several) => several.iter().flat_map(Self::named_event_types).collect(),
             Self::Not(one) => one.named_event_types(),
             Self::Test { field: Field::EventType, how: How::Is, values } => values.iter().map(String::as_str).collect(),
-            Self::Test { .. } => BTreeSet::new(),
+            Self::Test { .. } | Self::Groups { .. } => BTreeSet::new(),
         }
     }
 
@@ -175,6 +189,7 @@ impl Condition {
             Self::Or(several) => several.iter().any(|one| one.holds(value)),
             Self::Not(one) => !one.holds(value),
             Self::Test { field, how: How::Is, values } => values.contains(&value(field)),
+            Self::Groups { by, groups } => groups.contains(&by.iter().map(value).collect::<Vec<_>>()),
             Self::Test { field, how: How::Contains, values } => {
                 values.iter().any(|text| value(field).to_lowercase().contains(&text.to_lowercase()))
             }

@@ -28,6 +28,9 @@ pub struct SeriesPlan {
     pub group_by: Vec<String>,
     /// The most groups.
     pub limit: u32,
+    /// Whether the others come as one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other: bool,
 }
 
 impl SeriesPlan {
@@ -47,6 +50,12 @@ impl SeriesPlan {
 }
 
 impl Read {
+    /// The same, of all groups but these, as one.
+    pub fn without(&self, groups: impl IntoIterator<Item = Vec<String>>) -> Self {
+        let condition = self.condition.clone().and(Condition::none_of(&self.by, groups));
+        Self { condition, by: Vec::new(), top: None, ..self.clone() }
+    }
+
     /// The dimensions at these places of the set, counted from 1, that the caller asked about, in order.
     pub fn named(&self, places: &[i64]) -> Vec<&str> {
         let Source::Rollup { set, .. } = &self.source else { return Vec::new() };
@@ -72,6 +81,7 @@ pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<S
         frame,
         group_by: query.group_by.clone(),
         limit: query.limit,
+        other: query.other,
     })
 }
 

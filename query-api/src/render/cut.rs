@@ -26,6 +26,9 @@ pub struct Cut {
     /// The `offset` of the next page, where there are pages.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_offset: Option<usize>,
+    /// Where the rest is, in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rest: Option<&'static str>,
 }
 
 impl Cut {
@@ -37,7 +40,14 @@ impl Cut {
     /// Of what, of which so many are shown, and of which there are others.
     pub const fn of(what: &'static str, shown: usize, of: Option<usize>) -> Self {
         let at_least = if of.is_some() { None } else { Some(shown + 1) };
-        Self { what, shown, of, at_least, next_offset: None }
+        Self { what, shown, of, at_least, next_offset: None, rest: None }
+    }
+
+    /// Whose rest is in rows that are marked `other`, if so.
+    #[must_use]
+    pub const fn rest_in_other(mut self, is_there: bool) -> Self {
+        self.rest = if is_there { Some("other") } else { None };
+        self
     }
 }
 
@@ -77,6 +87,18 @@ impl Page {
     /// The groups of this page and of those before it.
     pub fn groups_so_far(&self) -> usize {
         self.offset.saturating_add(self.limit).min(self.units)
+    }
+
+    /// Those groups; `None` when nothing comes after them.
+    pub fn groups_before_the_rest(&self, rows: &[Row]) -> Option<Vec<Vec<String>>> {
+        let end = self.groups_so_far();
+        if end >= self.units {
+            return None;
+        }
+        Some(match &self.places {
+            Some(places) => places.iter().filter(|(_, place)| **place < end).map(|(group, _)| group.clone()).collect(),
+            None => rows.iter().take(end).map(|row| row.groups.clone()).collect(),
+        })
     }
 
     /// What comes after it.

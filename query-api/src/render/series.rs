@@ -34,11 +34,17 @@ struct Groups<'a> {
 }
 
 /// Renders what a plan found. Without groups every bucket of the range is there; with groups only those with events.
-pub fn render(plan: &SeriesPlan, points: &[Point], looked_up: LookedUp, generated_s: i64) -> Rendered {
+pub fn render(
+    plan: &SeriesPlan,
+    points: &[Point],
+    others: &[Point],
+    looked_up: LookedUp,
+    generated_s: i64,
+) -> Rendered {
     let zone = &plan.frame.zone;
     let newest = points.iter().map(|point| point.at).max();
     let grouped = !plan.group_by.is_empty();
-    let data = if grouped { with_groups(plan, points) } else { without_gaps(plan, points) };
+    let data = if grouped { with_groups(plan, points, others) } else { without_gaps(plan, points) };
     let body = format!(
         "{{\"metric\":{},\"granularity\":{},\"timezone\":{},\"data\":[{}]}}",
         json::text(&plan.metric),
@@ -54,7 +60,7 @@ pub fn render(plan: &SeriesPlan, points: &[Point], looked_up: LookedUp, generate
             zone.rfc3339(current.max(plan.frame.from))
         }),
         groups: grouped.then_some(Groups { by: &plan.group_by, limit: plan.limit, truncated }),
-        cut: truncated.then(|| Cut::of_groups(plan.limit as usize, None)),
+        cut: truncated.then(|| Cut::of_groups(plan.limit as usize, None).rest_in_other(plan.other)),
     };
     assemble(&body, &about(plan, looked_up, generated_s), &own)
 }
@@ -79,13 +85,19 @@ fn without_gaps(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
     plan.frame.grid().starts().into_iter().map(|at| point(plan, at, value(at), "")).collect()
 }
 
-fn with_groups(plan: &SeriesPlan, points: &[Point]) -> Vec<String> {
+/// The groups that are not shown come last in each bucket.
+fn with_groups(plan: &SeriesPlan, points: &[Point], others: &[Point]) -> Vec<String> {
     let labels: Vec<String> = plan.group_by.iter().map(|name| json::text(&label(name))).collect();
     let dims = |values: &[String]| {
         labels.iter().zip(values).map(|(label, value)| format!(",{label}:{}", json::text(value))).collect::<String>()
     };
     let shown = points.iter().filter(|point| point.rank <= plan.limit);
-    shown.map(|shown| point(plan, shown.at, value_of(shown), &dims(&shown.groups))).collect()
+    let nulls: String = labels.iter().map(|label| format!(",{label}:null")).collect();
+    let shown = shown.map(|shown| (shown.at, point(plan, shown.at, value_of(shown), &dims(&shown.groups))));
+    let other = |other: &Point| (other.at, point(plan, other.at, value_of(other), &format!("{nulls},\"other\":true")));
+    let mut data: Vec<(i64, String)> = shown.chain(others.iter().map(other)).collect();
+    data.sort_by_key(|(at, _)| *at);
+    data.into_iter().map(|(_, point)| point).collect()
 }
 
 fn value_of(point: &Point) -> Option<f64> {
@@ -100,7 +112,7 @@ fn point(plan: &SeriesPlan, at: i64, value: Option<f64>, dims: &str) -> String {
 /// A dimension may be called as one of our own fields.
 pub(super) fn label(dimension: &str) -> Cow<'_, str> {
     match dimension {
-        "timestamp" | "value" => format!("dimension.{dimension}").into(),
+        "timestamp" | "value" | "other" => format!("dimension.{dimension}").into(),
         _ => dimension.into(),
     }
 }
@@ -135,6 +147,7 @@ mod tests {
             },
             group_by: group_by.iter().map(|name| (*name).to_owned()).collect(),
             limit: 1,
+            other: false,
         }
     }
 
@@ -152,7 +165,7 @@ mod tests {
     #[test]
     fn gaps_are_filled_with_what_nothing_means() {
         for (measure, nothing) in [(Measure::Events, json!(0)), (Measure::ValueAvg, Value::Null)] {
-            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], LookedUp::default(), 0));
+            let answer = parsed(&render(&plan(measure, &[]), &[at(3_600, 5.0, &[], 1)], &[], LookedUp::default(), 0));
             let values: Vec<_> =
                 answer["data"].as_array().unwrap().iter().map(|point| point["value"].clone()).collect();
             assert_eq!((&values[0], &values[2]), (&nothing, &nothing));
@@ -165,28 +178,29 @@ mod tests {
     #[test]
     fn groups_beyond_the_limit_are_left_out_and_that_is_said() {
         let points = [at(0, 5.0, &["DE \"x\""], 1), at(0, 2.0, &["FR"], 2)];
-        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, LookedUp::default(), 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["country"]), &points, &[], LookedUp::default(), 0));
         assert_eq!(
             answer["data"],
             json!([{"timestamp": "1970-01-01T01:00:00+01:00", "value": 5, "country": "DE \"x\""}])
         );
         assert_eq!(answer["meta"]["groups"], json!({"by": ["country"], "limit": 1, "truncated": true}));
-        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], LookedUp::default(), 0));
+        let answer = parsed(&render(&plan(Measure::Events, &["value"]), &points[..1], &[], LookedUp::default(), 0));
         assert_eq!(answer["data"][0]["dimension.value"], "DE \"x\"");
         assert_eq!(answer["meta"]["groups"]["truncated"], false);
     }
 
     #[test]
     fn the_tag_is_of_the_data_and_not_of_the_time() {
-        let tag =
-            |value, time| render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], LookedUp::default(), time).etag;
+        let tag = |value, time| {
+            render(&plan(Measure::Events, &[]), &[at(0, value, &[], 1)], &[], LookedUp::default(), time).etag
+        };
         assert_eq!(tag(1.0, 0), tag(1.0, 60));
         assert_ne!(tag(1.0, 0), tag(2.0, 0));
     }
 
     #[test]
     fn estimates_say_so() {
-        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], LookedUp::default(), 0))["meta"].clone();
+        let meta = |measure| parsed(&render(&plan(measure, &[]), &[], &[], LookedUp::default(), 0))["meta"].clone();
         assert_eq!(meta(Measure::Users)["errors"], json!({"m": {"kind": "standard", "relative": 0.0081}}));
         assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);

@@ -32,8 +32,46 @@ pub struct Found {
     pub previous_totals: Vec<Vec<Point>>,
     /// Of what the running bucket is compared with.
     pub previous_running: Vec<Vec<Point>>,
+    /// Of all groups that are not shown, as one, where they were asked for and there are any.
+    pub others: Option<Others>,
     /// What the period says beside its points.
     pub looked_up: LookedUp,
+}
+
+/// What was read of the groups that are not shown.
+#[derive(Debug, Clone, Default)]
+pub struct Others {
+    /// Of the period.
+    pub reads: Vec<Vec<Point>>,
+    /// Of the period before.
+    pub previous: Vec<Vec<Point>>,
+    /// Of what the running bucket is compared with.
+    pub previous_running: Vec<Vec<Point>>,
+}
+
+/// The groups that are shown, and on pages before; `None` where there are no others.
+pub fn before_the_rest(plan: &StructuredPlan, found: &Found) -> Option<Vec<Vec<String>>> {
+    if let Form::Series(groups) = plan.shape.form {
+        let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
+        let Greatest { groups, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
+        return truncated.then_some(groups);
+    }
+    let mut rows = table::rows(plan, &plan.period, &found.reads);
+    table::sort(plan, &mut rows);
+    Page::of(plan, &rows).groups_before_the_rest(&rows)
+}
+
+/// The same plan without groups.
+fn ungrouped(plan: &StructuredPlan) -> StructuredPlan {
+    let shape = Shape { by: Vec::new(), ..plan.shape.clone() };
+    StructuredPlan { shape, ..plan.clone() }
+}
+
+/// The rows of the groups that are not shown: of each bucket in which they have events.
+fn other_rows(plan: &StructuredPlan, others: &Others) -> Vec<Row> {
+    let mut rows = table::rows(&ungrouped(plan), &plan.period, &others.reads);
+    rows.retain(|row| others.reads.iter().flatten().any(|point| point.at == row.at));
+    rows
 }
 
 /// Renders what a plan found.
@@ -43,11 +81,16 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
         return series_of(plan, found, rows, groups, generated_s);
     }
     table::sort(plan, &mut rows);
-    let previous = previous_by_row(plan, found);
+    let previous = previous_by_row(plan, &found.previous, &found.previous_running);
     let total_rows = rows.len();
     let mut accuracy = Accuracy::of(plan);
     let page = Page::of(plan, &rows);
-    let results: Vec<Value> = page.rows(&rows).map(|row| result(plan, row, &previous, &mut accuracy)).collect();
+    let mut results: Vec<Value> = page.rows(&rows).map(|row| result(plan, row, &previous, &mut accuracy)).collect();
+    if let Some(others) = &found.others {
+        let previous = previous_by_row(&ungrouped(plan), &others.previous, &others.previous_running);
+        let rows = other_rows(plan, others);
+        results.extend(rows.iter().map(|row| marked(plan, result(&ungrouped(plan), row, &previous, &mut accuracy))));
+    }
     let mut data = Map::new();
     data.insert("results".into(), results.into());
     if plan.shape.include.totals {
@@ -56,7 +99,7 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     data.insert("query".into(), echo(plan));
     let about = about(plan, found, accuracy.errors(), generated_s);
     let mut own = own(plan, total_rows, generated_s);
-    own.extend(page.cut().map(|cut| ("cut".to_owned(), json!(cut))));
+    own.extend(page.cut().map(|cut| ("cut".to_owned(), json!(cut.rest_in_other(found.others.is_some())))));
     assemble(&piece::text(&data), &about, &own)
 }
 
@@ -75,28 +118,46 @@ fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u
         point.extend(groups.map(|(field, group)| (series::label(field.name()).into_owned(), group.as_str().into())));
         Value::from(point)
     };
+    let other = |row: &Row| {
+        let value = values(plan, &row.metrics).into_iter().next().unwrap_or_default();
+        let fields = [
+            ("timestamp".to_owned(), plan.shape.zone.rfc3339(row.at).into()),
+            ("value".to_owned(), value),
+            ("other".to_owned(), true.into()),
+        ];
+        let groups = plan.shape.by.iter().map(|field| (series::label(field.name()).into_owned(), Value::Null));
+        Value::from(fields.into_iter().chain(groups).collect::<Map<String, Value>>())
+    };
+    let others = found.others.as_ref().map(|others| other_rows(plan, others)).unwrap_or_default();
+    let mut data: Vec<(i64, Value)> = rows.iter().map(|row| (row.at, point(row))).collect();
+    data.extend(others.iter().map(|row| (row.at, other(row))));
+    data.sort_by_key(|(at, _)| *at);
     let data = json!({
         "metric": plan.shape.metrics.first().map(|metric| metric.name.as_str()),
         "granularity": plan.period.frame.as_ref().map(|frame| frame.granularity),
         "timezone": plan.shape.zone.name(),
-        "data": rows.iter().map(point).collect::<Vec<_>>(),
+        "data": data.into_iter().map(|(_, point)| point).collect::<Vec<_>>(),
     });
     let mut own = own(plan, rows.len(), generated_s);
     if !plan.shape.by.is_empty() {
         let by: Vec<&str> = plan.shape.by.iter().map(|field| field.name()).collect();
         own.insert("groups".to_owned(), json!({ "by": by, "limit": groups, "truncated": truncated }));
         let of = found.greatest.as_ref().map(|greatest| greatest.of);
-        own.extend(truncated.then(|| ("cut".to_owned(), json!(Cut::of_groups(shown.len(), of)))));
+        own.extend(
+            truncated.then(|| {
+                ("cut".to_owned(), json!(Cut::of_groups(shown.len(), of).rest_in_other(found.others.is_some())))
+            }),
+        );
     }
-    let accuracy = Accuracy::of(plan).with(&rows);
+    let accuracy = Accuracy::of(plan).with(&rows).with(&others);
     assemble(&piece::text(&data), &about(plan, found, accuracy.errors(), generated_s), &own)
 }
 
 type Previous = HashMap<(usize, Vec<String>), Row>;
 
-fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
+fn previous_by_row(plan: &StructuredPlan, whole: &[Vec<Point>], running_points: &[Vec<Point>]) -> Option<Previous> {
     let period = plan.previous.as_ref()?;
-    let mut rows = table::rows(plan, period, &found.previous);
+    let mut rows = table::rows(plan, period, whole);
     if let Some(running) = &period.running {
         let span = Period {
             frame: None,
@@ -105,9 +166,22 @@ fn previous_by_row(plan: &StructuredPlan, found: &Found) -> Option<Previous> {
             ..period.clone()
         };
         let of_bucket = |row: Row| Row { bucket: running.place, ..row };
-        rows.extend(table::rows(plan, &span, &found.previous_running).into_iter().map(of_bucket));
+        rows.extend(table::rows(plan, &span, running_points).into_iter().map(of_bucket));
     }
     Some(rows.into_iter().map(|row| ((row.bucket, row.groups.clone()), row)).collect())
+}
+
+/// A row of the groups that are not shown.
+fn marked(plan: &StructuredPlan, mut row: Value) -> Value {
+    let mut dimensions = vec![Value::Null; plan.shape.by.len()];
+    if let Some(time) = row.pointer("/dimensions/0") {
+        dimensions.insert(plan.shape.time_place.min(dimensions.len()), time.clone());
+    }
+    if let Some(fields) = row.as_object_mut() {
+        fields.insert("dimensions".to_owned(), dimensions.into());
+        fields.insert("other".to_owned(), true.into());
+    }
+    row
 }
 
 fn result(plan: &StructuredPlan, row: &Row, previous: &Option<Previous>, accuracy: &mut Accuracy<'_>) -> Value {
@@ -184,6 +258,7 @@ fn echo(plan: &StructuredPlan) -> Value {
         "include": {
             "totals": plan.shape.include.totals,
             "total_rows": plan.shape.include.total_rows,
+            "other": plan.shape.include.other,
             "time_labels": plan.shape.include.time_labels,
             "comparisons": plan.shape.include.previous_period.map(comparisons),
         },
@@ -224,6 +299,8 @@ fn filter(condition: &Condition) -> Value {
         Condition::And(several) => json!(["and", several.iter().map(filter).collect::<Vec<_>>()]),
         Condition::Or(several) => json!(["or", several.iter().map(filter).collect::<Vec<_>>()]),
         Condition::Not(one) => json!(["not", filter(one)]),
+        // Never part of a question.
+        Condition::Groups { .. } => Value::Null,
         Condition::Test { field, how: How::Is, values } => json!(["is", field.name(), values]),
         Condition::Test { field, how: How::Contains, values } => json!(["contains", field.name(), values]),
     }

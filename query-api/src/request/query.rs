@@ -20,7 +20,7 @@ use crate::time::{Granularity, Zone};
 
 /// Parameters of `GET /v1/metrics/{name}`.
 pub const METRIC_PARAMS: &[&str] =
-    &["startTime", "endTime", "granularity", "groupBy", FILTER, "eventType", "timezone", "limit"];
+    &["startTime", "endTime", "granularity", "groupBy", FILTER, "eventType", "timezone", "limit", "other"];
 
 /// Parameters of `GET /v1/reports/daily`.
 pub const DAILY_PARAMS: &[&str] = &["date", "timezone"];
@@ -72,6 +72,8 @@ pub struct MetricQuery {
     pub filters: Vec<Filter>,
     /// The most groups.
     pub limit: u32,
+    /// Whether the others come as one.
+    pub other: bool,
 }
 
 /// A condition: the dimension has one of the values.
@@ -151,6 +153,7 @@ impl MetricQuery {
             group_by: group_by(params)?,
             filters: filters(params.filters())?,
             limit: limit(params)?,
+            other: other(params)?,
         })
     }
 
@@ -160,6 +163,21 @@ impl MetricQuery {
         let filter =
             |filter: &Filter| Condition::is(Field::Dimension(filter.dimension.clone()), filter.values.iter().cloned());
         event_type.chain(self.filters.iter().map(filter)).fold(Condition::always(), Condition::and)
+    }
+}
+
+fn other(params: &Params) -> Result<bool, BadRequest> {
+    let malformed = |expected: &str| {
+        let given = quoted(params.get("other").unwrap_or_default());
+        Err(BadRequest::Malformed { parameter: "other", given, expected: expected.to_owned() })
+    };
+    match params.get("other") {
+        None | Some("false") => Ok(false),
+        Some("true") if params.get("groupBy").is_none() => {
+            malformed("possible without groups: name dimensions with groupBy")
+        }
+        Some("true") => Ok(true),
+        Some(_) => malformed("true or false"),
     }
 }
 

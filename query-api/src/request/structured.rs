@@ -128,6 +128,9 @@ pub struct Include {
     pub totals: bool,
     /// How many rows there are on all pages.
     pub total_rows: bool,
+    /// The groups beyond the limit, as one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other: bool,
     /// The period right before, and how much of it.
     pub previous_period: Option<Span>,
 }
@@ -166,6 +169,8 @@ impl StructuredQuery {
             fields.get("order_by").map_or_else(|| Ok(Vec::new()), |part| order(&part, &defined, &dimensions))?;
         let condition = filter_tree::parse_any(fields.get("filters").as_ref(), &mut Tests::of_document())?;
         fit_with_filters(&metrics, &defined, &condition)?;
+        let include =
+            fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part, &dimensions.by))?;
         Ok(Self {
             window: range::parse(&fields.required("date_range")?, &zone, now_ms)?,
             time: dimensions.time,
@@ -179,7 +184,7 @@ impl StructuredQuery {
                 order_by,
                 limit: usize::try_from(limit).unwrap_or(usize::MAX),
                 offset: usize::try_from(offset).unwrap_or(usize::MAX),
-                include: fields.get("include").map_or_else(|| Ok(Include::default()), |part| include(&part))?,
+                include,
                 form: Form::Table,
             },
         })
@@ -203,7 +208,7 @@ impl StructuredQuery {
                 order_by: Vec::new(),
                 limit: usize::MAX,
                 offset: 0,
-                include: Include::default(),
+                include: Include { other: asked.other, ..Include::default() },
                 form: Form::Series(asked.limit),
             },
         })
@@ -299,13 +304,17 @@ fn order(part: &Part<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) 
     Ok(found)
 }
 
-fn include(part: &Part<'_>) -> Result<Include, BadRequest> {
-    let fields = part.fields(&["time_labels", "totals", "total_rows", "comparisons"])?;
+fn include(part: &Part<'_>, by: &[Field]) -> Result<Include, BadRequest> {
+    let fields = part.fields(&["time_labels", "totals", "total_rows", "other", "comparisons"])?;
     let switch = |name| fields.get(name).map_or(Ok(false), |part| part.switch());
+    if by.is_empty() && switch("other")? {
+        return Err(part.bad("`other` needs groups: name a dimension besides time"));
+    }
     Ok(Include {
         time_labels: switch("time_labels")?,
         totals: switch("totals")?,
         total_rows: switch("total_rows")?,
+        other: switch("other")?,
         previous_period: fields.get("comparisons").map(|part| comparisons(&part)).transpose()?,
     })
 }

@@ -239,6 +239,7 @@ pub(super) fn condition(tree: &Condition, source: &Source, statement: &mut State
         Condition::And(several) => join(several, " AND ", "1"),
         Condition::Or(several) => join(several, " OR ", "0"),
         Condition::Not(one) => format!("NOT {}", condition(one, source, statement)),
+        Condition::Groups { by, groups } => one_of(by, groups, source, statement),
         Condition::Test { field, how, values } => match (field, source) {
             (Field::EventType, _) => test("event_type", *how, values.iter().cloned().collect(), statement),
             (Field::Dimension(_), Source::Rollup { .. }) => {
@@ -248,6 +249,21 @@ pub(super) fn condition(tree: &Condition, source: &Source, statement: &mut State
             (Field::Dimension(name), Source::Raw) => raw_test(name, *how, values, statement),
         },
     }
+}
+
+/// Each value with its length before it, so that no two groups are the same text.
+fn one_of(by: &[Field], groups: &BTreeSet<Vec<String>>, source: &Source, statement: &mut Statement) -> String {
+    let texts = groups.iter().map(|group| group.iter().map(|value| format!("{}:{value}", value.len())).collect());
+    let name = format!("groups_{}", statement.params.len());
+    statement.bind(name.clone(), Value::Texts(texts.collect()));
+    let values: Vec<_> = by
+        .iter()
+        .map(|field| {
+            let value = format!("toString({})", value(field, source, statement));
+            format!("toString(length({value})), ':', {value}")
+        })
+        .collect();
+    format!("(concat({}) IN {{{name}:Array(String)}})", values.join(", "))
 }
 
 /// As for a rollup where the event was counted under the dimension; else its column or property is told apart by all of it.

@@ -46,6 +46,7 @@ mod migrations;
 mod newest_event;
 mod odd_bodies;
 mod odd_events;
+mod other_groups;
 mod outage;
 mod poison;
 mod query;

@@ -248,6 +248,7 @@ impl Ground {
                 series::render(
                     plan,
                     &asking.compare(&plan.read(), &mut tally).await,
+                    &[],
                     Default::default(),
                     self.now_ms / 1_000,
                 )
