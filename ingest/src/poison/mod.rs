@@ -16,7 +16,7 @@
 //! later: rollups of the days in `repairs` are compared with raw and rebuilt where they differ               (`repair`)
 //! ```
 //!
-//! **While there is poison about** ([`WARY`] after the last) a batch is rehearsed before its first attempt: what is found then was
+//! **While there is poison about** (`WARY` after the last) a batch is rehearsed before its first attempt: what is found then was
 //! written nowhere, so that nothing has to be deleted, compared or rebuilt.
 //!
 //! **Why nothing is written while searching.** An insert goes to raw and to three rollups. When one of them refuses, others may have

@@ -1,13 +1,13 @@
 //! After refused rows: what an attempt had written of them goes.
 //!
-//! Raw rows are deleted at once ([`delete_rows`]). Rollups are looked at in the background ([`run`]): of every day in the table
+//! Raw rows are deleted at once (`delete_rows`). Rollups are looked at in the background ([`run`]): of every day in the table
 //! `repairs` each rollup is compared with raw and rebuilt where it differs, as `tallyhouse rollups rebuild` does, by one process at a
 //! time. Until then a rollup may count an event that is a dead letter.
 //!
 //! **A batch that has reached only some of its tables** when its day is rebuilt is the danger: raw may not have it yet, so the rollup
 //! loses it, and the rollup's log says that it has it, so that the next attempt is skipped there. Therefore `running` is written
 //! before a rebuild begins, and whoever stores a batch after an attempt that failed looks, once it is stored, whether a rebuild of one
-//! of its days began since that attempt, and opens the day again ([`reopened`]). The second rebuild finds the whole batch in raw.
+//! of its days began since that attempt, and opens the day again (`reopened`). The second rebuild finds the whole batch in raw.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

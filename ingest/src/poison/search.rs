@@ -9,8 +9,8 @@
 //!
 //! k refused rows of n cost O(k log n) trials. What is left was taken as a whole, by the same trial that refused the rest.
 //!
-//! **Others wait for the batch**, so not every row is tried: a refused part of at least [`RUN`] rows goes as a whole when
-//! [`SAMPLES_OF_RUN`] of its rows are all refused by themselves, and so does a refused part when [`MAX_TRIALS`] are used up. The
+//! **Others wait for the batch**, so not every row is tried: a refused part of at least `RUN` rows goes as a whole when
+//! `SAMPLES_OF_RUN` of its rows are all refused by themselves, and so does a refused part when [`MAX_TRIALS`] are used up. The
 //! caller numbers rows by kind (project and event type), since events of one kind are refused together as a rule: so it is the
 //! inside of a run of refused rows that is not tried row by row. A good event among them is a dead letter, too, to be replayed.
 
