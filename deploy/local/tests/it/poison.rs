@@ -352,6 +352,38 @@ async fn an_event_that_is_sent_again_and_refused_again_has_one_open_letter() {
     place.stop().await;
 }
 
+/// What `tallyhouse dlq` prints about this place.
+async fn dlq(place: &Place, arguments: &[&str]) -> String {
+    let url = place.engine.http_url();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let env = [("CLICKHOUSE_URL", url), ("CLICKHOUSE_USER", "writer"), ("CLICKHOUSE_PASSWORD", "dev")];
+    let output = command.arg("dlq").args(arguments).envs(env).output().await.unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_listed_shown_and_replayed_once_the_cause_is_gone() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    Refuses::Constraint("rollup_1d").install(&place.connection).await;
+    assert_eq!(service.send(mixed(30, &[4, 9])).await.status, 202);
+    place.exact(28, 2).await;
+    let of_project = ["--project", &place.project];
+    let listed = dlq(&place, &[&["list", "--json", "--code", "refused_by_store"], &of_project[..]].concat()).await;
+    let letters: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(letters.len(), 2, "{listed}");
+    let shown = dlq(&place, &["show", letters[0]["id"].as_str().unwrap()]).await;
+    assert!(shown.contains("no_poison") && shown.contains("pro"), "{shown}");
+    Refuses::Constraint("rollup_1d").remove(&place.connection).await;
+    let key = format!("import-{}", place.project);
+    let replay = [&["replay", "--url", &service.url, "--key", &key], &of_project[..]].concat();
+    let replayed = dlq(&place, &replay).await;
+    assert!(replayed.contains("2 replayed, 0 still open"), "{replayed}");
+    place.exact(30, 0).await;
+    service.stop().await;
+    place.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_big_batch_of_nothing_but_poison_holds_up_others_for_a_bounded_time() {
     let place = Place::new().await;
