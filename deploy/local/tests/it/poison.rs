@@ -159,11 +159,9 @@ async fn a_poison_event_in_the_middle_hurts_no_other() {
     place.exact(stored, refused).await;
     assert_eq!(service.counted("tallyhouse_ingest_events_total", "dead_lettered"), refused);
     assert_eq!(service.counted("tallyhouse_ingest_events_total", "stored"), stored);
-    let reason = format!(
-        "SELECT count() FROM dead_letters FINAL WHERE project_id = {{project:String}} AND reason LIKE '%code 469%no_poison%' \
-         AND reason NOT LIKE '%Stack%' AND reason NOT LIKE '%Column values%' AND payload LIKE '%\"plan\":\"pro\"%'"
-    );
-    assert_eq!(count(&place.connection, &place.project, &reason).await, 8);
+    let reason = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} AND reason LIKE '%code 469%no_poison%' \
+         AND reason NOT LIKE '%Stack%' AND reason NOT LIKE '%Column values%' AND payload LIKE '%\"plan\":\"pro\"%'";
+    assert_eq!(count(&place.connection, &place.project, reason).await, 8);
     let copies = "SELECT count() FROM system.tables WHERE name LIKE 'rehearsal%'";
     assert_eq!(ask(&place.connection, copies).await.unwrap(), "0");
     service.stop().await;
