@@ -13,7 +13,7 @@ use super::question::Wanted;
 const WATCHED: usize = 256;
 
 /// The hottest, which are worth refreshing beforehand.
-const HOTTEST: usize = 64;
+const HOTTEST: usize = 128;
 
 /// Hits in about the last two minutes from which an answer is hot.
 const HOT: u32 = 4;

@@ -458,7 +458,9 @@ impl Asking<'_> {
                 assert!(is_same, "{} {name}: {told} {part}", self.question);
                 is_exact &= told == part;
             }
-            for (name, part) in expected["meta"].as_object().unwrap() {
+            let meta = expected["meta"].as_object().unwrap().iter();
+            // Which event is the newest is looked up when an answer is made: `newest_event.rs` asks for that.
+            for (name, part) in meta.filter(|(name, _)| !name.starts_with("newest_event")) {
                 assert_eq!(reply.body["meta"][name], *part, "{} meta.{name}", self.question);
             }
         }
