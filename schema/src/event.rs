@@ -66,7 +66,7 @@ pub struct Dim<'a> {
 }
 
 /// A normalised event. Times are milliseconds since 1970, UTC; absent texts are empty.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[allow(missing_docs)]
 pub struct Event<'a> {
     pub event_id: Cow<'a, str>,

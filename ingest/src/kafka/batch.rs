@@ -232,7 +232,6 @@ mod tests {
     use std::time::Duration;
 
     use tallyhouse_schema::Event;
-    use tallyhouse_schema::event::Flags;
 
     use super::*;
 
@@ -243,22 +242,8 @@ mod tests {
             ts: 1,
             original_ts: 1,
             received_at: 1,
-            value: None,
-            user_id: "".into(),
-            anonymous_id: "".into(),
-            user_hash: 0,
-            session_id: "".into(),
-            country: "".into(),
-            device: "".into(),
-            os: "".into(),
-            browser: "".into(),
-            locale: "".into(),
-            page: "".into(),
-            ip: String::new(),
-            properties: vec![],
-            dims: vec![],
-            flags: Flags::default(),
             retention_days: 30,
+            ..Event::default()
         };
         let mut bytes = Vec::new();
         wire::encode("p", &event, &mut bytes);

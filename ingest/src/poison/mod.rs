@@ -56,6 +56,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use tallyhouse_schema::Event;
 use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Status;
@@ -670,28 +671,14 @@ const DEAD_LETTERS: &str = "dead_letters";
 /// A row that was always taken: of no project, without a value.
 fn canary() -> Vec<Bytes> {
     let now = now_ms();
-    let event = tallyhouse_schema::Event {
+    let event = Event {
         event_id: "canary".into(),
         event_type: "canary".into(),
         ts: now,
         original_ts: now,
         received_at: now,
-        value: None,
-        user_id: "".into(),
-        anonymous_id: "".into(),
-        user_hash: 0,
-        session_id: "".into(),
-        country: "".into(),
-        device: "".into(),
-        os: "".into(),
-        browser: "".into(),
-        locale: "".into(),
-        page: "".into(),
-        ip: String::new(),
-        properties: Vec::new(),
-        dims: Vec::new(),
-        flags: tallyhouse_schema::event::Flags::default(),
         retention_days: 30,
+        ..Event::default()
     };
     let mut builder = crate::batch::Builder::default();
     builder.push("tallyhouse-canary", &event, None);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::spool::folder::{Content, Folder as Journal};
-use tallyhouse_schema::event::Flags;
 use tallyhouse_schema::{Event, Rollup};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
@@ -416,20 +415,10 @@ fn valued_block(project: &str, values: &[f64]) -> Vec<bytes::Bytes> {
             received_at: now,
             value: Some(*value),
             user_id: "u".into(),
-            anonymous_id: "".into(),
             user_hash: 1,
-            session_id: "".into(),
             country: "DE".into(),
-            device: "".into(),
-            os: "".into(),
-            browser: "".into(),
-            locale: "".into(),
-            page: "".into(),
-            ip: String::new(),
-            properties: vec![],
-            dims: vec![],
-            flags: Flags::default(),
             retention_days: 730,
+            ..Event::default()
         };
         builder.push(project, &event, None);
     }
