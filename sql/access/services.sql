@@ -8,7 +8,7 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_writer SETTINGS
     deduplicate_blocks_in_dependent_materialized_views = 1, deduplicate_insert_select = 'disable',
     max_insert_block_size = 1048449, max_insert_block_size_bytes = 0,
     min_insert_block_size_rows = 1048449, min_insert_block_size_bytes = 268435456,
-    max_partitions_per_insert_block = 212, optimize_on_insert = 0, parallel_view_processing = 1,
+    max_partitions_per_insert_block = 424, optimize_on_insert = 0, parallel_view_processing = 1,
     max_execution_time = 600;
 
 CREATE USER IF NOT EXISTS writer IDENTIFIED WITH sha256_password BY 'change me' SETTINGS PROFILE 'tallyhouse_writer';

@@ -7,7 +7,7 @@ use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 
 use crate::error::StoreError;
-use crate::migrations::MAX_PARTITIONS_PER_BATCH;
+use crate::migrations::MAX_PARTITIONS_PER_INSERT;
 
 /// Settings that make an insert exact. None is left to a default: several changed in 26.x.
 ///
@@ -66,7 +66,7 @@ fn prepared(client: &Client, table: &str) -> InsertFormatted {
     EXACT
         .into_iter()
         .fold(insert, |insert, (name, value)| insert.with_setting(name, value))
-        .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_BATCH.to_string())
+        .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_INSERT.to_string())
 }
 
 async fn send(mut insert: InsertFormatted, chunks: &[Bytes], deadline: Duration) -> Result<(), StoreError> {

@@ -4,13 +4,21 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use tallyhouse_schema::Event;
+use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
 use tallyhouse_service::day_versions::Touched;
+use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::EventKey;
+use crate::config::BatchLimits;
 
 const HOUR_MS: i64 = 3_600_000;
+
+const WEEK_MS: i64 = 7 * DAY_MS;
+
+/// 1970 began on a Thursday: so long after a Monday.
+const MONDAY_MS: i64 = 3 * DAY_MS;
 
 /// Where in Kafka an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +70,9 @@ pub struct Builder {
     days: HashSet<Touched>,
     /// What was touched last, and its hour.
     latest: Option<(i64, Touched)>,
+    /// Of `events`: week, counted from 1970, and retention.
+    partitions: HashSet<(i64, u16)>,
+    latest_partition: Option<(i64, u16)>,
     bytes: usize,
 }
 
@@ -83,6 +94,7 @@ impl Builder {
     pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
         self.rows += 1;
         self.touch(project, event);
+        self.touch_partition(event);
         self.keys.extend(key);
         self.project_id.text(project);
         self.event_id.text(&event.event_id);
@@ -159,6 +171,21 @@ impl Builder {
         let touched = Touched::of_event(project, event.ts, event.received_at);
         self.days.insert(touched.clone());
         self.latest = Some((hour, touched));
+    }
+
+    /// `PARTITION BY` of `sql/migrations/0003_events.sql`. The rollups have no more partitions.
+    fn touch_partition(&mut self, event: &Event<'_>) {
+        let partition = ((event.ts + MONDAY_MS).div_euclid(WEEK_MS), event.retention_days);
+        if self.latest_partition.replace(partition) != Some(partition) {
+            self.partitions.insert(partition);
+        }
+    }
+
+    /// Whether it must be closed before another event. ClickHouse refuses a block of too many partitions for ever.
+    pub fn is_full(&self, limits: BatchLimits) -> bool {
+        self.rows >= limits.rows
+            || self.bytes >= limits.bytes
+            || self.partitions.len() >= MAX_PARTITIONS_PER_BATCH as usize
     }
 
     /// Events so far.
@@ -250,4 +277,52 @@ fn approximate_bytes(project: &str, event: &Event<'_>) -> usize {
         .map(str::len)
         .iter()
         .sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMITS: BatchLimits = BatchLimits {
+        rows: 1_000_000,
+        bytes: 1 << 30,
+        linger: Duration::ZERO,
+        pace: Duration::ZERO,
+        inserts: 1,
+        waiting: 1,
+        insert_timeout: Duration::ZERO,
+        refused_grace: Duration::ZERO,
+    };
+
+    /// 1970-01-05
+    const MONDAY: i64 = 4 * DAY_MS;
+
+    fn push(builder: &mut Builder, ts: i64, retention_days: u16) {
+        builder.push("p", &Event { ts, retention_days, ..Event::default() }, None);
+    }
+
+    #[test]
+    fn a_batch_is_full_of_partitions() {
+        let mut builder = Builder::default();
+        for retention in 1..MAX_PARTITIONS_PER_BATCH as u16 {
+            // One week, and its first and last instant.
+            for ts in [MONDAY, MONDAY + WEEK_MS - 1, MONDAY] {
+                push(&mut builder, ts, retention);
+            }
+        }
+        assert!(!builder.is_full(LIMITS), "{:?}", builder.partitions.len());
+        push(&mut builder, MONDAY - 1, 1);
+        assert!(builder.is_full(LIMITS), "another week");
+    }
+
+    #[test]
+    fn a_batch_is_full_of_rows_or_bytes() {
+        let mut builder = Builder::default();
+        push(&mut builder, 1, 1);
+        assert!(!builder.is_full(LIMITS));
+        assert!(builder.is_full(BatchLimits { rows: 1, ..LIMITS }));
+        assert!(builder.is_full(BatchLimits { bytes: 10, ..LIMITS }));
+    }
 }

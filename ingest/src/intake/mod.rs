@@ -248,7 +248,7 @@ mod tests {
     use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
     use tallyhouse_schema::raw::read;
     use tallyhouse_schema::user_hash::UserHasher;
-    use tallyhouse_sql::migrations::MAX_BATCHES_AHEAD;
+    use tallyhouse_sql::migrations::{MAX_BATCHES_AHEAD, MAX_PARTITIONS_PER_BATCH, MAX_PARTITIONS_PER_INSERT};
 
     use super::*;
 
@@ -380,6 +380,34 @@ mod tests {
         assert_eq!(batch.rows, 3);
         submit(&intake, &["8"]).unwrap();
         intake.stored(&batch.promise, 1);
+    }
+
+    #[tokio::test]
+    async fn no_batch_touches_more_partitions_than_an_insert_may() {
+        let limits = BatchLimits { rows: 1_000_000, ..LIMITS };
+        let intake = Intake::new(limits, DedupLimits { window: Duration::from_secs(1), ids: 1_000_000 });
+        intake.open();
+        // A request of a long history, and others of projects with other retentions, until the intake takes no more.
+        let history = |retention_days| -> Vec<Event<'static>> {
+            let week = |week: u32| Event {
+                ts: i64::from(week) * 7 * 86_400_000,
+                retention_days,
+                flags: Flags::GENERATED_ID,
+                ..Event::default()
+            };
+            (0..MAX_PARTITIONS_PER_BATCH - 1).map(week).collect()
+        };
+        let taken = (1..20).take_while(|days| intake.submit("p", &history(*days)).is_ok()).count();
+        assert_eq!(taken, 3);
+        intake.stop();
+        let mut rows = Vec::new();
+        while let Some(batch) = intake.next().await {
+            // Each row is in a partition of its own.
+            rows.push(batch.rows);
+            intake.stored(&batch.promise, 1);
+        }
+        assert_eq!(rows, [212, 421]);
+        assert!(rows.iter().all(|rows| *rows <= MAX_PARTITIONS_PER_INSERT as usize), "{rows:?}");
     }
 
     #[tokio::test]

@@ -134,9 +134,7 @@ impl State {
     }
 
     fn is_open_full(&self) -> bool {
-        let is_full =
-            |open: &OpenBatch| open.builder.rows() >= self.limits.rows || open.builder.bytes() >= self.limits.bytes;
-        self.open.as_ref().is_some_and(is_full)
+        self.open.as_ref().is_some_and(|open| open.builder.is_full(self.limits))
     }
 
     /// Takes an event: its fate, and the row that decides it (`None`: it is stored already).

@@ -174,10 +174,7 @@ impl Building {
 
     /// Whether it must be closed before another record.
     pub fn is_full(&self, limits: BatchLimits) -> bool {
-        self.builder.rows() >= limits.rows
-            || self.builder.bytes() >= limits.bytes
-            || self.skips.is_full()
-            || self.poison_bytes >= MAX_POISON_BYTES
+        self.builder.is_full(limits) || self.skips.is_full() || self.poison_bytes >= MAX_POISON_BYTES
     }
 
     /// When it was begun.
@@ -235,8 +232,8 @@ mod tests {
 
     use super::*;
 
-    fn record(id: &str) -> Vec<u8> {
-        let event = Event {
+    fn event(id: &str) -> Event<'_> {
+        Event {
             event_id: id.into(),
             event_type: "a".into(),
             ts: 1,
@@ -244,9 +241,12 @@ mod tests {
             received_at: 1,
             retention_days: 30,
             ..Event::default()
-        };
+        }
+    }
+
+    fn record(id: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        wire::encode("p", &event, &mut bytes);
+        wire::encode("p", &event(id), &mut bytes);
         bytes
     }
 
@@ -308,6 +308,23 @@ mod tests {
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
         let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
         assert_eq!(Lane::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
+    }
+
+    #[test]
+    fn a_batch_is_full_of_partitions() {
+        let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
+        let (mut lane, mut building) = (Lane::new(), Building::new(0));
+        for offset in 0..212 {
+            assert!(!building.is_full(limits), "{offset}");
+            let id = offset.to_string();
+            let week = Event { ts: offset * 7 * 86_400_000, ..event(&id) };
+            let mut payload = Vec::new();
+            wire::encode("p", &week, &mut payload);
+            let mut known =
+                Known { partition: 3, hasher: &lane.hasher, window: &mut lane.window, replay: None, now: 1 };
+            building.take(Read { offset, at: 1, payload: &payload }, &mut known).unwrap();
+        }
+        assert!(building.is_full(limits));
     }
 
     #[test]

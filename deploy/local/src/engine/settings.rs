@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
-use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
+use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_INSERT;
 
 use super::EngineOptions;
 use super::error::EngineError;
@@ -129,7 +129,7 @@ fn users(options: &EngineOptions) -> String {
     USERS
         .replace("{{engine_profile}}", engine_profile)
         .replace("{{engine_user}}", engine_user)
-        .replace("{{max_partitions}}", &MAX_PARTITIONS_PER_BATCH.to_string())
+        .replace("{{max_partitions}}", &MAX_PARTITIONS_PER_INSERT.to_string())
         .replace("{{writer_sha256}}", &sha256(credentials.writer.expose()))
         .replace("{{reader_sha256}}", &sha256(credentials.reader.expose()))
         .replace("{{grafana_sha256}}", &sha256(credentials.grafana.expose()))

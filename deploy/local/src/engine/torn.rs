@@ -21,8 +21,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Entries that are looked at, from the newest: far more than the inserts that can be in flight leave
-/// (`MAX_PARTITIONS_PER_BATCH` for each).
-const NEWEST: usize = 4_000;
+/// (`MAX_PARTITIONS_PER_INSERT` for each).
+const NEWEST: usize = 8_000;
 
 /// Revokes what was torn. `disks` are the roots that parts can be on, first the one with the logs. Returns how many entries
 /// were revoked.
