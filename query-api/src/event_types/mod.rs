@@ -43,6 +43,9 @@ pub const MOST_PROPERTIES: i64 = 200;
 /// A misspelt name is compared with no more types than these; comparing costs microseconds each.
 const MOST_COMPARED: usize = 2_000;
 
+/// Unknown types that are named in one answer at most: a filter may name thousands, and each costs [`MOST_COMPARED`].
+const MOST_UNKNOWN: usize = 10;
+
 /// Bytes of lists over all projects.
 const MOST_BYTES: u64 = 16 << 20;
 
@@ -100,6 +103,14 @@ impl KnownTypes {
     /// The types most like a name, best first.
     pub fn nearest(&self, name: &str) -> Vec<String> {
         nearest(name, self.types.iter().take(MOST_COMPARED).map(|known| known.name.as_ref()))
+    }
+
+    /// Warnings about the names that are not among the types; none where not all types are known.
+    fn unknown(&self, asked: &BTreeSet<String>) -> Vec<Warning> {
+        let unknown = asked.iter().filter(|name| self.is_whole && !self.has(name)).take(MOST_UNKNOWN);
+        unknown
+            .map(|name| Warning::UnknownEventType { event_type: quoted(name), nearest: self.nearest(name) })
+            .collect()
     }
 
     fn bytes(&self) -> usize {
@@ -170,13 +181,7 @@ impl EventTypes {
             self.failed.insert(project.into(), ());
             return Vec::new();
         };
-        if !known.is_whole {
-            return Vec::new();
-        }
-        let unknown = asked.iter().filter(|name| !known.has(name));
-        unknown
-            .map(|name| Warning::UnknownEventType { event_type: quoted(name), nearest: known.nearest(name) })
-            .collect()
+        known.unknown(asked)
     }
 }
 
@@ -193,6 +198,14 @@ mod tests {
         let known = KnownTypes::of(vec![row("signup", 5), row("purchase", 3)], 0);
         assert!(known.is_whole && known.has("signup") && !known.has("Signup"));
         assert_eq!((known.nearest("Sginup"), known.nearest("zzz")), (vec!["signup".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn however_many_unknown_types_are_asked_for_a_few_are_compared_and_named() {
+        let known = KnownTypes::of(vec![row("signup", 5)], 0);
+        let asked: BTreeSet<String> = (0..3_000).map(|number| format!("signup {number}")).collect();
+        assert_eq!(known.unknown(&asked).len(), MOST_UNKNOWN);
+        assert_eq!(known.unknown(&BTreeSet::from(["signup".to_owned(), "sgnup".to_owned()])).len(), 1);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub fn nearest<S: AsRef<str>>(given: &str, names: impl IntoIterator<Item = S>) -
 /// Also looks at the last part of a path, so that `Berlin` finds `Europe/Berlin`.
 fn likeness(given: &str, name: &str) -> f64 {
     let name = name.to_lowercase();
-    let last = name.rsplit('/').next().unwrap_or(&name);
-    strsim::jaro_winkler(given, &name).max(strsim::jaro_winkler(given, last))
+    let whole = strsim::jaro_winkler(given, &name);
+    name.rsplit_once('/').map_or(whole, |(_, last)| whole.max(strsim::jaro_winkler(given, last)))
 }
 
 #[cfg(test)]
