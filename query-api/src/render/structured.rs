@@ -70,7 +70,8 @@ fn ungrouped(plan: &StructuredPlan) -> StructuredPlan {
 /// The rows of the groups that are not shown: of each bucket in which they have events.
 fn other_rows(plan: &StructuredPlan, others: &Others) -> Vec<Row> {
     let mut rows = table::rows(&ungrouped(plan), &plan.period, &others.reads);
-    rows.retain(|row| others.reads.iter().flatten().any(|point| point.at == row.at));
+    let happened: HashSet<i64> = others.reads.iter().flatten().map(|point| point.at).collect();
+    rows.retain(|row| happened.contains(&row.at));
     rows
 }
 
@@ -87,9 +88,10 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
     let page = Page::of(plan, &rows);
     let mut results: Vec<Value> = page.rows(&rows).map(|row| result(plan, row, &previous, &mut accuracy)).collect();
     if let Some(others) = &found.others {
-        let previous = previous_by_row(&ungrouped(plan), &others.previous, &others.previous_running);
+        let as_one = ungrouped(plan);
+        let previous = previous_by_row(&as_one, &others.previous, &others.previous_running);
         let rows = other_rows(plan, others);
-        results.extend(rows.iter().map(|row| marked(plan, result(&ungrouped(plan), row, &previous, &mut accuracy))));
+        results.extend(rows.iter().map(|row| marked(plan, result(&as_one, row, &previous, &mut accuracy))));
     }
     let mut data = Map::new();
     data.insert("results".into(), results.into());
@@ -222,9 +224,7 @@ fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
 fn totals(plan: &StructuredPlan, found: &Found, accuracy: &mut Accuracy<'_>) -> Value {
     let of = |period: &Period, points: &[Vec<Point>]| {
         let whole = Period { frame: None, reads: period.totals.clone(), ..period.clone() };
-        let shape = Shape { by: Vec::new(), ..plan.shape.clone() };
-        let ungrouped = StructuredPlan { shape, ..plan.clone() };
-        table::rows(&ungrouped, &whole, points).into_iter().next()
+        table::rows(&ungrouped(plan), &whole, points).into_iter().next()
     };
     let metrics = |row: &Option<Row>| row.as_ref().map(|row| row.metrics.clone()).unwrap_or_default();
     let now = of(&plan.period, &found.totals);
