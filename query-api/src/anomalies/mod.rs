@@ -51,6 +51,8 @@ pub mod query;
 pub mod render;
 pub mod robust;
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod synthetic;
 
 use detect::Values;

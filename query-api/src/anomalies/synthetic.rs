@@ -1,10 +1,9 @@
 //! Series with known anomalies: the experiment behind the choice of method, kept as a test of it.
 
-use std::f64::consts::TAU;
-
 use super::detect::{Found, Values, detect};
 use super::plan::{Judged, Shown};
 use super::query::{Direction, Sensitivity};
+use super::simulated::{Random, WEEKDAYS, of_day};
 use crate::metric::Measure;
 use crate::plan::Frame;
 use crate::time::{Granularity, Zone};
@@ -33,23 +32,6 @@ pub(super) fn judged(plan: &Judged, values: &[f64]) -> Found {
     detect(plan, &points(plan, values), later_ms).unwrap()
 }
 
-/// `SplitMix64`: the same numbers every time.
-struct Random(u64);
-
-impl Random {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn normal(&mut self) -> f64 {
-        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (TAU * self.uniform()).cos()
-    }
-}
-
 /// A kind of series.
 struct Kind {
     level: f64,
@@ -75,8 +57,6 @@ const INJECTED: [(f64, usize); 12] = [
     (1.5, 3),
 ];
 
-const WEEKDAYS: [f64; 7] = [1.0, 1.05, 1.02, 1.0, 0.95, 0.6, 0.55];
-
 /// Values, and which of them were changed.
 fn series(kind: &Kind, seed: u64) -> (Vec<f64>, Vec<bool>) {
     let mut random = Random(seed.wrapping_mul(7_919));
@@ -84,8 +64,7 @@ fn series(kind: &Kind, seed: u64) -> (Vec<f64>, Vec<bool>) {
     let trend = (random.uniform() - 0.4) * 0.8;
     let mut values: Vec<f64> = (0..buckets)
         .map(|bucket| {
-            let of_day = (bucket % kind.per_day) as f64 / kind.per_day as f64;
-            let day = (1.0 + 0.7 * (TAU * (of_day - 0.35)).sin() + 0.25 * (2.0 * TAU * of_day).cos()).max(0.03);
+            let day = of_day((bucket % kind.per_day) as f64 / kind.per_day as f64);
             let season = if kind.has_season { day * WEEKDAYS[bucket / kind.per_day % 7] } else { 1.0 };
             let level = kind.level * season * (1.0 + trend * bucket as f64 / buckets as f64);
             let value = level * (kind.noise * random.normal()).exp();

@@ -1,8 +1,9 @@
 //! How well the detector finds what is labelled, by family of series: `cargo test -p tallyhouse-query-api --lib
 //! benchmark -- --nocapture` prints it.
 
+mod families;
 mod score;
-mod shapes;
+mod shape;
 
 use super::detect::{Values, detect};
 use super::plan::{Judged, Shown};
@@ -10,8 +11,9 @@ use super::query::{Direction, Sensitivity};
 use crate::metric::Measure;
 use crate::plan::Frame;
 use crate::time::{Granularity, Zone};
+use families::{FAMILIES, Family, SERIES};
 use score::{Score, line};
-use shapes::{FAMILIES, Family, Labelled, SERIES};
+use shape::Labelled;
 
 fn judged(labelled: &Labelled, sensitivity: Sensitivity) -> Judged {
     let granularity = match labelled.width {

@@ -1,6 +1,6 @@
 //! Precision and recall, by bucket and by event.
 
-use super::shapes::Labelled;
+use super::shape::Labelled;
 
 /// Buckets that an alarm may be early or late, and a hole in it.
 const TOLERANCE: usize = 1;

@@ -1,14 +1,10 @@
-//! Labelled series with the shapes that public anomaly benchmarks have (NAB, Yahoo S5, UCR), made from seeds. Nothing of
+//! Families of series with the shapes that public anomaly benchmarks have (NAB, Yahoo S5, UCR), made from seeds. Nothing of
 //! theirs is copied.
 
 use std::f64::consts::TAU;
-use std::ops::Range;
 
-const HOUR: i64 = 3_600;
-const DAY: i64 = 24 * HOUR;
-
-/// Monday, 2026-06-01, 00:00 UTC.
-const MONDAY: i64 = 1_780_272_000;
+use super::shape::{DAY, HOUR, Labelled, Shape};
+use crate::anomalies::simulated::{Random, WEEKDAYS, of_day};
 
 /// Sunday, 2026-10-11, 00:00 in Berlin: two weeks before the clocks change.
 const BERLIN_SUNDAY: i64 = 1_791_669_600;
@@ -16,179 +12,11 @@ const BERLIN_SUNDAY: i64 = 1_791_669_600;
 /// When Berlin's clocks change, 2026-10-25T01:00Z.
 const BERLIN_CHANGE: i64 = 1_792_890_000;
 
-/// A labelled series.
-pub(super) struct Labelled {
-    /// Start of its first bucket.
-    pub(super) from: i64,
-    /// Seconds of a bucket.
-    pub(super) width: i64,
-    /// IANA name.
-    pub(super) zone: &'static str,
-    /// Whether it counts events; else it is an average.
-    pub(super) is_count: bool,
-    /// One value for each bucket; none where an average has nothing.
-    pub(super) values: Vec<Option<f64>>,
-    /// What is to be found, by the places of its buckets.
-    pub(super) events: Vec<Range<usize>>,
-    /// Buckets of which nobody can say whether they should be flagged.
-    pub(super) unclear: Vec<Range<usize>>,
-}
-
 /// A family of series.
 pub(super) struct Family {
     pub(super) name: &'static str,
-    pub(super) series: fn(&mut Random) -> Labelled,
+    series: fn(&mut Random) -> Labelled,
 }
-
-/// `SplitMix64`: the same numbers every time.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn normal(&mut self) -> f64 {
-        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (TAU * self.uniform()).cos()
-    }
-
-    fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.uniform()
-    }
-
-    fn place(&mut self, range: Range<usize>) -> usize {
-        range.start + (self.uniform() * (range.end - range.start) as f64) as usize
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.place(0..all.len())]
-    }
-
-    fn poisson(&mut self, mean: f64) -> f64 {
-        if mean > 50.0 {
-            return (mean + mean.sqrt() * self.normal()).max(0.0).round();
-        }
-        let (limit, mut product, mut count) = ((-mean).exp(), self.uniform(), 0.0);
-        while product > limit {
-            product *= self.uniform();
-            count += 1.0;
-        }
-        count
-    }
-}
-
-/// What is expected of each bucket, before noise.
-struct Shape {
-    from: i64,
-    width: i64,
-    zone: &'static str,
-    means: Vec<f64>,
-    /// Relative noise of each bucket.
-    noise: Vec<f64>,
-    events: Vec<Range<usize>>,
-    unclear: Vec<Range<usize>>,
-}
-
-const WEEKDAYS: [f64; 7] = [1.0, 1.05, 1.02, 1.0, 0.95, 0.6, 0.55];
-
-/// The level of a time of day, by its part of the day.
-fn of_day(part: f64) -> f64 {
-    (1.0 + 0.7 * (TAU * (part - 0.35)).sin() + 0.25 * (2.0 * TAU * part).cos()).max(0.03)
-}
-
-impl Shape {
-    fn flat(width: i64, buckets: usize, level: f64) -> Self {
-        let (means, noise) = (vec![level; buckets], vec![0.06; buckets]);
-        Self { from: MONDAY, width, zone: "UTC", means, noise, events: Vec::new(), unclear: Vec::new() }
-    }
-
-    /// Four weeks of hours.
-    fn hours(level: f64) -> Self {
-        Self::flat(HOUR, 672, level)
-    }
-
-    fn len(&self) -> usize {
-        self.means.len()
-    }
-
-    fn each(mut self, change: impl Fn(usize, f64) -> f64) -> Self {
-        self.means.iter_mut().enumerate().for_each(|(place, mean)| *mean = change(place, *mean));
-        self
-    }
-
-    fn daily(self) -> Self {
-        let per_day = (DAY / self.width) as usize;
-        self.each(|place, mean| mean * of_day((place % per_day) as f64 / per_day as f64))
-    }
-
-    fn weekly(self, weekdays: [f64; 7]) -> Self {
-        let per_day = (DAY / self.width).max(1) as usize;
-        self.each(|place, mean| mean * weekdays[place / per_day % 7])
-    }
-
-    fn noisy(mut self, noise: f64) -> Self {
-        self.noise.fill(noise);
-        self
-    }
-
-    fn times(&mut self, range: Range<usize>, factor: f64) {
-        self.means[range].iter_mut().for_each(|mean| *mean *= factor);
-    }
-
-    /// An anomaly that ends.
-    fn inject(&mut self, range: Range<usize>, factor: f64) {
-        self.times(range.clone(), factor);
-        self.events.push(range);
-    }
-
-    /// A place for `length` buckets away from other anomalies, where there is something to lose.
-    fn free(&self, random: &mut Random, length: usize) -> usize {
-        let mut sorted = self.means.clone();
-        sorted.sort_by(f64::total_cmp);
-        let level = sorted[self.len() / 2];
-        loop {
-            let at = random.place(6..self.len() - length - 6);
-            let near = at.saturating_sub(6)..at + length + 6;
-            let is_taken = self.events.iter().any(|event| event.start < near.end && near.start < event.end);
-            let mean = self.means[at..at + length].iter().sum::<f64>() / length as f64;
-            if !is_taken && mean >= 0.6 * level {
-                return at;
-            }
-        }
-    }
-
-    fn scatter(mut self, random: &mut Random, injected: &[(f64, usize)]) -> Self {
-        for (factor, length) in injected {
-            let at = self.free(random, *length);
-            self.inject(at..at + length, *factor);
-        }
-        self
-    }
-
-    fn counts(self, random: &mut Random) -> Labelled {
-        let value = |(mean, noise): (&f64, &f64)| {
-            let mean = mean * (noise * random.normal()).exp();
-            Some(random.poisson(mean))
-        };
-        let values = self.means.iter().zip(&self.noise).map(value).collect();
-        let Self { from, width, zone, events, unclear, .. } = self;
-        Labelled { from, width, zone, is_count: true, values, events, unclear }
-    }
-
-    /// Averages, which have a noise that does not depend on their level.
-    fn averages(self, random: &mut Random) -> Labelled {
-        let level = self.means.iter().sum::<f64>() / self.len() as f64;
-        let value = |(mean, noise): (&f64, &f64)| Some(mean + level * noise * random.normal());
-        let values = self.means.iter().zip(&self.noise).map(value).collect();
-        let Self { from, width, zone, events, unclear, .. } = self;
-        Labelled { from, width, zone, is_count: false, values, events, unclear }
-    }
-}
-
 fn season(random: &mut Random) -> Shape {
     let level = random.one_of(&[300.0, 2_000.0, 20_000.0]);
     Shape::hours(level).daily().weekly(WEEKDAYS)
