@@ -25,9 +25,9 @@ pub(super) enum Origin {
 
 impl Origin {
     /// Of two properties with one name the greater rank counts.
-    pub(super) fn rank(self, depth: usize) -> u16 {
-        const LEVELS: u16 = MAX_DEPTH as u16 + 1;
-        self as u16 * LEVELS + LEVELS.saturating_sub(depth as u16)
+    pub(super) fn rank(self, depth: usize) -> u8 {
+        const LEVELS: u8 = MAX_DEPTH as u8 + 1;
+        self as u8 * LEVELS + LEVELS.saturating_sub(depth as u8)
     }
 }
 

@@ -159,8 +159,8 @@ struct Reader<'a> {
     saw_long_number: bool,
     fields: slot::Fields<'a>,
     properties: Vec<Property<'a>>,
-    /// Of each property: a greater one counts before a smaller one.
-    ranks: Vec<u16>,
+    /// Of each property: a greater one counts before a smaller one. In place, because every event has them.
+    ranks: [u8; MAX_PROPERTIES],
     /// Names of objects, after flattening, that came to no property.
     empty_objects: Vec<Cow<'a, str>>,
     fault: Option<Rejection>,
@@ -172,8 +172,8 @@ impl<'a> Reader<'a> {
             numbers,
             saw_long_number: false,
             fields: slot::Fields::default(),
-            properties: Vec::new(),
-            ranks: Vec::new(),
+            properties: Vec::with_capacity(8),
+            ranks: [0; MAX_PROPERTIES],
             empty_objects: Vec::new(),
             fault: None,
         }
@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
     /// Puts properties in the order in which the last of a name counts.
     fn finish(self) -> RawEvent<'a> {
         let Self { fields, mut properties, ranks, empty_objects, .. } = self;
-        if !ranks.is_sorted() {
+        if ranks.get(..properties.len()).is_some_and(|ranks| !ranks.is_sorted()) {
             let mut ranked: Vec<_> = ranks.into_iter().zip(properties).collect();
             ranked.sort_by_key(|(rank, _)| *rank);
             properties = ranked.into_iter().map(|(_, property)| property).collect();
@@ -237,12 +237,11 @@ impl<'a> Reader<'a> {
             };
             return field.put(Some(text), &name);
         }
-        if self.properties.len() == MAX_PROPERTIES {
-            self.fault(Rejection::TooManyProperties);
-            return;
-        }
+        let Some(rank) = self.ranks.get_mut(self.properties.len()) else {
+            return self.fault(Rejection::TooManyProperties);
+        };
+        *rank = origin.rank(depth);
         self.properties.push(Property { name, value });
-        self.ranks.push(origin.rank(depth));
     }
 }
 

@@ -23,7 +23,7 @@ impl<T: PartialEq> Slot<T> {
     /// instead of the field itself.
     pub(crate) fn put(&mut self, value: Option<T>, key: &str) {
         let Some(value) = value else { return };
-        let is_alias = key.strip_prefix("context.").unwrap_or(key).contains(['_', '.']);
+        let is_alias = key.strip_prefix("context.").unwrap_or(key).bytes().any(|byte| byte == b'_' || byte == b'.');
         self.collides |= self.value.as_ref().is_some_and(|earlier| *earlier != value);
         if self.value.is_none() || self.is_alias || !is_alias {
             self.value = Some(value);
