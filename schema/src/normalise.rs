@@ -218,7 +218,11 @@ fn repaired(raw: &RawEvent<'_>, changes: &mut Changes) -> Result<(), Rejection> 
 
 /// A text without NUL, of at most `most` bytes.
 fn text_within<'a>(text: Option<Cow<'a, str>>, field: &str, most: usize, changes: &mut Changes) -> Cow<'a, str> {
-    let text = cleaned(text.unwrap_or_default(), text::without_nul, field, changes);
+    let text = text.unwrap_or_default();
+    if text::is_within(&text, most) {
+        return text;
+    }
+    let text = cleaned(text, text::without_nul, field, changes);
     let (text, was_cut) = text::cut(text, most);
     if was_cut {
         changes.note(Flags::CUT, Warning::TextCut { field: field.to_owned(), most });
@@ -241,8 +245,19 @@ fn cleaned<'a>(
     text
 }
 
-/// Brings a property's name and text within their limits.
+/// Brings a property's name and text within their limits. Nearly all are, and are not touched.
 fn clean(property: &mut Property<'_>, changes: &mut Changes) {
+    if !text::is_within(&property.name, MAX_KEY_BYTES) {
+        clean_name(property, changes);
+    }
+    if let PropertyValue::Text(text) = &mut property.value
+        && !text::is_within(text, MAX_TEXT_BYTES)
+    {
+        *text = text_within(Some(std::mem::take(text)), &property.name, MAX_TEXT_BYTES, changes);
+    }
+}
+
+fn clean_name(property: &mut Property<'_>, changes: &mut Changes) {
     let given = property.name.len();
     let name = text::without_nul(std::mem::take(&mut property.name));
     let is_cleaned = name.len() != given;
@@ -254,9 +269,6 @@ fn clean(property: &mut Property<'_>, changes: &mut Changes) {
         changes.note(Flags::CUT, Warning::NameCut { field: name.clone().into_owned(), most: MAX_KEY_BYTES });
     }
     property.name = name;
-    if let PropertyValue::Text(text) = &mut property.value {
-        *text = text_within(Some(std::mem::take(text)), &property.name, MAX_TEXT_BYTES, changes);
-    }
 }
 
 fn non_empty(text: &'static str) -> Option<Cow<'static, str>> {

@@ -2,6 +2,11 @@
 
 use std::borrow::Cow;
 
+/// Whether [`without_nul`] and [`cut`] leave a text as it is.
+pub(crate) fn is_within(text: &str, most: usize) -> bool {
+    text.len() <= most && !text.as_bytes().contains(&0)
+}
+
 /// Removes NUL characters, which break tools that read exports.
 pub(crate) fn without_nul(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.as_bytes().contains(&0) { Cow::Owned(text.replace('\0', "")) } else { text }

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
+use crate::limits::MAX_PROPERTIES;
 use crate::raw::Property;
-
-/// Up to this many are compared with one another, which is faster than hashing them.
-const FEW: usize = 16;
 
 /// Keeps the last property of each name; `collides` gets the names of which another value was dropped.
 pub(super) fn keep_last(properties: &mut Vec<Property<'_>>, mut collides: impl FnMut(String)) {
-    let dropped = dropped(properties);
-    if dropped.is_empty() {
+    if are_distinct(properties) {
         return;
     }
+    let dropped = dropped(properties);
     for (place, last) in &dropped {
         if let (Some(one), Some(other)) = (properties.get(*place), properties.get(*last))
             && one.value != other.value
@@ -29,21 +27,33 @@ pub(super) fn keep_last(properties: &mut Vec<Property<'_>>, mut collides: impl F
     });
 }
 
+/// Whether no two names hash alike, of which every event is asked: without an allocation, and all pairs faster than a hash table.
+fn are_distinct(properties: &[Property<'_>]) -> bool {
+    let mut hashes = [0_u32; MAX_PROPERTIES];
+    properties.iter().enumerate().all(|(place, property)| {
+        let own = hash(&property.name);
+        let is_new = hashes.get(..place).is_some_and(|earlier| !earlier.contains(&own));
+        if let Some(slot) = hashes.get_mut(place) {
+            *slot = own;
+        }
+        is_new
+    })
+}
+
+/// Cheap, and nothing that a sender could not make collide: that only costs the comparison of names.
+fn hash(name: &str) -> u32 {
+    let (words, rest) = name.as_bytes().as_chunks::<4>();
+    let words = words.iter().map(|word| u32::from_le_bytes(*word)).chain(rest.iter().map(|byte| u32::from(*byte)));
+    words.fold(0, |hash: u32, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9))
+}
+
 /// Places of properties after which another has the same name, in order, and the place of the last of that name.
 fn dropped(properties: &[Property<'_>]) -> Vec<(usize, usize)> {
-    let mut last = HashMap::new();
-    if properties.len() > FEW {
-        last.extend(properties.iter().enumerate().map(|(place, property)| (&*property.name, place)));
-    }
-    let last_of = |place: usize, property: &Property<'_>| {
-        if properties.len() > FEW {
-            last.get(&*property.name).copied()
-        } else {
-            properties.iter().rposition(|other| other.name == property.name)
-        }
-        .filter(|last| *last > place)
+    let last: HashMap<&str, usize> =
+        properties.iter().enumerate().map(|(place, property)| (&*property.name, place)).collect();
+    let with_last = |(place, property): (usize, &Property<'_>)| {
+        last.get(&*property.name).filter(|last| **last > place).map(|last| (place, *last))
     };
-    let with_last = |(place, property)| Some((place, last_of(place, property)?));
     properties.iter().enumerate().filter_map(with_last).collect()
 }
 
