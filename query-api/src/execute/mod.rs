@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
+use tokio::time::Instant;
 
 use crate::anomalies;
 use crate::authorize::Scope;
@@ -93,6 +94,8 @@ pub struct Execution {
     scope: Scope,
     moment: Moment,
     ask: Ask,
+    /// When the time of its class is over. What is only said beside the answer is not waited for beyond it.
+    ends: Instant,
     /// What may be waited for Redis.
     patience: Patience,
     /// How old that is which was not read now.
@@ -107,16 +110,17 @@ impl Sources {
     /// The beginning of carrying out a plan for a caller who waits so long for Redis.
     pub fn execution(self: &Arc<Self>, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
         let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
+        let ends = Instant::now() + self.store.deadline(ask.class);
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
-        Execution { sources, scope, moment, ask, patience, age, cost: Cost::default(), budget: Budget::whole() }
+        Execution { sources, scope, moment, ask, ends, patience, age, cost: Cost::default(), budget: Budget::whole() }
     }
 }
 
 impl Execution {
     /// Reads and renders a plan, within the time of its class: whatever is still being read then is stopped.
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
-        let within = self.sources.store.deadline(self.ask.class) + GRACE;
-        let rendered = tokio::time::timeout(within, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
+        let end = self.ends + GRACE;
+        let rendered = tokio::time::timeout_at(end, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
         let Age { oldest_ms, seen_ms } = self.age;
         Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..rendered.with_cost(&self.cost) })
     }

@@ -142,3 +142,21 @@ async fn without_raw_events_it_is_the_minute_and_without_minutes_the_hour() {
     assert_eq!(ask("day").await, (at(day, 0, ""), json!("day")));
     service.stop().await;
 }
+
+#[tokio::test]
+async fn metrics_of_one_document_are_looked_up_together() {
+    let (engine, project, day) = (support::engine().await, new_project(), ten_days_ago());
+    insert(&engine.writer(), &project, day).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let ask = async |metrics: Value, dimensions: Value| {
+        let before = service.look_ups();
+        let range = json!([Zone::utc().rfc3339(day), Zone::utc().rfc3339(day + DAY)]);
+        let document = json!({"metrics": metrics, "dimensions": dimensions, "date_range": range});
+        let reply = service.post(&project, "/v1/query", document.to_string()).await;
+        assert_eq!(told(&reply), (&at(day, 63_792, ".345"), &json!("millisecond")), "{document}: {reply:?}");
+        service.look_ups() - before
+    };
+    assert_eq!(ask(json!(["revenue", "events"]), json!(["time:hour"])).await, 2, "minutes and raw events");
+    assert_eq!(ask(json!(["users"]), json!(["time:hour", "country"])).await, 0, "the next panel shares it");
+    service.stop().await;
+}
