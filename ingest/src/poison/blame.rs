@@ -1,0 +1,227 @@
+//! Whose fault it is that a batch is refused, found out by rehearsals ([`super::search`] decides, here is acted).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tallyhouse_schema::Event;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::Status;
+use tallyhouse_sql::native::Rows;
+use tallyhouse_sql::rehearsal::Rehearsal;
+use tallyhouse_sql::{Fault, StoreError};
+use tokio::time::Instant;
+
+use super::search::{self, Cause, Found, Suspect, Trial, Trials};
+use super::storing::Course;
+use super::{Fence, Patient, letters};
+use crate::batch::Builder;
+use crate::store::{Block, Store};
+
+/// How often the fence is asked for while one searches.
+const HOLD_EVERY: Duration = Duration::from_secs(3);
+
+/// The health component.
+pub(super) const COMPONENT: &str = "store";
+
+/// What a rehearsal of a batch showed.
+enum Rehearsed {
+    /// It would be stored.
+    Taken,
+    /// Not its events are to blame, or not yet.
+    Blamed(Suspect, Cause),
+    /// These rows are.
+    Found(Found),
+}
+
+/// What a search came to.
+pub(super) enum Verdict {
+    /// These rows go.
+    Refused(Vec<(usize, Cause)>),
+    /// Nothing is to be done but to attempt again.
+    Wait,
+}
+
+impl Patient {
+    /// Finds out whose fault a refusal is.
+    pub(super) async fn search<F: Fence>(
+        &self,
+        block: Block<'_>,
+        course: &mut Course,
+        fence: &F,
+    ) -> Result<Verdict, F::Lost> {
+        if course.rows.is_none() {
+            course.rows = read(block.chunks).await;
+        }
+        let Some(rows) = course.rows.clone() else {
+            tracing::error!(token = block.token, "a refused batch cannot be read back; it waits");
+            course.search_later();
+            return Ok(Verdict::Wait);
+        };
+        let started = Instant::now();
+        let searched = self.rehearse(rows, course.refused.clone());
+        let mut searched = std::pin::pin!(searched);
+        let found = loop {
+            tokio::select! {
+                found = &mut searched => break found,
+                () = tokio::time::sleep(HOLD_EVERY) => fence.hold().await?,
+            }
+        };
+        self.store.metrics.searched(started.elapsed());
+        let rehearsed = match found {
+            Ok(rehearsed) => rehearsed,
+            Err(error) => {
+                tracing::warn!(%error, token = block.token, "it cannot be found out which events are refused");
+                course.search_later();
+                return Ok(Verdict::Wait);
+            }
+        };
+        Ok(self.judge(block, course, rehearsed))
+    }
+
+    /// Rehearses a batch and parts of it. The rows are found unless the store, or most of the batch, is to blame.
+    async fn rehearse(&self, rows: Arc<Rows>, known: Vec<(usize, Cause)>) -> Result<Rehearsed, StoreError> {
+        let rehearsal = Rehearsal::begin(&self.store.client).await?;
+        // What is a letter already is no longer in question: rows are numbered among the others, by kind.
+        let mut numbers: Vec<usize> = search::without(rows.len(), &known).into_iter().flatten().collect();
+        numbers.sort_by_cached_key(|row| {
+            (letters::text(&rows, "project_id", *row), letters::text(&rows, "event_type", *row), *row)
+        });
+        let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, numbers };
+        let rehearsed = self.rehearse_in(&rehearsing).await;
+        rehearsing.rehearsal.end().await;
+        rehearsed
+    }
+
+    async fn rehearse_in(&self, rehearsing: &Rehearsing<'_>) -> Result<Rehearsed, StoreError> {
+        let count = rehearsing.numbers.len();
+        let Trial::Refused(whole) = rehearsing.try_rows(std::iter::once(0..count).collect()).await? else {
+            return Ok(Rehearsed::Taken);
+        };
+        let samples = search::sample(count);
+        let mut refused = 0;
+        for row in samples.iter().copied() {
+            refused += usize::from(rehearsing.try_rows(std::iter::once(row..row + 1).collect()).await? != Trial::Taken);
+        }
+        let takes_canary = refused < samples.len() || rehearsing.send(&canary()).await? == Trial::Taken;
+        let suspect = search::suspect(count, samples.len(), refused, takes_canary);
+        if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
+            return Ok(Rehearsed::Blamed(suspect, whole));
+        }
+        let mut found = search::find(count, whole, search::MAX_TRIALS, rehearsing).await?;
+        for (row, _) in &mut found.refused {
+            *row = rehearsing.numbers.get(*row).copied().unwrap_or(*row);
+        }
+        found.refused.sort_by_key(|(row, _)| *row);
+        Ok(Rehearsed::Found(found))
+    }
+
+    /// What follows from a search, told in the log and in the health.
+    fn judge(&self, block: Block<'_>, course: &mut Course, rehearsed: Rehearsed) -> Verdict {
+        let health = &self.store.health;
+        match rehearsed {
+            Rehearsed::Found(found) if !found.refused.is_empty() => {
+                if found.untried > 0 {
+                    let (token, untried) = (block.token, found.untried);
+                    tracing::warn!(token, untried, "too many refused events to try each by itself");
+                }
+                return Verdict::Refused(found.refused);
+            }
+            Rehearsed::Blamed(Suspect::Store, cause) => {
+                let since = *course.broken_since.get_or_insert_with(Instant::now);
+                let is_long = since.elapsed() >= self.grace;
+                let status = if is_long { Status::Down } else { Status::Degraded };
+                health.set(COMPONENT, status, format!("refuses every event: {}", cause.reason));
+                self.store.metrics.store_refuses.set(1);
+                course.has_told = true;
+            }
+            Rehearsed::Blamed(_, cause) => {
+                let detail = format!(
+                    "refuses most of a batch, which waits before its events are dead letters: {}",
+                    cause.reason
+                );
+                health.set(COMPONENT, Status::Degraded, detail);
+                course.has_told = true;
+            }
+            Rehearsed::Taken | Rehearsed::Found(_) => {
+                if !course.may_be_written {
+                    return Verdict::Wait;
+                }
+                tracing::warn!(token = block.token, "a rehearsal takes what an insert refuses; it is repeated");
+            }
+        }
+        course.search_later();
+        Verdict::Wait
+    }
+}
+
+/// Rows of a batch that are tried in a rehearsal.
+struct Rehearsing<'a> {
+    store: &'a Store,
+    rehearsal: Rehearsal,
+    rows: Arc<Rows>,
+    /// The rows that are in question, those of a kind together.
+    numbers: Vec<usize>,
+}
+
+impl Trials for Rehearsing<'_> {
+    type Error = StoreError;
+
+    async fn try_rows(&self, rows: Vec<Range<usize>>) -> Result<Trial, StoreError> {
+        let mut tried: Vec<_> = rows.into_iter().flatten().filter_map(|at| self.numbers.get(at).copied()).collect();
+        tried.sort_unstable();
+        let chunks = self.rows.block_of(&consecutive(tried.into_iter()));
+        self.send(&chunks).await
+    }
+}
+
+impl Rehearsing<'_> {
+    async fn send(&self, chunks: &[Bytes]) -> Result<Trial, StoreError> {
+        self.store.metrics.refused_trials.inc();
+        match self.rehearsal.send(chunks, self.store.timeout).await {
+            Ok(()) => Ok(Trial::Taken),
+            Err(error) => match error {
+                StoreError::Refused { code, .. } if error.fault() != Fault::Operational => {
+                    Ok(Trial::Refused(Cause { code, reason: error.reason() }))
+                }
+                error => Err(error),
+            },
+        }
+    }
+}
+
+/// A row that was always taken: of no project, without a value.
+fn canary() -> Vec<Bytes> {
+    let now = now_ms();
+    let event = Event {
+        event_id: "canary".into(),
+        event_type: "canary".into(),
+        ts: now,
+        original_ts: now,
+        received_at: now,
+        retention_days: 30,
+        ..Event::default()
+    };
+    let mut builder = Builder::default();
+    builder.push("tallyhouse-canary", &event, None);
+    builder.finish().chunks
+}
+
+/// Reads a block on a thread for blocking work: it may be 16 MiB.
+pub(super) async fn read(chunks: &[Bytes]) -> Option<Arc<Rows>> {
+    let chunks = chunks.to_vec();
+    tokio::task::spawn_blocking(move || Rows::read(&chunks).map(Arc::new)).await.ok().flatten()
+}
+
+/// Rows as ranges.
+fn consecutive(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for row in rows {
+        match ranges.last_mut() {
+            Some(last) if last.end == row => last.end += 1,
+            _ => ranges.push(row..row + 1),
+        }
+    }
+    ranges
+}

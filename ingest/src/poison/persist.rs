@@ -1,0 +1,71 @@
+//! Rows that a batch leaves in tables of ours: dead letters and repairs.
+
+use bytes::Bytes;
+use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::{Fault, StoreError};
+
+use super::{Fence, Patient, SEARCH_AFTER, repair};
+use crate::dead_letters::{self, DeadLetter};
+use crate::store::pause_after;
+
+/// The table of letters.
+const DEAD_LETTERS: &str = "dead_letters";
+
+impl Patient {
+    /// Notes how far the repair of days is.
+    pub(super) async fn note<F: Fence>(&self, token: &str, rows: Vec<Bytes>, fence: &F) -> Result<(), F::Lost> {
+        if let Err(error) = self.persist(repair::TABLE, token, rows, fence).await? {
+            tracing::error!(%error, token, "it cannot be noted which days to compare; run `tallyhouse rollups rebuild`");
+        }
+        Ok(())
+    }
+
+    /// Writes letters: without their payloads when those are refused, and none when that is refused too.
+    pub async fn write_letters<F: Fence>(
+        &self,
+        token: &str,
+        mut letters: Vec<DeadLetter>,
+        fence: &F,
+    ) -> Result<(), F::Lost> {
+        for is_last in [false, true] {
+            match self.persist(DEAD_LETTERS, token, dead_letters::block(&letters), fence).await? {
+                Ok(()) => return Ok(()),
+                Err(error) if is_last => {
+                    self.store.metrics.dead_letters_dropped.inc_by(letters.len() as u64);
+                    tracing::error!(%error, token, letters = letters.len(), "dead letters are refused, too, and were dropped");
+                }
+                Err(error) => {
+                    tracing::error!(%error, token, "dead letters are refused; trying without their payloads");
+                    letters.iter_mut().for_each(|letter| letter.payload.clear());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts a block into a table of ours, until it is there or its values are refused.
+    async fn persist<F: Fence>(
+        &self,
+        table: &str,
+        token: &str,
+        chunks: Vec<Bytes>,
+        fence: &F,
+    ) -> Result<Result<(), StoreError>, F::Lost> {
+        let (mut attempt, mut refusals) = (1, 0);
+        loop {
+            fence.hold().await?;
+            match insert_block(&self.store.client, table, token, &chunks, self.store.timeout).await {
+                Ok(()) => return Ok(Ok(())),
+                Err(error) => {
+                    tracing::warn!(%error, table, token, attempt, "an insert failed and will be repeated");
+                    refusals += u32::from(error.fault() == Fault::Data);
+                    if refusals >= SEARCH_AFTER.1 {
+                        return Ok(Err(error));
+                    }
+                }
+            }
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+}

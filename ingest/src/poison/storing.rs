@@ -1,0 +1,285 @@
+//! Storing one batch, however often it takes.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tallyhouse_schema::limits::DAY_MS;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::Status;
+use tallyhouse_sql::clickhouse::{self, Row};
+use tallyhouse_sql::native::Rows;
+use tallyhouse_sql::{Fault, StoreError};
+use tokio::time::Instant;
+
+use super::blame::{COMPONENT, Verdict, read};
+use super::repair::{self, Step};
+use super::search::{self, Cause};
+use super::{Fence, Origin, Patient, Refused, SEARCH_AFTER, Stored, letters, within};
+use crate::dead_letters::DeadLetter;
+use crate::store::{Block, pause_after};
+
+/// Between two searches that found nothing to act on: the first, and the longest.
+const SEARCH_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+
+/// How far clocks of two processes may be apart, in milliseconds.
+const CLOCKS: i64 = 60_000;
+
+/// What happened to a batch so far.
+pub(super) struct Course {
+    pub(super) rows: Option<Arc<Rows>>,
+    pub(super) refused: Vec<(usize, Cause)>,
+    /// An attempt may have written some of it.
+    pub(super) may_be_written: bool,
+    /// Refused rows among it.
+    pub(super) has_leftovers: bool,
+    refusals: (u32, u32),
+    pub(super) broken_since: Option<Instant>,
+    /// Its trouble is in the health.
+    pub(super) has_told: bool,
+    search_not_before: Instant,
+    search_pause: Duration,
+}
+
+impl Course {
+    fn new() -> Self {
+        Self {
+            rows: None,
+            refused: Vec::new(),
+            may_be_written: false,
+            has_leftovers: false,
+            refusals: (0, 0),
+            broken_since: None,
+            has_told: false,
+            search_not_before: Instant::now(),
+            search_pause: SEARCH_AGAIN.0,
+        }
+    }
+
+    /// Notes a failed attempt. Whether it is time to search.
+    fn is_suspicious(&mut self, error: &StoreError) -> bool {
+        let StoreError::Refused { code, .. } = error else {
+            self.refusals = (0, 0);
+            return false;
+        };
+        let (last, times) = self.refusals;
+        self.refusals = (*code, if last == *code { times + 1 } else { 1 });
+        let needed = match error.fault() {
+            Fault::Data => SEARCH_AFTER.0,
+            Fault::Unclear => SEARCH_AFTER.1,
+            Fault::Operational => return false,
+        };
+        self.refusals.1 >= needed && Instant::now() >= self.search_not_before
+    }
+
+    pub(super) fn search_later(&mut self) {
+        self.search_not_before = Instant::now() + self.search_pause;
+        self.search_pause = (self.search_pause * 2).min(SEARCH_AGAIN.1);
+    }
+}
+
+impl Patient {
+    /// Stores a batch, however often it takes: all of it but what ClickHouse refuses for good, which is dead letters by then.
+    pub async fn store<F: Fence>(&self, block: Block<'_>, origin: Origin<'_>, fence: &F) -> Result<Stored, F::Lost> {
+        let since = origin.since.unwrap_or_else(now_ms);
+        let mut course = Course::new();
+        course.may_be_written = origin.is_repeated || origin.since.is_some();
+        if origin.is_repeated {
+            self.recall(block, &mut course, fence).await?;
+        }
+        if !course.may_be_written
+            && self.is_wary()
+            && let Verdict::Refused(refused) = self.search(block, &mut course, fence).await?
+        {
+            self.bury(block, origin, refused, &mut course, fence).await?;
+        }
+        let mut attempt = 1;
+        loop {
+            fence.hold().await?;
+            let error = match self.attempt(block, &course).await {
+                Ok(took) => {
+                    let refused = self.settle(block, &course, fence).await?;
+                    if course.may_be_written {
+                        self.reopen(block, since, &course, fence).await?;
+                    }
+                    return Ok(Stored { took, refused });
+                }
+                Err(error) => error,
+            };
+            course.may_be_written = true;
+            tracing::warn!(%error, token = block.token, attempt, rows = block.rows, "an insert failed and will be repeated");
+            if course.is_suspicious(&error)
+                && let Verdict::Refused(refused) = self.search(block, &mut course, fence).await?
+            {
+                self.bury(block, origin, refused, &mut course, fence).await?;
+                attempt = 1;
+                continue;
+            }
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// Reads which rows of a batch are letters already. Tries until ClickHouse answers.
+    async fn recall<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<(), F::Lost> {
+        #[derive(Row, Deserialize)]
+        struct Letter {
+            id: String,
+            reason: String,
+        }
+        let prefix = letters::prefix(block.token);
+        let mut attempt = 1;
+        let letters = loop {
+            let query = self.store.client.query(
+                "SELECT id, reason FROM dead_letters WHERE startsWith(id, {prefix:String}) AND code = {code:String} \
+                 GROUP BY id, reason",
+            );
+            let query = query.param("prefix", &prefix).param("code", letters::CODE);
+            match within(self.store.timeout, query.fetch_all::<Letter>()).await {
+                Ok(letters) => break letters,
+                Err(error) => tracing::warn!(%error, "the letters of a batch could not be read; trying again"),
+            }
+            fence.hold().await?;
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        };
+        let row = |letter: Letter| {
+            let row = letter.id.strip_prefix(&prefix)?.parse().ok().filter(|row| *row < block.rows)?;
+            Some((row, Cause { code: 0, reason: letter.reason }))
+        };
+        course.refused = letters.into_iter().filter_map(row).collect();
+        course.refused.sort_by_key(|(row, _)| *row);
+        course.refused.dedup_by_key(|(row, _)| *row);
+        if !course.refused.is_empty() {
+            course.has_leftovers = true;
+            course.rows = read(block.chunks).await;
+            tracing::info!(
+                token = block.token,
+                letters = course.refused.len(),
+                "a batch is repeated without its dead letters"
+            );
+        }
+        Ok(())
+    }
+
+    /// One attempt, without the refused rows.
+    async fn attempt(&self, block: Block<'_>, course: &Course) -> Result<Duration, StoreError> {
+        let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
+            return self.store.attempt(block).await;
+        };
+        let kept = search::without(block.rows, &course.refused);
+        let left = block.rows - course.refused.len();
+        if left == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let chunks = rows.block_of(&kept);
+        self.store.attempt(Block { rows: left, chunks: &chunks, ..block }).await
+    }
+
+    /// Makes refused rows dead letters, and notes which days have to be looked at. Tries until it is done.
+    async fn bury<F: Fence>(
+        &self,
+        block: Block<'_>,
+        origin: Origin<'_>,
+        refused: Vec<(usize, Cause)>,
+        course: &mut Course,
+        fence: &F,
+    ) -> Result<(), F::Lost> {
+        let Some(rows) = course.rows.clone() else { return Ok(()) };
+        let letters: Vec<DeadLetter> =
+            refused.iter().map(|(row, cause)| letters::letter(block.token, origin.topic, &rows, *row, cause)).collect();
+        let first = refused.first().map_or(0, |(row, _)| *row);
+        let token = format!("{}-refused-{first}-{}", block.token, refused.len());
+        if course.may_be_written {
+            let pending = repair::block(block.token, &days_of(&rows, &refused), Step::Pending);
+            self.note(&format!("{token}-pending"), pending, fence).await?;
+            course.has_leftovers = true;
+        }
+        self.write_letters(&token, letters, fence).await?;
+        for (_, cause) in &refused {
+            self.store.metrics.dead_lettered(cause.code);
+        }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        tracing::error!(
+            token = block.token,
+            letters = refused.len(),
+            reason = refused.first().map(|(_, cause)| cause.reason.as_str()),
+            "events that ClickHouse refuses for good are dead letters; the rest of their batch goes on"
+        );
+        course.refused.extend(refused);
+        course.refused.sort_by_key(|(row, _)| *row);
+        (course.refusals, course.search_pause) = ((0, 0), SEARCH_AGAIN.0);
+        Ok(())
+    }
+
+    /// A batch is stored after an attempt that failed: days that were rebuilt in between are compared again.
+    async fn reopen<F: Fence>(&self, block: Block<'_>, since: i64, course: &Course, fence: &F) -> Result<(), F::Lost> {
+        let mut attempt = 1;
+        let mut days = loop {
+            match repair::reopened(&self.store.client, block.days, since - CLOCKS, self.store.timeout).await {
+                Ok(days) => break days,
+                Err(error) => {
+                    tracing::warn!(%error, attempt, "it cannot be seen yet whether a day was rebuilt meanwhile")
+                }
+            }
+            fence.hold().await?;
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        };
+        // Those of refused rows are open anyway.
+        if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {
+            days.retain(|day| !days_of(rows, &course.refused).contains(day));
+        }
+        if days.is_empty() {
+            return Ok(());
+        }
+        let token = format!("{}-reopen", block.token);
+        self.note(&token, repair::block(&token, &days, Step::Open), fence).await
+    }
+
+    /// The rest is stored: takes refused rows out of raw, if an attempt had left them there.
+    async fn settle<F: Fence>(&self, block: Block<'_>, course: &Course, fence: &F) -> Result<Refused, F::Lost> {
+        self.store.metrics.store_refuses.set(0);
+        if course.has_told {
+            self.store.health.set(COMPONENT, Status::Up, "");
+        }
+        let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
+            return Ok(Refused::default());
+        };
+        let mut attempt = 1;
+        while let Err(error) = self.tidy(rows, course).await {
+            tracing::warn!(%error, token = block.token, attempt, "what was stored of refused events could not be taken away; trying again");
+            fence.hold().await?;
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
+        }
+        if course.has_leftovers {
+            let token = format!("{}-open-{}", block.token, course.refused.len());
+            let days = days_of(rows, &course.refused);
+            self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
+        }
+        let id = |row: usize| (letters::text(rows, "project_id", row), letters::text(rows, "event_id", row));
+        Ok(Refused {
+            rows: course.refused.iter().map(|(row, cause)| (*row, cause.code)).collect(),
+            ids: course.refused.iter().map(|(row, _)| id(*row)).collect(),
+        })
+    }
+
+    /// Refused rows that an attempt had left in raw go, and so do older letters of the same events.
+    async fn tidy(&self, rows: &Rows, course: &Course) -> Result<(), StoreError> {
+        if course.has_leftovers {
+            repair::delete_rows(&self.store.client, rows, &course.refused, self.store.timeout).await?;
+        }
+        letters::discard_older(&self.store.client, rows, &course.refused, self.store.timeout).await
+    }
+}
+
+/// The days that some rows fall on.
+fn days_of(rows: &Rows, refused: &[(usize, Cause)]) -> BTreeSet<(String, i32)> {
+    let day = |(row, _): &(usize, Cause)| {
+        let day = i32::try_from(letters::integer(rows, "ts", *row)?.div_euclid(DAY_MS)).ok()?;
+        Some((letters::text(rows, "project_id", *row), day))
+    };
+    refused.iter().filter_map(day).collect()
+}
