@@ -2,15 +2,23 @@
 //! quarters of an hour of events that were gone from raw when those were introduced.
 //!
 //! It is told by the rollups themselves, not by a record of declarations: whoever counted, and however often a declaration came and
-//! went, a day on which a set has fewer events than the total is one that it misses. What is told is remembered for
-//! `KNOWN_FOR`, in which a backfill may go on being warned of.
+//! went, a day on which a set has fewer events than the total is one that it misses.
+//!
+//! ```text
+//! read just now       told
+//! read a while ago    told, and read again beside: a remembered answer does not wait for its warnings
+//! not known           waited for, all of one answer together no longer than `PATIENCE`; the reading goes on beside
+//! failed just now     unknown, without another try
+//! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tallyhouse_schema::Rollup;
+use tallyhouse_schema::{Catalogue, DimSet, Rollup};
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::flight::Flights;
 use crate::plan::read::{Read, Source};
@@ -20,13 +28,19 @@ use crate::store::{Ask, Class, ReadError, Store};
 use crate::time::{DAY, Zone};
 use crate::warning::Warning;
 
-/// How long it is remembered.
-const KNOWN_FOR: Duration = Duration::from_secs(10);
+/// How old it is when it is read again.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// How long it is remembered: a backfill may go on being warned of by the first answer after it.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// How long nobody tries again what failed.
+const FAILED_FOR: Duration = Duration::from_secs(2);
 
 /// Sets of all projects that are remembered at most; a set has a few bytes for each day that it misses.
 const MOST_SETS: u64 = 10_000;
 
-/// How long an answer waits for its warnings.
+/// How long an answer waits for all of its warnings.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What of a project is asked about.
@@ -79,32 +93,48 @@ impl Missing {
     }
 }
 
+/// Of which project, and what of it.
+type Key = (Arc<str>, Rows);
+
+/// What was read.
+#[derive(Debug, Clone)]
+struct Known {
+    missing: Arc<Missing>,
+    read: Instant,
+}
+
 /// What is rolled up. Clones share what is remembered.
 #[derive(Clone)]
 pub struct Coverage {
     store: Store,
-    known: Cache<(Arc<str>, Rows), Arc<Missing>>,
-    flights: Flights<(Arc<str>, Rows), Result<Arc<Missing>, ReadError>>,
+    known: Cache<Key, Known>,
+    failed: Cache<Key, ()>,
+    flights: Flights<Key, Result<Arc<Missing>, ReadError>>,
 }
 
 impl Coverage {
     /// Nothing remembered yet.
     pub fn new(store: Store) -> Self {
-        let known = Cache::builder().max_capacity(MOST_SETS).time_to_live(KNOWN_FOR).build();
-        Self { store, known, flights: Flights::default() }
+        Self {
+            store,
+            known: Cache::builder().max_capacity(MOST_SETS).time_to_live(KEPT).build(),
+            failed: Cache::builder().max_capacity(MOST_SETS).time_to_live(FAILED_FOR).build(),
+            flights: Flights::default(),
+        }
     }
 
     /// A warning for each set of dimensions that does not hold every event of what a plan reads, and one for quarters of an hour.
     pub async fn warnings(&self, project: &str, plan: &Plan) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(asked).collect();
+        let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
+        let until = Instant::now() + PATIENCE;
         for (rows, from, to) in asked {
-            let warning = match tokio::time::timeout(PATIENCE, self.missing(project, &rows)).await {
-                Ok(Ok(missing)) => match missing.within(from, to) {
+            let warning = match self.missing((Arc::from(project), rows.clone()), until).await {
+                Some(missing) => match missing.within(from, to) {
                     (0, _) => continue,
                     (events, gaps) => told(rows, events, &gaps),
                 },
-                Ok(Err(_)) | Err(_) => unknown(rows),
+                None => unknown(rows),
             };
             if !warnings.contains(&warning) {
                 warnings.push(warning);
@@ -113,27 +143,48 @@ impl Coverage {
         warnings
     }
 
-    async fn missing(&self, project: &str, rows: &Rows) -> Result<Arc<Missing>, ReadError> {
-        let key = (Arc::<str>::from(project), rows.clone());
-        if let Some(known) = self.known.get(&key) {
-            return Ok(known);
+    async fn missing(&self, key: Key, until: Instant) -> Option<Arc<Missing>> {
+        let known = self.known.get(&key);
+        if let Some(known) = known.as_ref().filter(|known| known.read.elapsed() < YOUNG) {
+            return Some(Arc::clone(&known.missing));
         }
-        let (coverage, flight) = (self.clone(), key.clone());
-        let read = move || async move { coverage.read(flight).await };
-        self.flights.join(key, read).await.1.unwrap_or(Err(ReadError::Failed))
+        let reading = || {
+            let (coverage, key) = (self.clone(), key.clone());
+            async move { coverage.read(key).await }
+        };
+        let has_failed = self.failed.contains_key(&key);
+        if !has_failed {
+            // With nobody waiting: what takes longer is known to the next answer.
+            self.flights.launch(&key, reading);
+        }
+        if known.is_some() || has_failed {
+            return known.map(|known| known.missing);
+        }
+        timeout_at(until, self.flights.join(key.clone(), reading)).await.ok()?.1.ok()?.ok()
     }
 
-    async fn read(self, key: (Arc<str>, Rows)) -> Result<Arc<Missing>, ReadError> {
+    async fn read(self, key: Key) -> Result<Arc<Missing>, ReadError> {
+        // It may have been read between somebody's look and this.
+        if let Some(known) = self.known.get(&key).filter(|known| known.read.elapsed() < YOUNG) {
+            return Ok(known.missing);
+        }
         let (project, rows) = &key;
         let statement = match rows {
             Rows::Set { set, types } => sql::counted_by_set(project, set, types),
             Rows::Quarters => sql::counted_by_quarter(project),
         };
-        let ask = Ask { class: Class::Dashboard, project: project.to_string() };
-        let days = self.store.rows::<CountedDay>(&statement, &ask).await?;
-        let missing = Arc::new(Missing::of(&days));
-        self.known.insert(key, Arc::clone(&missing));
-        Ok(missing)
+        let (ask, read) = (Ask { class: Class::Dashboard, project: project.to_string() }, Instant::now());
+        match self.store.rows::<CountedDay>(&statement, &ask).await {
+            Ok(days) => {
+                let missing = Arc::new(Missing::of(&days));
+                self.known.insert(key, Known { missing: Arc::clone(&missing), read });
+                Ok(missing)
+            }
+            Err(error) => {
+                self.failed.insert(key, ());
+                Err(error)
+            }
+        }
     }
 }
 
@@ -157,28 +208,33 @@ fn named(rows: Rows) -> (Option<String>, Vec<String>) {
     }
 }
 
+/// Whether every type always had the set.
+fn is_of_all(set: &DimSet) -> bool {
+    static UNDECLARED: LazyLock<Catalogue> = LazyLock::new(Catalogue::default);
+    UNDECLARED.is_universal(set)
+}
+
 /// Sets that every type always had are not asked about.
 fn asked(read: &Read) -> Option<(Rows, i64, i64)> {
     let Source::Rollup { rollup, set } = &read.source else { return None };
-    let types = read.condition.event_types().map(|types| types.into_iter().map(str::to_owned).collect::<Vec<_>>());
-    let is_declared = !tallyhouse_schema::Catalogue::default().is_universal(set);
+    let types = if is_of_all(set) { None } else { read.condition.event_types() };
     let rows = match types {
-        Some(types) if is_declared => Rows::Set { set: set.key().to_owned(), types },
-        _ if *rollup == Rollup::Quarter => Rows::Quarters,
-        _ => return None,
+        Some(types) => Rows::Set { set: set.key().to_owned(), types: types.into_iter().map(str::to_owned).collect() },
+        None if *rollup == Rollup::Quarter => Rows::Quarters,
+        None => return None,
     };
     Some((rows, read.from, read.to))
 }
 
-fn readings(plan: &Plan) -> Vec<Read> {
+fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
     match plan {
-        Plan::Series(plan) => vec![plan.read()],
-        Plan::Structured(plan) => plan.readings().cloned().collect(),
+        Plan::Series(plan) => vec![Cow::Owned(plan.read())],
+        Plan::Structured(plan) => plan.readings().map(Cow::Borrowed).collect(),
         Plan::Anomalies(plan) => match &plan.series {
-            OneSeries::BuiltIn(plan) => vec![plan.read()],
-            OneSeries::Registered(plan) => plan.readings().cloned().collect(),
+            OneSeries::BuiltIn(plan) => vec![Cow::Owned(plan.read())],
+            OneSeries::Registered(plan) => plan.readings().map(Cow::Borrowed).collect(),
         },
-        Plan::Daily(plan) => vec![plan.read()],
+        Plan::Daily(plan) => vec![Cow::Owned(plan.read())],
         Plan::Realtime(_) | Plan::Journey(_) | Plan::EventTypes(_) => Vec::new(),
     }
 }
