@@ -105,7 +105,8 @@ async fn insert_hourly(writer: &Connection, project: &str, newest: i64, hours: u
 #[tokio::test]
 async fn one_event_an_hour_shows_no_change_in_whatever_is_asked() {
     let (engine, project) = (support::engine().await, new_project());
-    let now_ms = tallyhouse_service::clock::now_ms();
+    // Yesterday at 15:20: the day has whole hours before that in every zone below.
+    let now_ms = (tallyhouse_service::clock::now_ms() / 86_400_000 - 1) * 86_400_000 + 55_200_000;
     insert_hourly(&engine.writer(), &project, now_ms / 3_600_000 * 3_600, 24 * 70).await;
     let settings = Settings { now_ms: Some(now_ms), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings, &[&project]).await;
@@ -118,8 +119,7 @@ async fn one_event_an_hour_shows_no_change_in_whatever_is_asked() {
                 assert_eq!(reply.status, StatusCode::OK, "{query}: {reply:?}");
                 let is_even = |comparison: &Value| {
                     let changes = comparison["change_percent"].as_array().unwrap();
-                    // In the first seconds of an hour of a day that has none yet there is nothing to compare.
-                    changes.iter().all(|change| change.is_null() || change == 0.0)
+                    changes.iter().all(|change| change == 0.0)
                 };
                 assert!(is_even(&reply.body["totals"]["comparison"]), "{query}: {reply:?}");
                 let rows = reply.body["results"].as_array().unwrap();
