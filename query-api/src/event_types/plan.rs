@@ -38,11 +38,13 @@ pub struct EventTypesPlan {
 }
 
 impl EventTypesPlan {
-    /// The rows that it is made of, without groups.
-    pub fn read(&self) -> Read {
+    /// The rows that it is made of, without groups; so many types were found, of which [`Self::limit`] are listed. Of the
+    /// others, one may have a newer event than all that were found.
+    pub fn read(&self, found: usize) -> Read {
         let named = self.event_type.clone().map(|name| Condition::is(Field::EventType, [name]));
         let condition = named.unwrap_or_else(Condition::always);
-        Read { condition, ..Read::total(Rollup::Hour, self.from, self.to) }
+        let is_cut = found > self.limit as usize;
+        Read { condition, top: is_cut.then_some(0), ..Read::total(Rollup::Hour, self.from, self.to) }
     }
 }
 

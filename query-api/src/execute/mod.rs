@@ -174,7 +174,7 @@ impl Execution {
                     None => Some(Vec::new()),
                 };
                 let newest = types.iter().map(|row| row.newest_day).max();
-                let newest = self.newest_of(&plan.read(), newest).await;
+                let newest = self.newest_of(&plan.read(types.len()), newest).await;
                 event_types::render::render(plan, &event_types::render::Found { types, sampled, newest }, generated_s)
             }
             Plan::Structured(plan) => {

@@ -84,6 +84,8 @@ async fn one_type_a_range_a_zone_and_a_list_that_is_cut() {
         "CAST(map(), 'Map(String, Float64)')",
     ];
     insert(&writer, &project, "signup", 1_200, from, many).await;
+    // Fewer events than any other, and newer than all.
+    insert(&writer, &project, "rare", 1, from + 3 * 86_400, many).await;
     let service = Service::start(engine.reader(), &[&project], None).await;
     let get = async |query: &str| service.get(&project, &format!("/v1/event-types?{query}")).await;
 
@@ -101,6 +103,8 @@ async fn one_type_a_range_a_zone_and_a_list_that_is_cut() {
     assert_eq!(cut.body["event_types"].as_array().unwrap().len(), 1);
     assert_eq!((&cut.body["meta"]["truncated"], &cut.body["meta"]["source"]), (&json!(true), &json!("rollup_1h")));
     assert_eq!((&cut.body["event_types"][0]["properties"], &cut.body["meta"]["sample"]), (&Value::Null, &Value::Null));
+    // Of a type that is not shown, too.
+    assert_eq!(cut.body["meta"]["newest_event"], jiff::Timestamp::from_second(from + 3 * 86_400).unwrap().to_string());
 
     // The second hour alone: a view and a purchase more are in the first.
     let hour = get(&format!("startTime={}&endTime={}", (from + 3_600) * 1_000, (from + 7_200) * 1_000)).await;
