@@ -1,7 +1,7 @@
 //! SQL text of exports. Analysts bring their own.
 
 use super::export::{ExportAsk, Format};
-use crate::sql::{Statement, Value};
+use crate::sql::{RAW_RANGE, Statement, Value};
 
 /// Settings of every export, beside those of its format. A slow client holds ClickHouse back, so an export may take longer
 /// than a query; how long it may stand still is for the stream to say.
@@ -28,8 +28,8 @@ pub fn format_settings(format: Format) -> &'static [(&'static str, &'static str)
 pub fn export(ask: &ExportAsk, project: &str) -> Statement {
     let mut params = vec![
         ("project".to_owned(), Value::Text(project.to_owned())),
-        ("from".to_owned(), Value::Number(ask.from_s * 1_000)),
-        ("to".to_owned(), Value::Number(ask.to_s * 1_000)),
+        ("from".to_owned(), Value::Number(ask.from_s)),
+        ("to".to_owned(), Value::Number(ask.to_s)),
     ];
     let map = |column: &str| match ask.format {
         Format::Csv => format!("toJSONString(t.{column}) AS {column}"),
@@ -49,8 +49,7 @@ pub fn export(ask: &ExportAsk, project: &str) -> Statement {
          toString(t.device) AS device, toString(t.os) AS os, toString(t.browser) AS browser, toString(t.locale) AS locale, \
          t.page AS page, t.ip AS ip, {props}, {num_props}, t.original_ts AS original_ts, \
          t.received_at AS received_at \
-         FROM events AS t FINAL WHERE t.project_id = {{project:String}} AND t.ts >= fromUnixTimestamp64Milli({{from:Int64}}) \
-         AND t.ts < fromUnixTimestamp64Milli({{to:Int64}}){of_type}"
+         FROM events AS t FINAL WHERE t.project_id = {{project:String}} AND {RAW_RANGE}{of_type}"
     );
     Statement { text, params }
 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use tallyhouse_schema::Rollup;
 use tallyhouse_sql::clickhouse::{self, Row};
 
+use super::read::RAW_RANGE;
 use super::{Statement, Value};
 use crate::event_types::plan::EventTypesPlan;
 use crate::event_types::{MOST_PROPERTIES, SAMPLED_TYPES};
@@ -99,10 +100,10 @@ pub fn sampled_properties(plan: &EventTypesPlan, types: &[EventTypeRow], project
     let of_type = |(place, row): (usize, &EventTypeRow)| {
         statement.bind(format!("type_{place}"), Value::Text(row.event_type.clone()));
         statement.bind(format!("from_{place}"), Value::Number(plan.from.max(row.newest_day - NEWEST_S)));
+        let range = RAW_RANGE.replace("{from:", &format!("{{from_{place}:"));
         format!(
             "(SELECT toUInt32({place}) AS place, mapKeys(props) AS texts, mapKeys(num_props) AS numbers FROM events \
-             WHERE project_id = {{project:String}} AND event_type = {{type_{place}:String}} \
-             AND ts >= toDateTime64({{from_{place}:Int64}}, 3, 'UTC') AND ts < toDateTime64({{to:Int64}}, 3, 'UTC') \
+             WHERE project_id = {{project:String}} AND event_type = {{type_{place}:String}} AND {range} \
              LIMIT {{sampled:Int64}})"
         )
     };

@@ -19,7 +19,7 @@ pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
 pub use event_types::{EventTypeRow, SampledKind, SampledRow, event_types, listed_types, sampled_properties};
 pub use newest::{Instant, newest};
 pub use ranking::{Group, by_group, points};
-pub use read::{MOST_ROWS, Place, Point, overflowed, read};
+pub use read::{MOST_ROWS, Place, Point, RAW_RANGE, overflowed, read};
 pub use report::{Line, TOP, daily, realtime, section};
 
 /// A statement and the values bound to it.

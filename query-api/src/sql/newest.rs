@@ -17,21 +17,17 @@ pub struct Instant {
 /// Rows that are read at most: some milliseconds. ClickHouse refuses more before it reads any.
 const MOST_READ: u32 = 500_000;
 
-/// The key of raw events has the hour before the time: without this a minute costs a reading of all hours of its part.
-const HOURS: &str = " AND toStartOfHour(ts) >= toStartOfHour(toDateTime64({from:Int64}, 3, 'UTC')) \
-     AND toStartOfHour(ts) < toDateTime64({to:Int64}, 3, 'UTC')";
-
 /// Without `FINAL`: copies of an event happened when the event did.
 pub fn newest(read: &Read, project: &str) -> Statement {
     let mut statement = Statement::default();
     let rows = rows(read, project, &mut statement);
-    let (newest, hours) = match &read.source {
-        Source::Rollup { .. } => ("toInt64(max(bucket)) * 1000", ""),
-        Source::Raw => ("toUnixTimestamp64Milli(max(ts))", HOURS),
+    let newest = match &read.source {
+        Source::Rollup { .. } => "toInt64(max(bucket)) * 1000",
+        Source::Raw => "toUnixTimestamp64Milli(max(ts))",
     };
     let table = read.source.table();
     statement.text = format!(
-        "SELECT {newest} AS at_ms FROM {table} WHERE {rows}{hours} HAVING count() > 0 \
+        "SELECT {newest} AS at_ms FROM {table} WHERE {rows} HAVING count() > 0 \
          SETTINGS max_threads = 1, max_rows_to_read = {MOST_READ}, read_overflow_mode = 'throw'"
     );
     statement

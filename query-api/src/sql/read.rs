@@ -184,18 +184,16 @@ impl Time {
                 seconds: "toInt64(bucket)",
                 range: "bucket >= toDateTime({from:Int64}, 'UTC') AND bucket < toDateTime({to:Int64}, 'UTC')",
             },
-            Source::Raw => Self {
-                seconds: "toInt64(toUnixTimestamp(ts))",
-                range: "ts >= toDateTime64({from:Int64}, 3, 'UTC') AND ts < toDateTime64({to:Int64}, 3, 'UTC')",
-            },
+            Source::Raw => Self { seconds: "toInt64(toUnixTimestamp(ts))", range: RAW_RANGE },
         }
     }
 }
 
-/// What makes a raw event lie within `from` and `to`.
-pub(super) const fn raw_range() -> &'static str {
-    Time::of(&Source::Raw).range
-}
+/// What makes a raw event lie within `from` and `to`, in seconds. The table's key has the hour before the time, and a part a
+/// week: by the time alone, all hours of the part are read.
+pub const RAW_RANGE: &str = "ts >= toDateTime64({from:Int64}, 3, 'UTC') AND ts < toDateTime64({to:Int64}, 3, 'UTC') \
+     AND toStartOfHour(ts) >= toStartOfHour(toDateTime64({from:Int64}, 3, 'UTC')) \
+     AND toStartOfHour(ts) < toDateTime64({to:Int64}, 3, 'UTC')";
 
 /// `FINAL`: a row that was stored twice under one key is one event, as for the verification of rollups.
 fn table(source: &Source) -> &'static str {

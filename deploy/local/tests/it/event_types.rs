@@ -152,3 +152,23 @@ async fn a_list_of_many_types_is_sampled_for_the_greatest() {
     assert_eq!(reply.body["meta"]["sample"]["types"], 50);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn of_a_week_of_events_a_sample_reads_those_of_the_last_day() {
+    const DAY: i64 = 86_400;
+    let (engine, project) = (support::engine().await, new_project());
+    // Monday: a week is in one part, in which the key has to find the hours.
+    let monday = (ten_days_ago() - 4 * DAY).div_euclid(7 * DAY) * 7 * DAY + 4 * DAY;
+    let insert = "INSERT INTO events_in (project_id, event_id, event_type, ts, props, user_hash, received_at, retention_days) \
+        SELECT {project:String}, toString(number), 'view', fromUnixTimestamp64Milli(({from:Int64} + number) * 1000, 'UTC'), \
+        map('p', 'v'), number, now64(3), 730 FROM numbers(432000) SETTINGS max_partitions_per_insert_block = 1000";
+    let insert = engine.writer().client().query(insert).param("project", &project).param("from", monday);
+    insert.execute().await.unwrap();
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let range = format!("startTime={}&endTime={}", monday * 1_000, (monday + 7 * DAY) * 1_000);
+    let reply = service.get(&project, &format!("/v1/event-types?{range}")).await;
+    let view = named(&reply.body, "view");
+    assert_eq!((&view["events"], &view["sampled_events"]), (&json!(432_000), &json!(500)), "{reply:?}");
+    assert!(reply.body["meta"]["rows_read"].as_u64().unwrap() < 150_000, "{reply:?}");
+    service.stop().await;
+}

@@ -74,6 +74,13 @@ async fn every_event_once_in_every_format() {
     let text = parquet.body.as_str().unwrap();
     assert!(text.starts_with("PAR1") && text.ends_with("PAR1"), "{:.100}", text);
 
+    // Outwards to whole minutes, so that the second, third and fourth event of six are in it.
+    let (start, end) = (from * 1_000 + 119_999, from * 1_000 + 3_600_001);
+    let some = service.get(&project, &format!("/v1/export?startTime={start}&endTime={end}")).await;
+    let ids = |line: &str| serde_json::from_str::<Value>(line).unwrap()["event_id"].as_str().unwrap().to_owned();
+    let ids: std::collections::BTreeSet<_> = some.body.as_str().unwrap().lines().map(ids).collect();
+    assert_eq!(ids.into_iter().collect::<Vec<_>>(), ["1", "2", "3"]);
+
     let none = service.get(&project, &format!("/v1/export?{range}&eventType=none")).await;
     assert_eq!((none.status.as_u16(), &none.body), (200, &json!("")));
     for (query, status, code) in [("format=xml", 400, "bad_parameter"), ("startTime=2020-01-01", 400, "range_too_long")]

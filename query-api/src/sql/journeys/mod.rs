@@ -6,7 +6,7 @@ mod retention;
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::read::{condition, raw_range};
+use super::read::{RAW_RANGE, condition};
 use super::{Statement, Value};
 use crate::journeys::Scan;
 use crate::plan::condition::Condition;
@@ -35,7 +35,7 @@ fn scope(scan: &Scan, project: &str, statement: &mut Statement) -> String {
     statement.bind("project", Value::Text(project.to_owned()));
     statement.bind("from", Value::Number(scan.from));
     statement.bind("to", Value::Number(scan.to));
-    let rows = format!("project_id = {{project:String}} AND {}", raw_range());
+    let rows = format!("project_id = {{project:String}} AND {RAW_RANGE}");
     let Some(types) = &scan.types else { return rows };
     statement.bind("types", Value::Texts(types.clone()));
     format!("{rows} AND event_type IN {{types:Array(String)}}")
