@@ -1,0 +1,224 @@
+//! Completes raw rows: reads those that lack a set, decides what they are counted under, and inserts them once more.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use tallyhouse_ingest::guard::Guard;
+use tallyhouse_schema::dimension::OTHER;
+use tallyhouse_schema::event::{Dim, Flags};
+use tallyhouse_schema::normalise::counted_under;
+use tallyhouse_schema::raw::{Property, PropertyValue};
+use tallyhouse_schema::{DimSet, Event};
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::{self, Row};
+use tallyhouse_sql::rollups::RollupsError;
+
+use super::{Backfill, DAY, Unit};
+
+/// Raw rows that are completed by one statement.
+const AT_ONCE: usize = 50_000;
+
+/// The part of a raw row that decides, and what makes it that row.
+#[derive(Debug, Row, Deserialize)]
+struct Stored {
+    ts: i64,
+    user_hash: u64,
+    event_id: String,
+    country: String,
+    device: String,
+    os: String,
+    browser: String,
+    locale: String,
+    page: String,
+    texts: Vec<(String, String)>,
+    numbers: Vec<(String, f64)>,
+    sets: Vec<String>,
+}
+
+#[derive(Debug, Row, Serialize)]
+struct Completed<'a> {
+    ts: i64,
+    user_hash: u64,
+    event_id: &'a str,
+    added: Vec<(&'a str, &'a str)>,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Known {
+    hour: i64,
+    set: String,
+    value: String,
+}
+
+/// One type's events on one day of a project.
+pub(super) struct Work<'a> {
+    pub(super) backfill: &'a Backfill<'a>,
+    pub(super) event_type: &'a str,
+    pub(super) sets: &'a [&'a DimSet],
+    pub(super) unit: &'a Unit,
+    pub(super) guard: Guard,
+}
+
+impl Work<'_> {
+    pub(super) async fn run(&self) -> Result<u64, RollupsError> {
+        self.learn().await?;
+        let sql = format!(
+            "SELECT toUnixTimestamp64Milli(ts) AS ts, user_hash, event_id, toString(country) AS country, toString(device) AS device, \
+             toString(os) AS os, toString(browser) AS browser, toString(locale) AS locale, page, \
+             arrayMap((k, v) -> (toString(k), v), mapKeys(props), mapValues(props)) AS texts, \
+             arrayMap((k, v) -> (toString(k), v), mapKeys(num_props), mapValues(num_props)) AS numbers, \
+             arrayMap(d -> toString(d.1), dims) AS sets \
+             FROM tallyhouse.events FINAL WHERE {} \
+             AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}})",
+            self.rows()
+        );
+        let names: Vec<&str> = self.sets.iter().map(|set| set.key()).collect();
+        let query =
+            self.bound(self.backfill.client.query(&sql)).param("sets", names).with_setting("max_execution_time", "0");
+        let mut rows = query.fetch::<Stored>().map_err(StoreError::from)?;
+        let (mut batch, mut events) = (Vec::new(), 0);
+        while let Some(row) = rows.next().await.map_err(StoreError::from)? {
+            batch.push(row);
+            if batch.len() == AT_ONCE {
+                events += self.complete(&std::mem::take(&mut batch)).await?;
+            }
+        }
+        Ok(events + self.complete(&batch).await?)
+    }
+
+    fn rows(&self) -> String {
+        let (from, to) = (self.unit.day, self.unit.day + DAY);
+        format!(
+            "events.event_type = {{type:String}} AND events.project_id = {{project:String}} \
+             AND events.ts >= toDateTime64({from}, 3, 'UTC') AND events.ts < toDateTime64({to}, 3, 'UTC')"
+        )
+    }
+
+    fn bound(&self, query: clickhouse::query::Query) -> clickhouse::query::Query {
+        query.param("type", self.event_type).param("project", &self.unit.project)
+    }
+
+    /// What the day's events are counted under already, of whatever type.
+    async fn learn(&self) -> Result<(), RollupsError> {
+        let names: BTreeSet<&str> =
+            self.sets.iter().flat_map(|set| set.names().iter().map(String::as_str).chain([set.key()])).collect();
+        let (from, to) = (self.unit.day, self.unit.day + DAY);
+        let known = self
+            .backfill
+            .client
+            .query(&format!(
+                "SELECT DISTINCT intDiv(toInt64(toUnixTimestamp(ts)), 3600) AS hour, toString(d.1) AS set, d.2 AS value \
+                 FROM tallyhouse.events FINAL ARRAY JOIN dims AS d WHERE project_id = {{project:String}} \
+                 AND ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC') AND has({{sets:Array(String)}}, d.1)"
+            ))
+            .param("project", &self.unit.project)
+            .param("sets", names.into_iter().collect::<Vec<_>>())
+            .fetch_all::<Known>()
+            .await
+            .map_err(StoreError::from)?;
+        for Known { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
+            self.guard.remember(&self.unit.project, set, value, *hour);
+        }
+        Ok(())
+    }
+
+    /// Inserts rows once more with what they lack.
+    async fn complete(&self, rows: &[Stored]) -> Result<u64, RollupsError> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut events: Vec<Event<'_>> = rows.iter().map(|row| self.event(row)).collect();
+        let project = &self.unit.project;
+        self.guard.apply(project, (self.backfill.most_values)(project), &mut events, |_| ());
+        self.backfill.execute("DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC").await?;
+        self.backfill
+            .execute(
+                "CREATE TABLE tallyhouse.backfill_rows (ts Int64, user_hash UInt64, event_id String, \
+                 added Array(Tuple(String, String))) ENGINE = MergeTree ORDER BY (ts, user_hash, event_id)",
+            )
+            .await?;
+        let client = self.backfill.client;
+        let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;
+        for event in &events {
+            let added = event.dims.iter().map(|dim| (dim.set, dim.value.as_ref())).collect();
+            let row = Completed { ts: event.ts, user_hash: event.user_hash, event_id: &event.event_id, added };
+            insert.write(&row).await.map_err(StoreError::from)?;
+        }
+        insert.end().await.map_err(StoreError::from)?;
+        self.replace().await?;
+        self.backfill.execute("DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC").await?;
+        Ok(rows.len() as u64)
+    }
+
+    async fn replace(&self) -> Result<(), RollupsError> {
+        let client = self.backfill.client;
+        let columns = client
+            .query(
+                "SELECT name FROM system.columns WHERE database = 'tallyhouse' AND table = 'events' AND default_kind NOT IN \
+                 ('MATERIALIZED', 'ALIAS') ORDER BY position",
+            )
+            .fetch_all::<String>()
+            .await
+            .map_err(StoreError::from)?;
+        let selected: Vec<String> = columns
+            .iter()
+            .map(|name| match name.as_str() {
+                "dims" => "arrayConcat(events.dims, arrayFilter(a -> NOT arrayExists(d -> d.1 = a.1, events.dims), \
+                           CAST(r.added, 'Array(Tuple(LowCardinality(String), String))')))"
+                    .to_owned(),
+                name => format!("events.{name}"),
+            })
+            .collect();
+        let sql = format!(
+            "INSERT INTO tallyhouse.events ({}) SELECT {} FROM tallyhouse.events AS events FINAL \
+             INNER JOIN tallyhouse.backfill_rows AS r \
+             ON toUnixTimestamp64Milli(events.ts) = r.ts AND events.user_hash = r.user_hash AND events.event_id = r.event_id WHERE {}",
+            columns.join(", "),
+            selected.join(", "),
+            self.rows()
+        );
+        let query = self
+            .bound(client.query(&sql))
+            .with_setting("wait_end_of_query", "1")
+            .with_setting("async_insert", "0")
+            .with_setting("deduplicate_insert", "disable")
+            .with_setting("deduplicate_insert_select", "disable")
+            .with_setting("max_execution_time", "0");
+        Ok(query.execute().await.map_err(StoreError::from)?)
+    }
+
+    /// The event that a row is, with what it is counted under for the sets that it lacks.
+    fn event<'r>(&'r self, row: &'r Stored) -> Event<'r> {
+        let texts = row.texts.iter().map(|(name, text)| (name, PropertyValue::Text(Cow::Borrowed(text))));
+        let numbers = row.numbers.iter().map(|(name, number)| (name, PropertyValue::Number(*number)));
+        let properties =
+            texts.chain(numbers).map(|(name, value)| Property { name: Cow::Borrowed(name), value }).collect();
+        let mut event = Event {
+            event_id: Cow::Borrowed(&row.event_id),
+            event_type: Cow::Borrowed(self.event_type),
+            ts: row.ts,
+            original_ts: row.ts,
+            received_at: row.ts,
+            value: None,
+            user_id: Cow::Borrowed(""),
+            anonymous_id: Cow::Borrowed(""),
+            user_hash: row.user_hash,
+            session_id: Cow::Borrowed(""),
+            country: Cow::Borrowed(&row.country),
+            device: Cow::Borrowed(&row.device),
+            os: row.os.as_str().into(),
+            browser: row.browser.as_str().into(),
+            locale: Cow::Borrowed(&row.locale),
+            page: Cow::Borrowed(&row.page),
+            ip: String::new(),
+            properties,
+            dims: Vec::new(),
+            flags: Flags::default(),
+            retention_days: 0,
+        };
+        let lacking = self.sets.iter().filter(|set| row.sets.iter().all(|has| has != set.key()));
+        event.dims = lacking.map(|set| Dim { set: set.key(), value: counted_under(set, &event) }).collect();
+        event
+    }
+}
