@@ -1,6 +1,7 @@
 //! `tallyhouse`: everything in one process.
 
 use std::error::Error;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -84,7 +85,12 @@ async fn on_clickhouse(
 }
 
 async fn rollups_command(what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
-    Box::pin(on_clickhouse(async |connection, _| rollups_on(connection, what).await)).await
+    let work = async |connection: &Connection, _| {
+        // Its type is hidden: with it, that of the whole command is too deep for the compiler.
+        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(connection, what));
+        work.await
+    };
+    on_clickhouse(work).await
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]

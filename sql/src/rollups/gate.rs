@@ -68,6 +68,11 @@ impl Lock {
     pub fn is_lost(&self) -> bool {
         self.0.is_finished()
     }
+
+    /// [`RollupsError::LockLost`] when somebody else may have it by now.
+    pub fn check(&self) -> Result<(), RollupsError> {
+        if self.is_lost() { Err(RollupsError::LockLost) } else { Ok(()) }
+    }
 }
 
 impl Drop for Lock {

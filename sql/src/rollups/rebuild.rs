@@ -81,6 +81,12 @@ pub async fn rebuild(
     options: &Options,
     mut changed: impl AsyncFnMut(Vec<ChangedDay>),
 ) -> Result<Rebuilt, RollupsError> {
+    let lock = begin(client, &mut changed).await?;
+    rebuild_locked(client, &lock, options, &mut changed).await
+}
+
+/// Takes the lock, opens a gate that a killed rebuild left closed, and tells of the days that it may have swapped.
+pub async fn begin(client: &Client, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Lock, RollupsError> {
     refuse_cluster(client).await?;
     let lock = Lock::take(client).await?;
     if gate::open(client).await? {
@@ -89,13 +95,23 @@ pub async fn rebuild(
     if exists(client, CELLS).await? {
         changed(changed_days(client, "1").await?).await;
     }
+    Ok(lock)
+}
+
+/// As [`rebuild`], under a lock that [`begin`] took.
+pub async fn rebuild_locked(
+    client: &Client,
+    lock: &Lock,
+    options: &Options,
+    changed: &mut impl AsyncFnMut(Vec<ChangedDay>),
+) -> Result<Rebuilt, RollupsError> {
     let mut rebuilt = Rebuilt::default();
     let (mut drifts, mut differing) = (Vec::new(), 0);
     for round in 0..=ROUNDS {
         if round > 0 || !options.is_everything {
             let verify::Compared { drifts: still, moving, .. } =
                 verify::compare(client, &options.selection, options.pause).await?;
-            let settled = settle::settle(client, &lock, options, moving).await?;
+            let settled = settle::settle(client, lock, options, moving).await?;
             drifts = still;
             drifts.extend(settled.drifts);
             differing = drifts.len() + settled.unsettled;
@@ -107,9 +123,9 @@ pub async fn rebuild(
             break;
         }
         for &rollup in &options.selection.tables {
-            let job = Job { client, lock: &lock, options, rollup };
+            let job = Job { client, lock, options, rollup };
             let is_everything = options.is_everything && round == 0;
-            job.table(&drifts, is_everything, &mut rebuilt, &mut changed).await?;
+            job.table(&drifts, is_everything, &mut rebuilt, changed).await?;
         }
     }
     Err(RollupsError::NotConverged(differing))
@@ -259,9 +275,7 @@ impl Job<'_> {
             }
             Ok(prepared) => prepared?,
         }
-        if self.lock.is_lost() {
-            return Err(RollupsError::LockLost);
-        }
+        self.lock.check()?;
         // Not under the deadline: a swap that was sent is waited for, here or when the gate is opened.
         let swap = format!(
             "ALTER TABLE tallyhouse.{} REPLACE PARTITION ID '{}' FROM tallyhouse.rebuild_shadow \
