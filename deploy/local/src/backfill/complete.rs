@@ -13,8 +13,9 @@ use tallyhouse_schema::{DimSet, Event};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::rollups::RollupsError;
+use tallyhouse_sql::rollups::gate::Lock;
 
-use super::{Backfill, DAY, Unit};
+use super::{Backfill, DAY, Unit, date, of, project};
 
 /// Raw rows that are completed by one statement.
 const AT_ONCE: usize = 50_000;
@@ -51,17 +52,70 @@ struct Known {
     value: String,
 }
 
-/// One type's events on one day of a project.
-pub(super) struct Work<'a> {
+/// Completes the raw events of one type.
+pub(super) struct Completing<'a> {
     pub(super) backfill: &'a Backfill<'a>,
+    pub(super) lock: &'a Lock,
+    /// Of `events`.
+    pub(super) columns: &'a [String],
     pub(super) event_type: &'a str,
     pub(super) sets: &'a [&'a DimSet],
-    pub(super) unit: &'a Unit,
-    pub(super) guard: Guard,
+}
+
+impl Completing<'_> {
+    /// Returns how many.
+    pub(super) async fn run(&self) -> Result<u64, RollupsError> {
+        let client = self.backfill.client;
+        let units = self.units().await?;
+        let mut events = 0;
+        for (number, unit) in units.iter().enumerate() {
+            self.lock.check()?;
+            let note = client.query("INSERT INTO tallyhouse.backfill_days VALUES ({project:String}, {day:Int64})");
+            let note = note.param("project", &unit.project).param("day", unit.day).with_setting("async_insert", "0");
+            note.execute().await.map_err(StoreError::from)?;
+            let completed = Work { completing: self, unit, guard: Guard::default() }.run().await?;
+            events += completed;
+            let (event_type, project, days) = (self.event_type, &unit.project, units.len());
+            tracing::info!(
+                event_type,
+                project,
+                date = date(unit.day),
+                events = completed,
+                "completed day {} of {days}",
+                number + 1
+            );
+        }
+        Ok(events)
+    }
+
+    /// The days of projects with such events.
+    async fn units(&self) -> Result<Vec<Unit>, RollupsError> {
+        let selection = &self.backfill.selection;
+        let sql = format!(
+            "SELECT toString(project_id) AS project, toInt64(toUnixTimestamp(toStartOfDay(ts))) AS day FROM tallyhouse.events FINAL \
+             WHERE {} AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}}) \
+             GROUP BY project, day ORDER BY project, day",
+            of(selection)
+        );
+        let query = self.backfill.client.query(&sql).param("sets", self.names());
+        let query = query.param("type", self.event_type).param("project", project(selection));
+        Ok(query.fetch_all::<Unit>().await.map_err(StoreError::from)?)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.sets.iter().map(|set| set.key()).collect()
+    }
+}
+
+/// One type's events on one day of a project.
+struct Work<'a> {
+    completing: &'a Completing<'a>,
+    unit: &'a Unit,
+    guard: Guard,
 }
 
 impl Work<'_> {
-    pub(super) async fn run(&self) -> Result<u64, RollupsError> {
+    async fn run(&self) -> Result<u64, RollupsError> {
         self.learn().await?;
         let sql = format!(
             "SELECT toUnixTimestamp64Milli(ts) AS ts, user_hash, event_id, toString(country) AS country, toString(device) AS device, \
@@ -73,9 +127,13 @@ impl Work<'_> {
              AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}})",
             self.rows()
         );
-        let names: Vec<&str> = self.sets.iter().map(|set| set.key()).collect();
-        let query =
-            self.bound(self.backfill.client.query(&sql)).param("sets", names).with_setting("max_execution_time", "0");
+        let client = self.completing.backfill.client;
+        let query = self
+            .bound(client.query(&sql))
+            .param("sets", self.completing.names())
+            // Several threads would mix the hours of the day.
+            .with_setting("max_threads", "1")
+            .with_setting("max_execution_time", "0");
         let mut rows = query.fetch::<Stored>().map_err(StoreError::from)?;
         let (mut batch, mut events) = (Vec::new(), 0);
         while let Some(row) = rows.next().await.map_err(StoreError::from)? {
@@ -96,15 +154,20 @@ impl Work<'_> {
     }
 
     fn bound(&self, query: clickhouse::query::Query) -> clickhouse::query::Query {
-        query.param("type", self.event_type).param("project", &self.unit.project)
+        query.param("type", self.completing.event_type).param("project", &self.unit.project)
     }
 
     /// What the day's events are counted under already, of whatever type.
     async fn learn(&self) -> Result<(), RollupsError> {
-        let names: BTreeSet<&str> =
-            self.sets.iter().flat_map(|set| set.names().iter().map(String::as_str).chain([set.key()])).collect();
+        let names: BTreeSet<&str> = self
+            .completing
+            .sets
+            .iter()
+            .flat_map(|set| set.names().iter().map(String::as_str).chain([set.key()]))
+            .collect();
         let (from, to) = (self.unit.day, self.unit.day + DAY);
         let known = self
+            .completing
             .backfill
             .client
             .query(&format!(
@@ -129,16 +192,11 @@ impl Work<'_> {
             return Ok(0);
         }
         let mut events: Vec<Event<'_>> = rows.iter().map(|row| self.event(row)).collect();
+        self.completing.lock.check()?;
         let project = &self.unit.project;
-        self.guard.apply(project, (self.backfill.most_values)(project), &mut events, |_| ());
-        self.backfill.execute("DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC").await?;
-        self.backfill
-            .execute(
-                "CREATE TABLE tallyhouse.backfill_rows (ts Int64, user_hash UInt64, event_id String, \
-                 added Array(Tuple(String, String))) ENGINE = MergeTree ORDER BY (ts, user_hash, event_id)",
-            )
-            .await?;
-        let client = self.backfill.client;
+        self.guard.apply(project, (self.completing.backfill.most_values)(project), &mut events, |_| ());
+        self.completing.backfill.execute("TRUNCATE TABLE tallyhouse.backfill_rows SYNC").await?;
+        let client = self.completing.backfill.client;
         let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;
         for event in &events {
             let added = event.dims.iter().map(|dim| (dim.set, dim.value.as_ref())).collect();
@@ -146,21 +204,13 @@ impl Work<'_> {
             insert.write(&row).await.map_err(StoreError::from)?;
         }
         insert.end().await.map_err(StoreError::from)?;
-        self.replace().await?;
-        self.backfill.execute("DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC").await?;
+        self.replace(rows).await?;
         Ok(rows.len() as u64)
     }
 
-    async fn replace(&self) -> Result<(), RollupsError> {
-        let client = self.backfill.client;
-        let columns = client
-            .query(
-                "SELECT name FROM system.columns WHERE database = 'tallyhouse' AND table = 'events' AND default_kind NOT IN \
-                 ('MATERIALIZED', 'ALIAS') ORDER BY position",
-            )
-            .fetch_all::<String>()
-            .await
-            .map_err(StoreError::from)?;
+    async fn replace(&self, rows: &[Stored]) -> Result<(), RollupsError> {
+        let client = self.completing.backfill.client;
+        let columns = self.completing.columns;
         let selected: Vec<String> = columns
             .iter()
             .map(|name| match name.as_str() {
@@ -170,10 +220,14 @@ impl Work<'_> {
                 name => format!("events.{name}"),
             })
             .collect();
+        // The rows came in the order of their hours: only these hours are read again.
+        let first = rows.iter().map(|row| row.ts).min().unwrap_or_default();
+        let last = rows.iter().map(|row| row.ts).max().unwrap_or_default();
         let sql = format!(
             "INSERT INTO tallyhouse.events ({}) SELECT {} FROM tallyhouse.events AS events FINAL \
              INNER JOIN tallyhouse.backfill_rows AS r \
-             ON toUnixTimestamp64Milli(events.ts) = r.ts AND events.user_hash = r.user_hash AND events.event_id = r.event_id WHERE {}",
+             ON toUnixTimestamp64Milli(events.ts) = r.ts AND events.user_hash = r.user_hash AND events.event_id = r.event_id WHERE {} \
+             AND events.ts BETWEEN fromUnixTimestamp64Milli(toInt64({first}), 'UTC') AND fromUnixTimestamp64Milli(toInt64({last}), 'UTC')",
             columns.join(", "),
             selected.join(", "),
             self.rows()
@@ -196,7 +250,7 @@ impl Work<'_> {
             texts.chain(numbers).map(|(name, value)| Property { name: Cow::Borrowed(name), value }).collect();
         let mut event = Event {
             event_id: Cow::Borrowed(&row.event_id),
-            event_type: Cow::Borrowed(self.event_type),
+            event_type: Cow::Borrowed(self.completing.event_type),
             ts: row.ts,
             original_ts: row.ts,
             received_at: row.ts,
@@ -217,7 +271,7 @@ impl Work<'_> {
             flags: Flags::default(),
             retention_days: 0,
         };
-        let lacking = self.sets.iter().filter(|set| row.sets.iter().all(|has| has != set.key()));
+        let lacking = self.completing.sets.iter().filter(|set| row.sets.iter().all(|has| has != set.key()));
         event.dims = lacking.map(|set| Dim { set: set.key(), value: counted_under(set, &event) }).collect();
         event
     }

@@ -11,6 +11,8 @@
 //! `events_in`.
 //!
 //! Killed at any moment and run again, it goes on: completed rows lack nothing any more, and the days that are noted are rebuilt.
+//! A batch that the killed run had sent may still be completing: dropping its table waits for that. Two runs cannot overlap: the lock
+//! of rebuilds is held to the end.
 //! Memory is bounded by `AT_ONCE` rows and the values of one day.
 //!
 //! The bound on distinct values holds as it did for what came later: values that the hour already counts stay, new ones are taken
@@ -19,11 +21,9 @@
 mod complete;
 mod uncounted;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tallyhouse_ingest::guard::Guard;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
@@ -31,10 +31,13 @@ use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
 
-use complete::Work;
+use complete::Completing;
 pub use uncounted::{Uncounted, uncounted};
 
 const DAY: i64 = 86_400;
+
+/// What rows are completed with, a batch at a time.
+const DROP_ROWS: &str = "DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC";
 
 /// What is done with a selection of raw events.
 pub struct Backfill<'a> {
@@ -69,6 +72,11 @@ struct Unit {
     day: i64,
 }
 
+/// For the log.
+fn date(day: i64) -> String {
+    jiff::Timestamp::from_second(day).map_or_else(|_| day.to_string(), |time| time.strftime("%F").to_string())
+}
+
 fn project(selection: &Selection) -> &str {
     selection.project.as_deref().unwrap_or_default()
 }
@@ -84,93 +92,79 @@ fn of(Selection { from, to, .. }: &Selection) -> String {
 impl Backfill<'_> {
     /// Counts what is not, and rebuilds. `changed` is told of days right after they were.
     pub async fn run(&self, mut changed: impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Backfilled, RollupsError> {
-        let lock = Lock::take(self.client).await?;
+        // Held to the end: two runs would cross out each other's days.
+        let lock = rebuild::begin(self.client, &mut changed).await?;
+        let columns = self.prepare().await?;
+        let mut done = Backfilled::default();
+        for event_type in self.catalogue.declared() {
+            let sets: Vec<&DimSet> =
+                self.catalogue.event_type(event_type).sets.iter().filter(|set| self.is_asked(set)).collect();
+            let completing = Completing { backfill: self, lock: &lock, columns: &columns, event_type, sets: &sets };
+            done.events += completing.run().await?;
+        }
+        self.execute(DROP_ROWS).await?;
+        self.merge().await?;
+        done.days = self.rebuild(&lock, &mut changed).await?;
+        lock.check()?;
+        self.execute("DROP TABLE IF EXISTS tallyhouse.backfill_days SYNC").await?;
+        Ok(done)
+    }
+
+    /// Makes the two tables of a run. Returns the columns of `events` that an insert gives.
+    async fn prepare(&self) -> Result<Vec<String>, RollupsError> {
         self.execute(
             "CREATE TABLE IF NOT EXISTS tallyhouse.backfill_days (project_id String, day Int64) \
              ENGINE = MergeTree ORDER BY (project_id, day)",
         )
         .await?;
-        let mut done = Backfilled::default();
-        for event_type in self.catalogue.declared() {
-            let sets: Vec<&DimSet> =
-                self.catalogue.event_type(event_type).sets.iter().filter(|set| self.is_asked(set)).collect();
-            done.events += self.event_type(event_type, &sets).await?;
-        }
-        drop(lock);
-        done.days = self.rebuild(&mut changed).await?;
-        self.execute("DROP TABLE IF EXISTS tallyhouse.backfill_days SYNC").await?;
-        Ok(done)
+        // That of a killed run; a statement of it that still reads the table is waited for.
+        self.execute(DROP_ROWS).await?;
+        self.execute(
+            "CREATE TABLE tallyhouse.backfill_rows (ts Int64, user_hash UInt64, event_id String, \
+             added Array(Tuple(String, String))) ENGINE = MergeTree ORDER BY (ts, user_hash, event_id)",
+        )
+        .await?;
+        let columns = "SELECT name FROM system.columns WHERE database = 'tallyhouse' AND table = 'events' AND default_kind NOT IN \
+                       ('MATERIALIZED', 'ALIAS') ORDER BY position";
+        Ok(self.client.query(columns).fetch_all::<String>().await.map_err(StoreError::from)?)
     }
 
     fn is_asked(&self, set: &DimSet) -> bool {
         self.set.as_ref().is_none_or(|asked| asked == set)
     }
 
-    /// Completes the raw events of one type. Returns how many.
-    async fn event_type(&self, event_type: &str, sets: &[&DimSet]) -> Result<u64, RollupsError> {
-        let names: Vec<&str> = sets.iter().map(|set| set.key()).collect();
-        let units = self
-            .client
-            .query(&format!(
-                "SELECT toString(project_id) AS project, toInt64(toUnixTimestamp(toStartOfDay(ts))) AS day FROM tallyhouse.events FINAL \
-                 WHERE {} AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}}) \
-                 GROUP BY project, day ORDER BY project, day",
-                of(&self.selection)
-            ))
-            .param("sets", &names)
-            .param("type", event_type)
-            .param("project", project(&self.selection))
-            .fetch_all::<Unit>()
-            .await
-            .map_err(StoreError::from)?;
-        let mut events = 0;
-        for unit in &units {
-            let note = self.client.query("INSERT INTO tallyhouse.backfill_days VALUES ({project:String}, {day:Int64})");
-            let note = note.param("project", &unit.project).param("day", unit.day).with_setting("async_insert", "0");
-            note.execute().await.map_err(StoreError::from)?;
-            let work = Work { backfill: self, event_type, sets, unit, guard: Guard::default() };
-            events += work.run().await?;
-        }
-        if !units.is_empty() {
-            self.merge(event_type, &units).await?;
-        }
-        Ok(events)
-    }
-
-    /// Leaves one row of each that was completed, for who reads without `FINAL`.
-    async fn merge(&self, event_type: &str, units: &[Unit]) -> Result<(), RollupsError> {
-        let days: BTreeSet<i64> = units.iter().map(|unit| unit.day).collect();
+    /// Leaves one row of each that was completed, by this run or by one that was killed, for who reads without `FINAL`.
+    async fn merge(&self) -> Result<(), RollupsError> {
         let partitions = self
             .client
             .query(
-                "SELECT DISTINCT _partition_id FROM tallyhouse.events WHERE event_type = {type:String} \
-                 AND has({days:Array(Int64)}, toInt64(toUnixTimestamp(toStartOfDay(ts))))",
+                "SELECT DISTINCT _partition_id FROM tallyhouse.events WHERE toMonday(ts) IN \
+                 (SELECT toMonday(toDateTime(day, 'UTC')) FROM tallyhouse.backfill_days)",
             )
-            .param("type", event_type)
-            .param("days", days.into_iter().collect::<Vec<_>>())
             .fetch_all::<String>()
             .await
             .map_err(StoreError::from)?;
         for partition in partitions {
-            self.execute(&format!("OPTIMIZE TABLE tallyhouse.events PARTITION ID '{partition}' FINAL")).await?;
+            let merge = format!(
+                "OPTIMIZE TABLE tallyhouse.events PARTITION ID '{partition}' FINAL \
+                 SETTINGS optimize_skip_merged_partitions = 1, optimize_throw_if_noop = 1"
+            );
+            // Rollups are rebuilt with FINAL, so it is not worth failing for.
+            match self.execute(&merge).await {
+                Ok(()) => tracing::info!(partition, "merged the raw events of a week"),
+                Err(error) => {
+                    tracing::warn!(partition, %error, "not merged: who reads raw events without FINAL sees some twice for now");
+                }
+            }
         }
         Ok(())
     }
 
     /// Rebuilds the noted days, a project and month at a time, and crosses them out.
-    async fn rebuild(&self, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<u64, RollupsError> {
+    async fn rebuild(&self, lock: &Lock, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<u64, RollupsError> {
         let mut rebuilt = 0;
         loop {
-            let noted = self
-                .client
-                .query(
-                    "SELECT project_id AS project, day FROM tallyhouse.backfill_days \
-                     GROUP BY project, day ORDER BY project, day LIMIT 1",
-                )
-                .fetch_optional::<Unit>()
-                .await
-                .map_err(StoreError::from)?;
-            let Some(Unit { project, day }) = noted else { return Ok(rebuilt) };
+            let Some(Unit { project, day }) = self.noted().await? else { return Ok(rebuilt) };
             // The days of one month, which is a partition, from the first on.
             let last = "SELECT max(day) FROM tallyhouse.backfill_days WHERE project_id = {project:String} \
                         AND toStartOfMonth(toDateTime(day, 'UTC')) = toStartOfMonth(toDateTime({day:Int64}, 'UTC'))";
@@ -179,7 +173,8 @@ impl Backfill<'_> {
             let tables = Rollup::OF_EACH_TABLE.to_vec();
             let selection = Selection { project: Some(project.clone()), from: day, to: last + DAY, tables };
             let options = Options { selection, is_everything: true, gate: self.gate, pause: self.pause };
-            rebuild::rebuild(self.client, &options, &mut *changed).await?;
+            rebuild::rebuild_locked(self.client, lock, &options, changed).await?;
+            lock.check()?;
             rebuilt += u64::try_from((last - day) / DAY + 1).unwrap_or_default();
             let done = self
                 .client
@@ -188,7 +183,14 @@ impl Backfill<'_> {
                 .param("day", day)
                 .param("last", last);
             done.execute().await.map_err(StoreError::from)?;
+            tracing::info!(project, from = date(day), to = date(last), "rebuilt the rollups of completed days");
         }
+    }
+
+    /// The first of the noted days.
+    async fn noted(&self) -> Result<Option<Unit>, StoreError> {
+        let first = "SELECT project_id AS project, day FROM tallyhouse.backfill_days ORDER BY project, day LIMIT 1";
+        Ok(self.client.query(first).fetch_optional::<Unit>().await?)
     }
 
     async fn execute(&self, sql: &str) -> Result<(), RollupsError> {

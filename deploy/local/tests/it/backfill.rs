@@ -9,8 +9,8 @@ use tallyhouse::backfill::{Backfill, Backfilled, Uncounted, uncounted};
 use tallyhouse::rollups;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::verify::verify;
+use tallyhouse_sql::rollups::{RollupsError, gate};
 
 use crate::query_service::{Service, eventually, new_project};
 use crate::support::{Folder, ask, engine_in, execute, shared};
@@ -177,6 +177,29 @@ async fn a_backfill_that_is_killed_goes_on_and_events_arrive_meanwhile() {
     for set in ["", "origin", "carrier", "carrier,origin", ":origin"] {
         assert_eq!(ask(&writer, &format!("{total}'{set}'")).await.unwrap(), (6_000 + live).to_string(), "{set}");
     }
+    engine.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn a_backfill_runs_alone_lets_inserts_in_and_refuses_a_cluster() {
+    let folder = Folder::create();
+    let engine = engine_in(&folder).await;
+    let (writer, project) = (engine.writer(), new_project());
+    let client = writer.client();
+    store(&writer, &project, 3, 60).await;
+    let lock = gate::Lock::take(&client).await.unwrap();
+    assert!(matches!(backfill(&writer, &project, 1_000).await, Err(RollupsError::Busy)));
+    drop(lock);
+
+    // As a rebuild leaves it that is killed behind its gate.
+    gate::close(&client).await.unwrap();
+    assert_eq!(backfill(&writer, &project, 1_000).await.unwrap().events, 60);
+    store(&writer, &project, 4, 60).await;
+
+    execute(&writer, "CREATE TABLE tallyhouse.events_local (x UInt8) ENGINE = MergeTree ORDER BY x").await.unwrap();
+    let refused = backfill(&writer, &project, 1_000).await;
+    assert!(matches!(refused, Err(RollupsError::Cluster)), "{refused:?}");
+    assert_eq!(lacking(&writer, &project).await[0].events, 60, "no row was completed");
     engine.stop(Duration::from_secs(10)).await;
 }
 
