@@ -152,6 +152,7 @@ pub fn without(pipeline: &mut Pipeline, ids: &[String]) {
     }
 }
 
+/// An error of any command is returned: `ignore` drops its result only when it succeeded.
 async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
     let write = async {
         let mut connection = pool.get().await?;
@@ -220,12 +221,13 @@ pub fn hour_of(word: &str) -> Option<Hour> {
     word.strip_prefix('h')?.parse().ok()
 }
 
-/// What Redis is sent so that a project's answers are forgotten, or all.
+/// What Redis is sent so that a project's answers are forgotten, or all. All of it or nothing: a full Redis refuses `HINCRBY` and would
+/// still take writers off the list, whose untold changes nobody would doubt any more.
 pub fn clearing(project: Option<&str>) -> Pipeline {
     let field = cleared_field(project);
     let mut pipeline = redis::pipe();
-    // Last: who hears of it finds the new generation.
-    pipeline.hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
+    // `PUBLISH` last: who hears of it finds the new generation.
+    pipeline.atomic().hincr(GENERATIONS, &field, 1).ignore().publish(CLEARED, &field).ignore();
     pipeline
 }
 

@@ -1,5 +1,6 @@
 //! What an ingester has to tell Redis, whatever becomes of either: a cached answer about what was inserted is not given again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -8,7 +9,9 @@ use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{ALL, DAYS_KEY, GENERATIONS, pool};
+use tallyhouse_service::touched::{
+    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, TellError, WRITERS, beat, pool, tell, tell_everything,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest_service::{Service as Ingester, journaled, markers};
@@ -207,4 +210,34 @@ async fn without_redis_there_is_no_marker() {
     let ingester = Ingester::start(engine().await.writer(), &data, &new_project()).await;
     assert!(!data.path().join("ingest").join("running").exists());
     ingester.stop().await;
+}
+
+#[tokio::test]
+async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
+    let redis = Redis::start().await;
+    let pool = pool(&redis.url, CONNECTIONS).unwrap();
+    let gone = ["gone".to_owned()];
+    let day = BTreeSet::from([Touched::day("p", 3)]);
+    redis.command("HSET tallyhouse:writers gone 5").await.unwrap();
+
+    // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not tell.
+    redis.command("CONFIG SET maxmemory 1").await.unwrap();
+    for refused in [tell_everything(&pool, &gone).await, tell(&pool, &day).await, beat(&pool, "gone", 6).await] {
+        assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    }
+    assert_eq!((redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await), (0, 5));
+    redis.command("CONFIG SET maxmemory 0").await.unwrap();
+
+    // Refused when it is carried out, not when it is queued.
+    let key = format!("{DAYS_KEY}p");
+    redis.command(&format!("SET {key} x")).await.unwrap();
+    let refused = tell(&pool, &day).await;
+    assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    redis.command(&format!("DEL {key}")).await.unwrap();
+
+    tell(&pool, &day).await.unwrap();
+    tell_everything(&pool, &gone).await.unwrap();
+    let told =
+        (redis.number(&key, "3").await, redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await);
+    assert_eq!(told, (1, 1, 0));
 }
