@@ -96,11 +96,12 @@ async fn everything_is_told_when_days_found_no_room() {
     telling.publisher.publish(&days(&project, MOST - 1..MOST + 2));
     assert_eq!(telling.metrics.touched_dropped.get(), 2);
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
-    assert_eq!(telling.metrics.touched_everything.get(), 1);
-    assert!(redis.number(GENERATIONS, ALL).await >= 1);
+    // More than once where Redis was too slow for the days that follow.
+    let told = telling.metrics.touched_everything.get();
+    assert!(told >= 1 && redis.number(GENERATIONS, ALL).await >= 1, "{told}");
     telling.publisher.publish(&days(&project, 0..1));
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
-    assert_eq!(telling.metrics.touched_everything.get(), 1, "once");
+    assert_eq!(telling.metrics.touched_everything.get(), told, "not again");
 }
 
 /// A day's answer, cached through Redis, and ingesters that come and go.
