@@ -58,6 +58,8 @@ pub struct Metrics {
     search_seconds: Histogram,
     /// 1 while ClickHouse refuses every event.
     pub store_refuses: IntGauge,
+    /// Refused events that may have stayed in raw: ClickHouse did not delete them.
+    pub refused_leftovers: IntCounter,
     /// Times that rollups were compared with raw after events were refused.
     pub repairs: IntCounter,
     /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
@@ -223,6 +225,10 @@ impl Metrics {
             store_refuses: gauge(
                 "tallyhouse_ingest_store_refuses_everything",
                 "1 while ClickHouse refuses every event, so that no event is to blame and all wait",
+            )?,
+            refused_leftovers: counter(
+                "tallyhouse_ingest_refused_leftovers_total",
+                "Events that ClickHouse refused for good, but may have kept in raw, because it did not delete them",
             )?,
             repairs: counter(
                 "tallyhouse_ingest_repairs_total",

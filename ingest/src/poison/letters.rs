@@ -4,23 +4,15 @@
 //! its rows are refused, and writes none twice. Its payload is the event as the API takes it, made from the row: what normalisation
 //! changed stays changed, and `tallyhouse dlq replay` can send it again.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value as Json, json};
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::native::{Rows, Value};
 
-use super::repair::hex;
 use super::search::Cause;
 use crate::dead_letters::{DeadLetter, Kind, Origin, State, cut};
 
 /// The code of these letters.
 pub const CODE: &str = "refused_by_store";
-
-/// Letters of one statement.
-const DISCARDED_AT_ONCE: usize = 500;
 
 /// What the ids of a batch's letters begin with.
 pub fn prefix(token: &str) -> String {
@@ -50,39 +42,6 @@ pub fn letter(token: &str, topic: &str, rows: &Rows, row: usize, cause: &Cause) 
         state: State::Open,
         updated_at: now,
     }
-}
-
-/// Of several open letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
-pub(super) async fn discard_older(
-    client: &Client,
-    rows: &Rows,
-    refused: &[(usize, Cause)],
-    deadline: Duration,
-) -> Result<(), StoreError> {
-    for refused in refused.chunks(DISCARDED_AT_ONCE) {
-        let key = |(row, _): &(usize, Cause)| {
-            let text = |column| format!("unhex('{}')", hex(text(rows, column, *row).as_bytes()));
-            format!("({}, {})", text("project_id"), text("event_id"))
-        };
-        let keys = refused.iter().map(key).collect::<Vec<_>>().join(", ");
-        let open = format!(
-            "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
-        );
-        // Written as any other step of a letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
-        let discard = format!(
-            "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
-             AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \
-             {open} GROUP BY project_id, event_id))"
-        );
-        let discard = client
-            .query_raw(&discard)
-            .with_setting("wait_end_of_query", "1")
-            .with_setting("async_insert", "0")
-            .with_setting("deduplicate_insert", "disable")
-            .with_setting("deduplicate_insert_select", "disable");
-        super::within(deadline, discard.execute()).await?;
-    }
-    Ok(())
 }
 
 /// The event as a body of the API.

@@ -41,10 +41,12 @@
 //! * the rehearsal takes what the insert refuses: the same; only a table that keeps rows can refuse so;
 //! * letters are refused: they are written without payloads, and when those are refused too, they are dropped and counted, so that
 //!   nobody waits for a letter;
+//! * a refused row cannot be taken out of raw again: it stays, counted and logged, so that nobody waits for it (`leftovers`);
 //! * a refused row's id is forgotten: who sends the event again, or replays its letter after a fix, is not called a duplicate. A
 //!   repeat that came while the batch was under way shares its fate.
 
 mod blame;
+mod leftovers;
 pub mod letters;
 mod persist;
 pub mod repair;
@@ -53,6 +55,7 @@ mod storing;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,7 +64,7 @@ use tallyhouse_sql::rehearsal::Rehearsal;
 use tallyhouse_sql::{Fault, StoreError};
 use tokio::time::Instant;
 
-use crate::store::{Block, Store};
+use crate::store::{Block, Store, pause_after};
 
 /// The right to go on with a batch, asked for before each attempt and while one searches.
 pub trait Fence: Send + Sync {
@@ -168,6 +171,50 @@ impl Patient {
         *most = Some((first, now));
         now - first >= self.grace
     }
+}
+
+/// Calls until it is done, however often it takes, for as long as the batch is ours.
+async fn until_done<F: Fence, T, C: Future<Output = Result<T, StoreError>> + Send>(
+    what: &str,
+    fence: &F,
+    call: impl Fn() -> C + Send,
+) -> Result<T, F::Lost> {
+    let mut attempt = 1;
+    loop {
+        fence.hold().await?;
+        match call().await {
+            Ok(done) => return Ok(done),
+            Err(error) => tracing::warn!(%error, what, attempt, "a step of a batch failed and will be repeated"),
+        }
+        tokio::time::sleep(pause_after(attempt)).await;
+        attempt = attempt.saturating_add(1);
+    }
+}
+
+/// When a step is given up.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Errors that count. After others it is repeated however often it takes.
+    counts: fn(&StoreError) -> bool,
+    /// The last of so many is the result.
+    most: u32,
+}
+
+/// Calls until it is done, or given up.
+async fn retry<F: Fence, T: Send, C: Future<Output = Result<T, StoreError>> + Send>(
+    what: &str,
+    fence: &F,
+    limit: Limit,
+    call: impl Fn() -> C + Send + Sync,
+) -> Result<Result<T, StoreError>, F::Lost> {
+    let counted = AtomicU32::new(0);
+    let limited = async || match call().await {
+        Ok(done) => Ok(Ok(done)),
+        Err(error) if !(limit.counts)(&error) => Err(error),
+        Err(error) if counted.fetch_add(1, Ordering::Relaxed) + 1 < limit.most => Err(error),
+        Err(error) => Ok(Err(error)),
+    };
+    until_done(what, fence, limited).await
 }
 
 async fn within<T>(

@@ -4,9 +4,8 @@ use bytes::Bytes;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::{Fault, StoreError};
 
-use super::{Fence, Patient, SEARCH_AFTER, repair};
+use super::{Fence, Limit, Patient, SEARCH_AFTER, repair, retry};
 use crate::dead_letters::{self, DeadLetter};
-use crate::store::pause_after;
 
 /// The table of letters.
 const DEAD_LETTERS: &str = "dead_letters";
@@ -51,21 +50,9 @@ impl Patient {
         chunks: Vec<Bytes>,
         fence: &F,
     ) -> Result<Result<(), StoreError>, F::Lost> {
-        let (mut attempt, mut refusals) = (1, 0);
-        loop {
-            fence.hold().await?;
-            match insert_block(&self.store.client, table, token, &chunks, self.store.timeout).await {
-                Ok(()) => return Ok(Ok(())),
-                Err(error) => {
-                    tracing::warn!(%error, table, token, attempt, "an insert failed and will be repeated");
-                    refusals += u32::from(error.fault() == Fault::Data);
-                    if refusals >= SEARCH_AFTER.1 {
-                        return Ok(Err(error));
-                    }
-                }
-            }
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-        }
+        let is_refused = |error: &StoreError| error.fault() != Fault::Operational;
+        let store = &self.store;
+        let insert = || insert_block(&store.client, table, token, &chunks, store.timeout);
+        retry(table, fence, Limit { counts: is_refused, most: SEARCH_AFTER.1 }, insert).await
     }
 }

@@ -1,6 +1,6 @@
 //! After refused rows: what an attempt had written of them goes.
 //!
-//! Raw rows are deleted at once (`delete_rows`). Rollups are looked at in the background ([`run`]): of every day in the table
+//! Raw rows are deleted at once (`leftovers`). Rollups are looked at in the background ([`run`]): of every day in the table
 //! `repairs` each rollup is compared with raw and rebuilt where it differs, as `tallyhouse rollups rebuild` does, by one process at a
 //! time. Until then a rollup may count an event that is a dead letter.
 //!
@@ -19,7 +19,7 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::insert::insert_block;
-use tallyhouse_sql::native::{self, Column, Field, Rows, Value};
+use tallyhouse_sql::native::{self, Column, Field};
 use tallyhouse_sql::rollups::rebuild::{self, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
 use tallyhouse_sql::{StoreError, rehearsal};
@@ -27,8 +27,6 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::letters;
-use super::search::Cause;
 use crate::store::Store;
 
 const DAY_SECONDS: i64 = 86_400;
@@ -45,9 +43,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Inserts are kept away no longer than this.
 const GATE: Duration = Duration::from_secs(20);
-
-/// Rows of one statement that deletes.
-const DELETED_AT_ONCE: usize = 500;
 
 /// The table.
 pub const TABLE: &str = "repairs";
@@ -127,45 +122,6 @@ fn rows<'a>(repairs: impl Iterator<Item = (&'a str, i32, &'a str)>, step: Step) 
             field("updated_at", "DateTime64(3, 'UTC')", times),
         ],
     )
-}
-
-/// Deletes refused rows of a batch from raw. The time of receipt tells them from the same events sent again later.
-pub(super) async fn delete_rows(
-    client: &Client,
-    rows: &Rows,
-    refused: &[(usize, Cause)],
-    deadline: Duration,
-) -> Result<(), StoreError> {
-    for refused in refused.chunks(DELETED_AT_ONCE) {
-        let key = |(row, _): &(usize, Cause)| {
-            let bytes = |column| match rows.value(column, *row) {
-                Some(Value::Text(text)) => text.to_vec(),
-                _ => Vec::new(),
-            };
-            let at = |column| letters::integer(rows, column, *row).unwrap_or_default();
-            let text = |column| format!("unhex('{}')", hex(&bytes(column)));
-            let time = |column| format!("fromUnixTimestamp64Milli({}, 'UTC')", at(column));
-            let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
-            format!("({project}, {kind}, {}, {id}, {})", time("ts"), time("received_at"))
-        };
-        let keys: Vec<_> = refused.iter().map(key).collect();
-        // The first three are of the table's key: only parts that may hold such rows are read.
-        let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({})", keys.join(", "));
-        let count = format!("SELECT count() FROM events WHERE {condition}");
-        if super::within(deadline, client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
-            continue;
-        }
-        let delete = client
-            .query_raw(&format!("DELETE FROM events WHERE {condition}"))
-            .with_setting("lightweight_deletes_sync", "2")
-            .with_setting("wait_end_of_query", "1");
-        super::within(Duration::from_secs(600), delete.execute()).await?;
-    }
-    Ok(())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A day of a project that has to be compared, and for which batch.

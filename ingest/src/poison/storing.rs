@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::blame::{COMPONENT, Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
-use super::{Fence, Origin, Patient, Refused, SEARCH_AFTER, Stored, letters, within};
+use super::{Fence, Origin, Patient, Refused, SEARCH_AFTER, Stored, letters, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
 
@@ -129,21 +129,15 @@ impl Patient {
             reason: String,
         }
         let prefix = letters::prefix(block.token);
-        let mut attempt = 1;
-        let letters = loop {
+        let read_letters = || {
             let query = self.store.client.query(
                 "SELECT id, reason FROM dead_letters WHERE startsWith(id, {prefix:String}) AND code = {code:String} \
                  GROUP BY id, reason",
             );
             let query = query.param("prefix", &prefix).param("code", letters::CODE);
-            match within(self.store.timeout, query.fetch_all::<Letter>()).await {
-                Ok(letters) => break letters,
-                Err(error) => tracing::warn!(%error, "the letters of a batch could not be read; trying again"),
-            }
-            fence.hold().await?;
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
+            within(self.store.timeout, query.fetch_all::<Letter>())
         };
+        let letters = until_done("read dead letters of the batch", fence, read_letters).await?;
         let row = |letter: Letter| {
             let row = letter.id.strip_prefix(&prefix)?.parse().ok().filter(|row| *row < block.rows)?;
             Some((row, Cause { code: 0, reason: letter.reason }))
@@ -215,21 +209,12 @@ impl Patient {
 
     /// A batch is stored after an attempt that failed: days that were rebuilt in between are compared again.
     async fn reopen<F: Fence>(&self, block: Block<'_>, since: i64, course: &Course, fence: &F) -> Result<(), F::Lost> {
-        let mut attempt = 1;
-        let mut days = loop {
-            match repair::reopened(&self.store.client, block.days, since - CLOCKS, self.store.timeout).await {
-                Ok(days) => break days,
-                Err(error) => {
-                    tracing::warn!(%error, attempt, "it cannot be seen yet whether a day was rebuilt meanwhile")
-                }
-            }
-            fence.hold().await?;
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-        };
+        let reopened = || repair::reopened(&self.store.client, block.days, since - CLOCKS, self.store.timeout);
+        let mut days = until_done("see which days were rebuilt meanwhile", fence, reopened).await?;
         // Those of refused rows are open anyway.
         if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {
-            days.retain(|day| !days_of(rows, &course.refused).contains(day));
+            let open = days_of(rows, &course.refused);
+            days.retain(|day| !open.contains(day));
         }
         if days.is_empty() {
             return Ok(());
@@ -247,13 +232,7 @@ impl Patient {
         let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
             return Ok(Refused::default());
         };
-        let mut attempt = 1;
-        while let Err(error) = self.tidy(rows, course).await {
-            tracing::warn!(%error, token = block.token, attempt, "what was stored of refused events could not be taken away; trying again");
-            fence.hold().await?;
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-        }
+        self.tidy(block, rows, &course.refused, course.has_leftovers, fence).await?;
         if course.has_leftovers {
             let token = format!("{}-open-{}", block.token, course.refused.len());
             let days = days_of(rows, &course.refused);
@@ -264,14 +243,6 @@ impl Patient {
             rows: course.refused.iter().map(|(row, cause)| (*row, cause.code)).collect(),
             ids: course.refused.iter().map(|(row, _)| id(*row)).collect(),
         })
-    }
-
-    /// Refused rows that an attempt had left in raw go, and so do older letters of the same events.
-    async fn tidy(&self, rows: &Rows, course: &Course) -> Result<(), StoreError> {
-        if course.has_leftovers {
-            repair::delete_rows(&self.store.client, rows, &course.refused, self.store.timeout).await?;
-        }
-        letters::discard_older(&self.store.client, rows, &course.refused, self.store.timeout).await
     }
 }
 

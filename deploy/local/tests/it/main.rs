@@ -49,6 +49,7 @@ mod odd_events;
 mod other_groups;
 mod outage;
 mod poison;
+mod poison_limits;
 mod query;
 mod query_admission;
 mod query_answers;

@@ -22,17 +22,17 @@ const LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id =
     AND code = 'refused_by_store' AND state = 'open'";
 
 /// A ClickHouse of one's own, whose tables refuse what a test wants.
-struct Place {
+pub struct Place {
     engine: tallyhouse::engine::Engine,
-    connection: Connection,
+    pub connection: Connection,
     proxy: Proxy,
     data: Folder,
     _folder: Folder,
-    project: String,
+    pub project: String,
 }
 
 /// Refuses events of the type `poison`.
-enum Refuses {
+pub enum Refuses {
     /// A view that throws.
     View,
     /// A constraint of a table.
@@ -40,7 +40,7 @@ enum Refuses {
 }
 
 impl Refuses {
-    async fn install(&self, connection: &Connection) {
+    pub async fn install(&self, connection: &Connection) {
         let sql = match self {
             Self::View => "CREATE MATERIALIZED VIEW tallyhouse.`a-view` ENGINE = Null AS \
                 SELECT throwIf(CAST(event_type, 'String') = 'poison') AS x FROM tallyhouse.events_in"
@@ -52,7 +52,7 @@ impl Refuses {
         execute(connection, &sql).await.unwrap();
     }
 
-    async fn remove(&self, connection: &Connection) {
+    pub async fn remove(&self, connection: &Connection) {
         let sql = match self {
             Self::View => "DROP VIEW tallyhouse.`a-view` SYNC".to_owned(),
             Self::Constraint(table) => format!("ALTER TABLE tallyhouse.{table} DROP CONSTRAINT no_poison"),
@@ -62,7 +62,7 @@ impl Refuses {
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let folder = Folder::create();
         let engine = engine_in(&folder).await;
         let connection = engine.writer();
@@ -70,16 +70,16 @@ impl Place {
         Self { engine, connection, proxy, data: Folder::create(), _folder: folder, project: new_project() }
     }
 
-    async fn service(&self, settings: &[(&str, &str)]) -> Service {
+    pub async fn service(&self, settings: &[(&str, &str)]) -> Service {
         Service::start_with(self.proxy.connection.clone(), &self.data, &self.project, settings).await
     }
 
-    async fn letters(&self) -> u64 {
+    pub async fn letters(&self) -> u64 {
         count(&self.connection, &self.project, LETTERS).await
     }
 
     /// Everything but `refused` events is stored once, in raw and in every rollup, and the others are letters.
-    async fn exact(&self, stored: u64, refused: u64) {
+    pub async fn exact(&self, stored: u64, refused: u64) {
         let found = async || (everywhere(&self.connection, &self.project).await, self.letters().await);
         let what = format!("{stored} are stored and {refused} are letters");
         let open = "SELECT count() FROM repairs FINAL WHERE state != 'done' AND project_id = {project:String}";
@@ -99,7 +99,7 @@ impl Place {
     }
 
     /// Through Kafka there is none.
-    fn is_journal_empty(&self) -> bool {
+    pub fn is_journal_empty(&self) -> bool {
         !self.data.path().join("ingest").join("journal").exists() || journaled(&self.data, "batch").is_empty()
     }
 
@@ -118,7 +118,7 @@ impl Place {
         }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.engine.stop(Duration::from_secs(20)).await;
     }
 }
@@ -126,7 +126,7 @@ impl Place {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Events with new ids; those at `poisoned` are refused.
-fn mixed(count: usize, poisoned: &[usize]) -> String {
+pub fn mixed(count: usize, poisoned: &[usize]) -> String {
     let event = |at| {
         let kind = if poisoned.contains(&at) { "poison" } else { "a" };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -403,7 +403,7 @@ async fn a_big_batch_of_nothing_but_poison_holds_up_others_for_a_bounded_time() 
 }
 
 /// Events with these values as a block, which no sender can make any more.
-fn valued_block(project: &str, values: &[f64]) -> Vec<bytes::Bytes> {
+pub fn valued_block(project: &str, values: &[f64]) -> Vec<bytes::Bytes> {
     let now = now_ms();
     let mut builder = Builder::default();
     for (at, value) in values.iter().enumerate() {

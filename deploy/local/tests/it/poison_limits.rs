@@ -1,0 +1,106 @@
+//! What waits for refused events is bounded, and what cannot be done about them holds up nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use serde_json::Value;
+use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::poison::search::Cause;
+use tallyhouse_ingest::poison::{Alone, Origin, Patient, letters};
+use tallyhouse_ingest::store::{Block, Store};
+use tallyhouse_ingest::touched::Publisher;
+use tallyhouse_service::day_versions::DayVersions;
+use tallyhouse_service::health::Health;
+use tallyhouse_sql::native::Rows;
+
+use crate::ingest_service::count;
+use crate::poison::{Place, Refuses, mixed, valued_block};
+use crate::query_service::eventually;
+use crate::support::execute;
+
+/// The write path's end, without an ingester around it.
+fn store_of(place: &Place) -> Store {
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    Store {
+        client: place.connection.client(),
+        timeout: Duration::from_secs(20),
+        metrics: Arc::clone(&metrics),
+        health: Health::default(),
+        touched: Publisher::new(DayVersions::default(), false, metrics),
+    }
+}
+
+const RAW: &str = "SELECT count() FROM events WHERE project_id = {project:String}";
+
+/// A batch of three that another process has stored as a whole, after it had made a dead letter of the second. How many rows of it
+/// are refused now.
+async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
+    let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
+    let block = Block { token, rows: 3, chunks: &chunks, days: &[] };
+    store.attempt(block).await.unwrap();
+    let writer = Patient::new(store.clone(), Duration::ZERO);
+    let cause = Cause { code: 469, reason: "refused".to_owned() };
+    let letter = letters::letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
+    let Ok(()) = writer.write_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
+    let origin = Origin { topic: "", is_repeated: true, since: Some(0) };
+    let Ok(stored) = writer.store(block, origin, &Alone).await;
+    stored.refused.rows.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_row_that_cannot_be_deleted_is_counted_and_holds_up_nothing() {
+    let place = Place::new().await;
+    let store = store_of(&place);
+    assert_eq!(take_over(&place, &store, "first").await, 1);
+    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refused_leftovers.get()), (2, 0));
+    // ClickHouse deletes no row of a table with a projection.
+    let projection = "ADD PROJECTION kinds (SELECT event_type, count() GROUP BY event_type)";
+    for change in ["MODIFY SETTING deduplicate_merge_projection_mode = 'drop'", projection] {
+        execute(&place.connection, &format!("ALTER TABLE tallyhouse.events {change}")).await.unwrap();
+    }
+    assert_eq!(take_over(&place, &store, "second").await, 1);
+    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refused_leftovers.get()), (5, 1));
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_dead_letters_that_cannot_be_discarded_hold_up_nothing() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    Refuses::Constraint("events").install(&place.connection).await;
+    let open_only = "ALTER TABLE tallyhouse.dead_letters ADD CONSTRAINT open_only CHECK state != 'discarded'";
+    execute(&place.connection, open_only).await.unwrap();
+    let body = mixed(20, &[5]);
+    for _ in 0..2 {
+        assert_eq!(service.send(body.clone()).await.status, 202);
+        eventually("nothing waits", async || place.is_journal_empty()).await;
+    }
+    place.exact(19, 2).await;
+    service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_dead_letters_of_the_longest_ids_are_discarded() {
+    let place = Place::new().await;
+    let service = place.service(&[("REFUSED_GRACE_MS", "0")]).await;
+    Refuses::View.install(&place.connection).await;
+    let all: Vec<usize> = (0..400).collect();
+    let mut events: Vec<Value> = serde_json::from_str(&mixed(400, &all)).unwrap();
+    for (at, event) in events.iter_mut().enumerate() {
+        event["eventId"] = format!("{at:0>4}{}", "\u{1d11e}".repeat(90)).into();
+    }
+    let body = Value::from(events).to_string();
+    for times in 1..=2_u64 {
+        assert_eq!(service.send(body.clone()).await.status, 202);
+        let all = "SELECT uniqExact(id) FROM dead_letters WHERE project_id = {project:String}";
+        eventually("each has one letter more", async || {
+            count(&place.connection, &place.project, all).await == 400 * times && place.is_journal_empty()
+        })
+        .await;
+        assert_eq!(place.letters().await, 400);
+    }
+    service.stop().await;
+    place.stop().await;
+}

@@ -1,0 +1,158 @@
+//! What attempts and earlier batches left of refused events: rows in raw, and open letters of the same events.
+//!
+//! Others wait for the batch. So while ClickHouse answers, but does not do it (a projection on `events` forbids `DELETE`, a mutation
+//! before it hangs), it is tried [`MOST_REFUSALS`] times only. A row that stays in raw is counted (`refused_leftovers`) and logged.
+
+use std::time::Duration;
+
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::native::{Rows, Value};
+
+use super::letters::{self, CODE};
+use super::search::Cause;
+use super::{Fence, Limit, Patient, retry, within};
+use crate::store::Block;
+
+/// Keys in one statement, in bytes. ClickHouse reads statements of 256 KiB at most, and one of them names its keys twice.
+const KEYS_BYTES: usize = 100_000;
+
+/// One statement that deletes. It goes on in ClickHouse when nobody waits for it.
+const DELETE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Attempts that ClickHouse answered with an error, or did not answer in time.
+const MOST_REFUSALS: u32 = 10;
+
+impl Patient {
+    /// Refused rows that an attempt had left in raw go, and so do older letters of the same events.
+    pub(super) async fn tidy<F: Fence>(
+        &self,
+        block: Block<'_>,
+        rows: &Rows,
+        refused: &[(usize, Cause)],
+        has_leftovers: bool,
+        fence: &F,
+    ) -> Result<(), F::Lost> {
+        let (store, token) = (&self.store, block.token);
+        // While ClickHouse cannot be reached, no batch goes on.
+        let limit = Limit { counts: |error| !matches!(error, StoreError::Unreachable(_)), most: MOST_REFUSALS };
+        if has_leftovers {
+            let delete = || delete_rows(&store.client, rows, refused, store.timeout);
+            if let Err(error) = retry("delete refused events", fence, limit, delete).await? {
+                store.metrics.refused_leftovers.inc_by(refused.len() as u64);
+                tracing::error!(
+                    %error,
+                    token,
+                    rows = refused.len(),
+                    "refused events may be left in `events`; delete those that have letters, then run `tallyhouse rollups rebuild`"
+                );
+            }
+            // Who remembers answers may have asked raw events in between.
+            store.touched.publish(block.days);
+        }
+        let discard = || discard_older(&store.client, rows, refused, store.timeout);
+        if let Err(error) = retry("discard older dead letters", fence, limit, discard).await? {
+            tracing::warn!(%error, token, "events that were refused before have several open letters");
+        }
+        Ok(())
+    }
+}
+
+/// Deletes refused rows of a batch from raw. The time of receipt tells them from the same events sent again later.
+async fn delete_rows(
+    client: &Client,
+    rows: &Rows,
+    refused: &[(usize, Cause)],
+    deadline: Duration,
+) -> Result<(), StoreError> {
+    let key = |(row, _): &(usize, Cause)| {
+        let bytes = |column| match rows.value(column, *row) {
+            Some(Value::Text(text)) => text.to_vec(),
+            _ => Vec::new(),
+        };
+        let at = |column| letters::integer(rows, column, *row).unwrap_or_default();
+        let text = |column| format!("unhex('{}')", hex(&bytes(column)));
+        let time = |column| format!("fromUnixTimestamp64Milli({}, 'UTC')", at(column));
+        let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
+        format!("({project}, {kind}, {}, {id}, {})", time("ts"), time("received_at"))
+    };
+    for keys in lists(refused.iter().map(key)) {
+        // The first three are of the table's key: only parts that may hold such rows are read.
+        let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({keys})");
+        let count = format!("SELECT count() FROM events WHERE {condition}");
+        if within(deadline, client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
+            continue;
+        }
+        let delete = client
+            .query_raw(&format!("DELETE FROM events WHERE {condition}"))
+            .with_setting("lightweight_deletes_sync", "2")
+            .with_setting("wait_end_of_query", "1");
+        within(DELETE_WITHIN, delete.execute()).await?;
+    }
+    Ok(())
+}
+
+/// Of several open letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
+async fn discard_older(
+    client: &Client,
+    rows: &Rows,
+    refused: &[(usize, Cause)],
+    deadline: Duration,
+) -> Result<(), StoreError> {
+    let key = |(row, _): &(usize, Cause)| {
+        let text = |column| format!("unhex('{}')", hex(letters::text(rows, column, *row).as_bytes()));
+        format!("({}, {})", text("project_id"), text("event_id"))
+    };
+    for keys in lists(refused.iter().map(key)) {
+        let open = format!(
+            "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
+        );
+        // Written as any other step of a letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
+        let discard = format!(
+            "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
+             AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \
+             {open} GROUP BY project_id, event_id))"
+        );
+        let discard = client
+            .query_raw(&discard)
+            .with_setting("wait_end_of_query", "1")
+            .with_setting("async_insert", "0")
+            .with_setting("deduplicate_insert", "disable")
+            .with_setting("deduplicate_insert_select", "disable");
+        within(deadline, discard.execute()).await?;
+    }
+    Ok(())
+}
+
+/// Keys as lists that fit a statement.
+fn lists(keys: impl Iterator<Item = String>) -> Vec<String> {
+    let mut lists: Vec<String> = Vec::new();
+    for key in keys {
+        match lists.last_mut() {
+            Some(list) if list.len() + key.len() < KEYS_BYTES => {
+                list.push_str(", ");
+                list.push_str(&key);
+            }
+            _ => lists.push(key),
+        }
+    }
+    lists
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_keys_fits_a_statement() {
+        // The longest ids: 100 characters of four bytes, twice as many in hex.
+        let keys = || (0..1_000).map(|n| format!("{n:0900}"));
+        let lists = lists(keys());
+        assert!(lists.iter().all(|list| list.len() * 2 < 256 << 10), "{:?}", lists.iter().map(String::len));
+        assert_eq!(lists.join(", "), keys().collect::<Vec<_>>().join(", "));
+    }
+}
