@@ -21,7 +21,7 @@ use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::{self, Column, Field};
 use tallyhouse_sql::rollups::rebuild::{self, Options};
-use tallyhouse_sql::rollups::{RollupsError, Selection};
+use tallyhouse_sql::rollups::{RollupsError, Selection, refuse_cluster};
 use tallyhouse_sql::{StoreError, rehearsal};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -34,7 +34,11 @@ const DAY_SECONDS: i64 = 86_400;
 /// Between two looks for open repairs, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// After a round it rests for as long as the round took, at most for this: a flood of poison must not rebuild all the time.
+/// Between two looks for copies that killed rehearsals left.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// After a round it rests for as long as the round took, at most for this: a flood of poison must not rebuild all the time. For so long
+/// after a round of which a day failed, too: each round may hold inserts back.
 const MAX_REST: Duration = Duration::from_secs(60);
 
 /// Between two looks of a comparison. Shorter than a writer's pause between two attempts: what is taken for drift because an attempt
@@ -152,66 +156,99 @@ pub async fn run(store: Store) {
 }
 
 async fn work(store: Store) {
-    if let Err(error) = rehearsal::sweep(&store.client).await {
-        tracing::warn!(%error, "copies that a killed rehearsal left could not be dropped");
-    }
+    let mut next_sweep = Instant::now();
     loop {
         let started = Instant::now();
-        match repair(&store).await {
-            // Busy: another process is at work, and may be at these days.
-            Ok(()) | Err(RollupsError::Busy) => {}
-            Err(error) => {
-                tracing::warn!(%error, "rollups could not be compared after events were refused; trying again");
+        if started >= next_sweep {
+            next_sweep = started + SWEEP_EVERY;
+            if let Err(error) = rehearsal::sweep(&store.client).await {
+                tracing::warn!(%error, "copies that a killed rehearsal left could not be dropped");
             }
         }
-        tokio::time::sleep(started.elapsed().clamp(LOOK_EVERY, MAX_REST)).await;
+        let rest = match repair(&store).await {
+            // Busy: another process is at work, and may be at these days.
+            Ok(true) | Err(RollupsError::Busy) => started.elapsed().clamp(LOOK_EVERY, MAX_REST),
+            Err(RollupsError::Store(error @ StoreError::Unreachable(_))) => {
+                tracing::warn!(%error, "rollups wait to be compared after events were refused");
+                LOOK_EVERY
+            }
+            Ok(false) => MAX_REST,
+            Err(error @ RollupsError::Cluster) => {
+                tracing::error!(%error, "rollups may count events that were refused");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "rollups could not be compared after events were refused; trying again");
+                MAX_REST
+            }
+        };
+        tokio::time::sleep(rest).await;
     }
 }
 
-/// One round.
-async fn repair(store: &Store) -> Result<(), RollupsError> {
+/// One round. Whether every day was compared: one that cannot be holds up no other.
+async fn repair(store: &Store) -> Result<bool, RollupsError> {
     // `running`: whoever began it was killed.
     let open = "SELECT toString(project_id) AS project_id, day, token FROM repairs FINAL \
                 WHERE state IN ('open', 'running') ORDER BY updated_at LIMIT 10000";
     let open = super::within(store.timeout, store.client.query_raw(open).fetch_all::<Repair>()).await?;
     if open.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
-    mark(store, &open, Step::Running).await?;
-    let mut days: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+    refuse_cluster(&store.client).await?;
+    mark(store, open.iter(), Step::Running).await?;
+    let mut projects: BTreeMap<&str, BTreeMap<i32, Vec<&Repair>>> = BTreeMap::new();
     for repair in &open {
-        days.entry(&repair.project_id).or_default().insert(repair.day);
+        projects.entry(&repair.project_id).or_default().entry(repair.day).or_default().push(repair);
     }
-    for (project, days) in days {
-        for (from, to) in spans(&days) {
-            let selection = Selection {
-                project: Some(project.to_owned()),
-                from: i64::from(from) * DAY_SECONDS,
-                to: i64::from(to) * DAY_SECONDS,
-                tables: Rollup::OF_EACH_TABLE.to_vec(),
-            };
-            let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
-            let rebuilt = rebuild::rebuild(&store.client, &options, async |changed| {
-                let touched: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
-                store.touched.publish(&touched);
-            });
-            let rebuilt = rebuilt.await?;
-            tracing::info!(project, from, to, ?rebuilt, "rollups were compared after events were refused");
+    let mut is_whole = true;
+    for (project, days) in projects {
+        for (from, to) in spans(days.keys()) {
+            match compare(store, project, from, to).await {
+                Ok(()) => {
+                    mark(store, days.range(from..to).flat_map(|(_, repairs)| repairs.iter().copied()), Step::Done)
+                        .await?;
+                    store.metrics.repairs.inc();
+                }
+                Err(error @ (RollupsError::Busy | RollupsError::Store(StoreError::Unreachable(_)))) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, project, from, to, "rollups could not be compared after events were refused; trying again");
+                    is_whole = false;
+                }
+            }
         }
     }
-    mark(store, &open, Step::Done).await?;
-    store.metrics.repairs.inc();
+    Ok(is_whole)
+}
+
+/// Makes rollups of some days of a project equal to raw.
+async fn compare(store: &Store, project: &str, from: i32, to: i32) -> Result<(), RollupsError> {
+    let selection = Selection {
+        project: Some(project.to_owned()),
+        from: i64::from(from) * DAY_SECONDS,
+        to: i64::from(to) * DAY_SECONDS,
+        tables: Rollup::OF_EACH_TABLE.to_vec(),
+    };
+    let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
+    let rebuilt = rebuild::rebuild(&store.client, &options, async |changed| {
+        let touched: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
+        store.touched.publish(&touched);
+    });
+    let rebuilt = rebuilt.await?;
+    tracing::info!(project, from, to, ?rebuilt, "rollups were compared after events were refused");
     Ok(())
 }
 
-async fn mark(store: &Store, repairs: &[Repair], step: Step) -> Result<(), StoreError> {
+async fn mark(store: &Store, repairs: impl Iterator<Item = &Repair>, step: Step) -> Result<(), StoreError> {
     let token = format!("{}-{}", step.label(), ulid::Ulid::generate());
-    let rows = rows(repairs.iter().map(|repair| (repair.project_id.as_str(), repair.day, repair.token.as_str())), step);
+    let rows = rows(repairs.map(|repair| (repair.project_id.as_str(), repair.day, repair.token.as_str())), step);
     insert_block(&store.client, TABLE, &token, &rows, store.timeout).await
 }
 
 /// Days in a row, as first and one past the last.
-fn spans(days: &BTreeSet<i32>) -> Vec<(i32, i32)> {
+fn spans<'a>(days: impl IntoIterator<Item = &'a i32>) -> Vec<(i32, i32)> {
     let mut spans: Vec<(i32, i32)> = Vec::new();
     for day in days {
         match spans.last_mut() {
@@ -228,6 +265,6 @@ mod tests {
 
     #[test]
     fn days_in_a_row_are_compared_together() {
-        assert_eq!(spans(&BTreeSet::from([1, 2, 3, 7, 9, 10])), [(1, 4), (7, 8), (9, 11)]);
+        assert_eq!(spans(&[1, 2, 3, 7, 9, 10]), [(1, 4), (7, 8), (9, 11)]);
     }
 }

@@ -107,6 +107,7 @@ async fn exists(client: &Client, table: &str) -> Result<bool, StoreError> {
     Ok(number(client, &sql).await? > 0)
 }
 
-async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
+/// Rollups of a cluster are neither verified nor rebuilt.
+pub async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
     if exists(client, "events_local").await? { Err(RollupsError::Cluster) } else { Ok(()) }
 }

@@ -1,23 +1,27 @@
 //! What waits for refused events is bounded, and what cannot be done about them holds up nothing else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
 use serde_json::Value;
 use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::poison::repair::{self, Step};
 use tallyhouse_ingest::poison::search::Cause;
 use tallyhouse_ingest::poison::{Alone, Origin, Patient, letters};
 use tallyhouse_ingest::store::{Block, Store};
 use tallyhouse_ingest::touched::Publisher;
+use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
+use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::Rows;
 
-use crate::ingest_service::count;
+use crate::ingest_service::{count, everywhere};
 use crate::poison::{Place, Refuses, mixed, valued_block};
 use crate::query_service::eventually;
-use crate::support::execute;
+use crate::support::{ask, execute};
 
 /// The write path's end, without an ingester around it.
 fn store_of(place: &Place) -> Store {
@@ -102,5 +106,42 @@ async fn older_dead_letters_of_the_longest_ids_are_discarded() {
         assert_eq!(place.letters().await, 400);
     }
     service.stop().await;
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_cannot_be_repaired_holds_up_no_other() {
+    let place = Place::new().await;
+    let store = store_of(&place);
+    // In this order they are repaired.
+    let projects = [format!("a-{}", place.project), format!("b-{}", place.project)];
+    let today = i32::try_from(now_ms() / 86_400_000).unwrap();
+    let days: BTreeSet<_> =
+        projects.iter().flat_map(|project| [(project.clone(), today - 1), (project.clone(), today)]).collect();
+    for project in &projects {
+        let chunks = valued_block(project, &[1.0, 2.0, 3.0]);
+        store.attempt(Block { token: project, rows: 3, chunks: &chunks, days: &[] }).await.unwrap();
+    }
+    execute(&place.connection, "DELETE FROM tallyhouse.events WHERE event_id = 'old-1'").await.unwrap();
+    let unmendable =
+        format!("ALTER TABLE tallyhouse.rollup_1h ADD CONSTRAINT unmendable CHECK project_id != '{}'", projects[0]);
+    execute(&place.connection, &unmendable).await.unwrap();
+    insert_block(&store.client, repair::TABLE, "open", &repair::block("open", &days, Step::Open), store.timeout)
+        .await
+        .unwrap();
+    let is_repaired = async |project: &str| {
+        let open = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String} AND state != 'done'";
+        count(&place.connection, project, open).await == 0 && everywhere(&place.connection, project).await == [2; 4]
+    };
+    let repairing = tokio::spawn(repair::run(store.clone()));
+    eventually("the second project is repaired", async || is_repaired(&projects[1]).await).await;
+    assert!(!is_repaired(&projects[0]).await, "it cannot be");
+    repairing.abort();
+    execute(&place.connection, "ALTER TABLE tallyhouse.rollup_1h DROP CONSTRAINT unmendable").await.unwrap();
+    let repairing = tokio::spawn(repair::run(store.clone()));
+    eventually("the first one is, too", async || is_repaired(&projects[0]).await).await;
+    repairing.abort();
+    let copies = "SELECT count() FROM system.tables WHERE name LIKE 'rehearsal%'";
+    assert_eq!(ask(&place.connection, copies).await.unwrap(), "0");
     place.stop().await;
 }
