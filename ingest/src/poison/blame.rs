@@ -15,15 +15,13 @@ use tokio::time::Instant;
 
 use super::search::{self, Cause, Found, Suspect, Trial, Trials};
 use super::storing::Course;
+use super::trouble::{BatchTrouble, Trouble};
 use super::{Fence, Patient, letters};
 use crate::batch::Builder;
 use crate::store::{Block, Store};
 
 /// How often the fence is asked for while one searches.
 const HOLD_EVERY: Duration = Duration::from_secs(3);
-
-/// The health component.
-pub(super) const COMPONENT: &str = "store";
 
 /// What a rehearsal of a batch showed.
 enum Rehearsed {
@@ -119,7 +117,6 @@ impl Patient {
 
     /// What follows from a search, told in the log and in the health.
     fn judge(&self, block: Block<'_>, course: &mut Course, rehearsed: Rehearsed) -> Verdict {
-        let health = &self.store.health;
         match rehearsed {
             Rehearsed::Found(found) if !found.refused.is_empty() => {
                 if found.untried > 0 {
@@ -132,17 +129,15 @@ impl Patient {
                 let since = *course.broken_since.get_or_insert_with(Instant::now);
                 let is_long = since.elapsed() >= self.grace;
                 let status = if is_long { Status::Down } else { Status::Degraded };
-                health.set(COMPONENT, status, format!("refuses every event: {}", cause.reason));
-                self.store.metrics.store_refuses.set(1);
-                course.has_told = true;
+                let detail = format!("refuses every event: {}", cause.reason);
+                self.trouble(course).set(Trouble { status, is_everything: true, detail });
             }
             Rehearsed::Blamed(_, cause) => {
                 let detail = format!(
                     "refuses most of a batch, which waits before its events are dead letters: {}",
                     cause.reason
                 );
-                health.set(COMPONENT, Status::Degraded, detail);
-                course.has_told = true;
+                self.trouble(course).set(Trouble { status: Status::Degraded, is_everything: false, detail });
             }
             Rehearsed::Taken | Rehearsed::Found(_) => {
                 if !course.may_be_written {
@@ -153,6 +148,10 @@ impl Patient {
         }
         course.search_later();
         Verdict::Wait
+    }
+
+    fn trouble<'a>(&self, course: &'a mut Course) -> &'a BatchTrouble {
+        course.trouble.get_or_insert_with(|| self.troubles.of_batch(&self.store))
     }
 }
 

@@ -52,6 +52,7 @@ mod persist;
 pub mod repair;
 pub mod search;
 mod storing;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -64,6 +65,7 @@ use tallyhouse_sql::rehearsal::Rehearsal;
 use tallyhouse_sql::{Fault, StoreError};
 use tokio::time::Instant;
 
+use self::trouble::Troubles;
 use crate::store::{Block, Store, pause_after};
 
 /// The right to go on with a batch, asked for before each attempt and while one searches.
@@ -126,6 +128,7 @@ pub struct Patient {
     most: Arc<Mutex<Option<(Instant, Instant)>>>,
     /// When there were refused events last.
     seen: Arc<Mutex<Option<Instant>>>,
+    troubles: Troubles,
 }
 
 /// So long after refused events, batches are rehearsed before they are attempted.
@@ -141,7 +144,7 @@ const SEARCH_AFTER: (u32, u32) = (2, 5);
 impl Patient {
     /// One that waits so long with batches of which most is refused.
     pub fn new(store: Store, grace: Duration) -> Self {
-        Self { store, grace, most: Arc::default(), seen: Arc::default() }
+        Self { store, grace, most: Arc::default(), seen: Arc::default(), troubles: Troubles::default() }
     }
 
     /// Whether there were refused events a moment ago, so that more may come.

@@ -7,15 +7,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::health::Status;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::{Fault, StoreError};
 use tokio::time::Instant;
 
-use super::blame::{COMPONENT, Verdict, read};
+use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
+use super::trouble::BatchTrouble;
 use super::{Fence, Origin, Patient, Refused, SEARCH_AFTER, Stored, letters, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
@@ -36,8 +36,7 @@ pub(super) struct Course {
     pub(super) has_leftovers: bool,
     refusals: (u32, u32),
     pub(super) broken_since: Option<Instant>,
-    /// Its trouble is in the health.
-    pub(super) has_told: bool,
+    pub(super) trouble: Option<BatchTrouble>,
     search_not_before: Instant,
     search_pause: Duration,
 }
@@ -51,7 +50,7 @@ impl Course {
             has_leftovers: false,
             refusals: (0, 0),
             broken_since: None,
-            has_told: false,
+            trouble: None,
             search_not_before: Instant::now(),
             search_pause: SEARCH_AGAIN.0,
         }
@@ -99,7 +98,7 @@ impl Patient {
             fence.hold().await?;
             let error = match self.attempt(block, &course).await {
                 Ok(took) => {
-                    let refused = self.settle(block, &course, fence).await?;
+                    let refused = self.settle(block, &mut course, fence).await?;
                     if course.may_be_written {
                         self.reopen(block, since, &course, fence).await?;
                     }
@@ -224,11 +223,8 @@ impl Patient {
     }
 
     /// The rest is stored: takes refused rows out of raw, if an attempt had left them there.
-    async fn settle<F: Fence>(&self, block: Block<'_>, course: &Course, fence: &F) -> Result<Refused, F::Lost> {
-        self.store.metrics.store_refuses.set(0);
-        if course.has_told {
-            self.store.health.set(COMPONENT, Status::Up, "");
-        }
+    async fn settle<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<Refused, F::Lost> {
+        course.trouble = None;
         let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
             return Ok(Refused::default());
         };

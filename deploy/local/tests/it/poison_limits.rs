@@ -9,12 +9,12 @@ use serde_json::Value;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::poison::repair::{self, Step};
 use tallyhouse_ingest::poison::search::Cause;
-use tallyhouse_ingest::poison::{Alone, Origin, Patient, letters};
+use tallyhouse_ingest::poison::{Alone, Fence, Origin, Patient, letters};
 use tallyhouse_ingest::store::{Block, Store};
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
-use tallyhouse_service::health::Health;
+use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::Rows;
 
@@ -106,6 +106,40 @@ async fn older_dead_letters_of_the_longest_ids_are_discarded() {
         assert_eq!(place.letters().await, 400);
     }
     service.stop().await;
+    place.stop().await;
+}
+
+/// Loses the partition as soon as the health tells of trouble.
+struct LostInTrouble(Health);
+
+struct Lost;
+
+impl Fence for LostInTrouble {
+    type Lost = Lost;
+
+    async fn hold(&self) -> Result<(), Lost> {
+        match self.0.report().components.get("store") {
+            Some(component) if component.status != Status::Up => Err(Lost),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
+    let place = Place::new().await;
+    let store = store_of(&place);
+    let broken = "CREATE MATERIALIZED VIEW tallyhouse.broken ENGINE = Null AS \
+        SELECT throwIf(length(CAST(event_type, 'String')) > 0) AS x FROM tallyhouse.events_in";
+    execute(&place.connection, broken).await.unwrap();
+    let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
+    let block = Block { token: "given-up", rows: 3, chunks: &chunks, days: &[] };
+    let origin = Origin { topic: "", is_repeated: false, since: None };
+    let writer = Patient::new(store.clone(), Duration::from_secs(30));
+    let stored = writer.store(block, origin, &LostInTrouble(store.health.clone())).await;
+    assert!(stored.is_err(), "it is given up");
+    let component = store.health.report().components["store"].clone();
+    assert_eq!((component.status, store.metrics.store_refuses.get()), (Status::Up, 0), "{}", component.detail);
     place.stop().await;
 }
 
