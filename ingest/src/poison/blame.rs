@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tallyhouse_schema::Event;
+use tallyhouse_schema::event::Dim;
+use tallyhouse_schema::raw::{Property, PropertyValue};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Status;
+use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::rehearsal::Rehearsal;
 use tallyhouse_sql::{Fault, StoreError};
@@ -16,7 +20,7 @@ use tokio::time::Instant;
 use super::search::{self, Cause, Found, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
-use super::{Fence, Patient, letters};
+use super::{Fence, Patient, letters, within};
 use crate::batch::Builder;
 use crate::store::{Block, Store};
 
@@ -102,7 +106,7 @@ impl Patient {
         for row in samples.iter().copied() {
             refused += usize::from(rehearsing.try_rows(std::iter::once(row..row + 1).collect()).await? != Trial::Taken);
         }
-        let takes_canary = refused < samples.len() || rehearsing.send(&canary()).await? == Trial::Taken;
+        let takes_canary = refused < samples.len() || rehearsing.take_canary().await?;
         let suspect = search::suspect(count, samples.len(), refused, takes_canary);
         if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
             return Ok(Rehearsed::Blamed(suspect, whole));
@@ -176,6 +180,33 @@ impl Trials for Rehearsing<'_> {
 }
 
 impl Rehearsing<'_> {
+    /// Whether the store takes any other row: else it is to blame. No row is known to be good, whatever constraints there are. So
+    /// rows with all fields and with none are tried, of a type of our own and of the most frequent types of today and yesterday.
+    async fn take_canary(&self) -> Result<bool, StoreError> {
+        #[derive(Row, Deserialize)]
+        struct Stored {
+            project: String,
+            kind: String,
+        }
+        let frequent = "SELECT toString(project_id) AS project, toString(event_type) AS kind FROM rollup_1d \
+             WHERE bucket >= toStartOfDay(now('UTC')) - INTERVAL 1 DAY AND dim_set = '' \
+             GROUP BY project, kind ORDER BY sum(rollup_1d.events) DESC LIMIT 8";
+        let frequent = within(self.store.timeout, self.store.client.query_raw(frequent).fetch_all::<Stored>()).await;
+        let frequent = frequent.unwrap_or_else(|error| {
+            tracing::warn!(%error, "it is not known which types of events were stored; only rows of our own are tried");
+            Vec::new()
+        });
+        let own = Stored { project: "tallyhouse-canary".to_owned(), kind: "canary".to_owned() };
+        for Stored { project, kind } in std::iter::once(own).chain(frequent) {
+            for canary in canaries(&project, &kind) {
+                if self.send(&canary).await? == Trial::Taken {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     async fn send(&self, chunks: &[Bytes]) -> Result<Trial, StoreError> {
         self.store.metrics.refused_trials.inc();
         match self.rehearsal.send(chunks, self.store.timeout).await {
@@ -190,21 +221,42 @@ impl Rehearsing<'_> {
     }
 }
 
-/// A row that was always taken: of no project, without a value.
-fn canary() -> Vec<Bytes> {
+/// A row with no field, and one with every field.
+fn canaries(project: &str, kind: &str) -> [Vec<Bytes>; 2] {
     let now = now_ms();
-    let event = Event {
+    let bare = Event {
         event_id: "canary".into(),
-        event_type: "canary".into(),
+        event_type: kind.into(),
         ts: now,
         original_ts: now,
         received_at: now,
         retention_days: 30,
         ..Event::default()
     };
-    let mut builder = Builder::default();
-    builder.push("tallyhouse-canary", &event, None);
-    builder.finish().chunks
+    let number = Property { name: "value".into(), value: PropertyValue::Number(1.0) };
+    let text = Property { name: "plan".into(), value: PropertyValue::Text("canary".into()) };
+    let full = Event {
+        value: Some(1.0),
+        user_id: "canary".into(),
+        anonymous_id: "canary".into(),
+        user_hash: 1,
+        session_id: "canary".into(),
+        country: "DE".into(),
+        device: "mobile".into(),
+        os: "Android".into(),
+        browser: "Firefox".into(),
+        locale: "de-DE".into(),
+        page: "/canary".into(),
+        ip: "203.0.113.0".into(),
+        properties: vec![text, number],
+        dims: vec![Dim { set: "country", value: "DE".into() }],
+        ..bare.clone()
+    };
+    [bare, full].map(|event| {
+        let mut builder = Builder::default();
+        builder.push(project, &event, None);
+        builder.finish().chunks
+    })
 }
 
 /// Reads a block on a thread for blocking work: it may be 16 MiB.

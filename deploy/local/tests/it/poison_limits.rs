@@ -109,6 +109,25 @@ async fn older_dead_letters_of_the_longest_ids_are_discarded() {
     place.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_blamed_when_the_store_takes_some_other_kind_of_row() {
+    // A row without fields is refused, and so is a row of a type that nobody sends.
+    for constraint in ["country != ''", "event_type IN ('a', 'poison') AND country != ''"] {
+        let place = Place::new().await;
+        let service = place.service(&[]).await;
+        assert_eq!(service.send(mixed(10, &[])).await.status, 202);
+        eventually("the first are stored", async || everywhere(&place.connection, &place.project).await == [10; 4])
+            .await;
+        Refuses::Constraint("events").install(&place.connection).await;
+        let picky = format!("ALTER TABLE tallyhouse.events ADD CONSTRAINT picky CHECK {constraint}");
+        execute(&place.connection, &picky).await.unwrap();
+        assert_eq!(service.send(mixed(1, &[0])).await.status, 202);
+        place.exact(10, 1).await;
+        service.stop().await;
+        place.stop().await;
+    }
+}
+
 /// Loses the partition as soon as the health tells of trouble.
 struct LostInTrouble(Health);
 
