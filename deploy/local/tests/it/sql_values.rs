@@ -46,9 +46,15 @@ async fn text_is_utf_8_whatever_bytes_a_column_holds() {
     let many = "SELECT concat(repeat(unhex('e282ac'), 1000), unhex('ff')) AS t FROM numbers(3000)";
     let lines = text(&service, json!({"sql": many, "format": "ndjson"})).await;
     assert_eq!(lines.matches("€\u{fffd}\"}\n").count(), 3_000);
+    assert_eq!(
+        (lines.matches('€').count(), lines.matches('\u{fffd}').count()),
+        (3_000_000, 3_000),
+        "none is cut in two"
+    );
     let binary = json!({"sql": "SELECT unhex('ff') AS a", "format": "parquet"});
     let parquet = bytes(&service, "x", "POST", "/v1/sql", &binary.to_string()).await.1;
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"), "{parquet:?}");
+    assert!(!parquet.windows(3).any(|three| three == bad.as_bytes()), "binary is not text: {parquet:?}");
     // A text about bytes is one too, and no outage.
     let refused = ask(&service, "x", &json!({"sql": "SELECT toUInt8(unhex('ff'))"})).await;
     assert_eq!((refused.status.as_u16(), &refused.body["code"]), (400, &json!("bad_sql")), "{refused:?}");
