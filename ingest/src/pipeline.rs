@@ -139,7 +139,7 @@ impl Pipeline {
             }
         }
         if caller.settings.dead_letters && letters == Letters::AsSet {
-            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.letter(&caller)).collect());
+            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
         Ok(Taken { is_single, event_id, pending, indices, rejected, warned })
@@ -276,7 +276,7 @@ struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    fn letter(&self, caller: &Caller) -> DeadLetter {
+    fn dead_letter(&self, caller: &Caller) -> DeadLetter {
         let (now, rejected) = (now_ms(), &self.rejected);
         DeadLetter {
             project: caller.rules.project.clone(),

@@ -14,7 +14,7 @@ pub const POISON: &str = "poison";
 /// What an event is refused with when the answer waits for it.
 pub const REFUSED_BY_STORE: &str = "refused_by_store";
 
-/// Stands in the reason of each letter.
+/// Stands in the reason of each dead letter.
 const WHY: &str = "no_poison";
 
 /// How the store refuses it.
@@ -44,7 +44,7 @@ impl Refusal {
 
 const OPEN_LETTERS: &str = "tallyhouse.dead_letters FINAL WHERE code = 'refused_by_store' AND state = 'open'";
 
-/// Whether each poison event has its letter and nothing is left to be repaired.
+/// Whether each poison event has its dead letter and nothing is left to be repaired.
 pub async fn is_settled(clickhouse: &ClickHouse, ledger: &Ledger) -> bool {
     let letters = format!("SELECT uniqExact(event_id) FROM {OPEN_LETTERS}");
     let repairs = "SELECT count() FROM tallyhouse.repairs FINAL WHERE state != 'done'";
@@ -61,7 +61,7 @@ pub async fn optimize(clickhouse: &ClickHouse, verification: &mut Verification) 
     }
 }
 
-/// Each poison event has one open letter with its reason, and is counted nowhere.
+/// Each poison event has one open dead letter with its reason, and is counted nowhere.
 pub async fn compare(
     clickhouse: &ClickHouse,
     ledger: &Ledger,
@@ -103,13 +103,13 @@ fn compare_letters(verification: &mut Verification, ledger: &Ledger, letters: &B
         match letters.get(id) {
             Some((1, 1)) => verification.letters += 1,
             Some((letters, reasons)) => {
-                verification.differs(|| format!("{id} has {letters} open letters, {reasons} with its reason"));
+                verification.differs(|| format!("{id} has {letters} open dead letters, {reasons} with its reason"));
             }
-            None => verification.differs(|| format!("{id} was acknowledged, is poison and has no letter")),
+            None => verification.differs(|| format!("{id} was acknowledged, is poison and has no dead letter")),
         }
     }
     for id in letters.keys().filter(|id| !ledger.poison().contains(*id)) {
-        verification.differs(|| format!("{id} has a letter and is no poison that was acknowledged"));
+        verification.differs(|| format!("{id} has a dead letter and is no poison that was acknowledged"));
     }
 }
 

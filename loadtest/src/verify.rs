@@ -61,7 +61,7 @@ impl fmt::Display for Verification {
     }
 }
 
-/// Waits until as many raw rows are stored as were acknowledged, and what is poison has its letters and repairs: what was spooled may still be on its way. Gives up without
+/// Waits until as many raw rows are stored as were acknowledged, and what is poison has its dead letters and repairs: what was spooled may still be on its way. Gives up without
 /// an error: the comparison that follows says what is missing.
 pub async fn settle(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) {
     let deadline = Instant::now() + within;

@@ -105,15 +105,15 @@ fn seconds(text: &str) -> Result<i64, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
-    /// A line a letter
+    /// One line per dead letter
     List {
         #[command(flatten)]
         filters: Filters,
-        /// As JSON, a line a letter
+        /// As JSON, one line per dead letter
         #[arg(long)]
         json: bool,
     },
-    /// A letter with its payload; one that is not text is hexadecimal
+    /// A dead letter with its payload; one that is not text is hexadecimal
     Show {
         /// Its id
         id: String,
@@ -132,7 +132,7 @@ pub(crate) enum Dlq {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Mark letters as not needed
+    /// Mark dead letters as not needed
     Discard {
         #[command(flatten)]
         filters: Filters,

@@ -54,7 +54,7 @@ async fn show(attached: &Attached, id: String) -> Outcome {
     let filters = Filters { id: Some(id.clone()), state: "all".to_owned(), limit: 1, ..Filters::default() };
     match find(attached, &filters).await?.first() {
         Some(letter) => print!("{}", dlq::details(letter)),
-        None => return Err(format!("there is no letter `{id}`").into()),
+        None => return Err(format!("there is no dead letter `{id}`").into()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +73,7 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
     };
     let letters = find(attached, filters).await?;
     if target.dry_run {
-        println!("{} letters would be sent again", letters.len());
+        println!("{} dead letters would be sent again", letters.len());
         return Ok(ExitCode::SUCCESS);
     }
     let key = target.key.or_else(|| config::replay_key(&ProcessEnv));
@@ -107,7 +107,7 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
 async fn discard(attached: &Attached, filters: &Filters, dry_run: bool) -> Outcome {
     let letters = find(attached, filters).await?;
     if dry_run {
-        println!("{} letters would be discarded", letters.len());
+        println!("{} dead letters would be discarded", letters.len());
     } else {
         dlq::mark(&attached.writer, &letters, State::Discarded).await?;
         println!("{} discarded", letters.len());

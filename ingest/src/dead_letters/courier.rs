@@ -1,4 +1,4 @@
-//! Takes letters to ClickHouse.
+//! Takes dead letters to ClickHouse.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Courier {
     }
 }
 
-/// Counts letters as dropped when the drain's budget ends while they are on their way. They may have arrived.
+/// Counts dead letters as dropped when the drain's budget ends while they are on their way. They may have arrived.
 struct OnTheirWay<'a> {
     queue: &'a Queue,
     letters: usize,

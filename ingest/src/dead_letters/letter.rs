@@ -1,4 +1,4 @@
-//! A letter, as a row of `dead_letters` and as a Kafka record.
+//! A dead letter, as a row of `dead_letters` and as a Kafka record.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use tallyhouse_sql::native::{self, Column, Field};
 /// The most of a payload that is kept: an event that is longer was refused for it.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_EVENT_BYTES;
 
-/// What a letter holds.
+/// What a dead letter holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -91,7 +91,7 @@ impl std::fmt::Debug for DeadLetter {
     }
 }
 
-/// A record that is not a letter.
+/// A record that is not a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// Not JSON, or not of this shape.
@@ -224,7 +224,7 @@ pub fn cut(payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Letters as one Native block for `dead_letters`.
+/// Dead letters as one Native block for `dead_letters`.
 pub fn block(letters: &[DeadLetter]) -> Vec<Bytes> {
     let column = |push: &dyn Fn(&mut Column, &DeadLetter)| {
         let mut column = Column::default();
@@ -288,7 +288,7 @@ pub fn from_hex(text: &str) -> Option<Vec<u8>> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn letter(payload: &[u8]) -> DeadLetter {
+    pub(crate) fn dead_letter(payload: &[u8]) -> DeadLetter {
         DeadLetter {
             project: "p".into(),
             id: "01".into(),
@@ -308,7 +308,7 @@ pub(crate) mod tests {
     #[test]
     fn any_payload_survives_json() {
         for payload in [&b"{\"a\":\"\\u00e9\"}"[..], "é\u{0}".as_bytes(), &[0xff, 0x00, 0x1f], b""] {
-            let letter = letter(payload);
+            let letter = dead_letter(payload);
             assert_eq!(DeadLetter::from_json(&letter.to_json()), Ok(letter));
         }
     }
@@ -330,6 +330,6 @@ pub(crate) mod tests {
 
     #[test]
     fn a_letter_is_shown_without_its_payload() {
-        assert!(!format!("{:?}", letter(b"secret")).contains("secret"));
+        assert!(!format!("{:?}", dead_letter(b"secret")).contains("secret"));
     }
 }

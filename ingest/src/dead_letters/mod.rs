@@ -4,8 +4,8 @@
 //! rejected event -> Queue (bounded) -> courier: a batch a second -> dead_letters
 //! ```
 //!
-//! A rejected event was refused to its sender, so a letter is a convenience and nothing that was acknowledged hangs on it:
-//! when the queue is full, and at the end of a drain, letters are dropped and counted. A payload is never logged.
+//! A rejected event was refused to its sender, so a dead letter is a convenience and nothing that was acknowledged hangs on it:
+//! when the queue is full, and at the end of a drain, dead letters are dropped and counted. A payload is never logged.
 
 mod courier;
 mod letter;
@@ -15,8 +15,8 @@ pub use courier::Courier;
 pub use letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
 pub use queue::Queue;
 
-/// Where letters go. It never blocks: what cannot be taken is dropped and counted.
+/// Where dead letters go. It never blocks: what cannot be taken is dropped and counted.
 pub trait Sink: Send + Sync {
-    /// Takes letters.
+    /// Takes dead letters.
     fn offer(&self, letters: Vec<DeadLetter>);
 }

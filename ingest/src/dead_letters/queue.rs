@@ -1,4 +1,4 @@
-//! Letters on their way to ClickHouse, bounded by memory.
+//! Dead letters on their way to ClickHouse, bounded by memory.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::{DeadLetter, Sink};
 
-/// Letters that wait, at most, in bytes: as much as a thousand of a usual size and a few hundred of the largest.
+/// Dead letters that wait, at most, in bytes: as much as a thousand of a usual size and a few hundred of the largest.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Letters of one insert, at most.
+/// Dead letters of one insert, at most.
 const MAX_BATCH: usize = 500;
 
-/// How long a letter waits for company.
+/// How long a dead letter waits for company.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The queue: any number put in, one takes out.
@@ -74,12 +74,12 @@ impl Queue {
         }
     }
 
-    /// Counts letters that were given up.
+    /// Counts dead letters that were given up.
     pub fn gave_up(&self, letters: usize) {
         self.dropped.inc_by(letters as u64);
     }
 
-    /// Letters that wait.
+    /// Dead letters that wait.
     pub fn len(&self) -> usize {
         self.lock().letters.len()
     }
@@ -127,7 +127,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::tests::letter;
+    use super::super::letter::tests::dead_letter;
     use super::*;
 
     fn queue() -> Queue {
@@ -137,11 +137,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_letter_waits_for_company_and_a_full_batch_does_not() {
         let queue = queue();
-        queue.offer(vec![letter(b"1")]);
+        queue.offer(vec![dead_letter(b"1")]);
         let started = Instant::now();
         assert_eq!(queue.next().await.unwrap().len(), 1);
         assert_eq!(started.elapsed(), LINGER);
-        queue.offer(vec![letter(b"1"); MAX_BATCH + 1]);
+        queue.offer(vec![dead_letter(b"1"); MAX_BATCH + 1]);
         assert_eq!(queue.next().await.unwrap().len(), MAX_BATCH);
         assert_eq!(started.elapsed(), LINGER);
     }
@@ -149,12 +149,12 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_is_dropped_and_counted() {
         let queue = queue();
-        queue.offer(vec![letter(&[0; 1 << 20]); 20]);
+        queue.offer(vec![dead_letter(&[0; 1 << 20]); 20]);
         assert_eq!((queue.len(), queue.dropped.get()), (15, 5));
         queue.close();
         assert_eq!(queue.next().await.unwrap().len(), 15);
         assert!(queue.next().await.is_none());
-        queue.offer(vec![letter(b"late")]);
+        queue.offer(vec![dead_letter(b"late")]);
         assert_eq!((queue.len(), queue.dropped.get()), (0, 6));
     }
 }

@@ -113,7 +113,7 @@ impl Building {
         self.last = read.offset;
         let must_keep = match known.replay {
             Some(intent) if !intent.keeps(read.offset) => {
-                // Left out for a reason that was true then; if that was poison, the letter is written again, once.
+                // Left out for a reason that was true then; if that was poison, the dead letter is written again, once.
                 match wire::decode(read.payload) {
                     Ok(_) => self.skip(read.offset),
                     Err(error) => self.set_aside(read, error),

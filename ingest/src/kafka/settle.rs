@@ -75,7 +75,7 @@ impl<C: ConsumerContext + 'static> Settler<C> {
         self.commit(closed.first, &metadata).await?;
         let fence = Held { settler: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
-            let letters = closed.poison.iter().map(|poison| self.letter(poison)).collect();
+            let letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
             self.patient.write_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
         }
         let mut refused = Refused::default();
@@ -93,8 +93,8 @@ impl<C: ConsumerContext + 'static> Settler<C> {
     }
 
     /// The whole record, so that a version that can read it may be given it again. Its id is that of its place: a batch that is
-    /// repeated writes the same letter.
-    fn letter(&self, poison: &Poison) -> DeadLetter {
+    /// repeated writes the same dead letter.
+    fn dead_letter(&self, poison: &Poison) -> DeadLetter {
         let (topic, partition) = self.ownership.place();
         let (now, offset, at) = (now_ms(), poison.offset, poison.at);
         DeadLetter {

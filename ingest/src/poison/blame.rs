@@ -85,7 +85,7 @@ impl Patient {
     /// Rehearses a batch and parts of it. The rows are found unless the store, or most of the batch, is to blame.
     async fn rehearse(&self, rows: Arc<Rows>, known: Vec<(usize, Cause)>) -> Result<Rehearsed, StoreError> {
         let rehearsal = Rehearsal::begin(&self.store.client).await?;
-        // What is a letter already is no longer in question: rows are numbered among the others, by kind.
+        // What is a dead letter already is no longer in question: rows are numbered among the others, by kind.
         let mut numbers: Vec<usize> = search::without(rows.len(), &known).into_iter().flatten().collect();
         numbers.sort_by_cached_key(|row| {
             (letters::text(&rows, "project_id", *row), letters::text(&rows, "event_type", *row), *row)

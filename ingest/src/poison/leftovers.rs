@@ -1,4 +1,4 @@
-//! What attempts and earlier batches left of refused events: rows in raw, and open letters of the same events.
+//! What attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
 //!
 //! Others wait for the batch. So while ClickHouse answers, but does not do it (a projection on `events` forbids `DELETE`, a mutation
 //! before it hangs), it is tried [`MOST_REFUSALS`] times only. A row that stays in raw is counted (`refused_leftovers`) and logged.
@@ -24,7 +24,7 @@ const DELETE_WITHIN: Duration = Duration::from_secs(60);
 const MOST_REFUSALS: u32 = 10;
 
 impl Patient {
-    /// Refused rows that an attempt had left in raw go, and so do older letters of the same events.
+    /// Refused rows that an attempt had left in raw go, and so do older dead letters of the same events.
     pub(super) async fn tidy<F: Fence>(
         &self,
         block: Block<'_>,
@@ -44,7 +44,7 @@ impl Patient {
                     %error,
                     token,
                     rows = refused.len(),
-                    "refused events may be left in `events`; delete those that have letters, then run `tallyhouse rollups rebuild`"
+                    "refused events may be left in `events`; delete those that have dead letters, then run `tallyhouse rollups rebuild`"
                 );
             }
             // Who remembers answers may have asked raw events in between.
@@ -52,7 +52,7 @@ impl Patient {
         }
         let discard = || discard_older(&store.client, rows, refused, store.timeout);
         if let Err(error) = retry("discard older dead letters", fence, limit, discard).await? {
-            tracing::warn!(%error, token, "events that were refused before have several open letters");
+            tracing::warn!(%error, token, "events that were refused before have several open dead letters");
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ async fn delete_rows(
     Ok(())
 }
 
-/// Of several open letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
+/// Of several open dead letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
 async fn discard_older(
     client: &Client,
     rows: &Rows,

@@ -1,6 +1,6 @@
 //! Refused rows as dead letters.
 //!
-//! A letter's id is the batch's token and the row's number in it, so that whoever repeats the batch knows from the letters which of
+//! A dead letter's id is the batch's token and the row's number in it, so that whoever repeats the batch knows from the dead letters which of
 //! its rows are refused, and writes none twice. Its payload is the event as the API takes it, made from the row: what normalisation
 //! changed stays changed, and `tallyhouse dlq replay` can send it again.
 
@@ -11,16 +11,16 @@ use tallyhouse_sql::native::{Rows, Value};
 use super::search::Cause;
 use crate::dead_letters::{DeadLetter, Kind, Origin, State, cut};
 
-/// The code of these letters.
+/// The code of these dead letters.
 pub const CODE: &str = "refused_by_store";
 
-/// What the ids of a batch's letters begin with.
+/// What the ids of a batch's dead letters begin with.
 pub fn prefix(token: &str) -> String {
     format!("{token}-")
 }
 
-/// A row's letter.
-pub fn letter(token: &str, topic: &str, rows: &Rows, row: usize, cause: &Cause) -> DeadLetter {
+/// A row's dead letter.
+pub fn dead_letter(token: &str, topic: &str, rows: &Rows, row: usize, cause: &Cause) -> DeadLetter {
     let now = now_ms();
     let origin = Origin {
         topic: topic.to_owned(),
@@ -148,7 +148,7 @@ mod tests {
         builder.push("p", &event, None);
         builder.push("p", &event, None);
         let rows = Rows::read(&builder.finish().chunks).unwrap();
-        let letter = letter("t", "", &rows, 1, &Cause { code: 469, reason: "why".into() });
+        let letter = dead_letter("t", "", &rows, 1, &Cause { code: 469, reason: "why".into() });
         assert_eq!((letter.id.as_str(), letter.event_id.as_str(), letter.project.as_str()), ("t-1", "e", "p"));
         assert_eq!((letter.origin.partition, letter.origin.offset, letter.received_at), (-1, -1, 1_700_000_001_000));
         let payload: Json = serde_json::from_slice(&letter.payload).unwrap();

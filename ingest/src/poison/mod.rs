@@ -27,22 +27,22 @@
 //! the rest is stored: by then each target has T, so no attempt that is still under way can bring them back. A rollup cannot forget
 //! an event, so its hours are rebuilt from raw, for all batches together, and for half of the time at most.
 //!
-//! **One letter for an event**: who sends a refused event again has it refused again. The newest letter stays open, the others are
+//! **One dead letter for an event**: who sends a refused event again has it refused again. The newest dead letter stays open, the others are
 //! discarded.
 //!
 //! **Killed anywhere**, the next process reaches the same end:
 //! * before the letters: nothing says that a row is refused, and it is searched again;
-//! * after them (one insert, so all or none): whoever repeats a batch of another process reads the letters of its token first and
+//! * after them (one insert, so all or none): whoever repeats a batch of another process reads the dead letters of its token first and
 //!   leaves those rows out, even when ClickHouse would take them by now: a row has one fate;
 //! * after the rest: T makes the repetition nothing, and deleting what is gone is nothing.
 //!
 //! Failure cases:
 //! * no rehearsal is possible (a view that this user may not copy): the batch waits, as it did before there were rehearsals;
 //! * the rehearsal takes what the insert refuses: the same; only a table that keeps rows can refuse so;
-//! * letters are refused: they are written without payloads, and when those are refused too, they are dropped and counted, so that
-//!   nobody waits for a letter;
+//! * dead letters are refused: they are written without payloads, and when those are refused too, they are dropped and counted, so that
+//!   nobody waits for a dead letter;
 //! * a refused row cannot be taken out of raw again: it stays, counted and logged, so that nobody waits for it (`leftovers`);
-//! * a refused row's id is forgotten: who sends the event again, or replays its letter after a fix, is not called a duplicate. A
+//! * a refused row's id is forgotten: who sends the event again, or replays its dead letter after a fix, is not called a duplicate. A
 //!   repeat that came while the batch was under way shares its fate.
 
 mod blame;
@@ -93,7 +93,7 @@ impl Fence for Alone {
 pub struct Origin<'a> {
     /// The Kafka topic; empty without Kafka.
     pub topic: &'a str,
-    /// Another process may have begun it: there may be letters of it.
+    /// Another process may have begun it: there may be dead letters of it.
     pub is_repeated: bool,
     /// When it may have been attempted first, in milliseconds since 1970; `None`: it was not attempted before.
     pub since: Option<i64>,

@@ -7,7 +7,7 @@ use tallyhouse_sql::{Fault, StoreError};
 use super::{Fence, Limit, Patient, SEARCH_AFTER, repair, retry};
 use crate::dead_letters::{self, DeadLetter};
 
-/// The table of letters.
+/// The table of dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
 
 impl Patient {

@@ -120,7 +120,7 @@ impl Patient {
         }
     }
 
-    /// Reads which rows of a batch are letters already. Tries until ClickHouse answers.
+    /// Reads which rows of a batch are dead letters already. Tries until ClickHouse answers.
     async fn recall<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<(), F::Lost> {
         #[derive(Row, Deserialize)]
         struct Letter {
@@ -180,8 +180,10 @@ impl Patient {
         fence: &F,
     ) -> Result<(), F::Lost> {
         let Some(rows) = course.rows.clone() else { return Ok(()) };
-        let letters: Vec<DeadLetter> =
-            refused.iter().map(|(row, cause)| letters::letter(block.token, origin.topic, &rows, *row, cause)).collect();
+        let letters: Vec<DeadLetter> = refused
+            .iter()
+            .map(|(row, cause)| letters::dead_letter(block.token, origin.topic, &rows, *row, cause))
+            .collect();
         let first = refused.first().map_or(0, |(row, _)| *row);
         let token = format!("{}-refused-{first}-{}", block.token, refused.len());
         if course.may_be_written {

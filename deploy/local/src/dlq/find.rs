@@ -1,4 +1,4 @@
-//! Filters -> letters.
+//! Filters -> dead letters.
 
 use clap::Args;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use tallyhouse_schema::time;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::{Connection, StoreError};
 
-/// Which letters. All conditions must hold.
+/// Which dead letters. All conditions must hold.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filters {
     /// Of this project
@@ -122,7 +122,7 @@ fn instant(option: &'static str, value: &str) -> Result<i64, BadFilter> {
     time::parse(value).map(|instant| instant.ms).map_err(|_| BadFilter { option, value: value.to_owned() })
 }
 
-/// The letters that match, the oldest first.
+/// The dead letters that match, the oldest first.
 pub async fn find(
     connection: &Connection,
     filters: &Filters,

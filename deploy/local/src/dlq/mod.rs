@@ -1,10 +1,10 @@
 //! `tallyhouse dlq`: looks at dead letters, sends them again, or puts them away.
 //!
 //! ```text
-//! filters -> find (newest row of each letter) -> list | show | replay (prepare -> send -> mark) | discard (mark)
+//! filters -> find (newest row of each dead letter) -> list | show | replay (prepare -> send -> mark) | discard (mark)
 //! ```
 //!
-//! A letter is marked by inserting it once more, newer. Replay marks after the event was taken: when that fails, the letter
+//! A dead letter is marked by inserting it once more, newer. Replay marks after the event was taken: when that fails, the dead letter
 //! stays open, and replaying it again is a duplicate, because what is sent always has an id.
 
 mod find;
@@ -25,13 +25,13 @@ pub use print::{details, json_line, table};
 pub use replay::{NotSendable, ReplayError, Sent, prepare, replay};
 pub use send::{Answer, SendError, Sender};
 
-/// Letters of one insert.
+/// Dead letters of one insert.
 const MARKED_AT_ONCE: usize = 500;
 
 /// Inserting marks may take this long.
 const MARK_WITHIN: Duration = Duration::from_secs(30);
 
-/// Says what became of letters.
+/// Says what became of dead letters.
 pub async fn mark(writer: &Connection, letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
     let client = writer.client();
     for letters in letters.chunks(MARKED_AT_ONCE) {

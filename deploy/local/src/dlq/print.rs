@@ -1,9 +1,9 @@
-//! Letters as text.
+//! Dead letters as text.
 
 use serde_json::json;
 use tallyhouse_ingest::dead_letters::DeadLetter;
 
-/// A line a letter, under a heading.
+/// One line per dead letter, under a heading.
 pub fn table(letters: &[DeadLetter]) -> String {
     let mut out = String::new();
     let mut line = |fields: [&str; 6]| {
@@ -17,7 +17,7 @@ pub fn table(letters: &[DeadLetter]) -> String {
     out
 }
 
-/// A letter as one line of JSON, without its payload.
+/// A dead letter as one line of JSON, without its payload.
 pub fn json_line(letter: &DeadLetter) -> String {
     json!({
         "id": letter.id, "project": letter.project, "state": letter.state, "kind": letter.kind, "code": letter.code,
@@ -29,7 +29,7 @@ pub fn json_line(letter: &DeadLetter) -> String {
     .to_string()
 }
 
-/// Everything about a letter; a payload that is not text is hexadecimal.
+/// Everything about a dead letter; a payload that is not text is hexadecimal.
 pub fn details(letter: &DeadLetter) -> String {
     let payload = match std::str::from_utf8(&letter.payload) {
         Ok(text) => printable(text),

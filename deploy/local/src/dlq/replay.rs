@@ -1,4 +1,4 @@
-//! Letters -> the ingest API -> marks.
+//! Dead letters -> the ingest API -> marks.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use tallyhouse_sql::{Connection, StoreError};
 use super::mark;
 use super::send::{Answer, SendError, Sender};
 
-/// Why a letter is not sent.
+/// Why a dead letter is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotSendable {
     /// A Kafka record.
@@ -27,7 +27,7 @@ pub enum NotSendable {
     BrokenId,
 }
 
-/// What became of one letter.
+/// What became of one dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
     /// Taken and marked.
@@ -49,8 +49,8 @@ pub enum ReplayError {
     /// The API.
     #[error(transparent)]
     Send(#[from] SendError),
-    /// Marking: the event is counted, and the letter is still open. Replaying it again is a duplicate.
-    #[error("the event was taken, and its letter could not be marked: {0}")]
+    /// Marking: the event is counted, and the dead letter is still open. Replaying it again is a duplicate.
+    #[error("the event was taken, and its dead letter could not be marked: {0}")]
     Mark(#[from] StoreError),
 }
 
@@ -92,7 +92,7 @@ fn given<'a>(event: &'a Fields<'_>, spellings: [&str; 2]) -> Option<&'a RawValue
     spellings.iter().filter_map(|name| event.get(*name)).map(|value| &**value).find(|value| value.get() != "null")
 }
 
-/// Sends one letter and marks it when it was taken.
+/// Sends one dead letter and marks it when it was taken.
 pub async fn replay(writer: &Connection, sender: &Sender, letter: &DeadLetter) -> Result<Sent, ReplayError> {
     let event = match prepare(letter) {
         Ok(event) => event,
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    fn letter(payload: &str) -> DeadLetter {
+    fn dead_letter(payload: &str) -> DeadLetter {
         DeadLetter {
             project: "p".into(),
             id: "letter".into(),
@@ -137,11 +137,11 @@ mod tests {
 
     #[test]
     fn what_is_sent_has_an_id_so_that_a_second_replay_is_a_duplicate() {
-        let sent = |payload| prepared(&letter(payload))["eventId"].clone();
+        let sent = |payload| prepared(&dead_letter(payload))["eventId"].clone();
         assert_eq!(sent(r#"{"eventId":"mine"}"#), "mine");
         assert_eq!(sent("{}"), "letter");
         assert_eq!(sent(r#"{"event_id":""}"#), "letter");
-        assert_eq!(prepared(&letter(r#"{"event_id":"mine"}"#)).get("eventId"), None);
+        assert_eq!(prepared(&dead_letter(r#"{"event_id":"mine"}"#)).get("eventId"), None);
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         // Ten o'clock, received at eleven.
         let (ten, eleven) = (1_800_000_000_000_i64, 1_800_003_600_000_i64);
         let late =
-            |payload: &str| prepared(&DeadLetter { received_at: eleven, ..letter(payload) })["timestamp"].clone();
+            |payload: &str| prepared(&DeadLetter { received_at: eleven, ..dead_letter(payload) })["timestamp"].clone();
         for (payload, expected) in [
             ("{}".to_owned(), json!(eleven)),
             (r#"{"timestamp":null,"sentAt":1800000000}"#.to_owned(), json!(ten)),
@@ -160,7 +160,7 @@ mod tests {
             (r#"{"timestamp":"soon","sentAt":6000}"#.to_owned(), json!("soon")),
         ] {
             assert_eq!(late(&payload), expected, "{payload}");
-            let event = prepared(&letter(&payload));
+            let event = prepared(&dead_letter(&payload));
             assert!(event.get("sentAt").is_none() && event.get("sent_at").is_none());
         }
     }
@@ -168,17 +168,18 @@ mod tests {
     #[test]
     fn an_event_keeps_every_digit() {
         let payload = r#"{"eventId":"a","n":18446744073709551617,"timestamp":5,"properties":{"a":1,"a":12345678901234567890123}}"#;
-        let sent = prepare(&letter(payload)).unwrap();
+        let sent = prepare(&dead_letter(payload)).unwrap();
         assert!(sent.contains(r#""n":18446744073709551617"#), "{sent}");
         assert!(sent.contains(r#""properties":{"a":1,"a":12345678901234567890123}"#), "{sent}");
     }
 
     #[test]
     fn what_is_no_event_is_not_sent() {
-        assert_eq!(prepare(&letter("{oops")), Err(NotSendable::NotAnObject));
-        assert_eq!(prepare(&letter("[1]")), Err(NotSendable::NotAnObject));
-        let broken = DeadLetter { code: "broken_id".into(), ..letter(r#"{"eventType":"a","userId":"J\u{fffd}rg"}"#) };
+        assert_eq!(prepare(&dead_letter("{oops")), Err(NotSendable::NotAnObject));
+        assert_eq!(prepare(&dead_letter("[1]")), Err(NotSendable::NotAnObject));
+        let broken =
+            DeadLetter { code: "broken_id".into(), ..dead_letter(r#"{"eventType":"a","userId":"J\u{fffd}rg"}"#) };
         assert_eq!(prepare(&broken), Err(NotSendable::BrokenId));
-        assert_eq!(prepare(&DeadLetter { kind: Kind::Record, ..letter("{}") }), Err(NotSendable::Record));
+        assert_eq!(prepare(&DeadLetter { kind: Kind::Record, ..dead_letter("{}") }), Err(NotSendable::Record));
     }
 }

@@ -60,7 +60,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// To `url`, the full address of `/v1/events`. What is refused again does not become another letter.
+    /// To `url`, the full address of `/v1/events`. What is refused again does not become another dead letter.
     pub fn new(url: &str, key: &Secret) -> Result<Self, SendError> {
         let mut value = HeaderValue::from_str(key.expose()).map_err(|_| SendError::Key)?;
         value.set_sensitive(true);

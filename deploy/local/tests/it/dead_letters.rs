@@ -51,11 +51,11 @@ async fn a_refused_event_is_kept_found_and_replayed_once() {
     ]);
     let reply = service.send(body.to_string()).await;
     assert_eq!((reply.status.as_u16(), json(&reply)["rejected"].as_array().unwrap().len()), (202, 2));
-    eventually("two letters", async || count(&writer, &project, OPEN).await == 2).await;
+    eventually("two dead letters", async || count(&writer, &project, OPEN).await == 2).await;
 
     let listed = dlq(&["list", "--project", &project, "--json"]).await;
     let mut lines: Vec<Value> = printed(&listed).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // Letters of one request have one time; their order among each other means nothing.
+    // Dead letters of one request have one time; their order among each other means nothing.
     lines.sort_by_key(|line| std::cmp::Reverse(line["code"].to_string()));
     assert_eq!(lines.iter().map(|line| &line["code"]).collect::<Vec<_>>(), ["too_old", "missing_field"]);
     assert_eq!((&lines[0]["eventId"], &lines[0]["keyId"]), (&json!("old"), &json!("ingest")));
@@ -79,14 +79,14 @@ async fn a_refused_event_is_kept_found_and_replayed_once() {
     assert_eq!(count(&writer, &project, &at).await, 1);
 
     let dry = dlq(&["discard", "--project", &project, "--dry-run"]).await;
-    assert!(printed(&dry).contains("1 letters would be discarded"), "{}", printed(&dry));
+    assert!(printed(&dry).contains("1 dead letters would be discarded"), "{}", printed(&dry));
     assert_eq!(count(&writer, &project, OPEN).await, 1);
     dlq(&["discard", "--project", &project]).await;
     assert_eq!(count(&writer, &project, OPEN).await, 0);
-    // It writes what letters it still has.
+    // It writes what dead letters it still has.
     service.stop().await;
     let all = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String}";
-    assert_eq!(count(&writer, &project, all).await, 2, "what is refused again is no other letter");
+    assert_eq!(count(&writer, &project, all).await, 2, "what is refused again is no other dead letter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
 
-/// Letters of a project, of one place.
+/// Dead letters of a project, of one place.
 const LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \
     AND code = 'refused_by_store' AND state = 'open'";
 
@@ -78,10 +78,10 @@ impl Place {
         count(&self.connection, &self.project, LETTERS).await
     }
 
-    /// Everything but `refused` events is stored once, in raw and in every rollup, and the others are letters.
+    /// Everything but `refused` events is stored once, in raw and in every rollup, and the others are dead letters.
     pub async fn exact(&self, stored: u64, refused: u64) {
         let found = async || (everywhere(&self.connection, &self.project).await, self.letters().await);
-        let what = format!("{stored} are stored and {refused} are letters");
+        let what = format!("{stored} are stored and {refused} are dead letters");
         let open = "SELECT count() FROM repairs FINAL WHERE state != 'done' AND project_id = {project:String}";
         let repaired = async {
             while found().await != ([stored; 4], refused) || count(&self.connection, &self.project, open).await > 0 {
@@ -95,7 +95,7 @@ impl Place {
         self.verified().await;
         let doubled = "SELECT count() FROM (SELECT id FROM dead_letters WHERE project_id = {project:String} \
             AND state = 'open' GROUP BY id HAVING count() > 1)";
-        assert_eq!(count(&self.connection, &self.project, doubled).await, 0, "a letter was written twice");
+        assert_eq!(count(&self.connection, &self.project, doubled).await, 0, "a dead letter was written twice");
     }
 
     /// Through Kafka there is none.
@@ -151,7 +151,7 @@ async fn a_poison_event_in_the_middle_hurts_no_other() {
             (stored, refused) = (stored + 48, refused + 2);
         }
         let letters = async || place.letters().await == refused;
-        eventually("the refused ones are letters", letters).await;
+        eventually("the refused ones are dead letters", letters).await;
         eventually("nothing waits", async || journaled(&place.data, "batch").is_empty()).await;
         way.remove(&place.connection).await;
     }
@@ -199,7 +199,7 @@ async fn who_waits_is_told_which_event_is_refused_and_may_send_it_again() {
     Refuses::Constraint("events").remove(&place.connection).await;
     let mended = json(&wait(body).await);
     assert_eq!((&mended["accepted"], &mended["duplicates"]), (&json!(1), &json!(19)), "{mended}");
-    // Of the letters of one event the newest is open.
+    // Of the dead letters of one event the newest is open.
     place.exact(20, 2).await;
     service.stop().await;
     place.stop().await;
@@ -218,10 +218,10 @@ async fn from_the_disk_and_after_kills_the_same_events_are_letters() {
     }
     service.kill(&place.data).await;
     place.proxy.set(Mode::Pass);
-    // Killed as soon as it has begun to write letters, and again when there are more.
+    // Killed as soon as it has begun to write dead letters, and again when there are more.
     for letters in [1, 3, 5] {
         service = Service::start_unready(place.proxy.connection.clone(), &place.data, &place.project, &[]).await;
-        eventually("letters are written", async || place.letters().await >= letters).await;
+        eventually("dead letters are written", async || place.letters().await >= letters).await;
         service.kill(&place.data).await;
     }
     service = place.service(&[]).await;
@@ -236,8 +236,8 @@ async fn a_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
     let service = place.service(&[]).await;
     Refuses::Constraint("events").install(&place.connection).await;
     assert_eq!(service.send(mixed(30, &[4])).await.status, 202);
-    // Its letter is written, its answer is not seen: nothing else of the batch can follow.
-    eventually("the letter is written", async || {
+    // Its dead letter is written, its answer is not seen: nothing else of the batch can follow.
+    eventually("the dead letter is written", async || {
         let has_letter = place.letters().await == 1;
         if has_letter {
             place.proxy.set(Mode::Away);
@@ -342,8 +342,10 @@ async fn an_event_that_is_sent_again_and_refused_again_has_one_open_letter() {
     for times in 1..=3_u64 {
         assert_eq!(service.send(body.clone()).await.status, 202);
         let all = "SELECT uniqExact(id) FROM dead_letters WHERE project_id = {project:String}";
-        eventually("it has one letter more", async || count(&place.connection, &place.project, all).await == 2 * times)
-            .await;
+        eventually("it has one dead letter more", async || {
+            count(&place.connection, &place.project, all).await == 2 * times
+        })
+        .await;
         place.exact(18, 2).await;
     }
     service.stop().await;
@@ -465,9 +467,9 @@ async fn a_poison_record_of_kafka_stops_no_partition_also_when_its_consumer_dies
     Refuses::Constraint("rollup_1m").install(&place.connection).await;
     let body = mixed(100, &[30, 31, 77]);
     assert_eq!(gateway.send(body.clone()).await.status, 202);
-    // Killed as soon as one has its letter; its heir has the same intent.
+    // Killed as soon as one has its dead letter; its heir has the same intent.
     for letters in [1, 3] {
-        eventually("letters are written", async || place.letters().await >= letters).await;
+        eventually("dead letters are written", async || place.letters().await >= letters).await;
         running.kill(&consumer_data).await;
         running = consumer().await;
     }

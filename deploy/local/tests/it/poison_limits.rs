@@ -45,7 +45,7 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     store.attempt(block).await.unwrap();
     let writer = Patient::new(store.clone(), Duration::ZERO);
     let cause = Cause { code: 469, reason: "refused".to_owned() };
-    let letter = letters::letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
+    let letter = letters::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
     let Ok(()) = writer.write_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
     let origin = Origin { topic: "", is_repeated: true, since: Some(0) };
     let Ok(stored) = writer.store(block, origin, &Alone).await;
@@ -99,7 +99,7 @@ async fn older_dead_letters_of_the_longest_ids_are_discarded() {
     for times in 1..=2_u64 {
         assert_eq!(service.send(body.clone()).await.status, 202);
         let all = "SELECT uniqExact(id) FROM dead_letters WHERE project_id = {project:String}";
-        eventually("each has one letter more", async || {
+        eventually("each has one dead letter more", async || {
             count(&place.connection, &place.project, all).await == 400 * times && place.is_journal_empty()
         })
         .await;
