@@ -69,14 +69,14 @@ pub async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpList
 }
 
 /// The longest that a peer may take nothing of what was written to it: an answer, or a stream of events.
-pub const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Closes a connection whose peer takes nothing for `patience`. The kernel sees to it, because a server that waits for room
+/// Closes a connection whose peer takes nothing for `timeout`. The kernel sees to it, because a server that waits for room
 /// to write polls nothing else. Elsewhere than on Linux there is no such option, and only dead peers are noticed.
-fn limit_writes(stream: &TcpStream, patience: Duration) -> std::io::Result<()> {
+fn limit_writes(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
-        let ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?;
     }
     Ok(())
@@ -97,7 +97,7 @@ pub async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
-        if let Err(error) = limit_writes(stream, WRITE_PATIENCE) {
+        if let Err(error) = limit_writes(stream, WRITE_TIMEOUT) {
             tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
         }
     });

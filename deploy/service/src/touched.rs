@@ -34,7 +34,7 @@
 //! name no hour, and count for all hours of the day.
 //!
 //! Days are told at most [`AT_ONCE`] at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
-//! late, so more than fits into [`PATIENCE`] would be sent again for ever, and hold up everybody else meanwhile.
+//! late, so more than fits into [`TIME_BUDGET`] would be sent again for ever, and hold up everybody else meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -75,14 +75,14 @@ pub const WRITERS: &str = "tallyhouse:writers";
 /// Between two beats of a writer.
 pub const BEAT_EVERY: Duration = Duration::from_millis(250);
 
-/// Days that are told at a time: what Redis carries out in a small part of [`PATIENCE`].
+/// Days that are told at a time: what Redis carries out in a small part of [`TIME_BUDGET`].
 pub const AT_ONCE: usize = 5_000;
 
 /// Connections of who only tells.
 pub const CONNECTIONS: usize = 2;
 
 /// The longest wait for Redis.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+pub const TIME_BUDGET: Duration = Duration::from_millis(100);
 
 /// Versions outlive every cached answer.
 const KEPT_SECONDS: i64 = 8 * 24 * 3_600;
@@ -97,15 +97,15 @@ pub enum TellError {
     #[error("{0}")]
     Redis(#[from] RedisError),
     /// It hangs.
-    #[error("no answer within {PATIENCE:?}")]
+    #[error("no answer within {TIME_BUDGET:?}")]
     NoAnswer,
 }
 
-/// At most so many connections to a Redis, each waited for no longer than [`PATIENCE`]. The error tells nothing of the URL, which
+/// At most so many connections to a Redis, each waited for no longer than [`TIME_BUDGET`]. The error tells nothing of the URL, which
 /// may hold a password.
 pub fn pool(url: &str, connections: usize) -> Result<Pool, String> {
     let mut config = Config::from_url(url);
-    let timeouts = Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
+    let timeouts = Timeouts { wait: Some(TIME_BUDGET), create: Some(TIME_BUDGET), recycle: Some(TIME_BUDGET) };
     config.pool = Some(PoolConfig { max_size: connections, timeouts, ..PoolConfig::default() });
     config
         .create_pool(Some(Runtime::Tokio1))
@@ -118,12 +118,12 @@ pub fn next(waiting: &BTreeSet<Touched>, after: Option<&Touched>) -> BTreeSet<To
     waiting.range((start, Bound::Unbounded)).take(AT_ONCE).cloned().collect()
 }
 
-/// Tells Redis of days, no more than [`AT_ONCE`], within [`PATIENCE`].
+/// Tells Redis of days, no more than [`AT_ONCE`], within [`TIME_BUDGET`].
 pub async fn tell(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), TellError> {
     send(pool, commands(days)).await
 }
 
-/// Tells Redis that anything may have changed, within [`PATIENCE`]: no answer from before is given again, of any project. Writers that
+/// Tells Redis that anything may have changed, within [`TIME_BUDGET`]: no answer from before is given again, of any project. Writers that
 /// are `gone` are no longer waited for.
 pub async fn tell_everything(pool: &Pool, gone: &[String]) -> Result<(), TellError> {
     let mut pipeline = clearing(None);
@@ -131,7 +131,7 @@ pub async fn tell_everything(pool: &Pool, gone: &[String]) -> Result<(), TellErr
     send(pool, pipeline).await
 }
 
-/// Vouches, within [`PATIENCE`], that this writer told everything that it stored before. `number` rises.
+/// Vouches, within [`TIME_BUDGET`], that this writer told everything that it stored before. `number` rises.
 pub async fn beat(pool: &Pool, id: &str, number: u64) -> Result<(), TellError> {
     let mut pipeline = redis::pipe();
     pipeline.hset_nx(WRITERS, SINCE, rand::random::<u64>()).ignore().hset(WRITERS, id, number).ignore();
@@ -158,7 +158,7 @@ async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
         let mut connection = pool.get().await?;
         Ok(commands.query_async::<()>(&mut connection).await?)
     };
-    tokio::time::timeout(PATIENCE, write).await.unwrap_or(Err(TellError::NoAnswer))
+    tokio::time::timeout(TIME_BUDGET, write).await.unwrap_or(Err(TellError::NoAnswer))
 }
 
 /// What Redis is sent of days, all of it or nothing: a reader compares the fields of a day with each other.

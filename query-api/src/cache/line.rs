@@ -17,7 +17,7 @@ use deadpool_redis::{Pool, PoolError};
 use tallyhouse_service::breaker::{Breaker, Pass, Verdict};
 use tallyhouse_service::touched;
 /// The longest that a command may take.
-pub(super) use tallyhouse_service::touched::PATIENCE;
+pub(super) use tallyhouse_service::touched::TIME_BUDGET as PATIENCE;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::Clock;

@@ -15,7 +15,7 @@ use crate::support;
 use crate::support::proxy::{Mode, Proxy};
 
 /// Longer than a heartbeat, so that something comes whatever happens.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIME_BUDGET: Duration = Duration::from_secs(40);
 
 /// An open stream.
 struct Listener {
@@ -51,7 +51,7 @@ impl Listener {
             if let Some(block) = self.read.pop_front() {
                 return Some(block);
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("something comes")?;
+            let frame = tokio::time::timeout(TIME_BUDGET, self.body.frame()).await.expect("something comes")?;
             let bytes: Bytes = frame.unwrap().into_data().unwrap();
             self.rest.push_str(std::str::from_utf8(&bytes).unwrap());
             while let Some((block, rest)) = self.rest.split_once("\n\n") {
@@ -179,7 +179,7 @@ async fn a_registered_metric_is_streamed_as_it_is_defined_by_now() {
     assert_eq!(service.gauge("tallyhouse_query_stream_questions"), 1);
     define(json!({"name": "bought", "measure": "count", "replaces": 1})).await;
     let changed = async { while total(&listener.event().await.unwrap()) != 3 {} };
-    tokio::time::timeout(PATIENCE, changed).await.expect("the stream follows the metric");
+    tokio::time::timeout(TIME_BUDGET, changed).await.expect("the stream follows the metric");
     service.begin_stop();
 }
 

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Folder, free_ports};
 
 /// How long a condition may take to become true before the test is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_BUDGET: Duration = Duration::from_secs(30);
 
 /// A project that no other test has; its key is its name.
 pub fn new_project() -> String {
@@ -39,12 +39,12 @@ pub fn new_project() -> String {
 
 /// Asks until the answer is yes.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(TIME_BUDGET, async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
+    assert!(waited.await.is_ok(), "{what}: not within {TIME_BUDGET:?}");
 }
 
 /// What a query API is started with besides its projects.
