@@ -38,7 +38,7 @@ use ulid::Ulid;
 use crate::batch::{Batch, Promise};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::poison::{Alone, Origin, Patient, Refused, Stored};
+use crate::poison::{Alone, BatchWriter, Origin, Refused, Stored};
 use crate::spool::folder::{Content, Folder, FolderError};
 use crate::spool::shelf::Shelf;
 use crate::store::{Block, Store};
@@ -77,7 +77,7 @@ pub struct Inserter {
     /// Where batches go.
     pub store: Store,
     /// How they get there when an attempt fails.
-    pub patient: Patient,
+    pub writer: BatchWriter,
     /// Where their files are.
     pub folder: Arc<Folder>,
     /// Files that wait.
@@ -155,7 +155,7 @@ impl Inserter {
     fn attempt(&self, content: Arc<Content>) -> JoinHandle<Outcome> {
         let this = self.clone();
         tokio::spawn(async move {
-            if this.patient.is_wary() && !this.patient.would_take(block(&content)).await {
+            if this.writer.is_wary() && !this.writer.would_take(block(&content)).await {
                 return Outcome::Untried;
             }
             match this.store.attempt(block(&content)).await {
@@ -187,7 +187,7 @@ impl Inserter {
             self.forget(&path).await;
             return intake.handed_back(&promise);
         }
-        let refused = self.store_patiently(&content, false, began_at).await;
+        let refused = self.store_content(&content, false, began_at).await;
         self.forget(&path).await;
         stored(intake, &promise, &refused);
     }
@@ -195,9 +195,9 @@ impl Inserter {
     /// Stores a batch, however often it takes; what ClickHouse refuses for good of it is dead letters.
     ///
     /// `since` is when it may have been attempted first.
-    async fn store_patiently(&self, content: &Content, is_repeated: bool, since: Option<i64>) -> Refused {
+    async fn store_content(&self, content: &Content, is_repeated: bool, since: Option<i64>) -> Refused {
         let origin = Origin { topic: "", is_repeated, since };
-        match self.patient.store(block(content), origin, &Alone).await {
+        match self.writer.store(block(content), origin, &Alone).await {
             Ok(Stored { took, refused }) => {
                 self.inserted(took);
                 refused
@@ -218,7 +218,7 @@ impl Inserter {
             let mut refused = Refused::default();
             if outcome != Some(Outcome::Stored) {
                 match self.read(&path).await {
-                    Some(content) => refused = self.store_patiently(&content, sealed.is_adopted, since).await,
+                    Some(content) => refused = self.store_content(&content, sealed.is_adopted, since).await,
                     None => {
                         self.metrics.journal_damaged.inc();
                         tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");

@@ -14,9 +14,9 @@ use crate::kafka::placement::HASH_SQL;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Whose ids.
+/// Ids that belong into a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whose {
+pub enum IdFilter {
     /// All that a client gave; generated ones repeat nothing.
     Given,
     /// All that belong to a partition, generated ones too: the log may hold a record twice.
@@ -47,7 +47,7 @@ struct HourCount {
     ids: u64,
 }
 
-impl Whose {
+impl IdFilter {
     fn condition(&self) -> String {
         match self {
             Self::Given => "bitAnd(flags, 8) = 0".to_owned(),
@@ -76,20 +76,20 @@ impl Whose {
 /// goes the end of its hour: an id may be remembered for longer than the window, never for less.
 pub async fn read(
     client: &Client,
-    whose: &Whose,
+    filter: &IdFilter,
     dedup: DedupLimits,
     mut remember: impl FnMut(KnownId, i64),
 ) -> Result<usize, StoreError> {
     let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
     let mut ids = 0;
-    for hour in hours_to_read(counts(client, whose, since).await?, dedup.ids as u64) {
+    for hour in hours_to_read(counts(client, filter, since).await?, dedup.ids as u64) {
         let query = client.query(&format!(
             "SELECT project_id, event_id, source_offset FROM events \
              WHERE received_at >= fromUnixTimestamp64Milli({{from:Int64}}) \
              AND received_at < fromUnixTimestamp64Milli({{to:Int64}}) AND {}",
-            whose.condition()
+            filter.condition()
         ));
-        let query = whose.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
+        let query = filter.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
         let mut rows = query.fetch::<KnownId>()?;
         while let Some(known) = within(rows.next()).await? {
             remember(known, (hour + HOUR_MS).min(steady_ms()));
@@ -100,13 +100,13 @@ pub async fn read(
 }
 
 /// Ids received per hour since `since`, by the hour's start in milliseconds.
-async fn counts(client: &Client, whose: &Whose, since: i64) -> Result<BTreeMap<i64, u64>, StoreError> {
+async fn counts(client: &Client, filter: &IdFilter, since: i64) -> Result<BTreeMap<i64, u64>, StoreError> {
     let query = client.query(&format!(
         "SELECT toInt64(toUnixTimestamp(toStartOfHour(received_at))) * 1000 AS hour, count() AS ids FROM events \
          WHERE received_at >= fromUnixTimestamp64Milli({{since:Int64}}) AND {} GROUP BY hour",
-        whose.condition()
+        filter.condition()
     ));
-    let rows = whose.bind(query.param("since", since)).fetch_all::<HourCount>();
+    let rows = filter.bind(query.param("since", since)).fetch_all::<HourCount>();
     Ok(within(rows).await?.into_iter().map(|row| (row.hour, row.ids)).collect())
 }
 

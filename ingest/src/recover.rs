@@ -17,7 +17,7 @@ use tallyhouse_sql::native;
 use crate::config::DedupLimits;
 use crate::inserter::{Inserter, Sealed};
 use crate::intake::Intake;
-use crate::known::{self, KnownId, Whose};
+use crate::known::{self, IdFilter, KnownId};
 use crate::spool::folder::FolderError;
 
 /// Why the ingester cannot start.
@@ -68,7 +68,7 @@ pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError
 pub async fn warm(client: &Client, intake: &Intake, dedup: DedupLimits) -> Result<usize, RecoverError> {
     loop {
         let remember = |id: KnownId, at| intake.remember(&id.project_id, &id.event_id, at);
-        match known::read(client, &Whose::Given, dedup, remember).await {
+        match known::read(client, &IdFilter::Given, dedup, remember).await {
             Ok(ids) => return Ok(ids),
             // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
             Err(error @ StoreError::Refused { code: 60 | 81 | 47 | 16, .. }) => {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::config::BatchLimits;
     use crate::metrics::Metrics;
-    use crate::poison::Patient;
+    use crate::poison::BatchWriter;
     use crate::spool::folder::{Content, Folder};
     use crate::spool::shelf::{Shelf, SpoolLimits};
     use crate::store::Store;
@@ -132,12 +132,8 @@ mod tests {
                 refused_grace: Duration::ZERO,
             };
             let intake = Intake::new(batch, DedupLimits { window: Duration::from_secs(3_600), ids: 1_000 });
-            let patient = Patient::new(store.clone(), Duration::ZERO);
-            Self {
-                path,
-                inserter: Inserter { store, patient, folder, shelf, metrics, took_ms: Arc::default() },
-                intake,
-            }
+            let writer = BatchWriter::new(store.clone(), Duration::ZERO);
+            Self { path, inserter: Inserter { store, writer, folder, shelf, metrics, took_ms: Arc::default() }, intake }
         }
 
         fn left_behind(&self, name: &str, chunks: Vec<Bytes>) {

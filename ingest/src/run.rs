@@ -43,7 +43,7 @@ use crate::kafka::topics::Topics;
 use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use crate::poison::{Patient, repair};
+use crate::poison::{BatchWriter, repair};
 use crate::recover::RecoverError;
 use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
@@ -212,7 +212,7 @@ fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Wa
         intake: Arc::clone(&intake),
         inserter: Inserter {
             metrics: Arc::clone(&store.metrics),
-            patient: Patient::new(store.clone(), config.batch.refused_grace),
+            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
             store,
             folder,
             shelf,
@@ -247,7 +247,7 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
             batch: config.batch,
             dedup: config.dedup,
             hasher: KeyHasher::random(),
-            patient: Patient::new(store.clone(), config.batch.refused_grace),
+            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
             permits: Arc::new(Semaphore::new(config.batch.inserts)),
             lanes: AtomicUsize::new(0),
         }),

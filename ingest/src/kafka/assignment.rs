@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::committer::BatchCommitter;
 use super::consumer::ConsumerParts;
 use super::filling::Chunk;
 use super::lane::Lane;
 use super::ownership::Ownership;
-use super::settle::Settler;
 use super::topics::PROJECT_PREFIX;
 
 /// A partition of a topic.
@@ -207,9 +207,9 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
         partition,
         project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
         common: Arc::clone(&parts.common),
-        settler: Arc::new(Settler {
+        committer: Arc::new(BatchCommitter {
             ownership: Arc::clone(&ownership),
-            patient: parts.common.patient.clone(),
+            writer: parts.common.writer.clone(),
             store: parts.store.clone(),
             metrics: Arc::clone(&parts.store.metrics),
         }),

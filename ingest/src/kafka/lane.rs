@@ -24,14 +24,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::CannotReplay;
+use super::committer::{BatchCommitter, Lost};
 use super::filling::{Chunk, Filling, Judge};
 use super::intent::Intent;
 use super::ownership::{Ownership, Start, blocking};
-use super::settle::{Lost, Settler};
 use crate::batch::KeyHasher;
 use crate::config::{BatchLimits, DedupLimits};
-use crate::known::{self, Whose};
-use crate::poison::{Patient, Refused};
+use crate::known::{self, IdFilter};
+use crate::poison::{BatchWriter, Refused};
 use crate::window::Window;
 
 /// What all lanes of a process share.
@@ -43,7 +43,7 @@ pub struct Common {
     /// Hashes ids.
     pub hasher: KeyHasher,
     /// Stores batches of which something is refused.
-    pub patient: Patient,
+    pub writer: BatchWriter,
     /// Inserts at a time.
     pub permits: Arc<Semaphore>,
     /// Lanes at the moment: they share the windows' memory and the pace of inserts.
@@ -57,7 +57,7 @@ pub struct Lane<C: ConsumerContext> {
     /// The project, when the topic is its own.
     pub(super) project: Option<String>,
     pub(super) common: Arc<Common>,
-    pub(super) settler: Arc<Settler<C>>,
+    pub(super) committer: Arc<BatchCommitter<C>>,
     pub(super) chunks: mpsc::UnboundedReceiver<Chunk>,
     /// Bytes waiting in `chunks`; the sender pauses the partition when they are many.
     pub(super) queued: Arc<AtomicUsize>,
@@ -100,17 +100,17 @@ impl<C: ConsumerContext + 'static> Lane<C> {
             Err(Ended::Lost) => tracing::warn!(topic = &*self.topic, partition = self.partition, "lane lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic = &*self.topic, partition = self.partition, %error, "the lane stands still");
-                self.settler.metrics.lanes_blocked.inc();
-                self.settler.store.health.set("kafka", Status::Down, "a partition stands still: see the log");
+                self.committer.metrics.lanes_blocked.inc();
+                self.committer.store.health.set("kafka", Status::Down, "a partition stands still: see the log");
                 drain.cancelled().await;
-                self.settler.metrics.lanes_blocked.dec();
+                self.committer.metrics.lanes_blocked.dec();
             }
         }
     }
 
     async fn begin(&self) -> Filling {
         let start = loop {
-            match blocking(&self.settler.ownership, Ownership::committed).await {
+            match blocking(&self.committer.ownership, Ownership::committed).await {
                 Ok(start) => break start,
                 Err(error) => {
                     tracing::warn!(topic = &*self.topic, partition = self.partition, %error, "it is not known yet where to begin");
@@ -134,14 +134,14 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     async fn replayable(&self, start: Start) -> Option<Intent> {
         let intent = start.intent?;
         let range = loop {
-            match blocking(&self.settler.ownership, Ownership::range).await {
+            match blocking(&self.committer.ownership, Ownership::range).await {
                 Ok(range) => break range,
                 Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
             }
         };
         let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
         let is_whole = range.start <= intent.first && intent.last < range.end;
-        self.settler.metrics.intent_found(age, is_whole);
+        self.committer.metrics.intent_found(age, is_whole);
         let (topic, partition) = (&*self.topic, self.partition);
         if is_whole {
             tracing::info!(topic, partition, intent.first, intent.last, ?age, "replaying a batch that was begun");
@@ -162,15 +162,15 @@ impl<C: ConsumerContext + 'static> Lane<C> {
         let ids = self.capacity();
         let dedup = DedupLimits { ids, ..self.common.dedup };
         let partitions = loop {
-            match blocking(&self.settler.ownership, Ownership::partitions).await {
+            match blocking(&self.committer.ownership, Ownership::partitions).await {
                 Ok(partitions) if partitions > 0 => break partitions,
                 _ => tokio::time::sleep(AGAIN_AFTER).await,
             }
         };
-        let whose = Whose::Placed { partition: self.partition, partitions, project: self.project.clone() };
+        let filter = IdFilter::Placed { partition: self.partition, partitions, project: self.project.clone() };
         loop {
             let mut window = Window::new(dedup.window, ids);
-            let read = known::read(&self.settler.store.client, &whose, dedup, |id, at| {
+            let read = known::read(&self.committer.store.client, &filter, dedup, |id, at| {
                 window.insert(self.common.hasher.key(&id.project_id, &id.event_id), id.source_offset, at);
             });
             match read.await {
@@ -226,16 +226,16 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) {
         let Some(closed) = filling.close(&self.topic, self.partition) else { return };
         filling.window.set_capacity(self.capacity());
-        self.settler.metrics.lane_window(
+        self.committer.metrics.lane_window(
             &self.topic,
             self.partition,
             filling.window.ids(),
             filling.window.reach(steady_ms()),
         );
-        let settler = Arc::clone(&self.settler);
+        let committer = Arc::clone(&self.committer);
         running.spawn(async move {
             let next = closed.last + 1;
-            let refused = settler.store_batch(closed).await?;
+            let refused = committer.store_batch(closed).await?;
             drop(permit);
             Ok(Done::Stored { next, refused })
         });
@@ -255,8 +255,8 @@ impl<C: ConsumerContext + 'static> Lane<C> {
                 }
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.
                 if self.drain.is_cancelled() || !filling.is_full(self.common.batch) {
-                    let settler = Arc::clone(&self.settler);
-                    running.spawn(async move { settler.commit(next, "").await.map(|()| Done::Committed) });
+                    let committer = Arc::clone(&self.committer);
+                    running.spawn(async move { committer.commit(next, "").await.map(|()| Done::Committed) });
                 }
                 Ok(())
             }

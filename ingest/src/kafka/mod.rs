@@ -36,6 +36,7 @@
 
 mod assignment;
 pub mod batch;
+pub mod committer;
 pub mod config;
 pub mod consumer;
 pub mod filling;
@@ -48,5 +49,4 @@ pub mod progress;
 pub mod records;
 pub mod run;
 pub mod settings;
-pub mod settle;
 pub mod topics;

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::search::{self, Cause, Found, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
-use super::{Fence, Patient, letters, within};
+use super::{BatchWriter, Fence, letters, within};
 use crate::batch::Builder;
 use crate::store::{Block, Store};
 
@@ -45,7 +45,7 @@ pub(super) enum Verdict {
     Wait,
 }
 
-impl Patient {
+impl BatchWriter {
     /// Finds out whose fault a refusal is.
     pub(super) async fn search<F: Fence>(
         &self,

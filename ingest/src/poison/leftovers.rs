@@ -11,7 +11,7 @@ use tallyhouse_sql::native::{Rows, Value};
 
 use super::letters::{self, CODE};
 use super::search::Cause;
-use super::{Fence, Limit, Patient, retry, within};
+use super::{BatchWriter, Fence, Limit, retry, within};
 use crate::store::Block;
 
 /// Keys in one statement, in bytes. ClickHouse reads statements of 256 KiB at most, and one of them names its keys twice.
@@ -23,7 +23,7 @@ const DELETE_WITHIN: Duration = Duration::from_secs(60);
 /// Attempts that ClickHouse answered with an error, or did not answer in time.
 const MOST_REFUSALS: u32 = 10;
 
-impl Patient {
+impl BatchWriter {
     /// Refused rows that an attempt had left in raw go, and so do older dead letters of the same events.
     pub(super) async fn tidy<F: Fence>(
         &self,

@@ -117,9 +117,9 @@ pub struct Refused {
     pub ids: Vec<(String, String)>,
 }
 
-/// See the module.
+/// Stores batches, and isolates the events that are refused (see the module).
 #[derive(Clone)]
-pub struct Patient {
+pub struct BatchWriter {
     /// Where batches go.
     pub store: Store,
     /// How long batches of which most is refused wait before their events are dead letters.
@@ -141,7 +141,7 @@ const CALM: Duration = Duration::from_secs(300);
 /// Refusals in a row after which one searches: of a value, and with a number that tells nothing.
 const SEARCH_AFTER: (u32, u32) = (2, 5);
 
-impl Patient {
+impl BatchWriter {
     /// One that waits so long with batches of which most is refused.
     pub fn new(store: Store, grace: Duration) -> Self {
         Self { store, grace, most: Arc::default(), seen: Arc::default(), troubles: Troubles::default() }

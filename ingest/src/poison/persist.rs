@@ -4,13 +4,13 @@ use bytes::Bytes;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::{Fault, StoreError};
 
-use super::{Fence, Limit, Patient, SEARCH_AFTER, repair, retry};
+use super::{BatchWriter, Fence, Limit, SEARCH_AFTER, repair, retry};
 use crate::dead_letters::{self, DeadLetter};
 
 /// The table of dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
 
-impl Patient {
+impl BatchWriter {
     /// Notes how far the repair of days is.
     pub(super) async fn note<F: Fence>(&self, token: &str, rows: Vec<Bytes>, fence: &F) -> Result<(), F::Lost> {
         if let Err(error) = self.persist(repair::TABLE, token, rows, fence).await? {
@@ -20,7 +20,7 @@ impl Patient {
     }
 
     /// Writes letters: without their payloads when those are refused, and none when that is refused too.
-    pub async fn write_letters<F: Fence>(
+    pub async fn write_dead_letters<F: Fence>(
         &self,
         token: &str,
         mut letters: Vec<DeadLetter>,

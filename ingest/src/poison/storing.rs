@@ -16,7 +16,7 @@ use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
-use super::{Fence, Origin, Patient, Refused, SEARCH_AFTER, Stored, letters, until_done, within};
+use super::{BatchWriter, Fence, Origin, Refused, SEARCH_AFTER, Stored, letters, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
 
@@ -78,7 +78,7 @@ impl Course {
     }
 }
 
-impl Patient {
+impl BatchWriter {
     /// Stores a batch, however often it takes: all of it but what ClickHouse refuses for good, which is dead letters by then.
     pub async fn store<F: Fence>(&self, block: Block<'_>, origin: Origin<'_>, fence: &F) -> Result<Stored, F::Lost> {
         let since = origin.since.unwrap_or_else(now_ms);
@@ -191,7 +191,7 @@ impl Patient {
             self.note(&format!("{token}-pending"), pending, fence).await?;
             course.has_leftovers = true;
         }
-        self.write_letters(&token, letters, fence).await?;
+        self.write_dead_letters(&token, letters, fence).await?;
         for (_, cause) in &refused {
             self.store.metrics.dead_lettered(cause.code);
         }

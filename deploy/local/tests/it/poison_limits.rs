@@ -9,7 +9,7 @@ use serde_json::Value;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::poison::repair::{self, Step};
 use tallyhouse_ingest::poison::search::Cause;
-use tallyhouse_ingest::poison::{Alone, Fence, Origin, Patient, letters};
+use tallyhouse_ingest::poison::{Alone, BatchWriter, Fence, Origin, letters};
 use tallyhouse_ingest::store::{Block, Store};
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
@@ -43,10 +43,10 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
     let block = Block { token, rows: 3, chunks: &chunks, days: &[] };
     store.attempt(block).await.unwrap();
-    let writer = Patient::new(store.clone(), Duration::ZERO);
+    let writer = BatchWriter::new(store.clone(), Duration::ZERO);
     let cause = Cause { code: 469, reason: "refused".to_owned() };
     let letter = letters::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
-    let Ok(()) = writer.write_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
+    let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
     let origin = Origin { topic: "", is_repeated: true, since: Some(0) };
     let Ok(stored) = writer.store(block, origin, &Alone).await;
     stored.refused.rows.len()
@@ -154,7 +154,7 @@ async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
     let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
     let block = Block { token: "given-up", rows: 3, chunks: &chunks, days: &[] };
     let origin = Origin { topic: "", is_repeated: false, since: None };
-    let writer = Patient::new(store.clone(), Duration::from_secs(30));
+    let writer = BatchWriter::new(store.clone(), Duration::from_secs(30));
     let stored = writer.store(block, origin, &LostInTrouble(store.health.clone())).await;
     assert!(stored.is_err(), "it is given up");
     let component = store.health.report().components["store"].clone();

@@ -20,21 +20,21 @@ use super::intent::Intent;
 use super::ownership::{CommitError, Ownership};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::metrics::Metrics;
-use crate::poison::{Fence, Origin, Patient, Refused};
+use crate::poison::{BatchWriter, Fence, Origin, Refused};
 use crate::store::{Block, Store, pause_after};
 
 /// The partition is somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
-/// See the module.
-pub struct Settler<C: ConsumerContext> {
+/// Stores the batches of a partition and commits how far it is (see the module).
+pub struct BatchCommitter<C: ConsumerContext> {
     /// The right to the partition.
     pub ownership: Arc<Ownership<C>>,
     /// Where batches go.
     pub store: Store,
     /// How they get there, however often it takes.
-    pub patient: Patient,
+    pub writer: BatchWriter,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -45,7 +45,7 @@ const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
 /// The intent of a batch, committed again when it is older than it holds.
 struct Held<'a, C: ConsumerContext> {
-    settler: &'a Settler<C>,
+    committer: &'a BatchCommitter<C>,
     first: i64,
     metadata: String,
     fenced: Mutex<Instant>,
@@ -57,14 +57,14 @@ impl<C: ConsumerContext + 'static> Fence for Held<'_, C> {
     async fn hold(&self) -> Result<(), Lost> {
         let fenced = *self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
         if fenced.elapsed() > INTENT_HOLDS {
-            self.settler.commit(self.first, &self.metadata).await?;
+            self.committer.commit(self.first, &self.metadata).await?;
             *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         Ok(())
     }
 }
 
-impl<C: ConsumerContext + 'static> Settler<C> {
+impl<C: ConsumerContext + 'static> BatchCommitter<C> {
     /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
     pub async fn store_batch(&self, closed: Closed) -> Result<Refused, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
@@ -73,10 +73,10 @@ impl<C: ConsumerContext + 'static> Settler<C> {
         }
         let metadata = Intent::metadata(closed.last, now_ms(), closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
-        let fence = Held { settler: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
+        let fence = Held { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
             let letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
-            self.patient.write_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
+            self.writer.write_dead_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
         }
         let mut refused = Refused::default();
         if closed.rows > 0 {
@@ -86,7 +86,7 @@ impl<C: ConsumerContext + 'static> Settler<C> {
                 is_repeated: closed.is_repeated,
                 since: closed.is_repeated.then_some(0),
             };
-            refused = self.patient.store(block, origin, &fence).await?.refused;
+            refused = self.writer.store(block, origin, &fence).await?.refused;
         }
         self.metrics.consumed(closed.counts);
         Ok(refused)
