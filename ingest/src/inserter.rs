@@ -126,11 +126,11 @@ impl Inserter {
             Ok(path) if !is_full => path,
             Ok(path) => {
                 self.forget(&path).await;
-                self.metrics.spool_refused.inc_by(rows as u64);
+                self.metrics.spool.refused.inc_by(rows as u64);
                 return intake.handed_back(&promise);
             }
             Err(error) => {
-                self.metrics.journal_errors.inc();
+                self.metrics.spool.journal_errors.inc();
                 tracing::error!(%error, rows, "a batch cannot be written down and is handed back");
                 return intake.handed_back(&promise);
             }
@@ -176,12 +176,12 @@ impl Inserter {
         let (folder, file) = (Arc::clone(&self.folder), path.clone());
         let synced = tokio::task::spawn_blocking(move || folder.sync(&file)).await;
         if let Ok(Ok(())) = synced {
-            self.metrics.spool_sealed.inc_by(content.rows as u64);
+            self.metrics.spool.sealed.inc_by(content.rows as u64);
             intake.sealed(&promise);
             let attempt = Mutex::new(attempt.flatten());
             return self.shelf.put(&path, Arc::new(Sealed { promise, attempt, began_at, is_adopted: false }));
         }
-        self.metrics.journal_errors.inc();
+        self.metrics.spool.journal_errors.inc();
         tracing::error!(?synced, token = content.token, "a batch cannot be synced to the disk");
         if attempt.is_none() {
             self.forget(&path).await;
@@ -220,7 +220,7 @@ impl Inserter {
                 match self.read(&path).await {
                     Some(content) => refused = self.store_content(&content, sealed.is_adopted, since).await,
                     None => {
-                        self.metrics.journal_damaged.inc();
+                        self.metrics.spool.journal_damaged.inc();
                         tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
                         self.shelf.take(&path);
                         intake.handed_back(&sealed.promise);
@@ -241,7 +241,7 @@ impl Inserter {
             match tokio::task::spawn_blocking(move || folder.read(&file)).await {
                 Ok(Ok(content)) => return content,
                 other => {
-                    self.metrics.journal_errors.inc();
+                    self.metrics.spool.journal_errors.inc();
                     tracing::error!(?other, path = %path.display(), "a batch cannot be read back; trying again");
                     tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
                 }
@@ -263,7 +263,7 @@ impl Inserter {
     /// so long (see [`Intake::next`]), and the file of a sealed one is on the shelf, which holds newer ones back.
     async fn forget(&self, path: &Path) {
         while let Err(error) = self.folder.remove(path) {
-            self.metrics.journal_errors.inc();
+            self.metrics.spool.journal_errors.inc();
             tracing::error!(%error, "the file of a stored batch cannot be removed; trying again");
             tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
         }
@@ -272,7 +272,7 @@ impl Inserter {
     /// Tells what waits, and whether more may.
     pub fn report(&self, intake: &Intake) {
         let is_full = self.shelf.is_full(now_ms());
-        self.metrics.spool(self.shelf.gauges(now_ms()));
+        self.metrics.spool.waiting(self.shelf.gauges(now_ms()));
         intake.set_full(is_full);
         match is_full {
             true => self.store.health.set("spool", Status::Down, "full: events are refused until ClickHouse is back"),

@@ -34,11 +34,11 @@ pub enum RecoverError {
 /// Takes up files that are left, oldest first; half-written ones are removed, damaged ones set aside. Blocking.
 pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError> {
     let found = inserter.folder.look()?;
-    inserter.metrics.journal_unfinished.inc_by(found.unfinished as u64);
+    inserter.metrics.spool.journal_unfinished.inc_by(found.unfinished as u64);
     let mut adopted = 0;
     for path in found.files {
         let Some(content) = inserter.folder.read(&path)? else {
-            inserter.metrics.journal_damaged.inc();
+            inserter.metrics.spool.journal_damaged.inc();
             tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
             continue;
         };
@@ -46,7 +46,7 @@ pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError
         inserter.folder.sync(&path)?;
         let block = content.chunks.concat();
         let ids = native::leading_texts::<2>(&block).unwrap_or_else(|| {
-            inserter.metrics.journal_errors.inc();
+            inserter.metrics.spool.journal_errors.inc();
             tracing::error!(
                 path = %path.display(),
                 rows = content.rows,
@@ -56,7 +56,7 @@ pub fn adopt(inserter: &Inserter, intake: &Intake) -> Result<usize, RecoverError
         });
         let promise = intake.adopt(ids.iter().map(|[project, id]| (*project, *id)));
         inserter.shelf.put(&path, Sealed::adopted(promise));
-        inserter.metrics.journal_replayed.inc();
+        inserter.metrics.spool.journal_replayed.inc();
         adopted += 1;
     }
     Ok(adopted)
@@ -163,12 +163,12 @@ mod tests {
         let place = Place::new();
         place.left_behind("1", block(["a", "b"]));
         assert_eq!(adopt(&place.inserter, &place.intake).unwrap(), 1);
-        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.journal_errors.get()), (2, 0));
+        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.spool.journal_errors.get()), (2, 0));
 
         let place = Place::new();
         place.left_behind("1", vec![Bytes::from_static(b"\x02\x02 of another version")]);
         place.left_behind("2", block(["a", "b"]));
         assert_eq!(adopt(&place.inserter, &place.intake).unwrap(), 2, "it is sent all the same");
-        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.journal_errors.get()), (2, 1));
+        assert_eq!((place.intake.gauges(0).pending_ids, place.inserter.metrics.spool.journal_errors.get()), (2, 1));
     }
 }

@@ -124,11 +124,11 @@ impl Context {
             }
             lane.ownership.lose();
             lane.task.abort();
-            self.parts.store.metrics.lane_ended(&topic, partition);
+            self.parts.store.metrics.kafka.lane_ended(&topic, partition);
         }
         let lanes = self.lanes().len();
         self.parts.common.lanes.store(lanes, Ordering::Relaxed);
-        self.parts.store.metrics.lanes(lanes);
+        self.parts.store.metrics.kafka.lanes(lanes);
     }
 }
 
@@ -143,9 +143,9 @@ impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
         let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.parts.store.metrics.consumer_lag(lag);
+        self.parts.store.metrics.kafka.consumer_lag(lag);
         if statistics.brokers.values().any(|broker| broker.state == "UP")
-            && self.parts.store.metrics.has_no_blocked_lane()
+            && self.parts.store.metrics.kafka.has_no_blocked_lane()
         {
             self.parts.store.health.set("kafka", Status::Up, "");
         }
@@ -159,10 +159,10 @@ impl ConsumerContext for Context {
                 // Lost: the group went on without us. Nothing can be committed any more, so nothing is waited for.
                 let is_lost = consumer.assignment_lost();
                 let within = if is_lost { Duration::ZERO } else { self.parts.drain };
-                self.parts.store.metrics.rebalanced(if is_lost { "lost" } else { "revoked" });
+                self.parts.store.metrics.kafka.rebalanced(if is_lost { "lost" } else { "revoked" });
                 self.end(&places(list), within);
             }
-            Rebalance::Assign(_) => self.parts.store.metrics.rebalanced("assigned"),
+            Rebalance::Assign(_) => self.parts.store.metrics.kafka.rebalanced("assigned"),
             Rebalance::Error(error) => tracing::error!(%error, "a rebalance failed"),
         }
     }
@@ -191,7 +191,7 @@ pub(super) fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
         let lane = begin_lane(consumer, &topic, partition);
         lanes.insert((topic, partition), lane);
     }
-    context.parts.store.metrics.lanes(lanes.len());
+    context.parts.store.metrics.kafka.lanes(lanes.len());
 }
 
 #[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose lane has enough is paused")]

@@ -123,7 +123,7 @@ impl<C: ConsumerContext + 'static> BatchCommitter<C> {
             let committed = tokio::task::spawn_blocking(move || ownership.commit(next, &metadata)).await;
             let error = match committed {
                 Ok(Ok(())) => {
-                    self.metrics.committed(started.elapsed());
+                    self.metrics.kafka.committed(started.elapsed());
                     return Ok(());
                 }
                 Ok(Err(CommitError::Lost)) => return Err(Lost),
@@ -133,7 +133,7 @@ impl<C: ConsumerContext + 'static> BatchCommitter<C> {
                     return Err(Lost);
                 }
             };
-            self.metrics.commit_failed(error.code());
+            self.metrics.kafka.commit_failed(error.code());
             tracing::warn!(%error, next, attempt, "a commit failed and will be repeated while the partition is ours");
             if !error.is_retryable() {
                 return Err(Lost);

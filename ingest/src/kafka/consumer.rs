@@ -125,7 +125,7 @@ fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<Place, Chu
 
 fn trouble(consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), Ended> {
     let code = error.rdkafka_error_code();
-    consumer.context().parts.store.metrics.consumer_failed(code);
+    consumer.context().parts.store.metrics.kafka.consumer_failed(code);
     if let Some((code, reason)) = consumer.client().fatal_error() {
         tracing::error!(?code, reason, "the consumer cannot go on");
         return Err(Ended::Fatal(KafkaError::MessageConsumptionFatal(code)));
@@ -183,7 +183,7 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     if has_ended {
         return Err(Ended::Lane);
     }
-    consumer.context().parts.store.metrics.paused_partitions(paused);
+    consumer.context().parts.store.metrics.kafka.paused_partitions(paused);
     if pause.count() > 0
         && let Err(error) = consumer.pause(&pause)
     {

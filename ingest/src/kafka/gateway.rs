@@ -169,7 +169,7 @@ impl Reports {
                 "a batch is too large for the topic: set `batch.size` in KAFKA_OPTIONS below its `max.message.bytes`"
             );
         }
-        self.metrics.produce_failed(code);
+        self.metrics.kafka.produce_failed(code);
         Landing::Failed
     }
 }
@@ -226,7 +226,7 @@ impl Gateway {
                 message = message.headers(headers.clone());
             }
             if let Err((error, message)) = self.producer.send(message) {
-                self.metrics.produce_failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
+                self.metrics.kafka.produce_failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
                 self.metrics.produced(Landing::Failed);
                 message.delivery_opaque.tracker.land(index, Landing::Failed);
             }

@@ -100,10 +100,10 @@ impl<C: ConsumerContext + 'static> Lane<C> {
             Err(Ended::Lost) => tracing::warn!(topic = &*self.topic, partition = self.partition, "lane lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic = &*self.topic, partition = self.partition, %error, "the lane stands still");
-                self.committer.metrics.lanes_blocked.inc();
+                self.committer.metrics.kafka.lanes_blocked.inc();
                 self.committer.store.health.set("kafka", Status::Down, "a partition stands still: see the log");
                 drain.cancelled().await;
-                self.committer.metrics.lanes_blocked.dec();
+                self.committer.metrics.kafka.lanes_blocked.dec();
             }
         }
     }
@@ -141,7 +141,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
         };
         let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
         let is_whole = range.start <= intent.first && intent.last < range.end;
-        self.committer.metrics.intent_found(age, is_whole);
+        self.committer.metrics.kafka.intent_found(age, is_whole);
         let (topic, partition) = (&*self.topic, self.partition);
         if is_whole {
             tracing::info!(topic, partition, intent.first, intent.last, ?age, "replaying a batch that was begun");
@@ -226,7 +226,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) {
         let Some(closed) = filling.close(&self.topic, self.partition) else { return };
         filling.window.set_capacity(self.capacity());
-        self.committer.metrics.lane_window(
+        self.committer.metrics.kafka.lane_window(
             &self.topic,
             self.partition,
             filling.window.ids(),

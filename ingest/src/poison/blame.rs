@@ -70,7 +70,7 @@ impl BatchWriter {
                 () = tokio::time::sleep(HOLD_EVERY) => fence.hold().await?,
             }
         };
-        self.store.metrics.searched(started.elapsed());
+        self.store.metrics.refusals.searched(started.elapsed());
         let rehearsed = match found {
             Ok(rehearsed) => rehearsed,
             Err(error) => {
@@ -208,7 +208,7 @@ impl Rehearsing<'_> {
     }
 
     async fn send(&self, chunks: &[Bytes]) -> Result<Trial, StoreError> {
-        self.store.metrics.refused_trials.inc();
+        self.store.metrics.refusals.trials.inc();
         match self.rehearsal.send(chunks, self.store.timeout).await {
             Ok(()) => Ok(Trial::Taken),
             Err(error) => match error {

@@ -1,7 +1,7 @@
 //! What attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
 //!
 //! Others wait for the batch. So while ClickHouse answers, but does not do it (a projection on `events` forbids `DELETE`, a mutation
-//! before it hangs), it is tried [`MOST_REFUSALS`] times only. A row that stays in raw is counted (`refused_leftovers`) and logged.
+//! before it hangs), it is tried [`MOST_REFUSALS`] times only. A row that stays in raw is counted (`refusals.leftovers`) and logged.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl BatchWriter {
         if has_leftovers {
             let delete = || delete_rows(&store.client, rows, refused, store.timeout);
             if let Err(error) = retry("delete refused events", fence, limit, delete).await? {
-                store.metrics.refused_leftovers.inc_by(refused.len() as u64);
+                store.metrics.refusals.leftovers.inc_by(refused.len() as u64);
                 tracing::error!(
                     %error,
                     token,

@@ -208,7 +208,7 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
                 Ok(()) => {
                     mark(store, days.range(from..to).flat_map(|(_, repairs)| repairs.iter().copied()), Step::Done)
                         .await?;
-                    store.metrics.repairs.inc();
+                    store.metrics.refusals.repairs.inc();
                 }
                 Err(error @ (RollupsError::Busy | RollupsError::Store(StoreError::Unreachable(_)))) => {
                     return Err(error);

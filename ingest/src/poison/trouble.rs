@@ -49,7 +49,7 @@ impl BatchTrouble {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<Ulid, Trouble>)) {
         let mut troubles = self.troubles.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut troubles);
-        self.store.metrics.store_refuses.set(troubles.values().any(|trouble| trouble.is_everything).into());
+        self.store.metrics.refusals.store_refuses.set(troubles.values().any(|trouble| trouble.is_everything).into());
         let worst = troubles.values().max_by_key(|trouble| (trouble.status == Status::Down, trouble.is_everything));
         let (status, detail) = worst.map_or((Status::Up, ""), |worst| (worst.status, &worst.detail));
         self.store.health.set(COMPONENT, status, detail);
@@ -89,7 +89,7 @@ mod tests {
         };
         let told = || {
             let component = store.health.report().components[COMPONENT].clone();
-            (component.status, component.detail, store.metrics.store_refuses.get())
+            (component.status, component.detail, store.metrics.refusals.store_refuses.get())
         };
         let trouble =
             |status, is_everything, detail: &str| Trouble { status, is_everything, detail: detail.to_owned() };

@@ -56,7 +56,7 @@ impl RecordSpool {
         let (puts, receiver) = mpsc::channel(WAITING);
         let shelf = Shelf::new(limits);
         let found = folder.look()?;
-        metrics.journal_unfinished.inc_by(found.unfinished as u64);
+        metrics.spool.journal_unfinished.inc_by(found.unfinished as u64);
         for path in found.files {
             shelf.put(&path, ());
         }
@@ -71,7 +71,7 @@ impl RecordSpool {
             rows += 1;
         }
         if self.shelf.is_full(now_ms()) {
-            self.metrics.spool_refused.inc_by(rows as u64);
+            self.metrics.spool.refused.inc_by(rows as u64);
             return Err(NotSpooled);
         }
         let (done, durable) = oneshot::channel();
@@ -119,11 +119,11 @@ impl RecordSpool {
         match written.await {
             Ok(Ok(path)) => {
                 self.shelf.put(&path, ());
-                self.metrics.spool_sealed.inc_by(rows as u64);
+                self.metrics.spool.sealed.inc_by(rows as u64);
                 true
             }
             Ok(Err(error)) => {
-                self.metrics.journal_errors.inc();
+                self.metrics.spool.journal_errors.inc();
                 tracing::error!(%error, "records cannot be spooled and are handed back");
                 false
             }
@@ -142,13 +142,13 @@ impl RecordSpool {
             let content = match tokio::task::spawn_blocking(move || folder.read(&file)).await {
                 Ok(Ok(Some(content))) => content,
                 Ok(Ok(None)) => {
-                    self.metrics.journal_damaged.inc();
+                    self.metrics.spool.journal_damaged.inc();
                     tracing::error!(path = %path.display(), "a spooled file is damaged and was set aside");
                     self.shelf.take(&path);
                     continue;
                 }
                 _ => {
-                    self.metrics.journal_errors.inc();
+                    self.metrics.spool.journal_errors.inc();
                     tracing::error!(path = %path.display(), "a spooled file cannot be read; trying again");
                     tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
                     continue;
@@ -160,7 +160,7 @@ impl RecordSpool {
                 attempt = attempt.saturating_add(1);
             }
             while let Err(error) = self.folder.remove(&path) {
-                self.metrics.journal_errors.inc();
+                self.metrics.spool.journal_errors.inc();
                 tracing::error!(%error, "a file that was sent cannot be removed; trying again");
                 tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
             }
@@ -170,7 +170,7 @@ impl RecordSpool {
 
     /// Files and bytes that wait, and the age of the oldest.
     pub fn report(&self) {
-        self.metrics.spool(self.shelf.gauges(now_ms()));
+        self.metrics.spool.waiting(self.shelf.gauges(now_ms()));
     }
 
     /// Whether nothing waits.

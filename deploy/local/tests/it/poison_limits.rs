@@ -57,14 +57,14 @@ async fn a_refused_row_that_cannot_be_deleted_is_counted_and_holds_up_nothing() 
     let place = Place::new().await;
     let store = store_of(&place);
     assert_eq!(take_over(&place, &store, "first").await, 1);
-    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refused_leftovers.get()), (2, 0));
+    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refusals.leftovers.get()), (2, 0));
     // ClickHouse deletes no row of a table with a projection.
     let projection = "ADD PROJECTION kinds (SELECT event_type, count() GROUP BY event_type)";
     for change in ["MODIFY SETTING deduplicate_merge_projection_mode = 'drop'", projection] {
         execute(&place.connection, &format!("ALTER TABLE tallyhouse.events {change}")).await.unwrap();
     }
     assert_eq!(take_over(&place, &store, "second").await, 1);
-    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refused_leftovers.get()), (5, 1));
+    assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refusals.leftovers.get()), (5, 1));
     place.stop().await;
 }
 
@@ -158,7 +158,7 @@ async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
     let stored = writer.store(block, origin, &LostInTrouble(store.health.clone())).await;
     assert!(stored.is_err(), "it is given up");
     let component = store.health.report().components["store"].clone();
-    assert_eq!((component.status, store.metrics.store_refuses.get()), (Status::Up, 0), "{}", component.detail);
+    assert_eq!((component.status, store.metrics.refusals.store_refuses.get()), (Status::Up, 0), "{}", component.detail);
     place.stop().await;
 }
 

@@ -1,0 +1,194 @@
+//! Kafka: records, partitions, offsets.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::{Registrar, seconds};
+use crate::kafka::batch::Counts;
+use crate::kafka::gateway::Landing;
+
+/// Figures of the way through Kafka.
+pub struct KafkaMetrics {
+    produced: IntCounterVec,
+    produce_failures: IntCounterVec,
+    consumed: IntCounterVec,
+    consumer_failures: IntCounterVec,
+    consumer_lag: IntGauge,
+    commit_seconds: Histogram,
+    commit_failures: IntCounterVec,
+    intents: IntCounterVec,
+    intent_seconds: Histogram,
+    rebalances: IntCounterVec,
+    lanes: IntGauge,
+    lane_window_ids: IntGaugeVec,
+    lane_window_seconds: IntGaugeVec,
+    paused_partitions: IntGauge,
+    /// Partitions that stand still until a person or another version helps.
+    pub lanes_blocked: IntGauge,
+}
+
+impl KafkaMetrics {
+    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            produced: registrar.counters(
+                "tallyhouse_ingest_kafka_produced_total",
+                "Records by how they landed",
+                &["landing"],
+            )?,
+            produce_failures: registrar.counters(
+                "tallyhouse_ingest_kafka_produce_failures_total",
+                "Records that Kafka did not acknowledge, by its error",
+                &["error"],
+            )?,
+            consumed: registrar.counters(
+                "tallyhouse_ingest_kafka_consumed_total",
+                "Records by what they are",
+                &["kind"],
+            )?,
+            consumer_failures: registrar.counters(
+                "tallyhouse_ingest_kafka_consumer_failures_total",
+                "Polls that failed, by Kafka's error",
+                &["error"],
+            )?,
+            consumer_lag: registrar.gauge("tallyhouse_ingest_kafka_consumer_lag", "Records that are not read yet")?,
+            commit_seconds: registrar.histogram(
+                "tallyhouse_ingest_kafka_commit_seconds",
+                "Time of a commit",
+                seconds()?,
+            )?,
+            commit_failures: registrar.counters(
+                "tallyhouse_ingest_kafka_commit_failures_total",
+                "Commits that failed, by Kafka's error",
+                &["error"],
+            )?,
+            intents: registrar.counters(
+                "tallyhouse_ingest_kafka_intents_total",
+                "Begun batches that were found when a partition was taken over",
+                &["found"],
+            )?,
+            intent_seconds: registrar.histogram(
+                "tallyhouse_ingest_kafka_intent_age_seconds",
+                "Age of begun batches that were found",
+                exponential_buckets(0.1, 4.0, 10)?,
+            )?,
+            rebalances: registrar.counters(
+                "tallyhouse_ingest_kafka_rebalances_total",
+                "Rebalances by kind",
+                &["kind"],
+            )?,
+            lanes: registrar.gauge("tallyhouse_ingest_kafka_lanes", "Partitions that are ours")?,
+            lane_window_ids: registrar.gauges(
+                "tallyhouse_ingest_kafka_dedup_window_ids",
+                "Event ids that are remembered for a partition",
+                &["topic", "partition"],
+            )?,
+            lane_window_seconds: registrar.gauges(
+                "tallyhouse_ingest_kafka_dedup_window_seconds",
+                "How far back remembered event ids of a partition reach",
+                &["topic", "partition"],
+            )?,
+            paused_partitions: registrar
+                .gauge("tallyhouse_ingest_kafka_paused_partitions", "Partitions that wait for ClickHouse")?,
+            lanes_blocked: registrar.gauge(
+                "tallyhouse_ingest_kafka_blocked_partitions",
+                "Partitions that stand still until somebody helps",
+            )?,
+        })
+    }
+
+    /// Kafka did not take a record.
+    pub fn produce_failed(&self, code: RDKafkaErrorCode) {
+        self.produce_failures.with_label_values(&[&error_name(Some(code))]).inc();
+    }
+
+    /// A poll failed.
+    pub fn consumer_failed(&self, code: Option<RDKafkaErrorCode>) {
+        self.consumer_failures.with_label_values(&[&error_name(code)]).inc();
+    }
+
+    /// Records that are not read yet.
+    pub fn consumer_lag(&self, records: i64) {
+        self.consumer_lag.set(records);
+    }
+
+    /// An offset is committed.
+    pub fn committed(&self, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An offset is not committed.
+    pub fn commit_failed(&self, code: Option<RDKafkaErrorCode>) {
+        self.commit_failures.with_label_values(&[&error_name(code)]).inc();
+    }
+
+    /// A partition came with a begun batch, whole or no longer whole in the log.
+    pub fn intent_found(&self, age: Duration, is_whole: bool) {
+        self.intents.with_label_values(&[if is_whole { "whole" } else { "lost" }]).inc();
+        self.intent_seconds.observe(age.as_secs_f64());
+    }
+
+    /// Partitions were `assigned`, `revoked` or `lost`.
+    pub fn rebalanced(&self, kind: &'static str) {
+        self.rebalances.with_label_values(&[kind]).inc();
+    }
+
+    /// Partitions that are ours.
+    pub fn lanes(&self, lanes: usize) {
+        self.lanes.set(lanes as i64);
+    }
+
+    /// What a partition's window holds.
+    pub fn lane_window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
+        let labels = [topic, &partition.to_string()];
+        self.lane_window_ids.with_label_values(&labels).set(ids as i64);
+        self.lane_window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
+    }
+
+    /// A partition is no longer ours.
+    pub fn lane_ended(&self, topic: &str, partition: i32) {
+        let labels = [topic, &partition.to_string()];
+        // Absent when no batch was ever closed.
+        drop(self.lane_window_ids.remove_label_values(&labels));
+        drop(self.lane_window_seconds.remove_label_values(&labels));
+    }
+
+    /// Partitions that wait for ClickHouse.
+    pub fn paused_partitions(&self, partitions: usize) {
+        self.paused_partitions.set(partitions as i64);
+    }
+
+    /// Whether every lane can go on.
+    pub fn has_no_blocked_lane(&self) -> bool {
+        self.lanes_blocked.get() == 0
+    }
+
+    /// See [`super::Metrics::produced`].
+    pub(super) fn produced(&self, landing: Landing) {
+        let landing = match landing {
+            Landing::Acknowledged { .. } => "acknowledged",
+            Landing::TooLarge => "too_large",
+            Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
+        };
+        self.produced.with_label_values(&[landing]).inc();
+    }
+
+    /// See [`super::Metrics::consumed`].
+    pub(super) fn consumed(&self, counts: Counts) {
+        let kinds = [
+            ("kept", counts.kept),
+            ("duplicate", counts.duplicates),
+            ("replayed", counts.replayed),
+            ("poison", counts.poison),
+        ];
+        for (kind, count) in kinds {
+            self.consumed.with_label_values(&[kind]).inc_by(count as u64);
+        }
+    }
+}
+
+/// Error codes are an enum of the client library, so their number is bounded.
+fn error_name(code: Option<RDKafkaErrorCode>) -> String {
+    code.map_or_else(|| "other".to_owned(), |code| format!("{code:?}"))
+}

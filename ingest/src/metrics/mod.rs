@@ -1,0 +1,284 @@
+//! Every metric of the write path: their names are in this folder only.
+
+mod kafka;
+mod refusals;
+mod spool;
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+use tallyhouse_sql::Class;
+
+use crate::intake::Gauges;
+use crate::kafka::batch::Counts;
+use crate::kafka::gateway::Landing;
+
+pub use self::kafka::KafkaMetrics;
+pub use self::refusals::RefusalMetrics;
+pub use self::spool::SpoolMetrics;
+
+/// The metrics. Labels come from enums and constants, so their cardinality is bounded.
+pub struct Metrics {
+    /// The way through Kafka.
+    pub kafka: KafkaMetrics,
+    /// Events that ClickHouse refuses.
+    pub refusals: RefusalMetrics,
+    /// Files.
+    pub spool: SpoolMetrics,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    events: IntCounterVec,
+    rejected: IntCounterVec,
+    warnings: IntCounterVec,
+    insert_seconds: Histogram,
+    insert_rows: Histogram,
+    inserted_rows: IntCounter,
+    inserted_bytes: IntCounter,
+    insert_failures: IntCounterVec,
+    open_bytes: IntGauge,
+    dimension_overflow: IntCounterVec,
+    dimension_values: IntGauge,
+    pending_ids: IntGauge,
+    waiting_batches: IntGauge,
+    uncertain_batches: IntGauge,
+    window_ids: IntGauge,
+    window_seconds: IntGauge,
+    /// Dead letters that could not be kept.
+    pub dead_letters_dropped: IntCounter,
+    /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
+    pub touched_dropped: IntCounter,
+    /// Attempts to tell Redis that failed.
+    pub touched_failures: IntCounter,
+    /// Times that Redis was told that everything may have changed: after a kill, or after days were dropped.
+    pub touched_everything: IntCounter,
+}
+
+/// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits on the disk has met none of them yet:
+/// see `spool.sealed`.
+const EVENTS: &str =
+    "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, handed_back";
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let registrar = Registrar(registry);
+        Ok(Self {
+            kafka: KafkaMetrics::register(registrar)?,
+            refusals: RefusalMetrics::register(registrar)?,
+            spool: SpoolMetrics::register(registrar)?,
+            requests: registrar.counters(
+                "tallyhouse_ingest_requests_total",
+                "Requests by the code of their answer",
+                &["code"],
+            )?,
+            request_seconds: registrar.histograms(
+                "tallyhouse_ingest_request_seconds",
+                "Time until a request was answered",
+                seconds()?,
+                &["code"],
+            )?,
+            events: registrar.counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
+            rejected: registrar.counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
+            warnings: registrar.counters(
+                "tallyhouse_ingest_warnings_total",
+                "Warnings in answers about accepted events, by code",
+                &["code"],
+            )?,
+            insert_seconds: registrar.histogram(
+                "tallyhouse_ingest_insert_seconds",
+                "Time of a successful insert",
+                seconds()?,
+            )?,
+            insert_rows: registrar.histogram(
+                "tallyhouse_ingest_insert_rows",
+                "Rows of an insert",
+                exponential_buckets(1.0, 4.0, 10)?,
+            )?,
+            inserted_rows: registrar.counter("tallyhouse_ingest_inserted_rows_total", "Rows stored")?,
+            inserted_bytes: registrar
+                .counter("tallyhouse_ingest_inserted_bytes_total", "Bytes sent in successful inserts")?,
+            insert_failures: registrar.counters(
+                "tallyhouse_ingest_insert_failures_total",
+                "Failed attempts by class",
+                &["class"],
+            )?,
+            open_bytes: registrar.gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
+            dimension_overflow: registrar.counters(
+                "tallyhouse_ingest_dimension_overflow_total",
+                "Values counted as __other__ because the dimension had too many within the hour",
+                &["dimension"],
+            )?,
+            dimension_values: registrar
+                .gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
+            pending_ids: registrar
+                .gauge("tallyhouse_ingest_pending_ids", "Event ids in batches that are not stored yet")?,
+            waiting_batches: registrar
+                .gauge("tallyhouse_ingest_waiting_batches", "Full batches that wait for an insert")?,
+            uncertain_batches: registrar.gauge("tallyhouse_ingest_uncertain_batches", "Batches being inserted")?,
+            window_ids: registrar.gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
+            window_seconds: registrar
+                .gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+            dead_letters_dropped: registrar
+                .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
+            touched_dropped: registrar
+                .counter("tallyhouse_ingest_touched_days_dropped_total", "Touched days that Redis was not told of")?,
+            touched_failures: registrar.counter(
+                "tallyhouse_ingest_touched_days_failures_total",
+                "Attempts to tell Redis of touched days that failed",
+            )?,
+            touched_everything: registrar.counter(
+                "tallyhouse_ingest_touched_everything_total",
+                "Times that all cached answers were forgotten because it was not known which days were touched",
+            )?,
+        })
+    }
+
+    /// A request was answered with this code (`accepted`, or an error's).
+    pub fn answered(&self, code: &str, took: Duration) {
+        self.requests.with_label_values(&[code]).inc();
+        self.request_seconds.with_label_values(&[code]).observe(took.as_secs_f64());
+    }
+
+    /// Events met one of the fates in [`EVENTS`], just now.
+    fn fates(&self, fate: &'static str, events: usize) {
+        if events > 0 {
+            self.events.with_label_values(&[fate]).inc_by(events as u64);
+        }
+    }
+
+    /// Events that were counted before.
+    pub fn duplicates(&self, events: usize) {
+        self.fates("duplicate", events);
+    }
+
+    /// Events that have to be sent again.
+    pub fn handed_back(&self, events: usize) {
+        self.fates("handed_back", events);
+    }
+
+    /// An event was rejected.
+    pub fn rejected(&self, code: &'static str) {
+        self.events.with_label_values(&["rejected"]).inc();
+        self.rejected.with_label_values(&[code]).inc();
+    }
+
+    /// A sender was warned.
+    pub fn warned(&self, code: &'static str) {
+        self.warnings.with_label_values(&[code]).inc();
+    }
+
+    /// An event is a dead letter because ClickHouse refuses it, with its number; 0 when an earlier process saw that.
+    pub fn dead_lettered(&self, code: u32) {
+        self.fates("dead_lettered", 1);
+        self.refusals.dead_lettered(code);
+    }
+
+    /// A batch was stored, of whichever way.
+    pub fn inserted(&self, rows: usize, bytes: usize, took: Duration) {
+        self.insert_seconds.observe(took.as_secs_f64());
+        self.insert_rows.observe(rows as f64);
+        self.fates("stored", rows);
+        self.inserted_rows.inc_by(rows as u64);
+        self.inserted_bytes.inc_by(bytes as u64);
+    }
+
+    /// An attempt failed.
+    pub fn insert_failed(&self, class: Class) {
+        let class = match class {
+            Class::Transient => "transient",
+            Class::Overloaded => "overloaded",
+            Class::TooExpensive => "too_expensive",
+            Class::Permanent => "permanent",
+        };
+        self.insert_failures.with_label_values(&[class]).inc();
+    }
+
+    /// A record landed.
+    pub fn produced(&self, landing: Landing) {
+        if matches!(landing, Landing::Acknowledged { .. }) {
+            self.fates("logged", 1);
+        }
+        self.kafka.produced(landing);
+    }
+
+    /// Records of a batch that is stored.
+    pub fn consumed(&self, counts: Counts) {
+        self.kafka.consumed(counts);
+        self.duplicates(counts.duplicates);
+        self.fates("dead_lettered", counts.poison);
+    }
+
+    /// A value of this set was counted as `__other__`. Sets come from the catalogue.
+    pub fn dimension_overflowed(&self, set: &str) {
+        self.dimension_overflow.with_label_values(&[set]).inc();
+    }
+
+    /// Dimension values that are remembered at the moment.
+    pub fn dimension_values(&self, values: usize) {
+        self.dimension_values.set(values as i64);
+    }
+
+    /// Bytes reserved at the moment.
+    pub fn open_bytes(&self, bytes: usize) {
+        self.open_bytes.set(bytes as i64);
+    }
+
+    /// What the intake holds at the moment.
+    pub fn intake(&self, gauges: Gauges) {
+        self.pending_ids.set(gauges.pending_ids as i64);
+        self.waiting_batches.set(gauges.waiting_batches as i64);
+        self.uncertain_batches.set(gauges.uncertain_batches as i64);
+        self.window_ids.set(gauges.window_ids as i64);
+        self.window_seconds.set(gauges.window_reach.as_secs() as i64);
+    }
+}
+
+/// Makes metrics and registers them.
+#[derive(Clone, Copy)]
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help)?)
+    }
+
+    fn counters(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+
+    fn histograms(
+        self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+        labels: &[&str],
+    ) -> prometheus::Result<HistogramVec> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
+    }
+
+    fn register<M: Collector + Clone + 'static>(self, metric: M) -> prometheus::Result<M> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+/// 1 ms to 16 s, so that the service levels (50, 100, 200 ms) fall between neighbours.
+fn seconds() -> prometheus::Result<Vec<f64>> {
+    exponential_buckets(0.001, 2.0, 15)
+}

@@ -1,0 +1,64 @@
+//! What ClickHouse refuses: searches, dead letters, repairs.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, exponential_buckets};
+
+use super::Registrar;
+
+/// Figures of refused events.
+pub struct RefusalMetrics {
+    poison: IntCounterVec,
+    /// Parts of refused batches that were rehearsed.
+    pub trials: IntCounter,
+    search_seconds: Histogram,
+    /// 1 while ClickHouse refuses every event.
+    pub store_refuses: IntGauge,
+    /// Refused events that may have stayed in raw: ClickHouse did not delete them.
+    pub leftovers: IntCounter,
+    /// Times that rollups were compared with raw after events were refused.
+    pub repairs: IntCounter,
+}
+
+impl RefusalMetrics {
+    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            poison: registrar.counters(
+                "tallyhouse_ingest_poison_total",
+                "Events that ClickHouse refused for good, by its error number; they are dead letters",
+                &["code"],
+            )?,
+            trials: registrar.counter(
+                "tallyhouse_ingest_refused_trials_total",
+                "Parts of refused batches that were rehearsed to find the events that are refused",
+            )?,
+            search_seconds: registrar.histogram(
+                "tallyhouse_ingest_refused_search_seconds",
+                "Time of a search for refused events",
+                exponential_buckets(0.1, 4.0, 7)?,
+            )?,
+            store_refuses: registrar.gauge(
+                "tallyhouse_ingest_store_refuses_everything",
+                "1 while ClickHouse refuses every event, so that no event is to blame and all wait",
+            )?,
+            leftovers: registrar.counter(
+                "tallyhouse_ingest_refused_leftovers_total",
+                "Events that ClickHouse refused for good, but may have kept in raw, because it did not delete them",
+            )?,
+            repairs: registrar.counter(
+                "tallyhouse_ingest_repairs_total",
+                "Times that rollups were compared with raw because events had been refused",
+            )?,
+        })
+    }
+
+    /// A search for refused events ended.
+    pub fn searched(&self, took: Duration) {
+        self.search_seconds.observe(took.as_secs_f64());
+    }
+
+    /// See [`super::Metrics::dead_lettered`].
+    pub(super) fn dead_lettered(&self, code: u32) {
+        self.poison.with_label_values(&[&code.to_string()]).inc();
+    }
+}
