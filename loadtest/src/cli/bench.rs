@@ -1,0 +1,123 @@
+//! Measuring the write path.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tallyhouse_loadtest::backlog::BacklogConfig;
+use tallyhouse_loadtest::bench::{BenchConfig, Subject};
+use tallyhouse_loadtest::chaos::fleet::Layout;
+use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
+
+use super::{ArgumentError, BinaryArg, QUERY_URL, programs};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long each part runs; there are about eight
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: u64,
+    /// Connections for the highest throughput
+    #[arg(long, default_value_t = 640)]
+    connections: usize,
+    /// Record where processor time goes (needs `perf`)
+    #[arg(long)]
+    profile: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Measure a system that runs already: its ingest API
+    #[arg(long)]
+    url: Option<String>,
+    /// Its query API
+    #[arg(long, default_value = QUERY_URL)]
+    query_url: String,
+    /// Its ClickHouse
+    #[arg(long, default_value = "http://127.0.0.1:8123")]
+    clickhouse_url: String,
+    /// The user there; it must be allowed to read all projects and to insert into `events_in`
+    #[arg(long, default_value = "writer")]
+    clickhouse_user: String,
+    /// Its password
+    #[arg(long, default_value = "dev")]
+    clickhouse_password: String,
+    /// The process of its ingester
+    #[arg(long)]
+    pid: Option<i32>,
+}
+
+impl BenchArgs {
+    pub(crate) fn config(&self) -> Result<BenchConfig, ArgumentError> {
+        let subject = match &self.url {
+            None => Subject::Own(self.binary.path()?),
+            Some(url) => Subject::Running {
+                ingest: url.clone(),
+                query: self.query_url.clone(),
+                clickhouse: ClickHouseConfig {
+                    url: self.clickhouse_url.clone(),
+                    user: self.clickhouse_user.clone(),
+                    password: self.clickhouse_password.clone(),
+                },
+                pid: self.pid,
+            },
+        };
+        let each = Duration::from_secs(self.seconds);
+        Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BacklogArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The ingest program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    ingest: Option<PathBuf>,
+    /// Kafka brokers; 0: without Kafka
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=3))]
+    brokers: u16,
+    /// Consumers
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
+    consumers: u16,
+    /// How long the parts before the outage go on
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Events per second of the steady load
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=200_000))]
+    rate: u32,
+    /// Seconds that ClickHouse is away under it
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=1_800))]
+    away: u64,
+    /// A variable of all programs, NAME=VALUE; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl BacklogArgs {
+    pub(crate) fn config(&self) -> Result<BacklogConfig, ArgumentError> {
+        Ok(BacklogConfig {
+            programs: programs(&self.binary, self.ingest.as_ref())?,
+            layout: Layout {
+                brokers: self.brokers.into(),
+                consumers: self.consumers.into(),
+                settings: self.settings.clone(),
+            },
+            each: Duration::from_secs(self.seconds),
+            connections: self.connections,
+            rate: self.rate.into(),
+            away: Duration::from_secs(self.away),
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! Faults under load, after which everything stored is compared.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
+use tallyhouse_loadtest::kills::KillsConfig;
+use tallyhouse_loadtest::outage::{Ending, OutageConfig};
+
+use super::{ArgumentError, BinaryArg, programs};
+
+#[derive(Debug, Args)]
+pub(crate) struct KillsArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How often each of the two is killed
+    #[arg(long, default_value_t = 20)]
+    times: u32,
+    /// The order and the pauses
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One in so many events is refused by ClickHouse for good
+    #[arg(long, value_name = "EVERY")]
+    poison: Option<NonZeroU64>,
+}
+
+impl KillsArgs {
+    pub(crate) fn config(&self) -> Result<KillsConfig, ArgumentError> {
+        Ok(KillsConfig { binary: self.binary.path()?, times: self.times, seed: self.seed, poison: self.poison })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutageArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long ClickHouse stands still
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// End it by killing everything instead of letting ClickHouse go on
+    #[arg(long)]
+    crash: bool,
+    /// Makes the load
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl OutageArgs {
+    pub(crate) fn config(&self) -> Result<OutageConfig, ArgumentError> {
+        let ending = if self.crash { Ending::Crash } else { Ending::Resume };
+        Ok(OutageConfig {
+            binary: self.binary.path()?,
+            lasts: Duration::from_secs(self.seconds),
+            ending,
+            seed: self.seed,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The ingest program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    ingest: Option<PathBuf>,
+    /// How long faults go on in a run
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(2..))]
+    seconds: u64,
+    /// Decides what is broken, how and when
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs on the same fleet, each with the next seed
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Events per second
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+    /// One in so many events is refused by ClickHouse for good
+    #[arg(long, value_name = "EVERY")]
+    poison: Option<NonZeroU64>,
+    /// Only print what would be broken, how and when
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// One process without Kafka instead of gateway, brokers and consumers
+    #[arg(long)]
+    embedded: bool,
+}
+
+impl ChaosArgs {
+    pub(crate) fn config(&self) -> Result<ChaosConfig, ArgumentError> {
+        let programs = programs(&self.binary, self.ingest.as_ref())?;
+        let (way, lasts) = (self.way(), Duration::from_secs(self.seconds));
+        Ok(ChaosConfig { programs, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate, poison: self.poison })
+    }
+
+    /// The plans of all runs, for people.
+    pub(crate) fn plans(&self) -> String {
+        let lasts = Duration::from_secs(self.seconds);
+        let mut text = String::new();
+        for seed in (self.seed..).take(self.runs as usize) {
+            text.push_str(&format!("seed {seed}\n"));
+            let strikes = chaos::plan::plan(seed, lasts, self.way());
+            strikes.iter().for_each(|strike| text.push_str(&format!("{strike}\n")));
+        }
+        text
+    }
+
+    fn way(&self) -> Way {
+        if self.embedded { Way::Embedded } else { Way::Kafka }
+    }
+}
