@@ -1,0 +1,120 @@
+//! What an instance knows through Redis, and the stamps that follow from it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tallyhouse_service::day_versions::Span;
+
+use super::super::Patience;
+use super::super::flight::{Flights, Lost};
+use super::super::known::{Known, Look, Moment, Slot};
+use super::super::pulse::{Doubt, Pulse};
+use super::super::shared::{Away, Request, Shared};
+use super::super::stamp::Stamp;
+use super::read::feeling;
+use crate::metrics::Metrics;
+
+pub(super) struct Fleet {
+    pub(super) shared: Arc<Shared>,
+    known: Mutex<Known>,
+    pulse: Mutex<Pulse>,
+    reading: Flights<String, Result<Duration, Away>>,
+    /// The first reading of the pulse.
+    feeling: Flights<(), Result<Duration, Away>>,
+    pub(super) metrics: Metrics,
+}
+
+impl Fleet {
+    pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
+        Self {
+            shared,
+            known: Mutex::default(),
+            pulse: Mutex::default(),
+            reading: Flights::default(),
+            feeling: Flights::default(),
+            metrics,
+        }
+    }
+}
+
+impl Fleet {
+    /// `None` when Redis does not say, or cannot be believed.
+    pub(super) async fn stamp(
+        self: &Arc<Self>,
+        project: &str,
+        span: &Span,
+        slot: Slot,
+        patience: &Patience,
+    ) -> Option<Stamp> {
+        if !self.pulse().is_known() {
+            self.feel_first(patience).await;
+        }
+        let stamp = self.counted(project, span, slot, patience).await;
+        // Judged after the versions were read: they are no older than what vouches for them.
+        match (stamp, self.pulse().doubt(Instant::now())) {
+            (Some(stamp), None) => Some(stamp),
+            // There is nothing to vouch for.
+            (Some(stamp), Some(_)) if span.is_empty() => Some(stamp),
+            (Some(_), Some(doubt)) => {
+                self.metrics.cache.unknown(doubt);
+                None
+            }
+            (None, doubt) => {
+                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer));
+                None
+            }
+        }
+    }
+
+    async fn counted(self: &Arc<Self>, project: &str, span: &Span, slot: Slot, patience: &Patience) -> Option<Stamp> {
+        // Three times: a reading that somebody else began may have been overtaken by a message, and one of days may find another hash.
+        for _ in 0..3 {
+            let now = Moment { at: Instant::now(), slot };
+            let look = self.known().look(project, span, now);
+            if let Look::Known(stamp) = look {
+                return Some(stamp);
+            }
+            if patience.is_over() {
+                return None;
+            }
+            let (fleet, name) = (Arc::clone(self), project.to_owned());
+            let reading = || async move {
+                let own = Patience::default();
+                fleet.read(&name, look, now, &own).await.map(|()| own.spent())
+            };
+            match self.reading.join(project.to_owned(), reading).await.1 {
+                Ok(Ok(took)) => patience.spend(took),
+                Ok(Err(Away)) | Err(Lost) => {
+                    patience.end();
+                    return None;
+                }
+            }
+        }
+        match self.known().look(project, span, Moment { at: Instant::now(), slot }) {
+            Look::Known(stamp) => Some(stamp),
+            Look::ReadAll | Look::Read(_) => None,
+        }
+    }
+
+    /// Who asks before the first reading waits for one.
+    async fn feel_first(self: &Arc<Self>, patience: &Patience) {
+        let fleet = Arc::clone(self);
+        let reading = || async move {
+            let (sent, own) = (Instant::now(), Patience::default());
+            let felt = fleet.shared.ask_for(&own, Request::Many(feeling())).await?;
+            fleet.felt(sent, felt, &|_: Option<&str>| {}).await.map(|()| own.spent())
+        };
+        match self.feeling.join((), reading).await.1 {
+            Ok(Ok(took)) => patience.spend(took),
+            Ok(Err(Away)) | Err(Lost) => patience.end(),
+        }
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

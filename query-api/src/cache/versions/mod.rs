@@ -1,0 +1,246 @@
+//! Which state of the data a question is about: the stamp of its days and hours.
+//!
+//! ```text
+//! with Redis   tallyhouse:writers, four times a second: whether versions can be believed (`pulse.rs`)
+//!              HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
+//!              run_id and master_replid of INFO: counters mean something only as long as the same process counts the same data
+//! embedded     the versions that the ingester of this process raises
+//! neither      unknown
+//! ```
+//!
+//! A server that comes back with a snapshot, and a replica that takes over, may have lost the last counts together with
+//! nothing else: the same sums then mean other data. So nothing of before a restart of Redis is asked for after it.
+//!
+//! With Redis its hash is the authority, and counters of this process never enter a key that is shared. Whatever Redis
+//! does not say is *unknown*: then answers live by their short time. That is so of a hash that is not there, whether it never was or
+//! was evicted: whoever asks for it begins one, with a number of its own, and where that cannot be written nobody knows. The stamp
+//! is taken before the data is read, so a computation that an insert overtakes is kept under the older stamp, which nobody asks for
+//! any more.
+
+mod fleet;
+mod listen;
+mod read;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tallyhouse_service::day_versions::{DayVersions, Span, Touched};
+use tallyhouse_service::touched;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Patience;
+use super::known::Slot;
+use super::pulse::READ_EVERY;
+use super::purges::Purges;
+use super::shared::{Away, Request, Shared};
+use super::stamp::{DaysStamp, Proven, Stamp};
+use crate::Clock;
+use crate::metrics::Metrics;
+use fleet::Fleet;
+use listen::AGAIN_AFTER;
+
+/// Tells stamps. Clones share what they know.
+#[derive(Clone)]
+pub struct Versions {
+    source: Source,
+    purges: Arc<Purges>,
+    clock: Clock,
+}
+
+#[derive(Clone)]
+enum Source {
+    Nobody,
+    Process(DayVersions),
+    Fleet(Arc<Fleet>),
+}
+
+impl Versions {
+    /// From Redis if there is one, else from the ingester of this process if it has one.
+    pub fn new(shared: Option<Arc<Shared>>, process: Option<DayVersions>, clock: Clock, metrics: Metrics) -> Self {
+        let source = match (shared, process) {
+            (Some(shared), _) => Source::Fleet(Arc::new(Fleet::new(shared, metrics))),
+            (None, Some(days)) => Source::Process(days),
+            (None, None) => Source::Nobody,
+        };
+        Self { source, purges: Arc::default(), clock }
+    }
+
+    /// The stamp of these days and hours, all of them over, of a project. A change after quiet is in it at once, more of them once in
+    /// half a second: each costs an answer.
+    pub async fn stamp(&self, project: &str, span: &Span, patience: &Patience) -> Stamp {
+        let (here, slot) = (self.purges.generation(project), Slot::at((self.clock)()));
+        match &self.source {
+            Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
+            Source::Process(versions) => {
+                let (epoch, sum) = versions.of(project, span, slot.0);
+                Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
+            }
+            Source::Fleet(fleet) => match fleet.stamp(project, span, slot, patience).await {
+                Some(stamp) => {
+                    if !span.is_empty() {
+                        fleet.known().prove(project, (self.clock)());
+                    }
+                    stamp
+                }
+                None => {
+                    let generation = fleet.known().generation(project).unwrap_or(here);
+                    Stamp { generation, days: DaysStamp::Unknown }
+                }
+            },
+        }
+    }
+
+    /// What the data was when its stamp could last be told.
+    pub fn proven(&self, project: &str, span: &Span) -> Option<Proven> {
+        let Source::Fleet(fleet) = &self.source else { return None };
+        let (days, at_ms) = fleet.known().proven(project, span)?;
+        Some(Proven { days, at_ms })
+    }
+
+    /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it. With all that is remembered
+    /// gone, nobody has to wait for writers that are silent: what they did not tell does no harm any more.
+    pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
+        self.purges.raise(project);
+        let Source::Fleet(fleet) = &self.source else { return Ok(()) };
+        let mut commands = touched::clearing(project);
+        if project.is_none() {
+            touched::without(&mut commands, &fleet.pulse().silent(Instant::now()));
+        }
+        let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
+        fleet.known().cleared(project);
+        sent
+    }
+
+    /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
+    /// versions, the projects are cleared instead; `Err` when Redis did not take them all.
+    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+        match &self.source {
+            Source::Nobody => {
+                days.iter().for_each(|touched| self.purges.raise(Some(&touched.project)));
+                Ok(())
+            }
+            Source::Process(versions) => {
+                versions.raise(&days.iter().cloned().collect::<Vec<_>>());
+                Ok(())
+            }
+            Source::Fleet(fleet) => {
+                let mut some = touched::next(days, None);
+                while !some.is_empty() {
+                    fleet.shared.ask::<()>(Request::Many(touched::commands(&some))).await?;
+                    // Here at once, whatever becomes of the message.
+                    some.iter().for_each(|touched| fleet.known().heard(&touched.project, touched.units()));
+                    some = touched::next(days, some.last());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Listens to what changes until `stopped`; `cleared` is told which project another process cleared.
+    pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
+        let Source::Fleet(fleet) = &self.source else { return };
+        let listening = async {
+            for link in 1.. {
+                if let Err(error) = fleet.listen(link, &cleared).await {
+                    tracing::debug!(%error, "the subscription to Redis ended");
+                }
+                fleet.known().unlinked();
+                sleep(AGAIN_AFTER).await;
+            }
+        };
+        let feeling = async {
+            let mut again = tokio::time::interval(READ_EVERY);
+            again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                again.tick().await;
+                // It has been counted; what is not read is not believed.
+                let (Ok(()) | Err(Away)) = fleet.feel(&cleared).await;
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            () = feeling => {}
+            () = stopped.cancelled() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use prometheus::Registry;
+    use tallyhouse_service::day_versions::Day;
+
+    use super::*;
+
+    /// Long after the days of these tests, so that they are looked at by days.
+    const TODAY: Day = 1_000_000;
+
+    fn span(from: i64, to: i64) -> Span {
+        Span::between(from * 86_400, (to + 1) * 86_400, TODAY)
+    }
+
+    fn metrics() -> Metrics {
+        Metrics::register(&Registry::new()).unwrap()
+    }
+
+    async fn stamp(versions: &Versions) -> Stamp {
+        versions.stamp("p", &span(1, 7), &Patience::default()).await
+    }
+
+    #[tokio::test]
+    async fn the_ingester_of_the_process_is_heard_at_once() {
+        let days = DayVersions::default();
+        let versions = Versions::new(None, Some(days.clone()), Arc::new(|| 0), metrics());
+        let before = stamp(&versions).await;
+        days.raise(&[Touched::day("p", 8), Touched::day("q", 3)]);
+        assert_eq!(stamp(&versions).await, before);
+        days.raise(&[Touched::day("p", 3)]);
+        assert_ne!(stamp(&versions).await, before);
+        assert!(!before.generation.is_shared(), "counters of a process are not shared");
+    }
+
+    #[tokio::test]
+    async fn a_trickle_in_the_process_moves_the_stamp_twice_a_second() {
+        let (days, now_ms) = (DayVersions::default(), Arc::new(AtomicI64::new(0)));
+        let clock = Arc::clone(&now_ms);
+        let clock: Clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        let versions = Versions::new(None, Some(days.clone()), clock, metrics());
+        let late = [Touched::day("p", 3)];
+        let mut seen = Vec::new();
+        for ms in 0..2_000 {
+            now_ms.store(1_250 + ms, Ordering::SeqCst);
+            if ms % 50 == 0 {
+                days.raise(&late);
+            }
+            seen.push(stamp(&versions).await);
+            seen.dedup();
+        }
+        assert_eq!(seen.len(), 5, "one for each slot: {seen:?}");
+        now_ms.store(3_500, Ordering::SeqCst);
+        let last = stamp(&versions).await;
+        assert!(!seen.contains(&last), "the last one shows");
+        now_ms.store(9_000, Ordering::SeqCst);
+        assert_eq!(stamp(&versions).await, last);
+        days.raise(&late);
+        assert_ne!(stamp(&versions).await, last, "after quiet it shows at once");
+    }
+
+    #[tokio::test]
+    async fn clearing_changes_every_generation_and_nobody_knows_without_a_source() {
+        let versions = Versions::new(None, None, Arc::new(|| 0), metrics());
+        let before = stamp(&versions).await;
+        assert_eq!(before.days, DaysStamp::Unknown);
+        assert_eq!(versions.clear(None).await, Ok(()));
+        let after = stamp(&versions).await;
+        assert_ne!(after.generation, before.generation);
+        assert_eq!(versions.clear(Some("q")).await, Ok(()));
+        assert_eq!(stamp(&versions).await.generation, after.generation, "q was cleared");
+        let days = BTreeSet::from([Touched::day("p", 3)]);
+        assert_eq!(versions.raise(&days).await, Ok(()));
+        assert_ne!(stamp(&versions).await.generation, after.generation, "nobody counts, so it is cleared");
+    }
+}
