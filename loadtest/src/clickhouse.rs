@@ -42,11 +42,11 @@ pub struct ClickHouse {
 impl ClickHouse {
     /// A client; no connection is made yet.
     pub fn new(config: &ClickHouseConfig) -> Result<Self, ClickHouseError> {
-        Self::patient(config, Duration::from_secs(60))
+        Self::with_timeout(config, Duration::from_secs(60))
     }
 
     /// The same, for statements that may take so long.
-    pub fn patient(config: &ClickHouseConfig, deadline: Duration) -> Result<Self, ClickHouseError> {
+    pub fn with_timeout(config: &ClickHouseConfig, deadline: Duration) -> Result<Self, ClickHouseError> {
         let endpoint = Endpoint::new(&format!("{}/", config.url), deadline)?
             .header(HeaderName::from_static("x-clickhouse-user"), &config.user)?
             .header(HeaderName::from_static("x-clickhouse-key"), &config.password)?;

@@ -26,7 +26,7 @@ const HANGS: Duration = Duration::from_secs(15);
 /// Longer than an answer, and a part of one that may still change, is fresh.
 const EXPIRES: Duration = Duration::from_secs(12);
 /// How long an ad hoc reader waits.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// ClickHouse away, in both ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -94,7 +94,7 @@ async fn given(pair: &Pair, questions: &Questions, lasts: Duration) -> Result<Gi
                     Question::Post { path, body } => api.send(Method::POST, path, body).await,
                 }
             };
-            tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(HttpError::TimedOut(PATIENCE)))
+            tokio::time::timeout(TIMEOUT, answer).await.unwrap_or(Err(HttpError::TimedOut(TIMEOUT)))
         }
     });
     let (dashboards, ad_hoc) = tokio::try_join!(dashboards, ad_hoc)?;

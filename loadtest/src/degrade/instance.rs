@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, Launch, log_tail};
 use crate::http::Endpoint;
 
 /// Longer than any class lets an answer take.
-const PATIENCE: Duration = Duration::from_secs(45);
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 const QUERIES: &str = "tallyhouse_query_clickhouse_queries_total";
 
@@ -74,7 +74,7 @@ impl Instance {
         if is_over {
             return Err(DegradeError::Worthless(format!("{name} ended at its start:\n{}", log_tail(&log))));
         }
-        let api = Endpoint::new(&format!("http://{address}/v1/query"), PATIENCE)?
+        let api = Endpoint::new(&format!("http://{address}/v1/query"), TIMEOUT)?
             .api_key(QUERY_KEY)?
             .header(hyper::header::CONTENT_TYPE, "application/json")?;
         Ok(Self { api: Arc::new(api), address, daemon, admin })

@@ -22,7 +22,7 @@ const DAYS_AGO: i64 = 20;
 /// A type of its own, so that its count starts at nothing.
 const EVENT_TYPE: &str = "late_probe";
 /// Then it is counted as never shown.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Late events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,7 +55,7 @@ pub(super) async fn measure(stage: &mut Stage) -> Result<Late, DegradeError> {
         }
         let stored = Instant::now();
         let both = try_join(shows(&one, &path, number + 1), shows(&other, &path, number + 1));
-        match timeout(PATIENCE, both).await {
+        match timeout(TIMEOUT, both).await {
             Ok(both) => both.map(|_| shown.add(stored.elapsed()))?,
             Err(_) => never += 1,
         }

@@ -85,9 +85,9 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     tell("starting a system of its own");
     let mut stage = Stage::start(&config.programs).await?;
     tell("making events");
-    let patient = ClickHouse::patient(&stage.clickhouse_config(), generate::PATIENCE)?;
+    let clickhouse = ClickHouse::with_timeout(&stage.clickhouse_config(), generate::TIMEOUT)?;
     let arrivals = Arrivals { events: config.events, of_last_day: 1 };
-    generate::events(&patient, PROJECT, arrivals, |_| {}).await?;
+    generate::events(&clickhouse, PROJECT, arrivals, |_| {}).await?;
     reads::settled(&stage.clickhouse).await?;
     let questions = Arc::new(Questions::new());
     tell("a stampede");

@@ -18,7 +18,7 @@ const LEAST_BLOCKS: u64 = DAYS - 1;
 pub const DAYS: u64 = 90;
 
 /// The longest that one insert may take.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How many events come, and how the last day's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +84,9 @@ fn cut(events: (u64, u64), seconds: (u64, u64), count: u64) -> Vec<Block> {
 /// The number after that of its last event.
 async fn one(clickhouse: &ClickHouse, project: &str, block: &Block) -> Result<u64, ReadsError> {
     let count = block.count;
-    tokio::time::timeout(PATIENCE, clickhouse.raw(&insert(project, block)))
+    tokio::time::timeout(TIMEOUT, clickhouse.raw(&insert(project, block)))
         .await
-        .map_err(|_| ReadsError::Worthless(format!("an insert of {count} events took longer than {PATIENCE:?}")))??;
+        .map_err(|_| ReadsError::Worthless(format!("an insert of {count} events took longer than {TIMEOUT:?}")))??;
     Ok(block.from + count)
 }
 

@@ -136,7 +136,7 @@ async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Resul
     tell("starting a system of its own");
     // Nothing is to be read but what is asked for.
     let system = System::start_with(&config.binary, &[("QUERY_CACHE_WARM", "off")]).await?;
-    let clickhouse = ClickHouse::patient(&system.clickhouse(), generate::PATIENCE)?;
+    let clickhouse = ClickHouse::with_timeout(&system.clickhouse(), generate::TIMEOUT)?;
     let (arrivals, step) = (Arrivals { events, of_last_day: config.of_last_day }, (events / 10).max(1));
     let mut next = step;
     generate::events(&clickhouse, PROJECT, arrivals, |done| {
