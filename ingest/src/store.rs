@@ -57,22 +57,6 @@ pub fn pause_after(attempt: u32) -> Duration {
 }
 
 impl Store {
-    /// Inserts a block, however often it takes. Returns when it is in `events` and in every rollup, with the time that the
-    /// last attempt took.
-    pub async fn insert(&self, block: Block<'_>) -> Duration {
-        let mut attempt = 1;
-        loop {
-            match self.attempt(block).await {
-                Ok(took) => return took,
-                Err(error) => {
-                    tracing::warn!(%error, token = block.token, attempt, rows = block.rows, "an insert failed and will be repeated");
-                }
-            }
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-        }
-    }
-
     /// Tries once, and tells how long it took. After an error the block may be stored, in part or as a whole: only the same
     /// block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<Duration, StoreError> {

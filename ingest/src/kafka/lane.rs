@@ -11,11 +11,13 @@
 //! The lane ends when it is drained: the batch on its way is finished, the one being filled is dropped and read again by the next
 //! owner. When finishing takes too long, the rebalance takes the right to commit away and aborts it (`consumer`).
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
 use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_service::health::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -109,15 +111,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     }
 
     async fn begin(&self) -> Filling {
-        let start = loop {
-            match blocking(&self.committer.ownership, Ownership::committed).await {
-                Ok(start) => break start,
-                Err(error) => {
-                    tracing::warn!(topic = &*self.topic, partition = self.partition, %error, "it is not known yet where to begin");
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-            }
-        };
+        let start = self.ask("where to begin", Ownership::committed).await;
         let replay = self.replayable(start).await;
         let window = self.warm().await;
         tracing::info!(
@@ -133,12 +127,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     /// The intent, if the log still has all of it. Otherwise what is stored of it is known by id and offset, and is skipped.
     async fn replayable(&self, start: Start) -> Option<Intent> {
         let intent = start.intent?;
-        let range = loop {
-            match blocking(&self.committer.ownership, Ownership::range).await {
-                Ok(range) => break range,
-                Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
-            }
-        };
+        let range = self.ask("which records there are", Ownership::range).await;
         let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
         let is_whole = range.start <= intent.first && intent.last < range.end;
         self.committer.metrics.kafka.intent_found(age, is_whole);
@@ -161,12 +150,7 @@ impl<C: ConsumerContext + 'static> Lane<C> {
     async fn warm(&self) -> Window {
         let ids = self.capacity();
         let dedup = DedupLimits { ids, ..self.common.dedup };
-        let partitions = loop {
-            match blocking(&self.committer.ownership, Ownership::partitions).await {
-                Ok(partitions) if partitions > 0 => break partitions,
-                _ => tokio::time::sleep(AGAIN_AFTER).await,
-            }
-        };
+        let partitions = self.ask("how many partitions there are", Ownership::partitions).await;
         let filter = IdFilter::Placed { partition: self.partition, partitions, project: self.project.clone() };
         loop {
             let mut window = Window::new(dedup.window, ids);
@@ -178,6 +162,23 @@ impl<C: ConsumerContext + 'static> Lane<C> {
                 Err(error) => {
                     let (topic, partition) = (&*self.topic, self.partition);
                     tracing::warn!(topic, partition, %error, "known ids could not be read; trying again");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Asks Kafka until it answers: whoever drains the lane ends that.
+    async fn ask<T, E>(&self, what: &str, call: fn(&Ownership<C>) -> Result<T, E>) -> T
+    where
+        T: Send + 'static,
+        E: From<KafkaError> + Display + Send + 'static,
+    {
+        loop {
+            match blocking(&self.committer.ownership, call).await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    tracing::warn!(topic = &*self.topic, partition = self.partition, %error, what, "Kafka does not tell; asking again");
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
             }

@@ -94,11 +94,14 @@ impl<C: ConsumerContext + 'static> Ownership<C> {
         self.consumer.fetch_watermarks(&self.topic, self.partition, ASK_WITHIN).map(|(oldest, next)| oldest..next)
     }
 
-    /// How many partitions the topic has. Blocking.
+    /// How many partitions the topic has: one at least. Blocking.
     pub fn partitions(&self) -> Result<i32, KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), ASK_WITHIN)?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-        Ok(topic.map_or(0, |topic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)))
+        match topic.map_or(0, |topic| topic.partitions().len()) {
+            0 => Err(KafkaError::MetadataFetch(Code::UnknownTopicOrPartition)),
+            partitions => Ok(i32::try_from(partitions).unwrap_or(i32::MAX)),
+        }
     }
 
     /// Gives the right up, for good. Waits for a commit that is on its way.
