@@ -4,7 +4,7 @@
 //! attempt(T, all) -> stored
 //!   | refused, and a value may be why (`StoreError::fault`), twice in a row
 //!   v
-//! rehearse: some rows by themselves, and a canary     (`search::suspect`; nothing is written, see `tallyhouse_sql::rehearsal`)
+//! rehearse: some rows by themselves, and canaries     (`search::suspect`; nothing is written, see `tallyhouse_sql::rehearsal`)
 //!   | the store takes none: not an event's fault      -> wait, tell it in /health, attempt again
 //!   | more than half of the batch: events, or a fault that hits one kind of them -> wait for `REFUSED_GRACE_MS` first
 //!   v

@@ -73,7 +73,7 @@ impl Cause {
 /// What is to blame, as far as a few rows tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspect {
-    /// The store: it takes no row, not even one that is known to be good.
+    /// The store: it takes no row, of whatever kind.
     Store,
     /// More than half of the batch. That may be events, or a fault that hits one kind of them.
     Most,
@@ -87,8 +87,8 @@ pub fn sample(rows: usize) -> Vec<usize> {
     (0..count).map(|index| index * rows / count).collect()
 }
 
-/// `refused` of `sampled` rows are refused by themselves; `takes_canary` is whether the store takes a row that is known to be
-/// good, which matters only when it takes none of these.
+/// `refused` of `sampled` rows are refused by themselves; `takes_canary` is whether the store takes a row of another kind, which
+/// matters only when it takes none of these.
 pub fn suspect(rows: usize, sampled: usize, refused: usize, takes_canary: bool) -> Suspect {
     match () {
         () if refused == sampled && !takes_canary => Suspect::Store,
