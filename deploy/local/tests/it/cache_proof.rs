@@ -157,6 +157,27 @@ async fn a_hash_of_versions_that_was_evicted_revives_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_cleared_is_not_given_again_when_the_count_of_clearings_is_lost() {
+    let mut place = Place::new().await;
+    // Nobody tells of these, which is what clearing is for.
+    insert_events(&engine().await.writer(), &place.project, place.from, 1).await;
+    assert!(place.is_right().await, "the answer from before is remembered");
+    place.events += 3;
+    assert_eq!(place.api.delete_as_operator("/v1/cache").await.status, 200);
+    place.shows("it was cleared").await;
+    assert_eq!(place.redis.command("DEL tallyhouse:cache:generations").await.as_deref(), Some(":1"));
+    place.redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
+    let begun = Instant::now();
+    // Longer than anything read before is believed without messages.
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert!(place.is_right().await, "the answer from before is given again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    place.ingester.stop().await;
+    place.api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hung_vouches_for_nothing_until_it_was_told() {
     let mut place = Place::new().await;
     place.redis.hang().await;
@@ -208,6 +229,11 @@ fn is_missed_by(api: &Service) -> impl AsyncFnMut() -> bool + '_ {
     async || api.gauge("tallyhouse_query_cache_silent_writers") == 1
 }
 
+/// A zone without changes of its clocks, in which days begin at this hour of UTC.
+fn zone_of_midnight(hour: i64) -> String {
+    if hour <= 12 { format!("Etc/GMT%2B{hour}") } else { format!("Etc/GMT-{}", 24 - hour) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hour_of_today_that_is_over_shows_late_events_at_once() {
     let engine = support::engine().await;
@@ -227,6 +253,12 @@ async fn an_hour_of_today_that_is_over_shows_late_events_at_once() {
         }
         let api = Service::start_with(settings, &[&project]).await;
         let path = format!("/v1/metrics/events?granularity=hour&startTime={}&endTime={}", from * 1_000, to * 1_000);
+        // Yesterday where it is midnight at the start of this hour of UTC.
+        let (day_before, zone) = ((hour - 86_400) * 1_000, zone_of_midnight(hour / 3_600 % 24));
+        let yesterday = format!(
+            "/v1/metrics/events?granularity=day&timezone={zone}&startTime={day_before}&endTime={}",
+            hour * 1_000
+        );
         let send = async |ts: i64| {
             let event = json!({"eventType": "a", "timestamp": ts * 1_000}).to_string();
             let importer = ingester.endpoint_with_key(&format!("import-{project}"));
@@ -234,23 +266,31 @@ async fn an_hour_of_today_that_is_over_shows_late_events_at_once() {
             // As the ingester of the same process.
             days.raise(&[Touched::of_event(&project, ts * 1_000, tallyhouse_service::clock::now_ms())]);
         };
-        let first = api.get(&project, &path).await;
-        assert_eq!(first.values(), [json!(3)]);
+        for path in [&path, &yesterday] {
+            let first = api.get(&project, path).await;
+            assert_eq!(first.values(), [json!(3)], "{first:?}");
+        }
         for expected in 4..7 {
             send(from + 60).await;
             let stored = Instant::now();
             // The answer is fresh for an hour by its time.
-            eventually("it shows", async || api.get(&project, &path).await.values() == [json!(expected)]).await;
+            for path in [&path, &yesterday] {
+                eventually("it shows", async || api.get(&project, path).await.values() == [json!(expected)]).await;
+            }
             eprintln!("a late event of this day shows after {:?}", stored.elapsed());
         }
-        eventually("it lives for an hour", async || {
-            api.get(&project, &path).await.body["meta"]["cache"]["ttl_s"].as_u64() > Some(2_000)
-        })
-        .await;
+        for path in [&path, &yesterday] {
+            eventually("it lives for an hour", async || {
+                api.get(&project, path).await.body["meta"]["cache"]["ttl_s"].as_u64() > Some(2_000)
+            })
+            .await;
+        }
         // Of the hour that is not over it does not depend.
         let before = api.queries();
         send(hour + 1).await;
-        assert_eq!(api.get(&project, &path).await.header("x-cache"), "HIT");
+        for path in [&path, &yesterday] {
+            assert_eq!(api.get(&project, path).await.header("x-cache"), "HIT");
+        }
         // A tool that names no hour changes all of them.
         let told = json!([{"project": project, "day": from / 86_400}]).to_string();
         assert_eq!(api.post_as_operator("/v1/touched", told).await.status, 200);
