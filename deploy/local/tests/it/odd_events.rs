@@ -32,18 +32,18 @@ const NUMBERS: [(&[&str], &str); 16] = [
     (&["5e-324"], "5e-324"),
 ];
 
-/// The ways in which events travel.
-async fn ways(test: &str) -> Vec<Vec<(&'static str, String)>> {
-    let mut ways = vec![Vec::new()];
+/// The settings of each delivery: directly, and through Kafka.
+async fn deliveries(test: &str) -> Vec<Vec<(&'static str, String)>> {
+    let mut deliveries = vec![Vec::new()];
     if let Some(brokers) = support::kafka_or_skip(test).await {
         let topic = format!("topic-{}", ulid::Ulid::generate());
         let settings = [("KAFKA_TOPIC", topic.clone()), ("KAFKA_GROUP", topic), ("KAFKA_PARTITIONS", "2".to_owned())];
-        ways.push([("KAFKA_BROKERS", brokers)].into_iter().chain(settings).collect());
+        deliveries.push([("KAFKA_BROKERS", brokers)].into_iter().chain(settings).collect());
     }
-    ways
+    deliveries
 }
 
-/// A project with events that were sent in one of the ways, and what was answered.
+/// A project with events that were sent by one of the deliveries, and what was answered.
 struct Sent {
     project: String,
     writer: Connection,
@@ -51,9 +51,9 @@ struct Sent {
 }
 
 impl Sent {
-    async fn send(way: &[(&'static str, String)], events: &str, stored: u64) -> Self {
+    async fn send(delivery: &[(&'static str, String)], events: &str, stored: u64) -> Self {
         let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
-        let settings: Vec<_> = way.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings: Vec<_> = delivery.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let service = ingest_service::Service::start_with(writer.clone(), &data, &project, &settings).await;
         let reply = service.send(events.to_owned()).await;
         assert_eq!(reply.status.as_u16(), 202, "{}", reply.excerpt());
@@ -122,8 +122,8 @@ fn purchases(properties: impl IntoIterator<Item = String>) -> String {
 async fn a_number_is_one_value_and_loses_no_digit() {
     let written: Vec<&str> = NUMBERS.iter().flat_map(|(written, _)| *written).copied().collect();
     let events = purchases(written.iter().map(|n| format!(r#"{{"currency":{n},"n":{n},"o":{{"n":[{n}]}}}}"#)));
-    for way in ways("a_number_is_one_value_and_loses_no_digit").await {
-        let sent = Sent::send(&way, &events, written.len() as u64).await;
+    for delivery in deliveries("a_number_is_one_value_and_loses_no_digit").await {
+        let sent = Sent::send(&delivery, &events, written.len() as u64).await;
         assert_eq!(sent.warned(), []);
         let service = sent.query().await;
         let mut expected: Vec<_> =
@@ -169,8 +169,8 @@ async fn of_one_name_one_value_is_stored_and_counted() {
             "context":{"country":"DE"}},
         {"eventId":"f","eventType":"purchase","amount":2,"properties":{"amount":2,"eventType":"other"}}
     ]"#;
-    for way in ways("of_one_name_one_value_is_stored_and_counted").await {
-        let sent = Sent::send(&way, events, 6).await;
+    for delivery in deliveries("of_one_name_one_value_is_stored_and_counted").await {
+        let sent = Sent::send(&delivery, events, 6).await;
         assert_eq!(
             sent.warned(),
             [
@@ -220,8 +220,8 @@ async fn times_land_where_they_were_meant_to() {
         event("only", json!(null), json!(at)),
         event("bad", json!("2026-11-01T10:00:00+05:00[Europe/Berlin]"), json!(null)),
     ]);
-    for way in ways("times_land_where_they_were_meant_to").await {
-        let sent = Sent::send(&way, &events.to_string(), 9).await;
+    for delivery in deliveries("times_land_where_they_were_meant_to").await {
+        let sent = Sent::send(&delivery, &events.to_string(), 9).await;
         assert_eq!(
             sent.warned(),
             [
@@ -257,8 +257,8 @@ async fn a_filter_with_the_value_as_it_was_sent_finds_it() {
         [long(""), "a\tb\u{1f}c\n".to_owned(), "x,y:z\\w".to_owned(), " blank ".to_owned(), "__other__".to_owned()];
     let property = |value: &String| json!({"currency": value, "n": value}).to_string();
     let events = purchases(values.iter().map(property)).replace(r#""eventType""#, r#""userId":"u","eventType""#);
-    for way in ways("a_filter_with_the_value_as_it_was_sent_finds_it").await {
-        let sent = Sent::send(&way, &events, values.len() as u64).await;
+    for delivery in deliveries("a_filter_with_the_value_as_it_was_sent_finds_it").await {
+        let sent = Sent::send(&delivery, &events, values.len() as u64).await;
         assert_eq!(sent.warned(), [(0, "changed_dimension", "currency"), (1, "changed_dimension", "currency")]);
         assert_eq!(sent.holds(&format!("bitAnd(flags, {}) != 0", Flags::CHANGED_DIMENSION.bits())).await, 2);
         let service = sent.query().await;
