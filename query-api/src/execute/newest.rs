@@ -22,7 +22,7 @@ use crate::sql::{self, Point, Statement};
 use crate::store::ReadError;
 
 /// How long an answer waits for it.
-const PATIENCE: Duration = Duration::from_millis(500);
+const LOOK_UP_TIME_BUDGET: Duration = Duration::from_millis(500);
 
 /// The newest event of a reading without groups.
 struct Instants;
@@ -115,7 +115,7 @@ impl Execution {
         groups.sort_by_key(|group| std::cmp::Reverse(group.coarse));
         let coarse = groups.first()?.coarse;
         // What the answer itself took is not lost for it.
-        let until = self.ends.min(Instant::now() + PATIENCE);
+        let until = self.ends.min(Instant::now() + LOOK_UP_TIME_BUDGET);
         tokio::time::timeout_at(until, self.looked_up(groups)).await.ok().flatten().or(Some(coarse))
     }
 
