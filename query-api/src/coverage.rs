@@ -7,7 +7,7 @@
 //! ```text
 //! read just now       told
 //! read a while ago    told, and read again beside: a remembered answer does not wait for its warnings
-//! not known           waited for, all of one answer together no longer than `PATIENCE`; the reading goes on beside
+//! not known           waited for, all of one answer together no longer than `WARNINGS_TIME_BUDGET`; the reading goes on beside
 //! failed just now     unknown, without another try
 //! ```
 
@@ -41,7 +41,7 @@ const FAILED_FOR: Duration = Duration::from_secs(2);
 const MOST_SETS: u64 = 10_000;
 
 /// How long an answer waits for all of its warnings.
-const PATIENCE: Duration = Duration::from_millis(500);
+const WARNINGS_TIME_BUDGET: Duration = Duration::from_millis(500);
 
 /// What of a project is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,7 +127,7 @@ impl Coverage {
     pub async fn warnings(&self, project: &str, plan: &Plan) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + WARNINGS_TIME_BUDGET;
         for (rows, from, to) in asked {
             let warning = match self.missing((Arc::from(project), rows.clone()), until).await {
                 Some(missing) => match missing.within(from, to) {

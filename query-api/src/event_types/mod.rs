@@ -56,12 +56,12 @@ pub const NEW_AFTER: Duration = Duration::from_secs(2);
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// How long an answer waits for its warnings.
-const PATIENCE: Duration = Duration::from_millis(500);
+const WARNINGS_TIME_BUDGET: Duration = Duration::from_millis(500);
 
 /// A type of event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTypeCount {
-    /// Its name.
+    /// As events have it in `eventType`.
     pub name: Arc<str>,
     /// Events of it that are counted, over all the time that daily rollups are kept.
     pub events: u64,
@@ -177,7 +177,7 @@ impl EventTypes {
         if self.failed.contains_key(project) {
             return Vec::new();
         }
-        let Ok(Ok(known)) = tokio::time::timeout(PATIENCE, self.of(project, NEW_AFTER)).await else {
+        let Ok(Ok(known)) = tokio::time::timeout(WARNINGS_TIME_BUDGET, self.of(project, NEW_AFTER)).await else {
             self.failed.insert(project.into(), ());
             return Vec::new();
         };
