@@ -37,11 +37,11 @@ pub struct Asking {
     pub sources: Arc<Sources>,
     /// What is rolled up.
     pub catalogue: Arc<Catalogue>,
-    /// The present.
+    /// Tells the present at each later computation.
     pub clock: Clock,
-    /// Who asks.
+    /// The project, and what the key may do.
     pub scope: Scope,
-    /// What is asked.
+    /// The question, not planned yet: a plan is of one moment.
     pub query: Query,
     /// What may be remembered of it.
     pub recall: Recall,

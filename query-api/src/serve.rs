@@ -130,9 +130,9 @@ pub enum Refusal {
     /// The question cannot be answered, and is probably not what was meant.
     #[error("{error}")]
     Warned {
-        /// Why not.
+        /// Why there is no answer.
         error: ReadError,
-        /// At least one.
+        /// What may explain it; at least one.
         warnings: Vec<Warning>,
     },
     /// Too many streams are open.

@@ -18,14 +18,14 @@ const MOST_NUMBERS: usize = 10;
 pub enum Warning {
     /// The project never had an event of this type.
     UnknownEventType {
-        /// As given, shortened.
+        /// The name in the question, cut to what a message repeats.
         event_type: String,
         /// Known types that it may have been meant to be, best first.
         nearest: Vec<String>,
     },
     /// A filter's text is a number, but not written as a number is counted.
     NumberAsText {
-        /// As given, shortened.
+        /// The text in the filter, cut to what a message repeats.
         given: String,
         /// How that number is counted.
         counted: String,
@@ -43,9 +43,9 @@ pub enum Warning {
     },
     /// It could not be told whether there are such events.
     CoverageUnknown {
-        /// As above.
+        /// The set of dimensions; `None` for quarters of an hour.
         dimensions: Option<String>,
-        /// As above.
+        /// The types asked about; empty for all.
         event_types: Vec<String>,
     },
 }
@@ -65,7 +65,7 @@ impl Warning {
         numbers.into_iter().take(MOST_NUMBERS).map(warning)
     }
 
-    /// Stable, for programs.
+    /// The `code` in `meta.warnings`: programs compare it, so it never changes.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::UnknownEventType { .. } => "unknown_event_type",

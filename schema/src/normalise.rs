@@ -70,7 +70,7 @@ pub struct Context<'a, 'f> {
 /// An event, and what its sender is told about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalised<'a> {
-    /// The event.
+    /// The event as it is stored.
     pub event: Event<'a>,
     /// What was changed, or is not counted as was probably meant.
     pub warnings: Warnings,

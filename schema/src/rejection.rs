@@ -35,7 +35,7 @@ pub enum Rejection {
         "`{field}` holds broken UTF-8 or half a surrogate pair; repaired ids could make two into one: send it as whole UTF-8"
     )]
     BrokenId {
-        /// The field.
+        /// The field of the event that is wrong.
         field: &'static str,
     },
     /// Too many bytes.
@@ -65,7 +65,7 @@ pub enum Rejection {
     /// A required field is not there.
     #[error("`{field}` is required{hint}")]
     Missing {
-        /// The field.
+        /// The field of the event that is wrong.
         field: &'static str,
         /// What was probably meant, as the end of the sentence.
         hint: String,
@@ -73,7 +73,7 @@ pub enum Rejection {
     /// A field of the wrong type.
     #[error("`{field}` must be {expected}")]
     WrongType {
-        /// The field.
+        /// The field of the event that is wrong.
         field: &'static str,
         /// What it must be.
         expected: &'static str,
@@ -81,7 +81,7 @@ pub enum Rejection {
     /// A field that is too long to keep and must not be cut.
     #[error("`{field}` has {found} characters, at most {most} are taken")]
     TooLong {
-        /// The field.
+        /// The field of the event that is wrong.
         field: &'static str,
         /// How many it has.
         found: usize,
@@ -91,7 +91,7 @@ pub enum Rejection {
     /// A time that cannot be read.
     #[error("`{field}` cannot be read: {problem}")]
     InvalidTime {
-        /// The field.
+        /// The field of the event that is wrong.
         field: &'static str,
         /// What is wrong with it.
         problem: NotATime,

@@ -34,7 +34,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Its name.
+    /// As messages name it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Seconds => "seconds",
@@ -68,7 +68,7 @@ impl Unit {
 /// A time that was understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instant {
-    /// Milliseconds since 1970.
+    /// In milliseconds since 1970, whatever unit it was sent in.
     pub ms: i64,
     /// The unit that it was converted from; `None` for milliseconds and for texts that are no number.
     pub converted: Option<Unit>,
@@ -99,7 +99,7 @@ pub enum NotATime {
     UnknownSuffix,
 }
 
-/// Reads a time.
+/// The instant that a time of an event means, with the unit recognised.
 pub fn read(time: &RawTime<'_>) -> Result<Instant, NotATime> {
     match time {
         RawTime::Integer(number) => of_thousandths(i128::from(*number) * 1_000),

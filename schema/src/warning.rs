@@ -40,7 +40,7 @@ pub enum Warning {
     /// A field of an event beside `events`.
     #[error("`{field}` beside `events` is not read; put it into each event")]
     IgnoredField {
-        /// The field.
+        /// The field of the event that it is about.
         field: &'static str,
     },
     /// `context.ip` is not an address.
@@ -57,9 +57,9 @@ pub enum Warning {
         "`{field}` is not counted as the event's value, because it is {found}; send a number, or plain decimal text such as \"12.50\" (no comma, currency or exponent)"
     )]
     ValueNotANumber {
-        /// The property.
+        /// The property that the value was taken from.
         field: String,
-        /// What it is.
+        /// What stands there, quoted and cut, or the kind of it.
         found: String,
     },
     /// A value property beyond [`MAX_VALUE`].
@@ -67,19 +67,19 @@ pub enum Warning {
         "`{field}` is not counted as the event's value, because it is beyond ±{MAX_VALUE:e}; the property is kept as sent"
     )]
     ValueTooLarge {
-        /// The property.
+        /// The property that the value was taken from.
         field: String,
     },
     /// A value property closer to 0 than [`MIN_VALUE`].
     #[error("`{field}` counts as 0, because it is closer to 0 than {MIN_VALUE:e}; the property is kept as sent")]
     ValueTooSmall {
-        /// The property.
+        /// The property that the value was taken from.
         field: String,
     },
     /// A number since 1970 in another unit than milliseconds.
     #[error("`{field}` was read as {unit} since 1970; send milliseconds or RFC 3339")]
     ConvertedTime {
-        /// The field.
+        /// The field of the event that it is about.
         field: &'static str,
         /// The unit that its size tells.
         unit: &'static str,
@@ -97,7 +97,7 @@ pub enum Warning {
         "`{field}` is counted without control characters and cut to {MAX_VALUE_BYTES} bytes; send a shorter, printable value"
     )]
     ChangedDimension {
-        /// The dimension.
+        /// The dimension whose value was changed.
         field: String,
     },
     /// Two different values for one name.
@@ -160,7 +160,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// Adds one.
+    /// Keeps a warning, or of those beyond the bound its code.
     pub fn add(&mut self, warning: Warning) {
         if self.kept.len() < MAX_EVENT_WARNINGS {
             self.kept.push(warning);

@@ -23,7 +23,7 @@ use crate::insert::insert_again;
 /// What copies' names begin with.
 const PREFIX: &str = "rehearsal_";
 
-/// One statement.
+/// How long one statement of a rehearsal may take.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Tables and views that are copied, at most.

@@ -77,9 +77,9 @@ impl Touched {
 /// What has a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unit {
-    /// A day.
+    /// A UTC day, in days since 1970.
     Day(Day),
-    /// An hour.
+    /// A UTC hour, in hours since 1970.
     Hour(Hour),
     /// A day, as far as its changes named no hour.
     Whole(Day),
@@ -92,7 +92,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Nothing.
+    /// Of an answer that depends on no version.
     pub const fn none() -> Self {
         Self { ranges: Vec::new() }
     }

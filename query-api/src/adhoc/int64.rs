@@ -19,7 +19,7 @@ pub enum Int64 {
 }
 
 impl Int64 {
-    /// As in `int64=`.
+    /// The value of `int64=`; `None` for any other text.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "number" => Some(Self::Number),

@@ -35,7 +35,7 @@ pub struct LocalTimes {
 }
 
 impl LocalTimes {
-    /// Nothing yet.
+    /// For rows of which none has come yet, written in `zone`.
     pub fn new(rows: Rows, zone: Zone) -> Self {
         let clock = Clock { steady: zone.steady_around(0), zone };
         Self { rows, clock, begun: Vec::new(), is_header_due: rows == Rows::Csv }

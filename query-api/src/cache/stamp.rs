@@ -56,7 +56,7 @@ pub enum DaysStamp {
 /// What the data was when somebody could last say, while nobody can. An answer from it was right then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proven {
-    /// The versions.
+    /// The versions of the days that the answer reads.
     pub days: DaysStamp,
     /// When, in milliseconds since the epoch.
     pub at_ms: i64,

@@ -23,13 +23,13 @@ pub struct EventTypesPlan {
     pub from: i64,
     /// Until before this one, likewise.
     pub to: i64,
-    /// Only this type.
+    /// The one type asked for; `None` for all.
     pub event_type: Option<String>,
-    /// The most types.
+    /// Types that are listed at most, those with most events first.
     pub limit: u32,
     /// Raw events that are looked at of each type; 0 for none.
     pub sampled: u32,
-    /// Where times are told.
+    /// The zone whose offset times are written with.
     pub zone: Zone,
     /// What declared types declare.
     pub declared: BTreeMap<String, Declared>,

@@ -22,15 +22,15 @@ const DEFAULT_LIMIT: u32 = 100;
 /// What is asked of the types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTypesQuery {
-    /// The range.
+    /// When the events happened.
     pub window: Window,
-    /// Only this one.
+    /// The one type asked for; `None` for all.
     pub event_type: Option<String>,
     /// The most, those with most events first.
     pub limit: u32,
     /// Whether raw events are looked at for properties.
     pub properties: Properties,
-    /// Where times are told.
+    /// The zone in which dates are read and times written.
     pub zone: Zone,
 }
 
@@ -39,12 +39,12 @@ pub struct EventTypesQuery {
 pub enum Properties {
     /// Those of a sample of raw events.
     Sampled,
-    /// No.
+    /// None: only what rollups and declarations tell.
     None,
 }
 
 impl EventTypesQuery {
-    /// Reads the parameters.
+    /// The question of a query string, asked at `now_ms`.
     pub fn parse(params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
         let zone = values::zone_parameter(params)?;
         let window = match (params.get("startTime"), params.get("endTime")) {

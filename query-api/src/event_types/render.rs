@@ -43,7 +43,7 @@ enum Kind {
     Mixed,
 }
 
-/// What was found.
+/// The rows that an answer is made of.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The types, those with most events first; one more than the limit when there are more.
@@ -54,7 +54,7 @@ pub struct Found {
     pub newest: Option<Newest>,
 }
 
-/// Renders it.
+/// The answer as JSON; `generated_s` is the present in seconds.
 pub fn render(plan: &EventTypesPlan, found: &Found, generated_s: i64) -> Rendered {
     let limit = plan.limit as usize;
     let shown: Vec<Shown<'_>> =

@@ -43,7 +43,7 @@ pub struct Value {
 pub struct Answered {
     /// The answer; its tag is also of the warnings.
     pub entry: Entry,
-    /// The warnings.
+    /// Warnings about the question, as in `meta.warnings`.
     pub warnings: Vec<Warning>,
 }
 

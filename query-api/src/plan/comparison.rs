@@ -23,15 +23,15 @@ use crate::time::{Granularity, Grid, Zone, grid};
 pub enum Span {
     /// As much as has passed of the period.
     Equal,
-    /// All of it.
+    /// The period before from its start to its end.
     Whole,
 }
 
 impl Span {
-    /// By name.
+    /// The values of `span`.
     pub const NAMES: [(&'static str, Self); 2] = [("equal", Self::Equal), ("whole", Self::Whole)];
 
-    /// As in `span`.
+    /// Its name in `span`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Equal => "equal",
@@ -45,11 +45,11 @@ impl Span {
 pub struct Current<'a> {
     /// As it was asked for.
     pub window: Window,
-    /// Its buckets.
+    /// Its buckets; `None` where the answer has no time dimension.
     pub frame: Option<&'a Frame>,
-    /// Its first second.
+    /// Its start, in seconds since the epoch.
     pub from: i64,
-    /// The first second after it.
+    /// Its end, not included, in seconds since the epoch.
     pub to: i64,
     /// The end of the running minute, in seconds.
     pub now: i64,
@@ -60,9 +60,9 @@ pub struct Current<'a> {
 /// What it is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Before {
-    /// The first second.
+    /// Where what is compared starts, in seconds since the epoch.
     pub from: i64,
-    /// The first second after what is compared.
+    /// Where it ends, not included.
     pub to: i64,
     /// Where its buckets begin.
     pub buckets_from: i64,

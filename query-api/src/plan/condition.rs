@@ -70,7 +70,7 @@ pub enum Condition {
     },
     /// The fields together are one of these groups.
     Groups {
-        /// The fields.
+        /// The fields that the values of a group stand for, in order.
         by: Vec<Field>,
         /// The values of each, in their order, as a reading told them.
         groups: BTreeSet<Vec<String>>,

@@ -76,7 +76,7 @@ impl Newest {
         Self { at_ms: at_s * 1_000, precision }
     }
 
-    /// An instant.
+    /// An instant that is known to the millisecond.
     pub const fn exact(at_ms: i64) -> Self {
         Self { at_ms, precision: Precision::Millisecond }
     }

@@ -13,11 +13,9 @@ use crate::request::structured::{Column, Order};
 /// What was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Cut {
-    /// Of what.
     what: &'static str,
-    /// How many are shown.
     shown: usize,
-    /// Of how many.
+    /// How many there are; absent where they were not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<usize>,
     /// Of at least so many, where they were not counted.
@@ -74,7 +72,7 @@ impl Page {
         Self { places: Some(places), units, offset, limit }
     }
 
-    /// Its rows.
+    /// The rows that the page shows.
     pub fn rows<'a>(&'a self, rows: &'a [Row]) -> impl Iterator<Item = &'a Row> {
         rows.iter().enumerate().filter(|(place, row)| self.has(*place, row)).map(|(_, row)| row)
     }

@@ -152,7 +152,7 @@ impl<'a> Part<'a> {
         self.value.is_array()
     }
 
-    /// A text.
+    /// A text, empty or not.
     pub fn any_text(&self) -> Result<&'a str, BadRequest> {
         self.value.as_str().ok_or_else(|| self.not("a text"))
     }

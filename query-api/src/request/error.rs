@@ -52,15 +52,15 @@ pub enum BadRequest {
     /// A parameter that may be given once.
     #[error("`{parameter}` is given more than once")]
     Twice {
-        /// Its name.
+        /// As in the query string.
         parameter: &'static str,
     },
     /// A value that cannot be what the parameter holds.
     #[error("`{parameter}`: `{given}` is not {expected}")]
     Malformed {
-        /// Its name.
+        /// As in the query string.
         parameter: &'static str,
-        /// The value, shortened.
+        /// The value, cut to what a message repeats.
         given: String,
         /// What would do.
         expected: String,
@@ -86,9 +86,9 @@ pub enum BadRequest {
     /// A time that is not read.
     #[error("`{parameter}`: `{given}`: {problem}")]
     BadTime {
-        /// Its name.
+        /// As in the query string.
         parameter: &'static str,
-        /// The value, shortened.
+        /// The value, cut to what a message repeats.
         given: String,
         /// What is wrong with it.
         problem: tallyhouse_schema::time::NotATime,

@@ -11,11 +11,11 @@ use super::{Statement, Value};
 /// A UTC day, its events, and those of them that are counted in the rows asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
 pub struct CountedDay {
-    /// Its start, in seconds.
+    /// Start of the day, in seconds since the epoch.
     pub day: i64,
-    /// All.
+    /// Events of the day in the rows without dimensions.
     pub events: u64,
-    /// Those that are counted there.
+    /// Events of the day in the rows of the set.
     pub counted: u64,
 }
 

@@ -12,9 +12,9 @@ use crate::event_types::{MOST_PROPERTIES, SAMPLED_TYPES};
 /// A type of event and how much there is of it.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct EventTypeRow {
-    /// Its name.
+    /// As events have it in `eventType`.
     pub event_type: String,
-    /// Events counted.
+    /// Events of the type in all rows that were read.
     pub events: u64,
     /// Start of its first day (in a list of a range, its first hour), in seconds.
     pub first_day: i64,
@@ -67,11 +67,11 @@ pub fn listed_types(plan: &EventTypesPlan, project: &str) -> Statement {
 pub struct SampledRow {
     /// Place of the type among those that were listed, from 0.
     pub place: u32,
-    /// One of [`SampledKind`].
+    /// What is counted, as in [`SampledKind`].
     pub kind: u8,
     /// The property; empty for the events themselves.
     pub name: String,
-    /// Events.
+    /// Events of the sample that have the property.
     pub events: u64,
 }
 
@@ -80,11 +80,11 @@ pub struct SampledRow {
 pub struct SampledKind;
 
 impl SampledKind {
-    /// Texts.
+    /// Events in which the property is a text.
     pub const TEXT: u8 = 0;
-    /// Numbers.
+    /// Events in which the property is a number.
     pub const NUMBER: u8 = 1;
-    /// The events.
+    /// All events that were looked at.
     pub const EVENT: u8 = 2;
 }
 

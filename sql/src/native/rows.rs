@@ -61,7 +61,7 @@ pub enum Value<'a> {
     Text(&'a [u8]),
     /// A number or a time without a fraction.
     Integer(i128),
-    /// A float.
+    /// `Float64`, which `Float32` is widened to.
     Float(f64),
     /// NULL.
     Null,

@@ -57,7 +57,7 @@ pub struct Backfill<'a> {
     pub pause: Duration,
 }
 
-/// What was done.
+/// What a run changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backfilled {
     /// Raw events that are counted under more than before.
@@ -72,7 +72,6 @@ struct Unit {
     day: i64,
 }
 
-/// For the log.
 fn date(day: i64) -> String {
     jiff::Timestamp::from_second(day).map_or_else(|_| day.to_string(), |time| time.strftime("%F").to_string())
 }

@@ -11,13 +11,13 @@ use super::{of, project};
 /// Raw events of one type that are not counted under a set that it declares.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
 pub struct Uncounted {
-    /// Whose.
+    /// The project that the events belong to.
     pub project_id: String,
-    /// Of which type.
+    /// The type that declares the set.
     pub event_type: String,
-    /// Under which set.
+    /// The set of dimensions that they lack, as in `dim_set`.
     pub dim_set: String,
-    /// How many.
+    /// Events that lack it.
     pub events: u64,
     /// UTC date of the first.
     pub first: String,

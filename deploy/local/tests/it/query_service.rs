@@ -322,12 +322,12 @@ impl Redis {
         assert!(Command::new("kill").args(["-STOP", &pid]).status().await.unwrap().success());
     }
 
-    /// Where it saves.
+    /// The folder of its snapshots.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
-    /// It goes on.
+    /// Lets go on what was hung.
     pub async fn thaw(&self) {
         let pid = self.process.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-CONT", &pid]).status().await.unwrap().success());

@@ -34,7 +34,7 @@ pub(super) enum Question {
     Hours { from: i64, to: i64 },
     /// The last 24 hours.
     Now,
-    /// Since a midnight.
+    /// From a midnight of UTC until now.
     Since { from: i64 },
 }
 

@@ -33,7 +33,7 @@ use crate::{INGEST_KEY, PROJECT};
 use checks::{Asked, Bounds, Judged, Question};
 use raw::Samples;
 
-/// Instances.
+/// Instances of the query API that share one Redis.
 const INSTANCES: usize = 3;
 /// Between two questions of an asker.
 const PACE: Duration = Duration::from_millis(40);
@@ -46,10 +46,10 @@ const HEALTHY_PART: f64 = 0.4;
 /// Days back that late events reach.
 const DAYS: i64 = 8;
 
-/// How to look.
+/// What to start, how long to look, and what to allow.
 #[derive(Debug, Clone)]
 pub struct FreshnessConfig {
-    /// The programs.
+    /// The binaries that are started.
     pub programs: Programs,
     /// How long events come and questions are asked.
     pub lasts: Duration,
@@ -80,7 +80,7 @@ pub enum State {
 
 const STATES: [State; 5] = [State::Healthy, State::Full, State::Evicting, State::Replaced, State::Frozen];
 
-/// What was found.
+/// The answers of a run, judged.
 #[derive(Debug, Clone)]
 pub struct FreshnessReport {
     /// Late events that were stored.
