@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tallyhouse::attach::attach;
-use tallyhouse::backfill::Backfill;
+use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::tell::Teller;
@@ -136,6 +136,7 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 most_values: &|project| projects.of(project).dimension_values,
                 selection: selection(everything, None),
                 set: dimension.map(|names| DimSet::of(names.split(','))),
+                batch: BATCH,
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };

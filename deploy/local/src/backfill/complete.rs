@@ -17,9 +17,6 @@ use tallyhouse_sql::rollups::gate::Lock;
 
 use super::{Backfill, DAY, Unit, date, of, project};
 
-/// Raw rows that are completed by one statement.
-const AT_ONCE: usize = 50_000;
-
 /// The part of a raw row that decides, and what makes it that row.
 #[derive(Debug, Row, Deserialize)]
 struct Stored {
@@ -107,6 +104,18 @@ impl Completing<'_> {
     }
 }
 
+/// The condition for rows that come after this one.
+fn beyond(row: &Stored) -> String {
+    let ts = format!("fromUnixTimestamp64Milli(toInt64({}), 'UTC')", row.ts);
+    let id: String = row.event_id.bytes().map(|byte| format!("{byte:02x}")).collect();
+    // The first part is what the primary key can use.
+    format!(
+        " AND events.ts >= toStartOfHour({ts}) AND (toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id) > \
+         (toStartOfHour({ts}), toUInt64({}), {ts}, unhex('{id}'))",
+        row.user_hash
+    )
+}
+
 /// One type's events on one day of a project.
 struct Work<'a> {
     completing: &'a Completing<'a>,
@@ -117,32 +126,36 @@ struct Work<'a> {
 impl Work<'_> {
     async fn run(&self) -> Result<u64, RollupsError> {
         self.learn().await?;
+        let (mut events, mut after) = (0, None);
+        loop {
+            let rows = self.lacking(after.as_ref()).await?;
+            events += self.complete(&rows).await?;
+            if rows.len() < self.completing.backfill.batch {
+                return Ok(events);
+            }
+            after = rows.into_iter().next_back();
+        }
+    }
+
+    /// The next batch of rows that lack a set, in the order of the table. A query of its own: ClickHouse gives a reader up that stands
+    /// still for 30 s, which completing a batch may take.
+    async fn lacking(&self, after: Option<&Stored>) -> Result<Vec<Stored>, RollupsError> {
         let sql = format!(
             "SELECT toUnixTimestamp64Milli(ts) AS ts, user_hash, event_id, toString(country) AS country, toString(device) AS device, \
              toString(os) AS os, toString(browser) AS browser, toString(locale) AS locale, page, \
              arrayMap((k, v) -> (toString(k), v), mapKeys(props), mapValues(props)) AS texts, \
              arrayMap((k, v) -> (toString(k), v), mapKeys(num_props), mapValues(num_props)) AS numbers, \
              arrayMap(d -> toString(d.1), dims) AS sets \
-             FROM tallyhouse.events FINAL WHERE {} \
-             AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}})",
-            self.rows()
+             FROM tallyhouse.events FINAL WHERE {}{} \
+             AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}}) \
+             ORDER BY toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id LIMIT {}",
+            self.rows(),
+            after.map(beyond).unwrap_or_default(),
+            self.completing.backfill.batch
         );
-        let client = self.completing.backfill.client;
-        let query = self
-            .bound(client.query(&sql))
-            .param("sets", self.completing.names())
-            // Several threads would mix the hours of the day.
-            .with_setting("max_threads", "1")
-            .with_setting("max_execution_time", "0");
-        let mut rows = query.fetch::<Stored>().map_err(StoreError::from)?;
-        let (mut batch, mut events) = (Vec::new(), 0);
-        while let Some(row) = rows.next().await.map_err(StoreError::from)? {
-            batch.push(row);
-            if batch.len() == AT_ONCE {
-                events += self.complete(&std::mem::take(&mut batch)).await?;
-            }
-        }
-        Ok(events + self.complete(&batch).await?)
+        let query = self.bound(self.completing.backfill.client.query(&sql)).param("sets", self.completing.names());
+        let rows = query.with_setting("max_execution_time", "0").fetch_all::<Stored>().await;
+        Ok(rows.map_err(StoreError::from)?)
     }
 
     fn rows(&self) -> String {
@@ -220,7 +233,7 @@ impl Work<'_> {
                 name => format!("events.{name}"),
             })
             .collect();
-        // The rows came in the order of their hours: only these hours are read again.
+        // The rows are in the order of their hours: only these hours are read again.
         let first = rows.iter().map(|row| row.ts).min().unwrap_or_default();
         let last = rows.iter().map(|row| row.ts).max().unwrap_or_default();
         let sql = format!(

@@ -13,7 +13,7 @@
 //! Killed at any moment and run again, it goes on: completed rows lack nothing any more, and the days that are noted are rebuilt.
 //! A batch that the killed run had sent may still be completing: dropping its table waits for that. Two runs cannot overlap: the lock
 //! of rebuilds is held to the end.
-//! Memory is bounded by `AT_ONCE` rows and the values of one day.
+//! Memory is bounded by a batch of rows and the values of one day.
 //!
 //! The bound on distinct values holds as it did for what came later: values that the hour already counts stay, new ones are taken
 //! while there is room, the rest is `__other__`.
@@ -34,6 +34,9 @@ use tallyhouse_sql::rollups::{RollupsError, Selection};
 use complete::Completing;
 pub use uncounted::{Uncounted, uncounted};
 
+/// Raw rows that are completed by one statement.
+pub const BATCH: usize = 50_000;
+
 const DAY: i64 = 86_400;
 
 /// What rows are completed with, a batch at a time.
@@ -51,6 +54,8 @@ pub struct Backfill<'a> {
     pub selection: Selection,
     /// One set, or all that are declared.
     pub set: Option<DimSet>,
+    /// Raw rows that are completed by one statement.
+    pub batch: usize,
     /// Inserts are kept away no longer than this, for one partition.
     pub gate: Duration,
     /// Between two looks of a verification.

@@ -54,6 +54,8 @@ async fn backfill(writer: &Connection, project: &str, most: u32) -> Result<Backf
         most_values: &|_| most,
         selection: rollups::selection(Some(project.to_owned()), Some(0), None, None),
         set: None,
+        // Several for a day.
+        batch: 250,
         gate: Duration::from_secs(30),
         pause: PAUSE,
     };
