@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use tallyhouse_ingest::guard::Guard;
@@ -16,6 +17,8 @@ use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::gate::Lock;
 
 use super::{Backfill, DAY, Unit, date, of, project};
+
+const HOUR: i64 = 3_600;
 
 /// The part of a raw row that decides, and what makes it that row.
 #[derive(Debug, Row, Deserialize)]
@@ -104,6 +107,32 @@ impl Completing<'_> {
     }
 }
 
+/// Of `events`, with a parameter.
+const LACKS: &str = "arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {sets:Array(String)})";
+
+#[derive(Debug, Row, Deserialize)]
+struct HourOfRows {
+    /// Its start, in seconds since the epoch.
+    hour: i64,
+    rows: u64,
+}
+
+/// Hours that are read together, a batch of rows or one hour: a batch is read with all that its window holds.
+fn windows(hours: &[HourOfRows], batch: usize) -> Vec<Range<i64>> {
+    let (mut windows, mut together): (Vec<Range<i64>>, u64) = (Vec::new(), 0);
+    for HourOfRows { hour, rows } in hours {
+        together += rows;
+        match windows.last_mut() {
+            Some(window) if together <= batch as u64 => window.end = hour + HOUR,
+            _ => {
+                windows.push(*hour..hour + HOUR);
+                together = *rows;
+            }
+        }
+    }
+    windows
+}
+
 /// The condition for rows that come after this one.
 fn beyond(row: &Stored) -> String {
     let ts = format!("fromUnixTimestamp64Milli(toInt64({}), 'UTC')", row.ts);
@@ -126,30 +155,47 @@ struct Work<'a> {
 impl Work<'_> {
     async fn run(&self) -> Result<u64, RollupsError> {
         self.learn().await?;
-        let (mut events, mut after) = (0, None);
-        loop {
-            let rows = self.lacking(after.as_ref()).await?;
-            events += self.complete(&rows).await?;
-            if rows.len() < self.completing.backfill.batch {
-                return Ok(events);
+        let mut events = 0;
+        for window in windows(&self.hours().await?, self.completing.backfill.batch) {
+            let mut after = None;
+            loop {
+                let rows = self.lacking(&window, after.as_ref()).await?;
+                events += self.complete(&rows).await?;
+                if rows.len() < self.completing.backfill.batch {
+                    break;
+                }
+                after = rows.into_iter().next_back();
             }
-            after = rows.into_iter().next_back();
         }
+        Ok(events)
+    }
+
+    /// The hours of the day with rows that lack a set.
+    async fn hours(&self) -> Result<Vec<HourOfRows>, RollupsError> {
+        let sql = format!(
+            "SELECT toInt64(toUnixTimestamp(toStartOfHour(events.ts))) AS hour, count() AS rows FROM tallyhouse.events FINAL \
+             WHERE {} AND {LACKS} GROUP BY hour ORDER BY hour",
+            self.rows()
+        );
+        let query = self.bound(self.completing.backfill.client.query(&sql)).param("sets", self.completing.names());
+        let hours = query.with_setting("max_execution_time", "0").fetch_all::<HourOfRows>().await;
+        Ok(hours.map_err(StoreError::from)?)
     }
 
     /// The next batch of rows that lack a set, in the order of the table. A query of its own: ClickHouse gives a reader up that stands
     /// still for 30 s, which completing a batch may take.
-    async fn lacking(&self, after: Option<&Stored>) -> Result<Vec<Stored>, RollupsError> {
+    async fn lacking(&self, window: &Range<i64>, after: Option<&Stored>) -> Result<Vec<Stored>, RollupsError> {
         let sql = format!(
             "SELECT toUnixTimestamp64Milli(ts) AS ts, user_hash, event_id, toString(country) AS country, toString(device) AS device, \
              toString(os) AS os, toString(browser) AS browser, toString(locale) AS locale, page, \
              arrayMap((k, v) -> (toString(k), v), mapKeys(props), mapValues(props)) AS texts, \
              arrayMap((k, v) -> (toString(k), v), mapKeys(num_props), mapValues(num_props)) AS numbers, \
              arrayMap(d -> toString(d.1), dims) AS sets \
-             FROM tallyhouse.events FINAL WHERE {}{} \
-             AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}}) \
-             ORDER BY toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id LIMIT {}",
+             FROM tallyhouse.events FINAL WHERE {} AND events.ts >= toDateTime64({}, 3, 'UTC') AND events.ts < toDateTime64({}, 3, 'UTC'){} \
+             AND {LACKS} ORDER BY toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id LIMIT {}",
             self.rows(),
+            window.start,
+            window.end,
             after.map(beyond).unwrap_or_default(),
             self.completing.backfill.batch
         );
@@ -287,5 +333,19 @@ impl Work<'_> {
         let lacking = self.completing.sets.iter().filter(|set| row.sets.iter().all(|has| has != set.key()));
         event.dims = lacking.map(|set| Dim { set: set.key(), value: counted_under(set, &event) }).collect();
         event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hours_are_read_together_up_to_a_batch() {
+        let hours = [(0, 40), (1, 60), (2, 1), (5, 99), (6, 500), (7, 1)];
+        let hours = hours.map(|(hour, rows)| HourOfRows { hour: hour * HOUR, rows });
+        let found: Vec<_> = windows(&hours, 100).into_iter().map(|w| (w.start / HOUR, w.end / HOUR)).collect();
+        assert_eq!(found, [(0, 2), (2, 6), (6, 7), (7, 8)]);
+        assert!(windows(&[], 100).is_empty());
     }
 }
