@@ -33,13 +33,13 @@ enum Rehearsed {
     Taken,
     /// Not its events are to blame, or not yet.
     Blamed(Suspect, Cause),
-    /// These rows are.
+    /// These rows are to blame.
     Found(Found),
 }
 
 /// What a search came to.
 pub(super) enum Verdict {
-    /// These rows go.
+    /// These rows become dead letters, each for its cause; the rest is stored.
     Refused(Vec<(usize, Cause)>),
     /// Nothing is to be done but to attempt again.
     Wait,

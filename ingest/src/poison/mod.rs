@@ -120,7 +120,7 @@ pub struct Refused {
 /// Stores batches, and isolates the events that are refused (see the module).
 #[derive(Clone)]
 pub struct BatchWriter {
-    /// Where batches go.
+    /// Where batches are rehearsed and inserted.
     pub store: Store,
     /// How long batches of which most is refused wait before their events are dead letters.
     pub grace: Duration,

@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Inserts are kept away no longer than this.
 const GATE: Duration = Duration::from_secs(20);
 
-/// The table.
+/// Where repairs are noted, so that a restart goes on with them.
 pub const TABLE: &str = "repairs";
 
 /// How far a repair is.
@@ -56,11 +56,11 @@ pub const TABLE: &str = "repairs";
 pub enum Step {
     /// The batch is not stored yet.
     Pending,
-    /// It is.
+    /// The batch is stored, and its rollups are not compared yet.
     Open,
     /// Rollups may be changed from now on.
     Running,
-    /// They equal raw.
+    /// The rollups equal the raw events.
     Done,
 }
 

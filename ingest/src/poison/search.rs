@@ -57,7 +57,7 @@ impl Trial {
 /// Why rows are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// ClickHouse's number.
+    /// The number of ClickHouse's error.
     pub code: u32,
     /// Why, for people. Holds no value of any event.
     pub reason: String,
@@ -77,7 +77,7 @@ pub enum Suspect {
     Store,
     /// More than half of the batch. That may be events, or a fault that hits one kind of them.
     Most,
-    /// Some rows.
+    /// At most half of the batch, or a small batch: its rows are tried by themselves.
     Some,
 }
 
@@ -97,7 +97,7 @@ pub fn suspect(rows: usize, sampled: usize, refused: usize, takes_canary: bool) 
     }
 }
 
-/// Refused rows.
+/// The rows that a search found to be refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// In order of rows.

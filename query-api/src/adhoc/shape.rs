@@ -16,14 +16,14 @@ use super::utf8::Utf8;
 pub enum Shape {
     /// They are the answer.
     Binary,
-    /// They are text.
+    /// Text, made UTF-8 and given a form.
     Text(Utf8, Form),
 }
 
 /// What is made of text.
 #[derive(Debug)]
 pub enum Form {
-    /// Nothing.
+    /// The text as it is: CSV and NDJSON.
     AsIs,
     /// Lines become one JSON object.
     Json(Box<JsonRows>),
