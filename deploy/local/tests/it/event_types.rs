@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tallyhouse_sql::Connection;
 
 use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, new_project};
+use crate::query_service::{Service, eventually, new_project};
 use crate::support;
 
 /// So many events of a type, one a minute from `from_s`, with these properties as SQL.
@@ -23,6 +23,20 @@ async fn insert(writer: &Connection, project: &str, event_type: &str, events: u3
 fn named<'a>(body: &'a Value, name: &str) -> &'a Value {
     let types = body["event_types"].as_array().unwrap_or_else(|| panic!("{body}"));
     types.iter().find(|one| one["event_type"] == name).unwrap_or_else(|| panic!("{name}: {body}"))
+}
+
+/// The instant is looked up within half a second or not at all; a busy machine may need another answer for that.
+async fn says_newest(service: &Service, project: &str, query: &str, expected: &str) {
+    let path = format!("/v1/event-types?{query}");
+    eventually("the newest event is looked up", async || {
+        let is_said = service.get(project, &path).await.body["meta"]["newest_event"] == expected;
+        if !is_said {
+            // Longer than the answer is remembered.
+            service.pass(std::time::Duration::from_secs(71));
+        }
+        is_said
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -67,7 +81,7 @@ async fn types_are_listed_with_what_is_counted_declared_and_sampled() {
     let meta = &reply.body["meta"];
     assert_eq!((&meta["source"], &meta["truncated"]), (&json!("rollup_1h,events"), &json!(false)));
     assert_eq!(meta["sample"]["events_per_type"], 500);
-    assert_eq!(meta["newest_event"], at(from + 7_740));
+    says_newest(&service, &project, "", &at(from + 7_740)).await;
     assert!(!reply.body.to_string().contains("theirs") && !reply.body.to_string().contains("secret"));
     assert_eq!(service.get(&project, "/v1/event-types").await.header("x-cache"), "HIT");
     service.stop().await;
@@ -104,7 +118,8 @@ async fn one_type_a_range_a_zone_and_a_list_that_is_cut() {
     assert_eq!((&cut.body["meta"]["truncated"], &cut.body["meta"]["source"]), (&json!(true), &json!("rollup_1h")));
     assert_eq!((&cut.body["event_types"][0]["properties"], &cut.body["meta"]["sample"]), (&Value::Null, &Value::Null));
     // Of a type that is not shown, too.
-    assert_eq!(cut.body["meta"]["newest_event"], jiff::Timestamp::from_second(from + 3 * 86_400).unwrap().to_string());
+    let newest = jiff::Timestamp::from_second(from + 3 * 86_400).unwrap().to_string();
+    says_newest(&service, &project, "limit=1&properties=none", &newest).await;
 
     // The second hour alone: a view and a purchase more are in the first.
     let hour = get(&format!("startTime={}&endTime={}", (from + 3_600) * 1_000, (from + 7_200) * 1_000)).await;
