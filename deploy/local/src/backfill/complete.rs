@@ -139,7 +139,7 @@ fn beyond(row: &Stored) -> String {
     let id: String = row.event_id.bytes().map(|byte| format!("{byte:02x}")).collect();
     // The first part is what the primary key can use.
     format!(
-        " AND events.ts >= toStartOfHour({ts}) AND (toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id) > \
+        " AND toStartOfHour(events.ts) >= toStartOfHour({ts}) AND (toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id) > \
          (toStartOfHour({ts}), toUInt64({}), {ts}, unhex('{id}'))",
         row.user_hash
     )
@@ -191,7 +191,7 @@ impl Work<'_> {
              arrayMap((k, v) -> (toString(k), v), mapKeys(props), mapValues(props)) AS texts, \
              arrayMap((k, v) -> (toString(k), v), mapKeys(num_props), mapValues(num_props)) AS numbers, \
              arrayMap(d -> toString(d.1), dims) AS sets \
-             FROM tallyhouse.events FINAL WHERE {} AND events.ts >= toDateTime64({}, 3, 'UTC') AND events.ts < toDateTime64({}, 3, 'UTC'){} \
+             FROM tallyhouse.events FINAL WHERE {} AND toStartOfHour(events.ts) >= toDateTime({}, 'UTC') AND toStartOfHour(events.ts) < toDateTime({}, 'UTC'){} \
              AND {LACKS} ORDER BY toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id LIMIT {}",
             self.rows(),
             window.start,
@@ -279,14 +279,15 @@ impl Work<'_> {
                 name => format!("events.{name}"),
             })
             .collect();
-        // The rows are in the order of their hours: only these hours are read again.
+        // Only these hours are read again. The primary key has the hour: a condition on `ts` itself prunes nothing.
         let first = rows.iter().map(|row| row.ts).min().unwrap_or_default();
         let last = rows.iter().map(|row| row.ts).max().unwrap_or_default();
         let sql = format!(
             "INSERT INTO tallyhouse.events ({}) SELECT {} FROM tallyhouse.events AS events FINAL \
              INNER JOIN tallyhouse.backfill_rows AS r \
              ON toUnixTimestamp64Milli(events.ts) = r.ts AND events.user_hash = r.user_hash AND events.event_id = r.event_id WHERE {} \
-             AND events.ts BETWEEN fromUnixTimestamp64Milli(toInt64({first}), 'UTC') AND fromUnixTimestamp64Milli(toInt64({last}), 'UTC')",
+             AND toStartOfHour(events.ts) >= toStartOfHour(fromUnixTimestamp64Milli(toInt64({first}), 'UTC')) \
+             AND toStartOfHour(events.ts) <= toStartOfHour(fromUnixTimestamp64Milli(toInt64({last}), 'UTC'))",
             columns.join(", "),
             selected.join(", "),
             self.rows()
