@@ -43,6 +43,8 @@ pub struct Config {
     pub export_max_bytes: u64,
     /// `QUERY_EXPORT_STALL_MS`: how long the reader of an export may stand still.
     pub export_stall: Duration,
+    /// `QUERY_LOOK_UP_MS`: how long an answer waits for what is only said beside it, its warnings and the instant of the newest event.
+    pub look_up: Duration,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -62,6 +64,7 @@ impl Config {
             export_concurrency: env::bounded(env, "QUERY_EXPORT_CONCURRENCY", (1, 1_000), 4)? as usize,
             export_max_bytes: env::bounded(env, "QUERY_EXPORT_MAX_BYTES", (1 << 10, 1 << 40), 100 << 20)?,
             export_stall: env::millis(env, "QUERY_EXPORT_STALL_MS", (100, 600_000), 30_000)?,
+            look_up: env::millis(env, "QUERY_LOOK_UP_MS", (0, 60_000), 500)?,
             drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
         })
     }

@@ -7,7 +7,7 @@
 //! ```text
 //! read just now       told
 //! read a while ago    told, and read again beside: a remembered answer does not wait for its warnings
-//! not known           waited for, all of one answer together no longer than `WARNINGS_TIME_BUDGET`; the reading goes on beside
+//! not known           waited for, all of one answer together no longer than `QUERY_LOOK_UP_MS`; the reading goes on beside
 //! failed just now     unknown, without another try
 //! ```
 
@@ -39,9 +39,6 @@ const FAILED_FOR: Duration = Duration::from_secs(2);
 
 /// Sets of all projects that are remembered at most; a set has a few bytes for each day that it misses.
 const MOST_SETS: u64 = 10_000;
-
-/// How long an answer waits for all of its warnings.
-const WARNINGS_TIME_BUDGET: Duration = Duration::from_millis(500);
 
 /// What of a project is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +104,8 @@ struct Known {
 #[derive(Clone)]
 pub struct Coverage {
     store: Store,
+    /// How long an answer waits for all of its warnings.
+    look_up: Duration,
     known: Cache<Key, Known>,
     failed: Cache<Key, ()>,
     flights: Flights<Key, Result<Arc<Missing>, ReadError>>,
@@ -114,9 +113,10 @@ pub struct Coverage {
 
 impl Coverage {
     /// Nothing remembered yet.
-    pub fn new(store: Store) -> Self {
+    pub fn new(store: Store, look_up: Duration) -> Self {
         Self {
             store,
+            look_up,
             known: Cache::builder().max_capacity(MOST_SETS).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(MOST_SETS).time_to_live(FAILED_FOR).build(),
             flights: Flights::default(),
@@ -127,7 +127,7 @@ impl Coverage {
     pub async fn warnings(&self, project: &str, plan: &Plan) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
-        let until = Instant::now() + WARNINGS_TIME_BUDGET;
+        let until = Instant::now() + self.look_up;
         for (rows, from, to) in asked {
             let warning = match self.missing((Arc::from(project), rows.clone()), until).await {
                 Some(missing) => match missing.within(from, to) {

@@ -136,13 +136,18 @@ pub async fn run(
         clock: Arc::clone(&deps.clock),
         random: deps.random,
     });
-    let sources = Sources { store: store.clone(), parts: parts.clone(), versions: answers.versions.clone() };
+    let sources = Sources {
+        store: store.clone(),
+        parts: parts.clone(),
+        versions: answers.versions.clone(),
+        look_up: config.look_up,
+    };
     let cache = Cache { answers: answers.clone(), parts: parts.clone() };
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
-    let coverage = Coverage::new(store.clone());
-    let event_types = EventTypes::new(store.clone(), Arc::clone(&deps.clock));
+    let coverage = Coverage::new(store.clone(), config.look_up);
+    let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
     let app = Arc::new(App {
         keys: deps.keys,
         catalogue: deps.catalogue,

@@ -55,9 +55,6 @@ pub const NEW_AFTER: Duration = Duration::from_secs(2);
 /// How long a list is remembered at all.
 const KEPT: Duration = Duration::from_secs(3_600);
 
-/// How long an answer waits for its warnings.
-const WARNINGS_TIME_BUDGET: Duration = Duration::from_millis(500);
-
 /// A type of event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTypeCount {
@@ -123,6 +120,8 @@ impl KnownTypes {
 #[derive(Clone)]
 pub struct EventTypes {
     store: Store,
+    /// How long an answer waits for its warnings.
+    look_up: Duration,
     clock: Clock,
     known: Cache<Arc<str>, Arc<KnownTypes>>,
     /// Projects whose types could not be read just now: their answers do not wait for it again at once.
@@ -132,12 +131,13 @@ pub struct EventTypes {
 
 impl EventTypes {
     /// Nothing remembered yet.
-    pub fn new(store: Store, clock: Clock) -> Self {
+    pub fn new(store: Store, look_up: Duration, clock: Clock) -> Self {
         let weigh = |project: &Arc<str>, known: &Arc<KnownTypes>| {
             u32::try_from(project.len() + known.bytes()).unwrap_or(u32::MAX)
         };
         Self {
             store,
+            look_up,
             clock,
             known: Cache::builder().max_capacity(MOST_BYTES).weigher(weigh).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(10_000).time_to_live(NEW_AFTER).build(),
@@ -177,7 +177,7 @@ impl EventTypes {
         if self.failed.contains_key(project) {
             return Vec::new();
         }
-        let Ok(Ok(known)) = tokio::time::timeout(WARNINGS_TIME_BUDGET, self.of(project, NEW_AFTER)).await else {
+        let Ok(Ok(known)) = tokio::time::timeout(self.look_up, self.of(project, NEW_AFTER)).await else {
             self.failed.insert(project.into(), ());
             return Vec::new();
         };

@@ -56,6 +56,8 @@ pub struct Sources {
     pub parts: Parts,
     /// What they are worth.
     pub versions: Versions,
+    /// How long an answer waits for what is only said beside it.
+    pub look_up: Duration,
 }
 
 /// When a plan is carried out, and how.

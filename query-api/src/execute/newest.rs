@@ -1,11 +1,10 @@
 //! The instant of the newest event that an answer counts: looked up in finer tables, of the last bucket alone, and remembered
 //! like parts, so that the panels of a dashboard share it. Measures and groups are all the same to it.
 //!
-//! It is worth little beside the answer itself: where it would be dear, or cannot be had within half a second and the time of the
+//! It is worth little beside the answer itself: where it would be dear, or cannot be had within `QUERY_LOOK_UP_MS` and the time of the
 //! answer, the start of the bucket is told, and how wide that is.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use tallyhouse_schema::DimSet;
 use tokio::time::Instant;
@@ -20,9 +19,6 @@ use crate::plan::newest::{Newest, Precision, finer};
 use crate::plan::read::{Read, Source};
 use crate::sql::{self, Point, Statement};
 use crate::store::ReadError;
-
-/// How long an answer waits for it.
-const LOOK_UP_TIME_BUDGET: Duration = Duration::from_millis(500);
 
 /// The newest event of a reading without groups.
 struct Instants;
@@ -115,7 +111,7 @@ impl Execution {
         groups.sort_by_key(|group| std::cmp::Reverse(group.coarse));
         let coarse = groups.first()?.coarse;
         // What the answer itself took is not lost for it.
-        let until = self.ends.min(Instant::now() + LOOK_UP_TIME_BUDGET);
+        let until = self.ends.min(Instant::now() + self.sources.look_up);
         tokio::time::timeout_at(until, self.looked_up(groups)).await.ok().flatten().or(Some(coarse))
     }
 

@@ -66,7 +66,9 @@ pub struct Settings {
 impl Settings {
     /// Nothing but ClickHouse.
     pub fn of(connection: Connection) -> Self {
-        Self { connection, env: BTreeMap::new(), days: None, writer: None, analyst: None, now_ms: None }
+        // What is said beside an answer is waited for, however busy the machine is.
+        let env = BTreeMap::from([("QUERY_LOOK_UP_MS".to_owned(), "20000".to_owned())]);
+        Self { connection, env, days: None, writer: None, analyst: None, now_ms: None }
     }
 
     /// With a variable.
@@ -119,8 +121,9 @@ impl Reply {
 impl Service {
     /// Starts one for these projects.
     pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
-        let env = redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())).into_iter().collect();
-        Self::start_with(Settings { env, ..Settings::of(connection) }, projects).await
+        let mut settings = Settings::of(connection);
+        settings.env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
+        Self::start_with(settings, projects).await
     }
 
     /// Starts one for these projects.
