@@ -13,8 +13,10 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 use crate::kafka::config::KafkaConfig;
+use crate::log::local::{Limits, Sync};
 use crate::projects::Projects;
 use crate::spool::shelf::SpoolLimits;
+use crate::worker::pace::Pace;
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -31,7 +33,13 @@ pub struct Config {
     pub batch: BatchLimits,
     /// How long ids are remembered.
     pub dedup: DedupLimits,
-    /// What may wait on this machine's disk.
+    /// How often one inserts.
+    pub pace: Pace,
+    /// `LOG_SYNC`: what an acknowledgement of the local log waits for.
+    pub log_sync: Sync,
+    /// What may wait in the local log: `SPOOL_BYTES` and `SPOOL_MAX_AGE_HOURS`.
+    pub log: Limits,
+    /// What may wait on this machine's disk for Kafka: the same.
     pub spool: SpoolLimits,
     /// `REDIS_URL`: is told which days were touched.
     pub redis: Option<Secret>,
@@ -69,14 +77,9 @@ pub struct BatchLimits {
     pub bytes: usize,
     /// `INGEST_LINGER_MS`: how long a batch waits for company when nothing else holds it back.
     pub linger: Duration,
-    /// `INGEST_PACE_MS`: least time between the starts of two inserts, +-20 %. An insert of one row costs ClickHouse almost as
-    /// much as one of a thousand; the pace bounds that cost however events trickle in. Full batches do not wait for it.
-    pub pace: Duration,
     /// `INGEST_INSERTS`: inserts at a time. The views of one insert run side by side, so one keeps two cores busy and makes
     /// larger batches than two would; more cores want more.
     pub inserts: usize,
-    /// Full batches that may wait for an insert. Not configurable: more would only be more memory.
-    pub waiting: usize,
     /// One attempt of an insert. Not configurable.
     pub insert_timeout: Duration,
     /// `REFUSED_GRACE_MS`: how long batches of which ClickHouse refuses most, but not every event, wait before these are dead
@@ -99,6 +102,10 @@ impl Config {
         let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
         let projects = projects(env)?;
         let kafka = KafkaConfig::from_env(env, projects.own_topics())?;
+        let limits = SpoolLimits {
+            bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
+            age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
+        };
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
             admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
@@ -114,9 +121,7 @@ impl Config {
                 rows: size("INGEST_BATCH_ROWS", (1, 131_072), 65_536)?,
                 bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 16 << 20)?,
                 linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
-                pace: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,
                 inserts: size("INGEST_INSERTS", (1, 16), 1)?,
-                waiting: 1,
                 insert_timeout: Duration::from_secs(30),
                 refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
             },
@@ -124,10 +129,14 @@ impl Config {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
                 ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
             },
-            spool: SpoolLimits {
-                bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
-                age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
+            pace: Pace {
+                least: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,
+                most: env::millis(env, "INGEST_PACE_MOST_MS", (0, 60_000), 700)?,
+                share: env::bounded(env, "INGEST_INSERT_PERCENT", (1, 100), 10)? as f64 / 100.0,
             },
+            log_sync: env::optional(env, "LOG_SYNC", "always, interval or off")?.unwrap_or_default(),
+            log: Limits { bytes: limits.bytes, age: limits.age },
+            spool: limits,
             redis: env.get("REDIS_URL").map(Secret::new),
             kafka,
             projects,

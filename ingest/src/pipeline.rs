@@ -3,7 +3,7 @@
 //! ```text
 //! request -> authenticate -> admit -> read -> open -> normalise -> submit -> settle -> reply
 //!                                                                  |
-//!                          directly: dedup, batch, insert (`intake`, `inserter`), or through Kafka (`kafka`)
+//!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```
 //!
 //! Up to `submit` nothing was taken and every error is a plain refusal. After it, a request ends in one of three ways:
@@ -30,15 +30,14 @@ use crate::agent::Agents;
 use crate::config::Config;
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::decode;
+use crate::delivery::{Delivery, Pending, Ready, Refused, Settled};
 use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply, Warned};
 use crate::http::{Letters, Wait, Wishes, layout};
-use crate::intake::Refused;
 use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
-use crate::way::{Pending, Ready, Settled, Way};
 
 /// Bodies above this are taken apart on a thread for blocking work: parsing them would hold up everybody else's requests.
 const LARGE_BODY: usize = 256 * 1024;
@@ -51,7 +50,7 @@ pub struct Pipeline {
     pub(crate) hasher: UserHasher,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
-    pub(crate) way: Way,
+    pub(crate) delivery: Delivery,
     pub(crate) dead_letters: Arc<dyn Sink>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) metrics: Arc<Metrics>,
@@ -68,7 +67,7 @@ impl Pipeline {
         let limits = self.config.request;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
-        let ready = self.way.prepare(&caller.rules.project).await;
+        let ready = self.delivery.prepare(&caller.rules.project).await;
         let (sent, sent_layout) = (body.clone(), layout);
         let asked = Asked { layout, caller, letters: wishes.letters, ready, trace: trace(&head.headers) };
 
@@ -111,7 +110,7 @@ impl Pipeline {
         Ok(Caller { rules, key_id: grant.key_id.clone(), settings: settings.clone() })
     }
 
-    /// Bytes -> events on their way. Pure but for the way, the ids and the clock.
+    /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
         let Asked { layout, caller, letters, ready, trace } = asked;
         let most = self.config.request.decoded_bytes;
@@ -126,7 +125,7 @@ impl Pipeline {
         let pending = if events.is_empty() {
             None
         } else {
-            let pending = self.way.submit(ready, &caller.rules.project, &events, trace.as_deref());
+            let pending = self.delivery.submit(ready, &caller.rules.project, &events, trace.as_deref());
             Some(pending.map_err(|why| self.refused(why, events.len()))?)
         };
         // Counted only now: a request that was refused as a whole comes again.
@@ -196,7 +195,7 @@ impl Pipeline {
         let deadline = Instant::now() + self.config.request.ack_timeout;
         let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
         let settled = match pending {
-            Some(pending) => self.way.settle(pending, wait, deadline).await,
+            Some(pending) => self.delivery.settle(pending, wait, deadline).await,
             None => Vec::new(),
         };
         let count = |of: Settled| settled.iter().filter(|settled| **settled == of).count();

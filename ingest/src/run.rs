@@ -28,15 +28,13 @@ use crate::agent::Agents;
 use crate::batch::KeyHasher;
 use crate::config::Config;
 use crate::dead_letters::{Courier, Queue, Sink};
-use crate::direct::Direct;
+use crate::delivery::{Delivery, KafkaDelivery};
+use crate::direct::{Direct, Parts, StartError};
 use crate::guard::Guard;
 use crate::http;
-use crate::inserter::Inserter;
-use crate::intake::Intake;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::consumer::ConsumerParts;
 use crate::kafka::gateway::Gateway;
-use crate::kafka::lane::Common;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::Kafka;
 use crate::kafka::topics::Topics;
@@ -44,13 +42,12 @@ use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::poison::{BatchWriter, repair};
-use crate::recover::RecoverError;
 use crate::spool::folder::{Folder, FolderError};
 use crate::spool::records::RecordSpool;
-use crate::spool::shelf::Shelf;
 use crate::store::Store;
 use crate::touched::Publisher;
-use crate::way::{LogWay, Way};
+use crate::worker::Common;
+use crate::worker::pace::Pace;
 
 /// What the write path is given.
 pub struct Deps {
@@ -79,7 +76,7 @@ pub enum RunError {
     Spool(#[from] FolderError),
     /// It could not take up what an earlier process left.
     #[error("{0}")]
-    Recover(#[from] RecoverError),
+    Start(#[from] StartError),
     /// The Kafka client cannot be set up or cannot go on.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
@@ -104,7 +101,7 @@ pub struct Ingest {
 /// What works behind the requests.
 enum Back {
     Direct(Box<Direct>),
-    Log(Box<Kafka>),
+    Kafka(Box<Kafka>),
 }
 
 impl Ingest {
@@ -127,19 +124,19 @@ impl Ingest {
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
         let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
-        let (way, back) = match &config.kafka {
-            None => direct(&config, store.clone(), Arc::clone(&guard))?,
-            Some(kafka) => log(&config, kafka, store.clone(), Arc::clone(&guard))?,
+        let (delivery, back) = match &config.kafka {
+            None => local(&config, store.clone(), Arc::clone(&guard))?,
+            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard))?,
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
-        let pipeline = way.map(|way| {
+        let pipeline = delivery.map(|delivery| {
             Arc::new(Pipeline {
                 keys: deps.keys,
                 catalogue: deps.catalogue,
                 hasher: deps.hasher,
                 agents: Agents::default(),
                 budget: Budget::new(config.request.open_bytes),
-                way,
+                delivery,
                 guard,
                 dead_letters: Arc::clone(&letters) as Arc<dyn Sink>,
                 metrics,
@@ -170,7 +167,7 @@ impl Ingest {
         courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
         let inserts = match &back {
             Back::Direct(_) => true,
-            Back::Log(kafka) => kafka.consumer.is_some(),
+            Back::Kafka(kafka) => kafka.consumer.is_some(),
         };
         let mut repairs = JoinSet::new();
         if inserts {
@@ -179,7 +176,7 @@ impl Ingest {
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
-                Back::Log(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
+                Back::Kafka(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
             };
             stop.cancel();
             ended
@@ -204,29 +201,27 @@ impl Ingest {
     }
 }
 
-fn direct(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
-    let intake = Arc::new(Intake::new(config.batch, config.dedup));
-    let folder = Arc::new(Folder::open(&config.data.join("ingest").join("journal"))?);
-    let shelf = Arc::new(Shelf::new(config.spool));
-    let direct = Direct {
-        intake: Arc::clone(&intake),
-        inserter: Inserter {
-            metrics: Arc::clone(&store.metrics),
-            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
-            store,
-            folder,
-            shelf,
-            took_ms: Arc::default(),
-        },
-        guard,
+fn local(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Delivery>, Back), RunError> {
+    let common = Arc::new(Common {
+        batch: config.batch,
         dedup: config.dedup,
-        inserts: config.batch.inserts,
-        drain: config.drain,
-    };
-    Ok((Some(Way::Direct(intake)), Back::Direct(Box::new(direct))))
+        hasher: KeyHasher::random(),
+        writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
+        permits: Arc::new(Semaphore::new(config.batch.inserts)),
+        workers: AtomicUsize::new(1),
+        pace: config.pace,
+    });
+    let parts = Parts { store, common, guard, sync: config.log_sync, limits: config.log, drain: config.drain };
+    let direct = Direct::open(&config.data.join("ingest"), parts)?;
+    Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
 }
 
-fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) -> Result<(Option<Way>, Back), RunError> {
+fn kafka(
+    config: &Config,
+    kafka: &KafkaConfig,
+    store: Store,
+    guard: Arc<Guard>,
+) -> Result<(Option<Delivery>, Back), RunError> {
     let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers)?);
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
     let client = store.client.clone();
@@ -235,8 +230,8 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
         let (spool, puts) = RecordSpool::open(folder, config.spool, Arc::clone(&metrics))?;
         let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
         let progress = Progress::new(&kafka.brokers, &kafka.group)?;
-        let way = LogWay { gateway, progress, spool, breaker: Breaker::default() };
-        Ok::<_, RunError>((Arc::new(way), puts))
+        let delivery = KafkaDelivery { gateway, progress, spool, breaker: Breaker::default() };
+        Ok::<_, RunError>((Arc::new(delivery), puts))
     });
     let gateway = gateway.transpose()?;
     let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
@@ -249,13 +244,15 @@ fn log(config: &Config, kafka: &KafkaConfig, store: Store, guard: Arc<Guard>) ->
             hasher: KeyHasher::random(),
             writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
             permits: Arc::new(Semaphore::new(config.batch.inserts)),
-            lanes: AtomicUsize::new(0),
+            workers: AtomicUsize::new(0),
+            // Every partition keeps the least pace: whoever waits for an insert is in another process.
+            pace: Pace { most: config.pace.least, ..config.pace },
         }),
         store,
         drain: kafka.revoke_within,
     });
-    let way = gateway.as_ref().map(|(way, _)| Way::Log(Arc::clone(way)));
-    Ok((way, Back::Log(Box::new(Kafka { topics, gateway, consumer, guard, client, health }))))
+    let delivery = gateway.as_ref().map(|(delivery, _)| Delivery::Kafka(Arc::clone(delivery)));
+    Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health }))))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {

@@ -111,6 +111,26 @@ impl Window {
         }
     }
 
+    /// All ids with their offsets and no earlier time than they came, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (EventKey, i64, i64)> {
+        let entries = self.chunks.iter().flat_map(|chunk| chunk.entries.iter().map(|entry| (entry, chunk.newest)));
+        // An entry that was removed, or left behind by one that came later, is not found at its offset.
+        entries
+            .skip(self.forgotten)
+            .map(|(entry, at)| (EventKey::of_parts(entry.key), entry.offset, at))
+            .filter(|(key, offset, _)| self.find(*key) == Some(*offset))
+    }
+
+    /// How long an id is known.
+    pub fn length(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.length_ms).unwrap_or_default())
+    }
+
+    /// How many ids it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Ids held.
     pub fn ids(&self) -> usize {
         self.index.len()

@@ -129,6 +129,37 @@ pub fn encode(project: &str, event: &Event<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// Whose event a record is, and its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The project that the event belongs to.
+    pub project: &'a str,
+    /// The event's id.
+    pub event_id: &'a str,
+    /// What normalisation noted of the event.
+    pub flags: Flags,
+}
+
+/// Reads of a record only whose it is: a tenth of the work of [`decode`].
+pub fn identity(bytes: &[u8]) -> Result<Identity<'_>, WireError> {
+    let mut input = Input { bytes };
+    match input.byte("the version") {
+        Err(_) => return Err(WireError::Empty),
+        Ok(VERSION) => {}
+        Ok(other) => return Err(WireError::UnknownVersion(other)),
+    }
+    input.take(size_of::<i64>(), "received_at")?;
+    input.signed("ts")?;
+    input.signed("original_ts")?;
+    input.take(size_of::<u64>(), "user_hash")?;
+    let flags = Flags::from_bits(u16::from_le_bytes(input.array("flags")?));
+    input.take(size_of::<u16>(), "retention_days")?;
+    if input.byte("value")? != 0 {
+        input.take(size_of::<f64>(), "value")?;
+    }
+    Ok(Identity { project: input.text("project")?, event_id: input.text("event_id")?, flags })
+}
+
 /// Reads a record. What it returns borrows from `bytes`.
 pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
     let mut input = Input { bytes };
@@ -321,6 +352,17 @@ mod tests {
             dims: vec![Dim { set: "country,device", value: "DE\u{1f}mobile".into() }],
             flags: Flags::SKEW,
             retention_days: 730,
+        }
+    }
+
+    #[test]
+    fn the_identity_is_that_of_the_whole_record() {
+        for value in [None, Some(1.5)] {
+            let (event, mut out) = (Event { value, ..event() }, Vec::new());
+            encode("demo", &event, &mut out);
+            let expected = Identity { project: "demo", event_id: "order-1", flags: Flags::SKEW };
+            assert_eq!(identity(&out), Ok(expected));
+            assert_eq!(identity(&out[..40]), decode(&out[..40]).map(|_| expected));
         }
     }
 

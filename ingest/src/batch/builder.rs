@@ -289,9 +289,7 @@ mod tests {
         rows: 1_000_000,
         bytes: 1 << 30,
         linger: Duration::ZERO,
-        pace: Duration::ZERO,
         inserts: 1,
-        waiting: 1,
         insert_timeout: Duration::ZERO,
         refused_grace: Duration::ZERO,
     };

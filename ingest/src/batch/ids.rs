@@ -10,6 +10,21 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 pub struct EventKey(u128);
 
 impl EventKey {
+    /// From [`Self::parts`].
+    pub fn of_parts([low, high]: [u64; 2]) -> Self {
+        Self(u128::from(low) | u128::from(high) << 64)
+    }
+
+    /// As bytes, for the window's files.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
+    /// From [`Self::to_bytes`].
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_le_bytes(bytes))
+    }
+
     /// Its halves; each is as random as the whole.
     pub fn parts(self) -> [u64; 2] {
         [self.0 as u64, (self.0 >> 64) as u64]
@@ -22,7 +37,7 @@ impl Hash for EventKey {
     }
 }
 
-/// Makes keys. The hash is keyed with randomness of this process, so nobody can craft an id that hides another tenant's.
+/// Makes keys. The hash is keyed with randomness of this process or of its data folder, so nobody can craft an id that hides another tenant's.
 #[derive(Clone)]
 pub struct KeyHasher {
     secret: [u8; 16],
@@ -32,6 +47,11 @@ impl KeyHasher {
     /// A hasher with a random secret.
     pub fn random() -> Self {
         Self { secret: rand::random() }
+    }
+
+    /// A hasher with a secret that was random once.
+    pub fn with(secret: [u8; 16]) -> Self {
+        Self { secret }
     }
 
     /// The key of an event.

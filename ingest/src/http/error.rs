@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use tallyhouse_schema::body::BodyError;
 use tallyhouse_service::http::Problem;
 
-use crate::intake::Refused;
+use crate::delivery::Refused;
 
 /// A request that failed as a whole. Everything that a sender can do about it is in `Display`; nothing of us is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -174,8 +174,10 @@ pub fn refused(refused: Refused, is_store_up: bool) -> RequestError {
     match refused {
         Refused::Starting => RequestError::Starting,
         Refused::Stopping => RequestError::Stopping,
-        Refused::Full if is_store_up => RequestError::Overloaded,
-        Refused::Full | Refused::SpoolFull => RequestError::StoreUnavailable,
+        Refused::Busy => RequestError::Overloaded,
+        // Full while ClickHouse answers: more comes than it stores.
+        Refused::LogFull if is_store_up => RequestError::Overloaded,
+        Refused::LogFull => RequestError::StoreUnavailable,
     }
 }
 

@@ -22,12 +22,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::committer::BatchCommitter;
 use super::consumer::ConsumerParts;
-use super::filling::Chunk;
-use super::lane::Lane;
 use super::ownership::Ownership;
 use super::topics::PROJECT_PREFIX;
+use crate::worker::Worker;
+use crate::worker::committer::BatchCommitter;
+use crate::worker::filling::Chunk;
 
 /// A partition of a topic.
 pub(super) type Place = (String, i32);
@@ -127,7 +127,7 @@ impl Context {
             self.parts.store.metrics.kafka.lane_ended(&topic, partition);
         }
         let lanes = self.lanes().len();
-        self.parts.common.lanes.store(lanes, Ordering::Relaxed);
+        self.parts.common.workers.store(lanes, Ordering::Relaxed);
         self.parts.store.metrics.kafka.lanes(lanes);
     }
 }
@@ -186,7 +186,7 @@ pub(super) fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
         return;
     }
     let mut lanes = context.lanes();
-    context.parts.common.lanes.store(lanes.len() + assigned.len(), Ordering::Relaxed);
+    context.parts.common.workers.store(lanes.len() + assigned.len(), Ordering::Relaxed);
     for (topic, partition) in assigned {
         let lane = begin_lane(consumer, &topic, partition);
         lanes.insert((topic, partition), lane);
@@ -202,21 +202,19 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
     let (queued, drain) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let ownership = Arc::new(Ownership::new(Arc::clone(consumer), topic, partition));
     let is_shared = topic == parts.rules.shared;
-    let lane = Lane {
-        topic: topic.into(),
-        partition,
-        project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
-        common: Arc::clone(&parts.common),
+    let worker = Worker {
         committer: Arc::new(BatchCommitter {
-            ownership: Arc::clone(&ownership),
+            partition: Arc::clone(&ownership),
             writer: parts.common.writer.clone(),
             store: parts.store.clone(),
             metrics: Arc::clone(&parts.store.metrics),
         }),
+        project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
+        common: Arc::clone(&parts.common),
         chunks: receiver,
         queued: Arc::clone(&queued),
         drain: drain.clone(),
     };
-    let task = context.runtime.spawn(lane.run());
+    let task = context.runtime.spawn(worker.run());
     Running { chunks: sender, queued, drain, ownership, task, is_paused: false }
 }

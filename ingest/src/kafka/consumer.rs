@@ -20,12 +20,12 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Context, Place, Running, begin_lanes};
-use super::batch::Read;
-use super::filling::Chunk;
-use super::lane::Common;
 use super::settings::Brokers;
 use super::topics::TopicRules;
 use crate::store::Store;
+use crate::worker::Common;
+use crate::worker::batch::Read;
+use crate::worker::filling::Chunk;
 
 /// What a consumer is made of.
 #[derive(Clone)]

@@ -35,14 +35,9 @@
 //! being inserted, would need `tallyhouse rollups verify`; the age of a replayed intent is logged and measured.
 
 mod assignment;
-pub mod batch;
-pub mod committer;
 pub mod config;
 pub mod consumer;
-pub mod filling;
 pub mod gateway;
-pub mod intent;
-pub mod lane;
 pub mod ownership;
 pub mod placement;
 pub mod progress;

@@ -13,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, ConsumerParts};
 use super::topics::Topics;
+use crate::delivery::KafkaDelivery;
 use crate::guard::{self, Guard};
 use crate::spool::records::Puts;
-use crate::way::LogWay;
 
 /// What it works with.
 pub struct Kafka {
     /// Topics.
     pub topics: Arc<Topics>,
     /// The gateway's half, if this process is one.
-    pub gateway: Option<(Arc<LogWay>, Puts)>,
+    pub gateway: Option<(Arc<KafkaDelivery>, Puts)>,
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
     /// Dimension values, to be filled at start.
@@ -70,7 +70,7 @@ impl Kafka {
     }
 }
 
-fn beside_the_gateway(beside: &mut JoinSet<()>, way: Arc<LogWay>, puts: Puts) {
+fn beside_the_gateway(beside: &mut JoinSet<()>, way: Arc<KafkaDelivery>, puts: Puts) {
     let (writing, draining, watching) = (Arc::clone(&way), Arc::clone(&way), Arc::clone(&way));
     beside.spawn(async move { writing.spool.write(puts).await });
     beside.spawn(async move { draining.spool.drain(&draining.gateway).await });

@@ -6,8 +6,8 @@ use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec, exponential_bu
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{Registrar, seconds};
-use crate::kafka::batch::Counts;
 use crate::kafka::gateway::Landing;
+use crate::worker::batch::Counts;
 
 /// Figures of the way through Kafka.
 pub struct KafkaMetrics {

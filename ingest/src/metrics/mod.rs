@@ -1,6 +1,7 @@
 //! Every metric of the write path: their names are in this folder only.
 
 mod kafka;
+mod log;
 mod refusals;
 mod spool;
 
@@ -13,11 +14,11 @@ use prometheus::{
 };
 use tallyhouse_sql::Class;
 
-use crate::intake::Gauges;
-use crate::kafka::batch::Counts;
 use crate::kafka::gateway::Landing;
+use crate::worker::batch::Counts;
 
 pub use self::kafka::KafkaMetrics;
+pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
 pub use self::spool::SpoolMetrics;
 
@@ -29,6 +30,8 @@ pub struct Metrics {
     pub refusals: RefusalMetrics,
     /// Files.
     pub spool: SpoolMetrics,
+    /// The local log.
+    pub log: LogMetrics,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     events: IntCounterVec,
@@ -42,9 +45,6 @@ pub struct Metrics {
     open_bytes: IntGauge,
     dimension_overflow: IntCounterVec,
     dimension_values: IntGauge,
-    pending_ids: IntGauge,
-    waiting_batches: IntGauge,
-    uncertain_batches: IntGauge,
     window_ids: IntGauge,
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
@@ -70,6 +70,7 @@ impl Metrics {
             kafka: KafkaMetrics::register(registrar)?,
             refusals: RefusalMetrics::register(registrar)?,
             spool: SpoolMetrics::register(registrar)?,
+            log: LogMetrics::register(registrar)?,
             requests: registrar.counters(
                 "tallyhouse_ingest_requests_total",
                 "Requests by the code of their answer",
@@ -114,11 +115,6 @@ impl Metrics {
             )?,
             dimension_values: registrar
                 .gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
-            pending_ids: registrar
-                .gauge("tallyhouse_ingest_pending_ids", "Event ids in batches that are not stored yet")?,
-            waiting_batches: registrar
-                .gauge("tallyhouse_ingest_waiting_batches", "Full batches that wait for an insert")?,
-            uncertain_batches: registrar.gauge("tallyhouse_ingest_uncertain_batches", "Batches being inserted")?,
             window_ids: registrar.gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
             window_seconds: registrar
                 .gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
@@ -227,13 +223,10 @@ impl Metrics {
         self.open_bytes.set(bytes as i64);
     }
 
-    /// What the intake holds at the moment.
-    pub fn intake(&self, gauges: Gauges) {
-        self.pending_ids.set(gauges.pending_ids as i64);
-        self.waiting_batches.set(gauges.waiting_batches as i64);
-        self.uncertain_batches.set(gauges.uncertain_batches as i64);
-        self.window_ids.set(gauges.window_ids as i64);
-        self.window_seconds.set(gauges.window_reach.as_secs() as i64);
+    /// Ids that are remembered, and how far back.
+    pub fn window(&self, ids: usize, reach: Duration) {
+        self.window_ids.set(ids as i64);
+        self.window_seconds.set(reach.as_secs() as i64);
     }
 }
 

@@ -63,12 +63,12 @@ pub struct CannotReplay {
 
 /// What the decision needs beside the record.
 pub struct Known<'a> {
-    /// The partition.
-    pub partition: i32,
+    /// The partition; `None`: the local log.
+    pub partition: Option<i32>,
     /// Hashes ids.
     pub hasher: &'a KeyHasher,
-    /// Ids of earlier events.
-    pub window: &'a mut Window,
+    /// Ids of earlier events; `None`: no record repeats another.
+    pub window: Option<&'a mut Window>,
     /// The intent being replayed.
     pub replay: Option<&'a Intent>,
     /// Now, by the steady clock.
@@ -131,27 +131,25 @@ impl Building {
                 return Ok(());
             }
         };
-        let key = known.hasher.key(record.project, &record.event.event_id);
-        if !must_keep {
-            match known.window.find(key) {
-                Some(offset) if offset == read.offset => {
-                    self.counts.replayed += 1;
-                    self.skip(read.offset);
-                    return Ok(());
-                }
-                Some(_) => {
-                    self.counts.duplicates += 1;
-                    self.skip(read.offset);
-                    return Ok(());
-                }
-                None => {}
+        if let Some(window) = known.window.as_deref_mut() {
+            let key = known.hasher.key(record.project, &record.event.event_id);
+            if let Some(offset) = window.find(key).filter(|_| !must_keep) {
+                let is_same = offset == read.offset;
+                *if is_same { &mut self.counts.replayed } else { &mut self.counts.duplicates } += 1;
+                self.skip(read.offset);
+                return Ok(());
             }
+            window.insert(key, read.offset, known.now);
         }
-        known.window.insert(key, read.offset, known.now);
         self.counts.kept += 1;
         self.checksum.update(read.payload);
-        let source = Source { partition: known.partition, offset: read.offset };
-        self.builder.push_from(source, record.project, &record.event);
+        match known.partition {
+            Some(partition) => {
+                let source = Source { partition, offset: read.offset };
+                self.builder.push_from(source, record.project, &record.event);
+            }
+            None => self.builder.push(record.project, &record.event, None),
+        }
         Ok(())
     }
 
@@ -188,11 +186,11 @@ impl Building {
     }
 
     /// What is inserted and committed.
-    pub fn close(self, topic: &str, partition: i32, is_repeated: bool) -> Closed {
+    pub fn close(self, topic: &str, partition: Option<i32>, is_repeated: bool) -> Closed {
         let Self { first, last, builder, skips, poison, counts, checksum, .. } = self;
         // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
         // records must not be taken for those of the old one.
-        let token = format!("{topic}-{partition}-{first}-{last}-{:08x}", checksum.finalize());
+        let token = format!("{topic}-{}-{first}-{last}-{:08x}", partition.unwrap_or_default(), checksum.finalize());
         // No keys are in it: the window has them already.
         let Encoded { rows, chunks, days, .. } = builder.finish();
         Closed { first, last, token, rows, chunks, days, skips, poison, is_repeated, counts }
@@ -264,10 +262,11 @@ mod tests {
             let mut building = Building::new(first);
             for (offset, id) in (first..).zip(ids) {
                 let payload = if *id == "?" { b"poison".to_vec() } else { record(id) };
-                let mut known = Known { partition: 3, hasher: &self.hasher, window: &mut self.window, replay, now: 1 };
+                let mut known =
+                    Known { partition: Some(3), hasher: &self.hasher, window: Some(&mut self.window), replay, now: 1 };
                 building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
             }
-            Ok(building.close("t", 3, replay.is_some()))
+            Ok(building.close("t", Some(3), replay.is_some()))
         }
     }
 
@@ -320,8 +319,13 @@ mod tests {
             let week = Event { ts: offset * 7 * 86_400_000, ..event(&id) };
             let mut payload = Vec::new();
             wire::encode("p", &week, &mut payload);
-            let mut known =
-                Known { partition: 3, hasher: &lane.hasher, window: &mut lane.window, replay: None, now: 1 };
+            let mut known = Known {
+                partition: Some(3),
+                hasher: &lane.hasher,
+                window: Some(&mut lane.window),
+                replay: None,
+                now: 1,
+            };
             building.take(Read { offset, at: 1, payload: &payload }, &mut known).unwrap();
         }
         assert!(building.is_full(limits));

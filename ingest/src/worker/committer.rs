@@ -11,13 +11,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::consumer::ConsumerContext;
 use tallyhouse_service::clock::now_ms;
 use tokio::time::Instant;
 
 use super::batch::{Closed, Poison};
 use super::intent::Intent;
-use super::ownership::{CommitError, Ownership};
+use super::partition::{CommitError, Partition};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::metrics::Metrics;
 use crate::poison::{BatchWriter, Fence, Origin, Refused};
@@ -28,9 +27,9 @@ use crate::store::{Block, Store, pause_after};
 pub struct Lost;
 
 /// Stores the batches of a partition and commits how far it is (see the module).
-pub struct BatchCommitter<C: ConsumerContext> {
-    /// The right to the partition.
-    pub ownership: Arc<Ownership<C>>,
+pub struct BatchCommitter<P> {
+    /// Whose batches.
+    pub partition: Arc<P>,
     /// Where batches go.
     pub store: Store,
     /// How they get there, however often it takes.
@@ -44,14 +43,14 @@ pub struct BatchCommitter<C: ConsumerContext> {
 const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
 /// The intent of a batch, committed again when it is older than it holds.
-struct Held<'a, C: ConsumerContext> {
-    committer: &'a BatchCommitter<C>,
+struct Held<'a, P> {
+    committer: &'a BatchCommitter<P>,
     first: i64,
     metadata: String,
     fenced: Mutex<Instant>,
 }
 
-impl<C: ConsumerContext + 'static> Fence for Held<'_, C> {
+impl<P: Partition> Fence for Held<'_, P> {
     type Lost = Lost;
 
     async fn hold(&self) -> Result<(), Lost> {
@@ -64,7 +63,7 @@ impl<C: ConsumerContext + 'static> Fence for Held<'_, C> {
     }
 }
 
-impl<C: ConsumerContext + 'static> BatchCommitter<C> {
+impl<P: Partition> BatchCommitter<P> {
     /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
     pub async fn store_batch(&self, closed: Closed) -> Result<Refused, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
@@ -82,7 +81,7 @@ impl<C: ConsumerContext + 'static> BatchCommitter<C> {
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
             let origin = Origin {
-                topic: self.ownership.place().0,
+                topic: self.partition.number().map_or("", |_| self.partition.topic()),
                 is_repeated: closed.is_repeated,
                 since: closed.is_repeated.then_some(0),
             };
@@ -95,7 +94,9 @@ impl<C: ConsumerContext + 'static> BatchCommitter<C> {
     /// The whole record, so that a version that can read it may be given it again. Its id is that of its place: a batch that is
     /// repeated writes the same dead letter.
     fn dead_letter(&self, poison: &Poison) -> DeadLetter {
-        let (topic, partition) = self.ownership.place();
+        let topic = self.partition.topic();
+        // As in `events`: the local log has no partition.
+        let partition = self.partition.number().unwrap_or(-1);
         let (now, offset, at) = (now_ms(), poison.offset, poison.at);
         DeadLetter {
             project: String::new(),
@@ -117,10 +118,10 @@ impl<C: ConsumerContext + 'static> BatchCommitter<C> {
     pub async fn commit(&self, next: i64, metadata: &str) -> Result<(), Lost> {
         let mut attempt = 1;
         loop {
-            let ownership = Arc::clone(&self.ownership);
+            let partition = Arc::clone(&self.partition);
             let metadata = metadata.to_owned();
             let started = Instant::now();
-            let committed = tokio::task::spawn_blocking(move || ownership.commit(next, &metadata)).await;
+            let committed = tokio::task::spawn_blocking(move || partition.commit(next, &metadata)).await;
             let error = match committed {
                 Ok(Ok(())) => {
                     self.metrics.kafka.committed(started.elapsed());

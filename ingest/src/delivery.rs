@@ -1,5 +1,4 @@
-//! How events become durable: directly in ClickHouse, or in Kafka first; on the disk while either is away. The pipeline is the
-//! same for both.
+//! How events become durable: in the local log or in Kafka. The pipeline is the same for both.
 
 use std::sync::Arc;
 
@@ -8,25 +7,37 @@ use tallyhouse_service::breaker::Breaker;
 use tallyhouse_service::clock::steady_ms;
 use tokio::time::Instant;
 
-use crate::batch::Outcome;
+use crate::direct::append::{Appender, Submitted};
 use crate::http::Wait;
-use crate::intake::{Decider, Fate, Intake, Refused, Submitted};
 use crate::kafka::gateway::{Destination, Gateway, InFlight, Landing, marks};
 use crate::kafka::progress::Progress;
 use crate::kafka::records::Records;
 use crate::spool::records::RecordSpool;
 
-/// The ways.
+/// Where events are delivered to.
 #[derive(Clone)]
-pub enum Way {
-    /// Batches into ClickHouse; acknowledged when stored, or sealed on the disk while it is away.
-    Direct(Arc<Intake>),
+pub enum Delivery {
+    /// The log on this machine; acknowledged when it is synced.
+    Local(Arc<Appender>),
     /// Records into Kafka; acknowledged when replicated, or spooled on the disk while it is away.
-    Log(Arc<LogWay>),
+    Kafka(Arc<KafkaDelivery>),
 }
 
-/// The way through Kafka.
-pub struct LogWay {
+/// Why nothing of a request was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// What an earlier process left is being read.
+    Starting,
+    /// As much waits for a sync as may.
+    Busy,
+    /// The process is stopping.
+    Stopping,
+    /// As much waits in the log as may, or the disk is nearly full.
+    LogFull,
+}
+
+/// Delivery to Kafka.
+pub struct KafkaDelivery {
     /// Sends records.
     pub gateway: Gateway,
     /// Knows what is stored.
@@ -41,9 +52,9 @@ pub struct LogWay {
 #[derive(Debug, Clone)]
 pub enum Ready {
     /// Nothing.
-    Direct,
+    Local,
     /// Where they go.
-    Log(Destination),
+    Kafka(Destination),
     /// Into the spool, for a topic: Kafka does not answer.
     Spool(Arc<str>),
 }
@@ -51,8 +62,8 @@ pub enum Ready {
 /// Events that were submitted.
 #[derive(Debug)]
 pub enum Pending {
-    /// In batches.
-    Batches(Submitted),
+    /// In the local log, or about to be.
+    Appended(Submitted),
     /// On their way into the log.
     Records(InFlight),
     /// To be spooled.
@@ -79,12 +90,12 @@ pub enum Settled {
     Open,
 }
 
-impl Way {
+impl Delivery {
     /// Finds out what submitting needs, waiting if it must.
     pub async fn prepare(&self, project: &str) -> Ready {
         match self {
-            Self::Direct(_) => Ready::Direct,
-            Self::Log(log) => log.prepare(project).await,
+            Self::Local(_) => Ready::Local,
+            Self::Kafka(kafka) => kafka.prepare(project).await,
         }
     }
 
@@ -97,72 +108,42 @@ impl Way {
         trace: Option<&str>,
     ) -> Result<Pending, Refused> {
         match (self, ready) {
-            (Self::Direct(intake), _) => intake.submit(project, events).map(Pending::Batches),
-            (Self::Log(log), Ready::Log(destination)) => {
+            (Self::Local(appender), _) => appender.submit(project, events).map(Pending::Appended),
+            (Self::Kafka(log), Ready::Kafka(destination)) => {
                 Ok(Pending::Records(log.gateway.send(destination, Records::of(project, events), trace)))
             }
-            (Self::Log(_), Ready::Spool(topic)) => Ok(Pending::Unsent { topic, records: Records::of(project, events) }),
-            (Self::Log(_), Ready::Direct) => Err(Refused::Starting),
+            (Self::Kafka(_), Ready::Spool(topic)) => {
+                Ok(Pending::Unsent { topic, records: Records::of(project, events) })
+            }
+            (Self::Kafka(_), Ready::Local) => Err(Refused::Starting),
         }
     }
 
     /// Waits until every event is settled, at most until the deadline. In the order of submission.
     pub async fn settle(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<Settled> {
         match (pending, self) {
-            (Pending::Batches(submitted), _) => settle_batches(submitted, wait, deadline).await,
-            (Pending::Records(in_flight), Self::Log(log)) => log.settle(in_flight, wait, deadline).await,
-            (Pending::Unsent { topic, records }, Self::Log(log)) => {
+            (Pending::Appended(submitted), Self::Local(appender)) => appender.settle(submitted, wait, deadline).await,
+            (Pending::Records(in_flight), Self::Kafka(kafka)) => kafka.settle(in_flight, wait, deadline).await,
+            (Pending::Unsent { topic, records }, Self::Kafka(kafka)) => {
                 let landings = vec![Landing::Failed; records.len()];
-                log.fall_back(&topic, &records, landings).await.into_iter().map(|l| settled(l, wait, false)).collect()
+                kafka.fall_back(&topic, &records, landings).await.into_iter().map(|l| settled(l, wait, false)).collect()
             }
-            (Pending::Records(InFlight { records, .. }) | Pending::Unsent { records, .. }, Self::Direct(_)) => {
+            (Pending::Records(InFlight { records, .. }) | Pending::Unsent { records, .. }, Self::Local(_)) => {
                 vec![Settled::Open; records.len()]
             }
+            (Pending::Appended(submitted), Self::Kafka(_)) => vec![Settled::Open; submitted.len()],
         }
     }
 }
 
-async fn settle_batches(submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<Settled> {
-    let is_enough = |outcome: &Outcome| match outcome {
-        Outcome::Stored | Outcome::StoredWithout(_) => true,
-        Outcome::Sealed => wait == Wait::Durable,
-        Outcome::Pending | Outcome::HandedBack => false,
-    };
-    let mut outcomes = Vec::with_capacity(submitted.tickets.len());
-    for mut ticket in submitted.tickets {
-        let ended = ticket.wait_for(|outcome| is_enough(outcome) || *outcome == Outcome::HandedBack);
-        let ended = tokio::time::timeout_at(deadline, ended).await;
-        let outcome = ended.ok().and_then(Result::ok).map(|outcome| outcome.clone());
-        outcomes.push(outcome.filter(is_enough));
-    }
-    let settled = |(fate, decider): (Fate, Option<Decider>)| {
-        let Some(Decider { ticket, row }) = decider else { return of_fate(fate) };
-        match outcomes.get(ticket).and_then(Option::as_ref) {
-            None => Settled::Open,
-            Some(Outcome::StoredWithout(refused)) => {
-                refused.get(&row).map_or_else(|| of_fate(fate), |code| Settled::RefusedByStore(*code))
-            }
-            Some(_) => of_fate(fate),
-        }
-    };
-    submitted.fates.into_iter().map(settled).collect()
-}
-
-const fn of_fate(fate: Fate) -> Settled {
-    match fate {
-        Fate::Accepted => Settled::Accepted,
-        Fate::Duplicate => Settled::Duplicate,
-    }
-}
-
-impl LogWay {
+impl KafkaDelivery {
     async fn prepare(&self, project: &str) -> Ready {
         let topic = self.gateway.topic(project);
         if !self.breaker.allows(steady_ms()) {
             return Ready::Spool(topic.into());
         }
         match self.gateway.destination(&topic).await {
-            Ok(destination) => Ready::Log(destination),
+            Ok(destination) => Ready::Kafka(destination),
             Err(error) => {
                 self.breaker.failed(steady_ms());
                 tracing::warn!(%error, "Kafka cannot be asked; events go to the spool");

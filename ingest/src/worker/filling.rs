@@ -33,8 +33,8 @@ impl Chunk {
 
 /// What records are judged by, beside what is known.
 pub struct Judge<'a> {
-    /// The partition.
-    pub partition: i32,
+    /// The partition; `None`: the local log.
+    pub partition: Option<i32>,
     /// Hashes ids.
     pub hasher: &'a KeyHasher,
     /// Bounds of a batch.
@@ -48,8 +48,8 @@ const SLICE: usize = 2_048;
 
 /// See the module.
 pub struct Filling {
-    /// Ids of this partition.
-    pub window: Window,
+    /// Ids of this partition; `None`: no record repeats another.
+    pub window: Option<Window>,
     replay: Option<Intent>,
     building: Option<Building>,
     chunk: Chunk,
@@ -60,7 +60,7 @@ pub struct Filling {
 
 impl Filling {
     /// Nothing yet; `replay` is the first batch, if there is one to be repeated.
-    pub fn new(window: Window, replay: Option<Intent>) -> Self {
+    pub fn new(window: Option<Window>, replay: Option<Intent>) -> Self {
         Self { window, replay, building: None, chunk: Chunk::default(), cursor: 0, freed: 0, must_close: false }
     }
 
@@ -118,7 +118,7 @@ impl Filling {
             let mut known = Known {
                 partition: judge.partition,
                 hasher: judge.hasher,
-                window: &mut self.window,
+                window: self.window.as_mut(),
                 replay: self.replay.as_ref(),
                 now: judge.now,
             };
@@ -137,7 +137,7 @@ impl Filling {
     }
 
     /// Closes the batch.
-    pub fn close(&mut self, topic: &str, partition: i32) -> Option<Closed> {
+    pub fn close(&mut self, topic: &str, partition: Option<i32>) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;
         let is_repeated = self.replay.take().is_some();

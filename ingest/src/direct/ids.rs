@@ -1,0 +1,174 @@
+//! The window of ids on the disk: what a start knows without ClickHouse.
+//!
+//! ```text
+//! segment is read -> its ids, as far as the window still has them -> a file, synced -> the segment goes
+//! start           -> files, oldest first -> the window -> segments that are still there
+//! a file is older than the window -> it goes
+//! ```
+//!
+//! So an id is on the disk for the whole window: first in the log, then in a file. The first start of a folder reads what ClickHouse
+//! knows, and writes a file of that.
+
+use std::io;
+
+use tallyhouse_service::clock::{now_ms, steady_ms};
+
+use crate::batch::EventKey;
+use crate::log::local::disk::{Disk, DiskFile};
+use crate::window::Window;
+
+const SUFFIX: &str = ".ids";
+
+const MAGIC: u64 = u64::from_le_bytes(*b"tallyid1");
+
+/// Magic, number of entries, checksum.
+const HEADER: usize = 24;
+
+/// Key, offset, time.
+const ENTRY: usize = 32;
+
+/// An id of the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id {
+    /// Its hash.
+    pub key: EventKey,
+    /// The offset in the log; -1 for one that ClickHouse knew.
+    pub offset: i64,
+    /// When it came, in milliseconds since 1970.
+    pub at: i64,
+}
+
+/// Writes ids; they outlive the power when it returns. `base` is the offset of the first; files are read in this order.
+pub fn save<D: Disk>(disk: &D, base: i64, ids: &[Id]) -> io::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut entries = Vec::with_capacity(ids.len() * ENTRY);
+    for id in ids {
+        entries.extend_from_slice(&id.key.to_bytes());
+        entries.extend_from_slice(&id.offset.to_le_bytes());
+        entries.extend_from_slice(&id.at.to_le_bytes());
+    }
+    let header = [MAGIC, ids.len() as u64, u64::from(crc32fast::hash(&entries))].map(u64::to_le_bytes).concat();
+    let name = format!("{:020}{SUFFIX}", base.max(0));
+    // Of a save that was interrupted.
+    disk.remove(&name)?;
+    let file = disk.create(&name, (HEADER + entries.len()) as u64)?;
+    file.write_at(&entries, HEADER as u64)?;
+    file.write_at(&header, 0)?;
+    file.sync()?;
+    disk.sync_names()
+}
+
+/// Fills a window with what is on the disk, the newest that it can hold, and removes files that are older than it. Returns how many
+/// files were damaged: repeats of their events are not known.
+pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
+    let mut names: Vec<String> = disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)).collect();
+    names.sort();
+    let (now, steady, horizon) = (now_ms(), steady_ms(), horizon(window));
+    let (mut files, mut ids, mut damaged) = (Vec::new(), 0, 0);
+    for name in names.iter().rev() {
+        match read(disk, name)? {
+            Some(read) if read.last().is_none_or(|id| id.at < horizon) => disk.remove(name)?,
+            Some(read) if ids < window.capacity() => {
+                ids += read.len();
+                files.push(read);
+            }
+            Some(_) => {}
+            None => damaged += 1,
+        }
+    }
+    for id in files.iter().rev().flatten().filter(|id| id.at >= horizon) {
+        window.insert(id.key, id.offset, steady.saturating_sub(now.saturating_sub(id.at)));
+    }
+    Ok(damaged)
+}
+
+/// Removes files of which every id is older than the window.
+pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
+    let horizon = horizon(window);
+    for name in disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)) {
+        let mut last = [0; ENTRY];
+        let file = disk.open(&name)?;
+        let read = file.len()?.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
+        if read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon) {
+            disk.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+fn horizon(window: &Window) -> i64 {
+    now_ms().saturating_sub(i64::try_from(window.length().as_millis()).unwrap_or(i64::MAX))
+}
+
+fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Id>>> {
+    let file = disk.open(name)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let entries = bytes.get(HEADER..).unwrap_or_default();
+    let is_whole = number(0) == Some(MAGIC)
+        && number(8) == Some((entries.len() / ENTRY) as u64)
+        && number(16) == Some(u64::from(crc32fast::hash(entries)));
+    Ok(is_whole.then(|| entries.chunks_exact(ENTRY).filter_map(decode).collect()))
+}
+
+fn decode(entry: &[u8]) -> Option<Id> {
+    let (key, rest) = entry.split_first_chunk::<16>()?;
+    let (offset, rest) = rest.split_first_chunk::<8>()?;
+    let (at, _) = rest.split_first_chunk::<8>()?;
+    Some(Id { key: EventKey::from_bytes(*key), offset: i64::from_le_bytes(*offset), at: i64::from_le_bytes(*at) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::KeyHasher;
+    use crate::log::local::simulated::Simulated;
+
+    const DAY: i64 = 86_400_000;
+
+    fn id(hasher: &KeyHasher, n: i64, at: i64) -> Id {
+        Id { key: hasher.key("p", &n.to_string()), offset: n, at }
+    }
+
+    fn window(ids: usize) -> Window {
+        Window::new(Duration::from_millis(DAY as u64), ids)
+    }
+
+    #[test]
+    fn the_newest_ids_that_fit_are_known_again_and_old_files_go() {
+        let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
+        let file = |from: i64, age: i64| (from..from + 100).map(|n| id(&hasher, n, now - age)).collect::<Vec<_>>();
+        for (from, age) in [(0, 2 * DAY), (100, DAY / 2), (200, 10), (300, 0)] {
+            save(&disk, from, &file(from, age)).unwrap();
+        }
+        let mut all = window(1_000);
+        assert_eq!(load(&disk, &mut all).unwrap(), 0);
+        assert_eq!(all.ids(), 300);
+        assert_eq!((all.find(hasher.key("p", "99")), all.find(hasher.key("p", "100"))), (None, Some(100)));
+        assert_eq!(disk.list().unwrap().len(), 3);
+        let mut some = window(150);
+        load(&disk, &mut some).unwrap();
+        assert_eq!((some.find(hasher.key("p", "399")), some.find(hasher.key("p", "250"))), (Some(399), Some(250)));
+        assert_eq!((some.ids(), some.find(hasher.key("p", "249"))), (150, None));
+        // A damaged file costs what is in it.
+        disk.flip("00000000000000000200.ids", 8 * 100);
+        let mut rest = window(1_000);
+        assert_eq!(load(&disk, &mut rest).unwrap(), 1);
+        assert_eq!(rest.ids(), 200);
+    }
+
+    #[test]
+    fn files_go_when_all_in_them_is_old() {
+        let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
+        save(&disk, 1, &[id(&hasher, 1, now - 3 * DAY), id(&hasher, 2, now - 2 * DAY)]).unwrap();
+        save(&disk, 3, &[id(&hasher, 3, now - 2 * DAY), id(&hasher, 4, now)]).unwrap();
+        forget_old(&disk, &window(10)).unwrap();
+        assert_eq!(disk.list().unwrap(), ["00000000000000000003.ids"]);
+    }
+}

@@ -1,0 +1,295 @@
+//! The embedded way behind the requests: the local log, and the worker that stores what it has.
+//!
+//! ```text
+//! start  ids of the window, from files and from the log -> requests are taken
+//!        batches that a version before the log left -> stored       (`journal`)
+//!        the worker, from the committed offset
+//! stop   requests are refused -> what the log has is stored, within the drain -> the rest is in the log
+//! ```
+//!
+//! Only the first start of a folder waits for ClickHouse: it reads which ids are known. From then on they are on this disk (`ids`), and a
+//! start takes requests whatever ClickHouse does.
+
+pub mod append;
+pub mod ids;
+pub mod journal;
+pub mod partition;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tallyhouse_schema::event::Flags;
+use tallyhouse_schema::wire;
+use tallyhouse_service::clock::{now_ms, steady_ms};
+use tallyhouse_service::health::Status;
+use tallyhouse_service::lifecycle;
+use tallyhouse_sql::StoreError;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::KeyHasher;
+use crate::guard::{self, Guard};
+use crate::known::{self, IdFilter, KnownId};
+use crate::log::local::disk::Folder as LogFolder;
+use crate::log::local::{Identity, Limits, LocalLog, Sync};
+use crate::spool::folder::{Folder, FolderError};
+use crate::store::Store;
+use crate::window::Window;
+use crate::worker::committer::BatchCommitter;
+use crate::worker::{Common, Worker};
+use append::Appender;
+use ids::Id;
+use partition::LocalPartition;
+
+/// Between looks at how much waits.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How long the batch on its way may take after the drain. Past it, it is repeated at the next start.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// No offset.
+const GONE: i64 = i64::MIN;
+
+/// Why the ingester cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder cannot be used.
+    #[error("{0}")]
+    Folder(#[from] FolderError),
+    /// The log cannot be read.
+    #[error("the local log: {0}")]
+    Log(#[from] io::Error),
+    /// The tables are not there.
+    #[error("the tables are missing or older than this version; run `tallyhouse migrate up`: {0}")]
+    NotMigrated(StoreError),
+}
+
+/// What it works with.
+pub struct Direct {
+    /// Where requests leave their events.
+    pub appender: Arc<Appender>,
+    log: Arc<LocalLog>,
+    disk: LogFolder,
+    partition: Arc<LocalPartition>,
+    /// Whether the ids are those that this folder knows. Otherwise ClickHouse is asked.
+    has_ids: bool,
+    /// Batches of a version without a log. Its lock is that of this process on all of it.
+    journal: Folder,
+    store: Store,
+    common: Arc<Common>,
+    guard: Arc<Guard>,
+    limits: Limits,
+    drain: Duration,
+}
+
+/// What it is made of.
+pub struct Parts {
+    /// Where batches go.
+    pub store: Store,
+    /// What workers share.
+    pub common: Arc<Common>,
+    /// Dimension values, to be filled at start.
+    pub guard: Arc<Guard>,
+    /// What an acknowledgement waits for.
+    pub sync: Sync,
+    /// What may wait in the log.
+    pub limits: Limits,
+    /// How long what was taken may take to be stored after the stop.
+    pub drain: Duration,
+}
+
+impl Direct {
+    /// Opens the log below a folder, and reads what is in it. Blocking.
+    pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
+        let Parts { store, common, guard, sync, limits, drain } = parts;
+        let journal = Folder::open(&path.join("journal"))?;
+        let folder = path.join("log");
+        std::fs::create_dir_all(&folder)?;
+        let disk = LogFolder::new(&folder);
+        let (identity, _) = Identity::open(&disk)?;
+        let hasher = KeyHasher::with(identity.secret);
+
+        let window = Arc::new(Mutex::new(Window::new(common.dedup.window, common.dedup.ids)));
+        let (log, committed) = {
+            let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let damaged = ids::load(&disk, &mut known)?;
+            if damaged > 0 {
+                store.metrics.spool.journal_damaged.inc_by(damaged as u64);
+                tracing::error!(damaged, "files of ids are damaged: repeats of their events are not recognised");
+            }
+            let lost_from = Arc::clone(&window);
+            let on_lost = Box::new(move |keys: &[_]| {
+                let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
+                keys.iter().for_each(|key| window.remove(*key));
+            });
+            let (now, steady) = (now_ms(), steady_ms());
+            LocalLog::in_folder(&folder, sync, Arc::clone(&store.metrics), on_lost, |record| {
+                let Ok(identity) = wire::identity(record.payload) else { return };
+                if !identity.flags.has(Flags::GENERATED_ID) {
+                    let key = hasher.key(identity.project, identity.event_id);
+                    known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
+                }
+            })?
+        };
+        let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
+        let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
+        let topic = format!("local-{}", identity.id);
+        let partition = Arc::new(LocalPartition::new(topic, Arc::clone(&log), Arc::clone(&appender), committed));
+        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, limits, drain })
+    }
+
+    /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the log.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+        let this = Arc::new(self);
+        let writing = Arc::clone(&this.log);
+        let writer = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writing.write())?;
+        let ended = this.serve(&stop).await;
+        this.appender.stop();
+        // Requests that were taken wait for what it still has.
+        this.log.end();
+        if !matches!(tokio::task::spawn_blocking(move || writer.join()).await, Ok(Ok(()))) {
+            tracing::error!("the writer of the log ended by a fault");
+        }
+        ended
+    }
+
+    async fn serve(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), StartError> {
+        if !self.has_ids {
+            tokio::select! {
+                known = self.first_ids() => known?,
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+        let left = journal::adopt(&self.journal, &self.store.metrics, &self.appender)?;
+        let mut beside = JoinSet::new();
+        let this = Arc::clone(self);
+        beside.spawn(async move { guard::learn(&this.store.client, &this.guard).await });
+        self.appender.open();
+        self.store.health.set("ingest", Status::Up, "");
+
+        let (this, drain) = (Arc::clone(self), CancellationToken::new());
+        let draining = drain.clone();
+        let mut worker = JoinSet::new();
+        worker.spawn(async move {
+            journal::store(&this.journal, &this.store.metrics, &this.common.writer, left).await;
+            this.work(draining).await;
+        });
+        while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
+            let this = Arc::clone(self);
+            drop(tokio::task::spawn_blocking(move || this.look()).await);
+        }
+        self.appender.stop();
+        lifecycle::drain("events of the log", self.drain, self.appender.all_stored()).await;
+        drain.cancel();
+        lifecycle::drain("the last batch", END_WITHIN, async { while worker.join_next().await.is_some() {} }).await;
+        Ok(())
+    }
+
+    /// Stores what the log has, until it is drained.
+    #[allow(clippy::disallowed_methods, reason = "bounded by bytes: the feeder waits while the worker has enough")]
+    async fn work(&self, drain: CancellationToken) {
+        let (sender, chunks) = mpsc::unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let metrics = Arc::clone(&self.store.metrics);
+        let (log, first) = (Arc::clone(&self.log), self.partition.first());
+        let mut feeder = JoinSet::new();
+        feeder.spawn(partition::feed(log, first, sender, Arc::clone(&queued), Arc::clone(&metrics)));
+        let committer = BatchCommitter {
+            partition: Arc::clone(&self.partition),
+            store: self.store.clone(),
+            writer: self.common.writer.clone(),
+            metrics,
+        };
+        let common = Arc::clone(&self.common);
+        let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, queued, drain };
+        worker.run().await;
+    }
+
+    /// Reads which ids ClickHouse knows, and keeps them. Tries until it answers; only missing tables end it.
+    async fn first_ids(&self) -> Result<(), StartError> {
+        let dedup = self.common.dedup;
+        loop {
+            let remember = |id: KnownId, at| {
+                let key = self.appender.hasher().key(&id.project_id, &id.event_id);
+                self.appender.window().insert(key, -1, at);
+            };
+            match known::read(&self.store.client, &IdFilter::Given, dedup, remember).await {
+                Ok(ids) => {
+                    tracing::info!(ids, "known ids were read from ClickHouse");
+                    break;
+                }
+                // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
+                Err(error @ StoreError::Refused { code: 60 | 81 | 47 | 16, .. }) => {
+                    return Err(StartError::NotMigrated(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "known ids could not be read; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        self.store.health.set("clickhouse", Status::Up, "");
+        let (now, steady) = (now_ms(), steady_ms());
+        let id = |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) };
+        let ids: Vec<Id> = self.appender.window().iter().map(id).collect();
+        ids::save(&self.disk, 0, &ids)?;
+        Ok(self.log.commit(self.partition.first(), "")?)
+    }
+
+    /// Measures what waits, and lets go of segments that are read. Blocking.
+    fn look(&self) {
+        let (committed, mut oldest) = (self.partition.committed_next(), None);
+        let looked = self.log.read(committed, |record| {
+            oldest = Some(record.at);
+            false
+        });
+        let waiting = self.log.measure(committed, oldest, self.limits);
+        self.store.metrics.log.waiting(waiting);
+        let (status, detail) = match (self.log.is_full(), waiting.has_room) {
+            (_, false) => (Status::Down, "the disk is nearly full: events are refused"),
+            (true, true) => (Status::Down, "full: events are refused until ClickHouse is back"),
+            (false, true) => (Status::Up, ""),
+        };
+        self.store.health.set("log", status, detail);
+        let window = self.appender.window();
+        self.store.metrics.window(window.ids(), window.reach(steady_ms()));
+        drop(window);
+        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)) {
+            self.store.metrics.log.errors.inc();
+            tracing::error!(%error, "segments that are read could not be let go of; trying again");
+        }
+    }
+
+    fn retire(&self, committed: i64) -> io::Result<()> {
+        let ended = self.log.ended_before(committed);
+        for (base, end) in &ended {
+            ids::save(&self.disk, *base, &self.ids_of(*base, *end)?)?;
+            self.log.retire(*end);
+        }
+        if ended.is_empty() { Ok(()) } else { ids::forget_old(&self.disk, &self.appender.window()) }
+    }
+
+    /// Ids of records between two offsets, as far as the window has them.
+    fn ids_of(&self, from: i64, until: i64) -> io::Result<Vec<Id>> {
+        let mut ids = Vec::new();
+        self.log.read(from, |record| {
+            let is_of_it = record.offset < until;
+            if let Some(identity) = wire::identity(record.payload).ok().filter(|_| is_of_it) {
+                let key = self.appender.hasher().key(identity.project, identity.event_id);
+                ids.push(Id { key, offset: record.offset, at: record.at });
+            }
+            is_of_it
+        })?;
+        for ids in ids.chunks_mut(4_096) {
+            let window = self.appender.window();
+            // What ClickHouse refused was forgotten, and what did not fit as well.
+            ids.iter_mut().filter(|id| window.find(id.key) != Some(id.offset)).for_each(|id| id.offset = GONE);
+        }
+        ids.retain(|id| id.offset != GONE);
+        Ok(ids)
+    }
+}

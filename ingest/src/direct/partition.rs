@@ -1,0 +1,147 @@
+//! The local log as its worker sees it, and what feeds the worker.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::append::Appender;
+use crate::log::local::{Committed, LocalLog};
+use crate::metrics::Metrics;
+use crate::poison::Refused;
+use crate::worker::batch::Read;
+use crate::worker::filling::Chunk;
+use crate::worker::intent::Intent;
+use crate::worker::partition::{CommitError, Partition, ReadError, Start};
+
+/// Bytes that may wait for the worker.
+const QUEUED_BYTES: usize = 3 << 20;
+
+/// Bytes of one chunk, about.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Between looks whether the worker has room, and between attempts to read.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// Between syncs that only the worker wants (`LOG_SYNC` other than `always`).
+const SYNC_EVERY: Duration = Duration::from_millis(100);
+
+/// The partition.
+pub struct LocalPartition {
+    /// What its batches' tokens begin with.
+    topic: String,
+    log: Arc<LocalLog>,
+    appender: Arc<Appender>,
+    /// What was committed when it was opened.
+    found: Committed,
+    committed: AtomicI64,
+}
+
+impl LocalPartition {
+    /// The partition of a log.
+    pub fn new(topic: String, log: Arc<LocalLog>, appender: Arc<Appender>, found: Committed) -> Self {
+        let committed = AtomicI64::new(found.next);
+        Self { topic, log, appender, found, committed }
+    }
+
+    /// Where it begins.
+    pub fn first(&self) -> i64 {
+        self.found.next
+    }
+
+    /// Records before it are stored, and that is on the disk.
+    pub fn committed_next(&self) -> i64 {
+        self.committed.load(Ordering::Acquire)
+    }
+}
+
+impl Partition for LocalPartition {
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn number(&self) -> Option<i32> {
+        None
+    }
+
+    fn commit(&self, next: i64, metadata: &str) -> Result<(), CommitError> {
+        self.log.commit(next, metadata)?;
+        self.committed.fetch_max(next, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn committed(&self) -> Result<Start, ReadError> {
+        let Committed { next, metadata } = &self.found;
+        Ok(Start { next: Some(*next), intent: Intent::read(*next, metadata)? })
+    }
+
+    fn range(&self) -> Result<Range<i64>, ReadError> {
+        Ok(self.log.range())
+    }
+
+    fn partitions(&self) -> Result<Option<i32>, ReadError> {
+        Ok(None)
+    }
+
+    fn stored(&self, next: i64, refused: &Refused) {
+        self.appender.stored(next, refused);
+    }
+
+    fn wanted(&self) -> i64 {
+        self.appender.wanted()
+    }
+
+    async fn hurried(&self) {
+        self.appender.hurried().await;
+    }
+}
+
+/// Gives a worker the records of the log, from an offset on, as they become durable. Never ends by itself.
+pub async fn feed(
+    log: Arc<LocalLog>,
+    from: i64,
+    chunks: mpsc::UnboundedSender<Chunk>,
+    queued: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+) {
+    let (mut next, mut synced) = (from, log.synced());
+    loop {
+        if *synced.borrow_and_update() <= next {
+            log.request_sync();
+            // Times out where nothing syncs by itself.
+            drop(tokio::time::timeout(SYNC_EVERY, synced.changed()).await);
+            continue;
+        }
+        if queued.load(Ordering::Relaxed) >= QUEUED_BYTES {
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            continue;
+        }
+        let reading = Arc::clone(&log);
+        let read = tokio::task::spawn_blocking(move || read(&reading, next)).await;
+        match read {
+            Ok(Ok((chunk, after))) => {
+                next = after;
+                queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
+                if !chunk.records.is_empty() && chunks.send(chunk).is_err() {
+                    return;
+                }
+            }
+            other => {
+                metrics.log.errors.inc();
+                tracing::error!(?other, next, "the local log cannot be read; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn read(log: &LocalLog, from: i64) -> std::io::Result<(Chunk, i64)> {
+    let mut chunk = Chunk::default();
+    let progress = log.read(from, |record| {
+        chunk.push(Read { offset: record.offset, at: record.at, payload: record.payload });
+        chunk.bytes.len() < CHUNK_BYTES
+    })?;
+    Ok((chunk, progress.next))
+}

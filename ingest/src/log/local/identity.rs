@@ -1,0 +1,99 @@
+//! What a log is known by for as long as its folder lives.
+
+use std::io;
+
+use ulid::Ulid;
+
+use super::disk::{Disk, DiskFile};
+
+const NAME: &str = "identity";
+
+const BYTES: usize = 40;
+
+/// Never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Part of the tokens of its batches: no other log has it.
+    pub id: Ulid,
+    /// What the ids of its events are hashed with. Not for others: who knows it could craft ids that hide another tenant's.
+    pub secret: [u8; 16],
+}
+
+impl Identity {
+    /// Reads it, or makes it in a folder without one. The second value tells whether it was made.
+    ///
+    /// A damaged one is an error: with another identity, a batch that was begun would be inserted under another token.
+    pub fn open<D: Disk>(disk: &D) -> io::Result<(Self, bool)> {
+        match disk.open(NAME) {
+            Ok(file) => {
+                let mut bytes = [0; BYTES];
+                let read = file.read_at(&mut bytes, 0)?;
+                if let Some(identity) = Self::decode(bytes.get(..read).unwrap_or_default()) {
+                    return Ok((identity, false));
+                }
+                let is_new = disk.list()?.iter().all(|name| !name.ends_with(".log") && name != "commit");
+                if !is_new {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the file `identity` of the log is damaged",
+                    ));
+                }
+                // Killed while it was made: nothing was ever appended.
+                disk.remove(NAME)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let identity = Self { id: Ulid::generate(), secret: rand::random() };
+        let file = disk.create(NAME, BYTES as u64)?;
+        file.write_at(&identity.encode(), 0)?;
+        file.sync()?;
+        disk.sync_names()?;
+        Ok((identity, true))
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let bytes = [self.id.to_bytes(), self.secret].concat();
+        let checksum = u64::from(crc32fast::hash(&bytes));
+        [bytes.as_slice(), &checksum.to_le_bytes()].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (id, rest) = bytes.split_first_chunk::<16>()?;
+        let (secret, _) = rest.split_first_chunk::<16>()?;
+        let identity = Self { id: Ulid::from_bytes(*id), secret: *secret };
+        (identity.encode() == bytes).then_some(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulated::Simulated;
+    use super::*;
+
+    #[test]
+    fn it_stays_and_a_damaged_one_is_not_replaced() {
+        let disk = Simulated::default();
+        let (made, is_new) = Identity::open(&disk).unwrap();
+        assert!(is_new);
+        assert_eq!(Identity::open(&disk).unwrap(), (made, false));
+        disk.flip(NAME, 100);
+        assert_ne!(Identity::open(&disk).unwrap().0, made, "nothing was ever appended");
+        disk.create("commit", 1).unwrap();
+        disk.flip(NAME, 100);
+        assert_eq!(Identity::open(&disk).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn the_power_may_go_while_it_is_made() {
+        let disk = Simulated::default();
+        Identity::open(&disk).unwrap();
+        for ops in 0..=disk.ops() {
+            for seed in 0..20 {
+                let after = disk.cut(ops, seed);
+                let (made, _) = Identity::open(&after).unwrap();
+                assert_eq!(Identity::open(&after).unwrap(), (made, false));
+            }
+        }
+    }
+}

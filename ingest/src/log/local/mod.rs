@@ -1,0 +1,378 @@
+//! The local log: segment files in `TALLYHOUSE_DATA`, one writer, one reader.
+//!
+//! ```text
+//! append -> the open group -> written and synced with all that came during the last sync -> durable: the request is answered
+//! read   <- what is durable, in order, from memory or from the files
+//! commit -> one of two slots, synced                        -> segments that are read go
+//! start  -> read every segment: cut the torn tail, set damage aside -> the next append begins a segment of its own
+//! ```
+//!
+//! **A group** is what one sync makes durable: the records of all requests that came while the one before was synced. Nothing lingers:
+//! with nobody else there, a request is written at once. A group has a header, and each record a length and a checksum
+//! ([`frame`]).
+//!
+//! **What survives** depends on `LOG_SYNC`, see [`Sync`]. Exactness does not depend on it: an intent is written only for records that are
+//! synced, so a power cut can lose events that were acknowledged without a sync, but can never make a batch of other events out of
+//! its range.
+//!
+//! Failure cases:
+//! * killed, or the power goes, while a group is written: it was not acknowledged. A torn group at the end of the last segment is
+//!   cut off and kept beside the segment (`….torn`);
+//! * damage before the end: the records of the group that are whole are used; the group is kept beside the segment (`….damaged`),
+//!   the others are counted and named in the log. What follows is found again by its header and used;
+//! * a write or a sync fails: nothing of the group is acknowledged, and nothing of it is tried again in this file, since a second
+//!   `fdatasync` may succeed although the pages are gone. The segment ends where it was last synced; the next append begins
+//!   another one, which takes the offsets over;
+//! * the disk is nearly full, or as much waits as may: appends are refused before anything is written;
+//! * a commit is torn: the slot before it counts, and the batch is inserted again under its token, as its intent says;
+//! * a file cannot be removed: it is tried again with the next commit; at a start it is known to be read already.
+
+pub mod commit;
+pub mod disk;
+pub mod frame;
+pub mod group;
+pub mod identity;
+pub mod segments;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tallyhouse_service::clock::now_ms;
+use tokio::sync::watch;
+
+use crate::batch::EventKey;
+use crate::metrics::Metrics;
+use commit::Commits;
+pub use commit::{Committed, MAX_METADATA};
+use disk::{Disk, Folder};
+use group::Open;
+pub use group::{Appending, Outcome, Place, Ticket};
+pub use identity::Identity;
+use segments::Segments;
+pub use segments::{Damage, Progress, Record};
+
+/// Bytes of a segment.
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// With less room on the disk nothing is appended: a segment, and what else this machine needs.
+const RESERVED_BYTES: u64 = 4 * SEGMENT_BYTES;
+
+/// Between two syncs that nobody waits for, with [`Sync::Interval`].
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// `LOG_SYNC`: what an acknowledgement waits for, and so what it survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    /// `always`: its sync. It survives a power cut.
+    #[default]
+    Always,
+    /// `interval`: its write. It survives the end of the process; a power cut may take the last second.
+    Interval,
+    /// `off`: the same, and a sync takes place only before an insert.
+    Off,
+}
+
+impl std::str::FromStr for Sync {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "always" => Ok(Self::Always),
+            "interval" => Ok(Self::Interval),
+            "off" => Ok(Self::Off),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What may wait in the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes that are not committed.
+    pub bytes: u64,
+    /// Age of the oldest record that is not committed.
+    pub age: Duration,
+}
+
+/// Told of the ids of events that were appended and did not become durable.
+pub type OnLost = Box<dyn Fn(&[EventKey]) + Send + std::marker::Sync>;
+
+/// See the module.
+pub struct LocalLog<D: Disk = Folder> {
+    segments: Mutex<Segments<D>>,
+    open: Mutex<Open>,
+    arrived: Condvar,
+    commits: Mutex<Commits<D::File>>,
+    /// The offset up to which all is synced: what may be read.
+    synced: watch::Sender<i64>,
+    sync: Sync,
+    wants_sync: AtomicBool,
+    is_full: AtomicBool,
+    on_lost: OnLost,
+    metrics: Arc<Metrics>,
+}
+
+impl LocalLog<Folder> {
+    /// Opens the log in a folder that only this process has, and gives each record that is still there to `visit`.
+    pub fn in_folder(
+        path: &Path,
+        sync: Sync,
+        metrics: Arc<Metrics>,
+        on_lost: OnLost,
+        visit: impl FnMut(Record<'_>),
+    ) -> io::Result<(Self, Option<Committed>)> {
+        Self::on(Folder::new(path), sync, metrics, on_lost, visit)
+    }
+}
+
+impl<D: Disk> LocalLog<D> {
+    /// The same on any disk.
+    pub fn on(
+        disk: D,
+        sync: Sync,
+        metrics: Arc<Metrics>,
+        on_lost: OnLost,
+        visit: impl FnMut(Record<'_>),
+    ) -> io::Result<(Self, Option<Committed>)> {
+        let (commits, committed) = Commits::open(&disk)?;
+        let first = committed.as_ref().map_or(0, |committed| committed.next);
+        let (segments, damage) = Segments::open(disk, SEGMENT_BYTES, first, visit)?;
+        metrics.log.damaged(damage);
+        if damage != Damage::default() {
+            tracing::error!(
+                ?damage,
+                next = segments.next(),
+                "the local log was damaged; what is damaged is kept beside it"
+            );
+        }
+        let next = segments.next();
+        let log = Self {
+            open: Mutex::new(Open::at(next)),
+            arrived: Condvar::new(),
+            commits: Mutex::new(commits),
+            synced: watch::Sender::new(next),
+            segments: Mutex::new(segments),
+            sync,
+            wants_sync: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            on_lost,
+            metrics,
+        };
+        Ok((log, committed))
+    }
+
+    /// What the checksums of appended records begin with ([`frame::push_record`]).
+    pub fn salt(&self) -> u32 {
+        self.segments().salt()
+    }
+
+    /// Begins to append. Others wait meanwhile, so nothing else is done before it is dropped.
+    pub fn append(&self) -> Appending<'_> {
+        Appending::new(self.open(), &self.arrived)
+    }
+
+    /// Whether as much waits as may.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Up to where it may be read; changes as more becomes durable.
+    pub fn synced(&self) -> watch::Receiver<i64> {
+        self.synced.subscribe()
+    }
+
+    /// Makes what is appended readable soon, whatever [`Sync`] says.
+    pub fn request_sync(&self) {
+        if self.sync != Sync::Always {
+            self.wants_sync.store(true, Ordering::Relaxed);
+            // With the lock: the writer is not between its look and its wait.
+            let _open = self.open();
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Gives records from an offset on to `visit`, until it returns `false` or no more are synced. Blocking.
+    pub fn read(&self, from: i64, visit: impl FnMut(Record<'_>) -> bool) -> io::Result<Progress> {
+        let (view, until) = {
+            let segments = self.segments();
+            let until = *self.synced.borrow();
+            (segments.view(from, until), until)
+        };
+        let progress = segments::read(&view, from, until, visit)?;
+        if progress.damage != Damage::default() {
+            self.metrics.log.damaged(progress.damage);
+            tracing::error!(damage = ?progress.damage, from, next = progress.next, "the local log is damaged");
+        }
+        Ok(progress)
+    }
+
+    /// The offsets that are there.
+    pub fn range(&self) -> std::ops::Range<i64> {
+        let segments = self.segments();
+        segments.first()..segments.synced()
+    }
+
+    /// Commits. Blocking.
+    pub fn commit(&self, next: i64, metadata: &str) -> io::Result<()> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).commit(next, metadata)
+    }
+
+    /// First and end offsets of segments that are read and take no more.
+    pub fn ended_before(&self, offset: i64) -> Vec<(i64, i64)> {
+        self.segments().ended_before(offset)
+    }
+
+    /// Removes segments that lie before an offset.
+    pub fn retire(&self, before: i64) {
+        self.segments().retire(before);
+    }
+
+    /// Looks at how much waits from an offset on, and since when.
+    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>, limits: Limits) -> Waiting {
+        let (bytes, free) = {
+            let segments = self.segments();
+            (segments.bytes_from(committed), segments.free())
+        };
+        let age = oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest));
+        let oldest = Duration::from_millis(u64::try_from(age).unwrap_or_default());
+        let has_room = free.is_none_or(|free| free > RESERVED_BYTES);
+        let is_full = bytes >= limits.bytes || oldest >= limits.age || !has_room;
+        self.is_full.store(is_full, Ordering::Relaxed);
+        Waiting { bytes, oldest, has_room }
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments<D>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes and syncs groups until [`Self::end`]. Blocking: it wants a thread of its own.
+    pub fn write(&self) {
+        let mut last_sync = Instant::now();
+        loop {
+            let due = match self.sync {
+                Sync::Interval => Some(last_sync + INTERVAL),
+                Sync::Always | Sync::Off => None,
+            };
+            let Some(group) = self.next_group(due) else { break };
+            if group.records() > 0 {
+                self.write_group(group);
+            }
+            let is_due = due.is_some_and(|due| Instant::now() >= due);
+            if self.wants_sync.swap(false, Ordering::Relaxed) || is_due {
+                last_sync = Instant::now();
+                self.sync_written();
+            }
+        }
+        self.sync_written();
+    }
+
+    /// Lets [`Self::write`] end when all is written.
+    pub fn end(&self) {
+        self.open().end();
+        self.arrived.notify_one();
+    }
+
+    /// The next group; an empty one when a sync is wanted or due.
+    fn next_group(&self, due: Option<Instant>) -> Option<group::Group> {
+        let mut open = self.open();
+        loop {
+            if open.has_records() || self.wants_sync.load(Ordering::Relaxed) {
+                return Some(open.take());
+            }
+            if open.has_ended() {
+                return None;
+            }
+            open = match due {
+                None => self.arrived.wait(open).unwrap_or_else(PoisonError::into_inner),
+                Some(due) => {
+                    let left = due.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Some(open.take());
+                    }
+                    self.arrived.wait_timeout(open, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn write_group(&self, mut group: group::Group) {
+        let started = Instant::now();
+        let first = group.first();
+        let (bytes, records) = group.bytes();
+        let written = self.segments().write(first, bytes, records, now_ms());
+        let durable = written.and_then(|()| if self.sync == Sync::Always { self.sync() } else { Ok(()) });
+        match durable {
+            Ok(()) => {
+                self.metrics.log.written(records, started.elapsed());
+                self.open().written(group);
+            }
+            Err(error) => {
+                tracing::error!(%error, records, "the local log could not be written; events are refused, and the next ones get another segment");
+                self.start_over(Some(group));
+            }
+        }
+    }
+
+    fn sync_written(&self) {
+        if let Err(error) = self.sync() {
+            tracing::error!(%error, "the local log could not be synced: events that were acknowledged before their sync are lost");
+            self.start_over(None);
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let unsynced = self.segments().unsynced();
+        if let Some(unsynced) = unsynced {
+            // Without the lock: reading goes on.
+            let synced = disk::DiskFile::sync(&*unsynced.file);
+            self.segments().synced_to(&unsynced, synced)?;
+        }
+        let synced = self.segments().synced();
+        self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
+        Ok(())
+    }
+
+    /// Offsets go on after what is synced. A group that is not, and what came behind it, are lost: their offsets are used again.
+    fn start_over(&self, group: Option<group::Group>) {
+        self.metrics.log.errors.inc();
+        let behind = {
+            let mut open = self.open();
+            open.refuse(true);
+            open.take()
+        };
+        let lost: Vec<_> = group.into_iter().chain([behind]).collect();
+        // Before the offsets are used again.
+        lost.iter().for_each(|group| (self.on_lost)(group.keys()));
+        let next = self.segments().next();
+        let mut open = self.open();
+        open.go_back(next);
+        open.refuse(false);
+        drop(open);
+        lost.into_iter().for_each(group::Group::lose);
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What waits in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes that are not committed.
+    pub bytes: u64,
+    /// Since when the oldest of them waits.
+    pub oldest: Duration,
+    /// Whether the disk has room for more.
+    pub has_room: bool,
+}
+
+#[cfg(test)]
+mod power_cuts;
+#[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
+mod tests;

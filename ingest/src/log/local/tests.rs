@@ -1,0 +1,152 @@
+//! The log as its users see it.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use prometheus::Registry;
+
+use super::simulated::Simulated;
+use super::*;
+use crate::batch::KeyHasher;
+
+type Log = Arc<LocalLog<Simulated>>;
+
+/// A log, and the keys that it lost.
+fn open(disk: &Simulated, sync: Sync) -> (Log, Arc<Mutex<Vec<EventKey>>>, Vec<(i64, Vec<u8>)>) {
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let lost = Arc::new(Mutex::new(Vec::new()));
+    let (told, mut found) = (Arc::clone(&lost), Vec::new());
+    let on_lost = Box::new(move |keys: &[EventKey]| told.lock().unwrap().extend_from_slice(keys));
+    let visit = |record: Record<'_>| found.push((record.offset, record.payload.to_vec()));
+    let (log, _) = LocalLog::on(disk.clone(), sync, metrics, on_lost, visit).unwrap();
+    (Arc::new(log), lost, found)
+}
+
+fn append(log: &Log, payloads: &[&str], key: Option<EventKey>) -> (i64, Ticket) {
+    let mut framed = Vec::new();
+    let mut appending = log.append();
+    assert!(appending.has_room(100));
+    let first = appending.next();
+    for payload in payloads {
+        framed.clear();
+        frame::push_record(log.salt(), payload.as_bytes(), &mut framed);
+        appending.push(&framed, key);
+    }
+    (first, appending.ticket())
+}
+
+fn writer(log: &Log) -> std::thread::JoinHandle<()> {
+    let log = Arc::clone(log);
+    std::thread::spawn(move || log.write())
+}
+
+async fn outcome(mut ticket: Ticket) -> Outcome {
+    *ticket.wait_for(|outcome| *outcome != Outcome::Pending).await.unwrap()
+}
+
+fn read(log: &Log, from: i64) -> Vec<String> {
+    let mut read = Vec::new();
+    log.read(from, |record| {
+        read.push(String::from_utf8_lossy(record.payload).into_owned());
+        true
+    })
+    .unwrap();
+    read
+}
+
+#[tokio::test]
+async fn what_comes_during_a_sync_is_one_group_and_is_answered_when_it_is_readable() {
+    let (log, _, _) = open(&Simulated::default(), Sync::Always);
+    let (first, one) = append(&log, &["a", "b"], None);
+    let (second, two) = append(&log, &["c"], None);
+    assert_eq!((first, second, read(&log, 0).len()), (0, 2, 0), "nothing is written yet");
+    let writing = writer(&log);
+    assert_eq!((outcome(one).await, outcome(two).await), (Outcome::Durable, Outcome::Durable));
+    assert_eq!((read(&log, 0), read(&log, 2)), (vec!["a".into(), "b".into(), "c".into()], vec!["c".to_owned()]));
+    assert_eq!(log.metrics.log.groups.get(), 1);
+    assert!(matches!(log.append().place(1), Place::Written), "what is in the log needs no waiting");
+    log.end();
+    writing.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_group_that_fails_is_lost_with_what_came_behind_and_its_offsets_are_used_again() {
+    let disk = Simulated::default();
+    let (log, lost, _) = open(&disk, Sync::Always);
+    let writing = writer(&log);
+    assert_eq!(outcome(append(&log, &["kept"], None).1).await, Outcome::Durable);
+    let key = KeyHasher::random().key("p", "gone");
+    // Its write succeeds, its sync does not.
+    disk.fail_after(1);
+    assert_eq!(outcome(append(&log, &["gone"], Some(key)).1).await, Outcome::Lost);
+    assert_eq!(*lost.lock().unwrap(), [key]);
+    let (offset, ticket) = append(&log, &["next"], None);
+    assert_eq!((offset, outcome(ticket).await), (1, Outcome::Durable));
+    assert_eq!(read(&log, 0), ["kept", "next"]);
+    log.end();
+    writing.join().unwrap();
+    let (_, _, found) = open(&disk, Sync::Always);
+    assert_eq!(found, [(0, b"kept".to_vec()), (1, b"next".to_vec())]);
+}
+
+#[tokio::test]
+async fn without_a_sync_nothing_is_readable_until_one_is_asked_for() {
+    for sync in [Sync::Off, Sync::Interval] {
+        let disk = Simulated::default();
+        let (log, _, _) = open(&disk, sync);
+        let mut synced = log.synced();
+        let writing = writer(&log);
+        assert_eq!(outcome(append(&log, &["a"], None).1).await, Outcome::Durable);
+        log.request_sync();
+        synced.wait_for(|synced| *synced == 1).await.unwrap();
+        assert_eq!(read(&log, 0), ["a"]);
+        log.end();
+        writing.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn many_append_at_once_and_every_record_has_one_place() {
+    let (log, _, _) = open(&Simulated::default(), Sync::Always);
+    let writing = writer(&log);
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                (0..50)
+                    .map(|n| (append(&log, &[&format!("{task}-{n}")], None), format!("{task}-{n}")))
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let mut places = BTreeSet::new();
+    for task in tasks {
+        for ((offset, ticket), payload) in task.join().unwrap() {
+            assert_eq!(outcome(ticket).await, Outcome::Durable);
+            assert!(places.insert((offset, payload)));
+        }
+    }
+    let read: BTreeSet<_> = (0..).zip(read(&log, 0)).collect();
+    assert_eq!(read, places);
+    log.end();
+    writing.join().unwrap();
+}
+
+#[test]
+fn what_is_committed_does_not_wait() {
+    let disk = Simulated::default();
+    let (log, _, _) = open(&disk, Sync::Always);
+    append(&log, &["a", "b"], None);
+    log.end();
+    log.write();
+    let limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
+    assert!(log.measure(0, None, limits).bytes > 0 && log.is_full());
+    log.commit(2, "an intent").unwrap();
+    assert_eq!(log.measure(2, None, limits).bytes, 0);
+    assert!(!log.is_full());
+    log.measure(2, Some(0), limits);
+    assert!(log.is_full(), "too old");
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let (_, committed) = LocalLog::on(disk, Sync::Always, metrics, Box::new(|_| {}), |_| {}).unwrap();
+    assert_eq!(committed.unwrap(), Committed { next: 2, metadata: "an intent".to_owned() });
+}

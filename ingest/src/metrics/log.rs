@@ -1,0 +1,78 @@
+//! The local log.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::{Registrar, seconds};
+use crate::log::local::{Damage, Waiting};
+
+/// Figures of the local log.
+pub struct LogMetrics {
+    /// Groups that were written, each with one sync.
+    pub groups: IntCounter,
+    records: IntCounter,
+    write_seconds: Histogram,
+    lost: IntCounter,
+    torn_bytes: IntCounter,
+    bytes: IntGauge,
+    oldest_seconds: IntGauge,
+    /// Calls of the disk that failed.
+    pub errors: IntCounter,
+    /// Events that were refused because as much waited as may.
+    pub refused: IntCounter,
+}
+
+impl LogMetrics {
+    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            groups: registrar
+                .counter("tallyhouse_ingest_log_groups_total", "Groups written to the local log, each with one sync")?,
+            records: registrar.counter("tallyhouse_ingest_log_records_total", "Events written to the local log")?,
+            write_seconds: registrar.histogram(
+                "tallyhouse_ingest_log_write_seconds",
+                "Time to write and sync a group of the local log",
+                seconds()?,
+            )?,
+            lost: registrar.counter(
+                "tallyhouse_ingest_log_lost_records_total",
+                "Events of the local log that could not be read: their files are damaged",
+            )?,
+            torn_bytes: registrar.counter(
+                "tallyhouse_ingest_log_torn_bytes_total",
+                "Bytes cut from the end of the local log at a start: a group that was not acknowledged",
+            )?,
+            bytes: registrar
+                .gauge("tallyhouse_ingest_log_bytes", "Bytes of events in the local log that are not stored yet")?,
+            oldest_seconds: registrar.gauge(
+                "tallyhouse_ingest_log_oldest_seconds",
+                "Age of the oldest event in the local log that is not stored yet",
+            )?,
+            errors: registrar
+                .counter("tallyhouse_ingest_log_errors_total", "Calls of the disk for the local log that failed")?,
+            refused: registrar.counter(
+                "tallyhouse_ingest_log_refused_total",
+                "Events refused because as much waited in the local log as may, or the disk was nearly full",
+            )?,
+        })
+    }
+
+    /// A group is written.
+    pub fn written(&self, records: u32, took: Duration) {
+        self.groups.inc();
+        self.records.inc_by(records.into());
+        self.write_seconds.observe(took.as_secs_f64());
+    }
+
+    /// What was wrong with the files.
+    pub fn damaged(&self, damage: Damage) {
+        self.lost.inc_by(damage.records);
+        self.torn_bytes.inc_by(damage.torn_bytes);
+    }
+
+    /// What waits.
+    pub fn waiting(&self, waiting: Waiting) {
+        self.bytes.set(waiting.bytes as i64);
+        self.oldest_seconds.set(waiting.oldest.as_secs() as i64);
+    }
+}

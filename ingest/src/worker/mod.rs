@@ -1,0 +1,236 @@
+//! A partition worker: what happens to the records of one partition of a log while it is ours, in Kafka or on this machine.
+//!
+//! ```text
+//! begin    read the committed offset and intent -> load recent ids to warm the dedup window      (`start`)
+//! then     records -> building … due or full -> permit -> intent -> dead letters -> insert(token) -> progress
+//! ```
+//!
+//! While one batch is inserted the next one is filled. A batch is due when it has lingered and the pace allows ([`pace`]), and
+//! begins when a permit is free: permits bound the inserts of the whole process.
+//!
+//! **A range is written down before it is inserted.** The *intent* ([`intent`]) is the metadata of a commit: "from here to `last`, without
+//! these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a partition that has one re-reads
+//! exactly that range and inserts exactly these rows under the same token, which ClickHouse counts once however often they arrive.
+//! So a batch may end at any moment, also for reasons of time.
+//!
+//! A worker ends when it is drained: the batch on its way is finished, the one being filled is dropped and read again by the next
+//! owner. When finishing takes too long, whoever drains it takes the right to commit away and aborts it.
+
+pub mod batch;
+pub mod committer;
+pub mod filling;
+pub mod intent;
+pub mod pace;
+pub mod partition;
+mod start;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tallyhouse_service::clock::steady_ms;
+use tallyhouse_service::health::Status;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::KeyHasher;
+use crate::config::{BatchLimits, DedupLimits};
+use crate::poison::{BatchWriter, Refused};
+use batch::CannotReplay;
+use committer::{BatchCommitter, Lost};
+use filling::{Chunk, Filling, Judge};
+use pace::Pace;
+use partition::Partition;
+
+/// What all workers of a process share.
+pub struct Common {
+    /// Bounds of batches.
+    pub batch: BatchLimits,
+    /// Bounds of the windows of all workers together.
+    pub dedup: DedupLimits,
+    /// Hashes ids.
+    pub hasher: KeyHasher,
+    /// Stores batches of which something is refused.
+    pub writer: BatchWriter,
+    /// Inserts at a time.
+    pub permits: Arc<Semaphore>,
+    /// Workers at the moment: they share the windows' memory and the pace of inserts.
+    pub workers: AtomicUsize,
+    /// Time between inserts.
+    pub pace: Pace,
+}
+
+/// Which partition, and how its records come.
+pub struct Worker<P> {
+    /// Stores its batches.
+    pub committer: Arc<BatchCommitter<P>>,
+    /// The project, when the topic is its own.
+    pub project: Option<String>,
+    /// What it shares with others.
+    pub common: Arc<Common>,
+    /// Its records, in order.
+    pub chunks: mpsc::UnboundedReceiver<Chunk>,
+    /// Bytes waiting in `chunks`; the sender stops when they are many.
+    pub queued: Arc<AtomicUsize>,
+    /// Ends it.
+    pub drain: CancellationToken,
+}
+
+/// Why a worker ends before it is drained.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the partition was given up")]
+    Lost,
+    #[error("{0}")]
+    CannotReplay(#[from] CannotReplay),
+}
+
+/// What was going on beside the filling.
+enum Done {
+    /// A batch is stored, but for some events; the offset after it is not committed yet.
+    Stored {
+        next: i64,
+        refused: Refused,
+        took: Duration,
+    },
+    Committed,
+}
+
+type Running = JoinSet<Result<Done, Lost>>;
+
+/// When inserts began and how long they took.
+#[derive(Debug, Clone, Copy)]
+struct Inserts {
+    last: Option<Instant>,
+    took: Duration,
+    /// Offsets before it are in a batch that was closed.
+    closed: i64,
+}
+
+impl<P: Partition> Worker<P> {
+    /// Runs until the worker is drained or its partition is lost.
+    pub async fn run(mut self) {
+        let drain = self.drain.clone();
+        let mut filling = tokio::select! {
+            filling = self.begin() => filling,
+            () = drain.cancelled() => return,
+        };
+        let partition = self.partition();
+        let (topic, number) = (partition.topic(), partition.number());
+        match self.work(&mut filling).await {
+            Ok(()) => {}
+            Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
+            Err(error @ Ended::CannotReplay(_)) => {
+                tracing::error!(topic, number, %error, "the partition stands still");
+                self.committer.metrics.kafka.lanes_blocked.inc();
+                self.committer.store.health.set("kafka", Status::Down, "a partition stands still: see the log");
+                drain.cancelled().await;
+                self.committer.metrics.kafka.lanes_blocked.dec();
+            }
+        }
+    }
+
+    fn partition(&self) -> Arc<P> {
+        Arc::clone(&self.committer.partition)
+    }
+
+    async fn work(&mut self, filling: &mut Filling) -> Result<(), Ended> {
+        let (limits, partition) = (self.common.batch, self.partition());
+        let mut running = Running::new();
+        let mut permit: Option<OwnedSemaphorePermit> = None;
+        let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN };
+        loop {
+            let is_draining = self.drain.is_cancelled();
+            if is_draining && running.is_empty() {
+                return Ok(());
+            }
+            let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
+            let has_more = !is_draining && filling.judge(&judge)?;
+            self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
+            let is_free = running.is_empty() && !is_draining;
+            let is_urgent = filling.is_full(limits) || partition.wanted() >= inserts.closed.max(0);
+            let not_before = self.not_before(&inserts, is_urgent);
+            let due = filling.due(limits).map(|due| due.max(not_before)).filter(|_| is_free);
+            let is_due = due.is_some_and(|due| due <= Instant::now());
+            if is_due && let Some(permit) = permit.take() {
+                inserts.last = Some(Instant::now());
+                inserts.closed = self.start(filling, permit, &mut running).unwrap_or(inserts.closed);
+                continue;
+            }
+            tokio::select! {
+                biased;
+                Some(ended) = running.join_next() => self.ended(ended, filling, &mut running, &mut inserts)?,
+                Ok(free) = Arc::clone(&self.common.permits).acquire_owned(), if is_due => permit = Some(free),
+                Some(chunk) = self.chunks.recv(), if !is_draining && filling.wants_chunk(limits) => filling.begin(chunk),
+                () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() && !is_due => {}
+                () = partition.hurried(), if !is_urgent => {}
+                () = self.drain.cancelled(), if !is_draining => {}
+                () = tokio::task::yield_now(), if has_more => {}
+                else => return Ok(()),
+            }
+        }
+    }
+
+    fn not_before(&self, inserts: &Inserts, is_urgent: bool) -> Instant {
+        let workers = u32::try_from(self.common.workers.load(Ordering::Relaxed)).unwrap_or(1);
+        let pause = self.common.pace.between(inserts.took, workers, is_urgent);
+        inserts.last.map_or_else(Instant::now, |last| last + pause)
+    }
+
+    /// Closes the batch and begins to store it. Returns the offset after it.
+    fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) -> Option<i64> {
+        let partition = self.partition();
+        let closed = filling.close(partition.topic(), partition.number())?;
+        if let (Some(window), Some(number)) = (&mut filling.window, partition.number()) {
+            window.set_capacity(self.capacity());
+            let (ids, reach) = (window.ids(), window.reach(steady_ms()));
+            self.committer.metrics.kafka.lane_window(partition.topic(), number, ids, reach);
+        }
+        let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
+        running.spawn(async move {
+            let refused = committer.store_batch(closed).await?;
+            drop(permit);
+            Ok(Done::Stored { next, refused, took: started.elapsed() })
+        });
+        Some(next)
+    }
+
+    fn ended(
+        &self,
+        ended: Result<Result<Done, Lost>, tokio::task::JoinError>,
+        filling: &mut Filling,
+        running: &mut Running,
+        inserts: &mut Inserts,
+    ) -> Result<(), Ended> {
+        match ended {
+            Ok(Ok(Done::Stored { next, refused, took })) => {
+                inserts.took = took;
+                // Whoever sends them again is not told that they are known.
+                if let Some(window) = &mut filling.window {
+                    refused.ids.iter().for_each(|(project, id)| window.remove(self.common.hasher.key(project, id)));
+                }
+                self.committer.partition.stored(next, &refused);
+                // The next intent says as much as a progress commit; only where none follows at once is one worth its time.
+                if self.drain.is_cancelled() || !filling.is_full(self.common.batch) {
+                    let committer = Arc::clone(&self.committer);
+                    running.spawn(async move { committer.commit(next, "").await.map(|()| Done::Committed) });
+                }
+                Ok(())
+            }
+            Ok(Ok(Done::Committed)) => Ok(()),
+            Ok(Err(Lost)) => Err(Ended::Lost),
+            Err(error) => {
+                let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
+                tracing::error!(topic, number, %error, "a worker's task ended by itself");
+                Err(Ended::Lost)
+            }
+        }
+    }
+
+    /// This worker's share of the windows' memory.
+    fn capacity(&self) -> usize {
+        (self.common.dedup.ids / self.common.workers.load(Ordering::Relaxed).max(1)).max(1)
+    }
+}

@@ -1,0 +1,89 @@
+//! How a worker begins: where, with which batch to repeat, and with which ids.
+
+use std::time::Duration;
+
+use tallyhouse_service::clock::now_ms;
+
+use super::Worker;
+use super::filling::Filling;
+use super::intent::Intent;
+use super::partition::{Partition, ReadError, Start};
+use crate::config::DedupLimits;
+use crate::known::{self, IdFilter};
+use crate::window::Window;
+
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+impl<P: Partition> Worker<P> {
+    pub(super) async fn begin(&self) -> Filling {
+        let start = self.asked("where to begin", P::committed).await;
+        let replay = self.replayable(start).await;
+        let window = self.warm().await;
+        let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
+        let (known, replays) = (window.as_ref().map(Window::ids), replay.is_some());
+        tracing::info!(topic, number, known, replays, "partition begun");
+        Filling::new(window, replay)
+    }
+
+    /// Asks on a thread that may wait, until there is an answer.
+    async fn asked<T: Send + 'static>(&self, what: &str, ask: fn(&P) -> Result<T, ReadError>) -> T {
+        loop {
+            let partition = self.partition();
+            // A panic in there is a fault of ours, and is tried again as well.
+            let asked = tokio::task::spawn_blocking(move || ask(&partition)).await.unwrap_or(Err(ReadError::CutOff));
+            match asked {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    let partition = self.partition();
+                    tracing::warn!(topic = partition.topic(), number = partition.number(), %error, what, "not known yet");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// The intent, if the log still has all of it. Otherwise what is stored of it is known by id and offset, and is skipped.
+    async fn replayable(&self, start: Start) -> Option<Intent> {
+        let intent = start.intent?;
+        let range = self.asked("what the log has", P::range).await;
+        let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
+        let is_whole = range.start <= intent.first && intent.last < range.end;
+        self.committer.metrics.kafka.intent_found(age, is_whole);
+        let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
+        if is_whole {
+            tracing::info!(topic, number, intent.first, intent.last, ?age, "replaying a batch that was begun");
+            return Some(intent);
+        }
+        tracing::error!(
+            topic,
+            number,
+            ?intent,
+            ?range,
+            "the log no longer has a batch that was begun; run `tallyhouse rollups verify`"
+        );
+        None
+    }
+
+    /// The ids that belong to this partition, from ClickHouse. Tries until it answers.
+    async fn warm(&self) -> Option<Window> {
+        let ids = self.capacity();
+        let dedup = DedupLimits { ids, ..self.common.dedup };
+        let partitions = self.asked("how many partitions there are", P::partitions).await?;
+        let partition = self.committer.partition.number()?;
+        let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
+        loop {
+            let mut window = Window::new(dedup.window, ids);
+            let read = known::read(&self.committer.store.client, &filter, dedup, |id, at| {
+                window.insert(self.common.hasher.key(&id.project_id, &id.event_id), id.source_offset, at);
+            });
+            match read.await {
+                Ok(_) => return Some(window),
+                Err(error) => {
+                    let topic = self.committer.partition.topic();
+                    tracing::warn!(topic, partition, %error, "known ids could not be read; trying again");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
