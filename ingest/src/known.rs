@@ -82,13 +82,16 @@ pub async fn read(
 ) -> Result<usize, StoreError> {
     let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
     let mut ids = 0;
-    for hour in hours_to_read(counts(client, filter, since).await?, dedup.ids as u64) {
+    for (hour, older) in hours_to_read(counts(client, filter, since).await?, dedup.ids as u64) {
+        // The window keeps what comes last: of an hour that does not fit, the newest.
+        let newest = if older > 0 { " ORDER BY received_at LIMIT {most:UInt64} OFFSET {older:UInt64}" } else { "" };
         let query = client.query(&format!(
             "SELECT project_id, event_id, source_offset FROM events \
              WHERE received_at >= fromUnixTimestamp64Milli({{from:Int64}}) \
-             AND received_at < fromUnixTimestamp64Milli({{to:Int64}}) AND {}",
+             AND received_at < fromUnixTimestamp64Milli({{to:Int64}}) AND {}{newest}",
             filter.condition()
         ));
+        let query = query.param("older", older).param("most", dedup.ids as u64);
         let query = filter.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
         let mut rows = query.fetch::<KnownId>()?;
         while let Some(known) = within(rows.next()).await? {
@@ -110,8 +113,8 @@ async fn counts(client: &Client, filter: &IdFilter, since: i64) -> Result<BTreeM
     Ok(within(rows).await?.into_iter().map(|row| (row.hour, row.ids)).collect())
 }
 
-/// The newest hours that fit, oldest first. The hour that overflows is read too: the window drops what it cannot hold.
-fn hours_to_read(counts: BTreeMap<i64, u64>, most: u64) -> Vec<i64> {
+/// The newest hours that fit, oldest first, each with how many of its ids are too many: the oldest of the first one.
+fn hours_to_read(counts: BTreeMap<i64, u64>, most: u64) -> Vec<(i64, u64)> {
     let mut hours = Vec::new();
     let mut ids = 0;
     for (hour, count) in counts.into_iter().rev() {
@@ -119,7 +122,7 @@ fn hours_to_read(counts: BTreeMap<i64, u64>, most: u64) -> Vec<i64> {
             break;
         }
         ids += count;
-        hours.push(hour);
+        hours.push((hour, ids.saturating_sub(most)));
     }
     hours.reverse();
     hours
@@ -139,8 +142,8 @@ mod tests {
     #[test]
     fn the_newest_hours_win() {
         let counts = BTreeMap::from([(1, 10), (2, 10), (3, 10)]);
-        assert_eq!(hours_to_read(counts.clone(), 15), [2, 3]);
-        assert_eq!(hours_to_read(counts.clone(), 20), [2, 3]);
-        assert_eq!(hours_to_read(counts, 1_000), [1, 2, 3]);
+        assert_eq!(hours_to_read(counts.clone(), 15), [(2, 5), (3, 0)]);
+        assert_eq!(hours_to_read(counts.clone(), 20), [(2, 0), (3, 0)]);
+        assert_eq!(hours_to_read(counts, 1_000), [(1, 0), (2, 0), (3, 0)]);
     }
 }
