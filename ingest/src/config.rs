@@ -15,7 +15,6 @@ use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 use crate::kafka::config::KafkaConfig;
 use crate::log::local::{Limits, Sync};
 use crate::projects::Projects;
-use crate::spool::shelf::SpoolLimits;
 use crate::worker::pace::Pace;
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
@@ -37,10 +36,9 @@ pub struct Config {
     pub pace: Pace,
     /// `LOG_SYNC`: what an acknowledgement of the local log waits for.
     pub log_sync: Sync,
-    /// What may wait in the local log: `SPOOL_BYTES` and `SPOOL_MAX_AGE_HOURS`.
+    /// `SPOOL_BYTES` and `SPOOL_MAX_AGE_HOURS`: what may wait in the local log, for ClickHouse or for Kafka. While something older
+    /// waits, nothing new is taken; less than the window of ids.
     pub log: Limits,
-    /// What may wait on this machine's disk for Kafka: the same.
-    pub spool: SpoolLimits,
     /// `REDIS_URL`: is told which days were touched.
     pub redis: Option<Secret>,
     /// Kafka, when events go through it.
@@ -102,7 +100,7 @@ impl Config {
         let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
         let projects = projects(env)?;
         let kafka = KafkaConfig::from_env(env, projects.own_topics())?;
-        let limits = SpoolLimits {
+        let limits = Limits {
             bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
             age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
         };
@@ -135,8 +133,7 @@ impl Config {
                 share: env::bounded(env, "INGEST_INSERT_PERCENT", (1, 100), 10)? as f64 / 100.0,
             },
             log_sync: env::optional(env, "LOG_SYNC", "always, interval or off")?.unwrap_or_default(),
-            log: Limits { bytes: limits.bytes, age: limits.age },
-            spool: limits,
+            log: limits,
             redis: env.get("REDIS_URL").map(Secret::new),
             kafka,
             projects,

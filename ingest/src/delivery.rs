@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::direct::append::{Appender, Submitted};
 use crate::http::Wait;
+use crate::kafka::fallback::Fallback;
 use crate::kafka::gateway::{Destination, Gateway, InFlight, Landing, marks};
 use crate::kafka::progress::Progress;
 use crate::kafka::records::Records;
-use crate::spool::records::RecordSpool;
 
 /// Where events are delivered to.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ pub struct KafkaDelivery {
     /// Knows what is stored.
     pub progress: Progress,
     /// Keeps what Kafka does not take.
-    pub spool: RecordSpool,
+    pub fallback: Arc<Fallback>,
     /// Leaves Kafka alone while it does not answer.
     pub breaker: Breaker,
 }
@@ -169,7 +169,7 @@ impl KafkaDelivery {
     /// Spools what has failed.
     async fn fall_back(&self, topic: &str, records: &Records, mut landings: Vec<Landing>) -> Vec<Landing> {
         let failed = records.iter().zip(&landings).filter(|(_, l)| **l == Landing::Failed).map(|(record, _)| record);
-        if self.spool.put(topic, failed).await.is_ok() {
+        if self.fallback.put(topic, failed).await.is_ok() {
             for landing in landings.iter_mut().filter(|landing| **landing == Landing::Failed) {
                 *landing = Landing::Spooled;
             }

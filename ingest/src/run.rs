@@ -34,6 +34,7 @@ use crate::guard::Guard;
 use crate::http;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::consumer::ConsumerParts;
+use crate::kafka::fallback::{Fallback, FallbackError};
 use crate::kafka::gateway::Gateway;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::Kafka;
@@ -42,8 +43,6 @@ use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::poison::{BatchWriter, repair};
-use crate::spool::folder::{Folder, FolderError};
-use crate::spool::records::RecordSpool;
 use crate::store::Store;
 use crate::touched::Publisher;
 use crate::worker::Common;
@@ -71,9 +70,9 @@ pub enum RunError {
     /// A variable.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The spool cannot be used.
+    /// The gateway's log cannot be used.
     #[error("{0}")]
-    Spool(#[from] FolderError),
+    Fallback(#[from] FallbackError),
     /// It could not take up what an earlier process left.
     #[error("{0}")]
     Start(#[from] StartError),
@@ -226,12 +225,17 @@ fn kafka(
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
     let client = store.client.clone();
     let gateway = kafka.role.has_gateway().then(|| {
-        let folder = Folder::open(&config.data.join("ingest").join("records"))?;
-        let (spool, puts) = RecordSpool::open(folder, config.spool, Arc::clone(&metrics))?;
+        let fallback = Fallback::open(
+            &config.data.join("ingest"),
+            config.log_sync,
+            config.log,
+            Arc::clone(&metrics),
+            health.clone(),
+        )?;
         let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
         let progress = Progress::new(&kafka.brokers, &kafka.group)?;
-        let delivery = KafkaDelivery { gateway, progress, spool, breaker: Breaker::default() };
-        Ok::<_, RunError>((Arc::new(delivery), puts))
+        let delivery = KafkaDelivery { gateway, progress, fallback: Arc::new(fallback), breaker: Breaker::default() };
+        Ok::<_, RunError>(Arc::new(delivery))
     });
     let gateway = gateway.transpose()?;
     let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
@@ -251,7 +255,7 @@ fn kafka(
         store,
         drain: kafka.revoke_within,
     });
-    let delivery = gateway.as_ref().map(|(delivery, _)| Delivery::Kafka(Arc::clone(delivery)));
+    let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
     Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health }))))
 }
 

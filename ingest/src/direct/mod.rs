@@ -145,15 +145,11 @@ impl Direct {
     /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the log.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
         let this = Arc::new(self);
-        let writing = Arc::clone(&this.log);
-        let writer = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writing.write())?;
+        let writer = this.log.start()?;
         let ended = this.serve(&stop).await;
         this.appender.stop();
         // Requests that were taken wait for what it still has.
-        this.log.end();
-        if !matches!(tokio::task::spawn_blocking(move || writer.join()).await, Ok(Ok(()))) {
-            tracing::error!("the writer of the log ended by a fault");
-        }
+        writer.end().await;
         ended
     }
 

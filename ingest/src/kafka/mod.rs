@@ -37,6 +37,7 @@
 mod assignment;
 pub mod config;
 pub mod consumer;
+pub mod fallback;
 pub mod gateway;
 pub mod ownership;
 pub mod placement;

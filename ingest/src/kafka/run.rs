@@ -12,17 +12,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, ConsumerParts};
+use super::fallback::FallbackError;
 use super::topics::Topics;
+use crate::RunError;
 use crate::delivery::KafkaDelivery;
 use crate::guard::{self, Guard};
-use crate::spool::records::Puts;
 
 /// What it works with.
 pub struct Kafka {
     /// Topics.
     pub topics: Arc<Topics>,
     /// The gateway's half, if this process is one.
-    pub gateway: Option<(Arc<KafkaDelivery>, Puts)>,
+    pub gateway: Option<Arc<KafkaDelivery>>,
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
     /// Dimension values, to be filled at start.
@@ -35,21 +36,26 @@ pub struct Kafka {
 
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+        let writer = self.gateway.as_ref().map(|delivery| delivery.fallback.start()).transpose();
+        let writer = writer.map_err(FallbackError::from)?;
         let mut beside = JoinSet::new();
         let ended = self.work(&mut beside, stop).await;
-        // What they have in hand is in the log, on the disk, or was handed back.
+        // What they have in hand is in Kafka, in the local log, or was handed back.
         beside.shutdown().await;
-        ended
+        if let Some(writer) = writer {
+            writer.end().await;
+        }
+        Ok(ended?)
     }
 
     async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
         let Self { topics, gateway, consumer, guard, client, health } = self;
-        if let Some((way, puts)) = gateway {
-            // Before Kafka was ever reached: the spool takes events meanwhile.
-            health.set("kafka", Status::Degraded, "not reached yet; events go to the spool");
+        if let Some(delivery) = gateway {
+            // Before Kafka was ever reached: the local log takes events meanwhile.
+            health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
             health.set("ingest", Status::Up, "");
-            beside_the_gateway(beside, way, puts);
+            beside_the_gateway(beside, delivery);
             beside.spawn(async move { guard::learn(&client, &guard).await });
         } else {
             health.set("kafka", Status::Down, "not reached yet");
@@ -70,15 +76,16 @@ impl Kafka {
     }
 }
 
-fn beside_the_gateway(beside: &mut JoinSet<()>, way: Arc<KafkaDelivery>, puts: Puts) {
-    let (writing, draining, watching) = (Arc::clone(&way), Arc::clone(&way), Arc::clone(&way));
-    beside.spawn(async move { writing.spool.write(puts).await });
-    beside.spawn(async move { draining.spool.drain(&draining.gateway).await });
+fn beside_the_gateway(beside: &mut JoinSet<()>, delivery: Arc<KafkaDelivery>) {
+    let fallback = Arc::clone(&delivery.fallback);
+    let (draining, watching, reporting) = (Arc::clone(&delivery), Arc::clone(&delivery), Arc::clone(&fallback));
+    beside.spawn(async move { fallback.drain(&draining.gateway).await });
     beside.spawn(async move { watching.progress.run().await });
     beside.spawn(async move {
         loop {
-            way.spool.report();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            let fallback = Arc::clone(&reporting);
+            drop(tokio::task::spawn_blocking(move || fallback.report()).await);
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
     });
 }

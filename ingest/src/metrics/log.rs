@@ -21,6 +21,8 @@ pub struct LogMetrics {
     pub errors: IntCounter,
     /// Events that were refused because as much waited as may.
     pub refused: IntCounter,
+    /// Records that Kafka takes no more, kept in files.
+    pub too_large: IntCounter,
 }
 
 impl LogMetrics {
@@ -53,6 +55,10 @@ impl LogMetrics {
             refused: registrar.counter(
                 "tallyhouse_ingest_log_refused_total",
                 "Events refused because as much waited in the local log as may, or the disk was nearly full",
+            )?,
+            too_large: registrar.counter(
+                "tallyhouse_ingest_log_too_large_total",
+                "Records of the local log that are larger than their Kafka topic takes by now, kept in files",
             )?,
         })
     }

@@ -102,6 +102,15 @@ impl Folder {
         Ok(path)
     }
 
+    /// Keeps bytes for a person, in a file that is not among those that are found. It outlives the power when it returns.
+    pub fn keep(&self, name: &str, extension: &str, bytes: &[u8]) -> Result<(), FolderError> {
+        let content =
+            Content { token: name.to_owned(), rows: 1, chunks: vec![Bytes::copy_from_slice(bytes)], days: Vec::new() };
+        let path = self.path.join(name).with_extension(extension);
+        write_file(&path, &content).map_err(|source| error(&path, source))?;
+        self.sync(&path)
+    }
+
     /// Makes a file outlive the power, too: its bytes and its name.
     pub fn sync(&self, path: &Path) -> Result<(), FolderError> {
         let synced = File::open(path).and_then(|file| file.sync_all());

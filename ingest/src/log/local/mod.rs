@@ -38,6 +38,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tallyhouse_service::clock::now_ms;
@@ -248,8 +249,15 @@ impl<D: Disk> LocalLog<D> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes and syncs groups until [`Self::end`]. Blocking: it wants a thread of its own.
-    pub fn write(&self) {
+    /// Begins to write, on a thread of its own.
+    pub fn start(self: &Arc<Self>) -> io::Result<Writer<D>> {
+        let log = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || log.write())?;
+        Ok(Writer { log: Arc::clone(self), thread: Some(thread) })
+    }
+
+    /// Writes and syncs groups until [`Self::end`].
+    fn write(&self) {
         let mut last_sync = Instant::now();
         loop {
             let due = match self.sync {
@@ -269,8 +277,8 @@ impl<D: Disk> LocalLog<D> {
         self.sync_written();
     }
 
-    /// Lets [`Self::write`] end when all is written.
-    pub fn end(&self) {
+    /// Lets [`Self::write`] end when all is written. Nothing is taken any more.
+    fn end(&self) {
         self.open().end();
         self.arrived.notify_one();
     }
@@ -356,6 +364,29 @@ impl<D: Disk> LocalLog<D> {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What writes a log. It ends when this is dropped.
+pub struct Writer<D: Disk = Folder> {
+    log: Arc<LocalLog<D>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<D: Disk> Writer<D> {
+    /// Waits until all that was appended is written.
+    pub async fn end(mut self) {
+        self.log.end();
+        let Some(thread) = self.thread.take() else { return };
+        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
+            tracing::error!("the writer of the log ended by a fault");
+        }
+    }
+}
+
+impl<D: Disk> Drop for Writer<D> {
+    fn drop(&mut self) {
+        self.log.end();
     }
 }
 
