@@ -19,7 +19,7 @@ use crate::batch::{EventKey, KeyHasher};
 use crate::delivery::{Refused, Settled};
 use crate::http::Wait;
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
-use crate::poison;
+use crate::poison::RefusedEvent;
 use crate::window::Window;
 
 /// Events of which it is remembered that ClickHouse refuses them: for who waits at the moment.
@@ -115,7 +115,10 @@ impl Appender {
         match self.phase.load(Ordering::Acquire) {
             phase if phase == Phase::Starting as u8 => return Err(Refused::Starting),
             phase if phase == Phase::Stopping as u8 => return Err(Refused::Stopping),
-            _ if self.log.is_full() => return Err(Refused::LogFull),
+            _ if self.log.is_full() => {
+                self.log.refused(events.len());
+                return Err(Refused::LogFull);
+            }
             _ => {}
         }
         // Without the locks.
@@ -193,14 +196,14 @@ impl Appender {
     }
 
     /// A batch is stored. Ids of events that ClickHouse refused are forgotten, so that they can be sent again.
-    pub fn stored(&self, next: i64, refused: &poison::Refused) {
+    pub fn stored(&self, next: i64, refused: &[RefusedEvent]) {
         let mut offsets = BTreeMap::new();
-        if !refused.ids.is_empty() {
+        if !refused.is_empty() {
             let mut window = self.window();
-            for ((project, id), code) in refused.ids.iter().zip(refused.rows.values()) {
-                let key = self.hasher.key(project, id);
+            for event in refused {
+                let key = self.hasher.key(&event.project, &event.event_id);
                 if let Some(offset) = window.find(key) {
-                    offsets.insert(offset, *code);
+                    offsets.insert(offset, event.code);
                     window.remove(key);
                 }
             }

@@ -82,7 +82,6 @@ pub struct Direct {
     store: Store,
     common: Arc<Common>,
     guard: Arc<Guard>,
-    limits: Limits,
     drain: Duration,
 }
 
@@ -127,7 +126,7 @@ impl Direct {
                 keys.iter().for_each(|key| window.remove(*key));
             });
             let (now, steady) = (now_ms(), steady_ms());
-            LocalLog::in_folder(&folder, sync, Arc::clone(&store.metrics), on_lost, |record| {
+            LocalLog::in_folder(&folder, sync, limits, Arc::clone(&store.metrics), on_lost, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
                 if !identity.flags.has(Flags::GENERATED_ID) {
                     let key = hasher.key(identity.project, identity.event_id);
@@ -139,7 +138,7 @@ impl Direct {
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
         let topic = format!("local-{}", identity.id);
         let partition = Arc::new(LocalPartition::new(topic, Arc::clone(&log), Arc::clone(&appender), committed));
-        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, limits, drain })
+        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain })
     }
 
     /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the log.
@@ -243,7 +242,7 @@ impl Direct {
             oldest = Some(record.at);
             false
         });
-        let waiting = self.log.measure(committed, oldest, self.limits);
+        let waiting = self.log.measure(committed, oldest);
         self.store.metrics.log.waiting(waiting);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             (_, false) => (Status::Down, "the disk is nearly full: events are refused"),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::append::Appender;
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
-use crate::poison::Refused;
+use crate::poison::RefusedEvent;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
 use crate::worker::intent::Intent;
@@ -85,7 +85,7 @@ impl Partition for LocalPartition {
         Ok(None)
     }
 
-    fn stored(&self, next: i64, refused: &Refused) {
+    fn stored(&self, next: i64, refused: &[RefusedEvent]) {
         self.appender.stored(next, refused);
     }
 

@@ -63,7 +63,6 @@ pub struct Fallback {
     folder: Folder,
     sent: AtomicI64,
     is_empty: AtomicBool,
-    limits: Limits,
     metrics: Arc<Metrics>,
     health: Health,
 }
@@ -80,10 +79,11 @@ impl Fallback {
         let folder = Folder::open(&path.join("records"))?;
         let files = path.join("fallback");
         std::fs::create_dir_all(&files)?;
-        let (log, committed) = LocalLog::in_folder(&files, sync, Arc::clone(&metrics), Box::new(|_| {}), |_| {})?;
+        let (log, committed) =
+            LocalLog::in_folder(&files, sync, limits, Arc::clone(&metrics), Box::new(|_| {}), |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);
         let is_empty = AtomicBool::new(log.range().end <= sent);
-        Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), is_empty, limits, metrics, health })
+        Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), is_empty, metrics, health })
     }
 
     /// Makes records durable, with others that come at the same time.
@@ -97,7 +97,7 @@ impl Fallback {
             return Ok(());
         }
         if self.log.is_full() {
-            self.metrics.log.refused.inc_by(ends.len() as u64);
+            self.log.refused(ends.len());
             return Err(NotTaken);
         }
         let mut ticket = {
@@ -166,7 +166,7 @@ impl Fallback {
         if read.is_err() {
             self.metrics.log.errors.inc();
         }
-        let waiting = self.log.measure(sent, oldest, self.limits);
+        let waiting = self.log.measure(sent, oldest);
         self.metrics.log.waiting(waiting);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             (_, false) => (Status::Degraded, "the disk is nearly full: events are refused while Kafka is away"),

@@ -54,7 +54,6 @@ pub mod search;
 mod storing;
 mod trouble;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,16 +104,18 @@ pub struct Stored {
     /// How long the last attempt took.
     pub took: Duration,
     /// What is a dead letter instead.
-    pub refused: Refused,
+    pub refused: Vec<RefusedEvent>,
 }
 
-/// Rows of a batch that are dead letters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refused {
-    /// ClickHouse's number, by row.
-    pub rows: BTreeMap<usize, u32>,
-    /// Projects and ids of these events.
-    pub ids: Vec<(String, String)>,
+/// An event of a batch that is a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEvent {
+    /// Its project.
+    pub project: String,
+    /// Its id.
+    pub event_id: String,
+    /// ClickHouse's number for why.
+    pub code: u32,
 }
 
 /// Stores batches, and isolates the events that are refused (see the module).

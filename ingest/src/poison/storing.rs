@@ -16,7 +16,7 @@ use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
-use super::{BatchWriter, Fence, Origin, Refused, SEARCH_AFTER, Stored, letters, until_done, within};
+use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, Stored, letters, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
 
@@ -225,10 +225,15 @@ impl BatchWriter {
     }
 
     /// The rest is stored: takes refused rows out of raw, if an attempt had left them there.
-    async fn settle<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<Refused, F::Lost> {
+    async fn settle<F: Fence>(
+        &self,
+        block: Block<'_>,
+        course: &mut Course,
+        fence: &F,
+    ) -> Result<Vec<RefusedEvent>, F::Lost> {
         course.trouble = None;
         let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
-            return Ok(Refused::default());
+            return Ok(Vec::new());
         };
         self.tidy(block, rows, &course.refused, course.has_leftovers, fence).await?;
         if course.has_leftovers {
@@ -236,11 +241,12 @@ impl BatchWriter {
             let days = days_of(rows, &course.refused);
             self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
         }
-        let id = |row: usize| (letters::text(rows, "project_id", row), letters::text(rows, "event_id", row));
-        Ok(Refused {
-            rows: course.refused.iter().map(|(row, cause)| (*row, cause.code)).collect(),
-            ids: course.refused.iter().map(|(row, _)| id(*row)).collect(),
-        })
+        let event = |(row, cause): &(usize, Cause)| RefusedEvent {
+            project: letters::text(rows, "project_id", *row),
+            event_id: letters::text(rows, "event_id", *row),
+            code: cause.code,
+        };
+        Ok(course.refused.iter().map(event).collect())
     }
 }
 

@@ -19,7 +19,7 @@ use super::intent::Intent;
 use super::partition::{CommitError, Partition};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::metrics::Metrics;
-use crate::poison::{BatchWriter, Fence, Origin, Refused};
+use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::store::{Block, Store, pause_after};
 
 /// The partition is somebody else's.
@@ -65,10 +65,10 @@ impl<P: Partition> Fence for Held<'_, P> {
 
 impl<P: Partition> BatchCommitter<P> {
     /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
-    pub async fn store_batch(&self, closed: Closed) -> Result<Refused, Lost> {
+    pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedEvent>, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
             self.metrics.consumed(closed.counts);
-            return Ok(Refused::default());
+            return Ok(Vec::new());
         }
         let metadata = Intent::metadata(closed.last, now_ms(), closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
@@ -77,7 +77,7 @@ impl<P: Partition> BatchCommitter<P> {
             let letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
             self.writer.write_dead_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
         }
-        let mut refused = Refused::default();
+        let mut refused = Vec::new();
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
             let origin = Origin {

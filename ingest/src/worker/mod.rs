@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::KeyHasher;
 use crate::config::{BatchLimits, DedupLimits};
-use crate::poison::{BatchWriter, Refused};
+use crate::poison::{BatchWriter, RefusedEvent};
 use batch::CannotReplay;
 use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
@@ -92,7 +92,7 @@ enum Done {
     /// A batch is stored, but for some events; the offset after it is not committed yet.
     Stored {
         next: i64,
-        refused: Refused,
+        refused: Vec<RefusedEvent>,
         took: Duration,
     },
     Committed,
@@ -209,7 +209,9 @@ impl<P: Partition> Worker<P> {
                 inserts.took = took;
                 // Whoever sends them again is not told that they are known.
                 if let Some(window) = &mut filling.window {
-                    refused.ids.iter().for_each(|(project, id)| window.remove(self.common.hasher.key(project, id)));
+                    refused
+                        .iter()
+                        .for_each(|event| window.remove(self.common.hasher.key(&event.project, &event.event_id)));
                 }
                 self.committer.partition.stored(next, &refused);
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::intent::{Intent, NotAnIntent};
-use crate::poison::Refused;
+use crate::poison::RefusedEvent;
 
 /// Where a worker begins, what it commits, and who is told what it stored. Its calls block, unless they are futures.
 pub trait Partition: Send + Sync + 'static {
@@ -29,7 +29,7 @@ pub trait Partition: Send + Sync + 'static {
     fn partitions(&self) -> Result<Option<i32>, ReadError>;
 
     /// Records before `next` are stored, but for some that are dead letters.
-    fn stored(&self, _next: i64, _refused: &Refused) {}
+    fn stored(&self, _next: i64, _refused: &[RefusedEvent]) {}
 
     /// The largest offset whose insert somebody waits for.
     fn wanted(&self) -> i64 {

@@ -49,7 +49,7 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
     let origin = Origin { topic: "", is_repeated: true, since: Some(0) };
     let Ok(stored) = writer.store(block, origin, &Alone).await;
-    stored.refused.rows.len()
+    stored.refused.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]

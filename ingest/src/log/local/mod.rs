@@ -55,11 +55,11 @@ pub use identity::Identity;
 use segments::Segments;
 pub use segments::{Damage, Progress, Record};
 
-/// Bytes of a segment.
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of a segment, at least and at most: an eighth of what may wait.
+const SEGMENT_BYTES: (u64, u64) = (1 << 20, 64 << 20);
 
-/// With less room on the disk nothing is appended: a segment, and what else this machine needs.
-const RESERVED_BYTES: u64 = 4 * SEGMENT_BYTES;
+/// With less room on the disk than so many segments nothing is appended: others need some, too.
+const RESERVED_SEGMENTS: u64 = 4;
 
 /// Between two syncs that nobody waits for, with [`Sync::Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,6 +98,12 @@ pub struct Limits {
     pub age: Duration,
 }
 
+impl Limits {
+    fn segment_bytes(self) -> u64 {
+        (self.bytes / 8).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1)
+    }
+}
+
 /// Told of the ids of events that were appended and did not become durable.
 pub type OnLost = Box<dyn Fn(&[EventKey]) + Send + std::marker::Sync>;
 
@@ -110,6 +116,7 @@ pub struct LocalLog<D: Disk = Folder> {
     /// The offset up to which all is synced: what may be read.
     synced: watch::Sender<i64>,
     sync: Sync,
+    limits: Limits,
     wants_sync: AtomicBool,
     is_full: AtomicBool,
     on_lost: OnLost,
@@ -121,11 +128,12 @@ impl LocalLog<Folder> {
     pub fn in_folder(
         path: &Path,
         sync: Sync,
+        limits: Limits,
         metrics: Arc<Metrics>,
         on_lost: OnLost,
         visit: impl FnMut(Record<'_>),
     ) -> io::Result<(Self, Option<Committed>)> {
-        Self::on(Folder::new(path), sync, metrics, on_lost, visit)
+        Self::on(Folder::new(path), sync, limits, metrics, on_lost, visit)
     }
 }
 
@@ -134,13 +142,14 @@ impl<D: Disk> LocalLog<D> {
     pub fn on(
         disk: D,
         sync: Sync,
+        limits: Limits,
         metrics: Arc<Metrics>,
         on_lost: OnLost,
         visit: impl FnMut(Record<'_>),
     ) -> io::Result<(Self, Option<Committed>)> {
         let (commits, committed) = Commits::open(&disk)?;
         let first = committed.as_ref().map_or(0, |committed| committed.next);
-        let (segments, damage) = Segments::open(disk, SEGMENT_BYTES, first, visit)?;
+        let (segments, damage) = Segments::open(disk, limits.segment_bytes(), first, visit)?;
         metrics.log.damaged(damage);
         if damage != Damage::default() {
             tracing::error!(
@@ -157,6 +166,7 @@ impl<D: Disk> LocalLog<D> {
             synced: watch::Sender::new(next),
             segments: Mutex::new(segments),
             sync,
+            limits,
             wants_sync: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             on_lost,
@@ -178,6 +188,11 @@ impl<D: Disk> LocalLog<D> {
     /// Whether as much waits as may.
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Counts events that were refused because it is.
+    pub fn refused(&self, events: usize) {
+        self.metrics.log.refused.inc_by(events as u64);
     }
 
     /// Up to where it may be read; changes as more becomes durable.
@@ -232,14 +247,15 @@ impl<D: Disk> LocalLog<D> {
     }
 
     /// Looks at how much waits from an offset on, and since when.
-    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>, limits: Limits) -> Waiting {
+    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Waiting {
+        let limits = self.limits;
         let (bytes, free) = {
             let segments = self.segments();
             (segments.bytes_from(committed), segments.free())
         };
         let age = oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest));
         let oldest = Duration::from_millis(u64::try_from(age).unwrap_or_default());
-        let has_room = free.is_none_or(|free| free > RESERVED_BYTES);
+        let has_room = free.is_none_or(|free| free > RESERVED_SEGMENTS * limits.segment_bytes());
         let is_full = bytes >= limits.bytes || oldest >= limits.age || !has_room;
         self.is_full.store(is_full, Ordering::Relaxed);
         Waiting { bytes, oldest, has_room }

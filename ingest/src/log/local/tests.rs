@@ -9,6 +9,8 @@ use super::simulated::Simulated;
 use super::*;
 use crate::batch::KeyHasher;
 
+const LIMITS: Limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
+
 type Log = Arc<LocalLog<Simulated>>;
 
 /// A log, and the keys that it lost.
@@ -18,7 +20,7 @@ fn open(disk: &Simulated, sync: Sync) -> (Log, Arc<Mutex<Vec<EventKey>>>, Vec<(i
     let (told, mut found) = (Arc::clone(&lost), Vec::new());
     let on_lost = Box::new(move |keys: &[EventKey]| told.lock().unwrap().extend_from_slice(keys));
     let visit = |record: Record<'_>| found.push((record.offset, record.payload.to_vec()));
-    let (log, _) = LocalLog::on(disk.clone(), sync, metrics, on_lost, visit).unwrap();
+    let (log, _) = LocalLog::on(disk.clone(), sync, LIMITS, metrics, on_lost, visit).unwrap();
     (Arc::new(log), lost, found)
 }
 
@@ -139,14 +141,13 @@ fn what_is_committed_does_not_wait() {
     append(&log, &["a", "b"], None);
     log.end();
     log.write();
-    let limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
-    assert!(log.measure(0, None, limits).bytes > 0 && log.is_full());
+    assert!(log.measure(0, None).bytes > 0 && log.is_full());
     log.commit(2, "an intent").unwrap();
-    assert_eq!(log.measure(2, None, limits).bytes, 0);
+    assert_eq!(log.measure(2, None).bytes, 0);
     assert!(!log.is_full());
-    log.measure(2, Some(0), limits);
+    log.measure(2, Some(0));
     assert!(log.is_full(), "too old");
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-    let (_, committed) = LocalLog::on(disk, Sync::Always, metrics, Box::new(|_| {}), |_| {}).unwrap();
+    let (_, committed) = LocalLog::on(disk, Sync::Always, LIMITS, metrics, Box::new(|_| {}), |_| {}).unwrap();
     assert_eq!(committed.unwrap(), Committed { next: 2, metadata: "an intent".to_owned() });
 }
