@@ -20,7 +20,7 @@ use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Event, Rejection, Warning, Warnings, raw};
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::health::Health;
+use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
 use tokio::time::Instant;
 use ulid::Ulid;
@@ -146,7 +146,11 @@ impl Pipeline {
 
     fn refused(&self, why: Refused, events: usize) -> RequestError {
         self.metrics.handed_back(events);
-        refused(why, self.health.is_ready())
+        if why == Refused::LogFull {
+            self.metrics.log.refused.inc_by(events as u64);
+        }
+        let components = self.health.report().components;
+        refused(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
     }
 
     fn normalise<'a>(&'a self, body: &Text<'_>, envelope: Envelope<'a>, rules: &'a ProjectRules) -> Read<'a> {

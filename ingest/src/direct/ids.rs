@@ -6,8 +6,8 @@
 //! a file is older than the window -> it goes
 //! ```
 //!
-//! So an id is on the disk for the whole window: first in the log, then in a file. The first start of a folder reads what ClickHouse
-//! knows, and writes a file of that.
+//! So an id is on the disk for the whole window: first in the log, then in a file. What ClickHouse knows at the first start of a folder, and
+//! what a version without a log left, has a file of its own.
 
 use std::io;
 
@@ -18,6 +18,9 @@ use crate::log::local::disk::{Disk, DiskFile};
 use crate::window::Window;
 
 const SUFFIX: &str = ".ids";
+
+/// Ids that did not come through the log. It is read before the files of all segments.
+const FROM_ELSEWHERE: &str = "00000000000000000000-from-elsewhere.ids";
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tallyid1");
 
@@ -38,8 +41,17 @@ pub struct Id {
     pub at: i64,
 }
 
-/// Writes ids; they outlive the power when it returns. `base` is the offset of the first; files are read in this order.
+/// Writes ids of a segment; they outlive the power when it returns. Files are read in the order of `base`.
 pub fn save<D: Disk>(disk: &D, base: i64, ids: &[Id]) -> io::Result<()> {
+    write(disk, &format!("{:020}{SUFFIX}", base.max(0)), ids)
+}
+
+/// Writes all ids that did not come through the log.
+pub fn save_others<D: Disk>(disk: &D, ids: &[Id]) -> io::Result<()> {
+    write(disk, FROM_ELSEWHERE, ids)
+}
+
+fn write<D: Disk>(disk: &D, name: &str, ids: &[Id]) -> io::Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -50,10 +62,9 @@ pub fn save<D: Disk>(disk: &D, base: i64, ids: &[Id]) -> io::Result<()> {
         entries.extend_from_slice(&id.at.to_le_bytes());
     }
     let header = [MAGIC, ids.len() as u64, u64::from(crc32fast::hash(&entries))].map(u64::to_le_bytes).concat();
-    let name = format!("{:020}{SUFFIX}", base.max(0));
     // Of a save that was interrupted.
-    disk.remove(&name)?;
-    let file = disk.create(&name, (HEADER + entries.len()) as u64)?;
+    disk.remove(name)?;
+    let file = disk.create(name, (HEADER + entries.len()) as u64)?;
     file.write_at(&entries, HEADER as u64)?;
     file.write_at(&header, 0)?;
     file.sync()?;
@@ -161,6 +172,19 @@ mod tests {
         let mut rest = window(1_000);
         assert_eq!(load(&disk, &mut rest).unwrap(), 1);
         assert_eq!(rest.ids(), 200);
+    }
+
+    #[test]
+    fn ids_from_elsewhere_outlive_the_first_segment_and_are_older_than_it() {
+        let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
+        let other = Id { key: hasher.key("p", "other"), offset: -1, at: now };
+        save_others(&disk, &[other]).unwrap();
+        save(&disk, 0, &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
+        let (mut all, mut some) = (window(10), window(2));
+        load(&disk, &mut all).unwrap();
+        assert_eq!((all.ids(), all.find(other.key)), (3, Some(-1)));
+        load(&disk, &mut some).unwrap();
+        assert_eq!((some.ids(), some.find(other.key)), (2, None));
     }
 
     #[test]

@@ -160,9 +160,16 @@ impl Direct {
             }
         }
         let left = journal::adopt(&self.journal, &self.store.metrics, &self.appender)?;
+        if !self.has_ids || !left.is_empty() {
+            // Before they are stored and their files go.
+            self.keep_other_ids()?;
+        }
         let mut beside = JoinSet::new();
         let this = Arc::clone(self);
         beside.spawn(async move { guard::learn(&this.store.client, &this.guard).await });
+        // Before the first event: it may be full.
+        let this = Arc::clone(self);
+        drop(tokio::task::spawn_blocking(move || this.look()).await);
         self.appender.open();
         self.store.health.set("ingest", Status::Up, "");
 
@@ -204,7 +211,7 @@ impl Direct {
         worker.run().await;
     }
 
-    /// Reads which ids ClickHouse knows, and keeps them. Tries until it answers; only missing tables end it.
+    /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
     async fn first_ids(&self) -> Result<(), StartError> {
         let dedup = self.common.dedup;
         loop {
@@ -228,11 +235,16 @@ impl Direct {
             }
         }
         self.store.health.set("clickhouse", Status::Up, "");
+        Ok(())
+    }
+
+    /// Keeps ids that did not come through the log. From then on the folder knows its ids.
+    fn keep_other_ids(&self) -> io::Result<()> {
         let (now, steady) = (now_ms(), steady_ms());
         let id = |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) };
-        let ids: Vec<Id> = self.appender.window().iter().map(id).collect();
-        ids::save(&self.disk, 0, &ids)?;
-        Ok(self.log.commit(self.partition.first(), "")?)
+        let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(id).collect();
+        ids::save_others(&self.disk, &ids)?;
+        if self.has_ids { Ok(()) } else { self.log.commit(self.partition.first(), "") }
     }
 
     /// Measures what waits, and lets go of segments that are read. Blocking.

@@ -152,7 +152,10 @@ impl<P: Partition> Worker<P> {
             let is_free = running.is_empty() && !is_draining;
             let is_urgent = filling.is_full(limits) || partition.wanted() >= inserts.closed.max(0);
             let not_before = self.not_before(&inserts, is_urgent);
-            let due = filling.due(limits).map(|due| due.max(not_before)).filter(|_| is_free);
+            // At the end nothing comes any more.
+            let is_end = partition.wanted() == i64::MAX;
+            let linger = if is_end { Duration::ZERO } else { limits.linger };
+            let due = filling.due(BatchLimits { linger, ..limits }).map(|due| due.max(not_before)).filter(|_| is_free);
             let is_due = due.is_some_and(|due| due <= Instant::now());
             if is_due && let Some(permit) = permit.take() {
                 inserts.last = Some(Instant::now());
@@ -165,7 +168,7 @@ impl<P: Partition> Worker<P> {
                 Ok(free) = Arc::clone(&self.common.permits).acquire_owned(), if is_due => permit = Some(free),
                 Some(chunk) = self.chunks.recv(), if !is_draining && filling.wants_chunk(limits) => filling.begin(chunk),
                 () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() && !is_due => {}
-                () = partition.hurried(), if !is_urgent => {}
+                () = partition.hurried(), if !is_end => {}
                 () = self.drain.cancelled(), if !is_draining => {}
                 () = tokio::task::yield_now(), if has_more => {}
                 else => return Ok(()),

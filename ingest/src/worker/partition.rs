@@ -31,7 +31,7 @@ pub trait Partition: Send + Sync + 'static {
     /// Records before `next` are stored, but for some that are dead letters.
     fn stored(&self, _next: i64, _refused: &[RefusedEvent]) {}
 
-    /// The largest offset whose insert somebody waits for.
+    /// The largest offset whose insert somebody waits for; `i64::MAX` when all that is there is to be stored, because the process ends.
     fn wanted(&self) -> i64 {
         i64::MIN
     }

@@ -34,9 +34,10 @@ pub mod group;
 pub mod identity;
 pub mod segments;
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -115,6 +116,8 @@ pub struct LocalLog<D: Disk = Folder> {
     commits: Mutex<Commits<D::File>>,
     /// The offset up to which all is synced: what may be read.
     synced: watch::Sender<i64>,
+    /// The offset up to which damage was counted.
+    inspected: AtomicI64,
     sync: Sync,
     limits: Limits,
     wants_sync: AtomicBool,
@@ -164,6 +167,7 @@ impl<D: Disk> LocalLog<D> {
             arrived: Condvar::new(),
             commits: Mutex::new(commits),
             synced: watch::Sender::new(next),
+            inspected: AtomicI64::new(next),
             segments: Mutex::new(segments),
             sync,
             limits,
@@ -211,18 +215,33 @@ impl<D: Disk> LocalLog<D> {
     }
 
     /// Gives records from an offset on to `visit`, until it returns `false` or no more are synced. Blocking.
-    pub fn read(&self, from: i64, visit: impl FnMut(Record<'_>) -> bool) -> io::Result<Progress> {
+    pub fn read(&self, from: i64, mut visit: impl FnMut(Record<'_>) -> bool) -> io::Result<Progress> {
         let (view, until) = {
             let segments = self.segments();
             let until = *self.synced.borrow();
             (segments.view(from, until), until)
         };
-        let progress = segments::read(&view, from, until, visit)?;
-        if progress.damage != Damage::default() {
-            self.metrics.log.damaged(progress.damage);
-            tracing::error!(damage = ?progress.damage, from, next = progress.next, "the local log is damaged");
+        let goes_on = Cell::new(true);
+        let mut visit = |record: Record<'_>| {
+            goes_on.set(visit(record));
+            goes_on.get()
+        };
+        // The same damage is met by whoever reads over it, and was met by recovery.
+        let inspected = self.inspected.load(Ordering::Relaxed).clamp(from, until.max(from));
+        let mut progress = Progress { next: from, damage: Damage::default() };
+        if from < inspected {
+            progress = segments::read(&view, from, inspected, &mut visit)?;
+            if !goes_on.get() || progress.next < inspected {
+                return Ok(progress);
+            }
         }
-        Ok(progress)
+        let Progress { next, damage } = segments::read(&view, inspected, until, &mut visit)?;
+        let is_first = self.inspected.fetch_max(next, Ordering::Relaxed) <= inspected;
+        if is_first && damage != Damage::default() {
+            self.metrics.log.damaged(damage);
+            tracing::error!(?damage, from, next, "the local log is damaged");
+        }
+        Ok(Progress { next, damage: progress.damage.and(damage) })
     }
 
     /// The offsets that are there.
