@@ -6,7 +6,7 @@ use serde_json::json;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
 use tallyhouse_service::touched::WRITERS;
 
-use crate::ingest_service::{Service as Ingester, journaled};
+use crate::ingest_service::{Service as Ingester, is_inserting};
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Redis, Service, Settings, eventually, new_project};
 use crate::support::{self, Folder, a_day, engine};
@@ -201,7 +201,7 @@ async fn an_ingester_that_was_killed_before_it_told_is_missed() {
     place.redis.command("CLIENT PAUSE 600000 WRITE").await.unwrap();
     place.late().await;
     // What it would send again, it would tell of again.
-    eventually("its file is gone", async || journaled(&place.data, "batch").is_empty()).await;
+    eventually("it is committed", async || !is_inserting(&place.data)).await;
     let Place { redis, api, ingester, data, project, from, events } = place;
     ingester.kill(&data).await;
     redis.command("CLIENT UNPAUSE").await.unwrap();

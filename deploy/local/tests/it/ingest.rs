@@ -12,8 +12,9 @@ use tallyhouse_schema::limits::{MAX_EVENT_BYTES, MAX_EVENTS};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::insert::insert_block;
 
-use crate::ingest_service::{Service, block_of, count, everywhere, journaled, json};
+use crate::ingest_service::{Service, block_of, count, everywhere, is_inserting, journaled, json};
 use crate::query_service::{eventually, new_project};
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::{self, Folder};
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -30,8 +31,6 @@ async fn every_form_of_a_body_is_stored_and_counted() {
 
     let one = service.send(event("one")).await;
     assert_eq!((one.status.as_u16(), json(&one)), (202, json!({"status": "accepted", "eventId": "one"})));
-    let waited = service.endpoint().post_with("wait=stored", event("waited").into()).await.unwrap();
-    assert_eq!(waited.status.as_u16(), 200);
     for (body, headers) in [
         (format!("[{},{}]", event("a1"), event("a2")).into_bytes(), vec![]),
         (format!("{{\"events\":[{},{}]}}", event("b1"), event("b2")).into_bytes(), vec![]),
@@ -49,6 +48,7 @@ async fn every_form_of_a_body_is_stored_and_counted() {
             (202, json!({"accepted": 2, "duplicates": 0, "rejected": []}))
         );
     }
+    assert_eq!(service.send_stored(event("waited")).await.status.as_u16(), 200);
     assert_eq!(everywhere(&writer, &project).await, [12; 4]);
     let users = "SELECT toUInt64(uniqCombined64Merge(14)(users)) FROM rollup_1h WHERE project_id = {project:String} AND dim_set = ''";
     assert_eq!(count(&writer, &project, users).await, 12);
@@ -66,7 +66,7 @@ async fn columns_hold_what_was_sent_after_normalisation() {
         "context": {"ip": "203.0.113.77", "country": "DE", "locale": "de-DE", "page": {"path": "/cart"},
             "userAgent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
     });
-    assert_eq!(service.send(event.to_string()).await.status.as_u16(), 202);
+    assert_eq!(service.send_stored(event.to_string()).await.status.as_u16(), 200);
     let sql = "SELECT count() FROM events WHERE project_id = {project:String} AND event_id = 'e' AND event_type = 'purchase' \
         AND user_id = '7' AND session_id = 's1' AND value = 12.5 AND ip = '203.0.113.0' AND country = 'DE' AND locale = 'de-DE' \
         AND device = 'desktop' AND os = 'Linux' AND browser = 'Firefox' AND page = '/cart' AND retention_days = 730 \
@@ -113,7 +113,8 @@ async fn bad_bodies_are_refused_as_a_whole_and_say_why() {
         let reply = service.endpoint().header(name, value).unwrap().post(Bytes::from_static(b"{}")).await.unwrap();
         assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (415, Some(code)));
     }
-    assert_eq!(everywhere(&writer, &project).await, [0; 4]);
+    assert_eq!(service.send_stored(r#"{"eventType":"a"}"#).await.status.as_u16(), 200);
+    assert_eq!(everywhere(&writer, &project).await, [1; 4], "nothing of the others");
     service.stop().await;
 }
 
@@ -140,8 +141,8 @@ async fn bad_events_are_named_and_the_good_ones_are_taken() {
         (format!(r#"{{"eventId":"ten-kb","eventType":"a","x":"{}"}}"#, "x".repeat(10_000)), None),
     ];
     let texts: Vec<&str> = events.iter().map(|(text, _)| text.as_str()).collect();
-    let reply = service.send(format!("[{}]", texts.join(","))).await;
-    assert_eq!(reply.status.as_u16(), 202, "{}", reply.excerpt());
+    let reply = service.send_stored(format!("[{}]", texts.join(","))).await;
+    assert_eq!(reply.status.as_u16(), 200, "{}", reply.excerpt());
     let answer = json(&reply);
     let expected: Vec<_> =
         events.iter().enumerate().filter_map(|(index, (_, code))| code.map(|code| (index as u64, code))).collect();
@@ -217,9 +218,18 @@ async fn what_a_dead_process_left_is_stored_once_whether_or_not_it_was_stored_be
         let service = Service::start(writer.clone(), &data, &project).await;
         let again = json(&service.send(r#"[{"eventId":"2","eventType":"a"}]"#).await);
         assert_eq!(again["duplicates"].as_u64(), Some(1), "what was left is known at once");
-        eventually("what was left is stored", async || journaled(&data, "batch").is_empty()).await;
-        assert_eq!(everywhere(&writer, &project).await, [3; 4], "stored before: {was_stored}");
-        service.stop().await;
+        // Files go before the log.
+        assert_eq!(service.send_stored(r#"{"eventId":"4","eventType":"a"}"#).await.status.as_u16(), 200);
+        assert!(journaled(&data, "batch").is_empty());
+        assert_eq!(everywhere(&writer, &project).await, [4; 4], "stored before: {was_stored}");
+        assert_eq!(service.stop_and_measure("tallyhouse_ingest_journal_replayed_total").await, 1);
+        // And never again.
+        let service = Service::start(writer.clone(), &data, &project).await;
+        let again =
+            json(&service.send_stored(r#"[{"eventId":"3","eventType":"a"},{"eventId":"5","eventType":"a"}]"#).await);
+        assert_eq!((again["accepted"].as_u64(), again["duplicates"].as_u64()), (Some(1), Some(1)));
+        assert_eq!(service.stop_and_measure("tallyhouse_ingest_journal_replayed_total").await, 0);
+        assert_eq!(everywhere(&writer, &project).await, [5; 4], "stored before: {was_stored}");
     }
 }
 
@@ -258,15 +268,22 @@ async fn without_clickhouse_nothing_is_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_stores_and_answers_what_was_taken() {
     let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
+    let proxy = Proxy::start(writer.clone()).await;
     let patient = [("INGEST_LINGER_MS", "10000"), ("INGEST_ACK_TIMEOUT_MS", "60000")];
-    let service = Service::start_with(writer.clone(), &data, &project, &patient).await;
-    let endpoint = service.endpoint();
-    let body = Bytes::from_static(b"{\"eventId\":\"1\",\"eventType\":\"a\"}");
-    let waiting = tokio::spawn(async move { endpoint.post(body).await });
-    eventually("the event is in a batch", async || service.metric("tallyhouse_ingest_pending_ids") == 1).await;
+    let service = Service::start_with(proxy.connection.clone(), &data, &project, &patient).await;
+    assert_eq!(service.send(r#"{"eventId":"1","eventType":"a"}"#).await.status.as_u16(), 202);
     assert_eq!(everywhere(&writer, &project).await, [0; 4]);
-    service.stop().await;
-    assert_eq!(waiting.await.unwrap().unwrap().status.as_u16(), 202);
-    assert_eq!(everywhere(&writer, &project).await, [1; 4]);
-    assert!(journaled(&data, "batch").is_empty());
+    proxy.set(Mode::HoldAnswers);
+    let endpoint = service.endpoint();
+    let body = Bytes::from_static(b"{\"eventId\":\"2\",\"eventType\":\"a\"}");
+    let waiting = tokio::spawn(async move { endpoint.post_with("wait=stored", body).await });
+    eventually("both are in the log", async || service.metric("tallyhouse_ingest_log_records_total") == 2).await;
+    let stopping = tokio::spawn(service.stop());
+    eventually("the last batch was inserted", async || everywhere(&writer, &project).await == [2; 4]).await;
+    assert!(!waiting.is_finished() && !stopping.is_finished());
+    proxy.set(Mode::Pass);
+    stopping.await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().status.as_u16(), 200);
+    assert_eq!(everywhere(&writer, &project).await, [2; 4]);
+    assert!(!is_inserting(&data));
 }

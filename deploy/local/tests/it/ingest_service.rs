@@ -9,6 +9,8 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
+use tallyhouse_ingest::log::local::commit::Commits;
+use tallyhouse_ingest::log::local::disk;
 use tallyhouse_ingest::{Deps, Ingest, RunError};
 use tallyhouse_loadtest::http::{Endpoint, Reply};
 use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
@@ -28,7 +30,21 @@ use tokio_util::sync::CancellationToken;
 use crate::query_service::eventually;
 use crate::support::Folder;
 
-/// Files of the journal with this extension.
+/// Files of the log with this extension.
+pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {
+    let mut files = journaled_in(data, "log", extension);
+    files.sort();
+    files
+}
+
+/// Whether a batch of the log is being inserted: it would be inserted again after a kill.
+pub fn is_inserting(data: &Folder) -> bool {
+    let disk = disk::Folder::new(&data.path().join("ingest").join("log"));
+    let (_, committed) = Commits::open(&disk).unwrap();
+    committed.is_some_and(|committed| !committed.metadata.is_empty())
+}
+
+/// Files with this extension of the journal, which a version before the log had.
 pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
     journaled_in(data, "journal", extension)
 }
@@ -127,6 +143,11 @@ impl Service {
     /// Sends a JSON body.
     pub async fn send(&self, body: impl Into<Bytes>) -> Reply {
         self.endpoint().post(body.into()).await.unwrap()
+    }
+
+    /// The same; the answer comes when the events are stored, and all that was sent before.
+    pub async fn send_stored(&self, body: impl Into<Bytes>) -> Reply {
+        self.endpoint().post_with("wait=stored", body.into()).await.unwrap()
     }
 
     /// Sends a hundred numbered events of 2 KB at a time until a request is refused: the first number that was not taken, and the

@@ -191,7 +191,8 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hands_events_back() {
     let cluster = Cluster::start();
-    let Some(disk) = SmallDisk::mount_or_skip(&cluster.data.path().join("ingest"), "a_full_disk_hands_events_back")
+    let Some(disk) =
+        SmallDisk::mount_or_skip(&cluster.data.path().join("ingest"), 256 << 10, "a_full_disk_hands_events_back")
     else {
         return;
     };

@@ -12,7 +12,7 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::verify::{PAUSE, verify};
 
-use crate::ingest_service::{Service, count, everywhere, journaled, json};
+use crate::ingest_service::{Service, count, everywhere, is_inserting, journaled, json};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
@@ -91,16 +91,16 @@ impl Place {
         if tokio::time::timeout(Duration::from_secs(240), repaired).await.is_err() {
             panic!("{what}: found {:?}", found().await);
         }
-        eventually("nothing waits", async || self.is_journal_empty()).await;
+        eventually("nothing is being inserted", async || self.is_committed()).await;
         self.verified().await;
         let doubled = "SELECT count() FROM (SELECT id FROM dead_letters WHERE project_id = {project:String} \
             AND state = 'open' GROUP BY id HAVING count() > 1)";
         assert_eq!(count(&self.connection, &self.project, doubled).await, 0, "a dead letter was written twice");
     }
 
-    /// Through Kafka there is none.
-    pub fn is_journal_empty(&self) -> bool {
-        !self.data.path().join("ingest").join("journal").exists() || journaled(&self.data, "batch").is_empty()
+    /// Whether no batch of the local log is being inserted; through Kafka there is none.
+    pub fn is_committed(&self) -> bool {
+        !self.data.path().join("ingest").join("log").exists() || !is_inserting(&self.data)
     }
 
     async fn verified(&self) {
@@ -152,7 +152,7 @@ async fn a_poison_event_in_the_middle_hurts_no_other() {
         }
         let letters = async || place.letters().await == refused;
         eventually("the refused ones are dead letters", letters).await;
-        eventually("nothing waits", async || journaled(&place.data, "batch").is_empty()).await;
+        eventually("nothing is being inserted", async || place.is_committed()).await;
         way.remove(&place.connection).await;
     }
     place.exact(stored, refused).await;

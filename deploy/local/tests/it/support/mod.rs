@@ -158,14 +158,15 @@ impl Drop for Folder {
     }
 }
 
-/// A file system of 256 KiB at a folder, unmounted when the value goes.
+/// A file system of its own size at a folder, unmounted when the value goes.
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts it; `None`, told by the test's name, for anybody but root.
-    pub(crate) fn mount_or_skip(folder: &Path, test: &str) -> Option<Self> {
+    pub(crate) fn mount_or_skip(folder: &Path, bytes: u64, test: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(folder).status();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(folder.to_owned()));
         }

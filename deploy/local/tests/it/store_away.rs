@@ -1,4 +1,4 @@
-//! ClickHouse away: events are acknowledged from the disk, and counted once when it is back.
+//! ClickHouse away: events are acknowledged from the local log, and counted once when it is back.
 
 use std::sync::Arc;
 
@@ -9,35 +9,45 @@ use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayVersions, Span, Touched};
+use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest_service::{Service, body, everywhere, journaled, json};
+use crate::ingest_service::{Service, body, everywhere, is_inserting, json};
 use crate::query_service::{Redis, eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, SmallDisk, engine, execute};
+use crate::support::{Folder, engine, execute};
 
-struct Place {
-    connection: Connection,
-    proxy: Proxy,
-    data: Folder,
-    project: String,
+/// A data folder, and a ClickHouse that can go away.
+pub struct Place {
+    pub connection: Connection,
+    pub proxy: Proxy,
+    pub data: Folder,
+    pub project: String,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let connection = engine().await.writer();
         let proxy = Proxy::start(connection.clone()).await;
         Self { connection, proxy, data: Folder::create(), project: new_project() }
     }
 
-    async fn service(&self, settings: &[(&str, &str)]) -> Service {
+    pub async fn service(&self, settings: &[(&str, &str)]) -> Service {
         Service::start_with(self.proxy.connection.clone(), &self.data, &self.project, settings).await
     }
 
-    async fn counted(&self, events: u64) {
+    /// Waits until so many events are counted, and nothing is being inserted that could be counted, too.
+    pub async fn counted(&self, events: u64) {
         eventually("all are counted", async || everywhere(&self.connection, &self.project).await == [events; 4]).await;
-        eventually("nothing waits", async || journaled(&self.data, "batch").is_empty()).await;
+        eventually("nothing is being inserted", async || !is_inserting(&self.data)).await;
+        assert_eq!(everywhere(&self.connection, &self.project).await, [events; 4]);
+    }
+
+    /// Stops the service, which stores what its log has: so many events are counted, once.
+    pub async fn stop(&self, service: Service, events: u64) {
+        service.stop().await;
+        assert!(!is_inserting(&self.data));
         assert_eq!(everywhere(&self.connection, &self.project).await, [events; 4]);
     }
 }
@@ -59,70 +69,38 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     let waiting = service.endpoint().post_with("wait=stored", body(40..41).into()).await.unwrap();
     assert_eq!((waiting.status.as_u16(), json(&waiting)["code"].as_str()), (503, Some("not_confirmed")));
     assert!(service.health.is_ready(), "the disk stands in front of ClickHouse");
-    assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 31);
-    assert_eq!(stored(), 10, "the others are only sealed");
+    assert_eq!(service.metric("tallyhouse_ingest_log_records_total"), 41, "duplicates are not appended");
+    assert_eq!(stored(), 10, "the others are only in the log");
+    eventually("it is measured", async || service.metric("tallyhouse_ingest_log_bytes") > 31 * 2_000).await;
+    assert_eq!(service.health.report().components["clickhouse"].status, Status::Degraded);
     place.proxy.set(Mode::Pass);
     place.counted(41).await;
+    eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
     assert_eq!(stored(), 41);
     assert_eq!(json(&service.send(body(0..41)).await)["duplicates"].as_u64(), Some(41));
-    service.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_outlives_its_process_and_a_damaged_file_holds_up_nobody() {
-    let place = Place::new().await;
-    let service = place.service(&[]).await;
-    assert_eq!(service.send(body(0..10)).await.status, 202);
-    place.proxy.set(Mode::Away);
-    for from in [10, 20, 30] {
-        assert_eq!(service.send(body(from..from + 10)).await.status, 202);
-    }
-    service.stop().await;
-    let mut files = journaled(&place.data, "batch");
-    files.sort();
-    assert_eq!(files.len(), 3);
-    let mut bytes = std::fs::read(&files[1]).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&files[1], bytes).unwrap();
-
-    let service = Service::start_unready(place.proxy.connection.clone(), &place.data, &place.project, &[]).await;
-    eventually("it waits for ClickHouse", async || {
-        let reply = service.endpoint().post(body(50..51).into()).await;
-        reply.is_ok_and(|reply| json(&reply)["code"] == "starting")
-    })
-    .await;
-    place.proxy.set(Mode::Pass);
-    eventually("it is ready", async || service.health.is_ready()).await;
-    place.counted(30).await;
-    assert_eq!(service.metric("tallyhouse_ingest_journal_damaged_total"), 1);
-    assert_eq!(journaled(&place.data, "damaged").len(), 1);
-    // Who sends the lost ones again is not told that they are known.
-    assert_eq!(json(&service.send(body(0..40)).await)["accepted"].as_u64(), Some(10));
-    place.counted(40).await;
-    service.stop().await;
+    place.stop(service, 41).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_insert_that_was_applied_but_not_answered_is_counted_once() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
-    assert_eq!(service.send(body(0..10)).await.status, 202);
+    assert_eq!(service.send_stored(body(0..10)).await.status, 200);
     place.proxy.set(Mode::HoldAnswers);
-    assert_eq!(service.send(body(10..20)).await.status, 202, "acknowledged from the disk");
+    assert_eq!(service.send(body(10..20)).await.status, 202, "acknowledged from the log");
     eventually("the insert was applied", async || everywhere(&place.connection, &place.project).await == [20; 4]).await;
     place.proxy.set(Mode::Away);
     assert_eq!(service.send(body(20..30)).await.status, 202);
     place.proxy.set(Mode::Pass);
     place.counted(30).await;
-    service.stop().await;
+    place.stop(service, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_throws_loses_nothing_and_counts_nothing_twice() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
-    assert_eq!(service.send(body(0..10)).await.status, 202);
+    assert_eq!(service.send_stored(body(0..10)).await.status, 200);
     let view = format!("tallyhouse.`throws-{}`", place.project);
     let sql = format!(
         "CREATE MATERIALIZED VIEW {view} ENGINE = Null AS SELECT throwIf(CAST(project_id, 'String') = '{}') AS x FROM tallyhouse.events_in",
@@ -132,44 +110,38 @@ async fn a_view_that_throws_loses_nothing_and_counts_nothing_twice() {
     for from in [10, 20] {
         assert_eq!(service.send(body(from..from + 10)).await.status, 202);
     }
-    assert!(!journaled(&place.data, "batch").is_empty());
+    let thrown = async || service.counted("tallyhouse_ingest_insert_failures_total", "transient") > 0;
+    eventually("the view has thrown", thrown).await;
+    assert!(is_inserting(&place.data));
     execute(&place.connection, &format!("DROP VIEW {view}")).await.unwrap();
     place.counted(30).await;
-    service.stop().await;
+    place.stop(service, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
-    let place = Place::new().await;
-    let service = place.service(&[("SPOOL_BYTES", "1048576")]).await;
-    assert_eq!(service.send(body(0..10)).await.status, 202);
-    place.proxy.set(Mode::Away);
-    let (taken, refused) = service.fill(10).await;
-    assert_eq!(refused.status, 503, "{}", refused.excerpt());
-    assert!(refused.retry_after().is_some());
-    place.proxy.set(Mode::Pass);
-    place.counted(u64::from(taken)).await;
-    eventually("it takes events again", async || service.send(body(taken..taken + 1)).await.status == 202).await;
-    place.counted(u64::from(taken) + 1).await;
-    service.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_hands_events_back() {
-    let place = Place::new().await;
-    let Some(disk) = SmallDisk::mount_or_skip(&place.data.path().join("ingest"), "a_full_disk_hands_events_back")
-    else {
-        return;
-    };
-    let service = place.service(&[]).await;
-    assert_eq!(service.send(body(0..10)).await.status, 202);
-    let reply = service.send(body(10..400)).await;
-    assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (503, Some("not_confirmed")));
-    assert!(journaled(&place.data, "part").is_empty());
-    assert_eq!(service.send(body(10..20)).await.status, 202, "what fits goes on");
-    place.counted(20).await;
-    service.stop().await;
-    disk.unmount();
+async fn a_full_log_refuses_out_loud_and_loses_nothing() {
+    // Away, and slower than what comes.
+    for (mode, status, code) in [(Mode::Away, 503, "store_unavailable"), (Mode::HoldAnswers, 429, "overloaded")] {
+        let place = Place::new().await;
+        let service = place.service(&[("SPOOL_BYTES", "1048576")]).await;
+        assert_eq!(service.send_stored(body(0..10)).await.status, 200);
+        place.proxy.set(mode);
+        // Once an insert has failed, or waits for its answer.
+        assert_eq!(service.send(body(10..20)).await.status, 202);
+        let has_failed = || service.health.report().components["clickhouse"].status == Status::Degraded;
+        eventually("it is tried", async || if mode == Mode::Away { has_failed() } else { is_inserting(&place.data) })
+            .await;
+        let (taken, refused) = service.fill(20).await;
+        assert_eq!((refused.status.as_u16(), json(&refused)["code"].as_str()), (status, Some(code)));
+        assert!(refused.retry_after().is_some());
+        assert_eq!(service.metric("tallyhouse_ingest_log_refused_total"), 100);
+        assert_eq!(service.health.report().components["log"].status, Status::Down);
+        place.proxy.set(Mode::Pass);
+        place.counted(u64::from(taken)).await;
+        eventually("it takes events again", async || service.send(body(taken..taken + 1)).await.status == 202).await;
+        assert!(service.health.is_ready());
+        place.stop(service, u64::from(taken) + 1).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +154,7 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     let before = service.days.of(&place.project, &day(today - 2), 0);
     let at = |day: i32| json!({"eventType": "a", "timestamp": i64::from(day) * 86_400_000 + 1});
     let body = json!([at(today), at(today - 2), at(today - 2)]).to_string();
-    assert_eq!(service.send(body.clone()).await.status, 202);
+    assert_eq!(service.send_stored(body.clone()).await.status, 200);
     assert_ne!(service.days.of(&place.project, &day(today - 2), 0), before, "told before the sender is");
     assert_eq!(service.days.of(&place.project, &day(today - 1), 0), before);
     let field = format!("HGET tallyhouse:days:{} {}", place.project, today - 2);
@@ -190,7 +162,7 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     // Without Redis ingestion goes on, and this process knows.
     redis.kill().await;
     let known = service.days.of(&place.project, &day(today - 2), 1);
-    assert_eq!(service.send(body).await.status, 202);
+    assert_eq!(service.send_stored(body).await.status, 200);
     assert_ne!(service.days.of(&place.project, &day(today - 2), 2), known);
     service.stop().await;
 }
