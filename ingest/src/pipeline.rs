@@ -146,9 +146,6 @@ impl Pipeline {
 
     fn refused(&self, why: Refused, events: usize) -> RequestError {
         self.metrics.handed_back(events);
-        if why == Refused::LogFull {
-            self.metrics.log.refused.inc_by(events as u64);
-        }
         let components = self.health.report().components;
         refused(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
     }

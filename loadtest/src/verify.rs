@@ -61,21 +61,41 @@ impl fmt::Display for Verification {
     }
 }
 
-/// Waits until as many raw rows are stored as were acknowledged, and what is poison has its dead letters and repairs: what was spooled may still be on its way. Gives up without
-/// an error: the comparison that follows says what is missing.
+/// Waits until as much is stored as was acknowledged, in raw rows and in every rollup, and what is poison has its dead letters and repairs:
+/// what a log has may still be on its way. Gives up without an error: the comparison that follows says what is missing.
 pub async fn settle(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) {
     let deadline = Instant::now() + within;
-    let sql = format!(
-        "SELECT uniqExact(event_id) FROM tallyhouse.events WHERE project_id = '{PROJECT}' AND event_type != '{POISON}'"
-    );
     while Instant::now() < deadline {
-        if clickhouse.number(&sql).await.is_ok_and(|stored| stored >= ledger.ids().len() as u64)
+        if is_stored(clickhouse, ledger).await.unwrap_or(false)
             && (ledger.poison().is_empty() || poison::is_settled(clickhouse, ledger).await)
         {
             return;
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Whether raw rows and the rows of each rollup have as many events as were acknowledged. Raw rows may show before the rollups of one
+/// insert.
+async fn is_stored(clickhouse: &ClickHouse, ledger: &Ledger) -> Result<bool, ClickHouseError> {
+    let sql = format!(
+        "SELECT uniqExact(event_id) FROM tallyhouse.events WHERE project_id = '{PROJECT}' AND event_type != '{POISON}'"
+    );
+    if clickhouse.number(&sql).await? < ledger.ids().len() as u64 {
+        return Ok(false);
+    }
+    for table in TABLES {
+        let of_table = ledger.cells().iter().filter(|(key, _)| key.table == table);
+        let expected: u64 = of_table.map(|(_, cell)| cell.events).sum();
+        let sum = format!(
+            "SELECT sum(events) FROM tallyhouse.{table} WHERE project_id = '{PROJECT}' AND event_type IN ({})",
+            types_of(ledger)
+        );
+        if clickhouse.number(&sum).await? < expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Compares everything that the ledger's event types have in the store with the ledger.

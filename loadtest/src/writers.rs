@@ -108,9 +108,15 @@ impl Worker {
     async fn run(mut self) -> Result<Ledger, WritersError> {
         let mut ledger = Ledger::default();
         while !*self.stopped.borrow() {
-            let now = Timestamp::now();
-            let (events, facts): (Vec<Outgoing>, Vec<Facts>) =
-                (0..self.batch).map(|_| self.generator.next(now)).unzip();
+            // On another thread: the load must not keep the runtime from whoever looks and asks beside it.
+            let (batch, mut generator) = (self.batch, self.generator);
+            let generated = tokio::task::spawn_blocking(move || {
+                let now = Timestamp::now();
+                let batch: (Vec<Outgoing>, Vec<Facts>) = (0..batch).map(|_| generator.next(now)).unzip();
+                (batch, generator)
+            });
+            let ((events, facts), generator) = generated.await?;
+            self.generator = generator;
             let delivery = self.client.deliver(&events).await?;
             if let Some(rejection) = delivery.rejected.into_iter().find(|r| r.code != REFUSED_BY_STORE) {
                 return Err(WritersError::Rejected(rejection.code));

@@ -48,6 +48,9 @@ use partition::LocalPartition;
 /// Between looks at how much waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// How long a start waits for dimension values that are known. They are read meanwhile, however long it takes.
+const LEARN_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long the batch on its way may take after the drain. Past it, it is repeated at the next start.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -167,6 +170,8 @@ impl Direct {
         let mut beside = JoinSet::new();
         let this = Arc::clone(self);
         beside.spawn(async move { guard::learn(&this.store.client, &this.guard).await });
+        // Values of events that come before it count as new ones.
+        drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
         // Before the first event: it may be full.
         let this = Arc::clone(self);
         drop(tokio::task::spawn_blocking(move || this.look()).await);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
@@ -27,6 +28,9 @@ pub struct ClosedLoop {
     pub lasts: Duration,
 }
 
+/// How long what a log has at the end of a closed loop may take to be stored.
+const STORED_WITHIN: Duration = Duration::from_secs(300);
+
 /// Bodies are sent at fixed instants, whether or not earlier ones were answered.
 #[derive(Debug, Clone)]
 pub struct OpenLoop {
@@ -43,7 +47,7 @@ pub struct OpenLoop {
 /// Events that were acknowledged in a time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Throughput {
-    /// Acknowledged events per second.
+    /// Events per second: acknowledged ones, or stored ones with [`stored_loop`].
     pub events_per_second: f64,
     /// Acknowledged requests.
     pub requests: u64,
@@ -77,6 +81,30 @@ pub async fn closed_loop(config: &ClosedLoop, bodies: &Bodies) -> Result<Through
     };
     let tallies = try_join_all((0..config.connections).map(|_| worker())).await?;
     Ok(throughput(&tallies, bodies.events(), started.elapsed()))
+}
+
+/// Runs a closed loop, until all that was acknowledged is stored: an acknowledgement alone says what the log takes.
+pub async fn stored_loop(config: &ClosedLoop, bodies: &Bodies) -> Result<Throughput, BenchError> {
+    let started = Instant::now();
+    let taken = closed_loop(config, bodies).await?;
+    until_stored(&config.url).await?;
+    let events = taken.requests * bodies.events() as u64;
+    Ok(Throughput { events_per_second: events as f64 / started.elapsed().as_secs_f64(), ..taken })
+}
+
+/// Waits until one more event is stored, and so all that was sent before to the log of the same process.
+pub async fn until_stored(url: &str) -> Result<(), BenchError> {
+    let endpoint = endpoint(url)?;
+    let event = format!(r#"{{"eventId":"last-{}","eventType":"bench_last"}}"#, Timestamp::now().as_nanosecond());
+    let deadline = Instant::now() + STORED_WITHIN;
+    while Instant::now() < deadline {
+        // Answered when it is stored, or handed back when that takes too long.
+        if endpoint.post_with("wait=stored", event.clone().into()).await?.status == StatusCode::OK {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(BenchError::Worthless(format!("what was acknowledged was not stored within {STORED_WITHIN:?}")))
 }
 
 /// Runs an open loop. Latency counts from the instant at which a request was due, so that a stall is felt by every

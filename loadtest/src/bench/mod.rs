@@ -124,18 +124,18 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
     let bodies = Bodies::render(BATCH);
     let closed = |connections, lasts| ClosedLoop { url: at.ingest.clone(), connections, lasts };
     tell("warming up");
-    load::closed_loop(&closed(COMPARED_CONNECTIONS, WARM_UP), &bodies).await?;
+    load::stored_loop(&closed(COMPARED_CONNECTIONS, WARM_UP), &bodies).await?;
 
     tell("throughput through HTTP, batches, as many connections as async_insert will have");
-    let compared = load::closed_loop(&closed(COMPARED_CONNECTIONS, config.each), &bodies).await?;
+    let compared = load::stored_loop(&closed(COMPARED_CONNECTIONS, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", compared.events_per_second));
     tell("throughput through HTTP, batches, all connections");
     let profiling = profile::start(config.profile, at.pid, config.each);
-    let batches = load::closed_loop(&closed(config.connections, config.each), &bodies).await?;
+    let batches = load::stored_loop(&closed(config.connections, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", batches.events_per_second));
     let profile = profiling.finish().await;
     tell("throughput through HTTP, single events");
-    let single = load::closed_loop(&closed(config.connections, config.each), &Bodies::render_single()).await?;
+    let single = load::stored_loop(&closed(config.connections, config.each), &Bodies::render_single()).await?;
     tell(&format!("  {:.0} events/s", single.events_per_second));
 
     let half = batches.best(&compared) / 2.0;
@@ -190,6 +190,7 @@ async fn half_load(
     };
     let (acks, freshness) =
         tokio::try_join!(load::open_loop(&open, bodies), freshness::measure(&at.ingest, &at.clickhouse, config.each),)?;
+    load::until_stored(&at.ingest).await?;
     Ok((Latency { events_per_second, acks }, freshness))
 }
 

@@ -4,12 +4,16 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
+use tallyhouse_ingest::spool::folder::{self, Content};
 
-use crate::ingest_service::{Service, body, everywhere, journaled_in};
+use crate::ingest_service::{Service, body, everywhere, journaled_in, record_of};
 use crate::query_service::{eventually, new_project};
 use crate::support::{Folder, SmallDisk, engine};
 
 const TOPIC: &str = "faults";
+
+/// What a group of records in a log begins with.
+const GROUP: &[u8] = b"\xa7grp";
 
 struct Cluster {
     mock: MockCluster<'static, DefaultProducerContext>,
@@ -124,7 +128,7 @@ async fn a_fenced_consumer_ends_its_process_and_the_next_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() {
+async fn without_a_broker_events_go_to_the_local_log_and_are_counted_once_when_it_is_back() {
     let cluster = Cluster::start();
     let service = cluster.service().await;
     cluster.send(&service, 0..10).await;
@@ -135,12 +139,13 @@ async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() 
         let reply = service.send(body(from..from + 50)).await;
         assert_eq!(reply.status, 202, "{}", reply.excerpt());
     }
-    assert!(service.metric("tallyhouse_ingest_spool_sealed_total") >= 150);
-    assert!(before >= 10 && logged() == before, "the others are only spooled: {before}, {}", logged());
+    assert!(service.metric("tallyhouse_ingest_log_records_total") >= 150);
+    assert!(before >= 10 && logged() == before, "the others are only in the local log: {before}, {}", logged());
+    eventually("it is measured", async || service.metric("tallyhouse_ingest_log_bytes") > 150 * 2_000).await;
     assert!(service.health.is_ready());
     cluster.mock.broker_up(1).unwrap();
     cluster.counted(160).await;
-    eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
     assert!(logged() >= before + 200, "{} are logged", logged());
     eventually("the new ones are stored", async || service.counted("tallyhouse_ingest_events_total", "stored") == 160)
         .await;
@@ -148,7 +153,7 @@ async fn without_a_broker_events_are_spooled_and_counted_once_when_it_is_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_outlives_its_process_and_a_damaged_file_holds_up_nobody() {
+async fn what_waits_for_kafka_outlives_its_process_and_damage_holds_up_nobody() {
     let cluster = Cluster::start();
     let service = cluster.service().await;
     cluster.send(&service, 0..10).await;
@@ -157,24 +162,62 @@ async fn a_spool_outlives_its_process_and_a_damaged_file_holds_up_nobody() {
         assert_eq!(service.send(body(from..from + 10)).await.status, 202);
     }
     service.stop().await;
-    let mut files = journaled_in(&cluster.data, "records", "batch");
-    files.sort();
-    assert_eq!(files.len(), 3);
-    // The middle one is cut off: its ten events are lost, and said to be.
-    let bytes = std::fs::read(&files[1]).unwrap();
-    std::fs::write(&files[1], &bytes[..bytes.len() - 1]).unwrap();
+    let segments = journaled_in(&cluster.data, "fallback", "log");
+    assert_eq!(segments.len(), 1);
+    // A byte in the text of one event, and the header of the group after it: these eleven are lost, and said to be.
+    let mut bytes = std::fs::read(&segments[0]).unwrap();
+    let groups: Vec<_> = bytes.windows(4).enumerate().filter(|(_, found)| *found == GROUP).map(|(at, _)| at).collect();
+    assert_eq!(groups.len(), 3);
+    bytes[groups[1] - 500] ^= 1;
+    bytes[groups[1] + 8] ^= 1;
+    std::fs::write(&segments[0], bytes).unwrap();
 
     cluster.mock.broker_up(1).unwrap();
     let service = cluster.service().await;
-    cluster.counted(30).await;
-    eventually("the spool is empty", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
-    assert_eq!(service.metric("tallyhouse_ingest_journal_damaged_total"), 1);
-    assert_eq!(journaled_in(&cluster.data, "records", "damaged").len(), 1);
+    assert_eq!(service.metric("tallyhouse_ingest_log_lost_records_total"), 11);
+    cluster.counted(29).await;
+    eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
+    assert_eq!(journaled_in(&cluster.data, "fallback", "damaged").len(), 2);
+    service.stop().await;
+    // What was sent is not sent again.
+    let service = cluster.service().await;
+    assert_eq!(service.send(body(40..50)).await.status, 202);
+    cluster.counted(39).await;
+    assert_eq!(service.metric("tallyhouse_ingest_log_lost_records_total"), 0);
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
+async fn files_of_a_version_without_a_log_go_to_kafka_once() {
+    let cluster = Cluster::start();
+    let mut records = Vec::new();
+    for n in 0..10 {
+        let payload = record_of(&cluster.project, &n.to_string(), 1.0);
+        let topic = TOPIC.as_bytes();
+        records.extend((topic.len() as u32).to_le_bytes());
+        records.extend(topic);
+        records.extend((n as u64).to_le_bytes());
+        records.extend((payload.len() as u32).to_le_bytes());
+        records.extend(payload);
+    }
+    let content = Content { token: "left".to_owned(), rows: 10, chunks: vec![records.into()], days: vec![] };
+    let files = folder::Folder::open(&cluster.data.path().join("ingest/records")).unwrap();
+    files.write("1", &content).unwrap();
+    drop(files);
+    let gateway = cluster.service_with(&[("INGEST_ROLE", "gateway")]).await;
+    let logged = || gateway.counted("tallyhouse_ingest_events_total", "logged");
+    eventually("they are in Kafka", async || logged() == 10).await;
+    eventually("their file is gone", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
+    assert_eq!(gateway.stop_and_measure("tallyhouse_ingest_journal_replayed_total").await, 1);
+    let elsewhere = Folder::create();
+    let service = cluster.service_with(&[("TALLYHOUSE_DATA", elsewhere.path().to_str().unwrap())]).await;
+    cluster.counted(10).await;
+    cluster.send(&service, 5..30).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_refuses_out_loud_and_loses_nothing() {
     let cluster = Cluster::start();
     let service = cluster.service_with(&[("SPOOL_BYTES", "1048576")]).await;
     cluster.send(&service, 0..10).await;
@@ -182,7 +225,7 @@ async fn a_full_spool_refuses_out_loud_and_loses_nothing() {
     let (taken, refused) = service.fill(10).await;
     assert_eq!(refused.status, 503, "{}", refused.excerpt());
     assert!(refused.headers.contains_key("retry-after"));
-    assert!(service.metric("tallyhouse_ingest_spool_refused_total") >= 100);
+    assert!(service.metric("tallyhouse_ingest_log_refused_total") >= 100);
     cluster.mock.broker_up(1).unwrap();
     cluster.counted(u64::from(taken)).await;
     service.stop().await;
@@ -202,7 +245,7 @@ async fn a_full_disk_hands_events_back() {
     let reply = service.send(body(10..400)).await;
     assert_eq!(reply.status, 503, "{}", reply.excerpt());
     assert_eq!(crate::ingest_service::json(&reply)["code"], "not_confirmed");
-    assert!(journaled_in(&cluster.data, "records", "part").is_empty());
+    assert!(journaled_in(&cluster.data, "fallback", "log").is_empty());
     cluster.mock.broker_up(1).unwrap();
     eventually("Kafka is used again", async || service.send(body(10..400)).await.status == 202).await;
     cluster.counted(400).await;

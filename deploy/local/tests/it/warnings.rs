@@ -47,7 +47,7 @@ async fn an_answer_says_what_was_changed_in_what_it_took() {
 
     let crowd = MAX_ANSWER_WARNINGS + 7;
     let events = Value::from_iter((0..crowd).map(|n| odd(&format!("crowd-{n}"))));
-    let crowded = json(&service.send(events.to_string()).await);
+    let crowded = json(&service.send_stored(events.to_string()).await);
     assert_eq!((warned(&crowded).len(), &crowded["warningsOmitted"]), (MAX_ANSWER_WARNINGS, &json!(7)));
     assert_eq!(service.counted(WARNINGS, "bad_ip"), 5 + crowd as u64, "those that are not listed are counted too");
     assert_eq!(everywhere(&writer, &project).await, [5 + crowd as u64; 4]);
