@@ -9,12 +9,13 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rustix::process::Signal;
 use serde_json::json;
+use tallyhouse_ingest::spool::folder::{self, Content};
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 
-use crate::ingest_service::{Service, count, everywhere, json, record_of};
+use crate::ingest_service::{Service, count, everywhere, journaled_in, json, record_of};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, engine, kafka_or_skip};
@@ -109,6 +110,34 @@ async fn an_event_is_acknowledged_by_kafka_and_counted_once() {
     let audit = verify::audit(&connection.client(), &selection, 10).await.unwrap();
     assert!(audit.is_clean());
     assert_eq!(audit.sources.iter().map(|source| (source.offsets, source.missing)).fold((0, 0), plus), (100, 0));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_version_without_a_log_go_to_kafka_once() {
+    let Some(log) = Log::new("files_of_a_version_without_a_log_go_to_kafka_once").await else { return };
+    let (data, project) = (Folder::create(), new_project());
+    let mut records = Vec::new();
+    for n in 0..10_u64 {
+        let payload = record_of(&project, &n.to_string(), 1.0);
+        records.extend((log.name.len() as u32).to_le_bytes());
+        records.extend(log.name.as_bytes());
+        records.extend(n.to_le_bytes());
+        records.extend((payload.len() as u32).to_le_bytes());
+        records.extend(payload);
+    }
+    let content = Content { token: "left".to_owned(), rows: 10, chunks: vec![records.into()], days: vec![] };
+    let files = folder::Folder::open(&data.path().join("ingest/records")).unwrap();
+    files.write("1", &content).unwrap();
+    drop(files);
+    let connection = engine().await.writer();
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    stored(&connection, &project, 10).await;
+    eventually("their file is gone", async || journaled_in(&data, "records", "batch").is_empty()).await;
+    assert_eq!(service.metric("tallyhouse_ingest_journal_replayed_total"), 1);
+    assert_eq!(service.send(numbered(10..20)).await.status, 202);
+    stored(&connection, &project, 20).await;
+    assert_eq!(service.counted("tallyhouse_ingest_events_total", "logged"), 20);
     service.stop().await;
 }
 

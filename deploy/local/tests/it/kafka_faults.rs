@@ -4,9 +4,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
-use tallyhouse_ingest::spool::folder::{self, Content};
 
-use crate::ingest_service::{Service, body, everywhere, journaled_in, record_of};
+use crate::ingest_service::{Service, body, everywhere, journaled_in};
 use crate::query_service::{eventually, new_project};
 use crate::support::{Folder, SmallDisk, engine};
 
@@ -184,35 +183,6 @@ async fn what_waits_for_kafka_outlives_its_process_and_damage_holds_up_nobody() 
     assert_eq!(service.send(body(40..50)).await.status, 202);
     cluster.counted(39).await;
     assert_eq!(service.metric("tallyhouse_ingest_log_lost_records_total"), 0);
-    service.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn files_of_a_version_without_a_log_go_to_kafka_once() {
-    let cluster = Cluster::start();
-    let mut records = Vec::new();
-    for n in 0..10 {
-        let payload = record_of(&cluster.project, &n.to_string(), 1.0);
-        let topic = TOPIC.as_bytes();
-        records.extend((topic.len() as u32).to_le_bytes());
-        records.extend(topic);
-        records.extend((n as u64).to_le_bytes());
-        records.extend((payload.len() as u32).to_le_bytes());
-        records.extend(payload);
-    }
-    let content = Content { token: "left".to_owned(), rows: 10, chunks: vec![records.into()], days: vec![] };
-    let files = folder::Folder::open(&cluster.data.path().join("ingest/records")).unwrap();
-    files.write("1", &content).unwrap();
-    drop(files);
-    let gateway = cluster.service_with(&[("INGEST_ROLE", "gateway")]).await;
-    let logged = || gateway.counted("tallyhouse_ingest_events_total", "logged");
-    eventually("they are in Kafka", async || logged() == 10).await;
-    eventually("their file is gone", async || journaled_in(&cluster.data, "records", "batch").is_empty()).await;
-    assert_eq!(gateway.stop_and_measure("tallyhouse_ingest_journal_replayed_total").await, 1);
-    let elsewhere = Folder::create();
-    let service = cluster.service_with(&[("TALLYHOUSE_DATA", elsewhere.path().to_str().unwrap())]).await;
-    cluster.counted(10).await;
-    cluster.send(&service, 5..30).await;
     service.stop().await;
 }
 
