@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use jiff::Timestamp;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -39,6 +40,9 @@ pub enum WritersError {
     /// The URL or the key.
     #[error(transparent)]
     Client(#[from] HttpError),
+    /// It has no threads.
+    #[error("threads for the load: {0}")]
+    Threads(#[from] std::io::Error),
     /// A worker panicked.
     #[error("a worker panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -47,6 +51,8 @@ pub enum WritersError {
 /// Running workers.
 #[derive(Debug)]
 pub struct Writers {
+    /// Of their own: where acknowledgements are quick, nobody else would get a turn on the threads of the load.
+    threads: Option<Runtime>,
     tasks: JoinSet<Result<Ledger, WritersError>>,
     stop: watch::Sender<bool>,
     acknowledged: watch::Receiver<u64>,
@@ -57,6 +63,7 @@ impl Writers {
     pub fn start(config: &WritersConfig) -> Result<Self, WritersError> {
         let (stop, stopped) = watch::channel(false);
         let (count, acknowledged) = watch::channel(0);
+        let threads = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut tasks = JoinSet::new();
         for lane in 0..config.workers {
             let worker = Worker {
@@ -66,9 +73,9 @@ impl Writers {
                 count: count.clone(),
                 stopped: stopped.clone(),
             };
-            tasks.spawn(worker.run());
+            tasks.spawn_on(worker.run(), threads.handle());
         }
-        Ok(Self { tasks, stop, acknowledged })
+        Ok(Self { threads: Some(threads), tasks, stop, acknowledged })
     }
 
     /// The number of acknowledged events, as it grows.
@@ -96,6 +103,14 @@ impl Writers {
     }
 }
 
+impl Drop for Writers {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
 struct Worker {
     client: Client,
     generator: Generator,
@@ -108,15 +123,9 @@ impl Worker {
     async fn run(mut self) -> Result<Ledger, WritersError> {
         let mut ledger = Ledger::default();
         while !*self.stopped.borrow() {
-            // On another thread: the load must not keep the runtime from whoever looks and asks beside it.
-            let (batch, mut generator) = (self.batch, self.generator);
-            let generated = tokio::task::spawn_blocking(move || {
-                let now = Timestamp::now();
-                let batch: (Vec<Outgoing>, Vec<Facts>) = (0..batch).map(|_| generator.next(now)).unzip();
-                (batch, generator)
-            });
-            let ((events, facts), generator) = generated.await?;
-            self.generator = generator;
+            let now = Timestamp::now();
+            let (events, facts): (Vec<Outgoing>, Vec<Facts>) =
+                (0..self.batch).map(|_| self.generator.next(now)).unzip();
             let delivery = self.client.deliver(&events).await?;
             if let Some(rejection) = delivery.rejected.into_iter().find(|r| r.code != REFUSED_BY_STORE) {
                 return Err(WritersError::Rejected(rejection.code));
