@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tallyhouse_schema::event::Flags;
 use tallyhouse_schema::{Event, wire};
-use tallyhouse_service::clock::steady_ms;
+use tallyhouse_service::clock::{now_ms, steady_ms};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::ids::Id;
 use crate::batch::{EventKey, KeyHasher};
 use crate::delivery::{Refused, Settled};
 use crate::http::Wait;
@@ -195,15 +196,16 @@ impl Appender {
         self.hurry.notified().await;
     }
 
-    /// A batch is stored. Ids of events that ClickHouse refused are forgotten, so that they can be sent again.
-    pub fn stored(&self, next: i64, refused: &[RefusedEvent]) {
-        let mut offsets = BTreeMap::new();
+    /// A batch is stored. Ids of events that ClickHouse refused are forgotten, so that they can be sent again; they are returned.
+    pub fn stored(&self, next: i64, refused: &[RefusedEvent]) -> Vec<Id> {
+        let (mut offsets, mut forgotten) = (BTreeMap::new(), Vec::new());
         if !refused.is_empty() {
-            let mut window = self.window();
+            let (mut window, at) = (self.window(), now_ms());
             for event in refused {
                 let key = self.hasher.key(&event.project, &event.event_id);
                 if let Some(offset) = window.find(key) {
                     offsets.insert(offset, event.code);
+                    forgotten.push(Id { key, offset, at });
                     window.remove(key);
                 }
             }
@@ -218,6 +220,7 @@ impl Appender {
                 }
             }
         });
+        forgotten
     }
 
     /// Up to where records are stored.

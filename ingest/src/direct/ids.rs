@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! segment is read -> its ids, as far as the window still has them -> a file, synced -> the segment goes
-//! start           -> files, oldest first -> the window -> segments that are still there
+//! refused events  -> their ids, in a file, synced -> the batch is committed
+//! start           -> files, oldest first -> the window -> segments that are still there, but for what was refused
 //! a file is older than the window -> it goes
 //! ```
 //!
@@ -19,8 +20,7 @@ use crate::window::Window;
 
 const SUFFIX: &str = ".ids";
 
-/// Ids that did not come through the log. It is read before the files of all segments.
-const FROM_ELSEWHERE: &str = "00000000000000000000-from-elsewhere.ids";
+const REFUSED: &str = ".refused";
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tallyid1");
 
@@ -41,17 +41,29 @@ pub struct Id {
     pub at: i64,
 }
 
-/// Writes ids of a segment; they outlive the power when it returns. Files are read in the order of `base`.
-pub fn save<D: Disk>(disk: &D, base: i64, ids: &[Id]) -> io::Result<()> {
-    write(disk, &format!("{:020}{SUFFIX}", base.max(0)), ids)
+/// Whose ids a file holds. Files are read in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Not the log: what ClickHouse knew at the first start, and batches of a version without a log.
+    Elsewhere,
+    /// The segment that begins with an offset.
+    Segment(i64),
+    /// Refused events of the batch that ends before an offset.
+    Refused(i64),
 }
 
-/// Writes all ids that did not come through the log.
-pub fn save_others<D: Disk>(disk: &D, ids: &[Id]) -> io::Result<()> {
-    write(disk, FROM_ELSEWHERE, ids)
+impl Source {
+    fn name(self) -> String {
+        match self {
+            Self::Elsewhere => format!("{:020}-from-elsewhere{SUFFIX}", 0),
+            Self::Segment(base) => format!("{base:020}{SUFFIX}"),
+            Self::Refused(next) => format!("{next:020}{REFUSED}"),
+        }
+    }
 }
 
-fn write<D: Disk>(disk: &D, name: &str, ids: &[Id]) -> io::Result<()> {
+/// Writes ids; they outlive the power when it returns.
+pub fn save<D: Disk>(disk: &D, source: Source, ids: &[Id]) -> io::Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -62,9 +74,10 @@ fn write<D: Disk>(disk: &D, name: &str, ids: &[Id]) -> io::Result<()> {
         entries.extend_from_slice(&id.at.to_le_bytes());
     }
     let header = [MAGIC, ids.len() as u64, u64::from(crc32fast::hash(&entries))].map(u64::to_le_bytes).concat();
+    let name = source.name();
     // Of a save that was interrupted.
-    disk.remove(name)?;
-    let file = disk.create(name, (HEADER + entries.len()) as u64)?;
+    disk.remove(&name)?;
+    let file = disk.create(&name, (HEADER + entries.len()) as u64)?;
     file.write_at(&entries, HEADER as u64)?;
     file.write_at(&header, 0)?;
     file.sync()?;
@@ -95,10 +108,29 @@ pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
     Ok(damaged)
 }
 
+/// Forgets ids of events that were refused: they may be sent again. For after the log was read. Returns how many files were damaged.
+pub fn forget_refused<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
+    let mut damaged = 0;
+    for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {
+        match read(disk, &name)? {
+            // It may have been sent again since, and stored.
+            Some(read) => {
+                for id in read {
+                    if window.find(id.key) == Some(id.offset) {
+                        window.remove(id.key);
+                    }
+                }
+            }
+            None => damaged += 1,
+        }
+    }
+    Ok(damaged)
+}
+
 /// Removes files of which every id is older than the window.
 pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
     let horizon = horizon(window);
-    for name in disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)) {
+    for name in disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX) || name.ends_with(REFUSED)) {
         let mut last = [0; ENTRY];
         let file = disk.open(&name)?;
         let read = file.len()?.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
@@ -156,7 +188,7 @@ mod tests {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
         let file = |from: i64, age: i64| (from..from + 100).map(|n| id(&hasher, n, now - age)).collect::<Vec<_>>();
         for (from, age) in [(0, 2 * DAY), (100, DAY / 2), (200, 10), (300, 0)] {
-            save(&disk, from, &file(from, age)).unwrap();
+            save(&disk, Source::Segment(from), &file(from, age)).unwrap();
         }
         let mut all = window(1_000);
         assert_eq!(load(&disk, &mut all).unwrap(), 0);
@@ -178,8 +210,8 @@ mod tests {
     fn ids_from_elsewhere_outlive_the_first_segment_and_are_older_than_it() {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
         let other = Id { key: hasher.key("p", "other"), offset: -1, at: now };
-        save_others(&disk, &[other]).unwrap();
-        save(&disk, 0, &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
+        save(&disk, Source::Elsewhere, &[other]).unwrap();
+        save(&disk, Source::Segment(0), &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
         let (mut all, mut some) = (window(10), window(2));
         load(&disk, &mut all).unwrap();
         assert_eq!((all.ids(), all.find(other.key)), (3, Some(-1)));
@@ -188,10 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_refused_is_not_known_again() {
+        let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
+        save(&disk, Source::Segment(0), &[id(&hasher, 0, now), id(&hasher, 1, now), id(&hasher, 2, now)]).unwrap();
+        // The second was sent again, and is stored.
+        save(&disk, Source::Refused(3), &[id(&hasher, 0, now), Id { offset: 0, ..id(&hasher, 1, now) }]).unwrap();
+        let mut known = window(100);
+        assert_eq!(load(&disk, &mut known).unwrap() + forget_refused(&disk, &mut known).unwrap(), 0);
+        let found = [0, 1, 2].map(|n| known.find(hasher.key("p", &n.to_string())));
+        assert_eq!(found, [None, Some(1), Some(2)]);
+    }
+
+    #[test]
     fn files_go_when_all_in_them_is_old() {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
-        save(&disk, 1, &[id(&hasher, 1, now - 3 * DAY), id(&hasher, 2, now - 2 * DAY)]).unwrap();
-        save(&disk, 3, &[id(&hasher, 3, now - 2 * DAY), id(&hasher, 4, now)]).unwrap();
+        save(&disk, Source::Segment(1), &[id(&hasher, 1, now - 3 * DAY), id(&hasher, 2, now - 2 * DAY)]).unwrap();
+        save(&disk, Source::Segment(3), &[id(&hasher, 3, now - 2 * DAY), id(&hasher, 4, now)]).unwrap();
         forget_old(&disk, &window(10)).unwrap();
         assert_eq!(disk.list().unwrap(), ["00000000000000000003.ids"]);
     }

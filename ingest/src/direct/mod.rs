@@ -42,7 +42,7 @@ use crate::window::Window;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
-use ids::Id;
+use ids::{Id, Source};
 use partition::LocalPartition;
 
 /// Between looks at how much waits.
@@ -118,29 +118,32 @@ impl Direct {
         let window = Arc::new(Mutex::new(Window::new(common.dedup.window, common.dedup.ids)));
         let (log, committed) = {
             let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
-            let damaged = ids::load(&disk, &mut known)?;
-            if damaged > 0 {
-                store.metrics.spool.journal_damaged.inc_by(damaged as u64);
-                tracing::error!(damaged, "files of ids are damaged: repeats of their events are not recognised");
-            }
+            let mut damaged = ids::load(&disk, &mut known)?;
             let lost_from = Arc::clone(&window);
             let on_lost = Box::new(move |keys: &[_]| {
                 let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
                 keys.iter().for_each(|key| window.remove(*key));
             });
             let (now, steady) = (now_ms(), steady_ms());
-            LocalLog::in_folder(&folder, sync, limits, Arc::clone(&store.metrics), on_lost, |record| {
+            let opened = LocalLog::in_folder(&folder, sync, limits, Arc::clone(&store.metrics), on_lost, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
                 if !identity.flags.has(Flags::GENERATED_ID) {
                     let key = hasher.key(identity.project, identity.event_id);
                     known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
                 }
-            })?
+            })?;
+            damaged += ids::forget_refused(&disk, &mut known)?;
+            if damaged > 0 {
+                store.metrics.spool.journal_damaged.inc_by(damaged as u64);
+                tracing::error!(damaged, "files of ids are damaged: repeats of their events are not recognised");
+            }
+            opened
         };
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
         let topic = format!("local-{}", identity.id);
-        let partition = Arc::new(LocalPartition::new(topic, Arc::clone(&log), Arc::clone(&appender), committed));
+        let partition =
+            Arc::new(LocalPartition::new(topic, Arc::clone(&log), disk.clone(), Arc::clone(&appender), committed));
         Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain })
     }
 
@@ -248,7 +251,7 @@ impl Direct {
         let (now, steady) = (now_ms(), steady_ms());
         let id = |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) };
         let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(id).collect();
-        ids::save_others(&self.disk, &ids)?;
+        ids::save(&self.disk, Source::Elsewhere, &ids)?;
         if self.has_ids { Ok(()) } else { self.log.commit(self.partition.first(), "") }
     }
 
@@ -279,7 +282,7 @@ impl Direct {
     fn retire(&self, committed: i64) -> io::Result<()> {
         let ended = self.log.ended_before(committed);
         for (base, end) in &ended {
-            ids::save(&self.disk, *base, &self.ids_of(*base, *end)?)?;
+            ids::save(&self.disk, Source::Segment(*base), &self.ids_of(*base, *end)?)?;
             self.log.retire(*end);
         }
         if ended.is_empty() { Ok(()) } else { ids::forget_old(&self.disk, &self.appender.window()) }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::append::Appender;
+use super::ids::{self, Source};
+use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
 use crate::poison::RefusedEvent;
@@ -33,6 +35,7 @@ pub struct LocalPartition {
     /// What its batches' tokens begin with.
     topic: String,
     log: Arc<LocalLog>,
+    disk: LogFolder,
     appender: Arc<Appender>,
     /// What was committed when it was opened.
     found: Committed,
@@ -41,9 +44,9 @@ pub struct LocalPartition {
 
 impl LocalPartition {
     /// The partition of a log.
-    pub fn new(topic: String, log: Arc<LocalLog>, appender: Arc<Appender>, found: Committed) -> Self {
+    pub fn new(topic: String, log: Arc<LocalLog>, disk: LogFolder, appender: Arc<Appender>, found: Committed) -> Self {
         let committed = AtomicI64::new(found.next);
-        Self { topic, log, appender, found, committed }
+        Self { topic, log, disk, appender, found, committed }
     }
 
     /// Where it begins.
@@ -86,7 +89,11 @@ impl Partition for LocalPartition {
     }
 
     fn stored(&self, next: i64, refused: &[RefusedEvent]) {
-        self.appender.stored(next, refused);
+        let forgotten = self.appender.stored(next, refused);
+        // Before the commit: a start that reads these records again must not know them. Rare, so the thread may wait for it.
+        if let Err(error) = ids::save(&self.disk, Source::Refused(next), &forgotten) {
+            tracing::error!(%error, "ids of refused events could not be kept: from the next start on they are known for a day");
+        }
     }
 
     fn wanted(&self) -> i64 {

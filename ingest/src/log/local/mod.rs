@@ -120,6 +120,8 @@ pub struct LocalLog<D: Disk = Folder> {
     inspected: AtomicI64,
     sync: Sync,
     limits: Limits,
+    /// Ids of events that were acknowledged and are not synced yet.
+    unsynced: Mutex<Vec<EventKey>>,
     wants_sync: AtomicBool,
     is_full: AtomicBool,
     on_lost: OnLost,
@@ -171,6 +173,7 @@ impl<D: Disk> LocalLog<D> {
             segments: Mutex::new(segments),
             sync,
             limits,
+            unsynced: Mutex::default(),
             wants_sync: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             on_lost,
@@ -350,6 +353,9 @@ impl<D: Disk> LocalLog<D> {
         match durable {
             Ok(()) => {
                 self.metrics.log.written(records, started.elapsed());
+                if self.sync != Sync::Always {
+                    self.unsynced().extend_from_slice(group.keys());
+                }
                 self.open().written(group);
             }
             Err(error) => {
@@ -373,6 +379,7 @@ impl<D: Disk> LocalLog<D> {
             let synced = disk::DiskFile::sync(&*unsynced.file);
             self.segments().synced_to(&unsynced, synced)?;
         }
+        self.unsynced().clear();
         let synced = self.segments().synced();
         self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
         Ok(())
@@ -388,6 +395,7 @@ impl<D: Disk> LocalLog<D> {
         };
         let lost: Vec<_> = group.into_iter().chain([behind]).collect();
         // Before the offsets are used again.
+        (self.on_lost)(&std::mem::take(&mut *self.unsynced()));
         lost.iter().for_each(|group| (self.on_lost)(group.keys()));
         let next = self.segments().next();
         let mut open = self.open();
@@ -395,6 +403,10 @@ impl<D: Disk> LocalLog<D> {
         open.refuse(false);
         drop(open);
         lost.into_iter().for_each(group::Group::lose);
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, Vec<EventKey>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

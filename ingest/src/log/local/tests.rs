@@ -151,3 +151,77 @@ fn what_is_committed_does_not_wait() {
     let (_, committed) = LocalLog::on(disk, Sync::Always, LIMITS, metrics, Box::new(|_| {}), |_| {}).unwrap();
     assert_eq!(committed.unwrap(), Committed { next: 2, metadata: "an intent".to_owned() });
 }
+
+/// How long a start takes with a gibibyte of events that are not stored: `cargo test --release -p tallyhouse-ingest -- --ignored a_gibibyte
+/// --nocapture`.
+#[test]
+#[ignore = "writes a gibibyte to the disk, and measures"]
+fn a_gibibyte_is_read_at_the_start() {
+    use tallyhouse_schema::{Event, wire};
+
+    const BYTES: u64 = 1 << 30;
+    let path = std::env::temp_dir().join(format!("tallyhouse-log-{}", ulid::Ulid::generate()));
+    std::fs::create_dir(&path).unwrap();
+    let limits = Limits { bytes: 4 * BYTES, age: Duration::from_secs(3_600) };
+    let open = |visit: &mut dyn FnMut(Record<'_>)| {
+        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        LocalLog::in_folder(&path, Sync::Off, limits, metrics, Box::new(|_| {}), visit).unwrap().0
+    };
+    let log = Arc::new(open(&mut |_| {}));
+    let writer = log.start().unwrap();
+    let (mut written, mut records, page) = (0, 0_u64, "/".repeat(150));
+    while written < BYTES {
+        let mut framed = Vec::new();
+        let mut appending = log.append();
+        for _ in 0..100 {
+            let id = records.to_string();
+            let event = Event {
+                event_id: id.as_str().into(),
+                event_type: "view".into(),
+                page: page.as_str().into(),
+                ..Event::default()
+            };
+            framed.clear();
+            frame::write_record(log.salt(), &mut framed, |out| wire::encode("demo", &event, out));
+            appending.push(&framed, None);
+            (records, written) = (records + 1, written + framed.len() as u64);
+        }
+        let full = !appending.has_room(framed.len() * 200);
+        drop(appending);
+        if full {
+            std::thread::yield_now();
+        }
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(writer.end());
+    drop(log);
+
+    let (hasher, mut window) =
+        (KeyHasher::random(), crate::window::Window::new(Duration::from_secs(86_400), 10_000_000));
+    let started = Instant::now();
+    let log = open(&mut |record| {
+        let identity = wire::identity(record.payload).unwrap();
+        window.insert(hasher.key(identity.project, identity.event_id), record.offset, 0);
+    });
+    println!("{records} events, {written} bytes: {:?}", started.elapsed());
+    assert_eq!((window.ids() as u64, log.range().end as u64), (records, records));
+    std::fs::remove_dir_all(&path).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_late_sync_loses_is_not_known_any_more() {
+    let disk = Simulated::default();
+    let (log, lost, _) = open(&disk, Sync::Off);
+    let writer = log.start().unwrap();
+    let key = KeyHasher::random().key("p", "gone");
+    assert_eq!(outcome(append(&log, &["gone"], Some(key)).1).await, Outcome::Durable);
+    disk.fail_after(0);
+    log.request_sync();
+    while lost.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*lost.lock().unwrap(), [key]);
+    let (offset, ticket) = append(&log, &["next"], None);
+    assert_eq!((offset, outcome(ticket).await), (0, Outcome::Durable));
+    writer.end().await;
+    assert_eq!(read(&log, 0), ["next"]);
+}
