@@ -1,0 +1,170 @@
+//! A start: every segment is read, the torn tail is cut, and damage is set aside.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::super::disk::{Disk, DiskFile};
+use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader};
+use super::{Damage, Record, Segment, Segments, WHOLE, lost};
+
+impl<D: Disk> Segments<D> {
+    /// Opens what is there and gives each record to `visit`, in order. New offsets begin after the last record and not before
+    /// `committed`.
+    pub fn open(
+        disk: D,
+        segment_bytes: u64,
+        committed: i64,
+        mut visit: impl FnMut(Record<'_>),
+    ) -> io::Result<(Self, Damage)> {
+        let mut log = Self {
+            disk,
+            segments: VecDeque::new(),
+            is_open: false,
+            next: committed,
+            committed,
+            salt: rand::random::<u32>().max(1),
+            segment_bytes,
+            number: 0,
+            gone: Vec::new(),
+        };
+        let mut bases: Vec<(i64, String)> = Vec::new();
+        for name in log.disk.list()? {
+            if let Some((base, number)) = base_and_number(&name) {
+                bases.push((base, name));
+                log.number = log.number.max(number);
+            }
+        }
+        // By number, too: it has the same length in all names.
+        bases.sort();
+        let ends: Vec<Option<i64>> = bases.iter().skip(1).map(|(base, _)| Some(*base)).chain([None]).collect();
+        let mut damage = Damage::default();
+        let mut expected = committed;
+        for ((base, name), end) in bases.into_iter().zip(ends) {
+            damage.records += lost(expected.max(committed), base);
+            damage = damage.and(log.recover(&name, base, end, &mut visit)?);
+            expected = log.segments.back().map_or(expected, |segment| segment.end.max(expected));
+        }
+        log.next = expected.max(committed);
+        Ok((log, damage))
+    }
+
+    /// Reads one segment. It ends where the next one begins.
+    fn recover(
+        &mut self,
+        name: &str,
+        base: i64,
+        end: Option<i64>,
+        visit: &mut impl FnMut(Record<'_>),
+    ) -> io::Result<Damage> {
+        let file = self.disk.open(name)?;
+        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        let mut damage = Damage::default();
+        let Some(header) = SegmentHeader::decode(&bytes).filter(|header| header.base == base) else {
+            // It is synced before a group is written. Without one, nothing in it was acknowledged, or all of it is damaged.
+            if bytes.iter().skip(SEGMENT_HEADER).any(|byte| *byte != 0) {
+                damage.files = 1;
+                self.keep(&format!("{name}.damaged"), &bytes);
+            }
+            self.gone.push(name.to_owned());
+            return Ok(damage);
+        };
+        let mut segment = Segment {
+            name: name.to_owned(),
+            base,
+            salt: header.salt,
+            file: Arc::new(file),
+            end: base,
+            used: SEGMENT_HEADER as u64,
+            synced: (base, SEGMENT_HEADER as u64),
+            index: Vec::new(),
+            bytes: bytes.len() as u64,
+        };
+        let is_last = end.is_none();
+        let mut at = SEGMENT_HEADER;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match frame::look(rest, header.salt, segment.end) {
+                Found::Group(group) => {
+                    let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
+                    let is_whole = frame::is_whole(group, header.salt, body);
+                    let has_later = || {
+                        let after = rest.get(group.bytes()..).unwrap_or_default();
+                        !is_last || frame::look(after, header.salt, group.end()) != Found::End
+                    };
+                    if !is_whole && !has_later() {
+                        damage = damage.and(self.cut(&segment, rest));
+                        break;
+                    }
+                    damage.records += lost(segment.end.max(self.committed), group.first);
+                    if !is_whole {
+                        self.keep(&format!("{name}.{at}.damaged"), rest.get(..group.bytes()).unwrap_or_default());
+                        damage.files += 1;
+                    }
+                    damage.records += give(group, header.salt, body, self.committed, visit);
+                    segment.took(group, at as u64);
+                    at += group.bytes();
+                }
+                Found::Damage { bytes } => {
+                    self.keep(&format!("{name}.{at}.damaged"), rest.get(..bytes).unwrap_or_default());
+                    damage.files += 1;
+                    at += bytes;
+                }
+                Found::End => {
+                    if is_last {
+                        damage = damage.and(self.cut(&segment, rest));
+                    }
+                    break;
+                }
+            }
+        }
+        if let Some(end) = end {
+            damage.records += lost(segment.end.max(self.committed), end);
+            segment.end = end;
+        }
+        segment.file.set_len(segment.used)?;
+        segment.file.sync()?;
+        segment.bytes = segment.used;
+        segment.synced = (segment.end, segment.used);
+        self.segments.push_back(segment);
+        Ok(damage)
+    }
+
+    /// What follows the last whole group of the log: zeros, or the rest of a group that was not acknowledged.
+    fn cut(&self, segment: &Segment<D::File>, rest: &[u8]) -> Damage {
+        let torn = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if torn > 0 {
+            self.keep(&format!("{}.{}.torn", segment.name, segment.used), rest.get(..torn).unwrap_or_default());
+        }
+        Damage { torn_bytes: torn as u64, ..Damage::default() }
+    }
+
+    /// Keeps bytes for a person to look at. The log goes on without it.
+    fn keep(&self, name: &str, bytes: &[u8]) {
+        let kept = self.disk.create(name, bytes.len().max(1) as u64).and_then(|file| file.write_at(bytes, 0));
+        match kept {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                tracing::warn!(%error, name, "damaged bytes of the log could not be kept");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Gives the records of a group to `visit`, and returns how many that are not committed are damaged.
+fn give(group: GroupHeader, salt: u32, body: &[u8], committed: i64, visit: &mut impl FnMut(Record<'_>)) -> u64 {
+    let mut damaged = 0;
+    for (offset, payload) in frame::records(group, salt, body) {
+        match payload {
+            Some(payload) => visit(Record { offset, at: group.at, payload }),
+            None => damaged += u64::from(offset >= committed),
+        }
+    }
+    damaged
+}
+
+fn base_and_number(name: &str) -> Option<(i64, u64)> {
+    let (base, number) = name.strip_suffix(WHOLE)?.split_once('-')?;
+    Some((base.parse().ok()?, number.parse().ok()?))
+}
