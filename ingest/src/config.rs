@@ -24,7 +24,7 @@ pub struct Config {
     pub address: SocketAddr,
     /// `INGEST_ADMIN_ADDR`: metrics and health.
     pub admin_address: SocketAddr,
-    /// `TALLYHOUSE_DATA`: the journal is in `ingest/` below it.
+    /// `TALLYHOUSE_DATA`: the local log is in `ingest/` below it.
     pub data: PathBuf,
     /// Sizes of requests.
     pub request: RequestLimits,

@@ -29,7 +29,7 @@ use crate::batch::KeyHasher;
 use crate::config::Config;
 use crate::dead_letters::{Courier, Queue, Sink};
 use crate::delivery::{Delivery, KafkaDelivery};
-use crate::direct::{Direct, Parts, StartError};
+use crate::direct::{self, Direct, Parts, StartError};
 use crate::guard::Guard;
 use crate::http;
 use crate::kafka::config::KafkaConfig;
@@ -104,7 +104,7 @@ enum Back {
 }
 
 impl Ingest {
-    /// Puts it together. Opens the journal, but neither listens nor speaks to ClickHouse or Kafka yet.
+    /// Puts it together. Reads the local log, but neither listens nor speaks to ClickHouse or Kafka yet.
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let health = deps.admin.health.clone();
@@ -221,6 +221,9 @@ fn kafka(
     store: Store,
     guard: Arc<Guard>,
 ) -> Result<(Option<Delivery>, Back), RunError> {
+    if kafka.role.has_gateway() {
+        direct::tell_left_behind(&config.data.join("ingest"));
+    }
     let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers)?);
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
     let client = store.client.clone();

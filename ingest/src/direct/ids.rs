@@ -127,15 +127,21 @@ pub fn forget_refused<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usiz
     Ok(damaged)
 }
 
-/// Removes files of which every id is older than the window.
+/// Removes files of which every id is older than the window, or has no room in it.
 pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
-    let horizon = horizon(window);
-    for name in disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX) || name.ends_with(REFUSED)) {
+    let (horizon, mut newer) = (horizon(window), 0);
+    let mut names = disk.list()?;
+    names.sort();
+    for name in names.into_iter().rev().filter(|name| name.ends_with(SUFFIX) || name.ends_with(REFUSED)) {
         let mut last = [0; ENTRY];
         let file = disk.open(&name)?;
-        let read = file.len()?.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
-        if read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon) {
+        let bytes = file.len()?;
+        let read = bytes.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
+        let is_old = read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon);
+        if is_old || newer >= window.capacity() as u64 {
             disk.remove(&name)?;
+        } else if name.ends_with(SUFFIX) {
+            newer += bytes / ENTRY as u64;
         }
     }
     Ok(())
@@ -236,7 +242,8 @@ mod tests {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
         save(&disk, Source::Segment(1), &[id(&hasher, 1, now - 3 * DAY), id(&hasher, 2, now - 2 * DAY)]).unwrap();
         save(&disk, Source::Segment(3), &[id(&hasher, 3, now - 2 * DAY), id(&hasher, 4, now)]).unwrap();
-        forget_old(&disk, &window(10)).unwrap();
+        save(&disk, Source::Segment(2), &[id(&hasher, 2, now)]).unwrap();
+        forget_old(&disk, &window(2)).unwrap();
         assert_eq!(disk.list().unwrap(), ["00000000000000000003.ids"]);
     }
 }

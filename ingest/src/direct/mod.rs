@@ -15,7 +15,9 @@ pub mod ids;
 pub mod journal;
 pub mod partition;
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,6 +106,18 @@ pub struct Parts {
     pub drain: Duration,
 }
 
+/// Says when there is a log of the embedded way, which events may wait in: with Kafka nobody reads it.
+pub fn tell_left_behind(path: &Path) {
+    let folder = path.join("log");
+    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    if names.filter_map(|name| name.into_string().ok()).any(|name| name.ends_with(".log")) {
+        tracing::warn!(
+            folder = %folder.display(),
+            "events may wait in a local log that is not read with KAFKA_BROKERS set: start without it until nothing waits, then remove the folder"
+        );
+    }
+}
+
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
@@ -111,6 +125,8 @@ impl Direct {
         let journal = Folder::open(&path.join("journal"))?;
         let folder = path.join("log");
         std::fs::create_dir_all(&folder)?;
+        // Events are in the files: they are nobody else's.
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
         let disk = LogFolder::new(&folder);
         let (identity, _) = Identity::open(&disk)?;
         let hasher = KeyHasher::with(identity.secret);
@@ -139,6 +155,12 @@ impl Direct {
             }
             opened
         };
+        if committed.is_none() && !log.range().is_empty() {
+            // Nothing is appended before the first commit. To begin anew would insert again what is stored.
+            return Err(
+                io::Error::new(io::ErrorKind::InvalidData, "the file `commit` of the log is damaged or gone").into()
+            );
+        }
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
         let topic = format!("local-{}", identity.id);

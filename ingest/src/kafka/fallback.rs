@@ -12,7 +12,9 @@
 //!   others go on. Enlarge `max.message.bytes`, and rename the file to `….batch` in the folder `records` before the next start;
 //! * a file of a version without a log (`records/*.batch`): it is appended to the log at the start, and removed.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -79,6 +81,8 @@ impl Fallback {
         let folder = Folder::open(&path.join("records"))?;
         let files = path.join("fallback");
         std::fs::create_dir_all(&files)?;
+        // Events are in the files: they are nobody else's.
+        std::fs::set_permissions(&files, Permissions::from_mode(0o700))?;
         let (log, committed) =
             LocalLog::in_folder(&files, sync, limits, Arc::clone(&metrics), Box::new(|_| {}), |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);

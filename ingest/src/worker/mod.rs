@@ -125,7 +125,8 @@ impl<P: Partition> Worker<P> {
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
                 self.committer.metrics.kafka.lanes_blocked.inc();
-                self.committer.store.health.set("kafka", Status::Down, "a partition stands still: see the log");
+                let component = if number.is_some() { "kafka" } else { "worker" };
+                self.committer.store.health.set(component, Status::Down, "a partition stands still: see the log");
                 drain.cancelled().await;
                 self.committer.metrics.kafka.lanes_blocked.dec();
             }

@@ -1,8 +1,9 @@
 //! How often one inserts.
 //!
 //! An insert of one row costs ClickHouse almost as much as one of a thousand, so what it costs is bounded by how many there are. A pause
-//! after an insert that took long is long: inserts get a share of one core, until freshness asks for more. Full batches and
-//! people who wait for an insert (`?wait=stored`) are not held up.
+//! after an insert that took long is long: inserts are under way for a share of the time, until freshness asks for more. Full batches and
+//! people who wait for an insert (`?wait=stored`) are not held up. Time stands for cost: ClickHouse does not tell what an insert cost when
+//! it answers. Its four tables are worked at side by side, so that one insert takes more than one core while it lasts.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ pub struct Pace {
     pub least: Duration,
     /// Never longer: events are to be counted in time.
     pub most: Duration,
-    /// The part of one core that inserts may take, between 0 and 1, while they keep to [`Self::most`].
+    /// The part of the time that an insert may be under way, between 0 and 1, while they keep to [`Self::most`].
     pub share: f64,
 }
 
@@ -25,7 +26,6 @@ impl Pace {
         if is_urgent {
             return least;
         }
-        // Its time is no more than what it cost: ClickHouse works at the four tables of an insert one after the other.
         let fair = took.mul_f64(1.0 / self.share.clamp(0.001, 1.0)) * workers;
         fair.min(self.most).max(least)
     }
