@@ -43,6 +43,8 @@ impl Log {
             ("KAFKA_PARTITIONS", "2"),
             ("KAFKA_REVOKE_MS", self.revoke_ms),
             ("KAFKA_TIMEOUT_MS", "5000"),
+            // Nobody here waits for a refusal, and a rebalance may take seconds.
+            ("INGEST_ACK_TIMEOUT_MS", "30000"),
             ("KAFKA_OPTIONS", self.options),
             ("INGEST_ROLE", role),
         ]
