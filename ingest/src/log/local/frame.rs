@@ -1,7 +1,7 @@
 //! The bytes of a segment.
 //!
 //! ```text
-//! segment   magic, base offset, salt, checksum | group … | zeros
+//! segment   twice: magic, base offset, salt, checksum | group … | zeros
 //! group     magic, bytes of the body, first offset, time, records, checksum | record …
 //! record    bytes of the payload, checksum, payload                      numbers are little endian
 //! ```
@@ -9,8 +9,10 @@
 //! Checksums begin with the salt of the segment, which nobody outside knows: a group that a client sent as the text of an event is not
 //! taken for one when damage is searched through.
 
-/// Bytes of a segment's header.
-pub const SEGMENT_HEADER: usize = 32;
+/// Bytes of a segment's header: two copies, because without one nothing of the segment can be read.
+pub const SEGMENT_HEADER: usize = 2 * COPY;
+
+const COPY: usize = 32;
 
 /// Bytes of a group's header.
 pub const GROUP_HEADER: usize = 32;
@@ -33,7 +35,13 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// As it is written.
     pub fn encode(self) -> [u8; SEGMENT_HEADER] {
-        let mut bytes = [0; SEGMENT_HEADER];
+        let (mut both, copy) = ([0; SEGMENT_HEADER], self.copy());
+        both.chunks_exact_mut(COPY).for_each(|place| place.copy_from_slice(&copy));
+        both
+    }
+
+    fn copy(self) -> [u8; COPY] {
+        let mut bytes = [0; COPY];
         let numbers = [SEGMENT_MAGIC, self.base as u64, u64::from(self.salt)];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
@@ -45,10 +53,12 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads it; `None` when it is damaged or was never written whole.
+    /// Reads it; `None` when both copies are damaged or were never written whole.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let header = Self { base: i64_at(bytes, 8)?, salt: u32_at(bytes, 16)? };
-        (header.base >= 0 && bytes.get(..SEGMENT_HEADER)? == header.encode()).then_some(header)
+        bytes.get(..SEGMENT_HEADER)?.chunks_exact(COPY).find_map(|copy| {
+            let header = Self { base: i64_at(copy, 8)?, salt: u32_at(copy, 16)? };
+            (header.base >= 0 && copy == header.copy()).then_some(header)
+        })
     }
 }
 
@@ -225,6 +235,8 @@ mod tests {
         for bit in 0..8 * 28 {
             let (mut segment, mut bytes) = (segment, bytes.clone());
             segment[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&segment).is_some(), "{bit}: the other copy is whole");
+            segment[COPY + bit / 8] ^= 1 << (bit % 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!((SegmentHeader::decode(&segment), GroupHeader::decode(&bytes, SALT)), (None, None), "{bit}");
         }

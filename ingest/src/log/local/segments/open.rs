@@ -66,6 +66,8 @@ impl<D: Disk> Segments<D> {
             // It is synced before a group is written. Without one, nothing in it was acknowledged, or all of it is damaged.
             if bytes.iter().skip(SEGMENT_HEADER).any(|byte| *byte != 0) {
                 damage.files = 1;
+                // How many of the last one nobody knows.
+                damage.records = u64::from(end.is_none());
                 self.keep(&format!("{name}.damaged"), &bytes);
             }
             self.gone.push(name.to_owned());
