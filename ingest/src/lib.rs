@@ -1,12 +1,12 @@
 //! The write path.
 //!
 //! ```text
-//! HTTP -> authenticate -> admit -> decode -> normalise -> guard -+-> directly: dedup -> batch -> insert(token)
-//!                                                                '-> Kafka -> lane: dedup -> batch -> intent -> insert(token)
+//! HTTP -> authenticate -> admit -> decode -> normalise -> guard -+-> dedup -> local log -+-> worker: batch -> intent -> insert(token)
+//!                                                                '-> Kafka -------------'    (of Kafka: dedup first)
 //! ```
 //!
-//! [`pipeline`] spells what happens to a request, [`way`] where its events go. Directly: [`intake`] is where events of all requests
-//! meet, [`inserter`] what happens to a batch. Through Kafka: [`kafka`]. What cannot go on waits on the disk: [`spool`].
+//! [`pipeline`] spells what happens to a request, [`delivery`] where its events go: into the log on this machine ([`direct`],
+//! [`log::local`]) or into Kafka ([`kafka`]). [`worker`] stores what a log has, of whichever kind.
 #![warn(missing_docs)]
 
 pub mod admit;

@@ -175,7 +175,7 @@ impl Ingest {
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
-                Back::Kafka(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
+                Back::Kafka(kafka) => kafka.run(stop.clone()).await,
             };
             stop.cancel();
             ended

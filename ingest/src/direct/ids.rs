@@ -135,7 +135,7 @@ pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
     for name in names.into_iter().rev().filter(|name| name.ends_with(SUFFIX) || name.ends_with(REFUSED)) {
         let mut last = [0; ENTRY];
         let file = disk.open(&name)?;
-        let bytes = file.len()?;
+        let bytes = file.bytes()?;
         let read = bytes.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
         let is_old = read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon);
         if is_old || newer >= window.capacity() as u64 {
@@ -153,7 +153,7 @@ fn horizon(window: &Window) -> i64 {
 
 fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Id>>> {
     let file = disk.open(name)?;
-    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);

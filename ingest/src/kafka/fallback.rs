@@ -43,6 +43,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// Between syncs of the log that only the drain wants.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
+/// A record with its topic and what places it.
+type Addressed = (String, u64, Bytes);
+
 /// Nothing of it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotTaken;
@@ -203,7 +206,7 @@ impl Fallback {
         tokio::time::sleep(AGAIN_AFTER).await;
     }
 
-    fn read(&self, from: i64) -> io::Result<(Vec<(String, u64, Bytes)>, i64)> {
+    fn read(&self, from: i64) -> io::Result<(Vec<Addressed>, i64)> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         let progress = self.log.read(from, |record| {
             bytes += record.payload.len();
@@ -214,7 +217,7 @@ impl Fallback {
     }
 
     /// Sends records. Whether all are in Kafka, or kept in files of their own.
-    async fn deliver(&self, gateway: &Gateway, all: &[(String, u64, Bytes)]) -> bool {
+    async fn deliver(&self, gateway: &Gateway, all: &[Addressed]) -> bool {
         for (topic, records) in by_topic(all) {
             let Ok(destination) = gateway.destination(topic).await else { return false };
             let in_flight = gateway.send(destination, records, None);
@@ -287,7 +290,7 @@ impl Fallback {
     }
 }
 
-fn by_topic(all: &[(String, u64, Bytes)]) -> Vec<(&str, Records)> {
+fn by_topic(all: &[Addressed]) -> Vec<(&str, Records)> {
     let mut by_topic: Vec<(&str, Records)> = Vec::new();
     for (topic, hash, payload) in all {
         match by_topic.iter_mut().find(|(known, _)| known == topic) {
@@ -312,7 +315,7 @@ fn address(topic: &str, record: Record<'_>, out: &mut Vec<u8>) {
 }
 
 /// The next one; `None` at the end. The log's checksums say that it is whole.
-fn addressed(rest: &mut Bytes) -> Option<(String, u64, Bytes)> {
+fn addressed(rest: &mut Bytes) -> Option<Addressed> {
     let length = rest.try_get_u32_le().ok()? as usize;
     let topic = (rest.len() >= length).then(|| rest.split_to(length))?;
     let hash = rest.try_get_u64_le().ok()?;

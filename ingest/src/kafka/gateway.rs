@@ -9,7 +9,7 @@
 //! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
 //! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told.
 //!
-//! What has failed goes to the spool (`way`).
+//! What has failed goes to the local log ([`super::fallback`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ pub enum Landing {
         /// And at which offset.
         offset: i64,
     },
-    /// Not in the log, but in the spool on this machine's disk.
+    /// Not in Kafka, but in the local log of this gateway.
     Spooled,
     /// The broker takes no record of this size.
     TooLarge,
@@ -67,7 +67,7 @@ pub struct InFlight {
     tracker: Arc<Tracker>,
     /// Where they go.
     pub destination: Destination,
-    /// The records, kept until they have landed: what fails goes to the spool from here.
+    /// The records, kept until they have landed: what fails goes to the local log from here.
     pub records: Records,
 }
 

@@ -11,7 +11,7 @@
 //!
 //! * **Copies meet.** A record's partition is a function of (project, event id) alone ([`placement`]), so whoever repeats an
 //!   event - a client, a gateway, a spool - repeats it into the same partition, in front of the same window of known ids.
-//! * **A range is written down before it is inserted.** The *intent* ([`intent`]) is the metadata of an offset commit: "from here
+//! * **A range is written down before it is inserted.** The *intent* ([`crate::worker::intent`]) is the metadata of an offset commit: "from here
 //!   to `last`, without these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a
 //!   partition that has one re-reads exactly that range and inserts exactly these rows under the same token, which
 //!   ClickHouse counts once however often they arrive. So a batch may end at any moment, also for reasons of time.
@@ -20,15 +20,15 @@
 //!
 //! Failure cases, and where they are dealt with:
 //!
-//! * a consumer dies between intent and insert, or between insert and progress: the intent is replayed (`lane`);
+//! * a consumer dies between intent and insert, or between insert and progress: the intent is replayed (`worker`);
 //! * a partition is revoked while an insert runs: the rebalance waits for it, a bounded time; then the lane may commit
 //!   nothing more and the next owner replays (`consumer`, `ownership`);
 //! * ClickHouse is away: lanes keep their batch and try again, their partitions are paused, polling goes on, so that the group
 //!   stays as it is (`consumer`);
-//! * a record cannot be read: dead letter, durable before the range is committed; the lane goes on (`lane`);
+//! * a record cannot be read: dead letter, durable before the range is committed; the worker goes on (`worker`);
 //! * the topic was deleted and made anew, so offsets start over: tokens carry a checksum of the records, so new ones are not
-//!   taken for old ones (`batch`);
-//! * the broker is away or slow: the gateway's records go to the spool, or are handed back (`gateway`).
+//!   taken for old ones (`worker::batch`);
+//! * the broker is away or slow: the gateway's records go to its local log, or are handed back (`gateway`, `fallback`).
 //!
 //! What remains: a batch whose insert was applied, but whose progress was never committed, must be replayed before other inserts
 //! push its token out of ClickHouse's window (20,000 parts). A partition without an owner for that long, while others are

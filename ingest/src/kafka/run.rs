@@ -55,7 +55,7 @@ impl Kafka {
             // Before Kafka was ever reached: the local log takes events meanwhile.
             health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
             health.set("ingest", Status::Up, "");
-            beside_the_gateway(beside, delivery);
+            beside_the_gateway(beside, &delivery);
             beside.spawn(async move { guard::learn(&client, &guard).await });
         } else {
             health.set("kafka", Status::Down, "not reached yet");
@@ -76,9 +76,9 @@ impl Kafka {
     }
 }
 
-fn beside_the_gateway(beside: &mut JoinSet<()>, delivery: Arc<KafkaDelivery>) {
+fn beside_the_gateway(beside: &mut JoinSet<()>, delivery: &Arc<KafkaDelivery>) {
     let fallback = Arc::clone(&delivery.fallback);
-    let (draining, watching, reporting) = (Arc::clone(&delivery), Arc::clone(&delivery), Arc::clone(&fallback));
+    let (draining, watching, reporting) = (Arc::clone(delivery), Arc::clone(delivery), Arc::clone(&fallback));
     beside.spawn(async move { fallback.drain(&draining.gateway).await });
     beside.spawn(async move { watching.progress.run().await });
     beside.spawn(async move {

@@ -44,7 +44,7 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 
     /// Its length.
-    fn len(&self) -> io::Result<u64>;
+    fn bytes(&self) -> io::Result<u64>;
 }
 
 /// A folder of the file system.
@@ -131,7 +131,7 @@ impl DiskFile for File {
         File::set_len(self, bytes)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 }

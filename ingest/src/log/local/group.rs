@@ -101,7 +101,7 @@ impl Open {
     }
 
     /// It is in the log: tells who waits.
-    pub fn written(&mut self, group: Group) {
+    pub fn written(&mut self, group: &Group) {
         self.writing = None;
         group.outcome.send_replace(Outcome::Durable);
     }

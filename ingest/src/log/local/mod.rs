@@ -180,7 +180,7 @@ impl<D: Disk> LocalLog<D> {
         Ok((log, committed))
     }
 
-    /// What the checksums of appended records begin with ([`frame::push_record`]).
+    /// What the checksums of appended records begin with ([`frame::write_record`]).
     pub fn salt(&self) -> u32 {
         self.segments().salt()
     }

@@ -241,7 +241,7 @@ impl DiskFile for SimulatedFile {
         self.0.act(Op::Length(self.1, bytes))
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.with(|state| state.files[self.1].len() as u64))
     }
 }

@@ -14,8 +14,11 @@ const LIMITS: Limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
 
 type Log = Arc<LocalLog<Simulated>>;
 
-/// A log, and the keys that it lost.
-fn open(disk: &Simulated, sync: Sync) -> (Log, Arc<Mutex<Vec<EventKey>>>, Vec<(i64, Vec<u8>)>) {
+/// The keys that a log lost.
+type Lost = Arc<Mutex<Vec<EventKey>>>;
+
+/// A log, what it loses, and the records that were in it.
+fn open(disk: &Simulated, sync: Sync) -> (Log, Lost, Vec<(i64, Vec<u8>)>) {
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let lost = Arc::new(Mutex::new(Vec::new()));
     let (told, mut found) = (Arc::clone(&lost), Vec::new());

@@ -108,7 +108,7 @@ impl<D: Disk> LocalLog<D> {
                 if self.sync != Sync::Always {
                     self.unsynced().extend_from_slice(group.keys());
                 }
-                self.open().written(group);
+                self.open().written(&group);
             }
             Err(error) => {
                 tracing::error!(%error, records, "the local log could not be written; events are refused, and the next ones get another segment");

@@ -128,7 +128,7 @@ impl<D: Disk> Segments<D> {
         self.segments.front().map_or(self.next, |segment| segment.base)
     }
 
-    /// Bytes of records from an offset on, within [`INDEX_EVERY`].
+    /// Bytes of records from an offset on, within 64 KiB for each segment.
     pub fn bytes_from(&self, offset: i64) -> u64 {
         let after = |segment: &Segment<D::File>| segment.used.saturating_sub(segment.place(offset));
         self.segments.iter().filter(|segment| segment.end > offset).map(after).sum()

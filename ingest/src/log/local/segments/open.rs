@@ -58,7 +58,7 @@ impl<D: Disk> Segments<D> {
         visit: &mut impl FnMut(Record<'_>),
     ) -> io::Result<Damage> {
         let file = self.disk.open(name)?;
-        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+        let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
         let read = file.read_at(&mut bytes, 0)?;
         bytes.truncate(read);
         let mut damage = Damage::default();
