@@ -59,7 +59,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// No offset.
 const GONE: i64 = i64::MIN;
 
-/// Why the ingester cannot start.
+/// Why the ingester cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The folder cannot be used.
@@ -68,6 +68,9 @@ pub enum StartError {
     /// The log cannot be read.
     #[error("the local log: {0}")]
     Log(#[from] io::Error),
+    /// Nothing more would be stored. A new process begins where it stood.
+    #[error("the worker of the local log ended by a fault")]
+    Worker,
     /// The tables are not there.
     #[error("the tables are missing or older than this version; run `tallyhouse migrate up`: {0}")]
     NotMigrated(StoreError),
@@ -210,7 +213,15 @@ impl Direct {
             journal::store(&this.journal, &this.store.metrics, &this.common.writer, left).await;
             this.work(draining).await;
         });
-        while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                ended = worker.join_next() => {
+                    tracing::error!(?ended, "the worker of the log ended by a fault");
+                    return Err(StartError::Worker);
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
             let this = Arc::clone(self);
             drop(tokio::task::spawn_blocking(move || this.look()).await);
         }
