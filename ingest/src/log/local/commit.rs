@@ -35,8 +35,8 @@ pub struct Commits<F> {
 }
 
 impl<F: DiskFile> Commits<F> {
-    /// Opens it, or makes it. `None`: nothing was ever committed.
-    pub fn open<D: Disk<File = F>>(disk: &D) -> io::Result<(Self, Option<Committed>)> {
+    /// Opens it, or makes it. `None`: nothing was ever committed. The last value tells whether a slot is torn or damaged.
+    pub fn open<D: Disk<File = F>>(disk: &D) -> io::Result<(Self, Option<Committed>, bool)> {
         let file = match disk.open(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = disk.create(NAME, 2 * SLOT)?;
@@ -47,14 +47,16 @@ impl<F: DiskFile> Commits<F> {
             file => file?,
         };
         let mut newest: Option<(u64, Committed)> = None;
+        let mut is_damaged = false;
         for slot in 0..2 {
             let mut bytes = vec![0; SLOT as usize];
             let read = file.read_at(&mut bytes, slot * SLOT)?;
             let found = bytes.get(..read).and_then(decode);
+            is_damaged |= found.is_none() && bytes.iter().any(|byte| *byte != 0);
             newest = newest.into_iter().chain(found).max_by_key(|(sequence, _)| *sequence);
         }
         let sequence = newest.as_ref().map_or(0, |(sequence, _)| *sequence);
-        Ok((Self { file, sequence }, newest.map(|(_, committed)| committed)))
+        Ok((Self { file, sequence }, newest.map(|(_, committed)| committed), is_damaged))
     }
 
     /// Commits. After an error the commit before counts, or this one; repeating it is safe.

@@ -22,7 +22,8 @@ pub struct Identity {
 impl Identity {
     /// Reads it, or makes it in a folder without one. The second value tells whether it was made.
     ///
-    /// A damaged one is an error: with another identity, a batch that was begun would be inserted under another token.
+    /// One that is damaged or gone is an error: with another identity, a batch that was begun would be inserted under another token,
+    /// and no id would be known.
     pub fn open<D: Disk>(disk: &D) -> io::Result<(Self, bool)> {
         match disk.open(NAME) {
             Ok(file) => {
@@ -31,17 +32,11 @@ impl Identity {
                 if let Some(identity) = Self::decode(bytes.get(..read).unwrap_or_default()) {
                     return Ok((identity, false));
                 }
-                let is_new = disk.list()?.iter().all(|name| !name.ends_with(".log") && name != "commit");
-                if !is_new {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the file `identity` of the log is damaged",
-                    ));
-                }
+                refuse_another(disk)?;
                 // Killed while it was made: nothing was ever appended.
                 disk.remove(NAME)?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => refuse_another(disk)?,
             Err(error) => return Err(error),
         }
         let identity = Self { id: Ulid::generate(), secret: rand::random() };
@@ -66,6 +61,15 @@ impl Identity {
     }
 }
 
+/// A folder in which something was ever appended or committed does not get another identity.
+fn refuse_another<D: Disk>(disk: &D) -> io::Result<()> {
+    let is_of_a_log = |name: &String| name == "commit" || name.ends_with(".log") || name.ends_with(".ids");
+    match disk.list()?.iter().any(is_of_a_log) {
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "the file `identity` of the log is damaged or gone")),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::simulated::Simulated;
@@ -82,6 +86,8 @@ mod tests {
         disk.create("commit", 1).unwrap();
         disk.flip(NAME, 100);
         assert_eq!(Identity::open(&disk).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        disk.remove(NAME).unwrap();
+        assert_eq!(Identity::open(&disk).unwrap_err().kind(), io::ErrorKind::InvalidData, "gone");
     }
 
     #[test]

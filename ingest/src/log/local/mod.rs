@@ -150,7 +150,15 @@ impl<D: Disk> LocalLog<D> {
         on_lost: OnLost,
         visit: impl FnMut(Record<'_>),
     ) -> io::Result<(Self, Option<Committed>)> {
-        let (commits, committed) = Commits::open(&disk)?;
+        let (commits, committed, is_damaged) = Commits::open(&disk)?;
+        if is_damaged {
+            // A torn one is harmless, since nothing is inserted before its intent is synced; they look the same.
+            metrics.log.errors.inc();
+            tracing::error!(
+                "a commit of the log is torn or damaged, and the one before is taken; if the power was not cut, a batch may be counted \
+                 twice: run `tallyhouse rollups verify`"
+            );
+        }
         let first = committed.as_ref().map_or(0, |committed| committed.next);
         let (segments, damage) = Segments::open(disk, limits.segment_bytes(), first, visit)?;
         metrics.log.damaged(damage);

@@ -43,7 +43,7 @@ const COMMITS: u64 = 1 << 32;
 
 impl<'a> Process<'a> {
     fn start(disk: &'a Simulated, history: &'a mut History, seed: u64) -> std::io::Result<Self> {
-        let (commits, committed) = Commits::open(disk)?;
+        let (commits, committed, _) = Commits::open(disk)?;
         let committed = committed.map_or(0, |committed| committed.next);
         let (log, _) = Segments::open(disk.clone(), SEGMENT, committed, |_| {})?;
         Ok(Self { disk, log, commits, committed, history, rng: StdRng::seed_from_u64(seed) })
@@ -104,7 +104,7 @@ impl<'a> Process<'a> {
 
 /// What a process that starts now finds, checked against what is known to have been acknowledged.
 fn check(disk: &Simulated, history: &History, acknowledged: usize, committed: usize, context: &str) -> Damage {
-    let (_, found) = Commits::open(disk).unwrap();
+    let (_, found, _) = Commits::open(disk).unwrap();
     let next = found.map_or(0, |found| found.next);
     let least =
         history.committed[..committed].iter().rfind(|(_, is_answered)| *is_answered).map_or(0, |(next, _)| *next);
@@ -202,7 +202,7 @@ fn damage_costs_what_is_damaged_and_is_counted() {
     for seed in 0..40 {
         let (disk, history) = write(seed);
         let disk = disk.cut(disk.ops(), 1);
-        let (_, found) = Commits::open(&disk).unwrap();
+        let (_, found, _) = Commits::open(&disk).unwrap();
         let next = found.map_or(0, |found| found.next);
         let all = {
             let mut all = BTreeMap::new();

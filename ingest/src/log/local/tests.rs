@@ -152,8 +152,15 @@ fn what_is_committed_does_not_wait() {
     log.measure(2, Some(0));
     assert!(log.is_full(), "too old");
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-    let (_, committed) = LocalLog::on(disk, Sync::Always, LIMITS, metrics, Box::new(|_| {}), |_| {}).unwrap();
+    let (_, committed) = LocalLog::on(disk.clone(), Sync::Always, LIMITS, metrics, Box::new(|_| {}), |_| {}).unwrap();
     assert_eq!(committed.unwrap(), Committed { next: 2, metadata: "an intent".to_owned() });
+
+    // The first commit lies in the second slot.
+    disk.flip("commit", 8 * (8 << 10) + 1);
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let (_, committed) =
+        LocalLog::on(disk, Sync::Always, LIMITS, Arc::clone(&metrics), Box::new(|_| {}), |_| {}).unwrap();
+    assert_eq!((committed, metrics.log.errors.get()), (None, 1), "told, for it may be damage");
 }
 
 /// How long a start takes with a gibibyte of events that are not stored: `cargo test --release -p tallyhouse-ingest -- --ignored a_gibibyte
