@@ -120,7 +120,11 @@ impl<D: Disk> Segments<D> {
 
     /// The end of what is synced.
     pub fn synced(&self) -> i64 {
-        self.segments.back().map_or(self.next, |segment| segment.synced.0)
+        // Without a segment that waits for a sync it is all. The last one may end before what is committed: a newer one was removed.
+        self.segments
+            .back()
+            .filter(|segment| segment.synced.0 < segment.end)
+            .map_or(self.next, |segment| segment.synced.0)
     }
 
     /// The offset of the first record that is still there.
