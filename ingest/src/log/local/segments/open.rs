@@ -87,6 +87,10 @@ impl<D: Disk> Segments<D> {
         let is_last = end.is_none();
         let mut at = SEGMENT_HEADER;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if end.is_some_and(|end| segment.end >= end) {
+                // What a failed sync left behind: nobody was told of it, and the next segment has its offsets.
+                break;
+            }
             match frame::look(rest, header.salt, segment.end) {
                 Found::Group(group) => {
                     let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
