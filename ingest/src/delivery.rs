@@ -126,7 +126,12 @@ impl Delivery {
             (Pending::Records(in_flight), Self::Kafka(kafka)) => kafka.settle(in_flight, wait, deadline).await,
             (Pending::Unsent { topic, records }, Self::Kafka(kafka)) => {
                 let landings = vec![Landing::Failed; records.len()];
-                kafka.fall_back(&topic, &records, landings).await.into_iter().map(|l| settled(l, wait, false)).collect()
+                kafka
+                    .fall_back(&topic, &records, landings, deadline)
+                    .await
+                    .into_iter()
+                    .map(|l| settled(l, wait, false))
+                    .collect()
             }
             (Pending::Records(InFlight { records, .. }) | Pending::Unsent { records, .. }, Self::Local(_)) => {
                 vec![Settled::Open; records.len()]
@@ -160,16 +165,23 @@ impl KafkaDelivery {
             false => self.breaker.succeeded(steady_ms()),
         }
         let InFlight { destination, records, .. } = in_flight;
-        let landings = if has_failed { self.fall_back(&destination.topic, &records, landings).await } else { landings };
+        let landings =
+            if has_failed { self.fall_back(&destination.topic, &records, landings, deadline).await } else { landings };
         let is_shown =
             wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
         landings.into_iter().map(|landing| settled(landing, wait, is_shown)).collect()
     }
 
-    /// Spools what has failed.
-    async fn fall_back(&self, topic: &str, records: &Records, mut landings: Vec<Landing>) -> Vec<Landing> {
+    /// Appends what has failed to the local log.
+    async fn fall_back(
+        &self,
+        topic: &str,
+        records: &Records,
+        mut landings: Vec<Landing>,
+        deadline: Instant,
+    ) -> Vec<Landing> {
         let failed = records.iter().zip(&landings).filter(|(_, l)| **l == Landing::Failed).map(|(record, _)| record);
-        if self.fallback.put(topic, failed).await.is_ok() {
+        if self.fallback.put(topic, failed, deadline).await.is_ok() {
             for landing in landings.iter_mut().filter(|landing| **landing == Landing::Failed) {
                 *landing = Landing::Spooled;
             }

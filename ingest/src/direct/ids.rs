@@ -10,6 +10,7 @@
 //! So an id is on the disk for the whole window: first in the log, then in a file. What ClickHouse knows at the first start of a folder, and
 //! what a version without a log left, has a file of its own.
 
+use std::collections::HashSet;
 use std::io;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
@@ -108,23 +109,31 @@ pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
     Ok(damaged)
 }
 
-/// Forgets ids of events that were refused: they may be sent again. For after the log was read. Returns how many files were damaged.
-pub fn forget_refused<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
-    let mut damaged = 0;
-    for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {
-        match read(disk, &name)? {
-            // It may have been sent again since, and stored.
-            Some(read) => {
-                for id in read {
-                    if window.find(id.key) == Some(id.offset) {
-                        window.remove(id.key);
-                    }
-                }
+/// Records of the log that ClickHouse refused: their events may be sent again, and may have been, under another offset.
+#[derive(Debug, Default)]
+pub struct RefusedRecords {
+    records: HashSet<(EventKey, i64)>,
+    /// Files that were damaged: repeats of their events are called duplicates.
+    pub damaged: usize,
+}
+
+impl RefusedRecords {
+    /// Reads them.
+    pub fn load<D: Disk>(disk: &D) -> io::Result<Self> {
+        let mut refused = Self::default();
+        for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {
+            match read(disk, &name)? {
+                Some(read) => refused.records.extend(read.into_iter().map(|id| (id.key, id.offset))),
+                None => refused.damaged += 1,
             }
-            None => damaged += 1,
         }
+        Ok(refused)
     }
-    Ok(damaged)
+
+    /// Whether the record at an offset, with this id, is one.
+    pub fn has(&self, key: EventKey, offset: i64) -> bool {
+        self.records.contains(&(key, offset))
+    }
 }
 
 /// Removes files of which every id is older than the window, or has no room in it.
@@ -138,7 +147,9 @@ pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
         let bytes = file.bytes()?;
         let read = bytes.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
         let is_old = read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon);
-        if is_old || newer >= window.capacity() as u64 {
+        // The records that were refused may still be in the log, whatever has room.
+        let has_no_room = name.ends_with(SUFFIX) && newer >= window.capacity() as u64;
+        if is_old || has_no_room {
             disk.remove(&name)?;
         } else if name.ends_with(SUFFIX) {
             newer += bytes / ENTRY as u64;
@@ -226,15 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_not_known_again() {
+    fn refused_records_are_told_by_their_offset() {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
-        save(&disk, Source::Segment(0), &[id(&hasher, 0, now), id(&hasher, 1, now), id(&hasher, 2, now)]).unwrap();
-        // The second was sent again, and is stored.
-        save(&disk, Source::Refused(3), &[id(&hasher, 0, now), Id { offset: 0, ..id(&hasher, 1, now) }]).unwrap();
-        let mut known = window(100);
-        assert_eq!(load(&disk, &mut known).unwrap() + forget_refused(&disk, &mut known).unwrap(), 0);
-        let found = [0, 1, 2].map(|n| known.find(hasher.key("p", &n.to_string())));
-        assert_eq!(found, [None, Some(1), Some(2)]);
+        save(&disk, Source::Refused(3), &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
+        save(&disk, Source::Segment(0), &[id(&hasher, 2, now)]).unwrap();
+        forget_old(&disk, &window(1)).unwrap();
+        let refused = RefusedRecords::load(&disk).unwrap();
+        let key = |n: i64| hasher.key("p", &n.to_string());
+        assert_eq!(refused.damaged, 0);
+        // Sent again, and stored: another record.
+        assert_eq!([(0, 0), (1, 1), (1, 7), (2, 2)].map(|(n, at)| refused.has(key(n), at)), [true, true, false, false]);
+        disk.flip("00000000000000000003.refused", 8 * 50);
+        assert_eq!(RefusedRecords::load(&disk).unwrap().damaged, 1);
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::window::Window;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
-use ids::{Id, Source};
+use ids::{Id, RefusedRecords, Source};
 use partition::LocalPartition;
 
 /// Between looks at how much waits.
@@ -137,7 +137,8 @@ impl Direct {
         let window = Arc::new(Mutex::new(Window::new(common.dedup.window, common.dedup.ids)));
         let (log, committed) = {
             let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut damaged = ids::load(&disk, &mut known)?;
+            let refused = RefusedRecords::load(&disk)?;
+            let damaged = ids::load(&disk, &mut known)? + refused.damaged;
             let lost_from = Arc::clone(&window);
             let on_lost = Box::new(move |keys: &[_]| {
                 let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,12 +147,11 @@ impl Direct {
             let (now, steady) = (now_ms(), steady_ms());
             let opened = LocalLog::in_folder(&folder, sync, limits, Arc::clone(&store.metrics), on_lost, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
-                if !identity.flags.has(Flags::GENERATED_ID) {
-                    let key = hasher.key(identity.project, identity.event_id);
+                let key = hasher.key(identity.project, identity.event_id);
+                if !identity.flags.has(Flags::GENERATED_ID) && !refused.has(key, record.offset) {
                     known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
                 }
             })?;
-            damaged += ids::forget_refused(&disk, &mut known)?;
             if damaged > 0 {
                 store.metrics.spool.journal_damaged.inc_by(damaged as u64);
                 tracing::error!(damaged, "files of ids are damaged: repeats of their events are not recognised");

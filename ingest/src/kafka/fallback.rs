@@ -93,8 +93,13 @@ impl Fallback {
         Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), is_empty, metrics, health })
     }
 
-    /// Makes records durable, with others that come at the same time.
-    pub async fn put<'a>(&self, topic: &str, records: impl Iterator<Item = Record<'a>>) -> Result<(), NotTaken> {
+    /// Makes records durable, with others that come at the same time. Past the deadline they may become so nevertheless.
+    pub async fn put<'a>(
+        &self,
+        topic: &str,
+        records: impl Iterator<Item = Record<'a>>,
+        deadline: Instant,
+    ) -> Result<(), NotTaken> {
         let (mut framed, mut ends) = (Vec::new(), Vec::new());
         for record in records {
             frame::write_record(self.log.salt(), &mut framed, |out| address(topic, record, out));
@@ -119,8 +124,11 @@ impl Fallback {
             appending.ticket()
         };
         self.is_empty.store(false, Ordering::Release);
-        let outcome = ticket.wait_for(|outcome| *outcome != Outcome::Pending).await;
-        if outcome.is_ok_and(|outcome| *outcome == Outcome::Durable) { Ok(()) } else { Err(NotTaken) }
+        let written = ticket.wait_for(|outcome| *outcome != Outcome::Pending);
+        match tokio::time::timeout_at(deadline, written).await {
+            Ok(Ok(outcome)) if *outcome == Outcome::Durable => Ok(()),
+            Ok(Ok(_) | Err(_)) | Err(_) => Err(NotTaken),
+        }
     }
 
     /// Begins to write what is put.
@@ -267,7 +275,7 @@ impl Fallback {
                     let mut rest = Bytes::from(content.chunks.concat());
                     let all: Vec<_> = std::iter::from_fn(|| addressed(&mut rest)).collect();
                     for (topic, records) in by_topic(&all) {
-                        while self.put(topic, records.iter()).await.is_err() {
+                        while self.put(topic, records.iter(), Instant::now() + LAND_WITHIN).await.is_err() {
                             tokio::time::sleep(AGAIN_AFTER).await;
                         }
                     }
