@@ -486,3 +486,27 @@ async fn a_poison_record_of_kafka_stops_no_partition_also_when_its_consumer_dies
     gateway.stop().await;
     place.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_refused_sent_again_and_stored_is_known_after_restarts() {
+    let place = Place::new().await;
+    let refuses = Refuses::Constraint("events");
+    refuses.install(&place.connection).await;
+    let (service, body) = (place.service(&[]).await, mixed(4, &[2]));
+    let poison: Value = serde_json::from_str::<Value>(&body).unwrap()[2].clone();
+    service.send(body).await;
+    place.exact(3, 1).await;
+    // Its second record is in the same segment as the first.
+    refuses.remove(&place.connection).await;
+    let again = service.send_stored(json!([poison]).to_string()).await;
+    assert_eq!(json(&again)["accepted"], 1, "what was refused is not known: {}", again.excerpt());
+    service.stop().await;
+    for _ in 0..2 {
+        let service = place.service(&[]).await;
+        let repeated = service.send_stored(json!([poison]).to_string()).await;
+        assert_eq!(json(&repeated)["duplicates"], 1, "what is stored is: {}", repeated.excerpt());
+        service.stop().await;
+    }
+    assert_eq!(everywhere(&place.connection, &place.project).await, [4; 4]);
+    place.stop().await;
+}
