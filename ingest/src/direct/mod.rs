@@ -15,9 +15,7 @@ pub mod ids;
 pub mod journal;
 pub mod partition;
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +35,7 @@ use crate::batch::KeyHasher;
 use crate::guard::{self, Guard};
 use crate::known::{self, IdFilter, KnownId};
 use crate::log::local::disk::Folder as LogFolder;
-use crate::log::local::{Identity, Limits, LocalLog, Sync};
+use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
 use crate::spool::folder::{Folder, FolderError};
 use crate::store::Store;
 use crate::window::Window;
@@ -126,11 +124,7 @@ impl Direct {
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
         let Parts { store, common, guard, sync, limits, drain } = parts;
         let journal = Folder::open(&path.join("journal"))?;
-        let folder = path.join("log");
-        std::fs::create_dir_all(&folder)?;
-        // Events are in the files: they are nobody else's.
-        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
-        let disk = LogFolder::new(&folder);
+        let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
         let hasher = KeyHasher::with(identity.secret);
 
@@ -145,7 +139,8 @@ impl Direct {
                 keys.iter().for_each(|key| window.remove(*key));
             });
             let (now, steady) = (now_ms(), steady_ms());
-            let opened = LocalLog::in_folder(&folder, sync, limits, Arc::clone(&store.metrics), on_lost, |record| {
+            let options = Options { sync, limits, metrics: Arc::clone(&store.metrics), on_lost };
+            let opened = LocalLog::on(disk.clone(), options, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
                 let key = hasher.key(identity.project, identity.event_id);
                 if !identity.flags.has(Flags::GENERATED_ID) && !refused.has(key, record.offset) {

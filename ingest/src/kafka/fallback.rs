@@ -12,9 +12,7 @@
 //!   others go on. Enlarge `max.message.bytes`, and rename the file to `….batch` in the folder `records` before the next start;
 //! * a file of a version without a log (`records/*.batch`): it is appended to the log at the start, and removed.
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -26,7 +24,8 @@ use tokio::time::Instant;
 
 use super::gateway::{Gateway, Landing};
 use super::records::{Record, Records};
-use crate::log::local::{Limits, LocalLog, Outcome, Sync, Writer, frame};
+use crate::log::local::disk::Folder as LogFolder;
+use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
 use crate::metrics::Metrics;
 use crate::spool::folder::{Folder, FolderError};
 use crate::store::pause_after;
@@ -82,12 +81,10 @@ impl Fallback {
         health: Health,
     ) -> Result<Self, FallbackError> {
         let folder = Folder::open(&path.join("records"))?;
-        let files = path.join("fallback");
-        std::fs::create_dir_all(&files)?;
-        // Events are in the files: they are nobody else's.
-        std::fs::set_permissions(&files, Permissions::from_mode(0o700))?;
-        let (log, committed) =
-            LocalLog::in_folder(&files, sync, limits, Arc::clone(&metrics), Box::new(|_| {}), |_| {})?;
+        let disk = LogFolder::open(&path.join("fallback"))?;
+        // Repeats are known to who reads from Kafka.
+        let options = Options { sync, limits, metrics: Arc::clone(&metrics), on_lost: Box::new(|_| {}) };
+        let (log, committed) = LocalLog::on(disk, options, |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);
         let is_empty = AtomicBool::new(log.range().end <= sent);
         Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), is_empty, metrics, health })

@@ -39,7 +39,7 @@ pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {
 
 /// Whether a batch of the log is being inserted: it would be inserted again after a kill.
 pub fn is_inserting(data: &Folder) -> bool {
-    let disk = disk::Folder::new(&data.path().join("ingest").join("log"));
+    let disk = disk::Folder::open(&data.path().join("ingest").join("log")).unwrap();
     let (_, committed, _) = Commits::open(&disk).unwrap();
     committed.is_some_and(|committed| !committed.metadata.is_empty())
 }

@@ -1,8 +1,8 @@
 //! The file operations of the log. A trait, so that tests cut the power between any two of them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A folder of files.
@@ -54,9 +54,12 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The folder at a path, which exists.
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+    /// The folder at a path; it is made if need be.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        // Events are in the files: they are nobody else's.
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        Ok(Self { path: path.to_owned() })
     }
 }
 

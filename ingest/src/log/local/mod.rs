@@ -37,7 +37,6 @@ mod writer;
 
 use std::cell::Cell;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -126,30 +125,22 @@ pub struct LocalLog<D: Disk = Folder> {
     metrics: Arc<Metrics>,
 }
 
-impl LocalLog<Folder> {
-    /// Opens the log in a folder that only this process has, and gives each record that is still there to `visit`.
-    pub fn in_folder(
-        path: &Path,
-        sync: Sync,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        on_lost: OnLost,
-        visit: impl FnMut(Record<'_>),
-    ) -> io::Result<(Self, Option<Committed>)> {
-        Self::on(Folder::new(path), sync, limits, metrics, on_lost, visit)
-    }
+/// What a log is opened with.
+pub struct Options {
+    /// What an acknowledgement waits for.
+    pub sync: Sync,
+    /// What may wait.
+    pub limits: Limits,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Who remembers ids.
+    pub on_lost: OnLost,
 }
 
 impl<D: Disk> LocalLog<D> {
-    /// The same on any disk.
-    pub fn on(
-        disk: D,
-        sync: Sync,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        on_lost: OnLost,
-        visit: impl FnMut(Record<'_>),
-    ) -> io::Result<(Self, Option<Committed>)> {
+    /// Opens the log on a disk that only this process has, and gives each record that is still there to `visit`.
+    pub fn on(disk: D, options: Options, visit: impl FnMut(Record<'_>)) -> io::Result<(Self, Option<Committed>)> {
+        let Options { sync, limits, metrics, on_lost } = options;
         let (commits, committed, is_damaged) = Commits::open(&disk)?;
         if is_damaged {
             // A torn one is harmless, since nothing is inserted before its intent is synced; they look the same.

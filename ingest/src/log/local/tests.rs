@@ -14,6 +14,11 @@ const LIMITS: Limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
 
 type Log = Arc<LocalLog<Simulated>>;
 
+/// For who does not care what is lost.
+fn options(metrics: &Arc<Metrics>, sync: Sync) -> Options {
+    Options { sync, limits: LIMITS, metrics: Arc::clone(metrics), on_lost: Box::new(|_| {}) }
+}
+
 /// The keys that a log lost.
 type Lost = Arc<Mutex<Vec<EventKey>>>;
 
@@ -24,7 +29,7 @@ fn open(disk: &Simulated, sync: Sync) -> (Log, Lost, Vec<(i64, Vec<u8>)>) {
     let (told, mut found) = (Arc::clone(&lost), Vec::new());
     let on_lost = Box::new(move |keys: &[EventKey]| told.lock().unwrap().extend_from_slice(keys));
     let visit = |record: Record<'_>| found.push((record.offset, record.payload.to_vec()));
-    let (log, _) = LocalLog::on(disk.clone(), sync, LIMITS, metrics, on_lost, visit).unwrap();
+    let (log, _) = LocalLog::on(disk.clone(), Options { sync, limits: LIMITS, metrics, on_lost }, visit).unwrap();
     (Arc::new(log), lost, found)
 }
 
@@ -152,14 +157,13 @@ fn what_is_committed_does_not_wait() {
     log.measure(2, Some(0));
     assert!(log.is_full(), "too old");
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-    let (_, committed) = LocalLog::on(disk.clone(), Sync::Always, LIMITS, metrics, Box::new(|_| {}), |_| {}).unwrap();
+    let (_, committed) = LocalLog::on(disk.clone(), options(&metrics, Sync::Always), |_| {}).unwrap();
     assert_eq!(committed.unwrap(), Committed { next: 2, metadata: "an intent".to_owned() });
 
     // The first commit lies in the second slot.
     disk.flip("commit", 8 * (8 << 10) + 1);
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-    let (_, committed) =
-        LocalLog::on(disk, Sync::Always, LIMITS, Arc::clone(&metrics), Box::new(|_| {}), |_| {}).unwrap();
+    let (_, committed) = LocalLog::on(disk, options(&metrics, Sync::Always), |_| {}).unwrap();
     assert_eq!((committed, metrics.log.errors.get()), (None, 1), "told, for it may be damage");
 }
 
@@ -176,7 +180,7 @@ fn a_gibibyte_is_read_at_the_start() {
     let limits = Limits { bytes: 4 * BYTES, age: Duration::from_secs(3_600) };
     let open = |visit: &mut dyn FnMut(Record<'_>)| {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
-        LocalLog::in_folder(&path, Sync::Off, limits, metrics, Box::new(|_| {}), visit).unwrap().0
+        LocalLog::on(Folder::open(&path).unwrap(), Options { limits, ..options(&metrics, Sync::Off) }, visit).unwrap().0
     };
     let log = Arc::new(open(&mut |_| {}));
     let writer = log.start().unwrap();
