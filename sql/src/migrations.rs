@@ -35,24 +35,19 @@ pub struct Migration {
 }
 
 /// Entries that each table remembers to recognise a repeated insert. One entry is one part: an insert leaves as many in a
-/// table as it touches partitions. The ingester keeps [`MAX_PARTITIONS_PER_INSERT`] x [`MAX_BATCHES_AHEAD`] below it.
+/// table as it touches partitions. A worker inserts one batch at a time, so that only batches of other workers come between two attempts.
 pub const DEDUPLICATION_WINDOW: u32 = 20_000;
 
 /// A batch that touches so many partitions of one table is closed: four years of weeks, of one retention.
 pub const MAX_PARTITIONS_PER_BATCH: u32 = 212;
 
-/// Partitions of one table that one insert may touch. A batch takes a request as a whole, whose events have one retention: so it
-/// goes over [`MAX_PARTITIONS_PER_BATCH`] by as many, at most.
+/// Partitions of one table that one insert may touch. Batches of a version that took requests as a whole went over
+/// [`MAX_PARTITIONS_PER_BATCH`] by as many, and are sent once after an upgrade.
 pub const MAX_PARTITIONS_PER_INSERT: u32 = 2 * MAX_PARTITIONS_PER_BATCH;
 
 /// The longest retention of raw events, in days: a batch of history then still touches no more partitions than it may, with
 /// a week to spare at each end.
 pub const MAX_RETENTION_DAYS: u32 = (MAX_PARTITIONS_PER_BATCH - 2) * 7;
-
-/// Batches that an ingester may insert while an older one is still uncertain. The product with
-/// [`MAX_PARTITIONS_PER_INSERT`] must stay below [`DEDUPLICATION_WINDOW`], or the older one's entries could have been
-/// forgotten when it is retried, and it would be counted twice.
-pub const MAX_BATCHES_AHEAD: u64 = 32;
 
 /// The size of a granule of the hourly and daily rollups, in bytes: ClickHouse reads whole granules. A row of theirs may hold 16 kB of
 /// states, and by its default of 10 MiB a question about one series of a week reads many rows of others (measured in
@@ -61,8 +56,6 @@ const STATES_GRANULE_BYTES: u32 = 1 << 20;
 
 /// The files that make those tables.
 const TABLES_OF_STATES: [&str; 2] = ["0005_rollup_1h", "0006_rollup_1d"];
-
-const _: () = assert!(MAX_PARTITIONS_PER_INSERT as u64 * MAX_BATCHES_AHEAD < DEDUPLICATION_WINDOW as u64);
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {

@@ -223,11 +223,6 @@ impl Appender {
         forgotten
     }
 
-    /// Up to where records are stored.
-    pub fn stored_next(&self) -> i64 {
-        self.stored.borrow().next
-    }
-
     /// Waits until all that is in the log is stored, as long as there is progress.
     pub async fn all_stored(&self) {
         let (mut stored, synced) = (self.stored.subscribe(), self.log.synced());

@@ -15,7 +15,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -66,7 +66,6 @@ pub struct Fallback {
     /// Files of a version without a log, and the lock.
     folder: Folder,
     sent: AtomicI64,
-    is_empty: AtomicBool,
     metrics: Arc<Metrics>,
     health: Health,
 }
@@ -86,8 +85,7 @@ impl Fallback {
         let options = Options { sync, limits, metrics: Arc::clone(&metrics), on_lost: Box::new(|_| {}) };
         let (log, committed) = LocalLog::on(disk, options, |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);
-        let is_empty = AtomicBool::new(log.range().end <= sent);
-        Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), is_empty, metrics, health })
+        Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), metrics, health })
     }
 
     /// Makes records durable, with others that come at the same time. Past the deadline they may become so nevertheless.
@@ -120,7 +118,6 @@ impl Fallback {
             }
             appending.ticket()
         };
-        self.is_empty.store(false, Ordering::Release);
         let written = ticket.wait_for(|outcome| *outcome != Outcome::Pending);
         match tokio::time::timeout_at(deadline, written).await {
             Ok(Ok(outcome)) if *outcome == Outcome::Durable => Ok(()),
@@ -140,7 +137,6 @@ impl Fallback {
         loop {
             let from = self.sent.load(Ordering::Acquire);
             if *synced.borrow_and_update() <= from {
-                self.is_empty.store(true, Ordering::Release);
                 self.log.request_sync();
                 drop(tokio::time::timeout(SYNC_EVERY, synced.changed()).await);
                 continue;
@@ -161,11 +157,6 @@ impl Fallback {
                 self.failed("what was sent cannot be written down; trying again", &error).await;
             }
         }
-    }
-
-    /// Whether all of it was sent.
-    pub fn is_empty(&self) -> bool {
-        self.is_empty.load(Ordering::Acquire)
     }
 
     /// Looks at how much waits, and says so. Blocking.

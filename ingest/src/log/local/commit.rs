@@ -16,7 +16,7 @@ const SLOT: u64 = 8 << 10;
 const HEADER: usize = 32;
 
 /// Longest metadata. Intents are shorter.
-pub const MAX_METADATA: usize = SLOT as usize - HEADER;
+const MAX_METADATA: usize = SLOT as usize - HEADER;
 
 /// What is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

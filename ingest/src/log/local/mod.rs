@@ -47,7 +47,7 @@ use tokio::sync::watch;
 use crate::batch::EventKey;
 use crate::metrics::Metrics;
 use commit::Commits;
-pub use commit::{Committed, MAX_METADATA};
+pub use commit::Committed;
 use disk::{Disk, Folder};
 use group::Open;
 pub use group::{Appending, Outcome, Place, Ticket};
