@@ -67,9 +67,9 @@ impl Asking {
     /// Computes the answer, now and when it is to be refreshed.
     fn recipe(self: &Arc<Self>, plan: &Arc<Plan>) -> Recipe {
         let (me, plan) = (Arc::clone(self), Arc::clone(plan));
-        Arc::new(move |patience| {
+        Arc::new(move |redis_time| {
             let moment = Moment { now_ms: (me.clock)(), recall: me.recall };
-            let execution = me.sources.execution(&me.scope, &plan, moment, patience);
+            let execution = me.sources.execution(&me.scope, &plan, moment, redis_time);
             let plan = Arc::clone(&plan);
             Box::pin(async move { execution.run(&plan).await })
         })

@@ -42,7 +42,7 @@ use crate::{Clock, Config, Random};
 const LOOK: Duration = Duration::from_secs(5);
 
 /// How long ClickHouse may take to say that it is there.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the service works with.
 pub struct Deps {
@@ -246,7 +246,7 @@ impl Watch {
             BreakerState::Open => (Status::Degraded, "open: too many queries failed, so none is sent for a while"),
         };
         self.health.set(BREAKER, status, detail);
-        match self.store.ping(PATIENCE).await {
+        match self.store.ping(PING_TIMEOUT).await {
             Ok(()) => {
                 self.health.set(CLICKHOUSE, Status::Up, "");
                 true

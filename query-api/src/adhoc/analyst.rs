@@ -15,7 +15,7 @@ use crate::store::Cost;
 const PROJECT: &str = "{project}";
 
 /// The longest that a statement may take: ClickHouse's own limit, and a little for it to say so.
-const PATIENCE: std::time::Duration = DEADLINE.saturating_add(std::time::Duration::from_secs(2));
+const TIMEOUT: std::time::Duration = DEADLINE.saturating_add(std::time::Duration::from_secs(2));
 
 /// The user for SQL of others. Clones share its connections.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ impl Bound {
         let settings = ask.int64.unwrap_or_default().settings(ask.format);
         let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
-        let first = tokio::time::timeout(PATIENCE, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
+        let first = tokio::time::timeout(TIMEOUT, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
         let cost = Cost::told(cursor.summary());
         Ok(Complete { first, cursor, cost })
     }

@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// The longest wait: half of the deadline, so that whoever gets a turn has at least as long to run.
-    pub fn patience(&self) -> Duration {
+    pub fn longest_wait(&self) -> Duration {
         self.deadline / 2
     }
 }
@@ -76,7 +76,7 @@ impl Policy {
     /// and at least one each. No class lends its places: a query that runs cannot be asked to leave.
     ///
     /// The lengths of the queues are chosen, not measured: at 50 ms a dashboard and 8 ms a real-time question, the places
-    /// of the default total empty them within the patience. That of ad hoc holds people, who would rather wait than
+    /// of the default total empty them within the longest wait. That of ad hoc holds people, who would rather wait than
     /// ask again.
     pub fn for_total(total: usize) -> Self {
         let (ad_hoc, realtime) = ((total / 8).max(1), (total / 4).max(1));

@@ -36,7 +36,7 @@ pub(super) enum Reason {
     /// The queue.
     Queue,
     /// The wait took too long.
-    Patience,
+    TimedOut,
 }
 
 /// How busy a gate is.
@@ -57,7 +57,7 @@ pub(super) struct Gate {
 #[derive(Debug)]
 struct Shared {
     concurrency: usize,
-    patience: Duration,
+    longest_wait: Duration,
     state: Mutex<State>,
 }
 
@@ -82,7 +82,8 @@ impl Gate {
     pub(super) fn new(limits: &Limits) -> Self {
         let capacity = Capacity { total: limits.queue, share: limits.share() };
         let state = State { free: limits.concurrency, queue: FairQueue::new(capacity), held: Duration::ZERO };
-        let shared = Shared { concurrency: limits.concurrency, patience: limits.patience(), state: Mutex::new(state) };
+        let shared =
+            Shared { concurrency: limits.concurrency, longest_wait: limits.longest_wait(), state: Mutex::new(state) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -92,11 +93,11 @@ impl Gate {
             Arrival::Admitted(place) => return Ok(place),
             Arrival::Queued(waiting) => waiting,
         };
-        let reason = match tokio::time::timeout(self.shared.patience, &mut waiting.turn).await {
+        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.turn).await {
             Ok(Ok(Ok(place))) => return Ok(place),
             Ok(Ok(Err(reason))) => reason,
-            // The sender lives in the queue and nowhere else, so only patience can have ended here.
-            Ok(Err(_)) | Err(_) => Reason::Patience,
+            // The sender lives in the queue and nowhere else, so only the longest wait can have ended here.
+            Ok(Err(_)) | Err(_) => Reason::TimedOut,
         };
         Err(self.refused(reason))
     }
@@ -241,11 +242,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_with_a_place_or_with_patience() {
+    async fn a_wait_ends_with_a_place_or_when_it_took_too_long() {
         let gate = gate(1, 4);
         let first = gate.enter("a").await.unwrap();
         let began = Instant::now();
-        assert_eq!(gate.enter("a").await.unwrap_err().reason, Reason::Patience);
+        assert_eq!(gate.enter("a").await.unwrap_err().reason, Reason::TimedOut);
         assert_eq!((began.elapsed(), gate.free_and_waiting()), (Duration::from_secs(5), (0, 0)));
         let (second, ()) = tokio::join!(gate.enter("a"), async { drop(first) });
         assert!(second.is_ok());

@@ -109,7 +109,7 @@ impl Admission {
                 NoTurn::TenantBusy { retry_after_s: retry_after(refused.after) }
             }
             Reason::Queue => self.overloaded(class, Refused::QueueFull, refused.after),
-            Reason::Patience => self.overloaded(class, Refused::WaitedTooLong, refused.after),
+            Reason::TimedOut => self.overloaded(class, Refused::WaitedTooLong, refused.after),
         })?;
         // What was calm when it came may be stressed now.
         self.shed(class)?;

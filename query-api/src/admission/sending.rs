@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::NoTurn;
 
 /// The longest wait for a turn.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Exports of one project that may run or wait at once. One tenant never takes every turn.
 const EXPORTS_OF_PROJECT: usize = 3;
@@ -69,7 +69,7 @@ impl SendingTurns {
     /// Waits for a turn, in the order of asking.
     pub async fn take(&self, project: &str) -> Result<SendingTurn, NoTurn> {
         let present = self.enter(project)?;
-        let place = tokio::time::timeout(PATIENCE, Arc::clone(&self.all).acquire_owned());
+        let place = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.all).acquire_owned());
         match place.await {
             Ok(Ok(place)) => Ok(SendingTurn { _place: place, _present: present }),
             Ok(Err(_)) | Err(_) => Err(NoTurn::Overloaded { retry_after_s: RETRY_AFTER_S }),
@@ -126,7 +126,7 @@ mod tests {
         );
         let before = tokio::time::Instant::now();
         assert_eq!(turns.take("b").await.err(), Some(NoTurn::Overloaded { retry_after_s: 5 }), "no turn is free");
-        assert_eq!(before.elapsed(), PATIENCE);
+        assert_eq!(before.elapsed(), LONGEST_WAIT);
         held.clear();
         assert!(turns.take("b").await.is_ok());
         assert!(turns.present.lock().unwrap().is_empty(), "nothing is remembered about who left");

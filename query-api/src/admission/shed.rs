@@ -45,7 +45,7 @@ pub(super) const MANY_OVERLOADS: usize = 5;
 impl Shed {
     /// Whom this load refuses.
     ///
-    /// Waits are measured in how much of their patience is used up: of dashboards a quarter for ad hoc and a half for
+    /// Waits are measured in parts of the longest wait: of dashboards a quarter for ad hoc and a half for
     /// real-time, of real-time a half for ad hoc.
     pub(super) fn under(load: &Load, policy: &Policy) -> Self {
         let of_breaker = match load.breaker {
@@ -53,14 +53,14 @@ impl Shed {
             BreakerState::HalfOpen => Self::AdHoc,
             BreakerState::Open => Self::Everybody,
         };
-        let patience = policy.dashboard.patience();
+        let longest_wait = policy.dashboard.longest_wait();
         let of_dashboards = match load.dashboards_wait {
-            wait if wait >= patience / 2 => Self::Realtime,
-            wait if wait >= patience / 4 => Self::AdHoc,
+            wait if wait >= longest_wait / 2 => Self::Realtime,
+            wait if wait >= longest_wait / 4 => Self::AdHoc,
             _ => Self::Nobody,
         };
         let of_realtime = match load.realtime_waits {
-            wait if wait >= policy.realtime.patience() / 2 => Self::AdHoc,
+            wait if wait >= policy.realtime.longest_wait() / 2 => Self::AdHoc,
             _ => Self::Nobody,
         };
         let of_overloads = match load.overloads {

@@ -29,7 +29,7 @@ use super::shared::Shared;
 use super::stamp::{DaysStamp, Proven, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
-use super::{Key, Memory, Patience};
+use super::{Key, Memory, RedisTimeBudget};
 use crate::metrics::{Layer, Metrics, Refresh};
 use crate::serve::CacheStatus;
 use crate::store::ReadError;
@@ -114,7 +114,7 @@ pub(super) struct Ask {
     pub(super) proven: Option<Proven>,
     pub(super) kind: Kind,
     /// What is left for Redis.
-    pub(super) patience: Patience,
+    pub(super) redis_time: RedisTimeBudget,
 }
 
 impl Answers {
@@ -180,16 +180,16 @@ impl Answers {
 
     async fn ask(&self, wanted: &Wanted) -> Result<Ask, ReadError> {
         let (reach, now_ms) = (Reach::of(&wanted.plan), (self.clock)());
-        let patience = Patience::default();
+        let redis_time = RedisTimeBudget::default();
         let (project, span) = (wanted.scope.project(), reach.span(now_ms));
-        let stamp = self.versions.stamp(project, &span, &patience).await;
+        let stamp = self.versions.stamp(project, &span, &redis_time).await;
         let proven = match stamp.days {
             DaysStamp::Unknown => self.versions.proven(project, &span),
             DaysStamp::Known { .. } => None,
         };
         let key = Key::of(&wanted.scope, &wanted.name, stamp.generation).ok_or(ReadError::Failed)?;
         let kind = reach.kind(stamp.days, now_ms);
-        Ok(Ask { wanted: wanted.clone(), key, stamp, proven, kind, patience })
+        Ok(Ask { wanted: wanted.clone(), key, stamp, proven, kind, redis_time })
     }
 
     pub(super) fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
@@ -317,11 +317,11 @@ impl Answers {
     }
 
     async fn in_redis(&self, ask: &Ask, key: &Key) -> Option<Kept> {
-        self.fleet(ask)?.shared.get(key, &ask.patience).await.ok().flatten()
+        self.fleet(ask)?.shared.get(key, &ask.redis_time).await.ok().flatten()
     }
 
     /// The other instances. Not for who has just found Redis to be no help: it is not asked twice by one request.
     pub(super) fn fleet(&self, ask: &Ask) -> Option<&Locks> {
-        self.locks.as_ref().filter(|_| !ask.patience.is_over())
+        self.locks.as_ref().filter(|_| !ask.redis_time.is_over())
     }
 }

@@ -60,7 +60,7 @@ impl Answers {
             return Err(error);
         }
         let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
-        let known = locks.shared.get(&ask.key, &ask.patience).await;
+        let known = locks.shared.get(&ask.key, &ask.redis_time).await;
         let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
         self.metrics.looked_up(Layer::Redis, worth);
         match known {
@@ -83,7 +83,7 @@ impl Answers {
 
     pub(super) async fn compute(&self, ask: &Ask, lease: Option<Lease>) -> Result<Found, ReadError> {
         let began_ms = (self.clock)();
-        let computing = (ask.wanted.recipe)(ask.patience.clone());
+        let computing = (ask.wanted.recipe)(ask.redis_time.clone());
         let rendered = match &lease {
             Some(lease) => lease.during(computing).await,
             None => computing.await,

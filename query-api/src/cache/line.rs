@@ -17,7 +17,7 @@ use deadpool_redis::{Pool, PoolError};
 use tallyhouse_service::breaker::{Breaker, Pass, Verdict};
 use tallyhouse_service::touched;
 /// The longest that a command may take.
-pub(super) use tallyhouse_service::touched::TIME_BUDGET as PATIENCE;
+pub(super) use tallyhouse_service::touched::TIME_BUDGET;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::Clock;
@@ -112,7 +112,7 @@ impl Line {
         let pool = self.pool.clone();
         let exchange = thread.spawn(async move {
             let began = Instant::now();
-            (tokio::time::timeout(PATIENCE, exchange(pool, request)).await, began.elapsed())
+            (tokio::time::timeout(TIME_BUDGET, exchange(pool, request)).await, began.elapsed())
         });
         let settle = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
         let trouble = match exchange.await {

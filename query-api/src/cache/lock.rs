@@ -21,7 +21,7 @@ use super::answers::Ask;
 use super::entry::Kept;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
-use super::{Key, Patience};
+use super::{Key, RedisTimeBudget};
 use crate::Random;
 use crate::metrics::{Dropped, LockEvent, Metrics};
 
@@ -112,7 +112,7 @@ impl Locks {
                 self.metrics.cache.lock(LockEvent::GaveUp);
                 return Turn::Alone;
             };
-            match self.shared.get(&ask.key, &ask.patience).await {
+            match self.shared.get(&ask.key, &ask.redis_time).await {
                 Ok(Some(kept)) if is_good(&kept) => return Turn::Found(kept),
                 Ok(_) => {}
                 Err(Away) => return Turn::Alone,
@@ -121,19 +121,19 @@ impl Locks {
     }
 
     /// A lease without a lock: for an answer that replaces whatever there is.
-    pub(super) async fn token(&self, Ask { key, stamp, patience, .. }: &Ask) -> Option<Lease> {
+    pub(super) async fn token(&self, Ask { key, stamp, redis_time, .. }: &Ask) -> Option<Lease> {
         if !key.is_shared() {
             return None;
         }
         let fence = key.in_redis().fence();
         let mut script = redis::cmd("EVAL");
         script.arg(TOKEN).arg(1).arg(fence).arg(FENCE_MS);
-        let token = self.shared.ask_for(patience, Request::One(script)).await;
+        let token = self.shared.ask_for(redis_time, Request::One(script)).await;
         token.ok().map(|token| self.lease(key, *stamp, token))
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Option<(Lease, Option<Kept>)>, Away> {
-        let Ask { key, stamp, patience, .. } = ask;
+        let Ask { key, stamp, redis_time, .. } = ask;
         if !key.is_shared() {
             return Err(Away);
         }
@@ -141,19 +141,19 @@ impl Locks {
         let mut script = redis::cmd("EVAL");
         script.arg(ACQUIRE).arg(3).arg(names.lock(*stamp)).arg(names.fence()).arg(names.answer());
         script.arg(millis(LOCK)).arg(FENCE_MS);
-        let call = self.shared.ask_for(patience, Request::One(script));
+        let call = self.shared.ask_for(redis_time, Request::One(script));
         let taken: Vec<redis::Value> = call.await?;
         let mut taken = taken.into_iter();
         let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
         let lease = self.lease(key, *stamp, token);
         let kept = match taken.next() {
-            Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), written, patience).await?,
+            Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), written, redis_time).await?,
             _ => None,
         };
         Ok(Some((lease, kept)))
     }
 
-    /// The time of looks is not of the answer's patience: it waits for whoever has the lock, not for Redis.
+    /// The time of looks is not of the answer's time budget: it waits for whoever has the lock, not for Redis.
     async fn until_unlocked(&self, ask: &Ask) -> Result<(), Away> {
         let lock = ask.key.in_redis().lock(ask.stamp);
         let mut exists = redis::cmd("EXISTS");
@@ -162,9 +162,9 @@ impl Locks {
         loop {
             sleep(pause.mul_f64(0.5 + 0.5 * (self.random)())).await;
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
-            let own = Patience::default();
+            let own = RedisTimeBudget::default();
             let call = self.shared.ask_for(&own, Request::One(exists.clone()));
-            let is_locked: bool = call.await.inspect_err(|_| ask.patience.end())?;
+            let is_locked: bool = call.await.inspect_err(|_| ask.redis_time.end())?;
             if !is_locked {
                 return Ok(());
             }

@@ -15,7 +15,7 @@
 //! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
 //!   away means older answers, marked.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`pulse`] whether they can be believed, [`patience`] is how long an answer waits for Redis, [`lock`] is the flight of the
+//! [`ttl`] is the policy, [`versions`] tells stamps, [`pulse`] whether they can be believed, [`redis_time_budget`] is how long an answer waits for Redis, [`lock`] is the flight of the
 //! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
 //! [`underway`] computes once for all who need them.
 
@@ -33,11 +33,11 @@ pub mod lock;
 pub mod memory;
 pub mod packed;
 pub mod parts;
-pub mod patience;
 pub mod pulse;
 mod purges;
 pub mod question;
 pub mod reach;
+pub mod redis_time_budget;
 pub(crate) mod refusals;
 pub mod shared;
 #[cfg(test)]
@@ -54,7 +54,7 @@ pub use entry::{Entry, Kept};
 pub use key::{Key, PartKey};
 pub use memory::Memory;
 pub use parts::Parts;
-pub use patience::Patience;
+pub use redis_time_budget::RedisTimeBudget;
 pub use shared::Shared;
 pub use stamp::{DaysStamp, Generation, Stamp};
 pub use ttl::Life;

@@ -17,7 +17,7 @@ use moka::Expiry;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use super::Patience;
+use super::RedisTimeBudget;
 use super::entry::{is_ahead, sealed, take, unsealed};
 use super::key::PartKey;
 use super::packed::{Packed, beside};
@@ -106,13 +106,13 @@ impl Parts {
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
-    pub async fn get_many(&self, keys: &[PartKey], patience: &Patience) -> Vec<Option<Remembered>> {
+    pub async fn get_many(&self, keys: &[PartKey], redis_time: &RedisTimeBudget) -> Vec<Option<Remembered>> {
         let mut found: Vec<Option<Part>> = keys.iter().map(|key| self.in_memory(key)).collect();
         let is_asked = |(place, key): &(usize, &PartKey)| {
             key.stamp.generation.is_shared() && found.get(*place).is_some_and(Option::is_none)
         };
         let missing: Vec<(usize, &PartKey)> = keys.iter().enumerate().filter(is_asked).collect();
-        for ((place, key), part) in missing.iter().zip(self.in_redis(&missing, patience).await) {
+        for ((place, key), part) in missing.iter().zip(self.in_redis(&missing, redis_time).await) {
             let part = part.filter(|part| self.is_for(part, key));
             self.metrics.cache.part(Layer::Redis, part.is_some());
             if let (Some(part), Some(slot)) = (part, found.get_mut(*place)) {
@@ -182,13 +182,13 @@ impl Parts {
         part.days == key.stamp.days && now_ms < part.ends_ms && !is_ahead(part.read_ms, now_ms)
     }
 
-    async fn in_redis(&self, missing: &[(usize, &PartKey)], patience: &Patience) -> Vec<Option<Part>> {
+    async fn in_redis(&self, missing: &[(usize, &PartKey)], redis_time: &RedisTimeBudget) -> Vec<Option<Part>> {
         let Some(shared) = self.shared.as_ref().filter(|_| !missing.is_empty()) else { return Vec::new() };
         let mut command = redis::cmd("MGET");
         missing.iter().for_each(|(_, key)| {
             command.arg(&*key.name);
         });
-        let found = shared.ask_for(patience, Request::One(command)).await;
+        let found = shared.ask_for(redis_time, Request::One(command)).await;
         let found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
         let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| Part::decode(&found?, &key.project);
         found.into_iter().zip(missing).map(read).collect()
@@ -308,7 +308,7 @@ mod tests {
     }
 
     async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
-        let found = parts.get_many(keys, &Patience::default()).await;
+        let found = parts.get_many(keys, &RedisTimeBudget::default()).await;
         found.into_iter().map(|part| part.map(|part| part.bytes)).collect()
     }
 
@@ -372,7 +372,7 @@ mod tests {
         let body = |place: usize| Bytes::from(place.to_string().repeat(20_000));
         let put = keys.iter().enumerate().map(|(place, key)| computed(key.clone(), body(place), Life::Closed));
         parts.put_many(put.collect(), 77).await;
-        let found = parts.get_many(&keys, &Patience::default()).await;
+        let found = parts.get_many(&keys, &RedisTimeBudget::default()).await;
         let expected = (0..40).map(|place| Some(Remembered { bytes: body(place), read_ms: 77 }));
         assert!(found.into_iter().eq(expected));
     }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Patience;
+use super::RedisTimeBudget;
 use super::entry::Kept;
 use crate::authorize::Scope;
 use crate::plan::Plan;
@@ -14,8 +14,12 @@ use crate::serve::CacheStatus;
 use crate::store::ReadError;
 
 /// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.
-pub type Recipe =
-    Arc<dyn Fn(Patience) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>> + Send + Sync + 'static>;
+pub type Recipe = Arc<
+    dyn Fn(RedisTimeBudget) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>>
+        + Send
+        + Sync
+        + 'static,
+>;
 
 /// A question, as far as the cache needs to know it.
 #[derive(Clone)]

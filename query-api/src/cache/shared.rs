@@ -1,5 +1,5 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
-//! answer one deadline ([`Patience`]), and soon nothing (`cache/line.rs`).
+//! answer one deadline ([`RedisTimeBudget`]), and soon nothing (`cache/line.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use deadpool_redis::redis::{self, FromRedisValue, RedisError};
 use super::entry::Kept;
 use super::line::Line;
 pub use super::line::{Away, BadUrl};
-pub(super) use super::line::{PATIENCE, Request};
+pub(super) use super::line::{Request, TIME_BUDGET};
 use super::packed::beside;
-use super::{Key, Patience};
+use super::{Key, RedisTimeBudget};
 use crate::Clock;
 use crate::metrics::Metrics;
 
@@ -32,21 +32,26 @@ impl Shared {
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
-    pub async fn get(&self, key: &Key, patience: &Patience) -> Result<Option<Kept>, Away> {
+    pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<Kept>, Away> {
         if !key.is_shared() {
             return Err(Away);
         }
         let name = key.in_redis().answer();
         let mut command = redis::cmd("GET");
         command.arg(&name);
-        match self.ask_for::<Option<Vec<u8>>>(patience, Request::One(command)).await? {
-            Some(written) => self.read(&name, written, patience).await,
+        match self.ask_for::<Option<Vec<u8>>>(redis_time, Request::One(command)).await? {
+            Some(written) => self.read(&name, written, redis_time).await,
             None => Ok(None),
         }
     }
 
     /// What was written down; damage is counted and removed.
-    pub(super) async fn read(&self, name: &str, written: Vec<u8>, patience: &Patience) -> Result<Option<Kept>, Away> {
+    pub(super) async fn read(
+        &self,
+        name: &str,
+        written: Vec<u8>,
+        redis_time: &RedisTimeBudget,
+    ) -> Result<Option<Kept>, Away> {
         let bytes = Kept::raw_bytes(&written);
         let whole = move || Kept::decode(&written).filter(|kept| kept.body.open().is_some());
         if let Some(kept) = beside(bytes, whole).await.flatten() {
@@ -55,7 +60,7 @@ impl Shared {
         self.line.corrupt();
         let mut command = redis::cmd("DEL");
         command.arg(name);
-        self.ask_for::<()>(patience, Request::One(command)).await?;
+        self.ask_for::<()>(redis_time, Request::One(command)).await?;
         Ok(None)
     }
 
@@ -70,15 +75,15 @@ impl Shared {
     }
 
     /// Asks Redis for an answer, as long as that still waits for it.
-    pub(super) async fn ask_for<T>(&self, patience: &Patience, request: Request) -> Result<T, Away>
+    pub(super) async fn ask_for<T>(&self, redis_time: &RedisTimeBudget, request: Request) -> Result<T, Away>
     where
         T: FromRedisValue + Send + 'static,
     {
-        if patience.is_over() {
+        if redis_time.is_over() {
             return self.line.avoided();
         }
-        let (value, took): (T, Duration) = self.line.ask_now(request).await.inspect_err(|_| patience.end())?;
-        patience.spend(took);
+        let (value, took): (T, Duration) = self.line.ask_now(request).await.inspect_err(|_| redis_time.end())?;
+        redis_time.spend(took);
         Ok(value)
     }
 

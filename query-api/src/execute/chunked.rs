@@ -161,7 +161,7 @@ impl Execution {
         let mut keys = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             let span = Reach::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
-            let stamp = self.sources.versions.stamp(self.scope.project(), &span, &self.patience).await;
+            let stamp = self.sources.versions.stamp(self.scope.project(), &span, &self.redis_time).await;
             keys.push(K::key(&self.scope, chunk, stamp));
         }
         keys
@@ -176,7 +176,7 @@ impl Execution {
         if recall == Recall::Nothing {
             return Ok(chunks.iter().map(|_| None).collect());
         }
-        let found = self.sources.parts.get_many(keys, &self.patience).await;
+        let found = self.sources.parts.get_many(keys, &self.redis_time).await;
         let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| match part {
             Some(part) if recall.allows(chunk.is_closed) => self.recalled::<K>(&part, chunk),
             Some(_) | None => Ok(None),

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::anomalies;
 use crate::authorize::Scope;
-use crate::cache::{Parts, Patience, Versions};
+use crate::cache::{Parts, RedisTimeBudget, Versions};
 use crate::event_types;
 use crate::journeys;
 use crate::plan::read::Read;
@@ -99,7 +99,7 @@ pub struct Execution {
     /// When the time of its class is over. What is only said beside the answer is not waited for beyond it.
     ends: Instant,
     /// What may be waited for Redis.
-    patience: Patience,
+    redis_time: RedisTimeBudget,
     /// How old that is which was not read now.
     age: Age,
     /// What was read so far.
@@ -110,11 +110,17 @@ pub struct Execution {
 
 impl Sources {
     /// The beginning of carrying out a plan for a caller who waits so long for Redis.
-    pub fn execution(self: &Arc<Self>, scope: &Scope, plan: &Plan, moment: Moment, patience: Patience) -> Execution {
+    pub fn execution(
+        self: &Arc<Self>,
+        scope: &Scope,
+        plan: &Plan,
+        moment: Moment,
+        redis_time: RedisTimeBudget,
+    ) -> Execution {
         let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
         let ends = Instant::now() + self.store.deadline(ask.class);
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
-        Execution { sources, scope, moment, ask, ends, patience, age, cost: Cost::default(), budget: Budget::whole() }
+        Execution { sources, scope, moment, ask, ends, redis_time, age, cost: Cost::default(), budget: Budget::whole() }
     }
 }
 

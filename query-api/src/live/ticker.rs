@@ -10,7 +10,7 @@ use super::query::StreamQuery;
 use super::update::{Answered, Failure, Update};
 use crate::authorize::Scope;
 use crate::cache::refusals::REFUSED_MS;
-use crate::cache::{Entry, Patience};
+use crate::cache::{Entry, RedisTimeBudget};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
@@ -58,7 +58,7 @@ impl Upstream {
         let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
         let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Closed };
-        let running = app.sources.execution(&self.scope, &plan, moment, Patience::default()).run(&plan);
+        let running = app.sources.execution(&self.scope, &plan, moment, RedisTimeBudget::default()).run(&plan);
         let asked = series.event_types();
         let project = self.scope.project();
         let (rendered, mut warnings, incomplete) =

@@ -12,7 +12,7 @@ use super::document::Proposal;
 use crate::sql;
 
 /// The longest that ClickHouse may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where definitions are kept.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl Definitions {
 }
 
 async fn within<T>(call: impl Future<Output = Result<T, clickhouse::error::Error>>) -> Result<T, RegisterError> {
-    let error = match tokio::time::timeout(PATIENCE, call).await {
+    let error = match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => StoreError::from(error),
         Err(_) => StoreError::TimedOut,

@@ -115,10 +115,10 @@ impl Store {
         self.admission.breaker()
     }
 
-    /// Whether ClickHouse answers within `patience`; if not, why. Takes no turn, and is tried also while the breaker is open.
-    pub async fn ping(&self, patience: Duration) -> Result<(), StoreError> {
+    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no turn, and is tried also while the breaker is open.
+    pub async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         let answer = self.client.query(sql::PING).fetch_one::<u8>();
-        tokio::time::timeout(patience, answer)
+        tokio::time::timeout(timeout, answer)
             .await
             .map_err(|_| StoreError::TimedOut)?
             .map(drop)

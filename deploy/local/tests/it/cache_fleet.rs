@@ -11,7 +11,7 @@ use serde_json::json;
 use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
-use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, Patience, Shared, Stamp};
+use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
@@ -382,7 +382,7 @@ fn parts(redis_url: &str) -> Parts {
 }
 
 async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
-    let found = parts.get_many(keys, &Patience::default()).await;
+    let found = parts.get_many(keys, &RedisTimeBudget::default()).await;
     found.into_iter().map(|part| part.map(|part| part.bytes)).collect()
 }
 

@@ -117,18 +117,18 @@ async fn a_client_that_stands_still_or_leaves_ends_its_export() {
     let path = format!("/v1/export?startTime={}", (ten_days_ago()) * 1_000);
 
     // Nothing but its leaving ends it within the test.
-    let patient = service(&project, &[("QUERY_EXPORT_STALL_MS", "600000")]).await;
-    let mut stream = open(&patient, &project, &path).await;
+    let lenient = service(&project, &[("QUERY_EXPORT_STALL_MS", "600000")]).await;
+    let mut stream = open(&lenient, &project, &path).await;
     stream.read_exact(&mut [0; 12]).await.unwrap();
     eventually("the export runs", async || running(&writer).await).await;
     // It is held back: nothing was read, so it cannot end.
-    assert_eq!(patient.counted("tallyhouse_query_clickhouse_queries_total", ""), 0);
+    assert_eq!(lenient.counted("tallyhouse_query_clickhouse_queries_total", ""), 0);
     drop(stream);
     eventually("the export is gone", async || !running(&writer).await).await;
-    eventually("it is counted", async || patient.counted("tallyhouse_query_streams_cut_total", "left") == 1).await;
-    eventually("it was stopped", async || patient.counted("tallyhouse_query_kills_total", "") == 1).await;
-    assert_eq!(patient.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
-    patient.stop().await;
+    eventually("it is counted", async || lenient.counted("tallyhouse_query_streams_cut_total", "left") == 1).await;
+    eventually("it was stopped", async || lenient.counted("tallyhouse_query_kills_total", "") == 1).await;
+    assert_eq!(lenient.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
+    lenient.stop().await;
 
     let hasty = service(&project, &[("QUERY_EXPORT_STALL_MS", "300")]).await;
     let mut stream = open(&hasty, &project, &path).await;

@@ -269,8 +269,8 @@ async fn without_clickhouse_nothing_is_acknowledged() {
 async fn stopping_stores_and_answers_what_was_taken() {
     let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
     let proxy = Proxy::start(writer.clone()).await;
-    let patient = [("INGEST_LINGER_MS", "10000"), ("INGEST_ACK_TIMEOUT_MS", "60000")];
-    let service = Service::start_with(proxy.connection.clone(), &data, &project, &patient).await;
+    let slow_inserts = [("INGEST_LINGER_MS", "10000"), ("INGEST_ACK_TIMEOUT_MS", "60000")];
+    let service = Service::start_with(proxy.connection.clone(), &data, &project, &slow_inserts).await;
     assert_eq!(service.send(r#"{"eventId":"1","eventType":"a"}"#).await.status.as_u16(), 202);
     assert_eq!(everywhere(&writer, &project).await, [0; 4]);
     proxy.set(Mode::HoldAnswers);

@@ -268,8 +268,8 @@ async fn one_rebuild_at_a_time_and_no_longer_than_the_gate_may_be_closed() {
     let lock = gate::Lock::take(&client).await.unwrap();
     assert!(matches!(rebuild(&client, &everything()).await, Err(RollupsError::Busy)));
     drop(lock);
-    let impatient = Options { gate: Duration::ZERO, ..everything() };
-    let result = rebuild(&client, &impatient).await;
+    let without_gate = Options { gate: Duration::ZERO, ..everything() };
+    let result = rebuild(&client, &without_gate).await;
     assert!(matches!(result, Err(RollupsError::GateTimedOut(_))), "{result:?}");
     assert!(insert(&writer, "p", "2", &["2"]).await, "inserts go on");
     rebuild(&client, &everything()).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tallyhouse_service::day_versions::Span;
 
-use super::super::Patience;
+use super::super::RedisTimeBudget;
 use super::super::flight::{Flights, Lost};
 use super::super::known::{Known, Look, Moment, Slot};
 use super::super::pulse::{Doubt, Pulse};
@@ -44,12 +44,12 @@ impl Fleet {
         project: &str,
         span: &Span,
         slot: Slot,
-        patience: &Patience,
+        redis_time: &RedisTimeBudget,
     ) -> Option<Stamp> {
         if !self.pulse().is_known() {
-            self.feel_first(patience).await;
+            self.feel_first(redis_time).await;
         }
-        let stamp = self.counted(project, span, slot, patience).await;
+        let stamp = self.counted(project, span, slot, redis_time).await;
         // Judged after the versions were read: they are no older than what vouches for them.
         match (stamp, self.pulse().doubt(Instant::now())) {
             (Some(stamp), None) => Some(stamp),
@@ -66,7 +66,13 @@ impl Fleet {
         }
     }
 
-    async fn counted(self: &Arc<Self>, project: &str, span: &Span, slot: Slot, patience: &Patience) -> Option<Stamp> {
+    async fn counted(
+        self: &Arc<Self>,
+        project: &str,
+        span: &Span,
+        slot: Slot,
+        redis_time: &RedisTimeBudget,
+    ) -> Option<Stamp> {
         // Three times: a reading that somebody else began may have been overtaken by a message, and one of days may find another hash.
         for _ in 0..3 {
             let now = Moment { at: Instant::now(), slot };
@@ -74,18 +80,18 @@ impl Fleet {
             if let Look::Known(stamp) = look {
                 return Some(stamp);
             }
-            if patience.is_over() {
+            if redis_time.is_over() {
                 return None;
             }
             let (fleet, name) = (Arc::clone(self), project.to_owned());
             let reading = || async move {
-                let own = Patience::default();
+                let own = RedisTimeBudget::default();
                 fleet.read(&name, look, now, &own).await.map(|()| own.spent())
             };
             match self.reading.join(project.to_owned(), reading).await.1 {
-                Ok(Ok(took)) => patience.spend(took),
+                Ok(Ok(took)) => redis_time.spend(took),
                 Ok(Err(Away)) | Err(Lost) => {
-                    patience.end();
+                    redis_time.end();
                     return None;
                 }
             }
@@ -97,16 +103,16 @@ impl Fleet {
     }
 
     /// Who asks before the first reading waits for one.
-    async fn feel_first(self: &Arc<Self>, patience: &Patience) {
+    async fn feel_first(self: &Arc<Self>, redis_time: &RedisTimeBudget) {
         let fleet = Arc::clone(self);
         let reading = || async move {
-            let (sent, own) = (Instant::now(), Patience::default());
+            let (sent, own) = (Instant::now(), RedisTimeBudget::default());
             let felt = fleet.shared.ask_for(&own, Request::Many(feeling())).await?;
             fleet.felt(sent, felt, &|_: Option<&str>| {}).await.map(|()| own.spent())
         };
         match self.feeling.join((), reading).await.1 {
-            Ok(Ok(took)) => patience.spend(took),
-            Ok(Err(Away)) | Err(Lost) => patience.end(),
+            Ok(Ok(took)) => redis_time.spend(took),
+            Ok(Err(Away)) | Err(Lost) => redis_time.end(),
         }
     }
 

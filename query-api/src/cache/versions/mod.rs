@@ -30,7 +30,7 @@ use tallyhouse_service::touched;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Patience;
+use super::RedisTimeBudget;
 use super::known::Slot;
 use super::pulse::READ_EVERY;
 use super::purges::Purges;
@@ -69,7 +69,7 @@ impl Versions {
 
     /// The stamp of these days and hours, all of them over, of a project. A change after quiet is in it at once, more of them once in
     /// half a second: each costs an answer.
-    pub async fn stamp(&self, project: &str, span: &Span, patience: &Patience) -> Stamp {
+    pub async fn stamp(&self, project: &str, span: &Span, redis_time: &RedisTimeBudget) -> Stamp {
         let (here, slot) = (self.purges.generation(project), Slot::at((self.clock)()));
         match &self.source {
             Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
@@ -77,7 +77,7 @@ impl Versions {
                 let (epoch, sum) = versions.of(project, span, slot.0);
                 Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
             }
-            Source::Fleet(fleet) => match fleet.stamp(project, span, slot, patience).await {
+            Source::Fleet(fleet) => match fleet.stamp(project, span, slot, redis_time).await {
                 Some(stamp) => {
                     if !span.is_empty() {
                         fleet.known().prove(project, (self.clock)());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     async fn stamp(versions: &Versions) -> Stamp {
-        versions.stamp("p", &span(1, 7), &Patience::default()).await
+        versions.stamp("p", &span(1, 7), &RedisTimeBudget::default()).await
     }
 
     #[tokio::test]

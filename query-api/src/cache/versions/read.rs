@@ -11,7 +11,7 @@ use tallyhouse_service::touched::{
     self, ALL, DAYS_KEY, GENERATIONS, INCARNATION, SINCE, WRITERS, cleared_field, hour_field, hour_of, with_hours_field,
 };
 
-use super::super::Patience;
+use super::super::RedisTimeBudget;
 use super::super::known::{Fetched, Look, Moment, Reread};
 use super::super::pulse::Reading;
 use super::super::shared::{Away, Request};
@@ -67,37 +67,44 @@ impl Fleet {
         Ok(())
     }
 
-    pub(super) async fn read(&self, project: &str, look: Look, now: Moment, patience: &Patience) -> Result<(), Away> {
+    pub(super) async fn read(
+        &self,
+        project: &str,
+        look: Look,
+        now: Moment,
+        redis_time: &RedisTimeBudget,
+    ) -> Result<(), Away> {
         let begun = self.known().reading(project, now);
         let read = match look {
             Look::Known(_) => return Ok(()),
             Look::ReadAll => {
-                self.read_all(project, patience).await.map(|all| self.known().took_all(project, begun, all))
+                self.read_all(project, redis_time).await.map(|all| self.known().took_all(project, begun, all))
             }
             Look::Read(units) => {
-                self.read_units(project, &units, patience).await.map(|read| self.known().took(project, begun, read))
+                self.read_units(project, &units, redis_time).await.map(|read| self.known().took(project, begun, read))
             }
         };
         read.inspect_err(|_| self.known().took_nothing(project))
     }
 
-    async fn read_all(&self, project: &str, patience: &Patience) -> Result<Fetched, Away> {
+    async fn read_all(&self, project: &str, redis_time: &RedisTimeBudget) -> Result<Fetched, Away> {
         let key = format!("{DAYS_KEY}{project}");
         let mut commands = redis::pipe();
         commands.cmd("HMGET").arg(GENERATIONS).arg(&[INCARNATION, ALL, &cleared_field(Some(project))]);
         commands.cmd("HGETALL").arg(&key).cmd("HGET").arg(WRITERS).arg(SINCE).cmd("EVAL").arg(RUN).arg(0);
         type Read = (Vec<Option<String>>, HashMap<String, String>, Option<String>, String);
-        let (generations, mut fields, list, run): Read = self.shared.ask_for(patience, Request::Many(commands)).await?;
+        let (generations, mut fields, list, run): Read =
+            self.shared.ask_for(redis_time, Request::Many(commands)).await?;
         let number = |place: usize| generations.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok());
         let data = match number(0) {
             Some(data) => data,
-            None => self.shared.ask_for::<(u64,)>(patience, Request::Many(begin())).await?.0,
+            None => self.shared.ask_for::<(u64,)>(redis_time, Request::Many(begin())).await?.0,
         };
         if !fields.contains_key(SINCE) {
             // Never there, or lost: whatever was known of it is of another one.
             let mut commands = touched::beginning(project);
             commands.cmd("HGETALL").arg(&key);
-            (fields,) = self.shared.ask_for(patience, Request::Many(commands)).await?;
+            (fields,) = self.shared.ask_for(redis_time, Request::Many(commands)).await?;
         }
         let generation = Generation::Fleet {
             incarnation: incarnation(data, &run, list.as_deref().unwrap_or_default()),
@@ -125,7 +132,7 @@ impl Fleet {
         });
     }
 
-    async fn read_units(&self, project: &str, units: &[Unit], patience: &Patience) -> Result<Reread, Away> {
+    async fn read_units(&self, project: &str, units: &[Unit], redis_time: &RedisTimeBudget) -> Result<Reread, Away> {
         let mut command = redis::cmd("HMGET");
         command.arg(format!("{DAYS_KEY}{project}")).arg(SINCE);
         let names = |unit: &Unit| match *unit {
@@ -136,7 +143,7 @@ impl Fleet {
         units.iter().flat_map(names).for_each(|name| {
             command.arg(name);
         });
-        let read: Vec<Option<u64>> = self.shared.ask_for(patience, Request::One(command)).await?;
+        let read: Vec<Option<u64>> = self.shared.ask_for(redis_time, Request::One(command)).await?;
         let mut read = read.into_iter().map(Option::unwrap_or_default);
         // None is the number of no hash.
         let since = read.next().unwrap_or(0);

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::shared::PATIENCE;
+use super::shared::TIME_BUDGET;
 
 /// What an answer has waited so far; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Patience {
+pub struct RedisTimeBudget {
     spent_us: Arc<AtomicU64>,
 }
 
-impl Patience {
+impl RedisTimeBudget {
     /// Whether Redis is no longer to be asked.
     pub fn is_over(&self) -> bool {
-        self.spent() >= PATIENCE
+        self.spent() >= TIME_BUDGET
     }
 
     /// What commands took so far.
@@ -34,7 +34,7 @@ impl Patience {
 
     /// A command failed.
     pub(super) fn end(&self) {
-        self.spend(PATIENCE);
+        self.spend(TIME_BUDGET);
     }
 }
 
@@ -44,13 +44,13 @@ mod tests {
 
     #[test]
     fn it_ends_with_a_deadline_of_waiting_or_with_a_failure() {
-        let answer = Patience::default();
+        let answer = RedisTimeBudget::default();
         let part = answer.clone();
-        part.spend(PATIENCE - Duration::from_micros(1));
+        part.spend(TIME_BUDGET - Duration::from_micros(1));
         assert!(!answer.is_over());
         part.spend(Duration::from_micros(1));
         assert!(answer.is_over());
-        let other = Patience::default();
+        let other = RedisTimeBudget::default();
         other.end();
         assert!(other.is_over());
     }
