@@ -35,7 +35,7 @@ use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply, Warned};
-use crate::http::{Letters, Wait, Wishes, layout};
+use crate::http::{DeadLetters, Wait, Wishes, layout};
 use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
 
@@ -69,7 +69,7 @@ impl Pipeline {
         let body = read(body, encoding, limits).await?;
         let ready = self.delivery.prepare(&caller.rules.project).await;
         let (sent, sent_layout) = (body.clone(), layout);
-        let asked = Asked { layout, caller, letters: wishes.letters, ready, trace: trace(&head.headers) };
+        let asked = Asked { layout, caller, dead_letters: wishes.dead_letters, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
@@ -112,7 +112,7 @@ impl Pipeline {
 
     /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
-        let Asked { layout, caller, letters, ready, trace } = asked;
+        let Asked { layout, caller, dead_letters, ready, trace } = asked;
         let most = self.config.request.decoded_bytes;
         let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
         let envelope = body::open(text.as_str(), layout)?;
@@ -137,7 +137,7 @@ impl Pipeline {
                 warned.add(*index, &event.event_id, warnings);
             }
         }
-        if caller.settings.dead_letters && letters == Letters::AsSet {
+        if caller.settings.dead_letters && dead_letters == DeadLetters::AsSet {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
@@ -242,7 +242,7 @@ fn trace(headers: &axum::http::HeaderMap) -> Option<String> {
 struct Asked {
     layout: Layout,
     caller: Caller,
-    letters: Letters,
+    dead_letters: DeadLetters,
     ready: Ready,
     trace: Option<String>,
 }

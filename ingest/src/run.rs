@@ -89,7 +89,7 @@ pub struct Ingest {
     /// `None` in a process that only consumes.
     pipeline: Option<Arc<Pipeline>>,
     back: Back,
-    letters: Arc<Queue>,
+    dead_letters: Arc<Queue>,
     store: Store,
     redis: Option<Pool>,
     /// Below the data folder.
@@ -122,7 +122,7 @@ impl Ingest {
         let redis = redis.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
-        let letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
+        let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
             None => local(&config, store.clone(), Arc::clone(&guard))?,
             Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard))?,
@@ -137,13 +137,13 @@ impl Ingest {
                 budget: Budget::new(config.request.open_bytes),
                 delivery,
                 guard,
-                dead_letters: Arc::clone(&letters) as Arc<dyn Sink>,
+                dead_letters: Arc::clone(&dead_letters) as Arc<dyn Sink>,
                 metrics,
                 health,
                 config,
             })
         });
-        Ok(Self { pipeline, back, letters, store, redis, folder, drain })
+        Ok(Self { pipeline, back, dead_letters, store, redis, folder, drain })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -155,7 +155,7 @@ impl Ingest {
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, letters, store, redis, folder, drain } = self;
+        let Self { pipeline, back, dead_letters, store, redis, folder, drain } = self;
         let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
@@ -163,7 +163,7 @@ impl Ingest {
             telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
         }
         let mut courier = JoinSet::new();
-        courier.spawn(Courier { queue: Arc::clone(&letters), client: store.client.clone() }.run());
+        courier.spawn(Courier { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run());
         let inserts = match &back {
             Back::Direct(_) => true,
             Back::Kafka(kafka) => kafka.consumer.is_some(),
@@ -194,7 +194,7 @@ impl Ingest {
         // its deadline, and the first that Redis does not take is the last.
         told.cancel();
         while telling.join_next().await.is_some() {}
-        letters.close();
+        dead_letters.close();
         lifecycle::drain("dead letters", drain, async { while courier.join_next().await.is_some() {} }).await;
         ended
     }

@@ -60,7 +60,7 @@ pub struct Publisher {
 
 #[derive(Default)]
 struct Waiting {
-    untold: Mutex<Untold>,
+    pending: Mutex<PendingDays>,
     changed: Notify,
 }
 
@@ -73,19 +73,19 @@ struct Pulse {
 
 /// What Redis is still to be told.
 #[derive(Debug, Default)]
-struct Untold {
+struct PendingDays {
     days: BTreeSet<Touched>,
     /// Days found no room, so that everything is to be told.
     has_dropped: bool,
 }
 
 impl Waiting {
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, PendingDays> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Untold {
+impl PendingDays {
     /// Days are to be told. Gives how many neither wait already nor find room.
     fn put(&mut self, touched: &[Touched]) -> usize {
         let mut dropped = 0;
@@ -123,7 +123,7 @@ impl Publisher {
     pub fn publish(&self, touched: &[Touched]) {
         self.versions.raise(touched);
         let Some(waiting) = &self.redis else { return };
-        let dropped = waiting.untold().put(touched);
+        let dropped = waiting.pending().put(touched);
         self.metrics.touched_dropped.inc_by(dropped as u64);
         waiting.changed.notify_one();
     }
@@ -163,7 +163,7 @@ impl Publisher {
                 marker.end();
             }
             Err(error) => {
-                let days = std::mem::take(&mut waiting.untold().days).len();
+                let days = std::mem::take(&mut waiting.pending().days).len();
                 self.metrics.touched_failures.inc();
                 self.metrics.touched_dropped.inc_by(days as u64);
                 tracing::warn!(%error, days, "Redis never learned what was touched: the next start tells it that everything was");
@@ -209,12 +209,12 @@ impl Publisher {
         let (mut sent, mut last) = (0, None);
         loop {
             // In one pass: days that are touched all the time do not keep others from being told.
-            let some = waiting.untold().take(last.as_ref());
+            let some = waiting.pending().take(last.as_ref());
             if some.is_empty() {
                 return Ok(sent);
             }
             if let Err(error) = tell(pool, &some).await {
-                waiting.untold().days.extend(some);
+                waiting.pending().days.extend(some);
                 return Err(error);
             }
             sent += some.len();
@@ -228,12 +228,12 @@ impl Publisher {
         pool: &Pool,
         marker: &mut Marker,
     ) -> Result<(), TellError> {
-        let has_dropped = std::mem::take(&mut waiting.untold().has_dropped);
+        let has_dropped = std::mem::take(&mut waiting.pending().has_dropped);
         if !has_dropped && !marker.is_unclean() {
             return Ok(());
         }
         if let Err(error) = tell_everything(pool, &marker.gone()).await {
-            waiting.untold().has_dropped |= has_dropped;
+            waiting.pending().has_dropped |= has_dropped;
             return Err(error);
         }
         self.metrics.touched_everything.inc();
@@ -253,25 +253,25 @@ mod tests {
 
     #[test]
     fn only_a_day_that_neither_waits_nor_fits_is_dropped() {
-        let mut untold = Untold::default();
-        assert_eq!(untold.put(&days(0..MOST - 2)), 0);
+        let mut pending = PendingDays::default();
+        assert_eq!(pending.put(&days(0..MOST - 2)), 0);
         // Most of them wait already, and the two that do not are last.
-        assert_eq!(untold.put(&days(MOST - 1_000..MOST)), 0);
-        assert_eq!((untold.days.len(), untold.has_dropped), (MOST, false));
-        assert_eq!(untold.put(&days(MOST - 1_000..MOST + 3)), 3);
-        assert_eq!((untold.days.len(), untold.has_dropped), (MOST, true));
+        assert_eq!(pending.put(&days(MOST - 1_000..MOST)), 0);
+        assert_eq!((pending.days.len(), pending.has_dropped), (MOST, false));
+        assert_eq!(pending.put(&days(MOST - 1_000..MOST + 3)), 3);
+        assert_eq!((pending.days.len(), pending.has_dropped), (MOST, true));
     }
 
     #[test]
     fn what_waits_goes_in_pieces_and_a_day_that_is_touched_meanwhile_waits_anew() {
-        let mut untold = Untold::default();
-        untold.put(&days(0..7_000));
-        let first = untold.take(None);
-        assert_eq!((first.len(), untold.days.len()), (touched::AT_ONCE, 2_000));
-        untold.put(&days(0..1));
-        let second = untold.take(first.last());
-        assert_eq!((second.len(), untold.days.len()), (2_000, 1), "the pass goes on behind the first piece");
-        assert!(untold.take(second.last()).is_empty());
-        assert_eq!(untold.take(None).len(), 1);
+        let mut pending = PendingDays::default();
+        pending.put(&days(0..7_000));
+        let first = pending.take(None);
+        assert_eq!((first.len(), pending.days.len()), (touched::AT_ONCE, 2_000));
+        pending.put(&days(0..1));
+        let second = pending.take(first.last());
+        assert_eq!((second.len(), pending.days.len()), (2_000, 1), "the pass goes on behind the first piece");
+        assert!(pending.take(second.last()).is_empty());
+        assert_eq!(pending.take(None).len(), 1);
     }
 }

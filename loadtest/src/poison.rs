@@ -1,5 +1,5 @@
 //! Poison: events of a type that the store refuses for good, one in so many. The rest must be exact, and each of them a dead
-//! letter.
+//! dead letter.
 
 use std::collections::BTreeMap;
 
@@ -42,13 +42,13 @@ impl Refusal {
     }
 }
 
-const OPEN_LETTERS: &str = "tallyhouse.dead_letters FINAL WHERE code = 'refused_by_store' AND state = 'open'";
+const OPEN_DEAD_LETTERS: &str = "tallyhouse.dead_letters FINAL WHERE code = 'refused_by_store' AND state = 'open'";
 
 /// Whether each poison event has its dead letter and nothing is left to be repaired.
 pub async fn is_settled(clickhouse: &ClickHouse, ledger: &Ledger) -> bool {
-    let letters = format!("SELECT uniqExact(event_id) FROM {OPEN_LETTERS}");
+    let dead_letters = format!("SELECT uniqExact(event_id) FROM {OPEN_DEAD_LETTERS}");
     let repairs = "SELECT count() FROM tallyhouse.repairs FINAL WHERE state != 'done'";
-    clickhouse.number(&letters).await.is_ok_and(|letters| letters >= ledger.poison().len() as u64)
+    clickhouse.number(&dead_letters).await.is_ok_and(|dead_letters| dead_letters >= ledger.poison().len() as u64)
         && clickhouse.number(repairs).await.is_ok_and(|open| open == 0)
 }
 
@@ -68,10 +68,10 @@ pub async fn compare(
     verification: &mut Verification,
 ) -> Result<(), ClickHouseError> {
     let select =
-        format!("SELECT event_id, count(), countIf(reason LIKE '%{WHY}%') FROM {OPEN_LETTERS} GROUP BY event_id");
+        format!("SELECT event_id, count(), countIf(reason LIKE '%{WHY}%') FROM {OPEN_DEAD_LETTERS} GROUP BY event_id");
     let rows: Vec<(String, u64, u64)> = clickhouse.rows(&select).await?;
-    let letters = rows.into_iter().map(|(id, letters, reasons)| (id, (letters, reasons))).collect();
-    compare_letters(verification, ledger, &letters);
+    let dead_letters = rows.into_iter().map(|(id, dead_letters, reasons)| (id, (dead_letters, reasons))).collect();
+    compare_dead_letters(verification, ledger, &dead_letters);
     let stored = clickhouse
         .number(&format!(
             "SELECT count() FROM tallyhouse.events WHERE project_id = '{PROJECT}' AND event_type = '{POISON}'"
@@ -98,17 +98,18 @@ pub async fn compare(
     Ok(())
 }
 
-fn compare_letters(verification: &mut Verification, ledger: &Ledger, letters: &BTreeMap<String, (u64, u64)>) {
+fn compare_dead_letters(verification: &mut Verification, ledger: &Ledger, dead_letters: &BTreeMap<String, (u64, u64)>) {
     for id in ledger.poison() {
-        match letters.get(id) {
-            Some((1, 1)) => verification.letters += 1,
-            Some((letters, reasons)) => {
-                verification.differs(|| format!("{id} has {letters} open dead letters, {reasons} with its reason"));
+        match dead_letters.get(id) {
+            Some((1, 1)) => verification.dead_letters += 1,
+            Some((dead_letters, reasons)) => {
+                verification
+                    .differs(|| format!("{id} has {dead_letters} open dead letters, {reasons} with its reason"));
             }
             None => verification.differs(|| format!("{id} was acknowledged, is poison and has no dead letter")),
         }
     }
-    for id in letters.keys().filter(|id| !ledger.poison().contains(*id)) {
+    for id in dead_letters.keys().filter(|id| !ledger.poison().contains(*id)) {
         verification.differs(|| format!("{id} has a dead letter and is no poison that was acknowledged"));
     }
 }
@@ -119,17 +120,17 @@ mod tests {
     use crate::generate::Facts;
 
     #[test]
-    fn a_missing_a_doubled_and_a_good_event_s_letter_are_differences() {
+    fn a_missing_a_doubled_and_a_good_event_s_dead_letter_are_differences() {
         let mut ledger = Ledger::default();
         for id in ["a", "b"] {
             let facts = Facts { event_type: POISON, ts_millis: 0, country: "DE", device: "mobile", value: Some(1.0) };
             ledger.enter(id.to_owned(), &facts);
         }
         assert!(ledger.ids().is_empty() && ledger.cells().is_empty(), "it is counted nowhere");
-        let differences = |letters: &[(&str, (u64, u64))]| {
+        let differences = |dead_letters: &[(&str, (u64, u64))]| {
             let mut verification = Verification::default();
-            let letters = letters.iter().map(|(id, counts)| ((*id).to_owned(), *counts)).collect();
-            compare_letters(&mut verification, &ledger, &letters);
+            let dead_letters = dead_letters.iter().map(|(id, counts)| ((*id).to_owned(), *counts)).collect();
+            compare_dead_letters(&mut verification, &ledger, &dead_letters);
             verification.differences
         };
         assert_eq!(differences(&[("a", (1, 1)), ("b", (1, 1))]), 0);

@@ -23,7 +23,7 @@ pub struct Verification {
     /// Rollup rows that were compared.
     pub rows: usize,
     /// Poison events that have their dead letter.
-    pub letters: usize,
+    pub dead_letters: usize,
     /// How many differences there are.
     pub differences: usize,
     shown: Vec<String>,
@@ -53,8 +53,8 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { acknowledged, rows, differences, .. } = self;
         write!(f, "{acknowledged} acknowledged events and {rows} rollup rows compared: {differences} differences")?;
-        if self.letters > 0 {
-            write!(f, "; {} poison events, each with its dead letter", self.letters)?;
+        if self.dead_letters > 0 {
+            write!(f, "; {} poison events, each with its dead letter", self.dead_letters)?;
         }
         self.shown.iter().try_for_each(|what| write!(f, "\n  {what}"))?;
         self.kept.iter().try_for_each(|path| write!(f, "\n  the data is kept in {}", path.display()))

@@ -22,10 +22,10 @@ use tallyhouse_sql::rollups::verify::PAUSE;
 use tokio_util::sync::CancellationToken;
 
 mod cli;
-mod letters;
+mod dead_letters;
 
 use cli::{Cli, Command, Migrate, Rollups};
-use letters::letters;
+use dead_letters::dead_letters;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Command::Store => in_runtime(keep_store()),
         Command::Migrate(what) => in_runtime(migrations(what)),
         Command::Rollups(what) => in_runtime(rollups_command(what)),
-        Command::Dlq(what) => in_runtime(letters(what)),
+        Command::Dlq(what) => in_runtime(dead_letters(what)),
         Command::Doctor => Ok(examine()),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
@@ -114,8 +114,8 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
             };
             let mut teller = Teller::from_env(&ProcessEnv)?;
             let done = rebuild::rebuild(&client, &options, async |days| rollups::tell(&mut teller, days).await).await;
-            if let Some(untold) = teller.finish().await {
-                eprintln!("tallyhouse: {untold}");
+            if let Some(pending) = teller.finish().await {
+                eprintln!("tallyhouse: {pending}");
             }
             let done = done?;
             println!(
@@ -142,8 +142,8 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
             };
             let mut teller = Teller::from_env(&ProcessEnv)?;
             let done = backfill.run(async |days| rollups::tell(&mut teller, days).await).await;
-            if let Some(untold) = teller.finish().await {
-                eprintln!("tallyhouse: {untold}");
+            if let Some(pending) = teller.finish().await {
+                eprintln!("tallyhouse: {pending}");
             }
             let done = done?;
             println!(

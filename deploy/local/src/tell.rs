@@ -42,7 +42,7 @@ pub struct Teller {
 
 /// Days that nobody was told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Untold {
+pub struct PendingDays {
     days: BTreeSet<Touched>,
     trouble: String,
     query: String,
@@ -74,10 +74,10 @@ impl Teller {
     }
 
     /// The last word: tells what still waits, and gives what nobody heard.
-    pub async fn finish(mut self) -> Option<Untold> {
+    pub async fn finish(mut self) -> Option<PendingDays> {
         self.flush().await;
         let Self { waiting: days, trouble, query, .. } = self;
-        (!days.is_empty()).then_some(Untold { days, trouble, query })
+        (!days.is_empty()).then_some(PendingDays { days, trouble, query })
     }
 
     async fn flush(&mut self) {
@@ -117,7 +117,7 @@ impl Teller {
     }
 }
 
-impl fmt::Display for Untold {
+impl fmt::Display for PendingDays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { days, trouble, query } = self;
         let projects: BTreeSet<&str> = days.iter().map(|touched| touched.project.as_str()).collect();

@@ -222,7 +222,7 @@ pub fn hour_of(word: &str) -> Option<Hour> {
 }
 
 /// What Redis is sent so that a project's answers are forgotten, or all. All of it or nothing: a full Redis refuses `HINCRBY` and would
-/// still take writers off the list, whose untold changes nobody would doubt any more.
+/// still take writers off the list, whose pending changes nobody would doubt any more.
 pub fn clearing(project: Option<&str>) -> Pipeline {
     let field = cleared_field(project);
     let mut pipeline = redis::pipe();

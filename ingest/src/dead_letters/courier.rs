@@ -24,18 +24,18 @@ pub struct Courier {
 impl Courier {
     /// Works until the queue is closed and empty. While ClickHouse is away the queue fills, and then drops.
     pub async fn run(self) {
-        while let Some(letters) = self.queue.next().await {
-            let mut on_their_way = OnTheirWay { queue: &self.queue, letters: letters.len() };
-            self.deliver(&letters).await;
-            on_their_way.letters = 0;
+        while let Some(dead_letters) = self.queue.next().await {
+            let mut on_their_way = OnTheirWay { queue: &self.queue, dead_letters: dead_letters.len() };
+            self.deliver(&dead_letters).await;
+            on_their_way.dead_letters = 0;
         }
     }
 
-    async fn deliver(&self, letters: &[DeadLetter]) {
-        let (token, chunks) = (format!("letters-{}", Ulid::generate()), block(letters));
+    async fn deliver(&self, dead_letters: &[DeadLetter]) {
+        let (token, chunks) = (format!("letters-{}", Ulid::generate()), block(dead_letters));
         let mut attempt = 1;
         while let Err(error) = insert_block(&self.client, "dead_letters", &token, &chunks, DEADLINE).await {
-            tracing::warn!(class = ?error.class(), attempt, letters = letters.len(), "dead letters could not be stored; trying again");
+            tracing::warn!(class = ?error.class(), attempt, dead_letters = dead_letters.len(), "dead letters could not be stored; trying again");
             tokio::time::sleep(pause_after(attempt)).await;
             attempt = attempt.saturating_add(1);
         }
@@ -45,13 +45,13 @@ impl Courier {
 /// Counts dead letters as dropped when the drain's budget ends while they are on their way. They may have arrived.
 struct OnTheirWay<'a> {
     queue: &'a Queue,
-    letters: usize,
+    dead_letters: usize,
 }
 
 impl Drop for OnTheirWay<'_> {
     fn drop(&mut self) {
-        if self.letters > 0 {
-            self.queue.gave_up(self.letters + self.queue.len());
+        if self.dead_letters > 0 {
+            self.queue.gave_up(self.dead_letters + self.queue.len());
         }
     }
 }

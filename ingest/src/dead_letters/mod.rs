@@ -8,15 +8,15 @@
 //! when the queue is full, and at the end of a drain, dead letters are dropped and counted. A payload is never logged.
 
 mod courier;
-mod letter;
+mod dead_letter;
 mod queue;
 
 pub use courier::Courier;
-pub use letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
+pub use dead_letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
 pub use queue::Queue;
 
 /// Where dead letters go. It never blocks: what cannot be taken is dropped and counted.
 pub trait Sink: Send + Sync {
     /// Takes dead letters.
-    fn offer(&self, letters: Vec<DeadLetter>);
+    fn offer(&self, dead_letters: Vec<DeadLetter>);
 }

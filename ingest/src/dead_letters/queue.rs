@@ -28,7 +28,7 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    letters: VecDeque<DeadLetter>,
+    dead_letters: VecDeque<DeadLetter>,
     bytes: usize,
     is_closed: bool,
 }
@@ -45,20 +45,22 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next letters: when there are enough for a batch, or the first has waited. `None` when it is closed and empty.
+    /// The next dead letters: when there are enough for a batch, or the first has waited. `None` when it is closed and empty.
     pub async fn next(&self) -> Option<Vec<DeadLetter>> {
         let mut due: Option<Instant> = None;
         loop {
             {
                 let mut state = self.lock();
                 let is_due = due.is_some_and(|due| due <= Instant::now());
-                if state.letters.len() >= MAX_BATCH || (!state.letters.is_empty() && (is_due || state.is_closed)) {
+                if state.dead_letters.len() >= MAX_BATCH
+                    || (!state.dead_letters.is_empty() && (is_due || state.is_closed))
+                {
                     return Some(state.take());
                 }
                 if state.is_closed {
                     return None;
                 }
-                if !state.letters.is_empty() {
+                if !state.dead_letters.is_empty() {
                     due.get_or_insert_with(|| Instant::now() + LINGER);
                 }
             }
@@ -75,13 +77,13 @@ impl Queue {
     }
 
     /// Counts dead letters that were given up.
-    pub fn gave_up(&self, letters: usize) {
-        self.dropped.inc_by(letters as u64);
+    pub fn gave_up(&self, dead_letters: usize) {
+        self.dropped.inc_by(dead_letters as u64);
     }
 
     /// Dead letters that wait.
     pub fn len(&self) -> usize {
-        self.lock().letters.len()
+        self.lock().dead_letters.len()
     }
 
     /// Whether none waits.
@@ -95,19 +97,19 @@ impl Queue {
 }
 
 impl Sink for Queue {
-    fn offer(&self, letters: Vec<DeadLetter>) {
-        if letters.is_empty() {
+    fn offer(&self, dead_letters: Vec<DeadLetter>) {
+        if dead_letters.is_empty() {
             return;
         }
         let mut dropped = 0;
         let mut state = self.lock();
-        for letter in letters {
-            let bytes = letter.bytes();
+        for dead_letter in dead_letters {
+            let bytes = dead_letter.bytes();
             if state.is_closed || state.bytes + bytes > MAX_BYTES {
                 dropped += 1;
             } else {
                 state.bytes += bytes;
-                state.letters.push_back(letter);
+                state.dead_letters.push_back(dead_letter);
             }
         }
         drop(state);
@@ -118,8 +120,8 @@ impl Sink for Queue {
 
 impl State {
     fn take(&mut self) -> Vec<DeadLetter> {
-        let most = self.letters.len().min(MAX_BATCH);
-        let taken: Vec<_> = self.letters.drain(..most).collect();
+        let most = self.dead_letters.len().min(MAX_BATCH);
+        let taken: Vec<_> = self.dead_letters.drain(..most).collect();
         self.bytes -= taken.iter().map(DeadLetter::bytes).sum::<usize>();
         taken
     }
@@ -127,7 +129,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::tests::dead_letter;
+    use super::super::dead_letter::tests::dead_letter;
     use super::*;
 
     fn queue() -> Queue {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_letter_waits_for_company_and_a_full_batch_does_not() {
+    async fn a_dead_letter_waits_for_company_and_a_full_batch_does_not() {
         let queue = queue();
         queue.offer(vec![dead_letter(b"1")]);
         let started = Instant::now();

@@ -58,12 +58,12 @@ pub struct Wishes {
     /// What the answer waits for.
     pub wait: Wait,
     /// What becomes of events that are refused.
-    pub letters: Letters,
+    pub dead_letters: DeadLetters,
 }
 
 /// Whether refused events become dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Letters {
+pub enum DeadLetters {
     /// As the project's settings say.
     AsSet,
     /// No: these events are dead letters already, and are being sent again.
@@ -82,11 +82,11 @@ pub enum Wait {
 impl Wishes {
     /// From the query string, which may hold nothing else.
     pub fn of(uri: &Uri) -> Result<Self, RequestError> {
-        let mut wishes = Self { wait: Wait::Durable, letters: Letters::AsSet };
+        let mut wishes = Self { wait: Wait::Durable, dead_letters: DeadLetters::AsSet };
         for parameter in uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter {
                 "wait=stored" => wishes.wait = Wait::Stored,
-                "letters=none" => wishes.letters = Letters::None,
+                "letters=none" => wishes.dead_letters = DeadLetters::None,
                 other => return Err(RequestError::UnknownParameter(other.chars().take(100).collect())),
             }
         }
@@ -122,10 +122,10 @@ mod tests {
 
     #[test]
     fn only_documented_parameters_are_taken() {
-        let wishes = |uri: &str| Wishes::of(&uri.parse().unwrap()).map(|wishes| (wishes.wait, wishes.letters));
-        assert_eq!(wishes("/v1/events"), Ok((Wait::Durable, Letters::AsSet)));
-        assert_eq!(wishes("/v1/events?wait=stored"), Ok((Wait::Stored, Letters::AsSet)));
-        assert_eq!(wishes("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, Letters::None)));
+        let wishes = |uri: &str| Wishes::of(&uri.parse().unwrap()).map(|wishes| (wishes.wait, wishes.dead_letters));
+        assert_eq!(wishes("/v1/events"), Ok((Wait::Durable, DeadLetters::AsSet)));
+        assert_eq!(wishes("/v1/events?wait=stored"), Ok((Wait::Stored, DeadLetters::AsSet)));
+        assert_eq!(wishes("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, DeadLetters::None)));
         assert_eq!(wishes("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::search::{self, Cause, Found, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
-use super::{BatchWriter, Fence, letters, within};
+use super::{BatchWriter, Fence, refused_rows, within};
 use crate::batch::Builder;
 use crate::store::{Block, Store};
 
@@ -88,7 +88,7 @@ impl BatchWriter {
         // What is a dead letter already is no longer in question: rows are numbered among the others, by kind.
         let mut numbers: Vec<usize> = search::without(rows.len(), &known).into_iter().flatten().collect();
         numbers.sort_by_cached_key(|row| {
-            (letters::text(&rows, "project_id", *row), letters::text(&rows, "event_type", *row), *row)
+            (refused_rows::text(&rows, "project_id", *row), refused_rows::text(&rows, "event_type", *row), *row)
         });
         let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, numbers };
         let rehearsed = self.rehearse_in(&rehearsing).await;

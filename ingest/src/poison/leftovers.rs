@@ -9,7 +9,7 @@ use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::native::{Rows, Value};
 
-use super::letters::{self, CODE};
+use super::refused_rows::{self, CODE};
 use super::search::Cause;
 use super::{BatchWriter, Fence, Limit, retry, within};
 use crate::store::Block;
@@ -70,7 +70,7 @@ async fn delete_rows(
             Some(Value::Text(text)) => text.to_vec(),
             _ => Vec::new(),
         };
-        let at = |column| letters::integer(rows, column, *row).unwrap_or_default();
+        let at = |column| refused_rows::integer(rows, column, *row).unwrap_or_default();
         let text = |column| format!("unhex('{}')", hex(&bytes(column)));
         let time = |column| format!("fromUnixTimestamp64Milli({}, 'UTC')", at(column));
         let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
@@ -100,14 +100,14 @@ async fn discard_older(
     deadline: Duration,
 ) -> Result<(), StoreError> {
     let key = |(row, _): &(usize, Cause)| {
-        let text = |column| format!("unhex('{}')", hex(letters::text(rows, column, *row).as_bytes()));
+        let text = |column| format!("unhex('{}')", hex(refused_rows::text(rows, column, *row).as_bytes()));
         format!("({}, {})", text("project_id"), text("event_id"))
     };
     for keys in lists(refused.iter().map(key)) {
         let open = format!(
             "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
         );
-        // Written as any other step of a letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
+        // Written as any other step of a dead letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
         let discard = format!(
             "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
              AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \

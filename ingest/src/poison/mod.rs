@@ -31,7 +31,7 @@
 //! discarded.
 //!
 //! **Killed anywhere**, the next process reaches the same end:
-//! * before the letters: nothing says that a row is refused, and it is searched again;
+//! * before the dead letters: nothing says that a row is refused, and it is searched again;
 //! * after them (one insert, so all or none): whoever repeats a batch of another process reads the dead letters of its token first and
 //!   leaves those rows out, even when ClickHouse would take them by now: a row has one fate;
 //! * after the rest: T makes the repetition nothing, and deleting what is gone is nothing.
@@ -47,8 +47,8 @@
 
 mod blame;
 mod leftovers;
-pub mod letters;
 mod persist;
+pub mod refused_rows;
 pub mod repair;
 pub mod search;
 mod storing;

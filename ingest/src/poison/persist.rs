@@ -19,23 +19,23 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Writes letters: without their payloads when those are refused, and none when that is refused too.
+    /// Writes dead letters: without their payloads when those are refused, and none when that is refused too.
     pub async fn write_dead_letters<F: Fence>(
         &self,
         token: &str,
-        mut letters: Vec<DeadLetter>,
+        mut dead_letters: Vec<DeadLetter>,
         fence: &F,
     ) -> Result<(), F::Lost> {
         for is_last in [false, true] {
-            match self.persist(DEAD_LETTERS, token, dead_letters::block(&letters), fence).await? {
+            match self.persist(DEAD_LETTERS, token, dead_letters::block(&dead_letters), fence).await? {
                 Ok(()) => return Ok(()),
                 Err(error) if is_last => {
-                    self.store.metrics.dead_letters_dropped.inc_by(letters.len() as u64);
-                    tracing::error!(%error, token, letters = letters.len(), "dead letters are refused, too, and were dropped");
+                    self.store.metrics.dead_letters_dropped.inc_by(dead_letters.len() as u64);
+                    tracing::error!(%error, token, dead_letters = dead_letters.len(), "dead letters are refused, too, and were dropped");
                 }
                 Err(error) => {
                     tracing::error!(%error, token, "dead letters are refused; trying without their payloads");
-                    letters.iter_mut().for_each(|letter| letter.payload.clear());
+                    dead_letters.iter_mut().for_each(|dead_letter| dead_letter.payload.clear());
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
-use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, Stored, letters, until_done, within};
+use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, Stored, refused_rows, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
 
@@ -123,25 +123,25 @@ impl BatchWriter {
     /// Reads which rows of a batch are dead letters already. Tries until ClickHouse answers.
     async fn recall<F: Fence>(&self, block: Block<'_>, course: &mut Course, fence: &F) -> Result<(), F::Lost> {
         #[derive(Row, Deserialize)]
-        struct Letter {
+        struct RefusedBefore {
             id: String,
             reason: String,
         }
-        let prefix = letters::prefix(block.token);
-        let read_letters = || {
+        let prefix = refused_rows::prefix(block.token);
+        let read_dead_letters = || {
             let query = self.store.client.query(
                 "SELECT id, reason FROM dead_letters WHERE startsWith(id, {prefix:String}) AND code = {code:String} \
                  GROUP BY id, reason",
             );
-            let query = query.param("prefix", &prefix).param("code", letters::CODE);
-            within(self.store.timeout, query.fetch_all::<Letter>())
+            let query = query.param("prefix", &prefix).param("code", refused_rows::CODE);
+            within(self.store.timeout, query.fetch_all::<RefusedBefore>())
         };
-        let letters = until_done("read dead letters of the batch", fence, read_letters).await?;
-        let row = |letter: Letter| {
-            let row = letter.id.strip_prefix(&prefix)?.parse().ok().filter(|row| *row < block.rows)?;
-            Some((row, Cause { code: 0, reason: letter.reason }))
+        let dead_letters = until_done("read dead letters of the batch", fence, read_dead_letters).await?;
+        let row = |dead_letter: RefusedBefore| {
+            let row = dead_letter.id.strip_prefix(&prefix)?.parse().ok().filter(|row| *row < block.rows)?;
+            Some((row, Cause { code: 0, reason: dead_letter.reason }))
         };
-        course.refused = letters.into_iter().filter_map(row).collect();
+        course.refused = dead_letters.into_iter().filter_map(row).collect();
         course.refused.sort_by_key(|(row, _)| *row);
         course.refused.dedup_by_key(|(row, _)| *row);
         if !course.refused.is_empty() {
@@ -149,7 +149,7 @@ impl BatchWriter {
             course.rows = read(block.chunks).await;
             tracing::info!(
                 token = block.token,
-                letters = course.refused.len(),
+                dead_letters = course.refused.len(),
                 "a batch is repeated without its dead letters"
             );
         }
@@ -180,9 +180,9 @@ impl BatchWriter {
         fence: &F,
     ) -> Result<(), F::Lost> {
         let Some(rows) = course.rows.clone() else { return Ok(()) };
-        let letters: Vec<DeadLetter> = refused
+        let dead_letters: Vec<DeadLetter> = refused
             .iter()
-            .map(|(row, cause)| letters::dead_letter(block.token, origin.topic, &rows, *row, cause))
+            .map(|(row, cause)| refused_rows::dead_letter(block.token, origin.topic, &rows, *row, cause))
             .collect();
         let first = refused.first().map_or(0, |(row, _)| *row);
         let token = format!("{}-refused-{first}-{}", block.token, refused.len());
@@ -191,14 +191,14 @@ impl BatchWriter {
             self.note(&format!("{token}-pending"), pending, fence).await?;
             course.has_leftovers = true;
         }
-        self.write_dead_letters(&token, letters, fence).await?;
+        self.write_dead_letters(&token, dead_letters, fence).await?;
         for (_, cause) in &refused {
             self.store.metrics.dead_lettered(cause.code);
         }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         tracing::error!(
             token = block.token,
-            letters = refused.len(),
+            dead_letters = refused.len(),
             reason = refused.first().map(|(_, cause)| cause.reason.as_str()),
             "events that ClickHouse refuses for good are dead letters; the rest of their batch goes on"
         );
@@ -242,8 +242,8 @@ impl BatchWriter {
             self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
         }
         let event = |(row, cause): &(usize, Cause)| RefusedEvent {
-            project: letters::text(rows, "project_id", *row),
-            event_id: letters::text(rows, "event_id", *row),
+            project: refused_rows::text(rows, "project_id", *row),
+            event_id: refused_rows::text(rows, "event_id", *row),
             code: cause.code,
         };
         Ok(course.refused.iter().map(event).collect())
@@ -253,8 +253,8 @@ impl BatchWriter {
 /// The days that some rows fall on.
 fn days_of(rows: &Rows, refused: &[(usize, Cause)]) -> BTreeSet<(String, i32)> {
     let day = |(row, _): &(usize, Cause)| {
-        let day = i32::try_from(letters::integer(rows, "ts", *row)?.div_euclid(DAY_MS)).ok()?;
-        Some((letters::text(rows, "project_id", *row), day))
+        let day = i32::try_from(refused_rows::integer(rows, "ts", *row)?.div_euclid(DAY_MS)).ok()?;
+        Some((refused_rows::text(rows, "project_id", *row), day))
     };
     refused.iter().filter_map(day).collect()
 }

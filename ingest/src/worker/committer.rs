@@ -74,8 +74,8 @@ impl<P: Partition> BatchCommitter<P> {
         self.commit(closed.first, &metadata).await?;
         let fence = Held { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
-            let letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
-            self.writer.write_dead_letters(&format!("{}-letters", closed.token), letters, &fence).await?;
+            let dead_letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
+            self.writer.write_dead_letters(&format!("{}-letters", closed.token), dead_letters, &fence).await?;
         }
         let mut refused = Vec::new();
         if closed.rows > 0 {

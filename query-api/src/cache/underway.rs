@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nobody waits while others wait for it, so that no two wait for each other. Who fails or goes away lets its claims go
-//! untold, and one of those who waited claims them. A part is handed over and not looked up, so that it is there even when
+//! without a part, and one of those who waited claims them. A part is handed over and not looked up, so that it is there even when
 //! memory had no place for it.
 //!
 //! Only questions of one class share: those of dashboards must not wait behind ad hoc ones for a turn.
@@ -90,7 +90,7 @@ impl Drop for Mine {
 }
 
 impl Theirs {
-    /// The part, or `None` when it was let go without one. To be called with nothing of one's own untold, and within a deadline: who
+    /// The part, or `None` when it was let go without one. To be called with no part of one's own pending, and within a deadline: who
     /// computes it has one, but may begin late.
     pub async fn part(mut self) -> Option<Remembered> {
         self.told.wait_for(Option::is_some).await.ok().and_then(|part| part.clone())
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_that_is_let_go_untold_is_free() {
+    async fn a_claim_that_is_let_go_without_a_part_is_free() {
         let (underway, a) = (Underway::default(), key("a", 1));
         let Claim::Mine(mine) = one(&underway, Class::Dashboard, &a) else { panic!("nobody else computes it") };
         let Claim::Theirs(theirs) = one(&underway, Class::Dashboard, &a) else { panic!("it is computed") };

@@ -32,16 +32,16 @@ const MARKED_AT_ONCE: usize = 500;
 const MARK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Says what became of dead letters.
-pub async fn mark(writer: &Connection, letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
+pub async fn mark(writer: &Connection, dead_letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
     let client = writer.client();
-    for letters in letters.chunks(MARKED_AT_ONCE) {
+    for dead_letters in dead_letters.chunks(MARKED_AT_ONCE) {
         // Newer than the row before, whatever the clock says.
-        let newer = |letter: &DeadLetter| DeadLetter {
+        let newer = |dead_letter: &DeadLetter| DeadLetter {
             state,
-            updated_at: now_ms().max(letter.updated_at.saturating_add(1)),
-            ..letter.clone()
+            updated_at: now_ms().max(dead_letter.updated_at.saturating_add(1)),
+            ..dead_letter.clone()
         };
-        let rows: Vec<_> = letters.iter().map(newer).collect();
+        let rows: Vec<_> = dead_letters.iter().map(newer).collect();
         insert_block(&client, "dead_letters", &format!("mark-{}", Ulid::generate()), &block(&rows), MARK_WITHIN)
             .await?;
     }

@@ -4,38 +4,45 @@ use serde_json::json;
 use tallyhouse_ingest::dead_letters::DeadLetter;
 
 /// One line per dead letter, under a heading.
-pub fn table(letters: &[DeadLetter]) -> String {
+pub fn table(dead_letters: &[DeadLetter]) -> String {
     let mut out = String::new();
     let mut line = |fields: [&str; 6]| {
         let [id, project, state, code, event_id, reason] = fields.map(printable);
         out.push_str(&format!("{id:<26}  {project:<16}  {state:<9}  {code:<19}  {event_id:<26}  {reason}\n"));
     };
     line(["ID", "PROJECT", "STATE", "CODE", "EVENT", "REASON"]);
-    for letter in letters {
-        line([&letter.id, &letter.project, letter.state.label(), &letter.code, &letter.event_id, &letter.reason]);
+    for dead_letter in dead_letters {
+        line([
+            &dead_letter.id,
+            &dead_letter.project,
+            dead_letter.state.label(),
+            &dead_letter.code,
+            &dead_letter.event_id,
+            &dead_letter.reason,
+        ]);
     }
     out
 }
 
 /// A dead letter as one line of JSON, without its payload.
-pub fn json_line(letter: &DeadLetter) -> String {
+pub fn json_line(dead_letter: &DeadLetter) -> String {
     json!({
-        "id": letter.id, "project": letter.project, "state": letter.state, "kind": letter.kind, "code": letter.code,
-        "reason": letter.reason, "eventId": letter.event_id, "keyId": letter.origin.key_id,
-        "topic": letter.origin.topic, "partition": letter.origin.partition, "offset": letter.origin.offset,
-        "receivedAt": letter.received_at, "failedAt": letter.failed_at, "updatedAt": letter.updated_at,
-        "payloadBytes": letter.payload.len(),
+        "id": dead_letter.id, "project": dead_letter.project, "state": dead_letter.state, "kind": dead_letter.kind, "code": dead_letter.code,
+        "reason": dead_letter.reason, "eventId": dead_letter.event_id, "keyId": dead_letter.origin.key_id,
+        "topic": dead_letter.origin.topic, "partition": dead_letter.origin.partition, "offset": dead_letter.origin.offset,
+        "receivedAt": dead_letter.received_at, "failedAt": dead_letter.failed_at, "updatedAt": dead_letter.updated_at,
+        "payloadBytes": dead_letter.payload.len(),
     })
     .to_string()
 }
 
 /// Everything about a dead letter; a payload that is not text is hexadecimal.
-pub fn details(letter: &DeadLetter) -> String {
-    let payload = match std::str::from_utf8(&letter.payload) {
+pub fn details(dead_letter: &DeadLetter) -> String {
+    let payload = match std::str::from_utf8(&dead_letter.payload) {
         Ok(text) => printable(text),
-        Err(_) => letter.payload.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => dead_letter.payload.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
-    format!("{}\n{payload}\n", json_line(letter))
+    format!("{}\n{payload}\n", json_line(dead_letter))
 }
 
 /// Without control characters: what a stranger sent must not move the cursor of whoever looks at it.

@@ -59,24 +59,24 @@ pub enum ReplayError {
 ///
 /// A sender's `sentAt` would be compared with the time of the replay, and the event could move; so what it tells is decided
 /// here, with the time of receipt.
-pub fn prepare(letter: &DeadLetter) -> Result<String, NotSendable> {
-    if letter.kind != Kind::Json {
+pub fn prepare(dead_letter: &DeadLetter) -> Result<String, NotSendable> {
+    if dead_letter.kind != Kind::Json {
         return Err(NotSendable::Record);
     }
-    if letter.code == (Rejection::BrokenId { field: "" }).code() {
+    if dead_letter.code == (Rejection::BrokenId { field: "" }).code() {
         return Err(NotSendable::BrokenId);
     }
-    let mut event: Fields<'_> = serde_json::from_slice(&letter.payload).map_err(|_| NotSendable::NotAnObject)?;
+    let mut event: Fields<'_> = serde_json::from_slice(&dead_letter.payload).map_err(|_| NotSendable::NotAnObject)?;
     let not_json = |_| NotSendable::NotAnObject;
     if given(&event, ["eventId", "event_id"]).is_none_or(|id| id.get() == "\"\"") {
-        let id = if letter.event_id.is_empty() { &letter.id } else { &letter.event_id };
+        let id = if dead_letter.event_id.is_empty() { &dead_letter.id } else { &dead_letter.event_id };
         event.remove("event_id");
         event.insert("eventId".to_owned(), Cow::Owned(to_raw_value(id).map_err(not_json)?));
     }
     let timestamp = given(&event, ["timestamp", "timestamp"]).and_then(RawTime::of_json);
     let sent_at = given(&event, ["sentAt", "sent_at"]).and_then(RawTime::of_json);
     let is_moved = timestamp.is_none() || sent_at.is_some();
-    let happened_at = happened_at(timestamp.as_ref(), sent_at.as_ref(), letter.received_at);
+    let happened_at = happened_at(timestamp.as_ref(), sent_at.as_ref(), dead_letter.received_at);
     if let (Ok(at), true) = (happened_at, is_moved) {
         event.insert("timestamp".to_owned(), Cow::Owned(to_raw_value(&at).map_err(not_json)?));
     }
@@ -93,14 +93,14 @@ fn given<'a>(event: &'a Fields<'_>, spellings: [&str; 2]) -> Option<&'a RawValue
 }
 
 /// Sends one dead letter and marks it when it was taken.
-pub async fn replay(writer: &Connection, sender: &Sender, letter: &DeadLetter) -> Result<Sent, ReplayError> {
-    let event = match prepare(letter) {
+pub async fn replay(writer: &Connection, sender: &Sender, dead_letter: &DeadLetter) -> Result<Sent, ReplayError> {
+    let event = match prepare(dead_letter) {
         Ok(event) => event,
         Err(why) => return Ok(Sent::Kept(why)),
     };
     match sender.send(&event).await? {
         Answer::Taken => {
-            mark(writer, std::slice::from_ref(letter), State::Replayed).await?;
+            mark(writer, std::slice::from_ref(dead_letter), State::Replayed).await?;
             Ok(Sent::Replayed)
         }
         Answer::Rejected { code, message } => Ok(Sent::Rejected { code, message }),
@@ -131,8 +131,8 @@ mod tests {
         }
     }
 
-    fn prepared(letter: &DeadLetter) -> Value {
-        serde_json::from_str(&prepare(letter).unwrap()).unwrap()
+    fn prepared(dead_letter: &DeadLetter) -> Value {
+        serde_json::from_str(&prepare(dead_letter).unwrap()).unwrap()
     }
 
     #[test]

@@ -29,5 +29,5 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
     let report = chaos::run(&config, |line| eprintln!("{line}")).await.unwrap();
     eprintln!("{report}");
     assert!(report.is_exact(), "{report}");
-    assert!(report.runs.iter().all(|run| run.verification.letters > 0), "there was no poison: {report}");
+    assert!(report.runs.iter().all(|run| run.verification.dead_letters > 0), "there was no poison: {report}");
 }

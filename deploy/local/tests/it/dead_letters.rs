@@ -23,7 +23,7 @@ fn settings(data: &Folder, project: &str, settings: &str) -> String {
     folder.display().to_string()
 }
 
-async fn keeping_letters(writer: &Connection, data: &Folder, project: &str) -> Service {
+async fn keeping_dead_letters(writer: &Connection, data: &Folder, project: &str) -> Service {
     let folder = settings(data, project, r#""deadLetters":true"#);
     Service::start_with(writer.clone(), data, project, &[("TALLYHOUSE_PROJECTS", &folder)]).await
 }
@@ -42,7 +42,7 @@ fn printed(output: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_event_is_kept_found_and_replayed_once() {
     let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
-    let service = keeping_letters(&writer, &data, &project).await;
+    let service = keeping_dead_letters(&writer, &data, &project).await;
     let old = now_ms() - 20 * 86_400_000;
     let body = json!([
         {"eventId": "good", "eventType": "a"},
@@ -93,7 +93,7 @@ async fn a_refused_event_is_kept_found_and_replayed_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_is_no_json_is_kept_and_stopping_flushes_it() {
     let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
-    let service = keeping_letters(&writer, &data, &project).await;
+    let service = keeping_dead_letters(&writer, &data, &project).await;
     let endpoint = service.endpoint().header(hyper::header::CONTENT_TYPE, "application/x-ndjson").unwrap();
     let reply = endpoint.post("{\"eventType\":\"a\"}\n{oops \"quoted\"\n".into()).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202);
@@ -105,7 +105,7 @@ async fn a_line_that_is_no_json_is_kept_and_stopping_flushes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_that_did_not_ask_has_no_letters() {
+async fn a_project_that_did_not_ask_has_no_dead_letters() {
     let (writer, data, project) = (support::shared().await.engine.writer(), Folder::create(), new_project());
     let service = Service::start(writer.clone(), &data, &project).await;
     assert_eq!(service.send(r#"{"eventId":"typeless"}"#).await.status.as_u16(), 400);
@@ -121,7 +121,7 @@ async fn any_bytes_come_back_as_they_were() {
     let (writer, project) = (support::shared().await.engine.writer(), new_project());
     let id = ulid::Ulid::generate().to_string();
     let now = now_ms();
-    let letter = DeadLetter {
+    let dead_letter = DeadLetter {
         project: project.clone(),
         id: id.clone(),
         kind: Kind::Record,
@@ -137,8 +137,8 @@ async fn any_bytes_come_back_as_they_were() {
     };
     let token = format!("test-{id}");
     for _ in 0..2 {
-        let letters = block(std::slice::from_ref(&letter));
-        insert_block(&writer.client(), "dead_letters", &token, &letters, Duration::from_secs(10)).await.unwrap();
+        let dead_letters = block(std::slice::from_ref(&dead_letter));
+        insert_block(&writer.client(), "dead_letters", &token, &dead_letters, Duration::from_secs(10)).await.unwrap();
     }
     let all = "SELECT count() FROM dead_letters WHERE project_id = {project:String} AND source_offset = 1099511627776";
     assert_eq!(count(&writer, &project, all).await, 1, "the token makes both inserts one");

@@ -289,12 +289,12 @@ async fn a_record_that_cannot_be_read_stops_nothing() {
         service.counted("tallyhouse_ingest_events_total", "dead_lettered") == 4
     })
     .await;
-    let letters = format!(
+    let dead_letters = format!(
         "SELECT count() FROM dead_letters FINAL WHERE source_topic = '{}' AND kind = 'record' AND state = 'open' \
          AND code IN ('undecodable', 'unknown_version') AND source_partition = 0 AND project_id != {{project:String}}",
         log.name
     );
-    assert_eq!(count(&connection, &project, &letters).await, 4);
+    assert_eq!(count(&connection, &project, &dead_letters).await, 4);
     service.stop().await;
 }
 

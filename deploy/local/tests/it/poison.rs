@@ -18,7 +18,7 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
 
 /// Dead letters of a project, of one place.
-const LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \
+const DEAD_LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \
     AND code = 'refused_by_store' AND state = 'open'";
 
 /// A ClickHouse of one's own, whose tables refuse what a test wants.
@@ -74,13 +74,13 @@ impl Place {
         Service::start_with(self.proxy.connection.clone(), &self.data, &self.project, settings).await
     }
 
-    pub async fn letters(&self) -> u64 {
-        count(&self.connection, &self.project, LETTERS).await
+    pub async fn dead_letters(&self) -> u64 {
+        count(&self.connection, &self.project, DEAD_LETTERS).await
     }
 
     /// Everything but `refused` events is stored once, in raw and in every rollup, and the others are dead letters.
     pub async fn exact(&self, stored: u64, refused: u64) {
-        let found = async || (everywhere(&self.connection, &self.project).await, self.letters().await);
+        let found = async || (everywhere(&self.connection, &self.project).await, self.dead_letters().await);
         let what = format!("{stored} are stored and {refused} are dead letters");
         let open = "SELECT count() FROM repairs FINAL WHERE state != 'done' AND project_id = {project:String}";
         let repaired = async {
@@ -150,8 +150,8 @@ async fn a_poison_event_in_the_middle_hurts_no_other() {
             assert_eq!(service.send(mixed(50, &[17, 49])).await.status, 202);
             (stored, refused) = (stored + 48, refused + 2);
         }
-        let letters = async || place.letters().await == refused;
-        eventually("the refused ones are dead letters", letters).await;
+        let dead_letters = async || place.dead_letters().await == refused;
+        eventually("the refused ones are dead letters", dead_letters).await;
         eventually("nothing is being inserted", async || place.is_committed()).await;
         way.remove(&place.connection).await;
     }
@@ -206,7 +206,7 @@ async fn who_waits_is_told_which_event_is_refused_and_may_send_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_the_disk_and_after_kills_the_same_events_are_letters() {
+async fn from_the_disk_and_after_kills_the_same_events_are_dead_letters() {
     let place = Place::new().await;
     let mut service = place.service(&[]).await;
     assert_eq!(service.send(mixed(10, &[])).await.status, 202);
@@ -219,9 +219,9 @@ async fn from_the_disk_and_after_kills_the_same_events_are_letters() {
     service.kill(&place.data).await;
     place.proxy.set(Mode::Pass);
     // Killed as soon as it has begun to write dead letters, and again when there are more.
-    for letters in [1, 3, 5] {
+    for dead_letters in [1, 3, 5] {
         service = Service::start_unready(place.proxy.connection.clone(), &place.data, &place.project, &[]).await;
-        eventually("dead letters are written", async || place.letters().await >= letters).await;
+        eventually("dead letters are written", async || place.dead_letters().await >= dead_letters).await;
         service.kill(&place.data).await;
     }
     service = place.service(&[]).await;
@@ -231,18 +231,18 @@ async fn from_the_disk_and_after_kills_the_same_events_are_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
+async fn a_dead_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     Refuses::Constraint("events").install(&place.connection).await;
     assert_eq!(service.send(mixed(30, &[4])).await.status, 202);
     // Its dead letter is written, its answer is not seen: nothing else of the batch can follow.
     eventually("the dead letter is written", async || {
-        let has_letter = place.letters().await == 1;
-        if has_letter {
+        let has_dead_letter = place.dead_letters().await == 1;
+        if has_dead_letter {
             place.proxy.set(Mode::Away);
         }
-        has_letter
+        has_dead_letter
     })
     .await;
     service.kill(&place.data).await;
@@ -255,7 +255,7 @@ async fn a_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_refuses_everything_makes_no_letters_and_is_told() {
+async fn a_store_that_refuses_everything_makes_no_dead_letters_and_is_told() {
     let place = Place::new().await;
     let service = place.service(&[("REFUSED_GRACE_MS", "1000")]).await;
     assert_eq!(service.send(mixed(10, &[])).await.status, 202);
@@ -290,7 +290,7 @@ async fn a_sender_of_nothing_but_poison_holds_up_nobody_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_letters() {
+async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_dead_letters() {
     let place = Place::new().await;
     let journal = place.data.path().join("ingest").join("journal");
     std::fs::create_dir_all(place.data.path().join("ingest")).unwrap();
@@ -303,10 +303,10 @@ async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_letters()
     let found = async || everywhere(&place.connection, &place.project).await;
     eventually("the others are stored", async || found().await[0] >= 7 && journaled(&place.data, "batch").is_empty())
         .await;
-    let (stored, letters) = (found().await[0], place.letters().await);
-    assert_eq!(stored + letters, 11, "each event has one fate");
-    assert!(letters >= 1, "f64::MAX is refused");
-    place.exact(stored, letters).await;
+    let (stored, dead_letters) = (found().await[0], place.dead_letters().await);
+    assert_eq!(stored + dead_letters, 11, "each event has one fate");
+    assert!(dead_letters >= 1, "f64::MAX is refused");
+    place.exact(stored, dead_letters).await;
     service.stop().await;
     place.stop().await;
 }
@@ -334,7 +334,7 @@ async fn while_there_is_poison_about_nothing_of_it_is_written_anywhere() {
 const REPAIRS: &str = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String}";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_sent_again_and_refused_again_has_one_open_letter() {
+async fn an_event_that_is_sent_again_and_refused_again_has_one_open_dead_letter() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     Refuses::View.install(&place.connection).await;
@@ -362,7 +362,7 @@ async fn dlq(place: &Place, arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_listed_shown_and_replayed_once_the_cause_is_gone() {
+async fn dead_letters_are_listed_shown_and_replayed_once_the_cause_is_gone() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     Refuses::Constraint("rollup_1d").install(&place.connection).await;
@@ -370,9 +370,9 @@ async fn letters_are_listed_shown_and_replayed_once_the_cause_is_gone() {
     place.exact(28, 2).await;
     let of_project = ["--project", &place.project];
     let listed = dlq(&place, &[&["list", "--json", "--code", "refused_by_store"], &of_project[..]].concat()).await;
-    let letters: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(letters.len(), 2, "{listed}");
-    let shown = dlq(&place, &["show", letters[0]["id"].as_str().unwrap()]).await;
+    let dead_letters: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(dead_letters.len(), 2, "{listed}");
+    let shown = dlq(&place, &["show", dead_letters[0]["id"].as_str().unwrap()]).await;
     assert!(shown.contains("no_poison") && shown.contains("pro"), "{shown}");
     Refuses::Constraint("rollup_1d").remove(&place.connection).await;
     let key = format!("import-{}", place.project);
@@ -468,8 +468,8 @@ async fn a_poison_record_of_kafka_stops_no_partition_also_when_its_consumer_dies
     let body = mixed(100, &[30, 31, 77]);
     assert_eq!(gateway.send(body.clone()).await.status, 202);
     // Killed as soon as one has its dead letter; its heir has the same intent.
-    for letters in [1, 3] {
-        eventually("dead letters are written", async || place.letters().await >= letters).await;
+    for dead_letters in [1, 3] {
+        eventually("dead letters are written", async || place.dead_letters().await >= dead_letters).await;
         running.kill(&consumer_data).await;
         running = consumer().await;
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::poison::repair::{self, Step};
 use tallyhouse_ingest::poison::search::Cause;
-use tallyhouse_ingest::poison::{Alone, BatchWriter, Fence, Origin, letters};
+use tallyhouse_ingest::poison::{Alone, BatchWriter, Fence, Origin, refused_rows};
 use tallyhouse_ingest::store::{Block, Store};
 use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
@@ -45,8 +45,8 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     store.attempt(block).await.unwrap();
     let writer = BatchWriter::new(store.clone(), Duration::ZERO);
     let cause = Cause { code: 469, reason: "refused".to_owned() };
-    let letter = letters::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
-    let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![letter], &Alone).await;
+    let dead_letter = refused_rows::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
+    let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![dead_letter], &Alone).await;
     let origin = Origin { topic: "", is_repeated: true, since: Some(0) };
     let Ok(stored) = writer.store(block, origin, &Alone).await;
     stored.refused.len()
@@ -109,7 +109,7 @@ async fn older_dead_letters_of_the_longest_ids_are_discarded() {
             count(&place.connection, &place.project, all).await == 400 * times && place.is_committed()
         })
         .await;
-        assert_eq!(place.letters().await, 400);
+        assert_eq!(place.dead_letters().await, 400);
     }
     service.stop().await;
     place.stop().await;

@@ -130,7 +130,7 @@ mod tests {
     use crate::batch::Builder;
 
     #[test]
-    fn a_letter_is_the_event_as_it_can_be_sent_again() {
+    fn a_dead_letter_is_the_event_as_it_can_be_sent_again() {
         let (catalogue, hasher) = (Catalogue::built_in().unwrap(), UserHasher::new([7; 16]));
         let rules = ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 730, may_import: false };
         let context = Context {
@@ -148,15 +148,21 @@ mod tests {
         builder.push("p", &event, None);
         builder.push("p", &event, None);
         let rows = Rows::read(&builder.finish().chunks).unwrap();
-        let letter = dead_letter("t", "", &rows, 1, &Cause { code: 469, reason: "why".into() });
-        assert_eq!((letter.id.as_str(), letter.event_id.as_str(), letter.project.as_str()), ("t-1", "e", "p"));
-        assert_eq!((letter.origin.partition, letter.origin.offset, letter.received_at), (-1, -1, 1_700_000_001_000));
-        let payload: Json = serde_json::from_slice(&letter.payload).unwrap();
+        let dead_letter = dead_letter("t", "", &rows, 1, &Cause { code: 469, reason: "why".into() });
+        assert_eq!(
+            (dead_letter.id.as_str(), dead_letter.event_id.as_str(), dead_letter.project.as_str()),
+            ("t-1", "e", "p")
+        );
+        assert_eq!(
+            (dead_letter.origin.partition, dead_letter.origin.offset, dead_letter.received_at),
+            (-1, -1, 1_700_000_001_000)
+        );
+        let payload: Json = serde_json::from_slice(&dead_letter.payload).unwrap();
         let expected = json!({"eventId": "e", "eventType": "a", "userId": "u", "timestamp": 1_700_000_000_000_i64,
             "properties": {"plan": "pro", "amount": 12.5}, "context": {"country": "DE", "page": "/x"}});
         assert_eq!(payload, expected);
         let again =
-            normalise(read(std::str::from_utf8(&letter.payload).unwrap()).unwrap(), None, context).unwrap().event;
+            normalise(read(std::str::from_utf8(&dead_letter.payload).unwrap()).unwrap(), None, context).unwrap().event;
         assert_eq!((again.value, again.ts, again.user_hash), (event.value, event.ts, event.user_hash));
         // The order of a JSON object's members tells nothing.
         let (mut again, mut sent) = (again, event.clone());

@@ -17,7 +17,7 @@ use crate::cli::Dlq;
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 /// Carries a command out.
-pub(crate) async fn letters(what: Dlq) -> Outcome {
+pub(crate) async fn dead_letters(what: Dlq) -> Outcome {
     let attached = Box::pin(attach(&Config::from_env(&ProcessEnv)?, &ProcessEnv)).await?;
     let outcome = carry_out(&attached, what).await;
     attached.detach().await;
@@ -41,11 +41,11 @@ async fn find(attached: &Attached, filters: &Filters) -> Result<Vec<DeadLetter>,
 }
 
 async fn list(attached: &Attached, filters: &Filters, json: bool) -> Outcome {
-    let letters = find(attached, filters).await?;
+    let dead_letters = find(attached, filters).await?;
     if json {
-        letters.iter().for_each(|letter| println!("{}", dlq::json_line(letter)));
+        dead_letters.iter().for_each(|dead_letter| println!("{}", dlq::json_line(dead_letter)));
     } else {
-        print!("{}", dlq::table(&letters));
+        print!("{}", dlq::table(&dead_letters));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,7 +53,7 @@ async fn list(attached: &Attached, filters: &Filters, json: bool) -> Outcome {
 async fn show(attached: &Attached, id: String) -> Outcome {
     let filters = Filters { id: Some(id.clone()), state: "all".to_owned(), limit: 1, ..Filters::default() };
     match find(attached, &filters).await?.first() {
-        Some(letter) => print!("{}", dlq::details(letter)),
+        Some(dead_letter) => print!("{}", dlq::details(dead_letter)),
         None => return Err(format!("there is no dead letter `{id}`").into()),
     }
     Ok(ExitCode::SUCCESS)
@@ -71,9 +71,9 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
             "replay needs --project: a key is one project's, and events of others would be counted there".into()
         );
     };
-    let letters = find(attached, filters).await?;
+    let dead_letters = find(attached, filters).await?;
     if target.dry_run {
-        println!("{} dead letters would be sent again", letters.len());
+        println!("{} dead letters would be sent again", dead_letters.len());
         return Ok(ExitCode::SUCCESS);
     }
     let key = target.key.or_else(|| config::replay_key(&ProcessEnv));
@@ -88,8 +88,8 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
     println!("sending to {url}; the API does not tell whose key it is: it must be one of `{project}`");
     let sender = Sender::new(&url, &key)?;
     let (mut replayed, mut open) = (0, 0);
-    for letter in &letters {
-        let why = match dlq::replay(&attached.writer, &sender, letter).await? {
+    for dead_letter in &dead_letters {
+        let why = match dlq::replay(&attached.writer, &sender, dead_letter).await? {
             Sent::Replayed => {
                 replayed += 1;
                 continue;
@@ -98,19 +98,19 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
             Sent::Kept(why) => why.to_string(),
         };
         open += 1;
-        println!("{} stays open: {why}", letter.id);
+        println!("{} stays open: {why}", dead_letter.id);
     }
     println!("{replayed} replayed, {open} still open");
     Ok(if open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn discard(attached: &Attached, filters: &Filters, dry_run: bool) -> Outcome {
-    let letters = find(attached, filters).await?;
+    let dead_letters = find(attached, filters).await?;
     if dry_run {
-        println!("{} dead letters would be discarded", letters.len());
+        println!("{} dead letters would be discarded", dead_letters.len());
     } else {
-        dlq::mark(&attached.writer, &letters, State::Discarded).await?;
-        println!("{} discarded", letters.len());
+        dlq::mark(&attached.writer, &dead_letters, State::Discarded).await?;
+        println!("{} discarded", dead_letters.len());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -225,48 +225,52 @@ pub fn cut(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Dead letters as one Native block for `dead_letters`.
-pub fn block(letters: &[DeadLetter]) -> Vec<Bytes> {
+pub fn block(dead_letters: &[DeadLetter]) -> Vec<Bytes> {
     let column = |push: &dyn Fn(&mut Column, &DeadLetter)| {
         let mut column = Column::default();
-        letters.iter().for_each(|letter| push(&mut column, letter));
+        dead_letters.iter().for_each(|dead_letter| push(&mut column, dead_letter));
         vec![column]
     };
     let text = |name, value: &dyn Fn(&DeadLetter) -> &str| Field {
         name,
         kind: "String",
-        parts: column(&|column, letter| column.text(value(letter))),
+        parts: column(&|column, dead_letter| column.text(value(dead_letter))),
     };
     let time = |name, value: &dyn Fn(&DeadLetter) -> i64| Field {
         name,
         kind: "DateTime64(3, 'UTC')",
-        parts: column(&|column, letter| column.i64(value(letter))),
+        parts: column(&|column, dead_letter| column.i64(value(dead_letter))),
     };
     let fields = vec![
-        text("project_id", &|letter| &letter.project),
-        text("id", &|letter| &letter.id),
-        text("kind", &|letter| letter.kind.label()),
-        text("code", &|letter| &letter.code),
-        text("reason", &|letter| &letter.reason),
-        Field { name: "payload", kind: "String", parts: column(&|column, letter| column.binary(&letter.payload)) },
-        text("event_id", &|letter| &letter.event_id),
-        text("source_topic", &|letter| &letter.origin.topic),
+        text("project_id", &|dead_letter| &dead_letter.project),
+        text("id", &|dead_letter| &dead_letter.id),
+        text("kind", &|dead_letter| dead_letter.kind.label()),
+        text("code", &|dead_letter| &dead_letter.code),
+        text("reason", &|dead_letter| &dead_letter.reason),
+        Field {
+            name: "payload",
+            kind: "String",
+            parts: column(&|column, dead_letter| column.binary(&dead_letter.payload)),
+        },
+        text("event_id", &|dead_letter| &dead_letter.event_id),
+        text("source_topic", &|dead_letter| &dead_letter.origin.topic),
         Field {
             name: "source_partition",
             kind: "Int32",
-            parts: column(&|column, letter| column.i32(letter.origin.partition)),
+            parts: column(&|column, dead_letter| column.i32(dead_letter.origin.partition)),
         },
         Field {
             name: "source_offset",
             kind: "Int64",
-            parts: column(&|column, letter| column.i64(letter.origin.offset)),
+            parts: column(&|column, dead_letter| column.i64(dead_letter.origin.offset)),
         },
-        text("key_id", &|letter| &letter.origin.key_id),
-        time("received_at", &|letter| letter.received_at),
-        time("failed_at", &|letter| letter.failed_at),
-        text("state", &|letter| letter.state.label()),
-        time("updated_at", &|letter| letter.updated_at),
+        text("key_id", &|dead_letter| &dead_letter.origin.key_id),
+        time("received_at", &|dead_letter| dead_letter.received_at),
+        time("failed_at", &|dead_letter| dead_letter.failed_at),
+        text("state", &|dead_letter| dead_letter.state.label()),
+        time("updated_at", &|dead_letter| dead_letter.updated_at),
     ];
-    native::block(letters.len(), fields)
+    native::block(dead_letters.len(), fields)
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -308,13 +312,13 @@ pub(crate) mod tests {
     #[test]
     fn any_payload_survives_json() {
         for payload in [&b"{\"a\":\"\\u00e9\"}"[..], "é\u{0}".as_bytes(), &[0xff, 0x00, 0x1f], b""] {
-            let letter = dead_letter(payload);
-            assert_eq!(DeadLetter::from_json(&letter.to_json()), Ok(letter));
+            let dead_letter = dead_letter(payload);
+            assert_eq!(DeadLetter::from_json(&dead_letter.to_json()), Ok(dead_letter));
         }
     }
 
     #[test]
-    fn what_is_not_a_letter_is_told_without_being_quoted() {
+    fn what_is_not_a_dead_letter_is_told_without_being_quoted() {
         let error = DeadLetter::from_json(br#"{"v":1,"secret":"x"}"#).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
         assert_eq!(DeadLetter::from_json(br#"{"v":2}"#), Err(Broken::Version(2)));
@@ -329,7 +333,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_letter_is_shown_without_its_payload() {
+    fn a_dead_letter_is_shown_without_its_payload() {
         assert!(!format!("{:?}", dead_letter(b"secret")).contains("secret"));
     }
 }
