@@ -34,10 +34,11 @@ impl BatchWriter {
         fence: &F,
     ) -> Result<(), F::Lost> {
         let (store, token) = (&self.store, block.token);
+        let leftovers = Leftovers { client: &store.client, rows, refused, timeout: store.timeout };
         // While ClickHouse cannot be reached, no batch goes on.
         let limit = Limit { counts: |error| !matches!(error, StoreError::Unreachable(_)), most: MOST_REFUSALS };
         if has_leftovers {
-            let delete = || delete_rows(&store.client, rows, refused, store.timeout);
+            let delete = || leftovers.delete_rows();
             if let Err(error) = retry("delete refused events", fence, limit, delete).await? {
                 store.metrics.refusals.leftovers.inc_by(refused.len() as u64);
                 tracing::error!(
@@ -50,7 +51,7 @@ impl BatchWriter {
             // Who remembers answers may have asked raw events in between.
             store.touched.publish(block.days);
         }
-        let discard = || discard_older(&store.client, rows, refused, store.timeout);
+        let discard = || leftovers.discard_older();
         if let Err(error) = retry("discard older dead letters", fence, limit, discard).await? {
             tracing::warn!(%error, token, "events that were refused before have several open dead letters");
         }
@@ -58,70 +59,79 @@ impl BatchWriter {
     }
 }
 
-/// Deletes refused rows of a batch from raw. The time of receipt tells them from the same events sent again later.
-async fn delete_rows(
-    client: &Client,
-    rows: &Rows,
-    refused: &[(usize, Cause)],
-    deadline: Duration,
-) -> Result<(), StoreError> {
-    let key = |(row, _): &(usize, Cause)| {
-        let bytes = |column| match rows.value(column, *row) {
-            Some(Value::Text(text)) => text.to_vec(),
-            _ => Vec::new(),
-        };
-        let at = |column| refused_rows::integer(rows, column, *row).unwrap_or_default();
-        let text = |column| format!("unhex('{}')", hex(&bytes(column)));
-        let time = |column| format!("fromUnixTimestamp64Milli({}, 'UTC')", at(column));
-        let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
-        format!("({project}, {kind}, {}, {id}, {})", time("ts"), time("received_at"))
-    };
-    for keys in lists(refused.iter().map(key)) {
-        // The first three are of the table's key: only parts that may hold such rows are read.
-        let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({keys})");
-        let count = format!("SELECT count() FROM events WHERE {condition}");
-        if within(deadline, client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
-            continue;
-        }
-        let delete = client
-            .query_raw(&format!("DELETE FROM events WHERE {condition}"))
-            .with_setting("lightweight_deletes_sync", "2")
-            .with_setting("wait_end_of_query", "1");
-        within(DELETE_WITHIN, delete.execute()).await?;
-    }
-    Ok(())
+/// What is left of refused rows of a batch.
+struct Leftovers<'a> {
+    client: &'a Client,
+    rows: &'a Rows,
+    refused: &'a [(usize, Cause)],
+    timeout: Duration,
 }
 
-/// Of several open dead letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
-async fn discard_older(
-    client: &Client,
-    rows: &Rows,
-    refused: &[(usize, Cause)],
-    deadline: Duration,
-) -> Result<(), StoreError> {
-    let key = |(row, _): &(usize, Cause)| {
-        let text = |column| format!("unhex('{}')", hex(refused_rows::text(rows, column, *row).as_bytes()));
-        format!("({}, {})", text("project_id"), text("event_id"))
-    };
-    for keys in lists(refused.iter().map(key)) {
-        let open = format!(
-            "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
-        );
-        // Written as any other step of a dead letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
-        let discard = format!(
-            "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
-             AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \
-             {open} GROUP BY project_id, event_id))"
-        );
-        let discard = client
-            .query_raw(&discard)
-            .with_setting("wait_end_of_query", "1")
-            .with_setting("async_insert", "0")
-            .with_setting("deduplicate_insert", "disable")
-            .with_setting("deduplicate_insert_select", "disable");
-        within(deadline, discard.execute()).await?;
+impl Leftovers<'_> {
+    /// Deletes the rows from raw. The time of receipt tells them from the same events sent again later.
+    async fn delete_rows(&self) -> Result<(), StoreError> {
+        let keys = self.keys(|row| {
+            let text = |column| match self.rows.value(column, row) {
+                Some(Value::Text(text)) => unhex(text),
+                _ => unhex(b""),
+            };
+            let time = |column| {
+                let time = refused_rows::integer(self.rows, column, row).unwrap_or_default();
+                format!("fromUnixTimestamp64Milli({time}, 'UTC')")
+            };
+            let (project, kind, id) = (text("project_id"), text("event_type"), text("event_id"));
+            format!("({project}, {kind}, {}, {id}, {})", time("ts"), time("received_at"))
+        });
+        for keys in keys {
+            // The first three are of the table's key: only parts that may hold such rows are read.
+            let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({keys})");
+            let count = format!("SELECT count() FROM events WHERE {condition}");
+            if within(self.timeout, self.client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
+                continue;
+            }
+            let delete = self
+                .client
+                .query_raw(&format!("DELETE FROM events WHERE {condition}"))
+                .with_setting("lightweight_deletes_sync", "2")
+                .with_setting("wait_end_of_query", "1");
+            within(DELETE_WITHIN, delete.execute()).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Of several open dead letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
+    async fn discard_older(&self) -> Result<(), StoreError> {
+        let keys = self.keys(|row| {
+            // As dead letters have it, in UTF-8.
+            let text = |column| unhex(refused_rows::text(self.rows, column, row).as_bytes());
+            format!("({}, {})", text("project_id"), text("event_id"))
+        });
+        for keys in keys {
+            let open = format!(
+                "FROM dead_letters FINAL WHERE (project_id, event_id) IN ({keys}) AND code = '{CODE}' AND state = 'open'"
+            );
+            // Written as any other step of a dead letter: once more, newer. Chosen inside, where `state` is the column and not the new value.
+            let discard = format!(
+                "INSERT INTO dead_letters SELECT * REPLACE ('discarded' AS state, now64(3, 'UTC') AS updated_at) FROM (SELECT * {open} \
+                 AND (project_id, event_id, failed_at, id) NOT IN (SELECT project_id, event_id, (max((failed_at, id)) AS newest).1, newest.2 \
+                 {open} GROUP BY project_id, event_id))"
+            );
+            let discard = self
+                .client
+                .query_raw(&discard)
+                .with_setting("wait_end_of_query", "1")
+                .with_setting("async_insert", "0")
+                .with_setting("deduplicate_insert", "disable")
+                .with_setting("deduplicate_insert_select", "disable");
+            within(self.timeout, discard.execute()).await?;
+        }
+        Ok(())
+    }
+
+    /// A key of each row, as lists that fit a statement.
+    fn keys(&self, key: impl Fn(usize) -> String) -> Vec<String> {
+        lists(self.refused.iter().map(|(row, _)| key(*row)))
+    }
 }
 
 /// Keys as lists that fit a statement.
@@ -139,8 +149,9 @@ fn lists(keys: impl Iterator<Item = String>) -> Vec<String> {
     lists
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn unhex(bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("unhex('{hex}')")
 }
 
 #[cfg(test)]
