@@ -46,6 +46,14 @@ async fn killed_while_away(place: &Place, settings: &[(&str, &str)], from: &[u32
     service.kill(&place.data).await;
 }
 
+/// A start without ClickHouse takes the last ten of the events that are sent now and knows the others; then ClickHouse comes back.
+async fn restart_while_away(place: &Place, sent: u32) {
+    place.proxy.set(Mode::Away);
+    let service = place.service(&[]).await;
+    assert_eq!(again(&service, 0..sent).await, (10, u64::from(sent) - 10));
+    place.finish(service, sent.into()).await;
+}
+
 /// Changes the bytes of the only segment.
 fn change_segment(data: &Folder, change: impl FnOnce(&mut Vec<u8>)) {
     let segments = log_files(data, "log");
@@ -91,12 +99,7 @@ async fn a_batch_that_was_applied_and_not_answered_before_a_kill_is_counted_once
     assert_eq!(again(&service, 20..30).await, (10, 0));
     assert!(is_inserting(&place.data));
     service.kill(&place.data).await;
-    place.proxy.set(Mode::Away);
-    let service = place.service(&[]).await;
-    assert_eq!(again(&service, 0..40).await, (10, 30));
-    place.proxy.set(Mode::Pass);
-    place.counted(40).await;
-    place.stop(service, 40).await;
+    restart_while_away(&place, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,9 +141,7 @@ async fn a_segment_without_a_header_is_set_aside_and_said_to_be_lost() {
     assert!(service.metric(LOST) > 0);
     assert_eq!(log_files(&place.data, "damaged").len(), 1);
     assert_eq!(again(&service, 10..40).await, (30, 0));
-    place.proxy.set(Mode::Pass);
-    place.counted(40).await;
-    place.stop(service, 40).await;
+    place.finish(service, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,9 +157,7 @@ async fn a_torn_tail_is_cut_and_what_came_before_it_is_there() {
     assert!(service.metric(TORN) > 100, "{}", service.metric(TORN));
     assert_eq!((service.metric(LOST), log_files(&place.data, "torn").len()), (0, 1));
     assert_eq!(again(&service, 0..40).await, (10, 30));
-    place.proxy.set(Mode::Pass);
-    place.counted(40).await;
-    place.stop(service, 40).await;
+    place.finish(service, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,12 +179,7 @@ async fn only_the_first_start_of_a_folder_waits_for_clickhouse_and_asks_it_for_i
     assert_eq!(again(&service, 0..20).await, (10, 10));
     place.counted(20).await;
     service.kill(&place.data).await;
-    place.proxy.set(Mode::Away);
-    let service = place.service(&[]).await;
-    assert_eq!(again(&service, 0..30).await, (10, 20));
-    place.proxy.set(Mode::Pass);
-    place.counted(30).await;
-    place.stop(service, 30).await;
+    restart_while_away(&place, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,12 +200,7 @@ async fn ids_outlive_the_segment_that_they_came_in() {
         .await;
         service.stop().await;
     }
-    place.proxy.set(Mode::Away);
-    let service = place.service(&[]).await;
-    assert_eq!(again(&service, 0..40).await, (10, 30));
-    place.proxy.set(Mode::Pass);
-    place.counted(40).await;
-    place.stop(service, 40).await;
+    restart_while_away(&place, 40).await;
 }
 
 fn has(path: &Path, text: &str) -> bool {

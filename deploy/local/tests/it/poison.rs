@@ -118,6 +118,13 @@ impl Place {
         }
     }
 
+    /// As [`Self::exact`], and stops both.
+    pub async fn finish(self, service: Service, stored: u64, refused: u64) {
+        self.exact(stored, refused).await;
+        service.stop().await;
+        self.stop().await;
+    }
+
     pub async fn stop(self) {
         self.engine.stop(Duration::from_secs(20)).await;
     }
@@ -200,9 +207,7 @@ async fn who_waits_is_told_which_event_is_refused_and_may_send_it_again() {
     let mended = json(&wait(body).await);
     assert_eq!((&mended["accepted"], &mended["duplicates"]), (&json!(1), &json!(19)), "{mended}");
     // Of the dead letters of one event the newest is open.
-    place.exact(20, 2).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 20, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,9 +230,7 @@ async fn from_the_disk_and_after_kills_the_same_events_are_dead_letters() {
         service.kill(&place.data).await;
     }
     service = place.service(&[]).await;
-    place.exact(10 + 3 * 38, 6).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 10 + 3 * 38, 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,9 +252,7 @@ async fn a_dead_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
     Refuses::Constraint("events").remove(&place.connection).await;
     place.proxy.set(Mode::Pass);
     let service = place.service(&[]).await;
-    place.exact(29, 1).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 29, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,9 +272,7 @@ async fn a_store_that_refuses_everything_makes_no_dead_letters_and_is_told() {
     assert_eq!(service.metric("tallyhouse_ingest_store_refuses_everything"), 1);
     execute(&place.connection, "DROP VIEW tallyhouse.broken SYNC").await.unwrap();
     eventually("it is ready again", async || service.health.is_ready()).await;
-    place.exact(30, 0).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 30, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,9 +283,7 @@ async fn a_sender_of_nothing_but_poison_holds_up_nobody_for_ever() {
     let all: Vec<usize> = (0..20).collect();
     assert_eq!(service.send(mixed(20, &all)).await.status, 202);
     assert_eq!(service.send(mixed(25, &[])).await.status, 202);
-    place.exact(25, 20).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 25, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,9 +303,7 @@ async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_dead_lett
     let (stored, dead_letters) = (found().await[0], place.dead_letters().await);
     assert_eq!(stored + dead_letters, 11, "each event has one fate");
     assert!(dead_letters >= 1, "f64::MAX is refused");
-    place.exact(stored, dead_letters).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, stored, dead_letters).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,9 +374,7 @@ async fn dead_letters_are_listed_shown_and_replayed_once_the_cause_is_gone() {
     let replay = [&["replay", "--url", &service.url, "--key", &key], &of_project[..]].concat();
     let replayed = dlq(&place, &replay).await;
     assert!(replayed.contains("2 replayed, 0 still open"), "{replayed}");
-    place.exact(30, 0).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 30, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

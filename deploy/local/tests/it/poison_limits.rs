@@ -86,9 +86,7 @@ async fn older_dead_letters_that_cannot_be_discarded_hold_up_nothing() {
         send_refused(&service, &body, 1).await;
         eventually("nothing is being inserted", async || place.is_committed()).await;
     }
-    place.exact(19, 2).await;
-    service.stop().await;
-    place.stop().await;
+    place.finish(service, 19, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,9 +126,7 @@ async fn an_event_is_blamed_when_the_store_takes_some_other_kind_of_row() {
         let picky = format!("ALTER TABLE tallyhouse.events ADD CONSTRAINT picky CHECK {constraint}");
         execute(&place.connection, &picky).await.unwrap();
         assert_eq!(service.send(mixed(1, &[0])).await.status, 202);
-        place.exact(10, 1).await;
-        service.stop().await;
-        place.stop().await;
+        place.finish(service, 10, 1).await;
     }
 }
 
