@@ -80,7 +80,7 @@ pub struct BatchLimits {
     pub inserts: usize,
     /// One attempt of an insert. Not configurable.
     pub insert_timeout: Duration,
-    /// `REFUSED_GRACE_MS`: how long batches of which ClickHouse refuses most, but not every event, wait before these are dead
+    /// `REFUSED_GRACE_MS`: how long batches of which ClickHouse refuses most, but not every event, wait before these are
     /// dead letters; and how long it may refuse every event before the service is not ready.
     pub refused_grace: Duration,
 }

@@ -51,7 +51,7 @@ pub struct KafkaDelivery {
 /// What has to be known before events can be submitted.
 #[derive(Debug, Clone)]
 pub enum Ready {
-    /// Nothing.
+    /// Nothing has to be found out: there is one log.
     Local,
     /// Where they go.
     Kafka(Destination),

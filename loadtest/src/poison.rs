@@ -1,5 +1,4 @@
-//! Poison: events of a type that the store refuses for good, one in so many. The rest must be exact, and each of them a dead
-//! dead letter.
+//! Poison: events of a type that the store refuses for good, one in so many. The rest must be exact, and each of them a dead letter.
 
 use std::collections::BTreeMap;
 

@@ -30,7 +30,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// Between syncs that only the worker wants (`LOG_SYNC` other than `always`).
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
-/// The partition.
+/// All of the log: its only partition.
 pub struct LocalPartition {
     /// What its batches' tokens begin with.
     topic: String,

@@ -28,7 +28,7 @@ pub struct Metrics {
     pub kafka: KafkaMetrics,
     /// Events that ClickHouse refuses.
     pub refusals: RefusalMetrics,
-    /// Files.
+    /// Files of ids, and those of versions without a log.
     pub spool: SpoolMetrics,
     /// The local log.
     pub log: LogMetrics,

@@ -57,7 +57,7 @@ pub struct Counts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} is in a batch that was begun, but cannot be decoded: was the batch begun by a newer version?")]
 pub struct CannotReplay {
-    /// Which.
+    /// Of the first record that cannot be decoded.
     pub offset: i64,
 }
 

@@ -34,7 +34,7 @@ pub struct BatchCommitter<P> {
     pub store: Store,
     /// How they get there, however often it takes.
     pub writer: BatchWriter,
-    /// Figures.
+    /// Counts commits, and what the records of a stored batch were.
     pub metrics: Arc<Metrics>,
 }
 

@@ -6,7 +6,6 @@ use std::io;
 
 use super::disk::{Disk, DiskFile};
 
-/// The file.
 const NAME: &str = "commit";
 
 /// Bytes of a slot.
@@ -18,7 +17,7 @@ const HEADER: usize = 32;
 /// Longest metadata. Intents are shorter.
 const MAX_METADATA: usize = SLOT as usize - HEADER;
 
-/// What is committed.
+/// What the newest slot says that is whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
     /// The offset of the first record that is not stored yet.

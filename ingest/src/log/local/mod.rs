@@ -131,7 +131,7 @@ pub struct Options {
     pub sync: Sync,
     /// What may wait.
     pub limits: Limits,
-    /// Figures.
+    /// Counts what is written, refused and lost.
     pub metrics: Arc<Metrics>,
     /// Who remembers ids.
     pub on_lost: OnLost,

@@ -40,7 +40,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Both.
+    /// That of two places, added up.
     pub fn and(self, other: Self) -> Self {
         Self {
             records: self.records + other.records,
