@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod durability;
 pub mod error;
+mod hexadecimal;
 pub mod insert;
 pub mod migrations;
 pub mod native;
@@ -17,3 +18,4 @@ pub mod runner;
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};
 pub use error::{Class, Fault, StoreError};
+pub use hexadecimal::{hex, unhex};

@@ -5,6 +5,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// What the tables are made on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Topology {
@@ -118,7 +120,7 @@ impl Migration {
 
     /// SHA-256 of the text as written, in hexadecimal.
     pub fn checksum(&self) -> String {
-        Sha256::digest(self.text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(self.text.as_bytes()))
     }
 
     /// The statement to run.

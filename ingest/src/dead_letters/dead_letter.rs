@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::limits::MAX_EVENT_BYTES;
 use tallyhouse_sql::native::{self, Column, Field};
+use tallyhouse_sql::{hex, unhex};
 
 /// The most of a payload that is kept: an event that is longer was refused for it.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_EVENT_BYTES;
@@ -138,7 +139,7 @@ impl DeadLetter {
             kind: self.kind,
             code: self.code.clone(),
             reason: self.reason.clone(),
-            payload_hex: text.is_none().then(|| to_hex(&self.payload)),
+            payload_hex: text.is_none().then(|| hex(&self.payload)),
             payload: text,
             event_id: self.event_id.clone(),
             origin: self.origin.clone(),
@@ -167,7 +168,7 @@ impl DeadLetter {
         let wire: Wire = serde_json::from_slice(json).map_err(malformed)?;
         let payload = match (wire.payload, wire.payload_hex) {
             (Some(text), None) => text.into_bytes(),
-            (None, Some(hex)) => from_hex(&hex).ok_or_else(|| Broken::Malformed("payload_hex".to_owned()))?,
+            (None, Some(digits)) => unhex(&digits).ok_or_else(|| Broken::Malformed("payload_hex".to_owned()))?,
             _ => return Err(Broken::Malformed("one of payload and payload_hex".to_owned())),
         };
         Ok(Self {
@@ -271,21 +272,6 @@ pub fn block(dead_letters: &[DeadLetter]) -> Vec<Bytes> {
         time("updated_at", &|dead_letter| dead_letter.updated_at),
     ];
     native::block(dead_letters.len(), fields)
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bytes from hexadecimal digits.
-pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
-    let pairs = digits.chunks_exact(2);
-    pairs
-        .remainder()
-        .is_empty()
-        .then(|| pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod dead_letter;
 mod queue;
 
 pub use courier::Courier;
-pub use dead_letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut, from_hex};
+pub use dead_letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut};
 pub use queue::Queue;
 
 /// Where dead letters go. It never blocks: what cannot be taken is dropped and counted.

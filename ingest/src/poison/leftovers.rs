@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::native::{Rows, Value};
+use tallyhouse_sql::{StoreError, hex};
 
 use super::refused_rows::{self, CODE};
 use super::search::Cause;
@@ -150,8 +150,7 @@ fn lists(keys: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 fn unhex(bytes: &[u8]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("unhex('{hex}')")
+    format!("unhex('{}')", hex(bytes))
 }
 
 #[cfg(test)]

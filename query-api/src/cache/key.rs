@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tallyhouse_sql::hex;
 use ulid::Ulid;
 
 use super::stamp::{DaysStamp, Generation, Stamp};
@@ -121,10 +122,6 @@ impl io::Write for Written {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod table;
 use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tallyhouse_sql::hex;
 
 use crate::cache::Entry;
 use crate::store::Cost;
@@ -50,7 +51,8 @@ pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> R
         fields.remove("generated_at");
     }
     let digest = Sha256::digest(format!("{data}{told}"));
-    let tag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut tag = hex(&digest);
+    tag.truncate(32);
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
     Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None, seen_ms: None }
 }

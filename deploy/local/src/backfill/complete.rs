@@ -11,10 +11,10 @@ use tallyhouse_schema::event::{Dim, Flags};
 use tallyhouse_schema::normalise::counted_under;
 use tallyhouse_schema::raw::{Property, PropertyValue};
 use tallyhouse_schema::{DimSet, Event};
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::gate::Lock;
+use tallyhouse_sql::{StoreError, hex};
 
 use super::{Backfill, DAY, Unit, date, of, project};
 
@@ -136,7 +136,7 @@ fn windows(hours: &[HourOfRows], batch: usize) -> Vec<Range<i64>> {
 /// The condition for rows that come after this one.
 fn beyond(row: &Stored) -> String {
     let ts = format!("fromUnixTimestamp64Milli(toInt64({}), 'UTC')", row.ts);
-    let id: String = row.event_id.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(row.event_id.as_bytes());
     // The first part is what the primary key can use.
     format!(
         " AND toStartOfHour(events.ts) >= toStartOfHour({ts}) AND (toStartOfHour(events.ts), events.user_hash, events.ts, events.event_id) > \

@@ -2,10 +2,10 @@
 
 use clap::Args;
 use serde::Deserialize;
-use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, Origin, State, from_hex};
+use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, Origin, State};
 use tallyhouse_schema::time;
 use tallyhouse_sql::clickhouse::{self, Row};
-use tallyhouse_sql::{Connection, StoreError};
+use tallyhouse_sql::{Connection, StoreError, unhex};
 
 /// Which dead letters. All conditions must hold.
 #[derive(Debug, Clone, Default, Args)]
@@ -72,7 +72,7 @@ impl From<Found> for DeadLetter {
             kind: if row.kind == Kind::Json.label() { Kind::Json } else { Kind::Record },
             code: row.code,
             reason: row.reason,
-            payload: from_hex(&row.payload).unwrap_or_default(),
+            payload: unhex(&row.payload).unwrap_or_default(),
             event_id: row.event_id,
             origin: Origin {
                 topic: row.source_topic,

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tallyhouse_ingest::dead_letters::DeadLetter;
+use tallyhouse_sql::hex;
 
 /// One line per dead letter, under a heading.
 pub fn table(dead_letters: &[DeadLetter]) -> String {
@@ -40,7 +41,7 @@ pub fn json_line(dead_letter: &DeadLetter) -> String {
 pub fn details(dead_letter: &DeadLetter) -> String {
     let payload = match std::str::from_utf8(&dead_letter.payload) {
         Ok(text) => printable(text),
-        Err(_) => dead_letter.payload.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => hex(&dead_letter.payload),
     };
     format!("{}\n{payload}\n", json_line(dead_letter))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
+use tallyhouse_sql::hex;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_INSERT;
 
 use super::EngineOptions;
@@ -158,7 +159,7 @@ fn policies(filter: &str) -> String {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 fn escape(text: &str) -> String {

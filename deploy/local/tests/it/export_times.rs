@@ -201,7 +201,7 @@ async fn parquet_has_instants_in_utc_whatever_the_zone() {
     let service = service(&project).await;
     let path = format!("/v1/export?startTime={}&format=parquet&timezone=Pacific/Apia", ten_days_ago() * 1_000);
     let file = crate::sql_values::bytes(&service, &project, "GET", &path, "").await.1;
-    let hex: String = file.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = tallyhouse_sql::hex(&file);
     let types = format!(
         "SELECT arrayStringConcat(arraySort(arrayMap(c -> concat(c.name, ' ', c.logical_type), arrayFilter(c -> c.name IN \
          ('ts', 'original_ts', 'received_at'), columns))), ';') FROM format(ParquetMetadata, unhex('{hex}'))"
