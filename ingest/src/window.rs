@@ -99,6 +99,13 @@ impl Window {
         }
     }
 
+    /// Forgets an id, if it is known under this offset.
+    pub fn forget(&mut self, key: EventKey, offset: i64) {
+        if self.find(key) == Some(offset) {
+            self.remove(key);
+        }
+    }
+
     /// Changes the bound; the oldest leave when there are more.
     pub fn set_capacity(&mut self, ids: usize) {
         self.capacity = ids.max(1);

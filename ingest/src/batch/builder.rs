@@ -10,7 +10,6 @@ use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
-use super::EventKey;
 use crate::config::BatchLimits;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -38,7 +37,6 @@ const MAX_COUNTED: usize = 262_144 + 65_536;
 #[derive(Debug, Default)]
 pub struct Builder {
     rows: usize,
-    keys: Vec<EventKey>,
     project_id: Column,
     event_id: Column,
     event_type: Column,
@@ -89,19 +87,16 @@ pub struct Encoded {
     pub rows: usize,
     /// One Native block.
     pub chunks: Vec<Bytes>,
-    /// The ids in it that a later event may repeat.
-    pub keys: Vec<EventKey>,
     /// The days that they fall on, and the hours of the newest ones.
     pub days: Vec<Touched>,
 }
 
 impl Builder {
-    /// Appends an event. `key` is `None` for an event whose id was generated: nothing can repeat it.
-    pub fn push(&mut self, project: &str, event: &Event<'_>, key: Option<EventKey>) {
+    /// Appends an event.
+    pub fn push(&mut self, project: &str, event: &Event<'_>) {
         self.rows += 1;
         self.touch(project, event);
         self.touch_partition(event);
-        self.keys.extend(key);
         self.project_id.text(project);
         self.event_id.text(&event.event_id);
         self.event_type.text(&event.event_type);
@@ -130,7 +125,7 @@ impl Builder {
 
     /// Appends an event that was read from Kafka. A batch holds either such events or others.
     pub fn push_from(&mut self, source: Source, project: &str, event: &Event<'_>) {
-        self.push(project, event, None);
+        self.push(project, event);
         self.source_partition.i32(source.partition);
         self.source_offset.i64(source.offset);
         self.bytes += 12;
@@ -253,12 +248,7 @@ impl Builder {
             fields.push(one("source_partition", "Int32", self.source_partition));
             fields.push(one("source_offset", "Int64", self.source_offset));
         }
-        Encoded {
-            rows: self.rows,
-            chunks: native::block(self.rows, fields),
-            keys: self.keys,
-            days: self.days.into_iter().collect(),
-        }
+        Encoded { rows: self.rows, chunks: native::block(self.rows, fields), days: self.days.into_iter().collect() }
     }
 }
 
@@ -309,7 +299,7 @@ mod tests {
     const MONDAY: i64 = 4 * DAY_MS;
 
     fn push(builder: &mut Builder, ts: i64, retention_days: u16) {
-        builder.push("p", &Event { ts, retention_days, ..Event::default() }, None);
+        builder.push("p", &Event { ts, retention_days, ..Event::default() });
     }
 
     #[test]
@@ -331,7 +321,7 @@ mod tests {
         let dims: Vec<_> = ["a", "b", "c"].map(|set| Dim { set, value: "v".into() }).into();
         let mut builder = Builder::default();
         while !builder.is_full(BatchLimits { rows: usize::MAX, ..LIMITS }) {
-            builder.push("p", &Event { retention_days: 1, dims: dims.clone(), ..Event::default() }, None);
+            builder.push("p", &Event { retention_days: 1, dims: dims.clone(), ..Event::default() });
         }
         assert_eq!(builder.rows(), MAX_COUNTED / 4);
     }

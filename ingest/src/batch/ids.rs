@@ -1,6 +1,6 @@
 //! Event ids as 128-bit keys.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -66,7 +66,7 @@ impl KeyHasher {
 
 /// Keys are uniformly distributed already; hashing them again would only cost time.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Identity(u64);
+pub(crate) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {
@@ -86,9 +86,6 @@ impl Hasher for Identity {
 
 /// Numbers that are uniformly distributed already.
 pub(crate) type NumberSet = HashSet<u64, BuildHasherDefault<Identity>>;
-
-/// A map by key.
-pub type KeyMap<V> = HashMap<EventKey, V, BuildHasherDefault<Identity>>;
 
 #[cfg(test)]
 mod tests {

@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use tallyhouse_schema::event::Flags;
 use tallyhouse_schema::{Event, wire};
-use tallyhouse_service::clock::{now_ms, steady_ms};
+use tallyhouse_service::clock::steady_ms;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::ids::Id;
 use crate::batch::{EventKey, KeyHasher};
 use crate::delivery::{Refused, Settled};
 use crate::http::Wait;
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
-use crate::poison::RefusedEvent;
 use crate::window::Window;
+use crate::worker::partition::RefusedRecord;
 
 /// Events of which it is remembered that ClickHouse refuses them: for who waits at the moment.
 const REFUSED_EVENTS: usize = 10_000;
@@ -65,6 +64,8 @@ pub struct Submitted {
     fates: Vec<Fate>,
     /// Groups to wait for: that of the request, and one that it repeats events of.
     tickets: Vec<Ticket>,
+    /// [`LocalLog::losses`] by then.
+    losses: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +131,8 @@ impl Appender {
         if !appending.has_room(framed.bytes.len()) {
             return Err(Refused::Busy);
         }
-        let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new() };
+        let losses = self.log.losses();
+        let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new(), losses };
         let (mut open, mut writing) = (None, None);
         for (record, key) in framed.iter() {
             let known = key.and_then(|key| window.find(key));
@@ -164,7 +166,9 @@ impl Appender {
             (Wait::Stored, Some(last)) => self.stored_after(last, deadline).await,
             (Wait::Stored | Wait::Durable, _) => self.stored.borrow().clone(),
         };
-        let settled = |fate: &Fate| match (is_durable(fate), wait) {
+        // Acknowledged before they were synced, and lost: other events have their offsets now.
+        let may_be_lost = wait == Wait::Stored && self.log.losses() != submitted.losses;
+        let settled = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
             (false, _) => Settled::Open,
             (true, Wait::Stored) if fate.offset >= stored.next => Settled::Open,
             (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => Settled::RefusedByStore(*code),
@@ -196,31 +200,27 @@ impl Appender {
         self.hurry.notified().await;
     }
 
-    /// A batch is stored. Ids of events that ClickHouse refused are forgotten, so that they can be sent again; they are returned.
-    pub fn stored(&self, next: i64, refused: &[RefusedEvent]) -> Vec<Id> {
-        let (mut offsets, mut forgotten) = (BTreeMap::new(), Vec::new());
+    /// A batch is stored, but for some records. Their ids are forgotten, so that their events can be sent again.
+    pub fn stored(&self, next: i64, refused: &[RefusedRecord]) {
         if !refused.is_empty() {
-            let (mut window, at) = (self.window(), now_ms());
-            for event in refused {
-                let key = self.hasher.key(&event.project, &event.event_id);
-                if let Some(offset) = window.find(key) {
-                    offsets.insert(offset, event.code);
-                    forgotten.push(Id { key, offset, at });
-                    window.remove(key);
-                }
-            }
+            let mut window = self.window();
+            refused.iter().for_each(|record| window.forget(self.key(record), record.offset));
         }
         self.stored.send_modify(|stored| {
             stored.next = stored.next.max(next);
-            if !offsets.is_empty() {
-                let refused = Arc::make_mut(&mut stored.refused);
-                refused.extend(offsets);
-                while refused.len() > REFUSED_EVENTS {
-                    refused.pop_first();
+            if !refused.is_empty() {
+                let known = Arc::make_mut(&mut stored.refused);
+                known.extend(refused.iter().map(|record| (record.offset, record.event.code)));
+                while known.len() > REFUSED_EVENTS {
+                    known.pop_first();
                 }
             }
         });
-        forgotten
+    }
+
+    /// The id of a refused record.
+    pub fn key(&self, record: &RefusedRecord) -> EventKey {
+        self.hasher.key(&record.event.project, &record.event.event_id)
     }
 
     /// Waits until all that is in the log is stored, as long as there is progress.

@@ -12,10 +12,12 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::time::Duration;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
 
 use crate::batch::EventKey;
+use crate::config::DedupLimits;
 use crate::log::local::disk::{Disk, DiskFile};
 use crate::window::Window;
 
@@ -45,8 +47,10 @@ pub struct Id {
 /// Whose ids a file holds. Files are read in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// Not the log: what ClickHouse knew at the first start, and batches of a version without a log.
-    Elsewhere,
+    /// What ClickHouse knew at the first start, and batches of a version without a log by then.
+    ClickHouse,
+    /// All that did not come through the log, when such batches were found at a later start.
+    Journal,
     /// The segment that begins with an offset.
     Segment(i64),
     /// Refused events of the batch that ends before an offset.
@@ -56,7 +60,8 @@ pub enum Source {
 impl Source {
     fn name(self) -> String {
         match self {
-            Self::Elsewhere => format!("{:020}-from-elsewhere{SUFFIX}", 0),
+            Self::ClickHouse => format!("{:020}-from-clickhouse{SUFFIX}", 0),
+            Self::Journal => format!("{:020}-from-journal{SUFFIX}", 0),
             Self::Segment(base) => format!("{base:020}{SUFFIX}"),
             Self::Refused(next) => format!("{next:020}{REFUSED}"),
         }
@@ -90,7 +95,7 @@ pub fn save<D: Disk>(disk: &D, source: Source, ids: &[Id]) -> io::Result<()> {
 pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
     let mut names: Vec<String> = disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)).collect();
     names.sort();
-    let (now, steady, horizon) = (now_ms(), steady_ms(), horizon(window));
+    let (now, steady, horizon) = (now_ms(), steady_ms(), horizon(window.length()));
     let (mut files, mut ids, mut damaged) = (Vec::new(), 0, 0);
     for name in names.iter().rev() {
         match read(disk, name)? {
@@ -136,30 +141,33 @@ impl RefusedRecords {
     }
 }
 
-/// Removes files of which every id is older than the window, or has no room in it.
-pub fn forget_old<D: Disk>(disk: &D, window: &Window) -> io::Result<()> {
-    let (horizon, mut newer) = (horizon(window), 0);
+/// Removes files of which every id is older than the window or has no room in it, and those of refused records before an offset:
+/// the log has them no more.
+pub fn forget_old<D: Disk>(disk: &D, dedup: DedupLimits, first: i64) -> io::Result<()> {
+    let (horizon, mut newer) = (horizon(dedup.window), 0);
     let mut names = disk.list()?;
     names.sort();
-    for name in names.into_iter().rev().filter(|name| name.ends_with(SUFFIX) || name.ends_with(REFUSED)) {
+    let is_gone = |next: &str| next.parse::<i64>().is_ok_and(|next| next <= first);
+    for name in names.iter().filter(|name| name.strip_suffix(REFUSED).is_some_and(is_gone)) {
+        disk.remove(name)?;
+    }
+    for name in names.into_iter().rev().filter(|name| name.ends_with(SUFFIX)) {
         let mut last = [0; ENTRY];
         let file = disk.open(&name)?;
         let bytes = file.bytes()?;
         let read = bytes.checked_sub(ENTRY as u64).map(|at| file.read_at(&mut last, at)).transpose()?;
         let is_old = read == Some(ENTRY) && decode(&last).is_some_and(|id| id.at < horizon);
-        // The records that were refused may still be in the log, whatever has room.
-        let has_no_room = name.ends_with(SUFFIX) && newer >= window.capacity() as u64;
-        if is_old || has_no_room {
+        if is_old || newer >= dedup.ids as u64 {
             disk.remove(&name)?;
-        } else if name.ends_with(SUFFIX) {
+        } else {
             newer += bytes / ENTRY as u64;
         }
     }
     Ok(())
 }
 
-fn horizon(window: &Window) -> i64 {
-    now_ms().saturating_sub(i64::try_from(window.length().as_millis()).unwrap_or(i64::MAX))
+fn horizon(window: Duration) -> i64 {
+    now_ms().saturating_sub(i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Id>>> {
@@ -184,8 +192,6 @@ fn decode(entry: &[u8]) -> Option<Id> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::batch::KeyHasher;
     use crate::log::local::simulated::Simulated;
@@ -194,6 +200,10 @@ mod tests {
 
     fn id(hasher: &KeyHasher, n: i64, at: i64) -> Id {
         Id { key: hasher.key("p", &n.to_string()), offset: n, at }
+    }
+
+    fn limits(ids: usize) -> DedupLimits {
+        DedupLimits { window: Duration::from_millis(DAY as u64), ids }
     }
 
     fn window(ids: usize) -> Window {
@@ -227,7 +237,7 @@ mod tests {
     fn ids_from_elsewhere_outlive_the_first_segment_and_are_older_than_it() {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
         let other = Id { key: hasher.key("p", "other"), offset: -1, at: now };
-        save(&disk, Source::Elsewhere, &[other]).unwrap();
+        save(&disk, Source::ClickHouse, &[other]).unwrap();
         save(&disk, Source::Segment(0), &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
         let (mut all, mut some) = (window(10), window(2));
         load(&disk, &mut all).unwrap();
@@ -241,7 +251,7 @@ mod tests {
         let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
         save(&disk, Source::Refused(3), &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
         save(&disk, Source::Segment(0), &[id(&hasher, 2, now)]).unwrap();
-        forget_old(&disk, &window(1)).unwrap();
+        forget_old(&disk, limits(1), 2).unwrap();
         let refused = RefusedRecords::load(&disk).unwrap();
         let key = |n: i64| hasher.key("p", &n.to_string());
         assert_eq!(refused.damaged, 0);
@@ -249,6 +259,8 @@ mod tests {
         assert_eq!([(0, 0), (1, 1), (1, 7), (2, 2)].map(|(n, at)| refused.has(key(n), at)), [true, true, false, false]);
         disk.flip("00000000000000000003.refused", 8 * 50);
         assert_eq!(RefusedRecords::load(&disk).unwrap().damaged, 1);
+        forget_old(&disk, limits(1), 3).unwrap();
+        assert_eq!(disk.list().unwrap(), ["00000000000000000000.ids"], "the log has them no more");
     }
 
     #[test]
@@ -257,7 +269,7 @@ mod tests {
         save(&disk, Source::Segment(1), &[id(&hasher, 1, now - 3 * DAY), id(&hasher, 2, now - 2 * DAY)]).unwrap();
         save(&disk, Source::Segment(3), &[id(&hasher, 3, now - 2 * DAY), id(&hasher, 4, now)]).unwrap();
         save(&disk, Source::Segment(2), &[id(&hasher, 2, now)]).unwrap();
-        forget_old(&disk, &window(2)).unwrap();
+        forget_old(&disk, limits(2), 0).unwrap();
         assert_eq!(disk.list().unwrap(), ["00000000000000000003.ids"]);
     }
 }

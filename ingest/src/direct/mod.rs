@@ -161,9 +161,15 @@ impl Direct {
         }
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
-        let topic = format!("local-{}", identity.id);
-        let partition =
-            Arc::new(LocalPartition::new(topic, Arc::clone(&log), disk.clone(), Arc::clone(&appender), committed));
+        let (topic, metrics) = (format!("local-{}", identity.id), Arc::clone(&store.metrics));
+        let partition = Arc::new(LocalPartition::new(
+            topic,
+            Arc::clone(&log),
+            disk.clone(),
+            Arc::clone(&appender),
+            metrics,
+            committed,
+        ));
         Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain })
     }
 
@@ -279,8 +285,12 @@ impl Direct {
         let (now, steady) = (now_ms(), steady_ms());
         let id = |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) };
         let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(id).collect();
-        ids::save(&self.disk, Source::Elsewhere, &ids)?;
-        if self.has_ids { Ok(()) } else { self.log.commit(self.partition.first(), "") }
+        if self.has_ids {
+            // Beside those of the first start, which nobody could read again.
+            return ids::save(&self.disk, Source::Journal, &ids);
+        }
+        ids::save(&self.disk, Source::ClickHouse, &ids)?;
+        self.log.commit(self.partition.first(), "")
     }
 
     /// Measures what waits, and lets go of segments that are read. Blocking.
@@ -313,7 +323,7 @@ impl Direct {
             ids::save(&self.disk, Source::Segment(*base), &self.ids_of(*base, *end)?)?;
             self.log.retire(*end);
         }
-        if ended.is_empty() { Ok(()) } else { ids::forget_old(&self.disk, &self.appender.window()) }
+        if ended.is_empty() { Ok(()) } else { ids::forget_old(&self.disk, self.common.dedup, self.log.range().start) }
     }
 
     /// Ids of records between two offsets, as far as the window has them.

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tallyhouse_service::clock::now_ms;
 use tokio::sync::mpsc;
 
 use super::append::Appender;
-use super::ids::{self, Source};
+use super::ids::{self, Id, Source};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
-use crate::poison::RefusedEvent;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
 use crate::worker::intent::Intent;
-use crate::worker::partition::{CommitError, Partition, ReadError, Start};
+use crate::worker::partition::{CommitError, Partition, ReadError, RefusedRecord, Start};
 
 /// Bytes that may wait for the worker.
 const QUEUED_BYTES: usize = 3 << 20;
@@ -37,6 +37,7 @@ pub struct LocalPartition {
     log: Arc<LocalLog>,
     disk: LogFolder,
     appender: Arc<Appender>,
+    metrics: Arc<Metrics>,
     /// What was committed when it was opened.
     found: Committed,
     committed: AtomicI64,
@@ -44,9 +45,16 @@ pub struct LocalPartition {
 
 impl LocalPartition {
     /// The partition of a log.
-    pub fn new(topic: String, log: Arc<LocalLog>, disk: LogFolder, appender: Arc<Appender>, found: Committed) -> Self {
+    pub fn new(
+        topic: String,
+        log: Arc<LocalLog>,
+        disk: LogFolder,
+        appender: Arc<Appender>,
+        metrics: Arc<Metrics>,
+        found: Committed,
+    ) -> Self {
         let committed = AtomicI64::new(found.next);
-        Self { topic, log, disk, appender, found, committed }
+        Self { topic, log, disk, appender, metrics, found, committed }
     }
 
     /// Where it begins.
@@ -70,7 +78,7 @@ impl Partition for LocalPartition {
     }
 
     fn commit(&self, next: i64, metadata: &str) -> Result<(), CommitError> {
-        self.log.commit(next, metadata)?;
+        self.log.commit(next, metadata).inspect_err(|_| self.metrics.log.errors.inc())?;
         self.committed.fetch_max(next, Ordering::AcqRel);
         Ok(())
     }
@@ -88,12 +96,17 @@ impl Partition for LocalPartition {
         Ok(None)
     }
 
-    fn stored(&self, next: i64, refused: &[RefusedEvent]) {
-        let forgotten = self.appender.stored(next, refused);
-        // Before the commit: a start that reads these records again must not know them. Rare, so the thread may wait for it.
-        if let Err(error) = ids::save(&self.disk, Source::Refused(next), &forgotten) {
+    fn stored(&self, next: i64, refused: &[RefusedRecord]) {
+        let at = now_ms();
+        let id = |record: &RefusedRecord| Id { key: self.appender.key(record), offset: record.offset, at };
+        let ids: Vec<Id> = refused.iter().map(id).collect();
+        // Before they may be sent again, and before the commit: a start that reads these records must not know them. Rare, so the
+        // thread may wait for it.
+        if let Err(error) = ids::save(&self.disk, Source::Refused(next), &ids) {
+            self.metrics.log.errors.inc();
             tracing::error!(%error, "ids of refused events could not be kept: from the next start on they are known for a day");
         }
+        self.appender.stored(next, refused);
     }
 
     fn wanted(&self) -> i64 {
@@ -128,10 +141,10 @@ pub async fn feed(
         let reading = Arc::clone(&log);
         let read = tokio::task::spawn_blocking(move || read(&reading, next)).await;
         match read {
-            Ok(Ok((chunk, after))) => {
+            Ok(Ok((chunk, after))) if after > next => {
                 next = after;
                 queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
-                if !chunk.records.is_empty() && chunks.send(chunk).is_err() {
+                if chunks.send(chunk).is_err() {
                     return;
                 }
             }
@@ -150,5 +163,6 @@ fn read(log: &LocalLog, from: i64) -> std::io::Result<(Chunk, i64)> {
         chunk.push(Read { offset: record.offset, at: record.at, payload: record.payload });
         chunk.bytes.len() < CHUNK_BYTES
     })?;
+    chunk.until = progress.next;
     Ok((chunk, progress.next))
 }

@@ -254,7 +254,7 @@ fn canaries(project: &str, kind: &str) -> [Vec<Bytes>; 2] {
     };
     [bare, full].map(|event| {
         let mut builder = Builder::default();
-        builder.push(project, &event, None);
+        builder.push(project, &event);
         builder.finish().chunks
     })
 }

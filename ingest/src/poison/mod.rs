@@ -110,6 +110,8 @@ pub struct Stored {
 /// An event of a batch that is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedEvent {
+    /// Its row in the batch.
+    pub row: usize,
     /// Its project.
     pub project: String,
     /// Its id.

@@ -145,8 +145,8 @@ mod tests {
             "context":{"country":"DE","page":"/x"}}"#;
         let mut builder = Builder::default();
         let event = normalise(read(sent).unwrap(), None, context).unwrap().event;
-        builder.push("p", &event, None);
-        builder.push("p", &event, None);
+        builder.push("p", &event);
+        builder.push("p", &event);
         let rows = Rows::read(&builder.finish().chunks).unwrap();
         let dead_letter = dead_letter("t", "", &rows, 1, &Cause { code: 469, reason: "why".into() });
         assert_eq!(

@@ -242,6 +242,7 @@ impl BatchWriter {
             self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
         }
         let event = |(row, cause): &(usize, Cause)| RefusedEvent {
+            row: *row,
             project: refused_rows::text(rows, "project_id", *row),
             event_id: refused_rows::text(rows, "event_id", *row),
             code: cause.code,

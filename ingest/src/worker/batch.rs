@@ -86,6 +86,8 @@ pub struct Building {
     poison_bytes: usize,
     counts: Counts,
     checksum: crc32fast::Hasher,
+    /// Of each row.
+    offsets: Vec<i64>,
     opened: Instant,
 }
 
@@ -104,6 +106,7 @@ impl Building {
             poison_bytes: 0,
             counts: Counts::default(),
             checksum: crc32fast::Hasher::new(),
+            offsets: Vec::new(),
             opened: Instant::now(),
         }
     }
@@ -143,12 +146,13 @@ impl Building {
         }
         self.counts.kept += 1;
         self.checksum.update(read.payload);
+        self.offsets.push(read.offset);
         match known.partition {
             Some(partition) => {
                 let source = Source { partition, offset: read.offset };
                 self.builder.push_from(source, record.project, &record.event);
             }
-            None => self.builder.push(record.project, &record.event, None),
+            None => self.builder.push(record.project, &record.event),
         }
         Ok(())
     }
@@ -185,15 +189,19 @@ impl Building {
         self.last
     }
 
-    /// What is inserted and committed.
-    pub fn close(self, topic: &str, partition: Option<i32>, is_repeated: bool) -> Closed {
-        let Self { first, last, builder, skips, poison, counts, checksum, .. } = self;
-        // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
-        // records must not be taken for those of the old one.
-        let token = format!("{topic}-{}-{first}-{last}-{:08x}", partition.unwrap_or_default(), checksum.finalize());
-        // No keys are in it: the window has them already.
+    /// What is inserted and committed. A repeated batch has the range of its intent, whatever is left of it.
+    pub fn close(self, topic: &str, partition: Option<i32>, replay: Option<&Intent>) -> Closed {
+        let Self { first, builder, skips, poison, counts, checksum, offsets, .. } = self;
+        let last = replay.map_or(self.last, |intent| intent.last);
+        let token = match partition {
+            // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
+            // records must not be taken for those of the old one.
+            Some(partition) => format!("{topic}-{partition}-{first}-{last}-{:08x}", checksum.finalize()),
+            // Damage may take records of a range between two attempts. What an attempt has stored must not be stored again.
+            None => format!("{topic}-{first}-{last}"),
+        };
         let Encoded { rows, chunks, days, .. } = builder.finish();
-        Closed { first, last, token, rows, chunks, days, skips, poison, is_repeated, counts }
+        Closed { first, last, token, rows, chunks, days, offsets, skips, poison, is_repeated: replay.is_some(), counts }
     }
 }
 
@@ -204,7 +212,7 @@ pub struct Closed {
     pub first: i64,
     /// Last offset.
     pub last: i64,
-    /// `topic-partition-first-last-checksum`
+    /// `topic-partition-first-last-checksum`; of the local log without partition and checksum.
     pub token: String,
     /// Events in it.
     pub rows: usize,
@@ -212,6 +220,8 @@ pub struct Closed {
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on.
     pub days: Vec<Touched>,
+    /// Of its rows.
+    pub offsets: Vec<i64>,
     /// Offsets that are not in it.
     pub skips: Skips,
     /// Records that could not be read.
@@ -266,7 +276,7 @@ mod tests {
                     Known { partition: Some(3), hasher: &self.hasher, window: Some(&mut self.window), replay, now: 1 };
                 building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
             }
-            Ok(building.close("t", Some(3), replay.is_some()))
+            Ok(building.close("t", Some(3), replay))
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::{Closed, Poison};
 use super::intent::Intent;
-use super::partition::{CommitError, Partition};
+use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::metrics::Metrics;
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
@@ -65,7 +65,7 @@ impl<P: Partition> Fence for Held<'_, P> {
 
 impl<P: Partition> BatchCommitter<P> {
     /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
-    pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedEvent>, Lost> {
+    pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedRecord>, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
             self.metrics.consumed(closed.counts);
             return Ok(Vec::new());
@@ -85,7 +85,10 @@ impl<P: Partition> BatchCommitter<P> {
                 is_repeated: closed.is_repeated,
                 since: closed.is_repeated.then_some(0),
             };
-            refused = self.writer.store(block, origin, &fence).await?.refused;
+            let record = |event: RefusedEvent| {
+                closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
+            };
+            refused = self.writer.store(block, origin, &fence).await?.refused.into_iter().filter_map(record).collect();
         }
         self.metrics.consumed(closed.counts);
         Ok(refused)

@@ -15,6 +15,8 @@ pub struct Chunk {
     pub bytes: Vec<u8>,
     /// Offset, time of appending and end of each payload.
     pub records: Vec<(i64, i64, usize)>,
+    /// Records before it that did not come in chunks up to this one are lost; 0: that is not known.
+    pub until: i64,
 }
 
 impl Chunk {
@@ -103,6 +105,7 @@ impl Filling {
                 return Ok(false);
             }
             let Some(read) = self.chunk.get(self.cursor) else {
+                self.end_replay(self.chunk.until);
                 self.freed += std::mem::take(&mut self.chunk).bytes.len();
                 self.cursor = 0;
                 return Ok(false);
@@ -122,11 +125,20 @@ impl Filling {
                 replay: self.replay.as_ref(),
                 now: judge.now,
             };
-            self.building.get_or_insert_with(|| Building::new(read.offset)).take(read, &mut known)?;
+            let first = known.replay.map_or(read.offset, |intent| intent.first);
+            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut known)?;
             self.cursor += 1;
             self.must_close = self.replay.as_ref().is_some_and(|intent| read.offset == intent.last);
         }
         Ok(true)
+    }
+
+    /// Ends the replay when all records of its range that are left came before an offset.
+    fn end_replay(&mut self, until: i64) {
+        if self.replay.as_ref().is_some_and(|intent| intent.last < until) {
+            self.must_close = self.building.is_some();
+            self.replay = self.replay.take().filter(|_| self.must_close);
+        }
     }
 
     /// Whether the batch being filled cannot go on with this offset: a replayed range ended before it (the log has gaps), or
@@ -140,7 +152,67 @@ impl Filling {
     pub fn close(&mut self, topic: &str, partition: Option<i32>) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;
-        let is_repeated = self.replay.take().is_some();
-        Some(building.close(topic, partition, is_repeated))
+        Some(building.close(topic, partition, self.replay.take().as_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tallyhouse_schema::{Event, wire};
+
+    use super::super::intent::Skips;
+    use super::*;
+
+    fn chunk(offsets: impl IntoIterator<Item = i64>, until: i64) -> Chunk {
+        let mut chunk = Chunk { until, ..Chunk::default() };
+        for offset in offsets {
+            let (id, mut payload) = (offset.to_string(), Vec::new());
+            wire::encode("p", &Event { event_id: id.as_str().into(), ..Event::default() }, &mut payload);
+            chunk.push(Read { offset, at: 1, payload: &payload });
+        }
+        chunk
+    }
+
+    /// Batches of the local log, of which the first repeats the offsets 10 to 14 without 11: first, last, token and offsets of each.
+    fn batches(chunks: Vec<Chunk>) -> Vec<(i64, i64, String, Vec<i64>)> {
+        let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
+        let mut skips = Skips::default();
+        skips.push(1);
+        let intent = Intent::read(10, &Intent::metadata(14, 1, skips)).unwrap();
+        let (mut filling, mut batches) = (Filling::new(None, intent), Vec::new());
+        let hasher = KeyHasher::random();
+        let judge = Judge { partition: None, hasher: &hasher, limits, now: 1 };
+        let mut chunks = chunks.into_iter();
+        loop {
+            while filling.judge(&judge).unwrap() {}
+            if filling.due(limits).is_some_and(|due| due <= Instant::now()) {
+                batches.extend(filling.close("t", None));
+            } else if let Some(chunk) = chunks.next() {
+                filling.begin(chunk);
+            } else {
+                let is_due = filling.due(limits).is_some();
+                let last = filling.close("t", None);
+                assert_eq!(is_due, last.is_some(), "it waits for records that are lost");
+                batches.extend(last);
+                return batches.into_iter().map(|it| (it.first, it.last, it.token, it.offsets)).collect();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_begun_batch_keeps_its_range_and_token_whatever_damage_has_left_of_it() {
+        let (whole, rest) = (|offsets: &[i64]| (10, 14, "t-10-14".to_owned(), offsets.to_vec()), 15..20);
+        let next = (15, 19, "t-15-19".to_owned(), rest.clone().collect());
+        assert_eq!(batches(vec![chunk(10..20, 20)]), [whole(&[10, 12, 13, 14]), next.clone()]);
+        // The first and the last are lost, and what follows is in the same chunk, in another one, or not there yet.
+        assert_eq!(batches(vec![chunk([12].into_iter().chain(rest.clone()), 20)]), [whole(&[12]), next.clone()]);
+        assert_eq!(
+            batches(vec![chunk([12], 13), chunk([], 15), chunk(rest.clone(), 20)]),
+            [whole(&[12]), next.clone()]
+        );
+        assert_eq!(batches(vec![chunk([12], 15)]), [whole(&[12])]);
+        // Nothing is left.
+        assert_eq!(batches(vec![chunk([], 15), chunk(rest.clone(), 20)]), [next.clone()]);
+        assert_eq!(batches(vec![chunk(rest, 20)]), [next]);
     }
 }

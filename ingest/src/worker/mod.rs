@@ -37,12 +37,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::KeyHasher;
 use crate::config::{BatchLimits, DedupLimits};
-use crate::poison::{BatchWriter, RefusedEvent};
+use crate::poison::BatchWriter;
 use batch::CannotReplay;
 use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
 use pace::Pace;
-use partition::Partition;
+use partition::{Partition, RefusedRecord};
 
 /// What all workers of a process share.
 pub struct Common {
@@ -92,7 +92,7 @@ enum Done {
     /// A batch is stored, but for some events; the offset after it is not committed yet.
     Stored {
         next: i64,
-        refused: Vec<RefusedEvent>,
+        refused: Vec<RefusedRecord>,
         took: Duration,
     },
     Committed,
@@ -213,9 +213,9 @@ impl<P: Partition> Worker<P> {
                 inserts.took = took;
                 // Whoever sends them again is not told that they are known.
                 if let Some(window) = &mut filling.window {
-                    refused
-                        .iter()
-                        .for_each(|event| window.remove(self.common.hasher.key(&event.project, &event.event_id)));
+                    for RefusedRecord { offset, event } in &refused {
+                        window.forget(self.common.hasher.key(&event.project, &event.event_id), *offset);
+                    }
                 }
                 self.committer.partition.stored(next, &refused);
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.

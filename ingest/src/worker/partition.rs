@@ -28,8 +28,8 @@ pub trait Partition: Send + Sync + 'static {
     /// How many partitions the topic has. `None`: duplicates were found before they were appended, and the worker needs no window.
     fn partitions(&self) -> Result<Option<i32>, ReadError>;
 
-    /// Records before `next` are stored, but for some that are dead letters.
-    fn stored(&self, _next: i64, _refused: &[RefusedEvent]) {}
+    /// Records before `next` are stored, but for some that are dead letters. It is not committed yet.
+    fn stored(&self, _next: i64, _refused: &[RefusedRecord]) {}
 
     /// The largest offset whose insert somebody waits for; `i64::MAX` when all that is there is to be stored, because the process ends.
     fn wanted(&self) -> i64 {
@@ -40,6 +40,15 @@ pub trait Partition: Send + Sync + 'static {
     fn hurried(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
+}
+
+/// A record of which ClickHouse refuses the event: that one, and not another of the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRecord {
+    /// Where it is.
+    pub offset: i64,
+    /// What it holds, and why it is refused.
+    pub event: RefusedEvent,
 }
 
 /// Why nothing was committed.

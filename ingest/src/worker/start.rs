@@ -47,7 +47,9 @@ impl<P: Partition> Worker<P> {
         let intent = start.intent?;
         let range = self.asked("what the log has", P::range).await;
         let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
-        let is_whole = range.start <= intent.first && intent.last < range.end;
+        // What is left of a range of the local log has the range's token.
+        let is_local = self.committer.partition.number().is_none();
+        let is_whole = is_local || (range.start <= intent.first && intent.last < range.end);
         self.committer.metrics.kafka.intent_found(age, is_whole);
         let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
         if is_whole {

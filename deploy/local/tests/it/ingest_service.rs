@@ -223,7 +223,7 @@ pub fn body(ids: std::ops::Range<u32>) -> String {
 pub fn block_of(project: &str, ids: &[&str]) -> Vec<Bytes> {
     let mut builder = Builder::default();
     for id in ids {
-        with_event(project, id, |event| builder.push(project, event, None));
+        with_event(project, id, |event| builder.push(project, event));
     }
     builder.finish().chunks
 }

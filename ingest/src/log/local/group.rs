@@ -40,7 +40,8 @@ impl Group {
         Self { bytes: vec![0; GROUP_HEADER], first, records: 0, keys: Vec::new(), outcome }
     }
 
-    fn end(&self) -> i64 {
+    /// The offset after its last record.
+    pub fn end(&self) -> i64 {
         self.first + i64::from(self.records)
     }
 

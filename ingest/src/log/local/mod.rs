@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append -> the open group -> written and synced with all that came during the last sync -> durable: the request is answered
-//! read   <- what is durable, in order, from memory or from the files
+//! read   <- what is synced, in order
 //! commit -> one of two slots, synced                        -> segments that are read go
 //! start  -> read every segment: cut the torn tail, set damage aside -> the next append begins a segment of its own
 //! ```
@@ -37,7 +37,7 @@ mod writer;
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,13 +46,14 @@ use tokio::sync::watch;
 
 use crate::batch::EventKey;
 use crate::metrics::Metrics;
+use crate::worker::intent::Intent;
 use commit::Commits;
 pub use commit::Committed;
 use disk::{Disk, Folder};
 use group::Open;
 pub use group::{Appending, Outcome, Place, Ticket};
 pub use identity::Identity;
-use segments::Segments;
+use segments::{Bounds, Segments};
 pub use segments::{Damage, Progress, Record};
 pub use writer::Writer;
 
@@ -115,10 +116,14 @@ pub struct LocalLog<D: Disk = Folder> {
     synced: watch::Sender<i64>,
     /// The offset up to which damage was counted.
     inspected: AtomicI64,
+    /// Not asked of the segments: who writes holds their lock.
+    salt: u32,
     sync: Sync,
     limits: Limits,
-    /// Ids of events that were acknowledged and are not synced yet.
-    unsynced: Mutex<Vec<EventKey>>,
+    /// Groups that were acknowledged and are not synced yet: where each ends, its ids, and how many records it has.
+    unsynced: Mutex<Vec<(i64, Vec<EventKey>, u32)>>,
+    /// How often acknowledged records were lost.
+    losses: AtomicU64,
     wants_sync: AtomicBool,
     is_full: AtomicBool,
     on_lost: OnLost,
@@ -150,8 +155,12 @@ impl<D: Disk> LocalLog<D> {
                  twice: run `tallyhouse rollups verify`"
             );
         }
-        let first = committed.as_ref().map_or(0, |committed| committed.next);
-        let (segments, damage) = Segments::open(disk, limits.segment_bytes(), first, visit)?;
+        let Committed { next: first, metadata } = committed.clone().unwrap_or_default();
+        // Offsets that an intent names are not used again, even if the log lost its records.
+        let intent = Intent::read(first, &metadata).ok().flatten();
+        let named = intent.map_or(first, |intent| intent.last + 1);
+        let (segments, damage) =
+            Segments::open(disk, limits.segment_bytes(), Bounds { committed: first, named }, visit)?;
         metrics.log.damaged(damage);
         if damage != Damage::default() {
             tracing::error!(
@@ -167,10 +176,12 @@ impl<D: Disk> LocalLog<D> {
             commits: Mutex::new(commits),
             synced: watch::Sender::new(next),
             inspected: AtomicI64::new(next),
+            salt: segments.salt(),
             segments: Mutex::new(segments),
             sync,
             limits,
             unsynced: Mutex::default(),
+            losses: AtomicU64::new(0),
             wants_sync: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             on_lost,
@@ -181,7 +192,7 @@ impl<D: Disk> LocalLog<D> {
 
     /// What the checksums of appended records begin with ([`frame::write_record`]).
     pub fn salt(&self) -> u32 {
-        self.segments().salt()
+        self.salt
     }
 
     /// Begins to append. Others wait meanwhile, so nothing else is done before it is dropped.
@@ -192,6 +203,11 @@ impl<D: Disk> LocalLog<D> {
     /// Whether as much waits as may.
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// How often records that had been acknowledged were lost, with [`Sync`] other than `always`: their offsets belong to others then.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// Counts events that were refused because it is.
@@ -231,7 +247,7 @@ impl<D: Disk> LocalLog<D> {
         let mut progress = Progress { next: from, damage: Damage::default() };
         if from < inspected {
             progress = segments::read(&view, from, inspected, &mut visit)?;
-            if !goes_on.get() || progress.next < inspected {
+            if !goes_on.get() {
                 return Ok(progress);
             }
         }
@@ -284,7 +300,7 @@ impl<D: Disk> LocalLog<D> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unsynced(&self) -> MutexGuard<'_, Vec<EventKey>> {
+    fn unsynced(&self) -> MutexGuard<'_, Vec<(i64, Vec<EventKey>, u32)>> {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

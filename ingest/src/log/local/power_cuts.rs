@@ -10,11 +10,15 @@ use rand::{RngExt, SeedableRng};
 
 use super::commit::Commits;
 use super::frame::{self, GROUP_HEADER};
-use super::segments::{self, Damage, Segments};
+use super::segments::{self, Bounds, Damage, Segments};
 use super::simulated::Simulated;
 
 /// Small, so that there are many.
 const SEGMENT: u64 = 4 << 10;
+
+const fn bounds(committed: i64) -> Bounds {
+    Bounds { committed, named: committed }
+}
 
 /// What was done, from outside.
 #[derive(Default, Clone)]
@@ -45,7 +49,7 @@ impl<'a> Process<'a> {
     fn start(disk: &'a Simulated, history: &'a mut History, seed: u64) -> std::io::Result<Self> {
         let (commits, committed, _) = Commits::open(disk)?;
         let committed = committed.map_or(0, |committed| committed.next);
-        let (log, _) = Segments::open(disk.clone(), SEGMENT, committed, |_| {})?;
+        let (log, _) = Segments::open(disk.clone(), SEGMENT, bounds(committed), |_| {})?;
         Ok(Self { disk, log, commits, committed, history, rng: StdRng::seed_from_u64(seed) })
     }
 
@@ -112,7 +116,7 @@ fn check(disk: &Simulated, history: &History, acknowledged: usize, committed: us
     assert!(is_known && next >= least, "{context}: committed {next}, {least}");
 
     let mut records = BTreeMap::new();
-    let (log, damage) = Segments::open(disk.clone(), SEGMENT, next, |record| {
+    let (log, damage) = Segments::open(disk.clone(), SEGMENT, bounds(next), |record| {
         let is_first = records.insert(record.offset, record.payload.to_vec()).is_none();
         assert!(is_first, "{context}: twice {}", record.offset);
     })
@@ -207,17 +211,20 @@ fn damage_costs_what_is_damaged_and_is_counted() {
         let next = found.map_or(0, |found| found.next);
         let all = {
             let mut all = BTreeMap::new();
-            Segments::open(disk.cut(disk.ops(), 1), SEGMENT, next, |r| drop(all.insert(r.offset, r.payload.to_vec())))
-                .unwrap();
+            Segments::open(disk.cut(disk.ops(), 1), SEGMENT, bounds(next), |r| {
+                drop(all.insert(r.offset, r.payload.to_vec()))
+            })
+            .unwrap();
             all
         };
         let mut rng = StdRng::seed_from_u64(seed);
         let Some((name, bytes)) = disk.a_segment(&mut rng) else { continue };
         disk.flip(&name, rng.random_range(0..bytes * 8));
         let mut found = BTreeMap::new();
-        let (log, damage) =
-            Segments::open(disk, SEGMENT, next, |record| drop(found.insert(record.offset, record.payload.to_vec())))
-                .unwrap();
+        let (log, damage) = Segments::open(disk, SEGMENT, bounds(next), |record| {
+            drop(found.insert(record.offset, record.payload.to_vec()))
+        })
+        .unwrap();
         let is_missing = |offset: &&i64| **offset >= next && !found.contains_key(offset);
         let missing: Vec<i64> = all.keys().filter(is_missing).copied().collect();
         assert!(found.iter().all(|(offset, payload)| history.written[offset].contains(payload)), "seed {seed}");

@@ -235,6 +235,7 @@ async fn what_a_late_sync_loses_is_not_known_any_more() {
         tokio::task::yield_now().await;
     }
     assert_eq!(*lost.lock().unwrap(), [key]);
+    assert_eq!(log.losses(), 1, "it had been acknowledged");
     // Nothing is taken before its id is forgotten.
     while !log.append().has_room(1) {
         tokio::task::yield_now().await;
@@ -243,4 +244,18 @@ async fn what_a_late_sync_loses_is_not_known_any_more() {
     assert_eq!((offset, outcome(ticket).await), (0, Outcome::Durable));
     writer.end().await;
     assert_eq!(read(&log, 0), ["next"]);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_loses_nothing_that_was_written_before() {
+    let disk = Simulated::default();
+    let (log, lost, _) = open(&disk, Sync::Off);
+    let writer = log.start().unwrap();
+    let [kept, gone] = ["kept", "gone"].map(|id| KeyHasher::random().key("p", id));
+    assert_eq!(outcome(append(&log, &["kept"], Some(kept)).1).await, Outcome::Durable);
+    disk.fail_after(0);
+    assert_eq!(outcome(append(&log, &["gone"], Some(gone)).1).await, Outcome::Lost);
+    assert_eq!((lost.lock().unwrap().as_slice(), log.losses()), (&[gone][..], 0));
+    writer.end().await;
+    assert_eq!(read(&log, 0), ["kept"]);
 }

@@ -10,7 +10,7 @@ use tallyhouse_service::clock::now_ms;
 
 use super::disk::{Disk, DiskFile, Folder};
 use super::group::Group;
-use super::{LocalLog, Sync};
+use super::{Damage, LocalLog, Sync};
 
 /// Between two syncs that nobody waits for, with [`Sync::Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -106,7 +106,11 @@ impl<D: Disk> LocalLog<D> {
             Ok(()) => {
                 self.metrics.log.written(records, started.elapsed());
                 if self.sync != Sync::Always {
-                    self.unsynced().extend_from_slice(group.keys());
+                    let mut unsynced = self.unsynced();
+                    unsynced.push((group.end(), group.keys().to_vec(), records));
+                    // A segment that ended was synced.
+                    let synced = self.segments().synced();
+                    unsynced.retain(|(end, ..)| *end > synced);
                 }
                 self.open().written(&group);
             }
@@ -119,7 +123,7 @@ impl<D: Disk> LocalLog<D> {
 
     fn sync_written(&self) {
         if let Err(error) = self.sync() {
-            tracing::error!(%error, "the local log could not be synced: events that were acknowledged before their sync are lost");
+            tracing::error!(%error, "the local log could not be synced");
             self.start_over(None);
         }
     }
@@ -131,10 +135,15 @@ impl<D: Disk> LocalLog<D> {
             let synced = DiskFile::sync(&*unsynced.file);
             self.segments().synced_to(&unsynced, synced)?;
         }
-        self.unsynced().clear();
-        let synced = self.segments().synced();
-        self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
+        self.tell_synced();
         Ok(())
+    }
+
+    /// Tells the reader up to where it may read.
+    fn tell_synced(&self) {
+        let synced = self.segments().synced();
+        self.unsynced().retain(|(end, ..)| *end > synced);
+        self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
     }
 
     /// Offsets go on after what is synced. A group that is not, and what came behind it, are lost: their offsets are used again.
@@ -146,10 +155,18 @@ impl<D: Disk> LocalLog<D> {
             open.take()
         };
         let lost: Vec<_> = group.into_iter().chain([behind]).collect();
-        // Before the offsets are used again.
-        (self.on_lost)(&std::mem::take(&mut *self.unsynced()));
-        lost.iter().for_each(|group| (self.on_lost)(group.keys()));
+        self.tell_synced();
         let next = self.segments().next();
+        let acknowledged = std::mem::take(&mut *self.unsynced());
+        if !acknowledged.is_empty() {
+            self.losses.fetch_add(1, Ordering::AcqRel);
+            let records = acknowledged.iter().map(|(.., records)| u64::from(*records)).sum();
+            self.metrics.log.damaged(Damage { records, ..Damage::default() });
+            tracing::error!(records, "events that were acknowledged before their sync are lost");
+        }
+        // Before the offsets are used again.
+        acknowledged.iter().for_each(|(_, keys, _)| (self.on_lost)(keys));
+        lost.iter().for_each(|group| (self.on_lost)(group.keys()));
         let mut open = self.open();
         open.go_back(next);
         open.refuse(false);

@@ -83,6 +83,15 @@ impl<F> Segment<F> {
     }
 }
 
+/// Offsets that others know of.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// What lies before is read.
+    pub committed: i64,
+    /// What lies before is not used again: an intent may name it.
+    pub named: i64,
+}
+
 /// See the module.
 pub struct Segments<D: Disk> {
     disk: D,
@@ -150,8 +159,8 @@ impl<D: Disk> Segments<D> {
         self.segments.iter().take(ended).filter(is_before).map(|segment| (segment.base, segment.end)).collect()
     }
 
-    /// Writes a group from [`Self::next`] on. In front of its records, which are framed with [`Self::salt`], is room for its header. After an error
-    /// nothing of it is there, nor of what was not synced before.
+    /// Writes a group from [`Self::next`] on. In front of its records, which are framed with [`Self::salt`], is room for its header. After an
+    /// error nothing of it is there, nor of what could not be synced before.
     pub fn write(&mut self, first: i64, group: &mut [u8], records: u32, at: i64) -> io::Result<()> {
         if first != self.next {
             return Err(io::Error::other(format!("a group from {first} on, where {} is next", self.next)));
@@ -169,7 +178,10 @@ impl<D: Disk> Segments<D> {
             room.copy_from_slice(&header.encode(segment.salt));
         }
         if let Err(error) = segment.file.write_at(group, place) {
-            self.give_up();
+            // What was written before is whole, and may have been acknowledged.
+            if self.sync().is_ok() {
+                self.give_up();
+            }
             return Err(error);
         }
         segment.took(header, place);

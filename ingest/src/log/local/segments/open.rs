@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use super::super::disk::{Disk, DiskFile};
 use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader};
-use super::{Damage, Record, Segment, Segments, WHOLE, lost};
+use super::{Bounds, Damage, Record, Segment, Segments, WHOLE, lost};
 
 impl<D: Disk> Segments<D> {
     /// Opens what is there and gives each record to `visit`, in order. New offsets begin after the last record and not before
-    /// `committed`.
+    /// these bounds.
     pub fn open(
         disk: D,
         segment_bytes: u64,
-        committed: i64,
+        bounds: Bounds,
         mut visit: impl FnMut(Record<'_>),
     ) -> io::Result<(Self, Damage)> {
+        let Bounds { committed, named } = bounds;
         let mut log = Self {
             disk,
             segments: VecDeque::new(),
@@ -45,7 +46,8 @@ impl<D: Disk> Segments<D> {
             damage = damage.and(log.recover(&name, base, end, &mut visit)?);
             expected = log.segments.back().map_or(expected, |segment| segment.end.max(expected));
         }
-        log.next = expected.max(committed);
+        damage.records += lost(expected.max(committed), named);
+        log.next = expected.max(committed).max(named);
         Ok((log, damage))
     }
 

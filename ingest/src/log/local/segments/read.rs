@@ -40,13 +40,16 @@ pub fn read<F: DiskFile>(
     let mut progress = Progress { next: from, damage: Damage::default() };
     for segment in view {
         if !read_segment(segment, &mut progress, until, &mut visit)? {
-            break;
+            return Ok(progress);
         }
     }
+    // What no segment has is lost.
+    progress.damage.records += lost(progress.next, until);
+    progress.next = progress.next.max(until);
     Ok(progress)
 }
 
-/// Whether the reading goes on with the next segment.
+/// Whether the reading goes on: `visit` did not end it.
 fn read_segment<F: DiskFile>(
     segment: &View<F>,
     progress: &mut Progress,
@@ -77,7 +80,7 @@ fn read_segment<F: DiskFile>(
                         continue;
                     }
                     if group.first >= until.min(segment.end) {
-                        return Ok(false);
+                        return Ok(true);
                     }
                     progress.damage.records += lost(progress.next, group.first);
                     let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
@@ -86,8 +89,11 @@ fn read_segment<F: DiskFile>(
                         if offset < progress.next {
                             continue;
                         }
-                        if !is_wanted || offset >= until.min(segment.end) {
+                        if !is_wanted {
                             return Ok(false);
+                        }
+                        if offset >= until.min(segment.end) {
+                            return Ok(true);
                         }
                         progress.next = offset + 1;
                         match payload {
