@@ -108,6 +108,40 @@ impl Disk for Folder {
     }
 }
 
+/// Read at a time around what the disk cannot read.
+const PAGE: usize = 4 << 10;
+
+/// Reads at a place. Pages that the disk cannot read (`EIO`) are zeros, as no group is, so that they cost no more than their own records.
+/// Returns how many bytes there are, and how many of them were not read.
+pub fn read_around<F: DiskFile>(file: &F, bytes: &mut [u8], at: u64) -> io::Result<(usize, usize)> {
+    let cannot_be_read = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    match file.read_at(bytes, at) {
+        Err(error) if cannot_be_read(&error) => {}
+        read => return Ok((read?, 0)),
+    }
+    let (mut done, mut unread) = (0, 0);
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let place = at + done as u64;
+        let to_boundary = PAGE - usize::try_from(place % PAGE as u64).unwrap_or_default();
+        let length = to_boundary.min(rest.len());
+        let page = rest.get_mut(..length).unwrap_or_default();
+        let read = match file.read_at(page, place) {
+            Err(error) if cannot_be_read(&error) => {
+                tracing::error!(place, bytes = length, "the disk cannot read a part of the local log");
+                page.fill(0);
+                unread += length;
+                length
+            }
+            read => read?,
+        };
+        done += read;
+        if read < length {
+            break;
+        }
+    }
+    Ok((done, unread))
+}
+
 impl DiskFile for File {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.write_all_at(bytes, at)

@@ -1,7 +1,7 @@
 //! The bytes of a segment.
 //!
 //! ```text
-//! segment   twice: magic, base offset, salt, checksum | group … | zeros
+//! segment   group … | zeros                                               its name says its base offset and salt
 //! group     magic, bytes of the body, first offset, time, records, checksum | record …
 //! record    bytes of the payload, checksum, payload                      numbers are little endian
 //! ```
@@ -9,58 +9,13 @@
 //! Checksums begin with the salt of the segment, which nobody outside knows: a group that a client sent as the text of an event is not
 //! taken for one when damage is searched through.
 
-/// Bytes of a segment's header: two copies, because without one nothing of the segment can be read.
-pub const SEGMENT_HEADER: usize = 2 * COPY;
-
-const COPY: usize = 32;
-
 /// Bytes of a group's header.
 pub const GROUP_HEADER: usize = 32;
 
 /// Bytes in front of a record's payload.
 pub const RECORD_HEADER: usize = 8;
 
-const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"tally-1\n");
 const GROUP_MAGIC: [u8; 4] = *b"\xa7grp";
-
-/// What a segment's header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentHeader {
-    /// The offset of its first record.
-    pub base: i64,
-    /// What its checksums begin with.
-    pub salt: u32,
-}
-
-impl SegmentHeader {
-    /// As it is written.
-    pub fn encode(self) -> [u8; SEGMENT_HEADER] {
-        let (mut both, copy) = ([0; SEGMENT_HEADER], self.copy());
-        both.chunks_exact_mut(COPY).for_each(|place| place.copy_from_slice(&copy));
-        both
-    }
-
-    fn copy(self) -> [u8; COPY] {
-        let mut bytes = [0; COPY];
-        let numbers = [SEGMENT_MAGIC, self.base as u64, u64::from(self.salt)];
-        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        let checksum = checksum(self.salt, bytes.get(..24).unwrap_or_default());
-        if let Some(place) = bytes.get_mut(24..28) {
-            place.copy_from_slice(&checksum.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// Reads it; `None` when both copies are damaged or were never written whole.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        bytes.get(..SEGMENT_HEADER)?.chunks_exact(COPY).find_map(|copy| {
-            let header = Self { base: i64_at(copy, 8)?, salt: u32_at(copy, 16)? };
-            (header.base >= 0 && copy == header.copy()).then_some(header)
-        })
-    }
-}
 
 /// What a group's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,19 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn headers_come_back_and_damage_is_seen() {
-        let segment = SegmentHeader { base: 12, salt: SALT }.encode();
-        assert_eq!(SegmentHeader::decode(&segment), Some(SegmentHeader { base: 12, salt: SALT }));
+    fn a_header_comes_back_and_damage_is_seen() {
         let bytes = group(7, &[b"a", b""]);
         let header = GroupHeader::decode(&bytes, SALT).unwrap();
         assert_eq!((header.first, header.end(), header.at, header.bytes()), (7, 9, 5, bytes.len()));
-        for bit in 0..8 * 28 {
-            let (mut segment, mut bytes) = (segment, bytes.clone());
-            segment[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&segment).is_some(), "{bit}: the other copy is whole");
-            segment[COPY + bit / 8] ^= 1 << (bit % 8);
+        for bit in 0..8 * GROUP_HEADER {
+            let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!((SegmentHeader::decode(&segment), GroupHeader::decode(&bytes, SALT)), (None, None), "{bit}");
+            assert_eq!(GroupHeader::decode(&bytes, SALT), None, "{bit}");
         }
         assert_eq!(GroupHeader::decode(&bytes, SALT + 1), None, "of another segment");
     }

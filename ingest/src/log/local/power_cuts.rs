@@ -219,7 +219,11 @@ fn damage_costs_what_is_damaged_and_is_counted() {
         };
         let mut rng = StdRng::seed_from_u64(seed);
         let Some((name, bytes)) = disk.a_segment(&mut rng) else { continue };
-        disk.flip(&name, rng.random_range(0..bytes * 8));
+        match seed % 3 {
+            0 => disk.flip(&name, rng.random_range(0..bytes * 8)),
+            1 => (0..8 * bytes.min(512)).step_by(8).for_each(|bit| disk.flip(&name, bit)),
+            _ => disk.make_unreadable(&name, rng.random_range(0..bytes)),
+        }
         let mut found = BTreeMap::new();
         let (log, damage) = Segments::open(disk, SEGMENT, bounds(next), |record| {
             drop(found.insert(record.offset, record.payload.to_vec()))

@@ -33,6 +33,8 @@ struct State {
     files: Vec<Vec<u8>>,
     /// Operations that still succeed; `None`: all.
     until_failure: Option<usize>,
+    /// A byte of a file that cannot be read.
+    unreadable: Option<(Inode, usize)>,
 }
 
 /// See the module.
@@ -60,6 +62,11 @@ impl Simulated {
     /// The operation after so many others fails, and only that one.
     pub(crate) fn fail_after(&self, ops: usize) {
         self.with(|state| state.until_failure = Some(ops));
+    }
+
+    /// A byte of a file cannot be read from now on.
+    pub(crate) fn make_unreadable(&self, name: &str, byte: usize) {
+        self.with(|state| state.unreadable = Some((state.names[name], byte)));
     }
 
     /// The highest mark before an operation.
@@ -228,6 +235,9 @@ impl DiskFile for SimulatedFile {
             let file = &state.files[self.1];
             let from = (at as usize).min(file.len());
             let length = bytes.len().min(file.len() - from);
+            if state.unreadable.is_some_and(|(inode, byte)| inode == self.1 && (from..from + length).contains(&byte)) {
+                return Err(rustix::io::Errno::IO.into());
+            }
             bytes[..length].copy_from_slice(&file[from..from + length]);
             Ok(length)
         })

@@ -259,3 +259,26 @@ async fn a_write_that_fails_loses_nothing_that_was_written_before() {
     writer.end().await;
     assert_eq!(read(&log, 0), ["kept"]);
 }
+
+#[tokio::test]
+async fn what_the_disk_cannot_read_costs_no_more_than_its_page() {
+    let disk = Simulated::default();
+    let (log, _, _) = open(&disk, Sync::Always);
+    let writer = log.start().unwrap();
+    let page = "x".repeat(4 << 10);
+    for _ in 0..8 {
+        assert_eq!(outcome(append(&log, &[&page], None).1).await, Outcome::Durable);
+    }
+    writer.end().await;
+    let name = disk.a_segment(&mut rand::SeedableRng::seed_from_u64(1)).unwrap().0;
+    disk.make_unreadable(&name, 3 * (4 << 10) + 100);
+    let mut found = Vec::new();
+    let progress = log.read(0, |record| {
+        found.push(record.offset);
+        true
+    });
+    // A page holds the end of a group, and the beginning of the next one.
+    assert_eq!((progress.unwrap().next, found), (8, vec![0, 1, 4, 5, 6, 7]));
+    let (_, _, found) = open(&disk, Sync::Always);
+    assert_eq!(found.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 1, 4, 5, 6, 7], "nor a start");
+}

@@ -4,15 +4,45 @@ mod open;
 mod read;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use super::disk::{Disk, DiskFile};
-use super::frame::{GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader};
+use super::frame::{GROUP_HEADER, GroupHeader};
 pub use read::{Progress, View, read};
 
 /// What the name of a segment ends with.
 const WHOLE: &str = ".log";
+
+/// What the name of a segment says. Nothing of this is in the file: a sector that cannot be read must not cost all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    /// The offset of its first record.
+    base: i64,
+    /// Of several with one base only the newest has records.
+    number: u64,
+    /// What its checksums begin with.
+    salt: u32,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:020}-{:010}-{:08x}{WHOLE}", self.base, self.number, self.salt)
+    }
+}
+
+impl Name {
+    /// Reads it; `None` for other files.
+    fn read(name: &str) -> io::Result<Option<Self>> {
+        let Some(parts) = name.strip_suffix(WHOLE) else { return Ok(None) };
+        let mut parts = parts.splitn(3, '-');
+        let mut part = || parts.next().unwrap_or_default();
+        match (part().parse(), part().parse(), u32::from_str_radix(part(), 16)) {
+            (Ok(base), Ok(number), Ok(salt)) => Ok(Some(Self { base, number, salt })),
+            _ => Err(io::Error::other(format!("{name} is not a segment of this version"))),
+        }
+    }
+}
 
 /// Between two entries of a segment's index, in bytes.
 const INDEX_EVERY: u64 = 64 << 10;
@@ -79,7 +109,7 @@ impl<F> Segment<F> {
     fn place(&self, offset: i64) -> u64 {
         let after = self.index.partition_point(|(first, _)| *first <= offset);
         let entry = after.checked_sub(1).and_then(|index| self.index.get(index));
-        entry.map_or(SEGMENT_HEADER as u64, |(_, at)| *at)
+        entry.map_or(0, |(_, at)| *at)
     }
 }
 
@@ -103,7 +133,7 @@ pub struct Segments<D: Disk> {
     committed: i64,
     salt: u32,
     segment_bytes: u64,
-    /// Of the newest segment. Of several with one base only the newest has records.
+    /// Of the newest segment.
     number: u64,
     /// Files that could not be removed yet.
     gone: Vec<String>,
@@ -237,12 +267,10 @@ impl<D: Disk> Segments<D> {
         }
         let base = self.next;
         self.number += 1;
-        let name = format!("{base:020}-{:010}{WHOLE}", self.number);
-        let bytes = self.segment_bytes.max(SEGMENT_HEADER as u64 + group);
+        let name = Name { base, number: self.number, salt: self.salt }.to_string();
+        let bytes = self.segment_bytes.max(group);
         let file = self.disk.create(&name, bytes)?;
-        let header = SegmentHeader { base, salt: self.salt };
-        let begun = file.write_at(&header.encode(), 0).and_then(|()| file.sync()).and_then(|()| self.disk.sync_names());
-        if let Err(error) = begun {
+        if let Err(error) = file.sync().and_then(|()| self.disk.sync_names()) {
             self.gone.push(name);
             return Err(error);
         }
@@ -255,15 +283,14 @@ impl<D: Disk> Segments<D> {
             .collect();
         self.segments.retain(|segment| !empty.contains(&segment.name));
         self.gone.extend(empty);
-        let used = SEGMENT_HEADER as u64;
         self.segments.push_back(Segment {
             name,
             base,
             salt: self.salt,
             file: Arc::new(file),
             end: base,
-            used,
-            synced: (base, used),
+            used: 0,
+            synced: (base, 0),
             index: Vec::new(),
             bytes,
         });

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::super::disk::{Disk, DiskFile};
-use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader};
-use super::{Bounds, Damage, Record, Segment, Segments, WHOLE, lost};
+use super::super::disk::{self, Disk, DiskFile};
+use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader};
+use super::{Bounds, Damage, Name, Record, Segment, Segments, lost};
 
 impl<D: Disk> Segments<D> {
     /// Opens what is there and gives each record to `visit`, in order. New offsets begin after the last record and not before
@@ -29,21 +29,18 @@ impl<D: Disk> Segments<D> {
             number: 0,
             gone: Vec::new(),
         };
-        let mut bases: Vec<(i64, String)> = Vec::new();
+        let mut names = Vec::new();
         for name in log.disk.list()? {
-            if let Some((base, number)) = base_and_number(&name) {
-                bases.push((base, name));
-                log.number = log.number.max(number);
-            }
+            names.extend(Name::read(&name)?);
         }
-        // By number, too: it has the same length in all names.
-        bases.sort();
-        let ends: Vec<Option<i64>> = bases.iter().skip(1).map(|(base, _)| Some(*base)).chain([None]).collect();
+        names.sort();
+        log.number = names.iter().map(|name| name.number).max().unwrap_or_default();
+        let ends: Vec<Option<i64>> = names.iter().skip(1).map(|name| Some(name.base)).chain([None]).collect();
         let mut damage = Damage::default();
         let mut expected = committed;
-        for ((base, name), end) in bases.into_iter().zip(ends) {
-            damage.records += lost(expected.max(committed), base);
-            damage = damage.and(log.recover(&name, base, end, &mut visit)?);
+        for (name, end) in names.into_iter().zip(ends) {
+            damage.records += lost(expected.max(committed), name.base);
+            damage = damage.and(log.recover(name, end, &mut visit)?);
             expected = log.segments.back().map_or(expected, |segment| segment.end.max(expected));
         }
         damage.records += lost(expected.max(committed), named);
@@ -52,54 +49,39 @@ impl<D: Disk> Segments<D> {
     }
 
     /// Reads one segment. It ends where the next one begins.
-    fn recover(
-        &mut self,
-        name: &str,
-        base: i64,
-        end: Option<i64>,
-        visit: &mut impl FnMut(Record<'_>),
-    ) -> io::Result<Damage> {
-        let file = self.disk.open(name)?;
+    fn recover(&mut self, name: Name, end: Option<i64>, visit: &mut impl FnMut(Record<'_>)) -> io::Result<Damage> {
+        let Name { base, salt, .. } = name;
+        let name = name.to_string();
+        let file = self.disk.open(&name)?;
         let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
-        let read = file.read_at(&mut bytes, 0)?;
+        let (read, unread) = disk::read_around(&file, &mut bytes, 0)?;
         bytes.truncate(read);
-        let mut damage = Damage::default();
-        let Some(header) = SegmentHeader::decode(&bytes).filter(|header| header.base == base) else {
-            // It is synced before a group is written. Without one, nothing in it was acknowledged, or all of it is damaged.
-            if bytes.iter().skip(SEGMENT_HEADER).any(|byte| *byte != 0) {
-                damage.files = 1;
-                // How many of the last one nobody knows.
-                damage.records = u64::from(end.is_none());
-                self.keep(&format!("{name}.damaged"), &bytes);
-            }
-            self.gone.push(name.to_owned());
-            return Ok(damage);
-        };
+        let mut damage = Damage { files: u64::from(unread > 0), ..Damage::default() };
         let mut segment = Segment {
-            name: name.to_owned(),
+            name: name.clone(),
             base,
-            salt: header.salt,
+            salt,
             file: Arc::new(file),
             end: base,
-            used: SEGMENT_HEADER as u64,
-            synced: (base, SEGMENT_HEADER as u64),
+            used: 0,
+            synced: (base, 0),
             index: Vec::new(),
             bytes: bytes.len() as u64,
         };
         let is_last = end.is_none();
-        let mut at = SEGMENT_HEADER;
+        let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if end.is_some_and(|end| segment.end >= end) {
                 // What a failed sync left behind: nobody was told of it, and the next segment has its offsets.
                 break;
             }
-            match frame::look(rest, header.salt, segment.end) {
+            match frame::look(rest, salt, segment.end) {
                 Found::Group(group) => {
                     let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
-                    let is_whole = frame::is_whole(group, header.salt, body);
+                    let is_whole = frame::is_whole(group, salt, body);
                     let has_later = || {
                         let after = rest.get(group.bytes()..).unwrap_or_default();
-                        !is_last || frame::look(after, header.salt, group.end()) != Found::End
+                        !is_last || frame::look(after, salt, group.end()) != Found::End
                     };
                     if !is_whole && !has_later() {
                         damage = damage.and(self.cut(&segment, rest));
@@ -110,7 +92,7 @@ impl<D: Disk> Segments<D> {
                         self.keep(&format!("{name}.{at}.damaged"), rest.get(..group.bytes()).unwrap_or_default());
                         damage.files += 1;
                     }
-                    damage.records += give(group, header.salt, body, self.committed, visit);
+                    damage.records += give(group, salt, body, self.committed, visit);
                     segment.took(group, at as u64);
                     at += group.bytes();
                 }
@@ -170,9 +152,4 @@ fn give(group: GroupHeader, salt: u32, body: &[u8], committed: i64, visit: &mut 
         }
     }
     damaged
-}
-
-fn base_and_number(name: &str) -> Option<(i64, u64)> {
-    let (base, number) = name.strip_suffix(WHOLE)?.split_once('-')?;
-    Some((base.parse().ok()?, number.parse().ok()?))
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::super::disk::DiskFile;
+use super::super::disk::{self, DiskFile};
 use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader};
 use super::{Damage, Record, lost};
 
@@ -63,7 +63,7 @@ fn read_segment<F: DiskFile>(
     while at < segment.used {
         let length = want.min(usize::try_from(segment.used - at).unwrap_or(usize::MAX));
         buffer.resize(length, 0);
-        let read = segment.file.read_at(&mut buffer, at)?;
+        let (read, _) = disk::read_around(&*segment.file, &mut buffer, at)?;
         let bytes = buffer.get(..read).unwrap_or_default();
         let is_rest = at + read as u64 >= segment.used || read < length;
         let mut done = 0;
