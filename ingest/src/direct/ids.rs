@@ -18,20 +18,15 @@ use tallyhouse_service::clock::{now_ms, steady_ms};
 
 use crate::batch::EventKey;
 use crate::config::DedupLimits;
-use crate::log::local::disk::{Disk, DiskFile};
+use crate::log::local::disk::{self, Disk, DiskFile};
 use crate::window::Window;
 
 const SUFFIX: &str = ".ids";
 
 const REFUSED: &str = ".refused";
 
-const MAGIC: u64 = u64::from_le_bytes(*b"tallyid1");
-
-/// Magic, number of entries, checksum.
-const HEADER: usize = 24;
-
-/// Key, offset, time.
-const ENTRY: usize = 32;
+/// Key, offset, time, checksum. Each has its own, so that damage costs no more than what is damaged.
+const ENTRY: usize = 36;
 
 /// An id of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,37 +70,37 @@ pub fn save<D: Disk>(disk: &D, source: Source, ids: &[Id]) -> io::Result<()> {
     }
     let mut entries = Vec::with_capacity(ids.len() * ENTRY);
     for id in ids {
+        let start = entries.len();
         entries.extend_from_slice(&id.key.to_bytes());
         entries.extend_from_slice(&id.offset.to_le_bytes());
         entries.extend_from_slice(&id.at.to_le_bytes());
+        let checksum = crc32fast::hash(entries.get(start..).unwrap_or_default());
+        entries.extend_from_slice(&checksum.to_le_bytes());
     }
-    let header = [MAGIC, ids.len() as u64, u64::from(crc32fast::hash(&entries))].map(u64::to_le_bytes).concat();
     let name = source.name();
     // Of a save that was interrupted.
     disk.remove(&name)?;
-    let file = disk.create(&name, (HEADER + entries.len()) as u64)?;
-    file.write_at(&entries, HEADER as u64)?;
-    file.write_at(&header, 0)?;
+    let file = disk.create(&name, entries.len() as u64)?;
+    file.write_at(&entries, 0)?;
     file.sync()?;
     disk.sync_names()
 }
 
 /// Fills a window with what is on the disk, the newest that it can hold, and removes files that are older than it. Returns how many
-/// files were damaged: repeats of their events are not known.
+/// ids were damaged: repeats of their events are not known.
 pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
     let mut names: Vec<String> = disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)).collect();
     names.sort();
     let (now, steady, horizon) = (now_ms(), steady_ms(), horizon(window.length()));
     let (mut files, mut ids, mut damaged) = (Vec::new(), 0, 0);
     for name in names.iter().rev() {
-        match read(disk, name)? {
-            Some(read) if read.last().is_none_or(|id| id.at < horizon) => disk.remove(name)?,
-            Some(read) if ids < window.capacity() => {
-                ids += read.len();
-                files.push(read);
-            }
-            Some(_) => {}
-            None => damaged += 1,
+        let (read, lost) = read(disk, name)?;
+        if lost == 0 && read.last().is_none_or(|id| id.at < horizon) {
+            disk.remove(name)?;
+        } else if ids < window.capacity() {
+            damaged += lost;
+            ids += read.len();
+            files.push(read);
         }
     }
     for id in files.iter().rev().flatten().filter(|id| id.at >= horizon) {
@@ -118,7 +113,7 @@ pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
 #[derive(Debug, Default)]
 pub struct RefusedRecords {
     records: HashSet<(EventKey, i64)>,
-    /// Files that were damaged: repeats of their events are called duplicates.
+    /// Ids that were damaged: repeats of their events are called duplicates.
     pub damaged: usize,
 }
 
@@ -127,10 +122,9 @@ impl RefusedRecords {
     pub fn load<D: Disk>(disk: &D) -> io::Result<Self> {
         let mut refused = Self::default();
         for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {
-            match read(disk, &name)? {
-                Some(read) => refused.records.extend(read.into_iter().map(|id| (id.key, id.offset))),
-                None => refused.damaged += 1,
-            }
+            let (read, lost) = read(disk, &name)?;
+            refused.records.extend(read.into_iter().map(|id| (id.key, id.offset)));
+            refused.damaged += lost;
         }
         Ok(refused)
     }
@@ -170,23 +164,25 @@ fn horizon(window: Duration) -> i64 {
     now_ms().saturating_sub(i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn read<D: Disk>(disk: &D, name: &str) -> io::Result<Option<Vec<Id>>> {
+/// The ids of a file, and how many cannot be read.
+fn read<D: Disk>(disk: &D, name: &str) -> io::Result<(Vec<Id>, usize)> {
     let file = disk.open(name)?;
     let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
-    let read = file.read_at(&mut bytes, 0)?;
+    let (read, _) = disk::read_around(&file, &mut bytes, 0)?;
     bytes.truncate(read);
-    let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-    let entries = bytes.get(HEADER..).unwrap_or_default();
-    let is_whole = number(0) == Some(MAGIC)
-        && number(8) == Some((entries.len() / ENTRY) as u64)
-        && number(16) == Some(u64::from(crc32fast::hash(entries)));
-    Ok(is_whole.then(|| entries.chunks_exact(ENTRY).filter_map(decode).collect()))
+    let ids: Vec<Id> = bytes.chunks_exact(ENTRY).filter_map(decode).collect();
+    let lost = bytes.len().div_ceil(ENTRY) - ids.len();
+    Ok((ids, lost))
 }
 
 fn decode(entry: &[u8]) -> Option<Id> {
     let (key, rest) = entry.split_first_chunk::<16>()?;
     let (offset, rest) = rest.split_first_chunk::<8>()?;
-    let (at, _) = rest.split_first_chunk::<8>()?;
+    let (at, written) = rest.split_first_chunk::<8>()?;
+    let fields = entry.get(..ENTRY - written.len()).unwrap_or_default();
+    if written != crc32fast::hash(fields).to_le_bytes() {
+        return None;
+    }
     Some(Id { key: EventKey::from_bytes(*key), offset: i64::from_le_bytes(*offset), at: i64::from_le_bytes(*at) })
 }
 
@@ -226,11 +222,11 @@ mod tests {
         load(&disk, &mut some).unwrap();
         assert_eq!((some.find(hasher.key("p", "399")), some.find(hasher.key("p", "250"))), (Some(399), Some(250)));
         assert_eq!((some.ids(), some.find(hasher.key("p", "249"))), (150, None));
-        // A damaged file costs what is in it.
+        // Damage costs what is damaged.
         disk.flip("00000000000000000200.ids", 8 * 100);
         let mut rest = window(1_000);
         assert_eq!(load(&disk, &mut rest).unwrap(), 1);
-        assert_eq!(rest.ids(), 200);
+        assert_eq!((rest.ids(), rest.find(hasher.key("p", "202"))), (299, None));
     }
 
     #[test]

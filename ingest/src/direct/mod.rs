@@ -148,8 +148,8 @@ impl Direct {
                 }
             })?;
             if damaged > 0 {
-                store.metrics.spool.journal_damaged.inc_by(damaged as u64);
-                tracing::error!(damaged, "files of ids are damaged: repeats of their events are not recognised");
+                store.metrics.log.damaged_ids.inc_by(damaged as u64);
+                tracing::error!(damaged, "ids on the disk are damaged: repeats of their events are not recognised");
             }
             opened
         };

@@ -19,6 +19,8 @@ pub struct LogMetrics {
     oldest_seconds: IntGauge,
     /// Calls of the disk that failed.
     pub errors: IntCounter,
+    /// Ids of the window that could not be read: repeats of their events are counted.
+    pub damaged_ids: IntCounter,
     /// Events that were refused because as much waited as may.
     pub refused: IntCounter,
     /// Records that Kafka takes no more, kept in files.
@@ -52,6 +54,10 @@ impl LogMetrics {
             )?,
             errors: registrar
                 .counter("tallyhouse_ingest_log_errors_total", "Calls of the disk for the local log that failed")?,
+            damaged_ids: registrar.counter(
+                "tallyhouse_ingest_log_damaged_ids_total",
+                "Ids of the duplicate window that could not be read from the disk: repeats of their events are counted",
+            )?,
             refused: registrar.counter(
                 "tallyhouse_ingest_log_refused_total",
                 "Events refused because as much waited in the local log as may, or the disk was nearly full",
