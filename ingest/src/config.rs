@@ -104,6 +104,15 @@ impl Config {
             bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
             age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
         };
+        let ack_timeout = env::millis(env, "INGEST_ACK_TIMEOUT_MS", (100, 120_000), 10_000)?;
+        let deliver_within = kafka.as_ref().filter(|kafka| kafka.role.has_gateway()).map(|kafka| kafka.deliver_within);
+        if deliver_within.is_some_and(|within| 2 * within > ack_timeout) {
+            let most = ack_timeout.as_millis() / 2;
+            let problem = format!(
+                "may be at most {most}, half of INGEST_ACK_TIMEOUT_MS: what Kafka does not take has to reach the local log in time"
+            );
+            return Err(ConfigError::new("KAFKA_TIMEOUT_MS", problem));
+        }
         Ok(Self {
             address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
             admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
@@ -112,7 +121,7 @@ impl Config {
                 body_bytes: size("INGEST_BODY_BYTES", (1_024, 64 << 20), 4 << 20)?,
                 decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 16 << 20)?,
                 open_bytes: size("INGEST_OPEN_BYTES", (64 << 10, 1 << 30), 64 << 20)?,
-                ack_timeout: env::millis(env, "INGEST_ACK_TIMEOUT_MS", (100, 120_000), 10_000)?,
+                ack_timeout,
                 read_timeout: Duration::from_secs(30),
             },
             batch: BatchLimits {
@@ -203,6 +212,17 @@ mod tests {
         env.insert("INGEST_BATCH_ROWS".to_owned(), "1000000".to_owned());
         let error = Config::from_env(&env).unwrap_err().to_string();
         assert_eq!(error, "INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072");
+    }
+
+    #[test]
+    fn kafka_leaves_time_for_the_local_log() {
+        let env = |kafka: &str, role: &str| {
+            let pairs = [("KAFKA_BROKERS", "b"), ("INGEST_ROLE", role), ("KAFKA_TIMEOUT_MS", kafka)];
+            let env: BTreeMap<_, _> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            Config::from_env(&env).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!((env("5000", "all"), env("60000", "consumer")), (Ok(()), Ok(())));
+        assert!(env("5001", "gateway").unwrap_err().starts_with("KAFKA_TIMEOUT_MS: may be at most 5000, half of"));
     }
 
     #[test]

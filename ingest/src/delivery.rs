@@ -144,13 +144,17 @@ impl Delivery {
 impl KafkaDelivery {
     async fn prepare(&self, project: &str) -> Ready {
         let topic = self.gateway.topic(project);
-        if !self.breaker.allows(steady_ms()) {
+        if self.fallback.is_held(&topic) || !self.breaker.allows(steady_ms()) {
             return Ready::Spool(topic.into());
         }
         match self.gateway.destination(&topic).await {
             Ok(destination) => Ready::Kafka(destination),
             Err(error) => {
-                self.breaker.failed(steady_ms());
+                if error.is_answer {
+                    self.breaker.succeeded(steady_ms());
+                } else {
+                    self.breaker.failed(steady_ms());
+                }
                 tracing::warn!(%error, "Kafka cannot be asked; events go to the spool");
                 Ready::Spool(topic.into())
             }
@@ -159,20 +163,21 @@ impl KafkaDelivery {
 
     async fn settle(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<Settled> {
         let landings = in_flight.landed(deadline).await;
-        let has_failed = landings.contains(&Landing::Failed);
-        match has_failed {
-            true => self.breaker.failed(steady_ms()),
-            false => self.breaker.succeeded(steady_ms()),
+        let now = steady_ms();
+        // A broker that takes other records can be reached: this topic's trouble is its own.
+        if !landings.contains(&Landing::Failed) || self.gateway.has_acknowledged_since(in_flight.since) {
+            self.breaker.succeeded(now);
+        } else {
+            self.breaker.failed(now);
         }
         let InFlight { destination, records, .. } = in_flight;
-        let landings =
-            if has_failed { self.fall_back(&destination.topic, &records, landings, deadline).await } else { landings };
+        let landings = self.fall_back(&destination.topic, &records, landings, deadline).await;
         let is_shown =
             wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
         landings.into_iter().map(|landing| settled(landing, wait, is_shown)).collect()
     }
 
-    /// Appends what has failed to the local log.
+    /// Appends what is missing to the local log.
     async fn fall_back(
         &self,
         topic: &str,
@@ -180,9 +185,9 @@ impl KafkaDelivery {
         mut landings: Vec<Landing>,
         deadline: Instant,
     ) -> Vec<Landing> {
-        let failed = records.iter().zip(&landings).filter(|(_, l)| **l == Landing::Failed).map(|(record, _)| record);
-        if self.fallback.put(topic, failed, deadline).await.is_ok() {
-            for landing in landings.iter_mut().filter(|landing| **landing == Landing::Failed) {
+        let missing = records.iter().zip(&landings).filter(|(_, l)| l.is_missing()).map(|(record, _)| record);
+        if self.fallback.put(topic, missing, deadline).await.is_ok() {
+            for landing in landings.iter_mut().filter(|landing| landing.is_missing()) {
                 *landing = Landing::Spooled;
             }
         }
@@ -196,6 +201,6 @@ fn settled(landing: Landing, wait: Wait, is_shown: bool) -> Settled {
         (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => Settled::Accepted,
         (Landing::TooLarge, _) => Settled::TooLarge,
         (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Open,
-        (Landing::Failed | Landing::Pending, _) => Settled::Open,
+        (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => Settled::Open,
     }
 }

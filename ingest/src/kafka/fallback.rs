@@ -8,9 +8,10 @@
 //! as long as they are younger than the window of ids: which is why age is bounded, too.
 //!
 //! Failure cases beside those of the log ([`crate::log::local`]):
-//! * a record has become larger than its topic takes: it is kept in a file of its own (`….too-large`), counted and named in the log, and the
-//!   others go on. Enlarge `max.message.bytes`, and rename the file to `….batch` in the folder `records` before the next start;
-//! * a file of a version without a log (`records/*.batch`): it is appended to the log at the start, and removed.
+//! * some records arrive and some do not: only these are sent again;
+//! * Kafka takes nothing for a topic while it answers: the topic's records wait in files ([`super::held`]), and the others go on;
+//! * it refuses a record for good - it has become larger than its topic takes, or it is not one for the broker: it is kept in a file of
+//!   its own, counted and named in the log.
 
 use std::io;
 use std::path::Path;
@@ -18,16 +19,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tallyhouse_service::health::{Health, Status};
 use tokio::time::Instant;
 
+use super::addressed::{Addressed, address, read_all};
 use super::gateway::{Gateway, Landing};
+use super::held::{Held, HeldFile};
 use super::records::{Record, Records};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
 use crate::metrics::Metrics;
-use crate::spool::folder::{Folder, FolderError};
+use crate::spool::folder::FolderError;
 use crate::store::pause_after;
 
 /// Bytes that are sent at a time.
@@ -36,14 +39,14 @@ const AT_ONCE: usize = 1 << 20;
 /// How long Kafka may take for them.
 const LAND_WITHIN: Duration = Duration::from_secs(30);
 
-/// Between attempts to read, to commit or to keep a record.
+/// Kafka may not take a topic's records for so long, while it answers, before the others go on.
+const HOLD_AFTER: Duration = Duration::from_secs(10);
+
+/// Between attempts to read, to commit or to keep a record, and between those to send what is held.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Between syncs of the log that only the drain wants.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
-
-/// A record with its topic and what places it.
-type Addressed = (String, u64, Bytes);
 
 /// Nothing of it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +66,9 @@ pub enum FallbackError {
 /// See the module.
 pub struct Fallback {
     log: Arc<LocalLog>,
-    /// Files of a version without a log, and the lock.
-    folder: Folder,
+    held: Held,
+    /// What may be held.
+    most_bytes: u64,
     sent: AtomicI64,
     metrics: Arc<Metrics>,
     health: Health,
@@ -79,13 +83,18 @@ impl Fallback {
         metrics: Arc<Metrics>,
         health: Health,
     ) -> Result<Self, FallbackError> {
-        let folder = Folder::open(&path.join("records"))?;
+        let held = Held::open(&path.join("records"))?;
         let disk = LogFolder::open(&path.join("fallback"))?;
         // Repeats are known to who reads from Kafka.
         let options = Options { sync, limits, metrics: Arc::clone(&metrics), on_lost: Box::new(|_| {}) };
         let (log, committed) = LocalLog::on(disk, options, |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);
-        Ok(Self { log: Arc::new(log), folder, sent: AtomicI64::new(sent), metrics, health })
+        Ok(Self { log: Arc::new(log), held, most_bytes: limits.bytes, sent: AtomicI64::new(sent), metrics, health })
+    }
+
+    /// Whether Kafka takes nothing for a topic, although it answers.
+    pub fn is_held(&self, topic: &str) -> bool {
+        self.held.has(topic)
     }
 
     /// Makes records durable, with others that come at the same time. Past the deadline they may become so nevertheless.
@@ -103,7 +112,7 @@ impl Fallback {
         if ends.is_empty() {
             return Ok(());
         }
-        if self.log.is_full() {
+        if self.log.is_full() || (self.is_held(topic) && self.held.bytes() >= self.most_bytes) {
             self.log.refused(ends.len());
             return Err(NotTaken);
         }
@@ -132,7 +141,6 @@ impl Fallback {
 
     /// Sends what is in the log, the oldest first, as soon as Kafka takes it. Never ends.
     pub async fn drain(self: Arc<Self>, gateway: &Gateway) {
-        self.convert().await;
         let mut synced = self.log.synced();
         loop {
             let from = self.sent.load(Ordering::Acquire);
@@ -148,15 +156,52 @@ impl Fallback {
                     continue;
                 }
             };
-            let mut attempt = 1;
-            while !self.deliver(gateway, &records).await {
-                tokio::time::sleep(pause_after(attempt)).await;
-                attempt = attempt.saturating_add(1);
-            }
-            while let Err(error) = self.blocking(move |this| this.commit(next)).await {
-                self.failed("what was sent cannot be written down; trying again", &error).await;
-            }
+            self.deliver(gateway, records).await;
+            self.insist("what was sent cannot be written down; trying again", move |this| this.commit(next)).await;
         }
+    }
+
+    /// Sends what is held, as soon as Kafka takes it. Never ends.
+    pub async fn drain_held(self: Arc<Self>, gateway: &Gateway) {
+        loop {
+            let files = self.blocking(|this| Ok(this.held.files()?)).await.unwrap_or_default();
+            let mut refused: Vec<String> = Vec::new();
+            for file in files {
+                if refused.contains(&file.mark) {
+                    continue;
+                }
+                match self.drain_file(gateway, &file).await {
+                    Ok(true) => {}
+                    Ok(false) => refused.push(file.mark),
+                    Err(error) => {
+                        self.metrics.spool.journal_errors.inc();
+                        tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    /// Whether all of a file was sent.
+    async fn drain_file(self: &Arc<Self>, gateway: &Gateway, file: &HeldFile) -> io::Result<bool> {
+        let reading = file.clone();
+        let Some(records) = self.blocking(move |this| Ok(this.held.read(&reading)?)).await? else {
+            self.metrics.spool.journal_damaged.inc();
+            tracing::error!(path = %file.path.display(), "a file of records is damaged and was set aside");
+            return Ok(true);
+        };
+        let all = records.len();
+        let rest: Vec<_> = self.send(gateway, records).await.into_iter().map(|(record, _)| record).collect();
+        let is_sent = rest.is_empty();
+        if is_sent {
+            self.metrics.spool.journal_replayed.inc();
+        }
+        if rest.len() < all {
+            let file = file.clone();
+            self.blocking(move |this| Ok(this.held.keep_only(&file, &rest)?)).await?;
+        }
+        Ok(is_sent)
     }
 
     /// Looks at how much waits, and says so. Blocking.
@@ -169,11 +214,13 @@ impl Fallback {
         if read.is_err() {
             self.metrics.log.errors.inc();
         }
-        let waiting = self.log.measure(sent, oldest);
+        let (mut waiting, held) = (self.log.measure(sent, oldest), self.held.bytes());
+        waiting.bytes += held;
         self.metrics.log.waiting(waiting);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             (_, false) => (Status::Degraded, "the disk is nearly full: events are refused while Kafka is away"),
             (true, true) => (Status::Degraded, "full: events are refused until Kafka is back"),
+            (false, true) if held > 0 => (Status::Degraded, "Kafka takes nothing for a topic: its events wait"),
             (false, true) => (Status::Up, ""),
         };
         self.health.set("log", status, detail);
@@ -185,6 +232,20 @@ impl Fallback {
     ) -> io::Result<T> {
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || call(&this)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    /// Does it however often it takes.
+    async fn insist<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: &str,
+        call: impl Fn(&Self) -> io::Result<T> + Clone + Send + 'static,
+    ) -> T {
+        loop {
+            match self.blocking(call.clone()).await {
+                Ok(done) => return done,
+                Err(error) => self.failed(what, &error).await,
+            }
+        }
     }
 
     fn commit(&self, next: i64) -> io::Result<()> {
@@ -206,132 +267,108 @@ impl Fallback {
         let (mut records, mut bytes) = (Vec::new(), 0);
         let progress = self.log.read(from, |record| {
             bytes += record.payload.len();
-            records.extend(addressed(&mut Bytes::copy_from_slice(record.payload)));
+            records.extend(read_all(Bytes::copy_from_slice(record.payload)));
             bytes < AT_ONCE
         })?;
         Ok((records, progress.next))
     }
 
-    /// Sends records. Whether all are in Kafka, or kept in files of their own.
-    async fn deliver(&self, gateway: &Gateway, all: &[Addressed]) -> bool {
-        for (topic, records) in by_topic(all) {
-            let Ok(destination) = gateway.destination(topic).await else { return false };
-            let in_flight = gateway.send(destination, records, None);
-            let landings = in_flight.landed(Instant::now() + LAND_WITHIN).await;
-            for (record, landing) in in_flight.records.iter().zip(&landings) {
-                match landing {
-                    Landing::Acknowledged { .. } => {}
-                    Landing::TooLarge => self.keep(topic, record).await,
-                    Landing::Pending | Landing::Spooled | Landing::Failed => return false,
-                }
+    /// Returns when each record is in Kafka, held or parked.
+    async fn deliver(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) {
+        let (mut attempt, since, mut rest) = (1, Instant::now(), records);
+        loop {
+            let (held, open): (Vec<_>, _) = rest.into_iter().partition(|record| self.is_held(&record.topic));
+            self.hold(held).await;
+            let missing = self.send(gateway, open).await;
+            let is_over = since.elapsed() >= HOLD_AFTER && !missing.is_empty() && gateway.is_answered().await;
+            let is_held = |landing: Landing| is_over || landing == Landing::Denied;
+            let (held, again): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, landing)| is_held(*landing));
+            self.hold(held.into_iter().map(|(record, _)| record).collect()).await;
+            if again.is_empty() {
+                return;
             }
+            rest = again.into_iter().map(|(record, _)| record).collect();
+            tokio::time::sleep(pause_after(attempt)).await;
+            attempt = attempt.saturating_add(1);
         }
-        true
     }
 
-    /// Keeps a record that its topic does not take, in the format of the files of a version without a log.
-    async fn keep(&self, topic: &str, record: Record<'_>) {
-        let mut bytes = Vec::new();
-        address(topic, record, &mut bytes);
-        let name = format!("{:016x}-{:08x}", record.hash, crc32fast::hash(&bytes));
-        while let Err(error) = self.folder.keep(&name, "too-large", &bytes) {
-            self.metrics.log.errors.inc();
-            tracing::error!(%error, "a record that is too large cannot be kept; trying again");
-            tokio::time::sleep(AGAIN_AFTER).await;
+    /// Keeps records of topics that Kafka takes nothing for.
+    async fn hold(self: &Arc<Self>, records: Vec<Addressed>) {
+        for (topic, records) in by_topic(records) {
+            if !self.is_held(&topic) {
+                tracing::error!(topic, "Kafka takes nothing for this topic: its events wait in the folder `records`");
+            }
+            let hold = move |this: &Self| Ok(this.held.hold(&topic, &records)?);
+            self.insist("records cannot be kept beside the log; trying again", hold).await;
         }
-        self.metrics.log.too_large.inc();
+    }
+
+    /// Sends records. Gives back those that Kafka did not take; what it refuses for good is parked.
+    async fn send(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
+        let mut missing = Vec::new();
+        for (record, landing) in attempt(gateway, records).await {
+            match landing {
+                Landing::TooLarge => self.park(record).await,
+                // Maybe for its company: by itself it shows.
+                Landing::Unfit => match attempt(gateway, vec![record]).await.pop() {
+                    Some((record, Landing::Unfit | Landing::TooLarge)) => self.park(record).await,
+                    other => missing.extend(other),
+                },
+                _ => missing.push((record, landing)),
+            }
+        }
+        missing
+    }
+
+    async fn park(self: &Arc<Self>, record: Addressed) {
+        let topic = record.topic.clone();
+        let park = move |this: &Self| Ok(this.held.park(&record)?);
+        let name = self.insist("a record that Kafka refuses cannot be kept; trying again", park).await;
+        self.metrics.log.parked.inc();
         tracing::error!(
             topic,
             name,
-            "a record is larger than its topic takes now, and is kept in a file; enlarge `max.message.bytes`"
+            "Kafka refuses a record for good, and it is kept in a file; larger than the topic takes: enlarge `max.message.bytes`"
         );
-    }
-
-    /// Appends files of a version without a log. Tries until it is done.
-    async fn convert(&self) {
-        let files = match self.folder.look() {
-            Ok(found) => found.files,
-            Err(error) => {
-                self.metrics.spool.journal_errors.inc();
-                tracing::error!(%error, "files of an earlier version cannot be read; they are at the next start");
-                return;
-            }
-        };
-        for path in files {
-            match self.folder.read(&path) {
-                Ok(Some(content)) => {
-                    let mut rest = Bytes::from(content.chunks.concat());
-                    let all: Vec<_> = std::iter::from_fn(|| addressed(&mut rest)).collect();
-                    for (topic, records) in by_topic(&all) {
-                        while self.put(topic, records.iter(), Instant::now() + LAND_WITHIN).await.is_err() {
-                            tokio::time::sleep(AGAIN_AFTER).await;
-                        }
-                    }
-                    self.metrics.spool.journal_replayed.inc();
-                    if let Err(error) = self.folder.remove(&path) {
-                        self.metrics.spool.journal_errors.inc();
-                        tracing::error!(%error, "a file of an earlier version cannot be removed, and is read again at the next start");
-                    }
-                }
-                Ok(None) => {
-                    self.metrics.spool.journal_damaged.inc();
-                    tracing::error!(path = %path.display(), "a spooled file is damaged and was set aside");
-                }
-                Err(error) => {
-                    self.metrics.spool.journal_errors.inc();
-                    tracing::error!(%error, "a file of an earlier version cannot be read; it is at the next start");
-                }
-            }
-        }
     }
 }
 
-fn by_topic(all: &[Addressed]) -> Vec<(&str, Records)> {
-    let mut by_topic: Vec<(&str, Records)> = Vec::new();
-    for (topic, hash, payload) in all {
-        match by_topic.iter_mut().find(|(known, _)| known == topic) {
-            Some((_, records)) => records.push(*hash, payload),
-            None => {
-                let mut records = Records::default();
-                records.push(*hash, payload);
-                by_topic.push((topic, records));
+/// Sends records, all topics at the same time. Gives back those that did not arrive, with why.
+async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
+    let (mut missing, mut sent) = (Vec::new(), Vec::new());
+    for (topic, records) in by_topic(records) {
+        match gateway.destination(&topic).await {
+            Ok(destination) => {
+                let mut payloads = Records::default();
+                records.iter().for_each(|record| payloads.push(record.hash, &record.payload));
+                sent.push((gateway.send(destination, payloads, None), records));
             }
+            Err(error) => {
+                let landing = if error.is_answer { Landing::Denied } else { Landing::Failed };
+                missing.extend(records.into_iter().map(|record| (record, landing)));
+            }
+        }
+    }
+    let deadline = Instant::now() + LAND_WITHIN;
+    for (in_flight, records) in sent {
+        let landings = in_flight.landed(deadline).await;
+        let landed = records.into_iter().zip(landings);
+        missing.extend(landed.filter(|(_, landing)| landing.is_missing() || *landing == Landing::TooLarge));
+    }
+    missing
+}
+
+fn by_topic(records: Vec<Addressed>) -> Vec<(String, Vec<Addressed>)> {
+    let mut by_topic: Vec<(String, Vec<Addressed>)> = Vec::new();
+    for record in records {
+        match by_topic.iter_mut().find(|(known, _)| *known == record.topic) {
+            Some((_, records)) => records.push(record),
+            None => by_topic.push((record.topic.clone(), vec![record])),
         }
     }
     by_topic
 }
 
-/// Length of the topic, topic, hash, length of the payload, payload.
-fn address(topic: &str, record: Record<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&(topic.len() as u32).to_le_bytes());
-    out.extend_from_slice(topic.as_bytes());
-    out.extend_from_slice(&record.hash.to_le_bytes());
-    out.extend_from_slice(&(record.payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(record.payload);
-}
-
-/// The next one; `None` at the end. The log's checksums say that it is whole.
-fn addressed(rest: &mut Bytes) -> Option<Addressed> {
-    let length = rest.try_get_u32_le().ok()? as usize;
-    let topic = (rest.len() >= length).then(|| rest.split_to(length))?;
-    let hash = rest.try_get_u64_le().ok()?;
-    let length = rest.try_get_u32_le().ok()? as usize;
-    let payload = (rest.len() >= length).then(|| rest.split_to(length))?;
-    Some((String::from_utf8_lossy(&topic).into_owned(), hash, payload))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_come_back_as_they_were() {
-        let mut out = Vec::new();
-        address("a", Record { hash: 7, payload: b"one" }, &mut out);
-        address("events.b", Record { hash: u64::MAX, payload: b"" }, &mut out);
-        let mut rest = Bytes::from(out);
-        assert_eq!(addressed(&mut rest), Some(("a".to_owned(), 7, Bytes::from_static(b"one"))));
-        assert_eq!(addressed(&mut rest), Some(("events.b".to_owned(), u64::MAX, Bytes::new())));
-        assert_eq!(addressed(&mut rest), None);
-    }
-}
+mod tests;

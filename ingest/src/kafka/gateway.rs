@@ -7,19 +7,21 @@
 //! Failure cases:
 //! * the client's queue is full: what did not fit has failed, at once;
 //! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
-//! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told.
+//! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told;
+//! * the broker answers, and takes nothing for the topic, or not this record or the batch that it came in.
 //!
-//! What has failed goes to the local log ([`super::fallback`]).
+//! What has not arrived goes to the local log ([`super::fallback`]).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -48,8 +50,39 @@ pub enum Landing {
     Spooled,
     /// The broker takes no record of this size.
     TooLarge,
+    /// The broker takes nothing for its topic: it is not there, or not ours to write to.
+    Denied,
+    /// The broker refuses it, or the batch it came in.
+    Unfit,
     /// Not acknowledged; it may be there nevertheless.
     Failed,
+}
+
+impl Landing {
+    /// Whether it has to be sent again, and is kept until then.
+    pub fn is_missing(self) -> bool {
+        matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
+    }
+
+    fn of(code: RDKafkaErrorCode) -> Self {
+        use RDKafkaErrorCode as Code;
+        match code {
+            Code::MessageSizeTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidTimestamp
+            | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
+            | Code::UnsupportedForMessageFormat => Self::Unfit,
+            Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidTopic
+            | Code::PolicyViolation
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition => Self::Denied,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// Where a request's records go.
@@ -65,6 +98,8 @@ pub struct Destination {
 #[derive(Debug)]
 pub struct InFlight {
     tracker: Arc<Tracker>,
+    /// When they were sent, in milliseconds of the steady clock.
+    pub since: i64,
     /// Where they go.
     pub destination: Destination,
     /// The records, kept until they have landed: what fails goes to the local log from here.
@@ -136,6 +171,7 @@ pub struct Slot {
 struct Reports {
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
+    acknowledged: Arc<AtomicI64>,
 }
 
 impl ClientContext for Reports {
@@ -149,7 +185,10 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
         let landing = match result {
-            Ok(message) => Landing::Acknowledged { partition: message.partition(), offset: message.offset() },
+            Ok(message) => {
+                self.acknowledged.fetch_max(steady_ms(), Ordering::Relaxed);
+                Landing::Acknowledged { partition: message.partition(), offset: message.offset() }
+            }
             Err((error, message)) => self.failed(error, message.topic()),
         };
         self.metrics.produced(landing);
@@ -170,7 +209,7 @@ impl Reports {
             );
         }
         self.metrics.kafka.produce_failed(code);
-        Landing::Failed
+        Landing::of(code)
     }
 }
 
@@ -179,6 +218,8 @@ pub struct Gateway {
     producer: ThreadedProducer<Reports>,
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
+    /// When Kafka last acknowledged a record, of whichever topic, in milliseconds of the steady clock.
+    acknowledged: Arc<AtomicI64>,
 }
 
 impl Gateway {
@@ -189,9 +230,14 @@ impl Gateway {
         metrics: Arc<Metrics>,
         deliver_within: Duration,
     ) -> Result<Self, KafkaError> {
-        let reports = Reports { topics: Arc::clone(&topics), metrics: Arc::clone(&metrics) };
+        let acknowledged = Arc::new(AtomicI64::new(i64::MIN));
+        let reports = Reports {
+            topics: Arc::clone(&topics),
+            metrics: Arc::clone(&metrics),
+            acknowledged: Arc::clone(&acknowledged),
+        };
         let producer = brokers.producer(deliver_within).create_with_context(reports)?;
-        Ok(Self { producer, topics, metrics })
+        Ok(Self { producer, topics, metrics, acknowledged })
     }
 
     /// The topic of a project's events.
@@ -207,7 +253,7 @@ impl Gateway {
 
     /// Sends records. Returns at once.
     pub fn send(&self, destination: Destination, records: Records, trace: Option<&str>) -> InFlight {
-        let tracker = Tracker::new(records.len());
+        let (tracker, since) = (Tracker::new(records.len()), steady_ms());
         let headers =
             trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
         for (index, record) in records.iter().enumerate() {
@@ -226,18 +272,22 @@ impl Gateway {
                 message = message.headers(headers.clone());
             }
             if let Err((error, message)) = self.producer.send(message) {
-                self.metrics.kafka.produce_failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
-                self.metrics.produced(Landing::Failed);
-                message.delivery_opaque.tracker.land(index, Landing::Failed);
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                self.metrics.kafka.produce_failed(code);
+                self.metrics.produced(Landing::of(code));
+                message.delivery_opaque.tracker.land(index, Landing::of(code));
             }
         }
-        InFlight { tracker, destination, records }
+        InFlight { tracker, since, destination, records }
     }
 
-    /// Waits until everything has landed, at most so long. Blocking.
-    pub fn flush(&self, within: Duration) {
-        if let Err(error) = self.producer.flush(within) {
-            tracing::warn!(%error, "not all records were acknowledged before the end");
-        }
+    /// Whether Kafka has acknowledged a record of any topic since then, in milliseconds of the steady clock.
+    pub fn has_acknowledged_since(&self, at: i64) -> bool {
+        self.acknowledged.load(Ordering::Relaxed) >= at
+    }
+
+    /// Whether a broker answers now.
+    pub async fn is_answered(&self) -> bool {
+        self.topics.is_answered().await
     }
 }

@@ -28,17 +28,20 @@
 //! * a record cannot be read: dead letter, durable before the range is committed; the worker goes on (`worker`);
 //! * the topic was deleted and made anew, so offsets start over: tokens carry a checksum of the records, so new ones are not
 //!   taken for old ones (`worker::batch`);
-//! * the broker is away or slow: the gateway's records go to its local log, or are handed back (`gateway`, `fallback`).
+//! * the broker is away or slow: the gateway's records go to its local log, or are handed back (`gateway`, `fallback`);
+//! * it takes nothing for one topic, or refuses a record: that waits beside the log, and the others go on (`held`).
 //!
 //! What remains: a batch whose insert was applied, but whose progress was never committed, must be replayed before other inserts
 //! push its token out of ClickHouse's window (20,000 parts). A partition without an owner for that long, while others are
 //! being inserted, would need `tallyhouse rollups verify`; the age of a replayed intent is logged and measured.
 
+pub mod addressed;
 mod assignment;
 pub mod config;
 pub mod consumer;
 pub mod fallback;
 pub mod gateway;
+pub mod held;
 pub mod ownership;
 pub mod placement;
 pub mod progress;

@@ -79,7 +79,9 @@ impl Kafka {
 fn beside_the_gateway(beside: &mut JoinSet<()>, delivery: &Arc<KafkaDelivery>) {
     let fallback = Arc::clone(&delivery.fallback);
     let (draining, watching, reporting) = (Arc::clone(delivery), Arc::clone(delivery), Arc::clone(&fallback));
+    let (held, held_draining) = (Arc::clone(&fallback), Arc::clone(delivery));
     beside.spawn(async move { fallback.drain(&draining.gateway).await });
+    beside.spawn(async move { held.drain_held(&held_draining.gateway).await });
     beside.spawn(async move { watching.progress.run().await });
     beside.spawn(async move {
         loop {

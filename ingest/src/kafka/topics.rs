@@ -96,6 +96,8 @@ pub struct TopicError {
     pub topic: String,
     /// What Kafka says.
     pub problem: String,
+    /// A broker answered: it is about this topic.
+    pub is_answer: bool,
 }
 
 /// Topics and what is known about them.
@@ -170,14 +172,14 @@ impl Topics {
             Err(error) => return self.known(topic).ok_or(error),
         }
         if !self.may_be_made(topic) {
-            return Err(error(topic, "it is gone, and is made anew when its consumers have seen that"));
+            return Err(answer(topic, "it is gone, and is made anew when its consumers have seen that"));
         }
         self.make(topic).await?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match self.ask(topic).await? {
                 0 if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
-                0 => return Err(error(topic, "it was made, but has no partitions yet")),
+                0 => return Err(answer(topic, "it was made, but has no partitions yet")),
                 partitions => return Ok(self.learn(topic, partitions).await),
             }
         }
@@ -237,12 +239,18 @@ impl Topics {
         asked.await.map_err(|e| error(topic, e))?.map_err(|e| error(topic, e))
     }
 
+    /// Whether a broker answers now.
+    pub async fn is_answered(self: &Arc<Self>) -> bool {
+        self.brokers().await.is_ok()
+    }
+
     async fn brokers(self: &Arc<Self>) -> Result<i32, KafkaError> {
         let this = Arc::clone(self);
         let asked = tokio::task::spawn_blocking(move || {
             this.admin.inner().fetch_metadata(None, ASK_WITHIN).map(|metadata| metadata.brokers().len())
         });
-        Ok(asked.await.ok().transpose()?.map_or(1, |brokers| i32::try_from(brokers).unwrap_or(1)))
+        let brokers = asked.await.unwrap_or(Err(KafkaError::Canceled))?;
+        Ok(i32::try_from(brokers).unwrap_or(1))
     }
 
     async fn make(self: &Arc<Self>, topic: &str) -> Result<(), TopicError> {
@@ -263,7 +271,7 @@ impl Topics {
             match outcome {
                 Ok(_) => tracing::info!(topic, partitions = self.rules.partitions, replication, "topic made"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(error(topic, code)),
+                Err((_, code)) => return Err(answer(topic, code)),
             }
         }
         Ok(())
@@ -271,7 +279,11 @@ impl Topics {
 }
 
 fn error(topic: &str, problem: impl std::fmt::Display) -> TopicError {
-    TopicError { topic: topic.to_owned(), problem: problem.to_string() }
+    TopicError { topic: topic.to_owned(), problem: problem.to_string(), is_answer: false }
+}
+
+fn answer(topic: &str, problem: impl std::fmt::Display) -> TopicError {
+    TopicError { is_answer: true, ..error(topic, problem) }
 }
 
 #[cfg(test)]

@@ -169,6 +169,8 @@ impl KafkaMetrics {
         let landing = match landing {
             Landing::Acknowledged { .. } => "acknowledged",
             Landing::TooLarge => "too_large",
+            Landing::Denied => "denied",
+            Landing::Unfit => "unfit",
             Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
         };
         self.produced.with_label_values(&[landing]).inc();

@@ -23,8 +23,8 @@ pub struct LogMetrics {
     pub damaged_ids: IntCounter,
     /// Events that were refused because as much waited as may.
     pub refused: IntCounter,
-    /// Records that Kafka takes no more, kept in files.
-    pub too_large: IntCounter,
+    /// Records that Kafka refuses for good, kept in files.
+    pub parked: IntCounter,
 }
 
 impl LogMetrics {
@@ -62,9 +62,9 @@ impl LogMetrics {
                 "tallyhouse_ingest_log_refused_total",
                 "Events refused because as much waited in the local log as may, or the disk was nearly full",
             )?,
-            too_large: registrar.counter(
-                "tallyhouse_ingest_log_too_large_total",
-                "Records of the local log that are larger than their Kafka topic takes by now, kept in files",
+            parked: registrar.counter(
+                "tallyhouse_ingest_log_parked_total",
+                "Records of a gateway's log that Kafka refuses for good, kept in files",
             )?,
         })
     }
