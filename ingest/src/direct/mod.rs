@@ -311,9 +311,9 @@ impl Direct {
         let window = self.appender.window();
         self.store.metrics.window(window.ids(), window.reach(steady_ms()));
         drop(window);
-        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)) {
+        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)).and_then(|()| self.log.prepare()) {
             self.store.metrics.log.errors.inc();
-            tracing::error!(%error, "segments that are read could not be let go of; trying again");
+            tracing::error!(%error, "segments could not be let go of, or made; trying again");
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A folder of files.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: Clone + Send + Sync + 'static {
     /// One of its files.
     type File: DiskFile;
 
@@ -22,7 +22,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes created and removed names outlive the power.
+    /// Gives a file another name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes created, removed and changed names outlive the power.
     fn sync_names(&self) -> io::Result<()>;
 
     /// Bytes that may still be written.
@@ -96,6 +99,10 @@ impl Disk for Folder {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync_names(&self) -> io::Result<()> {

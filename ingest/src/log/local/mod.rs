@@ -281,6 +281,17 @@ impl<D: Disk> LocalLog<D> {
         self.segments().retire(before);
     }
 
+    /// Makes the file of the next segment when it will soon be needed. Blocking, for about as long as a segment takes to be written; one
+    /// caller at a time.
+    pub fn prepare(&self) -> io::Result<()> {
+        let wanted = self.segments().wants_spare().filter(|_| !self.is_full());
+        if let Some((disk, bytes)) = wanted {
+            let spare = segments::make_spare(&disk, bytes)?;
+            self.segments().take_spare(spare);
+        }
+        Ok(())
+    }
+
     /// Looks at how much waits from an offset on, and since when.
     pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Waiting {
         let limits = self.limits;

@@ -95,11 +95,20 @@ impl<'a> Process<'a> {
         }
     }
 
+    fn prepare(&mut self) {
+        if let Some((disk, bytes)) = self.log.wants_spare()
+            && let Ok(spare) = segments::make_spare(&disk, bytes)
+        {
+            self.log.take_spare(spare);
+        }
+    }
+
     fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             match self.rng.random_range(0..10) {
                 0..7 => self.append(),
                 7 => self.disk.fail_after(self.rng.random_range(0..4)),
+                8 => self.prepare(),
                 _ => self.commit(),
             }
         }

@@ -18,6 +18,7 @@ type Inode = usize;
 enum Op {
     Create(String, Inode, u64),
     Remove(String),
+    Rename(String, String),
     Write(Inode, u64, Vec<u8>),
     Length(Inode, u64),
     Sync(Inode),
@@ -116,6 +117,12 @@ impl Simulated {
                         names.remove(name);
                     }
                 }
+                Op::Rename(from, to) => {
+                    let is_done = log[at..].iter().any(|op| matches!(op, Op::SyncNames)) || rng.random_bool(chance);
+                    if is_done && let Some(inode) = names.remove(from) {
+                        names.insert(to.clone(), inode);
+                    }
+                }
                 Op::Write(inode, place, bytes) => {
                     let all = is_synced(at, *inode);
                     let mut from = 0;
@@ -177,6 +184,10 @@ impl Simulated {
                     state.files.push(vec![0; *bytes as usize]);
                 }
                 Op::Remove(name) => drop(state.names.remove(name)),
+                Op::Rename(from, to) => {
+                    let inode = state.names.remove(from).unwrap();
+                    state.names.insert(to.clone(), inode);
+                }
                 Op::Write(inode, place, bytes) => {
                     let (file, start) = (&mut state.files[*inode], *place as usize);
                     file.resize(file.len().max(start + bytes.len()), 0);
@@ -214,6 +225,10 @@ impl Disk for Simulated {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         if self.with(|state| state.names.contains_key(name)) { self.act(Op::Remove(name.to_owned())) } else { Ok(()) }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.act(Op::Rename(from.to_owned(), to.to_owned()))
     }
 
     fn sync_names(&self) -> io::Result<()> {

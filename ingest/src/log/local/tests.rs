@@ -282,3 +282,20 @@ async fn what_the_disk_cannot_read_costs_no_more_than_its_page() {
     let (_, _, found) = open(&disk, Sync::Always);
     assert_eq!(found.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 1, 4, 5, 6, 7], "nor a start");
 }
+
+#[tokio::test]
+async fn the_next_segment_is_made_before_it_is_needed() {
+    let disk = Simulated::default();
+    let (log, _, _) = open(&disk, Sync::Always);
+    let writer = log.start().unwrap();
+    let files = |what: &str| disk.list().unwrap().iter().filter(|name| name.contains(what)).count();
+    let payload = "x".repeat(usize::try_from(LIMITS.segment_bytes() / 8).unwrap());
+    for n in 0..8 {
+        log.prepare().unwrap();
+        assert_eq!((files("spare"), files(".log")), (usize::from((4..8).contains(&n)), n.min(1)), "{n}");
+        assert_eq!(outcome(append(&log, &[&payload], None).1).await, Outcome::Durable);
+    }
+    assert_eq!((files("spare"), files(".log")), (0, 2));
+    writer.end().await;
+    assert_eq!(open(&disk, Sync::Always).2.len(), 8);
+}

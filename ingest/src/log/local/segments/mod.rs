@@ -2,6 +2,7 @@
 
 mod open;
 mod read;
+mod spare;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::{fmt, io};
 use super::disk::{Disk, DiskFile};
 use super::frame::{GROUP_HEADER, GroupHeader};
 pub use read::{Progress, View, read};
+pub use spare::make as make_spare;
 
 /// What the name of a segment ends with.
 const WHOLE: &str = ".log";
@@ -137,6 +139,8 @@ pub struct Segments<D: Disk> {
     number: u64,
     /// Files that could not be removed yet.
     gone: Vec<String>,
+    /// What the next segment is made of.
+    spare: Option<D::File>,
 }
 
 /// What is being synced.
@@ -269,7 +273,13 @@ impl<D: Disk> Segments<D> {
         self.number += 1;
         let name = Name { base, number: self.number, salt: self.salt }.to_string();
         let bytes = self.segment_bytes.max(group);
-        let file = self.disk.create(&name, bytes)?;
+        let file = match self.spare.take() {
+            Some(spare) if bytes == self.segment_bytes => self.disk.rename(spare::NAME, &name).map(|()| spare)?,
+            spare => {
+                self.spare = spare;
+                self.disk.create(&name, bytes)?
+            }
+        };
         if let Err(error) = file.sync().and_then(|()| self.disk.sync_names()) {
             self.gone.push(name);
             return Err(error);

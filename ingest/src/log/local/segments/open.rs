@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::disk::{self, Disk, DiskFile};
 use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader};
-use super::{Bounds, Damage, Name, Record, Segment, Segments, lost};
+use super::{Bounds, Damage, Name, Record, Segment, Segments, lost, spare};
 
 impl<D: Disk> Segments<D> {
     /// Opens what is there and gives each record to `visit`, in order. New offsets begin after the last record and not before
@@ -28,7 +28,9 @@ impl<D: Disk> Segments<D> {
             segment_bytes,
             number: 0,
             gone: Vec::new(),
+            spare: None,
         };
+        log.disk.remove(spare::NAME)?;
         let mut names = Vec::new();
         for name in log.disk.list()? {
             names.extend(Name::read(&name)?);
@@ -37,10 +39,12 @@ impl<D: Disk> Segments<D> {
         log.number = names.iter().map(|name| name.number).max().unwrap_or_default();
         let ends: Vec<Option<i64>> = names.iter().skip(1).map(|name| Some(name.base)).chain([None]).collect();
         let mut damage = Damage::default();
+        // One for all: to have 64 MiB new each time costs as much as to read them.
+        let mut buffer = Vec::new();
         let mut expected = committed;
         for (name, end) in names.into_iter().zip(ends) {
             damage.records += lost(expected.max(committed), name.base);
-            damage = damage.and(log.recover(name, end, &mut visit)?);
+            damage = damage.and(log.recover(name, end, &mut buffer, &mut visit)?);
             expected = log.segments.back().map_or(expected, |segment| segment.end.max(expected));
         }
         damage.records += lost(expected.max(committed), named);
@@ -49,13 +53,20 @@ impl<D: Disk> Segments<D> {
     }
 
     /// Reads one segment. It ends where the next one begins.
-    fn recover(&mut self, name: Name, end: Option<i64>, visit: &mut impl FnMut(Record<'_>)) -> io::Result<Damage> {
+    fn recover(
+        &mut self,
+        name: Name,
+        end: Option<i64>,
+        buffer: &mut Vec<u8>,
+        visit: &mut impl FnMut(Record<'_>),
+    ) -> io::Result<Damage> {
         let Name { base, salt, .. } = name;
         let name = name.to_string();
         let file = self.disk.open(&name)?;
-        let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(usize::MAX)];
-        let (read, unread) = disk::read_around(&file, &mut bytes, 0)?;
-        bytes.truncate(read);
+        let length = usize::try_from(file.bytes()?).unwrap_or(usize::MAX);
+        buffer.resize(buffer.len().max(length), 0);
+        let (read, unread) = disk::read_around(&file, buffer.get_mut(..length).unwrap_or_default(), 0)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
         let mut damage = Damage { files: u64::from(unread > 0), ..Damage::default() };
         let mut segment = Segment {
             name: name.clone(),
