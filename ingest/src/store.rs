@@ -57,9 +57,9 @@ pub fn pause_after(attempt: u32) -> Duration {
 }
 
 impl Store {
-    /// Tries once, and tells how long it took. After an error the block may be stored, in part or as a whole: only the same
+    /// Tries once. After an error the block may be stored, in part or as a whole: only the same
     /// block may follow.
-    pub async fn attempt(&self, block: Block<'_>) -> Result<Duration, StoreError> {
+    pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
         let started = Instant::now();
         match self
             .telling(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
@@ -67,11 +67,10 @@ impl Store {
         {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
-                let took = started.elapsed();
-                self.metrics.inserted(block.rows, bytes, took);
+                self.metrics.inserted(block.rows, bytes, started.elapsed());
                 self.health.set("clickhouse", Status::Up, "");
                 self.touched.publish(block.days);
-                Ok(took)
+                Ok(())
             }
             Err(error) => {
                 // Maybe stored: the repetition will tell it again, and may be long in coming.

@@ -60,12 +60,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tallyhouse_sql::clickhouse;
-use tallyhouse_sql::rehearsal::Rehearsal;
-use tallyhouse_sql::{Fault, StoreError};
+use tallyhouse_sql::StoreError;
 use tokio::time::Instant;
 
 use self::trouble::Troubles;
-use crate::store::{Block, Store, pause_after};
+use crate::store::{Store, pause_after};
 
 /// The right to go on with a batch, asked for before each attempt and while one searches.
 pub trait Fence: Send + Sync {
@@ -92,19 +91,8 @@ impl Fence for Alone {
 pub struct Origin<'a> {
     /// The Kafka topic; empty without Kafka.
     pub topic: &'a str,
-    /// Another process may have begun it: there may be dead letters of it.
+    /// Another process may have begun it, at any time: there may be dead letters of it.
     pub is_repeated: bool,
-    /// When it may have been attempted first, in milliseconds since 1970; `None`: it was not attempted before.
-    pub since: Option<i64>,
-}
-
-/// A batch that is stored, but for some rows.
-#[derive(Debug, Clone, Default)]
-pub struct Stored {
-    /// How long the last attempt took.
-    pub took: Duration,
-    /// What is a dead letter instead.
-    pub refused: Vec<RefusedEvent>,
 }
 
 /// An event of a batch that is a dead letter.
@@ -153,20 +141,6 @@ impl BatchWriter {
     /// Whether there were refused events a moment ago, so that more may come.
     pub fn is_wary(&self) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < WARY)
-    }
-
-    /// Whether a batch would be stored as a whole. Also when that cannot be found out: the attempt shows it.
-    pub async fn would_take(&self, block: Block<'_>) -> bool {
-        let rehearsal = match Rehearsal::begin(&self.store.client).await {
-            Ok(rehearsal) => rehearsal,
-            Err(error) => {
-                tracing::warn!(%error, token = block.token, "a batch cannot be rehearsed");
-                return true;
-            }
-        };
-        let refused = rehearsal.send(block.chunks, self.store.timeout).await.err();
-        rehearsal.end().await;
-        refused.is_none_or(|error| error.fault() == Fault::Operational)
     }
 
     /// Most of a batch is refused. Whether such batches have waited for long enough.

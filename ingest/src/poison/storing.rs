@@ -16,7 +16,7 @@ use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
-use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, Stored, refused_rows, until_done, within};
+use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, refused_rows, until_done, within};
 use crate::dead_letters::DeadLetter;
 use crate::store::{Block, pause_after};
 
@@ -79,11 +79,18 @@ impl Course {
 }
 
 impl BatchWriter {
-    /// Stores a batch, however often it takes: all of it but what ClickHouse refuses for good, which is dead letters by then.
-    pub async fn store<F: Fence>(&self, block: Block<'_>, origin: Origin<'_>, fence: &F) -> Result<Stored, F::Lost> {
-        let since = origin.since.unwrap_or_else(now_ms);
+    /// Stores a batch, however often it takes: all of it but the events that are returned: ClickHouse refuses
+    /// them for good, and they are dead letters.
+    pub async fn store<F: Fence>(
+        &self,
+        block: Block<'_>,
+        origin: Origin<'_>,
+        fence: &F,
+    ) -> Result<Vec<RefusedEvent>, F::Lost> {
         let mut course = Course::new();
-        course.may_be_written = origin.is_repeated || origin.since.is_some();
+        course.may_be_written = origin.is_repeated;
+        // Since when it may have been written, in milliseconds since 1970.
+        let since = if origin.is_repeated { 0 } else { now_ms() };
         if origin.is_repeated {
             self.recall(block, &mut course, fence).await?;
         }
@@ -97,12 +104,12 @@ impl BatchWriter {
         loop {
             fence.hold().await?;
             let error = match self.attempt(block, &course).await {
-                Ok(took) => {
+                Ok(()) => {
                     let refused = self.settle(block, &mut course, fence).await?;
                     if course.may_be_written {
                         self.reopen(block, since, &course, fence).await?;
                     }
-                    return Ok(Stored { took, refused });
+                    return Ok(refused);
                 }
                 Err(error) => error,
             };
@@ -157,14 +164,14 @@ impl BatchWriter {
     }
 
     /// One attempt, without the refused rows.
-    async fn attempt(&self, block: Block<'_>, course: &Course) -> Result<Duration, StoreError> {
+    async fn attempt(&self, block: Block<'_>, course: &Course) -> Result<(), StoreError> {
         let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
             return self.store.attempt(block).await;
         };
         let kept = search::without(block.rows, &course.refused);
         let left = block.rows - course.refused.len();
         if left == 0 {
-            return Ok(Duration::ZERO);
+            return Ok(());
         }
         let chunks = rows.block_of(&kept);
         self.store.attempt(Block { rows: left, chunks: &chunks, ..block }).await

@@ -83,12 +83,11 @@ impl<P: Partition> BatchCommitter<P> {
             let origin = Origin {
                 topic: self.partition.number().map_or("", |_| self.partition.topic()),
                 is_repeated: closed.is_repeated,
-                since: closed.is_repeated.then_some(0),
             };
             let record = |event: RefusedEvent| {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
             };
-            refused = self.writer.store(block, origin, &fence).await?.refused.into_iter().filter_map(record).collect();
+            refused = self.writer.store(block, origin, &fence).await?.into_iter().filter_map(record).collect();
         }
         self.metrics.consumed(closed.counts);
         Ok(refused)
