@@ -1,13 +1,16 @@
 //! What attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
 //!
-//! Others wait for the batch. So while ClickHouse answers, but does not do it (a projection on `events` forbids `DELETE`, a mutation
-//! before it hangs), it is tried [`MOST_REFUSALS`] times only. A row that stays in raw is counted (`refusals.leftovers`) and logged.
+//! Others wait for the batch. So when ClickHouse answers that it does not do it (a projection on `events` forbids `DELETE`), this is
+//! tried 10 times only, and when a statement does not end (a mutation before it hangs), twice, for half a minute. A row that stays in raw
+//! is counted (`refusals.leftovers`) and logged. Errors that pass do not count: inserts meet them, too, so that no batch goes on.
 
 use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::clickhouse::error::Result as ClientResult;
 use tallyhouse_sql::native::{Rows, Value};
-use tallyhouse_sql::{StoreError, hex};
+use tallyhouse_sql::{Class, StoreError, hex};
+use tokio::time::{Instant, timeout_at};
 
 use super::refused_rows::{self, CODE};
 use super::search::Cause;
@@ -17,11 +20,33 @@ use crate::store::Block;
 /// Keys in one statement, in bytes. ClickHouse reads statements of 256 KiB at most, and one of them names its keys twice.
 const KEYS_BYTES: usize = 100_000;
 
-/// One statement that deletes. It goes on in ClickHouse when nobody waits for it.
-const DELETE_WITHIN: Duration = Duration::from_secs(60);
+/// The statements of one attempt that change something, together. They go on in ClickHouse when nobody waits for them.
+const CHANGE_WITHIN: Duration = Duration::from_secs(15);
 
-/// Attempts that ClickHouse answered with an error, or did not answer in time.
-const MOST_REFUSALS: u32 = 10;
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+enum LeftoverError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("ClickHouse did not end a statement in time")]
+    NotEnded,
+}
+
+/// When a step is given up: after 10 refusals, or 2 statements that did not end.
+const LIMIT: Limit<LeftoverError> = Limit {
+    weight: |error| match error {
+        LeftoverError::NotEnded => 5,
+        LeftoverError::Store(error) if passes(error) => 0,
+        LeftoverError::Store(_) => 1,
+    },
+    most: 10,
+};
+
+/// Whether inserts fail of the same meanwhile. MEMORY_LIMIT_EXCEEDED (241) is too much for a query, but may be the server's.
+fn passes(error: &StoreError) -> bool {
+    matches!(error.class(), Class::Transient | Class::Overloaded)
+        || matches!(error, StoreError::Refused { code: 241, .. })
+}
 
 impl BatchWriter {
     /// Refused rows that an attempt had left in raw go, and so do older dead letters of the same events.
@@ -35,11 +60,9 @@ impl BatchWriter {
     ) -> Result<(), F::Lost> {
         let (store, token) = (&self.store, block.token);
         let leftovers = Leftovers { client: &store.client, rows, refused, timeout: store.timeout };
-        // While ClickHouse cannot be reached, no batch goes on.
-        let limit = Limit { counts: |error| !matches!(error, StoreError::Unreachable(_)), most: MOST_REFUSALS };
         if has_leftovers {
             let delete = || leftovers.delete_rows();
-            if let Err(error) = retry("delete refused events", fence, limit, delete).await? {
+            if let Err(error) = retry("delete refused events", fence, LIMIT, delete).await? {
                 store.metrics.refusals.leftovers.inc_by(refused.len() as u64);
                 tracing::error!(
                     %error,
@@ -52,7 +75,7 @@ impl BatchWriter {
             store.touched.publish(block.days);
         }
         let discard = || leftovers.discard_older();
-        if let Err(error) = retry("discard older dead letters", fence, limit, discard).await? {
+        if let Err(error) = retry("discard older dead letters", fence, LIMIT, discard).await? {
             tracing::warn!(%error, token, "events that were refused before have several open dead letters");
         }
         Ok(())
@@ -69,7 +92,8 @@ struct Leftovers<'a> {
 
 impl Leftovers<'_> {
     /// Deletes the rows from raw. The time of receipt tells them from the same events sent again later.
-    async fn delete_rows(&self) -> Result<(), StoreError> {
+    async fn delete_rows(&self) -> Result<(), LeftoverError> {
+        let until = Instant::now() + CHANGE_WITHIN;
         let keys = self.keys(|row| {
             let text = |column| match self.rows.value(column, row) {
                 Some(Value::Text(text)) => unhex(text),
@@ -94,13 +118,14 @@ impl Leftovers<'_> {
                 .query_raw(&format!("DELETE FROM events WHERE {condition}"))
                 .with_setting("lightweight_deletes_sync", "2")
                 .with_setting("wait_end_of_query", "1");
-            within(DELETE_WITHIN, delete.execute()).await?;
+            change(until, delete.execute()).await?;
         }
         Ok(())
     }
 
     /// Of several open dead letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
-    async fn discard_older(&self) -> Result<(), StoreError> {
+    async fn discard_older(&self) -> Result<(), LeftoverError> {
+        let until = Instant::now() + CHANGE_WITHIN;
         let keys = self.keys(|row| {
             // As dead letters have it, in UTF-8.
             let text = |column| unhex(refused_rows::text(self.rows, column, row).as_bytes());
@@ -123,7 +148,7 @@ impl Leftovers<'_> {
                 .with_setting("async_insert", "0")
                 .with_setting("deduplicate_insert", "disable")
                 .with_setting("deduplicate_insert_select", "disable");
-            within(self.timeout, discard.execute()).await?;
+            change(until, discard.execute()).await?;
         }
         Ok(())
     }
@@ -131,6 +156,14 @@ impl Leftovers<'_> {
     /// A key of each row, as lists that fit a statement.
     fn keys(&self, key: impl Fn(usize) -> String) -> Vec<String> {
         lists(self.refused.iter().map(|(row, _)| key(*row)))
+    }
+}
+
+/// Waits for a statement that changes something.
+async fn change(until: Instant, call: impl Future<Output = ClientResult<()>>) -> Result<(), LeftoverError> {
+    match timeout_at(until, call).await {
+        Ok(result) => Ok(result.map_err(StoreError::from)?),
+        Err(_) => Err(LeftoverError::NotEnded),
     }
 }
 
@@ -155,7 +188,44 @@ fn unhex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::Alone;
     use super::*;
+
+    /// How often a step is tried that meets an error so often before it succeeds, and whether it does.
+    async fn tries(times: u32, error: fn() -> LeftoverError) -> (u32, bool) {
+        let tried = AtomicU32::new(0);
+        let step = || async {
+            match tried.fetch_add(1, Ordering::Relaxed) < times {
+                true => Err(error()),
+                false => Ok(()),
+            }
+        };
+        let Ok(done) = retry("a step", &Alone, LIMIT, step).await;
+        (tried.load(Ordering::Relaxed), done.is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_answers_give_a_step_up() {
+        assert_eq!(
+            tries(1_000, || StoreError::Refused { code: 344, message: String::new() }.into()).await,
+            (10, false)
+        );
+        assert_eq!(tries(1_000, || LeftoverError::NotEnded).await, (2, false));
+        let passing: [fn() -> LeftoverError; 7] = [
+            || StoreError::Unreachable(String::new()).into(),
+            || StoreError::TimedOut.into(),
+            || StoreError::Refused { code: 202, message: String::new() }.into(),
+            || StoreError::Refused { code: 241, message: String::new() }.into(),
+            || StoreError::Refused { code: 242, message: String::new() }.into(),
+            || StoreError::Refused { code: 243, message: String::new() }.into(),
+            || StoreError::Refused { code: 999, message: String::new() }.into(),
+        ];
+        for error in passing {
+            assert_eq!(tries(1_000, error).await, (1_001, true), "{}", error());
+        }
+    }
 
     #[test]
     fn a_list_of_keys_fits_a_statement() {

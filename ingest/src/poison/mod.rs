@@ -40,7 +40,7 @@
 //! * no rehearsal is possible (a view that this user may not copy): the batch waits, as it did before there were rehearsals;
 //! * the rehearsal takes what the insert refuses: the same; only a table that keeps rows can refuse so;
 //! * dead letters are refused: they are written without payloads, and when those are refused too, they are dropped and counted, so that
-//!   nobody waits for a dead letter;
+//!   nobody waits for a dead letter for ever (`persist`);
 //! * a refused row cannot be taken out of raw again: it stays, counted and logged, so that nobody waits for it (`leftovers`);
 //! * a refused row's id is forgotten: who sends the event again, or replays its dead letter after a fix, is not called a duplicate. A
 //!   repeat that came while the batch was under way shares its fate.
@@ -55,12 +55,13 @@ mod storing;
 mod trouble;
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tallyhouse_sql::clickhouse;
 use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse;
 use tokio::time::Instant;
 
 use self::trouble::Troubles;
@@ -154,7 +155,7 @@ impl BatchWriter {
 }
 
 /// Calls until it is done, however often it takes, for as long as the batch is ours.
-async fn until_done<F: Fence, T, C: Future<Output = Result<T, StoreError>> + Send>(
+async fn until_done<F: Fence, T, E: Display + Send, C: Future<Output = Result<T, E>> + Send>(
     what: &str,
     fence: &F,
     call: impl Fn() -> C + Send,
@@ -172,27 +173,28 @@ async fn until_done<F: Fence, T, C: Future<Output = Result<T, StoreError>> + Sen
 }
 
 /// When a step is given up.
-#[derive(Clone, Copy)]
-struct Limit {
-    /// Errors that count. After others it is repeated however often it takes.
-    counts: fn(&StoreError) -> bool,
-    /// The last of so many is the result.
+struct Limit<E> {
+    /// How much an error counts. After errors that count 0 the step is repeated however often it takes.
+    weight: fn(&E) -> u32,
+    /// The error that makes up so much is the result.
     most: u32,
 }
 
 /// Calls until it is done, or given up.
-async fn retry<F: Fence, T: Send, C: Future<Output = Result<T, StoreError>> + Send>(
+async fn retry<F: Fence, T: Send, E: Display + Send, C: Future<Output = Result<T, E>> + Send>(
     what: &str,
     fence: &F,
-    limit: Limit,
+    limit: Limit<E>,
     call: impl Fn() -> C + Send + Sync,
-) -> Result<Result<T, StoreError>, F::Lost> {
+) -> Result<Result<T, E>, F::Lost> {
     let counted = AtomicU32::new(0);
     let limited = async || match call().await {
         Ok(done) => Ok(Ok(done)),
-        Err(error) if !(limit.counts)(&error) => Err(error),
-        Err(error) if counted.fetch_add(1, Ordering::Relaxed) + 1 < limit.most => Err(error),
-        Err(error) => Ok(Err(error)),
+        Err(error) => match (limit.weight)(&error) {
+            0 => Err(error),
+            weight if counted.fetch_add(weight, Ordering::Relaxed) + weight < limit.most => Err(error),
+            _ => Ok(Err(error)),
+        },
     };
     until_done(what, fence, limited).await
 }

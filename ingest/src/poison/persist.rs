@@ -1,14 +1,27 @@
 //! Rows that a batch leaves in tables of ours: dead letters and repairs.
+//!
+//! A dead letter is the only copy of its event, so a block is dropped quickly (5 attempts, 3 s) only when ClickHouse refuses its
+//! values. An error whose number tells nothing may pass (a disk, a server that starts): it is tried 40 times, which takes 2 minutes.
 
 use bytes::Bytes;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::{Fault, StoreError};
 
-use super::{BatchWriter, Fence, Limit, SEARCH_AFTER, repair, retry};
+use super::{BatchWriter, Fence, Limit, repair, retry};
 use crate::dead_letters::{self, DeadLetter};
 
 /// The table of dead letters.
 const DEAD_LETTERS: &str = "dead_letters";
+
+/// When a block is given up: after 5 errors of a value, or 40 whose number tells nothing.
+const LIMIT: Limit<StoreError> = Limit {
+    weight: |error| match error.fault() {
+        Fault::Data => 8,
+        Fault::Unclear => 1,
+        Fault::Operational => 0,
+    },
+    most: 40,
+};
 
 impl BatchWriter {
     /// Notes how far the repair of days is.
@@ -42,7 +55,7 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Inserts a block into a table of ours, until it is there or its values are refused.
+    /// Inserts a block into a table of ours, until it is there or given up.
     async fn persist<F: Fence>(
         &self,
         table: &str,
@@ -50,9 +63,44 @@ impl BatchWriter {
         chunks: Vec<Bytes>,
         fence: &F,
     ) -> Result<Result<(), StoreError>, F::Lost> {
-        let is_refused = |error: &StoreError| error.fault() != Fault::Operational;
         let store = &self.store;
         let insert = || insert_block(&store.client, table, token, &chunks, store.timeout);
-        retry(table, fence, Limit { counts: is_refused, most: SEARCH_AFTER.1 }, insert).await
+        retry(table, fence, LIMIT, insert).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::super::Alone;
+    use super::*;
+
+    /// How a step ends that meets an error so often before it succeeds, and after which time.
+    async fn ends(code: u32, times: u32) -> (bool, Duration) {
+        let (failed, started) = (AtomicU32::new(0), Instant::now());
+        let insert = || async {
+            match failed.fetch_add(1, Ordering::Relaxed) < times {
+                true => Err(StoreError::Refused { code, message: String::new() }),
+                false => Ok(()),
+            }
+        };
+        let Ok(done) = retry("a block", &Alone, LIMIT, insert).await;
+        (done.is_ok(), started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_refused_values_are_dropped_quickly() {
+        for unclear in [1001, 425, 74] {
+            assert!(ends(unclear, 39).await.0, "{unclear} may pass for minutes");
+            let (is_done, took) = ends(unclear, u32::MAX).await;
+            assert!(!is_done && (60..300).contains(&took.as_secs()), "{unclear}: given up after {took:?}");
+        }
+        let (is_done, took) = ends(469, u32::MAX).await;
+        assert!(!is_done && took < Duration::from_secs(5), "given up after {took:?}");
+        assert!(ends(241, 1_000).await.0, "ClickHouse takes nothing at all: nothing is dropped");
     }
 }

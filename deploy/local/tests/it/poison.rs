@@ -25,7 +25,7 @@ const DEAD_LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project
 pub struct Place {
     engine: tallyhouse::engine::Engine,
     pub connection: Connection,
-    proxy: Proxy,
+    pub proxy: Proxy,
     data: Folder,
     _folder: Folder,
     pub project: String,

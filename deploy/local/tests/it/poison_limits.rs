@@ -21,6 +21,7 @@ use tallyhouse_sql::native::Rows;
 use crate::ingest_service::{Service, count, everywhere, json};
 use crate::poison::{Place, Refuses, mixed, valued_block};
 use crate::query_service::eventually;
+use crate::support::proxy::Mode;
 use crate::support::{ask, execute};
 
 /// The write path's end, without an ingester around it.
@@ -65,6 +66,16 @@ async fn a_refused_row_that_cannot_be_deleted_is_counted_and_holds_up_nothing() 
     }
     assert_eq!(take_over(&place, &store, "second").await, 1);
     assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refusals.leftovers.get()), (5, 1));
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_does_not_end_holds_up_nothing() {
+    let place = Place::new().await;
+    let store = Store { client: place.proxy.connection.client(), ..store_of(&place) };
+    place.proxy.set(Mode::Swallow("DELETE FROM events"));
+    let taken = tokio::time::timeout(Duration::from_secs(90), take_over(&place, &store, "first")).await;
+    assert_eq!((taken, store.metrics.refusals.leftovers.get()), (Ok(1), 1));
     place.stop().await;
 }
 

@@ -14,6 +14,8 @@ pub(crate) enum Mode {
     Pass,
     /// Requests pass; answers wait until the mode changes.
     HoldAnswers,
+    /// It passes, but for requests that contain a text: nobody gets those, and nobody answers them.
+    Swallow(&'static str),
     /// Connections are closed, and new ones too.
     Away,
 }
@@ -64,10 +66,16 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, mut mode: watch::Re
         }
         tokio::select! {
             read = client.read(&mut up) => match read {
-                Ok(read @ 1..) => if server.write_all(&up[..read]).await.is_err() { return },
+                Ok(read @ 1..) => {
+                    let is = |text: &str| up[..read].windows(text.len()).any(|window| window == text.as_bytes());
+                    let is_swallowed = matches!(now, Mode::Swallow(text) if is(text));
+                    if !is_swallowed && server.write_all(&up[..read]).await.is_err() {
+                        return;
+                    }
+                }
                 _ => return,
             },
-            read = server.read(&mut down), if now == Mode::Pass => match read {
+            read = server.read(&mut down), if now != Mode::HoldAnswers => match read {
                 Ok(read @ 1..) => if client.write_all(&down[..read]).await.is_err() { return },
                 _ => return,
             },
