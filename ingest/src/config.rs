@@ -90,7 +90,7 @@ pub struct BatchLimits {
 pub struct DedupLimits {
     /// `DEDUP_WINDOW_HOURS`
     pub window: Duration,
-    /// `DEDUP_WINDOW_IDS`: the bound on memory, 31 bytes an id. When it is reached first, the window is shorter.
+    /// `DEDUP_WINDOW_IDS`: the bound on memory, 29 bytes an id. When it is reached first, the window is shorter.
     pub ids: usize,
 }
 

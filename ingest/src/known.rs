@@ -41,6 +41,15 @@ pub struct KnownId {
     pub source_offset: i64,
 }
 
+/// How many ids were handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownIds {
+    /// That many.
+    pub ids: usize,
+    /// Older ones than those of this time were too many.
+    pub cut: Option<i64>,
+}
+
 #[derive(Row, Deserialize)]
 struct HourCount {
     hour: i64,
@@ -79,10 +88,16 @@ pub async fn read(
     filter: &IdFilter,
     dedup: DedupLimits,
     mut remember: impl FnMut(KnownId, i64),
-) -> Result<usize, StoreError> {
+) -> Result<KnownIds, StoreError> {
     let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
+    let counts = counts(client, filter, since).await?;
+    let (all, hours) = (counts.len(), hours_to_read(counts, dedup.ids as u64));
+    let cut = hours.first().and_then(|(hour, older)| match older {
+        0 => (hours.len() < all).then_some(*hour),
+        _ => Some((hour + HOUR_MS).min(steady_ms())),
+    });
     let mut ids = 0;
-    for (hour, older) in hours_to_read(counts(client, filter, since).await?, dedup.ids as u64) {
+    for (hour, older) in hours {
         // The window keeps what comes last: of an hour that does not fit, the newest.
         let newest = if older > 0 { " ORDER BY received_at LIMIT {most:UInt64} OFFSET {older:UInt64}" } else { "" };
         let query = client.query(&format!(
@@ -99,7 +114,7 @@ pub async fn read(
             ids += 1;
         }
     }
-    Ok(ids)
+    Ok(KnownIds { ids, cut })
 }
 
 /// Ids received per hour since `since`, by the hour's start in milliseconds.

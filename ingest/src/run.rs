@@ -45,6 +45,7 @@ use crate::pipeline::Pipeline;
 use crate::poison::{BatchWriter, repair};
 use crate::store::Store;
 use crate::touched::Publisher;
+use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
 
@@ -203,7 +204,7 @@ impl Ingest {
 fn local(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
-        dedup: config.dedup,
+        windows: Windows::new(config.dedup),
         hasher: KeyHasher::random(),
         writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
         permits: Arc::new(Semaphore::new(config.batch.inserts)),
@@ -247,7 +248,7 @@ fn kafka(
         rules: kafka.topics.clone(),
         common: Arc::new(Common {
             batch: config.batch,
-            dedup: config.dedup,
+            windows: Windows::new(config.dedup),
             hasher: KeyHasher::random(),
             writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
             permits: Arc::new(Semaphore::new(config.batch.inserts)),

@@ -1,64 +1,95 @@
-//! The window in which a repeated event id is a duplicate: exact, bounded in time and in memory.
+//! The window in which a repeated event id is a duplicate: exact, bounded in time and in memory, fair between tenants.
 //!
-//! Ids stand in a ring in the order in which they came, in chunks that are allocated as they are needed; an index finds an
-//! id's place. The oldest leave first: one by one when there are too many, by the chunk when all of it is older than the
-//! window. So an id is known for the whole window and, where little arrives, for longer - unless the bound on ids is reached
-//! first; [`Window::reach`] tells what the window really is.
+//! Each project has a ring of chunks in which its ids stand in the order in which they came; one index finds an id's place. What is
+//! older than the window leaves by the chunk. When there are too many ids, the oldest of the project with the most of them leaves: a
+//! loud project cannot make the ids of a quiet one unknown. So an id is known for the whole window and, where little arrives, for
+//! longer - unless the bound on ids is reached first; [`Window::reach`] tells what the window really is.
 //!
-//! An id takes 24 bytes in the ring and 5 to 12 in the index: 10 million take 320 MB (`holds_ten_million` measures it).
+//! An id takes 20 bytes in its ring and 5 to 12 in the index: 10 million take 290 MB (`holds_ten_million` measures it).
+//!
+//! A process has one bound. Partitions have windows of their own, which go with them; [`Windows`] takes from the largest when all of
+//! them together hold too much, so that idle ones cost the others nothing.
 //!
 //! Times are those of a steady clock ([`tallyhouse_service::clock::steady_ms`]). Only the latest one counts for age, so a time that
 //! goes back forgets nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hashbrown::HashTable;
 
 use crate::batch::EventKey;
+use crate::config::DedupLimits;
 
-/// Ids of a chunk: small enough to be let go in small steps, large enough that chunks cost nothing.
-const CHUNK: usize = 4_096;
+/// Ids of a chunk: small enough that many projects cost little, large enough that chunks cost nothing.
+const CHUNK: usize = 1_024;
 
+/// Ids that [`Windows`] takes from a window before it looks which one is the largest.
+const TRIMMED: usize = 1_024;
+
+/// Rings are looked through for old chunks when so large a part of the window has passed.
+const SWEEPS: i64 = 100;
+
+/// Without the project, which is its chunk's. Packed: it is what the memory is used for.
 #[derive(Debug, Clone, Copy)]
+#[repr(C, packed(4))]
 struct Entry {
-    key: [u64; 2],
+    id: [u32; 3],
     offset: i64,
 }
 
 #[derive(Debug)]
 struct Chunk {
+    project: u32,
     entries: Vec<Entry>,
     oldest: i64,
     newest: i64,
 }
 
+/// The ids of a project.
+#[derive(Debug, Default)]
+struct Ring {
+    /// Slots of its chunks, oldest first.
+    chunks: VecDeque<u32>,
+    /// Entries at the front of the first chunk that are forgotten already.
+    forgotten: usize,
+    ids: usize,
+}
+
 /// Ids of stored events, and where in the log each was.
 #[derive(Debug)]
 pub struct Window {
-    chunks: VecDeque<Chunk>,
-    /// Entries at the front of the first chunk that are forgotten already.
-    forgotten: usize,
-    /// Number of the first chunk's first entry, counted from the beginning and modulo 2^32: bounds keep the ring far smaller.
-    first: u32,
-    /// Numbers of entries.
+    /// By slot; a free one is empty.
+    chunks: Vec<Chunk>,
+    free: Vec<u32>,
+    rings: HashMap<u32, Ring>,
+    /// Rings by about how many ids they have.
+    by_size: BTreeSet<(u32, u32)>,
+    /// Numbers of entries: slot of the chunk and place in it.
     index: HashTable<u32>,
     length_ms: i64,
     capacity: usize,
     latest: i64,
+    swept: i64,
+    /// The time of the newest id that left because there were too many.
+    cut: i64,
 }
 
 impl Window {
     /// A window of `length`, of at most `ids` ids.
     pub fn new(length: Duration, ids: usize) -> Self {
         Self {
-            chunks: VecDeque::new(),
-            forgotten: 0,
-            first: 0,
+            chunks: Vec::new(),
+            free: Vec::new(),
+            rings: HashMap::new(),
+            by_size: BTreeSet::new(),
             index: HashTable::new(),
             length_ms: i64::try_from(length.as_millis()).unwrap_or(i64::MAX),
             capacity: ids.max(1),
             latest: i64::MIN,
+            swept: i64::MIN,
+            cut: i64::MIN,
         }
     }
 
@@ -66,35 +97,31 @@ impl Window {
     /// log). An id that is known keeps its first offset.
     pub fn insert(&mut self, key: EventKey, offset: i64, now: i64) {
         self.latest = self.latest.max(now);
-        self.forget_old();
+        if self.latest.saturating_sub(self.swept) > self.length_ms / SWEEPS {
+            self.swept = self.latest;
+            self.forget_old();
+        }
         if self.find(key).is_some() {
             return;
         }
         while self.index.len() >= self.capacity {
-            self.forget_one();
+            self.forget_of_the_largest();
         }
-        let parts = key.parts();
-        let number = self.push(Entry { key: parts, offset }, now);
-        let (first, chunks) = (self.first, &self.chunks);
-        self.index.insert_unique(hash(parts), number, |number| {
-            entry(chunks, first, *number).map_or(0, |entry| hash(entry.key))
-        });
+        let number = self.push(key, offset, now);
+        let chunks = &self.chunks;
+        self.index.insert_unique(key.hash(), number, |number| entry_hash(chunks, *number));
     }
 
     /// The offset under which an event with this id was stored, if that was within the window.
     pub fn find(&self, key: EventKey) -> Option<i64> {
-        let parts = key.parts();
-        let at = |number: u32| entry(&self.chunks, self.first, number);
-        let found = self.index.find(hash(parts), |number| at(*number).is_some_and(|entry| entry.key == parts));
-        found.and_then(|number| at(*number)).map(|entry| entry.offset)
+        let found = self.index.find(key.hash(), |number| is_of(&self.chunks, *number, key))?;
+        entry(&self.chunks, *found).map(|(_, entry)| entry.offset)
     }
 
     /// Forgets an id. Its entry stays in the ring, unfound, until its turn comes.
     pub fn remove(&mut self, key: EventKey) {
-        let parts = key.parts();
-        let (first, chunks) = (self.first, &self.chunks);
-        let is_it = |number: &u32| entry(chunks, first, *number).is_some_and(|entry| entry.key == parts);
-        if let Ok(found) = self.index.find_entry(hash(parts), is_it) {
+        let chunks = &self.chunks;
+        if let Ok(found) = self.index.find_entry(key.hash(), |number| is_of(chunks, *number, key)) {
             found.remove();
         }
     }
@@ -106,25 +133,33 @@ impl Window {
         }
     }
 
-    /// Changes the bound; the oldest leave when there are more.
-    pub fn set_capacity(&mut self, ids: usize) {
-        self.capacity = ids.max(1);
-        while self.index.len() > self.capacity {
-            self.forget_one();
+    /// Forgets ids, the oldest of the largest project, and gives back memory that is no longer used.
+    pub fn forget_some(&mut self, ids: usize) {
+        let left = self.index.len().saturating_sub(ids);
+        while self.index.len() > left {
+            self.forget_of_the_largest();
         }
         if self.index.capacity() / 4 > self.index.len() {
-            let (first, chunks) = (self.first, &self.chunks);
-            self.index.shrink_to_fit(|number| entry(chunks, first, *number).map_or(0, |entry| hash(entry.key)));
+            let chunks = &self.chunks;
+            self.index.shrink_to_fit(|number| entry_hash(chunks, *number));
         }
     }
 
-    /// All ids with their offsets and no earlier time than they came, oldest first.
+    /// All ids with their offsets and no earlier time than they came, oldest chunk first.
     pub fn iter(&self) -> impl Iterator<Item = (EventKey, i64, i64)> {
-        let entries = self.chunks.iter().flat_map(|chunk| chunk.entries.iter().map(|entry| (entry, chunk.newest)));
-        // An entry that was removed, or left behind by one that came later, is not found at its offset.
-        entries
-            .skip(self.forgotten)
-            .map(|(entry, at)| (EventKey::of_parts(entry.key), entry.offset, at))
+        let mut slots: Vec<(u32, usize)> = Vec::new();
+        for ring in self.rings.values() {
+            let forgotten = std::iter::once(ring.forgotten).chain(std::iter::repeat(0));
+            slots.extend(ring.chunks.iter().copied().zip(forgotten));
+        }
+        let mut chunks: Vec<(&Chunk, usize)> =
+            slots.into_iter().filter_map(|(slot, skip)| Some((self.chunks.get(slot as usize)?, skip))).collect();
+        chunks.sort_by_key(|(chunk, _)| chunk.newest);
+        chunks
+            .into_iter()
+            .flat_map(|(chunk, skip)| chunk.entries.iter().skip(skip).map(move |entry| (chunk, entry)))
+            .map(|(chunk, entry)| (EventKey::of_project(chunk.project, entry.id), entry.offset, chunk.newest))
+            // An entry that was removed, or left behind by one that came later, is not found at its offset.
             .filter(|(key, offset, _)| self.find(*key) == Some(*offset))
     }
 
@@ -143,60 +178,187 @@ impl Window {
         self.index.len()
     }
 
-    /// How far back it reaches from `now`.
+    /// How far back it reaches from `now`, for the project of which it is the least.
     pub fn reach(&self, now: i64) -> Duration {
-        let since = self.chunks.front().map_or(now, |chunk| chunk.oldest);
+        let oldest = self.rings.values().filter_map(|ring| self.chunks.get(*ring.chunks.front()? as usize));
+        let since = oldest.map(|chunk| chunk.oldest).min().unwrap_or(now).max(self.cut);
         Duration::from_millis(u64::try_from(now.saturating_sub(since)).unwrap_or_default())
     }
 
-    fn push(&mut self, entry: Entry, now: i64) -> u32 {
-        if self.chunks.back().is_none_or(|chunk| chunk.entries.len() == CHUNK) {
-            self.chunks.push_back(Chunk { entries: Vec::with_capacity(CHUNK), oldest: now, newest: now });
-        }
-        let full_chunks = (self.chunks.len() - 1) * CHUNK;
-        let Some(chunk) = self.chunks.back_mut() else { return self.first };
-        let place = full_chunks + chunk.entries.len();
-        chunk.entries.push(entry);
+    /// Everything that it was told of from this time on is known: within its length, unless there was too much.
+    pub fn knows_since(&self, now: i64) -> i64 {
+        now.saturating_sub(self.length_ms).max(self.cut)
+    }
+
+    /// Older ids than those of this time were left out.
+    pub fn cut_at(&mut self, time: i64) {
+        self.cut = self.cut.max(time);
+    }
+
+    /// About how many ids the largest project has; comparable between windows.
+    fn largest(&self) -> u32 {
+        self.by_size.last().map_or(0, |(size, _)| *size)
+    }
+
+    fn push(&mut self, key: EventKey, offset: i64, now: i64) -> u32 {
+        let (project, id) = key.of();
+        let ring = self.rings.entry(project).or_default();
+        let last = ring
+            .chunks
+            .back()
+            .filter(|slot| self.chunks.get(**slot as usize).is_some_and(|chunk| chunk.entries.len() < CHUNK));
+        let slot = match last {
+            Some(slot) => *slot,
+            None => {
+                let chunk = Chunk { project, entries: Vec::new(), oldest: now, newest: now };
+                let slot = self.free.pop().unwrap_or(self.chunks.len() as u32);
+                match self.chunks.get_mut(slot as usize) {
+                    Some(free) => *free = chunk,
+                    None => self.chunks.push(chunk),
+                }
+                ring.chunks.push_back(slot);
+                slot
+            }
+        };
+        let before = size_class(ring.ids);
+        ring.ids += 1;
+        resize(&mut self.by_size, project, before, size_class(ring.ids));
+        let Some(chunk) = self.chunks.get_mut(slot as usize) else { return 0 };
+        chunk.entries.push(Entry { id, offset });
         chunk.oldest = chunk.oldest.min(now);
         chunk.newest = chunk.newest.max(now);
-        self.first.wrapping_add(place as u32)
+        slot * CHUNK as u32 + (chunk.entries.len() - 1) as u32
     }
 
-    /// Whole chunks that are older than the window. The last one is being filled and stays.
+    /// Chunks that are older than the window.
     fn forget_old(&mut self) {
         let horizon = self.latest.saturating_sub(self.length_ms);
-        while self.chunks.len() > 1 && self.chunks.front().is_some_and(|chunk| chunk.newest < horizon) {
-            for _ in self.forgotten..CHUNK {
-                self.forget_one();
+        let is_old =
+            |slot: u32, chunks: &[Chunk]| chunks.get(slot as usize).is_some_and(|chunk| chunk.newest < horizon);
+        let projects: Vec<u32> = self.rings.keys().copied().collect();
+        for project in projects {
+            while let Some(slot) = self.rings.get(&project).and_then(|ring| ring.chunks.front().copied())
+                && is_old(slot, &self.chunks)
+            {
+                let left = self.chunks.get(slot as usize).map_or(0, |chunk| chunk.entries.len());
+                let forgotten = self.rings.get(&project).map_or(0, |ring| ring.forgotten);
+                (forgotten..left.max(forgotten + 1)).for_each(|_| self.forget_one(project));
             }
         }
     }
 
-    fn forget_one(&mut self) {
-        let Some(chunk) = self.chunks.front() else { return };
-        let number = self.first.wrapping_add(self.forgotten as u32);
-        if let Some(entry) = chunk.entries.get(self.forgotten) {
-            if let Ok(found) = self.index.find_entry(hash(entry.key), |other| *other == number) {
-                found.remove();
-            }
-            self.forgotten += 1;
+    fn forget_of_the_largest(&mut self) {
+        let Some((_, project)) = self.by_size.last().copied() else { return };
+        let oldest = self.rings.get(&project).and_then(|ring| self.chunks.get(*ring.chunks.front()? as usize));
+        self.cut = oldest.map_or(self.cut, |chunk| self.cut.max(chunk.newest.min(self.latest)));
+        self.forget_one(project);
+    }
+
+    /// Forgets the oldest entry of a project.
+    fn forget_one(&mut self, project: u32) {
+        let Some(ring) = self.rings.get_mut(&project) else { return };
+        let Some(slot) = ring.chunks.front().copied() else { return };
+        let (number, before) = (slot * CHUNK as u32 + ring.forgotten as u32, size_class(ring.ids));
+        ring.forgotten += 1;
+        ring.ids = ring.ids.saturating_sub(1);
+        if let Ok(found) = self.index.find_entry(entry_hash(&self.chunks, number), |other| *other == number) {
+            found.remove();
         }
-        if self.forgotten == CHUNK {
-            self.chunks.pop_front();
-            self.forgotten = 0;
-            self.first = self.first.wrapping_add(CHUNK as u32);
+        let Some(chunk) = self.chunks.get_mut(slot as usize) else { return };
+        if ring.forgotten >= chunk.entries.len() {
+            // Also one that is being filled: its memory goes.
+            chunk.entries = Vec::new();
+            ring.chunks.pop_front();
+            ring.forgotten = 0;
+            self.free.push(slot);
+        }
+        resize(&mut self.by_size, project, before, size_class(ring.ids));
+        if ring.chunks.is_empty() {
+            self.rings.remove(&project);
         }
     }
 }
 
-fn entry(chunks: &VecDeque<Chunk>, first: u32, number: u32) -> Option<&Entry> {
-    let place = number.wrapping_sub(first) as usize;
-    chunks.get(place / CHUNK)?.entries.get(place % CHUNK)
+/// The windows of all partitions of a process, under one bound.
+#[derive(Debug)]
+pub struct Windows {
+    limits: DedupLimits,
+    all: Mutex<Vec<Weak<Mutex<Window>>>>,
 }
 
-/// Keys are keyed hashes already: half of one is as good as another hash.
-fn hash(key: [u64; 2]) -> u64 {
-    key[0]
+impl Windows {
+    /// None yet.
+    pub fn new(limits: DedupLimits) -> Self {
+        Self { limits, all: Mutex::default() }
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> DedupLimits {
+        self.limits
+    }
+
+    /// A window, which counts for as long as somebody has it.
+    pub fn add(&self) -> Arc<Mutex<Window>> {
+        let window = Arc::new(Mutex::new(Window::new(self.limits.window, self.limits.ids)));
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|window| window.strong_count() > 0);
+        all.push(Arc::downgrade(&window));
+        window
+    }
+
+    /// Forgets ids while there are too many in all windows together. Nobody who calls it holds a window.
+    pub fn trim(&self) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
+        drop(all);
+        let mut ids: usize = windows.iter().map(|window| locked(window).ids()).sum();
+        while ids > self.limits.ids
+            && let Some(largest) = windows.iter().max_by_key(|window| locked(window).largest())
+        {
+            let mut window = locked(largest);
+            let before = window.ids();
+            window.forget_some((ids - self.limits.ids).min(TRIMMED));
+            ids -= before - window.ids();
+            if before == window.ids() {
+                return;
+            }
+        }
+    }
+}
+
+/// A window that others may look at.
+pub fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn entry(chunks: &[Chunk], number: u32) -> Option<(&Chunk, &Entry)> {
+    let chunk = chunks.get(number as usize / CHUNK)?;
+    Some((chunk, chunk.entries.get(number as usize % CHUNK)?))
+}
+
+fn is_of(chunks: &[Chunk], number: u32, key: EventKey) -> bool {
+    entry(chunks, number).is_some_and(|(chunk, entry)| key.of() == (chunk.project, entry.id))
+}
+
+fn entry_hash(chunks: &[Chunk], number: u32) -> u64 {
+    entry(chunks, number).map_or(0, |(chunk, entry)| EventKey::of_project(chunk.project, entry.id).hash())
+}
+
+/// A number that grows with the size, in steps of an eighth, so that it seldom changes.
+fn size_class(ids: usize) -> u32 {
+    match ids.checked_ilog2() {
+        None | Some(0..3) => ids as u32,
+        Some(log) => log * 8 + (ids >> (log - 3)) as u32 - 24,
+    }
+}
+
+fn resize(by_size: &mut BTreeSet<(u32, u32)>, project: u32, before: u32, now: u32) {
+    if before != now {
+        by_size.remove(&(before, project));
+        if now > 0 {
+            by_size.insert((now, project));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +421,7 @@ mod tests {
         assert_eq!(window.find(hasher.key("p", "41000")), Some(41_000));
         assert_eq!(window.find(hasher.key("p", "40999")), None);
         assert!(window.reach(50_000) < Duration::from_millis(9_000 + 2 * CHUNK as u64));
-        window.set_capacity(10);
+        window.forget_some(8_990);
         assert_eq!((window.ids(), window.find(hasher.key("p", "49990"))), (10, Some(49_990)));
     }
 
@@ -272,6 +434,62 @@ mod tests {
             window.insert(hasher.key("p", &n.to_string()), n, now);
         }
         assert_eq!(window.ids(), 3 * CHUNK);
+    }
+
+    #[test]
+    fn size_classes_grow_with_the_size() {
+        let classes: Vec<u32> = (0..100_000).map(size_class).collect();
+        assert!(classes.is_sorted() && classes[..8] == [0, 1, 2, 3, 4, 5, 6, 7], "{:?}", &classes[..20]);
+        assert!(classes.windows(2).all(|pair| pair[1] - pair[0] <= 1));
+        assert!((100..99_999).all(|n| classes[n] < classes[(n + n / 7).min(99_999)] || n + n / 7 > 99_999));
+    }
+
+    #[test]
+    fn a_loud_project_takes_nothing_from_a_quiet_one() {
+        let hasher = KeyHasher::random();
+        let mut window = day(10_000);
+        for n in 0..1_000 {
+            window.insert(hasher.key("quiet", &n.to_string()), n, n);
+        }
+        for n in 0..50_000 {
+            window.insert(hasher.key("loud", &n.to_string()), n, 1_000 + n);
+        }
+        assert!((0..1_000).all(|n| window.find(hasher.key("quiet", &n.to_string())) == Some(n)));
+        assert_eq!((window.ids(), window.find(hasher.key("loud", "41000"))), (10_000, Some(41_000)));
+        assert!(window.reach(51_000) < Duration::from_secs(11), "what it is for the loud one");
+        assert!(window.knows_since(51_000) > 39_000);
+    }
+
+    #[test]
+    fn old_ids_of_projects_that_went_quiet_leave() {
+        let hasher = KeyHasher::random();
+        let mut window = day(1_000_000);
+        for n in 0..5_000_i64 {
+            window.insert(hasher.key(&format!("p{}", n % 100), &n.to_string()), n, 0);
+        }
+        window.insert(hasher.key("q", "1"), 1, 25 * HOUR);
+        assert_eq!((window.ids(), window.rings.len(), window.by_size.len()), (1, 1, 1));
+        assert_eq!(window.knows_since(25 * HOUR), HOUR);
+    }
+
+    #[test]
+    fn windows_share_one_bound_by_what_they_use() {
+        let limits = DedupLimits { window: Duration::from_secs(86_400), ids: 1_000 };
+        let (hasher, windows) = (KeyHasher::random(), Windows::new(limits));
+        let idle: Vec<_> = (0..100).map(|_| windows.add()).collect();
+        let (loud, quiet) = (windows.add(), windows.add());
+        let put = |window: &Mutex<Window>, project: &str, ids: std::ops::Range<i64>| {
+            ids.for_each(|n| locked(window).insert(hasher.key(project, &n.to_string()), n, n));
+            windows.trim();
+        };
+        put(&quiet, "quiet", 0..100);
+        put(&loud, "loud", 0..700);
+        assert_eq!((locked(&quiet).ids(), locked(&loud).ids()), (100, 700), "idle ones cost nothing");
+        put(&loud, "loud", 700..2_000);
+        assert_eq!((locked(&quiet).ids(), locked(&loud).ids()), (100, 900));
+        drop(loud);
+        put(&idle[0], "late", 0..900);
+        assert_eq!((locked(&quiet).ids(), locked(&idle[0]).ids()), (100, 900), "what went counts no more");
     }
 
     /// 10 million ids in less than 350 MB. Run alone: `cargo test --release -p tallyhouse-ingest -- --ignored ten_million`.
@@ -299,14 +517,11 @@ mod tests {
             let hasher = KeyHasher::random();
             let mut window = day(20);
             let mut list: VecDeque<(u32, i64)> = VecDeque::new();
-            let mut capacity = 20;
+            let capacity = 20;
             for (offset, (id, size)) in (0_i64..).zip(steps) {
                 if size == 7 {
-                    capacity = size + id as usize % 20;
-                    window.set_capacity(capacity);
-                    while list.len() > capacity {
-                        list.pop_front();
-                    }
+                    window.forget_some(id as usize % 20);
+                    list.drain(..(id as usize % 20).min(list.len()));
                 }
                 window.insert(hasher.key("p", &id.to_string()), offset, offset);
                 if !list.iter().any(|(known, _)| *known == id) {

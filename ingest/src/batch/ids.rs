@@ -5,14 +5,16 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// An event id of a project as a number. With 128 bits, 10 million ids collide with a probability of 1e-25.
+/// An event id of a project as a number: 32 bits for the project, whose ids are bounded together, and 96 for the id. Of 10 million ids
+/// two collide with a probability of 1e-15. Projects may share a number; their ids differ nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventKey(u128);
 
 impl EventKey {
-    /// From [`Self::parts`].
-    pub fn of_parts([low, high]: [u64; 2]) -> Self {
-        Self(u128::from(low) | u128::from(high) << 64)
+    /// From [`Self::of`].
+    pub fn of_project(project: u32, id: [u32; 3]) -> Self {
+        let [low, middle, high] = id.map(u128::from);
+        Self(low | middle << 32 | high << 64 | u128::from(project) << 96)
     }
 
     /// As bytes, for the window's files.
@@ -25,9 +27,14 @@ impl EventKey {
         Self(u128::from_le_bytes(bytes))
     }
 
-    /// Its halves; each is as random as the whole.
-    pub fn parts(self) -> [u64; 2] {
-        [self.0 as u64, (self.0 >> 64) as u64]
+    /// The project's number and the id's.
+    pub fn of(self) -> (u32, [u32; 3]) {
+        ((self.0 >> 96) as u32, [self.0 as u32, (self.0 >> 32) as u32, (self.0 >> 64) as u32])
+    }
+
+    /// For tables: half of the key is as random as another hash of it.
+    pub fn hash(self) -> u64 {
+        self.0 as u64
     }
 }
 
@@ -58,9 +65,11 @@ impl KeyHasher {
     pub fn key(&self, project: &str, event_id: &str) -> EventKey {
         let mut hasher = SipHasher13::new_with_key(&self.secret);
         hasher.write(project.as_bytes());
+        let project = hasher.finish128().h1;
         hasher.write(&[0xff]); // In no UTF-8 text, so (ab, c) and (a, bc) differ.
         hasher.write(event_id.as_bytes());
-        EventKey(hasher.finish128().into())
+        let id: u128 = hasher.finish128().into();
+        EventKey(id >> 32 | u128::from(project as u32) << 96)
     }
 }
 

@@ -18,7 +18,7 @@ pub mod partition;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tallyhouse_schema::event::Flags;
@@ -38,7 +38,6 @@ use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
 use crate::spool::folder::{Folder, FolderError};
 use crate::store::Store;
-use crate::window::Window;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
@@ -128,7 +127,7 @@ impl Direct {
         let (identity, _) = Identity::open(&disk)?;
         let hasher = KeyHasher::with(identity.secret);
 
-        let window = Arc::new(Mutex::new(Window::new(common.dedup.window, common.dedup.ids)));
+        let window = common.windows.add();
         let (log, committed) = {
             let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
             let refused = RefusedRecords::load(&disk)?;
@@ -255,15 +254,15 @@ impl Direct {
 
     /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
     async fn first_ids(&self) -> Result<(), StartError> {
-        let dedup = self.common.dedup;
+        let dedup = self.common.windows.limits();
         loop {
             let remember = |id: KnownId, at| {
                 let key = self.appender.hasher().key(&id.project_id, &id.event_id);
                 self.appender.window().insert(key, -1, at);
             };
             match known::read(&self.store.client, &IdFilter::Given, dedup, remember).await {
-                Ok(ids) => {
-                    tracing::info!(ids, "known ids were read from ClickHouse");
+                Ok(known) => {
+                    tracing::info!(ids = known.ids, "known ids were read from ClickHouse");
                     break;
                 }
                 // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
@@ -323,7 +322,11 @@ impl Direct {
             ids::save(&self.disk, Source::Segment(*base), &self.ids_of(*base, *end)?)?;
             self.log.retire(*end);
         }
-        if ended.is_empty() { Ok(()) } else { ids::forget_old(&self.disk, self.common.dedup, self.log.range().start) }
+        if ended.is_empty() {
+            Ok(())
+        } else {
+            ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
+        }
     }
 
     /// Ids of records between two offsets, as far as the window has them.

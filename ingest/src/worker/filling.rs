@@ -1,12 +1,14 @@
 //! The filling of a lane's next batch: which records are judged, and when the batch must be closed. No I/O.
 
+use std::sync::{Arc, Mutex};
+
 use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Known, Read};
 use super::intent::Intent;
 use crate::batch::KeyHasher;
 use crate::config::BatchLimits;
-use crate::window::Window;
+use crate::window::{Window, locked};
 
 /// Records of one partition, in order, in one buffer.
 #[derive(Debug, Default)]
@@ -51,7 +53,7 @@ const SLICE: usize = 2_048;
 /// See the module.
 pub struct Filling {
     /// Ids of this partition; `None`: no record repeats another.
-    pub window: Option<Window>,
+    pub window: Option<Arc<Mutex<Window>>>,
     replay: Option<Intent>,
     building: Option<Building>,
     chunk: Chunk,
@@ -62,7 +64,7 @@ pub struct Filling {
 
 impl Filling {
     /// Nothing yet; `replay` is the first batch, if there is one to be repeated.
-    pub fn new(window: Option<Window>, replay: Option<Intent>) -> Self {
+    pub fn new(window: Option<Arc<Mutex<Window>>>, replay: Option<Intent>) -> Self {
         Self { window, replay, building: None, chunk: Chunk::default(), cursor: 0, freed: 0, must_close: false }
     }
 
@@ -100,6 +102,8 @@ impl Filling {
     /// Judges records until the batch is full, the chunk is through or others should have the thread. Whether more could be
     /// judged at once.
     pub fn judge(&mut self, judge: &Judge<'_>) -> Result<bool, CannotReplay> {
+        let shared = self.window.clone();
+        let mut window = shared.as_deref().map(locked);
         for _ in 0..SLICE {
             if self.is_full(judge.limits) {
                 return Ok(false);
@@ -121,7 +125,7 @@ impl Filling {
             let mut known = Known {
                 partition: judge.partition,
                 hasher: judge.hasher,
-                window: self.window.as_mut(),
+                window: window.as_deref_mut(),
                 replay: self.replay.as_ref(),
                 now: judge.now,
             };

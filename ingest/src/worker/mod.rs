@@ -36,8 +36,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::KeyHasher;
-use crate::config::{BatchLimits, DedupLimits};
+use crate::config::BatchLimits;
 use crate::poison::BatchWriter;
+use crate::window::{Windows, locked};
 use batch::CannotReplay;
 use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
@@ -48,15 +49,15 @@ use partition::{Partition, RefusedRecord};
 pub struct Common {
     /// Bounds of batches.
     pub batch: BatchLimits,
-    /// Bounds of the windows of all workers together.
-    pub dedup: DedupLimits,
+    /// Ids that the partitions know.
+    pub windows: Windows,
     /// Hashes ids.
     pub hasher: KeyHasher,
     /// Stores batches of which something is refused.
     pub writer: BatchWriter,
     /// Inserts at a time.
     pub permits: Arc<Semaphore>,
-    /// Workers at the moment: they share the windows' memory and the pace of inserts.
+    /// Workers at the moment: they share the pace of inserts.
     pub workers: AtomicUsize,
     /// Time between inserts.
     pub pace: Pace,
@@ -187,8 +188,9 @@ impl<P: Partition> Worker<P> {
     fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) -> Option<i64> {
         let partition = self.partition();
         let closed = filling.close(partition.topic(), partition.number())?;
-        if let (Some(window), Some(number)) = (&mut filling.window, partition.number()) {
-            window.set_capacity(self.capacity());
+        if let (Some(window), Some(number)) = (&filling.window, partition.number()) {
+            self.common.windows.trim();
+            let window = locked(window);
             let (ids, reach) = (window.ids(), window.reach(steady_ms()));
             self.committer.metrics.kafka.lane_window(partition.topic(), number, ids, reach);
         }
@@ -212,7 +214,8 @@ impl<P: Partition> Worker<P> {
             Ok(Ok(Done::Stored { next, refused, took })) => {
                 inserts.took = took;
                 // Whoever sends them again is not told that they are known.
-                if let Some(window) = &mut filling.window {
+                if let Some(window) = &filling.window {
+                    let mut window = locked(window);
                     for RefusedRecord { offset, event } in &refused {
                         window.forget(self.common.hasher.key(&event.project, &event.event_id), *offset);
                     }
@@ -233,10 +236,5 @@ impl<P: Partition> Worker<P> {
                 Err(Ended::Lost)
             }
         }
-    }
-
-    /// This worker's share of the windows' memory.
-    fn capacity(&self) -> usize {
-        (self.common.dedup.ids / self.common.workers.load(Ordering::Relaxed).max(1)).max(1)
     }
 }

@@ -1,5 +1,6 @@
 //! How a worker begins: where, with which batch to repeat, and with which ids.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tallyhouse_service::clock::now_ms;
@@ -8,9 +9,11 @@ use super::Worker;
 use super::filling::Filling;
 use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
-use crate::config::DedupLimits;
 use crate::known::{self, IdFilter};
-use crate::window::Window;
+use crate::window::{Window, locked};
+
+/// Ids that a window may be too large by, while it is filled.
+const TRIM_EACH: usize = 16_384;
 
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -20,7 +23,7 @@ impl<P: Partition> Worker<P> {
         let replay = self.replayable(start).await;
         let window = self.warm().await;
         let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
-        let (known, replays) = (window.as_ref().map(Window::ids), replay.is_some());
+        let (known, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
         tracing::info!(topic, number, known, replays, "partition begun");
         Filling::new(window, replay)
     }
@@ -67,19 +70,27 @@ impl<P: Partition> Worker<P> {
     }
 
     /// The ids that belong to this partition, from ClickHouse. Tries until it answers.
-    async fn warm(&self) -> Option<Window> {
-        let ids = self.capacity();
-        let dedup = DedupLimits { ids, ..self.common.dedup };
+    async fn warm(&self) -> Option<Arc<Mutex<Window>>> {
         let partitions = self.asked("how many partitions there are", P::partitions).await?;
         let partition = self.committer.partition.number()?;
         let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
         loop {
-            let mut window = Window::new(dedup.window, ids);
-            let read = known::read(&self.committer.store.client, &filter, dedup, |id, at| {
-                window.insert(self.common.hasher.key(&id.project_id, &id.event_id), id.source_offset, at);
+            let (window, mut ids) = (self.common.windows.add(), 0_usize);
+            let read = known::read(&self.committer.store.client, &filter, self.common.windows.limits(), |id, at| {
+                let key = self.common.hasher.key(&id.project_id, &id.event_id);
+                locked(&window).insert(key, id.source_offset, at);
+                ids += 1;
+                if ids.is_multiple_of(TRIM_EACH) {
+                    self.common.windows.trim();
+                }
             });
             match read.await {
-                Ok(_) => return Some(window),
+                Ok(known) => {
+                    if let Some(cut) = known.cut {
+                        locked(&window).cut_at(cut);
+                    }
+                    return Some(window);
+                }
                 Err(error) => {
                     let topic = self.committer.partition.topic();
                     tracing::warn!(topic, partition, %error, "known ids could not be read; trying again");

@@ -355,6 +355,28 @@ async fn a_project_may_have_a_topic_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_topics_take_no_ids_from_the_others() {
+    let Some(log) = Log::new("idle_topics_take_no_ids_from_the_others").await else { return };
+    let (data, project) = (Folder::create(), new_project());
+    let connection = engine().await.writer();
+    let names: Vec<String> = (0..25).map(|n| format!("events.idle-{n}-{}", log.name)).collect();
+    let idle: Vec<_> = names.iter().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1))).collect();
+    log.admin().create_topics(&idle, &AdminOptions::new()).await.unwrap();
+    let mut settings = log.settings("all");
+    settings.extend([("KAFKA_TOPIC_PER_PROJECT", "1"), ("DEDUP_WINDOW_IDS", "1000")]);
+    let service = Service::start_with(connection.clone(), &data, &project, &settings).await;
+    eventually("all partitions are ours", async || service.metric("tallyhouse_ingest_kafka_lanes") >= 52).await;
+    assert_eq!(service.send(numbered(0..500)).await.status, 202);
+    stored(&connection, &project, 500).await;
+    assert_eq!(service.send(numbered(0..501)).await.status, 202);
+    stored(&connection, &project, 501).await;
+    assert_eq!(service.counted("tallyhouse_ingest_events_total", "duplicate"), 500);
+    service.stop().await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    log.admin().delete_topics(&names, &AdminOptions::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_stood_still_is_put_out_and_joins_again() {
     let Some(mut log) = Log::new("a_consumer_that_stood_still_is_put_out_and_joins_again").await else { return };
     // The shortest session that a broker allows by default.
