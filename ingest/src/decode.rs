@@ -1,10 +1,14 @@
-//! Bytes of a body -> its text, within the bounds of the request.
+//! Bytes of a body -> its text, within the bounds of the request -> its events.
 
-use tallyhouse_schema::body::{self, Decoded, Layout, Text};
+use tallyhouse_schema::body::{self, BodyError, Decoded, Layout, Text, Unread};
+use tallyhouse_schema::normalise::{Context, Normalised, normalise};
 use tallyhouse_schema::project::Priority;
+use tallyhouse_schema::raw::{self, RawEvent, RawTime};
+use tallyhouse_schema::{Event, Rejection, Warning, Warnings};
 
 use crate::admit::{Budget, Reservation};
 use crate::http::error::RequestError;
+use crate::http::reply::Rejected;
 
 /// The text of a body, and the room that it takes when it had to be copied; `most` bytes then.
 pub(crate) fn text<'a>(
@@ -18,6 +22,80 @@ pub(crate) fn text<'a>(
         Decoded::Broken(broken) => {
             let room = budget.reserve(broken.most_bytes(most), priority)?;
             Ok((broken.repair(most)?, Some(room)))
+        }
+    }
+}
+
+/// The events of a body.
+#[derive(Default)]
+pub struct Events<'a> {
+    /// Whether the body was one event and not a batch.
+    pub is_single: bool,
+    /// Those that are valid.
+    pub events: Vec<Event<'a>>,
+    /// Where in the body each of them was.
+    pub indices: Vec<usize>,
+    /// Those of the events that have any, by their place in `events`.
+    pub warnings: Vec<(usize, Warnings)>,
+    /// The others.
+    pub refusals: Vec<Refusal<'a>>,
+}
+
+/// A refused event and its text.
+pub struct Refusal<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Which it was, and why.
+    pub rejected: Rejected,
+}
+
+/// The events of a body's text, valid or refused.
+pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) -> Result<Events<'a>, BodyError> {
+    let normalise = |part: &'a str, mut raw: RawEvent<'a>, batch_sent_at: Option<&RawTime<'a>>| {
+        raw.is_repaired = text.is_repaired(part);
+        normalise(raw, batch_sent_at, context)
+    };
+    let mut events = Events::default();
+    let is_single = body::read_all(text.as_str(), layout, |text, raw| {
+        events.add(text, normalise(text, raw, None));
+    });
+    if let Some(is_single) = is_single {
+        return Ok(Events { is_single, ..events });
+    }
+    let envelope = body::open(text.as_str(), layout)?;
+    let mut beside = envelope.beside;
+    let mut events = Events { is_single: envelope.is_single, ..Events::default() };
+    for item in envelope.items {
+        let (text, mut read) = match item {
+            Ok(text) => (text, raw::read(text).and_then(|raw| normalise(text, raw, envelope.sent_at.as_ref()))),
+            Err(Unread { text, rejection }) => (text, Err(rejection)),
+        };
+        if let Ok(Normalised { warnings, .. }) = &mut read
+            && let Some(field) = beside.take()
+        {
+            // About all of them, told once.
+            warnings.add(Warning::IgnoredField { field });
+        }
+        events.add(text, read);
+    }
+    Ok(events)
+}
+
+impl<'a> Events<'a> {
+    fn add(&mut self, text: &'a str, read: Result<Normalised<'a>, Rejection>) {
+        let index = self.events.len() + self.refusals.len();
+        match read {
+            Ok(Normalised { event, warnings }) => {
+                if !warnings.is_empty() {
+                    self.warnings.push((self.events.len(), warnings));
+                }
+                self.events.push(event);
+                self.indices.push(index);
+            }
+            Err(rejection) => {
+                let event_id = body::event_id(text);
+                self.refusals.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ pub mod agent;
 pub mod batch;
 pub mod config;
 pub mod dead_letters;
-mod decode;
+pub mod decode;
 pub mod delivery;
 pub mod direct;
 pub mod guard;

@@ -13,12 +13,11 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use tallyhouse_schema::body::{self, Envelope, Layout, Text, Unread};
-use tallyhouse_schema::normalise::{Context, Normalised, ProjectRules, normalise};
+use tallyhouse_schema::body::Layout;
+use tallyhouse_schema::normalise::{Context, ProjectRules};
 use tallyhouse_schema::project::ProjectSettings;
-use tallyhouse_schema::raw::RawTime;
 use tallyhouse_schema::user_hash::UserHasher;
-use tallyhouse_schema::{Catalogue, Event, Rejection, Warning, Warnings, raw};
+use tallyhouse_schema::{Catalogue, Rejection};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
@@ -29,7 +28,7 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
-use crate::decode;
+use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Delivery, Pending, Ready, Refused, Settled};
 use crate::guard::Guard;
 use crate::http::body::{Encoding, read, reservation};
@@ -115,9 +114,17 @@ impl Pipeline {
         let Asked { layout, caller, dead_letters, ready, trace } = asked;
         let most = self.config.request.decoded_bytes;
         let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
-        let envelope = body::open(text.as_str(), layout)?;
-        let is_single = envelope.is_single;
-        let Read { mut events, indices, warnings, refusals } = self.normalise(&text, envelope, &caller.rules);
+        let agent = |user_agent: &str| self.agents.read(user_agent);
+        let new_id = || Ulid::generate().to_string();
+        let context = Context {
+            catalogue: &self.catalogue,
+            rules: &caller.rules,
+            hasher: &self.hasher,
+            agent: &agent,
+            new_id: &new_id,
+            received_at: now_ms(),
+        };
+        let Events { is_single, mut events, indices, warnings, refusals } = decode::events(&text, layout, context)?;
         self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
             self.metrics.dimension_overflowed(set);
         });
@@ -148,47 +155,6 @@ impl Pipeline {
         self.metrics.handed_back(events);
         let components = self.health.report().components;
         refused(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
-    }
-
-    fn normalise<'a>(&'a self, body: &Text<'_>, envelope: Envelope<'a>, rules: &'a ProjectRules) -> Read<'a> {
-        let agent = |user_agent: &str| self.agents.read(user_agent);
-        let new_id = || Ulid::generate().to_string();
-        let context = Context {
-            catalogue: &self.catalogue,
-            rules,
-            hasher: &self.hasher,
-            agent: &agent,
-            new_id: &new_id,
-            received_at: now_ms(),
-        };
-        let mut beside = envelope.beside;
-        let mut events = Vec::with_capacity(envelope.items.len());
-        let mut indices = Vec::with_capacity(envelope.items.len());
-        let (mut all_warnings, mut refusals) = (Vec::new(), Vec::new());
-        for (index, item) in envelope.items.into_iter().enumerate() {
-            let (text, read) = match item {
-                Ok(text) => (text, event(text, body.is_repaired(text), envelope.sent_at.as_ref(), context)),
-                Err(Unread { text, rejection }) => (text, Err(rejection)),
-            };
-            match read {
-                Ok(Normalised { event, mut warnings }) => {
-                    // About all of them, told once.
-                    if let Some(field) = beside.take() {
-                        warnings.add(Warning::IgnoredField { field });
-                    }
-                    if !warnings.is_empty() {
-                        all_warnings.push((events.len(), warnings));
-                    }
-                    events.push(event);
-                    indices.push(index);
-                }
-                Err(rejection) => {
-                    let event_id = body::event_id(text);
-                    refusals.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
-                }
-            }
-        }
-        Read { events, indices, warnings: all_warnings, refusals }
     }
 
     /// Waits until every event is settled, at most until the deadline.
@@ -245,34 +211,6 @@ struct Asked {
     dead_letters: DeadLetters,
     ready: Ready,
     trace: Option<String>,
-}
-
-/// One event's text -> event.
-fn event<'a>(
-    text: &'a str,
-    is_repaired: bool,
-    batch_sent_at: Option<&RawTime<'a>>,
-    context: Context<'a, '_>,
-) -> Result<Normalised<'a>, Rejection> {
-    let mut raw = raw::read(text)?;
-    raw.is_repaired = is_repaired;
-    normalise(raw, batch_sent_at, context)
-}
-
-/// The events of a body.
-struct Read<'a> {
-    events: Vec<Event<'a>>,
-    /// Where in the body each event was.
-    indices: Vec<usize>,
-    /// Those of the events that have any, by their place in `events`.
-    warnings: Vec<(usize, Warnings)>,
-    refusals: Vec<Refusal<'a>>,
-}
-
-/// A refused event and its text.
-struct Refusal<'a> {
-    text: &'a str,
-    rejected: Rejected,
 }
 
 impl Refusal<'_> {

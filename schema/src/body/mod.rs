@@ -3,6 +3,7 @@
 //! A body is one object, an array of objects, `{"events": […]}`, or one object a line (NDJSON).
 
 mod envelope;
+mod quick;
 mod scan;
 mod text;
 
@@ -14,6 +15,7 @@ use crate::raw::RawTime;
 use crate::rejection::Rejection;
 use crate::shape;
 use envelope::{Events, Outer};
+pub use quick::read_all;
 pub use scan::event_id;
 use scan::{Parts, entries, entry};
 pub use text::{Broken, Decoded, Text, decode};

@@ -14,7 +14,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits::{MAX_EVENT_BYTES, MAX_PROPERTIES};
@@ -130,6 +130,17 @@ pub fn read(text: &str) -> Result<RawEvent<'_>, Rejection> {
     }
 }
 
+/// Reads the event that a text begins with, in one go, and tells its length. `None` where [`read`] has more to do, or something to refuse.
+pub(crate) fn read_first(text: &str) -> Option<(RawEvent<'_>, usize)> {
+    if !text.starts_with('{') {
+        return None;
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Reader<'_>>();
+    let reader = values.next()?.ok()?;
+    let is_read = reader.fault.is_none() && !reader.saw_long_number;
+    is_read.then(|| (reader.finish(), values.byte_offset()))
+}
+
 /// Whether a number is beyond doubles. `serde_json` has no kind for that.
 fn is_out_of_range(error: &serde_json::Error) -> bool {
     error.to_string().starts_with("number out of range")
@@ -242,6 +253,14 @@ impl<'a> Reader<'a> {
         };
         *rank = origin.rank(depth);
         self.properties.push(Property { name, value });
+    }
+}
+
+impl<'de> Deserialize<'de> for Reader<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut reader = Self::of(Numbers::AsRead);
+        deserializer.deserialize_map(TopLevel(&mut reader))?;
+        Ok(reader)
     }
 }
 
