@@ -1,23 +1,44 @@
 //! User agents -> device, os, browser. Parsing one takes tens of microseconds and clients have few, so answers are kept.
 
-use moka::sync::Cache;
+use std::collections::{HashMap, HashSet};
+use std::sync::{LazyLock, PoisonError, RwLock};
+
 use tallyhouse_schema::normalise::Agent;
+use woothee::dataset::DATASET;
+use woothee::parser::Parser;
 
 /// User agents that are remembered: enough for the versions in use, about 2 MB.
-const REMEMBERED: u64 = 10_000;
+const REMEMBERED: usize = 10_000;
 
 /// Longer ones are made up; parsing cost grows with length.
 const MAX_BYTES: usize = 512;
 
 /// Reads user agents.
 pub struct Agents {
-    parser: woothee::parser::Parser,
-    known: Cache<String, Agent>,
+    parser: Parser,
+    known: RwLock<Known>,
+}
+
+/// Answers in two generations. When the young one is full it becomes the old one, and of that only what is asked for again
+/// comes back: made-up user agents do not push the common ones out.
+#[derive(Default)]
+struct Known {
+    young: HashMap<Box<str>, Agent>,
+    old: HashMap<Box<str>, Agent>,
+}
+
+impl Known {
+    fn remember(&mut self, user_agent: &str, agent: Agent) {
+        if self.young.len() >= REMEMBERED / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(user_agent.into(), agent);
+    }
 }
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { parser: woothee::parser::Parser::new(), known: Cache::new(REMEMBERED) }
+        Self { parser: Parser::new(), known: RwLock::default() }
     }
 }
 
@@ -27,16 +48,24 @@ impl Agents {
         if user_agent.len() > MAX_BYTES {
             return Agent::default();
         }
-        if let Some(known) = self.known.get(user_agent) {
-            return known;
-        }
-        let agent = self.parser.parse(user_agent).map_or_else(Agent::default, |found| Agent {
-            device: device(found.category),
-            os: named(found.os).into(),
-            browser: named(found.name).into(),
-        });
-        self.known.insert(user_agent.to_owned(), agent.clone());
+        let old = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(agent) = known.young.get(user_agent) {
+                return *agent;
+            }
+            known.old.get(user_agent).copied()
+        };
+        let agent = old.unwrap_or_else(|| self.parse(user_agent));
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remember(user_agent, agent);
         agent
+    }
+
+    fn parse(&self, user_agent: &str) -> Agent {
+        self.parser.parse(user_agent).map_or_else(Agent::default, |found| Agent {
+            device: device(found.category),
+            os: named(found.os),
+            browser: named(found.name),
+        })
     }
 }
 
@@ -50,8 +79,12 @@ fn device(category: &str) -> &'static str {
     }
 }
 
-fn named(name: &str) -> &str {
-    if name == "UNKNOWN" { "" } else { name }
+/// The parser lends names for as long as it has the user agent, but all of them are from its list.
+fn named(name: &str) -> &'static str {
+    static NAMES: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+        DATASET.values().flat_map(|entry| [entry.name, entry.os]).filter(|name| *name != "UNKNOWN").collect()
+    });
+    NAMES.get(name).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -65,10 +98,24 @@ mod tests {
         let iphone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
                       Version/18.0 Mobile/15E148 Safari/604.1";
         let desktop = agents.read(firefox);
-        assert_eq!((desktop.device, &*desktop.os, &*desktop.browser), ("desktop", "Linux", "Firefox"));
+        assert_eq!((desktop.device, desktop.os, desktop.browser), ("desktop", "Linux", "Firefox"));
         let phone = agents.read(iphone);
-        assert_eq!((phone.device, &*phone.browser), ("mobile", "Safari"));
+        assert_eq!((phone.device, phone.os, phone.browser), ("mobile", "iPhone", "Safari"));
         assert_eq!(agents.read("curl/8.0"), agents.read("curl/8.0"));
         assert_eq!(agents.read(&"x".repeat(10_000)), Agent::default());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_in_use_stays() {
+        let agents = Agents::default();
+        for n in 0..3 * REMEMBERED {
+            agents.known.write().unwrap().remember(&n.to_string(), Agent::default());
+            if n % 1_000 == 0 {
+                agents.read("curl/8.0");
+            }
+        }
+        let known = agents.known.read().unwrap();
+        assert!(known.young.len() + known.old.len() <= REMEMBERED);
+        assert!(known.young.contains_key("curl/8.0") || known.old.contains_key("curl/8.0"));
     }
 }

@@ -65,7 +65,7 @@ struct State {
 
 #[derive(Default)]
 struct Hour {
-    /// By project and set.
+    /// By project and set; each value is hashed with them.
     sets: Numbers<NumberSet>,
     entries: usize,
     last_used: u64,
@@ -84,15 +84,16 @@ impl Guard {
     }
 
     /// Rewrites what is beyond the bound. `rewritten` is told the set of each value that was.
-    pub fn apply(&self, project: &str, limit: u32, events: &mut [Event<'_>], mut rewritten: impl FnMut(&str)) {
+    pub fn apply<'a>(&self, project: &str, limit: u32, events: &mut [Event<'a>], mut rewritten: impl FnMut(&str)) {
         let limit = limit as usize;
+        let mut sets = Sets::of(self, project);
         for events in events.chunks_mut(AT_ONCE) {
             let mut state = self.lock();
             for event in events {
                 let hour = state.hour(event.ts.div_euclid(HOUR_MS));
                 let before = hour.entries;
                 for dim in &mut event.dims {
-                    let mut kept = Kept { guard: self, project, limit, hour };
+                    let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
                     if let Some(value) = kept.value(dim.set, &dim.value) {
                         dim.value = value;
                         rewritten(dim.set);
@@ -110,7 +111,8 @@ impl Guard {
         let mut state = self.lock();
         let hour = state.hour(hour);
         let before = hour.entries;
-        let mut kept = Kept { guard: self, project, limit: usize::MAX / COMBINED, hour };
+        let (mut sets, limit) = (Sets::of(self, project), usize::MAX / COMBINED);
+        let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
         // Without a bound nothing is rewritten.
         drop(kept.value(set, value));
         let added = hour.entries - before;
@@ -127,12 +129,10 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hash(&self, parts: [&str; 2]) -> u64 {
+    fn hash(&self, under: u64, text: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.secret);
-        for part in parts {
-            hasher.write(part.as_bytes());
-            hasher.write(&[0xff]); // In no UTF-8 text.
-        }
+        hasher.write_u64(under);
+        hasher.write(text.as_bytes());
         hasher.finish()
     }
 }
@@ -162,19 +162,44 @@ impl State {
     }
 }
 
-/// What is known of one project's hour.
-struct Kept<'a> {
-    guard: &'a Guard,
-    project: &'a str,
-    limit: usize,
-    hour: &'a mut Hour,
+/// The sets of one project that were met, as numbers. They are few, and events come with the same ones.
+struct Sets<'a> {
+    project: u64,
+    numbers: Vec<(&'a str, u64)>,
 }
 
-impl Kept<'_> {
+impl<'a> Sets<'a> {
+    fn of(guard: &Guard, project: &str) -> Self {
+        Self { project: guard.hash(0, project), numbers: Vec::new() }
+    }
+
+    fn number(&mut self, guard: &Guard, set: &'a str) -> u64 {
+        if let Some((_, number)) = self.numbers.iter().find(|(known, _)| *known == set) {
+            return *number;
+        }
+        let number = guard.hash(self.project, set);
+        self.numbers.push((set, number));
+        number
+    }
+}
+
+/// What is known of one project's hour.
+struct Kept<'k, 'a> {
+    guard: &'k Guard,
+    sets: &'k mut Sets<'a>,
+    limit: usize,
+    hour: &'k mut Hour,
+}
+
+impl<'a> Kept<'_, 'a> {
     /// What the value must be instead, if it may not stay.
-    fn value(&mut self, set: &str, value: &str) -> Option<Cow<'static, str>> {
+    fn value(&mut self, set: &'a str, value: &str) -> Option<Cow<'static, str>> {
         if !set.contains(',') {
             return (!self.has_room(set, value, self.limit)).then_some(Cow::Borrowed(OTHER));
+        }
+        if self.knows(set, value) {
+            // So are its parts, for as long as the hour is.
+            return None;
         }
         let mut parts: Vec<&str> = value.split(VALUE_SEPARATOR).collect();
         let mut is_changed = false;
@@ -192,16 +217,22 @@ impl Kept<'_> {
         is_changed.then(|| Cow::Owned(joined.into_owned()))
     }
 
+    fn knows(&mut self, set: &'a str, value: &str) -> bool {
+        let set = self.sets.number(self.guard, set);
+        self.hour.sets.get(&set).is_some_and(|known| known.contains(&self.guard.hash(set, value)))
+    }
+
     /// Whether the value is known, or may become so.
-    fn has_room(&mut self, set: &str, value: &str, limit: usize) -> bool {
+    fn has_room(&mut self, set: &'a str, value: &str, limit: usize) -> bool {
         if value.is_empty() || value == OTHER {
             return true;
         }
-        let known = self.hour.sets.entry(self.guard.hash([self.project, set])).or_insert_with(|| {
+        let set = self.sets.number(self.guard, set);
+        let known = self.hour.sets.entry(set).or_insert_with(|| {
             self.hour.entries += SET_COST;
             NumberSet::default()
         });
-        let value = self.guard.hash([value, ""]);
+        let value = self.guard.hash(set, value);
         if known.contains(&value) {
             return true;
         }
@@ -269,7 +300,8 @@ mod tests {
     fn kept(guard: &Guard, limit: usize, dims: &[(&str, &str)]) -> Vec<String> {
         let mut state = guard.lock();
         let hour = state.hour(1);
-        let mut kept = Kept { guard, project: "p", limit, hour };
+        let mut sets = Sets::of(guard, "p");
+        let mut kept = Kept { guard, sets: &mut sets, limit, hour };
         dims.iter()
             .map(|(set, value)| kept.value(set, value).unwrap_or((*value).to_owned().into()).into_owned())
             .collect()
@@ -334,9 +366,10 @@ mod tests {
         let mut state = guard.lock();
         for (project, hour) in [("q", 1), ("p", 2)] {
             let hour = state.hour(hour);
-            assert_eq!(Kept { guard: &guard, project, limit: 1, hour }.value("a", "2"), None);
+            let sets = &mut Sets::of(&guard, project);
+            assert_eq!(Kept { guard: &guard, sets, limit: 1, hour }.value("a", "2"), None);
         }
-        let hour = state.hour(1);
-        assert_eq!(Kept { guard: &guard, project: "p", limit: 1, hour }.value("a", "2").as_deref(), Some(OTHER));
+        let (hour, sets) = (state.hour(1), &mut Sets::of(&guard, "p"));
+        assert_eq!(Kept { guard: &guard, sets, limit: 1, hour }.value("a", "2").as_deref(), Some(OTHER));
     }
 }

@@ -1,7 +1,6 @@
 //! An event that can be stored and counted: only [`crate::normalise`] makes one.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use crate::raw::Property;
 
@@ -82,11 +81,11 @@ pub struct Event<'a> {
     pub session_id: Cow<'a, str>,
     pub country: Cow<'a, str>,
     pub device: Cow<'a, str>,
-    pub os: Arc<str>,
-    pub browser: Arc<str>,
+    pub os: Cow<'a, str>,
+    pub browser: Cow<'a, str>,
     pub locale: Cow<'a, str>,
     pub page: Cow<'a, str>,
-    pub ip: String,
+    pub ip: Cow<'a, str>,
     pub properties: Vec<Property<'a>>,
     pub dims: Vec<Dim<'a>>,
     pub flags: Flags,

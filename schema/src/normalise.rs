@@ -4,8 +4,8 @@
 //! result and decide nothing.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::catalogue::Catalogue;
 use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR, counted_value};
@@ -27,12 +27,12 @@ use times::Times;
 pub use times::happened_at;
 
 /// What a user agent says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
 pub struct Agent {
     pub device: &'static str,
-    pub os: Arc<str>,
-    pub browser: Arc<str>,
+    pub os: &'static str,
+    pub browser: &'static str,
 }
 
 /// What a project wants of its events.
@@ -158,13 +158,13 @@ pub fn normalise<'a>(
         session_id,
         country,
         device,
-        os: agent.os,
-        browser: agent.browser,
+        os: agent.os.into(),
+        browser: agent.browser.into(),
         locale,
         page,
-        ip,
+        ip: ip.into(),
         properties,
-        dims: Vec::with_capacity(declared.sets.len()),
+        dims: Vec::new(),
         flags: changes.flags,
         retention_days: context.rules.retention_days,
     };
@@ -316,12 +316,15 @@ pub fn counted_under<'a>(set: &DimSet, event: &Event<'a>) -> Cow<'a, str> {
     dim_value(set, event, &mut Vec::new())
 }
 
+/// Room for the values of a set, as most are.
+const JOINED_BYTES: usize = 32;
+
 /// The values of a set, joined; `changed` gets the names of those that are not counted as they were given.
 fn dim_value<'a, 'n>(set: &'n DimSet, event: &Event<'a>, changed: &mut Vec<&'n str>) -> Cow<'a, str> {
     match set.names() {
         [name] => one_value(name, event, changed),
         names => {
-            let mut joined = String::new();
+            let mut joined = String::with_capacity(JOINED_BYTES);
             for (index, name) in names.iter().enumerate() {
                 if index > 0 {
                     joined.push(VALUE_SEPARATOR);
@@ -337,8 +340,8 @@ fn one_value<'a, 'n>(name: &'n str, event: &Event<'a>, changed: &mut Vec<&'n str
     let value = match name {
         "country" => event.country.clone(),
         "device" => event.device.clone(),
-        "os" => Cow::Owned(event.os.to_string()),
-        "browser" => Cow::Owned(event.browser.to_string()),
+        "os" => event.os.clone(),
+        "browser" => event.browser.clone(),
         "locale" => event.locale.clone(),
         "page" => event.page.clone(),
         property => match event.properties.iter().find(|p| p.name == property).map(|p| &p.value) {
@@ -358,14 +361,20 @@ fn one_value<'a, 'n>(name: &'n str, event: &Event<'a>, changed: &mut Vec<&'n str
 /// The address without what tells a person: the last octet of IPv4, the last 80 bits of IPv6.
 fn masked(ip: &str) -> Option<String> {
     // Servers that listen on both families give IPv4 as `::ffff:203.0.113.7`.
-    Some(match ip.trim().parse::<IpAddr>().ok()?.to_canonical() {
+    let masked = match ip.trim().parse::<IpAddr>().ok()?.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
-            format!("{a}.{b}.{c}.0")
+            IpAddr::from([a, b, c, 0])
         }
-        IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) & !(u128::MAX >> 48)).to_string(),
-    })
+        IpAddr::V6(v6) => IpAddr::from((u128::from(v6) & !(u128::MAX >> 48)).to_be_bytes()),
+    };
+    let mut text = String::with_capacity(ADDRESS_BYTES);
+    write!(text, "{masked}").ok()?;
+    Some(text)
 }
+
+/// Bytes of a masked address, at most.
+const ADDRESS_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -402,7 +411,7 @@ mod tests {
     ) -> T {
         let catalogue = catalogue();
         let hasher = UserHasher::new([7; 16]);
-        let agent = |_: &str| Agent { device: "desktop", os: "Linux".into(), browser: "Firefox".into() };
+        let agent = |_: &str| Agent { device: "desktop", os: "Linux", browser: "Firefox" };
         let new_id = || "generated".to_owned();
         let context =
             Context { catalogue: &catalogue, rules, hasher: &hasher, agent: &agent, new_id: &new_id, received_at: NOW };

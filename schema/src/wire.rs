@@ -10,7 +10,6 @@
 //! version that is not known is a dead letter, and can be replayed after the upgrade.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use crate::event::{Dim, Event, Flags};
 use crate::raw::{Property, PropertyValue};
@@ -199,11 +198,11 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
     let session_id = field("session_id")?;
     let country = field("country")?;
     let device = field("device")?;
-    let os = Arc::from(input.text("os")?);
-    let browser = Arc::from(input.text("browser")?);
-    let locale = Cow::Borrowed(input.text("locale")?);
-    let page = Cow::Borrowed(input.text("page")?);
-    let ip = input.text("ip")?.to_owned();
+    let os = field("os")?;
+    let browser = field("browser")?;
+    let locale = field("locale")?;
+    let page = field("page")?;
+    let ip = field("ip")?;
     let properties = input.many("properties", |input| {
         let name = Cow::Borrowed(input.text("a property's name")?);
         let value = match input.byte("a property")? {

@@ -158,7 +158,7 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
             // A name that is already too long only grows; it is cut when the event is normalised.
             let path = match name.len() {
                 0 => key,
-                1..=MAX_KEY_BYTES => format!("{name}.{key}").into(),
+                1..=MAX_KEY_BYTES => joined(&name, &key),
                 _ => name.clone(),
             };
             map.next_value_seed(Flatten { reader: &mut *reader, origin, name: path, depth: depth + 1, root: None })?;
@@ -168,6 +168,26 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
         }
         Ok(())
     }
+}
+
+/// The path of an entry. Nearly every event has the first ones, so these cost no allocation.
+fn joined(name: &str, key: &str) -> Cow<'static, str> {
+    Cow::Borrowed(match (name, key) {
+        ("context", "ip") => "context.ip",
+        ("context", "userAgent") => "context.userAgent",
+        ("context", "user_agent") => "context.user_agent",
+        ("context", "country") => "context.country",
+        ("context", "device") => "context.device",
+        ("context", "locale") => "context.locale",
+        ("context", "page") => "context.page",
+        ("context.device", "type") => "context.device.type",
+        ("context.page", "path") => "context.page.path",
+        _ => {
+            let mut path = String::with_capacity(name.len() + 1 + key.len());
+            path.extend([name, ".", key]);
+            return Cow::Owned(path);
+        }
+    })
 }
 
 fn nesting(value: &serde_json::Value) -> usize {

@@ -325,7 +325,7 @@ impl Work<'_> {
             browser: row.browser.as_str().into(),
             locale: Cow::Borrowed(&row.locale),
             page: Cow::Borrowed(&row.page),
-            ip: String::new(),
+            ip: Cow::Borrowed(""),
             properties,
             dims: Vec::new(),
             flags: Flags::default(),
