@@ -18,6 +18,8 @@ pub struct RefusalMetrics {
     pub leftovers: IntCounter,
     /// Times that rollups were compared with raw after events were refused.
     pub repairs: IntCounter,
+    /// Days that could not be compared; each is tried again.
+    pub repair_failures: IntCounter,
 }
 
 impl RefusalMetrics {
@@ -48,6 +50,10 @@ impl RefusalMetrics {
             repairs: registrar.counter(
                 "tallyhouse_ingest_repairs_total",
                 "Times that rollups were compared with raw because events had been refused",
+            )?,
+            repair_failures: registrar.counter(
+                "tallyhouse_ingest_repair_failures_total",
+                "Days whose rollups could not be compared with raw after events had been refused; each is tried again",
             )?,
         })
     }

@@ -10,6 +10,7 @@
 //! of its days began since that attempt, and opens the day again (`reopened`). The second rebuild finds the whole batch in raw.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +21,9 @@ use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::{self, Column, Field};
-use tallyhouse_sql::rollups::rebuild::{self, Options};
-use tallyhouse_sql::rollups::{RollupsError, Selection, refuse_cluster};
+use tallyhouse_sql::rollups::gate::Lock;
+use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
+use tallyhouse_sql::rollups::{RollupsError, Selection};
 use tallyhouse_sql::{StoreError, rehearsal};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -38,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// After a round it rests for as long as the round took, at most for this: a flood of poison must not rebuild all the time. For so long
-/// after a round of which a day failed, too: each round may hold inserts back.
+/// after a round of which a day failed, too: each round may hold inserts back. While another process has the lock it rests for longer each time.
 const MAX_REST: Duration = Duration::from_secs(60);
 
 /// Between two looks of a comparison. Shorter than a writer's pause between two attempts: what is taken for drift because an attempt
@@ -156,7 +158,7 @@ pub async fn run(store: Store) {
 }
 
 async fn work(store: Store) {
-    let mut next_sweep = Instant::now();
+    let (mut next_sweep, mut busy_rest) = (Instant::now(), LOOK_EVERY);
     loop {
         let started = Instant::now();
         if started >= next_sweep {
@@ -165,9 +167,13 @@ async fn work(store: Store) {
                 tracing::warn!(%error, "copies that a killed rehearsal left could not be dropped");
             }
         }
-        let rest = match repair(&store).await {
-            // Busy: another process is at work, and may be at these days.
-            Ok(true) | Err(RollupsError::Busy) => started.elapsed().clamp(LOOK_EVERY, MAX_REST),
+        let repaired = repair(&store).await;
+        let is_busy = matches!(repaired, Err(RollupsError::Busy));
+        busy_rest = if is_busy { (busy_rest * 2).min(MAX_REST) } else { LOOK_EVERY };
+        let rest = match repaired {
+            Ok(true) => started.elapsed().clamp(LOOK_EVERY, MAX_REST),
+            // Another process is at work, and may be at these days.
+            Err(RollupsError::Busy) => busy_rest,
             Err(RollupsError::Store(error @ StoreError::Unreachable(_))) => {
                 tracing::warn!(%error, "rollups wait to be compared after events were refused");
                 LOOK_EVERY
@@ -195,7 +201,8 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
     if open.is_empty() {
         return Ok(true);
     }
-    refuse_cluster(&store.client).await?;
+    // Before anything is marked: while another process is at work, nothing is.
+    let lock = rebuild::begin(&store.client, &mut async |changed| publish(store, changed)).await?;
     mark(store, open.iter(), Step::Running).await?;
     let mut projects: BTreeMap<&str, BTreeMap<i32, Vec<&Repair>>> = BTreeMap::new();
     for repair in &open {
@@ -203,18 +210,21 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
     }
     let mut is_whole = true;
     for (project, days) in projects {
-        for (from, to) in spans(days.keys()) {
-            match compare(store, project, from, to).await {
+        // Days in a row together, so that a partition is swapped once for them, and one by one when that fails.
+        let mut spans = spans(days.keys());
+        while let Some(span) = spans.pop() {
+            match compare(store, &lock, project, &span).await {
                 Ok(()) => {
-                    mark(store, days.range(from..to).flat_map(|(_, repairs)| repairs.iter().copied()), Step::Done)
-                        .await?;
+                    mark(store, days.range(span).flat_map(|(_, repairs)| repairs.iter().copied()), Step::Done).await?;
                     store.metrics.refusals.repairs.inc();
                 }
-                Err(error @ (RollupsError::Busy | RollupsError::Store(StoreError::Unreachable(_)))) => {
+                Err(error @ (RollupsError::LockLost | RollupsError::Store(StoreError::Unreachable(_)))) => {
                     return Err(error);
                 }
+                Err(_) if span.len() > 1 => spans.extend(span.map(|day| day..day + 1)),
                 Err(error) => {
-                    tracing::warn!(%error, project, from, to, "rollups could not be compared after events were refused; trying again");
+                    tracing::warn!(%error, project, day = span.start, "rollups could not be compared after events were refused; trying again");
+                    store.metrics.refusals.repair_failures.inc();
                     is_whole = false;
                 }
             }
@@ -224,21 +234,23 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
 }
 
 /// Makes rollups of some days of a project equal to raw.
-async fn compare(store: &Store, project: &str, from: i32, to: i32) -> Result<(), RollupsError> {
+async fn compare(store: &Store, lock: &Lock, project: &str, days: &Range<i32>) -> Result<(), RollupsError> {
     let selection = Selection {
         project: Some(project.to_owned()),
-        from: i64::from(from) * DAY_SECONDS,
-        to: i64::from(to) * DAY_SECONDS,
+        from: i64::from(days.start) * DAY_SECONDS,
+        to: i64::from(days.end) * DAY_SECONDS,
         tables: Rollup::OF_EACH_TABLE.to_vec(),
     };
     let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
-    let rebuilt = rebuild::rebuild(&store.client, &options, async |changed| {
-        let touched: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
-        store.touched.publish(&touched);
-    });
-    let rebuilt = rebuilt.await?;
-    tracing::info!(project, from, to, ?rebuilt, "rollups were compared after events were refused");
+    let mut changed = async |changed| publish(store, changed);
+    let rebuilt = rebuild::rebuild_locked(&store.client, lock, &options, &mut changed).await?;
+    tracing::info!(project, ?days, ?rebuilt, "rollups were compared after events were refused");
     Ok(())
+}
+
+fn publish(store: &Store, changed: Vec<ChangedDay>) {
+    let changed: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
+    store.touched.publish(&changed);
 }
 
 async fn mark(store: &Store, repairs: impl Iterator<Item = &Repair>, step: Step) -> Result<(), StoreError> {
@@ -247,13 +259,13 @@ async fn mark(store: &Store, repairs: impl Iterator<Item = &Repair>, step: Step)
     insert_block(&store.client, TABLE, &token, &rows, store.timeout).await
 }
 
-/// Days in a row, as first and one past the last.
-fn spans<'a>(days: impl IntoIterator<Item = &'a i32>) -> Vec<(i32, i32)> {
-    let mut spans: Vec<(i32, i32)> = Vec::new();
+/// Days in a row as ranges.
+fn spans<'a>(days: impl IntoIterator<Item = &'a i32>) -> Vec<Range<i32>> {
+    let mut spans: Vec<Range<i32>> = Vec::new();
     for day in days {
         match spans.last_mut() {
-            Some((_, to)) if *to == *day => *to += 1,
-            _ => spans.push((*day, day + 1)),
+            Some(span) if span.end == *day => span.end += 1,
+            _ => spans.push(*day..*day + 1),
         }
     }
     spans
@@ -265,6 +277,6 @@ mod tests {
 
     #[test]
     fn days_in_a_row_are_compared_together() {
-        assert_eq!(spans(&[1, 2, 3, 7, 9, 10]), [(1, 4), (7, 8), (9, 11)]);
+        assert_eq!(spans(&[1, 2, 3, 7, 9, 10]), [1..4, 7..8, 9..11]);
     }
 }

@@ -108,6 +108,6 @@ async fn exists(client: &Client, table: &str) -> Result<bool, StoreError> {
 }
 
 /// Rollups of a cluster are neither verified nor rebuilt.
-pub async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
+async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
     if exists(client, "events_local").await? { Err(RollupsError::Cluster) } else { Ok(()) }
 }

@@ -17,6 +17,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::Rows;
+use tallyhouse_sql::rollups::gate::Lock;
 
 use crate::ingest_service::{Service, count, everywhere, json};
 use crate::poison::{Place, Refuses, mixed, valued_block};
@@ -216,6 +217,10 @@ async fn a_day_that_cannot_be_repaired_holds_up_no_other() {
     };
     let repairing = tokio::spawn(repair::run(store.clone()));
     eventually("the second project is repaired", async || is_repaired(&projects[1]).await).await;
+    let open = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String} AND state != 'done'";
+    let is_one_left = async || count(&place.connection, &projects[0], open).await == 1;
+    eventually("of the first, the day before is repaired", is_one_left).await;
+    eventually("the failure is counted", async || store.metrics.refusals.repair_failures.get() > 0).await;
     assert!(!is_repaired(&projects[0]).await, "it cannot be");
     repairing.abort();
     execute(&place.connection, "ALTER TABLE tallyhouse.rollup_1h DROP CONSTRAINT unmendable").await.unwrap();
@@ -224,5 +229,28 @@ async fn a_day_that_cannot_be_repaired_holds_up_no_other() {
     repairing.abort();
     let copies = "SELECT count() FROM system.tables WHERE name LIKE 'rehearsal%'";
     assert_eq!(ask(&place.connection, copies).await.unwrap(), "0");
+    place.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_another_process_rebuilds_a_repair_begins_nothing() {
+    let place = Place::new().await;
+    let store = store_of(&place);
+    let days = BTreeSet::from([(place.project.clone(), 20_000)]);
+    let open = repair::block("open", &days, Step::Open);
+    insert_block(&store.client, repair::TABLE, "open", &open, store.timeout).await.unwrap();
+    let lock = Lock::take(&store.client).await.unwrap();
+    let repairing = tokio::spawn(repair::run(store.clone()));
+    // QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING: the lock is a query.
+    let refused = "SELECT sum(value) > 0 FROM system.errors WHERE code = 216";
+    eventually("it asks for the lock", async || ask(&place.connection, refused).await.unwrap() == "1").await;
+    let in_state = async |state: &str| {
+        let sql = format!("SELECT count() FROM repairs WHERE project_id = {{project:String}} AND state = '{state}'");
+        count(&place.connection, &place.project, &sql).await
+    };
+    assert_eq!(in_state("running").await, 0);
+    drop(lock);
+    eventually("it is repaired", async || in_state("done").await == 1).await;
+    repairing.abort();
     place.stop().await;
 }
