@@ -59,7 +59,7 @@ pub async fn store(folder: &Folder, metrics: &Arc<Metrics>, writer: &BatchWriter
         if let Some(content) = content {
             let block =
                 Block { token: &content.token, rows: content.rows, chunks: &content.chunks, days: &content.days };
-            let origin = Origin { topic: "", is_repeated: true };
+            let origin = Origin { topic: "", begun: Some(0) };
             match writer.store(block, origin, &Alone).await {
                 Ok(_) => {}
             }

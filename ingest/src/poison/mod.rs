@@ -92,8 +92,8 @@ impl Fence for Alone {
 pub struct Origin<'a> {
     /// The Kafka topic; empty without Kafka.
     pub topic: &'a str,
-    /// Another process may have begun it, at any time: there may be dead letters of it.
-    pub is_repeated: bool,
+    /// When another process began it, in milliseconds since 1970: there may be dead letters of it.
+    pub begun: Option<i64>,
 }
 
 /// An event of a batch that is a dead letter.

@@ -106,6 +106,12 @@ pub(super) async fn reopened(
     Ok(begun.into_iter().filter(is_of_batch).map(|begun| (begun.project_id, begun.day)).collect())
 }
 
+/// Whether ClickHouse was started after `since`; milliseconds since 1970.
+pub(super) async fn is_restarted(client: &Client, since: i64, deadline: Duration) -> Result<bool, StoreError> {
+    let started = client.query("SELECT (toInt64(toUnixTimestamp(now())) - toInt64(uptime())) * 1000");
+    Ok(super::within(deadline, started.fetch_one::<i64>()).await? >= since)
+}
+
 fn rows<'a>(repairs: impl Iterator<Item = (&'a str, i32, &'a str)>, step: Step) -> Vec<Bytes> {
     let [mut projects, mut days, mut tokens, mut states, mut times] = [(); 5].map(|()| Column::default());
     let (mut count, now) = (0, now_ms());

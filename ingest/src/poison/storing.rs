@@ -88,10 +88,10 @@ impl BatchWriter {
         fence: &F,
     ) -> Result<Vec<RefusedEvent>, F::Lost> {
         let mut course = Course::new();
-        course.may_be_written = origin.is_repeated;
+        course.may_be_written = origin.begun.is_some();
         // Since when it may have been written, in milliseconds since 1970.
-        let since = if origin.is_repeated { 0 } else { now_ms() };
-        if origin.is_repeated {
+        let since = origin.begun.unwrap_or_else(now_ms);
+        if origin.begun.is_some() {
             self.recall(block, &mut course, fence).await?;
         }
         if !course.may_be_written
@@ -215,10 +215,16 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// A batch is stored after an attempt that failed: days that were rebuilt in between are compared again.
+    /// A batch is stored after an attempt that failed: days that were rebuilt in between are compared again. So are all of its days when
+    /// ClickHouse was started in between: a power cut loses tokens that it had noted last, and not the parts that were synced, and then
+    /// rollups count the batch twice. (Raw rows of one key are one event.)
     async fn reopen<F: Fence>(&self, block: Block<'_>, since: i64, course: &Course, fence: &F) -> Result<(), F::Lost> {
         let reopened = || repair::reopened(&self.store.client, block.days, since - CLOCKS, self.store.timeout);
         let mut days = until_done("see which days were rebuilt meanwhile", fence, reopened).await?;
+        let restarted = || repair::is_restarted(&self.store.client, since - CLOCKS, self.store.timeout);
+        if until_done("see whether ClickHouse was started meanwhile", fence, restarted).await? {
+            days.extend(block.days.iter().map(|touched| (touched.project.to_string(), touched.day)));
+        }
         // Those of refused rows are open anyway.
         if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {
             let open = days_of(rows, &course.refused);

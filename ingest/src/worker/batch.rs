@@ -201,7 +201,19 @@ impl Building {
             None => format!("{topic}-{first}-{last}"),
         };
         let Encoded { rows, chunks, days, .. } = builder.finish();
-        Closed { first, last, token, rows, chunks, days, offsets, skips, poison, is_repeated: replay.is_some(), counts }
+        Closed {
+            first,
+            last,
+            token,
+            rows,
+            chunks,
+            days,
+            offsets,
+            skips,
+            poison,
+            begun: replay.map(|intent| intent.at),
+            counts,
+        }
     }
 }
 
@@ -226,8 +238,8 @@ pub struct Closed {
     pub skips: Skips,
     /// Records that could not be read.
     pub poison: Vec<Poison>,
-    /// An earlier consumer had begun it, and may have made dead letters of some of its events.
-    pub is_repeated: bool,
+    /// When an earlier process began it, in milliseconds since 1970: it may have made dead letters of some of its events.
+    pub begun: Option<i64>,
     /// How many records were what.
     pub counts: Counts,
 }

@@ -70,7 +70,9 @@ impl<P: Partition> BatchCommitter<P> {
             self.metrics.consumed(closed.counts);
             return Ok(Vec::new());
         }
-        let metadata = Intent::metadata(closed.last, now_ms(), closed.skips.clone());
+        // A batch that is begun again is as old as it was.
+        let at = closed.begun.unwrap_or_else(now_ms);
+        let metadata = Intent::metadata(closed.last, at, closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
         let fence = Held { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
@@ -80,10 +82,8 @@ impl<P: Partition> BatchCommitter<P> {
         let mut refused = Vec::new();
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
-            let origin = Origin {
-                topic: self.partition.number().map_or("", |_| self.partition.topic()),
-                is_repeated: closed.is_repeated,
-            };
+            let origin =
+                Origin { topic: self.partition.number().map_or("", |_| self.partition.topic()), begun: closed.begun };
             let record = |event: RefusedEvent| {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
             };

@@ -27,7 +27,7 @@ pub struct Place {
     pub connection: Connection,
     pub proxy: Proxy,
     data: Folder,
-    _folder: Folder,
+    folder: Folder,
     pub project: String,
 }
 
@@ -67,7 +67,7 @@ impl Place {
         let engine = engine_in(&folder).await;
         let connection = engine.writer();
         let proxy = Proxy::start(connection.clone()).await;
-        Self { engine, connection, proxy, data: Folder::create(), _folder: folder, project: new_project() }
+        Self { engine, connection, proxy, data: Folder::create(), folder, project: new_project() }
     }
 
     pub async fn service(&self, settings: &[(&str, &str)]) -> Service {
@@ -123,6 +123,24 @@ impl Place {
         self.exact(stored, refused).await;
         service.stop().await;
         self.stop().await;
+    }
+
+    /// ClickHouse ends and comes back without its tokens, as after a power cut: it syncs parts, and not the files of tokens.
+    async fn forget_tokens(mut self) -> Self {
+        self.engine.stop(Duration::from_secs(20)).await;
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            if folder.ends_with("deduplication_logs") {
+                std::fs::remove_dir_all(&folder).unwrap();
+            } else {
+                let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+                folders.extend(entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()));
+            }
+        }
+        self.engine = engine_in(&self.folder).await;
+        self.connection = self.engine.writer();
+        self.proxy = Proxy::start(self.connection.clone()).await;
+        self
     }
 
     pub async fn stop(self) {
@@ -331,6 +349,23 @@ async fn while_there_is_poison_about_nothing_of_it_is_written_anywhere() {
 
 /// Days of batches that were compared.
 const REPAIRS: &str = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_token_went_with_the_power_is_counted_once_all_the_same() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    assert_eq!(service.send_stored(mixed(10, &[])).await.status, 200);
+    place.proxy.set(Mode::HoldAnswers);
+    assert_eq!(json(&service.send(mixed(20, &[])).await)["accepted"], 20);
+    eventually("the insert was applied", async || everywhere(&place.connection, &place.project).await == [30; 4]).await;
+    service.kill(&place.data).await;
+    let place = place.forget_tokens().await;
+    let service = place.service(&[]).await;
+    let in_minutes = async || everywhere(&place.connection, &place.project).await[1];
+    eventually("the batch is counted twice, until that is seen", async || in_minutes().await == 50).await;
+    execute(&place.connection, "OPTIMIZE TABLE tallyhouse.events FINAL").await.unwrap();
+    place.finish(service, 30, 0).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_sent_again_and_refused_again_has_one_open_dead_letter() {

@@ -49,7 +49,7 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     let cause = Cause { code: 469, reason: "refused".to_owned() };
     let dead_letter = refused_rows::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
     let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![dead_letter], &Alone).await;
-    let origin = Origin { topic: "", is_repeated: true };
+    let origin = Origin { topic: "", begun: Some(0) };
     let Ok(refused) = writer.store(block, origin, &Alone).await;
     refused.len()
 }
@@ -167,7 +167,7 @@ async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
     execute(&place.connection, broken).await.unwrap();
     let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
     let block = Block { token: "given-up", rows: 3, chunks: &chunks, days: &[] };
-    let origin = Origin { topic: "", is_repeated: false };
+    let origin = Origin { topic: "", begun: None };
     let writer = BatchWriter::new(store.clone(), Duration::from_secs(30));
     let stored = writer.store(block, origin, &LostInTrouble(store.health.clone())).await;
     assert!(stored.is_err(), "it is given up");
