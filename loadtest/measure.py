@@ -59,7 +59,7 @@ def rows(count, offset):
 EXACT = dict(async_insert=0, wait_end_of_query=1, deduplicate_insert="enable",
              deduplicate_blocks_in_dependent_materialized_views=1, max_insert_block_size=1048449,
              min_insert_block_size_rows=1048449, min_insert_block_size_bytes=268402944, optimize_on_insert=0,
-             parallel_view_processing=1, max_threads=2)
+             parallel_view_processing=1, query_plan_enable_optimizations=0, max_threads=2)
 
 
 def insert(table, form, body):

@@ -18,7 +18,8 @@ use crate::migrations::MAX_PARTITIONS_PER_INSERT;
 /// * `max_partitions_per_insert_block`, below: history touches one partition a week.
 ///
 /// The last three are for speed. What a view hands to its table is grouped already, so merging it once more on the way in
-/// (`optimize_on_insert`) is wasted; the views of one insert run side by side. Measured in sql/README.md.
+/// (`optimize_on_insert`) is wasted; the views of one insert run side by side, where there is a thread for it
+/// ([`threads`]); and there is nothing to optimise in plans over one block. Measured in sql/README.md.
 const EXACT: [(&str, &str); 11] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
@@ -30,8 +31,16 @@ const EXACT: [(&str, &str); 11] = [
     ("min_insert_block_size_bytes", "268402944"),
     ("optimize_on_insert", "0"),
     ("parallel_view_processing", "1"),
-    ("max_threads", "2"),
+    ("query_plan_enable_optimizations", "0"),
 ];
+
+/// A block of fewer bytes is inserted by one thread: handing its four tables to several costs more than they are.
+const SMALL_BLOCK_BYTES: usize = 256 << 10;
+
+/// Threads for one insert. It has no influence on tokens: one batch is one block either way.
+const fn threads(bytes: usize) -> &'static str {
+    if bytes < SMALL_BLOCK_BYTES { "1" } else { "2" }
+}
 
 /// Inserts one Native block into `table`. `Ok` means that it is in the table and in every view behind it.
 ///
@@ -44,7 +53,7 @@ pub async fn insert_block(
     chunks: &[Bytes],
     deadline: Duration,
 ) -> Result<(), StoreError> {
-    send(prepared(client, table).with_setting("insert_deduplication_token", token), chunks, deadline).await
+    send(prepared(client, table, chunks).with_setting("insert_deduplication_token", token), chunks, deadline).await
 }
 
 /// Inserts one Native block as [`insert_block`] does, but every time that it is called. Only for tables that keep nothing.
@@ -54,18 +63,19 @@ pub(crate) async fn insert_again(
     chunks: &[Bytes],
     deadline: Duration,
 ) -> Result<(), StoreError> {
-    let insert = prepared(client, table)
+    let insert = prepared(client, table, chunks)
         .with_setting("deduplicate_insert", "disable")
         .with_setting("insert_deduplicate", "0")
         .with_setting("deduplicate_blocks_in_dependent_materialized_views", "0");
     send(insert, chunks, deadline).await
 }
 
-fn prepared(client: &Client, table: &str) -> InsertFormatted {
+fn prepared(client: &Client, table: &str, chunks: &[Bytes]) -> InsertFormatted {
     let insert = client.insert_formatted_with(format!("INSERT INTO {table} FORMAT Native"));
     EXACT
         .into_iter()
         .fold(insert, |insert, (name, value)| insert.with_setting(name, value))
+        .with_setting("max_threads", threads(chunks.iter().map(Bytes::len).sum()))
         .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_INSERT.to_string())
 }
 

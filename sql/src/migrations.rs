@@ -104,6 +104,10 @@ files![
     "0034_rollup_1h_view",
     "0035_quarters",
     "0036_open_events_in",
+    "0037_events_merges",
+    "0038_rollup_1m_merges",
+    "0039_rollup_1h_merges",
+    "0040_rollup_1d_merges",
     "0050_repairs",
 ];
 

@@ -34,7 +34,7 @@ use crate::store::Store;
 const DAY_SECONDS: i64 = 86_400;
 
 /// Between two looks for open repairs, at least.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Between two looks for copies that killed rehearsals left.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);

@@ -91,7 +91,9 @@ async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {
 }
 
 async fn number(client: &Client, sql: &str) -> Result<u64, StoreError> {
-    within(client.query_raw(sql).fetch_one::<u64>()).await
+    // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
+    let rows = within(client.query_raw(sql).fetch_all::<u64>()).await?;
+    Ok(rows.first().copied().unwrap_or_default())
 }
 
 async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {

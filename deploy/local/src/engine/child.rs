@@ -13,10 +13,11 @@ use super::library::{self, LibraryError};
 /// Opens both listeners, then does nothing for thirty thousand years.
 ///
 /// The engine ends with its query, so the query must not end. `max_execution_time` would end it, and
-/// `function_sleep_max_microseconds_per_block` would forbid it. SIGTERM ends it at once.
+/// `function_sleep_max_microseconds_per_block` would forbid it. SIGTERM ends it at once. `interactive_delay`: nobody watches its
+/// progress, which it would otherwise look at ten times a second.
 const SERVE: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
     SELECT sleepEachRow(3) FROM numbers(1000000000000) \
-    SETTINGS max_block_size = 1, max_execution_time = 0, function_sleep_max_microseconds_per_block = 0 FORMAT Null";
+    SETTINGS max_block_size = 1, max_execution_time = 0, interactive_delay = 3000000, function_sleep_max_microseconds_per_block = 0 FORMAT Null";
 
 /// What the child is told.
 #[derive(Debug, Clone, clap::Args)]
