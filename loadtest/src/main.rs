@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, reads, degrade, freshness, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, trickle, reads, degrade, freshness, backlog, chaos, brokers.
 
 mod cli;
 
@@ -11,13 +11,13 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, Landing};
-use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads};
+use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, trickle};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs,
+    OutageArgs, ReadsArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -71,6 +71,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Kills(args) => kills(&args).await,
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
+        Command::Trickle(args) => trickle(&args).await,
         Command::Reads(args) => reads(&args).await,
         Command::Degrade(args) => degrade(&args).await,
         Command::Freshness(args) => freshness(&args).await,
@@ -135,6 +136,11 @@ async fn outage(args: &OutageArgs) -> Result<(), Failure> {
 
 async fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let report = bench::run(&args.config()?, |step| say(&format!("bench: {step}"))).await?;
+    if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn trickle(args: &TrickleArgs) -> Result<(), Failure> {
+    let report = trickle::run(&args.config()?, |step| say(&format!("trickle: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
 }
 

@@ -1,5 +1,7 @@
 //! What the kernel knows of a process.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Why a process cannot be looked at or signalled.
@@ -37,6 +39,21 @@ pub fn memory(pid: i32) -> Result<Memory, ProcessError> {
     }
 }
 
+/// The processor time that a process has used in all, in steps of 10 ms.
+pub fn processor_time(pid: i32) -> Result<Duration, ProcessError> {
+    /// Linux tells times in hundredths of a second, whatever its own clock does.
+    const TICK: Duration = Duration::from_millis(10);
+    let unreadable = || ProcessError::Unreadable(pid);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| unreadable())?;
+    // The name, in parentheses, may hold anything. The fields after it begin with the third; user and system time are 14 and 15.
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(unreadable)?;
+    let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    match (fields.next(), fields.next()) {
+        (Some(Ok(user)), Some(Ok(system))) => Ok(TICK * user.saturating_add(system)),
+        _ => Err(unreadable()),
+    }
+}
+
 /// The parent of a process.
 pub fn parent(pid: i32) -> Result<i32, ProcessError> {
     field(&status(pid)?, "PPid").and_then(|text| text.trim().parse().ok()).ok_or(ProcessError::Unreadable(pid))
@@ -66,6 +83,11 @@ mod tests {
         let memory = memory(me).unwrap();
         assert!(memory.resident > 0 && memory.peak >= memory.resident);
         assert!(parent(me).unwrap() > 0);
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while processor_time(me).unwrap().is_zero() && std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        assert!(!processor_time(me).unwrap().is_zero());
         assert!(matches!(super::memory(i32::MAX), Err(ProcessError::Unreadable(_))));
     }
 }

@@ -210,6 +210,11 @@ impl System {
         format!("http://127.0.0.1:{}", self.program.ports.ingest)
     }
 
+    /// What operators ask of the ingest API.
+    pub fn ingest_admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.program.ports.ingest_admin)
+    }
+
     /// The query API.
     pub fn query_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.program.ports.query)

@@ -8,6 +8,7 @@ use tallyhouse_loadtest::backlog::BacklogConfig;
 use tallyhouse_loadtest::bench::{BenchConfig, Subject};
 use tallyhouse_loadtest::chaos::fleet::Layout;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
+use tallyhouse_loadtest::trickle::TrickleConfig;
 
 use super::{ArgumentError, BinaryArg, QUERY_URL, programs};
 
@@ -64,6 +65,31 @@ impl BenchArgs {
         };
         let each = Duration::from_secs(self.seconds);
         Ok(BenchConfig { subject, each, connections: self.connections, profile: self.profile })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrickleArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long each of four rates is kept, twice, and how long nothing is sent
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=120))]
+    seconds: u64,
+    /// How long 2,000 events/s are sent beside two dashboards of eight panels every five seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=600))]
+    steady: u64,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl TrickleArgs {
+    pub(crate) fn config(&self) -> Result<TrickleConfig, ArgumentError> {
+        Ok(TrickleConfig {
+            binary: self.binary.path()?,
+            each: Duration::from_secs(self.seconds),
+            steady: Duration::from_secs(self.steady),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use tallyhouse_loadtest::chaos::fleet::Programs;
 
-pub(crate) use bench::{BacklogArgs, BenchArgs};
+pub(crate) use bench::{BacklogArgs, BenchArgs, TrickleArgs};
 pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs};
 pub(crate) use feed::{ChartArgs, FeedArgs};
 pub(crate) use reading::{DegradeArgs, FreshnessArgs, ReadsArgs};
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Outage(OutageArgs),
     /// Measure throughput, latency, freshness, memory and queries in one run.
     Bench(BenchArgs),
+    /// Measure what little traffic costs: single requests at 1 to 100 events/s, and none.
+    Trickle(TrickleArgs),
     /// Measure how fast dashboards are read over a lot of events.
     Reads(ReadsArgs),
     /// Measure how reading holds up: stampedes, killed instances, without Redis, without ClickHouse, beside analysts.
