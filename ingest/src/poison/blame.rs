@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::event::Dim;
@@ -15,9 +16,10 @@ use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::rehearsal::Rehearsal;
 use tallyhouse_sql::{Fault, StoreError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::search::{self, Cause, Found, Suspect, Trial, Trials};
+use super::search::{self, Cause, Found, Limits, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
 use super::{BatchWriter, Fence, refused_rows, within};
@@ -90,7 +92,8 @@ impl BatchWriter {
         numbers.sort_by_cached_key(|row| {
             (refused_rows::text(&rows, "project_id", *row), refused_rows::text(&rows, "event_type", *row), *row)
         });
-        let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, numbers };
+        let permits = Semaphore::new(search::AT_ONCE);
+        let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, permits, numbers };
         let rehearsed = self.rehearse_in(&rehearsing).await;
         rehearsing.rehearsal.end().await;
         rehearsed
@@ -102,16 +105,14 @@ impl BatchWriter {
             return Ok(Rehearsed::Taken);
         };
         let samples = search::sample(count);
-        let mut refused = 0;
-        for row in samples.iter().copied() {
-            refused += usize::from(rehearsing.try_rows(std::iter::once(row..row + 1).collect()).await? != Trial::Taken);
-        }
+        let trying = samples.iter().map(|row| rehearsing.try_rows(std::iter::once(*row..row + 1).collect()));
+        let refused = try_join_all(trying).await?.into_iter().filter(|trial| *trial != Trial::Taken).count();
         let takes_canary = refused < samples.len() || rehearsing.take_canary().await?;
         let suspect = search::suspect(count, samples.len(), refused, takes_canary);
         if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
             return Ok(Rehearsed::Blamed(suspect, whole));
         }
-        let mut found = search::find(count, whole, search::MAX_TRIALS, rehearsing).await?;
+        let mut found = search::find(count, whole, Limits::DEFAULT, rehearsing).await?;
         for (row, _) in &mut found.refused {
             *row = rehearsing.numbers.get(*row).copied().unwrap_or(*row);
         }
@@ -164,6 +165,8 @@ struct Rehearsing<'a> {
     store: &'a Store,
     rehearsal: Rehearsal,
     rows: Arc<Rows>,
+    /// Of trials at once: those that are asked for at once are more.
+    permits: Semaphore,
     /// The rows that are in question, those of a kind together.
     numbers: Vec<usize>,
 }
@@ -208,6 +211,8 @@ impl Rehearsing<'_> {
     }
 
     async fn send(&self, chunks: &[Bytes]) -> Result<Trial, StoreError> {
+        // Never closed.
+        let _permit = self.permits.acquire().await;
         self.store.metrics.refusals.trials.inc();
         match self.rehearsal.send(chunks, self.store.timeout).await {
             Ok(()) => Ok(Trial::Taken),

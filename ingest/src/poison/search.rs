@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! some rows by themselves -> is it the store, most of the batch, or some rows?           (`sample`, `suspect`)
-//! some: halves, level by level, until refused parts are rows or the trials run out       (`find`)
+//! some: quarters, level by level, until refused parts are rows or a limit is reached      (`find`)
 //!       -> all others together; still refused (values that only clash together): the shortest refused beginning,
 //!          whose last row goes; again
 //! ```
@@ -10,13 +10,15 @@
 //! k refused rows of n cost O(k log n) trials. What is left was taken as a whole, by the same trial that refused the rest.
 //!
 //! **Others wait for the batch**, so not every row is tried: a refused part of at least `RUN` rows goes as a whole when
-//! `SAMPLES_OF_RUN` of its rows are all refused by themselves, and so does a refused part when [`MAX_TRIALS`] are used up. The
+//! `SAMPLES_OF_RUN` of its rows are all refused by themselves, and so does a refused part when the [`Limits`] are reached. The
 //! caller numbers rows by kind (project and event type), since events of one kind are refused together as a rule: so it is the
 //! inside of a run of refused rows that is not tried row by row. A good event among them is a dead letter, too, to be replayed.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 
 /// Rows that are tried by themselves first.
 const SAMPLES: usize = 4;
@@ -24,8 +26,25 @@ const SAMPLES: usize = 4;
 /// So many refused rows need no more than a store that takes another row: a batch may be one event.
 pub const FEW: usize = 3;
 
-/// Trials of one search, at most, and about as many for rows that clash. 65 refused rows of 65,000 at random places need 1,500.
-pub const MAX_TRIALS: usize = 2_000;
+/// How long one searches.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Trials, at most, and about as many for rows that clash. 65 refused rows of 65,000 at random places need 1,500.
+    pub trials: usize,
+    /// Nor longer than this, for each of both.
+    pub time: Duration,
+    /// Not ended for the time before so many trials: these find a few refused rows, also when ClickHouse is slow.
+    pub at_least: usize,
+}
+
+impl Limits {
+    /// Of a batch that others wait for.
+    pub const DEFAULT: Self = Self { trials: 2_000, time: Duration::from_secs(60), at_least: 100 };
+
+    fn are_reached(&self, started: Instant, trials: usize) -> bool {
+        trials >= self.trials || (trials >= self.at_least && started.elapsed() >= self.time)
+    }
+}
 
 /// The shortest part that may go as a whole for its samples.
 const RUN: usize = 64;
@@ -33,8 +52,11 @@ const RUN: usize = 64;
 /// Rows of it that are tried by themselves. Half of a part good: none of these is in one of 65,000 cases.
 const SAMPLES_OF_RUN: usize = 16;
 
+/// A refused part is taken apart in so many.
+const PARTS: usize = 4;
+
 /// Trials under way.
-const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 4;
 
 /// What a trial showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,9 +124,9 @@ pub fn suspect(rows: usize, sampled: usize, refused: usize, takes_canary: bool) 
 pub struct Found {
     /// In order of rows.
     pub refused: Vec<(usize, Cause)>,
-    /// So many of them were refused together with others and not tried by themselves: the trials ran out.
+    /// So many of them were refused together with others and not tried by themselves.
     pub untried: usize,
-    /// Whether all others are taken together. Else the trials ran out.
+    /// Whether all others are taken together. Else a limit was reached.
     pub is_complete: bool,
 }
 
@@ -118,13 +140,13 @@ pub trait Trials: Sync {
 }
 
 /// Finds the rows that are refused; all rows together are known to be, for this cause.
-pub async fn find<T: Trials>(rows: usize, whole: Cause, most_trials: usize, tried: &T) -> Result<Found, T::Error> {
-    let mut trials = 0;
+pub async fn find<T: Trials>(rows: usize, whole: Cause, limits: Limits, tried: &T) -> Result<Found, T::Error> {
+    let (started, mut trials) = (Instant::now(), 0);
     let (mut refused, mut untried): (Vec<(usize, Cause)>, usize) = (Vec::new(), 0);
     // Parts of one size, each refused.
     let mut open = vec![(0..rows, whole)];
     loop {
-        let is_last = trials + 2 * open.len() > most_trials;
+        let is_last = limits.are_reached(started, trials + PARTS * open.len());
         let looking: Vec<_> = open.drain(..).map(|(part, cause)| look(tried, part, cause, is_last)).collect();
         let looked: Vec<Looked> = stream::iter(looking).buffered(AT_ONCE).try_collect().await?;
         for Looked { part, cause, is_whole, trials: more } in looked {
@@ -141,14 +163,14 @@ pub async fn find<T: Trials>(rows: usize, whole: Cause, most_trials: usize, trie
         if open.is_empty() {
             break;
         }
-        let halves: Vec<_> = open.iter().flat_map(|(part, _)| halves(part)).collect();
-        trials += halves.len();
-        let trying: Vec<_> = halves.into_iter().map(|part| try_part(tried, part)).collect();
+        let parts: Vec<_> = open.iter().flat_map(|(part, _)| parts(part)).collect();
+        trials += parts.len();
+        let trying: Vec<_> = parts.into_iter().map(|part| try_part(tried, part)).collect();
         let results: Vec<_> = stream::iter(trying).buffered(AT_ONCE).try_collect().await?;
         open = results.into_iter().filter_map(|(part, trial)| Some((part, trial.cause()?))).collect();
     }
     refused.sort_by_key(|(row, _)| *row);
-    let is_complete = drop_clashes(rows, &mut refused, most_trials, tried).await?;
+    let is_complete = drop_clashes(rows, &mut refused, limits, tried).await?;
     Ok(Found { refused, untried, is_complete })
 }
 
@@ -166,10 +188,12 @@ async fn look<T: Trials>(tried: &T, part: Range<usize>, cause: Cause, is_last: b
     let (mut is_whole, mut trials) = (is_last, 0);
     if !is_last && part.len() >= RUN {
         is_whole = true;
-        for index in 0..SAMPLES_OF_RUN {
-            let row = part.start + index * part.len() / SAMPLES_OF_RUN;
+        let rows: Vec<_> = (0..SAMPLES_OF_RUN).map(|index| part.start + index * part.len() / SAMPLES_OF_RUN).collect();
+        let trying: Vec<_> = rows.into_iter().map(|row| try_part(tried, row..row + 1)).collect();
+        let mut results = stream::iter(trying).buffered(AT_ONCE);
+        while let Some((_, trial)) = results.try_next().await? {
             trials += 1;
-            if tried.try_rows(std::iter::once(row..row + 1).collect()).await? == Trial::Taken {
+            if trial == Trial::Taken {
                 is_whole = false;
                 break;
             }
@@ -186,10 +210,10 @@ async fn try_part<T: Trials>(tried: &T, part: Range<usize>) -> Result<(Range<usi
 async fn drop_clashes<T: Trials>(
     rows: usize,
     refused: &mut Vec<(usize, Cause)>,
-    most_trials: usize,
+    limits: Limits,
     tried: &T,
 ) -> Result<bool, T::Error> {
-    let mut trials = 0;
+    let (started, mut trials) = (Instant::now(), 0);
     // So many rows are taken together.
     let mut taken = 0;
     loop {
@@ -198,7 +222,7 @@ async fn drop_clashes<T: Trials>(
         if count == 0 {
             return Ok(true);
         }
-        if trials >= most_trials {
+        if limits.are_reached(started, trials) {
             return Ok(false);
         }
         trials += 1;
@@ -218,9 +242,10 @@ async fn drop_clashes<T: Trials>(
     }
 }
 
-fn halves(part: &Range<usize>) -> [Range<usize>; 2] {
-    let middle = part.start + part.len() / 2;
-    [part.start..middle, middle..part.end]
+/// A part of at least two rows, in parts that are not empty.
+fn parts(whole: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let (start, length, count) = (whole.start, whole.len(), whole.len().min(PARTS));
+    (0..count).map(move |index| start + index * length / count..start + (index + 1) * length / count)
 }
 
 /// The first rows of some ranges.
@@ -285,14 +310,14 @@ mod tests {
         }
     }
 
-    fn find_in(rows: usize, most: usize, store: &Picky) -> Found {
-        futures_util::FutureExt::now_or_never(find(rows, cause(), most, store)).unwrap().unwrap()
+    fn find_in(rows: usize, limits: Limits, store: &Picky) -> Found {
+        futures_util::FutureExt::now_or_never(find(rows, cause(), limits, store)).unwrap().unwrap()
     }
 
     /// What is refused, and how many trials it took.
     fn searched(rows: usize, bad: &BTreeSet<usize>, clashes: &[(usize, usize)]) -> (Vec<usize>, usize) {
         let store = Picky { bad: bad.clone(), clashes: clashes.to_vec(), trials: AtomicUsize::new(0) };
-        let found = find_in(rows, usize::MAX, &store);
+        let found = find_in(rows, Limits { trials: usize::MAX, ..Limits::DEFAULT }, &store);
         assert!(found.is_complete && found.untried == 0);
         (found.refused.into_iter().map(|(row, _)| row).collect(), store.trials.into_inner())
     }
@@ -327,9 +352,20 @@ mod tests {
 
     #[test]
     fn a_search_that_is_too_long_takes_the_inside_of_a_refused_run_as_a_whole() {
+        let long = Limits { time: Duration::ZERO, ..Limits::DEFAULT };
+        for limits in [Limits { trials: 200, ..Limits::DEFAULT }, Limits { at_least: 200, ..long }] {
+            ends_at(limits);
+        }
+        // A few are found whatever it takes.
+        let store = Picky { bad: BTreeSet::from([17, 60_000]), clashes: vec![], trials: AtomicUsize::new(0) };
+        let found = find_in(65_536, long, &store);
+        assert_eq!((found.refused.len(), found.untried, found.is_complete), (2, 0, true));
+    }
+
+    fn ends_at(limits: Limits) {
         let bad: BTreeSet<usize> = (3_000..40_000).collect();
         let store = Picky { bad: bad.clone(), clashes: vec![], trials: AtomicUsize::new(0) };
-        let found = find_in(65_536, 200, &store);
+        let found = find_in(65_536, limits, &store);
         assert!(store.trials.into_inner() < 400, "others wait for it");
         assert!(found.is_complete && found.untried > 0);
         let refused: BTreeSet<usize> = found.refused.iter().map(|(row, _)| *row).collect();
