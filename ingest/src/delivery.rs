@@ -34,6 +34,8 @@ pub enum Refused {
     Stopping,
     /// As much waits in the log as may, or the disk is nearly full.
     LogFull,
+    /// Nothing is written to the log any more.
+    LogFailed,
 }
 
 /// Delivery to Kafka.

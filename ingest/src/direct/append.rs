@@ -129,7 +129,8 @@ impl Appender {
         let mut window = self.window();
         let mut appending = self.log.append();
         if !appending.has_room(framed.bytes.len()) {
-            return Err(Refused::Busy);
+            drop(appending);
+            return Err(if self.log.has_failed() { Refused::LogFailed } else { Refused::Busy });
         }
         let losses = self.log.losses();
         let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new(), losses };

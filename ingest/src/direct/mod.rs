@@ -302,6 +302,7 @@ impl Direct {
         let waiting = self.log.measure(committed, oldest);
         self.store.metrics.log.waiting(waiting);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
+            _ if self.log.has_failed() => (Status::Down, "its writer ended by a fault: start the process again"),
             (_, false) => (Status::Down, "the disk is nearly full: events are refused"),
             (true, true) => (Status::Down, "full: events are refused until ClickHouse is back"),
             (false, true) => (Status::Up, ""),

@@ -178,6 +178,7 @@ pub fn refused(refused: Refused, is_store_up: bool) -> RequestError {
         // Full while ClickHouse answers: more comes than it stores.
         Refused::LogFull if is_store_up => RequestError::Overloaded,
         Refused::LogFull => RequestError::StoreUnavailable,
+        Refused::LogFailed => RequestError::Internal,
     }
 }
 

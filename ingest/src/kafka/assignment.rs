@@ -144,9 +144,7 @@ impl ClientContext for Context {
         let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
         let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
         self.parts.store.metrics.kafka.consumer_lag(lag);
-        if statistics.brokers.values().any(|broker| broker.state == "UP")
-            && self.parts.store.metrics.kafka.has_no_blocked_lane()
-        {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.parts.store.health.set("kafka", Status::Up, "");
         }
     }

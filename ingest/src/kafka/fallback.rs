@@ -218,6 +218,7 @@ impl Fallback {
         waiting.bytes += held;
         self.metrics.log.waiting(waiting);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
+            _ if self.log.has_failed() => (Status::Degraded, "its writer ended by a fault: start the process again"),
             (_, false) => (Status::Degraded, "the disk is nearly full: events are refused while Kafka is away"),
             (true, true) => (Status::Degraded, "full: events are refused until Kafka is back"),
             (false, true) if held > 0 => (Status::Degraded, "Kafka takes nothing for a topic: its events wait"),

@@ -38,12 +38,16 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::KeyHasher;
 use crate::config::BatchLimits;
 use crate::poison::BatchWriter;
+use crate::store::Store;
 use crate::window::{Windows, locked};
 use batch::CannotReplay;
 use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
 use pace::Pace;
 use partition::{Partition, RefusedRecord};
+
+/// The health component.
+const COMPONENT: &str = "worker";
 
 /// What all workers of a process share.
 pub struct Common {
@@ -110,6 +114,26 @@ struct Inserts {
     closed: i64,
 }
 
+/// A partition stands still until a person does something, which `/health` says for as long as the value lives.
+struct Standstill(Store);
+
+impl Standstill {
+    fn new(store: &Store, what_to_do: &str) -> Self {
+        store.metrics.kafka.lanes_blocked.inc();
+        store.health.set(COMPONENT, Status::Down, what_to_do);
+        Self(store.clone())
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.0.metrics.kafka.lanes_blocked.dec();
+        if self.0.metrics.kafka.has_no_blocked_lane() {
+            self.0.health.set(COMPONENT, Status::Up, "");
+        }
+    }
+}
+
 impl<P: Partition> Worker<P> {
     /// Runs until the worker is drained or its partition is lost.
     pub async fn run(mut self) {
@@ -125,11 +149,8 @@ impl<P: Partition> Worker<P> {
             Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
-                self.committer.metrics.kafka.lanes_blocked.inc();
-                let component = if number.is_some() { "kafka" } else { "worker" };
-                self.committer.store.health.set(component, Status::Down, "a partition stands still: see the log");
+                let _standstill = Standstill::new(&self.committer.store, "a partition stands still: see the log");
                 drain.cancelled().await;
-                self.committer.metrics.kafka.lanes_blocked.dec();
             }
         }
     }

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use tallyhouse_service::clock::now_ms;
 
-use super::Worker;
 use super::filling::Filling;
 use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
+use super::{Standstill, Worker};
 use crate::known::{self, IdFilter};
 use crate::window::{Window, locked};
 
 /// Ids that a window may be too large by, while it is filled.
 const TRIM_EACH: usize = 16_384;
+
+/// What somebody else has written with the committed offset may say what is being inserted.
+const NOT_AN_INTENT: &str = "a partition does not begin: the metadata of its committed offset is not understood; start the version that wrote it, \
+    or, in Kafka, commit the same offset without metadata and run `tallyhouse rollups verify`";
 
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -30,6 +34,7 @@ impl<P: Partition> Worker<P> {
 
     /// Asks on a thread that may wait, until there is an answer.
     async fn asked<T: Send + 'static>(&self, what: &str, ask: fn(&P) -> Result<T, ReadError>) -> T {
+        let mut standstill = None;
         loop {
             let partition = self.partition();
             // A panic in there is a fault of ours, and is tried again as well.
@@ -37,6 +42,9 @@ impl<P: Partition> Worker<P> {
             match asked {
                 Ok(answer) => return answer,
                 Err(error) => {
+                    if matches!(error, ReadError::NotAnIntent(_)) {
+                        standstill.get_or_insert_with(|| Standstill::new(&self.committer.store, NOT_AN_INTENT));
+                    }
                     let partition = self.partition();
                     tracing::warn!(topic = partition.topic(), number = partition.number(), %error, what, "not known yet");
                     tokio::time::sleep(AGAIN_AFTER).await;

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tallyhouse_ingest::log::local::commit::Commits;
+use tallyhouse_ingest::log::local::disk::Folder as LogFolder;
 use tallyhouse_service::health::Status;
 
 use crate::ingest_service::{Service, everywhere, is_inserting, json, log_files};
@@ -267,4 +269,29 @@ async fn a_disk_that_fills_up_refuses_events_before_any_is_lost() {
     place.stop(service, 50).await;
     // The one that was killed still has its files open.
     drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_not_understood_is_told_with_what_to_do() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    assert_eq!(service.send_stored(events(0..10)).await.status, 200);
+    service.stop().await;
+    let disk = LogFolder::open(&place.data.path().join("ingest").join("log")).unwrap();
+    let commit = |metadata: &str| {
+        let (mut commits, committed, _) = Commits::open(&disk).unwrap();
+        commits.commit(committed.unwrap().next, metadata).unwrap();
+    };
+    commit("of a newer version");
+    let service = Service::start_unready(place.proxy.connection.clone(), &place.data, &place.project, &[]).await;
+    let worker = || service.health.report().components.get("worker").cloned();
+    eventually("it is told", async || worker().is_some_and(|worker| worker.status == Status::Down)).await;
+    assert!(!service.health.is_ready());
+    let detail = worker().unwrap().detail;
+    assert!(detail.contains("start the version that wrote it"), "{detail}");
+    service.kill(&place.data).await;
+    commit("");
+    let service = place.service(&[]).await;
+    assert_eq!(again(&service, 0..20).await, (10, 10));
+    place.finish(service, 20).await;
 }

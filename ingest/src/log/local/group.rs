@@ -78,12 +78,13 @@ pub struct Open {
     writing: Option<(i64, Ticket)>,
     is_refusing: bool,
     has_ended: bool,
+    has_failed: bool,
 }
 
 impl Open {
     /// One that begins at an offset.
     pub fn at(first: i64) -> Self {
-        Self { group: Group::at(first), writing: None, is_refusing: false, has_ended: false }
+        Self { group: Group::at(first), writing: None, is_refusing: false, has_ended: false, has_failed: false }
     }
 
     /// Whether there is something to write.
@@ -121,6 +122,17 @@ impl Open {
     /// Nothing more is taken.
     pub fn end(&mut self) {
         self.has_ended = true;
+    }
+
+    /// Nothing is written any more: tells who waits.
+    pub fn fail(&mut self) {
+        (self.has_ended, self.has_failed) = (true, true);
+        self.take().lose();
+    }
+
+    /// Whether nothing is written any more.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Whether nothing more is taken.

@@ -25,6 +25,7 @@
 //!   another one, which takes the offsets over;
 //! * the disk is nearly full, or as much waits as may: appends are refused before anything is written;
 //! * a commit is torn: the slot before it counts, and the batch is inserted again under its token, as its intent says;
+//! * the writer panics, by a fault of ours: appends are refused until the next start, and what is synced is still stored;
 //! * a file cannot be removed: it is tried again with the next commit; at a start it is known to be read already.
 
 pub mod commit;
@@ -203,6 +204,11 @@ impl<D: Disk> LocalLog<D> {
     /// Whether as much waits as may.
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether the writer ended by a fault: nothing is taken any more, until the process is started again.
+    pub fn has_failed(&self) -> bool {
+        self.open().has_failed()
     }
 
     /// How often records that had been acknowledged were lost, with [`Sync`] other than `always`: their offsets belong to others then.

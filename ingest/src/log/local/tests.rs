@@ -299,3 +299,22 @@ async fn the_next_segment_is_made_before_it_is_needed() {
     writer.end().await;
     assert_eq!(open(&disk, Sync::Always).2.len(), 8);
 }
+
+#[tokio::test]
+async fn a_writer_that_panics_keeps_nobody_waiting_and_nothing_is_taken_any_more() {
+    let disk = Simulated::default();
+    let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+    let on_lost = Box::new(|_: &[EventKey]| panic!("a fault of ours"));
+    let options = Options { sync: Sync::Always, limits: LIMITS, metrics, on_lost };
+    let log = Arc::new(LocalLog::on(disk.clone(), options, |_| {}).unwrap().0);
+    let writer = log.start().unwrap();
+    disk.fail_after(0);
+    let (_, mut ticket) = append(&log, &["gone"], None);
+    // The panic ends it.
+    assert!(!matches!(ticket.wait_for(|outcome| *outcome != Outcome::Pending).await.as_deref(), Ok(Outcome::Durable)));
+    while !log.has_failed() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!log.append().has_room(1));
+    writer.end().await;
+}

@@ -26,9 +26,8 @@ impl<D: Disk> Writer<D> {
     pub async fn end(mut self) {
         self.log.end();
         let Some(thread) = self.thread.take() else { return };
-        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
-            tracing::error!("the writer of the log ended by a fault");
-        }
+        // A panic was told by `Watch`.
+        drop(tokio::task::spawn_blocking(move || thread.join()).await);
     }
 }
 
@@ -38,11 +37,29 @@ impl<D: Disk> Drop for Writer<D> {
     }
 }
 
+/// Sees the thread end.
+struct Watch<'a, D: Disk>(&'a LocalLog<D>);
+
+impl<D: Disk> Drop for Watch<'_, D> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.metrics.log.errors.inc();
+            self.0.open().fail();
+            tracing::error!(
+                "the writer of the local log ended by a fault; events are refused until the process is started again"
+            );
+        }
+    }
+}
+
 impl<D: Disk> LocalLog<D> {
     /// Begins to write, on a thread of its own.
     pub fn start(self: &Arc<Self>) -> io::Result<Writer<D>> {
         let log = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || log.write())?;
+        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+            let _watch = Watch(&log);
+            log.write();
+        })?;
         Ok(Writer { log: Arc::clone(self), thread: Some(thread) })
     }
 
