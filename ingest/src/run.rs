@@ -36,6 +36,7 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::consumer::ConsumerParts;
 use crate::kafka::fallback::{Fallback, FallbackError};
 use crate::kafka::gateway::Gateway;
+use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::Kafka;
 use crate::kafka::topics::Topics;
@@ -225,7 +226,8 @@ fn kafka(
     if kafka.role.has_gateway() {
         direct::tell_left_behind(&config.data.join("ingest"));
     }
-    let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers)?);
+    let pins = Arc::new(Pins::new(&kafka.brokers, Arc::clone(&store.metrics))?);
+    let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers, Arc::clone(&pins))?);
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
     let client = store.client.clone();
     let gateway = kafka.role.has_gateway().then(|| {
@@ -245,6 +247,7 @@ fn kafka(
     let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
         brokers: kafka.brokers.clone(),
         group: kafka.group.clone(),
+        pins,
         rules: kafka.topics.clone(),
         common: Arc::new(Common {
             batch: config.batch,

@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Compare the rollups with the raw events, or make them equal again
     #[command(subcommand)]
     Rollups(Rollups),
+    /// Work on topics of Kafka (`KAFKA_BROKERS`)
+    #[command(subcommand)]
+    Topics(Topics),
     /// Look at events that were refused, send them again, or put them away
     #[command(subcommand)]
     Dlq(Dlq),
@@ -42,6 +45,15 @@ pub(crate) enum Migrate {
     Status,
     /// Fail unless everything is applied as it is
     Check,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Topics {
+    /// Use partitions that were added: only when all gateways and consumers are stopped and nothing waits
+    Widen {
+        /// The topic; the shared one (`KAFKA_TOPIC`) when it is left out
+        topic: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -12,6 +12,9 @@ use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::tell::Teller;
 use tallyhouse::{doctor, migrate, rollups, store, tables, up};
+use tallyhouse_ingest::kafka::config::KafkaConfig;
+use tallyhouse_ingest::kafka::pins;
+use tallyhouse_ingest::kafka::topics::OwnTopics;
 use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};
@@ -24,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 mod cli;
 mod dead_letters;
 
-use cli::{Cli, Command, Migrate, Rollups};
+use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Store => in_runtime(keep_store()),
         Command::Migrate(what) => in_runtime(migrations(what)),
         Command::Rollups(what) => in_runtime(rollups_command(what)),
+        Command::Topics(what) => topics(what),
         Command::Dlq(what) => in_runtime(dead_letters(what)),
         Command::Doctor => Ok(examine()),
     };
@@ -166,6 +170,16 @@ async fn migrations_on(connection: &Connection, is_embedded: bool, what: Migrate
     println!("{:<32} {}", "fsync of inserts", durability::status(connection).await?);
     let is_fine = report.is_current() || matches!(what, Migrate::Status);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[allow(clippy::print_stdout, reason = "the answer to a command")]
+fn topics(what: Topics) -> Result<ExitCode, Box<dyn Error>> {
+    let Topics::Widen { topic } = what;
+    let kafka = KafkaConfig::from_env(&ProcessEnv, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;
+    let topic = topic.unwrap_or(kafka.topics.shared);
+    let (before, now) = pins::widen(&kafka.brokers, &kafka.group, &topic)?;
+    println!("events of {topic} were spread over {before} partitions, and are now over {now}");
+    Ok(ExitCode::SUCCESS)
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Context, Place, Running, begin_lanes};
+use super::pins::Pins;
 use super::settings::Brokers;
 use super::topics::TopicRules;
 use crate::store::Store;
@@ -34,6 +35,8 @@ pub struct ConsumerParts {
     pub brokers: Brokers,
     /// The group.
     pub group: String,
+    /// Over how many partitions events are spread.
+    pub pins: Arc<Pins>,
     /// What it reads.
     pub rules: TopicRules,
     /// Where batches go.

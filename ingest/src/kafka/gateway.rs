@@ -8,19 +8,22 @@
 //! * the client's queue is full: what did not fit has failed, at once;
 //! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
 //! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told;
+//! * the client is broken for good, which it is when a broker has lost what it had acknowledged (its sequence numbers no longer meet):
+//!   another one takes its place;
 //! * the broker answers, and takes nothing for the topic, or not this record or the batch that it came in.
 //!
 //! What has not arrived goes to the local log ([`super::fallback`]).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -168,10 +171,13 @@ pub struct Slot {
 }
 
 /// Takes delivery reports, on librdkafka's thread.
+#[derive(Clone)]
 struct Reports {
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
     acknowledged: Arc<AtomicI64>,
+    /// Of this client only: the reports of one that was replaced say nothing about the next.
+    is_broken: Arc<AtomicBool>,
 }
 
 impl ClientContext for Reports {
@@ -197,6 +203,13 @@ impl ProducerContext for Reports {
 }
 
 impl Reports {
+    fn produce_failed(&self, code: RDKafkaErrorCode) {
+        self.metrics.kafka.produce_failed(code);
+        if code == RDKafkaErrorCode::Fatal {
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn failed(&self, error: &KafkaError, topic: &str) -> Landing {
         use RDKafkaErrorCode as Code;
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
@@ -208,14 +221,15 @@ impl Reports {
                 "a batch is too large for the topic: set `batch.size` in KAFKA_OPTIONS below its `max.message.bytes`"
             );
         }
-        self.metrics.kafka.produce_failed(code);
+        self.produce_failed(code);
         Landing::of(code)
     }
 }
 
 /// Sends records.
 pub struct Gateway {
-    producer: ThreadedProducer<Reports>,
+    config: ClientConfig,
+    producer: RwLock<Arc<ThreadedProducer<Reports>>>,
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
     /// When Kafka last acknowledged a record, of whichever topic, in milliseconds of the steady clock.
@@ -231,13 +245,15 @@ impl Gateway {
         deliver_within: Duration,
     ) -> Result<Self, KafkaError> {
         let acknowledged = Arc::new(AtomicI64::new(i64::MIN));
+        let config = brokers.producer(deliver_within);
         let reports = Reports {
             topics: Arc::clone(&topics),
             metrics: Arc::clone(&metrics),
             acknowledged: Arc::clone(&acknowledged),
+            is_broken: Arc::default(),
         };
-        let producer = brokers.producer(deliver_within).create_with_context(reports)?;
-        Ok(Self { producer, topics, metrics, acknowledged })
+        let producer = RwLock::new(Arc::new(config.create_with_context(reports)?));
+        Ok(Self { config, producer, topics, metrics, acknowledged })
     }
 
     /// The topic of a project's events.
@@ -253,6 +269,7 @@ impl Gateway {
 
     /// Sends records. Returns at once.
     pub fn send(&self, destination: Destination, records: Records, trace: Option<&str>) -> InFlight {
+        let producer = self.producer();
         let (tracker, since) = (Tracker::new(records.len()), steady_ms());
         let headers =
             trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
@@ -271,14 +288,38 @@ impl Gateway {
             if let Some(headers) = &headers {
                 message = message.headers(headers.clone());
             }
-            if let Err((error, message)) = self.producer.send(message) {
+            if let Err((error, message)) = producer.send(message) {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                self.metrics.kafka.produce_failed(code);
+                producer.context().produce_failed(code);
                 self.metrics.produced(Landing::of(code));
                 message.delivery_opaque.tracker.land(index, Landing::of(code));
             }
         }
         InFlight { tracker, since, destination, records }
+    }
+
+    /// The client, or another one instead of a broken one. What that has fails, and goes to the local log.
+    fn producer(&self) -> Arc<ThreadedProducer<Reports>> {
+        let producer = Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner));
+        if !producer.context().is_broken.swap(false, Ordering::Relaxed) {
+            return producer;
+        }
+        let reports = Reports { is_broken: Arc::default(), ..Reports::clone(producer.context()) };
+        match self.config.create_with_context::<_, ThreadedProducer<_>>(reports) {
+            Ok(other) => {
+                tracing::error!("the producer was broken for good, and another one takes its place");
+                let other = Arc::new(other);
+                *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
+                // Its end waits for its thread.
+                std::thread::spawn(move || drop(producer));
+                other
+            }
+            Err(error) => {
+                tracing::error!(%error, "the producer is broken for good, and no other one can be made");
+                producer.context().is_broken.store(true, Ordering::Relaxed);
+                producer
+            }
+        }
     }
 
     /// Whether Kafka has acknowledged a record of any topic since then, in milliseconds of the steady clock.

@@ -43,6 +43,7 @@ pub mod fallback;
 pub mod gateway;
 pub mod held;
 pub mod ownership;
+pub mod pins;
 pub mod placement;
 pub mod progress;
 pub mod records;

@@ -11,12 +11,14 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::pins::Pins;
 use crate::worker::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, Start};
 
 /// See the module.
 pub struct Ownership<C: ConsumerContext> {
     consumer: Arc<BaseConsumer<C>>,
+    pins: Arc<Pins>,
     topic: String,
     partition: i32,
     is_held: Mutex<bool>,
@@ -26,8 +28,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 impl<C: ConsumerContext + 'static> Ownership<C> {
     /// The right to a partition that was just assigned.
-    pub fn new(consumer: Arc<BaseConsumer<C>>, topic: &str, partition: i32) -> Self {
-        Self { consumer, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
+    pub fn new(consumer: Arc<BaseConsumer<C>>, pins: Arc<Pins>, topic: &str, partition: i32) -> Self {
+        Self { consumer, pins, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
     }
 
     /// Gives the right up, for good. Waits for a commit that is on its way.
@@ -46,10 +48,17 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
     }
 
     fn commit(&self, next: i64, metadata: &str) -> Result<(), CommitError> {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, self.partition, Offset::Offset(next))?;
-        if let Some(mut element) = list.find_partition(&self.topic, self.partition) {
-            element.set_metadata(metadata);
+        // With the leader's epoch in it, by which Kafka tells whether the log still has what came before this offset.
+        let list = self.consumer.position()?;
+        for mut element in list.elements() {
+            let is_ours = element.topic() == self.topic && element.partition() == self.partition;
+            element.set_offset(if is_ours { Offset::Offset(next) } else { Offset::Invalid })?;
+            if is_ours {
+                element.set_metadata(metadata);
+            }
+        }
+        if list.find_partition(&self.topic, self.partition).is_none() {
+            return Err(CommitError::Lost);
         }
         // Held while committing: giving the partition up waits for a commit that is on its way.
         let is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,6 +75,9 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
         let Some(element) = list.find_partition(&self.topic, self.partition) else { return Ok(Start::default()) };
         element.error()?;
         let Some(next) = element.offset().to_raw().filter(|offset| *offset >= 0) else { return Ok(Start::default()) };
+        // Kafka compares the epoch only when it is asked to begin at an offset. When the log was cut off it begins at the cut.
+        let sought = self.consumer.seek_partitions(list.clone(), ASK_WITHIN)?;
+        sought.find_partition(&self.topic, self.partition).map_or(Ok(()), |element| element.error())?;
         Ok(Start { next: Some(next), intent: Intent::read(next, element.metadata())? })
     }
 
@@ -74,12 +86,26 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
         Ok(watermarks.map(|(oldest, next)| oldest..next)?)
     }
 
+    fn go_back(&self, since: i64) -> Result<i64, ReadError> {
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset(&self.topic, self.partition, Offset::Offset(since))?;
+        let found = self.consumer.offsets_for_times(times, ASK_WITHIN)?;
+        let found = found.find_partition(&self.topic, self.partition).map(|element| element.offset());
+        let offset = match found {
+            Some(Offset::Offset(offset)) => offset,
+            // All are older.
+            _ => self.range()?.end,
+        };
+        self.consumer.seek(&self.topic, self.partition, Offset::Offset(offset), ASK_WITHIN)?;
+        Ok(offset)
+    }
+
     fn partitions(&self) -> Result<Option<i32>, ReadError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), ASK_WITHIN)?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         match topic.map_or(0, |topic| topic.partitions().len()) {
             0 => Err(KafkaError::MetadataFetch(Code::UnknownTopicOrPartition).into()),
-            partitions => Ok(Some(i32::try_from(partitions).unwrap_or(i32::MAX))),
+            there => Ok(Some(self.pins.of(&self.topic, i32::try_from(there).unwrap_or(i32::MAX))?)),
         }
     }
 }

@@ -17,6 +17,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
+use super::pins::Pins;
 use super::settings::Brokers;
 
 /// How topics are named and made.
@@ -104,6 +105,7 @@ pub struct TopicError {
 pub struct Topics {
     rules: TopicRules,
     admin: AdminClient<DefaultClientContext>,
+    pins: Arc<Pins>,
     known: Mutex<HashMap<String, Known>>,
     making: tokio::sync::Mutex<()>,
 }
@@ -111,7 +113,7 @@ pub struct Topics {
 /// What a producer must know of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Its partitions.
+    /// The partitions that are used.
     pub partitions: i32,
     /// The largest record that it takes, in bytes.
     pub record_bytes: usize,
@@ -141,9 +143,9 @@ const BATCH_OVERHEAD: usize = 256;
 
 impl Topics {
     /// Speaks to nobody yet.
-    pub fn new(rules: TopicRules, brokers: &Brokers) -> Result<Self, KafkaError> {
+    pub fn new(rules: TopicRules, brokers: &Brokers, pins: Arc<Pins>) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;
-        Ok(Self { rules, admin, known: Mutex::default(), making: tokio::sync::Mutex::default() })
+        Ok(Self { rules, admin, pins, known: Mutex::default(), making: tokio::sync::Mutex::default() })
     }
 
     /// The rules.
@@ -166,7 +168,10 @@ impl Topics {
             return Ok(shape);
         }
         match self.ask(topic).await {
-            Ok(partitions) if partitions > 0 => return Ok(self.learn(topic, partitions).await),
+            Ok(partitions) if partitions > 0 => {
+                let learned = self.learn(topic, partitions).await;
+                return learned.or_else(|error| self.known(topic).ok_or(error));
+            }
             Ok(_) => {}
             // Better what was true a minute ago than nothing.
             Err(error) => return self.known(topic).ok_or(error),
@@ -180,7 +185,7 @@ impl Topics {
             match self.ask(topic).await? {
                 0 if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
                 0 => return Err(answer(topic, "it was made, but has no partitions yet")),
-                partitions => return Ok(self.learn(topic, partitions).await),
+                partitions => return self.learn(topic, partitions).await,
             }
         }
     }
@@ -208,11 +213,14 @@ impl Topics {
             .map(|known| known.shape)
     }
 
-    async fn learn(&self, topic: &str, partitions: i32) -> Shape {
+    async fn learn(&self, topic: &str, there: i32) -> Result<Shape, TopicError> {
+        let (pins, name) = (Arc::clone(&self.pins), topic.to_owned());
+        let pinned = tokio::task::spawn_blocking(move || pins.of(&name, there)).await;
+        let partitions = pinned.unwrap_or(Err(KafkaError::Canceled)).map_err(|e| error(topic, e))?;
         let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
         let known = Known { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
         self.lock().insert(topic.to_owned(), known);
-        shape
+        Ok(shape)
     }
 
     /// The topic's `max.message.bytes`. Reading it may be forbidden: then the default is believed.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{Registrar, seconds};
@@ -20,10 +20,15 @@ pub struct KafkaMetrics {
     commit_failures: IntCounterVec,
     intents: IntCounterVec,
     intent_seconds: Histogram,
+    /// Records that Kafka removed before they were read.
+    pub lost_records: IntCounter,
+    /// Times that a partition's log ended before what was read.
+    pub log_ends_lost: IntCounter,
     rebalances: IntCounterVec,
     lanes: IntGauge,
     lane_window_ids: IntGaugeVec,
     lane_window_seconds: IntGaugeVec,
+    unused_partitions: IntGaugeVec,
     paused_partitions: IntGauge,
     /// Partitions that stand still until a person or another version helps.
     pub lanes_blocked: IntGauge,
@@ -73,6 +78,14 @@ impl KafkaMetrics {
                 "Age of begun batches that were found",
                 exponential_buckets(0.1, 4.0, 10)?,
             )?,
+            lost_records: registrar.counter(
+                "tallyhouse_ingest_kafka_lost_records_total",
+                "Records that Kafka removed before they were read",
+            )?,
+            log_ends_lost: registrar.counter(
+                "tallyhouse_ingest_kafka_log_ends_lost_total",
+                "Times that a partition went on before what was read: a broker lost the end of its log",
+            )?,
             rebalances: registrar.counters(
                 "tallyhouse_ingest_kafka_rebalances_total",
                 "Rebalances by kind",
@@ -88,6 +101,11 @@ impl KafkaMetrics {
                 "tallyhouse_ingest_kafka_dedup_window_seconds",
                 "How far back remembered event ids of a partition reach",
                 &["topic", "partition"],
+            )?,
+            unused_partitions: registrar.gauges(
+                "tallyhouse_ingest_kafka_unused_partitions",
+                "Partitions that were added to a topic and are not used yet",
+                &["topic"],
             )?,
             paused_partitions: registrar
                 .gauge("tallyhouse_ingest_kafka_paused_partitions", "Partitions that wait for ClickHouse")?,
@@ -144,6 +162,11 @@ impl KafkaMetrics {
         let labels = [topic, &partition.to_string()];
         self.lane_window_ids.with_label_values(&labels).set(ids as i64);
         self.lane_window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
+    }
+
+    /// Partitions of a topic that are not used.
+    pub fn unused_partitions(&self, topic: &str, partitions: i32) {
+        self.unused_partitions.with_label_values(&[topic]).set(partitions.into());
     }
 
     /// A partition is no longer ours.

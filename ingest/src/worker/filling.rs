@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Known, Read};
 use super::intent::Intent;
+use super::position::{Jump, Position, Step};
 use crate::batch::KeyHasher;
 use crate::config::BatchLimits;
 use crate::window::{Window, locked};
@@ -54,6 +55,9 @@ const SLICE: usize = 2_048;
 pub struct Filling {
     /// Ids of this partition; `None`: no record repeats another.
     pub window: Option<Arc<Mutex<Window>>>,
+    /// Where in the log it is.
+    pub position: Position,
+    jump: Option<Jump>,
     replay: Option<Intent>,
     building: Option<Building>,
     chunk: Chunk,
@@ -64,8 +68,18 @@ pub struct Filling {
 
 impl Filling {
     /// Nothing yet; `replay` is the first batch, if there is one to be repeated.
-    pub fn new(window: Option<Arc<Mutex<Window>>>, replay: Option<Intent>) -> Self {
-        Self { window, replay, building: None, chunk: Chunk::default(), cursor: 0, freed: 0, must_close: false }
+    pub fn new(window: Option<Arc<Mutex<Window>>>, replay: Option<Intent>, position: Position) -> Self {
+        Self {
+            window,
+            position,
+            jump: None,
+            replay,
+            building: None,
+            chunk: Chunk::default(),
+            cursor: 0,
+            freed: 0,
+            must_close: false,
+        }
     }
 
     /// Takes a chunk, when it [`Filling::wants_chunk`].
@@ -114,6 +128,17 @@ impl Filling {
                 self.cursor = 0;
                 return Ok(false);
             };
+            match self.position.step(read.offset) {
+                Step::Judge => {}
+                Step::Skip => {
+                    self.cursor += 1;
+                    continue;
+                }
+                Step::Jump(jump) => {
+                    self.jump = Some(jump);
+                    return Ok(false);
+                }
+            }
             if self.ends_before(read.offset) {
                 self.must_close = true;
                 return Ok(false);
@@ -132,9 +157,15 @@ impl Filling {
             let first = known.replay.map_or(read.offset, |intent| intent.first);
             self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut known)?;
             self.cursor += 1;
+            self.position.taken(read.offset);
             self.must_close = self.replay.as_ref().is_some_and(|intent| read.offset == intent.last);
         }
         Ok(true)
+    }
+
+    /// The log did not go on where it should; nothing is judged before that is understood.
+    pub fn take_jump(&mut self) -> Option<Jump> {
+        self.jump.take()
     }
 
     /// Ends the replay when all records of its range that are left came before an offset.
@@ -183,7 +214,7 @@ mod tests {
         let mut skips = Skips::default();
         skips.push(1);
         let intent = Intent::read(10, &Intent::metadata(14, 1, skips)).unwrap();
-        let (mut filling, mut batches) = (Filling::new(None, intent), Vec::new());
+        let (mut filling, mut batches) = (Filling::new(None, intent, Position::default()), Vec::new());
         let hasher = KeyHasher::random();
         let judge = Judge { partition: None, hasher: &hasher, limits, now: 1 };
         let mut chunks = chunks.into_iter();

@@ -22,6 +22,7 @@ pub mod filling;
 pub mod intent;
 pub mod pace;
 pub mod partition;
+mod position;
 mod start;
 
 use std::sync::Arc;
@@ -172,6 +173,10 @@ impl<P: Partition> Worker<P> {
             let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
             let has_more = !is_draining && filling.judge(&judge)?;
             self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
+            if let Some(jump) = filling.take_jump() {
+                self.jumped(filling, jump).await;
+                continue;
+            }
             let is_free = running.is_empty() && !is_draining;
             let is_urgent = filling.is_full(limits) || partition.wanted() >= inserts.closed.max(0);
             let not_before = self.not_before(&inserts, is_urgent);

@@ -1,13 +1,16 @@
 //! How a worker begins: where, with which batch to repeat, and with which ids.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::clock::{now_ms, steady_ms};
+use tallyhouse_service::health::Status;
 
 use super::filling::Filling;
 use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
+use super::position::{Jump, Position};
 use super::{Standstill, Worker};
 use crate::known::{self, IdFilter};
 use crate::window::{Window, locked};
@@ -19,21 +22,85 @@ const TRIM_EACH: usize = 16_384;
 const NOT_AN_INTENT: &str = "a partition does not begin: the metadata of its committed offset is not understood; start the version that wrote it, \
     or, in Kafka, commit the same offset without metadata and run `tallyhouse rollups verify`";
 
+/// Where it is told that records are gone.
+const COMPONENT: &str = "kafka_log";
+
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl<P: Partition> Worker<P> {
     pub(super) async fn begin(&self) -> Filling {
         let start = self.asked("where to begin", P::committed).await;
-        let replay = self.replayable(start).await;
+        let is_kafka = self.committer.partition.number().is_some();
+        let (next, range) = (start.next.filter(|_| is_kafka), self.asked("what the log has", P::range).await);
+        let replay = self.replayable(start, &range).await;
         let window = self.warm().await;
         let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
         let (known, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
         tracing::info!(topic, number, known, replays, "partition begun");
-        Filling::new(window, replay)
+        let position = if is_kafka { Position::at(next) } else { Position::default() };
+        let mut filling = Filling::new(window, replay, position);
+        match next {
+            Some(from) if from < range.start => self.jumped(&mut filling, Jump { from, to: range.start }).await,
+            // What it is followed by shows where it ended.
+            Some(from) if from > range.end => {
+                tracing::error!(topic, number, from, ?range, "the log ends before what is stored");
+            }
+            _ => {}
+        }
+        filling
+    }
+
+    /// The log did not go on where it should.
+    pub(super) async fn jumped(&self, filling: &mut Filling, Jump { from, to }: Jump) {
+        let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
+        let (health, metrics) = (&self.committer.store.health, &self.committer.metrics.kafka);
+        let range = self.asked("what the log has", P::range).await;
+        if to > from {
+            let lost = range.start.min(to) - from;
+            if lost > 0 {
+                metrics.lost_records.inc_by(lost.unsigned_abs());
+                tracing::error!(
+                    topic,
+                    number,
+                    from,
+                    to,
+                    lost,
+                    "Kafka removed records before they were read: they are lost"
+                );
+                health.set(COMPONENT, Status::Degraded, "Kafka removed records before they were read: see the log");
+            }
+            filling.position.go_on_at(to);
+            return;
+        }
+        metrics.log_ends_lost.inc();
+        health.set(COMPONENT, Status::Degraded, "a broker lost the end of its log: see the log; run `rollups verify`");
+        filling.position.go_on_at(to);
+        let mut again_from = to;
+        if to <= range.start
+            && let Some(window) = &filling.window
+        {
+            // Kafka does not know where the log ended, and began with its first record. Older ones than the window knows are stored.
+            let steady = steady_ms();
+            let since = now_ms() - (steady - locked(window).knows_since(steady));
+            again_from = self.asked("where to begin again", move |partition| partition.go_back(since)).await;
+            filling.position.sought(again_from);
+        }
+        tracing::error!(
+            topic,
+            number,
+            from,
+            to,
+            again_from,
+            "a broker lost the end of its log, or the offset went back; records that are stored are known by their ids. Run `rollups verify`"
+        );
     }
 
     /// Asks on a thread that may wait, until there is an answer.
-    async fn asked<T: Send + 'static>(&self, what: &str, ask: fn(&P) -> Result<T, ReadError>) -> T {
+    async fn asked<T: Send + 'static>(
+        &self,
+        what: &str,
+        ask: impl Fn(&P) -> Result<T, ReadError> + Copy + Send + 'static,
+    ) -> T {
         let mut standstill = None;
         loop {
             let partition = self.partition();
@@ -54,9 +121,8 @@ impl<P: Partition> Worker<P> {
     }
 
     /// The intent, if the log still has all of it. Otherwise what is stored of it is known by id and offset, and is skipped.
-    async fn replayable(&self, start: Start) -> Option<Intent> {
+    async fn replayable(&self, start: Start, range: &Range<i64>) -> Option<Intent> {
         let intent = start.intent?;
-        let range = self.asked("what the log has", P::range).await;
         let age = Duration::from_millis(u64::try_from(now_ms() - intent.at).unwrap_or_default());
         // What is left of a range of the local log has the range's token.
         let is_local = self.committer.partition.number().is_none();

@@ -25,6 +25,7 @@ use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::query_service::eventually;
@@ -80,6 +81,7 @@ pub struct Service {
     registry: Registry,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
+    locks: [PathBuf; 2],
 }
 
 impl Service {
@@ -128,7 +130,8 @@ impl Service {
         let stop = CancellationToken::new();
         let ingest = Ingest::new(Config::from_env(&env).unwrap(), deps).unwrap();
         let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));
-        Self { url, project: project.to_owned(), health, days, registry, stop, running }
+        let locks = ["journal", "records"].map(|folder| data.path().join("ingest").join(folder).join("lock"));
+        Self { url, project: project.to_owned(), health, days, registry, stop, running, locks }
     }
 
     /// An endpoint with the ingest key.
@@ -194,6 +197,12 @@ impl Service {
     pub async fn stop(self) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
+        // A process would take its last blocking calls with it.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.locks.iter().all(|lock| !lock.exists() || File::open(lock).unwrap().try_lock().is_ok()) {
+            assert!(Instant::now() < deadline, "somebody holds its files");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// The same; the value of a gauge or counter without labels at the end.

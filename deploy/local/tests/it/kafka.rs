@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rustix::process::Signal;
 use serde_json::json;
+use tallyhouse_ingest::kafka::pins::{WidenError, widen};
+use tallyhouse_ingest::kafka::settings::{Brokers, Options};
 use tallyhouse_ingest::spool::folder::{self, Content};
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
@@ -351,6 +353,52 @@ async fn a_project_may_have_a_topic_of_its_own() {
     stored(&connection, &project, 20).await;
     let metadata = log.admin().inner().fetch_metadata(Some(&format!("events.{project}")), Duration::from_secs(5));
     assert_eq!(metadata.unwrap().topics()[0].partitions().len(), 2);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_while_events_wait_count_nothing_twice() {
+    let Some(log) = Log::new("partitions_that_are_added_while_events_wait_count_nothing_twice").await else { return };
+    let (data, project) = (Folder::create(), new_project());
+    let topic = NewTopic::new(&log.name, 1, TopicReplication::Fixed(1));
+    log.admin().create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let connection = engine().await.writer();
+    let proxy = Proxy::start(connection.clone()).await;
+    proxy.set(Mode::Away);
+    let service = log.service("all", proxy.connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..2_000)).await.status, 202);
+    log.admin().create_partitions(&[NewPartitions::new(&log.name, 4)], &AdminOptions::new()).await.unwrap();
+    service.stop().await;
+
+    let service = log.service("all", proxy.connection.clone(), &data, &project).await;
+    eventually("consumers have all", async || service.metric("tallyhouse_ingest_kafka_lanes") == 4).await;
+    assert_eq!(service.send(numbered(0..2_000)).await.status, 202);
+    proxy.set(Mode::Pass);
+    stored(&connection, &project, 2_000).await;
+    assert_eq!(service.send(numbered(0..2_001)).await.status, 202);
+    stored(&connection, &project, 2_001).await;
+    assert_eq!(service.metric("tallyhouse_ingest_kafka_unused_partitions"), 3, "it is told");
+    let widen = async || {
+        let (brokers, name) =
+            (Brokers { bootstrap: log.bootstrap.clone(), options: Options::default() }, log.name.clone());
+        tokio::task::spawn_blocking(move || widen(&brokers, &name, &name)).await.unwrap()
+    };
+    assert!(matches!(widen().await, Err(WidenError::InUse { members: 1, .. })));
+    service.stop().await;
+    let gateway = log.service("gateway", connection.clone(), &Folder::create(), &project).await;
+    assert_eq!(gateway.send(numbered(2_001..2_002)).await.status, 202);
+    gateway.stop().await;
+    assert!(matches!(widen().await, Err(WidenError::Behind { partition: 0, records: 1 })));
+    let consumer = log.service("consumer", connection.clone(), &Folder::create(), &project).await;
+    stored(&connection, &project, 2_002).await;
+    consumer.stop().await;
+    assert_eq!(widen().await.unwrap(), (1, 4));
+
+    let service = log.service("all", connection.clone(), &data, &project).await;
+    assert_eq!(service.send(numbered(0..2_400)).await.status, 202);
+    stored(&connection, &project, 2_400).await;
+    let used = "SELECT uniqExact(source_partition) FROM events WHERE project_id = {project:String}";
+    assert_eq!(count(&connection, &project, used).await, 4);
     service.stop().await;
 }
 

@@ -39,6 +39,7 @@ mod ingest_service;
 mod journeys;
 mod kafka;
 mod kafka_faults;
+mod kafka_log;
 mod kills;
 mod live;
 mod local_log;

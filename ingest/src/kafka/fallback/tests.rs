@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::delivery::{Delivery, KafkaDelivery, Pending, Settled};
 use crate::http::Wait;
+use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::settings::{Brokers, Options as KafkaOptions};
 use crate::kafka::topics::{OwnTopics, TopicRules, Topics};
@@ -54,7 +55,8 @@ impl Place {
 
     fn gateway(&self) -> Gateway {
         let rules = TopicRules { shared: "a".into(), own: OwnTopics::default(), partitions: 2, replication: Some(1) };
-        let topics = Arc::new(Topics::new(rules, &self.brokers).unwrap());
+        let pins = Arc::new(Pins::new(&self.brokers, Arc::clone(&self.metrics)).unwrap());
+        let topics = Arc::new(Topics::new(rules, &self.brokers, pins).unwrap());
         Gateway::new(&self.brokers, topics, Arc::clone(&self.metrics), Duration::from_secs(2)).unwrap()
     }
 
