@@ -477,6 +477,7 @@ impl Log {
             ("KAFKA_GROUP", &self.name),
             ("KAFKA_PARTITIONS", "2"),
             ("KAFKA_TIMEOUT_MS", "5000"),
+            ("INGEST_ACK_TIMEOUT_MS", "30000"),
             ("INGEST_ROLE", role),
         ];
         Service::start_with(connection, data, project, &settings).await
