@@ -28,6 +28,9 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = config::Config::from_env(&env)?;
     let keys = tallyhouse_service::config::keys(&env)?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
+    // Somebody else makes them.
+    let tables_ready = CancellationToken::new();
+    tables_ready.cancel();
     let deps = Deps {
         connection: config::clickhouse(&env)?,
         keys,
@@ -35,6 +38,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         hasher: UserHasher::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
         days: DayVersions::default(),
+        tables_ready,
     };
     let address = config.address;
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;

@@ -64,6 +64,8 @@ pub struct Deps {
     pub admin: Admin,
     /// Told which days were touched; shared with whoever caches answers in this process.
     pub days: DayVersions,
+    /// Cancelled when the tables are as this version needs them. Events are taken before, and not stored.
+    pub tables_ready: CancellationToken,
 }
 
 /// Why the write path could not run.
@@ -97,6 +99,7 @@ pub struct Ingest {
     /// Below the data folder.
     folder: PathBuf,
     drain: Duration,
+    tables_ready: CancellationToken,
 }
 
 /// What works behind the requests.
@@ -126,8 +129,8 @@ impl Ingest {
         let guard = Arc::new(Guard::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
-            None => local(&config, store.clone(), Arc::clone(&guard))?,
-            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard))?,
+            None => local(&config, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
+            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
@@ -145,7 +148,8 @@ impl Ingest {
                 config,
             })
         });
-        Ok(Self { pipeline, back, dead_letters, store, redis, folder, drain })
+        let tables_ready = deps.tables_ready;
+        Ok(Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -157,7 +161,7 @@ impl Ingest {
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, dead_letters, store, redis, folder, drain } = self;
+        let Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready } = self;
         let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
@@ -165,14 +169,23 @@ impl Ingest {
             telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
         }
         let mut courier = JoinSet::new();
-        courier.spawn(Courier { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run());
+        let carry = Courier { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
+        let ready = tables_ready.clone();
+        courier.spawn(async move {
+            ready.cancelled().await;
+            carry.await;
+        });
         let inserts = match &back {
             Back::Direct(_) => true,
             Back::Kafka(kafka) => kafka.consumer.is_some(),
         };
         let mut repairs = JoinSet::new();
         if inserts {
-            repairs.spawn(repair::run(store.clone()));
+            let store = store.clone();
+            repairs.spawn(async move {
+                tables_ready.cancelled().await;
+                repair::run(store).await;
+            });
         }
         let back = async {
             let ended = match back {
@@ -202,7 +215,12 @@ impl Ingest {
     }
 }
 
-fn local(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Delivery>, Back), RunError> {
+fn local(
+    config: &Config,
+    store: Store,
+    guard: Arc<Guard>,
+    tables_ready: CancellationToken,
+) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
         windows: Windows::new(config.dedup),
@@ -212,7 +230,8 @@ fn local(config: &Config, store: Store, guard: Arc<Guard>) -> Result<(Option<Del
         workers: AtomicUsize::new(1),
         pace: config.pace,
     });
-    let parts = Parts { store, common, guard, sync: config.log_sync, limits: config.log, drain: config.drain };
+    let parts =
+        Parts { store, common, guard, sync: config.log_sync, limits: config.log, drain: config.drain, tables_ready };
     let direct = Direct::open(&config.data.join("ingest"), parts)?;
     Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
 }
@@ -222,6 +241,7 @@ fn kafka(
     kafka: &KafkaConfig,
     store: Store,
     guard: Arc<Guard>,
+    tables_ready: CancellationToken,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
         direct::tell_left_behind(&config.data.join("ingest"));
@@ -263,7 +283,7 @@ fn kafka(
         drain: kafka.revoke_within,
     });
     let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
-    Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health }))))
+    Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health, tables_ready }))))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {

@@ -26,6 +26,19 @@ pub enum TablesError {
     Fsync(#[from] StoreError),
 }
 
+impl TablesError {
+    /// Whether ClickHouse may answer otherwise in a moment.
+    pub fn is_passing(&self) -> bool {
+        let (Self::Migrate(MigrateError::Statement { source: error, .. } | MigrateError::Record(error))
+        | Self::Rollups(RollupsError::Store(error))
+        | Self::Fsync(error)) = self
+        else {
+            return false;
+        };
+        matches!(error, StoreError::Unreachable(_) | StoreError::TimedOut)
+    }
+}
+
 /// Makes them so, whatever was left behind.
 pub async fn prepare(writer: &Connection, rendering: &Rendering, fsync: Fsync) -> Result<(), TablesError> {
     // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.

@@ -1,8 +1,12 @@
 //! `tallyhouse up`: everything, in the order of starting, and backwards.
 //!
 //! ```text
-//! listen -> ClickHouse -> migrations -> ingest + query-api … signal -> not ready -> drain both -> stop ClickHouse
+//! listen -+-> ClickHouse's process -> it answers -> migrations -> events are stored, questions are answered
+//!         +-> ingest reads its log -> events are taken …
+//! signal -> not ready -> drain both -> stop ClickHouse
 //! ```
+//!
+//! So events are taken again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
 
 use std::time::Duration;
 
@@ -29,6 +33,9 @@ use crate::tables::{self, TablesError};
 
 /// How long ClickHouse may take to start: it loads every part of every table.
 const START_WITHIN: Duration = Duration::from_secs(120);
+
+/// Between two attempts to prepare the tables of a ClickHouse that does not answer.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -57,6 +64,9 @@ pub enum UpError {
     /// The read path.
     #[error("query-api: {0}")]
     Query(#[from] query_api::RunError),
+    /// A fault of ours.
+    #[error("a task ended by itself: {0}")]
+    Task(#[from] tokio::task::JoinError),
     /// Two metrics of one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -74,22 +84,35 @@ struct Store {
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
     let services = Services::configure(env).await?;
-    let store = tokio::select! {
-        store = Store::open(&config, env, &services.registry) => store?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    let rendering = migrate::rendering(store.engine.is_some());
-    let served = match tables::prepare(&store.writer, &rendering, config.fsync).await {
-        Ok(()) => tokio::select! {
-            served = Box::pin(services.run(&store, stop)) => served,
-            never = tables::keep_open(&store.writer) => match never {},
-        },
-        Err(error) => Err(error.into()),
+    let store = Store::open(&config, env, &services.registry).await?;
+    let tables_ready = CancellationToken::new();
+    let served = tokio::select! {
+        served = Box::pin(services.run(&store, tables_ready.clone(), stop)) => served,
+        error = keep_ready(&store, &config, tables_ready) => Err(error),
     };
     if let Some(engine) = store.engine {
         engine.stop(STOP_WITHIN).await;
     }
     served
+}
+
+/// Waits for ClickHouse, prepares the tables, and keeps them open for inserts. Returns only what cannot be mended by waiting.
+async fn keep_ready(store: &Store, config: &Config, tables_ready: CancellationToken) -> UpError {
+    if let Some(engine) = &store.engine
+        && let Err(error) = engine.ready().await
+    {
+        return error.into();
+    }
+    let rendering = migrate::rendering(store.engine.is_some());
+    while let Err(error) = tables::prepare(&store.writer, &rendering, config.fsync).await {
+        if !error.is_passing() {
+            return error.into();
+        }
+        tracing::warn!(%error, "the tables cannot be prepared yet; trying again");
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    tables_ready.cancel();
+    match tables::keep_open(&store.writer).await {}
 }
 
 impl Store {
@@ -106,7 +129,7 @@ impl Store {
         let options = engine_options(config, embedded, Metrics::register(registry)?)?;
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
-        let engine = Engine::start(options).await?;
+        let engine = Engine::spawn(options).await?;
         Ok(Self {
             writer: engine.writer(),
             reader: engine.reader(),
@@ -167,7 +190,12 @@ impl Services {
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
-    async fn run(self, store: &Store, stop: CancellationToken) -> Result<(), UpError> {
+    async fn run(
+        self,
+        store: &Store,
+        tables_ready: CancellationToken,
+        stop: CancellationToken,
+    ) -> Result<(), UpError> {
         let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
             self;
         let days = DayVersions::default();
@@ -185,23 +213,32 @@ impl Services {
             hasher: UserHasher::new(store.user_hash_key),
             admin: admin_pages.clone(),
             days,
+            tables_ready: tables_ready.clone(),
         };
         let drain = ingest.drain;
-        let ingest = Ingest::new(ingest, ingest_deps)?;
-        let query = query_api::run(query, query_deps, query_listeners, stop.clone());
 
         let admin_stop = CancellationToken::new();
         let health = admin_pages.health.clone();
         // The admin port outlives the public one: a drain can be watched.
         let admin = lifecycle::serve("ingest admin", admin, admin_pages.router(), admin_stop.clone(), drain);
         let ingest = async {
-            let ended = ingest.run(Some(public), stop.clone()).await;
+            // It reads the log: ClickHouse starts meanwhile.
+            let opened = tokio::task::spawn_blocking(move || Ingest::new(ingest, ingest_deps)).await;
+            let ended = match opened {
+                Ok(Ok(ingest)) => ingest.run(Some(public), stop.clone()).await.map_err(UpError::from),
+                Ok(Err(error)) => Err(error.into()),
+                Err(error) => Err(error.into()),
+            };
             stop.cancel();
             admin_stop.cancel();
             ended
         };
         let query = async {
-            let ended = Box::pin(query).await;
+            // Before they are migrated, tables may be missing or of another version.
+            if store.engine.is_some() && stop.run_until_cancelled(tables_ready.cancelled()).await.is_none() {
+                return Ok(());
+            }
+            let ended = Box::pin(query_api::run(query, query_deps, query_listeners, stop.clone())).await;
             stop.cancel();
             ended
         };

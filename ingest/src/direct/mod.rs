@@ -88,6 +88,7 @@ pub struct Direct {
     common: Arc<Common>,
     guard: Arc<Guard>,
     drain: Duration,
+    tables_ready: CancellationToken,
 }
 
 /// What it is made of.
@@ -104,6 +105,8 @@ pub struct Parts {
     pub limits: Limits,
     /// How long what was taken may take to be stored after the stop.
     pub drain: Duration,
+    /// See [`crate::Deps::tables_ready`].
+    pub tables_ready: CancellationToken,
 }
 
 /// Says when there is a log of the embedded way, which events may wait in: with Kafka nobody reads it.
@@ -121,7 +124,7 @@ pub fn tell_left_behind(path: &Path) {
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
-        let Parts { store, common, guard, sync, limits, drain } = parts;
+        let Parts { store, common, guard, sync, limits, drain, tables_ready } = parts;
         let journal = Folder::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
@@ -169,7 +172,7 @@ impl Direct {
             metrics,
             committed,
         ));
-        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain })
+        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain, tables_ready })
     }
 
     /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the log.
@@ -197,7 +200,10 @@ impl Direct {
         }
         let mut beside = JoinSet::new();
         let this = Arc::clone(self);
-        beside.spawn(async move { guard::learn(&this.store.client, &this.guard).await });
+        beside.spawn(async move {
+            this.tables_ready.cancelled().await;
+            guard::learn(&this.store.client, &this.guard).await;
+        });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
         // Before the first event: it may be full.
@@ -210,6 +216,9 @@ impl Direct {
         let draining = drain.clone();
         let mut worker = JoinSet::new();
         worker.spawn(async move {
+            if draining.run_until_cancelled(this.tables_ready.cancelled()).await.is_none() {
+                return;
+            }
             journal::store(&this.journal, &this.store.metrics, &this.common.writer, left).await;
             this.work(draining).await;
         });
@@ -255,6 +264,7 @@ impl Direct {
     /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
     async fn first_ids(&self) -> Result<(), StartError> {
         let dedup = self.common.windows.limits();
+        self.tables_ready.cancelled().await;
         loop {
             let remember = |id: KnownId, at| {
                 let key = self.appender.hasher().key(&id.project_id, &id.event_id);

@@ -32,6 +32,8 @@ pub struct Kafka {
     pub client: Client,
     /// Where its state is told.
     pub health: Health,
+    /// See [`crate::Deps::tables_ready`].
+    pub tables_ready: CancellationToken,
 }
 
 impl Kafka {
@@ -50,7 +52,7 @@ impl Kafka {
     }
 
     async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
-        let Self { topics, gateway, consumer, guard, client, health } = self;
+        let Self { topics, gateway, consumer, guard, client, health, tables_ready } = self;
         if let Some(delivery) = gateway {
             // Before Kafka was ever reached: the local log takes events meanwhile.
             health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
@@ -67,7 +69,10 @@ impl Kafka {
         health.set("kafka", Status::Up, "");
         health.set("ingest", Status::Up, "");
         match consumer {
-            Some(parts) => consume(parts, stop).await,
+            Some(parts) => match stop.run_until_cancelled(tables_ready.cancelled()).await {
+                Some(()) => consume(parts, stop).await,
+                None => Ok(()),
+            },
             None => {
                 stop.cancelled().await;
                 Ok(())

@@ -22,7 +22,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse_sql::Connection;
-use tokio::time::Instant;
 
 use crate::credentials::Credentials;
 use crate::metrics::Metrics;
@@ -62,21 +61,27 @@ pub struct Engine {
     http_url: String,
     credentials: Credentials,
     supervisor: Supervisor,
+    start_within: Duration,
 }
 
 impl Engine {
-    /// Starts it and waits until it answers a real user.
-    ///
-    /// From then on it is started again by itself when it ends; [`Engine::restarts`] tells how often.
+    /// Starts it and waits until it is [`Engine::ready`].
     pub async fn start(options: EngineOptions) -> Result<Self, EngineError> {
-        let deadline = Instant::now() + options.start_within;
+        let engine = Self::spawn(options).await?;
+        engine.ready().await?;
+        Ok(engine)
+    }
+
+    /// Starts its process.
+    pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
         let files = settings::Files::below(&options.data)?;
         claim::data(&files).await?;
         claim::port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
         claim::port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
         settings::write(&files, &options)?;
-        let engine = Self {
+        Ok(Self {
+            start_within: options.start_within,
             http_url: format!("http://127.0.0.1:{}", options.http_port),
             supervisor: Supervisor::start(supervisor::Job {
                 executable: options.executable,
@@ -85,11 +90,17 @@ impl Engine {
                 metrics: options.metrics,
             })?,
             credentials: options.credentials,
-        };
-        let version = engine.answers_within(deadline, options.start_within).await?;
-        engine.supervisor.mark_ready();
-        tracing::info!(version, url = engine.http_url, pid = engine.pid(), "ClickHouse is up");
-        Ok(engine)
+        })
+    }
+
+    /// Waits until it answers a real user.
+    ///
+    /// From then on it is started again by itself when it ends; [`Engine::restarts`] tells how often.
+    pub async fn ready(&self) -> Result<(), EngineError> {
+        let version = self.answers_within(self.start_within).await?;
+        self.supervisor.mark_ready();
+        tracing::info!(version, url = self.http_url, pid = self.pid(), "ClickHouse is up");
+        Ok(())
     }
 
     /// Its HTTP port as a URL, `http://127.0.0.1:8123`.
@@ -137,7 +148,7 @@ impl Engine {
     }
 
     /// Waits until it answers as `writer`, or is known not to come up.
-    async fn answers_within(&self, deadline: Instant, budget: Duration) -> Result<String, EngineError> {
+    async fn answers_within(&self, budget: Duration) -> Result<String, EngineError> {
         let mut phase = self.supervisor.phase();
         tokio::select! {
             version = probe::version(self.writer()) => probe::require_supported(version),
@@ -147,7 +158,7 @@ impl Engine {
                     _ => Err(EngineError::Stopped),
                 }
             }
-            () = tokio::time::sleep_until(deadline) => {
+            () = tokio::time::sleep(budget) => {
                 Err(EngineError::Silent { within: budget, log: self.supervisor.last_words() })
             }
         }

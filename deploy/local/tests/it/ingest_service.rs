@@ -104,6 +104,19 @@ impl Service {
         project: &str,
         overrides: &[(&str, &str)],
     ) -> Self {
+        let ready = CancellationToken::new();
+        ready.cancel();
+        Self::start_before(ready, connection, data, project, overrides).await
+    }
+
+    /// The same before the tables are prepared.
+    pub async fn start_before(
+        tables_ready: CancellationToken,
+        connection: Connection,
+        data: &Folder,
+        project: &str,
+        overrides: &[(&str, &str)],
+    ) -> Self {
         let mut env = std::collections::BTreeMap::from([
             ("TALLYHOUSE_DATA".to_owned(), data.path().display().to_string()),
             ("INGEST_ACK_TIMEOUT_MS".to_owned(), "2000".to_owned()),
@@ -124,6 +137,7 @@ impl Service {
             hasher: UserHasher::new([7; 16]),
             admin: Admin { registry: registry.clone(), health: health.clone() },
             days: days.clone(),
+            tables_ready,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/events", listener.local_addr().unwrap());

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tallyhouse_ingest::log::local::commit::Commits;
 use tallyhouse_ingest::log::local::disk::Folder as LogFolder;
 use tallyhouse_service::health::Status;
+use tokio_util::sync::CancellationToken;
 
 use crate::ingest_service::{Service, everywhere, is_inserting, json, log_files};
 use crate::query_service::eventually;
@@ -183,6 +184,22 @@ async fn only_the_first_start_of_a_folder_waits_for_clickhouse_and_asks_it_for_i
     place.counted(20).await;
     service.kill(&place.data).await;
     restart_while_away(&place, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_takes_events_before_the_tables_are_prepared_and_stores_none() {
+    let place = Place::new().await;
+    killed_while_away(&place, &[], &[10]).await;
+    place.proxy.set(Mode::Pass);
+    let (ready, connection) = (CancellationToken::new(), place.proxy.connection.clone());
+    let service = Service::start_before(ready.clone(), connection, &place.data, &place.project, &[]).await;
+    eventually("ingest is ready", async || service.health.is_ready()).await;
+    assert_eq!(again(&service, 0..30).await, (10, 20));
+    // Whoever waits for an insert waits for as long as one may.
+    assert_eq!(service.send_stored(events(20..30)).await.status, 503);
+    assert_eq!(everywhere(&place.connection, &place.project).await, [10; 4]);
+    ready.cancel();
+    place.finish(service, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
