@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use moka::sync::Cache;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tokio::time::{Instant, timeout_at};
@@ -127,9 +128,9 @@ impl Coverage {
     pub async fn warnings(&self, project: &str, plan: &Plan) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
-        let until = Instant::now() + self.look_up;
-        for (rows, from, to) in asked {
-            let warning = match self.missing((Arc::from(project), rows.clone()), until).await {
+        let missing = self.all_missing(project, asked.iter().map(|(rows, ..)| rows)).await;
+        for ((rows, from, to), missing) in asked.into_iter().zip(missing) {
+            let warning = match missing {
                 Some(missing) => match missing.within(from, to) {
                     (0, _) => continue,
                     (events, gaps) => told(rows, events, &gaps),
@@ -141,6 +142,12 @@ impl Coverage {
             }
         }
         warnings
+    }
+
+    /// Looked up at once: the time that an answer waits is for all of them.
+    async fn all_missing(&self, project: &str, asked: impl Iterator<Item = &Rows>) -> Vec<Option<Arc<Missing>>> {
+        let until = Instant::now() + self.look_up;
+        join_all(asked.map(|rows| self.missing((Arc::from(project), rows.clone()), until))).await
     }
 
     async fn missing(&self, key: Key, until: Instant) -> Option<Arc<Missing>> {
@@ -241,7 +248,30 @@ fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+    use tallyhouse_sql::clickhouse::Client;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::admission::Policy;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn several_sets_are_looked_up_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::default().with_url(format!("http://{}", listener.local_addr().unwrap()));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let store = Store::new(client, Policy::for_total(8), metrics);
+        let coverage = Coverage::new(store, Duration::from_secs(60));
+        let set = |set: &str| Rows::Set { set: set.to_owned(), types: vec!["a".to_owned()] };
+        let asked = [set("country"), set("device"), Rows::Quarters];
+        let looking = tokio::spawn(async move { coverage.all_missing("p", asked.iter()).await });
+        // Nobody answers the first.
+        let all = async { [listener.accept().await, listener.accept().await, listener.accept().await] };
+        let asked = tokio::time::timeout(Duration::from_secs(5), all).await;
+        assert!(asked.is_ok_and(|asked| asked.iter().all(Result::is_ok)));
+        looking.abort();
+    }
 
     #[test]
     fn days_with_fewer_events_than_the_total_are_gaps_and_days_without_any_are_none() {

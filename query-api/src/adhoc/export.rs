@@ -148,7 +148,10 @@ pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&
     let turn = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
     let watched = app.sources.store.watch(Held::Export(turn), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
-    let first = match tokio::time::timeout(DEADLINE, cursor.next()).await {
+    let asked = ask.event_type.iter().cloned().collect();
+    let (first, warnings) =
+        tokio::join!(tokio::time::timeout(DEADLINE, cursor.next()), app.event_types.warnings(scope.project(), &asked));
+    let first = match first {
         Ok(Ok(first)) => first,
         Ok(Err(error)) => {
             let error = StoreError::from(error);
@@ -157,8 +160,6 @@ pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&
         }
         Err(_) => return Err(watched.timed_out().into()),
     };
-    let asked = ask.event_type.iter().cloned().collect();
-    let warnings = app.event_types.warnings(scope.project(), &asked).await;
     let (limits, shape, metrics) = (adhoc.export_limits, ask.shape(), adhoc.metrics.clone());
     let outgoing = Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics };
     Ok(Exported { format: ask.format, outgoing, warnings })
