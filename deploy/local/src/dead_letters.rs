@@ -98,7 +98,7 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
             Sent::Kept(why) => why.to_string(),
         };
         open += 1;
-        println!("{} stays open: {why}", dead_letter.id);
+        println!("{}", dlq::printable(&format!("{} stays open: {why}", dead_letter.id)));
     }
     println!("{replayed} replayed, {open} still open");
     Ok(if open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -21,7 +21,7 @@ use tallyhouse_sql::{Connection, StoreError};
 use ulid::Ulid;
 
 pub use find::{BadFilter, Filters, find};
-pub use print::{details, json_line, table};
+pub use print::{details, json_line, printable, table};
 pub use replay::{NotSendable, ReplayError, Sent, prepare, replay};
 pub use send::{Answer, SendError, Sender};
 
