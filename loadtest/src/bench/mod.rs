@@ -3,6 +3,7 @@
 //!
 //! Ratios within one run mean something on any machine; absolute figures only on the machine named in the report.
 
+pub mod bare;
 pub mod bodies;
 pub mod direct;
 pub mod freshness;
@@ -64,6 +65,8 @@ const COMPARED_CONNECTIONS: usize = 32;
 const BATCH: usize = 100;
 /// Load before the first measurement: connections, caches, the engine's threads.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// How long merges are waited for between two parts of a run.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +132,21 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
     tell("throughput through HTTP, batches, as many connections as async_insert will have");
     let compared = load::stored_loop(&closed(COMPARED_CONNECTIONS, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", compared.events_per_second));
+    settle(&at.clickhouse).await?;
     tell("throughput through HTTP, batches, all connections");
     let profiling = profile::start(config.profile, at.pid, config.each);
     let batches = load::stored_loop(&closed(config.connections, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", batches.events_per_second));
     let profile = profiling.finish().await;
+    settle(&at.clickhouse).await?;
     tell("throughput through HTTP, single events");
-    let single = load::stored_loop(&closed(config.connections, config.each), &Bodies::render_single()).await?;
+    let singles = Bodies::render_single();
+    let single = load::stored_loop(&closed(config.connections, config.each), &singles).await?;
     tell(&format!("  {:.0} events/s", single.events_per_second));
+    settle(&at.clickhouse).await?;
+    tell("the same into a bare handler");
+    let bare = bare::measure(closed(config.connections, config.each), &singles).await?;
+    tell(&format!("  {:.0} events/s", bare.events_per_second));
 
     let half = batches.best(&compared) / 2.0;
     tell("latency and freshness at half of that load");
@@ -168,6 +178,7 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
         batches: Served { connections: config.connections, throughput: batches },
         compared: Served { connections: COMPARED_CONNECTIONS, throughput: compared },
         single: Served { connections: config.connections, throughput: single },
+        bare: Served { connections: config.connections, throughput: bare },
         latency,
         freshness,
         peak_memory: memory.map(|m| m.peak),
@@ -198,7 +209,7 @@ async fn half_load(
 /// engine may have merges for longer than a benchmark should take.
 async fn settle(config: &ClickHouseConfig) -> Result<(), BenchError> {
     let clickhouse = ClickHouse::new(config)?;
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + SETTLED_WITHIN;
     while Instant::now() < deadline && clickhouse.number("SELECT count() FROM system.merges").await.unwrap_or(0) > 0 {
         sleep(Duration::from_millis(100)).await;
     }

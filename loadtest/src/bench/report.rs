@@ -27,6 +27,8 @@ pub struct Report {
     pub compared: Served,
     /// Single events through HTTP.
     pub single: Served,
+    /// The same into a handler that only reads them.
+    pub bare: Served,
     /// Time to acknowledge at half load.
     pub latency: Latency,
     /// From sending to being counted in the rollup, at half load.
@@ -60,9 +62,14 @@ pub struct Latency {
 }
 
 impl Report {
-    /// Events through HTTP in batches, as a share of the ceiling.
-    pub fn of_ceiling(&self) -> f64 {
-        self.best() / self.ceiling.rows_per_second
+    /// Events through HTTP in batches, as a share of the ceiling: over few connections, and over all.
+    pub fn of_ceiling(&self) -> [f64; 2] {
+        [self.compared, self.batches].map(|served| served.throughput.events_per_second / self.ceiling.rows_per_second)
+    }
+
+    /// Single events, as a share of what a bare handler takes.
+    pub fn of_bare(&self) -> f64 {
+        self.single.throughput.events_per_second / self.bare.throughput.events_per_second
     }
 
     /// Events through HTTP in batches as a multiple of `async_insert`, both over as many connections: few, and all.
@@ -71,10 +78,6 @@ impl Report {
             self.compared.throughput.events_per_second / self.async_insert.rows_per_second,
             self.batches.throughput.events_per_second / self.async_insert_all.rows_per_second,
         ]
-    }
-
-    fn best(&self) -> f64 {
-        self.batches.throughput.events_per_second.max(self.compared.throughput.events_per_second)
     }
 }
 
@@ -96,6 +99,7 @@ impl fmt::Display for Report {
             ("HTTP, batches of 100", &self.compared),
             ("HTTP, batches of 100", &self.batches),
             ("HTTP, single events", &self.single),
+            ("bare handler, single events", &self.bare),
         ];
         for (name, Served { connections, throughput }) in served {
             let label = format!("{name}, {connections}");
@@ -104,14 +108,12 @@ impl fmt::Display for Report {
                 writeln!(f, "{:<34} {:>10} requests handed back", "", throughput.handed_back)?;
             }
         }
-        let [few, all] = self.of_async_insert();
-        writeln!(
-            f,
-            "  = {:.2} of the ceiling; {few:.1} x async_insert over {} connections, {all:.1} x over {}\n",
-            self.of_ceiling(),
-            self.compared.connections,
-            self.batches.connections
-        )?;
+        let (few, all) = (self.compared.connections, self.batches.connections);
+        let [ceiling_few, ceiling_all] = self.of_ceiling();
+        let [insert_few, insert_all] = self.of_async_insert();
+        writeln!(f, "  = {ceiling_few:.2} of the ceiling and {insert_few:.1} x async_insert over {few} connections")?;
+        writeln!(f, "  = {ceiling_all:.2} of the ceiling and {insert_all:.1} x async_insert over {all}")?;
+        writeln!(f, "  = {:.2} of the bare handler, single events\n", self.of_bare())?;
         writeln!(f, "at half load ({:.0} events/s)", self.latency.events_per_second)?;
         writeln!(f, "  acknowledged   {}", self.latency.acks)?;
         writeln!(f, "  in the rollup  {}", self.freshness)?;
