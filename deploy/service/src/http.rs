@@ -65,9 +65,10 @@ pub fn with_security_headers(router: Router) -> Router {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
     ];
-    HEADERS.into_iter().fold(router, |router, (name, value)| {
-        router.layer(SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)))
-    })
+    let [a, b, c, d, e] =
+        HEADERS.map(|(name, value)| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)));
+    // As one layer: each `layer` of a router is a box, and a copy of it, for each request.
+    router.layer((a, b, c, d, e))
 }
 
 /// The answer to a path that does not exist.

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -78,25 +78,26 @@ fn inflate(sent: &[u8], encoding: Encoding, limits: RequestLimits) -> Result<Byt
 }
 
 async fn collect(mut body: Body, limits: RequestLimits) -> Result<Bytes, RequestError> {
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
+    // A body that arrives in one frame is that frame; others are put together in the room that they say they take.
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(limits.body_bytes);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| RequestError::BodyBroken)?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > limits.body_bytes {
+        if first.len() + whole.len() + data.len() > limits.body_bytes {
             return Err(too_large(limits));
         }
-        match &first {
-            None => first = Some(data),
-            Some(_) => rest.extend_from_slice(&data),
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
         }
+        if whole.is_empty() {
+            whole.reserve(announced.max(first.len() + data.len()));
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&data);
     }
-    // Most bodies arrive in one frame, which then is the body.
-    match (first, rest.is_empty()) {
-        (None, _) => Ok(Bytes::new()),
-        (Some(only), true) => Ok(only),
-        (Some(first), false) => Ok([&first[..], &rest[..]].concat().into()),
-    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 fn decompress(decoder: impl Read, name: &'static str, limits: RequestLimits) -> Result<Bytes, RequestError> {
@@ -146,6 +147,19 @@ mod tests {
         for (body, encoding) in [(text.clone(), Encoding::Plain), (gzip(&text), Encoding::Gzip), (zstd, Encoding::Zstd)]
         {
             assert_eq!(read(body.into(), encoding, LIMITS).await.unwrap(), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_in_however_many_frames_it_comes() {
+        for (frames, expected) in [(0, 0), (1, 3_000), (2, 6_000), (3, 9_000), (4, 0)] {
+            let frames = (0..frames).flat_map(|n| [vec![b'0' + n; 3_000], vec![]]);
+            let whole: Vec<u8> = frames.clone().flatten().collect();
+            let body = Body::from_stream(futures_util::stream::iter(frames.map(Ok::<_, std::io::Error>)));
+            match read(body, Encoding::Plain, LIMITS).await {
+                Ok(body) => assert_eq!((body.len(), &body[..]), (expected, &whole[..])),
+                Err(error) => assert_eq!((error.code(), whole.len()), ("body_too_large", 12_000)),
+            }
         }
     }
 

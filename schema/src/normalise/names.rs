@@ -42,9 +42,11 @@ fn are_distinct(properties: &[Property<'_>]) -> bool {
 
 /// Cheap, and nothing that a sender could not make collide: that only costs the comparison of names.
 fn hash(name: &str) -> u32 {
-    let (words, rest) = name.as_bytes().as_chunks::<4>();
-    let words = words.iter().map(|word| u32::from_le_bytes(*word)).chain(rest.iter().map(|byte| u32::from(*byte)));
-    words.fold(0, |hash: u32, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9))
+    let (words, rest) = name.as_bytes().as_chunks::<8>();
+    let rest = rest.iter().fold(name.len() as u64, |rest, byte| rest << 8 | u64::from(*byte));
+    let words = words.iter().map(|word| u64::from_le_bytes(*word)).chain([rest]);
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (words.fold(0, mix) >> 32) as u32
 }
 
 /// Places of properties after which another has the same name, in order, and the place of the last of that name.
