@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::append::Appender;
 use super::ids::{self, Id, Source};
-use crate::log::local::disk::Folder as LogFolder;
+use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
 use crate::worker::batch::Read;
@@ -21,7 +21,7 @@ use crate::worker::partition::{CommitError, Partition, ReadError, RefusedRecord,
 /// Bytes that may wait for the worker.
 const QUEUED_BYTES: usize = 3 << 20;
 
-/// Bytes of one chunk, about.
+/// Bytes of one chunk, about: more when its last group has more.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Between looks whether the worker has room, and between attempts to read.
@@ -157,11 +157,13 @@ pub async fn feed(
     }
 }
 
-fn read(log: &LocalLog, from: i64) -> std::io::Result<(Chunk, i64)> {
+/// Records from an offset on, whole groups of them: they come to tens of megabytes under load, and reading one in parts takes a time that
+/// grows with the square of it.
+pub(crate) fn read<D: Disk>(log: &LocalLog<D>, from: i64) -> std::io::Result<(Chunk, i64)> {
     let mut chunk = Chunk::default();
     let progress = log.read(from, |record| {
         chunk.push(Read { offset: record.offset, at: record.at, payload: record.payload });
-        chunk.bytes.len() < CHUNK_BYTES
+        chunk.bytes.len() < CHUNK_BYTES || !record.is_last
     })?;
     chunk.until = progress.next;
     Ok((chunk, progress.next))

@@ -90,21 +90,23 @@ pub fn push_record(salt: u32, payload: &[u8], out: &mut Vec<u8>) {
     write_record(salt, out, |out| out.extend_from_slice(payload));
 }
 
-/// The records of a group's body, with their offsets: `None` for one that is damaged. After a length that cannot be, the rest is.
-pub fn records(header: GroupHeader, salt: u32, body: &[u8]) -> impl Iterator<Item = (i64, Option<&[u8]>)> {
+/// The records of a group's body from an offset on, with their offsets: `None` for one that is damaged. After a length that cannot be, the
+/// rest is.
+pub fn records(header: GroupHeader, salt: u32, body: &[u8], from: i64) -> impl Iterator<Item = (i64, Option<&[u8]>)> {
     let mut at = 0_usize;
-    (header.first..header.end()).map(move |offset| {
+    (header.first..header.end()).filter_map(move |offset| {
         let length = u32_at(body, at).map(|length| length as usize);
         let payload = length.and_then(|length| body.get(at + RECORD_HEADER..)?.get(..length));
         let written = u32_at(body, at + 4);
         match payload {
             Some(payload) => {
                 at += RECORD_HEADER + payload.len();
-                (offset, (written == Some(checksum(salt, payload))).then_some(payload))
+                let is_whole = || written == Some(checksum(salt, payload));
+                (offset >= from).then(|| (offset, is_whole().then_some(payload)))
             }
             None => {
                 at = body.len();
-                (offset, None)
+                (offset >= from).then_some((offset, None))
             }
         }
     })
@@ -113,7 +115,7 @@ pub fn records(header: GroupHeader, salt: u32, body: &[u8]) -> impl Iterator<Ite
 /// Whether every record of a group is whole, and nothing else is in it.
 pub fn is_whole(header: GroupHeader, salt: u32, body: &[u8]) -> bool {
     let mut bytes = 0;
-    for (_, payload) in records(header, salt, body) {
+    for (_, payload) in records(header, salt, body, header.first) {
         let Some(payload) = payload else { return false };
         bytes += RECORD_HEADER + payload.len();
     }
@@ -200,11 +202,11 @@ mod tests {
         let mut body = bytes[GROUP_HEADER..].to_vec();
         assert!(is_whole(header, SALT, &body));
         body[RECORD_HEADER * 2 + 4] ^= 1; // In "two".
-        let found: Vec<_> = records(header, SALT, &body).collect();
+        let found: Vec<_> = records(header, SALT, &body, 0).collect();
         assert_eq!(found, [(7, Some(&b"one"[..])), (8, None), (9, Some(&b"three"[..]))]);
         assert!(!is_whole(header, SALT, &body));
         body[0] = 0xff;
-        assert_eq!(records(header, SALT, &body).filter(|(_, payload)| payload.is_some()).count(), 0);
+        assert_eq!(records(header, SALT, &body, 0).filter(|(_, payload)| payload.is_some()).count(), 0);
     }
 
     #[test]

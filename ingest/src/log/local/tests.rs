@@ -81,6 +81,22 @@ async fn what_comes_during_a_sync_is_one_group_and_is_answered_when_it_is_readab
 }
 
 #[tokio::test]
+async fn a_worker_gets_whole_groups() {
+    let (log, _, _) = open(&Simulated::default(), Sync::Always);
+    let large = "x".repeat(1 << 20);
+    let (_, ticket) = append(&log, &[large.as_str(); 4], None);
+    let writing = writer(&log);
+    assert_eq!(outcome(ticket).await, Outcome::Durable);
+    assert_eq!(outcome(append(&log, &["next"], None).1).await, Outcome::Durable);
+    for (from, expected) in [(0, (4, 4)), (2, (2, 4)), (4, (1, 5)), (5, (0, 5))] {
+        let (chunk, next) = crate::direct::partition::read(&log, from).unwrap();
+        assert_eq!((chunk.records.len(), next), expected, "from {from}");
+    }
+    log.end();
+    writing.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_group_that_fails_is_lost_with_what_came_behind_and_its_offsets_are_used_again() {
     let disk = Simulated::default();
     let (log, lost, _) = open(&disk, Sync::Always);

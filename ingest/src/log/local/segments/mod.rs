@@ -56,6 +56,8 @@ pub struct Record<'a> {
     pub offset: i64,
     /// When it was appended, in milliseconds since 1970.
     pub at: i64,
+    /// Whether it is the last of its group: a reading that ends before that goes through all of the group again.
+    pub is_last: bool,
     /// What was appended.
     pub payload: &'a [u8],
 }

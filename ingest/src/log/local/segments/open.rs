@@ -156,9 +156,9 @@ impl<D: Disk> Segments<D> {
 /// Gives the records of a group to `visit`, and returns how many that are not committed are damaged.
 fn give(group: GroupHeader, salt: u32, body: &[u8], committed: i64, visit: &mut impl FnMut(Record<'_>)) -> u64 {
     let mut damaged = 0;
-    for (offset, payload) in frame::records(group, salt, body) {
+    for (offset, payload) in frame::records(group, salt, body, group.first) {
         match payload {
-            Some(payload) => visit(Record { offset, at: group.at, payload }),
+            Some(payload) => visit(Record { offset, at: group.at, is_last: offset + 1 == group.end(), payload }),
             None => damaged += u64::from(offset >= committed),
         }
     }

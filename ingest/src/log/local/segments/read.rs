@@ -66,10 +66,11 @@ fn read_segment<F: DiskFile>(
         let (read, _) = disk::read_around(&*segment.file, &mut buffer, at)?;
         let bytes = buffer.get(..read).unwrap_or_default();
         let is_rest = at + read as u64 >= segment.used || read < length;
-        let mut done = 0;
+        let (mut done, mut missing) = (0, READ_AT_ONCE);
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            let cut = GroupHeader::decode(rest, segment.salt).is_some_and(|group| group.bytes() > rest.len());
-            if (cut || rest.len() < GROUP_HEADER) && !is_rest {
+            let cut = GroupHeader::decode(rest, segment.salt).filter(|group| group.bytes() > rest.len());
+            if (cut.is_some() || rest.len() < GROUP_HEADER) && !is_rest {
+                missing = cut.map_or(READ_AT_ONCE, GroupHeader::bytes).max(READ_AT_ONCE);
                 break;
             }
             match frame::look(rest, segment.salt, expected) {
@@ -85,10 +86,7 @@ fn read_segment<F: DiskFile>(
                     progress.damage.records += lost(progress.next, group.first);
                     let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
                     let mut is_wanted = true;
-                    for (offset, payload) in frame::records(group, segment.salt, body) {
-                        if offset < progress.next {
-                            continue;
-                        }
+                    for (offset, payload) in frame::records(group, segment.salt, body, progress.next) {
                         if !is_wanted {
                             return Ok(false);
                         }
@@ -97,7 +95,10 @@ fn read_segment<F: DiskFile>(
                         }
                         progress.next = offset + 1;
                         match payload {
-                            Some(payload) => is_wanted = visit(Record { offset, at: group.at, payload }),
+                            Some(payload) => {
+                                is_wanted =
+                                    visit(Record { offset, at: group.at, is_last: offset + 1 == group.end(), payload })
+                            }
                             None => progress.damage.records += 1,
                         }
                     }
@@ -110,8 +111,8 @@ fn read_segment<F: DiskFile>(
                 Found::End => break,
             }
         }
-        // A group that does not fit: more of it.
-        want = if done == 0 { want.saturating_mul(2) } else { READ_AT_ONCE };
+        // The next group as a whole; where none is known, more.
+        want = if done == 0 { missing.max(want.saturating_mul(2)) } else { missing };
         if done == 0 && is_rest {
             break;
         }
