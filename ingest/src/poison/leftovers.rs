@@ -42,7 +42,7 @@ const LIMIT: Limit<LeftoverError> = Limit {
     most: 10,
 };
 
-/// Whether inserts fail of the same meanwhile. MEMORY_LIMIT_EXCEEDED (241) is too much for a query, but may be the server's.
+/// Whether inserts fail of the same meanwhile. `MEMORY_LIMIT_EXCEEDED` (241) is too much for a query, but may be the server's.
 fn passes(error: &StoreError) -> bool {
     matches!(error.class(), Class::Transient | Class::Overloaded)
         || matches!(error, StoreError::Refused { code: 241, .. })

@@ -247,7 +247,7 @@ mod tests {
         );
         assert_eq!(batches(vec![chunk([12], 15)]), [whole(&[12])]);
         // Nothing is left.
-        assert_eq!(batches(vec![chunk([], 15), chunk(rest.clone(), 20)]), [next.clone()]);
+        assert_eq!(batches(vec![chunk([], 15), chunk(rest.clone(), 20)]), std::slice::from_ref(&next));
         assert_eq!(batches(vec![chunk(rest, 20)]), [next]);
     }
 }
