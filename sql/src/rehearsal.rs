@@ -5,6 +5,9 @@
 //! `Null`, which checks columns and constraints and keeps nothing. An insert into the copy fails where a real one would, and
 //! changes nothing wherever it fails.
 //!
+//! A row costs as much in a view as in `events`, so once it is known which view of `events_in` refuses, rows are sent through a second
+//! copy of that one only ([`Rehearsal::narrow`]).
+//!
 //! What it cannot see: what only a table that keeps its rows can refuse (parts, partitions, disks). Views that read a table of
 //! another database are copied when this user may do that; otherwise there is no rehearsal, and the caller goes on waiting.
 //!
@@ -35,8 +38,41 @@ pub struct Rehearsal {
     entry: String,
     /// In the order in which they were made.
     made: Vec<String>,
-    /// Copies and what they are copies of.
-    originals: Vec<(String, String)>,
+    originals: Vec<Original>,
+    views: Vec<Narrowable>,
+}
+
+/// What a copy is a copy of.
+#[derive(Debug)]
+struct Original {
+    copy: String,
+    name: String,
+    /// Behind which view of `events_in`.
+    view: ViewIndex,
+}
+
+/// A view of `events_in`, and the copy that it writes to.
+#[derive(Debug)]
+struct Narrowable {
+    name: String,
+    select: String,
+    target_copy: String,
+}
+
+/// Which view of `events_in`.
+pub type ViewIndex = usize;
+
+/// Where rows of a rehearsal go.
+#[derive(Debug, Clone)]
+pub struct Entry(String);
+
+/// Rows were not taken.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What a real insert would meet.
+    pub error: StoreError,
+    /// The view of `events_in` behind which they were refused, as far as ClickHouse says.
+    pub view: Option<ViewIndex>,
 }
 
 /// A view behind a table.
@@ -54,7 +90,8 @@ impl Rehearsal {
     pub async fn begin(client: &Client) -> Result<Self, StoreError> {
         let id = RandomState::new().hash_one(std::process::id());
         let copy = |number: usize| format!("tallyhouse.{PREFIX}{id:016x}_{number}");
-        let mut this = Self { client: client.clone(), entry: copy(0), made: Vec::new(), originals: Vec::new() };
+        let mut this =
+            Self { client: client.clone(), entry: copy(0), made: Vec::new(), originals: Vec::new(), views: Vec::new() };
         let built = this.copy_all(copy).await;
         match built {
             Ok(()) => Ok(this),
@@ -68,8 +105,8 @@ impl Rehearsal {
     async fn copy_all(&mut self, copy: impl Fn(usize) -> String) -> Result<(), StoreError> {
         let entry = self.entry.clone();
         self.copy_table("tallyhouse.events_in", &entry).await?;
-        let mut sources = vec![(Name::new("tallyhouse", "events_in"), entry)];
-        while let Some((source, source_copy)) = sources.pop() {
+        let mut sources = vec![(Name::new("tallyhouse", "events_in"), entry, None)];
+        while let Some((source, source_copy, behind)) = sources.pop() {
             for view in self.views_of(&source).await? {
                 let number = self.made.len();
                 if number > MAX_COPIES {
@@ -82,9 +119,15 @@ impl Rehearsal {
                 let select = renamed(&view.select, &source, &source_copy);
                 let create = format!("CREATE MATERIALIZED VIEW {view_copy} TO {target_copy} AS {select}");
                 self.make(view_copy.clone(), &create).await?;
-                self.originals.push((view_copy, Name::new(&view.database, &view.name).written()));
-                self.originals.push((target_copy.clone(), target.written()));
-                sources.push((target, target_copy));
+                let view_name = Name::new(&view.database, &view.name).written();
+                let index = behind.unwrap_or(self.views.len());
+                self.originals.push(Original { copy: view_copy, name: view_name.clone(), view: index });
+                self.originals.push(Original { copy: target_copy.clone(), name: target.written(), view: index });
+                if behind.is_none() {
+                    let target_copy = target_copy.clone();
+                    self.views.push(Narrowable { name: view_name, select: view.select, target_copy });
+                }
+                sources.push((target, target_copy, Some(index)));
             }
         }
         Ok(())
@@ -109,19 +152,49 @@ impl Rehearsal {
         within(query.fetch_all::<View>()).await
     }
 
-    /// Sends a block through the copies. An error is what a real insert would meet.
-    pub async fn send(&self, chunks: &[Bytes], deadline: Duration) -> Result<(), StoreError> {
-        let refused = insert_again(&self.client, &self.entry, chunks, deadline).await;
+    /// Through all copies.
+    pub fn everything(&self) -> Entry {
+        Entry(self.entry.clone())
+    }
+
+    /// Through one view of `events_in` only.
+    pub async fn narrow(&mut self, view: ViewIndex) -> Result<Entry, StoreError> {
+        let Some(Narrowable { name, select, target_copy }) = self.views.get(view) else {
+            return Ok(self.everything());
+        };
+        let source = Name::new("tallyhouse", "events_in");
+        let (entry, view_copy) =
+            (format!("{}_{}", self.entry, self.made.len()), format!("{}_{}", self.entry, self.made.len() + 1));
+        let select = renamed(select, &source, &entry);
+        let create = format!("CREATE MATERIALIZED VIEW {view_copy} TO {target_copy} AS {select}");
+        let original = Original { copy: view_copy.clone(), name: name.clone(), view };
+        self.copy_table(&source.quoted(), &entry).await?;
+        self.make(view_copy, &create).await?;
+        self.originals.push(original);
+        Ok(Entry(entry))
+    }
+
+    /// Sends a block through copies.
+    pub async fn send(&self, entry: &Entry, chunks: &[Bytes], deadline: Duration) -> Result<(), Refusal> {
+        let refused = insert_again(&self.client, &entry.0, chunks, deadline).await;
         refused.map_err(|error| match error {
-            StoreError::Refused { code, message } => StoreError::Refused { code, message: self.originally(message) },
-            other => other,
+            StoreError::Refused { code, message } => {
+                let view = self.longest_first().find(|original| message.contains(&original.copy));
+                let (view, message) = (view.map(|original| original.view), self.originally(message));
+                Refusal { error: StoreError::Refused { code, message }, view }
+            }
+            error => Refusal { error, view: None },
         })
     }
 
-    /// A message with the tables' own names. The longest copies' names come last, and hide no shorter one.
+    /// The longest copies' names come last, and hide no shorter one.
+    fn longest_first(&self) -> impl Iterator<Item = &Original> {
+        self.originals.iter().rev()
+    }
+
+    /// A message with the tables' own names.
     fn originally(&self, message: String) -> String {
-        let named = self.originals.iter().rev();
-        named.fold(message, |message, (copy, original)| message.replace(copy, original))
+        self.longest_first().fold(message, |message, original| message.replace(&original.copy, &original.name))
     }
 
     /// Drops the copies. What cannot be dropped is left to [`sweep`].

@@ -190,12 +190,7 @@ impl Services {
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
-    async fn run(
-        self,
-        store: &Store,
-        tables_ready: CancellationToken,
-        stop: CancellationToken,
-    ) -> Result<(), UpError> {
+    async fn run(self, store: &Store, tables_ready: CancellationToken, stop: CancellationToken) -> Result<(), UpError> {
         let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
             self;
         let days = DayVersions::default();

@@ -14,7 +14,7 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Status;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
-use tallyhouse_sql::rehearsal::Rehearsal;
+use tallyhouse_sql::rehearsal::{Entry, Refusal, Rehearsal, ViewIndex};
 use tallyhouse_sql::{Fault, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -28,6 +28,9 @@ use crate::store::{Block, Store};
 
 /// How often the fence is asked for while one searches.
 const HOLD_EVERY: Duration = Duration::from_secs(3);
+
+/// Views that refuse rows of one batch, at most; what more refuse is searched after the next attempt.
+const MOST_VIEWS: usize = 8;
 
 /// What a rehearsal of a batch showed.
 enum Rehearsed {
@@ -93,15 +96,16 @@ impl BatchWriter {
             (refused_rows::text(&rows, "project_id", *row), refused_rows::text(&rows, "event_type", *row), *row)
         });
         let permits = Semaphore::new(search::AT_ONCE);
-        let rehearsing = Rehearsing { store: &self.store, rehearsal, rows, permits, numbers };
-        let rehearsed = self.rehearse_in(&rehearsing).await;
+        let entry = rehearsal.everything();
+        let mut rehearsing = Rehearsing { store: &self.store, rehearsal, entry, rows, permits, numbers };
+        let rehearsed = self.rehearse_in(&mut rehearsing).await;
         rehearsing.rehearsal.end().await;
         rehearsed
     }
 
-    async fn rehearse_in(&self, rehearsing: &Rehearsing<'_>) -> Result<Rehearsed, StoreError> {
+    async fn rehearse_in(&self, rehearsing: &mut Rehearsing<'_>) -> Result<Rehearsed, StoreError> {
         let count = rehearsing.numbers.len();
-        let Trial::Refused(whole) = rehearsing.try_rows(std::iter::once(0..count).collect()).await? else {
+        let Some((mut whole, mut view)) = rehearsing.try_all().await? else {
             return Ok(Rehearsed::Taken);
         };
         let samples = search::sample(count);
@@ -112,12 +116,30 @@ impl BatchWriter {
         if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
             return Ok(Rehearsed::Blamed(suspect, whole));
         }
-        let mut found = search::find(count, whole, Limits::DEFAULT, rehearsing).await?;
-        for (row, _) in &mut found.refused {
-            *row = rehearsing.numbers.get(*row).copied().unwrap_or(*row);
+        let mut all = Found { refused: Vec::new(), untried: 0, is_complete: false };
+        // What one view refuses is found through that one alone; then it is seen whether the others take the rest.
+        let started = Instant::now();
+        for _ in 0..MOST_VIEWS {
+            rehearsing.narrow(view).await?;
+            let time = Limits::DEFAULT.time.saturating_sub(started.elapsed());
+            let limits = Limits { time, ..Limits::DEFAULT };
+            let found = search::find(rehearsing.numbers.len(), whole, limits, rehearsing).await?;
+            all.untried += found.untried;
+            let is_over = !found.is_complete || found.refused.is_empty();
+            all.refused.extend(rehearsing.leave_out(found.refused));
+            if is_over {
+                break;
+            }
+            match rehearsing.try_all().await? {
+                Some(next) => (whole, view) = next,
+                None => {
+                    all.is_complete = true;
+                    break;
+                }
+            }
         }
-        found.refused.sort_by_key(|(row, _)| *row);
-        Ok(Rehearsed::Found(found))
+        all.refused.sort_by_key(|(row, _)| *row);
+        Ok(Rehearsed::Found(all))
     }
 
     /// What follows from a search, told in the log and in the health.
@@ -164,6 +186,8 @@ impl BatchWriter {
 struct Rehearsing<'a> {
     store: &'a Store,
     rehearsal: Rehearsal,
+    /// What rows are tried through.
+    entry: Entry,
     rows: Arc<Rows>,
     /// Of trials at once: those that are asked for at once are more.
     permits: Semaphore,
@@ -178,11 +202,39 @@ impl Trials for Rehearsing<'_> {
         let mut tried: Vec<_> = rows.into_iter().flatten().filter_map(|at| self.numbers.get(at).copied()).collect();
         tried.sort_unstable();
         let chunks = self.rows.block_of(&consecutive(tried.into_iter()));
-        self.send(&chunks).await
+        Ok(self.send(&chunks).await?.map_or(Trial::Taken, |(cause, _)| Trial::Refused(cause)))
     }
 }
 
 impl Rehearsing<'_> {
+    /// Rows are tried through this view only from now on; through all when it is not known which.
+    async fn narrow(&mut self, view: Option<ViewIndex>) -> Result<(), StoreError> {
+        if let Some(view) = view {
+            self.entry = self.rehearsal.narrow(view).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries all rows that are in question, through all views from now on. Why they are refused, and behind which view.
+    async fn try_all(&mut self) -> Result<Option<(Cause, Option<ViewIndex>)>, StoreError> {
+        self.entry = self.rehearsal.everything();
+        let mut tried = self.numbers.clone();
+        tried.sort_unstable();
+        match self.rows.block_of(&consecutive(tried.into_iter())) {
+            _ if self.numbers.is_empty() => Ok(None),
+            chunks => self.send(&chunks).await,
+        }
+    }
+
+    /// Refused rows by their numbers in the batch. They are not in question any more.
+    fn leave_out(&mut self, refused: Vec<(usize, Cause)>) -> Vec<(usize, Cause)> {
+        let kept: Vec<_> = search::without(self.numbers.len(), &refused).into_iter().flatten().collect();
+        let number = |(at, cause): (usize, Cause)| Some((self.numbers.get(at).copied()?, cause));
+        let refused = refused.into_iter().filter_map(number).collect();
+        self.numbers = kept.into_iter().filter_map(|at| self.numbers.get(at).copied()).collect();
+        refused
+    }
+
     /// Whether the store takes any other row: else it is to blame. No row is known to be good, whatever constraints there are. So
     /// rows with all fields and with none are tried, of a type of our own and of the most frequent types of today and yesterday.
     async fn take_canary(&self) -> Result<bool, StoreError> {
@@ -202,7 +254,7 @@ impl Rehearsing<'_> {
         let own = Stored { project: "tallyhouse-canary".to_owned(), kind: "canary".to_owned() };
         for Stored { project, kind } in std::iter::once(own).chain(frequent) {
             for canary in canaries(&project, &kind) {
-                if self.send(&canary).await? == Trial::Taken {
+                if self.send(&canary).await?.is_none() {
                     return Ok(true);
                 }
             }
@@ -210,15 +262,16 @@ impl Rehearsing<'_> {
         Ok(false)
     }
 
-    async fn send(&self, chunks: &[Bytes]) -> Result<Trial, StoreError> {
+    /// Why rows are refused, and behind which view.
+    async fn send(&self, chunks: &[Bytes]) -> Result<Option<(Cause, Option<ViewIndex>)>, StoreError> {
         // Never closed.
         let _permit = self.permits.acquire().await;
         self.store.metrics.refusals.trials.inc();
-        match self.rehearsal.send(chunks, self.store.timeout).await {
-            Ok(()) => Ok(Trial::Taken),
-            Err(error) => match error {
+        match self.rehearsal.send(&self.entry, chunks, self.store.timeout).await {
+            Ok(()) => Ok(None),
+            Err(Refusal { error, view }) => match error {
                 StoreError::Refused { code, .. } if error.fault() != Fault::Operational => {
-                    Ok(Trial::Refused(Cause { code, reason: error.reason() }))
+                    Ok(Some((Cause { code, reason: error.reason() }, view)))
                 }
                 error => Err(error),
             },

@@ -8,7 +8,7 @@
 //!   | the store takes none: not an event's fault      -> wait, tell it in /health, attempt again
 //!   | more than half of the batch: events, or a fault that hits one kind of them -> wait for `REFUSED_GRACE_MS` first
 //!   v
-//! rehearse: halves, until the refused rows are known  (`search::find`)
+//! rehearse: quarters, through the view that refuses, until its refused rows are known; then the next view (`search::find`)
 //!   -> dead letters, with the batch's token and the row in their ids; `repairs`: the days of these rows     durable from here
 //!   -> attempt(T, the others), until it is stored
 //!   -> refused rows that an attempt left in raw are deleted

@@ -254,3 +254,19 @@ async fn while_another_process_rebuilds_a_repair_begins_nothing() {
     repairing.abort();
     place.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_several_tables_refuse_of_one_batch_is_found() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    for (table, kind) in [("events", "b"), ("rollup_1h", "c"), ("rollup_1d", "poison")] {
+        let refuse = format!("ALTER TABLE tallyhouse.{table} ADD CONSTRAINT no_{kind} CHECK event_type != '{kind}'");
+        execute(&place.connection, &refuse).await.unwrap();
+    }
+    let mut events: Vec<Value> = serde_json::from_str(&mixed(100, &[50, 60])).unwrap();
+    for (at, kind) in [(7, "b"), (8, "c"), (30, "b"), (99, "c")] {
+        events[at]["eventType"] = kind.into();
+    }
+    assert_eq!(service.send(Value::from(events).to_string()).await.status, 202);
+    place.finish(service, 94, 6).await;
+}
