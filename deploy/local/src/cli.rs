@@ -69,6 +69,15 @@ pub(crate) enum Rollups {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
+    /// Say how many rows and bytes each rollup has, and how many events a row counts
+    Stats {
+        /// One project only
+        #[arg(long)]
+        project: Option<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Recompute what differs from the raw events, while events arrive, and tell the query API (`REDIS_URL`, `QUERY_ADMIN_ADDR`)
     Rebuild {
         #[command(flatten)]

@@ -109,6 +109,11 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
             print!("{}", if json { found.json() } else { found.to_string() });
             Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Rollups::Stats { project, json } => {
+            let found = rollups::stats(&client, project.as_deref()).await?;
+            print!("{}", if json { found.json() } else { found.to_string() });
+            Ok(ExitCode::SUCCESS)
+        }
         Rollups::Rebuild { range, table, all, gate_seconds } => {
             let options = rebuild::Options {
                 selection: selection(range, table.as_deref()),

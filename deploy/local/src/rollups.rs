@@ -8,6 +8,7 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::rollups::rebuild::ChangedDay;
+use tallyhouse_sql::rollups::stats::{self, Stats, by_row};
 use tallyhouse_sql::rollups::verify::{self, Audit, PAUSE, Report};
 use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
 
@@ -117,5 +118,83 @@ impl fmt::Display for Findings {
         }
         writeln!(f, "{} ids are in raw more than once within a day", audit.repeated_ids)?;
         audit.examples.iter().try_for_each(|example| writeln!(f, "  {example}"))
+    }
+}
+
+/// Weak series that are shown of each table.
+const WEAKEST: usize = 5;
+
+/// How much smaller rollups are than what they count.
+#[derive(Debug)]
+pub struct Reduction(Stats);
+
+/// Looks at one project, or at all.
+pub async fn stats(client: &Client, project: Option<&str>) -> Result<Reduction, RollupsError> {
+    Ok(Reduction(stats::stats(client, project, WEAKEST).await?))
+}
+
+impl Reduction {
+    /// One object on one line.
+    pub fn json(&self) -> String {
+        let Stats { rollups, tables, weakest } = &self.0;
+        let rollups: Vec<_> = rollups
+            .iter()
+            .map(|size| {
+                json!({
+                    "project_id": size.project_id, "rollup": size.rollup, "events": size.events, "rows": size.rows,
+                    "events_by_row": size.reduction(), "total_rows": size.total_rows,
+                    "events_by_total_row": size.reduction_of_totals(),
+                })
+            })
+            .collect();
+        format!("{}\n", json!({ "rollups": rollups, "tables": tables, "weakest": weakest }))
+    }
+}
+
+impl fmt::Display for Reduction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stats { rollups, tables, weakest } = &self.0;
+        writeln!(
+            f,
+            "{:<20} {:<20} {:>14} {:>14} {:>12} {:>24}",
+            "project", "rollup", "events", "rows", "events/row", "without dimensions"
+        )?;
+        for size in rollups {
+            writeln!(
+                f,
+                "{:<20} {:<20} {:>14} {:>14} {:>12.1} {:>24.1}",
+                size.project_id,
+                size.rollup,
+                size.events,
+                size.rows,
+                size.reduction(),
+                size.reduction_of_totals()
+            )?;
+        }
+        writeln!(f, "\n{:<41} {:>14} {:>14} {:>12}", "table (all projects)", "bytes", "rows", "bytes/row")?;
+        for table in tables {
+            let a_row = by_row(table.bytes, table.rows);
+            writeln!(f, "{:<41} {:>14} {:>14} {a_row:>12.1}", table.name, table.bytes, table.rows)?;
+        }
+        if !weakest.is_empty() {
+            writeln!(
+                f,
+                "\nseries that make little smaller: those of at least 1,000 rows and less than 10 events a row"
+            )?;
+        }
+        for series in weakest {
+            let kind = if series.event_type.is_empty() { "(every type)" } else { &series.event_type };
+            let set = if series.dim_set.is_empty() { "(total)" } else { &series.dim_set };
+            writeln!(
+                f,
+                "{:<20} {:<20} {:>14} {:>14} {:>12.1}   {kind} by {set}",
+                series.project_id,
+                series.rollup,
+                series.events,
+                series.rows,
+                by_row(series.events, series.rows)
+            )?;
+        }
+        Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! Rollups against raw: finding where they differ, and making them equal again.
 //!
 //! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
-//! [`gate`] keeps inserts away for the moment of the swap. One server only: a cluster is refused.
+//! [`gate`] keeps inserts away for the moment of the swap. [`mod@stats`] says how much smaller rollups are than what they count.
+//! One server only: a cluster is refused.
 
 pub mod gate;
 pub mod rebuild;
 mod settle;
+pub mod stats;
 pub mod verify;
 
 use std::time::Duration;

@@ -282,3 +282,26 @@ async fn one_rebuild_at_a_time_and_no_longer_than_the_gate_may_be_closed() {
     }
     engine.stop(DEADLINE).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reduction_is_what_each_rollup_counts_by_its_rows() {
+    let (writer, project) = (shared().await.engine.writer(), new_project());
+    assert!(insert(&writer, &project, &format!("{project}-stats"), &["a", "b", "c", "d"]).await);
+    let found = rollups::stats(&writer.client(), Some(&project)).await.unwrap();
+    let json: Value = serde_json::from_str(&found.json()).unwrap();
+    let sizes: Vec<&Value> = json["rollups"].as_array().unwrap().iter().collect();
+    let names: BTreeSet<&str> = sizes.iter().map(|size| size["rollup"].as_str().unwrap()).collect();
+    assert_eq!(names, ["days", "days of every type", "hours", "hours of every type", "minutes", "quarters"].into());
+    for size in sizes {
+        let (rows, total_rows) = (size["rows"].as_f64().unwrap(), size["total_rows"].as_f64().unwrap());
+        assert_eq!(size["events"], 4, "each event once, whatever its dimensions: {size}");
+        assert!(total_rows >= 1.0 && rows >= 4.0 * total_rows, "the total and three default sets: {size}");
+        assert_eq!(
+            (&size["events_by_row"], &size["events_by_total_row"]),
+            (&json!(4.0 / rows), &json!(4.0 / total_rows))
+        );
+    }
+    assert!(found.to_string().lines().any(|line| line.starts_with(&project) && line.contains("hours of every type")));
+    let nobody = rollups::stats(&writer.client(), Some("nobody's")).await.unwrap().json();
+    assert!(nobody.starts_with("{\"rollups\":[],"), "{nobody}");
+}
