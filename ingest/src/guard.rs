@@ -1,11 +1,13 @@
-//! Keeps rollups small: so many distinct values of a dimension per project and hour, and the rest is `__other__`.
+//! Keeps rollups small: so many distinct values of a dimension per project and hour, and so many types of event that are not declared;
+//! the rest is `__other__`.
 //!
 //! ```text
 //! normalised event -> Guard::apply -> intake (durable)
 //! ```
 //!
-//! It is decided here, before the event is durable, so that totals are exact and whatever reads the event later agrees. Only
-//! `event.dims` is rewritten; the raw columns keep what was sent.
+//! It is decided here, before the event is durable, so that totals are exact and whatever reads the event later agrees. Of values only
+//! `event.dims` is rewritten; the raw columns keep what was sent. A type is rewritten as such, so that raw events and rollups say the same of
+//! it, and is kept as the property [`SENT_TYPE`].
 //!
 //! A combination follows its parts: a value that is `__other__` alone is so in every combination. The joined value has a
 //! bound of its own, [`COMBINED`] times that of a single dimension; beyond it every part is `__other__`. An absent value (`''`)
@@ -24,6 +26,8 @@ use serde::Deserialize;
 use siphasher::sip::SipHasher13;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
+use tallyhouse_schema::event::Flags;
+use tallyhouse_schema::raw::{Property, PropertyValue};
 use tallyhouse_schema::rollup::QUARTER;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
@@ -35,6 +39,12 @@ pub const COMBINED: usize = 10;
 
 /// Values that are remembered, at most: about 20 bytes each.
 pub const MAX_ENTRIES: usize = 2_000_000;
+
+/// The property that keeps the type of an event that is counted as another.
+pub const SENT_TYPE: &str = "__event_type__";
+
+/// What types are remembered under: the set of the total, which has no values.
+const TYPES: &str = "";
 
 /// What a set costs besides its values, in entries.
 const SET_COST: usize = 8;
@@ -83,24 +93,37 @@ impl Guard {
         Self { secret: rand::random(), most, state: Mutex::default() }
     }
 
-    /// Rewrites what is beyond the bound. `rewritten` is told the set of each value that was.
-    pub fn apply<'a>(&self, project: &str, limit: u32, events: &mut [Event<'a>], mut rewritten: impl FnMut(&str)) {
+    /// Rewrites what is beyond the bound, and tells it. A declared type counts towards the bound and is never rewritten.
+    pub fn apply<'a>(
+        &self,
+        project: &str,
+        limit: u32,
+        is_declared: impl Fn(&str) -> bool,
+        events: &mut [Event<'a>],
+        mut tell: impl FnMut(Rewritten<'a>),
+    ) {
         let limit = limit as usize;
         let mut sets = Sets::of(self, project);
+        let mut place = 0;
         for events in events.chunks_mut(AT_ONCE) {
             let mut state = self.lock();
             for event in events {
                 let hour = state.hour(event.ts.div_euclid(HOUR_MS));
                 let before = hour.entries;
+                let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
+                if !kept.has_room(TYPES, &event.event_type, limit) && !is_declared(&event.event_type) {
+                    count_as_other(event);
+                    tell(Rewritten::Type { place });
+                }
                 for dim in &mut event.dims {
-                    let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
                     if let Some(value) = kept.value(dim.set, &dim.value) {
                         dim.value = value;
-                        rewritten(dim.set);
+                        tell(Rewritten::Value { set: dim.set });
                     }
                 }
                 let added = hour.entries - before;
                 state.entries += added;
+                place += 1;
             }
             state.forget(self.most);
         }
@@ -245,6 +268,29 @@ impl<'a> Kept<'_, 'a> {
     }
 }
 
+/// What did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewritten<'a> {
+    /// A value of a dimension or of a combination.
+    Value {
+        /// Its set.
+        set: &'a str,
+    },
+    /// The type of an event.
+    Type {
+        /// Which of the events.
+        place: usize,
+    },
+}
+
+fn count_as_other(event: &mut Event<'_>) {
+    let sent = std::mem::replace(&mut event.event_type, Cow::Borrowed(OTHER));
+    event.flags.set(Flags::OTHER_TYPE);
+    if event.properties.iter().all(|property| property.name != SENT_TYPE) {
+        event.properties.push(Property { name: Cow::Borrowed(SENT_TYPE), value: PropertyValue::Text(sent) });
+    }
+}
+
 fn join(parts: &[&str]) -> String {
     parts.join(VALUE_SEPARATOR.encode_utf8(&mut [0; 4]))
 }
@@ -270,9 +316,10 @@ async fn warm(client: &Client, guard: &Guard) -> Result<usize, StoreError> {
     let read = async {
         let mut rows = client
             .query(
-                "SELECT toString(project_id) AS project, toString(dim_set) AS set, dim_value AS value, \
+                "SELECT toString(project_id) AS project, toString(dim_set) AS set, \
+                 if(dim_set = '', toString(event_type), dim_value) AS value, \
                  intDiv(toInt64(toUnixTimestamp(bucket)), 3600) AS hour FROM rollup_1h \
-                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND event_type != '' AND dim_set != '' \
+                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND event_type != '' \
                  AND NOT startsWith(dim_set, {quarter:String}) \
                  GROUP BY project, set, value, hour LIMIT {most:UInt64}",
             )
@@ -312,6 +359,20 @@ mod tests {
         let guard = Guard::default();
         let values = [("a", "1"), ("a", "2"), ("a", "3"), ("a", "1"), ("a", ""), ("a", OTHER), ("b", "3")];
         assert_eq!(kept(&guard, 2, &values), ["1", "2", OTHER, "1", "", OTHER, "3"]);
+    }
+
+    #[test]
+    fn types_beyond_the_bound_are_other_and_keep_what_was_sent() {
+        let guard = Guard::default();
+        let event = |kind: &'static str| Event { event_type: kind.into(), ..Event::default() };
+        let mut events = ["a", "b", "c", "a", "declared", OTHER].map(event);
+        let mut told = Vec::new();
+        guard.apply("p", 2, |kind| kind == "declared", &mut events, |rewritten| told.push(format!("{rewritten:?}")));
+        assert_eq!(events.each_ref().map(|event| event.event_type.as_ref()), ["a", "b", OTHER, "a", "declared", OTHER]);
+        assert_eq!(told, ["Type { place: 2 }"]);
+        let sent = Property { name: SENT_TYPE.into(), value: PropertyValue::Text("c".into()) };
+        assert_eq!((&events[2].properties, events[2].flags), (&vec![sent], Flags::OTHER_TYPE));
+        assert!(events[0].properties.is_empty() && events[5].flags == Flags::default());
     }
 
     #[test]

@@ -17,7 +17,8 @@ use tallyhouse_schema::body::Layout;
 use tallyhouse_schema::normalise::{Context, ProjectRules};
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::user_hash::UserHasher;
-use tallyhouse_schema::{Catalogue, Rejection};
+use tallyhouse_schema::warning::Warnings;
+use tallyhouse_schema::{Catalogue, Event, Rejection, Warning};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
@@ -30,7 +31,7 @@ use crate::config::Config;
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Delivery, Pending, Ready, Refused, Settled};
-use crate::guard::Guard;
+use crate::guard::{Guard, Rewritten};
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply, Warned};
@@ -109,6 +110,28 @@ impl Pipeline {
         Ok(Caller { rules, key_id: grant.key_id.clone(), settings: settings.clone() })
     }
 
+    /// Counts as `__other__` what is beyond the bound of distinct values and types, and warns of types.
+    fn bound(&self, caller: &Caller, events: &mut [Event<'_>], warnings: &mut Vec<(usize, Warnings)>) {
+        let known = warnings.len();
+        let is_declared = |name: &str| self.catalogue.declares(name);
+        let most = caller.settings.dimension_values;
+        self.guard.apply(&caller.rules.project, most, is_declared, events, |rewritten| match rewritten {
+            Rewritten::Value { set } => self.metrics.dimension_overflowed(set),
+            Rewritten::Type { place } => {
+                self.metrics.event_type_overflow.inc();
+                let before = warnings.get(..known).unwrap_or_default();
+                let at = before.binary_search_by_key(&place, |(place, _)| *place).unwrap_or_else(|_| {
+                    warnings.push((place, Warnings::default()));
+                    warnings.len() - 1
+                });
+                if let Some((_, warnings)) = warnings.get_mut(at) {
+                    warnings.add(Warning::TooManyEventTypes);
+                }
+            }
+        });
+        warnings.sort_by_key(|(at, _)| *at);
+    }
+
     /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
         let Asked { layout, caller, dead_letters, ready, trace } = asked;
@@ -124,10 +147,8 @@ impl Pipeline {
             new_id: &new_id,
             received_at: now_ms(),
         };
-        let Events { is_single, mut events, indices, warnings, refusals } = decode::events(&text, layout, context)?;
-        self.guard.apply(&caller.rules.project, caller.settings.dimension_values, &mut events, |set| {
-            self.metrics.dimension_overflowed(set);
-        });
+        let Events { is_single, mut events, indices, mut warnings, refusals } = decode::events(&text, layout, context)?;
+        self.bound(&caller, &mut events, &mut warnings);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let pending = if events.is_empty() {
             None

@@ -120,6 +120,11 @@ impl Catalogue {
         self.types.get(name).unwrap_or(&self.undeclared)
     }
 
+    /// Whether this event type is declared.
+    pub fn declares(&self, name: &str) -> bool {
+        self.types.contains_key(name)
+    }
+
     /// The names of all declared event types, in order.
     pub fn declared(&self) -> impl Iterator<Item = &str> {
         self.types.keys().map(String::as_str)

@@ -33,6 +33,8 @@ impl Flags {
     pub const CHANGED_DIMENSION: Self = Self(1024);
     /// Two different values were given for one name.
     pub const NAME_COLLISION: Self = Self(2048);
+    /// It came with another type than the one that it is counted under: its project had too many of them within the hour.
+    pub const OTHER_TYPE: Self = Self(4096);
 
     /// Adds bits.
     pub fn set(&mut self, other: Self) {

@@ -1,6 +1,6 @@
 //! What the sender of an accepted event is told: something in it was changed, or is not counted as was probably meant.
 
-use crate::dimension::MAX_VALUE_BYTES;
+use crate::dimension::{MAX_VALUE_BYTES, OTHER};
 use crate::limits::{
     DAY_MS, MAX_EVENT_WARNINGS, MAX_FUTURE_MS, MAX_SENT_AHEAD_MS, MAX_SENT_BEFORE_MS, MAX_VALUE, MIN_VALUE,
 };
@@ -106,6 +106,11 @@ pub enum Warning {
         /// The field, or the property's name after flattening.
         field: String,
     },
+    /// The project has too many types of event within the hour.
+    #[error(
+        "`eventType` is counted as {OTHER}: the project has too many types within this hour; send what varies as a property"
+    )]
+    TooManyEventTypes,
 }
 
 impl Warning {
@@ -125,6 +130,7 @@ impl Warning {
             Self::IgnoredSentAt => "ignored_sent_at",
             Self::ChangedDimension { .. } => "changed_dimension",
             Self::NameCollision { .. } => "name_collision",
+            Self::TooManyEventTypes => "too_many_event_types",
         }
     }
 
@@ -143,6 +149,7 @@ impl Warning {
             Self::ConvertedTime { field, .. } | Self::IgnoredField { field } => Some(field),
             Self::IgnoredSentAt => Some("sentAt"),
             Self::BadIp => Some("context.ip"),
+            Self::TooManyEventTypes => Some("eventType"),
             Self::RepairedText { field } => field.as_deref(),
         }
     }

@@ -116,7 +116,7 @@ impl HotPath {
         let read = decode::events(&text, Layout::Json, context).expect("it is JSON");
         assert!(read.refusals.is_empty() && read.warnings.is_empty());
         let mut events = read.events;
-        self.guard.apply(PROJECT, 1_000, &mut events, |_| panic!("there are few values"));
+        self.guard.apply(PROJECT, 1_000, |_| false, &mut events, |_| panic!("there are few values"));
         for event in &events {
             frame::write_record(SALT, &mut out.bytes, |out| wire::encode(PROJECT, event, out));
             out.ends.push(out.bytes.len());

@@ -44,6 +44,8 @@ pub struct Metrics {
     insert_failures: IntCounterVec,
     open_bytes: IntGauge,
     dimension_overflow: IntCounterVec,
+    /// Events that were counted under the type `__other__`.
+    pub event_type_overflow: IntCounter,
     dimension_values: IntGauge,
     window_ids: IntGauge,
     window_seconds: IntGauge,
@@ -112,6 +114,10 @@ impl Metrics {
                 "tallyhouse_ingest_dimension_overflow_total",
                 "Values counted as __other__ because the dimension had too many within the hour",
                 &["dimension"],
+            )?,
+            event_type_overflow: registrar.counter(
+                "tallyhouse_ingest_event_type_overflow_total",
+                "Events counted under the type __other__ because their project had too many types within the hour",
             )?,
             dimension_values: registrar
                 .gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,

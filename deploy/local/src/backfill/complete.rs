@@ -253,7 +253,8 @@ impl Work<'_> {
         let mut events: Vec<Event<'_>> = rows.iter().map(|row| self.event(row)).collect();
         self.completing.lock.check()?;
         let project = &self.unit.project;
-        self.guard.apply(project, (self.completing.backfill.most_values)(project), &mut events, |_| ());
+        // Types stay as they were stored.
+        self.guard.apply(project, (self.completing.backfill.most_values)(project), |_| true, &mut events, |_| ());
         self.completing.backfill.execute("TRUNCATE TABLE tallyhouse.backfill_rows SYNC").await?;
         let client = self.completing.backfill.client;
         let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;
