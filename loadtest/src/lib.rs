@@ -7,7 +7,8 @@
 //! * [`mod@poison`] mixes in events that the store refuses for good.
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
 //! * [`degrade`] measures how reading holds up when something goes wrong.
-//! * [`mod@bench`] measures throughput, latency, freshness and memory in one run, [`trickle`] what little traffic costs.
+//! * [`mod@bench`] measures throughput, latency, freshness and memory in one run, [`trickle`] what little traffic costs,
+//!   [`reduction`] how much smaller rollups are than what they count.
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
 //! connection per worker, no work per event while the clock runs.
@@ -33,6 +34,7 @@ pub mod outage;
 pub mod poison;
 pub mod process;
 pub mod reads;
+pub mod reduction;
 pub mod system;
 pub mod trickle;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, trickle, reads, degrade, freshness, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, brokers.
 
 mod cli;
 
@@ -11,13 +11,13 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, Landing};
-use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, trickle};
+use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, trickle};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, ReductionArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -33,6 +33,8 @@ enum Failure {
     Outage(#[from] outage::OutageError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Reduction(#[from] reduction::ReductionError),
     #[error(transparent)]
     Reads(#[from] reads::ReadsError),
     #[error(transparent)]
@@ -72,6 +74,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
         Command::Trickle(args) => trickle(&args).await,
+        Command::Reduction(args) => {
+            let say = |step: &str| say(&format!("reduction: {step}"));
+            print(&reduction::run(&args.config()?, say).await?)
+        }
         Command::Reads(args) => reads(&args).await,
         Command::Degrade(args) => degrade(&args).await,
         Command::Freshness(args) => freshness(&args).await,

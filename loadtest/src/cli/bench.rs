@@ -8,6 +8,7 @@ use tallyhouse_loadtest::backlog::BacklogConfig;
 use tallyhouse_loadtest::bench::{BenchConfig, Subject};
 use tallyhouse_loadtest::chaos::fleet::Layout;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
+use tallyhouse_loadtest::reduction::ReductionConfig;
 use tallyhouse_loadtest::trickle::TrickleConfig;
 
 use super::{ArgumentError, BinaryArg, QUERY_URL, programs};
@@ -90,6 +91,24 @@ impl TrickleArgs {
             each: Duration::from_secs(self.seconds),
             steady: Duration::from_secs(self.steady),
         })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReductionArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// Hours of traffic
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=168))]
+    hours: u64,
+    /// Events per second
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=5_000))]
+    rate: u64,
+}
+
+impl ReductionArgs {
+    pub(crate) fn config(&self) -> Result<ReductionConfig, ArgumentError> {
+        Ok(ReductionConfig { binary: self.binary.path()?, hours: self.hours, rate: self.rate })
     }
 }
 
