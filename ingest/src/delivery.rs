@@ -88,8 +88,12 @@ pub enum Settled {
     TooLarge,
     /// ClickHouse refuses it for good, with this error number: it is a dead letter.
     RefusedByStore(u32),
-    /// Not known in time: it has to be sent again.
+    /// Nothing of it is kept: it has to be sent again.
     Open,
+    /// Not known in time, so the sender has to come again; what becomes of it is counted then.
+    Late,
+    /// The same, and it is known to repeat another.
+    LateDuplicate,
 }
 
 impl Delivery {
@@ -202,7 +206,7 @@ fn settled(landing: Landing, wait: Wait, is_shown: bool) -> Settled {
         (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => Settled::Accepted,
         (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => Settled::Accepted,
         (Landing::TooLarge, _) => Settled::TooLarge,
-        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Open,
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Late,
         (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => Settled::Open,
     }
 }

@@ -189,11 +189,13 @@ impl Pipeline {
         let count = |of: Settled| settled.iter().filter(|settled| **settled == of).count();
         let at = |of: Settled| settled.iter().zip(&indices).filter(move |(s, _)| **s == of).map(|(_, index)| *index);
         let (accepted, duplicates) = (count(Settled::Accepted), count(Settled::Duplicate));
-        let open: Vec<usize> = at(Settled::Open).collect();
+        let is_open = |settled: &Settled| matches!(settled, Settled::Open | Settled::Late | Settled::LateDuplicate);
+        let open: Vec<usize> =
+            settled.iter().zip(&indices).filter(|(settled, _)| is_open(settled)).map(|(_, index)| *index).collect();
         let events = settled.len() + rejected.len();
         // What was accepted is counted where it ends: when it is stored, or in the log.
-        self.metrics.duplicates(duplicates);
-        self.metrics.handed_back(open.len());
+        self.metrics.duplicates(duplicates + count(Settled::LateDuplicate));
+        self.metrics.handed_back(count(Settled::Open));
         if !open.is_empty() {
             return Err(RequestError::NotConfirmed { events, indices: open });
         }

@@ -226,6 +226,7 @@ fn local(
         windows: Windows::new(config.dedup),
         hasher: KeyHasher::random(),
         writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
+        filling: AtomicUsize::new(0),
         permits: Arc::new(Semaphore::new(config.batch.inserts)),
         workers: AtomicUsize::new(1),
         pace: config.pace,
@@ -274,6 +275,7 @@ fn kafka(
             windows: Windows::new(config.dedup),
             hasher: KeyHasher::random(),
             writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
+            filling: AtomicUsize::new(0),
             permits: Arc::new(Semaphore::new(config.batch.inserts)),
             workers: AtomicUsize::new(0),
             // Every partition keeps the least pace: whoever waits for an insert is in another process.

@@ -169,9 +169,12 @@ impl Appender {
         };
         // Acknowledged before they were synced, and lost: other events have their offsets now.
         let may_be_lost = wait == Wait::Stored && self.log.losses() != submitted.losses;
+        let late = |fate: &Fate| if fate.is_duplicate { Settled::LateDuplicate } else { Settled::Late };
+        let is_pending = |fate: &Fate| fate.ticket.and_then(|ticket| outcomes.get(ticket)) == Some(&Outcome::Pending);
         let settled = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
+            (false, _) if is_pending(fate) => late(fate),
             (false, _) => Settled::Open,
-            (true, Wait::Stored) if fate.offset >= stored.next => Settled::Open,
+            (true, Wait::Stored) if fate.offset >= stored.next => late(fate),
             (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => Settled::RefusedByStore(*code),
             (true, _) if fate.is_duplicate => Settled::Duplicate,
             (true, _) => Settled::Accepted,

@@ -61,7 +61,10 @@ pub async fn store(folder: &Folder, metrics: &Arc<Metrics>, writer: &BatchWriter
                 Block { token: &content.token, rows: content.rows, chunks: &content.chunks, days: &content.days };
             let origin = Origin { topic: "", begun: Some(0) };
             match writer.store(block, origin, &Alone).await {
-                Ok(_) => {}
+                Ok(refused) => {
+                    let codes: Vec<u32> = refused.iter().map(|event| event.code).collect();
+                    metrics.stored(content.rows, &codes);
+                }
             }
         }
         // Not given up: it would be sent again at some later start, when ClickHouse may have forgotten its token.

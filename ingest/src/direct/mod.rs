@@ -250,12 +250,8 @@ impl Direct {
         let (log, first) = (Arc::clone(&self.log), self.partition.first());
         let mut feeder = JoinSet::new();
         feeder.spawn(partition::feed(log, first, sender, Arc::clone(&queued), Arc::clone(&metrics)));
-        let committer = BatchCommitter {
-            partition: Arc::clone(&self.partition),
-            store: self.store.clone(),
-            writer: self.common.writer.clone(),
-            metrics,
-        };
+        let (store, writer) = (self.store.clone(), self.common.writer.clone());
+        let committer = BatchCommitter::new(Arc::clone(&self.partition), store, writer);
         let common = Arc::clone(&self.common);
         let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, queued, drain };
         worker.run().await;

@@ -201,12 +201,11 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
     let ownership = Arc::new(Ownership::new(Arc::clone(consumer), Arc::clone(&parts.pins), topic, partition));
     let is_shared = topic == parts.rules.shared;
     let worker = Worker {
-        committer: Arc::new(BatchCommitter {
-            partition: Arc::clone(&ownership),
-            writer: parts.common.writer.clone(),
-            store: parts.store.clone(),
-            metrics: Arc::clone(&parts.store.metrics),
-        }),
+        committer: Arc::new(BatchCommitter::new(
+            Arc::clone(&ownership),
+            parts.store.clone(),
+            parts.common.writer.clone(),
+        )),
         project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
         common: Arc::clone(&parts.common),
         chunks: receiver,

@@ -50,6 +50,11 @@ pub struct ConsumerParts {
 /// Bytes that may wait for one lane; above it the partition is paused, below a half it goes on.
 const LANE_BYTES: usize = 3 << 20;
 
+/// Bytes that may wait for all lanes; above it each lane may have only the least.
+const LANES_BYTES: usize = 32 << 20;
+
+const LEAST_LANE_BYTES: usize = 128 << 10;
+
 /// Messages taken before they are handed to their lanes.
 const POLLED: usize = 2_000;
 
@@ -170,12 +175,14 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, 
 fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
     let mut lanes = consumer.context().lanes();
+    let waiting: usize = lanes.values().map(Running::queued).sum();
+    let most = if waiting > LANES_BYTES { LEAST_LANE_BYTES } else { LANE_BYTES };
     for ((topic, partition), lane) in lanes.iter_mut() {
         let queued = lane.queued();
-        if !lane.is_paused && queued > LANE_BYTES {
+        if !lane.is_paused && queued > most {
             lane.is_paused = true;
             pause.add_partition(topic, *partition);
-        } else if lane.is_paused && queued < LANE_BYTES / 2 {
+        } else if lane.is_paused && queued < most / 2 {
             lane.is_paused = false;
             resume.add_partition(topic, *partition);
         }

@@ -174,16 +174,15 @@ impl Metrics {
     }
 
     /// An event is a dead letter because ClickHouse refuses it, with its number; 0 when an earlier process saw that.
-    pub fn dead_lettered(&self, code: u32) {
+    fn dead_lettered(&self, code: u32) {
         self.fates("dead_lettered", 1);
         self.refusals.dead_lettered(code);
     }
 
-    /// A batch was stored, of whichever way.
+    /// An insert was answered.
     pub fn inserted(&self, rows: usize, bytes: usize, took: Duration) {
         self.insert_seconds.observe(took.as_secs_f64());
         self.insert_rows.observe(rows as f64);
-        self.fates("stored", rows);
         self.inserted_rows.inc_by(rows as u64);
         self.inserted_bytes.inc_by(bytes as u64);
     }
@@ -207,11 +206,18 @@ impl Metrics {
         self.kafka.produced(landing);
     }
 
-    /// Records of a batch that is stored.
-    pub fn consumed(&self, counts: Counts) {
+    /// Records whose fate is decided and committed.
+    pub fn consumed(&self, counts: Counts, refused: &[u32]) {
         self.kafka.consumed(counts);
+        self.stored(counts.kept, refused);
         self.duplicates(counts.duplicates);
         self.fates("dead_lettered", counts.poison);
+    }
+
+    /// Events of a batch are stored, but for those that ClickHouse refused, with its numbers.
+    pub fn stored(&self, events: usize, refused: &[u32]) {
+        self.fates("stored", events.saturating_sub(refused.len()));
+        refused.iter().for_each(|code| self.dead_lettered(*code));
     }
 
     /// A value of this set was counted as `__other__`. Sets come from the catalogue.

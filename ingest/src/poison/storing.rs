@@ -199,9 +199,6 @@ impl BatchWriter {
             course.has_leftovers = true;
         }
         self.write_dead_letters(&token, dead_letters, fence).await?;
-        for (_, cause) in &refused {
-            self.store.metrics.dead_lettered(cause.code);
-        }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         tracing::error!(
             token = block.token,

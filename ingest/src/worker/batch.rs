@@ -53,6 +53,15 @@ pub struct Counts {
     pub poison: usize,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.duplicates += other.duplicates;
+        self.replayed += other.replayed;
+        self.poison += other.poison;
+    }
+}
+
 /// Kept records that cannot be decoded although the intent says that an earlier process could.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} is in a batch that was begun, but cannot be decoded: was the batch begun by a newer version?")]
@@ -172,6 +181,11 @@ impl Building {
             reason: error.to_string(),
             payload: read.payload.to_vec(),
         });
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.builder.bytes() + self.poison_bytes
     }
 
     /// Whether it must be closed before another record.

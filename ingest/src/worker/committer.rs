@@ -8,13 +8,13 @@
 //!
 //! Nothing here gives up by itself: the lane is drained or aborted from outside when the partition goes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tallyhouse_service::clock::now_ms;
 use tokio::time::Instant;
 
-use super::batch::{Closed, Poison};
+use super::batch::{Closed, Counts, Poison};
 use super::intent::Intent;
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
@@ -36,6 +36,14 @@ pub struct BatchCommitter<P> {
     pub writer: BatchWriter,
     /// Counts commits, and what the records of a stored batch were.
     pub metrics: Arc<Metrics>,
+    /// What became of records that are not committed yet: another process may have to repeat them, and counts them then.
+    uncounted: Mutex<Uncounted>,
+}
+
+#[derive(Default)]
+struct Uncounted {
+    counts: Counts,
+    refused: Vec<u32>,
 }
 
 /// How long a committed intent vouches for the partition: an attempt that begins later commits it again first. Shorter than the
@@ -64,10 +72,20 @@ impl<P: Partition> Fence for Held<'_, P> {
 }
 
 impl<P: Partition> BatchCommitter<P> {
+    /// Of a partition.
+    pub fn new(partition: Arc<P>, store: Store, writer: BatchWriter) -> Self {
+        let metrics = Arc::clone(&store.metrics);
+        Self { partition, store, writer, metrics, uncounted: Mutex::default() }
+    }
+
+    fn uncounted(&self) -> MutexGuard<'_, Uncounted> {
+        self.uncounted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
     pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedRecord>, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
-            self.metrics.consumed(closed.counts);
+            self.uncounted().counts += closed.counts;
             return Ok(Vec::new());
         }
         // A batch that is begun again is as old as it was.
@@ -89,7 +107,10 @@ impl<P: Partition> BatchCommitter<P> {
             };
             refused = self.writer.store(block, origin, &fence).await?.into_iter().filter_map(record).collect();
         }
-        self.metrics.consumed(closed.counts);
+        let mut uncounted = self.uncounted();
+        uncounted.counts += closed.counts;
+        uncounted.refused.extend(refused.iter().map(|record| record.event.code));
+        drop(uncounted);
         Ok(refused)
     }
 
@@ -127,6 +148,8 @@ impl<P: Partition> BatchCommitter<P> {
             let error = match committed {
                 Ok(Ok(())) => {
                     self.metrics.kafka.committed(started.elapsed());
+                    let Uncounted { counts, refused } = std::mem::take(&mut *self.uncounted());
+                    self.metrics.consumed(counts, &refused);
                     return Ok(());
                 }
                 Ok(Err(CommitError::Lost)) => return Err(Lost),

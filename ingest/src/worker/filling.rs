@@ -93,6 +93,11 @@ impl Filling {
         self.cursor >= self.chunk.records.len() && !self.is_full(limits)
     }
 
+    /// Bytes of the batch so far.
+    pub fn bytes(&self) -> usize {
+        self.building.as_ref().map_or(0, Building::bytes)
+    }
+
     /// Whether the batch must be closed before another record. A replayed batch is as large as it was.
     pub fn is_full(&self, limits: BatchLimits) -> bool {
         let is_full = |building: &Building| self.replay.is_none() && building.is_full(limits);

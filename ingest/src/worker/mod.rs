@@ -60,6 +60,8 @@ pub struct Common {
     pub hasher: KeyHasher,
     /// Stores batches of which something is refused.
     pub writer: BatchWriter,
+    /// Bytes of the batches that are being filled.
+    pub filling: AtomicUsize,
     /// Inserts at a time.
     pub permits: Arc<Semaphore>,
     /// Workers at the moment: they share the pace of inserts.
@@ -102,6 +104,36 @@ enum Done {
         took: Duration,
     },
     Committed,
+}
+
+/// A batch may always grow to so many bytes.
+const LEAST_BYTES: usize = 256 << 10;
+
+/// All batches that are being filled may have so many times the bytes of one.
+const FULL_BATCHES: usize = 4;
+
+/// What a worker's batch takes of the memory for all of them.
+struct Share<'a> {
+    all: &'a Common,
+    mine: usize,
+}
+
+impl Share<'_> {
+    /// How large the batch may become, which has so many bytes now.
+    fn limits(&mut self, bytes: usize) -> BatchLimits {
+        let batch = self.all.batch;
+        self.all.filling.fetch_add(bytes, Ordering::Relaxed);
+        let all = self.all.filling.fetch_sub(self.mine, Ordering::Relaxed) - self.mine;
+        self.mine = bytes;
+        let room = (FULL_BATCHES * batch.bytes).saturating_sub(all.saturating_sub(bytes));
+        BatchLimits { bytes: batch.bytes.min(room.max(LEAST_BYTES)), ..batch }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.all.filling.fetch_sub(self.mine, Ordering::Relaxed);
+    }
 }
 
 type Running = JoinSet<Result<Done, Lost>>;
@@ -161,7 +193,8 @@ impl<P: Partition> Worker<P> {
     }
 
     async fn work(&mut self, filling: &mut Filling) -> Result<(), Ended> {
-        let (limits, partition) = (self.common.batch, self.partition());
+        let partition = self.partition();
+        let mut share = Share { all: &self.common, mine: 0 };
         let mut running = Running::new();
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN };
@@ -170,6 +203,7 @@ impl<P: Partition> Worker<P> {
             if is_draining && running.is_empty() {
                 return Ok(());
             }
+            let limits = share.limits(filling.bytes());
             let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
             let has_more = !is_draining && filling.judge(&judge)?;
             self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);

@@ -260,6 +260,16 @@ pub fn record_of(project: &str, id: &str, value: f64) -> Vec<u8> {
     record
 }
 
+/// An event of more than 4 KB as the record that a gateway would write.
+pub fn long_record_of(project: &str, id: &str) -> Vec<u8> {
+    let mut record = Vec::new();
+    let long = "x".repeat(4_000);
+    with_event(project, id, |event| {
+        wire::encode(project, &Event { session_id: long.as_str().into(), ..event.clone() }, &mut record);
+    });
+    record
+}
+
 /// Shows an event, which borrows from what it is made of.
 fn with_event(project: &str, id: &str, look: impl FnOnce(&Event<'_>)) {
     let (catalogue, hasher) = (Catalogue::built_in().unwrap(), UserHasher::new([7; 16]));

@@ -12,12 +12,13 @@ use serde_json::json;
 use tallyhouse_ingest::kafka::pins::{WidenError, widen};
 use tallyhouse_ingest::kafka::settings::{Brokers, Options};
 use tallyhouse_ingest::spool::folder::{self, Content};
+use tallyhouse_loadtest::http::Endpoint;
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 
-use crate::ingest_service::{Service, count, everywhere, journaled_in, json, record_of};
+use crate::ingest_service::{Service, count, everywhere, journaled_in, json, long_record_of, record_of};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, engine, kafka_or_skip};
@@ -400,6 +401,48 @@ async fn partitions_that_are_added_while_events_wait_count_nothing_twice() {
     let used = "SELECT uniqExact(source_partition) FROM events WHERE project_id = {project:String}";
     assert_eq!(count(&connection, &project, used).await, 4);
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partitions_with_a_backlog_take_bounded_memory() {
+    const PARTITIONS: i32 = 64;
+    let Some(log) = Log::new("many_partitions_with_a_backlog_take_bounded_memory").await else { return };
+    let project = new_project();
+    let topic = NewTopic::new(&log.name, PARTITIONS, TopicReplication::Fixed(1));
+    log.admin().create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let connection = engine().await.writer();
+    let proxy = Proxy::start(connection.clone()).await;
+    let consumer = log.process(&proxy.connection).await;
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &log.bootstrap)
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.messages", "1000000")
+        .create()
+        .unwrap();
+    let produce = async |ids: std::ops::Range<u64>| {
+        let sent = ids.map(|n| {
+            let payload = long_record_of(&project, &n.to_string());
+            let partition = (n % PARTITIONS as u64) as i32;
+            producer.send_result(FutureRecord::<(), _>::to(&log.name).payload(&payload).partition(partition)).unwrap()
+        });
+        for sent in sent.collect::<Vec<_>>() {
+            sent.await.unwrap().unwrap();
+        }
+    };
+    produce(0..64).await;
+    stored(&connection, &project, 64).await;
+    proxy.set(Mode::Away);
+    // 4 MiB for each partition.
+    produce(64..64_000).await;
+    let paused = async || {
+        let metrics = Endpoint::new(&consumer.ingest_admin_url(), Duration::from_secs(5)).unwrap();
+        let metrics = String::from_utf8(metrics.get("/metrics").await.unwrap().body.to_vec()).unwrap();
+        let lag = metrics.lines().find_map(|line| line.strip_prefix("tallyhouse_ingest_kafka_paused_partitions "));
+        lag.map_or(0, |lag| lag.parse::<u64>().unwrap())
+    };
+    eventually("all partitions have enough", async || paused().await == 64).await;
+    let peak = process::memory(consumer.pid().unwrap()).unwrap().peak >> 20;
+    assert!(peak < 350, "{peak} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::ingest_service::{Service, body, everywhere, journaled_in};
 use crate::query_service::{eventually, new_project};
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, SmallDisk, engine};
 
 const TOPIC: &str = "faults";
@@ -34,6 +35,10 @@ impl Cluster {
     }
 
     async fn service_with(&self, more: &[(&str, &str)]) -> Service {
+        Service::start_with(engine().await.writer(), &self.data, &self.project, &self.settings(more)).await
+    }
+
+    fn settings<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let mut settings = vec![
             ("KAFKA_BROKERS", self.bootstrap.as_str()),
             ("KAFKA_TOPIC", TOPIC),
@@ -42,7 +47,7 @@ impl Cluster {
             ("INGEST_ACK_TIMEOUT_MS", "10000"),
         ];
         settings.extend(more);
-        Service::start_with(engine().await.writer(), &self.data, &self.project, &settings).await
+        settings
     }
 
     /// Sends events that were not sent before, and waits until all sent so far are counted once.
@@ -94,6 +99,43 @@ async fn errors_on_commit_are_outlasted() {
     );
     cluster.send(&service, 10..60).await;
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_repeated_is_counted_by_who_commits_it() {
+    let cluster = Cluster::start();
+    let proxy = Proxy::start(engine().await.writer()).await;
+    let start = async |connection| {
+        let settings = cluster.settings(&[("KAFKA_REVOKE_MS", "200")]);
+        Service::start_with(connection, &cluster.data, &cluster.project, &settings).await
+    };
+    let stored = |service: &Service| service.counted("tallyhouse_ingest_events_total", "stored");
+    let first = start(proxy.connection.clone()).await;
+    cluster.send(&first, 0..10).await;
+    eventually("they are counted", async || stored(&first) == 10).await;
+    proxy.set(Mode::HoldAnswers);
+    assert_eq!(first.send(body(10..60)).await.status, 202);
+    eventually("an insert was applied", async || {
+        everywhere(&engine().await.writer(), &cluster.project).await.iter().all(|count| *count > 10)
+    })
+    .await;
+    // Only then: the intents before it were committed.
+    cluster
+        .mock
+        .request_errors(Request::OffsetCommit, &[Answer::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 1_000]);
+    proxy.set(Mode::Pass);
+    eventually("it cannot be committed", async || {
+        first.counted("tallyhouse_ingest_kafka_commit_failures_total", "CoordinatorLoadInProgress") > 0
+    })
+    .await;
+    let before = stored(&first);
+    first.stop().await;
+    cluster.mock.clear_request_errors(Request::OffsetCommit);
+    let second = start(engine().await.writer()).await;
+    cluster.counted(60).await;
+    eventually("each has one fate", async || before + stored(&second) >= 60).await;
+    assert_eq!(before + stored(&second), 60);
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

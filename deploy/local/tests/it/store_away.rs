@@ -89,6 +89,23 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_missed_its_deadline_has_one_fate() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    place.proxy.set(Mode::Away);
+    let wait = async || service.endpoint().post_with("wait=stored", body(0..10).into()).await.unwrap();
+    assert_eq!(wait().await.status, 503);
+    assert_eq!(wait().await.status, 503);
+    let fates =
+        || ["stored", "duplicate", "handed_back"].map(|fate| service.counted("tallyhouse_ingest_events_total", fate));
+    assert_eq!(fates(), [0, 10, 0]);
+    place.proxy.set(Mode::Pass);
+    eventually("they are stored", async || fates() == [10, 10, 0]).await;
+    assert_eq!((wait().await.status.as_u16(), fates()), (200, [10, 20, 0]), "each of thirty has one");
+    place.stop(service, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_insert_that_was_applied_but_not_answered_is_counted_once() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
