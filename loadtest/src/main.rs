@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, ReductionArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
