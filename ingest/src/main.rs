@@ -39,6 +39,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         admin: admin.clone(),
         days: DayVersions::default(),
         tables_ready,
+        local_store: None,
     };
     let address = config.address;
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;

@@ -29,6 +29,7 @@ use crate::batch::KeyHasher;
 use crate::config::Config;
 use crate::dead_letters::{Courier, Queue, Sink};
 use crate::delivery::{Delivery, KafkaDelivery};
+use crate::direct::checkpoint::LocalStore;
 use crate::direct::{self, Direct, Parts, StartError};
 use crate::guard::Guard;
 use crate::http;
@@ -66,6 +67,8 @@ pub struct Deps {
     pub days: DayVersions,
     /// Cancelled when the tables are as this version needs them. Events are taken before, and not stored.
     pub tables_ready: CancellationToken,
+    /// A ClickHouse on this machine, which does not sync what it stores.
+    pub local_store: Option<LocalStore>,
 }
 
 /// Why the write path could not run.
@@ -129,7 +132,7 @@ impl Ingest {
         let guard = Arc::new(Guard::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
-            None => local(&config, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
+            None => local(&config, store.clone(), Arc::clone(&guard), deps.tables_ready.clone(), deps.local_store)?,
             Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
@@ -220,6 +223,7 @@ fn local(
     store: Store,
     guard: Arc<Guard>,
     tables_ready: CancellationToken,
+    local_store: Option<LocalStore>,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
@@ -231,8 +235,8 @@ fn local(
         workers: AtomicUsize::new(1),
         pace: config.pace,
     });
-    let parts =
-        Parts { store, common, guard, sync: config.log_sync, limits: config.log, drain: config.drain, tables_ready };
+    let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
+    let parts = Parts { store, common, guard, sync, limits, drain, tables_ready, local_store };
     let direct = Direct::open(&config.data.join("ingest"), parts)?;
     Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
 }

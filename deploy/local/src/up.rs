@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use prometheus::Registry;
+use tallyhouse_ingest::direct::checkpoint::LocalStore;
 use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
 use tallyhouse_schema::user_hash::UserHasher;
@@ -21,6 +22,7 @@ use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
 use tallyhouse_sql::Connection;
+use tallyhouse_sql::durability::Fsync;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +81,8 @@ struct Store {
     reader: Connection,
     analyst: Option<Connection>,
     user_hash_key: [u8; 16],
+    /// Of the embedded one.
+    local: Option<LocalStore>,
 }
 
 /// Starts everything, runs until `stop`, and stops everything.
@@ -124,11 +128,18 @@ impl Store {
                 reader: query_api::config::clickhouse(env)?,
                 analyst: query_api::config::analyst(env)?,
                 user_hash_key: tallyhouse_ingest::config::user_hash_key(env)?,
+                local: None,
             });
         };
         let options = engine_options(config, embedded, Metrics::register(registry)?)?;
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
+        // Where inserts are synced as they come, nothing has to be kept in the log.
+        let is_kept = config.fsync == Fsync::Off;
+        let local = is_kept
+            .then(|| LocalStore::below(config.data.join("clickhouse")))
+            .transpose()
+            .map_err(EngineError::Spawn)?;
         let engine = Engine::spawn(options).await?;
         Ok(Self {
             writer: engine.writer(),
@@ -136,6 +147,7 @@ impl Store {
             analyst: Some(engine.analyst()),
             engine: Some(engine),
             user_hash_key,
+            local,
         })
     }
 }
@@ -209,6 +221,7 @@ impl Services {
             admin: admin_pages.clone(),
             days,
             tables_ready: tables_ready.clone(),
+            local_store: store.local.clone(),
         };
         let drain = ingest.drain;
 

@@ -86,6 +86,12 @@ pub fn save<D: Disk>(disk: &D, source: Source, ids: &[Id]) -> io::Result<()> {
     disk.sync_names()
 }
 
+/// The last segment of which the ids are kept. Those of a segment before it are, too.
+pub fn saved<D: Disk>(disk: &D) -> io::Result<i64> {
+    let base = |name: &String| name.strip_suffix(SUFFIX)?.parse::<i64>().ok();
+    Ok(disk.list()?.iter().filter_map(base).max().unwrap_or(i64::MIN))
+}
+
 /// Fills a window with what is on the disk, the newest that it can hold, and removes files that are older than it. Returns how many
 /// ids were damaged: repeats of their events are not known.
 pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {

@@ -3,7 +3,7 @@
 //! ```text
 //! start  ids of the window, from files and from the log -> requests are taken
 //!        batches that a version before the log left -> stored       (`journal`)
-//!        the worker, from the committed offset
+//!        the worker, from the committed offset, or from the `checkpoint` when the machine was started since
 //! stop   requests are refused -> what the log has is stored, within the drain -> the rest is in the log
 //! ```
 //!
@@ -11,13 +11,14 @@
 //! start takes requests whatever ClickHouse does.
 
 pub mod append;
+pub mod checkpoint;
 pub mod ids;
 pub mod journal;
 pub mod partition;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -41,11 +42,15 @@ use crate::store::Store;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
+use checkpoint::{Keeper, LocalStore};
 use ids::{Id, RefusedRecords, Source};
 use partition::LocalPartition;
 
 /// Between looks at how much waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Between two syncs of ClickHouse's files. What is stored meanwhile is kept in the log.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a start waits for dimension values that are known. They are read meanwhile, however long it takes.
 const LEARN_WITHIN: Duration = Duration::from_secs(1);
@@ -89,6 +94,10 @@ pub struct Direct {
     guard: Arc<Guard>,
     drain: Duration,
     tables_ready: CancellationToken,
+    /// `None`: ClickHouse is elsewhere.
+    keeper: Option<Keeper>,
+    /// See [`ids::saved`].
+    saved: AtomicI64,
 }
 
 /// What it is made of.
@@ -107,6 +116,8 @@ pub struct Parts {
     pub drain: Duration,
     /// See [`crate::Deps::tables_ready`].
     pub tables_ready: CancellationToken,
+    /// See [`crate::Deps::local_store`].
+    pub local_store: Option<LocalStore>,
 }
 
 /// Says when there is a log of the embedded way, which events may wait in: with Kafka nobody reads it.
@@ -124,10 +135,12 @@ pub fn tell_left_behind(path: &Path) {
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
-        let Parts { store, common, guard, sync, limits, drain, tables_ready } = parts;
+        let Parts { store, common, guard, sync, limits, drain, tables_ready, local_store } = parts;
         let journal = Folder::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
+        let keeper = local_store.map(|store| Keeper::open(&disk, store)).transpose()?;
+        let saved = ids::saved(&disk)?;
         let hasher = KeyHasher::with(identity.secret);
 
         let window = common.windows.add();
@@ -141,7 +154,7 @@ impl Direct {
                 keys.iter().for_each(|key| window.remove(*key));
             });
             let (now, steady) = (now_ms(), steady_ms());
-            let options = Options { sync, limits, metrics: Arc::clone(&store.metrics), on_lost };
+            let options = Options { sync, limits, metrics: Arc::clone(&store.metrics), on_lost, saved };
             let opened = LocalLog::on(disk.clone(), options, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
                 let key = hasher.key(identity.project, identity.event_id);
@@ -163,16 +176,35 @@ impl Direct {
         }
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
-        let (topic, metrics) = (format!("local-{}", identity.id), Arc::clone(&store.metrics));
-        let partition = Arc::new(LocalPartition::new(
+        let (generation, stored_before) = keeper.as_ref().map_or((0, i64::MIN), Keeper::began);
+        let topic = match generation {
+            0 => format!("local-{}", identity.id),
+            _ => format!("local-{}-{generation}", identity.id),
+        };
+        let partition = Arc::new(LocalPartition::new(partition::Parts {
             topic,
-            Arc::clone(&log),
-            disk.clone(),
-            Arc::clone(&appender),
-            metrics,
-            committed,
-        ));
-        Ok(Self { appender, log, disk, partition, has_ids, journal, store, common, guard, drain, tables_ready })
+            log: Arc::clone(&log),
+            disk: disk.clone(),
+            appender: Arc::clone(&appender),
+            metrics: Arc::clone(&store.metrics),
+            found: committed,
+            stored_before,
+        }));
+        Ok(Self {
+            appender,
+            log,
+            disk,
+            partition,
+            has_ids,
+            journal,
+            store,
+            common,
+            guard,
+            drain,
+            tables_ready,
+            keeper,
+            saved: AtomicI64::new(saved),
+        })
     }
 
     /// Runs until `stop`, then stores what was taken, within the drain. What is not stored by then is in the log.
@@ -238,6 +270,9 @@ impl Direct {
         lifecycle::drain("events of the log", self.drain, self.appender.all_stored()).await;
         drain.cancel();
         lifecycle::drain("the last batch", END_WITHIN, async { while worker.join_next().await.is_some() {} }).await;
+        let this = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || this.keep(Duration::ZERO));
+        lifecycle::drain("ClickHouse's files", END_WITHIN, async { drop(kept.await) }).await;
         Ok(())
     }
 
@@ -324,15 +359,28 @@ impl Direct {
     }
 
     fn retire(&self, committed: i64) -> io::Result<()> {
-        let ended = self.log.ended_before(committed);
-        for (base, end) in &ended {
-            ids::save(&self.disk, Source::Segment(*base), &self.ids_of(*base, *end)?)?;
-            self.log.retire(*end);
+        self.keep(CHECKPOINT_EVERY);
+        let (ended, kept) = (self.log.ended_before(committed), self.keeper.as_ref().map_or(committed, Keeper::next));
+        let mut gone = None;
+        for (base, end) in ended {
+            if base > self.saved.load(Ordering::Relaxed) {
+                ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end)?)?;
+                self.saved.store(base, Ordering::Relaxed);
+            }
+            gone = gone.max((end <= kept).then_some(end));
         }
-        if ended.is_empty() {
-            Ok(())
-        } else {
-            ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
+        let Some(gone) = gone else { return Ok(()) };
+        self.log.retire(gone);
+        ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
+    }
+
+    /// Makes what is stored outlive the power, when that was long ago. Blocking.
+    fn keep(&self, every: Duration) {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.keep(self.partition.committed_next(), every)
+        {
+            self.store.metrics.log.errors.inc();
+            tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
         }
     }
 

@@ -30,36 +30,40 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// Between syncs that only the worker wants (`LOG_SYNC` other than `always`).
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
+/// What a partition is made of.
+pub struct Parts {
+    /// What its batches' tokens begin with.
+    pub topic: String,
+    /// The log.
+    pub log: Arc<LocalLog>,
+    /// Where ids are kept.
+    pub disk: LogFolder,
+    /// Told of what is stored.
+    pub appender: Arc<Appender>,
+    /// Counts calls of the disk that failed.
+    pub metrics: Arc<Metrics>,
+    /// What was committed when it was opened.
+    pub found: Committed,
+    /// See [`Partition::stored_before`].
+    pub stored_before: i64,
+}
+
 /// All of the log: its only partition.
 pub struct LocalPartition {
-    /// What its batches' tokens begin with.
-    topic: String,
-    log: Arc<LocalLog>,
-    disk: LogFolder,
-    appender: Arc<Appender>,
-    metrics: Arc<Metrics>,
-    /// What was committed when it was opened.
-    found: Committed,
+    parts: Parts,
     committed: AtomicI64,
 }
 
 impl LocalPartition {
     /// The partition of a log.
-    pub fn new(
-        topic: String,
-        log: Arc<LocalLog>,
-        disk: LogFolder,
-        appender: Arc<Appender>,
-        metrics: Arc<Metrics>,
-        found: Committed,
-    ) -> Self {
-        let committed = AtomicI64::new(found.next);
-        Self { topic, log, disk, appender, metrics, found, committed }
+    pub fn new(parts: Parts) -> Self {
+        let committed = AtomicI64::new(parts.found.next);
+        Self { parts, committed }
     }
 
     /// Where it begins.
     pub fn first(&self) -> i64 {
-        self.found.next
+        self.parts.found.next
     }
 
     /// Records before it are stored, and that is on the disk.
@@ -70,7 +74,7 @@ impl LocalPartition {
 
 impl Partition for LocalPartition {
     fn topic(&self) -> &str {
-        &self.topic
+        &self.parts.topic
     }
 
     fn number(&self) -> Option<i32> {
@@ -78,18 +82,18 @@ impl Partition for LocalPartition {
     }
 
     fn commit(&self, next: i64, metadata: &str) -> Result<(), CommitError> {
-        self.log.commit(next, metadata).inspect_err(|_| self.metrics.log.errors.inc())?;
+        self.parts.log.commit(next, metadata).inspect_err(|_| self.parts.metrics.log.errors.inc())?;
         self.committed.fetch_max(next, Ordering::AcqRel);
         Ok(())
     }
 
     fn committed(&self) -> Result<Start, ReadError> {
-        let Committed { next, metadata } = &self.found;
+        let Committed { next, metadata } = &self.parts.found;
         Ok(Start { next: Some(*next), intent: Intent::read(*next, metadata)? })
     }
 
     fn range(&self) -> Result<Range<i64>, ReadError> {
-        Ok(self.log.range())
+        Ok(self.parts.log.range())
     }
 
     fn partitions(&self) -> Result<Option<i32>, ReadError> {
@@ -98,23 +102,27 @@ impl Partition for LocalPartition {
 
     fn stored(&self, next: i64, refused: &[RefusedRecord]) {
         let at = now_ms();
-        let id = |record: &RefusedRecord| Id { key: self.appender.key(record), offset: record.offset, at };
+        let id = |record: &RefusedRecord| Id { key: self.parts.appender.key(record), offset: record.offset, at };
         let ids: Vec<Id> = refused.iter().map(id).collect();
         // Before they may be sent again, and before the commit: a start that reads these records must not know them. Rare, so the
         // thread may wait for it.
-        if let Err(error) = ids::save(&self.disk, Source::Refused(next), &ids) {
-            self.metrics.log.errors.inc();
+        if let Err(error) = ids::save(&self.parts.disk, Source::Refused(next), &ids) {
+            self.parts.metrics.log.errors.inc();
             tracing::error!(%error, "ids of refused events could not be kept: from the next start on they are known for a day");
         }
-        self.appender.stored(next, refused);
+        self.parts.appender.stored(next, refused);
+    }
+
+    fn stored_before(&self) -> i64 {
+        self.parts.stored_before
     }
 
     fn wanted(&self) -> i64 {
-        self.appender.wanted()
+        self.parts.appender.wanted()
     }
 
     async fn hurried(&self) {
-        self.appender.hurried().await;
+        self.parts.appender.hurried().await;
     }
 }
 

@@ -86,7 +86,8 @@ impl Fallback {
         let held = Held::open(&path.join("records"))?;
         let disk = LogFolder::open(&path.join("fallback"))?;
         // Repeats are known to who reads from Kafka.
-        let options = Options { sync, limits, metrics: Arc::clone(&metrics), on_lost: Box::new(|_| {}) };
+        let metrics_of_log = Arc::clone(&metrics);
+        let options = Options { sync, limits, metrics: metrics_of_log, on_lost: Box::new(|_| {}), saved: i64::MIN };
         let (log, committed) = LocalLog::on(disk, options, |_| {})?;
         let sent = committed.map_or(0, |committed| committed.next);
         Ok(Self { log: Arc::new(log), held, most_bytes: limits.bytes, sent: AtomicI64::new(sent), metrics, health })

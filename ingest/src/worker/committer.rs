@@ -100,8 +100,11 @@ impl<P: Partition> BatchCommitter<P> {
         let mut refused = Vec::new();
         if closed.rows > 0 {
             let block = Block { token: &closed.token, rows: closed.rows, chunks: &closed.chunks, days: &closed.days };
-            let origin =
-                Origin { topic: self.partition.number().map_or("", |_| self.partition.topic()), begun: closed.begun };
+            let is_stored = closed.first < self.partition.stored_before();
+            let origin = Origin {
+                topic: self.partition.number().map_or("", |_| self.partition.topic()),
+                begun: if is_stored { Some(0) } else { closed.begun },
+            };
             let record = |event: RefusedEvent| {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
             };

@@ -36,6 +36,11 @@ pub trait Partition: Send + Sync + 'static {
     /// Records before `next` are stored, but for some that are dead letters. It is not committed yet.
     fn stored(&self, _next: i64, _refused: &[RefusedRecord]) {}
 
+    /// Records before it may be stored under other tokens than those that they get now: the days of their batches are compared.
+    fn stored_before(&self) -> i64 {
+        i64::MIN
+    }
+
     /// The largest offset whose insert somebody waits for; `i64::MAX` when all that is there is to be stored, because the process ends.
     fn wanted(&self) -> i64 {
         i64::MIN

@@ -9,7 +9,8 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
-use tallyhouse_ingest::log::local::commit::Commits;
+use tallyhouse_ingest::direct::checkpoint::LocalStore;
+use tallyhouse_ingest::log::local::commit::{COMMIT, Commits};
 use tallyhouse_ingest::log::local::disk;
 use tallyhouse_ingest::{Deps, Ingest, RunError};
 use tallyhouse_loadtest::http::{Endpoint, Reply};
@@ -41,7 +42,7 @@ pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {
 /// Whether a batch of the log is being inserted: it would be inserted again after a kill.
 pub fn is_inserting(data: &Folder) -> bool {
     let disk = disk::Folder::open(&data.path().join("ingest").join("log")).unwrap();
-    let (_, committed, _) = Commits::open(&disk).unwrap();
+    let (_, committed, _) = Commits::open(&disk, COMMIT).unwrap();
     committed.is_some_and(|committed| !committed.metadata.is_empty())
 }
 
@@ -71,6 +72,9 @@ fn held_files(data: &Folder) -> Vec<PathBuf> {
     files.retain(|path| File::open(path).unwrap().try_lock().is_err());
     files
 }
+
+/// A variable for tests: which start of the machine it is, and that ClickHouse is on it.
+pub const BOOT: &str = "TEST_BOOT";
 
 /// A running write path.
 pub struct Service {
@@ -138,6 +142,7 @@ impl Service {
             admin: Admin { registry: registry.clone(), health: health.clone() },
             days: days.clone(),
             tables_ready,
+            local_store: env.get(BOOT).map(|boot| LocalStore { folder: data.path().to_owned(), boot: boot.clone() }),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/events", listener.local_addr().unwrap());

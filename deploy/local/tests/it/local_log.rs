@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tallyhouse_ingest::log::local::commit::Commits;
+use tallyhouse_ingest::log::local::commit::{COMMIT, Commits};
 use tallyhouse_ingest::log::local::disk::Folder as LogFolder;
 use tallyhouse_service::health::Status;
 use tokio_util::sync::CancellationToken;
@@ -296,7 +296,7 @@ async fn a_commit_that_is_not_understood_is_told_with_what_to_do() {
     service.stop().await;
     let disk = LogFolder::open(&place.data.path().join("ingest").join("log")).unwrap();
     let commit = |metadata: &str| {
-        let (mut commits, committed, _) = Commits::open(&disk).unwrap();
+        let (mut commits, committed, _) = Commits::open(&disk, COMMIT).unwrap();
         commits.commit(committed.unwrap().next, metadata).unwrap();
     };
     commit("of a newer version");

@@ -12,7 +12,7 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::verify::{PAUSE, verify};
 
-use crate::ingest_service::{Service, count, everywhere, is_inserting, journaled, json};
+use crate::ingest_service::{BOOT, Service, count, everywhere, is_inserting, journaled, json};
 use crate::query_service::{eventually, new_project};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
@@ -349,6 +349,32 @@ async fn while_there_is_poison_about_nothing_of_it_is_written_anywhere() {
 
 /// Days of batches that were compared.
 const REPAIRS: &str = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clickhouse_lost_with_the_power_is_stored_again_from_the_log() {
+    let place = Place::new().await;
+    for events in [10, 20, 30] {
+        // The process is killed, and the machine goes on.
+        let service = place.service(&[(BOOT, "one")]).await;
+        assert_eq!(service.send_stored(mixed(10, &[])).await.status, 200);
+        assert_eq!(everywhere(&place.connection, &place.project).await, [events; 4]);
+        service.kill(&place.data).await;
+    }
+    // The power goes: no part of two tables was on the disk, all of the others were, and no token.
+    for table in ["events", "rollup_1h"] {
+        execute(&place.connection, &format!("TRUNCATE TABLE tallyhouse.{table}")).await.unwrap();
+    }
+    let place = place.forget_tokens().await;
+    let service = place.service(&[(BOOT, "two")]).await;
+    assert_eq!(service.send_stored(mixed(10, &[])).await.status, 200);
+    place.exact(40, 0).await;
+    service.stop().await;
+    // An orderly stop leaves nothing to be stored again.
+    let service = place.service(&[(BOOT, "three")]).await;
+    assert_eq!(service.send_stored(mixed(10, &[])).await.status, 200);
+    assert_eq!(service.metric("tallyhouse_ingest_inserted_rows_total"), 10);
+    place.finish(service, 50, 0).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_token_went_with_the_power_is_counted_once_all_the_same() {

@@ -6,7 +6,8 @@ use std::io;
 
 use super::disk::{Disk, DiskFile};
 
-const NAME: &str = "commit";
+/// The file that the log is read by.
+pub const COMMIT: &str = "commit";
 
 /// Bytes of a slot.
 const SLOT: u64 = 8 << 10;
@@ -35,10 +36,10 @@ pub struct Commits<F> {
 
 impl<F: DiskFile> Commits<F> {
     /// Opens it, or makes it. `None`: nothing was ever committed. The last value tells whether a slot is torn or damaged.
-    pub fn open<D: Disk<File = F>>(disk: &D) -> io::Result<(Self, Option<Committed>, bool)> {
-        let file = match disk.open(NAME) {
+    pub fn open<D: Disk<File = F>>(disk: &D, name: &str) -> io::Result<(Self, Option<Committed>, bool)> {
+        let file = match disk.open(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = disk.create(NAME, 2 * SLOT)?;
+                let file = disk.create(name, 2 * SLOT)?;
                 file.sync()?;
                 disk.sync_names()?;
                 file

@@ -48,8 +48,8 @@ use tokio::sync::watch;
 use crate::batch::EventKey;
 use crate::metrics::Metrics;
 use crate::worker::intent::Intent;
-use commit::Commits;
 pub use commit::Committed;
+use commit::{COMMIT, Commits};
 use disk::{Disk, Folder};
 use group::Open;
 pub use group::{Appending, Outcome, Place, Ticket};
@@ -141,13 +141,15 @@ pub struct Options {
     pub metrics: Arc<Metrics>,
     /// Who remembers ids.
     pub on_lost: OnLost,
+    /// See [`Bounds::saved`].
+    pub saved: i64,
 }
 
 impl<D: Disk> LocalLog<D> {
     /// Opens the log on a disk that only this process has, and gives each record that is still there to `visit`.
     pub fn on(disk: D, options: Options, visit: impl FnMut(Record<'_>)) -> io::Result<(Self, Option<Committed>)> {
-        let Options { sync, limits, metrics, on_lost } = options;
-        let (commits, committed, is_damaged) = Commits::open(&disk)?;
+        let Options { sync, limits, metrics, on_lost, saved } = options;
+        let (commits, committed, is_damaged) = Commits::open(&disk, COMMIT)?;
         if is_damaged {
             // A torn one is harmless, since nothing is inserted before its intent is synced; they look the same.
             metrics.log.errors.inc();
@@ -161,7 +163,7 @@ impl<D: Disk> LocalLog<D> {
         let intent = Intent::read(first, &metadata).ok().flatten();
         let named = intent.map_or(first, |intent| intent.last + 1);
         let (segments, damage) =
-            Segments::open(disk, limits.segment_bytes(), Bounds { committed: first, named }, visit)?;
+            Segments::open(disk, limits.segment_bytes(), Bounds { committed: first, named, saved }, visit)?;
         metrics.log.damaged(damage);
         if damage != Damage::default() {
             tracing::error!(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::commit::Commits;
+use super::commit::{COMMIT, Commits};
 use super::frame::{self, GROUP_HEADER};
 use super::segments::{self, Bounds, Damage, Segments};
 use super::simulated::Simulated;
@@ -17,7 +17,7 @@ use super::simulated::Simulated;
 const SEGMENT: u64 = 4 << 10;
 
 const fn bounds(committed: i64) -> Bounds {
-    Bounds { committed, named: committed }
+    Bounds { committed, named: committed, saved: i64::MIN }
 }
 
 /// What was done, from outside.
@@ -47,7 +47,7 @@ const COMMITS: u64 = 1 << 32;
 
 impl<'a> Process<'a> {
     fn start(disk: &'a Simulated, history: &'a mut History, seed: u64) -> std::io::Result<Self> {
-        let (commits, committed, _) = Commits::open(disk)?;
+        let (commits, committed, _) = Commits::open(disk, COMMIT)?;
         let committed = committed.map_or(0, |committed| committed.next);
         let (log, _) = Segments::open(disk.clone(), SEGMENT, bounds(committed), |_| {})?;
         Ok(Self { disk, log, commits, committed, history, rng: StdRng::seed_from_u64(seed) })
@@ -117,7 +117,7 @@ impl<'a> Process<'a> {
 
 /// What a process that starts now finds, checked against what is known to have been acknowledged.
 fn check(disk: &Simulated, history: &History, acknowledged: usize, committed: usize, context: &str) -> Damage {
-    let (_, found, _) = Commits::open(disk).unwrap();
+    let (_, found, _) = Commits::open(disk, COMMIT).unwrap();
     let next = found.map_or(0, |found| found.next);
     let least =
         history.committed[..committed].iter().rfind(|(_, is_answered)| *is_answered).map_or(0, |(next, _)| *next);
@@ -216,7 +216,7 @@ fn damage_costs_what_is_damaged_and_is_counted() {
     for seed in 0..40 {
         let (disk, history) = write(seed);
         let disk = disk.cut(disk.ops(), 1);
-        let (_, found, _) = Commits::open(&disk).unwrap();
+        let (_, found, _) = Commits::open(&disk, COMMIT).unwrap();
         let next = found.map_or(0, |found| found.next);
         let all = {
             let mut all = BTreeMap::new();

@@ -16,7 +16,7 @@ type Log = Arc<LocalLog<Simulated>>;
 
 /// For who does not care what is lost.
 fn options(metrics: &Arc<Metrics>, sync: Sync) -> Options {
-    Options { sync, limits: LIMITS, metrics: Arc::clone(metrics), on_lost: Box::new(|_| {}) }
+    Options { sync, limits: LIMITS, metrics: Arc::clone(metrics), on_lost: Box::new(|_| {}), saved: i64::MIN }
 }
 
 /// The keys that a log lost.
@@ -29,7 +29,8 @@ fn open(disk: &Simulated, sync: Sync) -> (Log, Lost, Vec<(i64, Vec<u8>)>) {
     let (told, mut found) = (Arc::clone(&lost), Vec::new());
     let on_lost = Box::new(move |keys: &[EventKey]| told.lock().unwrap().extend_from_slice(keys));
     let visit = |record: Record<'_>| found.push((record.offset, record.payload.to_vec()));
-    let (log, _) = LocalLog::on(disk.clone(), Options { sync, limits: LIMITS, metrics, on_lost }, visit).unwrap();
+    let (log, _) =
+        LocalLog::on(disk.clone(), Options { sync, limits: LIMITS, metrics, on_lost, saved: i64::MIN }, visit).unwrap();
     (Arc::new(log), lost, found)
 }
 
@@ -321,7 +322,7 @@ async fn a_writer_that_panics_keeps_nobody_waiting_and_nothing_is_taken_any_more
     let disk = Simulated::default();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let on_lost = Box::new(|_: &[EventKey]| panic!("a fault of ours"));
-    let options = Options { sync: Sync::Always, limits: LIMITS, metrics, on_lost };
+    let options = Options { sync: Sync::Always, limits: LIMITS, metrics, on_lost, saved: i64::MIN };
     let log = Arc::new(LocalLog::on(disk.clone(), options, |_| {}).unwrap().0);
     let writer = log.start().unwrap();
     disk.fail_after(0);

@@ -124,6 +124,8 @@ pub struct Bounds {
     pub committed: i64,
     /// What lies before is not used again: an intent may name it.
     pub named: i64,
+    /// Ids of segments that begin here or before are elsewhere: those that are read need not be read again.
+    pub saved: i64,
 }
 
 /// See the module.

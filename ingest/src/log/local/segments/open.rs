@@ -17,7 +17,7 @@ impl<D: Disk> Segments<D> {
         bounds: Bounds,
         mut visit: impl FnMut(Record<'_>),
     ) -> io::Result<(Self, Damage)> {
-        let Bounds { committed, named } = bounds;
+        let Bounds { committed, named, saved } = bounds;
         let mut log = Self {
             disk,
             segments: VecDeque::new(),
@@ -43,6 +43,11 @@ impl<D: Disk> Segments<D> {
         let mut buffer = Vec::new();
         let mut expected = committed;
         for (name, end) in names.into_iter().zip(ends) {
+            if let Some(end) = end.filter(|end| name.base <= saved && *end <= committed) {
+                log.pass(name, end)?;
+                expected = expected.max(end);
+                continue;
+            }
             damage.records += lost(expected.max(committed), name.base);
             damage = damage.and(log.recover(name, end, &mut buffer, &mut visit)?);
             expected = log.segments.back().map_or(expected, |segment| segment.end.max(expected));
@@ -50,6 +55,24 @@ impl<D: Disk> Segments<D> {
         damage.records += lost(expected.max(committed), named);
         log.next = expected.max(committed).max(named);
         Ok((log, damage))
+    }
+
+    /// Takes a segment as it is. It was cut to its length when the next one began.
+    fn pass(&mut self, name: Name, end: i64) -> io::Result<()> {
+        let file = self.disk.open(&name.to_string())?;
+        let bytes = file.bytes()?;
+        self.segments.push_back(Segment {
+            name: name.to_string(),
+            base: name.base,
+            salt: name.salt,
+            file: Arc::new(file),
+            end,
+            used: bytes,
+            synced: (end, bytes),
+            index: Vec::new(),
+            bytes,
+        });
+        Ok(())
     }
 
     /// Reads one segment. It ends where the next one begins.

@@ -1,0 +1,230 @@
+//! Up to where what is stored is on the disk of a ClickHouse on this machine, too.
+//!
+//! ClickHouse answers an insert when the kernel has its parts, and the kernel writes them up to half a minute later. So the log keeps what is
+//! stored until that is done:
+//!
+//! ```text
+//! each minute  what is stored by now -> the file system of ClickHouse's folder is synced -> checkpoint
+//! segments go  before the checkpoint
+//! start        the machine was not started since: from the commit, as ever
+//!              it was: from the checkpoint. Everything is inserted again under new tokens; raw rows of one key are one event, and the days
+//!              of what may have been stored before are compared with raw events, and rebuilt
+//! ```
+//!
+//! Failure cases:
+//! * the sync fails or takes long: the log keeps more, and tries again;
+//! * the end of a process while it sets itself back: the next start does it again (the steps are in that order);
+//! * the end of a process afterwards: its commits are those of the new tokens, and what has to be compared is noted here;
+//! * a clean start of the machine: the last checkpoint is that of the stop, and nothing is inserted again.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::log::local::commit::{COMMIT, Commits};
+use crate::log::local::disk::{Disk, DiskFile, Folder};
+use crate::worker::intent::Intent;
+
+const NAME: &str = "checkpoint";
+
+/// A ClickHouse that runs on this machine.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    /// On its file system.
+    pub folder: PathBuf,
+    /// Which start of the machine this is.
+    pub boot: String,
+}
+
+impl LocalStore {
+    /// That of a folder.
+    pub fn below(folder: PathBuf) -> io::Result<Self> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(Self { folder, boot: boot.trim().to_owned() })
+    }
+
+    /// Makes what ClickHouse has written outlive the power. Blocking, for as long as it takes.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.folder)?)?)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    /// What is stored before it is on the disk.
+    next: i64,
+    /// The start of the machine in which it was reached.
+    boot: String,
+    /// Counts starts after which something was stored again: tokens are others then.
+    generation: u32,
+    /// What comes before it may have been stored under tokens of another generation.
+    stored_before: i64,
+}
+
+/// The file of checkpoints.
+struct Checkpoint<F> {
+    file: Commits<F>,
+    state: State,
+}
+
+impl<F: DiskFile> Checkpoint<F> {
+    /// Opens it, before the log. When the machine was started since, the commit is set back to it.
+    fn open<D: Disk<File = F>>(disk: &D, boot: &str) -> io::Result<Self> {
+        let (file, found, _) = Commits::open(disk, NAME)?;
+        let (mut commit, committed, _) = Commits::open(disk, COMMIT)?;
+        let known = found.and_then(|found| State::decode(found.next, &found.metadata));
+        let mut state = known.unwrap_or_else(|| {
+            // The first one, or of a version without checkpoints.
+            let next = committed.as_ref().map_or(0, |committed| committed.next);
+            State { next, boot: boot.to_owned(), generation: 0, stored_before: 0 }
+        });
+        let mut checkpoint = Self { file, state: state.clone() };
+        if state.boot != boot
+            && let Some(committed) = committed
+            && let Ok(intent) = Intent::read(committed.next, &committed.metadata)
+        {
+            let begun = intent.map_or(committed.next, |intent| intent.last + 1);
+            state.next = state.next.min(committed.next);
+            state.stored_before = state.stored_before.max(begun);
+            state.generation += 1;
+            tracing::warn!(
+                from = state.next,
+                to = state.stored_before,
+                "the machine was started since: what was stored last is stored again, and compared"
+            );
+            checkpoint.write(state.clone())?;
+            commit.commit(state.next, "")?;
+        }
+        boot.clone_into(&mut state.boot);
+        checkpoint.write(state)?;
+        Ok(checkpoint)
+    }
+
+    /// Everything before an offset is on the disk.
+    fn reach(&mut self, next: i64) -> io::Result<()> {
+        self.write(State { next, ..self.state.clone() })
+    }
+
+    fn write(&mut self, state: State) -> io::Result<()> {
+        self.file.commit(state.next, &state.encode())?;
+        self.state = state;
+        Ok(())
+    }
+}
+
+impl State {
+    fn encode(&self) -> String {
+        format!("{} {} {}", self.boot, self.generation, self.stored_before)
+    }
+
+    fn decode(next: i64, metadata: &str) -> Option<Self> {
+        let mut parts = metadata.split(' ');
+        let (boot, generation, stored_before) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            next,
+            boot: boot.to_owned(),
+            generation: generation.parse().ok()?,
+            stored_before: stored_before.parse().ok()?,
+        })
+    }
+}
+
+/// Reaches checkpoints.
+pub struct Keeper {
+    store: LocalStore,
+    checkpoint: Mutex<(Checkpoint<File>, Instant)>,
+}
+
+impl Keeper {
+    /// Opens the checkpoint of a log.
+    pub fn open(disk: &Folder, store: LocalStore) -> io::Result<Self> {
+        let checkpoint = Checkpoint::open(disk, &store.boot)?;
+        Ok(Self { store, checkpoint: Mutex::new((checkpoint, Instant::now())) })
+    }
+
+    /// The generation of tokens, and up to where others may have stored something.
+    pub fn began(&self) -> (u32, i64) {
+        let checkpoint = &self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).0;
+        (checkpoint.state.generation, checkpoint.state.stored_before)
+    }
+
+    /// What is stored before it is on the disk.
+    pub fn next(&self) -> i64 {
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).0.state.next
+    }
+
+    /// Makes everything that is stored before an offset outlive the power, unless that was tried less than `every` ago. Blocking.
+    pub fn keep(&self, stored: i64, every: Duration) -> io::Result<()> {
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let (checkpoint, at) = &mut *checkpoint;
+        if stored <= checkpoint.state.next || at.elapsed() < every {
+            return Ok(());
+        }
+        *at = Instant::now();
+        self.store.sync()?;
+        checkpoint.reach(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::worker::intent::Skips;
+    use super::*;
+    use crate::log::local::simulated::Simulated;
+
+    fn commit(disk: &Simulated, next: i64, metadata: &str) {
+        Commits::open(disk, COMMIT).unwrap().0.commit(next, metadata).unwrap();
+    }
+
+    /// The next offset and generation, what was stored before, and the commit.
+    fn opened(disk: &Simulated, boot: &str) -> (i64, u32, i64, i64) {
+        let checkpoint = Checkpoint::open(disk, boot).unwrap();
+        let committed = Commits::open(disk, COMMIT).unwrap().1.map_or(-1, |committed| committed.next);
+        (checkpoint.state.next, checkpoint.state.generation, checkpoint.state.stored_before, committed)
+    }
+
+    #[test]
+    fn only_another_start_of_the_machine_sets_the_commit_back() {
+        let disk = Simulated::default();
+        assert_eq!(opened(&disk, "one"), (0, 0, 0, -1));
+        commit(&disk, 100, "");
+        Checkpoint::open(&disk, "one").unwrap().reach(60).unwrap();
+        assert_eq!(opened(&disk, "one"), (60, 0, 0, 100));
+        assert_eq!(opened(&disk, "two"), (60, 1, 100, 60));
+        // It was ended before anything was stored, and then in the middle.
+        assert_eq!(opened(&disk, "two"), (60, 1, 100, 60));
+        commit(&disk, 80, "");
+        assert_eq!(opened(&disk, "two"), (60, 1, 100, 80));
+        assert_eq!(opened(&disk, "three"), (60, 2, 100, 60));
+        commit(&disk, 120, &Intent::metadata(150, 1, Skips::default()));
+        Checkpoint::open(&disk, "three").unwrap().reach(120).unwrap();
+        assert_eq!(opened(&disk, "four"), (120, 3, 151, 120), "what was being inserted may be there");
+    }
+
+    #[test]
+    fn an_end_at_any_moment_forgets_nothing() {
+        let disk = Simulated::default();
+        drop(Checkpoint::open(&disk, "one").unwrap());
+        commit(&disk, 100, "");
+        Checkpoint::open(&disk, "one").unwrap().reach(60).unwrap();
+        let before = disk.ops();
+        drop(Checkpoint::open(&disk, "two").unwrap());
+        for ops in before..=disk.ops() {
+            for seed in 0..20 {
+                for boot in ["two", "three"] {
+                    let (next, _, stored_before, committed) = opened(&disk.cut(ops, seed), boot);
+                    assert_eq!((next, stored_before, committed), (60, 100, 60), "{ops} {seed} {boot}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_without_one_begins_at_its_commit() {
+        let disk = Simulated::default();
+        commit(&disk, 100, "");
+        assert_eq!(opened(&disk, "one"), (100, 0, 0, 100));
+    }
+}
