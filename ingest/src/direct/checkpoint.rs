@@ -20,8 +20,8 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
@@ -134,37 +134,39 @@ impl State {
 /// Reaches checkpoints.
 pub struct Keeper {
     store: LocalStore,
-    checkpoint: Mutex<(Checkpoint<File>, Instant)>,
+    checkpoint: Mutex<Checkpoint<File>>,
+    /// Not asked of the checkpoint: who syncs holds its lock.
+    next: AtomicI64,
 }
 
 impl Keeper {
     /// Opens the checkpoint of a log.
     pub fn open(disk: &Folder, store: LocalStore) -> io::Result<Self> {
         let checkpoint = Checkpoint::open(disk, &store.boot)?;
-        Ok(Self { store, checkpoint: Mutex::new((checkpoint, Instant::now())) })
+        let next = AtomicI64::new(checkpoint.state.next);
+        Ok(Self { store, checkpoint: Mutex::new(checkpoint), next })
     }
 
     /// The generation of tokens, and up to where others may have stored something.
     pub fn began(&self) -> (u32, i64) {
-        let checkpoint = &self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         (checkpoint.state.generation, checkpoint.state.stored_before)
     }
 
     /// What is stored before it is on the disk.
     pub fn next(&self) -> i64 {
-        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).0.state.next
+        self.next.load(Ordering::Acquire)
     }
 
-    /// Makes everything that is stored before an offset outlive the power, unless that was tried less than `every` ago. Blocking.
-    pub fn keep(&self, stored: i64, every: Duration) -> io::Result<()> {
+    /// Makes everything that is stored before an offset outlive the power. Blocking, for as long as the disk takes.
+    pub fn keep(&self, stored: i64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let (checkpoint, at) = &mut *checkpoint;
-        if stored <= checkpoint.state.next || at.elapsed() < every {
-            return Ok(());
+        if stored > checkpoint.state.next {
+            self.store.sync()?;
+            checkpoint.reach(stored)?;
+            self.next.store(stored, Ordering::Release);
         }
-        *at = Instant::now();
-        self.store.sync()?;
-        checkpoint.reach(stored)
+        Ok(())
     }
 }
 

@@ -238,6 +238,7 @@ impl Direct {
         });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
+        beside.spawn(Arc::clone(self).keep_regularly());
         // Before the first event: it may be full.
         let this = Arc::clone(self);
         drop(tokio::task::spawn_blocking(move || this.look()).await);
@@ -271,7 +272,7 @@ impl Direct {
         drain.cancel();
         lifecycle::drain("the last batch", END_WITHIN, async { while worker.join_next().await.is_some() {} }).await;
         let this = Arc::clone(self);
-        let kept = tokio::task::spawn_blocking(move || this.keep(Duration::ZERO));
+        let kept = tokio::task::spawn_blocking(move || this.keep());
         lifecycle::drain("ClickHouse's files", END_WITHIN, async { drop(kept.await) }).await;
         Ok(())
     }
@@ -359,7 +360,6 @@ impl Direct {
     }
 
     fn retire(&self, committed: i64) -> io::Result<()> {
-        self.keep(CHECKPOINT_EVERY);
         let (ended, kept) = (self.log.ended_before(committed), self.keeper.as_ref().map_or(committed, Keeper::next));
         let mut gone = None;
         for (base, end) in ended {
@@ -374,10 +374,18 @@ impl Direct {
         ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
     }
 
-    /// Makes what is stored outlive the power, when that was long ago. Blocking.
-    fn keep(&self, every: Duration) {
+    async fn keep_regularly(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CHECKPOINT_EVERY).await;
+            let this = Arc::clone(&self);
+            drop(tokio::task::spawn_blocking(move || this.keep()).await);
+        }
+    }
+
+    /// Makes what is stored outlive the power. Blocking.
+    fn keep(&self) {
         if let Some(keeper) = &self.keeper
-            && let Err(error) = keeper.keep(self.partition.committed_next(), every)
+            && let Err(error) = keeper.keep(self.partition.committed_next())
         {
             self.store.metrics.log.errors.inc();
             tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
