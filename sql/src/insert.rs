@@ -91,3 +91,13 @@ async fn send(mut insert: InsertFormatted, chunks: &[Bytes], deadline: Duration)
         Err(_) => Err(StoreError::TimedOut),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_large_blocks_take_more_than_a_thread() {
+        assert_eq!([0, SMALL_BLOCK_BYTES - 1, SMALL_BLOCK_BYTES, 64 << 20].map(threads), ["1", "1", "2", "2"]);
+    }
+}

@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn small_parts_of_every_target_are_merged_many_at_a_time() {
+        for (rendering, local) in [(Rendering::default(), ""), (cluster(), "_local")] {
+            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
+                let file = ALL.iter().rfind(|m| m.name.ends_with(&format!("_{table}_merges"))).unwrap();
+                let sql = file.render(&rendering);
+                assert!(sql.contains(&format!("ALTER TABLE tallyhouse.{table}{local} ")), "{sql}");
+                assert!(sql.contains("min_parts_to_merge_at_once = 10"), "{sql}");
+            }
+        }
+    }
+
+    #[test]
     fn tables_of_states_have_small_granules() {
         let names: Vec<_> = ALL
             .iter()
