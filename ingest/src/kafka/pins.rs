@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 /// The group, the same for all who use a topic.
 const GROUP: &str = "tallyhouse.partitions";
 
-const ASK_WITHIN: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// So long before it would expire.
 const COMMIT_EVERY: Duration = Duration::from_secs(3_600);
@@ -48,7 +48,9 @@ impl Pins {
         let pinned = found.filter(|pinned| *pinned <= there).unwrap_or(there);
         let before = self.lock().get(topic).copied();
         if found != Some(pinned) || before.is_none_or(|(at, _)| at.elapsed() >= COMMIT_EVERY) {
-            pin(&self.group, topic, pinned)?;
+            // Requests wait for a number that is not known, not for one that is only written once more.
+            let mode = if found == Some(pinned) { CommitMode::Async } else { CommitMode::Sync };
+            pin(&self.group, topic, pinned, mode)?;
             self.lock().insert(topic.to_owned(), (Instant::now(), there));
         }
         if before.is_none_or(|(_, seen)| seen != there) {
@@ -80,10 +82,10 @@ fn pinned(group: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> 
     Ok(element.offset().to_raw().filter(|offset| *offset > 0).and_then(|offset| i32::try_from(offset).ok()))
 }
 
-fn pin(group: &BaseConsumer, topic: &str, partitions: i32) -> Result<(), KafkaError> {
+fn pin(group: &BaseConsumer, topic: &str, partitions: i32, mode: CommitMode) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(partitions.into()))?;
-    group.commit(&list, CommitMode::Sync)
+    group.commit(&list, mode)
 }
 
 /// Why added partitions cannot be used yet.
@@ -142,6 +144,6 @@ pub fn widen(brokers: &Brokers, group: &str, topic: &str) -> Result<(i32, i32), 
     }
     let pins: BaseConsumer = brokers.observer(GROUP).create()?;
     let before = pinned(&pins, topic)?.unwrap_or(there);
-    pin(&pins, topic, there)?;
+    pin(&pins, topic, there, CommitMode::Sync)?;
     Ok((before, there))
 }
