@@ -198,7 +198,13 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
     let parts = &context.parts;
     let (sender, receiver) = mpsc::unbounded_channel();
     let (queued, drain) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-    let ownership = Arc::new(Ownership::new(Arc::clone(consumer), Arc::clone(&parts.pins), topic, partition));
+    let ownership = Arc::new(Ownership::new(
+        Arc::clone(consumer),
+        Arc::clone(&parts.pins),
+        parts.brokers.observer(&parts.group),
+        topic,
+        partition,
+    ));
     let is_shared = topic == parts.rules.shared;
     let worker = Worker {
         committer: Arc::new(BatchCommitter::new(

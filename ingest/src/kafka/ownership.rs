@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::pins::Pins;
 use crate::worker::intent::Intent;
@@ -19,6 +19,8 @@ use crate::worker::partition::{CommitError, Partition, ReadError, Start};
 pub struct Ownership<C: ConsumerContext> {
     consumer: Arc<BaseConsumer<C>>,
     pins: Arc<Pins>,
+    /// Of a client that reads what the group has committed.
+    observer: ClientConfig,
     topic: String,
     partition: i32,
     is_held: Mutex<bool>,
@@ -28,8 +30,40 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 impl<C: ConsumerContext + 'static> Ownership<C> {
     /// The right to a partition that was just assigned.
-    pub fn new(consumer: Arc<BaseConsumer<C>>, pins: Arc<Pins>, topic: &str, partition: i32) -> Self {
-        Self { consumer, pins, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
+    pub fn new(
+        consumer: Arc<BaseConsumer<C>>,
+        pins: Arc<Pins>,
+        observer: ClientConfig,
+        topic: &str,
+        partition: i32,
+    ) -> Self {
+        Self { consumer, pins, observer, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
+    }
+
+    /// Where the log was cut off, if the committed offset has an epoch by which Kafka knows. A client of its own begins at that offset:
+    /// the consumer itself may have begun with the first record before it was asked.
+    fn cut(&self) -> Result<Option<i64>, ReadError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, self.partition, Offset::End)?;
+        let probe: BaseConsumer = self.observer.clone().set("auto.offset.reset", "earliest").create()?;
+        probe.assign(&list)?;
+        let committed = probe.committed_offsets(list, ASK_WITHIN)?;
+        let deadline = Instant::now() + ASK_WITHIN;
+        while probe
+            .seek_partitions(committed.clone(), ASK_WITHIN)?
+            .elements()
+            .iter()
+            .any(|element| element.error().is_err())
+        {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let first = probe.poll(ASK_WITHIN).transpose()?.map(|message| message.offset());
+        let range = self.range()?;
+        // Without an epoch it begins with the first record, too.
+        Ok(Some(first.unwrap_or(range.end)).filter(|first| *first > range.start))
     }
 
     /// Gives the right up, for good. Waits for a commit that is on its way.
@@ -87,6 +121,10 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
     }
 
     fn go_back(&self, since: i64) -> Result<i64, ReadError> {
+        if let Some(cut) = self.cut()? {
+            self.consumer.seek(&self.topic, self.partition, Offset::Offset(cut), ASK_WITHIN)?;
+            return Ok(cut);
+        }
         let mut times = TopicPartitionList::new();
         times.add_partition_offset(&self.topic, self.partition, Offset::Offset(since))?;
         let found = self.consumer.offsets_for_times(times, ASK_WITHIN)?;

@@ -28,7 +28,8 @@ pub trait Partition: Send + Sync + 'static {
     /// How many partitions the topic has. `None`: duplicates were found before they were appended, and the worker needs no window.
     fn partitions(&self) -> Result<Option<i32>, ReadError>;
 
-    /// Reads again from the first record that is not older than a time, in milliseconds since 1970. Returns its offset.
+    /// Reads again from where the log was cut off. When nobody knows that, from the first record that is not older than a time, in
+    /// milliseconds since 1970. Returns the offset.
     fn go_back(&self, _since: i64) -> Result<i64, ReadError> {
         Ok(i64::MIN)
     }

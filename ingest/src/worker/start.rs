@@ -79,7 +79,7 @@ impl<P: Partition> Worker<P> {
         if to <= range.start
             && let Some(window) = &filling.window
         {
-            // Kafka does not know where the log ended, and began with its first record. Older ones than the window knows are stored.
+            // The consumer began with the first record, since its offset was out of range. Older ones than the window knows are stored.
             let steady = steady_ms();
             let since = now_ms() - (steady - locked(window).knows_since(steady));
             again_from = self.asked("where to begin again", move |partition| partition.go_back(since)).await;
