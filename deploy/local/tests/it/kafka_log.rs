@@ -180,7 +180,8 @@ async fn a_running_consumer_goes_on_where_the_log_was_cut() {
     place.send(&service, 1_500..2_000).await;
     place.counted(2_000).await;
     eventually("it is told", async || is_told(&service)).await;
-    place.send(&service, 1_000..2_100).await;
+    // What the window surely has: other tests' projects have their share of it.
+    place.send(&service, 1_800..2_100).await;
     place.counted(2_100).await;
     service.stop().await;
 }
