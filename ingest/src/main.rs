@@ -23,6 +23,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    tallyhouse_service::memory::bound();
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = config::Config::from_env(&env)?;

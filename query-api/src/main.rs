@@ -20,6 +20,7 @@ async fn main() -> ExitCode {
 }
 
 async fn start() -> Result<(), Box<dyn std::error::Error>> {
+    tallyhouse_service::memory::bound();
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;

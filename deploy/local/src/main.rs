@@ -31,6 +31,7 @@ use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
 
 fn main() -> ExitCode {
+    tallyhouse_service::memory::bound();
     let outcome = match Cli::parse().command {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),

@@ -13,6 +13,7 @@ pub mod health;
 pub mod http;
 pub mod keys;
 pub mod lifecycle;
+pub mod memory;
 pub mod secret;
 pub mod telemetry;
 pub mod touched;
