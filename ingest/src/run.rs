@@ -174,8 +174,10 @@ impl Ingest {
         let mut courier = JoinSet::new();
         let carry = Courier { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
         let ready = tables_ready.clone();
+        let stopping = stop.clone();
         courier.spawn(async move {
-            ready.cancelled().await;
+            // At the end it is tried, whoever is ready.
+            stopping.run_until_cancelled(ready.cancelled()).await;
             carry.await;
         });
         let inserts = match &back {

@@ -22,7 +22,6 @@ use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::durability::Fsync;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -134,12 +133,9 @@ impl Store {
         let options = engine_options(config, embedded, Metrics::register(registry)?)?;
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
-        // Where inserts are synced as they come, nothing has to be kept in the log.
-        let is_kept = config.fsync == Fsync::Off;
-        let local = is_kept
-            .then(|| LocalStore::below(config.data.join("clickhouse")))
-            .transpose()
-            .map_err(EngineError::Spawn)?;
+        // Also where inserts are synced as they come: they were not always.
+        let folders = ["clickhouse", "clickhouse-cold"].map(|name| config.data.join(name));
+        let local = LocalStore::of(folders.to_vec()).map_err(EngineError::Spawn)?;
         let engine = Engine::spawn(options).await?;
         Ok(Self {
             writer: engine.writer(),
@@ -147,7 +143,7 @@ impl Store {
             analyst: Some(engine.analyst()),
             engine: Some(engine),
             user_hash_key,
-            local,
+            local: Some(local),
         })
     }
 }

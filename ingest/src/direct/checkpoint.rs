@@ -25,6 +25,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
+use crate::log::local::segments;
 use crate::worker::intent::Intent;
 
 const NAME: &str = "checkpoint";
@@ -32,22 +33,22 @@ const NAME: &str = "checkpoint";
 /// A ClickHouse that runs on this machine.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
-    /// On its file system.
-    pub folder: PathBuf,
+    /// Everything that it writes is on the file systems of these.
+    pub folders: Vec<PathBuf>,
     /// Which start of the machine this is.
     pub boot: String,
 }
 
 impl LocalStore {
-    /// That of a folder.
-    pub fn below(folder: PathBuf) -> io::Result<Self> {
+    /// That of some folders.
+    pub fn of(folders: Vec<PathBuf>) -> io::Result<Self> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Ok(Self { folder, boot: boot.trim().to_owned() })
+        Ok(Self { folders, boot: boot.trim().to_owned() })
     }
 
     /// Makes what ClickHouse has written outlive the power. Blocking, for as long as it takes.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.folder)?)?)
+        self.folders.iter().try_for_each(|folder| Ok(rustix::fs::syncfs(File::open(folder)?)?))
     }
 }
 
@@ -70,23 +71,28 @@ struct Checkpoint<F> {
 }
 
 impl<F: DiskFile> Checkpoint<F> {
-    /// Opens it, before the log. When the machine was started since, the commit is set back to it.
-    fn open<D: Disk<File = F>>(disk: &D, boot: &str) -> io::Result<Self> {
+    /// Opens it, before the log. When the machine was started since, the commit is set back to it. Without a start (`boot`) ClickHouse is
+    /// elsewhere, and nothing changes.
+    fn open<D: Disk<File = F>>(disk: &D, boot: Option<&str>) -> io::Result<Self> {
         let (file, found, _) = Commits::open(disk, NAME)?;
         let (mut commit, committed, _) = Commits::open(disk, COMMIT)?;
         let known = found.and_then(|found| State::decode(found.next, &found.metadata));
         let mut state = known.unwrap_or_else(|| {
             // The first one, or of a version without checkpoints.
             let next = committed.as_ref().map_or(0, |committed| committed.next);
-            State { next, boot: boot.to_owned(), generation: 0, stored_before: 0 }
+            State { next, boot: boot.unwrap_or_default().to_owned(), generation: 0, stored_before: 0 }
         });
         let mut checkpoint = Self { file, state: state.clone() };
+        let Some(boot) = boot else { return Ok(checkpoint) };
         if state.boot != boot
             && let Some(committed) = committed
-            && let Ok(intent) = Intent::read(committed.next, &committed.metadata)
         {
+            // What is not understood stands still, and keeps what has to be set back once it is.
+            let Ok(intent) = Intent::read(committed.next, &committed.metadata) else { return Ok(checkpoint) };
             let begun = intent.map_or(committed.next, |intent| intent.last + 1);
-            state.next = state.next.min(committed.next);
+            // Nothing is set back to what the log has no more.
+            let first = segments::first(disk)?.unwrap_or(committed.next);
+            state.next = state.next.max(first).min(committed.next);
             state.stored_before = state.stored_before.max(begun);
             state.generation += 1;
             tracing::warn!(
@@ -133,7 +139,8 @@ impl State {
 
 /// Reaches checkpoints.
 pub struct Keeper {
-    store: LocalStore,
+    /// `None`: ClickHouse is elsewhere, and what it answers counts.
+    store: Option<LocalStore>,
     checkpoint: Mutex<Checkpoint<File>>,
     /// Not asked of the checkpoint: who syncs holds its lock.
     next: AtomicI64,
@@ -141,8 +148,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// Opens the checkpoint of a log.
-    pub fn open(disk: &Folder, store: LocalStore) -> io::Result<Self> {
-        let checkpoint = Checkpoint::open(disk, &store.boot)?;
+    pub fn open(disk: &Folder, store: Option<LocalStore>) -> io::Result<Self> {
+        let checkpoint = Checkpoint::open(disk, store.as_ref().map(|store| store.boot.as_str()))?;
         let next = AtomicI64::new(checkpoint.state.next);
         Ok(Self { store, checkpoint: Mutex::new(checkpoint), next })
     }
@@ -153,16 +160,23 @@ impl Keeper {
         (checkpoint.state.generation, checkpoint.state.stored_before)
     }
 
-    /// What is stored before it is on the disk.
-    pub fn next(&self) -> i64 {
-        self.next.load(Ordering::Acquire)
+    /// Segments before it may go, when what is in them is stored.
+    pub fn keeps_from(&self) -> i64 {
+        if self.store.is_some() { self.next.load(Ordering::Acquire) } else { i64::MAX }
+    }
+
+    /// Whether anything was ever stored.
+    pub fn is_first(&self) -> bool {
+        self.next.load(Ordering::Acquire) <= 0
     }
 
     /// Makes everything that is stored before an offset outlive the power. Blocking, for as long as the disk takes.
     pub fn keep(&self, stored: i64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        if stored > checkpoint.state.next {
-            self.store.sync()?;
+        if let Some(store) = &self.store
+            && stored > checkpoint.state.next
+        {
+            store.sync()?;
             checkpoint.reach(stored)?;
             self.next.store(stored, Ordering::Release);
         }
@@ -176,23 +190,30 @@ mod tests {
     use super::*;
     use crate::log::local::simulated::Simulated;
 
+    /// A disk with a segment that begins at an offset.
+    fn disk(first: i64) -> Simulated {
+        let disk = Simulated::default();
+        drop(disk.create(&format!("{first:020}-0000000001-00000001.log"), 0).unwrap());
+        disk
+    }
+
     fn commit(disk: &Simulated, next: i64, metadata: &str) {
         Commits::open(disk, COMMIT).unwrap().0.commit(next, metadata).unwrap();
     }
 
     /// The next offset and generation, what was stored before, and the commit.
     fn opened(disk: &Simulated, boot: &str) -> (i64, u32, i64, i64) {
-        let checkpoint = Checkpoint::open(disk, boot).unwrap();
+        let checkpoint = Checkpoint::open(disk, Some(boot)).unwrap();
         let committed = Commits::open(disk, COMMIT).unwrap().1.map_or(-1, |committed| committed.next);
         (checkpoint.state.next, checkpoint.state.generation, checkpoint.state.stored_before, committed)
     }
 
     #[test]
     fn only_another_start_of_the_machine_sets_the_commit_back() {
-        let disk = Simulated::default();
+        let disk = disk(0);
         assert_eq!(opened(&disk, "one"), (0, 0, 0, -1));
         commit(&disk, 100, "");
-        Checkpoint::open(&disk, "one").unwrap().reach(60).unwrap();
+        Checkpoint::open(&disk, Some("one")).unwrap().reach(60).unwrap();
         assert_eq!(opened(&disk, "one"), (60, 0, 0, 100));
         assert_eq!(opened(&disk, "two"), (60, 1, 100, 60));
         // It was ended before anything was stored, and then in the middle.
@@ -201,18 +222,19 @@ mod tests {
         assert_eq!(opened(&disk, "two"), (60, 1, 100, 80));
         assert_eq!(opened(&disk, "three"), (60, 2, 100, 60));
         commit(&disk, 120, &Intent::metadata(150, 1, Skips::default()));
-        Checkpoint::open(&disk, "three").unwrap().reach(120).unwrap();
+        Checkpoint::open(&disk, Some("three")).unwrap().reach(120).unwrap();
         assert_eq!(opened(&disk, "four"), (120, 3, 151, 120), "what was being inserted may be there");
     }
 
     #[test]
     fn an_end_at_any_moment_forgets_nothing() {
-        let disk = Simulated::default();
-        drop(Checkpoint::open(&disk, "one").unwrap());
+        let disk = disk(0);
+        disk.sync_names().unwrap();
+        drop(Checkpoint::open(&disk, Some("one")).unwrap());
         commit(&disk, 100, "");
-        Checkpoint::open(&disk, "one").unwrap().reach(60).unwrap();
+        Checkpoint::open(&disk, Some("one")).unwrap().reach(60).unwrap();
         let before = disk.ops();
-        drop(Checkpoint::open(&disk, "two").unwrap());
+        drop(Checkpoint::open(&disk, Some("two")).unwrap());
         for ops in before..=disk.ops() {
             for seed in 0..20 {
                 for boot in ["two", "three"] {
@@ -228,5 +250,25 @@ mod tests {
         let disk = Simulated::default();
         commit(&disk, 100, "");
         assert_eq!(opened(&disk, "one"), (100, 0, 0, 100));
+    }
+
+    #[test]
+    fn nothing_is_set_back_to_what_the_log_has_no_more() {
+        let disk = disk(80);
+        assert_eq!(opened(&disk, "one"), (0, 0, 0, -1));
+        commit(&disk, 100, "");
+        // Without checkpoints for a while: ClickHouse was elsewhere.
+        drop(Checkpoint::open(&disk, None).unwrap());
+        assert_eq!(opened(&disk, "two"), (80, 1, 100, 80));
+    }
+
+    #[test]
+    fn a_commit_that_is_not_understood_is_set_back_once_it_is() {
+        let disk = disk(0);
+        assert_eq!(opened(&disk, "one"), (0, 0, 0, -1));
+        commit(&disk, 100, "of a newer version");
+        assert_eq!(opened(&disk, "two"), (0, 0, 0, 100));
+        commit(&disk, 100, "");
+        assert_eq!(opened(&disk, "two"), (0, 1, 100, 0));
     }
 }

@@ -25,6 +25,9 @@ const SUFFIX: &str = ".ids";
 
 const REFUSED: &str = ".refused";
 
+/// A file that is being written.
+const NEW: &str = "ids.new";
+
 /// Key, offset, time, checksum. Each has its own, so that damage costs no more than what is damaged.
 const ENTRY: usize = 36;
 
@@ -77,12 +80,12 @@ pub fn save<D: Disk>(disk: &D, source: Source, ids: &[Id]) -> io::Result<()> {
         let checksum = crc32fast::hash(entries.get(start..).unwrap_or_default());
         entries.extend_from_slice(&checksum.to_le_bytes());
     }
-    let name = source.name();
-    // Of a save that was interrupted.
-    disk.remove(&name)?;
-    let file = disk.create(&name, entries.len() as u64)?;
+    // A file has its name when it is whole: a segment whose ids have one is not read again. First, of a save that was interrupted.
+    disk.remove(NEW)?;
+    let file = disk.create(NEW, entries.len() as u64)?;
     file.write_at(&entries, 0)?;
     file.sync()?;
+    disk.rename(NEW, &source.name())?;
     disk.sync_names()
 }
 
@@ -92,9 +95,9 @@ pub fn saved<D: Disk>(disk: &D) -> io::Result<i64> {
     Ok(disk.list()?.iter().filter_map(base).max().unwrap_or(i64::MIN))
 }
 
-/// Fills a window with what is on the disk, the newest that it can hold, and removes files that are older than it. Returns how many
+/// Fills a window with what is on the disk and was not refused, the newest that it can hold, and removes files that are older than it. Returns how many
 /// ids were damaged: repeats of their events are not known.
-pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
+pub fn load<D: Disk>(disk: &D, window: &mut Window, refused: &RefusedRecords) -> io::Result<usize> {
     let mut names: Vec<String> = disk.list()?.into_iter().filter(|name| name.ends_with(SUFFIX)).collect();
     names.sort();
     let (now, steady, horizon) = (now_ms(), steady_ms(), horizon(window.length()));
@@ -109,7 +112,8 @@ pub fn load<D: Disk>(disk: &D, window: &mut Window) -> io::Result<usize> {
             files.push(read);
         }
     }
-    for id in files.iter().rev().flatten().filter(|id| id.at >= horizon) {
+    let is_known = |id: &&Id| id.at >= horizon && !refused.has(id.key, id.offset);
+    for id in files.iter().rev().flatten().filter(is_known) {
         window.insert(id.key, id.offset, steady.saturating_sub(now.saturating_sub(id.at)));
     }
     Ok(damaged)
@@ -220,18 +224,18 @@ mod tests {
             save(&disk, Source::Segment(from), &file(from, age)).unwrap();
         }
         let mut all = window(1_000);
-        assert_eq!(load(&disk, &mut all).unwrap(), 0);
+        assert_eq!(load(&disk, &mut all, &RefusedRecords::default()).unwrap(), 0);
         assert_eq!(all.ids(), 300);
         assert_eq!((all.find(hasher.key("p", "99")), all.find(hasher.key("p", "100"))), (None, Some(100)));
         assert_eq!(disk.list().unwrap().len(), 3);
         let mut some = window(150);
-        load(&disk, &mut some).unwrap();
+        load(&disk, &mut some, &RefusedRecords::default()).unwrap();
         assert_eq!((some.find(hasher.key("p", "399")), some.find(hasher.key("p", "250"))), (Some(399), Some(250)));
         assert_eq!((some.ids(), some.find(hasher.key("p", "249"))), (150, None));
         // Damage costs what is damaged.
         disk.flip("00000000000000000200.ids", 8 * 100);
         let mut rest = window(1_000);
-        assert_eq!(load(&disk, &mut rest).unwrap(), 1);
+        assert_eq!(load(&disk, &mut rest, &RefusedRecords::default()).unwrap(), 1);
         assert_eq!((rest.ids(), rest.find(hasher.key("p", "202"))), (299, None));
     }
 
@@ -242,9 +246,9 @@ mod tests {
         save(&disk, Source::ClickHouse, &[other]).unwrap();
         save(&disk, Source::Segment(0), &[id(&hasher, 0, now), id(&hasher, 1, now)]).unwrap();
         let (mut all, mut some) = (window(10), window(2));
-        load(&disk, &mut all).unwrap();
+        load(&disk, &mut all, &RefusedRecords::default()).unwrap();
         assert_eq!((all.ids(), all.find(other.key)), (3, Some(-1)));
-        load(&disk, &mut some).unwrap();
+        load(&disk, &mut some, &RefusedRecords::default()).unwrap();
         assert_eq!((some.ids(), some.find(other.key)), (2, None));
     }
 
@@ -273,5 +277,21 @@ mod tests {
         save(&disk, Source::Segment(2), &[id(&hasher, 2, now)]).unwrap();
         forget_old(&disk, limits(2), 0).unwrap();
         assert_eq!(disk.list().unwrap(), ["00000000000000000003.ids"]);
+    }
+
+    #[test]
+    fn a_save_that_is_interrupted_leaves_no_file_of_its_name() {
+        let (disk, hasher, now) = (Simulated::default(), KeyHasher::random(), now_ms());
+        let ids: Vec<Id> = (0..100).map(|n| id(&hasher, n, now)).collect();
+        save(&disk, Source::Segment(0), &ids).unwrap();
+        for ops in 0..=disk.ops() {
+            for seed in 0..20 {
+                let after = disk.cut(ops, seed);
+                let mut known = window(1_000);
+                let is_saved = saved(&after).unwrap() == 0;
+                assert_eq!(load(&after, &mut known, &RefusedRecords::default()).unwrap(), 0, "{ops} {seed}");
+                assert_eq!(known.ids(), if is_saved { 100 } else { 0 }, "{ops} {seed}");
+            }
+        }
     }
 }

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::KeyHasher;
 use crate::guard::{self, Guard};
 use crate::known::{self, IdFilter, KnownId};
+use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
 use crate::spool::folder::{Folder, FolderError};
@@ -94,9 +95,8 @@ pub struct Direct {
     guard: Arc<Guard>,
     drain: Duration,
     tables_ready: CancellationToken,
-    /// `None`: ClickHouse is elsewhere.
-    keeper: Option<Keeper>,
-    /// See [`ids::saved`].
+    keeper: Keeper,
+    /// Ids of segments up to the one that begins here are kept.
     saved: AtomicI64,
 }
 
@@ -139,7 +139,9 @@ impl Direct {
         let journal = Folder::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
-        let keeper = local_store.map(|store| Keeper::open(&disk, store)).transpose()?;
+        let keeper = Keeper::open(&disk, local_store)?;
+        // Before it nothing is attempted again.
+        let stored = Commits::open(&disk, COMMIT)?.1.map_or(0, |committed| committed.next);
         let saved = ids::saved(&disk)?;
         let hasher = KeyHasher::with(identity.secret);
 
@@ -147,7 +149,7 @@ impl Direct {
         let (log, committed) = {
             let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
             let refused = RefusedRecords::load(&disk)?;
-            let damaged = ids::load(&disk, &mut known)? + refused.damaged;
+            let damaged = ids::load(&disk, &mut known, &refused)? + refused.damaged;
             let lost_from = Arc::clone(&window);
             let on_lost = Box::new(move |keys: &[_]| {
                 let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +160,8 @@ impl Direct {
             let opened = LocalLog::on(disk.clone(), options, |record| {
                 let Ok(identity) = wire::identity(record.payload) else { return };
                 let key = hasher.key(identity.project, identity.event_id);
-                if !identity.flags.has(Flags::GENERATED_ID) && !refused.has(key, record.offset) {
+                let is_refused = record.offset < stored && refused.has(key, record.offset);
+                if !identity.flags.has(Flags::GENERATED_ID) && !is_refused {
                     known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
                 }
             })?;
@@ -168,15 +171,16 @@ impl Direct {
             }
             opened
         };
-        if committed.is_none() && !log.range().is_empty() {
+        if committed.is_none() && !(log.range().is_empty() && saved == i64::MIN && keeper.is_first()) {
             // Nothing is appended before the first commit. To begin anew would insert again what is stored.
             return Err(
                 io::Error::new(io::ErrorKind::InvalidData, "the file `commit` of the log is damaged or gone").into()
             );
         }
+        let saved = AtomicI64::new(log.passed());
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
-        let (generation, stored_before) = keeper.as_ref().map_or((0, i64::MIN), Keeper::began);
+        let (generation, stored_before) = keeper.began();
         let topic = match generation {
             0 => format!("local-{}", identity.id),
             _ => format!("local-{}-{generation}", identity.id),
@@ -203,7 +207,7 @@ impl Direct {
             drain,
             tables_ready,
             keeper,
-            saved: AtomicI64::new(saved),
+            saved,
         })
     }
 
@@ -360,10 +364,11 @@ impl Direct {
     }
 
     fn retire(&self, committed: i64) -> io::Result<()> {
-        let (ended, kept) = (self.log.ended_before(committed), self.keeper.as_ref().map_or(committed, Keeper::next));
+        let (ended, kept) = (self.log.ended_before(committed), self.keeper.keeps_from());
         let mut gone = None;
         for (base, end) in ended {
-            if base > self.saved.load(Ordering::Relaxed) {
+            // An empty one is followed by one of the same base.
+            if end > base && base > self.saved.load(Ordering::Relaxed) {
                 ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end)?)?;
                 self.saved.store(base, Ordering::Relaxed);
             }
@@ -384,9 +389,7 @@ impl Direct {
 
     /// Makes what is stored outlive the power. Blocking.
     fn keep(&self) {
-        if let Some(keeper) = &self.keeper
-            && let Err(error) = keeper.keep(self.partition.committed_next())
-        {
+        if let Err(error) = self.keeper.keep(self.partition.committed_next()) {
             self.store.metrics.log.errors.inc();
             tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
         }

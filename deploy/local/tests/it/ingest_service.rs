@@ -142,7 +142,9 @@ impl Service {
             admin: Admin { registry: registry.clone(), health: health.clone() },
             days: days.clone(),
             tables_ready,
-            local_store: env.get(BOOT).map(|boot| LocalStore { folder: data.path().to_owned(), boot: boot.clone() }),
+            local_store: env
+                .get(BOOT)
+                .map(|boot| LocalStore { folders: vec![data.path().to_owned()], boot: boot.clone() }),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/events", listener.local_addr().unwrap());

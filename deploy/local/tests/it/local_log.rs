@@ -223,6 +223,29 @@ async fn ids_outlive_the_segment_that_they_came_in() {
     restart_while_away(&place, 40).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_segment_hides_no_ids_of_the_one_that_takes_its_place() {
+    let place = Place::new().await;
+    let service = place.service(&[]).await;
+    assert_eq!(service.send_stored(events(0..10)).await.status, 200);
+    service.stop().await;
+    // As a kill leaves one of which the first group was being written.
+    let empty = place.data.path().join("ingest/log/00000000000000000010-0000000099-00000001.log");
+    std::fs::write(empty, []).unwrap();
+    // Segments of a mebibyte, so that one ends.
+    let service = place.service(&[("SPOOL_BYTES", "8388608")]).await;
+    let mut sent = 10;
+    while !log_files(&place.data, "log").iter().any(|path| path.display().to_string().contains("-0000000101-")) {
+        assert_eq!(again(&service, sent..sent + 1_000).await, (1_000, 0));
+        sent += 1_000;
+    }
+    eventually("the first one is gone", async || log_files(&place.data, "log").len() == 1).await;
+    service.kill(&place.data).await;
+    let service = place.service(&[]).await;
+    assert_eq!(again(&service, 10..30).await, (0, 20));
+    place.stop(service, sent.into()).await;
+}
+
 fn has(path: &Path, text: &str) -> bool {
     std::fs::read(path).is_ok_and(|bytes| !places(&bytes, text.as_bytes()).is_empty())
 }

@@ -274,6 +274,11 @@ impl<D: Disk> LocalLog<D> {
         segments.first()..segments.synced()
     }
 
+    /// Ids of the segments up to the one that begins here were not read again ([`Bounds::saved`]).
+    pub fn passed(&self) -> i64 {
+        self.segments().passed()
+    }
+
     /// Commits. Blocking.
     pub fn commit(&self, next: i64, metadata: &str) -> io::Result<()> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner).commit(next, metadata)

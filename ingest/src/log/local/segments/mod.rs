@@ -143,6 +143,8 @@ pub struct Segments<D: Disk> {
     number: u64,
     /// Files that could not be removed yet.
     gone: Vec<String>,
+    /// Where the last segment begins that was passed at the start ([`Bounds::saved`]).
+    passed: i64,
     /// What the next segment is made of.
     spare: Option<D::File>,
 }
@@ -158,6 +160,11 @@ impl<D: Disk> Segments<D> {
     /// What the checksums of the next group begin with.
     pub fn salt(&self) -> u32 {
         self.salt
+    }
+
+    /// Ids of the segments up to the one that begins here were not read again.
+    pub fn passed(&self) -> i64 {
+        self.passed
     }
 
     /// The offset of the next record.
@@ -344,6 +351,15 @@ impl<D: Disk> Segments<D> {
             }
         });
     }
+}
+
+/// The offset of the first record that a disk has, before it is opened.
+pub fn first<D: Disk>(disk: &D) -> io::Result<Option<i64>> {
+    let mut first = None;
+    for name in disk.list()? {
+        first = Name::read(&name)?.map(|name| name.base).into_iter().chain(first).min();
+    }
+    Ok(first)
 }
 
 fn lost(expected: i64, found: i64) -> u64 {

@@ -28,6 +28,7 @@ impl<D: Disk> Segments<D> {
             segment_bytes,
             number: 0,
             gone: Vec::new(),
+            passed: i64::MIN,
             spare: None,
         };
         log.disk.remove(spare::NAME)?;
@@ -61,6 +62,7 @@ impl<D: Disk> Segments<D> {
     fn pass(&mut self, name: Name, end: i64) -> io::Result<()> {
         let file = self.disk.open(&name.to_string())?;
         let bytes = file.bytes()?;
+        self.passed = name.base;
         self.segments.push_back(Segment {
             name: name.to_string(),
             base: name.base,
