@@ -11,6 +11,6 @@ fuzz_target!(|bytes: &[u8]| {
     hold::body(bytes, Layout::Json, |_| {});
     hold::body(bytes, Layout::Ndjson, |_| {});
     if let Ok(text) = std::str::from_utf8(bytes) {
-        hold::event(text, |_| {});
+        hold::event(text, None, |_| {});
     }
 });

@@ -35,7 +35,7 @@ use crate::guard::{Guard, Rewritten};
 use crate::http::body::{Encoding, read, reservation};
 use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply, Warned};
-use crate::http::{DeadLetters, Wait, Wishes, layout};
+use crate::http::{DeadLetters, IngestOptions, Wait, layout};
 use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
 
@@ -62,14 +62,15 @@ impl Pipeline {
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
         let caller = self.authenticate(&head.headers)?;
-        let (wishes, layout, encoding) = (Wishes::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
+        let (options, layout, encoding) =
+            (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         let limits = self.config.request;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
         let ready = self.delivery.prepare(&caller.rules.project).await;
         let (sent, sent_layout) = (body.clone(), layout);
-        let asked = Asked { layout, caller, dead_letters: wishes.dead_letters, ready, trace: trace(&head.headers) };
+        let asked = Asked { layout, caller, dead_letters: options.dead_letters, ready, trace: trace(&head.headers) };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);
@@ -81,7 +82,7 @@ impl Pipeline {
         } else {
             self.take(&body, asked)?
         };
-        let mut reply = self.confirm(taken, wishes.wait).await?;
+        let mut reply = self.confirm(taken, options.wait).await?;
         let is_late =
             |rejection: &Rejection| matches!(rejection, Rejection::TooLargeForLog | Rejection::RefusedByStore { .. });
         for rejected in reply.rejected.iter_mut().filter(|rejected| is_late(&rejected.rejection)) {

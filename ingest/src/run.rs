@@ -27,7 +27,7 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::batch::KeyHasher;
 use crate::config::Config;
-use crate::dead_letters::{Courier, Queue, Sink};
+use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
 use crate::delivery::{Delivery, KafkaDelivery};
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{self, Direct, Parts, StartError};
@@ -171,11 +171,11 @@ impl Ingest {
             let marker = Marker::set(&folder);
             telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
         }
-        let mut courier = JoinSet::new();
-        let carry = Courier { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
+        let mut dead_letter_writer = JoinSet::new();
+        let carry = DeadLetterWriter { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
         let ready = tables_ready.clone();
         let stopping = stop.clone();
-        courier.spawn(async move {
+        dead_letter_writer.spawn(async move {
             // At the end it is tried, whoever is ready.
             stopping.run_until_cancelled(ready.cancelled()).await;
             carry.await;
@@ -215,7 +215,8 @@ impl Ingest {
         told.cancel();
         while telling.join_next().await.is_some() {}
         dead_letters.close();
-        lifecycle::drain("dead letters", drain, async { while courier.join_next().await.is_some() {} }).await;
+        lifecycle::drain("dead letters", drain, async { while dead_letter_writer.join_next().await.is_some() {} })
+            .await;
         ended
     }
 }

@@ -96,7 +96,7 @@ fn texts_of_single_events_too() {
     for _ in 0..ROUNDS {
         let mut bytes = BODIES.choose(&mut rng).unwrap().as_bytes().to_vec();
         mutate(&mut bytes, &mut rng);
-        hold::event(&String::from_utf8_lossy(&bytes), |_| {});
+        hold::event(&String::from_utf8_lossy(&bytes), None, |_| {});
     }
 }
 

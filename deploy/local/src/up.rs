@@ -135,7 +135,7 @@ impl Store {
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
         // Also where inserts are synced as they come: they were not always.
         let folders = ["clickhouse", "clickhouse-cold"].map(|name| config.data.join(name));
-        let local = LocalStore::of(folders.to_vec()).map_err(EngineError::Spawn)?;
+        let local = LocalStore::of(folders.to_vec());
         let engine = Engine::spawn(options).await?;
         Ok(Self {
             writer: engine.writer(),

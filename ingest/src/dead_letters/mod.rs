@@ -1,19 +1,19 @@
 //! What could not be counted, kept so that somebody can look at it and send it again.
 //!
 //! ```text
-//! rejected event -> Queue (bounded) -> courier: a batch a second -> dead_letters
+//! rejected event -> Queue (bounded) -> writer: a batch a second -> dead_letters
 //! ```
 //!
 //! A rejected event was refused to its sender, so a dead letter is a convenience and nothing that was acknowledged hangs on it:
 //! when the queue is full, and at the end of a drain, dead letters are dropped and counted. A payload is never logged.
 
-mod courier;
 mod dead_letter;
 mod queue;
+mod writer;
 
-pub use courier::Courier;
 pub use dead_letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut};
 pub use queue::Queue;
+pub use writer::DeadLetterWriter;
 
 /// Where dead letters go. It never blocks: what cannot be taken is dropped and counted.
 pub trait Sink: Send + Sync {

@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use ulid::Ulid;
+
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
 use crate::log::local::segments;
@@ -40,10 +42,11 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// That of some folders.
-    pub fn of(folders: Vec<PathBuf>) -> io::Result<Self> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Ok(Self { folders, boot: boot.trim().to_owned() })
+    /// The ClickHouse whose files are in these folders. Where the kernel does not say which start of the machine it is, each start of the
+    /// process is taken for another: what may be lost is stored again.
+    pub fn of(folders: Vec<PathBuf>) -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Self { folders, boot: boot.map_or_else(|_| Ulid::generate().to_string(), |boot| boot.trim().to_owned()) }
     }
 
     /// Makes what ClickHouse has written outlive the power. Blocking, for as long as it takes.
@@ -77,6 +80,7 @@ impl<F: DiskFile> Checkpoint<F> {
         let (file, found, _) = Commits::open(disk, NAME)?;
         let (mut commit, committed, _) = Commits::open(disk, COMMIT)?;
         let known = found.and_then(|found| State::decode(found.next, &found.metadata));
+        let is_first = known.is_none();
         let mut state = known.unwrap_or_else(|| {
             // The first one, or of a version without checkpoints.
             let next = committed.as_ref().map_or(0, |committed| committed.next);
@@ -104,7 +108,9 @@ impl<F: DiskFile> Checkpoint<F> {
             commit.commit(state.next, "")?;
         }
         boot.clone_into(&mut state.boot);
-        checkpoint.write(state)?;
+        if is_first || state != checkpoint.state {
+            checkpoint.write(state)?;
+        }
         Ok(checkpoint)
     }
 
@@ -137,8 +143,8 @@ impl State {
     }
 }
 
-/// Reaches checkpoints.
-pub struct Keeper {
+/// Makes checkpoints.
+pub struct Checkpointer {
     /// `None`: ClickHouse is elsewhere, and what it answers counts.
     store: Option<LocalStore>,
     checkpoint: Mutex<Checkpoint<File>>,
@@ -146,7 +152,7 @@ pub struct Keeper {
     next: AtomicI64,
 }
 
-impl Keeper {
+impl Checkpointer {
     /// Opens the checkpoint of a log.
     pub fn open(disk: &Folder, store: Option<LocalStore>) -> io::Result<Self> {
         let checkpoint = Checkpoint::open(disk, store.as_ref().map(|store| store.boot.as_str()))?;
@@ -161,7 +167,7 @@ impl Keeper {
     }
 
     /// Segments before it may go, when what is in them is stored.
-    pub fn keeps_from(&self) -> i64 {
+    pub fn may_go_before(&self) -> i64 {
         if self.store.is_some() { self.next.load(Ordering::Acquire) } else { i64::MAX }
     }
 
@@ -171,7 +177,7 @@ impl Keeper {
     }
 
     /// Makes everything that is stored before an offset outlive the power. Blocking, for as long as the disk takes.
-    pub fn keep(&self, stored: i64) -> io::Result<()> {
+    pub fn checkpoint(&self, stored: i64) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = &self.store
             && stored > checkpoint.state.next

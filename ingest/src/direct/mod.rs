@@ -43,7 +43,7 @@ use crate::store::Store;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
-use checkpoint::{Keeper, LocalStore};
+use checkpoint::{Checkpointer, LocalStore};
 use ids::{Id, RefusedRecords, Source};
 use partition::LocalPartition;
 
@@ -95,7 +95,7 @@ pub struct Direct {
     guard: Arc<Guard>,
     drain: Duration,
     tables_ready: CancellationToken,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     /// Ids of segments up to the one that begins here are kept.
     saved: AtomicI64,
 }
@@ -139,7 +139,7 @@ impl Direct {
         let journal = Folder::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
-        let keeper = Keeper::open(&disk, local_store)?;
+        let checkpointer = Checkpointer::open(&disk, local_store)?;
         // Before it nothing is attempted again.
         let stored = Commits::open(&disk, COMMIT)?.1.map_or(0, |committed| committed.next);
         let saved = ids::saved(&disk)?;
@@ -171,7 +171,7 @@ impl Direct {
             }
             opened
         };
-        if committed.is_none() && !(log.range().is_empty() && saved == i64::MIN && keeper.is_first()) {
+        if committed.is_none() && !(log.range().is_empty() && saved == i64::MIN && checkpointer.is_first()) {
             // Nothing is appended before the first commit. To begin anew would insert again what is stored.
             return Err(
                 io::Error::new(io::ErrorKind::InvalidData, "the file `commit` of the log is damaged or gone").into()
@@ -180,7 +180,7 @@ impl Direct {
         let saved = AtomicI64::new(log.passed());
         let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
-        let (generation, stored_before) = keeper.began();
+        let (generation, stored_before) = checkpointer.began();
         let topic = match generation {
             0 => format!("local-{}", identity.id),
             _ => format!("local-{}-{generation}", identity.id),
@@ -206,7 +206,7 @@ impl Direct {
             guard,
             drain,
             tables_ready,
-            keeper,
+            checkpointer,
             saved,
         })
     }
@@ -242,7 +242,7 @@ impl Direct {
         });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
-        beside.spawn(Arc::clone(self).keep_regularly());
+        beside.spawn(Arc::clone(self).checkpoint_regularly());
         // Before the first event: it may be full.
         let this = Arc::clone(self);
         drop(tokio::task::spawn_blocking(move || this.look()).await);
@@ -276,8 +276,8 @@ impl Direct {
         drain.cancel();
         lifecycle::drain("the last batch", END_WITHIN, async { while worker.join_next().await.is_some() {} }).await;
         let this = Arc::clone(self);
-        let kept = tokio::task::spawn_blocking(move || this.keep());
-        lifecycle::drain("ClickHouse's files", END_WITHIN, async { drop(kept.await) }).await;
+        let made = tokio::task::spawn_blocking(move || this.checkpoint());
+        lifecycle::drain("ClickHouse's files", END_WITHIN, async { drop(made.await) }).await;
         Ok(())
     }
 
@@ -364,7 +364,7 @@ impl Direct {
     }
 
     fn retire(&self, committed: i64) -> io::Result<()> {
-        let (ended, kept) = (self.log.ended_before(committed), self.keeper.keeps_from());
+        let (ended, kept) = (self.log.ended_before(committed), self.checkpointer.may_go_before());
         let mut gone = None;
         for (base, end) in ended {
             // An empty one is followed by one of the same base.
@@ -379,17 +379,17 @@ impl Direct {
         ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
     }
 
-    async fn keep_regularly(self: Arc<Self>) {
+    async fn checkpoint_regularly(self: Arc<Self>) {
         loop {
             tokio::time::sleep(CHECKPOINT_EVERY).await;
             let this = Arc::clone(&self);
-            drop(tokio::task::spawn_blocking(move || this.keep()).await);
+            drop(tokio::task::spawn_blocking(move || this.checkpoint()).await);
         }
     }
 
     /// Makes what is stored outlive the power. Blocking.
-    fn keep(&self) {
-        if let Err(error) = self.keeper.keep(self.partition.committed_next()) {
+    fn checkpoint(&self) {
+        if let Err(error) = self.checkpointer.checkpoint(self.partition.committed_next()) {
             self.store.metrics.log.errors.inc();
             tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
         }

@@ -54,7 +54,7 @@ async fn only_post() -> Response {
 
 /// What is asked for in the query string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct IngestOptions {
     /// What the answer waits for.
     pub wait: Wait,
     /// What becomes of events that are refused.
@@ -79,18 +79,18 @@ pub enum Wait {
     Stored,
 }
 
-impl Wishes {
+impl IngestOptions {
     /// From the query string, which may hold nothing else.
     pub fn of(uri: &Uri) -> Result<Self, RequestError> {
-        let mut wishes = Self { wait: Wait::Durable, dead_letters: DeadLetters::AsSet };
+        let mut options = Self { wait: Wait::Durable, dead_letters: DeadLetters::AsSet };
         for parameter in uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter {
-                "wait=stored" => wishes.wait = Wait::Stored,
-                "letters=none" => wishes.dead_letters = DeadLetters::None,
+                "wait=stored" => options.wait = Wait::Stored,
+                "letters=none" => options.dead_letters = DeadLetters::None,
                 other => return Err(RequestError::UnknownParameter(other.chars().take(100).collect())),
             }
         }
-        Ok(wishes)
+        Ok(options)
     }
 }
 
@@ -122,11 +122,12 @@ mod tests {
 
     #[test]
     fn only_documented_parameters_are_taken() {
-        let wishes = |uri: &str| Wishes::of(&uri.parse().unwrap()).map(|wishes| (wishes.wait, wishes.dead_letters));
-        assert_eq!(wishes("/v1/events"), Ok((Wait::Durable, DeadLetters::AsSet)));
-        assert_eq!(wishes("/v1/events?wait=stored"), Ok((Wait::Stored, DeadLetters::AsSet)));
-        assert_eq!(wishes("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, DeadLetters::None)));
-        assert_eq!(wishes("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
+        let options =
+            |uri: &str| IngestOptions::of(&uri.parse().unwrap()).map(|options| (options.wait, options.dead_letters));
+        assert_eq!(options("/v1/events"), Ok((Wait::Durable, DeadLetters::AsSet)));
+        assert_eq!(options("/v1/events?wait=stored"), Ok((Wait::Stored, DeadLetters::AsSet)));
+        assert_eq!(options("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, DeadLetters::None)));
+        assert_eq!(options("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
     }
 
     #[test]

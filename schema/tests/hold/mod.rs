@@ -2,7 +2,7 @@
 
 use tallyhouse_schema::body::{Decoded, Layout, decode, event_id, open, read_all};
 use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
-use tallyhouse_schema::raw;
+use tallyhouse_schema::raw::{self, RawTime};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Event, wire};
 
@@ -29,7 +29,7 @@ pub(crate) fn body(bytes: &[u8], layout: Layout, mut look: impl FnMut(&Event<'_>
         }
     };
     if let Some(is_single) = is_single {
-        assert_eq!((envelope.is_single, envelope.sent_at, envelope.beside), (is_single, None, None));
+        assert_eq!((envelope.is_single, &envelope.sent_at, envelope.beside), (is_single, &None, None));
         let apart = envelope.items.iter().map(|item| item.as_ref().map(|text| (*text, raw::read(text))));
         assert!(apart.eq(at_once.into_iter().map(|(text, raw)| Ok((text, Ok(raw))))), "{}", text.as_str());
     }
@@ -41,12 +41,12 @@ pub(crate) fn body(bytes: &[u8], layout: Layout, mut look: impl FnMut(&Event<'_>
                 continue;
             }
         };
-        event(text, &mut look);
+        event(text, envelope.sent_at.as_ref(), &mut look);
     }
 }
 
 /// One event's text: refused, or its record is read back as it was.
-pub(crate) fn event(text: &str, look: impl FnOnce(&Event<'_>)) {
+pub(crate) fn event(text: &str, sent_at: Option<&RawTime<'_>>, look: impl FnOnce(&Event<'_>)) {
     let (catalogue, hasher) = (Catalogue::built_in().expect("they are tested"), UserHasher::new([1; 16]));
     let rules = ProjectRules { project: "p".into(), late_window_days: 7, retention_days: 730, may_import: false };
     let context = Context {
@@ -57,7 +57,7 @@ pub(crate) fn event(text: &str, look: impl FnOnce(&Event<'_>)) {
         new_id: &|| "generated".to_owned(),
         received_at: NOW,
     };
-    let Ok(normalised) = raw::read(text).and_then(|raw| normalise(raw, None, context)) else { return };
+    let Ok(normalised) = raw::read(text).and_then(|raw| normalise(raw, sent_at, context)) else { return };
     let mut bytes = Vec::new();
     wire::encode("p", &normalised.event, &mut bytes);
     let record = wire::decode(&bytes).expect("what is written is read");

@@ -14,14 +14,14 @@ use crate::store::pause_after;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Inserts what is in the queue.
-pub struct Courier {
+pub struct DeadLetterWriter {
     /// From where.
     pub queue: Arc<Queue>,
     /// To where.
     pub client: Client,
 }
 
-impl Courier {
+impl DeadLetterWriter {
     /// Works until the queue is closed and empty. While ClickHouse is away the queue fills, and then drops.
     pub async fn run(self) {
         while let Some(dead_letters) = self.queue.next().await {
