@@ -15,8 +15,11 @@ pub fn read_all<'a>(text: &'a str, layout: Layout, mut visit: impl FnMut(&'a str
     } else if let Some(events) = text.strip_prefix('[') {
         array(events, visit)?;
     } else {
+        // A batch in an object. One that names something else first is read as an event, and found to have no type.
+        if text.strip_prefix('{').is_some_and(|fields| without_blanks(fields).starts_with("\"events\"")) {
+            return None;
+        }
         let (_, event, rest) = first(text)?;
-        // Without a type it may be a batch in an object.
         if !rest.is_empty() || whole.len() > MAX_EVENT_BYTES || event.event_type.is_none() {
             return None;
         }

@@ -131,11 +131,13 @@ pub fn read(text: &str) -> Result<RawEvent<'_>, Rejection> {
 }
 
 /// Reads the event that a text begins with, in one go, and tells its length. `None` where [`read`] has more to do, or something to refuse.
+/// No more than an event may have is looked at: a longer one, of which every part would be built, is refused by its length.
 pub(crate) fn read_first(text: &str) -> Option<(RawEvent<'_>, usize)> {
     if !text.starts_with('{') {
         return None;
     }
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Reader<'_>>();
+    let longest = text.get(..text.floor_char_boundary(MAX_EVENT_BYTES + 1))?;
+    let mut values = serde_json::Deserializer::from_str(longest).into_iter::<Reader<'_>>();
     let reader = values.next()?.ok()?;
     let is_read = reader.fault.is_none() && !reader.saw_long_number;
     is_read.then(|| (reader.finish(), values.byte_offset()))
