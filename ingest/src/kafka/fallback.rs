@@ -13,6 +13,7 @@
 //! * it refuses a record for good - it has become larger than its topic takes, or it is not one for the broker: it is kept in a file of
 //!   its own, counted and named in the log.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,7 +158,9 @@ impl Fallback {
                     continue;
                 }
             };
-            self.deliver(gateway, records).await;
+            for records in pieces(records) {
+                self.deliver(gateway, records).await;
+            }
             self.insist("what was sent cannot be written down; trying again", move |this| this.commit(next)).await;
         }
     }
@@ -165,21 +168,21 @@ impl Fallback {
     /// Sends what is held, as soon as Kafka takes it. Never ends.
     pub async fn drain_held(self: Arc<Self>, gateway: &Gateway) {
         loop {
-            let files = self.blocking(|this| Ok(this.held.files()?)).await.unwrap_or_default();
-            let mut refused: Vec<String> = Vec::new();
+            let files = self.insist("held records cannot be listed; trying again", |this| Ok(this.held.files()?)).await;
+            // Where nothing waits any more, what comes goes to Kafka, too.
+            let mut taken: HashMap<u32, bool> = self.held.refused().into_iter().map(|mark| (mark, true)).collect();
             for file in files {
-                if refused.contains(&file.mark) {
+                if taken.get(&file.mark) == Some(&false) {
                     continue;
                 }
-                match self.drain_file(gateway, &file).await {
-                    Ok(true) => {}
-                    Ok(false) => refused.push(file.mark),
-                    Err(error) => {
-                        self.metrics.spool.journal_errors.inc();
-                        tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
-                    }
-                }
+                let is_sent = self.drain_file(gateway, &file).await.unwrap_or_else(|error| {
+                    self.metrics.spool.journal_errors.inc();
+                    tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
+                    false
+                });
+                taken.insert(file.mark, is_sent);
             }
+            taken.into_iter().for_each(|(mark, is_taken)| self.held.tried(mark, is_taken));
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
@@ -199,8 +202,10 @@ impl Fallback {
             self.metrics.spool.journal_replayed.inc();
         }
         if rest.len() < all {
+            // Not given up: all of it would be sent again, and counted again once its ids are forgotten.
             let file = file.clone();
-            self.blocking(move |this| Ok(this.held.keep_only(&file, &rest)?)).await?;
+            let keep = move |this: &Self| Ok(this.held.keep_only(&file, &rest)?);
+            self.insist("what was sent of a file cannot be written down; trying again", keep).await;
         }
         Ok(is_sent)
     }
@@ -212,7 +217,7 @@ impl Fallback {
             oldest = Some(record.at);
             false
         });
-        if read.is_err() {
+        if read.map(drop).and_then(|()| self.log.prepare()).is_err() {
             self.metrics.log.errors.inc();
         }
         let (mut waiting, held) = (self.log.measure(sent, oldest), self.held.bytes());
@@ -270,19 +275,28 @@ impl Fallback {
         let progress = self.log.read(from, |record| {
             bytes += record.payload.len();
             records.extend(read_all(Bytes::copy_from_slice(record.payload)));
-            bytes < AT_ONCE
+            // A group as a whole: to begin again inside it means to read what comes before.
+            bytes < AT_ONCE || !record.is_last
         })?;
         Ok((records, progress.next))
     }
 
     /// Returns when each record is in Kafka, held or parked.
     async fn deliver(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) {
-        let (mut attempt, since, mut rest) = (1, Instant::now(), records);
+        let (mut attempt, mut answered_since, mut rest) = (1, None, records);
         loop {
             let (held, open): (Vec<_>, _) = rest.into_iter().partition(|record| self.is_held(&record.topic));
             self.hold(held).await;
             let missing = self.send(gateway, open).await;
-            let is_over = since.elapsed() >= HOLD_AFTER && !missing.is_empty() && gateway.is_answered().await;
+            if missing.is_empty() {
+                return;
+            }
+            // While Kafka is away, or has only come back, no topic is to blame.
+            answered_since = match gateway.is_answered().await {
+                true => answered_since.or_else(|| Some(Instant::now())),
+                false => None,
+            };
+            let is_over = answered_since.is_some_and(|since| since.elapsed() >= HOLD_AFTER);
             let is_held = |landing: Landing| is_over || landing == Landing::Denied;
             let (held, again): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, landing)| is_held(*landing));
             self.hold(held.into_iter().map(|(record, _)| record).collect()).await;
@@ -359,6 +373,22 @@ async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, 
         missing.extend(landed.filter(|(_, landing)| landing.is_missing() || *landing == Landing::TooLarge));
     }
     missing
+}
+
+/// Records in order, about [`AT_ONCE`] bytes at a time.
+fn pieces(records: Vec<Addressed>) -> Vec<Vec<Addressed>> {
+    let (mut pieces, mut bytes) = (vec![Vec::new()], 0);
+    for record in records {
+        if bytes >= AT_ONCE {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += record.payload.len();
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(record);
+        }
+    }
+    pieces
 }
 
 fn by_topic(records: Vec<Addressed>) -> Vec<(String, Vec<Addressed>)> {

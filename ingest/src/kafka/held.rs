@@ -6,9 +6,10 @@
 //! ….refused        is for a person: after the cause is mended, rename it to ….batch
 //! ```
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -20,8 +21,14 @@ use crate::spool::folder::{Content, Folder, FolderError};
 /// See the module.
 pub struct Held {
     folder: Folder,
-    /// Bytes that wait, by the mark of their topic.
-    waiting: Mutex<HashMap<String, u64>>,
+    /// Who lists or writes files.
+    files: Mutex<()>,
+    /// Bytes that wait.
+    bytes: AtomicU64,
+    /// Marks of topics that Kafka takes nothing for, as far as was tried last.
+    refused: Mutex<HashSet<u32>>,
+    /// Whether there are any: they are asked about for each request.
+    is_any_refused: AtomicBool,
 }
 
 /// A file that waits.
@@ -30,46 +37,73 @@ pub struct HeldFile {
     /// Where.
     pub path: PathBuf,
     /// The mark of its topic. A file of a version without a log has its own, since it may hold several topics.
-    pub mark: String,
+    pub mark: u32,
 }
 
 impl Held {
     /// Opens the folder. Blocking, as everything here.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
-        let held = Self { folder: Folder::open(path)?, waiting: Mutex::default() };
+        let folder = Folder::open(path)?;
+        folder.look()?;
+        let held = Self {
+            folder,
+            files: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            refused: Mutex::default(),
+            is_any_refused: AtomicBool::new(false),
+        };
         held.files()?;
         Ok(held)
     }
 
-    /// Whether records of a topic wait here.
+    /// Whether Kafka takes nothing for a topic. That of it something waits does not say so: it is sent beside what comes.
     pub fn has(&self, topic: &str) -> bool {
-        self.lock().contains_key(&mark(topic))
+        self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&mark(topic))
+    }
+
+    /// Notes whether Kafka takes records of a mark.
+    pub fn tried(&self, mark: u32, is_taken: bool) {
+        let mut refused = lock(&self.refused);
+        if is_taken {
+            refused.remove(&mark);
+        } else {
+            refused.insert(mark);
+        }
+        self.is_any_refused.store(!refused.is_empty(), Ordering::Release);
+    }
+
+    /// Marks of topics that Kafka takes nothing for.
+    pub fn refused(&self) -> Vec<u32> {
+        lock(&self.refused).iter().copied().collect()
     }
 
     /// Bytes that wait.
     pub fn bytes(&self) -> u64 {
-        self.lock().values().sum()
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Keeps records of one topic. They outlive the power.
+    /// Keeps records of a topic that Kafka takes nothing for. They outlive the power.
     pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), FolderError> {
         let mark = mark(topic);
-        let bytes = self.write(&format!("{}-{mark}", Ulid::generate()), records)?;
-        *self.lock().entry(mark).or_default() += bytes;
+        let _files = lock(&self.files);
+        let bytes = self.write(&format!("{}-{mark:08x}", Ulid::generate()), records)?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.tried(mark, false);
         Ok(())
     }
 
     /// What waits, oldest first.
     pub fn files(&self) -> Result<Vec<HeldFile>, FolderError> {
-        let mut files = Vec::new();
-        let mut waiting = HashMap::<String, u64>::new();
-        for path in self.folder.look()?.files {
+        let _files = lock(&self.files);
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for path in self.folder.files()? {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let mark = stem.split_once('-').map_or(stem.as_ref(), |(_, mark)| mark).to_owned();
-            *waiting.entry(mark.clone()).or_default() += path.metadata().map_or(0, |metadata| metadata.len());
+            let named = stem.split_once('-').and_then(|(_, mark)| u32::from_str_radix(mark, 16).ok());
+            let mark = named.unwrap_or_else(|| self::mark(&stem));
+            bytes += path.metadata().map_or(0, |metadata| metadata.len());
             files.push(HeldFile { path, mark });
         }
-        *self.lock() = waiting;
+        self.bytes.store(bytes, Ordering::Relaxed);
         Ok(files)
     }
 
@@ -81,6 +115,7 @@ impl Held {
 
     /// Forgets what of a file was sent.
     pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), FolderError> {
+        let _files = lock(&self.files);
         match file.path.file_stem() {
             Some(stem) if !rest.is_empty() => self.write(&stem.to_string_lossy(), rest).map(drop),
             _ => self.folder.remove(&file.path),
@@ -103,15 +138,15 @@ impl Held {
         self.folder.sync(&path)?;
         Ok(length)
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A topic's name may be as long as a file's.
-fn mark(topic: &str) -> String {
-    format!("{:08x}", crc32fast::hash(topic.as_bytes()))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A topic's name may be as long as a file's. Two topics of one mark wait for each other, no more.
+fn mark(topic: &str) -> u32 {
+    crc32fast::hash(topic.as_bytes())
 }
 
 impl From<FolderError> for io::Error {

@@ -125,23 +125,31 @@ impl Folder {
         }
     }
 
-    /// What earlier processes left; half-written files are removed.
+    /// What earlier processes left; half-written files are removed, so nobody may write meanwhile.
     pub fn look(&self) -> Result<Found, FolderError> {
+        let unfinished = self.of("part")?;
+        for path in &unfinished {
+            self.remove(path)?;
+        }
+        Ok(Found { files: self.files()?, unfinished: unfinished.len() })
+    }
+
+    /// Whole files, oldest first.
+    pub fn files(&self) -> Result<Vec<PathBuf>, FolderError> {
+        self.of(WHOLE)
+    }
+
+    fn of(&self, extension: &str) -> Result<Vec<PathBuf>, FolderError> {
         let io = |source| error(&self.path, source);
-        let mut found = Found::default();
+        let mut files = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some(WHOLE) => found.files.push(path),
-                Some("part") => {
-                    fs::remove_file(&path).map_err(io)?;
-                    found.unfinished += 1;
-                }
-                _ => {}
+            if path.extension().is_some_and(|found| found == extension) {
+                files.push(path);
             }
         }
-        found.files.sort();
-        Ok(found)
+        files.sort();
+        Ok(files)
     }
 
     /// Reads a file back; `None` when it is damaged, and then it has been set aside.

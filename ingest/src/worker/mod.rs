@@ -208,7 +208,8 @@ impl<P: Partition> Worker<P> {
             let has_more = !is_draining && filling.judge(&judge)?;
             self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
             if let Some(jump) = filling.take_jump() {
-                self.jumped(filling, jump).await;
+                let drain = self.drain.clone();
+                drain.run_until_cancelled(self.jumped(filling, jump)).await;
                 continue;
             }
             let is_free = running.is_empty() && !is_draining;
@@ -226,7 +227,7 @@ impl<P: Partition> Worker<P> {
             }
             tokio::select! {
                 biased;
-                Some(ended) = running.join_next() => self.ended(ended, filling, &mut running, &mut inserts)?,
+                Some(ended) = running.join_next() => self.ended(ended, filling, limits, &mut running, &mut inserts)?,
                 Ok(free) = Arc::clone(&self.common.permits).acquire_owned(), if is_due => permit = Some(free),
                 Some(chunk) = self.chunks.recv(), if !is_draining && filling.wants_chunk(limits) => filling.begin(chunk),
                 () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() && !is_due => {}
@@ -267,6 +268,7 @@ impl<P: Partition> Worker<P> {
         &self,
         ended: Result<Result<Done, Lost>, tokio::task::JoinError>,
         filling: &mut Filling,
+        limits: BatchLimits,
         running: &mut Running,
         inserts: &mut Inserts,
     ) -> Result<(), Ended> {
@@ -282,7 +284,7 @@ impl<P: Partition> Worker<P> {
                 }
                 self.committer.partition.stored(next, &refused);
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.
-                if self.drain.is_cancelled() || !filling.is_full(self.common.batch) {
+                if self.drain.is_cancelled() || !filling.is_full(limits) {
                     let committer = Arc::clone(&self.committer);
                     running.spawn(async move { committer.commit(next, "").await.map(|()| Done::Committed) });
                 }

@@ -25,7 +25,7 @@ pub trait Partition: Send + Sync + 'static {
     /// The offsets that the log has.
     fn range(&self) -> Result<Range<i64>, ReadError>;
 
-    /// How many partitions the topic has. `None`: duplicates were found before they were appended, and the worker needs no window.
+    /// Over how many partitions the topic's events are spread. `None`: duplicates were found before they were appended, and the worker needs no window.
     fn partitions(&self) -> Result<Option<i32>, ReadError>;
 
     /// Reads again from where the log was cut off. When nobody knows that, from the first record that is not older than a time, in

@@ -1,6 +1,7 @@
 //! How a worker begins: where, with which batch to repeat, and with which ids.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
 use super::{Standstill, Worker};
+use crate::config::DedupLimits;
 use crate::known::{self, IdFilter};
 use crate::window::{Window, locked};
 
@@ -24,6 +26,9 @@ const NOT_AN_INTENT: &str = "a partition does not begin: the metadata of its com
 
 /// Where it is told that records are gone.
 const COMPONENT: &str = "kafka_log";
+
+/// Even shares of the bound on ids that a partition may begin with.
+const SHARES: usize = 4;
 
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -56,19 +61,15 @@ impl<P: Partition> Worker<P> {
         let (health, metrics) = (&self.committer.store.health, &self.committer.metrics.kafka);
         let range = self.asked("what the log has", P::range).await;
         if to > from {
-            let lost = range.start.min(to) - from;
-            if lost > 0 {
-                metrics.lost_records.inc_by(lost.unsigned_abs());
-                tracing::error!(
-                    topic,
-                    number,
-                    from,
-                    to,
-                    lost,
-                    "Kafka removed records before they were read: they are lost"
-                );
-                health.set(COMPONENT, Status::Degraded, "Kafka removed records before they were read: see the log");
-            }
+            let lost = to.saturating_sub(from);
+            metrics.lost_records.inc_by(lost.unsigned_abs());
+            let why = if to <= range.start {
+                "Kafka removed records before they were read: they are lost"
+            } else {
+                "Kafka has records that it does not give, maybe because they are damaged: they are lost"
+            };
+            tracing::error!(topic, number, from, to, lost, "{why}");
+            health.set(COMPONENT, Status::Degraded, "Kafka has lost records before they were read: see the log");
             filling.position.go_on_at(to);
             return;
         }
@@ -143,6 +144,12 @@ impl<P: Partition> Worker<P> {
         None
     }
 
+    /// Ids that a partition may begin with: more than an even share, since others may be idle, and not those of the whole process.
+    fn share(&self) -> DedupLimits {
+        let (limits, workers) = (self.common.windows.limits(), self.common.workers.load(Ordering::Relaxed).max(1));
+        DedupLimits { ids: (limits.ids / workers).saturating_mul(SHARES).min(limits.ids), ..limits }
+    }
+
     /// The ids that belong to this partition, from ClickHouse. Tries until it answers.
     async fn warm(&self) -> Option<Arc<Mutex<Window>>> {
         let partitions = self.asked("how many partitions there are", P::partitions).await?;
@@ -150,7 +157,7 @@ impl<P: Partition> Worker<P> {
         let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
         loop {
             let (window, mut ids) = (self.common.windows.add(), 0_usize);
-            let read = known::read(&self.committer.store.client, &filter, self.common.windows.limits(), |id, at| {
+            let read = known::read(&self.committer.store.client, &filter, self.share(), |id, at| {
                 let key = self.common.hasher.key(&id.project_id, &id.event_id);
                 locked(&window).insert(key, id.source_offset, at);
                 ids += 1;

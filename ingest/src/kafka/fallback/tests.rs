@@ -128,6 +128,28 @@ async fn a_topic_that_kafka_refuses_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_kafka_takes_again_is_released_while_its_events_come() {
+    let place = Place::new();
+    place.mock.topic_error("a", Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+    let fallback = place.open(1 << 20);
+    let writer = fallback.start().unwrap();
+    put(&fallback, "a", 0..10).await;
+    place.drain(&fallback);
+    eventually("it is known", async || fallback.is_held("a")).await;
+    place.mock.topic_error("a", Answer::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    let sent = AtomicI64::new(10);
+    eventually("it is taken up again", async || {
+        let from = sent.fetch_add(1, Ordering::Relaxed).unsigned_abs();
+        put(&fallback, "a", from..from + 1).await;
+        !fallback.is_held("a")
+    })
+    .await;
+    eventually("all arrive", async || place.has("a") == sent.load(Ordering::Relaxed) && place.files("batch") == 0)
+        .await;
+    writer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_what_did_not_arrive_is_sent_again() {
     let place = Place::new();
     let fallback = place.open(1 << 20);
