@@ -130,13 +130,8 @@ impl BatchWriter {
             if is_over {
                 break;
             }
-            match rehearsing.try_all().await? {
-                Some(next) => (whole, view) = next,
-                None => {
-                    all.is_complete = true;
-                    break;
-                }
-            }
+            let Some(next) = rehearsing.try_all().await? else { break };
+            (whole, view) = next;
         }
         all.refused.sort_by_key(|(row, _)| *row);
         Ok(Rehearsed::Found(all))

@@ -1,8 +1,9 @@
 //! What attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
 //!
 //! Others wait for the batch. So when ClickHouse answers that it does not do it (a projection on `events` forbids `DELETE`), this is
-//! tried 10 times only, and when a statement does not end (a mutation before it hangs), twice, for half a minute. A row that stays in raw
-//! is counted (`refusals.leftovers`) and logged. Errors that pass do not count: inserts meet them, too, so that no batch goes on.
+//! tried 10 times only, and when statements do not end (a mutation before them hangs), twice, for half a minute; for as long as they end
+//! one after the other, five times as long. A row that stays in raw is counted (`refusals.leftovers`) and logged. Errors that pass do not
+//! count: inserts meet them, too, so that no batch goes on.
 
 use std::time::Duration;
 
@@ -14,14 +15,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::refused_rows::{self, CODE};
 use super::search::Cause;
-use super::{BatchWriter, Fence, Limit, retry, within};
+use super::{BatchWriter, Fence, Limit, retry};
 use crate::store::Block;
 
 /// Keys in one statement, in bytes. ClickHouse reads statements of 256 KiB at most, and one of them names its keys twice.
 const KEYS_BYTES: usize = 100_000;
 
-/// The statements of one attempt that change something, together. They go on in ClickHouse when nobody waits for them.
-const CHANGE_WITHIN: Duration = Duration::from_secs(15);
+/// All statements of one attempt. What changes something goes on in ClickHouse when nobody waits for it.
+const ATTEMPT_SECONDS: u64 = 15;
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +31,25 @@ enum LeftoverError {
     Store(#[from] StoreError),
     #[error("ClickHouse did not end a statement in time")]
     NotEnded,
+    #[error("ClickHouse did not end all statements in time")]
+    NotAllEnded,
 }
 
-/// When a step is given up: after 10 refusals, or 2 statements that did not end.
+/// When a step is given up: after 10 refusals or attempts that came further, or 2 in which no statement ended.
 const LIMIT: Limit<LeftoverError> = Limit {
     weight: |error| match error {
         LeftoverError::NotEnded => 5,
+        LeftoverError::NotAllEnded => 1,
         LeftoverError::Store(error) if passes(error) => 0,
         LeftoverError::Store(_) => 1,
     },
     most: 10,
 };
 
-/// Whether inserts fail of the same meanwhile. `MEMORY_LIMIT_EXCEEDED` (241) is too much for a query, but may be the server's.
+/// Whether inserts fail of the same meanwhile. `MEMORY_LIMIT_EXCEEDED` (241) is the query's own limit, or the server's: then it says so.
 fn passes(error: &StoreError) -> bool {
     matches!(error.class(), Class::Transient | Class::Overloaded)
-        || matches!(error, StoreError::Refused { code: 241, .. })
+        || matches!(error, StoreError::Refused { code: 241, message } if message.contains("(total)"))
 }
 
 impl BatchWriter {
@@ -59,7 +63,7 @@ impl BatchWriter {
         fence: &F,
     ) -> Result<(), F::Lost> {
         let (store, token) = (&self.store, block.token);
-        let leftovers = Leftovers { client: &store.client, rows, refused, timeout: store.timeout };
+        let leftovers = Leftovers { client: &store.client, rows, refused };
         if has_leftovers {
             let delete = || leftovers.delete_rows();
             if let Err(error) = retry("delete refused events", fence, LIMIT, delete).await? {
@@ -87,13 +91,12 @@ struct Leftovers<'a> {
     client: &'a Client,
     rows: &'a Rows,
     refused: &'a [(usize, Cause)],
-    timeout: Duration,
 }
 
 impl Leftovers<'_> {
     /// Deletes the rows from raw. The time of receipt tells them from the same events sent again later.
     async fn delete_rows(&self) -> Result<(), LeftoverError> {
-        let until = Instant::now() + CHANGE_WITHIN;
+        let mut attempt = Attempt::begin();
         let keys = self.keys(|row| {
             let text = |column| match self.rows.value(column, row) {
                 Some(Value::Text(text)) => unhex(text),
@@ -110,7 +113,8 @@ impl Leftovers<'_> {
             // The first three are of the table's key: only parts that may hold such rows are read.
             let condition = format!("(project_id, event_type, ts, event_id, received_at) IN ({keys})");
             let count = format!("SELECT count() FROM events WHERE {condition}");
-            if within(self.timeout, self.client.query_raw(&count).fetch_one::<u64>()).await? == 0 {
+            let count = self.client.query_raw(&count).with_setting("max_execution_time", ATTEMPT_SECONDS.to_string());
+            if attempt.wait(count.fetch_one::<u64>()).await? == 0 {
                 continue;
             }
             let delete = self
@@ -118,14 +122,15 @@ impl Leftovers<'_> {
                 .query_raw(&format!("DELETE FROM events WHERE {condition}"))
                 .with_setting("lightweight_deletes_sync", "2")
                 .with_setting("wait_end_of_query", "1");
-            change(until, delete.execute()).await?;
+            attempt.wait(delete.execute()).await?;
+            attempt.has_changed = true;
         }
         Ok(())
     }
 
     /// Of several open dead letters of one event the newest stays open, the others are discarded: it was sent again and refused again.
     async fn discard_older(&self) -> Result<(), LeftoverError> {
-        let until = Instant::now() + CHANGE_WITHIN;
+        let mut attempt = Attempt::begin();
         let keys = self.keys(|row| {
             // As dead letters have it, in UTF-8.
             let text = |column| unhex(refused_rows::text(self.rows, column, row).as_bytes());
@@ -148,7 +153,8 @@ impl Leftovers<'_> {
                 .with_setting("async_insert", "0")
                 .with_setting("deduplicate_insert", "disable")
                 .with_setting("deduplicate_insert_select", "disable");
-            change(until, discard.execute()).await?;
+            attempt.wait(discard.execute()).await?;
+            attempt.has_changed = true;
         }
         Ok(())
     }
@@ -159,11 +165,24 @@ impl Leftovers<'_> {
     }
 }
 
-/// Waits for a statement that changes something.
-async fn change(until: Instant, call: impl Future<Output = ClientResult<()>>) -> Result<(), LeftoverError> {
-    match timeout_at(until, call).await {
-        Ok(result) => Ok(result.map_err(StoreError::from)?),
-        Err(_) => Err(LeftoverError::NotEnded),
+/// One of the attempts at a step.
+struct Attempt {
+    until: Instant,
+    /// A statement has ended that the next attempt need not repeat.
+    has_changed: bool,
+}
+
+impl Attempt {
+    fn begin() -> Self {
+        Self { until: Instant::now() + Duration::from_secs(ATTEMPT_SECONDS), has_changed: false }
+    }
+
+    async fn wait<T>(&self, call: impl Future<Output = ClientResult<T>>) -> Result<T, LeftoverError> {
+        match timeout_at(self.until, call).await {
+            Ok(result) => Ok(result.map_err(StoreError::from)?),
+            Err(_) if self.has_changed => Err(LeftoverError::NotAllEnded),
+            Err(_) => Err(LeftoverError::NotEnded),
+        }
     }
 }
 
@@ -217,7 +236,7 @@ mod tests {
             || StoreError::Unreachable(String::new()).into(),
             || StoreError::TimedOut.into(),
             || StoreError::Refused { code: 202, message: String::new() }.into(),
-            || StoreError::Refused { code: 241, message: String::new() }.into(),
+            || StoreError::Refused { code: 241, message: "(total) memory limit exceeded".to_owned() }.into(),
             || StoreError::Refused { code: 242, message: String::new() }.into(),
             || StoreError::Refused { code: 243, message: String::new() }.into(),
             || StoreError::Refused { code: 999, message: String::new() }.into(),

@@ -24,7 +24,7 @@ use tallyhouse_sql::native::{self, Column, Field};
 use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
-use tallyhouse_sql::{StoreError, rehearsal};
+use tallyhouse_sql::{Class, StoreError, rehearsal};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -227,16 +227,31 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
                 Err(error @ (RollupsError::LockLost | RollupsError::Store(StoreError::Unreachable(_)))) => {
                     return Err(error);
                 }
-                Err(_) if span.len() > 1 => spans.extend(span.map(|day| day..day + 1)),
                 Err(error) => {
-                    tracing::warn!(%error, project, day = span.start, "rollups could not be compared after events were refused; trying again");
+                    tracing::warn!(%error, project, days = ?span, "rollups could not be compared after events were refused; trying again");
                     store.metrics.refusals.repair_failures.inc();
                     is_whole = false;
+                    if passes(&error) {
+                        // It says nothing of these days, and each attempt may hold inserts back: the next one after a rest.
+                        return Ok(false);
+                    }
+                    if span.len() > 1 {
+                        spans.extend(span.map(|day| day..day + 1));
+                    }
                 }
             }
         }
     }
     Ok(is_whole)
+}
+
+/// Whether the next attempt may go well without a change of anything.
+fn passes(error: &RollupsError) -> bool {
+    match error {
+        RollupsError::GateTimedOut(_) => true,
+        RollupsError::Store(error) => error.class() != Class::Permanent,
+        _ => false,
+    }
 }
 
 /// Makes rollups of some days of a project equal to raw.
