@@ -11,9 +11,10 @@ use tallyhouse_service::health::Health;
 use tallyhouse_service::{lifecycle, telemetry};
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+fn main() -> ExitCode {
+    tallyhouse_service::memory::bound();
+    let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run()));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ingest: {error}");
@@ -23,7 +24,6 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    tallyhouse_service::memory::bound();
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = config::Config::from_env(&env)?;

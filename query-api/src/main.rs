@@ -8,9 +8,11 @@ use tallyhouse_service::lifecycle::{bind, stop_signal};
 use tallyhouse_service::telemetry;
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Box::pin(start()).await {
+fn main() -> ExitCode {
+    tallyhouse_service::memory::bound();
+    let served =
+        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(Box::pin(start())));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("query-api: {error}");
@@ -20,7 +22,6 @@ async fn main() -> ExitCode {
 }
 
 async fn start() -> Result<(), Box<dyn std::error::Error>> {
-    tallyhouse_service::memory::bound();
     let env = ProcessEnv;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;

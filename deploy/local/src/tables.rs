@@ -7,7 +7,7 @@ use tallyhouse_sql::durability::{self, Fsync};
 use tallyhouse_sql::migrations::Rendering;
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
-use tallyhouse_sql::{Connection, StoreError};
+use tallyhouse_sql::{Class, Connection, StoreError};
 
 /// How long a rebuild that was killed can shut inserts out.
 const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ impl TablesError {
         else {
             return false;
         };
-        matches!(error, StoreError::Unreachable(_) | StoreError::TimedOut)
+        error.class() != Class::Permanent
     }
 }
 

@@ -18,7 +18,7 @@ use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
-use tallyhouse_service::health::Health;
+use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError};
 use tallyhouse_sql::Connection;
@@ -87,12 +87,22 @@ struct Store {
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
     let services = Services::configure(env).await?;
-    let store = Store::open(&config, env, &services.registry).await?;
-    let tables_ready = CancellationToken::new();
-    let served = tokio::select! {
-        served = Box::pin(services.run(&store, tables_ready.clone(), stop)) => served,
-        error = keep_ready(&store, &config, tables_ready) => Err(error),
+    let store = tokio::select! {
+        store = Store::open(&config, env, &services.registry) => store?,
+        () = stop.cancelled() => return Ok(()),
     };
+    let tables_ready = CancellationToken::new();
+    let health = services.health.clone();
+    let mut running = Box::pin(services.run(&store, tables_ready.clone(), stop.clone()));
+    let served = tokio::select! {
+        served = &mut running => served,
+        error = keep_ready(&store, &config, &health, tables_ready) => {
+            // Events may have been taken: they are in the log, and whoever waits is answered.
+            stop.cancel();
+            running.as_mut().await.and(Err(error))
+        }
+    };
+    drop(running);
     if let Some(engine) = store.engine {
         engine.stop(STOP_WITHIN).await;
     }
@@ -100,7 +110,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
 }
 
 /// Waits for ClickHouse, prepares the tables, and keeps them open for inserts. Returns only what cannot be mended by waiting.
-async fn keep_ready(store: &Store, config: &Config, tables_ready: CancellationToken) -> UpError {
+async fn keep_ready(store: &Store, config: &Config, health: &Health, tables_ready: CancellationToken) -> UpError {
     if let Some(engine) = &store.engine
         && let Err(error) = engine.ready().await
     {
@@ -112,8 +122,14 @@ async fn keep_ready(store: &Store, config: &Config, tables_ready: CancellationTo
             return error.into();
         }
         tracing::warn!(%error, "the tables cannot be prepared yet; trying again");
+        health.set(
+            "tables",
+            Status::Degraded,
+            "cannot be prepared yet, see the log: events wait in the log, and nothing is answered",
+        );
         tokio::time::sleep(AGAIN_AFTER).await;
     }
+    health.set("tables", Status::Up, "");
     tables_ready.cancel();
     match tables::keep_open(&store.writer).await {}
 }
@@ -174,6 +190,8 @@ struct Services {
     catalogue: tallyhouse_schema::Catalogue,
     keys: KeyRing,
     registry: Registry,
+    /// Of the ingester; the query API has its own.
+    health: Health,
 }
 
 impl Services {
@@ -194,13 +212,22 @@ impl Services {
             ingest,
             query,
             registry: Registry::new(),
+            health: Health::default(),
         })
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
     async fn run(self, store: &Store, tables_ready: CancellationToken, stop: CancellationToken) -> Result<(), UpError> {
-        let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, keys, registry } =
-            self;
+        let Self {
+            ingest,
+            query,
+            ingest_listeners: [public, admin],
+            query_listeners,
+            catalogue,
+            keys,
+            registry,
+            health,
+        } = self;
         let days = DayVersions::default();
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
@@ -208,7 +235,7 @@ impl Services {
             analyst: store.analyst.clone(),
             ..query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone())
         };
-        let admin_pages = Admin { registry, health: Health::default() };
+        let admin_pages = Admin { registry, health };
         let ingest_deps = IngestDeps {
             connection: store.writer.clone(),
             keys,
@@ -239,7 +266,7 @@ impl Services {
         };
         let query = async {
             // Before they are migrated, tables may be missing or of another version.
-            if store.engine.is_some() && stop.run_until_cancelled(tables_ready.cancelled()).await.is_none() {
+            if stop.run_until_cancelled(tables_ready.cancelled()).await.is_none() {
                 return Ok(());
             }
             let ended = Box::pin(query_api::run(query, query_deps, query_listeners, stop.clone())).await;
