@@ -158,7 +158,7 @@ impl Window {
         chunks
             .into_iter()
             .flat_map(|(chunk, skip)| chunk.entries.iter().skip(skip).map(move |entry| (chunk, entry)))
-            .map(|(chunk, entry)| (EventKey::of_project(chunk.project, entry.id), entry.offset, chunk.newest))
+            .map(|(chunk, entry)| (EventKey::from_parts(chunk.project, entry.id), entry.offset, chunk.newest))
             // An entry that was removed, or left behind by one that came later, is not found at its offset.
             .filter(|(key, offset, _)| self.find(*key) == Some(*offset))
     }
@@ -201,7 +201,7 @@ impl Window {
     }
 
     fn push(&mut self, key: EventKey, offset: i64, now: i64) -> u32 {
-        let (project, id) = key.of();
+        let (project, id) = key.parts();
         let ring = self.rings.entry(project).or_default();
         let last = ring
             .chunks
@@ -337,11 +337,11 @@ fn entry(chunks: &[Chunk], number: u32) -> Option<(&Chunk, &Entry)> {
 }
 
 fn is_of(chunks: &[Chunk], number: u32, key: EventKey) -> bool {
-    entry(chunks, number).is_some_and(|(chunk, entry)| key.of() == (chunk.project, entry.id))
+    entry(chunks, number).is_some_and(|(chunk, entry)| key.parts() == (chunk.project, entry.id))
 }
 
 fn entry_hash(chunks: &[Chunk], number: u32) -> u64 {
-    entry(chunks, number).map_or(0, |(chunk, entry)| EventKey::of_project(chunk.project, entry.id).hash())
+    entry(chunks, number).map_or(0, |(chunk, entry)| EventKey::from_parts(chunk.project, entry.id).hash())
 }
 
 /// A number that grows with the size, in steps of an eighth, so that it seldom changes.

@@ -13,6 +13,7 @@ use tallyhouse_sql::rollups::verify::{self, Audit, PAUSE, Report};
 use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
 
 use crate::backfill::{self, Uncounted};
+use crate::dlq::printable;
 use crate::tell::Teller;
 
 const DAY: i64 = 86_400;
@@ -117,12 +118,12 @@ impl fmt::Display for Findings {
             )?;
         }
         writeln!(f, "{} ids are in raw more than once within a day", audit.repeated_ids)?;
-        audit.examples.iter().try_for_each(|example| writeln!(f, "  {example}"))
+        audit.examples.iter().try_for_each(|example| writeln!(f, "  {}", printable(example)))
     }
 }
 
-/// Weak series that are shown of each table.
-const WEAKEST: usize = 5;
+/// Series that save little, the largest of each table.
+const WEAK_SERIES: usize = 5;
 
 /// How much smaller rollups are than what they count.
 #[derive(Debug)]
@@ -130,13 +131,13 @@ pub struct Reduction(Stats);
 
 /// Looks at one project, or at all.
 pub async fn stats(client: &Client, project: Option<&str>) -> Result<Reduction, RollupsError> {
-    Ok(Reduction(stats::stats(client, project, WEAKEST).await?))
+    Ok(Reduction(stats::stats(client, project, WEAK_SERIES).await?))
 }
 
 impl Reduction {
     /// One object on one line.
     pub fn json(&self) -> String {
-        let Stats { rollups, tables, weakest } = &self.0;
+        let Stats { rollups, tables, weak } = &self.0;
         let rollups: Vec<_> = rollups
             .iter()
             .map(|size| {
@@ -147,13 +148,13 @@ impl Reduction {
                 })
             })
             .collect();
-        format!("{}\n", json!({ "rollups": rollups, "tables": tables, "weakest": weakest }))
+        format!("{}\n", json!({ "rollups": rollups, "tables": tables, "weak": weak }))
     }
 }
 
 impl fmt::Display for Reduction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stats { rollups, tables, weakest } = &self.0;
+        let Stats { rollups, tables, weak } = &self.0;
         writeln!(
             f,
             "{:<20} {:<20} {:>14} {:>14} {:>12} {:>24}",
@@ -176,13 +177,13 @@ impl fmt::Display for Reduction {
             let a_row = by_row(table.bytes, table.rows);
             writeln!(f, "{:<41} {:>14} {:>14} {a_row:>12.1}", table.name, table.bytes, table.rows)?;
         }
-        if !weakest.is_empty() {
+        if !weak.is_empty() {
             writeln!(
                 f,
                 "\nseries that make little smaller: those of at least 1,000 rows and less than 10 events a row"
             )?;
         }
-        for series in weakest {
+        for series in weak {
             let kind = if series.event_type.is_empty() { "(every type)" } else { &series.event_type };
             let set = if series.dim_set.is_empty() { "(total)" } else { &series.dim_set };
             writeln!(

@@ -11,8 +11,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 pub struct EventKey(u128);
 
 impl EventKey {
-    /// From [`Self::of`].
-    pub fn of_project(project: u32, id: [u32; 3]) -> Self {
+    /// From [`Self::parts`].
+    pub fn from_parts(project: u32, id: [u32; 3]) -> Self {
         let [low, middle, high] = id.map(u128::from);
         Self(low | middle << 32 | high << 64 | u128::from(project) << 96)
     }
@@ -28,7 +28,7 @@ impl EventKey {
     }
 
     /// The project's number and the id's.
-    pub fn of(self) -> (u32, [u32; 3]) {
+    pub fn parts(self) -> (u32, [u32; 3]) {
         ((self.0 >> 96) as u32, [self.0 as u32, (self.0 >> 32) as u32, (self.0 >> 64) as u32])
     }
 

@@ -59,8 +59,8 @@ pub struct Metrics {
     pub touched_everything: IntCounter,
 }
 
-/// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits on the disk has met none of them yet:
-/// see `spool.sealed`.
+/// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
+/// yet: see `log`.
 const EVENTS: &str =
     "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, handed_back";
 

@@ -41,7 +41,11 @@ pub async fn ceiling(config: &ClickHouseConfig, lasts: Duration) -> Result<Direc
     let next = || {
         let token = tokens.fetch_add(1, Ordering::Relaxed);
         let body = blocks.get(token as usize % BLOCKS)?.clone();
-        let settings = format!("async_insert=0&insert_deduplication_token=ceiling-{}-{token}", std::process::id());
+        // As the ingester inserts.
+        let settings = format!(
+            "async_insert=0&query_plan_enable_optimizations=0&insert_deduplication_token=ceiling-{}-{token}",
+            std::process::id()
+        );
         Some(Insert { format: "Native", settings, body })
     };
     direct(config, &Run { connections: AT_A_TIME, rows: BLOCK, lasts }, next).await

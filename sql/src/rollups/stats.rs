@@ -22,7 +22,7 @@ pub struct Stats {
     /// Rows and bytes of raw events and of each rollup table, of all projects.
     pub tables: Vec<Table>,
     /// Series with the most rows of those that are less than ten times smaller than what they count.
-    pub weakest: Vec<Series>,
+    pub weak: Vec<Series>,
 }
 
 /// One rollup of one project.
@@ -85,8 +85,8 @@ pub fn by_row(events: u64, rows: u64) -> f64 {
     if rows == 0 { 0.0 } else { events as f64 / rows as f64 }
 }
 
-/// Looks at one project, or at all. `weakest` bounds the series of each table.
-pub async fn stats(client: &Client, project: Option<&str>, weakest: usize) -> Result<Stats, RollupsError> {
+/// Looks at one project, or at all. `weak` bounds the series of each table.
+pub async fn stats(client: &Client, project: Option<&str>, weak: usize) -> Result<Stats, RollupsError> {
     refuse_cluster(client).await?;
     let mut found = Stats { tables: tables(client).await?, ..Stats::default() };
     let only = project.map_or_else(|| "1".to_owned(), |project| format!("t.project_id = {}", quoted(project)));
@@ -103,9 +103,9 @@ pub async fn stats(client: &Client, project: Option<&str>, weakest: usize) -> Re
             "SELECT toString(t.project_id) AS project_id, {name} AS rollup, toString(t.event_type) AS event_type, \
                trimLeft(t.dim_set, '{EVERY_TYPE}{QUARTER}') AS dim_set, sum(t.events) AS events, count() AS rows \
              FROM tallyhouse.{table} AS t WHERE {only} GROUP BY project_id, rollup, event_type, dim_set \
-             HAVING rows >= {LEAST_ROWS} AND events < 10 * rows ORDER BY rows DESC LIMIT {weakest}"
+             HAVING rows >= {LEAST_ROWS} AND events < 10 * rows ORDER BY rows DESC LIMIT {weak}"
         );
-        found.weakest.extend(within(client.query_raw(&series).fetch_all::<Series>()).await?);
+        found.weak.extend(within(client.query_raw(&series).fetch_all::<Series>()).await?);
     }
     found.rollups.sort_by(|one, other| one.project_id.cmp(&other.project_id));
     Ok(found)
