@@ -1,4 +1,5 @@
 //! Whatever bytes come in, they end as events or as refusals.
+#![allow(clippy::expect_used, reason = "a helper that panics fails its test")]
 
 use proptest::prelude::*;
 use tallyhouse_schema::body::Layout;
