@@ -386,9 +386,14 @@ async fn a_batch_whose_token_went_with_the_power_is_counted_once_all_the_same() 
     eventually("the insert was applied", async || everywhere(&place.connection, &place.project).await == [30; 4]).await;
     service.kill(&place.data).await;
     let place = place.forget_tokens().await;
+    // Rollups count the batch twice for a moment only; its rows stay twice in raw until they are merged.
+    let merges =
+        |what, value| format!("ALTER TABLE tallyhouse.events {what} max_bytes_to_merge_at_max_space_in_pool{value}");
+    execute(&place.connection, &merges("MODIFY SETTING", " = 1")).await.unwrap();
     let service = place.service(&[]).await;
-    let in_minutes = async || everywhere(&place.connection, &place.project).await[1];
-    eventually("the batch is counted twice, until that is seen", async || in_minutes().await == 50).await;
+    let in_raw = async || everywhere(&place.connection, &place.project).await[0];
+    eventually("the batch was stored twice", async || in_raw().await == 50).await;
+    execute(&place.connection, &merges("RESET SETTING", "")).await.unwrap();
     execute(&place.connection, "OPTIMIZE TABLE tallyhouse.events FINAL").await.unwrap();
     place.finish(service, 30, 0).await;
 }
