@@ -119,14 +119,14 @@ impl Config {
             data: env::path(env, "TALLYHOUSE_DATA", "./data"),
             request: RequestLimits {
                 body_bytes: size("INGEST_BODY_BYTES", (1_024, 64 << 20), 4 << 20)?,
-                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 16 << 20)?,
+                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 32 << 20)?,
                 open_bytes: size("INGEST_OPEN_BYTES", (64 << 10, 1 << 30), 64 << 20)?,
                 ack_timeout,
                 read_timeout: Duration::from_secs(30),
             },
             batch: BatchLimits {
-                rows: size("INGEST_BATCH_ROWS", (1, 131_072), 65_536)?,
-                bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 16 << 20)?,
+                rows: size("INGEST_BATCH_ROWS", (1, 131_072), 131_072)?,
+                bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 32 << 20)?,
                 linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
                 inserts: size("INGEST_INSERTS", (1, 16), 1)?,
                 insert_timeout: Duration::from_secs(30),
@@ -134,7 +134,7 @@ impl Config {
             },
             dedup: DedupLimits {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
-                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
+                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 3_600_000)?,
             },
             pace: Pace {
                 least: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,

@@ -14,6 +14,7 @@
 //! goes back forgets nothing.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const CHUNK: usize = 1_024;
 
 /// Ids that [`Windows`] takes from a window before it looks which one is the largest.
 const TRIMMED: usize = 1_024;
+
+/// The offset of an entry that was removed.
+const GONE: i64 = i64::MIN;
 
 /// Rings are looked through for old chunks when so large a part of the window has passed.
 const SWEEPS: i64 = 100;
@@ -118,11 +122,15 @@ impl Window {
         entry(&self.chunks, *found).map(|(_, entry)| entry.offset)
     }
 
-    /// Forgets an id. Its entry stays in the ring, unfound, until its turn comes.
+    /// Forgets an id. Its entry stays in the ring, without an offset, until its turn comes.
     pub fn remove(&mut self, key: EventKey) {
         let chunks = &self.chunks;
-        if let Ok(found) = self.index.find_entry(key.hash(), |number| is_of(chunks, *number, key)) {
-            found.remove();
+        let Ok(found) = self.index.find_entry(key.hash(), |number| is_of(chunks, *number, key)) else { return };
+        let number = *found.get() as usize;
+        found.remove();
+        let chunk = self.chunks.get_mut(number / CHUNK);
+        if let Some(entry) = chunk.and_then(|chunk| chunk.entries.get_mut(number % CHUNK)) {
+            entry.offset = GONE;
         }
     }
 
@@ -161,6 +169,30 @@ impl Window {
             .map(|(chunk, entry)| (EventKey::from_parts(chunk.project, entry.id), entry.offset, chunk.newest))
             // An entry that was removed, or left behind by one that came later, is not found at its offset.
             .filter(|(key, offset, _)| self.find(*key) == Some(*offset))
+    }
+
+    /// Ids of events whose offsets lie in a range, in order, with no earlier time than they came. Offsets grow as ids come; that of an
+    /// id without one is negative.
+    pub fn within(&self, offsets: &Range<i64>) -> Vec<(EventKey, i64, i64)> {
+        let mut found = Vec::new();
+        let last = |chunk: &Chunk| chunk.entries.iter().rev().map(|entry| entry.offset).find(|offset| *offset != GONE);
+        for ring in self.rings.values() {
+            let forgotten = |at: usize| if at == 0 { ring.forgotten } else { 0 };
+            for (at, slot) in ring.chunks.iter().enumerate().rev() {
+                let Some(chunk) = self.chunks.get(*slot as usize) else { continue };
+                match last(chunk) {
+                    Some(last) if last < offsets.start => break,
+                    _ => {}
+                }
+                let entries =
+                    chunk.entries.iter().skip(forgotten(at)).filter(|entry| offsets.contains(&{ entry.offset }));
+                found.extend(
+                    entries.map(|entry| (EventKey::from_parts(chunk.project, entry.id), entry.offset, chunk.newest)),
+                );
+            }
+        }
+        found.sort_unstable_by_key(|(_, offset, _)| *offset);
+        found
     }
 
     /// How long an id is known.
@@ -407,6 +439,26 @@ mod tests {
         // The first entry of the key leaves before the second.
         window.insert(hasher.key("p", "next"), 3, 0);
         assert_eq!((window.find(key), window.ids()), (None, 10));
+    }
+
+    #[test]
+    fn ids_of_a_range_are_those_that_are_known_in_order() {
+        let hasher = KeyHasher::random();
+        let (mut window, key) = (day(1_000_000), |n: i64| hasher.key(&format!("p{}", n % 3), &n.to_string()));
+        window.insert(hasher.key("p0", "from ClickHouse"), -1, 0);
+        (0..10_000).for_each(|n| window.insert(key(n), n, n));
+        window.remove(key(5_000));
+        window.remove(key(9_999));
+        // Lost, and its offset is used again.
+        window.insert(hasher.key("p1", "again"), 9_999, 10_000);
+        let found = window.within(&(4_990..10_000));
+        let offsets: Vec<i64> = found.iter().map(|(_, offset, _)| *offset).collect();
+        assert_eq!(offsets, (4_990..10_000).filter(|n| *n != 5_000).collect::<Vec<_>>());
+        assert_eq!(found.last().map(|(key, ..)| *key), Some(hasher.key("p1", "again")));
+        assert!(found.iter().take(5_000).all(|(key_of, n, at)| *key_of == key(*n) && *at >= *n));
+        (0..6_000).for_each(|_| window.forget_of_the_largest());
+        assert_eq!(window.within(&(0..10_000)).len(), window.ids());
+        assert!(window.within(&(0..10)).is_empty());
     }
 
     #[test]

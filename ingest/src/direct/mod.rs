@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::KeyHasher;
+use crate::batch::{EventKey, KeyHasher};
 use crate::guard::{self, Guard};
 use crate::known::{self, IdFilter, KnownId};
 use crate::log::local::commit::{COMMIT, Commits};
@@ -58,9 +58,6 @@ const LEARN_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long the batch on its way may take after the drain. Past it, it is repeated at the next start.
 const END_WITHIN: Duration = Duration::from_secs(5);
-
-/// No offset.
-const GONE: i64 = i64::MIN;
 
 /// Why the ingester cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -327,9 +324,7 @@ impl Direct {
 
     /// Keeps ids that did not come through the log. From then on the folder knows its ids.
     fn keep_other_ids(&self) -> io::Result<()> {
-        let (now, steady) = (now_ms(), steady_ms());
-        let id = |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) };
-        let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(id).collect();
+        let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(known_id()).collect();
         if self.has_ids {
             // Beside those of the first start, which nobody could read again.
             return ids::save(&self.disk, Source::Journal, &ids);
@@ -369,7 +364,7 @@ impl Direct {
         for (base, end) in ended {
             // An empty one is followed by one of the same base.
             if end > base && base > self.saved.load(Ordering::Relaxed) {
-                ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end)?)?;
+                ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end))?;
                 self.saved.store(base, Ordering::Relaxed);
             }
             gone = gone.max((end <= kept).then_some(end));
@@ -396,22 +391,14 @@ impl Direct {
     }
 
     /// Ids of records between two offsets, as far as the window has them.
-    fn ids_of(&self, from: i64, until: i64) -> io::Result<Vec<Id>> {
-        let mut ids = Vec::new();
-        self.log.read(from, |record| {
-            let is_of_it = record.offset < until;
-            if let Some(identity) = wire::identity(record.payload).ok().filter(|_| is_of_it) {
-                let key = self.appender.hasher().key(identity.project, identity.event_id);
-                ids.push(Id { key, offset: record.offset, at: record.at });
-            }
-            is_of_it
-        })?;
-        for ids in ids.chunks_mut(4_096) {
-            let window = self.appender.window();
-            // What ClickHouse refused was forgotten, and what did not fit as well.
-            ids.iter_mut().filter(|id| window.find(id.key) != Some(id.offset)).for_each(|id| id.offset = GONE);
-        }
-        ids.retain(|id| id.offset != GONE);
-        Ok(ids)
+    fn ids_of(&self, base: i64, end: i64) -> Vec<Id> {
+        let found = self.appender.window().within(&(base..end));
+        found.into_iter().map(known_id()).collect()
     }
+}
+
+/// An entry of the window with its time by the clock.
+fn known_id() -> impl Fn((EventKey, i64, i64)) -> Id {
+    let (now, steady) = (now_ms(), steady_ms());
+    move |(key, offset, at)| Id { key, offset, at: now.saturating_sub(steady.saturating_sub(at)) }
 }

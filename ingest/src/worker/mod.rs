@@ -110,7 +110,7 @@ enum Done {
 const LEAST_BYTES: usize = 256 << 10;
 
 /// All batches that are being filled may have so many times the bytes of one.
-const FULL_BATCHES: usize = 4;
+const FULL_BATCHES: usize = 2;
 
 /// What a worker's batch takes of the memory for all of them.
 struct Share<'a> {

@@ -50,6 +50,11 @@ impl Group {
         self.records
     }
 
+    /// How many requests wait for it.
+    pub fn waiting(&self) -> usize {
+        self.outcome.receiver_count()
+    }
+
     /// The offset of the first.
     pub fn first(&self) -> i64 {
         self.first

@@ -15,6 +15,13 @@ use super::{Damage, LocalLog, Sync};
 /// Between two syncs that nobody waits for, with [`Sync::Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// Requests of one group from which on the next one gathers for longer than a sync takes.
+const MANY: usize = 16;
+
+/// Between the beginnings of two groups while many requests come: each sync costs processor time, and requests that are answered together
+/// cost less than one by one. Far less than an acknowledgement may take.
+const GATHERS: Duration = Duration::from_millis(4);
+
 /// What writes a log. It ends when this is dropped.
 pub struct Writer<D: Disk = Folder> {
     log: Arc<LocalLog<D>>,
@@ -73,7 +80,11 @@ impl<D: Disk> LocalLog<D> {
             };
             let Some(group) = self.next_group(due) else { break };
             if group.records() > 0 {
+                let (waiting, begun) = (group.waiting(), Instant::now());
                 self.write_group(group);
+                if waiting >= MANY {
+                    std::thread::sleep(GATHERS.saturating_sub(begun.elapsed()));
+                }
             }
             let is_due = due.is_some_and(|due| Instant::now() >= due);
             if self.wants_sync.swap(false, Ordering::Relaxed) || is_due {
