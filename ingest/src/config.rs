@@ -75,8 +75,7 @@ pub struct BatchLimits {
     pub bytes: usize,
     /// `INGEST_LINGER_MS`: how long a batch waits for company when nothing else holds it back.
     pub linger: Duration,
-    /// `INGEST_INSERTS`: inserts at a time. The views of one insert run side by side, so one keeps two cores busy and makes
-    /// larger batches than two would; more cores want more.
+    /// `INGEST_INSERTS`: inserts at a time, of a consumer's partitions. One leaves two cores a fifth of their time; more cores want more.
     pub inserts: usize,
     /// One attempt of an insert. Not configurable.
     pub insert_timeout: Duration,
@@ -128,7 +127,7 @@ impl Config {
                 rows: size("INGEST_BATCH_ROWS", (1, 131_072), 131_072)?,
                 bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 32 << 20)?,
                 linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
-                inserts: size("INGEST_INSERTS", (1, 16), 1)?,
+                inserts: size("INGEST_INSERTS", (1, 16), 2)?,
                 insert_timeout: Duration::from_secs(30),
                 refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
             },

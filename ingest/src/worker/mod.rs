@@ -110,7 +110,7 @@ enum Done {
 const LEAST_BYTES: usize = 256 << 10;
 
 /// All batches that are being filled may have so many times the bytes of one.
-const FULL_BATCHES: usize = 2;
+const FULL_BATCHES: usize = 4;
 
 /// What a worker's batch takes of the memory for all of them.
 struct Share<'a> {
@@ -207,7 +207,10 @@ impl<P: Partition> Worker<P> {
             let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
             let has_more = !is_draining && filling.judge(&judge)?;
             self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
-            if let Some(jump) = filling.take_jump() {
+            // What was stored before the jump is committed before it.
+            if running.is_empty()
+                && let Some(jump) = filling.take_jump()
+            {
                 let drain = self.drain.clone();
                 drain.run_until_cancelled(self.jumped(filling, jump)).await;
                 continue;
