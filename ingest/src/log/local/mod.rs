@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **A group** is what one sync makes durable: the records of all requests that came while the one before was synced. Nothing lingers
-//! where few wait: with nobody else there, a request is written at once. While many do, groups begin 4 ms apart ([`writer`]): each sync costs
+//! where few wait: with nobody else there, a request is written at once. While many do, groups begin 4 ms apart (`writer`): each sync costs
 //! processor time that they want themselves. A group has a header, and each record a length and a checksum
 //! ([`frame`]).
 //!
