@@ -78,6 +78,10 @@ async fn every_answer_says_the_same_of_itself() {
                 assert!(is_right(&meta[name]), "{path} {document}: {name} in {meta}");
             }
             let told: Vec<&String> = meta["errors"].as_object().unwrap().keys().collect();
+            // A report until the end of a quarter of an hour needs no minutes.
+            let until = meta["compared_range"]["to"].as_str().unwrap_or_default();
+            let needs_minutes = [":00:00Z", ":15:00Z", ":30:00Z", ":45:00Z"].iter().all(|end| !until.ends_with(end));
+            let source = if needs_minutes { source } else { source.trim_end_matches(",rollup_1m") };
             assert_eq!((&meta["source"], json!(told)), (&json!(source), estimated.clone()), "{path}: {meta}");
             assert_eq!(meta["approx"], json!(!told.is_empty()), "{path}: {meta}");
             assert_eq!(
