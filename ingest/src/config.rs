@@ -75,7 +75,7 @@ pub struct BatchLimits {
     pub bytes: usize,
     /// `INGEST_LINGER_MS`: how long a batch waits for company when nothing else holds it back.
     pub linger: Duration,
-    /// `INGEST_INSERTS`: inserts at a time, of a consumer's partitions. One leaves two cores a fifth of their time; more cores want more.
+    /// `INGEST_INSERTS`: inserts at a time, of a consumer's partitions. With one, two cores wait for commits; more cores want more.
     pub inserts: usize,
     /// One attempt of an insert. Not configurable.
     pub insert_timeout: Duration,
@@ -118,7 +118,7 @@ impl Config {
             data: env::path(env, "TALLYHOUSE_DATA", "./data"),
             request: RequestLimits {
                 body_bytes: size("INGEST_BODY_BYTES", (1_024, 64 << 20), 4 << 20)?,
-                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 32 << 20)?,
+                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 16 << 20)?,
                 open_bytes: size("INGEST_OPEN_BYTES", (64 << 10, 1 << 30), 64 << 20)?,
                 ack_timeout,
                 read_timeout: Duration::from_secs(30),
@@ -129,11 +129,11 @@ impl Config {
                 linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
                 inserts: size("INGEST_INSERTS", (1, 16), 2)?,
                 insert_timeout: Duration::from_secs(30),
-                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
+                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 4_000_000), 30_000)?,
             },
             dedup: DedupLimits {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
-                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 3_600_000)?,
+                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
             },
             pace: Pace {
                 least: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,

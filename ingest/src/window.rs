@@ -49,6 +49,9 @@ struct Chunk {
     entries: Vec<Entry>,
     oldest: i64,
     newest: i64,
+    /// Of its offsets.
+    lowest: i64,
+    highest: i64,
 }
 
 /// The ids of a project.
@@ -171,27 +174,23 @@ impl Window {
             .filter(|(key, offset, _)| self.find(*key) == Some(*offset))
     }
 
-    /// Ids of events whose offsets lie in a range, in order, with no earlier time than they came. Offsets grow as ids come; that of an
-    /// id without one is negative.
+    /// Ids of events whose offsets lie in a range, in no order, with no earlier time than they came. The id of an event without an offset
+    /// has a negative one.
     pub fn within(&self, offsets: &Range<i64>) -> Vec<(EventKey, i64, i64)> {
         let mut found = Vec::new();
-        let last = |chunk: &Chunk| chunk.entries.iter().rev().map(|entry| entry.offset).find(|offset| *offset != GONE);
         for ring in self.rings.values() {
-            let forgotten = |at: usize| if at == 0 { ring.forgotten } else { 0 };
-            for (at, slot) in ring.chunks.iter().enumerate().rev() {
+            let forgotten = std::iter::once(ring.forgotten).chain(std::iter::repeat(0));
+            for (slot, forgotten) in ring.chunks.iter().zip(forgotten) {
                 let Some(chunk) = self.chunks.get(*slot as usize) else { continue };
-                match last(chunk) {
-                    Some(last) if last < offsets.start => break,
-                    _ => {}
+                // Not in their order everywhere: what a start finds in the log may be older than what files know.
+                if chunk.lowest >= offsets.end || chunk.highest < offsets.start {
+                    continue;
                 }
-                let entries =
-                    chunk.entries.iter().skip(forgotten(at)).filter(|entry| offsets.contains(&{ entry.offset }));
-                found.extend(
-                    entries.map(|entry| (EventKey::from_parts(chunk.project, entry.id), entry.offset, chunk.newest)),
-                );
+                let entries = chunk.entries.iter().skip(forgotten).filter(|entry| offsets.contains(&{ entry.offset }));
+                let id = |entry: &Entry| (EventKey::from_parts(chunk.project, entry.id), entry.offset, chunk.newest);
+                found.extend(entries.map(id));
             }
         }
-        found.sort_unstable_by_key(|(_, offset, _)| *offset);
         found
     }
 
@@ -242,7 +241,8 @@ impl Window {
         let slot = match last {
             Some(slot) => *slot,
             None => {
-                let chunk = Chunk { project, entries: Vec::new(), oldest: now, newest: now };
+                let (lowest, highest) = (offset, offset);
+                let chunk = Chunk { project, entries: Vec::new(), oldest: now, newest: now, lowest, highest };
                 let slot = self.free.pop().unwrap_or(self.chunks.len() as u32);
                 match self.chunks.get_mut(slot as usize) {
                     Some(free) => *free = chunk,
@@ -259,6 +259,8 @@ impl Window {
         chunk.entries.push(Entry { id, offset });
         chunk.oldest = chunk.oldest.min(now);
         chunk.newest = chunk.newest.max(now);
+        chunk.lowest = chunk.lowest.min(offset);
+        chunk.highest = chunk.highest.max(offset);
         slot * CHUNK as u32 + (chunk.entries.len() - 1) as u32
     }
 
@@ -442,23 +444,26 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_a_range_are_those_that_are_known_in_order() {
+    fn ids_of_a_range_are_all_that_are_known_of_it() {
         let hasher = KeyHasher::random();
         let (mut window, key) = (day(1_000_000), |n: i64| hasher.key(&format!("p{}", n % 3), &n.to_string()));
         window.insert(hasher.key("p0", "from ClickHouse"), -1, 0);
-        (0..10_000).for_each(|n| window.insert(key(n), n, n));
+        // A start learns newer ones from files before it finds older ones in the log.
+        (6_000..10_000).chain(0..6_000).for_each(|n| window.insert(key(n), n, n));
+        window.insert(hasher.key("p2", "from a journal"), -1, 0);
         window.remove(key(5_000));
         window.remove(key(9_999));
         // Lost, and its offset is used again.
         window.insert(hasher.key("p1", "again"), 9_999, 10_000);
-        let found = window.within(&(4_990..10_000));
+        let mut found = window.within(&(4_990..10_000));
+        found.sort_unstable_by_key(|(_, offset, _)| *offset);
         let offsets: Vec<i64> = found.iter().map(|(_, offset, _)| *offset).collect();
         assert_eq!(offsets, (4_990..10_000).filter(|n| *n != 5_000).collect::<Vec<_>>());
         assert_eq!(found.last().map(|(key, ..)| *key), Some(hasher.key("p1", "again")));
         assert!(found.iter().take(5_000).all(|(key_of, n, at)| *key_of == key(*n) && *at >= *n));
         (0..6_000).for_each(|_| window.forget_of_the_largest());
-        assert_eq!(window.within(&(0..10_000)).len(), window.ids());
-        assert!(window.within(&(0..10)).is_empty());
+        assert_eq!(window.within(&(-1..10_000)).len(), window.ids());
+        assert!(window.within(&(6_000..6_010)).is_empty());
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //!
 //! ClickHouse keeps a state of users and one of values for each cell while it inserts, and that is what an insert takes memory for, not its
 //! events: those of one minute share a few thousand cells, those of an import may have one each. Cells are counted by linear counting
-//! (Whang et al. 1990): `n` of them set about `m (1 - e^(-n/m))` of `m` bits, within half a per cent here. Who chooses values so that
-//! they meet in few bits makes cells look fewer; the number of rows that are counted is bounded beside it.
+//! (Whang et al. 1990): `n` of them set about `m (1 - e^(-n/m))` of `m` bits, within half a per cent here.
 
+use std::hash::Hasher;
+use std::sync::LazyLock;
+
+use siphasher::sip::SipHasher13;
 use tallyhouse_schema::Event;
 
 /// Bits: 128 KiB.
@@ -12,8 +15,8 @@ const BITS: u32 = 20;
 
 const MINUTE_MS: i64 = 60_000;
 
-/// An odd number without a pattern: 2^64 divided by the golden ratio.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Of this process, so that nobody can choose values that meet in few bits.
+static KEYS: LazyLock<[u64; 2]> = LazyLock::new(rand::random);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -25,11 +28,16 @@ pub(super) struct Cells {
 impl Cells {
     /// Adds those of an event.
     pub(super) fn add(&mut self, project: &str, event: &Event<'_>) {
-        let minute = event.ts.div_euclid(MINUTE_MS) as u64;
-        let of_type = text(text(word(0, minute), project), &event.event_type);
-        self.mark(of_type);
+        let mut of_type = SipHasher13::new_with_keys(KEYS[0], KEYS[1]);
+        of_type.write_i64(event.ts.div_euclid(MINUTE_MS));
+        text(&mut of_type, project);
+        text(&mut of_type, &event.event_type);
+        self.mark(of_type.finish());
         for dim in &event.dims {
-            self.mark(text(text(of_type, dim.set), &dim.value));
+            let mut cell = of_type;
+            text(&mut cell, dim.set);
+            text(&mut cell, &dim.value);
+            self.mark(cell.finish());
         }
     }
 
@@ -42,8 +50,7 @@ impl Cells {
         if self.bits.is_empty() {
             self.bits = vec![0; 1 << (BITS - 6)];
         }
-        // The upper bits of a product depend on all bits of its factors, and the lower half should not depend on few.
-        let bit = (hash ^ (hash >> 32)).wrapping_mul(SPREAD) >> (u64::BITS - BITS);
+        let bit = hash >> (u64::BITS - BITS);
         let mask = 1_u64 << (bit & 63);
         if let Some(word) = self.bits.get_mut((bit >> 6) as usize) {
             self.set += usize::from(*word & mask == 0);
@@ -52,19 +59,10 @@ impl Cells {
     }
 }
 
-fn word(hash: u64, word: u64) -> u64 {
-    (hash.rotate_left(23) ^ word).wrapping_mul(SPREAD)
-}
-
-/// Of a text and its length, which tells "ab" and "c" from "a" and "bc".
-fn text(hash: u64, text: &str) -> u64 {
-    let mut hash = word(hash, text.len() as u64);
-    for chunk in text.as_bytes().chunks(8) {
-        let mut bytes = [0; 8];
-        bytes.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-        hash = word(hash, u64::from_le_bytes(bytes));
-    }
-    hash
+/// With its length, which tells "ab" and "c" from "a" and "bc".
+fn text(hasher: &mut SipHasher13, text: &str) {
+    hasher.write_usize(text.len());
+    hasher.write(text.as_bytes());
 }
 
 #[cfg(test)]

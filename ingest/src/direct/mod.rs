@@ -392,7 +392,8 @@ impl Direct {
 
     /// Ids of records between two offsets, as far as the window has them.
     fn ids_of(&self, base: i64, end: i64) -> Vec<Id> {
-        let found = self.appender.window().within(&(base..end));
+        let mut found = self.appender.window().within(&(base..end));
+        found.sort_unstable_by_key(|(_, offset, _)| *offset);
         found.into_iter().map(known_id()).collect()
     }
 }

@@ -312,7 +312,7 @@ fn canaries(project: &str, kind: &str) -> [Vec<Bytes>; 2] {
     })
 }
 
-/// Reads a block on a thread for blocking work: it may be 16 MiB.
+/// Reads a block on a thread for blocking work: it may be 32 MiB.
 pub(super) async fn read(chunks: &[Bytes]) -> Option<Arc<Rows>> {
     let chunks = chunks.to_vec();
     tokio::task::spawn_blocking(move || Rows::read(&chunks).map(Arc::new)).await.ok().flatten()

@@ -173,6 +173,11 @@ impl Filling {
         self.jump.take()
     }
 
+    /// Whether [`Self::take_jump`] gives one.
+    pub fn has_jump(&self) -> bool {
+        self.jump.is_some()
+    }
+
     /// Ends the replay when all records of its range that are left came before an offset.
     fn end_replay(&mut self, until: i64) {
         if self.replay.as_ref().is_some_and(|intent| intent.last < until) {

@@ -287,7 +287,7 @@ impl<P: Partition> Worker<P> {
                 }
                 self.committer.partition.stored(next, &refused);
                 // The next intent says as much as a progress commit; only where none follows at once is one worth its time.
-                if self.drain.is_cancelled() || !filling.is_full(limits) {
+                if self.drain.is_cancelled() || !filling.is_full(limits) || filling.has_jump() {
                     let committer = Arc::clone(&self.committer);
                     running.spawn(async move { committer.commit(next, "").await.map(|()| Done::Committed) });
                 }

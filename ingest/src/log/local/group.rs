@@ -50,9 +50,9 @@ impl Group {
         self.records
     }
 
-    /// How many requests wait for it.
+    /// How many requests wait for it, once it is taken: one receiver is that of [`Open`].
     pub fn waiting(&self) -> usize {
-        self.outcome.receiver_count()
+        self.outcome.receiver_count().saturating_sub(1)
     }
 
     /// The offset of the first.

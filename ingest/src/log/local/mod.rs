@@ -8,8 +8,8 @@
 //! ```
 //!
 //! **A group** is what one sync makes durable: the records of all requests that came while the one before was synced. Nothing lingers
-//! where few wait: with nobody else there, a request is written at once. While many do, groups begin 4 ms apart (`writer`): each sync costs
-//! processor time that they want themselves. A group has a header, and each record a length and a checksum
+//! where few wait: with nobody else there, a request is written at once. While many do, a group gathers for as long as the sync
+//! before it took (`writer`): each sync costs processor time that they want themselves. A group has a header, and each record a length and a checksum
 //! ([`frame`]).
 //!
 //! **What survives** depends on `LOG_SYNC`, see [`Sync`]. Exactness does not depend on it: an intent is written only for records that are
