@@ -16,7 +16,7 @@ const BITS: u32 = 20;
 const MINUTE_MS: i64 = 60_000;
 
 /// Of this process, so that nobody can choose values that meet in few bits.
-static KEYS: LazyLock<[u64; 2]> = LazyLock::new(rand::random);
+static KEYS: LazyLock<[u8; 16]> = LazyLock::new(rand::random);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Cells {
 impl Cells {
     /// Adds those of an event.
     pub(super) fn add(&mut self, project: &str, event: &Event<'_>) {
-        let mut of_type = SipHasher13::new_with_keys(KEYS[0], KEYS[1]);
+        let mut of_type = SipHasher13::new_with_key(&KEYS);
         of_type.write_i64(event.ts.div_euclid(MINUTE_MS));
         text(&mut of_type, project);
         text(&mut of_type, &event.event_type);
