@@ -129,7 +129,7 @@ impl Config {
                 linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
                 inserts: size("INGEST_INSERTS", (1, 16), 2)?,
                 insert_timeout: Duration::from_secs(30),
-                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 4_000_000), 30_000)?,
+                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
             },
             dedup: DedupLimits {
                 window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),

@@ -216,3 +216,19 @@ impl Drop for Appending<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_does_not_count_among_those_who_wait() {
+        let mut open = Open::at(0);
+        let tickets = [(); 3].map(|()| open.group.outcome.subscribe());
+        open.group.records = 3;
+        let group = open.take();
+        assert_eq!(group.waiting(), 3);
+        drop(tickets);
+        assert_eq!(group.waiting(), 0);
+    }
+}
