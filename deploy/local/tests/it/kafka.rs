@@ -434,8 +434,8 @@ async fn many_partitions_with_a_backlog_take_bounded_memory() {
     produce(0..64).await;
     stored(&connection, &project, 64).await;
     proxy.set(Mode::Away);
-    // 4 MiB for each partition.
-    produce(64..64_000).await;
+    // 8 MiB for each partition: more than a batch of it and what waits behind may have.
+    produce(64..128_000).await;
     let paused = async || {
         let metrics = Endpoint::new(&consumer.ingest_admin_url(), Duration::from_secs(5)).unwrap();
         let metrics = String::from_utf8(metrics.get("/metrics").await.unwrap().body.to_vec()).unwrap();
