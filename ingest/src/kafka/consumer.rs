@@ -55,8 +55,12 @@ const LANES_BYTES: usize = 32 << 20;
 
 const LEAST_LANE_BYTES: usize = 128 << 10;
 
-/// Messages taken before they are handed to their lanes.
-const POLLED: usize = 2_000;
+/// Above so many bytes that wait for all lanes, nothing is read: a partition's share of one response, unpacked, may be many times
+/// the least, and 64 partitions have 64 of them.
+const MOST_BYTES: usize = 96 << 20;
+
+/// Messages and bytes taken before they are handed to their lanes.
+const POLLED: (usize, usize) = (2_000, 4 << 20);
 
 const POLL_WITHIN: Duration = Duration::from_millis(50);
 
@@ -101,15 +105,18 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
     while !stop.is_cancelled() {
         let mut polled = consumer.poll(POLL_WITHIN);
         begin_lanes(consumer);
-        let mut taken = 0;
+        let mut taken = (0, 0);
         while let Some(message) = polled {
             forget_gone(consumer, &mut chunks);
             match message {
-                Ok(message) => collect(&message, &mut chunks),
+                Ok(message) => {
+                    taken.1 += message.payload_len();
+                    collect(&message, &mut chunks);
+                }
                 Err(error) => trouble(consumer, &error)?,
             }
-            taken += 1;
-            if taken >= POLLED {
+            taken.0 += 1;
+            if taken.0 >= POLLED.0 || taken.1 >= POLLED.1 {
                 break;
             }
             polled = consumer.poll(Duration::ZERO);
@@ -171,20 +178,28 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, 
     chunks.retain(|place, _| lanes.contains_key(place));
 }
 
+/// Whether a lane has enough, so many bytes wait for it and for all: a lane that had enough goes on below a half.
+fn has_enough(had_enough: bool, queued: usize, all: usize) -> bool {
+    let most = match all {
+        ..=LANES_BYTES => LANE_BYTES,
+        ..=MOST_BYTES => LEAST_LANE_BYTES,
+        _ => return true,
+    };
+    queued > if had_enough { most / 2 } else { most }
+}
+
 /// Pauses partitions whose lanes have enough, and lets them go on when they have not.
 fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
     let mut lanes = consumer.context().lanes();
     let waiting: usize = lanes.values().map(Running::queued).sum();
-    let most = if waiting > LANES_BYTES { LEAST_LANE_BYTES } else { LANE_BYTES };
     for ((topic, partition), lane) in lanes.iter_mut() {
-        let queued = lane.queued();
-        if !lane.is_paused && queued > most {
-            lane.is_paused = true;
-            pause.add_partition(topic, *partition);
-        } else if lane.is_paused && queued < most / 2 {
-            lane.is_paused = false;
-            resume.add_partition(topic, *partition);
+        let was_paused = lane.is_paused;
+        lane.is_paused = has_enough(was_paused, lane.queued(), waiting);
+        match (was_paused, lane.is_paused) {
+            (false, true) => _ = pause.add_partition(topic, *partition),
+            (true, false) => _ = resume.add_partition(topic, *partition),
+            (true, true) | (false, false) => {}
         }
     }
     let paused = lanes.values().filter(|lane| lane.is_paused).count();
@@ -207,4 +222,19 @@ fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
         return Err(Ended::Lane);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_has_less_the_more_waits_for_all() {
+        for (all, most) in [(0, LANE_BYTES), (LANES_BYTES, LANE_BYTES), (LANES_BYTES + 1, LEAST_LANE_BYTES)] {
+            assert!(!has_enough(false, most, all) && has_enough(false, most + 1, all), "{all}");
+            assert!(has_enough(true, most, all) && !has_enough(true, most / 2, all), "{all}");
+        }
+        assert!(has_enough(true, 0, MOST_BYTES + 1) && has_enough(false, 0, MOST_BYTES + 1));
+        assert!(!has_enough(true, 0, MOST_BYTES));
+    }
 }

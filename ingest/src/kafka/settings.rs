@@ -129,18 +129,29 @@ impl Brokers {
             .set("fetch.wait.max.ms", "100")
             .set("queued.min.messages", "50000")
             .set("queued.max.messages.kbytes", "2048")
+            // A response of a broker is taken whole, and what is in it may be 255 times as large (lz4): with 2 MiB, which librdkafka
+            // makes of the bound above, a backlog of 64 partitions took 700 MiB. A larger batch still comes, alone.
+            .set("fetch.max.bytes", "524288")
+            .set("max.partition.fetch.bytes", "262144")
             // A full queue is looked at again after this time; the default of a second would cap a partition at its queue a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("statistics.interval.ms", "2000");
-        self.with_options(config)
+        reading(self.with_options(config))
     }
 
     /// For reading what a group has committed, without joining it.
     pub fn observer(&self, group: &str) -> ClientConfig {
         let mut config = self.client();
         config.set("group.id", group).set("enable.auto.commit", "false");
-        config
+        reading(config)
     }
+}
+
+/// Who reads sends no messages, but its responses may not be smaller than one: an option for the gateway's messages would be refused
+/// here. It is also what a batch is given to unpack at first.
+fn reading(mut config: ClientConfig) -> ClientConfig {
+    config.set("message.max.bytes", "262144");
+    config
 }
 
 #[cfg(test)]
@@ -155,5 +166,16 @@ mod tests {
         assert!(!format!("{brokers:?}").contains("a=b"));
         assert!(Options::parse("acks=1").unwrap_err().contains("`acks`"));
         assert!(Options::parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn a_consumer_begins_with_whatever_messages_a_gateway_may_send() {
+        for options in ["", "message.max.bytes=10000000", "fetch.max.bytes=300000"] {
+            let brokers = Brokers { bootstrap: "127.0.0.1:1".into(), options: Options::parse(options).unwrap() };
+            for config in [brokers.consumer("g"), brokers.observer("g")] {
+                let consumer: Result<rdkafka::consumer::BaseConsumer, _> = config.create();
+                assert!(consumer.is_ok(), "{options}: {:?}", consumer.err());
+            }
+        }
     }
 }
