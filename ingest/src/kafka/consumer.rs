@@ -180,11 +180,10 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, 
 
 /// Whether a lane has enough, so many bytes wait for it and for all: a lane that had enough goes on below a half.
 fn has_enough(had_enough: bool, queued: usize, all: usize) -> bool {
-    let most = match all {
-        ..=LANES_BYTES => LANE_BYTES,
-        ..=MOST_BYTES => LEAST_LANE_BYTES,
-        _ => return true,
-    };
+    if all > MOST_BYTES {
+        return true;
+    }
+    let most = if all > LANES_BYTES { LEAST_LANE_BYTES } else { LANE_BYTES };
     queued > if had_enough { most / 2 } else { most }
 }
 
