@@ -138,7 +138,7 @@ impl Config {
             pace: Pace {
                 least: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,
                 most: env::millis(env, "INGEST_PACE_MOST_MS", (0, 60_000), 700)?,
-                share: env::bounded(env, "INGEST_INSERT_PERCENT", (1, 100), 10)? as f64 / 100.0,
+                share: env::bounded(env, "INGEST_INSERT_PERCENT", (1, 100), 8)? as f64 / 100.0,
             },
             log_sync: env::optional(env, "LOG_SYNC", "always, interval or off")?.unwrap_or_default(),
             log: limits,
