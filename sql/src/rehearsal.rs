@@ -168,7 +168,9 @@ impl Rehearsal {
         let select = renamed(select, &source, &entry);
         let create = format!("CREATE MATERIALIZED VIEW {view_copy} TO {target_copy} AS {select}");
         let original = Original { copy: view_copy.clone(), name: name.clone(), view };
-        self.copy_table(&source.quoted(), &entry).await?;
+        // Not of `events_in`, which may have a closed gate by now (`rollups::gate`): nothing that goes through would be taken.
+        let everything = self.entry.clone();
+        self.copy_table(&everything, &entry).await?;
         self.make(view_copy, &create).await?;
         self.originals.push(original);
         Ok(Entry(entry))

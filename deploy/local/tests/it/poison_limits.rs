@@ -17,7 +17,8 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::Rows;
-use tallyhouse_sql::rollups::gate::Lock;
+use tallyhouse_sql::rehearsal::Rehearsal;
+use tallyhouse_sql::rollups::gate::{self, Lock};
 
 use crate::ingest_service::{Service, count, everywhere, json};
 use crate::poison::{Place, Refuses, mixed, valued_block};
@@ -52,6 +53,21 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     let origin = Origin { topic: "", begun: Some(0) };
     let Ok(refused) = writer.store(block, origin, &Alone).await;
     refused.len()
+}
+
+/// Every row was refused, and the whole batch a pile of dead letters, when a rebuild held inserts back for a moment just then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_in_the_middle_of_a_search_blames_no_event() {
+    let place = Place::new().await;
+    let client = place.connection.client();
+    let mut rehearsal = Rehearsal::begin(&client).await.unwrap();
+    gate::close(&client).await.unwrap();
+    let narrowed = rehearsal.narrow(0).await.unwrap();
+    let chunks = valued_block(&place.project, &[1.0]);
+    for entry in [rehearsal.everything(), narrowed] {
+        rehearsal.send(&entry, &chunks, Duration::from_secs(20)).await.unwrap();
+    }
+    rehearsal.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
