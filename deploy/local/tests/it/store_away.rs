@@ -157,11 +157,13 @@ async fn a_full_log_refuses_out_loud_and_loses_nothing() {
         assert_eq!((refused.status.as_u16(), json(&refused)["code"].as_str()), (status, Some(code)));
         assert!(refused.retry_after().is_some());
         assert_eq!(service.metric("tallyhouse_ingest_log_refused_total"), 100);
-        assert_eq!(service.health.report().components["log"].status, Status::Down);
+        // What waits is measured now and then.
+        let is_down = || service.health.report().components["log"].status == Status::Down;
+        eventually("its health says that it is full", async || is_down()).await;
         place.proxy.set(Mode::Pass);
         place.counted(u64::from(taken)).await;
         eventually("it takes events again", async || service.send(body(taken..taken + 1)).await.status == 202).await;
-        assert!(service.health.is_ready());
+        eventually("it is ready", async || service.health.is_ready()).await;
         place.stop(service, u64::from(taken) + 1).await;
     }
 }
