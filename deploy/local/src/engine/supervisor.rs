@@ -58,7 +58,7 @@ impl From<Failure> for EngineError {
 pub(super) enum Phase {
     /// Runs, or will again.
     Active,
-    /// Gave up: it never was ready.
+    /// Gave up: it never was ready, twice when a signal ended it at first.
     Failed(Failure),
     /// Ended as told.
     Stopped,
@@ -182,7 +182,9 @@ impl Shared {
                 return Phase::Stopped;
             }
             let failure = Failure { status: outcome.to_string(), log: self.job.last_words() };
-            if !self.lock().was_ready {
+            // A mistake in what it was given ends it with a code, every time. A signal may have been a chance: once more.
+            let may_be_chance = failures == 0 && outcome.is_signal();
+            if !self.lock().was_ready && !may_be_chance {
                 return Phase::Failed(failure);
             }
             failures = if started.elapsed() >= STEADY { 0 } else { failures + 1 };
@@ -236,6 +238,12 @@ impl Shared {
 enum Outcome {
     NotStarted(io::Error),
     Ended(ExitStatus),
+}
+
+impl Outcome {
+    fn is_signal(&self) -> bool {
+        matches!(self, Self::Ended(status) if status.signal().is_some())
+    }
 }
 
 impl fmt::Display for Outcome {
