@@ -182,9 +182,7 @@ impl Shared {
                 return Phase::Stopped;
             }
             let failure = Failure { status: outcome.to_string(), log: self.job.last_words() };
-            // A mistake in what it was given ends it with a code, every time. A signal may have been a chance: once more.
-            let may_be_chance = failures == 0 && outcome.is_signal();
-            if !self.lock().was_ready && !may_be_chance {
+            if !self.lock().was_ready && is_hopeless(failures, &outcome) {
                 return Phase::Failed(failure);
             }
             failures = if started.elapsed() >= STEADY { 0 } else { failures + 1 };
@@ -240,10 +238,11 @@ enum Outcome {
     Ended(ExitStatus),
 }
 
-impl Outcome {
-    fn is_signal(&self) -> bool {
-        matches!(self, Self::Ended(status) if status.signal().is_some())
-    }
+/// Whether what was never ready, and failed so often before, is not started again. A mistake in what it was given ends it with a
+/// code, every time; a signal may have been chance.
+fn is_hopeless(failures: u32, outcome: &Outcome) -> bool {
+    let is_signal = matches!(outcome, Outcome::Ended(status) if status.signal().is_some());
+    failures > 0 || !is_signal
 }
 
 impl fmt::Display for Outcome {
@@ -345,6 +344,13 @@ mod tests {
         let waits: Vec<u128> = [1, 2, 3, 8, 1_000].map(|failures| backoff(failures, 0.5).as_millis()).into();
         assert_eq!(waits, [100, 200, 400, 10_000, 10_000]);
         assert_eq!(backoff(1, 0.0), Duration::from_millis(80));
+    }
+
+    #[test]
+    fn a_start_that_a_signal_ended_is_tried_once_more() {
+        let [signal, code] = [6, 3 << 8].map(|status| Outcome::Ended(ExitStatus::from_raw(status)));
+        assert!(!is_hopeless(0, &signal) && is_hopeless(1, &signal));
+        assert!(is_hopeless(0, &code) && is_hopeless(0, &Outcome::NotStarted(io::Error::other("no"))));
     }
 
     #[test]
