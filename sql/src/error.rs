@@ -48,17 +48,28 @@ pub enum Fault {
     Unclear,
 }
 
+/// What a rebuild (`rollups::gate`) and the migrations throw to hold inserts back.
+const HELD_BACK: [&str; 2] =
+    ["a rebuild of rollups holds inserts back for a moment", "a migration holds inserts back for a moment"];
+
+/// ClickHouse's text from where an exception's own begins.
+fn thrown(message: &str) -> &str {
+    message.split_once("DB::Exception: ").map_or(message, |(_, text)| text)
+}
+
 /// Characters of ClickHouse's text that [`StoreError::reason`] keeps.
 const MAX_REASON: usize = 300;
 
 impl StoreError {
     /// Whose fault it is. Only the number counts; what it is not known for is [`Fault::Unclear`].
     ///
-    /// `throwIf` (395) is both: a view may refuse a value by it, and a rebuild or migration holds inserts back by it
-    /// (`rollups::gate`). It counts as [`Fault::Data`]; whoever blames an event must see first that another one passes.
+    /// `throwIf` (395) is both: a view may refuse a value by it, and a rebuild or migration holds inserts back by it, which says so
+    /// ([`HELD_BACK`]). Where that text does not come first, which a value could bring in, it counts as [`Fault::Data`]; whoever
+    /// blames an event must see first that another one passes.
     pub fn fault(&self) -> Fault {
-        let Self::Refused { code, .. } = self else { return Fault::Operational };
+        let Self::Refused { code, message } = self else { return Fault::Operational };
         match code {
+            395 if HELD_BACK.iter().any(|text| thrown(message).starts_with(text)) => Fault::Operational,
             // CANNOT_PARSE_TEXT, POSITION_OUT_OF_BOUND, PARAMETER_OUT_OF_BOUND, SIZE_OF_FIXED_STRING_DOESNT_MATCH,
             // CANNOT_PARSE_ESCAPE_SEQUENCE, _QUOTED_STRING, _INPUT_ASSERTION_FAILED, CANNOT_READ_ALL_DATA, BAD_ARGUMENTS (a
             // value that a quantile state cannot hold), CANNOT_PARSE_DATE, _DATETIME
@@ -92,7 +103,7 @@ impl StoreError {
     /// the values that it quotes, which may be another event's.
     pub fn reason(&self) -> String {
         let Self::Refused { code, message } = self else { return self.to_string() };
-        let text = message.split_once("DB::Exception: ").map_or(message.as_str(), |(_, text)| text);
+        let text = thrown(message);
         // In the order in which ClickHouse appends them.
         let ends = ["Stack trace:", " Column values:", ": while ", ": While ", " (version ", "\n"];
         let text = ends.iter().fold(text, |text, end| text.split_once(end).map_or(text, |(before, _)| before));
@@ -175,6 +186,11 @@ mod tests {
             assert_eq!(fault(code), Fault::Operational, "{code}");
         }
         assert_eq!(fault(48), Fault::Unclear);
+        let thrown = |text: &str| StoreError::from(ClientError::BadResponse(text.to_owned())).fault();
+        let gate = "a rebuild of rollups holds inserts back for a moment: while executing";
+        assert_eq!(thrown(&format!("Code: 395. DB::Exception: {gate}")), Fault::Operational);
+        assert_eq!(thrown(&format!("Code: 395. DB::Exception: no such type: {gate}")), Fault::Data);
+        assert_eq!(thrown(&format!("Code: 469. DB::Exception: {gate}")), Fault::Data);
         assert_eq!(StoreError::TimedOut.fault(), Fault::Operational);
         assert_eq!(StoreError::Unreachable(String::new()).fault(), Fault::Operational);
     }

@@ -18,7 +18,7 @@ pub mod partition;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
 use crate::spool::folder::{Folder, FolderError};
 use crate::store::Store;
+use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
@@ -282,15 +283,15 @@ impl Direct {
     #[allow(clippy::disallowed_methods, reason = "bounded by bytes: the feeder waits while the worker has enough")]
     async fn work(&self, drain: CancellationToken) {
         let (sender, chunks) = mpsc::unbounded_channel();
-        let queued = Arc::new(AtomicUsize::new(0));
+        let backpressure = Arc::new(Backpressure::default());
         let metrics = Arc::clone(&self.store.metrics);
         let (log, first) = (Arc::clone(&self.log), self.partition.first());
         let mut feeder = JoinSet::new();
-        feeder.spawn(partition::feed(log, first, sender, Arc::clone(&queued), Arc::clone(&metrics)));
+        feeder.spawn(partition::feed(log, first, sender, Arc::clone(&backpressure), Arc::clone(&metrics)));
         let (store, writer) = (self.store.clone(), self.common.writer.clone());
         let committer = BatchCommitter::new(Arc::clone(&self.partition), store, writer);
         let common = Arc::clone(&self.common);
-        let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, queued, drain };
+        let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, backpressure, drain };
         worker.run().await;
     }
 

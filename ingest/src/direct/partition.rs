@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tallyhouse_service::clock::now_ms;
@@ -13,6 +13,7 @@ use super::ids::{self, Id, Source};
 use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
+use crate::worker::backpressure::Backpressure;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
 use crate::worker::intent::Intent;
@@ -131,7 +132,7 @@ pub async fn feed(
     log: Arc<LocalLog>,
     from: i64,
     chunks: mpsc::UnboundedSender<Chunk>,
-    queued: Arc<AtomicUsize>,
+    backpressure: Arc<Backpressure>,
     metrics: Arc<Metrics>,
 ) {
     let (mut next, mut synced) = (from, log.synced());
@@ -142,7 +143,7 @@ pub async fn feed(
             drop(tokio::time::timeout(SYNC_EVERY, synced.changed()).await);
             continue;
         }
-        if queued.load(Ordering::Relaxed) >= QUEUED_BYTES {
+        if backpressure.queued() >= QUEUED_BYTES {
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
             continue;
         }
@@ -151,7 +152,7 @@ pub async fn feed(
         match read {
             Ok(Ok((chunk, after))) if after > next => {
                 next = after;
-                queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
+                backpressure.sent(chunk.bytes.len());
                 if chunks.send(chunk).is_err() {
                     return;
                 }

@@ -8,7 +8,7 @@
 //! what went: records that it had collected before must not reach a later lane.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use super::consumer::ConsumerParts;
 use super::ownership::Ownership;
 use super::topics::PROJECT_PREFIX;
 use crate::worker::Worker;
+use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::filling::Chunk;
 
@@ -35,8 +36,7 @@ pub(super) type Place = (String, i32);
 /// A lane that runs.
 pub(super) struct Running {
     chunks: mpsc::UnboundedSender<Chunk>,
-    /// Bytes that wait for it.
-    queued: Arc<AtomicUsize>,
+    pub(super) backpressure: Arc<Backpressure>,
     drain: CancellationToken,
     ownership: Arc<Ownership<Context>>,
     task: JoinHandle<()>,
@@ -56,15 +56,13 @@ pub(super) struct Context {
 }
 
 impl Running {
-    /// Gives it records. One that has ended drops them, and is noticed by [`Running::has_ended`].
+    /// Gives it records. One that has ended or stands still drops them; the next owner reads them again.
     pub(super) fn take(&self, chunk: Chunk) {
-        self.queued.fetch_add(chunk.bytes.len(), Ordering::Relaxed);
-        drop(self.chunks.send(chunk));
-    }
-
-    /// Bytes that wait for it.
-    pub(super) fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
+        let bytes = chunk.bytes.len();
+        self.backpressure.sent(bytes);
+        if self.chunks.send(chunk).is_err() {
+            self.backpressure.taken(bytes);
+        }
     }
 
     /// Whether it ended by itself, which only a fault does.
@@ -197,7 +195,7 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
     let context = consumer.context();
     let parts = &context.parts;
     let (sender, receiver) = mpsc::unbounded_channel();
-    let (queued, drain) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let (backpressure, drain) = (Arc::new(Backpressure::default()), CancellationToken::new());
     let ownership = Arc::new(Ownership::new(
         Arc::clone(consumer),
         Arc::clone(&parts.pins),
@@ -215,9 +213,9 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
         project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
         common: Arc::clone(&parts.common),
         chunks: receiver,
-        queued: Arc::clone(&queued),
+        backpressure: Arc::clone(&backpressure),
         drain: drain.clone(),
     };
     let task = context.runtime.spawn(worker.run());
-    Running { chunks: sender, queued, drain, ownership, task, is_paused: false }
+    Running { chunks: sender, backpressure, drain, ownership, task, is_paused: false }
 }

@@ -187,14 +187,14 @@ fn has_enough(had_enough: bool, queued: usize, all: usize) -> bool {
     queued > if had_enough { most / 2 } else { most }
 }
 
-/// Pauses partitions whose lanes have enough, and lets them go on when they have not.
+/// Pauses partitions whose lanes have enough or take nothing, and lets them go on when they have not.
 fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
     let mut lanes = consumer.context().lanes();
-    let waiting: usize = lanes.values().map(Running::queued).sum();
+    let waiting: usize = lanes.values().map(|lane| lane.backpressure.queued()).sum();
     for ((topic, partition), lane) in lanes.iter_mut() {
         let was_paused = lane.is_paused;
-        lane.is_paused = has_enough(was_paused, lane.queued(), waiting);
+        lane.is_paused = !lane.backpressure.is_open() || has_enough(was_paused, lane.backpressure.queued(), waiting);
         match (was_paused, lane.is_paused) {
             (false, true) => _ = pause.add_partition(topic, *partition),
             (true, false) => _ = resume.add_partition(topic, *partition),

@@ -118,6 +118,11 @@ impl Filling {
         std::mem::take(&mut self.freed)
     }
 
+    /// Bytes of chunks that [`Self::take_freed`] has not told.
+    pub fn held(&self) -> usize {
+        self.freed + self.chunk.bytes.len()
+    }
+
     /// Judges records until the batch is full, the chunk is through or others should have the thread. Whether more could be
     /// judged at once.
     pub fn judge(&mut self, judge: &Judge<'_>) -> Result<bool, CannotReplay> {

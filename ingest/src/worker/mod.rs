@@ -16,6 +16,7 @@
 //! A worker ends when it is drained: the batch on its way is finished, the one being filled is dropped and read again by the next
 //! owner. When finishing takes too long, whoever drains it takes the right to commit away and aborts it.
 
+pub mod backpressure;
 pub mod batch;
 pub mod committer;
 pub mod filling;
@@ -41,6 +42,7 @@ use crate::config::BatchLimits;
 use crate::poison::BatchWriter;
 use crate::store::Store;
 use crate::window::{Windows, locked};
+use backpressure::Backpressure;
 use batch::CannotReplay;
 use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
@@ -80,8 +82,8 @@ pub struct Worker<P> {
     pub common: Arc<Common>,
     /// Its records, in order.
     pub chunks: mpsc::UnboundedReceiver<Chunk>,
-    /// Bytes waiting in `chunks`; the sender stops when they are many.
-    pub queued: Arc<AtomicUsize>,
+    /// What waits in `chunks`; the sender stops when that is much.
+    pub backpressure: Arc<Backpressure>,
     /// Ends it.
     pub drain: CancellationToken,
 }
@@ -177,12 +179,14 @@ impl<P: Partition> Worker<P> {
         };
         let partition = self.partition();
         let (topic, number) = (partition.topic(), partition.number());
+        self.backpressure.open();
         match self.work(&mut filling).await {
             Ok(()) => {}
             Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
                 let _standstill = Standstill::new(&self.committer.store, "a partition stands still: see the log");
+                self.backpressure.give_back(&mut self.chunks, filling);
                 drain.cancelled().await;
             }
         }
@@ -206,7 +210,7 @@ impl<P: Partition> Worker<P> {
             let limits = share.limits(filling.bytes());
             let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
             let has_more = !is_draining && filling.judge(&judge)?;
-            self.queued.fetch_sub(filling.take_freed(), Ordering::Relaxed);
+            self.backpressure.taken(filling.take_freed());
             // What was stored before the jump is committed before it.
             if running.is_empty()
                 && let Some(jump) = filling.take_jump()
