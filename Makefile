@@ -10,12 +10,12 @@ help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start everything and stream a real data set in (DEMO=0: an empty system); ctrl-C stops
-	@deploy/local/setup.sh
+	@deploy/tallyhouse/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
-	@deploy/local/run.sh
+	@deploy/tallyhouse/run.sh
 
 test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=off: without Kafka)
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --locked --bin ingest --bin query-api
 	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
 	@$(CARGO) test --workspace --locked
@@ -27,41 +27,41 @@ check: ## Formatting, lints and documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 bench: ## Measure throughput, latency, freshness, memory and queries in one run (ARGS="--seconds 5")
-	@deploy/local/setup.sh
+	@deploy/tallyhouse/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest bench $(ARGS)
 
 reads: ## Measure how fast dashboards are read over 100 million events (ARGS="--events 10000000")
-	@deploy/local/setup.sh
+	@deploy/tallyhouse/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest reads $(ARGS)
 
 degrade: ## Measure how reading holds up when something goes wrong, over two instances (ARGS="--events 3000000")
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin query-api --bin loadtest
 	@$(TARGET)/release/loadtest degrade $(ARGS)
 
 freshness: ## Compare answers with raw events while Redis breaks in every way, over three instances (ARGS="--seconds 600 --seed 7")
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin query-api --bin loadtest
 	@$(TARGET)/release/loadtest freshness $(ARGS)
 
 backlog: ## Measure what durability costs and how a backlog is caught up with (ARGS="--brokers 3 --away 60")
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest backlog $(ARGS)
 
 equality: ## Ask questions that nobody thought of, of rollups and of raw events (EVENTS=5000000 QUESTIONS=10000 SEED=7)
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
 		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture equality::
 
 kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
-	@deploy/local/setup.sh --kafka
+	@deploy/tallyhouse/setup.sh --kafka
 	@$(CARGO) build --release --locked --bin loadtest
 	@$(TARGET)/release/loadtest brokers --count $(or $(KAFKA_BROKER_COUNT),1) --data ./data/kafka
 
 chaos: ## Break a fleet of gateway, consumers, brokers, ClickHouse and Redis under load, then compare (ARGS="--seconds 60 --seed 7")
-	@deploy/local/setup.sh --tests
+	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest chaos $(ARGS)

@@ -1,5 +1,5 @@
 -- Analysts' SQL on one given ClickHouse server: run as an administrator, with a password of your own, and give it to the
--- query API as CLICKHOUSE_ANALYST_PASSWORD. The same as `analyst` in deploy/local/src/engine/templates/users.xml.
+-- query API as CLICKHOUSE_ANALYST_PASSWORD. The same as `analyst` in deploy/tallyhouse/src/engine/templates/users.xml.
 --
 -- The server must have `users_without_row_policies_can_read_rows` on (else give the other users policies), and
 -- `select_from_system_db_requires_grant` and `select_from_information_schema_requires_grant` on. Nothing may lie in

@@ -1,7 +1,7 @@
 -- The users of Tallyhouse on one given ClickHouse server: run as an administrator, with passwords of your own, before `tallyhouse migrate
 -- up`. Give the writer's to `ingest` and to commands (CLICKHOUSE_PASSWORD) and to the query API (CLICKHOUSE_WRITER_PASSWORD, with
 -- CLICKHOUSE_WRITER_USER=writer), the reader's to the query API (CLICKHOUSE_PASSWORD). The same as `writer` and `reader` in
--- deploy/local/src/engine/templates/users.xml; there is said why.
+-- deploy/tallyhouse/src/engine/templates/users.xml; there is said why.
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_writer SETTINGS
     async_insert = 0, wait_for_async_insert = 1, deduplicate_insert = 'enable',

@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum BrokersError {
     /// The jars are not where they should be.
-    #[error("Kafka is not in {}; `make kafka` or `deploy/local/setup.sh --kafka` installs it", .0.display())]
+    #[error("Kafka is not in {}; `make kafka` or `deploy/tallyhouse/setup.sh --kafka` installs it", .0.display())]
     NotInstalled(PathBuf),
     /// Files or ports.
     #[error("{what}: {source}")]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The library's package, as `deploy/local/package.json` pins it.
+/// The library's package, as `deploy/tallyhouse/package.json` pins it.
 pub const PINNED_VERSION: &str = "26.7.3-stable.1";
 
 /// Where `make run` puts it, below the repository.
