@@ -1,7 +1,6 @@
 //! A whole Tallyhouse of one's own: `tallyhouse up` with its own ports and data, to be measured or killed.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clickhouse::ClickHouseConfig;
 use crate::http::{Endpoint, HttpError};
+use crate::ports::free_array;
 use crate::process::{self, ProcessError};
 
 const START_WITHIN: Duration = Duration::from_secs(90);
@@ -103,16 +103,9 @@ struct Ports {
 }
 
 impl Ports {
-    /// Six ports that nobody listens on. They are all held while they are chosen, so that they differ.
     fn free() -> Result<Self, std::io::Error> {
-        let held: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
-        match ports.as_slice() {
-            &[ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp] => {
-                Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp })
-            }
-            _ => Err(std::io::Error::other("six ports were asked for")),
-        }
+        let [ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp] = free_array()?;
+        Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp })
     }
 }
 

@@ -10,7 +10,6 @@ mod plan;
 
 use std::ffi::OsString;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
+use crate::ports;
 use crate::process::ProcessError;
 use plan::BrokerPlan;
 
@@ -218,16 +218,13 @@ impl BrokerPlan {
     }
 }
 
-fn plan_all(count: usize, folder: &Path, ports: Ports) -> io::Result<Vec<BrokerPlan>> {
-    // All are held while they are chosen, so that they differ.
-    let held: Vec<TcpListener> =
-        (0..count * 2).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
-    let free: Vec<u16> = held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?;
+fn plan_all(count: usize, folder: &Path, choice: Ports) -> io::Result<Vec<BrokerPlan>> {
+    let free = ports::free(count * 2)?;
     let pairs = free.iter().zip(free.iter().skip(count));
     // Java makes relative paths of its own.
     let folder = std::path::absolute(folder)?;
     let plan = |(index, (&port, &controller_port)): (usize, (&u16, &u16))| {
-        let (port, controller_port) = match ports {
+        let (port, controller_port) = match choice {
             Ports::Free => (port, controller_port),
             Ports::From(first) => (first + index as u16, first + 10_000 + index as u16),
         };

@@ -12,11 +12,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::DegradeError;
-use super::hold::Hold;
 use super::questions::Questions;
 use super::stage::{Stage, until};
 use super::wire::{Question, Wire};
 use crate::bench::quantiles::{Latencies, Quantiles};
+use crate::relay::{Mode, Relay};
 
 /// How often.
 const ROUNDS: usize = 5;
@@ -42,10 +42,10 @@ pub struct Orphans {
 
 /// Kills leaders.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Orphans, DegradeError> {
-    let hold = Hold::start(&stage.clickhouse_config()).await?;
+    let relay = Relay::start(&stage.clickhouse_config().url).await?;
     let (mut waited, mut most_queries, mut unanswered) = (Latencies::new(), 0, 0);
     for _ in 0..ROUNDS {
-        let (queries, without) = round(stage, questions, &hold, &mut waited).await?;
+        let (queries, without) = round(stage, questions, &relay, &mut waited).await?;
         most_queries = most_queries.max(queries);
         unanswered += without;
     }
@@ -55,14 +55,14 @@ pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<
 async fn round(
     stage: &mut Stage,
     questions: &Questions,
-    hold: &Hold,
+    relay: &Relay,
     waited: &mut Latencies,
 ) -> Result<(u64, usize), DegradeError> {
-    hold.pass();
-    let mut leader = stage.instance(&[("CLICKHOUSE_URL", &hold.url)]).await?;
+    relay.set(Mode::Pass);
+    let mut leader = stage.instance(&[("CLICKHOUSE_URL", &relay.url)]).await?;
     let other = stage.instance(&[]).await?;
     let question = Question::Get(questions.hot_panel());
-    hold.hold();
+    relay.set(Mode::HoldAnswers);
     let mut leading = Wire::open(&leader.address).await?;
     let asked = question.clone();
     let leads = tokio::spawn(async move { leading.ask(&asked).await.is_ok() });

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::DegradeError;
-use super::stage::{one_address, until};
+use super::stage::until;
 use crate::QUERY_KEY;
 use crate::daemon::{Daemon, Launch, log_tail};
 use crate::http::Endpoint;
+use crate::ports::free_address;
 
 /// Longer than any class lets an answer take.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -42,7 +43,7 @@ pub(super) struct Instance {
 impl Instance {
     /// Starts it and waits until it is ready.
     pub(super) async fn start(start: Start<'_>) -> Result<Self, DegradeError> {
-        let (address, admin) = (one_address()?, one_address()?);
+        let (address, admin) = (free_address()?, free_address()?);
         let name = format!("query-api-{}", start.number);
         let log = start.folder.join(format!("{name}.log"));
         let common = [

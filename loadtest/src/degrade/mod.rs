@@ -10,7 +10,6 @@
 
 pub mod away;
 pub mod freshness;
-mod hold;
 pub mod holder;
 mod instance;
 pub mod isolation;
@@ -34,6 +33,7 @@ use crate::http::HttpError;
 use crate::process::ProcessError;
 use crate::reads::generate::{self, Arrivals};
 use crate::reads::{self, ReadsError};
+use crate::redis::RedisError;
 use crate::system::SystemError;
 use questions::Questions;
 use stage::Stage;
@@ -62,6 +62,9 @@ pub enum DegradeError {
     /// A signal.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
     /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),

@@ -6,6 +6,7 @@ use super::{Fleet, GROUP, Programs, TOPIC};
 use crate::brokers::Brokers;
 use crate::chaos::plan::Target;
 use crate::daemon::Launch;
+use crate::redis;
 
 const PARTITIONS: usize = 6;
 /// Same on every instance; the one of development mode.
@@ -33,9 +34,7 @@ impl Fleet {
     }
 
     pub(super) fn redis(&self, address: &str) -> Launch {
-        let port = port_of(address);
-        let arguments = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-        self.launch(Target::Redis, "redis-server".into(), &arguments, &[])
+        redis::launch(port_of(address), self.scratch.path())
     }
 
     pub(super) fn store(&self, programs: &Programs, http: &str, tcp: &str) -> Launch {

@@ -3,7 +3,6 @@
 mod launch;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::brokers::{Brokers, BrokersError};
 use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
 use crate::http::{Endpoint, HttpError};
+use crate::ports::free_addresses;
 use crate::process::{self, ProcessError};
 use crate::system::{Scratch, SystemError};
 
@@ -313,10 +313,4 @@ impl Member {
     fn not_ready(&self) -> FleetError {
         FleetError::NotReady { name: self.launch.name.clone(), log: log_tail(&self.launch.log) }
     }
-}
-
-/// Addresses that nobody listens on. All are held while they are chosen, so that they differ.
-pub(crate) fn free_addresses(count: usize) -> std::io::Result<Vec<String>> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
-    held.iter().map(|listener| listener.local_addr().map(|address| address.to_string())).collect()
 }

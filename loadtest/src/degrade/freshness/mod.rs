@@ -27,8 +27,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
-use super::stage::{Programs, Redis, Stage};
+use super::stage::{Programs, Stage};
 use crate::http::Endpoint;
+use crate::redis::Redis;
 use crate::{INGEST_KEY, PROJECT};
 use checks::{Asked, Bounds, Judged, Question};
 use raw::Samples;
