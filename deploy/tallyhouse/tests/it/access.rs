@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use tallyhouse::credentials::Credentials;
 use tallyhouse_sql::Connection;
 
-use crate::support::{self, Folder, GRAFANA_PROJECT, ask, execute};
+use tallyhouse_testkit::{self as support, Folder, GRAFANA_PROJECT, ask, execute};
 
 /// One event of a project, through the front door of all tables.
 async fn store(writer: &Connection, project: &str) {

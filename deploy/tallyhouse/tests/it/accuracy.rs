@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;
 
-use crate::query::ten_days_ago;
-use crate::query_service::{Service, Settings, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, new_project, ten_days_ago};
 
 /// `users` different people do something at `at`.
 async fn insert(writer: &Connection, project: &str, event_type: &str, at: i64, users: u64) {

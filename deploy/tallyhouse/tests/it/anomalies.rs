@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;
 
-use crate::query_service::{Reply, Service, Settings, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Reply, Service, Settings};
+use tallyhouse_testkit::{self as support, new_project};
 
 /// The start of the running hour, in seconds.
 fn this_hour() -> i64 {

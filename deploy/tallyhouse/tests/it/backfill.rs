@@ -12,8 +12,8 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify::verify;
 use tallyhouse_sql::rollups::{RollupsError, gate};
 
-use crate::query_service::{Service, eventually, new_project};
-use crate::support::{Folder, ask, engine_in, execute, shared};
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, new_project, shared};
 
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::query_service::{Service, Settings};
-use crate::support;
+use tallyhouse_testkit as support;
+use tallyhouse_testkit::query_service::{Service, Settings};
 
 /// Routes that take a document, and a key that may post there.
 const ROUTES: [(&str, &str); 3] = [("/v1/query", "x"), ("/v1/metrics", "admin-x"), ("/v1/sql", "x")];

@@ -3,7 +3,7 @@
 use tallyhouse_loadtest::brokers::Brokers;
 use tallyhouse_loadtest::chaos::lag;
 
-use crate::support::{self, Folder};
+use tallyhouse_testkit::{self as support, Folder};
 
 #[tokio::test]
 async fn the_shared_broker_answers_about_topics() {

@@ -19,10 +19,9 @@ use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
 use tallyhouse_service::touched::tell;
 use tokio::runtime::Runtime;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, Settings, eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{self, a_day};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, Redis, a_day, eventually, insert_events, new_project, ten_days_ago};
 
 /// Longer than any answer is kept.
 const GONE: Duration = Duration::from_secs(86_401);

@@ -6,10 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{self, a_day};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, a_day, eventually, insert_events, new_project, ten_days_ago};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

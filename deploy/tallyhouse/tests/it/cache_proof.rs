@@ -6,10 +6,11 @@ use serde_json::json;
 use tallyhouse_service::day_versions::{DayVersions, Touched};
 use tallyhouse_service::touched::WRITERS;
 
-use crate::ingest_service::{Service as Ingester, is_inserting};
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, Settings, eventually, new_project};
-use crate::support::{self, Folder, a_day, engine};
+use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{
+    self as support, Folder, Redis, a_day, engine, eventually, insert_events, new_project, ten_days_ago,
+};
 
 const UNKNOWN: &str = "tallyhouse_query_cache_unknown_versions_total";
 

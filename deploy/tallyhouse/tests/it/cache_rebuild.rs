@@ -7,9 +7,10 @@ use serde_json::json;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_sql::Connection;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, Settings, eventually, new_project};
-use crate::support::{Folder, a_day, engine_in, execute};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{
+    Folder, Redis, a_day, engine_in, eventually, execute, insert_events, new_project, ten_days_ago,
+};
 
 /// Counts a project's total once more.
 async fn spoil(writer: &Connection, project: &str) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tallyhouse_loadtest::chaos::fleet::Programs;
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 
-use crate::support;
+use tallyhouse_testkit as support;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_counted_twice_whatever_breaks() {

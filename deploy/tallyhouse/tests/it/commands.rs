@@ -5,8 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::durability::{self, Fsync};
 
-use crate::query_service::{Redis, eventually};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::{self as support, Folder, Redis, eventually};
 
 fn tallyhouse(arguments: &[&str], env: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tallyhouse")).args(arguments).envs(env.iter().copied()).output().unwrap()

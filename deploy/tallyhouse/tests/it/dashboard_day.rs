@@ -8,9 +8,8 @@ use std::time::Duration;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{Env, ProcessEnv};
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 /// Who looks, each once a minute, at each panel.
 const PEOPLE: i64 = 5;

@@ -9,9 +9,8 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
 
-use crate::ingest_service::{Service, count, everywhere, json};
-use crate::query_service::{eventually, new_project};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere, json};
+use tallyhouse_testkit::{self as support, Folder, eventually, new_project};
 
 const OPEN: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} AND state = 'open'";
 

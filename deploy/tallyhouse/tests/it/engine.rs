@@ -9,8 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tallyhouse::engine::{Engine, EngineError, EngineOptions, PINNED_VERSION, Program};
 use tallyhouse_loadtest::system::System;
 
-use crate::query_service::eventually;
-use crate::support::{self, Folder, ask, execute, options, shared};
+use tallyhouse_testkit::{self as support, Folder, ask, eventually, execute, options, shared};
 
 #[tokio::test]
 async fn it_answers_each_of_its_users() {

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 /// So many events of a type, one a minute from `from_s`, with these properties as SQL.
 async fn insert(writer: &Connection, project: &str, event_type: &str, events: u32, from_s: i64, properties: [&str; 2]) {

@@ -5,9 +5,8 @@ use tallyhouse_sql::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 async fn service(project: &str, variables: &[(&str, &str)]) -> Service {
     let settings = Settings::of(support::engine().await.reader());

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::query::ten_days_ago;
-use crate::query_service::{Service, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{self as support, new_project, ten_days_ago};
 
 /// Instants beside changes of clocks, and what the clocks showed: computed with Python's `zoneinfo` (tz 2025b).
 const SHOWN: [(&str, &[(&str, &str)]); 14] = [

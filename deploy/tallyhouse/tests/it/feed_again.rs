@@ -5,9 +5,9 @@ use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
 use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, Landing};
 
-use crate::ingest_service::{self, count, everywhere};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{self, count, everywhere};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, Folder, eventually, new_project};
 
 const HEADER: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,\
     origin,dest,air_time,distance,hour,minute,time_hour";

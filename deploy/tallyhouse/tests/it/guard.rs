@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use tallyhouse_service::clock::now_ms;
 
-use crate::ingest_service::{Service, count, everywhere};
-use crate::query_service::{Service as Queries, new_project};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere};
+use tallyhouse_testkit::query_service::Service as Queries;
+use tallyhouse_testkit::{self as support, Folder, new_project};
 
 /// Flights at one time, so that a test is within one hour whenever it runs.
 fn flights(origins: std::ops::Range<u32>, at: i64) -> String {

@@ -12,10 +12,9 @@ use tallyhouse_schema::limits::{MAX_EVENT_BYTES, MAX_EVENTS};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::insert::insert_block;
 
-use crate::ingest_service::{Service, block_of, count, everywhere, is_inserting, journaled, json};
-use crate::query_service::{eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{Service, block_of, count, everywhere, is_inserting, journaled, json};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{self as support, Folder, eventually, new_project};
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -18,10 +18,9 @@ use tallyhouse_loadtest::system::System;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 
-use crate::ingest_service::{Service, count, everywhere, journaled_in, json, long_record_of, record_of};
-use crate::query_service::{eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, engine, kafka_or_skip};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere, journaled_in, json, long_record_of, record_of};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{Folder, engine, eventually, kafka_or_skip, new_project};
 
 /// A topic and a group of one's own, and services that use them.
 struct Log {

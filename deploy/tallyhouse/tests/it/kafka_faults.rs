@@ -5,10 +5,9 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
 
-use crate::ingest_service::{Service, body, everywhere, journaled_in};
-use crate::query_service::{eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, SmallDisk, engine};
+use tallyhouse_testkit::ingest_service::{Service, body, everywhere, journaled_in};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{Folder, SmallDisk, engine, eventually, new_project};
 
 const TOPIC: &str = "faults";
 
@@ -256,7 +255,7 @@ async fn a_full_disk_hands_events_back() {
     cluster.mock.broker_down(1).unwrap();
     let reply = service.send(body(10..400)).await;
     assert_eq!(reply.status, 503, "{}", reply.excerpt());
-    assert_eq!(crate::ingest_service::json(&reply)["code"], "not_confirmed");
+    assert_eq!(tallyhouse_testkit::ingest_service::json(&reply)["code"], "not_confirmed");
     assert!(journaled_in(&cluster.data, "fallback", "log").is_empty());
     cluster.mock.broker_up(1).unwrap();
     eventually("Kafka is used again", async || service.send(body(10..400)).await.status == 202).await;

@@ -12,9 +12,8 @@ use serde_json::json;
 use tallyhouse_loadtest::brokers::Brokers;
 use tallyhouse_service::health::Status;
 
-use crate::ingest_service::{Service, everywhere};
-use crate::query_service::{eventually, new_project};
-use crate::support::{Folder, engine, is_kafka_off, kafka_or_skip};
+use tallyhouse_testkit::ingest_service::{Service, everywhere};
+use tallyhouse_testkit::{Folder, engine, eventually, is_kafka_off, kafka_or_skip, new_project};
 
 const TOPIC: &str = "cut";
 

@@ -9,10 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::query::insert_events;
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
-use crate::support::proxy::{Mode, Proxy};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project};
 
 /// Longer than a heartbeat, so that something comes whatever happens.
 const TIME_BUDGET: Duration = Duration::from_secs(40);

@@ -9,11 +9,10 @@ use tallyhouse_ingest::log::local::disk::Folder as LogFolder;
 use tallyhouse_service::health::Status;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest_service::{Service, everywhere, is_inserting, json, log_files};
-use crate::query_service::eventually;
 use crate::store_away::Place;
-use crate::support::proxy::Mode;
-use crate::support::{Folder, SmallDisk};
+use tallyhouse_testkit::ingest_service::{Service, everywhere, is_inserting, json, log_files};
+use tallyhouse_testkit::proxy::Mode;
+use tallyhouse_testkit::{Folder, SmallDisk, eventually};
 
 const LOST: &str = "tallyhouse_ingest_log_lost_records_total";
 const TORN: &str = "tallyhouse_ingest_log_torn_bytes_total";

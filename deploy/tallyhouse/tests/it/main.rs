@@ -9,8 +9,6 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
-mod support;
-
 mod access;
 mod accuracy;
 mod anomalies;
@@ -35,7 +33,6 @@ mod flights;
 mod freshness;
 mod guard;
 mod ingest;
-mod ingest_service;
 mod journeys;
 mod kafka;
 mod kafka_faults;
@@ -56,7 +53,6 @@ mod query;
 mod query_admission;
 mod query_answers;
 mod query_cache;
-mod query_service;
 mod query_structured;
 mod registry;
 mod rollups;

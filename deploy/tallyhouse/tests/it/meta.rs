@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Reply, Service, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Reply, Service};
+use tallyhouse_testkit::{self as support, insert_events, new_project, ten_days_ago};
 
 type IsRight = fn(&Value) -> bool;
 

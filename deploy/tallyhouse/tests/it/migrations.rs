@@ -10,8 +10,8 @@ use tallyhouse_sql::migrations::{ALL, DEDUPLICATION_WINDOW, Migration, Rendering
 use tallyhouse_sql::rollups::verify::verify;
 use tallyhouse_sql::runner::{self, MigrateError, Standing};
 
-use crate::ingest_service::block_of;
-use crate::support::{Folder, ask, execute, options, shared};
+use tallyhouse_testkit::ingest_service::block_of;
+use tallyhouse_testkit::{Folder, ask, execute, options, shared};
 
 #[tokio::test]
 async fn the_cluster_rendering_parses() {
@@ -111,7 +111,7 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     let (client, slow) = (writer.clone(), slow.to_owned());
     let under_way = tokio::spawn(async move { execute(&client, &slow).await });
     let listed = "SELECT count() FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%sleepEachRow%'";
-    crate::query_service::eventually("the insert has begun", async || ask(&writer, listed).await.unwrap() == "1").await;
+    tallyhouse_testkit::eventually("the insert has begun", async || ask(&writer, listed).await.unwrap() == "1").await;
     let applied = runner::up(&writer, &rendering).await.unwrap();
     assert!(under_way.is_finished(), "the insert was not waited for");
     under_way.await.unwrap().unwrap();

@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 use tallyhouse_query_api::time::Zone;
 use tallyhouse_sql::Connection;
 
-use crate::query::ten_days_ago;
-use crate::query_service::{Reply, Service, Settings, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Reply, Service, Settings};
+use tallyhouse_testkit::{self as support, new_project, ten_days_ago};
 
 const DAY: i64 = 86_400;
 

@@ -7,9 +7,8 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 use tallyhouse_schema::limits::MAX_EVENT_BYTES;
 
-use crate::ingest_service::{Service, count, everywhere, json};
-use crate::query_service::new_project;
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere, json};
+use tallyhouse_testkit::{self as support, Folder, new_project};
 
 const NDJSON: (HeaderName, &str) = (CONTENT_TYPE, "application/x-ndjson");
 

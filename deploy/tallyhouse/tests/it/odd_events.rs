@@ -8,9 +8,9 @@ use tallyhouse_schema::event::Flags;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
 
-use crate::ingest_service::{self, count, json as answer};
-use crate::query_service::{Service, eventually, new_project};
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{self, count, json as answer};
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{self as support, Folder, eventually, new_project};
 
 /// Numbers as they are written in JSON, and the one value that each is counted under.
 const NUMBERS: [(&[&str], &str); 16] = [

@@ -12,10 +12,9 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::verify::{PAUSE, verify};
 
-use crate::ingest_service::{BOOT, Service, count, everywhere, is_inserting, journaled, json};
-use crate::query_service::{eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, ask, engine_in, execute, kafka_or_skip};
+use tallyhouse_testkit::ingest_service::{BOOT, Service, count, everywhere, is_inserting, journaled, json};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, kafka_or_skip, new_project};
 
 /// Dead letters of a project, of one place.
 const DEAD_LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \

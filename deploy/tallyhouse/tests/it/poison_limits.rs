@@ -20,11 +20,10 @@ use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::rehearsal::Rehearsal;
 use tallyhouse_sql::rollups::gate::{self, Lock};
 
-use crate::ingest_service::{Service, count, everywhere, json};
 use crate::poison::{Place, Refuses, mixed, valued_block};
-use crate::query_service::eventually;
-use crate::support::proxy::Mode;
-use crate::support::{ask, execute};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere, json};
+use tallyhouse_testkit::proxy::Mode;
+use tallyhouse_testkit::{ask, eventually, execute};
 
 /// The write path's end, without an ingester around it.
 fn store_of(place: &Place) -> Store {

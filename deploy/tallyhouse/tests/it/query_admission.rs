@@ -13,9 +13,8 @@ use tallyhouse_sql::Connection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::query_service::{eventually, new_project};
-use crate::support;
-use crate::support::proxy::{Mode, Proxy};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{self as support, eventually, new_project};
 
 /// The promise: a query that nobody waits for is gone within a second.
 const GONE: Duration = Duration::from_secs(1);

@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use tallyhouse_query_api::time::Zone;
 use tallyhouse_sql::Connection;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 async fn insert_one(writer: &Connection, project: &str, event_type: &str, ts_ms: i64) {
     const INSERT: &str = "INSERT INTO events_in
@@ -290,7 +289,7 @@ async fn a_question_that_is_too_much_is_refused_from_memory_for_some_seconds() {
     let query = json!({"metrics": ["events"], "dimensions": ["time:hour", "country"],
         "date_range": [utc.rfc3339(from), utc.rfc3339(from + 4_080 * 3_600)]});
     let ask = async |query: &Value, path: &str| service.post(&project, path, query.to_string()).await;
-    let refused = |reply: &crate::query_service::Reply| {
+    let refused = |reply: &tallyhouse_testkit::query_service::Reply| {
         assert_eq!(
             (reply.status, &reply.body["code"]),
             (StatusCode::UNPROCESSABLE_ENTITY, &json!("too_expensive")),

@@ -12,9 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, eventually, new_project};
-use crate::support::{self, a_day};
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{self as support, Redis, a_day, eventually, insert_events, new_project, ten_days_ago};
 
 /// Longer than an answer is given whose days' versions nobody knows.
 const LONG: Duration = Duration::from_secs(71);

@@ -4,9 +4,8 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tallyhouse_query_api::time::Zone;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, insert_events, new_project, ten_days_ago};
 
 fn rfc3339(at: i64) -> String {
     Zone::utc().rfc3339(at)

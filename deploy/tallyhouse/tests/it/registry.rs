@@ -3,10 +3,9 @@
 use hyper::StatusCode;
 use serde_json::json;
 
-use crate::ingest_service::count;
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::ingest_service::count;
+use tallyhouse_testkit::query_service::{Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 async fn service(projects: &[&str]) -> Service {
     let engine = support::engine().await;

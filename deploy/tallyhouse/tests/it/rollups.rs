@@ -17,9 +17,8 @@ use tallyhouse_sql::rollups::verify::{Report, audit, verify};
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tokio::task::JoinHandle;
 
-use crate::ingest_service::{block_of, everywhere};
-use crate::query_service::new_project;
-use crate::support::{Folder, ask, engine_in, execute, shared};
+use tallyhouse_testkit::ingest_service::{block_of, everywhere};
+use tallyhouse_testkit::{Folder, ask, engine_in, execute, new_project, shared};
 
 const PAUSE: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(10);

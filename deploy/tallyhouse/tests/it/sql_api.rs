@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::query::{insert_events, ten_days_ago};
 use crate::query_admission::clinging;
-use crate::query_service::{Reply, Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Reply, Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, insert_events, new_project, ten_days_ago};
 
 /// A service that takes SQL of these projects.
 pub async fn service(projects: &[&str]) -> Service {

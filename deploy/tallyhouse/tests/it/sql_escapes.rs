@@ -6,10 +6,8 @@
 use serde_json::json;
 use tallyhouse_sql::Connection;
 
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::new_project;
 use crate::sql_api::{ask, service};
-use crate::support;
+use tallyhouse_testkit::{self as support, insert_events, new_project, ten_days_ago};
 
 /// In every row of the other project, and in no attempt: wherever it is seen, a row was seen.
 const SECRET: &str = "zxsecretzx";

@@ -7,8 +7,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use crate::query_service::Service;
 use crate::sql_api::{ask, service};
+use tallyhouse_testkit::query_service::Service;
 
 /// An answer as it comes, byte by byte.
 pub async fn bytes(service: &Service, project: &str, method: &str, path: &str, body: &str) -> (u16, Bytes) {

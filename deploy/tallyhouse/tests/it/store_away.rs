@@ -13,10 +13,9 @@ use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest_service::{Service, body, everywhere, is_inserting, json};
-use crate::query_service::{Redis, eventually, new_project};
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::{Folder, engine, execute};
+use tallyhouse_testkit::ingest_service::{Service, body, everywhere, is_inserting, json};
+use tallyhouse_testkit::proxy::{Mode, Proxy};
+use tallyhouse_testkit::{Folder, Redis, engine, eventually, execute, new_project};
 
 /// A data folder, and a ClickHouse that can go away.
 pub struct Place {

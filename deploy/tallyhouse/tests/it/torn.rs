@@ -8,8 +8,8 @@ use tallyhouse::migrate;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::runner;
 
-use crate::ingest_service::{block_of, everywhere};
-use crate::support::{Folder, options};
+use tallyhouse_testkit::ingest_service::{block_of, everywhere};
+use tallyhouse_testkit::{Folder, options};
 
 /// Parts of a table, wherever its folder is.
 fn parts(data: &Path, table: &str) -> Vec<PathBuf> {

@@ -14,10 +14,11 @@ use tallyhouse_service::touched::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest_service::{Service as Ingester, is_inserting, markers};
-use crate::query::{insert_events, ten_days_ago};
-use crate::query_service::{Redis, Service, eventually, new_project};
-use crate::support::{Folder, a_day, engine, free_ports};
+use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting, markers};
+use tallyhouse_testkit::query_service::Service;
+use tallyhouse_testkit::{
+    Folder, Redis, a_day, engine, eventually, free_ports, insert_events, new_project, ten_days_ago,
+};
 
 /// Nobody listens there.
 const AWAY: &str = "redis://127.0.0.1:1";

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
 
-use crate::ingest_service::{Service as Ingest, count, everywhere, json};
-use crate::query_service::{Service as Query, new_project};
-use crate::support::{self, Folder, engine_in, execute};
+use tallyhouse_testkit::ingest_service::{Service as Ingest, count, everywhere, json};
+use tallyhouse_testkit::query_service::Service as Query;
+use tallyhouse_testkit::{self as support, Folder, engine_in, execute, new_project};
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 use tallyhouse_schema::limits::MAX_ANSWER_WARNINGS;
 
-use crate::ingest_service::{Service, everywhere, json};
-use crate::query_service::new_project;
-use crate::support::{self, Folder};
+use tallyhouse_testkit::ingest_service::{Service, everywhere, json};
+use tallyhouse_testkit::{self as support, Folder, new_project};
 
 const WARNINGS: &str = "tallyhouse_ingest_warnings_total";
 

@@ -41,8 +41,8 @@ use tallyhouse_service::env::{Env, ProcessEnv};
 use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
 
 use self::questions::{Form, Known, Question, question, registered};
-use crate::query_service::{Reply, Service, Settings, eventually, new_project};
-use crate::support;
+use tallyhouse_testkit::query_service::{Reply, Service, Settings};
+use tallyhouse_testkit::{self as support, eventually, new_project};
 
 const DAY: i64 = 86_400;
 

@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use tallyhouse_sql::Connection;
 
 use super::DAY;
-use crate::ingest_service::{Service, count, json};
-use crate::support::Folder;
+use tallyhouse_testkit::Folder;
+use tallyhouse_testkit::ingest_service::{Service, count, json};
 
 /// Values of a country that are cut, cleaned, or read by filters in a way of their own.
 pub const COUNTRIES: [&str; 5] = ["a,b:c", " DE ", "\u{dc}nico\u{301}de", "D\u{1f}E\u{7}", LONG];

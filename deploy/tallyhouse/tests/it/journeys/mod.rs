@@ -18,8 +18,7 @@ use tallyhouse_query_api::sql::journeys as statements;
 use tallyhouse_query_api::store::{Ask, Class, Store};
 use tallyhouse_sql::Connection;
 
-use crate::query_service::new_project;
-use crate::support;
+use tallyhouse_testkit::{self as support, new_project};
 
 /// Clocks change on 2026-10-25 in Berlin and on 2026-11-01 in New York; in Kolkata never.
 const ZONES: [&str; 4] = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"];

@@ -29,8 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::query_service::eventually;
-use crate::support::Folder;
+use crate::{Folder, eventually};
 
 /// Files of the log with this extension.
 pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {

@@ -3,8 +3,20 @@
 //! In the shared ClickHouse a test is alone in a project of its own name. Only what kills or misconfigures a ClickHouse
 //! starts another.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails its test"
+)]
+
+mod fixtures;
+pub mod ingest_service;
 mod janitor;
-pub(crate) mod proxy;
+pub mod programs;
+pub mod proxy;
+pub mod query_service;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
@@ -27,18 +39,21 @@ use tokio::sync::OnceCell;
 
 use janitor::Janitor;
 
+pub use fixtures::{insert_events, ten_days_ago};
+pub use query_service::{Redis, eventually, new_project};
+
 /// The project that the user `grafana` of the shared ClickHouse sees, besides `demo`.
-pub(crate) const GRAFANA_PROJECT: &str = "seen-by-grafana";
+pub const GRAFANA_PROJECT: &str = "seen-by-grafana";
 
 /// The ClickHouse that all tests of this process share, with all tables.
-pub(crate) struct Shared {
-    pub(crate) engine: Engine,
-    pub(crate) options: EngineOptions,
+pub struct Shared {
+    pub engine: Engine,
+    pub options: EngineOptions,
     _janitor: Janitor,
 }
 
 /// Starts the shared ClickHouse, or gives the one that runs. It ends, and its data goes, with this process.
-pub(crate) async fn shared() -> &'static Shared {
+pub async fn shared() -> &'static Shared {
     static SHARED: OnceCell<Shared> = OnceCell::const_new();
     SHARED
         .get_or_init(async || {
@@ -53,25 +68,25 @@ pub(crate) async fn shared() -> &'static Shared {
 }
 
 /// The shared ClickHouse.
-pub(crate) async fn engine() -> &'static Engine {
+pub async fn engine() -> &'static Engine {
     &shared().await.engine
 }
 
 /// A ClickHouse of one's own with all tables, its data in a folder.
-pub(crate) async fn engine_in(folder: &Folder) -> Engine {
+pub async fn engine_in(folder: &Folder) -> Engine {
     let engine = Engine::start(options(folder.path())).await.unwrap();
     runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
     engine
 }
 
 /// What the query API is asked for the events of the day that begins at `from`, seconds since the epoch.
-pub(crate) fn a_day(from: i64) -> String {
+pub fn a_day(from: i64) -> String {
     format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
 }
 
 /// The one Kafka broker that all tests of this process share; a test is alone in a topic and a group of its own names. It
 /// ends, and its data goes, with this process.
-pub(crate) async fn brokers() -> &'static Brokers {
+pub async fn brokers() -> &'static Brokers {
     static BROKERS: OnceCell<(Brokers, Janitor)> = OnceCell::const_new();
     let started = BROKERS.get_or_init(async || {
         let folder = new_folder();
@@ -82,7 +97,7 @@ pub(crate) async fn brokers() -> &'static Brokers {
 }
 
 /// Where the shared broker is (`KAFKA_BROKERS`), or `None`, told by the test's name, with `KAFKA_TESTS=off`.
-pub(crate) async fn kafka_or_skip(test: &str) -> Option<String> {
+pub async fn kafka_or_skip(test: &str) -> Option<String> {
     if is_kafka_off() {
         skipped(test, "it needs Kafka, and KAFKA_TESTS=off");
         return None;
@@ -97,12 +112,12 @@ fn skipped(test: &str, why: &str) {
 }
 
 /// Whether the tests that need Kafka are left out.
-pub(crate) fn is_kafka_off() -> bool {
+pub fn is_kafka_off() -> bool {
     ProcessEnv.get("KAFKA_TESTS").is_some_and(|value| value == "off")
 }
 
 /// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
-pub(crate) fn options(folder: &Path) -> EngineOptions {
+pub fn options(folder: &Path) -> EngineOptions {
     let [http_port, tcp_port] = free_ports();
     EngineOptions {
         data: folder.join("data"),
@@ -111,7 +126,7 @@ pub(crate) fn options(folder: &Path) -> EngineOptions {
         program: program(),
         credentials: Credentials::development(),
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
-        executable: env!("CARGO_BIN_EXE_tallyhouse").into(),
+        executable: programs::engine(),
         start_within: Duration::from_secs(60),
         metrics: Metrics::register(&Registry::new()).unwrap(),
     }
@@ -126,7 +141,7 @@ fn program() -> Program {
 }
 
 /// Ports that nobody listens on. All are held while they are chosen, so that they differ.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
@@ -134,20 +149,20 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
 fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let path = programs::temporary().join(name);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
 
 /// A folder that goes when the value goes.
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn create() -> Self {
+    pub fn create() -> Self {
         Self(new_folder())
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -159,11 +174,11 @@ impl Drop for Folder {
 }
 
 /// A file system of its own size at a folder, unmounted when the value goes.
-pub(crate) struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts it; `None`, told by the test's name, for anybody but root.
-    pub(crate) fn mount_or_skip(folder: &Path, bytes: u64, test: &str) -> Option<Self> {
+    pub fn mount_or_skip(folder: &Path, bytes: u64, test: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
         let size = format!("size={bytes}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).status();
@@ -175,7 +190,7 @@ impl SmallDisk {
     }
 
     /// Unmounts it; fails when somebody still has a file open.
-    pub(crate) fn unmount(self) {
+    pub fn unmount(self) {
         assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
     }
 }
@@ -188,7 +203,7 @@ impl Drop for SmallDisk {
 }
 
 /// The one value that a query gives, or what ClickHouse says instead.
-pub(crate) async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
+pub async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
     let client =
         Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
     // A scalar subquery is nullable whatever it selects.
@@ -197,7 +212,7 @@ pub(crate) async fn ask(connection: &Connection, sql: &str) -> Result<String, St
 }
 
 /// Runs a statement without an answer.
-pub(crate) async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
+pub async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
     let client =
         Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
     client.query_raw(sql).execute().await.map_err(|error| error.to_string())

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// What becomes of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// It passes.
     Pass,
     /// Requests pass; answers wait until the mode changes.
@@ -21,15 +21,15 @@ pub(crate) enum Mode {
 }
 
 /// The proxy; it goes with the value.
-pub(crate) struct Proxy {
-    pub(crate) connection: Connection,
+pub struct Proxy {
+    pub connection: Connection,
     mode: Arc<watch::Sender<Mode>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Proxy {
     /// In front of a ClickHouse.
-    pub(crate) async fn start(connection: Connection) -> Self {
+    pub async fn start(connection: Connection) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let target = connection.url.trim_start_matches("http://").to_owned();
@@ -45,7 +45,7 @@ impl Proxy {
         Self { connection: Connection { url, ..connection }, mode, accepting }
     }
 
-    pub(crate) fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }

@@ -27,7 +27,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Folder, free_ports};
+use crate::{Folder, free_ports};
 
 /// How long a condition may take to become true before the test is given up.
 const TIME_BUDGET: Duration = Duration::from_secs(30);

@@ -1,0 +1,22 @@
+//! Events to ask about.
+
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_sql::Connection;
+
+/// Two days of known events: 2 an hour from `DE` and 1 from nowhere, values 10, 20 and none, three users.
+pub async fn insert_events(writer: &Connection, project: &str, from: i64, hours: u64) {
+    const INSERT: &str = "INSERT INTO events_in
+        (project_id, event_id, event_type, ts, value, user_hash, country, device, dims, received_at, retention_days)
+        SELECT {project:String}, toString(number), if(number % 3 = 0, 'purchase', 'view'),
+            fromUnixTimestamp64Milli(({from:Int64} + intDiv(number, 3) * 3600 + number % 3 * 60) * 1000, 'UTC'),
+            [10, 20, NULL][number % 3 + 1], number % 3 + 1, if(number % 3 = 2, '', 'DE') AS c, 'web',
+            [('country', c), ('device', 'web'), ('country,device', concat(c, char(31), 'web'))], now64(3), 730
+        FROM numbers({rows:UInt64})";
+    let insert = writer.client().query(INSERT).param("project", project).param("from", from).param("rows", hours * 3);
+    insert.execute().await.unwrap();
+}
+
+/// Midnight, ten days ago.
+pub fn ten_days_ago() -> i64 {
+    (now_ms() / 86_400_000 - 10) * 86_400
+}
