@@ -1,7 +1,13 @@
-//! Events to ask about.
+//! Projects, and events to ask about.
 
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
+use ulid::Ulid;
+
+/// A project that no other test has; its key is its name.
+pub fn new_project() -> String {
+    format!("it-{}", Ulid::generate().to_string().to_lowercase())
+}
 
 /// Two days of known events: 2 an hour from `DE` and 1 from nowhere, values 10, 20 and none, three users.
 pub async fn insert_events(writer: &Connection, project: &str, from: i64, hours: u64) {
@@ -19,4 +25,9 @@ pub async fn insert_events(writer: &Connection, project: &str, from: i64, hours:
 /// Midnight, ten days ago.
 pub fn ten_days_ago() -> i64 {
     (now_ms() / 86_400_000 - 10) * 86_400
+}
+
+/// What the query API is asked for the events of the day that begins at `from`, seconds since the epoch.
+pub fn a_day(from: i64) -> String {
+    format!("/v1/metrics/events?granularity=day&startTime={}&endTime={}", from * 1_000, (from + 86_400) * 1_000)
 }

@@ -29,7 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Folder, eventually};
+use crate::folder::Folder;
+use crate::wait::eventually;
 
 /// Files of the log with this extension.
 pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {

@@ -1,7 +1,6 @@
 //! The query API inside this process, on ports of its own, with a clock that a test can move.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -23,29 +22,8 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use crate::{Folder, free_ports};
-
-/// How long a condition may take to become true before the test is given up.
-const TIME_BUDGET: Duration = Duration::from_secs(30);
-
-/// A project that no other test has; its key is its name.
-pub fn new_project() -> String {
-    format!("it-{}", ulid::Ulid::generate().to_string().to_lowercase())
-}
-
-/// Asks until the answer is yes.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(TIME_BUDGET, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "{what}: not within {TIME_BUDGET:?}");
-}
 
 /// What a query API is started with besides its projects.
 pub struct Settings {
@@ -262,98 +240,5 @@ impl Service {
         self.shutdown.cancel();
         drop(self.client);
         self.running.await.unwrap().unwrap();
-    }
-}
-
-fn redis_server(port: u16, folder: &Folder) -> Child {
-    Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1", "--dir"])
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("redis-server must be installed")
-}
-
-/// A Redis of one's own, to be killed.
-pub struct Redis {
-    pub url: String,
-    process: Child,
-    folder: Folder,
-}
-
-impl Redis {
-    pub async fn start() -> Self {
-        let [port] = free_ports();
-        Self::start_on(port).await
-    }
-
-    /// Where somebody already looks for one.
-    pub async fn start_on(port: u16) -> Self {
-        let folder = Folder::create();
-        let process = redis_server(port, &folder);
-        let redis = Self { url: format!("redis://127.0.0.1:{port}"), process, folder };
-        redis.answers().await;
-        redis.nobody_writes().await;
-        redis
-    }
-
-    /// As after ingesters that were all stopped in order: a test raises versions itself.
-    pub async fn nobody_writes(&self) {
-        self.command("HSETNX tallyhouse:writers since 1").await.unwrap();
-    }
-
-    /// Kills it and starts it again, with what it held at its last `SAVE`.
-    pub async fn restart(&mut self) {
-        self.kill().await;
-        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
-        self.process = redis_server(port, &self.folder);
-        self.answers().await;
-    }
-
-    async fn answers(&self) {
-        eventually("Redis answers", async || self.command("PING").await.as_deref() == Some("+PONG")).await;
-    }
-
-    pub async fn kill(&mut self) {
-        self.process.kill().await.unwrap();
-    }
-
-    /// Makes it hang: connections stay, nothing is answered.
-    pub async fn hang(&self) {
-        let pid = self.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-STOP", &pid]).status().await.unwrap().success());
-    }
-
-    /// The folder of its snapshots.
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
-    }
-
-    /// Lets go on what was hung.
-    pub async fn thaw(&self) {
-        let pid = self.process.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-CONT", &pid]).status().await.unwrap().success());
-    }
-
-    /// How many keys there are that begin so.
-    pub async fn keys(&self, beginning: &str) -> u64 {
-        let count = format!("EVAL \"return #redis.call('KEYS', '{beginning}*')\" 0");
-        self.command(&count).await.and_then(|answer| answer.strip_prefix(':')?.parse().ok()).unwrap_or(0)
-    }
-
-    /// A number in a hash, 0 when it is not there.
-    pub async fn number(&self, key: &str, field: &str) -> u64 {
-        let read = format!("EVAL \"return tonumber(redis.call('HGET', '{key}', '{field}') or '0')\" 0");
-        self.command(&read).await.and_then(|answer| answer.strip_prefix(':')?.parse().ok()).expect("Redis answers")
-    }
-
-    /// One inline command; the first line of the answer.
-    pub async fn command(&self, command: &str) -> Option<String> {
-        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-        let address = self.url.trim_start_matches("redis://");
-        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;
-        BufReader::new(stream).lines().next_line().await.ok()?
     }
 }

@@ -1,9 +1,42 @@
-//! Cleans up after this process, however it ends: a value in a `static` is never dropped.
+//! Folders of tests, which go when the test or the process ends.
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::programs;
+
+/// A folder that goes when the value goes.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn create() -> Self {
+        Self(new_folder())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A folder that stays.
+pub(crate) fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = programs::temporary().join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Cleans up after this process, however it ends: a value in a `static` is never dropped.
+///
 /// A shell that waits for the other end of its standard input to close, which is when this process is gone, and then
 /// removes a folder. ClickHouse dies at the same moment and may still create files, so it tries a few times.
 pub(crate) struct Janitor(#[allow(dead_code, reason = "its standard input must stay open")] Child);

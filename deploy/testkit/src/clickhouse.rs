@@ -1,0 +1,96 @@
+//! The ClickHouse that all tests of a process share, and ways to have another and to ask either.
+
+use std::path::Path;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tallyhouse::config::Config;
+use tallyhouse::credentials::Credentials;
+use tallyhouse::engine::{Engine, EngineOptions, Program};
+use tallyhouse::metrics::Metrics;
+use tallyhouse::migrate;
+use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::{Connection, runner};
+use tokio::sync::OnceCell;
+
+use crate::folder::{Folder, Janitor, new_folder};
+use crate::ports::free_ports;
+use crate::programs;
+
+/// The project that the user `grafana` of the shared ClickHouse sees, besides `demo`.
+pub const GRAFANA_PROJECT: &str = "seen-by-grafana";
+
+/// The ClickHouse that all tests of this process share, with all tables.
+pub struct Shared {
+    pub engine: Engine,
+    pub options: EngineOptions,
+    _janitor: Janitor,
+}
+
+/// Starts the shared ClickHouse, or gives the one that runs. It ends, and its data goes, with this process.
+pub async fn shared() -> &'static Shared {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED
+        .get_or_init(async || {
+            let folder = new_folder();
+            let janitor = Janitor::of(&folder);
+            let options = options(&folder);
+            let engine = Engine::start(options.clone()).await.unwrap_or_else(|error| panic!("{error}"));
+            runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+            Shared { engine, options, _janitor: janitor }
+        })
+        .await
+}
+
+/// The shared ClickHouse.
+pub async fn engine() -> &'static Engine {
+    &shared().await.engine
+}
+
+/// A ClickHouse of one's own with all tables, its data in a folder.
+pub async fn engine_in(folder: &Folder) -> Engine {
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+    engine
+}
+
+/// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
+pub fn options(folder: &Path) -> EngineOptions {
+    let [http_port, tcp_port] = free_ports();
+    EngineOptions {
+        data: folder.join("data"),
+        http_port,
+        tcp_port,
+        program: program(),
+        credentials: Credentials::development(),
+        grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
+        executable: programs::engine(),
+        start_within: Duration::from_secs(60),
+        metrics: Metrics::register(&Registry::new()).unwrap(),
+    }
+}
+
+/// The ClickHouse that `tallyhouse up` would run here.
+fn program() -> Program {
+    let program =
+        Config::from_env(&ProcessEnv).unwrap().engine.expect("CLICKHOUSE_URL must not be set").program().unwrap();
+    program.check().unwrap_or_else(|error| panic!("{error}"));
+    program
+}
+
+/// The one value that a query gives, or what ClickHouse says instead.
+pub async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
+    let client =
+        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    // A scalar subquery is nullable whatever it selects.
+    let query = format!("SELECT ifNull(toString(({sql})), '')");
+    client.query_raw(&query).fetch_one::<String>().await.map_err(|error| error.to_string())
+}
+
+/// Runs a statement without an answer.
+pub async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
+    let client =
+        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    client.query_raw(sql).execute().await.map_err(|error| error.to_string())
+}
