@@ -10,7 +10,7 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
 
 use tallyhouse_testkit::ingest_service::{Service, count, everywhere, json};
-use tallyhouse_testkit::{self as support, Folder, eventually, new_project};
+use tallyhouse_testkit::{self as support, Folder, eventually, new_project, programs};
 
 const OPEN: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} AND state = 'open'";
 
@@ -29,7 +29,7 @@ async fn keeping_dead_letters(writer: &Connection, data: &Folder, project: &str)
 
 async fn dlq(arguments: &[&str]) -> Output {
     let url = support::engine().await.http_url();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let mut command = tokio::process::Command::new(programs::tallyhouse());
     let env = [("CLICKHOUSE_URL", url), ("CLICKHOUSE_USER", "writer"), ("CLICKHOUSE_PASSWORD", "dev")];
     command.arg("dlq").args(arguments).envs(env).output().await.unwrap()
 }
@@ -151,7 +151,7 @@ async fn any_bytes_come_back_as_they_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_attaches_to_the_embedded_clickhouse_that_runs() {
     let (shared, folder) = (support::shared().await, Folder::create());
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let mut command = tokio::process::Command::new(programs::tallyhouse());
     let output = command
         .args(["dlq", "list", "--project", "nobody"])
         .env("TALLYHOUSE_DEV", "1")

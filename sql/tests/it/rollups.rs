@@ -18,7 +18,7 @@ use tallyhouse_sql::rollups::{RollupsError, gate};
 use tokio::task::JoinHandle;
 
 use tallyhouse_testkit::ingest_service::{block_of, everywhere};
-use tallyhouse_testkit::{Folder, ask, engine_in, execute, new_project, shared};
+use tallyhouse_testkit::{Folder, ask, engine_in, execute, new_project, programs, shared};
 
 const PAUSE: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -219,7 +219,7 @@ async fn killed_rebuilds_lose_and_double_nothing() {
     let engine = engine_in(&folder).await;
     let writer = engine.writer();
     let command = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+        let mut command = Command::new(programs::tallyhouse());
         command.arg("rollups").args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
         command.env("CLICKHOUSE_URL", &writer.url).env("CLICKHOUSE_USER", "writer").env("CLICKHOUSE_PASSWORD", "dev");
         command

@@ -1,6 +1,5 @@
 //! The Kafka way against a real broker: what is acknowledged is counted once, whoever dies in between.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -20,7 +19,7 @@ use tallyhouse_sql::rollups::verify;
 
 use tallyhouse_testkit::ingest_service::{Service, count, everywhere, journaled_in, json, long_record_of, record_of};
 use tallyhouse_testkit::proxy::{Mode, Proxy};
-use tallyhouse_testkit::{Folder, engine, eventually, kafka_or_skip, new_project};
+use tallyhouse_testkit::{Folder, engine, eventually, kafka_or_skip, new_project, programs};
 
 /// A topic and a group of one's own, and services that use them.
 struct Log {
@@ -70,7 +69,7 @@ impl Log {
             ("CLICKHOUSE_PASSWORD", &connection.password),
             ("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"),
         ]);
-        System::start_with(Path::new(env!("CARGO_BIN_EXE_tallyhouse")), &settings).await.unwrap()
+        System::start_with(&programs::tallyhouse(), &settings).await.unwrap()
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

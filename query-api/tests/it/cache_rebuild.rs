@@ -9,7 +9,7 @@ use tallyhouse_sql::Connection;
 
 use tallyhouse_testkit::query_service::{Service, Settings};
 use tallyhouse_testkit::{
-    Folder, Redis, a_day, engine_in, eventually, execute, insert_events, new_project, ten_days_ago,
+    Folder, Redis, a_day, engine_in, eventually, execute, insert_events, new_project, programs, ten_days_ago,
 };
 
 /// Counts a project's total once more.
@@ -24,7 +24,7 @@ async fn spoil(writer: &Connection, project: &str) {
 fn rebuild(writer: &Connection, project: &str, from: i64, env: &[(&str, &str)]) -> Output {
     let day = |at: i64| jiff::Timestamp::from_second(at).unwrap().to_string();
     let (from, to) = (day(from), day(from + 86_400));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let mut command = Command::new(programs::tallyhouse());
     command.args(["rollups", "rebuild", "--all", "--project", project, "--from", &from, "--to", &to]);
     command.env("CLICKHOUSE_URL", &writer.url).env("CLICKHOUSE_USER", "writer").env("CLICKHOUSE_PASSWORD", "dev");
     let output = command.envs(env.iter().copied()).output().unwrap();

@@ -14,7 +14,7 @@ use tallyhouse_sql::rollups::verify::{PAUSE, verify};
 
 use tallyhouse_testkit::ingest_service::{BOOT, Service, count, everywhere, is_inserting, journaled, json};
 use tallyhouse_testkit::proxy::{Mode, Proxy};
-use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, kafka_or_skip, new_project};
+use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, kafka_or_skip, new_project, programs};
 
 /// Dead letters of a project, of one place.
 const DEAD_LETTERS: &str = "SELECT count() FROM dead_letters FINAL WHERE project_id = {project:String} \
@@ -419,7 +419,7 @@ async fn an_event_that_is_sent_again_and_refused_again_has_one_open_dead_letter(
 /// What `tallyhouse dlq` prints about this place.
 async fn dlq(place: &Place, arguments: &[&str]) -> String {
     let url = place.engine.http_url();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let mut command = tokio::process::Command::new(programs::tallyhouse());
     let env = [("CLICKHOUSE_URL", url), ("CLICKHOUSE_USER", "writer"), ("CLICKHOUSE_PASSWORD", "dev")];
     let output = command.arg("dlq").args(arguments).envs(env).output().await.unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

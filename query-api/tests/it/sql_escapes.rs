@@ -235,9 +235,9 @@ async fn without_the_services_header_there_are_no_rows() {
 async fn the_files_for_given_servers_are_understood() {
     let writer = support::engine().await.writer();
     for file in [
-        include_str!("../../../../sql/access/services.sql"),
-        include_str!("../../../../sql/access/analyst.sql"),
-        include_str!("../../../../sql/access/analyst.cluster.sql"),
+        include_str!("../../../sql/access/services.sql"),
+        include_str!("../../../sql/access/analyst.sql"),
+        include_str!("../../../sql/access/analyst.cluster.sql"),
     ] {
         let statements = file.split(";\n").map(str::trim).filter(|statement| !statement.is_empty());
         for statement in statements {

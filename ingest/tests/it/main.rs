@@ -1,0 +1,27 @@
+//! The write path against a real ClickHouse, Redis and Kafka, in one binary so that its tests share them. A file is a topic.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails its test; the exemption in .clippy.toml covers only the tests themselves"
+)]
+#![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
+
+mod brokers;
+mod dead_letters;
+mod guard;
+mod ingest;
+mod kafka;
+mod kafka_faults;
+mod kafka_log;
+mod local_log;
+mod odd_bodies;
+mod odd_events;
+mod poison;
+mod poison_limits;
+mod store_away;
+mod touched;
+mod values;
+mod warnings;

@@ -1,0 +1,36 @@
+//! The read path against a real ClickHouse and Redis, in one binary so that its tests share them. A file is a topic.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a helper that panics fails its test; the exemption in .clippy.toml covers only the tests themselves"
+)]
+#![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
+
+mod accuracy;
+mod anomalies;
+mod bodies;
+mod cache_fleet;
+mod cache_life;
+mod cache_proof;
+mod cache_rebuild;
+mod equality;
+mod event_types;
+mod export;
+mod export_times;
+mod journeys;
+mod live;
+mod meta;
+mod newest_event;
+mod other_groups;
+mod query;
+mod query_admission;
+mod query_answers;
+mod query_cache;
+mod query_structured;
+mod registry;
+mod sql_api;
+mod sql_escapes;
+mod sql_values;
