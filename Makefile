@@ -16,7 +16,7 @@ run: ## Start everything and stream a real data set in (DEMO=0: an empty system)
 
 test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=off: without Kafka)
 	@deploy/tallyhouse/setup.sh --tests
-	@$(CARGO) build --locked --bin ingest --bin query-api
+	@$(CARGO) build --locked --bin tallyhouse --bin ingest --bin query-api
 	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
@@ -53,8 +53,9 @@ backlog: ## Measure what durability costs and how a backlog is caught up with (A
 
 equality: ## Ask questions that nobody thought of, of rollups and of raw events (EVENTS=5000000 QUESTIONS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse
 	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
-		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture equality::
+		$(CARGO) test --release --locked -p tallyhouse-query-api --test it -- --nocapture equality::
 
 kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
 	@deploy/tallyhouse/setup.sh --kafka

@@ -1,7 +1,9 @@
-//! The programs of the workspace. Cargo builds those of the tested crate only, so the others must be there already.
+//! The programs of the workspace. For a test cargo builds those of its own crate, so the others must be there already.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use tallyhouse_service::env::{Env, ProcessEnv};
 
 /// `tallyhouse`, as it is in the sources.
 pub fn tallyhouse() -> PathBuf {
@@ -36,6 +38,10 @@ fn profile() -> PathBuf {
 
 /// Fails with the command that builds it when it is not there, or older than a source with `part` in its path.
 fn program(name: &str, part: &str) -> PathBuf {
+    // Cargo sets it to what it has just built.
+    if let Some(program) = ProcessEnv.get(&format!("CARGO_BIN_EXE_{name}")) {
+        return program.into();
+    }
     let program = profile().join(name);
     if let Some(why) = outdated(&program, part) {
         let flags = match profile().file_name().and_then(|profile| profile.to_str()) {
@@ -51,13 +57,15 @@ fn program(name: &str, part: &str) -> PathBuf {
 }
 
 fn outdated(program: &Path, part: &str) -> Option<String> {
-    // Cargo writes `program: source source` beside it; a space in a path is `\ `.
-    let (Some(built), Ok(list)) = (changed(program), std::fs::read_to_string(program.with_extension("d"))) else {
-        return Some(format!("{} is not there", program.display()));
+    let Some(built) = changed(program) else { return Some(format!("{} is not there", program.display())) };
+    // `cargo build` writes `program: source source` beside it; a space in a path is `\ `.
+    let list = program.with_extension("d");
+    let Ok(sources) = std::fs::read_to_string(&list) else {
+        return Some(format!("without {} nobody knows whether {} is too old", list.display(), program.display()));
     };
-    let list = list.replace("\\ ", "\0");
-    let sources = list.split_whitespace().skip(1).map(|source| source.replace('\0', " "));
-    let newer = sources.filter(|source| source.contains(part)).find(|source| changed(source.as_ref()) > Some(built))?;
+    let sources = sources.replace("\\ ", "\0");
+    let mut sources = sources.split_whitespace().skip(1).map(|source| source.replace('\0', " "));
+    let newer = sources.find(|source| source.contains(part) && changed(source.as_ref()) > Some(built))?;
     Some(format!("{} is older than {newer}", program.display()))
 }
 

@@ -2,7 +2,7 @@
 //! policies.
 //!
 //! Not what keeps tenants apart: that is ClickHouse's row policies. But ClickHouse 26.7 has functions and clauses that ask
-//! neither grants nor policies (found by trying, `deploy/tallyhouse/tests/it/sql_escapes.rs`):
+//! neither grants nor policies (found by trying, `query-api/tests/it/sql_escapes.rs`):
 //!
 //! * `file()` reads what the server process can read; the engine as a library has no folder that it is kept to.
 //! * `mergeTreeIndex()` and its like show index entries of all rows.

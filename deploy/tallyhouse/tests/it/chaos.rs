@@ -1,13 +1,12 @@
 //! Everything is broken in turn under load: gateway, consumers, brokers, ClickHouse, Redis. The same, longer: `make chaos`.
 
 use std::num::NonZeroU64;
-use std::path::Path;
 use std::time::Duration;
 
 use tallyhouse_loadtest::chaos::fleet::Programs;
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
 
-use tallyhouse_testkit as support;
+use tallyhouse_testkit::{self as support, programs};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
@@ -15,9 +14,8 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
         eprintln!("SKIPPED nothing_is_lost_or_counted_twice_whatever_breaks: it needs Kafka, and KAFKA_TESTS=off");
         return;
     }
-    let tallyhouse = Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
     let config = ChaosConfig {
-        programs: Programs { tallyhouse: tallyhouse.into(), ingest: tallyhouse.with_file_name("ingest") },
+        programs: Programs { tallyhouse: programs::tallyhouse(), ingest: programs::ingest() },
         way: Way::Kafka,
         lasts: Duration::from_secs(12),
         seed: 2_013,
@@ -25,7 +23,6 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
         rate: 500,
         poison: NonZeroU64::new(1_000),
     };
-    assert!(config.programs.ingest.exists(), "`cargo build --bin ingest` first, as `make test` does");
     let report = chaos::run(&config, |line| eprintln!("{line}")).await.unwrap();
     eprintln!("{report}");
     assert!(report.is_exact(), "{report}");

@@ -1,16 +1,15 @@
 //! No answer is older than promised, whatever becomes of Redis. The same, longer: `make freshness`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tallyhouse_loadtest::degrade::Programs;
 use tallyhouse_loadtest::degrade::freshness::{self, FreshnessConfig};
+use tallyhouse_testkit::programs;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_is_older_than_its_class_allows() {
-    let tallyhouse = Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
     let config = FreshnessConfig {
-        programs: Programs { tallyhouse: tallyhouse.into(), query_api: tallyhouse.with_file_name("query-api") },
+        programs: Programs { tallyhouse: programs::tallyhouse(), query_api: programs::query_api() },
         lasts: Duration::from_secs(44),
         phase: Duration::from_secs(9),
         ttl: Duration::from_secs(2),
@@ -18,7 +17,6 @@ async fn no_answer_is_older_than_its_class_allows() {
         slack: Duration::from_secs(2),
         seed: 2_013,
     };
-    assert!(config.programs.query_api.exists(), "`cargo build --bin query-api` first, as `make test` does");
     let report = freshness::run(&config, |line| eprintln!("{line}")).await.unwrap();
     eprintln!("{report}");
     assert!(report.holds(), "{report}");
