@@ -110,7 +110,7 @@ impl ClientConfig {
     pub fn development(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            key: crate::INGEST_KEY.to_owned(),
+            key: crate::development::INGEST_KEY.to_owned(),
             until: Until::Durable,
             answer_within: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),

@@ -24,6 +24,7 @@ pub mod clickhouse;
 pub mod client;
 pub mod daemon;
 pub mod degrade;
+pub mod development;
 pub mod feed;
 pub mod flight;
 pub mod generate;
@@ -39,10 +40,3 @@ pub mod system;
 pub mod trickle;
 pub mod verify;
 pub mod writers;
-
-/// The project of development mode, which every command here works on.
-pub const PROJECT: &str = "demo";
-/// Its key for sending events, which may import history.
-pub const INGEST_KEY: &str = "demo-ingest-key";
-/// Its key for reading metrics.
-pub const QUERY_KEY: &str = "demo-query-key";

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 use crate::ledger::{Ledger, TABLES};
 use crate::verify::Verification;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 use crate::system::{System, SystemError};
 
 /// Events of one insert: as the ingester's largest, fifteen at once.

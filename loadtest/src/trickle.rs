@@ -15,12 +15,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::QUERY_KEY;
 use crate::bench::BenchError;
 use crate::bench::bodies::Bodies;
 use crate::bench::load::{OpenLoop, open_loop, until_stored};
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
+use crate::development::QUERY_KEY;
 use crate::http::{Endpoint, HttpError, Reply};
 use crate::process;
 use crate::reads::panels::{QUARTER, WEEK, dashboard};
@@ -186,7 +186,7 @@ async fn counted(
     bodies: &Bodies,
 ) -> Result<Quantiles, BenchError> {
     let ingest = Endpoint::new(&format!("{}/v1/events", system.ingest_url()), Duration::from_secs(30))?
-        .api_key(crate::INGEST_KEY)?;
+        .api_key(crate::development::INGEST_KEY)?;
     let admin = Endpoint::new(&system.ingest_admin_url(), Duration::from_secs(5))?;
     let count = (lasts.as_secs_f64() * f64::from(events_per_second)).max(1.0) as usize;
     let before = stored(&admin.get("/metrics").await?);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 use crate::ledger::{Cell, CellKey, Ledger, TABLES};
 use crate::poison::{self, POISON};
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::PROJECT;
 use crate::bench::bodies::Bodies;
 use crate::bench::load::{self, ClosedLoop, OpenLoop, Throughput};
 use crate::bench::machine;
@@ -21,6 +20,7 @@ use crate::bench::{BenchError, direct, freshness};
 use crate::chaos::fleet::{Fleet, FleetError, Layout, Programs};
 use crate::chaos::plan::{Fault, Target};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 pub use report::{BacklogReport, Drained, Outage};
 
 /// Events in a request.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::BenchError;
 use super::bodies::Bodies;
 use super::quantiles::{Latencies, Quantiles};
-use crate::INGEST_KEY;
+use crate::development::INGEST_KEY;
 use crate::http::{Endpoint, HttpError};
 
 /// Every connection sends its next body when the last was answered.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::BenchError;
 use super::quantiles::{Latencies, Quantiles};
-use crate::QUERY_KEY;
+use crate::development::QUERY_KEY;
 use crate::http::{Endpoint, escape};
 
 /// Readers at a time.

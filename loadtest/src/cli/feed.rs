@@ -6,8 +6,8 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
+use tallyhouse_loadtest::development::{INGEST_KEY, QUERY_KEY};
 use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan, Landing};
-use tallyhouse_loadtest::{INGEST_KEY, QUERY_KEY};
 
 use super::{INGEST_URL, QUERY_URL};
 

@@ -9,8 +9,8 @@ use hyper::Method;
 
 use super::DegradeError;
 use super::stage::{one_address, until};
-use crate::QUERY_KEY;
 use crate::daemon::{Daemon, Launch, log_tail};
+use crate::development::QUERY_KEY;
 use crate::http::Endpoint;
 
 /// Longer than any class lets an answer take.

@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout};
 use super::DegradeError;
 use super::instance::Instance;
 use super::stage::Stage;
-use crate::INGEST_KEY;
 use crate::bench::quantiles::{Latencies, Quantiles};
+use crate::development::INGEST_KEY;
 use crate::http::Endpoint;
 
 const TIMES: u64 = 50;

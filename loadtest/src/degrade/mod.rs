@@ -26,10 +26,10 @@ mod wire;
 
 use std::sync::Arc;
 
-use crate::PROJECT;
 use crate::bench::machine;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::daemon::DaemonError;
+use crate::development::PROJECT;
 use crate::http::HttpError;
 use crate::process::ProcessError;
 use crate::reads::generate::{self, Arrivals};

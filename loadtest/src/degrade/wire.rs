@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::DegradeError;
-use crate::QUERY_KEY;
+use crate::development::QUERY_KEY;
 
 /// What is asked.
 #[derive(Debug, Clone)]

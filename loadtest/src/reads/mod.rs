@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::{PROJECT, QUERY_KEY};
 use crate::http::{Endpoint, HttpError, Reply};
 use crate::system::{System, SystemError};
-use crate::{PROJECT, QUERY_KEY};
 use generate::Arrivals;
 use panels::{Panel, QUARTER, Range, WEEK};
 

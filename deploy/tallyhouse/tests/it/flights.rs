@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use tallyhouse_loadtest::QUERY_KEY;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
+use tallyhouse_loadtest::development::QUERY_KEY;
 use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, Landing};
 use tallyhouse_loadtest::http::{Endpoint, escape};
 use tallyhouse_loadtest::system::System;

@@ -28,8 +28,8 @@ use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
 use super::stage::{Programs, Redis, Stage};
+use crate::development::{INGEST_KEY, PROJECT};
 use crate::http::Endpoint;
-use crate::{INGEST_KEY, PROJECT};
 use checks::{Asked, Bounds, Judged, Question};
 use raw::Samples;
 
