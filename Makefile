@@ -21,7 +21,9 @@ test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
 
-check: ## Formatting, lints and documentation
+check: ## Order of modules, formatting, lints and documentation
+	@.ci/layers --self-test
+	@.ci/layers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
