@@ -9,9 +9,9 @@
 //! again, later and later, whenever it ends unasked.
 
 pub mod child;
-mod claim;
 mod error;
 mod library;
+mod preflight;
 mod probe;
 mod program;
 mod settings;
@@ -76,9 +76,9 @@ impl Engine {
     pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
         let files = settings::Files::below(&options.data)?;
-        claim::data(&files).await?;
-        claim::port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
-        claim::port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
+        preflight::wait_for_data(&files).await?;
+        preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
+        preflight::wait_for_port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
         settings::write(&files, &options)?;
         Ok(Self {
             start_within: options.start_within,
