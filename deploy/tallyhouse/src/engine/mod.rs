@@ -9,6 +9,7 @@
 //! again, later and later, whenever it ends unasked.
 
 pub mod child;
+mod dedup_log;
 mod error;
 mod library;
 mod preflight;
@@ -16,7 +17,6 @@ mod probe;
 mod program;
 mod settings;
 mod supervisor;
-mod torn;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -16,10 +16,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
+use super::dedup_log;
 use super::error::EngineError;
 use super::program::Program;
 use super::settings::Files;
-use super::torn;
+
 use crate::metrics::Metrics;
 
 /// Doubles with each failure in a row, from the first to the second.
@@ -272,8 +273,8 @@ fn backoff(failures: u32, random: f64) -> Duration {
 
 impl Job {
     /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
-    fn mend_torn_inserts(&self) {
-        match torn::mend(&[&self.files.tables, &self.files.cold]) {
+    fn repair_dedup_logs(&self) {
+        match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
             Ok(0) => {}
             Ok(torn) => {
                 self.metrics.torn_inserts.inc_by(torn as u64);
@@ -284,7 +285,7 @@ impl Job {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        self.mend_torn_inserts();
+        self.repair_dedup_logs();
         let output = self.fresh_output()?;
         let mut command = Command::new(&self.executable);
         command.arg("engine").arg("--config").arg(&self.files.config);
