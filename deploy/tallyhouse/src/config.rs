@@ -76,15 +76,15 @@ pub fn replay_key(env: &dyn Env) -> Option<Secret> {
     env.get("TALLYHOUSE_KEY").map(|key| Secret::new(key.trim()))
 }
 
-/// Where commands tell which days they changed.
-pub struct Telling {
+/// Where commands invalidate the days that they change.
+pub struct InvalidationTargets {
     /// `REDIS_URL`
     pub redis_url: Option<Secret>,
     /// `QUERY_ADMIN_ADDR`: of the query API that runs.
     pub query_admin: SocketAddr,
 }
 
-impl Telling {
+impl InvalidationTargets {
     /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let redis_url = env.get("REDIS_URL").map(|url| Secret::new(url.trim()));
