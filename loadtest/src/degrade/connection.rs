@@ -27,13 +27,13 @@ pub(super) enum Question {
 }
 
 /// A connection.
-pub(super) struct Wire {
+pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     carried: JoinHandle<()>,
     address: String,
 }
 
-impl Wire {
+impl Connection {
     pub(super) async fn open(address: &str) -> Result<Self, DegradeError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -65,7 +65,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.carried.abort();
     }

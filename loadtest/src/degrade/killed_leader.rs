@@ -12,10 +12,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::DegradeError;
-use super::hold::Hold;
+use super::connection::{Connection, Question};
+use super::pausable_proxy::PausableProxy;
 use super::questions::Questions;
 use super::stage::{Stage, until};
-use super::wire::{Question, Wire};
 use crate::bench::quantiles::{Latencies, Quantiles};
 
 /// How often.
@@ -42,10 +42,10 @@ pub struct Orphans {
 
 /// Kills leaders.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Orphans, DegradeError> {
-    let hold = Hold::start(&stage.clickhouse_config()).await?;
+    let proxy = PausableProxy::start(&stage.clickhouse_config()).await?;
     let (mut waited, mut most_queries, mut unanswered) = (Latencies::new(), 0, 0);
     for _ in 0..ROUNDS {
-        let (queries, without) = round(stage, questions, &hold, &mut waited).await?;
+        let (queries, without) = round(stage, questions, &proxy, &mut waited).await?;
         most_queries = most_queries.max(queries);
         unanswered += without;
     }
@@ -55,22 +55,23 @@ pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<
 async fn round(
     stage: &mut Stage,
     questions: &Questions,
-    hold: &Hold,
+    proxy: &PausableProxy,
     waited: &mut Latencies,
 ) -> Result<(u64, usize), DegradeError> {
-    hold.pass();
-    let mut leader = stage.instance(&[("CLICKHOUSE_URL", &hold.url)]).await?;
+    proxy.pass();
+    let mut leader = stage.instance(&[("CLICKHOUSE_URL", &proxy.url)]).await?;
     let other = stage.instance(&[]).await?;
     let question = Question::Get(questions.hot_panel());
-    hold.hold();
-    let mut leading = Wire::open(&leader.address).await?;
+    proxy.hold();
+    let mut leading = Connection::open(&leader.address).await?;
     let asked = question.clone();
     let leads = tokio::spawn(async move { leading.ask(&asked).await.is_ok() });
     let sent = async || leader.counted("tallyhouse_query_clickhouse_in_flight", "").await.is_ok_and(|n| n > 0);
     until("the leader's query is sent", sent).await?;
-    let readers = try_join_all((0..FOLLOWERS).map(|_| Wire::open(&other.address))).await?;
+    let readers = try_join_all((0..FOLLOWERS).map(|_| Connection::open(&other.address))).await?;
     let question = Arc::new(question);
-    let reading: Vec<_> = readers.into_iter().map(|wire| tokio::spawn(follow(wire, Arc::clone(&question)))).collect();
+    let reading: Vec<_> =
+        readers.into_iter().map(|connection| tokio::spawn(follow(connection, Arc::clone(&question)))).collect();
     let waits = async || other.counted(LOCKS, "event=\"waited\"").await.is_ok_and(|n| n > 0);
     until("the followers wait", waits).await?;
     let of_leader = leader.queries().await? + leader.counted("tallyhouse_query_clickhouse_in_flight", "").await?;
@@ -90,7 +91,7 @@ async fn round(
 }
 
 /// When it had its answer.
-async fn follow(mut wire: Wire, question: Arc<Question>) -> Option<Instant> {
-    let (status, _) = wire.ask(&question).await.ok()?;
+async fn follow(mut connection: Connection, question: Arc<Question>) -> Option<Instant> {
+    let (status, _) = connection.ask(&question).await.ok()?;
     status.is_success().then(Instant::now)
 }

@@ -2,27 +2,27 @@
 //! Redis of their own.
 //!
 //! ```text
-//! start -> events -> [`stampede`] -> [`holder`] killed -> [`redis`] away -> [`isolation`] -> [`late`] event -> closed [`tab`]
+//! start -> events -> [`stampede`] -> [`killed_leader`] killed -> [`redis`] away -> [`isolation`] -> [`late`] event -> [`closed_tabs`]
 //!       -> ClickHouse [`away`]
 //! ```
 //!
 //! Each part starts the instances that it needs. Everything shares the machine with whoever asks.
 
 pub mod away;
+pub mod closed_tabs;
+mod connection;
 pub mod freshness;
-mod hold;
-pub mod holder;
 mod instance;
 pub mod isolation;
+pub mod killed_leader;
 pub mod late;
-pub mod paced;
+pub mod open_loop;
+mod pausable_proxy;
 mod questions;
 pub mod redis;
 mod report;
 mod stage;
 pub mod stampede;
-pub mod tab;
-mod wire;
 
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     tell("a stampede");
     let stampede = stampede::measure(&mut stage, &questions).await?;
     tell("who computes is killed");
-    let holder = holder::measure(&mut stage, &questions).await?;
+    let holder = killed_leader::measure(&mut stage, &questions).await?;
     tell("dashboards without Redis");
     let redis = redis::measure(&mut stage, &questions).await?;
     tell("dashboards beside ad hoc questions");
@@ -101,7 +101,7 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     tell("late events");
     let late = late::measure(&mut stage).await?;
     tell("closed tabs");
-    let tab = tab::measure(&mut stage, &questions).await?;
+    let tab = closed_tabs::measure(&mut stage, &questions).await?;
     tell("without ClickHouse");
     let away = away::measure(&mut stage, &questions).await?;
     stage.stop().await?;

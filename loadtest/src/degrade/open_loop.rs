@@ -80,7 +80,7 @@ impl Answered {
 }
 
 /// Asks at this pace; `ask` is given the number of the question.
-pub(super) async fn paced<F>(pace: Pace, ask: impl Fn(u64) -> F) -> Result<Tally, DegradeError>
+pub(super) async fn run<F>(pace: Pace, ask: impl Fn(u64) -> F) -> Result<Tally, DegradeError>
 where
     F: Future<Output = Result<Reply, HttpError>> + Send + 'static,
 {

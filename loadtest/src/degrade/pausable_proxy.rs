@@ -1,4 +1,4 @@
-//! A way to ClickHouse that can keep answers back: a question is asked, and who asked it waits.
+//! A proxy to ClickHouse that can keep answers back: a question is asked, and who asked it waits.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::clickhouse::ClickHouseConfig;
 /// Bytes moved at once.
 const BUFFER: usize = 64 << 10;
 
-/// The way; it is closed when the value goes, but for connections that are open.
-pub(super) struct Hold {
+/// Closed when the value is dropped, but for connections that are open.
+pub(super) struct PausableProxy {
     pub(super) url: String,
     holds: Arc<watch::Sender<bool>>,
     accepting: JoinHandle<()>,
 }
 
-impl Hold {
+impl PausableProxy {
     pub(super) async fn start(clickhouse: &ClickHouseConfig) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -48,7 +48,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for PausableProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::wire::Question;
+use super::connection::Question;
 use crate::http::escape;
 use crate::reads::panels::{self, WEEK};
 

@@ -5,12 +5,12 @@ use std::fmt;
 use serde::Serialize;
 
 use super::away::{Away, Given};
-use super::holder::Orphans;
+use super::closed_tabs::ClosedTabs;
 use super::isolation::Isolation;
+use super::killed_leader::Orphans;
 use super::late::Late;
 use super::redis::WithoutRedis;
 use super::stampede::{Crowd, Expired};
-use super::tab::Tab;
 use crate::bench::machine::Machine;
 
 /// Everything.
@@ -31,7 +31,7 @@ pub struct Report {
     /// Late events.
     pub late: Late,
     /// Closed tabs.
-    pub tab: Tab,
+    pub tab: ClosedTabs,
     /// ClickHouse away.
     pub away: Away,
 }
