@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::backoff;
-use crate::http::{Endpoint, HttpError, Reply};
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// An event that is ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]

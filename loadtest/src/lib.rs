@@ -28,7 +28,6 @@ pub mod development;
 pub mod feed;
 pub mod flight;
 pub mod generate;
-pub mod http;
 pub mod kills;
 pub mod ledger;
 pub mod outage;

@@ -17,12 +17,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::client::{Answer, Client, ClientConfig, Outgoing};
-use crate::http::{HttpError, Reply};
 use crate::kills::{RECOVER_WITHIN, flows, load_on};
 use crate::process::{self, ProcessError};
 use crate::system::{System, SystemError};
 use crate::verify::{self, Verification};
 use crate::writers::{Writers, WritersConfig, WritersError};
+use tallyhouse_service::http_client::{HttpError, Reply};
 
 const PROBE_TYPE: &str = "outage_probe";
 const PROBE_EVERY: Duration = Duration::from_millis(50);

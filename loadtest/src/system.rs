@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clickhouse::ClickHouseConfig;
-use crate::http::{Endpoint, HttpError};
 use crate::process::{self, ProcessError};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(30);

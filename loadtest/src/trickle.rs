@@ -21,10 +21,10 @@ use crate::bench::load::{OpenLoop, open_loop, until_stored};
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::development::QUERY_KEY;
-use crate::http::{Endpoint, HttpError, Reply};
 use crate::process;
 use crate::reads::panels::{QUARTER, WEEK, dashboard};
 use crate::system::System;
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// Events per second, each a request.
 const RATES: [u32; 4] = [1, 5, 20, 100];

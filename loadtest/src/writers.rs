@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, ClientConfig, DeliveryError, Outgoing};
 use crate::generate::{Facts, Generator, Spread};
-use crate::http::HttpError;
 use crate::ledger::Ledger;
 use crate::poison::REFUSED_BY_STORE;
+use tallyhouse_service::http_client::HttpError;
 
 /// How much load there is.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use super::BenchError;
 use super::bodies::Bodies;
 use super::quantiles::{Latencies, Quantiles};
 use crate::development::INGEST_KEY;
-use crate::http::{Endpoint, HttpError};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 /// Every connection sends its next body when the last was answered.
 #[derive(Debug, Clone)]

@@ -20,9 +20,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::clickhouse::{ClickHouse, ClickHouseConfig, ClickHouseError};
-use crate::http::HttpError;
 use crate::process::{self, ProcessError};
 use crate::system::{System, SystemError};
+use tallyhouse_service::http_client::HttpError;
 
 use bodies::Bodies;
 use load::{ClosedLoop, OpenLoop, Throughput};

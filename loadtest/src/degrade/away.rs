@@ -13,7 +13,7 @@ use super::connection::Question;
 use super::open_loop::{Answered, Pace, either, run};
 use super::questions::Questions;
 use super::stage::{Pair, Stage};
-use crate::http::HttpError;
+use tallyhouse_service::http_client::HttpError;
 
 /// Cached panels.
 const DASHBOARDS: u32 = 40;

@@ -11,7 +11,7 @@ use super::DegradeError;
 use super::stage::{one_address, until};
 use crate::daemon::{Daemon, Launch, log_tail};
 use crate::development::QUERY_KEY;
-use crate::http::Endpoint;
+use tallyhouse_service::http_client::Endpoint;
 
 /// Longer than any class lets an answer take.
 const TIMEOUT: Duration = Duration::from_secs(45);

@@ -14,7 +14,7 @@ use super::instance::Instance;
 use super::stage::Stage;
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::development::INGEST_KEY;
-use crate::http::Endpoint;
+use tallyhouse_service::http_client::Endpoint;
 
 const TIMES: u64 = 50;
 /// Past every late window; the development key may send history.

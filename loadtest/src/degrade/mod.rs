@@ -30,13 +30,13 @@ use crate::bench::machine;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::daemon::DaemonError;
 use crate::development::PROJECT;
-use crate::http::HttpError;
 use crate::process::ProcessError;
 use crate::reads::generate::{self, Arrivals};
 use crate::reads::{self, ReadsError};
 use crate::system::SystemError;
 use questions::Questions;
 use stage::Stage;
+use tallyhouse_service::http_client::HttpError;
 
 pub use report::Report;
 pub use stage::Programs;

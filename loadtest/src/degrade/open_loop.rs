@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::DegradeError;
 use crate::bench::quantiles::{Latencies, Quantiles};
-use crate::http::{HttpError, Reply};
+use tallyhouse_service::http_client::{HttpError, Reply};
 
 /// How fast, and for how long.
 #[derive(Debug, Clone, Copy)]

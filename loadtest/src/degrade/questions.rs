@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::connection::Question;
-use crate::http::escape;
 use crate::reads::panels::{self, WEEK};
+use tallyhouse_service::http_client::escape;
 
 /// Questions of one run, none of them asked twice.
 pub(super) struct Questions {

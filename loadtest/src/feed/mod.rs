@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::client::{Client, ClientConfig, Delivery, DeliveryError, Outgoing};
 use crate::flight::{self, Flight, FlightsError};
-use crate::http::HttpError;
+use tallyhouse_service::http_client::HttpError;
 
 pub use plan::{FeedOrder, FeedPlan};
 pub use summary::FeedSummary;

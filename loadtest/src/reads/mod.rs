@@ -25,10 +25,10 @@ use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::development::{PROJECT, QUERY_KEY};
-use crate::http::{Endpoint, HttpError, Reply};
 use crate::system::{System, SystemError};
 use generate::Arrivals;
 use panels::{Panel, QUARTER, Range, WEEK};
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// How long merges may take after the last event.
 const SETTLES_WITHIN: Duration = Duration::from_secs(180);

@@ -14,9 +14,9 @@ use super::plan::{Fault, Target, Way};
 use crate::brokers::{Brokers, BrokersError};
 use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
-use crate::http::{Endpoint, HttpError};
 use crate::process::{self, ProcessError};
 use crate::system::{Scratch, SystemError};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 /// The topic of the fleet.
 pub const TOPIC: &str = "chaos-events";

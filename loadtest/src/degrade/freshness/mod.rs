@@ -29,9 +29,9 @@ use tokio::time::{Instant, sleep};
 use super::DegradeError;
 use super::stage::{Programs, Redis, Stage};
 use crate::development::{INGEST_KEY, PROJECT};
-use crate::http::Endpoint;
 use checks::{Asked, Bounds, Judged, Question};
 use raw::Samples;
+use tallyhouse_service::http_client::Endpoint;
 
 /// Instances of the query API that share one Redis.
 const INSTANCES: usize = 3;
