@@ -12,16 +12,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use deadpool_redis::Pool;
-use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use tallyhouse_service::day_versions::{Day, Touched};
 use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 use tallyhouse_service::touched;
 
 use crate::config;
@@ -29,11 +24,13 @@ use crate::config;
 /// A call of the query API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// The reply says nothing but its status.
+const MAX_REPLY_BYTES: usize = 64 << 10;
+
 /// Where to send invalidations, and those that are pending.
 pub struct Invalidator {
     redis: Option<Pool>,
     query: String,
-    client: Client<HttpConnector, Full<Bytes>>,
     /// Sent to nobody yet.
     pending: BTreeSet<Touched>,
     /// Why the last call failed.
@@ -56,7 +53,6 @@ impl Invalidator {
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
             query: format!("http://{query_admin}"),
-            client: Client::builder(TokioExecutor::new()).build_http(),
             pending: BTreeSet::new(),
             trouble: String::new(),
         })
@@ -104,15 +100,19 @@ impl Invalidator {
 
     async fn post(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}/v1/touched", self.query))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| error.to_string())?;
-        let sent = tokio::time::timeout(ANSWER_WITHIN, self.client.request(request)).await;
-        let status =
-            sent.map_err(|_| "no answer in time".to_owned())?.map_err(|_| "cannot be reached".to_owned())?.status();
+        let sent = async {
+            Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?
+                .header(CONTENT_TYPE, "application/json")?
+                .max_reply_bytes(MAX_REPLY_BYTES)
+                .post(body.into())
+                .await
+        };
+        let status = match sent.await {
+            Ok(reply) => reply.status,
+            Err(HttpError::TimedOut(_)) => return Err("no answer in time".to_owned()),
+            Err(HttpError::Broken(_)) => return Err("cannot be reached".to_owned()),
+            Err(error @ HttpError::Malformed(_)) => return Err(error.to_string()),
+        };
         if status.is_success() { Ok(()) } else { Err(format!("answers {status}")) }
     }
 }
