@@ -15,7 +15,6 @@
 #![warn(missing_docs)]
 
 pub mod backlog;
-pub mod backoff;
 pub mod bench;
 pub mod brokers;
 pub mod chaos;

@@ -15,6 +15,7 @@ pub mod http_client;
 pub mod keys;
 pub mod lifecycle;
 pub mod memory;
+pub mod retry;
 pub mod secret;
 pub mod telemetry;
 pub mod touched;

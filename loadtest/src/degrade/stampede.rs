@@ -148,9 +148,8 @@ async fn crowd(pair: &Pair, question: &Question, size: Size) -> Result<Crowd, De
     let opened: Vec<Connection> = stream::iter(addresses).buffer_unordered(OPENING).try_collect().await?;
     let (before, errors, each) = (queries(pair).await?, redis_errors(pair).await?, REQUESTS / connections);
     let (ready, began) = (Arc::new(Barrier::new(connections)), Instant::now());
-    let readers = opened
-        .into_iter()
-        .map(|connection| tokio::spawn(read(connection, question.clone(), each, Arc::clone(&ready))));
+    let readers =
+        opened.into_iter().map(|connection| tokio::spawn(read(connection, question.clone(), each, Arc::clone(&ready))));
     let (mut latencies, mut answers) = (Latencies::new(), [0; 5]);
     for reader in try_join_all(readers).await.map_err(|error| DegradeError::Worthless(error.to_string()))? {
         let (took, seen) = reader?;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tallyhouse_service::retry;
 use tokio::sync::watch;
 
 use super::dedup_log;
@@ -22,9 +23,6 @@ use super::program::Program;
 use super::settings::Files;
 
 use crate::metrics::Metrics;
-
-/// Doubles with each failure in a row, from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
@@ -187,7 +185,7 @@ impl Shared {
                 return Phase::Failed(failure);
             }
             failures = if started.elapsed() >= STEADY { 0 } else { failures + 1 };
-            let wait = backoff(failures, rand::random());
+            let wait = retry::ENGINE_START.pause(failures);
             tracing::error!(
                 status = failure.status,
                 last_words = failure.log,
@@ -264,13 +262,6 @@ fn await_end(pid: Pid) {
     while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
 }
 
-/// How long to wait after so many failures in a row; `random` is from 0 to 1 and moves it by up to a fifth.
-fn backoff(failures: u32, random: f64) -> Duration {
-    let (least, most) = BACKOFF;
-    let doubled = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
-    doubled.mul_f64(0.8 + 0.4 * random)
-}
-
 impl Job {
     /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
     fn repair_dedup_logs(&self) {
@@ -339,13 +330,6 @@ fn last_words(printed: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_double_up_to_a_limit() {
-        let waits: Vec<u128> = [1, 2, 3, 8, 1_000].map(|failures| backoff(failures, 0.5).as_millis()).into();
-        assert_eq!(waits, [100, 200, 400, 10_000, 10_000]);
-        assert_eq!(backoff(1, 0.0), Duration::from_millis(80));
-    }
 
     #[test]
     fn a_start_that_a_signal_ended_is_tried_once_more() {
