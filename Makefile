@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog degrade equality freshness help reads run test check bench kafka chaos
+.PHONY: backlog bench chaos check degrade deny equality freshness help kafka reads run test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ check: ## Order of modules, formatting, lints and documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+deny: ## Check advisories, licences, and which crates may use which (needs cargo-deny and the network)
+	@command -v cargo-deny >/dev/null || { echo "make deny: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny check
 
 bench: ## Measure throughput, latency, freshness, memory and queries in one run (ARGS="--seconds 5")
 	@deploy/tallyhouse/setup.sh
