@@ -12,7 +12,6 @@
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
 //! connection per worker, no work per event while the clock runs.
-#![warn(missing_docs)]
 
 pub mod backlog;
 pub mod bench;

@@ -36,7 +36,6 @@ pub enum Ending {
     Crash,
 }
 
-/// What to play.
 #[derive(Debug, Clone)]
 pub struct OutageConfig {
     /// The `tallyhouse` program.
@@ -75,7 +74,6 @@ pub enum OutageError {
         /// The last lines of the log.
         log: String,
     },
-    /// A probe panicked.
     #[error("a probe panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
@@ -128,7 +126,6 @@ pub struct OutageReport {
     pub memory_peak: u64,
     /// From the end of the outage to the first acknowledgement.
     pub recovered_after: Duration,
-    /// Whether everything agrees.
     pub verification: Verification,
 }
 

@@ -71,7 +71,6 @@ impl Scratch {
         Ok(Self { path, is_kept: false })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -205,7 +204,6 @@ impl System {
         (process::parent(pid).ok()? == self.pid().ok()?).then_some(pid)
     }
 
-    /// The ingest API.
     pub fn ingest_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.program.ports.ingest)
     }

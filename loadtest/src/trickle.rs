@@ -47,7 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The last event of a rate is to be stored within.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What to measure.
 #[derive(Debug, Clone)]
 pub struct TrickleConfig {
     /// The `tallyhouse` program.
@@ -70,7 +69,6 @@ pub struct Share {
 /// What a rate came to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
-    /// Events per second.
     pub events_per_second: u32,
     /// What they cost.
     pub share: Share,
@@ -80,7 +78,6 @@ pub struct Rate {
     pub counted: Quantiles,
 }
 
-/// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where and when.

@@ -16,7 +16,6 @@ use tallyhouse_service::http_client::HttpError;
 /// How much load there is.
 #[derive(Debug, Clone)]
 pub struct WritersConfig {
-    /// The ingest API.
     pub client: ClientConfig,
     /// Workers, each with one connection and one batch under way.
     pub workers: u16,
@@ -43,12 +42,10 @@ pub enum WritersError {
     /// It has no threads.
     #[error("threads for the load: {0}")]
     Threads(#[from] std::io::Error),
-    /// A worker panicked.
     #[error("a worker panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Running workers.
 #[derive(Debug)]
 pub struct Writers {
     /// Of their own: where acknowledgements are quick, nobody else would get a turn on the threads of the load.

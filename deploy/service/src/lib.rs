@@ -1,6 +1,5 @@
 //! What every Tallyhouse service needs and no domain word: configuration that names its variables, secrets that do not
 //! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
-#![warn(missing_docs)]
 
 pub mod admin;
 pub mod breaker;

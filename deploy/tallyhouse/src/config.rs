@@ -22,7 +22,6 @@ pub struct Config {
     pub engine: Option<EngineConfig>,
 }
 
-/// The embedded ClickHouse.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// `CLICKHOUSE_HTTP_PORT`
@@ -40,7 +39,6 @@ pub struct EngineConfig {
 }
 
 impl Config {
-    /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let is_development = tallyhouse_service::config::is_development(env)?;
         let engine = match env.get("CLICKHOUSE_URL") {
@@ -85,7 +83,6 @@ pub struct InvalidationTargets {
 }
 
 impl InvalidationTargets {
-    /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let redis_url = env.get("REDIS_URL").map(|url| Secret::new(url.trim()));
         Ok(Self { redis_url, query_admin: env::address(env, "QUERY_ADMIN_ADDR", ([127, 0, 0, 1], 9082))? })

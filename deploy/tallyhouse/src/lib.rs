@@ -2,7 +2,6 @@
 //!
 //! [`up`] is the order of starting and stopping, [`store`] the same for ClickHouse alone. [`engine`] is the ClickHouse,
 //! [`credentials`] its users' passwords.
-#![warn(missing_docs)]
 
 pub mod attach;
 pub mod backfill;

@@ -33,16 +33,12 @@ const CALM_AFTER: Duration = Duration::from_secs(20);
 /// Behind by less than this is caught up.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What to measure.
 #[derive(Debug, Clone)]
 pub struct BacklogConfig {
-    /// Programs.
     pub programs: Programs,
-    /// The fleet.
     pub layout: Layout,
     /// How long the load before the outage and the ceiling each go on.
     pub each: Duration,
-    /// Connections.
     pub connections: usize,
     /// Events per second of the steady load.
     pub rate: f64,
@@ -53,21 +49,15 @@ pub struct BacklogConfig {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum BacklogError {
-    /// The fleet.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// A measurement.
     #[error(transparent)]
     Bench(#[from] BenchError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// Acknowledged events are not there.
     #[error("{missing} events were not stored within {DRAINED_WITHIN:?}")]
-    NotStored {
-        /// How many.
-        missing: u64,
-    },
+    NotStored { missing: u64 },
 }
 
 /// Measures; `tell` hears what is being done.

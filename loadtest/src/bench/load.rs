@@ -20,9 +20,7 @@ use tallyhouse_service::http_client::{Endpoint, HttpError};
 /// Every connection sends its next body when the last was answered.
 #[derive(Debug, Clone)]
 pub struct ClosedLoop {
-    /// The ingest API.
     pub url: String,
-    /// Connections.
     pub connections: usize,
     /// For how long.
     pub lasts: Duration,
@@ -34,7 +32,6 @@ const STORED_WITHIN: Duration = Duration::from_secs(300);
 /// Bodies are sent at fixed instants, whether or not earlier ones were answered.
 #[derive(Debug, Clone)]
 pub struct OpenLoop {
-    /// The ingest API.
     pub url: String,
     /// Connections: the most requests under way. A request that finds none free is late, and its latency says so.
     pub connections: usize,

@@ -40,9 +40,7 @@ pub struct Away {
 /// What readers were given meanwhile.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Given {
-    /// Cached dashboards.
     pub dashboards: Answered,
-    /// SQL and funnels.
     pub ad_hoc: Answered,
 }
 

@@ -17,7 +17,6 @@ const TIMES: usize = 20;
 /// How long a query has run when its tab is closed.
 const RUNS_FOR_SECONDS: f64 = 0.1;
 
-/// Closed tabs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClosedTabs {
     /// `/v1/query`: funnels.
@@ -35,7 +34,6 @@ pub struct Closed {
     pub stopped: u64,
 }
 
-/// Closes tabs.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<ClosedTabs, DegradeError> {
     let instance = stage.instance(&[]).await?;
     let clickhouse = &stage.clickhouse;

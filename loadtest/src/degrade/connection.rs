@@ -12,21 +12,14 @@ use tokio::task::JoinHandle;
 use super::DegradeError;
 use crate::development::QUERY_KEY;
 
-/// What is asked.
 #[derive(Debug, Clone)]
 pub(super) enum Question {
     /// GET of a path.
     Get(String),
     /// POST of a JSON body.
-    Post {
-        /// Where to.
-        path: &'static str,
-        /// The body.
-        body: Bytes,
-    },
+    Post { path: &'static str, body: Bytes },
 }
 
-/// A connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     carried: JoinHandle<()>,

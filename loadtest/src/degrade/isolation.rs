@@ -28,11 +28,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Dashboards alone and beside ad hoc questions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Isolation {
-    /// Rounds of each.
     pub rounds: usize,
     /// Ad hoc questions that were outstanding.
     pub outstanding: usize,
-    /// Alone.
     pub alone: Answered,
     /// Beside them.
     pub beside: Answered,

@@ -40,7 +40,6 @@ pub struct Orphans {
     pub waited: Quantiles,
 }
 
-/// Kills leaders.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Orphans, DegradeError> {
     let proxy = PausableProxy::start(&stage.clickhouse_config()).await?;
     let (mut waited, mut most_queries, mut unanswered) = (Latencies::new(), 0, 0);

@@ -24,7 +24,6 @@ const EVENT_TYPE: &str = "late_probe";
 /// Then it is counted as never shown.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Late events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Late {
     /// From the acknowledgement to the later of both instances' new number.

@@ -41,10 +41,8 @@ use tallyhouse_service::http_client::HttpError;
 pub use report::Report;
 pub use stage::Programs;
 
-/// How to measure.
 #[derive(Debug, Clone)]
 pub struct DegradeConfig {
-    /// The programs.
     pub programs: Programs,
     /// Events, made inside ClickHouse.
     pub events: u64,
@@ -56,16 +54,12 @@ pub enum DegradeError {
     /// ClickHouse and the ingester did not start or stop.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// Another program.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// A signal.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
-    /// The events.
     #[error(transparent)]
     Events(#[from] ReadsError),
     /// A call that had to work.

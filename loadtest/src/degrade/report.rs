@@ -13,7 +13,6 @@ use super::redis::WithoutRedis;
 use super::stampede::{Crowd, Expired};
 use crate::bench::machine::Machine;
 
-/// Everything.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where and when.
@@ -24,15 +23,11 @@ pub struct Report {
     pub stampede: Vec<Crowd>,
     /// Leaders killed.
     pub holder: Orphans,
-    /// Redis away.
     pub redis: WithoutRedis,
     /// Dashboards beside ad hoc questions.
     pub isolation: Isolation,
-    /// Late events.
     pub late: Late,
-    /// Closed tabs.
     pub tab: ClosedTabs,
-    /// ClickHouse away.
     pub away: Away,
 }
 

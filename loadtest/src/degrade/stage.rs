@@ -20,7 +20,6 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that is awaited.
 pub(super) const POLL: Duration = Duration::from_millis(5);
 
-/// The programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// `tallyhouse`
@@ -39,7 +38,6 @@ pub(super) struct Stage {
     scratch: Scratch,
 }
 
-/// Two instances.
 pub(super) type Pair = [Instance; 2];
 
 impl Stage {
@@ -71,7 +69,6 @@ impl Stage {
         Instance::start(start).await
     }
 
-    /// The ingest API.
     pub(super) fn ingest_url(&self) -> String {
         self.system.ingest_url()
     }
@@ -117,7 +114,6 @@ impl Stage {
     }
 }
 
-/// One Redis server.
 pub(super) struct Redis {
     launch: Launch,
     daemon: Daemon,

@@ -54,7 +54,6 @@ pub struct Crowd {
     pub expired: Expired,
     /// Connections, over both instances.
     pub connections: usize,
-    /// Requests.
     pub requests: usize,
     /// Queries that ClickHouse got from both instances.
     pub queries: u64,
@@ -84,7 +83,6 @@ pub(super) fn raise_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
 }
 
-/// Sends every crowd.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Vec<Crowd>, DegradeError> {
     let ttl = TTL.as_millis().to_string();
     // Warming would refresh the answer before it expires.

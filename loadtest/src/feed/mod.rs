@@ -33,7 +33,6 @@ pub struct FeedConfig {
     pub plan: FeedPlan,
     /// Batches under way at the same time.
     pub concurrency: usize,
-    /// The ingest API.
     pub client: ClientConfig,
 }
 

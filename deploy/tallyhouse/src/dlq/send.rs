@@ -27,18 +27,12 @@ pub enum Answer {
     /// It is counted, now or before.
     Taken,
     /// It was refused again.
-    Rejected {
-        /// For programs.
-        code: String,
-        /// For people.
-        message: String,
-    },
+    Rejected { code: String, message: String },
 }
 
 /// Why nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Not a URL.
     #[error("--url: `{0}` is not a URL")]
     Url(String),
     /// Not what a header may hold.

@@ -41,7 +41,6 @@ pub struct EngineOptions {
     pub http_port: u16,
     /// Port of ClickHouse's own protocol on 127.0.0.1.
     pub tcp_port: u16,
-    /// What is run.
     pub program: Program,
     /// Passwords of its users.
     pub credentials: Credentials,
@@ -72,7 +71,6 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Starts its process.
     pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
         let files = settings::Files::below(&options.data)?;

@@ -30,7 +30,6 @@ const STEADY: Duration = Duration::from_secs(60);
 /// After SIGKILL only the kernel can be slow.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is run.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) executable: PathBuf,
@@ -85,7 +84,6 @@ struct Shared {
 pub(super) struct Supervisor(Arc<Shared>);
 
 impl Supervisor {
-    /// Starts the thread.
     pub(super) fn start(job: Job) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             job,

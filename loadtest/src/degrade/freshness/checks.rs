@@ -71,7 +71,6 @@ impl Question {
     }
 }
 
-/// An answer.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     question: Question,
