@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog degrade equality freshness help reads run test check bench kafka chaos
+.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help kafka reads run test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +21,23 @@ test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
 
-check: ## Formatting, lints and documentation
+check: ## Order of modules, formatting, lints and documentation
+	@.ci/layers --self-test
+	@.ci/layers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+deny: ## Check advisories, licences, and which crates may use which (needs cargo-deny and the network)
+	@command -v cargo-deny >/dev/null || { echo "make deny: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny check
+
+fuzz: ## Fuzz each target for a minute (FUZZ_SECONDS=600); needs cargo-fuzz and a nightly compiler
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz: cargo-fuzz is missing: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || { echo "make fuzz: rustup toolchain install nightly" >&2; exit 1; }
+	@for target in $$($(CARGO) +nightly fuzz list --fuzz-dir fuzz); do \
+		$(CARGO) +nightly fuzz run --fuzz-dir fuzz "$$target" -- -max_total_time=$(or $(FUZZ_SECONDS),60) || exit 1; \
+	done
 
 bench: ## Measure throughput, latency, freshness, memory and queries in one run (ARGS="--seconds 5")
 	@deploy/tallyhouse/setup.sh

@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use tallyhouse_schema::body::Layout;
 
 #[path = "../../schema/tests/hold/mod.rs"]
+#[allow(dead_code)]
 mod hold;
 
 fuzz_target!(|bytes: &[u8]| {

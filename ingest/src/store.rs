@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::RngExt;
 use std::sync::Arc;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::retry;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::insert::insert_block;
@@ -46,14 +46,9 @@ pub struct Block<'a> {
 /// How often the days of an insert are told that is still under way.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// First and longest pause between attempts; each is twice the one before, +-20 %.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(3_200));
-
 /// The pause after the given attempt, counted from 1.
 pub fn pause_after(attempt: u32) -> Duration {
-    let longest = PAUSES.1.as_millis() / PAUSES.0.as_millis();
-    let factor = 1_u128.checked_shl(attempt.saturating_sub(1)).unwrap_or(longest).min(longest) as u32;
-    (PAUSES.0 * factor).mul_f64(rand::rng().random_range(0.8..1.2))
+    retry::WRITE.pause(attempt)
 }
 
 impl Store {

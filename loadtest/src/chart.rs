@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::http::{Endpoint, HttpError, escape};
+use tallyhouse_service::http_client::{Endpoint, HttpError, escape};
 
 const WIDTH: f64 = 48.0;
 /// One mark per value of the second dimension, in the order of the legend.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::header::HeaderName;
 use serde::de::DeserializeOwned;
 
-use crate::http::{Endpoint, HttpError, Reply, escape};
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply, escape};
 
 /// Where ClickHouse is and who we are there.
 #[derive(Debug, Clone)]

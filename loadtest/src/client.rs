@@ -6,12 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
-use rand::RngExt as _;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::backoff;
-use crate::http::{Endpoint, HttpError, Reply};
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
+use tallyhouse_service::retry;
 
 /// An event that is ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +109,7 @@ impl ClientConfig {
     pub fn development(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            key: crate::INGEST_KEY.to_owned(),
+            key: crate::development::INGEST_KEY.to_owned(),
             until: Until::Durable,
             answer_within: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),
@@ -161,7 +160,7 @@ impl Client {
                     (None, error.to_string())
                 }
             };
-            let wait = backoff::wait(delivery.handed_back + delivery.unanswered, retry_after, rand::rng().random());
+            let wait = retry::CLIENT.pause_or_asked(delivery.handed_back + delivery.unanswered, retry_after);
             if started.elapsed() + wait > self.give_up_after {
                 return Err(DeliveryError::GaveUp { after: self.give_up_after, last });
             }

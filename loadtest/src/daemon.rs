@@ -21,14 +21,12 @@ const POLL: Duration = Duration::from_millis(20);
 /// Starts that wait for the thread; each is done in milliseconds.
 const QUEUED: usize = 16;
 
-/// What is started.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// For messages: `consumer 2`.
     pub name: String,
     /// The program, looked for on `PATH` when it is only a name.
     pub program: PathBuf,
-    /// Its arguments.
     pub arguments: Vec<OsString>,
     /// Variables, on top of this process's own.
     pub env: Vec<(String, String)>,
@@ -43,12 +41,7 @@ pub struct Launch {
 pub enum DaemonError {
     /// It was not started.
     #[error("{name} cannot be started: {source}")]
-    Spawn {
-        /// Which.
-        name: String,
-        /// Why not.
-        source: io::Error,
-    },
+    Spawn { name: String, source: io::Error },
     /// A signal or a look into /proc.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -61,19 +54,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program.
     pub fn start(launch: &Launch) -> Result<Self, DaemonError> {
         let spawned = command(launch).and_then(spawn_bound);
         let child = spawned.map_err(|source| DaemonError::Spawn { name: launch.name.clone(), source })?;
         Ok(Self { child })
     }
 
-    /// Its number.
     pub fn pid(&self) -> Result<i32, ProcessError> {
         i32::try_from(self.child.id()).map_err(|_| ProcessError::Unreadable(0))
     }
 
-    /// Whether it ended.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -104,7 +94,6 @@ impl Daemon {
         Ok(Stopped::Drained)
     }
 
-    /// Its memory.
     pub fn memory(&self) -> Result<Memory, ProcessError> {
         process::memory(self.pid()?)
     }

@@ -36,7 +36,6 @@ pub enum FlightsError {
     /// Not readable, or not the CSV that it should be.
     #[error("the flights cannot be read from {path}: {source}")]
     Unreadable {
-        /// The file.
         path: String,
         /// What is wrong, with the line.
         source: csv::Error,

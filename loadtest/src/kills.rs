@@ -37,7 +37,6 @@ pub struct KillsConfig {
     pub poison: Option<NonZeroU64>,
 }
 
-/// What is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The process that serves; its ClickHouse dies with it.
@@ -61,9 +60,7 @@ pub enum KillsError {
     /// No event was acknowledged for too long after a kill.
     #[error("nothing was acknowledged within {within:?} after kill {kill} ({victim:?}); the end of the log:\n{log}")]
     NoRecovery {
-        /// Which one.
         kill: usize,
-        /// Who was killed.
         victim: Victim,
         /// How long it had.
         within: Duration,
@@ -82,7 +79,6 @@ pub struct KillsReport {
     pub kills: usize,
     /// The longest time between a kill and the next acknowledgement.
     pub slowest_recovery: Duration,
-    /// Whether everything agrees.
     pub verification: Verification,
 }
 

@@ -16,13 +16,10 @@ const ROLLUPS: [(&str, i64, &str); 4] =
 /// One row of a rollup.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CellKey {
-    /// The table.
     pub table: &'static str,
-    /// The event type.
     pub event_type: String,
     /// Names of the dimensions, empty for the total.
     pub dim_set: String,
-    /// Their values.
     pub dim_value: String,
     /// Start of the bucket, Unix seconds.
     pub bucket: i64,
@@ -31,15 +28,12 @@ pub struct CellKey {
 /// The exact measures of a row. `min` and `max` mean nothing while `value_count` is 0, and are 0 then.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cell {
-    /// Events.
     pub events: u64,
     /// Events with a value.
     pub value_count: u64,
     /// Sum of the values.
     pub value_sum: f64,
-    /// The smallest.
     pub value_min: f64,
-    /// The largest.
     pub value_max: f64,
 }
 

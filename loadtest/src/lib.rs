@@ -12,10 +12,8 @@
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
 //! connection per worker, no work per event while the clock runs.
-#![warn(missing_docs)]
 
 pub mod backlog;
-pub mod backoff;
 pub mod bench;
 pub mod brokers;
 pub mod chaos;
@@ -24,10 +22,10 @@ pub mod clickhouse;
 pub mod client;
 pub mod daemon;
 pub mod degrade;
+pub mod development;
 pub mod feed;
 pub mod flight;
 pub mod generate;
-pub mod http;
 pub mod kills;
 pub mod ledger;
 pub mod outage;
@@ -42,10 +40,3 @@ pub mod system;
 pub mod trickle;
 pub mod verify;
 pub mod writers;
-
-/// The project of development mode, which every command here works on.
-pub const PROJECT: &str = "demo";
-/// Its key for sending events, which may import history.
-pub const INGEST_KEY: &str = "demo-ingest-key";
-/// Its key for reading metrics.
-pub const QUERY_KEY: &str = "demo-query-key";

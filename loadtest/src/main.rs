@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
-use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, Landing};
+use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, TimeShift};
 use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, trickle};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,12 +89,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn feed(args: &FeedArgs) -> Result<(), Failure> {
     let mut config = args.config();
-    let until = config.landing.until();
+    let until = config.time_shift.until();
     let to = until.saturating_add(SignedDuration::from_mins(1)).unwrap_or(until);
     let from = to.saturating_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(to);
     let chart = args.chart.clone().map(|url| ChartConfig { url, key: args.query_key.clone(), from, to });
-    if let (Some(chart), Landing::Yearly { fed, .. }) = (&chart, &mut config.landing) {
-        *fed = feed::fed::newest(chart).await?;
+    if let (Some(chart), TimeShift::Yearly { fed, .. }) = (&chart, &mut config.time_shift) {
+        *fed = feed::resume::newest(chart).await?;
     }
     let feed = Feed::prepare(&config)?;
     let bar = progress_bar(feed.events());
@@ -103,7 +103,7 @@ async fn feed(args: &FeedArgs) -> Result<(), Failure> {
     if args.json {
         print(&serde_json::to_string(&summary)?)?
     } else {
-        print(&describe(&summary, config.landing))?
+        print(&describe(&summary, config.time_shift))?
     }
     if summary.refused() > 0 {
         return Err(Failure::Broken(format!("{} flights were rejected", summary.refused())));
@@ -114,16 +114,16 @@ async fn feed(args: &FeedArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe(summary: &FeedSummary, landing: Landing) -> String {
-    match landing {
-        Landing::Yearly { fed: Some(fed), .. } if summary.sent == 0 => {
+fn describe(summary: &FeedSummary, time_shift: TimeShift) -> String {
+    match time_shift {
+        TimeShift::Yearly { fed: Some(fed), .. } if summary.sent == 0 => {
             format!("already fed: the flights up to {fed} are there")
         }
-        Landing::Yearly { fed: Some(fed), .. } => {
+        TimeShift::Yearly { fed: Some(fed), .. } => {
             format!("{summary}\nflights of 2013 after {fed}; those before were fed already")
         }
-        Landing::Yearly { fed: None, .. } => format!("{summary}\nflights of 2013, moved forward by whole years"),
-        Landing::Shifted { until } => format!("{summary}\nflights of 2013, moved forward until {until}"),
+        TimeShift::Yearly { fed: None, .. } => format!("{summary}\nflights of 2013, moved forward by whole years"),
+        TimeShift::Shifted { until } => format!("{summary}\nflights of 2013, moved forward until {until}"),
     }
 }
 

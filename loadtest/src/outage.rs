@@ -17,12 +17,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::client::{Answer, Client, ClientConfig, Outgoing};
-use crate::http::{HttpError, Reply};
 use crate::kills::{RECOVER_WITHIN, flows, load_on};
 use crate::process::{self, ProcessError};
 use crate::system::{System, SystemError};
 use crate::verify::{self, Verification};
 use crate::writers::{Writers, WritersConfig, WritersError};
+use tallyhouse_service::http_client::{HttpError, Reply};
 
 const PROBE_TYPE: &str = "outage_probe";
 const PROBE_EVERY: Duration = Duration::from_millis(50);
@@ -36,7 +36,6 @@ pub enum Ending {
     Crash,
 }
 
-/// What to play.
 #[derive(Debug, Clone)]
 pub struct OutageConfig {
     /// The `tallyhouse` program.
@@ -75,7 +74,6 @@ pub enum OutageError {
         /// The last lines of the log.
         log: String,
     },
-    /// A probe panicked.
     #[error("a probe panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
@@ -128,7 +126,6 @@ pub struct OutageReport {
     pub memory_peak: u64,
     /// From the end of the outage to the first acknowledgement.
     pub recovered_after: Duration,
-    /// Whether everything agrees.
     pub verification: Verification,
 }
 

@@ -15,7 +15,6 @@ pub enum ProcessError {
     Signal {
         /// Whom it was for.
         pid: i32,
-        /// Why not.
         source: rustix::io::Errno,
     },
 }
@@ -59,7 +58,6 @@ pub fn parent(pid: i32) -> Result<i32, ProcessError> {
     field(&status(pid)?, "PPid").and_then(|text| text.trim().parse().ok()).ok_or(ProcessError::Unreadable(pid))
 }
 
-/// Sends a signal.
 pub fn signal(pid: i32, signal: Signal) -> Result<(), ProcessError> {
     let target = Pid::from_raw(pid).ok_or(ProcessError::Unreadable(pid))?;
     kill_process(target, signal).map_err(|source| ProcessError::Signal { pid, source })

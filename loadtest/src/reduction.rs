@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 use crate::system::{System, SystemError};
 
 /// Events of one insert: as the ingester's largest, fifteen at once.
@@ -19,14 +19,12 @@ const BLOCK: u64 = 1_000_000;
 /// One insert, or the last merge of a table.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What to make.
 #[derive(Debug, Clone)]
 pub struct ReductionConfig {
     /// The `tallyhouse` program.
     pub binary: PathBuf,
     /// Hours of traffic, the last one ending now.
     pub hours: u64,
-    /// Events per second.
     pub rate: u64,
 }
 
@@ -36,7 +34,6 @@ pub enum ReductionError {
     /// The system did not start or stop.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// `tallyhouse rollups stats` did not run.

@@ -11,9 +11,9 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clickhouse::ClickHouseConfig;
-use crate::http::{Endpoint, HttpError};
 use crate::ports::free_array;
 use crate::process::{self, ProcessError};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -71,7 +71,6 @@ impl Scratch {
         Ok(Self { path, is_kept: false })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -198,7 +197,6 @@ impl System {
         (process::parent(pid).ok()? == self.pid().ok()?).then_some(pid)
     }
 
-    /// The ingest API.
     pub fn ingest_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.program.ports.ingest)
     }

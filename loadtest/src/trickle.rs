@@ -15,16 +15,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::QUERY_KEY;
 use crate::bench::BenchError;
 use crate::bench::bodies::Bodies;
 use crate::bench::load::{OpenLoop, open_loop, until_stored};
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
-use crate::http::{Endpoint, HttpError, Reply};
+use crate::development::QUERY_KEY;
 use crate::process;
 use crate::reads::panels::{QUARTER, WEEK, dashboard};
 use crate::system::System;
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// Events per second, each a request.
 const RATES: [u32; 4] = [1, 5, 20, 100];
@@ -47,7 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The last event of a rate is to be stored within.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What to measure.
 #[derive(Debug, Clone)]
 pub struct TrickleConfig {
     /// The `tallyhouse` program.
@@ -70,7 +69,6 @@ pub struct Share {
 /// What a rate came to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
-    /// Events per second.
     pub events_per_second: u32,
     /// What they cost.
     pub share: Share,
@@ -80,7 +78,6 @@ pub struct Rate {
     pub counted: Quantiles,
 }
 
-/// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where and when.
@@ -186,7 +183,7 @@ async fn counted(
     bodies: &Bodies,
 ) -> Result<Quantiles, BenchError> {
     let ingest = Endpoint::new(&format!("{}/v1/events", system.ingest_url()), Duration::from_secs(30))?
-        .api_key(crate::INGEST_KEY)?;
+        .api_key(crate::development::INGEST_KEY)?;
     let admin = Endpoint::new(&system.ingest_admin_url(), Duration::from_secs(5))?;
     let count = (lasts.as_secs_f64() * f64::from(events_per_second)).max(1.0) as usize;
     let before = stored(&admin.get("/metrics").await?);

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 use crate::ledger::{Cell, CellKey, Ledger, TABLES};
-use crate::poison::{self, POISON};
+use crate::poison::POISON;
+
+mod poison;
 
 /// Differences that are spelled out; all are counted.
 const SHOWN: usize = 10;
@@ -41,7 +43,7 @@ impl Verification {
         self.kept = Some(path.to_owned());
     }
 
-    pub(crate) fn differs(&mut self, what: impl FnOnce() -> String) {
+    fn differs(&mut self, what: impl FnOnce() -> String) {
         self.differences += 1;
         if self.shown.len() < SHOWN {
             self.shown.push(what());

@@ -9,14 +9,13 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, ClientConfig, DeliveryError, Outgoing};
 use crate::generate::{Facts, Generator, Spread};
-use crate::http::HttpError;
 use crate::ledger::Ledger;
 use crate::poison::REFUSED_BY_STORE;
+use tallyhouse_service::http_client::HttpError;
 
 /// How much load there is.
 #[derive(Debug, Clone)]
 pub struct WritersConfig {
-    /// The ingest API.
     pub client: ClientConfig,
     /// Workers, each with one connection and one batch under way.
     pub workers: u16,
@@ -43,12 +42,10 @@ pub enum WritersError {
     /// It has no threads.
     #[error("threads for the load: {0}")]
     Threads(#[from] std::io::Error),
-    /// A worker panicked.
     #[error("a worker panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Running workers.
 #[derive(Debug)]
 pub struct Writers {
     /// Of their own: where acknowledgements are quick, nobody else would get a turn on the threads of the load.

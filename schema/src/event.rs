@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::raw::Property;
+use crate::property::Property;
 
 /// What normalisation changed, as bits of the column `flags`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

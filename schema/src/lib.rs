@@ -12,6 +12,7 @@ pub mod limits;
 pub mod normalise;
 pub mod number;
 pub mod project;
+pub mod property;
 pub mod raw;
 pub mod rejection;
 pub mod rollup;

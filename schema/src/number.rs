@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::raw::PropertyValue;
+use crate::property::PropertyValue;
 
 /// Every whole number up to here is a double: 2^53.
 const EXACT: u64 = 1 << 53;

@@ -1,7 +1,6 @@
 //! What was probably meant by a body or an event of another shape than ours.
 
-use crate::body::BodyError;
-use crate::raw::{Property, PropertyValue};
+use crate::property::{Property, PropertyValue};
 
 /// Names that other APIs have for `events`.
 const BATCH_NAMES: [&str; 15] = [
@@ -45,37 +44,9 @@ pub(crate) fn event_field(name: &str) -> Option<&'static str> {
     EVENT_FIELDS.into_iter().find(|known| *known == name)
 }
 
-/// Two lists of events, of which JSON readers see one.
-pub(crate) fn given_twice() -> BodyError {
-    let hint = "`events` is given more than once: put all events into one array".to_owned();
-    BodyError::WrongEnvelope { field: "events", hint }
-}
-
 /// Whether a field of this name, which holds an array, may hold events.
 pub(crate) fn batch_name(name: &str) -> Option<&'static str> {
     BATCH_NAMES.into_iter().find(|known| *known == name)
-}
-
-/// Events under another name.
-pub(crate) fn misnamed_batch(field: &'static str) -> BodyError {
-    let hint = format!(
-        "`eventType` is required; you sent an array in `{field}`: did you mean `events`? A batch is {{\"events\": [{{\"eventType\": …}}, …]}}, or the array itself"
-    );
-    BodyError::WrongEnvelope { field, hint }
-}
-
-/// `events` that is no array.
-pub(crate) fn not_an_array(events: &str) -> BodyError {
-    let what = match events.chars().next() {
-        Some('{') => "an object",
-        Some('"') if holds_json(events) => "a text that holds JSON (it was encoded twice)",
-        Some('"') => "a text",
-        _ => "another value",
-    };
-    let hint = format!(
-        "`events` must be an array and is {what}; did you mean {{\"events\": [{{\"eventType\": …}}]}}, or one event without `events` around it?"
-    );
-    BodyError::WrongEnvelope { field: "events", hint }
 }
 
 /// Whether a JSON text holds an object or an array as JSON.

@@ -15,13 +15,26 @@
 //! A text is RFC 3339 (`t`, `z` and a blank for the `T` are taken, a comma for the point, `:60` as `:59`), a date, or a date and
 //! time without an offset, which are UTC; after it may stand a time zone (RFC 9557), which must agree with the offset.
 
+use std::borrow::Cow;
+
 use jiff::civil::DateTime;
 use jiff::fmt::rfc2822;
 use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use crate::raw::RawTime;
+/// A time as received.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RawTime<'a> {
+    /// A whole number since 1970; its size tells the unit.
+    Integer(i64),
+    /// A number since 1970 with a fraction.
+    Float(f64),
+    /// A text, which should be RFC 3339.
+    Text(Cow<'a, str>),
+    /// Anything else.
+    Other,
+}
 
 /// A unit of time since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::catalogue::{EventType, FALLBACK_VALUE_PROPERTIES};
 use crate::limits::{MAX_VALUE, MIN_VALUE};
-use crate::raw::{Property, PropertyValue};
+use crate::property::{Property, PropertyValue};
 use crate::text;
 use crate::warning::Warning;
 

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use crate::event::{Dim, Event, Flags};
-use crate::raw::{Property, PropertyValue};
+use crate::property::{Property, PropertyValue};
 use crate::value::{Bounded, bounded};
 
 /// The version that [`encode`] writes.

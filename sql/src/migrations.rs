@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::hex;
+use crate::hexadecimal::hex;
 
 /// What the tables are made on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

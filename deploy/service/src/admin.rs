@@ -15,12 +15,10 @@ use crate::health::Health;
 pub struct Admin {
     /// All metrics of the service.
     pub registry: Registry,
-    /// Its health.
     pub health: Health,
 }
 
 impl Admin {
-    /// The routes.
     pub fn router(self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))

@@ -56,9 +56,7 @@ pub enum Pass {
 /// What a call said about the dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It works.
     Succeeded,
-    /// It does not.
     Failed,
     /// Nothing: the call was given up, or failed for a reason of its own.
     Nothing,
@@ -158,7 +156,6 @@ impl Breaker {
         state.count(now_ms, Verdict::Succeeded);
     }
 
-    /// A call failed.
     pub fn failed(&self, now_ms: i64) {
         self.fail(Pass::Probe, now_ms);
     }

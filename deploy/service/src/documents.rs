@@ -10,7 +10,6 @@ use crate::env::{ConfigError, Env};
 pub struct Document {
     /// Its file, for messages.
     pub path: String,
-    /// Its text.
     pub text: String,
 }
 

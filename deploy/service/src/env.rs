@@ -90,7 +90,6 @@ pub fn address(env: &dyn Env, name: &str, default: ([u8; 4], u16)) -> Result<Soc
     parsed(env, name, "an address and a port, such as 127.0.0.1:8081", SocketAddr::from(default))
 }
 
-/// A path.
 pub fn path(env: &dyn Env, name: &str, default: &str) -> PathBuf {
     env.get(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
 }

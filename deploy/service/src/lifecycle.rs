@@ -57,7 +57,6 @@ pub async fn drain(what: &str, budget: Duration, work: impl Future<Output = ()>)
 pub struct BindError {
     /// The variable that holds the address.
     pub variable: &'static str,
-    /// The address.
     pub address: SocketAddr,
     /// What the system said.
     pub source: std::io::Error,

@@ -22,7 +22,6 @@ pub struct Config {
     pub engine: Option<EngineConfig>,
 }
 
-/// The embedded ClickHouse.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// `CLICKHOUSE_HTTP_PORT`
@@ -40,7 +39,6 @@ pub struct EngineConfig {
 }
 
 impl Config {
-    /// Reads the configuration.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let is_development = tallyhouse_service::config::is_development(env)?;
         let engine = match env.get("CLICKHOUSE_URL") {
@@ -76,16 +74,15 @@ pub fn replay_key(env: &dyn Env) -> Option<Secret> {
     env.get("TALLYHOUSE_KEY").map(|key| Secret::new(key.trim()))
 }
 
-/// Where commands tell which days they changed.
-pub struct Telling {
+/// Where commands invalidate the days that they change.
+pub struct InvalidationTargets {
     /// `REDIS_URL`
     pub redis_url: Option<Secret>,
     /// `QUERY_ADMIN_ADDR`: of the query API that runs.
     pub query_admin: SocketAddr,
 }
 
-impl Telling {
-    /// Reads the configuration.
+impl InvalidationTargets {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let redis_url = env.get("REDIS_URL").map(|url| Secret::new(url.trim()));
         Ok(Self { redis_url, query_admin: env::address(env, "QUERY_ADMIN_ADDR", ([127, 0, 0, 1], 9082))? })

@@ -28,20 +28,10 @@ pub struct Credentials {
 pub enum CredentialsError {
     /// It cannot be read or written.
     #[error("{}: {source}", .path.display())]
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
     /// A line is missing.
     #[error("{}: {name} is missing; put it back from a backup (a new one would not fit the data)", .path.display())]
-    Missing {
-        /// Where it is.
-        path: PathBuf,
-        /// The missing name.
-        name: &'static str,
-    },
+    Missing { path: PathBuf, name: &'static str },
 }
 
 const WRITER: &str = "WRITER_PASSWORD";

@@ -2,7 +2,6 @@
 //!
 //! [`up`] is the order of starting and stopping, [`store`] the same for ClickHouse alone. [`engine`] is the ClickHouse,
 //! [`credentials`] its users' passwords.
-#![warn(missing_docs)]
 
 pub mod attach;
 pub mod backfill;
@@ -11,10 +10,10 @@ pub mod credentials;
 pub mod dlq;
 pub mod doctor;
 pub mod engine;
+pub mod invalidation;
 pub mod metrics;
 pub mod migrate;
 pub mod rollups;
 pub mod store;
 pub mod tables;
-pub mod tell;
 pub mod up;

@@ -10,7 +10,7 @@ use tallyhouse::attach::attach;
 use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
-use tallyhouse::tell::Teller;
+use tallyhouse::invalidation::Invalidator;
 use tallyhouse::{doctor, migrate, rollups, store, tables, up};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
@@ -122,9 +122,11 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };
-            let mut teller = Teller::from_env(&ProcessEnv)?;
-            let done = rebuild::rebuild(&client, &options, async |days| rollups::tell(&mut teller, days).await).await;
-            if let Some(pending) = teller.finish().await {
+            let mut invalidator = Invalidator::from_env(&ProcessEnv)?;
+            let done =
+                rebuild::rebuild(&client, &options, async |days| rollups::invalidate(&mut invalidator, days).await)
+                    .await;
+            if let Some(pending) = invalidator.finish().await {
                 eprintln!("tallyhouse: {pending}");
             }
             let done = done?;
@@ -150,9 +152,9 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };
-            let mut teller = Teller::from_env(&ProcessEnv)?;
-            let done = backfill.run(async |days| rollups::tell(&mut teller, days).await).await;
-            if let Some(pending) = teller.finish().await {
+            let mut invalidator = Invalidator::from_env(&ProcessEnv)?;
+            let done = backfill.run(async |days| rollups::invalidate(&mut invalidator, days).await).await;
+            if let Some(pending) = invalidator.finish().await {
                 eprintln!("tallyhouse: {pending}");
             }
             let done = done?;

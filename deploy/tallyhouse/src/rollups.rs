@@ -14,7 +14,7 @@ use tallyhouse_sql::rollups::{RollupsError, Selection, gate};
 
 use crate::backfill::{self, Uncounted};
 use crate::dlq::printable;
-use crate::tell::Teller;
+use crate::invalidation::Invalidator;
 
 const DAY: i64 = 86_400;
 
@@ -30,10 +30,10 @@ pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, ta
     Selection { project, from: from.unwrap_or(now - 7 * DAY), to: to.unwrap_or(now + DAY), tables }
 }
 
-/// Tells which days a rebuild changed.
-pub async fn tell(teller: &mut Teller, days: Vec<ChangedDay>) {
+/// Invalidates the days that a rebuild changed.
+pub async fn invalidate(invalidator: &mut Invalidator, days: Vec<ChangedDay>) {
     let touched = |ChangedDay { project_id: project, day }| Touched::day(project, day);
-    teller.tell_all(days.into_iter().map(touched)).await;
+    invalidator.invalidate_all(days.into_iter().map(touched)).await;
 }
 
 /// What a verification found, of which some is printed.

@@ -44,25 +44,19 @@ pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// A variable.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A port of the services.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Its own secrets.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The embedded ClickHouse.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The tables.
     #[error(transparent)]
     Tables(#[from] TablesError),
-    /// The write path.
     #[error("ingest: {0}")]
     Ingest(#[from] tallyhouse_ingest::RunError),
-    /// The read path.
     #[error("query-api: {0}")]
     Query(#[from] query_api::RunError),
     /// A fault of ours.

@@ -172,7 +172,7 @@ async fn only_a_key_for_ingestion_is_let_in() {
         let reply = service.endpoint_with_key(key).post(body.clone()).await.unwrap();
         assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (status, Some(code)));
     }
-    let endpoint = tallyhouse_loadtest::http::Endpoint::new(&service.url, Duration::from_secs(5)).unwrap();
+    let endpoint = tallyhouse_service::http_client::Endpoint::new(&service.url, Duration::from_secs(5)).unwrap();
     let reply = endpoint.post(body.clone()).await.unwrap();
     assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (401, Some("missing_key")));
     let unknown = service.endpoint().post_with("wait=1'%20OR%201", body).await.unwrap();

@@ -11,9 +11,9 @@ use serde_json::json;
 use tallyhouse_ingest::kafka::pins::{WidenError, widen};
 use tallyhouse_ingest::kafka::settings::{Brokers, Options};
 use tallyhouse_ingest::spool::folder::{self, Content};
-use tallyhouse_loadtest::http::Endpoint;
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
+use tallyhouse_service::http_client::Endpoint;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 

@@ -13,7 +13,7 @@ use tallyhouse_testkit::{self as support, Folder, new_project};
 const NDJSON: (HeaderName, &str) = (CONTENT_TYPE, "application/x-ndjson");
 
 async fn send(service: &Service, body: &[u8], headers: &[(HeaderName, &'static str)]) -> (u16, Value) {
-    let with = |endpoint: tallyhouse_loadtest::http::Endpoint, (name, value): &(HeaderName, &'static str)| {
+    let with = |endpoint: tallyhouse_service::http_client::Endpoint, (name, value): &(HeaderName, &'static str)| {
         endpoint.header(name.clone(), value).unwrap()
     };
     let endpoint = headers.iter().fold(service.endpoint(), with);

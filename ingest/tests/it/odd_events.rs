@@ -3,9 +3,9 @@
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use tallyhouse_loadtest::http::escape;
 use tallyhouse_schema::event::Flags;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::http_client::escape;
 use tallyhouse_sql::Connection;
 
 use tallyhouse_testkit::ingest_service::{self, count, json as answer};

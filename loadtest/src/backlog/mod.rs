@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::PROJECT;
 use crate::bench::bodies::Bodies;
 use crate::bench::load::{self, ClosedLoop, OpenLoop, Throughput};
 use crate::bench::machine;
@@ -21,6 +20,7 @@ use crate::bench::{BenchError, direct, freshness};
 use crate::chaos::fleet::{Fleet, FleetError, Layout, Programs};
 use crate::chaos::plan::{Fault, Target};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::development::PROJECT;
 pub use report::{BacklogReport, Drained, Outage};
 
 /// Events in a request.
@@ -33,16 +33,12 @@ const CALM_AFTER: Duration = Duration::from_secs(20);
 /// Behind by less than this is caught up.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What to measure.
 #[derive(Debug, Clone)]
 pub struct BacklogConfig {
-    /// Programs.
     pub programs: Programs,
-    /// The fleet.
     pub layout: Layout,
     /// How long the load before the outage and the ceiling each go on.
     pub each: Duration,
-    /// Connections.
     pub connections: usize,
     /// Events per second of the steady load.
     pub rate: f64,
@@ -53,21 +49,15 @@ pub struct BacklogConfig {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum BacklogError {
-    /// The fleet.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// A measurement.
     #[error(transparent)]
     Bench(#[from] BenchError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// Acknowledged events are not there.
     #[error("{missing} events were not stored within {DRAINED_WITHIN:?}")]
-    NotStored {
-        /// How many.
-        missing: u64,
-    },
+    NotStored { missing: u64 },
 }
 
 /// Measures; `tell` hears what is being done.

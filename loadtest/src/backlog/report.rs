@@ -10,14 +10,12 @@ use crate::bench::load::Throughput;
 use crate::bench::machine::Machine;
 use crate::bench::quantiles::Quantiles;
 
-/// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BacklogReport {
     /// Where and when.
     pub machine: Machine,
     /// Kafka brokers; none: events are spooled by the process that stores them.
     pub brokers: usize,
-    /// Consumers.
     pub consumers: usize,
     /// Events per second of the steady load.
     pub rate: f64,
@@ -31,7 +29,6 @@ pub struct BacklogReport {
     pub acks: Quantiles,
     /// Time to be counted under it.
     pub visible: Quantiles,
-    /// ClickHouse away.
     pub outage: Outage,
     /// The highest resident memory of each ingester, bytes.
     pub peaks: BTreeMap<String, u64>,

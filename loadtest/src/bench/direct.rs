@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::BenchError;
 use super::quantiles::{Latencies, Quantiles};
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseConfig, ClickHouseError};
+use crate::development::PROJECT;
 
 /// Rows in one block of the ceiling.
 const BLOCK: usize = 100_000;

@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use super::BenchError;
 use super::quantiles::{Latencies, Quantiles};
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseConfig};
 use crate::client::{Client, ClientConfig, Outgoing};
+use crate::development::PROJECT;
 
 /// Between two looks. It bounds the resolution of what is measured, and keeps the looking from being a load.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

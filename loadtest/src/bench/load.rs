@@ -14,15 +14,13 @@ use tokio::time::{Instant, sleep_until};
 use super::BenchError;
 use super::bodies::Bodies;
 use super::quantiles::{Latencies, Quantiles};
-use crate::INGEST_KEY;
-use crate::http::{Endpoint, HttpError};
+use crate::development::INGEST_KEY;
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 /// Every connection sends its next body when the last was answered.
 #[derive(Debug, Clone)]
 pub struct ClosedLoop {
-    /// The ingest API.
     pub url: String,
-    /// Connections.
     pub connections: usize,
     /// For how long.
     pub lasts: Duration,
@@ -34,7 +32,6 @@ const STORED_WITHIN: Duration = Duration::from_secs(300);
 /// Bodies are sent at fixed instants, whether or not earlier ones were answered.
 #[derive(Debug, Clone)]
 pub struct OpenLoop {
-    /// The ingest API.
     pub url: String,
     /// Connections: the most requests under way. A request that finds none free is late, and its latency says so.
     pub connections: usize,

@@ -20,9 +20,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::clickhouse::{ClickHouse, ClickHouseConfig, ClickHouseError};
-use crate::http::HttpError;
 use crate::process::{self, ProcessError};
 use crate::system::{System, SystemError};
+use tallyhouse_service::http_client::HttpError;
 
 use bodies::Bodies;
 use load::{ClosedLoop, OpenLoop, Throughput};
@@ -35,7 +35,6 @@ pub enum Subject {
     Own(PathBuf),
     /// One that runs already. Its data is added to.
     Running {
-        /// The ingest API.
         ingest: String,
         /// The query API.
         query: String,
@@ -46,7 +45,6 @@ pub enum Subject {
     },
 }
 
-/// How to measure.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
     /// What is measured.
@@ -74,7 +72,6 @@ pub enum BenchError {
     /// The system did not start or stop.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// A URL or a key.
@@ -83,7 +80,6 @@ pub enum BenchError {
     /// /proc.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// A worker panicked.
     #[error("a worker panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
     /// Answers that make a measurement worthless.

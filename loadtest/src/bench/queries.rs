@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::BenchError;
 use super::quantiles::{Latencies, Quantiles};
-use crate::QUERY_KEY;
-use crate::http::{Endpoint, escape};
+use crate::development::QUERY_KEY;
+use tallyhouse_service::http_client::{Endpoint, escape};
 
 /// Readers at a time.
 const READERS: usize = 2;

@@ -10,7 +10,6 @@ use super::machine::Machine;
 use super::quantiles::Quantiles;
 use super::queries::Queries;
 
-/// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where and when.
@@ -45,7 +44,6 @@ pub struct Report {
 /// A throughput and the connections it took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Served {
-    /// Connections.
     pub connections: usize,
     /// What they achieved.
     #[serde(flatten)]

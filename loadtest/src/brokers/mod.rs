@@ -49,20 +49,17 @@ pub enum BrokersError {
     /// Java, or a signal.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// A signal.
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// One ended, or was not there in time.
     #[error("{name} {what}; the end of its log:\n{log}")]
     Failed {
-        /// Which.
         name: String,
         /// What it did or did not.
         what: &'static str,
         /// The last lines it wrote.
         log: String,
     },
-    /// No such broker.
     #[error("there is no broker {0}")]
     Unknown(usize),
     /// The task that asks for metadata panicked.
@@ -79,7 +76,6 @@ pub enum Ports {
     From(u16),
 }
 
-/// Running brokers.
 #[derive(Debug)]
 pub struct Brokers {
     brokers: Vec<Broker>,

@@ -28,9 +28,7 @@ const UNDER_WAY: usize = 2_000;
 /// How much load there is.
 #[derive(Debug, Clone)]
 pub struct LoadConfig {
-    /// The ingest API.
     pub client: ClientConfig,
-    /// Events per second.
     pub rate: u32,
     /// Makes the events' ids and contents, and chooses which are repeated.
     pub run: u32,
@@ -41,7 +39,6 @@ pub struct LoadConfig {
 /// What was sent and what became of it.
 #[derive(Debug, Default)]
 pub struct Sent {
-    /// What was acknowledged.
     pub ledger: Ledger,
     /// Events that were sent twice.
     pub repeated: u64,

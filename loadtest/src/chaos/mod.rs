@@ -39,10 +39,8 @@ pub use report::{ChaosReport, Run};
 const SETTLE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What to play.
 #[derive(Debug, Clone)]
 pub struct ChaosConfig {
-    /// The programs.
     pub programs: Programs,
     /// How events come into the store.
     pub way: Way,
@@ -50,9 +48,7 @@ pub struct ChaosConfig {
     pub lasts: Duration,
     /// Seed of the first run; each further run has the next.
     pub seed: u64,
-    /// Runs.
     pub runs: u32,
-    /// Events per second.
     pub rate: u32,
     /// One in so many events is poison: a view throws at it.
     pub poison: Option<NonZeroU64>,
@@ -61,7 +57,6 @@ pub struct ChaosConfig {
 /// Why it could not be played to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ChaosError {
-    /// The fleet.
     #[error(transparent)]
     Fleet(#[from] FleetError),
     /// The load broke off.
@@ -70,7 +65,6 @@ pub enum ChaosError {
     /// The store could not be looked into.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
-    /// The load panicked.
     #[error("the load panicked: {0}")]
     Panicked(#[from] JoinError),
 }

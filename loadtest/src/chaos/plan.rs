@@ -102,9 +102,7 @@ pub struct Strike {
     pub at: Duration,
     /// When it is undone.
     pub until: Duration,
-    /// Whom.
     pub target: Target,
-    /// How.
     pub fault: Fault,
 }
 

@@ -7,12 +7,9 @@ use std::time::Duration;
 use super::plan::{Fault, Strike, Target};
 use crate::verify::Verification;
 
-/// One run.
 #[derive(Debug)]
 pub struct Run {
-    /// Its seed.
     pub seed: u64,
-    /// Its faults.
     pub strikes: Vec<Strike>,
     /// Events that were acknowledged.
     pub acknowledged: usize,
@@ -72,7 +69,6 @@ impl fmt::Display for Run {
     }
 }
 
-/// All runs.
 #[derive(Debug, Default)]
 pub struct ChaosReport {
     /// In order; the last may be the one that failed.

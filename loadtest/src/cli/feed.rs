@@ -6,8 +6,8 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
-use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan, Landing};
-use tallyhouse_loadtest::{INGEST_KEY, QUERY_KEY};
+use tallyhouse_loadtest::development::{INGEST_KEY, QUERY_KEY};
+use tallyhouse_loadtest::feed::{FeedConfig, FeedOrder, FeedPlan, TimeShift};
 
 use super::{INGEST_URL, QUERY_URL};
 
@@ -57,9 +57,9 @@ impl FeedArgs {
         let order = self.shuffle.map_or(FeedOrder::Time, |seed| FeedOrder::Shuffled { seed });
         FeedConfig {
             flights: self.flights.clone(),
-            landing: match self.until {
-                Some(until) => Landing::Shifted { until },
-                None => Landing::Yearly { until: Timestamp::now(), fed: None },
+            time_shift: match self.until {
+                Some(until) => TimeShift::Shifted { until },
+                None => TimeShift::Yearly { until: Timestamp::now(), fed: None },
             },
             id_prefix: self.id_prefix.clone(),
             plan: FeedPlan { order, batch: self.batch, repeat_percent: self.repeat_percent },

@@ -9,11 +9,11 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::DegradeError;
-use super::paced::{Answered, Pace, either, paced};
+use super::connection::Question;
+use super::open_loop::{Answered, Pace, either, run};
 use super::questions::Questions;
 use super::stage::{Pair, Stage};
-use super::wire::Question;
-use crate::http::HttpError;
+use tallyhouse_service::http_client::HttpError;
 
 /// Cached panels.
 const DASHBOARDS: u32 = 40;
@@ -40,9 +40,7 @@ pub struct Away {
 /// What readers were given meanwhile.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Given {
-    /// Cached dashboards.
     pub dashboards: Answered,
-    /// SQL and funnels.
     pub ad_hoc: Answered,
 }
 
@@ -79,12 +77,12 @@ async fn given(pair: &Pair, questions: &Questions, lasts: Duration) -> Result<Gi
     let [one, other] = pair;
     let both = [Arc::clone(&one.api), Arc::clone(&other.api)];
     let paths = questions.dashboard();
-    let dashboards = paced(Pace { per_second: DASHBOARDS, lasts }, |number| {
+    let dashboards = run(Pace { per_second: DASHBOARDS, lasts }, |number| {
         let path = paths.get(number as usize / 2 % paths.len()).cloned().unwrap_or_default();
         let api = either(&both, number);
         async move { api.get(&path).await }
     });
-    let ad_hoc = paced(Pace { per_second: AD_HOC, lasts }, |number| {
+    let ad_hoc = run(Pace { per_second: AD_HOC, lasts }, |number| {
         let (question, _) = if number % 4 < 2 { questions.sql() } else { questions.funnel() };
         let api = either(&both, number);
         async move {

@@ -9,10 +9,10 @@ use hyper::Method;
 
 use super::DegradeError;
 use super::stage::until;
-use crate::QUERY_KEY;
 use crate::daemon::{Daemon, Launch, log_tail};
-use crate::http::Endpoint;
+use crate::development::QUERY_KEY;
 use crate::ports::free_address;
+use tallyhouse_service::http_client::Endpoint;
 
 /// Longer than any class lets an answer take.
 const TIMEOUT: Duration = Duration::from_secs(45);

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::DegradeError;
-use super::paced::{Answered, Pace, Tally};
+use super::connection::Connection;
+use super::open_loop::{Answered, Pace, Tally};
 use super::questions::Questions;
 use super::redis::panels;
 use super::stage::{Pair, Stage, until};
-use super::wire::Wire;
 
 /// Ad hoc questions under way, over both instances.
 const OUTSTANDING: usize = 200;
@@ -28,11 +28,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Dashboards alone and beside ad hoc questions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Isolation {
-    /// Rounds of each.
     pub rounds: usize,
     /// Ad hoc questions that were outstanding.
     pub outstanding: usize,
-    /// Alone.
     pub alone: Answered,
     /// Beside them.
     pub beside: Answered,
@@ -75,7 +73,7 @@ impl Crowd {
                 loop {
                     // Each instance has as many of one as of the other.
                     let (question, _) = if number % 4 < 2 { questions.sql() } else { questions.funnel() };
-                    let answer = async { Wire::open(&address).await?.ask(&question).await };
+                    let answer = async { Connection::open(&address).await?.ask(&question).await };
                     let end =
                         answer.await.map_or_else(|_| "no answer".to_owned(), |(status, _)| status.as_str().to_owned());
                     let is_answered = end == "200";

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use super::DegradeError;
 use super::instance::Instance;
 use super::stage::Stage;
-use crate::INGEST_KEY;
 use crate::bench::quantiles::{Latencies, Quantiles};
-use crate::http::Endpoint;
+use crate::development::INGEST_KEY;
+use tallyhouse_service::http_client::Endpoint;
 
 const TIMES: u64 = 50;
 /// Past every late window; the development key may send history.
@@ -24,7 +24,6 @@ const EVENT_TYPE: &str = "late_probe";
 /// Then it is counted as never shown.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Late events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Late {
     /// From the acknowledgement to the later of both instances' new number.

@@ -2,34 +2,33 @@
 //! Redis of their own.
 //!
 //! ```text
-//! start -> events -> [`stampede`] -> [`holder`] killed -> [`redis`] away -> [`isolation`] -> [`late`] event -> closed [`tab`]
+//! start -> events -> [`stampede`] -> [`killed_leader`] killed -> [`redis`] away -> [`isolation`] -> [`late`] event -> [`closed_tabs`]
 //!       -> ClickHouse [`away`]
 //! ```
 //!
 //! Each part starts the instances that it needs. Everything shares the machine with whoever asks.
 
 pub mod away;
+pub mod closed_tabs;
+mod connection;
 pub mod freshness;
-pub mod holder;
 mod instance;
 pub mod isolation;
+pub mod killed_leader;
 pub mod late;
-pub mod paced;
+pub mod open_loop;
 mod questions;
 pub mod redis;
 mod report;
 mod stage;
 pub mod stampede;
-pub mod tab;
-mod wire;
 
 use std::sync::Arc;
 
-use crate::PROJECT;
 use crate::bench::machine;
 use crate::clickhouse::{ClickHouse, ClickHouseError};
 use crate::daemon::DaemonError;
-use crate::http::HttpError;
+use crate::development::PROJECT;
 use crate::process::ProcessError;
 use crate::reads::generate::{self, Arrivals};
 use crate::reads::{self, ReadsError};
@@ -37,14 +36,13 @@ use crate::redis::RedisError;
 use crate::system::SystemError;
 use questions::Questions;
 use stage::Stage;
+use tallyhouse_service::http_client::HttpError;
 
 pub use report::Report;
 pub use stage::Programs;
 
-/// How to measure.
 #[derive(Debug, Clone)]
 pub struct DegradeConfig {
-    /// The programs.
     pub programs: Programs,
     /// Events, made inside ClickHouse.
     pub events: u64,
@@ -56,19 +54,14 @@ pub enum DegradeError {
     /// ClickHouse and the ingester did not start or stop.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// Another program.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// A signal.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Redis.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
-    /// The events.
     #[error(transparent)]
     Events(#[from] ReadsError),
     /// A call that had to work.
@@ -96,7 +89,7 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     tell("a stampede");
     let stampede = stampede::measure(&mut stage, &questions).await?;
     tell("who computes is killed");
-    let holder = holder::measure(&mut stage, &questions).await?;
+    let holder = killed_leader::measure(&mut stage, &questions).await?;
     tell("dashboards without Redis");
     let redis = redis::measure(&mut stage, &questions).await?;
     tell("dashboards beside ad hoc questions");
@@ -104,7 +97,7 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     tell("late events");
     let late = late::measure(&mut stage).await?;
     tell("closed tabs");
-    let tab = tab::measure(&mut stage, &questions).await?;
+    let tab = closed_tabs::measure(&mut stage, &questions).await?;
     tell("without ClickHouse");
     let away = away::measure(&mut stage, &questions).await?;
     stage.stop().await?;

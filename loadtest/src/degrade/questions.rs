@@ -6,9 +6,9 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::wire::Question;
-use crate::http::escape;
+use super::connection::Question;
 use crate::reads::panels::{self, WEEK};
+use tallyhouse_service::http_client::escape;
 
 /// Questions of one run, none of them asked twice.
 pub(super) struct Questions {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::DegradeError;
-use super::paced::{Answered, Pace, Tally, either, paced};
+use super::open_loop::{Answered, Pace, Tally, either, run};
 use super::questions::Questions;
 use super::stage::{Pair, Stage};
 
@@ -46,7 +46,7 @@ pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<
 pub(super) async fn panels(pair: &Pair, questions: &Questions, pace: Pace) -> Result<Tally, DegradeError> {
     let [one, other] = pair;
     let both = [Arc::clone(&one.api), Arc::clone(&other.api)];
-    paced(pace, |number| {
+    run(pace, |number| {
         let (api, path) = (either(&both, number), questions.panel());
         async move { api.get(&path).await }
     })

@@ -5,15 +5,14 @@ use std::fmt;
 use serde::Serialize;
 
 use super::away::{Away, Given};
-use super::holder::Orphans;
+use super::closed_tabs::ClosedTabs;
 use super::isolation::Isolation;
+use super::killed_leader::Orphans;
 use super::late::Late;
 use super::redis::WithoutRedis;
 use super::stampede::{Crowd, Expired};
-use super::tab::Tab;
 use crate::bench::machine::Machine;
 
-/// Everything.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where and when.
@@ -24,15 +23,11 @@ pub struct Report {
     pub stampede: Vec<Crowd>,
     /// Leaders killed.
     pub holder: Orphans,
-    /// Redis away.
     pub redis: WithoutRedis,
     /// Dashboards beside ad hoc questions.
     pub isolation: Isolation,
-    /// Late events.
     pub late: Late,
-    /// Closed tabs.
-    pub tab: Tab,
-    /// ClickHouse away.
+    pub tab: ClosedTabs,
     pub away: Away,
 }
 

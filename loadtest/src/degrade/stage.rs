@@ -17,7 +17,6 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that is awaited.
 pub(super) const POLL: Duration = Duration::from_millis(5);
 
-/// The programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// `tallyhouse`
@@ -36,7 +35,6 @@ pub(super) struct Stage {
     scratch: Scratch,
 }
 
-/// Two instances.
 pub(super) type Pair = [Instance; 2];
 
 impl Stage {
@@ -68,7 +66,6 @@ impl Stage {
         Instance::start(start).await
     }
 
-    /// The ingest API.
     pub(super) fn ingest_url(&self) -> String {
         self.system.ingest_url()
     }

@@ -16,10 +16,10 @@ use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
+use super::connection::{Connection, Question};
 use super::instance::Instance;
 use super::questions::Questions;
 use super::stage::{Pair, Stage};
-use super::wire::{Question, Wire};
 use crate::bench::quantiles::{Latencies, Quantiles};
 
 /// Requests of a crowd.
@@ -54,7 +54,6 @@ pub struct Crowd {
     pub expired: Expired,
     /// Connections, over both instances.
     pub connections: usize,
-    /// Requests.
     pub requests: usize,
     /// Queries that ClickHouse got from both instances.
     pub queries: u64,
@@ -84,7 +83,6 @@ pub(super) fn raise_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
 }
 
-/// Sends every crowd.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Vec<Crowd>, DegradeError> {
     let ttl = TTL.as_millis().to_string();
     // Warming would refresh the answer before it expires.
@@ -119,7 +117,7 @@ async fn prime(pair: &Pair, questions: &Questions) -> Result<(Question, u64), De
     let question = Question::Get(questions.hot_panel());
     let before = queries(pair).await?;
     for Instance { address, .. } in pair {
-        Wire::open(address).await?.ask(&question).await?;
+        Connection::open(address).await?.ask(&question).await?;
     }
     Ok((question, queries(pair).await? - before))
 }
@@ -144,11 +142,12 @@ struct Size {
 
 async fn crowd(pair: &Pair, question: &Question, size: Size) -> Result<Crowd, DegradeError> {
     let Size { expired, connections, alone } = size;
-    let addresses = (0..connections).zip(pair.iter().cycle()).map(|(_, instance)| Wire::open(&instance.address));
-    let wires: Vec<Wire> = stream::iter(addresses).buffer_unordered(OPENING).try_collect().await?;
+    let addresses = (0..connections).zip(pair.iter().cycle()).map(|(_, instance)| Connection::open(&instance.address));
+    let opened: Vec<Connection> = stream::iter(addresses).buffer_unordered(OPENING).try_collect().await?;
     let (before, errors, each) = (queries(pair).await?, redis_errors(pair).await?, REQUESTS / connections);
     let (ready, began) = (Arc::new(Barrier::new(connections)), Instant::now());
-    let readers = wires.into_iter().map(|wire| tokio::spawn(read(wire, question.clone(), each, Arc::clone(&ready))));
+    let readers =
+        opened.into_iter().map(|connection| tokio::spawn(read(connection, question.clone(), each, Arc::clone(&ready))));
     let (mut latencies, mut answers) = (Latencies::new(), [0; 5]);
     for reader in try_join_all(readers).await.map_err(|error| DegradeError::Worthless(error.to_string()))? {
         let (took, seen) = reader?;
@@ -165,7 +164,7 @@ async fn crowd(pair: &Pair, question: &Question, size: Size) -> Result<Crowd, De
 }
 
 async fn read(
-    mut wire: Wire,
+    mut connection: Connection,
     question: Question,
     times: usize,
     ready: Arc<Barrier>,
@@ -174,7 +173,7 @@ async fn read(
     ready.wait().await;
     for _ in 0..times {
         let sent = Instant::now();
-        let (status, cache) = wire.ask(&question).await?;
+        let (status, cache) = connection.ask(&question).await?;
         latencies.add(sent.elapsed());
         let place = ["HIT", "MISS", "STALE", "COALESCED"].iter().position(|kind| *kind == cache);
         let place = place.filter(|_| status.is_success()).unwrap_or(4);

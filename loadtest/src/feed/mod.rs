@@ -1,9 +1,9 @@
 //! Streams the flights through the public API: plan -> batches -> deliver -> summary.
 
-pub mod fed;
-pub mod landing;
 pub mod plan;
+pub mod resume;
 pub mod summary;
+pub mod time_shift;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +14,11 @@ use jiff::Timestamp;
 
 use crate::client::{Client, ClientConfig, Delivery, DeliveryError, Outgoing};
 use crate::flight::{self, Flight, FlightsError};
-use crate::http::HttpError;
+use tallyhouse_service::http_client::HttpError;
 
-pub use landing::Landing;
 pub use plan::{FeedOrder, FeedPlan};
 pub use summary::FeedSummary;
+pub use time_shift::TimeShift;
 
 /// What to feed and how.
 #[derive(Debug, Clone)]
@@ -26,14 +26,13 @@ pub struct FeedConfig {
     /// `flights.csv` of the data set.
     pub flights: PathBuf,
     /// When flights are to have left.
-    pub landing: Landing,
+    pub time_shift: TimeShift,
     /// What every event id begins with. A flight that lands at the same time again has the same id.
     pub id_prefix: String,
     /// Which flights go together, and in what order.
     pub plan: FeedPlan,
     /// Batches under way at the same time.
     pub concurrency: usize,
-    /// The ingest API.
     pub client: ClientConfig,
 }
 
@@ -55,7 +54,7 @@ pub enum FeedError {
 #[derive(Debug)]
 pub struct Feed {
     flights: Vec<Flight>,
-    landings: Vec<Option<Timestamp>>,
+    departures: Vec<Option<Timestamp>>,
     id_prefix: String,
     batches: Vec<Vec<usize>>,
 }
@@ -64,12 +63,12 @@ impl Feed {
     /// Reads the data set and lays out the batches.
     pub fn prepare(config: &FeedConfig) -> Result<Self, FeedError> {
         let flights = flight::read(&config.flights)?;
-        let landings = config.landing.of(&flights);
+        let departures = config.time_shift.of(&flights);
         let (rows, times): (Vec<usize>, Vec<Timestamp>) =
-            landings.iter().enumerate().filter_map(|(row, landing)| Some((row, (*landing)?))).unzip();
+            departures.iter().enumerate().filter_map(|(row, departure)| Some((row, (*departure)?))).unzip();
         let batches = config.plan.batches(&times).into_iter();
         let batches = batches.map(|batch| batch.into_iter().filter_map(|at| rows.get(at).copied()).collect());
-        Ok(Self { batches: batches.collect(), flights, landings, id_prefix: config.id_prefix.clone() })
+        Ok(Self { batches: batches.collect(), flights, departures, id_prefix: config.id_prefix.clone() })
     }
 
     /// How many events will be sent, repeats included.
@@ -81,14 +80,14 @@ impl Feed {
         let rows = self.batches.get(index)?;
         Some(
             rows.iter()
-                .filter_map(|&row| Some(self.event(row, self.flights.get(row)?, (*self.landings.get(row)?)?)))
+                .filter_map(|&row| Some(self.event(row, self.flights.get(row)?, (*self.departures.get(row)?)?)))
                 .collect(),
         )
     }
 
-    fn event(&self, row: usize, flight: &Flight, landing: Timestamp) -> Outgoing {
-        let id = format!("{}flight-{:06}-{}", self.id_prefix, row + 1, landing.strftime("%Y%m%dT%H%M"));
-        flight.to_event(id, landing)
+    fn event(&self, row: usize, flight: &Flight, departure: Timestamp) -> Outgoing {
+        let id = format!("{}flight-{:06}-{}", self.id_prefix, row + 1, departure.strftime("%Y%m%dT%H%M"));
+        flight.to_event(id, departure)
     }
 }
 

@@ -24,11 +24,11 @@ use tokio::time::Instant;
 use crate::bench::machine::{self, Machine};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
-use crate::http::{Endpoint, HttpError, Reply};
+use crate::development::{PROJECT, QUERY_KEY};
 use crate::system::{System, SystemError};
-use crate::{PROJECT, QUERY_KEY};
 use generate::Arrivals;
 use panels::{Panel, QUARTER, Range, WEEK};
+use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// How long merges may take after the last event.
 const SETTLES_WITHIN: Duration = Duration::from_secs(180);
@@ -36,7 +36,6 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(180);
 /// How long there are none once they are over: ClickHouse looks for others every few seconds.
 const SETTLED_FOR: Duration = Duration::from_secs(10);
 
-/// How to measure.
 #[derive(Debug, Clone)]
 pub struct ReadsConfig {
     /// `tallyhouse`.
@@ -59,7 +58,6 @@ pub enum ReadsError {
     /// The system did not start or stop.
     #[error(transparent)]
     System(#[from] SystemError),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     /// A URL or a key.
@@ -97,7 +95,6 @@ pub struct Size {
 /// Cached answers under load.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Cached {
-    /// Connections.
     pub connections: usize,
     /// Answers a second.
     pub per_second: f64,

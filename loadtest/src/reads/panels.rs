@@ -5,7 +5,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::http::escape;
+use tallyhouse_service::http_client::escape;
 
 /// Series: path and query without a range.
 const SERIES: [&str; 7] = [

@@ -6,8 +6,9 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::limits::MAX_EVENTS;
-use crate::raw::{RawTime, Scalar, Slot};
+use crate::raw::{Scalar, Slot};
 use crate::shape;
+use crate::time::RawTime;
 
 /// What tells a batch from an event.
 pub(super) struct Outer<'a> {

@@ -3,6 +3,7 @@
 //! A body is one object, an array of objects, `{"events": […]}`, or one object a line (NDJSON).
 
 mod envelope;
+mod error;
 mod quick;
 mod scan;
 mod text;
@@ -11,10 +12,11 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::limits::MAX_EVENTS;
-use crate::raw::RawTime;
 use crate::rejection::Rejection;
 use crate::shape;
+use crate::time::RawTime;
 use envelope::{Events, Outer};
+pub use error::BodyError;
 pub use quick::read_all;
 pub use scan::event_id;
 use scan::{Parts, entries, entry};
@@ -61,90 +63,6 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Why a body as a whole cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BodyError {
-    /// Compressed, and not said to be.
-    #[error("the body is compressed with {encoding}; send it with `Content-Encoding: {encoding}`")]
-    Compressed {
-        /// As `Content-Encoding` names it.
-        encoding: &'static str,
-    },
-    /// Another encoding.
-    #[error("the body is UTF-16 or UTF-32; send UTF-8")]
-    Utf16,
-    /// So much was replaced that the text is longer than a body may be.
-    #[error("so much of the body is not UTF-8 that its repaired text has more than {most} bytes; send UTF-8")]
-    RepairedTooLarge {
-        /// How many it may have.
-        most: usize,
-    },
-    /// Not JSON.
-    #[error("the body is not JSON at line {line}, column {column}: {problem}")]
-    InvalidJson {
-        /// 1-based.
-        line: usize,
-        /// 1-based.
-        column: usize,
-        /// What the parser found.
-        problem: String,
-    },
-    /// JSON that is neither an object nor an array.
-    #[error("the body must be an event, an array of events or {{\"events\": […]}}")]
-    NotEvents,
-    /// An object that holds events under another name, or not as an array.
-    #[error("{hint}")]
-    WrongEnvelope {
-        /// Where events seem to be.
-        field: &'static str,
-        /// What to do.
-        hint: String,
-    },
-    /// JSON in a text of JSON.
-    #[error("the body is a JSON text that holds JSON: it was encoded twice; send the object itself")]
-    DoubleEncoded,
-    /// A web form.
-    #[error("the body is a form (name=value&…); send JSON, such as {{\"eventType\": \"signup\", \"userId\": \"u-1\"}}")]
-    FormEncoded,
-    /// Several objects, announced as one value.
-    #[error(
-        "the body holds one JSON object after the other; send it with `Content-Type: application/x-ndjson`, or as an array"
-    )]
-    LooksLikeNdjson,
-    /// One value over several lines, announced as one value a line.
-    #[error("the body is one JSON value over several lines; send it with `Content-Type: application/json`")]
-    LooksLikeJson,
-    /// Nothing in it.
-    #[error("the body holds no event")]
-    Empty,
-    /// Too many events.
-    #[error("the body holds {found} events, at most {MAX_EVENTS} are taken at a time")]
-    TooMany {
-        /// How many it holds.
-        found: usize,
-    },
-}
-
-impl BodyError {
-    /// For programs and metrics.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Compressed { .. } => "undeclared_compression",
-            Self::Utf16 => "utf16_body",
-            Self::RepairedTooLarge { .. } => "body_too_large",
-            Self::InvalidJson { .. } => "invalid_json",
-            Self::NotEvents => "not_events",
-            Self::WrongEnvelope { .. } => "wrong_envelope",
-            Self::DoubleEncoded => "double_encoded",
-            Self::FormEncoded => "form_encoded",
-            Self::LooksLikeNdjson => "looks_like_ndjson",
-            Self::LooksLikeJson => "looks_like_json",
-            Self::Empty => "empty_batch",
-            Self::TooMany { .. } => "too_many_events",
-        }
-    }
-}
-
 const BOM: char = '\u{feff}';
 
 /// Takes a body apart. An event that is not JSON is refused by itself wherever it can be told where it ends.
@@ -185,15 +103,15 @@ fn open_json(text: &str) -> Result<Envelope<'_>, BodyError> {
 fn open_object<'a>(text: &'a str, outer: &Outer<'a>) -> Result<Envelope<'a>, BodyError> {
     match outer.events {
         _ if outer.has_type => {}
-        Some(_) if outer.is_twice => return Err(shape::given_twice()),
+        Some(_) if outer.is_twice => return Err(BodyError::given_twice()),
         Some(events) if events.get().starts_with('[') => {
             let events = serde_json::from_str(events.get()).map_err(|error| syntax(events.get(), &error))?;
             return Ok(Envelope { sent_at: outer.sent_at.clone(), beside: outer.beside, ..batch(events)? });
         }
-        Some(events) => return Err(shape::not_an_array(events.get())),
+        Some(events) => return Err(BodyError::not_an_array(events.get())),
         None => {
             if let Some(field) = outer.misnamed {
-                return Err(shape::misnamed_batch(field));
+                return Err(BodyError::misnamed_batch(field));
             }
         }
     }
@@ -215,7 +133,7 @@ fn open_broken_object<'a>(text: &'a str, error: &serde_json::Error) -> Result<En
         && let Some(events) = entry(text, &["events"])
     {
         if entries(text, &["events"]).count() > 1 {
-            return Err(shape::given_twice());
+            return Err(BodyError::given_twice());
         }
         let sent_at = entry(text, &["sentAt", "sent_at"]);
         let sent_at = sent_at.and_then(|json| RawTime::of_json(serde_json::from_str(json).ok()?));

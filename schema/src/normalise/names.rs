@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::limits::MAX_PROPERTIES;
-use crate::raw::Property;
+use crate::property::Property;
 
 /// Keeps the last property of each name; `collides` gets the names of which another value was dropped.
 pub(super) fn keep_last(properties: &mut Vec<Property<'_>>, mut collides: impl FnMut(String)) {
@@ -62,7 +62,7 @@ fn dropped(properties: &[Property<'_>]) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::PropertyValue;
+    use crate::property::PropertyValue;
 
     #[test]
     fn the_last_of_a_name_is_kept_among_few_and_many() {

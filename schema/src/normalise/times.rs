@@ -3,9 +3,8 @@
 use super::{Changes, ProjectRules};
 use crate::event::Flags;
 use crate::limits::{CLOCK_TOLERANCE_MS, DAY_MS, MAX_FUTURE_MS, MAX_SENT_AHEAD_MS, MAX_SENT_BEFORE_MS};
-use crate::raw::RawTime;
 use crate::rejection::Rejection;
-use crate::time::{self, Instant, NotATime};
+use crate::time::{self, Instant, NotATime, RawTime};
 use crate::warning::Warning;
 
 pub(super) struct Times {

@@ -19,8 +19,10 @@ use serde_json::value::RawValue;
 
 use crate::limits::{MAX_EVENT_BYTES, MAX_PROPERTIES};
 use crate::number::{self, MAYBE_LONG};
+pub use crate::property::{Property, PropertyValue};
 use crate::rejection::Rejection;
 use crate::shape;
+pub use crate::time::RawTime;
 
 mod exact;
 mod flatten;
@@ -31,42 +33,11 @@ use flatten::{Flatten, Origin};
 pub(crate) use scalar::{Name, Scalar};
 pub(crate) use slot::Slot;
 
-/// A time as received.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RawTime<'a> {
-    /// A whole number since 1970; its size tells the unit.
-    Integer(i64),
-    /// A number since 1970 with a fraction.
-    Float(f64),
-    /// A text, which should be RFC 3339.
-    Text(Cow<'a, str>),
-    /// Anything else.
-    Other,
-}
-
 impl<'a> RawTime<'a> {
     /// A JSON value as a time; `null` is none.
     pub fn of_json(value: &'a RawValue) -> Option<Self> {
         exact::scalar(value).into_time()
     }
-}
-
-/// A property's value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PropertyValue<'a> {
-    /// A text; booleans and arrays are kept as the JSON they were, and so are integers of which a double would lose digits.
-    Text(Cow<'a, str>),
-    /// A number.
-    Number(f64),
-}
-
-/// A property after flattening: `{"a":{"b":1}}` is `a.b`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Property<'a> {
-    /// Its name.
-    pub name: Cow<'a, str>,
-    /// Its value.
-    pub value: PropertyValue<'a>,
 }
 
 /// What an event may say about where it comes from.

@@ -16,7 +16,6 @@ use super::send::{Answer, SendError, Sender};
 /// Why a dead letter is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotSendable {
-    /// A Kafka record.
     #[error("it is a Kafka record, not an event")]
     Record,
     /// Cut, or never JSON.
@@ -33,12 +32,7 @@ pub enum Sent {
     /// Taken and marked.
     Replayed,
     /// Refused again; it stays open.
-    Rejected {
-        /// For programs.
-        code: String,
-        /// For people.
-        message: String,
-    },
+    Rejected { code: String, message: String },
     /// Not sent; it stays open.
     Kept(NotSendable),
 }
@@ -46,7 +40,6 @@ pub enum Sent {
 /// Why a replay ended early. What was taken until then is marked.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The API.
     #[error(transparent)]
     Send(#[from] SendError),
     /// Marking: the event is counted, and the dead letter is still open. Replaying it again is a duplicate.

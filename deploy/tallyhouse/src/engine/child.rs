@@ -45,17 +45,11 @@ pub enum ChildError {
     /// The kernel refused to bind its life to its parent's.
     #[error("the engine cannot be bound to its parent: {0}")]
     Bind(rustix::io::Errno),
-    /// The library failed.
     #[error("{0}")]
     Library(#[from] LibraryError),
     /// The program did not run.
     #[error("{}: {source}", .program.display())]
-    Exec {
-        /// Which.
-        program: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    Exec { program: PathBuf, source: std::io::Error },
     /// It ended although nobody asked.
     #[error("the engine ended")]
     Ended,

@@ -14,7 +14,6 @@ pub enum EngineError {
     /// Somebody listens there already.
     #[error("port {port} is taken; end whatever listens there, or choose another port with {variable}")]
     PortTaken {
-        /// The port.
         port: u16,
         /// The variable that sets it.
         variable: &'static str,
@@ -23,26 +22,19 @@ pub enum EngineError {
     #[error("{} is in use by another ClickHouse{}; stop it, or choose another folder with TALLYHOUSE_DATA",
         .path.display(), holder(*.pid))]
     DataLocked {
-        /// The folder.
         path: PathBuf,
         /// The process, when it is known.
         pid: Option<u32>,
     },
     /// A file or folder of ours.
     #[error("{}: {source}", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
     /// No process or no thread.
     #[error("ClickHouse cannot be started: {0}")]
     Spawn(std::io::Error),
     /// It ended while it was starting.
     #[error("ClickHouse ended while it was starting ({status}); its last words: {log}")]
     Ended {
-        /// How.
         status: String,
         /// The end of what it wrote.
         log: String,

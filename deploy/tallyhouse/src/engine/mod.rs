@@ -9,14 +9,14 @@
 //! again, later and later, whenever it ends unasked.
 
 pub mod child;
-mod claim;
+mod dedup_log;
 mod error;
 mod library;
+mod preflight;
 mod probe;
 mod program;
 mod settings;
 mod supervisor;
-mod torn;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,7 +41,6 @@ pub struct EngineOptions {
     pub http_port: u16,
     /// Port of ClickHouse's own protocol on 127.0.0.1.
     pub tcp_port: u16,
-    /// What is run.
     pub program: Program,
     /// Passwords of its users.
     pub credentials: Credentials,
@@ -72,13 +71,12 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Starts its process.
     pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
         let files = settings::Files::below(&options.data)?;
-        claim::data(&files).await?;
-        claim::port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
-        claim::port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
+        preflight::wait_for_data(&files).await?;
+        preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
+        preflight::wait_for_port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
         settings::write(&files, &options)?;
         Ok(Self {
             start_within: options.start_within,

@@ -15,7 +15,6 @@ pub enum Choice {
     /// `clickhouse` from PATH if there is one, else the library.
     #[default]
     Auto,
-    /// The library.
     Library,
     /// `clickhouse` from PATH.
     Server,
@@ -53,7 +52,6 @@ pub enum ProgramError {
     /// The library is of another version.
     #[error("{} is of version {found}, and {PINNED_VERSION} is needed; `make run` sets it up", .path.display())]
     LibraryVersion {
-        /// The library.
         path: PathBuf,
         /// The version of its package.
         found: String,

@@ -61,7 +61,6 @@ impl FromStr for ProjectName {
 /// Where everything is.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
-    /// The tables.
     pub(super) tables: PathBuf,
     /// What ClickHouse locks.
     pub(super) lock: PathBuf,

@@ -14,16 +14,15 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tallyhouse_service::retry;
 use tokio::sync::watch;
 
+use super::dedup_log;
 use super::error::EngineError;
 use super::program::Program;
 use super::settings::Files;
-use super::torn;
-use crate::metrics::Metrics;
 
-/// Doubles with each failure in a row, from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+use crate::metrics::Metrics;
 
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
@@ -31,7 +30,6 @@ const STEADY: Duration = Duration::from_secs(60);
 /// After SIGKILL only the kernel can be slow.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is run.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) executable: PathBuf,
@@ -86,7 +84,6 @@ struct Shared {
 pub(super) struct Supervisor(Arc<Shared>);
 
 impl Supervisor {
-    /// Starts the thread.
     pub(super) fn start(job: Job) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             job,
@@ -186,7 +183,7 @@ impl Shared {
                 return Phase::Failed(failure);
             }
             failures = if started.elapsed() >= STEADY { 0 } else { failures + 1 };
-            let wait = backoff(failures, rand::random());
+            let wait = retry::ENGINE_START.pause(failures);
             tracing::error!(
                 status = failure.status,
                 last_words = failure.log,
@@ -263,17 +260,10 @@ fn await_end(pid: Pid) {
     while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
 }
 
-/// How long to wait after so many failures in a row; `random` is from 0 to 1 and moves it by up to a fifth.
-fn backoff(failures: u32, random: f64) -> Duration {
-    let (least, most) = BACKOFF;
-    let doubled = least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most);
-    doubled.mul_f64(0.8 + 0.4 * random)
-}
-
 impl Job {
     /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
-    fn mend_torn_inserts(&self) {
-        match torn::mend(&[&self.files.tables, &self.files.cold]) {
+    fn repair_dedup_logs(&self) {
+        match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
             Ok(0) => {}
             Ok(torn) => {
                 self.metrics.torn_inserts.inc_by(torn as u64);
@@ -284,7 +274,7 @@ impl Job {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        self.mend_torn_inserts();
+        self.repair_dedup_logs();
         let output = self.fresh_output()?;
         let mut command = Command::new(&self.executable);
         command.arg("engine").arg("--config").arg(&self.files.config);
@@ -338,13 +328,6 @@ fn last_words(printed: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_double_up_to_a_limit() {
-        let waits: Vec<u128> = [1, 2, 3, 8, 1_000].map(|failures| backoff(failures, 0.5).as_millis()).into();
-        assert_eq!(waits, [100, 200, 400, 10_000, 10_000]);
-        assert_eq!(backoff(1, 0.0), Duration::from_millis(80));
-    }
 
     #[test]
     fn a_start_that_a_signal_ended_is_tried_once_more() {

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use tallyhouse_loadtest::chart::ChartConfig;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
-use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, Landing};
+use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, TimeShift};
 
 use tallyhouse_testkit::ingest_service::{self, count, everywhere};
 use tallyhouse_testkit::query_service::{Service, Settings};
@@ -37,10 +37,10 @@ async fn a_feed_of_the_next_day_sends_only_what_is_new() {
         let (from, to) = (until - hours(365 * 24), until + SignedDuration::from_mins(1));
         let chart = ChartConfig { url: query.url().to_owned(), key: project.clone(), from, to };
         // A second after an event is stored, answers have it.
-        eventually("what is fed is known", async || feed::fed::newest(&chart).await.unwrap() == fed).await;
+        eventually("what is fed is known", async || feed::resume::newest(&chart).await.unwrap() == fed).await;
         let config = FeedConfig {
             flights: csv.clone(),
-            landing: Landing::Yearly { until, fed },
+            time_shift: TimeShift::Yearly { until, fed },
             id_prefix: String::new(),
             plan: FeedPlan { order: FeedOrder::Time, batch: 100, repeat_percent: 0 },
             concurrency: 1,

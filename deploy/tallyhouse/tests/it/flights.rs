@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use tallyhouse_loadtest::QUERY_KEY;
 use tallyhouse_loadtest::client::{ClientConfig, Until};
-use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, Landing};
-use tallyhouse_loadtest::http::{Endpoint, escape};
+use tallyhouse_loadtest::development::QUERY_KEY;
+use tallyhouse_loadtest::feed::{self, Feed, FeedConfig, FeedOrder, FeedPlan, TimeShift};
 use tallyhouse_loadtest::system::System;
+use tallyhouse_service::http_client::{Endpoint, escape};
 
 /// Five standard errors of `uniqCombined64(14)`, 1.04 / sqrt(2^14) each: in one of 5,000 years is a day further off.
 const USERS_ERROR: f64 = 5.0 * 0.008_125;
@@ -43,7 +43,7 @@ async fn every_number_equals_an_independent_computation() {
     let until = Timestamp::now();
     let config = FeedConfig {
         flights: flights_csv(),
-        landing: Landing::Shifted { until },
+        time_shift: TimeShift::Shifted { until },
         id_prefix: String::new(),
         plan: FeedPlan { order: FeedOrder::Shuffled { seed: 42 }, batch: 1_000, repeat_percent: 5 },
         concurrency: 24,

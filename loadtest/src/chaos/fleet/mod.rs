@@ -13,10 +13,10 @@ use super::plan::{Fault, Target, Way};
 use crate::brokers::{Brokers, BrokersError};
 use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
-use crate::http::{Endpoint, HttpError};
 use crate::ports::free_addresses;
 use crate::process::{self, ProcessError};
 use crate::system::{Scratch, SystemError};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 
 /// The topic of the fleet.
 pub const TOPIC: &str = "chaos-events";
@@ -32,13 +32,10 @@ const STORE_IS_READY: &str = "the store is ready";
 /// Why the fleet does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// Kafka.
     #[error(transparent)]
     Brokers(#[from] BrokersError),
-    /// A program.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// A signal.
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// A folder.
@@ -47,23 +44,19 @@ pub enum FleetError {
     /// Ports and files.
     #[error("the fleet cannot be prepared: {0}")]
     Io(#[from] std::io::Error),
-    /// The store.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
-    /// An address.
     #[error(transparent)]
     Http(#[from] HttpError),
     /// Something is not ready.
     #[error("{name} was not ready within {READY_WITHIN:?}; the end of its log:\n{log}")]
     NotReady {
-        /// What.
         name: String,
         /// The last lines it wrote.
         log: String,
     },
 }
 
-/// The programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     /// `tallyhouse`
@@ -259,7 +252,6 @@ impl Fleet {
         &self.peaks
     }
 
-    /// The ingest API.
     pub fn ingest_url(&self) -> String {
         self.members.get(&Target::Gateway).map_or_else(String::new, |gateway| format!("http://{}", gateway.address))
     }

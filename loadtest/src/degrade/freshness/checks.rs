@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::raw::Samples;
 use crate::degrade::DegradeError;
-use crate::http::Reply;
+use tallyhouse_service::http_client::Reply;
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
@@ -71,7 +71,6 @@ impl Question {
     }
 }
 
-/// An answer.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     question: Question,

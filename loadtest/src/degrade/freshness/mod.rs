@@ -28,11 +28,11 @@ use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
 use super::stage::{Programs, Stage};
-use crate::http::Endpoint;
+use crate::development::{INGEST_KEY, PROJECT};
 use crate::redis::Redis;
-use crate::{INGEST_KEY, PROJECT};
 use checks::{Asked, Bounds, Judged, Question};
 use raw::Samples;
+use tallyhouse_service::http_client::Endpoint;
 
 /// Instances of the query API that share one Redis.
 const INSTANCES: usize = 3;

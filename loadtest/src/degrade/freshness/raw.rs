@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::PROJECT;
 use crate::clickhouse::{ClickHouse, ClickHouseConfig};
 use crate::degrade::DegradeError;
+use crate::development::PROJECT;
 
 const EVERY: Duration = Duration::from_millis(100);
 

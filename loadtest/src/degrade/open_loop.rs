@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::DegradeError;
 use crate::bench::quantiles::{Latencies, Quantiles};
-use crate::http::{HttpError, Reply};
+use tallyhouse_service::http_client::{HttpError, Reply};
 
 /// How fast, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +80,7 @@ impl Answered {
 }
 
 /// Asks at this pace; `ask` is given the number of the question.
-pub(super) async fn paced<F>(pace: Pace, ask: impl Fn(u64) -> F) -> Result<Tally, DegradeError>
+pub(super) async fn run<F>(pace: Pace, ask: impl Fn(u64) -> F) -> Result<Tally, DegradeError>
 where
     F: Future<Output = Result<Reply, HttpError>> + Send + 'static,
 {

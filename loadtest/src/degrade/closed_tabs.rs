@@ -6,10 +6,10 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::DegradeError;
+use super::connection::{Connection, Question};
 use super::instance::Instance;
 use super::questions::Questions;
 use super::stage::{Stage, until};
-use super::wire::{Question, Wire};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::clickhouse::ClickHouse;
 
@@ -17,9 +17,8 @@ const TIMES: usize = 20;
 /// How long a query has run when its tab is closed.
 const RUNS_FOR_SECONDS: f64 = 0.1;
 
-/// Closed tabs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Tab {
+pub struct ClosedTabs {
     /// `/v1/query`: funnels.
     pub funnels: Closed,
     /// `/v1/sql`.
@@ -35,13 +34,12 @@ pub struct Closed {
     pub stopped: u64,
 }
 
-/// Closes tabs.
-pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Tab, DegradeError> {
+pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<ClosedTabs, DegradeError> {
     let instance = stage.instance(&[]).await?;
     let clickhouse = &stage.clickhouse;
     let funnels = closed(&instance, clickhouse, || questions.funnel()).await?;
     let sql = closed(&instance, clickhouse, || questions.sql()).await?;
-    Ok(Tab { funnels, sql })
+    Ok(ClosedTabs { funnels, sql })
 }
 
 async fn closed(
@@ -53,14 +51,14 @@ async fn closed(
     let (mut gone, before) = (Latencies::new(), stopped().await?);
     for _ in 0..TIMES {
         let (question, mark) = question();
-        let mut wire = Wire::open(&instance.address).await?;
-        let asking = wire.ask(&question);
+        let mut connection = Connection::open(&instance.address).await?;
+        let asking = connection.ask(&question);
         let runs = until("the query runs", async || running(clickhouse, &mark, RUNS_FOR_SECONDS).await > 0);
         tokio::select! {
             answer = asking => return Err(DegradeError::Worthless(format!("it was to run for longer: {:?}", answer?))),
             runs = runs => runs?,
         }
-        drop(wire);
+        drop(connection);
         let left = Instant::now();
         while running(clickhouse, &mark, 0.0).await > 0 {}
         gone.add(left.elapsed());

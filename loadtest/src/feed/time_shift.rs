@@ -9,13 +9,13 @@ const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
 
 /// How flights are moved in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Landing {
+pub enum TimeShift {
     /// All by the same whole minutes, so that the last one leaves in the minute of `until`: what `truth.py` computes.
     Shifted {
         /// When the last flight leaves.
         until: Timestamp,
     },
-    /// Each by whole years of 365 days, to the year before `until`. A flight lands where it landed before, however much later the
+    /// Each by whole years of 365 days, to the year before `until`. A flight lands where it shifted before, however much later the
     /// next feed is, and only flights after `fed` are sent: nothing is counted twice.
     Yearly {
         /// The present.
@@ -25,7 +25,7 @@ pub enum Landing {
     },
 }
 
-impl Landing {
+impl TimeShift {
     /// When the last flight leaves at the latest.
     pub const fn until(self) -> Timestamp {
         match self {
@@ -73,11 +73,13 @@ mod tests {
         let mut sent = BTreeSet::new();
         let mut fed = None;
         for feed in 0..800 {
-            let landings = Landing::Yearly { until, fed }.of(&flights);
-            for (row, landing) in landings.into_iter().enumerate().filter_map(|(row, landing)| Some((row, landing?))) {
-                assert!(landing <= until && landing > until - YEAR, "feed {feed}");
-                assert!(sent.insert((row, landing)), "flight {row} was sent twice at {landing}");
-                fed = fed.max(Some(landing));
+            let departures = TimeShift::Yearly { until, fed }.of(&flights);
+            for (row, departure) in
+                departures.into_iter().enumerate().filter_map(|(row, departure)| Some((row, departure?)))
+            {
+                assert!(departure <= until && departure > until - YEAR, "feed {feed}");
+                assert!(sent.insert((row, departure)), "flight {row} was sent twice at {departure}");
+                fed = fed.max(Some(departure));
             }
             until += day;
         }
@@ -88,9 +90,9 @@ mod tests {
     #[test]
     fn shifted_flights_keep_their_distances() {
         let flights = flights();
-        let landed = Landing::Shifted { until: at("2026-03-01T12:34:56Z") }.of(&flights);
+        let shifted = TimeShift::Shifted { until: at("2026-03-01T12:34:56Z") }.of(&flights);
         let expected = flights[1].scheduled().duration_since(flights[0].scheduled());
-        assert_eq!(landed[1].unwrap().to_string(), "2026-03-01T12:34:00Z");
-        assert_eq!(landed[1].unwrap().duration_since(landed[0].unwrap()), expected);
+        assert_eq!(shifted[1].unwrap().to_string(), "2026-03-01T12:34:00Z");
+        assert_eq!(shifted[1].unwrap().duration_since(shifted[0].unwrap()), expected);
     }
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use crate::chart::{ChartConfig, ChartError};
-use crate::http::{Endpoint, escape};
+use tallyhouse_service::http_client::{Endpoint, escape};
 
 #[derive(Debug, Deserialize)]
 struct Answer {

@@ -1,9 +1,9 @@
-//! One HTTP call with a deadline. Nothing is retried here, and a status is an answer, not an error.
+//! The HTTP client of all commands: one call with a deadline. Nothing is retried here, and a status is an answer, not an error.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
 use hyper::http::uri::InvalidUri;
 use hyper::{Method, Request, StatusCode, Uri};
@@ -55,6 +55,7 @@ pub struct Endpoint {
     uri: Uri,
     headers: HeaderMap,
     deadline: Duration,
+    max_reply_bytes: usize,
 }
 
 impl Endpoint {
@@ -64,7 +65,7 @@ impl Endpoint {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(deadline));
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, uri: url.parse()?, headers: HeaderMap::new(), deadline })
+        Ok(Self { client, uri: url.parse()?, headers: HeaderMap::new(), deadline, max_reply_bytes: usize::MAX })
     }
 
     /// Adds a header to every call.
@@ -73,9 +74,23 @@ impl Endpoint {
         Ok(self)
     }
 
-    /// Adds the API key.
-    pub fn api_key(self, key: &str) -> Result<Self, HttpError> {
-        self.header(HeaderName::from_static("x-api-key"), key)
+    /// Adds the API key, which is never printed.
+    pub fn api_key(mut self, key: &str) -> Result<Self, HttpError> {
+        let mut value = HeaderValue::from_str(key)?;
+        value.set_sensitive(true);
+        self.headers.insert(HeaderName::from_static("x-api-key"), value);
+        Ok(self)
+    }
+
+    /// Fails a call whose reply has a longer body.
+    #[must_use]
+    pub fn max_reply_bytes(self, bytes: usize) -> Self {
+        Self { max_reply_bytes: bytes, ..self }
+    }
+
+    /// Where it posts to.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// Posts a body to the endpoint.
@@ -112,7 +127,8 @@ impl Endpoint {
         let exchange = async {
             let response = self.client.request(request).await.map_err(|e| HttpError::Broken(chain(&e)))?;
             let (head, body) = response.into_parts();
-            let body = body.collect().await.map_err(|e| HttpError::Broken(chain(&e)))?.to_bytes();
+            let body = Limited::new(body, self.max_reply_bytes).collect().await;
+            let body = body.map_err(|e| HttpError::Broken(chain(&*e)))?.to_bytes();
             Ok(Reply { status: head.status, headers: head.headers, body })
         };
         tokio::time::timeout(self.deadline, exchange).await.map_err(|_| HttpError::TimedOut(self.deadline))?

@@ -10,30 +10,23 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::DegradeError;
-use crate::QUERY_KEY;
+use crate::development::QUERY_KEY;
 
-/// What is asked.
 #[derive(Debug, Clone)]
 pub(super) enum Question {
     /// GET of a path.
     Get(String),
     /// POST of a JSON body.
-    Post {
-        /// Where to.
-        path: &'static str,
-        /// The body.
-        body: Bytes,
-    },
+    Post { path: &'static str, body: Bytes },
 }
 
-/// A connection.
-pub(super) struct Wire {
+pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     carried: JoinHandle<()>,
     address: String,
 }
 
-impl Wire {
+impl Connection {
     pub(super) async fn open(address: &str) -> Result<Self, DegradeError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -65,7 +58,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.carried.abort();
     }

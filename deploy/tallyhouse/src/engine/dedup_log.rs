@@ -26,7 +26,7 @@ const NEWEST: usize = 8_000;
 
 /// Revokes what was torn. `disks` are the roots that parts can be on, first the one with the logs. Returns how many entries
 /// were revoked.
-pub(super) fn mend(disks: &[&Path]) -> io::Result<usize> {
+pub(super) fn repair(disks: &[&Path]) -> io::Result<usize> {
     let Some(first) = disks.first() else { return Ok(0) };
     let mut revoked = 0;
     for table in tables(&first.join("store"))? {
@@ -36,7 +36,7 @@ pub(super) fn mend(disks: &[&Path]) -> io::Result<usize> {
         for disk in disks {
             parts.extend(&disk.join(relative))?;
         }
-        revoked += mend_log(&log, &parts)?;
+        revoked += repair_log(&log, &parts)?;
     }
     Ok(revoked)
 }
@@ -102,7 +102,7 @@ impl Parts {
     }
 }
 
-fn mend_log(log: &Path, parts: &Parts) -> io::Result<usize> {
+fn repair_log(log: &Path, parts: &Parts) -> io::Result<usize> {
     let text = fs::read_to_string(log)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let torn = torn_entries(text.get(..whole).unwrap_or_default(), parts);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn mending_revokes_once_and_cuts_a_torn_line() {
+    fn a_repair_revokes_once_and_cuts_a_torn_line() {
         let root = std::env::temp_dir().join(format!("tallyhouse-torn-{}", std::process::id()));
         let table = root.join("store/abc/abcdef");
         fs::create_dir_all(table.join("deduplication_logs")).unwrap();
@@ -223,9 +223,9 @@ mod tests {
         let log = table.join("deduplication_logs/deduplication_log_2.txt");
         fs::write(table.join("deduplication_logs/deduplication_log_1.txt"), "1\tp_0_0_0\told\n").unwrap();
         fs::write(&log, "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3").unwrap();
-        assert_eq!(mend(&[&root]).unwrap(), 1);
+        assert_eq!(repair(&[&root]).unwrap(), 1);
         assert_eq!(fs::read_to_string(&log).unwrap(), "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n2\tp_2_2_0\tb\n");
-        assert_eq!(mend(&[&root]).unwrap(), 0);
+        assert_eq!(repair(&[&root]).unwrap(), 0);
         fs::remove_dir_all(root).unwrap();
     }
 }

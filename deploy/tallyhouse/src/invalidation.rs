@@ -1,27 +1,22 @@
-//! Tells whoever remembers answers which days a command has changed.
+//! Invalidates the days that a command has changed in the query API's caches.
 //!
 //! ```text
 //! days -> Redis, when REDIS_URL is set          as the ingester does: every query API hears within a second
 //!      -> else, or when it fails, the query API at QUERY_ADMIN_ADDR
-//!      -> else they wait for the next call, and for the last word: what nobody heard, and what to do
+//!      -> else they are pending until the next call, and at the end the operator is told what is left to do
 //! ```
 //!
-//! A command never fails for it: what it did is done. Days are told as often as it takes; twice does no harm.
+//! A command never fails for it: what it did is done. Invalidating a day twice does no harm.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use deadpool_redis::Pool;
-use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use tallyhouse_service::day_versions::{Day, Touched};
 use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_service::http_client::{Endpoint, HttpError};
 use tallyhouse_service::touched;
 
 use crate::config;
@@ -29,18 +24,20 @@ use crate::config;
 /// A call of the query API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Where to tell.
-pub struct Teller {
+/// The reply says nothing but its status.
+const MAX_REPLY_BYTES: usize = 64 << 10;
+
+/// Where to send invalidations, and those that are pending.
+pub struct Invalidator {
     redis: Option<Pool>,
     query: String,
-    client: Client<HttpConnector, Full<Bytes>>,
-    /// Told to nobody yet.
-    waiting: BTreeSet<Touched>,
-    /// What the last call came to, when it failed.
+    /// Sent to nobody yet.
+    pending: BTreeSet<Touched>,
+    /// Why the last call failed.
     trouble: String,
 }
 
-/// Days that nobody was told of.
+/// Days whose invalidation nobody took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingDays {
     days: BTreeSet<Touched>,
@@ -48,46 +45,45 @@ pub struct PendingDays {
     query: String,
 }
 
-impl Teller {
+impl Invalidator {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let config::Telling { redis_url, query_admin } = config::Telling::from_env(env)?;
+        let config::InvalidationTargets { redis_url, query_admin } = config::InvalidationTargets::from_env(env)?;
         let pool = redis_url.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
             query: format!("http://{query_admin}"),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            waiting: BTreeSet::new(),
+            pending: BTreeSet::new(),
             trouble: String::new(),
         })
     }
 
-    /// These days of a project were changed. What nobody hears within a few seconds is told again with the next.
-    pub async fn tell(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
-        self.tell_all(days.into_iter().map(|day| Touched::day(project, day))).await;
+    /// Invalidates days of a project. What cannot be sent within a few seconds is sent again with the next.
+    pub async fn invalidate(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
+        self.invalidate_all(days.into_iter().map(|day| Touched::day(project, day))).await;
     }
 
-    /// As [`Teller::tell`], of several projects.
-    pub async fn tell_all(&mut self, days: impl IntoIterator<Item = Touched>) {
-        self.waiting.extend(days);
+    /// As [`Invalidator::invalidate`], of several projects.
+    pub async fn invalidate_all(&mut self, days: impl IntoIterator<Item = Touched>) {
+        self.pending.extend(days);
         self.flush().await;
     }
 
-    /// The last word: tells what still waits, and gives what nobody heard.
+    /// Sends what is pending once more, and returns what nobody took.
     pub async fn finish(mut self) -> Option<PendingDays> {
         self.flush().await;
-        let Self { waiting: days, trouble, query, .. } = self;
+        let Self { pending: days, trouble, query, .. } = self;
         (!days.is_empty()).then_some(PendingDays { days, trouble, query })
     }
 
     async fn flush(&mut self) {
-        while !self.waiting.is_empty() {
-            let some = touched::next(&self.waiting, None);
+        while !self.pending.is_empty() {
+            let some = touched::next(&self.pending, None);
             if let Err(trouble) = self.send(&some).await {
                 self.trouble = trouble;
                 return;
             }
-            self.waiting.retain(|day| !some.contains(day));
+            self.pending.retain(|day| !some.contains(day));
         }
     }
 
@@ -104,15 +100,19 @@ impl Teller {
 
     async fn post(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}/v1/touched", self.query))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| error.to_string())?;
-        let sent = tokio::time::timeout(ANSWER_WITHIN, self.client.request(request)).await;
-        let status =
-            sent.map_err(|_| "no answer in time".to_owned())?.map_err(|_| "cannot be reached".to_owned())?.status();
+        let sent = async {
+            Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?
+                .header(CONTENT_TYPE, "application/json")?
+                .max_reply_bytes(MAX_REPLY_BYTES)
+                .post(body.into())
+                .await
+        };
+        let status = match sent.await {
+            Ok(reply) => reply.status,
+            Err(HttpError::TimedOut(_)) => return Err("no answer in time".to_owned()),
+            Err(HttpError::Broken(_)) => return Err("cannot be reached".to_owned()),
+            Err(error @ HttpError::Malformed(_)) => return Err(error.to_string()),
+        };
         if status.is_success() { Ok(()) } else { Err(format!("answers {status}")) }
     }
 }

@@ -13,30 +13,30 @@ use super::settings::Files;
 
 const DATA_WITHIN: Duration = Duration::from_secs(15);
 const PORT_WITHIN: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Waits until no ClickHouse works on the data.
-pub(super) async fn data(files: &Files) -> Result<(), EngineError> {
+pub(super) async fn wait_for_data(files: &Files) -> Result<(), EngineError> {
     let deadline = Instant::now() + DATA_WITHIN;
     // ClickHouse holds `flock` on this file while it runs and writes its process id into it.
     while is_locked(files)? {
         if Instant::now() > deadline {
-            let pid = std::fs::read_to_string(&files.lock).ok().and_then(|text| holder(&text));
+            let pid = std::fs::read_to_string(&files.lock).ok().and_then(|text| pid_in(&text));
             return Err(EngineError::DataLocked { path: files.tables.clone(), pid });
         }
-        sleep(LOOK).await;
+        sleep(POLL).await;
     }
     Ok(())
 }
 
 /// Waits until a port of this machine can be listened on.
-pub(super) async fn port(variable: &'static str, port: u16) -> Result<(), EngineError> {
+pub(super) async fn wait_for_port(variable: &'static str, port: u16) -> Result<(), EngineError> {
     let deadline = Instant::now() + PORT_WITHIN;
     while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
         if Instant::now() > deadline {
             return Err(EngineError::PortTaken { port, variable });
         }
-        sleep(LOOK).await;
+        sleep(POLL).await;
     }
     Ok(())
 }
@@ -55,7 +55,7 @@ fn is_locked(files: &Files) -> Result<bool, EngineError> {
     }
 }
 
-fn holder(status: &str) -> Option<u32> {
+fn pid_in(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PID:")?.trim().parse().ok())
 }
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_known() {
-        assert_eq!(holder("PID: 4711\nStarted at: 2026-11-21 03:19:32\nRevision: 54515\n"), Some(4711));
-        assert_eq!(holder(""), None);
+        assert_eq!(pid_in("PID: 4711\nStarted at: 2026-11-21 03:19:32\nRevision: 54515\n"), Some(4711));
+        assert_eq!(pid_in(""), None);
     }
 }

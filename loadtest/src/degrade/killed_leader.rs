@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::DegradeError;
+use super::connection::{Connection, Question};
 use super::questions::Questions;
 use super::stage::{Stage, until};
-use super::wire::{Question, Wire};
 use crate::bench::quantiles::{Latencies, Quantiles};
 use crate::relay::{Mode, Relay};
 
@@ -40,7 +40,6 @@ pub struct Orphans {
     pub waited: Quantiles,
 }
 
-/// Kills leaders.
 pub(super) async fn measure(stage: &mut Stage, questions: &Questions) -> Result<Orphans, DegradeError> {
     let relay = Relay::start(&stage.clickhouse_config().url).await?;
     let (mut waited, mut most_queries, mut unanswered) = (Latencies::new(), 0, 0);
@@ -63,14 +62,15 @@ async fn round(
     let other = stage.instance(&[]).await?;
     let question = Question::Get(questions.hot_panel());
     relay.set(Mode::HoldAnswers);
-    let mut leading = Wire::open(&leader.address).await?;
+    let mut leading = Connection::open(&leader.address).await?;
     let asked = question.clone();
     let leads = tokio::spawn(async move { leading.ask(&asked).await.is_ok() });
     let sent = async || leader.counted("tallyhouse_query_clickhouse_in_flight", "").await.is_ok_and(|n| n > 0);
     until("the leader's query is sent", sent).await?;
-    let readers = try_join_all((0..FOLLOWERS).map(|_| Wire::open(&other.address))).await?;
+    let readers = try_join_all((0..FOLLOWERS).map(|_| Connection::open(&other.address))).await?;
     let question = Arc::new(question);
-    let reading: Vec<_> = readers.into_iter().map(|wire| tokio::spawn(follow(wire, Arc::clone(&question)))).collect();
+    let reading: Vec<_> =
+        readers.into_iter().map(|connection| tokio::spawn(follow(connection, Arc::clone(&question)))).collect();
     let waits = async || other.counted(LOCKS, "event=\"waited\"").await.is_ok_and(|n| n > 0);
     until("the followers wait", waits).await?;
     let of_leader = leader.queries().await? + leader.counted("tallyhouse_query_clickhouse_in_flight", "").await?;
@@ -90,7 +90,7 @@ async fn round(
 }
 
 /// When it had its answer.
-async fn follow(mut wire: Wire, question: Arc<Question>) -> Option<Instant> {
-    let (status, _) = wire.ask(&question).await.ok()?;
+async fn follow(mut connection: Connection, question: Arc<Question>) -> Option<Instant> {
+    let (status, _) = connection.ask(&question).await.ok()?;
     status.is_success().then(Instant::now)
 }

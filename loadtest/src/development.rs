@@ -1,0 +1,10 @@
+//! The project of development mode, and its keys.
+
+/// The project of development mode, which every command here works on.
+pub const PROJECT: &str = "demo";
+
+/// Its key for sending events, which may import history.
+pub const INGEST_KEY: &str = "demo-ingest-key";
+
+/// Its key for reading metrics.
+pub const QUERY_KEY: &str = "demo-query-key";
