@@ -32,7 +32,7 @@ use tallyhouse_schema::rollup::QUARTER;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 
-use crate::batch::{Identity, NumberSet};
+use crate::event_key::{IdentityHasher, NumberSet};
 
 /// How many more values a combination may have than a single dimension.
 pub const COMBINED: usize = 10;
@@ -57,7 +57,7 @@ const WARM_WITHIN: Duration = Duration::from_secs(30);
 
 const HOUR_MS: i64 = 3_600_000;
 
-type Numbers<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+type Numbers<V> = HashMap<u64, V, BuildHasherDefault<IdentityHasher>>;
 
 /// See the module.
 pub struct Guard {

@@ -10,7 +10,7 @@ use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 
 use crate::config::DedupLimits;
-use crate::kafka::placement::HASH_SQL;
+use crate::placement::HASH_SQL;
 
 const HOUR_MS: i64 = 3_600_000;
 

@@ -25,12 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
-use crate::batch::KeyHasher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
 use crate::delivery::{Delivery, KafkaDelivery};
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{self, Direct, Parts, StartError};
+use crate::event_key::KeyHasher;
 use crate::guard::Guard;
 use crate::http;
 use crate::kafka::config::KafkaConfig;

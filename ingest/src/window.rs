@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use crate::batch::EventKey;
 use crate::config::DedupLimits;
+use crate::event_key::EventKey;
 
 /// Ids of a chunk: small enough that many projects cost little, large enough that chunks cost nothing.
 const CHUNK: usize = 1_024;
@@ -400,7 +400,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::KeyHasher;
+    use crate::event_key::KeyHasher;
 
     const HOUR: i64 = 3_600_000;
 

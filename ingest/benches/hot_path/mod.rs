@@ -2,8 +2,9 @@
 //! `worker/batch`, one after the other.
 
 use tallyhouse_ingest::agent::Agents;
-use tallyhouse_ingest::batch::{Builder, EventKey, KeyHasher};
+use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::decode;
+use tallyhouse_ingest::event_key::{EventKey, KeyHasher};
 use tallyhouse_ingest::guard::Guard;
 use tallyhouse_ingest::log::local::frame;
 use tallyhouse_schema::body::{self, Decoded, Layout};

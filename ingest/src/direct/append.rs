@@ -15,8 +15,8 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::batch::{EventKey, KeyHasher};
 use crate::delivery::{Refused, Settled};
+use crate::event_key::{EventKey, KeyHasher};
 use crate::http::Wait;
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
 use crate::window::Window;

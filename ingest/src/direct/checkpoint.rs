@@ -25,10 +25,10 @@ use std::sync::{Mutex, PoisonError};
 
 use ulid::Ulid;
 
+use crate::intent::Intent;
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
 use crate::log::local::segments;
-use crate::worker::intent::Intent;
 
 const NAME: &str = "checkpoint";
 
@@ -192,8 +192,8 @@ impl Checkpointer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::worker::intent::Skips;
     use super::*;
+    use crate::intent::Skips;
     use crate::log::local::simulated::Simulated;
 
     /// A disk with a segment that begins at an offset.

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
 
-use crate::batch::EventKey;
 use crate::config::DedupLimits;
+use crate::event_key::EventKey;
 use crate::log::local::disk::{self, Disk, DiskFile};
 use crate::window::Window;
 
@@ -199,7 +199,7 @@ fn decode(entry: &[u8]) -> Option<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::KeyHasher;
+    use crate::event_key::KeyHasher;
     use crate::log::local::simulated::Simulated;
 
     const DAY: i64 = 86_400_000;

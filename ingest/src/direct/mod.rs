@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{EventKey, KeyHasher};
+use crate::event_key::{EventKey, KeyHasher};
 use crate::guard::{self, Guard};
 use crate::known::{self, IdFilter, KnownId};
 use crate::log::local::commit::{COMMIT, Commits};

@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 
 use super::append::Appender;
 use super::ids::{self, Id, Source};
+use crate::intent::Intent;
 use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
-use crate::worker::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, RefusedRecord, Start};
 
 /// Bytes that may wait for the worker.

@@ -28,11 +28,11 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::placement;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
 use crate::metrics::Metrics;
+use crate::placement;
 
 /// The header that carries a request's trace through the log, as W3C writes it.
 pub const TRACE_HEADER: &str = "traceparent";

@@ -9,9 +9,9 @@
 //!
 //! Kafka keeps every acknowledged event at least once. It is counted exactly once because of three things:
 //!
-//! * **Copies meet.** A record's partition is a function of (project, event id) alone ([`placement`]), so whoever repeats an
+//! * **Copies meet.** A record's partition is a function of (project, event id) alone ([`crate::placement`]), so whoever repeats an
 //!   event - a client, a gateway, a spool - repeats it into the same partition, in front of the same window of known ids.
-//! * **A range is written down before it is inserted.** The *intent* ([`crate::worker::intent`]) is the metadata of an offset commit: "from here
+//! * **A range is written down before it is inserted.** The *intent* ([`crate::intent`]) is the metadata of an offset commit: "from here
 //!   to `last`, without these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a
 //!   partition that has one re-reads exactly that range and inserts exactly these rows under the same token, which
 //!   ClickHouse counts once however often they arrive. So a batch may end at any moment, also for reasons of time.
@@ -44,7 +44,6 @@ pub mod gateway;
 pub mod held;
 pub mod ownership;
 pub mod pins;
-pub mod placement;
 pub mod progress;
 pub mod records;
 pub mod run;

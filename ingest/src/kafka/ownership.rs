@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::pins::Pins;
-use crate::worker::intent::Intent;
+use crate::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, Start};
 
 /// See the module.

@@ -2,7 +2,7 @@
 
 use tallyhouse_schema::{Event, wire};
 
-use super::placement;
+use crate::placement;
 
 /// Encoded records in one buffer, in the order of the request.
 #[derive(Debug, Default)]

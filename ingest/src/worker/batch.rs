@@ -9,9 +9,10 @@ use tallyhouse_schema::wire;
 use tallyhouse_service::day_versions::Touched;
 use tokio::time::Instant;
 
-use super::intent::{Intent, Skips};
-use crate::batch::{Builder, Encoded, KeyHasher, Source};
+use crate::batch::{Builder, Encoded, Source};
 use crate::config::BatchLimits;
+use crate::event_key::KeyHasher;
+use crate::intent::{Intent, Skips};
 use crate::window::Window;
 
 /// A record as it was read.

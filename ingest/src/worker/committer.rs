@@ -15,9 +15,9 @@ use tallyhouse_service::clock::now_ms;
 use tokio::time::Instant;
 
 use super::batch::{Closed, Counts, Poison};
-use super::intent::Intent;
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
+use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::store::{Block, Store, pause_after};

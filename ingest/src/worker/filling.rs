@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Known, Read};
-use super::intent::Intent;
 use super::position::{Jump, Position, Step};
-use crate::batch::KeyHasher;
 use crate::config::BatchLimits;
+use crate::event_key::KeyHasher;
+use crate::intent::Intent;
 use crate::window::{Window, locked};
 
 /// Records of one partition, in order, in one buffer.
@@ -210,8 +210,8 @@ impl Filling {
 mod tests {
     use tallyhouse_schema::{Event, wire};
 
-    use super::super::intent::Skips;
     use super::*;
+    use crate::intent::Skips;
 
     fn chunk(offsets: impl IntoIterator<Item = i64>, until: i64) -> Chunk {
         let mut chunk = Chunk { until, ..Chunk::default() };

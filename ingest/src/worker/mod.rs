@@ -8,7 +8,7 @@
 //! While one batch is inserted the next one is filled. A batch is due when it has lingered and the pace allows ([`pace`]), and
 //! begins when a permit is free: permits bound the inserts of the whole process.
 //!
-//! **A range is written down before it is inserted.** The *intent* ([`intent`]) is the metadata of a commit: "from here to `last`, without
+//! **A range is written down before it is inserted.** The *intent* ([`crate::intent`]) is the metadata of a commit: "from here to `last`, without
 //! these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a partition that has one re-reads
 //! exactly that range and inserts exactly these rows under the same token, which ClickHouse counts once however often they arrive.
 //! So a batch may end at any moment, also for reasons of time.
@@ -20,7 +20,6 @@ pub mod backpressure;
 pub mod batch;
 pub mod committer;
 pub mod filling;
-pub mod intent;
 pub mod pace;
 pub mod partition;
 mod position;
@@ -37,8 +36,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::KeyHasher;
 use crate::config::BatchLimits;
+use crate::event_key::KeyHasher;
 use crate::poison::BatchWriter;
 use crate::store::Store;
 use crate::window::{Windows, locked};

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::intent::{Intent, NotAnIntent};
+use crate::intent::{Intent, NotAnIntent};
 use crate::poison::RefusedEvent;
 
 /// Where a worker begins, what it commits, and who is told what it stored. Its calls block, unless they are futures.

@@ -9,11 +9,11 @@ use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_service::health::Status;
 
 use super::filling::Filling;
-use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
 use super::{Standstill, Worker};
 use crate::config::DedupLimits;
+use crate::intent::Intent;
 use crate::known::{self, IdFilter};
 use crate::window::{Window, locked};
 

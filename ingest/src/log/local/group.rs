@@ -5,7 +5,7 @@ use std::sync::{Condvar, MutexGuard};
 use tokio::sync::watch;
 
 use super::frame::GROUP_HEADER;
-use crate::batch::EventKey;
+use crate::event_key::EventKey;
 
 /// Bytes that may wait for a sync.
 const MOST_BYTES: usize = 32 << 20;

@@ -46,9 +46,9 @@ use std::time::Duration;
 use tallyhouse_service::clock::now_ms;
 use tokio::sync::watch;
 
-use crate::batch::EventKey;
+use crate::event_key::EventKey;
+use crate::intent::Intent;
 use crate::metrics::Metrics;
-use crate::worker::intent::Intent;
 pub use commit::Committed;
 use commit::{COMMIT, Commits};
 use disk::{Disk, Folder};
