@@ -9,7 +9,7 @@ use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 
-use crate::config::DedupLimits;
+use crate::limits::DedupLimits;
 use crate::placement::HASH_SQL;
 
 const HOUR_MS: i64 = 3_600_000;

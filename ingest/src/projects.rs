@@ -5,13 +5,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use tallyhouse_schema::project::{ProjectSettings, SettingsError};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
-use crate::kafka::topics::OwnTopics;
-
 /// Settings by project; a project without a document has the default ones.
 #[derive(Debug, Clone)]
 pub struct Projects {
     default: ProjectSettings,
     named: BTreeMap<String, ProjectSettings>,
+}
+
+/// Projects with a topic of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnTopics {
+    /// `KAFKA_TOPIC_PER_PROJECT`: all, or none …
+    pub is_default: bool,
+    /// … but for those whose `ownTopic` says otherwise.
+    pub exceptions: BTreeSet<String>,
+}
+
+impl OwnTopics {
+    /// Whether a project has one.
+    pub fn has(&self, project: &str) -> bool {
+        self.is_default != self.exceptions.contains(project)
+    }
+
+    /// Whether no project has one.
+    pub fn is_empty(&self) -> bool {
+        !self.is_default && self.exceptions.is_empty()
+    }
 }
 
 /// Why the documents cannot be used.

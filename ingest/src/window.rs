@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use crate::config::DedupLimits;
 use crate::event_key::EventKey;
+use crate::limits::DedupLimits;
 
 /// Ids of a chunk: small enough that many projects cost little, large enough that chunks cost nothing.
 const CHUNK: usize = 1_024;

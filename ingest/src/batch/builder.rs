@@ -11,7 +11,7 @@ use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::cells::Cells;
-use crate::config::BatchLimits;
+use crate::limits::BatchLimits;
 
 const HOUR_MS: i64 = 3_600_000;
 

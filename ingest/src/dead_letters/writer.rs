@@ -8,7 +8,7 @@ use tallyhouse_sql::insert::insert_block;
 use ulid::Ulid;
 
 use super::{DeadLetter, Queue, block};
-use crate::store::pause_after;
+use crate::retry::pause_after;
 
 /// One attempt of an insert.
 const DEADLINE: Duration = Duration::from_secs(10);

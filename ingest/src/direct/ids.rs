@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
 
-use crate::config::DedupLimits;
 use crate::event_key::EventKey;
+use crate::limits::DedupLimits;
 use crate::log::local::disk::{self, Disk, DiskFile};
 use crate::window::Window;
 

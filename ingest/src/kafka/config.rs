@@ -5,7 +5,8 @@ use std::time::Duration;
 use tallyhouse_service::env::{self, ConfigError, Env};
 
 use super::settings::{Brokers, Options};
-use super::topics::{OwnTopics, TopicRules};
+use super::topics::TopicRules;
+use crate::projects::OwnTopics;
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,8 +31,8 @@ use super::records::{Record, Records};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
 use crate::metrics::Metrics;
+use crate::retry::pause_after;
 use crate::spool::folder::FolderError;
-use crate::store::pause_after;
 
 /// Bytes that are sent at a time.
 const AT_ONCE: usize = 1 << 20;

@@ -8,7 +8,7 @@
 //! * it vanished just before we started: we cannot know that it was ever there, and make it at once, with that very risk;
 //! * another instance makes it at the same moment: that is a success.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::pins::Pins;
 use super::settings::Brokers;
+use crate::projects::OwnTopics;
 
 /// How topics are named and made.
 #[derive(Debug, Clone)]
@@ -31,25 +32,6 @@ pub struct TopicRules {
     pub partitions: i32,
     /// `KAFKA_REPLICATION`; `None`: three, or as many as there are brokers.
     pub replication: Option<i32>,
-}
-
-/// Projects with a topic of their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OwnTopics {
-    /// `KAFKA_TOPIC_PER_PROJECT`: all, or none …
-    pub is_default: bool,
-    /// … but for those whose `ownTopic` says otherwise.
-    pub exceptions: BTreeSet<String>,
-}
-
-impl OwnTopics {
-    fn has(&self, project: &str) -> bool {
-        self.is_default != self.exceptions.contains(project)
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.is_default && self.exceptions.is_empty()
-    }
 }
 
 /// What a topic of a project is called: this and the project's name.

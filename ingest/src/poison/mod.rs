@@ -65,7 +65,8 @@ use tallyhouse_sql::clickhouse;
 use tokio::time::Instant;
 
 use self::trouble::Troubles;
-use crate::store::{Store, pause_after};
+use crate::retry::pause_after;
+use crate::store::Store;
 
 /// The right to go on with a batch, asked for before each attempt and while one searches.
 pub trait Fence: Send + Sync {

@@ -18,7 +18,8 @@ use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
 use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, refused_rows, until_done, within};
 use crate::dead_letters::DeadLetter;
-use crate::store::{Block, pause_after};
+use crate::retry::pause_after;
+use crate::store::Block;
 
 /// Between two searches that found nothing to act on: the first, and the longest.
 const SEARCH_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));

@@ -10,9 +10,9 @@ use tallyhouse_service::day_versions::Touched;
 use tokio::time::Instant;
 
 use crate::batch::{Builder, Encoded, Source};
-use crate::config::BatchLimits;
 use crate::event_key::KeyHasher;
 use crate::intent::{Intent, Skips};
+use crate::limits::BatchLimits;
 use crate::window::Window;
 
 /// A record as it was read.

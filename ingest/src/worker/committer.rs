@@ -20,7 +20,8 @@ use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
-use crate::store::{Block, Store, pause_after};
+use crate::retry::pause_after;
+use crate::store::{Block, Store};
 
 /// The partition is somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Known, Read};
 use super::position::{Jump, Position, Step};
-use crate::config::BatchLimits;
 use crate::event_key::KeyHasher;
 use crate::intent::Intent;
+use crate::limits::BatchLimits;
 use crate::window::{Window, locked};
 
 /// Records of one partition, in order, in one buffer.

@@ -36,8 +36,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::BatchLimits;
 use crate::event_key::KeyHasher;
+use crate::limits::BatchLimits;
 use crate::poison::BatchWriter;
 use crate::store::Store;
 use crate::window::{Windows, locked};

@@ -12,9 +12,9 @@ use super::filling::Filling;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
 use super::{Standstill, Worker};
-use crate::config::DedupLimits;
 use crate::intent::Intent;
 use crate::known::{self, IdFilter};
+use crate::limits::DedupLimits;
 use crate::window::{Window, locked};
 
 /// Ids that a window may be too large by, while it is filled.

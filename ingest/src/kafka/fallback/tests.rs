@@ -15,7 +15,8 @@ use crate::http::Wait;
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::settings::{Brokers, Options as KafkaOptions};
-use crate::kafka::topics::{OwnTopics, TopicRules, Topics};
+use crate::kafka::topics::{TopicRules, Topics};
+use crate::projects::OwnTopics;
 use crate::spool::folder::{Content, Folder};
 
 const EVENTUALLY: Duration = Duration::from_secs(30);
