@@ -342,7 +342,7 @@ impl Direct {
             false
         });
         let waiting = self.log.measure(committed, oldest);
-        self.store.metrics.log.waiting(waiting);
+        self.store.metrics.log.waiting(waiting.bytes, waiting.oldest);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             _ if self.log.has_failed() => (Status::Down, "its writer ended by a fault: start the process again"),
             (_, false) => (Status::Down, "the disk is nearly full: events are refused"),

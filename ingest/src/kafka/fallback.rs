@@ -222,7 +222,7 @@ impl Fallback {
         }
         let (mut waiting, held) = (self.log.measure(sent, oldest), self.held.bytes());
         waiting.bytes += held;
-        self.metrics.log.waiting(waiting);
+        self.metrics.log.waiting(waiting.bytes, waiting.oldest);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             _ if self.log.has_failed() => (Status::Degraded, "its writer ended by a fault: start the process again"),
             (_, false) => (Status::Degraded, "the disk is nearly full: events are refused while Kafka is away"),

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Produced};
 use crate::placement;
 
 /// The header that carries a request's trace through the log, as W3C writes it.
@@ -65,6 +65,17 @@ impl Landing {
     /// Whether it has to be sent again, and is kept until then.
     pub fn is_missing(self) -> bool {
         matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
+    }
+
+    /// What metrics say of it.
+    fn produced(self) -> Produced {
+        match self {
+            Self::Acknowledged { .. } => Produced::Acknowledged,
+            Self::TooLarge => Produced::TooLarge,
+            Self::Denied => Produced::Denied,
+            Self::Unfit => Produced::Unfit,
+            Self::Failed | Self::Pending | Self::Spooled => Produced::Failed,
+        }
     }
 
     fn of(code: RDKafkaErrorCode) -> Self {
@@ -197,7 +208,7 @@ impl ProducerContext for Reports {
             }
             Err((error, message)) => self.failed(error, message.topic()),
         };
-        self.metrics.produced(landing);
+        self.metrics.produced(landing.produced());
         slot.tracker.land(slot.index, landing);
     }
 }
@@ -275,7 +286,7 @@ impl Gateway {
             trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
         for (index, record) in records.iter().enumerate() {
             if record.payload.len() > destination.shape.record_bytes {
-                self.metrics.produced(Landing::TooLarge);
+                self.metrics.produced(Produced::TooLarge);
                 tracker.land(index, Landing::TooLarge);
                 continue;
             }
@@ -291,7 +302,7 @@ impl Gateway {
             if let Err((error, message)) = producer.send(message) {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 producer.context().produce_failed(code);
-                self.metrics.produced(Landing::of(code));
+                self.metrics.produced(Landing::of(code).produced());
                 message.delivery_opaque.tracker.land(index, Landing::of(code));
             }
         }

@@ -6,8 +6,55 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, ex
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{Registrar, seconds};
-use crate::kafka::gateway::Landing;
-use crate::worker::batch::Counts;
+
+/// How the delivery of a record to Kafka ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Produced {
+    /// Every replica in sync has it.
+    Acknowledged,
+    /// It is larger than its topic takes.
+    TooLarge,
+    /// Kafka takes nothing for its topic.
+    Denied,
+    /// Kafka refuses this record.
+    Unfit,
+    /// It was not acknowledged.
+    Failed,
+}
+
+impl Produced {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::TooLarge => "too_large",
+            Self::Denied => "denied",
+            Self::Unfit => "unfit",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The records of a batch, by what they turned out to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumedCounts {
+    /// New events.
+    pub kept: usize,
+    /// Events that were counted before, under another offset.
+    pub duplicates: usize,
+    /// Records that are stored already: read again after an offset went back.
+    pub replayed: usize,
+    /// Records that cannot be read.
+    pub poison: usize,
+}
+
+impl std::ops::AddAssign for ConsumedCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.duplicates += other.duplicates;
+        self.replayed += other.replayed;
+        self.poison += other.poison;
+    }
+}
 
 /// Figures of the way through Kafka.
 pub struct KafkaMetrics {
@@ -188,19 +235,12 @@ impl KafkaMetrics {
     }
 
     /// See [`super::Metrics::produced`].
-    pub(super) fn produced(&self, landing: Landing) {
-        let landing = match landing {
-            Landing::Acknowledged { .. } => "acknowledged",
-            Landing::TooLarge => "too_large",
-            Landing::Denied => "denied",
-            Landing::Unfit => "unfit",
-            Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
-        };
-        self.produced.with_label_values(&[landing]).inc();
+    pub(super) fn produced(&self, produced: Produced) {
+        self.produced.with_label_values(&[produced.label()]).inc();
     }
 
     /// See [`super::Metrics::consumed`].
-    pub(super) fn consumed(&self, counts: Counts) {
+    pub(super) fn consumed(&self, counts: ConsumedCounts) {
         let kinds = [
             ("kept", counts.kept),
             ("duplicate", counts.duplicates),

@@ -14,10 +14,7 @@ use prometheus::{
 };
 use tallyhouse_sql::Class;
 
-use crate::kafka::gateway::Landing;
-use crate::worker::batch::Counts;
-
-pub use self::kafka::KafkaMetrics;
+pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
 pub use self::spool::SpoolMetrics;
@@ -198,16 +195,16 @@ impl Metrics {
         self.insert_failures.with_label_values(&[class]).inc();
     }
 
-    /// A record landed.
-    pub fn produced(&self, landing: Landing) {
-        if matches!(landing, Landing::Acknowledged { .. }) {
+    /// The delivery of a record to Kafka ended.
+    pub fn produced(&self, produced: Produced) {
+        if produced == Produced::Acknowledged {
             self.fates("logged", 1);
         }
-        self.kafka.produced(landing);
+        self.kafka.produced(produced);
     }
 
     /// Records whose fate is decided and committed.
-    pub fn consumed(&self, counts: Counts, refused: &[u32]) {
+    pub fn consumed(&self, counts: ConsumedCounts, refused: &[u32]) {
         self.kafka.consumed(counts);
         self.stored(counts.kept, refused);
         self.duplicates(counts.duplicates);

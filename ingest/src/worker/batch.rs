@@ -13,6 +13,7 @@ use crate::batch::{Builder, Encoded, Source};
 use crate::event_key::KeyHasher;
 use crate::intent::{Intent, Skips};
 use crate::limits::BatchLimits;
+use crate::metrics::ConsumedCounts;
 use crate::window::Window;
 
 /// A record as it was read.
@@ -39,28 +40,6 @@ pub struct Poison {
     pub reason: String,
     /// The whole record.
     pub payload: Vec<u8>,
-}
-
-/// How many records were what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// New events.
-    pub kept: usize,
-    /// Events that were counted before, under another offset.
-    pub duplicates: usize,
-    /// Records that are stored already: read again after an offset went back.
-    pub replayed: usize,
-    /// Records that cannot be read.
-    pub poison: usize,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.kept += other.kept;
-        self.duplicates += other.duplicates;
-        self.replayed += other.replayed;
-        self.poison += other.poison;
-    }
 }
 
 /// Kept records that cannot be decoded although the intent says that an earlier process could.
@@ -94,7 +73,7 @@ pub struct Building {
     skips: Skips,
     poison: Vec<Poison>,
     poison_bytes: usize,
-    counts: Counts,
+    counts: ConsumedCounts,
     checksum: crc32fast::Hasher,
     /// Of each row.
     offsets: Vec<i64>,
@@ -114,7 +93,7 @@ impl Building {
             skips: Skips::default(),
             poison: Vec::new(),
             poison_bytes: 0,
-            counts: Counts::default(),
+            counts: ConsumedCounts::default(),
             checksum: crc32fast::Hasher::new(),
             offsets: Vec::new(),
             opened: Instant::now(),
@@ -256,7 +235,7 @@ pub struct Closed {
     /// When an earlier process began it, in milliseconds since 1970: it may have made dead letters of some of its events.
     pub begun: Option<i64>,
     /// How many records were what.
-    pub counts: Counts,
+    pub counts: ConsumedCounts,
 }
 
 #[cfg(test)]
@@ -311,14 +290,14 @@ mod tests {
     fn records_are_told_apart() {
         let mut lane = Lane::new();
         let first = lane.build(10, &["a", "b", "a", "?"], None).unwrap();
-        assert_eq!(first.counts, Counts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
+        assert_eq!(first.counts, ConsumedCounts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
         assert_eq!(
             (first.rows, first.last, first.poison[0].offset, first.poison[0].code),
             (2, 13, 13, "unknown_version")
         );
         // The offset went back, and then an old id comes under a new offset.
         let again = lane.build(10, &["a", "c", "a"], None).unwrap();
-        assert_eq!(again.counts, Counts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
+        assert_eq!(again.counts, ConsumedCounts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
     }
 
     #[test]

@@ -14,11 +14,11 @@ use std::time::Duration;
 use tallyhouse_service::clock::now_ms;
 use tokio::time::Instant;
 
-use super::batch::{Closed, Counts, Poison};
+use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::intent::Intent;
-use crate::metrics::Metrics;
+use crate::metrics::{ConsumedCounts, Metrics};
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::retry::pause_after;
 use crate::store::{Block, Store};
@@ -43,7 +43,7 @@ pub struct BatchCommitter<P> {
 
 #[derive(Default)]
 struct Uncounted {
-    counts: Counts,
+    counts: ConsumedCounts,
     refused: Vec<u32>,
 }
 

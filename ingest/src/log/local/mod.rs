@@ -165,7 +165,7 @@ impl<D: Disk> LocalLog<D> {
         let named = intent.map_or(first, |intent| intent.last + 1);
         let (segments, damage) =
             Segments::open(disk, limits.segment_bytes(), Bounds { committed: first, named, saved }, visit)?;
-        metrics.log.damaged(damage);
+        metrics.log.damaged(damage.records, damage.torn_bytes);
         if damage != Damage::default() {
             tracing::error!(
                 ?damage,
@@ -263,7 +263,7 @@ impl<D: Disk> LocalLog<D> {
         let Progress { next, damage } = segments::read(&view, inspected, until, &mut visit)?;
         let is_first = self.inspected.fetch_max(next, Ordering::Relaxed) <= inspected;
         if is_first && damage != Damage::default() {
-            self.metrics.log.damaged(damage);
+            self.metrics.log.damaged(damage.records, damage.torn_bytes);
             tracing::error!(?damage, from, next, "the local log is damaged");
         }
         Ok(Progress { next, damage: progress.damage.and(damage) })

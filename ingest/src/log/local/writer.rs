@@ -10,7 +10,7 @@ use tallyhouse_service::clock::now_ms;
 
 use super::disk::{Disk, DiskFile, Folder};
 use super::group::Group;
-use super::{Damage, LocalLog, Sync};
+use super::{LocalLog, Sync};
 
 /// Between two syncs that nobody waits for, with [`Sync::Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -191,7 +191,7 @@ impl<D: Disk> LocalLog<D> {
         if !acknowledged.is_empty() {
             self.losses.fetch_add(1, Ordering::AcqRel);
             let records = acknowledged.iter().map(|(.., records)| u64::from(*records)).sum();
-            self.metrics.log.damaged(Damage { records, ..Damage::default() });
+            self.metrics.log.damaged(records, 0);
             tracing::error!(records, "events that were acknowledged before their sync are lost");
         }
         // Before the offsets are used again.
