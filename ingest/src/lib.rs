@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod placement;
 pub mod poison;
 pub mod projects;
+pub mod request;
 pub mod retry;
 mod run;
 pub mod spool;

@@ -32,12 +32,12 @@ use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Delivery, Pending, Ready, Refused, Settled};
 use crate::guard::{Guard, Rewritten};
-use crate::http::body::{Encoding, read, reservation};
-use crate::http::error::{RequestError, refused};
 use crate::http::reply::{Rejected, Reply, Warned};
 use crate::http::{DeadLetters, IngestOptions, Wait, layout};
 use crate::kafka::gateway::TRACE_HEADER;
 use crate::metrics::Metrics;
+use crate::request::body::{Encoding, read, reservation};
+use crate::request::error::{RequestError, refused};
 
 /// Bodies above this are taken apart on a thread for blocking work: parsing them would hold up everybody else's requests.
 const LARGE_BODY: usize = 256 * 1024;

@@ -1,7 +1,5 @@
 //! The public listener: routes, and what a request says before its body is read.
 
-pub mod body;
-pub mod error;
 pub mod reply;
 
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use tallyhouse_schema::body::Layout;
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::pipeline::Pipeline;
-use error::RequestError;
+use crate::request::error::RequestError;
 
 /// The routes.
 pub fn router(pipeline: Arc<Pipeline>) -> Router {

@@ -1,0 +1,4 @@
+//! What a request is, before its events are read.
+
+pub mod body;
+pub mod error;
