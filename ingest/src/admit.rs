@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tallyhouse_schema::project::Priority;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::request::error::RequestError;
+use crate::request::RequestError;
 
 /// One permit stands for so many bytes: a semaphore counts 32-bit permits, and finer accounting gains nothing.
 const UNIT: usize = 1_024;

@@ -7,8 +7,8 @@ use tallyhouse_schema::raw::{self, RawEvent, RawTime};
 use tallyhouse_schema::{Event, Rejection, Warning, Warnings};
 
 use crate::admit::{Budget, Reservation};
-use crate::http::reply::Rejected;
-use crate::request::error::RequestError;
+use crate::answer::Rejected;
+use crate::request::RequestError;
 
 /// The text of a body, and the room that it takes when it had to be copied; `most` bytes then.
 pub(crate) fn text<'a>(

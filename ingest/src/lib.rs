@@ -9,8 +9,10 @@
 //! [`log::local`]) or into Kafka ([`kafka`]). [`worker`] stores what a log has, of whichever kind.
 #![warn(missing_docs)]
 
+pub mod ack;
 pub mod admit;
 pub mod agent;
+pub mod answer;
 pub mod batch;
 pub mod config;
 pub mod dead_letters;

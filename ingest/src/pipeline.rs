@@ -25,26 +25,27 @@ use tallyhouse_service::keys::{self, Grant, KeyRing, Scope};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use crate::ack::{Refused, Settled};
 use crate::admit::Budget;
 use crate::agent::Agents;
-use crate::config::Config;
+use crate::answer::{Rejected, Reply, Warned};
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, Sink, State};
 use crate::decode::{self, Events, Refusal};
-use crate::delivery::{Delivery, Pending, Ready, Refused, Settled};
+use crate::delivery::{Delivery, Pending, Ready};
 use crate::guard::{Guard, Rewritten};
-use crate::http::reply::{Rejected, Reply, Warned};
-use crate::http::{DeadLetters, IngestOptions, Wait, layout};
-use crate::kafka::gateway::TRACE_HEADER;
+use crate::limits::RequestLimits;
 use crate::metrics::Metrics;
+use crate::projects::Projects;
 use crate::request::body::{Encoding, read, reservation};
-use crate::request::error::{RequestError, refused};
+use crate::request::{DeadLetters, IngestOptions, RequestError, Wait, layout, trace};
 
 /// Bodies above this are taken apart on a thread for blocking work: parsing them would hold up everybody else's requests.
 const LARGE_BODY: usize = 256 * 1024;
 
 /// What every request needs.
 pub struct Pipeline {
-    pub(crate) config: Config,
+    pub(crate) limits: RequestLimits,
+    pub(crate) projects: Projects,
     pub(crate) keys: KeyRing,
     pub(crate) catalogue: Catalogue,
     pub(crate) hasher: UserHasher,
@@ -65,7 +66,7 @@ impl Pipeline {
         let (options, layout, encoding) =
             (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
-        let limits = self.config.request;
+        let limits = self.limits;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
         let ready = self.delivery.prepare(&caller.rules.project).await;
@@ -101,7 +102,7 @@ impl Pipeline {
         if !grant.allows(Scope::Ingest) {
             return Err(RequestError::WrongScope);
         }
-        let settings = self.config.projects.of(&grant.project);
+        let settings = self.projects.of(&grant.project);
         let rules = ProjectRules {
             project: grant.project.clone(),
             late_window_days: settings.late_window_days,
@@ -136,7 +137,7 @@ impl Pipeline {
     /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
     fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
         let Asked { layout, caller, dead_letters, ready, trace } = asked;
-        let most = self.config.request.decoded_bytes;
+        let most = self.limits.decoded_bytes;
         let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
@@ -176,12 +177,12 @@ impl Pipeline {
     fn refused(&self, why: Refused, events: usize) -> RequestError {
         self.metrics.handed_back(events);
         let components = self.health.report().components;
-        refused(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
+        RequestError::not_taken(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
     }
 
     /// Waits until every event is settled, at most until the deadline.
     async fn confirm(&self, taken: Taken, wait: Wait) -> Result<Reply, RequestError> {
-        let deadline = Instant::now() + self.config.request.ack_timeout;
+        let deadline = Instant::now() + self.limits.ack_timeout;
         let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
         let settled = match pending {
             Some(pending) => self.delivery.settle(pending, wait, deadline).await,
@@ -217,15 +218,8 @@ impl Pipeline {
             }
         }
         rejected.sort_by_key(|rejected| rejected.index);
-        Ok(Reply { status: wait.status(), is_single, event_id, accepted, duplicates, rejected, warned })
+        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, warned })
     }
-}
-
-/// The request's trace, if it is one as W3C writes it: it goes into a header of every record.
-fn trace(headers: &axum::http::HeaderMap) -> Option<String> {
-    let value = headers.get(TRACE_HEADER)?.to_str().ok()?;
-    let is_trace = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    is_trace.then(|| value.to_owned())
 }
 
 /// What a request asks for, beside its body.

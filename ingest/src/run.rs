@@ -27,19 +27,20 @@ use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
-use crate::delivery::{Delivery, KafkaDelivery};
+use crate::delivery::Delivery;
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{self, Direct, Parts, StartError};
 use crate::event_key::KeyHasher;
 use crate::guard::Guard;
 use crate::http;
 use crate::kafka::config::KafkaConfig;
-use crate::kafka::consumer::ConsumerParts;
+use crate::kafka::delivery::KafkaDelivery;
 use crate::kafka::fallback::{Fallback, FallbackError};
 use crate::kafka::gateway::Gateway;
+use crate::kafka::parts::ConsumerParts;
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
-use crate::kafka::run::Kafka;
+use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::kafka::topics::Topics;
 use crate::marker::Marker;
 use crate::metrics::Metrics;
@@ -89,6 +90,15 @@ pub enum RunError {
     /// Two metrics have one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+impl From<KafkaRunError> for RunError {
+    fn from(error: KafkaRunError) -> Self {
+        match error {
+            KafkaRunError::Fallback(error) => Self::Fallback(error),
+            KafkaRunError::Consumer(error) => Self::Kafka(error),
+        }
+    }
 }
 
 /// The write path, ready to run.
@@ -148,7 +158,8 @@ impl Ingest {
                 dead_letters: Arc::clone(&dead_letters) as Arc<dyn Sink>,
                 metrics,
                 health,
-                config,
+                limits: config.request,
+                projects: config.projects,
             })
         });
         let tables_ready = deps.tables_ready;
@@ -195,7 +206,7 @@ impl Ingest {
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
-                Back::Kafka(kafka) => kafka.run(stop.clone()).await,
+                Back::Kafka(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
             };
             stop.cancel();
             ended

@@ -15,10 +15,10 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::delivery::{Refused, Settled};
+use crate::ack::{Refused, Settled};
 use crate::event_key::{EventKey, KeyHasher};
-use crate::http::Wait;
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
+use crate::request::Wait;
 use crate::window::Window;
 use crate::worker::partition::RefusedRecord;
 

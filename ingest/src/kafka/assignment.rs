@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::ConsumerParts;
 use super::ownership::Ownership;
+use super::parts::ConsumerParts;
 use super::topics::PROJECT_PREFIX;
 use crate::worker::Worker;
 use crate::worker::backpressure::Backpressure;

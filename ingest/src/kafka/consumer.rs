@@ -20,32 +20,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Context, Place, Running, begin_lanes};
-use super::pins::Pins;
-use super::settings::Brokers;
-use super::topics::TopicRules;
-use crate::store::Store;
-use crate::worker::Common;
+use super::parts::ConsumerParts;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
-
-/// What a consumer is made of.
-#[derive(Clone)]
-pub struct ConsumerParts {
-    /// Where Kafka is.
-    pub brokers: Brokers,
-    /// The group.
-    pub group: String,
-    /// Over how many partitions events are spread.
-    pub pins: Arc<Pins>,
-    /// What it reads.
-    pub rules: TopicRules,
-    /// Where batches go.
-    pub store: Store,
-    /// What lanes share.
-    pub common: Arc<Common>,
-    /// How long a rebalance, or the end, waits for batches on their way.
-    pub drain: Duration,
-}
 
 /// Bytes that may wait for one lane; above it the partition is paused, below a half it goes on.
 const LANE_BYTES: usize = 3 << 20;

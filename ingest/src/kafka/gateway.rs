@@ -33,9 +33,7 @@ use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
 use crate::metrics::{Metrics, Produced};
 use crate::placement;
-
-/// The header that carries a request's trace through the log, as W3C writes it.
-pub const TRACE_HEADER: &str = "traceparent";
+use crate::request::TRACE_HEADER;
 
 /// Where a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

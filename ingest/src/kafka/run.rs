@@ -11,12 +11,23 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::{self, ConsumerParts};
+use super::consumer;
+use super::delivery::KafkaDelivery;
 use super::fallback::FallbackError;
+use super::parts::ConsumerParts;
 use super::topics::Topics;
-use crate::RunError;
-use crate::delivery::KafkaDelivery;
 use crate::guard::{self, Guard};
+
+/// Why it ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaRunError {
+    /// The gateway's log cannot be used.
+    #[error("{0}")]
+    Fallback(#[from] FallbackError),
+    /// The consumer's client can do nothing more.
+    #[error("Kafka: {0}")]
+    Consumer(#[from] KafkaError),
+}
 
 /// What it works with.
 pub struct Kafka {
@@ -38,7 +49,7 @@ pub struct Kafka {
 
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaRunError> {
         let writer = self.gateway.as_ref().map(|delivery| delivery.fallback.start()).transpose();
         let writer = writer.map_err(FallbackError::from)?;
         let mut beside = JoinSet::new();

@@ -1,10 +1,8 @@
-//! Why a request as a whole was not carried out, and what its sender is told.
+//! Why a request failed as a whole, and what its sender can do about it.
 
-use axum::http::StatusCode;
 use tallyhouse_schema::body::BodyError;
-use tallyhouse_service::http::Problem;
 
-use crate::delivery::Refused;
+use crate::ack::Refused;
 
 /// A request that failed as a whole. Everything that a sender can do about it is in `Display`; nothing of us is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,35 +103,6 @@ impl RequestError {
         }
     }
 
-    const fn status(&self) -> StatusCode {
-        match self {
-            Self::MissingKey | Self::UnknownKey => StatusCode::UNAUTHORIZED,
-            Self::WrongScope => StatusCode::FORBIDDEN,
-            Self::UnknownMediaType | Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooLarge { .. } | Self::Body(BodyError::TooMany { .. } | BodyError::RepairedTooLarge { .. }) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownParameter(_) | Self::BodyBroken | Self::BadCompression { .. } => StatusCode::BAD_REQUEST,
-            Self::Body(
-                BodyError::Compressed { .. }
-                | BodyError::Utf16
-                | BodyError::InvalidJson { .. }
-                | BodyError::NotEvents
-                | BodyError::WrongEnvelope { .. }
-                | BodyError::DoubleEncoded
-                | BodyError::FormEncoded
-                | BodyError::LooksLikeNdjson
-                | BodyError::LooksLikeJson
-                | BodyError::Empty,
-            ) => StatusCode::BAD_REQUEST,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-        }
-    }
-
     /// Seconds after which trying again may help; `None` where it does not.
     pub const fn retry_after(&self) -> Option<u32> {
         match self {
@@ -154,58 +123,17 @@ impl RequestError {
     }
 }
 
-impl From<RequestError> for Problem {
-    fn from(error: RequestError) -> Self {
-        let mut problem = Self::new(error.status(), error.code(), error.to_string());
-        problem.retry_after = error.retry_after();
-        match error {
-            RequestError::Body(BodyError::InvalidJson { line, column, .. }) => {
-                problem.with("line", line).with("column", column)
-            }
-            RequestError::Body(BodyError::WrongEnvelope { field, .. }) => problem.with("field", field),
-            RequestError::NotConfirmed { indices, .. } => problem.with("notConfirmed", indices),
-            _ => problem,
+impl RequestError {
+    /// No event was taken. What that means depends on whether ClickHouse can be reached.
+    pub const fn not_taken(refused: Refused, is_store_up: bool) -> Self {
+        match refused {
+            Refused::Starting => Self::Starting,
+            Refused::Stopping => Self::Stopping,
+            Refused::Busy => Self::Overloaded,
+            // Full while ClickHouse answers: more comes than it stores.
+            Refused::LogFull if is_store_up => Self::Overloaded,
+            Refused::LogFull => Self::StoreUnavailable,
+            Refused::LogFailed => Self::Internal,
         }
-    }
-}
-
-/// What a refusal means depends on whether the store is reachable.
-pub fn refused(refused: Refused, is_store_up: bool) -> RequestError {
-    match refused {
-        Refused::Starting => RequestError::Starting,
-        Refused::Stopping => RequestError::Stopping,
-        Refused::Busy => RequestError::Overloaded,
-        // Full while ClickHouse answers: more comes than it stores.
-        Refused::LogFull if is_store_up => RequestError::Overloaded,
-        Refused::LogFull => RequestError::StoreUnavailable,
-        Refused::LogFailed => RequestError::Internal,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_server_side_refusal_says_when_to_come_back() {
-        for error in [
-            RequestError::Overloaded,
-            RequestError::StoreUnavailable,
-            RequestError::Starting,
-            RequestError::Stopping,
-            RequestError::Internal,
-            RequestError::NotConfirmed { events: 2, indices: vec![1] },
-        ] {
-            assert!(error.retry_after().is_some());
-            let problem = Problem::from(error);
-            assert!(problem.status.is_server_error() || problem.status == StatusCode::TOO_MANY_REQUESTS);
-        }
-    }
-
-    #[test]
-    fn positions_are_fields_of_the_answer() {
-        let error = BodyError::InvalidJson { line: 2, column: 7, problem: "x".into() };
-        let problem = Problem::from(RequestError::from(error));
-        assert_eq!((problem.details["line"].as_u64(), problem.details["column"].as_u64()), (Some(2), Some(7)));
     }
 }

@@ -10,13 +10,14 @@ use tallyhouse_service::breaker::Breaker;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::delivery::{Delivery, KafkaDelivery, Pending, Settled};
-use crate::http::Wait;
+use crate::ack::Settled;
+use crate::kafka::delivery::{KafkaDelivery, Pending};
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::settings::{Brokers, Options as KafkaOptions};
 use crate::kafka::topics::{TopicRules, Topics};
 use crate::projects::OwnTopics;
+use crate::request::Wait;
 use crate::spool::folder::{Content, Folder};
 
 const EVENTUALLY: Duration = Duration::from_secs(30);
@@ -218,15 +219,14 @@ async fn the_breaker_is_for_brokers_that_cannot_be_reached() {
     let fallback = place.open(1 << 20);
     let writer = fallback.start().unwrap();
     let progress = Progress::new(&place.brokers, "group").unwrap();
-    let kafka = Arc::new(KafkaDelivery { gateway: place.gateway(), progress, fallback, breaker: Breaker::default() });
-    let delivery = Delivery::Kafka(Arc::clone(&kafka));
+    let kafka = KafkaDelivery { gateway: place.gateway(), progress, fallback, breaker: Breaker::default() };
     let send = async || {
         let destination = kafka.gateway.destination("a").await.unwrap();
         let mut records = Records::default();
         records.push(1, b"record");
         let in_flight = kafka.gateway.send(destination, records, None);
         let deadline = Instant::now() + Duration::from_secs(20);
-        let settled = delivery.settle(Pending::Records(in_flight), Wait::Durable, deadline).await;
+        let settled = kafka.settle(Pending::Sent(in_flight), Wait::Durable, deadline).await;
         assert_eq!(settled, [Settled::Accepted], "it is in the local log at least");
     };
     place.mock.request_errors(Request::Produce, &[Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD; 5]);

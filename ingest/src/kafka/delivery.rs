@@ -1,0 +1,150 @@
+//! Delivery to Kafka, and to the local log while Kafka does not take events.
+
+use std::sync::Arc;
+
+use tallyhouse_schema::Event;
+use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::clock::steady_ms;
+use tokio::time::Instant;
+
+use super::fallback::Fallback;
+use super::gateway::{Destination, Gateway, InFlight, Landing, marks};
+use super::progress::Progress;
+use super::records::Records;
+use crate::ack::Settled;
+use crate::request::Wait;
+
+/// Delivery to Kafka.
+pub struct KafkaDelivery {
+    /// Sends records.
+    pub gateway: Gateway,
+    /// Knows what is stored.
+    pub progress: Progress,
+    /// Keeps what Kafka does not take.
+    pub fallback: Arc<Fallback>,
+    /// Leaves Kafka alone while it does not answer.
+    pub breaker: Breaker,
+}
+
+/// Where the events of a request go.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// To Kafka.
+    Kafka(Destination),
+    /// To the local log, for a topic: Kafka does not answer.
+    LocalLog(Arc<str>),
+}
+
+/// Events that were submitted.
+#[derive(Debug)]
+pub enum Pending {
+    /// Sent to Kafka.
+    Sent(InFlight),
+    /// To be appended to the local log.
+    Unsent {
+        /// The topic that they are for.
+        topic: Arc<str>,
+        /// The records.
+        records: Records,
+    },
+}
+
+impl Pending {
+    /// How many events.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Sent(InFlight { records, .. }) | Self::Unsent { records, .. } => records.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl KafkaDelivery {
+    /// Finds out where the events of a project go.
+    pub async fn route(&self, project: &str) -> Route {
+        let topic = self.gateway.topic(project);
+        if self.fallback.is_held(&topic) || !self.breaker.allows(steady_ms()) {
+            return Route::LocalLog(topic.into());
+        }
+        match self.gateway.destination(&topic).await {
+            Ok(destination) => Route::Kafka(destination),
+            Err(error) => {
+                if error.is_answer {
+                    self.breaker.succeeded(steady_ms());
+                } else {
+                    self.breaker.failed(steady_ms());
+                }
+                tracing::warn!(%error, "Kafka cannot be asked; events go to the spool");
+                Route::LocalLog(topic.into())
+            }
+        }
+    }
+
+    /// Submits the events of a request. `trace` is the request's `traceparent`.
+    pub fn submit(&self, route: Route, project: &str, events: &[Event<'_>], trace: Option<&str>) -> Pending {
+        let records = Records::of(project, events);
+        match route {
+            Route::Kafka(destination) => Pending::Sent(self.gateway.send(destination, records, trace)),
+            Route::LocalLog(topic) => Pending::Unsent { topic, records },
+        }
+    }
+
+    /// Waits until every event is settled, at most until the deadline. In the order of submission.
+    pub async fn settle(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<Settled> {
+        match pending {
+            Pending::Sent(in_flight) => self.settle_sent(in_flight, wait, deadline).await,
+            Pending::Unsent { topic, records } => {
+                let landings = vec![Landing::Failed; records.len()];
+                let landings = self.fall_back(&topic, &records, landings, deadline).await;
+                landings.into_iter().map(|landing| settled(landing, wait, false)).collect()
+            }
+        }
+    }
+
+    async fn settle_sent(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<Settled> {
+        let landings = in_flight.landed(deadline).await;
+        let now = steady_ms();
+        // A broker that takes other records can be reached: this topic's trouble is its own.
+        if !landings.contains(&Landing::Failed) || self.gateway.has_acknowledged_since(in_flight.since) {
+            self.breaker.succeeded(now);
+        } else {
+            self.breaker.failed(now);
+        }
+        let InFlight { destination, records, .. } = in_flight;
+        let landings = self.fall_back(&destination.topic, &records, landings, deadline).await;
+        let is_shown =
+            wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
+        landings.into_iter().map(|landing| settled(landing, wait, is_shown)).collect()
+    }
+
+    /// Appends what is missing to the local log.
+    async fn fall_back(
+        &self,
+        topic: &str,
+        records: &Records,
+        mut landings: Vec<Landing>,
+        deadline: Instant,
+    ) -> Vec<Landing> {
+        let missing = records.iter().zip(&landings).filter(|(_, l)| l.is_missing()).map(|(record, _)| record);
+        if self.fallback.put(topic, missing, deadline).await.is_ok() {
+            for landing in landings.iter_mut().filter(|landing| landing.is_missing()) {
+                *landing = Landing::Spooled;
+            }
+        }
+        landings
+    }
+}
+
+fn settled(landing: Landing, wait: Wait, is_shown: bool) -> Settled {
+    match (landing, wait) {
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => Settled::Accepted,
+        (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => Settled::Accepted,
+        (Landing::TooLarge, _) => Settled::TooLarge,
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Late,
+        (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => Settled::Open,
+    }
+}
