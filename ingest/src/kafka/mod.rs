@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! gateway    event -> record (schema::wire) -> partition of its id -> produce (acks = all, idempotent) -> acknowledged
-//! consumer   record -> lane of its partition -> kept | duplicate | replayed | dead letter -> batch
+//! consumer   record -> worker of its partition -> kept | duplicate | replayed | dead letter -> batch
 //!            -> commit intent -> insert(token) -> commit progress
 //! ```
 //!
@@ -21,9 +21,9 @@
 //! Failure cases, and where they are dealt with:
 //!
 //! * a consumer dies between intent and insert, or between insert and progress: the intent is replayed (`worker`);
-//! * a partition is revoked while an insert runs: the rebalance waits for it, a bounded time; then the lane may commit
+//! * a partition is revoked while an insert runs: the rebalance waits for it, a bounded time; then the worker may commit
 //!   nothing more and the next owner replays (`consumer`, `ownership`);
-//! * ClickHouse is away: lanes keep their batch and try again, their partitions are paused, polling goes on, so that the group
+//! * ClickHouse is away: workers keep their batch and try again, their partitions are paused, polling goes on, so that the group
 //!   stays as it is (`consumer`);
 //! * a record cannot be read: dead letter, durable before the range is committed; the worker goes on (`worker`);
 //! * the topic was deleted and made anew, so offsets start over: tokens carry a checksum of the records, so new ones are not

@@ -22,7 +22,7 @@ pub struct ConsumerParts {
     pub rules: TopicRules,
     /// Where batches go.
     pub store: Store,
-    /// What lanes share.
+    /// What workers share.
     pub common: Arc<Common>,
     /// How long a rebalance, or the end, waits for batches on their way.
     pub drain: Duration,

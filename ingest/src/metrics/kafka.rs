@@ -72,13 +72,13 @@ pub struct KafkaMetrics {
     /// Times that a partition's log ended before what was read.
     pub log_ends_lost: IntCounter,
     rebalances: IntCounterVec,
-    lanes: IntGauge,
-    lane_window_ids: IntGaugeVec,
-    lane_window_seconds: IntGaugeVec,
+    assigned: IntGauge,
+    window_ids: IntGaugeVec,
+    window_seconds: IntGaugeVec,
     unused_partitions: IntGaugeVec,
     paused_partitions: IntGauge,
-    /// Partitions that stand still until a person or another version helps.
-    pub lanes_blocked: IntGauge,
+    /// Partitions whose worker is blocked until a person or another version helps.
+    pub blocked_partitions: IntGauge,
 }
 
 impl KafkaMetrics {
@@ -138,15 +138,18 @@ impl KafkaMetrics {
                 "Rebalances by kind",
                 &["kind"],
             )?,
-            lanes: registrar.gauge("tallyhouse_ingest_kafka_lanes", "Partitions that are ours")?,
-            lane_window_ids: registrar.gauges(
+            assigned: registrar.gauge(
+                "tallyhouse_ingest_kafka_lanes",
+                "Partitions assigned to this process, each with a partition worker",
+            )?,
+            window_ids: registrar.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_ids",
-                "Event ids that are remembered for a partition",
+                "Event ids in the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
-            lane_window_seconds: registrar.gauges(
+            window_seconds: registrar.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_seconds",
-                "How far back remembered event ids of a partition reach",
+                "Time span of the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
             unused_partitions: registrar.gauges(
@@ -154,11 +157,13 @@ impl KafkaMetrics {
                 "Partitions that were added to a topic and are not used yet",
                 &["topic"],
             )?,
-            paused_partitions: registrar
-                .gauge("tallyhouse_ingest_kafka_paused_partitions", "Partitions that wait for ClickHouse")?,
-            lanes_blocked: registrar.gauge(
+            paused_partitions: registrar.gauge(
+                "tallyhouse_ingest_kafka_paused_partitions",
+                "Partitions that are paused because ClickHouse is behind",
+            )?,
+            blocked_partitions: registrar.gauge(
                 "tallyhouse_ingest_kafka_blocked_partitions",
-                "Partitions that stand still until somebody helps",
+                "Partitions whose worker is blocked until an operator acts",
             )?,
         })
     }
@@ -199,16 +204,16 @@ impl KafkaMetrics {
         self.rebalances.with_label_values(&[kind]).inc();
     }
 
-    /// Partitions that are ours.
-    pub fn lanes(&self, lanes: usize) {
-        self.lanes.set(lanes as i64);
+    /// How many partitions are assigned.
+    pub fn assigned(&self, partitions: usize) {
+        self.assigned.set(partitions as i64);
     }
 
     /// What a partition's window holds.
-    pub fn lane_window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
+    pub fn window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
         let labels = [topic, &partition.to_string()];
-        self.lane_window_ids.with_label_values(&labels).set(ids as i64);
-        self.lane_window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
+        self.window_ids.with_label_values(&labels).set(ids as i64);
+        self.window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
     }
 
     /// Partitions of a topic that are not used.
@@ -216,12 +221,12 @@ impl KafkaMetrics {
         self.unused_partitions.with_label_values(&[topic]).set(partitions.into());
     }
 
-    /// A partition is no longer ours.
-    pub fn lane_ended(&self, topic: &str, partition: i32) {
+    /// A partition was revoked: its gauges go.
+    pub fn partition_gone(&self, topic: &str, partition: i32) {
         let labels = [topic, &partition.to_string()];
         // Absent when no batch was ever closed.
-        drop(self.lane_window_ids.remove_label_values(&labels));
-        drop(self.lane_window_seconds.remove_label_values(&labels));
+        drop(self.window_ids.remove_label_values(&labels));
+        drop(self.window_seconds.remove_label_values(&labels));
     }
 
     /// Partitions that wait for ClickHouse.
@@ -229,9 +234,9 @@ impl KafkaMetrics {
         self.paused_partitions.set(partitions as i64);
     }
 
-    /// Whether every lane can go on.
-    pub fn has_no_blocked_lane(&self) -> bool {
-        self.lanes_blocked.get() == 0
+    /// Whether every partition can go on.
+    pub fn has_no_blocked_partition(&self) -> bool {
+        self.blocked_partitions.get() == 0
     }
 
     /// See [`super::Metrics::produced`].

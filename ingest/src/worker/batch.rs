@@ -264,12 +264,12 @@ mod tests {
         bytes
     }
 
-    struct Lane {
+    struct TestPartition {
         hasher: KeyHasher,
         window: Window,
     }
 
-    impl Lane {
+    impl TestPartition {
         fn new() -> Self {
             Self { hasher: KeyHasher::random(), window: Window::new(Duration::from_secs(3_600), 1_000) }
         }
@@ -288,47 +288,47 @@ mod tests {
 
     #[test]
     fn records_are_told_apart() {
-        let mut lane = Lane::new();
-        let first = lane.build(10, &["a", "b", "a", "?"], None).unwrap();
+        let mut partition = TestPartition::new();
+        let first = partition.build(10, &["a", "b", "a", "?"], None).unwrap();
         assert_eq!(first.counts, ConsumedCounts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
         assert_eq!(
             (first.rows, first.last, first.poison[0].offset, first.poison[0].code),
             (2, 13, 13, "unknown_version")
         );
         // The offset went back, and then an old id comes under a new offset.
-        let again = lane.build(10, &["a", "c", "a"], None).unwrap();
+        let again = partition.build(10, &["a", "c", "a"], None).unwrap();
         assert_eq!(again.counts, ConsumedCounts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
     }
 
     #[test]
     fn an_intent_makes_the_same_batch_whatever_is_known() {
         let ids = ["a", "b", "a", "?", "c"];
-        let before = Lane::new().build(10, &ids, None).unwrap();
+        let before = TestPartition::new().build(10, &ids, None).unwrap();
         let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
         // A window that knows nothing, and one that knows everything because the insert had been carried out.
         for warmed in [&[][..], &ids[..]] {
-            let mut lane = Lane::new();
+            let mut partition = TestPartition::new();
             for (offset, id) in (10..).zip(warmed) {
-                lane.window.insert(lane.hasher.key("p", id), offset, 1);
+                partition.window.insert(partition.hasher.key("p", id), offset, 1);
             }
-            let again = lane.build(10, &ids, Some(&intent)).unwrap();
+            let again = partition.build(10, &ids, Some(&intent)).unwrap();
             assert_eq!((&again.token, again.rows, &again.chunks), (&before.token, before.rows, &before.chunks));
             assert_eq!(again.poison.len(), 1);
             // Ids of the replayed range are known afterwards.
-            assert_eq!(lane.build(15, &["c"], None).unwrap().counts.duplicates, 1);
+            assert_eq!(partition.build(15, &["c"], None).unwrap().counts.duplicates, 1);
         }
     }
 
     #[test]
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
         let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
-        assert_eq!(Lane::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
+        assert_eq!(TestPartition::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
     }
 
     #[test]
     fn a_batch_is_full_of_partitions() {
         let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
-        let (mut lane, mut building) = (Lane::new(), Building::new(0));
+        let (mut partition, mut building) = (TestPartition::new(), Building::new(0));
         for offset in 0..212 {
             assert!(!building.is_full(limits), "{offset}");
             let id = offset.to_string();
@@ -337,8 +337,8 @@ mod tests {
             wire::encode("p", &week, &mut payload);
             let mut known = Known {
                 partition: Some(3),
-                hasher: &lane.hasher,
-                window: Some(&mut lane.window),
+                hasher: &partition.hasher,
+                window: Some(&mut partition.window),
                 replay: None,
                 now: 1,
             };
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_topic_made_anew_gives_other_tokens() {
-        let token = |id| Lane::new().build(0, &[id], None).unwrap().token;
+        let token = |id| TestPartition::new().build(0, &[id], None).unwrap().token;
         assert_eq!(token("a"), token("a"));
         assert_ne!(token("a"), token("b"));
     }

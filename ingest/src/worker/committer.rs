@@ -6,7 +6,7 @@
 //!
 //! What ClickHouse refuses for good of a batch becomes dead letters, and the rest is stored ([`crate::poison`]).
 //!
-//! Nothing here gives up by itself: the lane is drained or aborted from outside when the partition goes.
+//! Nothing here gives up by itself: the worker is drained or aborted from outside when the partition goes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

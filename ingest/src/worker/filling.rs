@@ -1,4 +1,4 @@
-//! The filling of a lane's next batch: which records are judged, and when the batch must be closed. No I/O.
+//! The filling of a worker's next batch: which records are judged, and when the batch must be closed. No I/O.
 
 use std::sync::{Arc, Mutex};
 

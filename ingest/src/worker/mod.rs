@@ -137,7 +137,7 @@ impl Drop for Share<'_> {
     }
 }
 
-type Running = JoinSet<Result<Done, Lost>>;
+type InsertTasks = JoinSet<Result<Done, Lost>>;
 
 /// When inserts began and how long they took.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +153,7 @@ struct Standstill(Store);
 
 impl Standstill {
     fn new(store: &Store, what_to_do: &str) -> Self {
-        store.metrics.kafka.lanes_blocked.inc();
+        store.metrics.kafka.blocked_partitions.inc();
         store.health.set(COMPONENT, Status::Down, what_to_do);
         Self(store.clone())
     }
@@ -161,8 +161,8 @@ impl Standstill {
 
 impl Drop for Standstill {
     fn drop(&mut self) {
-        self.0.metrics.kafka.lanes_blocked.dec();
-        if self.0.metrics.kafka.has_no_blocked_lane() {
+        self.0.metrics.kafka.blocked_partitions.dec();
+        if self.0.metrics.kafka.has_no_blocked_partition() {
             self.0.health.set(COMPONENT, Status::Up, "");
         }
     }
@@ -198,7 +198,7 @@ impl<P: Partition> Worker<P> {
     async fn work(&mut self, filling: &mut Filling) -> Result<(), Ended> {
         let partition = self.partition();
         let mut share = Share { all: &self.common, mine: 0 };
-        let mut running = Running::new();
+        let mut running = InsertTasks::new();
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN };
         loop {
@@ -252,14 +252,14 @@ impl<P: Partition> Worker<P> {
     }
 
     /// Closes the batch and begins to store it. Returns the offset after it.
-    fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) -> Option<i64> {
+    fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut InsertTasks) -> Option<i64> {
         let partition = self.partition();
         let closed = filling.close(partition.topic(), partition.number())?;
         if let (Some(window), Some(number)) = (&filling.window, partition.number()) {
             self.common.windows.trim();
             let window = locked(window);
             let (ids, reach) = (window.ids(), window.reach(steady_ms()));
-            self.committer.metrics.kafka.lane_window(partition.topic(), number, ids, reach);
+            self.committer.metrics.kafka.window(partition.topic(), number, ids, reach);
         }
         let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
         running.spawn(async move {
@@ -275,7 +275,7 @@ impl<P: Partition> Worker<P> {
         ended: Result<Result<Done, Lost>, tokio::task::JoinError>,
         filling: &mut Filling,
         limits: BatchLimits,
-        running: &mut Running,
+        running: &mut InsertTasks,
         inserts: &mut Inserts,
     ) -> Result<(), Ended> {
         match ended {
