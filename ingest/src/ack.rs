@@ -1,35 +1,35 @@
-//! Whether events were taken, and what became of each of them.
+//! Whether a request's events were taken, and the outcome of each when the request is acknowledged.
 
-/// Why nothing of a request was taken.
+/// Why no event of a request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// What an earlier process left is being read.
+pub enum SubmitError {
+    /// The process still reads what an earlier one left.
     Starting,
-    /// As much waits for a sync as may.
+    /// Too much waits for a sync of the log.
     Busy,
     /// The process is stopping.
     Stopping,
-    /// As much waits in the log as may, or the disk is nearly full.
+    /// The log has reached its bound, or the disk is nearly full.
     LogFull,
-    /// Nothing is written to the log any more.
+    /// The log's writer has ended by a fault.
     LogFailed,
 }
 
-/// What became of an event.
+/// The outcome of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// It is durable, and stored if that was waited for.
+pub enum AckOutcome {
+    /// The event is durable; with `?wait=stored` it is stored.
     Accepted,
-    /// It was before.
+    /// It repeats an event that was durable before.
     Duplicate,
     /// The log takes no record of its size.
     TooLarge,
     /// ClickHouse refuses it for good, with this error number: it is a dead letter.
     RefusedByStore(u32),
-    /// Nothing of it is kept: it has to be sent again.
-    Open,
-    /// Not known in time, so the sender has to come again; what becomes of it is counted then.
+    /// Nothing of it is kept: the sender has to retry.
+    Unconfirmed,
+    /// The deadline passed first: the sender has to retry, and the event is counted when its outcome is known.
     Late,
-    /// The same, and it is known to repeat another.
+    /// Like [`Self::Late`], and the event is known to repeat another.
     LateDuplicate,
 }

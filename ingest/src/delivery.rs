@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tallyhouse_schema::Event;
 use tokio::time::Instant;
 
-use crate::ack::{Refused, Settled};
+use crate::ack::{AckOutcome, SubmitError};
 use crate::direct::append::{Appender, Submitted};
 use crate::kafka::delivery::{KafkaDelivery, Pending as KafkaPending, Route};
 use crate::request::Wait;
@@ -53,23 +53,23 @@ impl Delivery {
         project: &str,
         events: &[Event<'_>],
         trace: Option<&str>,
-    ) -> Result<Pending, Refused> {
+    ) -> Result<Pending, SubmitError> {
         match (self, ready) {
             (Self::Local(appender), _) => appender.submit(project, events).map(Pending::Local),
             (Self::Kafka(kafka), Ready::Kafka(route)) => {
                 Ok(Pending::Kafka(kafka.submit(route, project, events, trace)))
             }
-            (Self::Kafka(_), Ready::Local) => Err(Refused::Starting),
+            (Self::Kafka(_), Ready::Local) => Err(SubmitError::Starting),
         }
     }
 
-    /// Waits until every event is settled, at most until the deadline. In the order of submission.
-    pub async fn settle(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    /// Waits until every event is acknowledged, at most until the deadline. In the order of submission.
+    pub async fn acknowledge(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
         match (self, pending) {
-            (Self::Local(appender), Pending::Local(submitted)) => appender.settle(submitted, wait, deadline).await,
-            (Self::Kafka(kafka), Pending::Kafka(pending)) => kafka.settle(pending, wait, deadline).await,
-            (Self::Local(_), Pending::Kafka(pending)) => vec![Settled::Open; pending.len()],
-            (Self::Kafka(_), Pending::Local(submitted)) => vec![Settled::Open; submitted.len()],
+            (Self::Local(appender), Pending::Local(submitted)) => appender.acknowledge(submitted, wait, deadline).await,
+            (Self::Kafka(kafka), Pending::Kafka(pending)) => kafka.acknowledge(pending, wait, deadline).await,
+            (Self::Local(_), Pending::Kafka(pending)) => vec![AckOutcome::Unconfirmed; pending.len()],
+            (Self::Kafka(_), Pending::Local(submitted)) => vec![AckOutcome::Unconfirmed; submitted.len()],
         }
     }
 }

@@ -15,7 +15,7 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::ack::{Refused, Settled};
+use crate::ack::{AckOutcome, SubmitError};
 use crate::event_key::{EventKey, KeyHasher};
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
 use crate::request::Wait;
@@ -113,13 +113,13 @@ impl Appender {
     }
 
     /// Appends all events of a request, or none.
-    pub fn submit(&self, project: &str, events: &[Event<'_>]) -> Result<Submitted, Refused> {
+    pub fn submit(&self, project: &str, events: &[Event<'_>]) -> Result<Submitted, SubmitError> {
         match self.phase.load(Ordering::Acquire) {
-            phase if phase == Phase::Starting as u8 => return Err(Refused::Starting),
-            phase if phase == Phase::Stopping as u8 => return Err(Refused::Stopping),
+            phase if phase == Phase::Starting as u8 => return Err(SubmitError::Starting),
+            phase if phase == Phase::Stopping as u8 => return Err(SubmitError::Stopping),
             _ if self.log.is_full() => {
                 self.log.refused(events.len());
-                return Err(Refused::LogFull);
+                return Err(SubmitError::LogFull);
             }
             _ => {}
         }
@@ -130,7 +130,7 @@ impl Appender {
         let mut appending = self.log.append();
         if !appending.has_room(framed.bytes.len()) {
             drop(appending);
-            return Err(if self.log.has_failed() { Refused::LogFailed } else { Refused::Busy });
+            return Err(if self.log.has_failed() { SubmitError::LogFailed } else { SubmitError::Busy });
         }
         let losses = self.log.losses();
         let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new(), losses };
@@ -151,8 +151,8 @@ impl Appender {
         Ok(submitted)
     }
 
-    /// Waits until every event is settled, at most until the deadline. In the order of submission.
-    pub async fn settle(&self, submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    /// Waits until every event is acknowledged, at most until the deadline. In the order of submission.
+    pub async fn acknowledge(&self, submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
         let mut outcomes = Vec::with_capacity(submitted.tickets.len());
         for mut ticket in submitted.tickets {
             let ended = ticket.wait_for(|outcome| *outcome != Outcome::Pending);
@@ -169,17 +169,19 @@ impl Appender {
         };
         // Acknowledged before they were synced, and lost: other events have their offsets now.
         let may_be_lost = wait == Wait::Stored && self.log.losses() != submitted.losses;
-        let late = |fate: &Fate| if fate.is_duplicate { Settled::LateDuplicate } else { Settled::Late };
+        let late = |fate: &Fate| if fate.is_duplicate { AckOutcome::LateDuplicate } else { AckOutcome::Late };
         let is_pending = |fate: &Fate| fate.ticket.and_then(|ticket| outcomes.get(ticket)) == Some(&Outcome::Pending);
-        let settled = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
+        let outcome = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
             (false, _) if is_pending(fate) => late(fate),
-            (false, _) => Settled::Open,
+            (false, _) => AckOutcome::Unconfirmed,
             (true, Wait::Stored) if fate.offset >= stored.next => late(fate),
-            (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => Settled::RefusedByStore(*code),
-            (true, _) if fate.is_duplicate => Settled::Duplicate,
-            (true, _) => Settled::Accepted,
+            (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => {
+                AckOutcome::RefusedByStore(*code)
+            }
+            (true, _) if fate.is_duplicate => AckOutcome::Duplicate,
+            (true, _) => AckOutcome::Accepted,
         };
-        submitted.fates.iter().map(settled).collect()
+        submitted.fates.iter().map(outcome).collect()
     }
 
     /// What is stored as soon as a record is, or at the deadline.

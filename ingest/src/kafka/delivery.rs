@@ -11,7 +11,7 @@ use super::fallback::Fallback;
 use super::gateway::{Destination, Gateway, InFlight, Landing, marks};
 use super::progress::Progress;
 use super::records::Records;
-use crate::ack::Settled;
+use crate::ack::AckOutcome;
 use crate::request::Wait;
 
 /// Delivery to Kafka.
@@ -93,19 +93,19 @@ impl KafkaDelivery {
         }
     }
 
-    /// Waits until every event is settled, at most until the deadline. In the order of submission.
-    pub async fn settle(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    /// Waits until every event is acknowledged, at most until the deadline. In the order of submission.
+    pub async fn acknowledge(&self, pending: Pending, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
         match pending {
-            Pending::Sent(in_flight) => self.settle_sent(in_flight, wait, deadline).await,
+            Pending::Sent(in_flight) => self.acknowledge_sent(in_flight, wait, deadline).await,
             Pending::Unsent { topic, records } => {
                 let landings = vec![Landing::Failed; records.len()];
                 let landings = self.fall_back(&topic, &records, landings, deadline).await;
-                landings.into_iter().map(|landing| settled(landing, wait, false)).collect()
+                landings.into_iter().map(|landing| outcome(landing, wait, false)).collect()
             }
         }
     }
 
-    async fn settle_sent(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    async fn acknowledge_sent(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
         let landings = in_flight.landed(deadline).await;
         let now = steady_ms();
         // A broker that takes other records can be reached: this topic's trouble is its own.
@@ -118,7 +118,7 @@ impl KafkaDelivery {
         let landings = self.fall_back(&destination.topic, &records, landings, deadline).await;
         let is_shown =
             wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
-        landings.into_iter().map(|landing| settled(landing, wait, is_shown)).collect()
+        landings.into_iter().map(|landing| outcome(landing, wait, is_shown)).collect()
     }
 
     /// Appends what is missing to the local log.
@@ -139,12 +139,12 @@ impl KafkaDelivery {
     }
 }
 
-fn settled(landing: Landing, wait: Wait, is_shown: bool) -> Settled {
+fn outcome(landing: Landing, wait: Wait, is_shown: bool) -> AckOutcome {
     match (landing, wait) {
-        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => Settled::Accepted,
-        (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => Settled::Accepted,
-        (Landing::TooLarge, _) => Settled::TooLarge,
-        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => Settled::Late,
-        (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => Settled::Open,
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => AckOutcome::Accepted,
+        (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => AckOutcome::Accepted,
+        (Landing::TooLarge, _) => AckOutcome::TooLarge,
+        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => AckOutcome::Late,
+        (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => AckOutcome::Unconfirmed,
     }
 }

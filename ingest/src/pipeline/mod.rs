@@ -1,7 +1,7 @@
 //! A request, forwards:
 //!
 //! ```text
-//! request -> authenticate -> admit -> read -> open -> normalise -> submit -> settle -> reply
+//! request -> authenticate -> admit -> read -> open -> normalise -> submit -> acknowledge -> reply
 //!                                                                  |
 //!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```

@@ -10,7 +10,7 @@ use ulid::Ulid;
 
 use super::Pipeline;
 use super::authenticate::Caller;
-use crate::ack::Refused;
+use crate::ack::SubmitError;
 use crate::answer::{Rejected, Warned};
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
 use crate::decode::{self, Events, Refusal};
@@ -102,7 +102,7 @@ impl Pipeline {
         warnings.sort_by_key(|(at, _)| *at);
     }
 
-    fn refused(&self, why: Refused, events: usize) -> RequestError {
+    fn refused(&self, why: SubmitError, events: usize) -> RequestError {
         self.metrics.handed_back(events);
         let components = self.health.report().components;
         RequestError::not_taken(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))

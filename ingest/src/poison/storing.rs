@@ -106,7 +106,7 @@ impl BatchWriter {
             fence.hold().await?;
             let error = match self.attempt(block, &course).await {
                 Ok(()) => {
-                    let refused = self.settle(block, &mut course, fence).await?;
+                    let refused = self.finish(block, &mut course, fence).await?;
                     if course.may_be_written {
                         self.reopen(block, since, &course, fence).await?;
                     }
@@ -236,7 +236,7 @@ impl BatchWriter {
     }
 
     /// The rest is stored: takes refused rows out of raw, if an attempt had left them there.
-    async fn settle<F: Fence>(
+    async fn finish<F: Fence>(
         &self,
         block: Block<'_>,
         course: &mut Course,

@@ -2,7 +2,7 @@
 
 use tallyhouse_schema::body::BodyError;
 
-use crate::ack::Refused;
+use crate::ack::SubmitError;
 
 /// A request that failed as a whole. Everything that a sender can do about it is in `Display`; nothing of us is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,15 +125,15 @@ impl RequestError {
 
 impl RequestError {
     /// No event was taken. What that means depends on whether ClickHouse can be reached.
-    pub const fn not_taken(refused: Refused, is_store_up: bool) -> Self {
+    pub const fn not_taken(refused: SubmitError, is_store_up: bool) -> Self {
         match refused {
-            Refused::Starting => Self::Starting,
-            Refused::Stopping => Self::Stopping,
-            Refused::Busy => Self::Overloaded,
+            SubmitError::Starting => Self::Starting,
+            SubmitError::Stopping => Self::Stopping,
+            SubmitError::Busy => Self::Overloaded,
             // Full while ClickHouse answers: more comes than it stores.
-            Refused::LogFull if is_store_up => Self::Overloaded,
-            Refused::LogFull => Self::StoreUnavailable,
-            Refused::LogFailed => Self::Internal,
+            SubmitError::LogFull if is_store_up => Self::Overloaded,
+            SubmitError::LogFull => Self::StoreUnavailable,
+            SubmitError::LogFailed => Self::Internal,
         }
     }
 }

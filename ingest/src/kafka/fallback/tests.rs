@@ -10,7 +10,7 @@ use tallyhouse_service::breaker::Breaker;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::ack::Settled;
+use crate::ack::AckOutcome;
 use crate::kafka::delivery::{KafkaDelivery, Pending};
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
@@ -226,8 +226,8 @@ async fn the_breaker_is_for_brokers_that_cannot_be_reached() {
         records.push(1, b"record");
         let in_flight = kafka.gateway.send(destination, records, None);
         let deadline = Instant::now() + Duration::from_secs(20);
-        let settled = kafka.settle(Pending::Sent(in_flight), Wait::Durable, deadline).await;
-        assert_eq!(settled, [Settled::Accepted], "it is in the local log at least");
+        let outcomes = kafka.acknowledge(Pending::Sent(in_flight), Wait::Durable, deadline).await;
+        assert_eq!(outcomes, [AckOutcome::Accepted], "it is in the local log at least");
     };
     place.mock.request_errors(Request::Produce, &[Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD; 5]);
     for _ in 0..5 {
