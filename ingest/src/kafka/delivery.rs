@@ -8,7 +8,7 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::time::Instant;
 
 use super::fallback::Fallback;
-use super::gateway::{Destination, Gateway, InFlight, Landing, marks};
+use super::gateway::{DeliveryResult, Destination, Gateway, InFlight, high_watermarks};
 use super::progress::Progress;
 use super::records::Records;
 use crate::ack::AckOutcome;
@@ -98,27 +98,27 @@ impl KafkaDelivery {
         match pending {
             Pending::Sent(in_flight) => self.acknowledge_sent(in_flight, wait, deadline).await,
             Pending::Unsent { topic, records } => {
-                let landings = vec![Landing::Failed; records.len()];
-                let landings = self.fall_back(&topic, &records, landings, deadline).await;
-                landings.into_iter().map(|landing| outcome(landing, wait, false)).collect()
+                let results = vec![DeliveryResult::Failed; records.len()];
+                let results = self.fall_back(&topic, &records, results, deadline).await;
+                results.into_iter().map(|result| outcome(result, wait, false)).collect()
             }
         }
     }
 
     async fn acknowledge_sent(&self, in_flight: InFlight, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
-        let landings = in_flight.landed(deadline).await;
+        let results = in_flight.results(deadline).await;
         let now = steady_ms();
         // A broker that takes other records can be reached: this topic's trouble is its own.
-        if !landings.contains(&Landing::Failed) || self.gateway.has_acknowledged_since(in_flight.since) {
+        if !results.contains(&DeliveryResult::Failed) || self.gateway.has_acknowledged_since(in_flight.since) {
             self.breaker.succeeded(now);
         } else {
             self.breaker.failed(now);
         }
         let InFlight { destination, records, .. } = in_flight;
-        let landings = self.fall_back(&destination.topic, &records, landings, deadline).await;
+        let results = self.fall_back(&destination.topic, &records, results, deadline).await;
         let is_shown =
-            wait == Wait::Stored && self.progress.reach(&destination.topic, &marks(&landings), deadline).await;
-        landings.into_iter().map(|landing| outcome(landing, wait, is_shown)).collect()
+            wait == Wait::Stored && self.progress.reach(&destination.topic, &high_watermarks(&results), deadline).await;
+        results.into_iter().map(|result| outcome(result, wait, is_shown)).collect()
     }
 
     /// Appends what is missing to the local log.
@@ -126,25 +126,27 @@ impl KafkaDelivery {
         &self,
         topic: &str,
         records: &Records,
-        mut landings: Vec<Landing>,
+        mut results: Vec<DeliveryResult>,
         deadline: Instant,
-    ) -> Vec<Landing> {
-        let missing = records.iter().zip(&landings).filter(|(_, l)| l.is_missing()).map(|(record, _)| record);
+    ) -> Vec<DeliveryResult> {
+        let missing = records.iter().zip(&results).filter(|(_, l)| l.is_missing()).map(|(record, _)| record);
         if self.fallback.put(topic, missing, deadline).await.is_ok() {
-            for landing in landings.iter_mut().filter(|landing| landing.is_missing()) {
-                *landing = Landing::Spooled;
+            for result in results.iter_mut().filter(|result| result.is_missing()) {
+                *result = DeliveryResult::InLocalLog;
             }
         }
-        landings
+        results
     }
 }
 
-fn outcome(landing: Landing, wait: Wait, is_shown: bool) -> AckOutcome {
-    match (landing, wait) {
-        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Durable) => AckOutcome::Accepted,
-        (Landing::Acknowledged { .. }, Wait::Stored) if is_shown => AckOutcome::Accepted,
-        (Landing::TooLarge, _) => AckOutcome::TooLarge,
-        (Landing::Acknowledged { .. } | Landing::Spooled, Wait::Stored) => AckOutcome::Late,
-        (Landing::Failed | Landing::Denied | Landing::Unfit | Landing::Pending, _) => AckOutcome::Unconfirmed,
+fn outcome(result: DeliveryResult, wait: Wait, is_shown: bool) -> AckOutcome {
+    match (result, wait) {
+        (DeliveryResult::Acknowledged { .. } | DeliveryResult::InLocalLog, Wait::Durable) => AckOutcome::Accepted,
+        (DeliveryResult::Acknowledged { .. }, Wait::Stored) if is_shown => AckOutcome::Accepted,
+        (DeliveryResult::TooLarge, _) => AckOutcome::TooLarge,
+        (DeliveryResult::Acknowledged { .. } | DeliveryResult::InLocalLog, Wait::Stored) => AckOutcome::Late,
+        (DeliveryResult::Failed | DeliveryResult::Denied | DeliveryResult::Unfit | DeliveryResult::Pending, _) => {
+            AckOutcome::Unconfirmed
+        }
     }
 }

@@ -25,7 +25,7 @@ use tallyhouse_service::health::{Health, Status};
 use tokio::time::Instant;
 
 use super::addressed::{Addressed, address, read_all};
-use super::gateway::{Gateway, Landing};
+use super::gateway::{DeliveryResult, Gateway};
 use super::held::{Held, HeldFile};
 use super::records::{Record, Records};
 use crate::log::local::disk::Folder as LogFolder;
@@ -170,9 +170,9 @@ impl Fallback {
         loop {
             let files = self.insist("held records cannot be listed; trying again", |this| Ok(this.held.files()?)).await;
             // Where nothing waits any more, what comes goes to Kafka, too.
-            let mut taken: HashMap<u32, bool> = self.held.refused().into_iter().map(|mark| (mark, true)).collect();
+            let mut taken: HashMap<u32, bool> = self.held.refused().into_iter().map(|topic| (topic, true)).collect();
             for file in files {
-                if taken.get(&file.mark) == Some(&false) {
+                if taken.get(&file.topic_hash) == Some(&false) {
                     continue;
                 }
                 let is_sent = self.drain_file(gateway, &file).await.unwrap_or_else(|error| {
@@ -180,9 +180,9 @@ impl Fallback {
                     tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
                     false
                 });
-                taken.insert(file.mark, is_sent);
+                taken.insert(file.topic_hash, is_sent);
             }
-            taken.into_iter().for_each(|(mark, is_taken)| self.held.tried(mark, is_taken));
+            taken.into_iter().for_each(|(topic, is_taken)| self.held.tried(topic, is_taken));
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
@@ -297,8 +297,8 @@ impl Fallback {
                 false => None,
             };
             let is_over = answered_since.is_some_and(|since| since.elapsed() >= HOLD_AFTER);
-            let is_held = |landing: Landing| is_over || landing == Landing::Denied;
-            let (held, again): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, landing)| is_held(*landing));
+            let is_held = |result: DeliveryResult| is_over || result == DeliveryResult::Denied;
+            let (held, again): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, result)| is_held(*result));
             self.hold(held.into_iter().map(|(record, _)| record).collect()).await;
             if again.is_empty() {
                 return;
@@ -321,17 +321,17 @@ impl Fallback {
     }
 
     /// Sends records. Gives back those that Kafka did not take; what it refuses for good is parked.
-    async fn send(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
+    async fn send(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, DeliveryResult)> {
         let mut missing = Vec::new();
-        for (record, landing) in attempt(gateway, records).await {
-            match landing {
-                Landing::TooLarge => self.park(record).await,
+        for (record, result) in attempt(gateway, records).await {
+            match result {
+                DeliveryResult::TooLarge => self.park(record).await,
                 // Maybe for its company: by itself it shows.
-                Landing::Unfit => match attempt(gateway, vec![record]).await.pop() {
-                    Some((record, Landing::Unfit | Landing::TooLarge)) => self.park(record).await,
+                DeliveryResult::Unfit => match attempt(gateway, vec![record]).await.pop() {
+                    Some((record, DeliveryResult::Unfit | DeliveryResult::TooLarge)) => self.park(record).await,
                     other => missing.extend(other),
                 },
-                _ => missing.push((record, landing)),
+                _ => missing.push((record, result)),
             }
         }
         missing
@@ -351,7 +351,7 @@ impl Fallback {
 }
 
 /// Sends records, all topics at the same time. Gives back those that did not arrive, with why.
-async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
+async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, DeliveryResult)> {
     let (mut missing, mut sent) = (Vec::new(), Vec::new());
     for (topic, records) in by_topic(records) {
         match gateway.destination(&topic).await {
@@ -361,16 +361,16 @@ async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, 
                 sent.push((gateway.send(destination, payloads, None), records));
             }
             Err(error) => {
-                let landing = if error.is_answer { Landing::Denied } else { Landing::Failed };
-                missing.extend(records.into_iter().map(|record| (record, landing)));
+                let result = if error.is_answer { DeliveryResult::Denied } else { DeliveryResult::Failed };
+                missing.extend(records.into_iter().map(|record| (record, result)));
             }
         }
     }
     let deadline = Instant::now() + LAND_WITHIN;
     for (in_flight, records) in sent {
-        let landings = in_flight.landed(deadline).await;
-        let landed = records.into_iter().zip(landings);
-        missing.extend(landed.filter(|(_, landing)| landing.is_missing() || *landing == Landing::TooLarge));
+        let results = in_flight.results(deadline).await;
+        let delivered = records.into_iter().zip(results);
+        missing.extend(delivered.filter(|(_, result)| result.is_missing() || *result == DeliveryResult::TooLarge));
     }
     missing
 }

@@ -1,7 +1,7 @@
 //! The gateway's side: a request's events become records, and are durable when all replicas in sync have them.
 //!
 //! ```text
-//! prepare (topic, partitions) -> encode -> produce -> each record lands: acknowledged | too large | failed
+//! prepare (topic, partitions) -> encode -> produce -> each record has a delivery result: acknowledged | too large | failed
 //! ```
 //!
 //! Failure cases:
@@ -23,7 +23,9 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult as DeliveryReport, Producer as _, ProducerContext, ThreadedProducer,
+};
 use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,7 +39,7 @@ use crate::request::TRACE_HEADER;
 
 /// Where a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Landing {
+pub enum DeliveryResult {
     /// Nowhere yet.
     Pending,
     /// In the log, on every replica in sync.
@@ -48,7 +50,7 @@ pub enum Landing {
         offset: i64,
     },
     /// Not in Kafka, but in the local log of this gateway.
-    Spooled,
+    InLocalLog,
     /// The broker takes no record of this size.
     TooLarge,
     /// The broker takes nothing for its topic: it is not there, or not ours to write to.
@@ -59,7 +61,7 @@ pub enum Landing {
     Failed,
 }
 
-impl Landing {
+impl DeliveryResult {
     /// Whether it has to be sent again, and is kept until then.
     pub fn is_missing(self) -> bool {
         matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
@@ -72,7 +74,7 @@ impl Landing {
             Self::TooLarge => Produced::TooLarge,
             Self::Denied => Produced::Denied,
             Self::Unfit => Produced::Unfit,
-            Self::Failed | Self::Pending | Self::Spooled => Produced::Failed,
+            Self::Failed | Self::Pending | Self::InLocalLog => Produced::Failed,
         }
     }
 
@@ -114,63 +116,63 @@ pub struct InFlight {
     pub since: i64,
     /// Where they go.
     pub destination: Destination,
-    /// The records, kept until they have landed: what fails goes to the local log from here.
+    /// The records, kept until all have a result: what fails goes to the local log from here.
     pub records: Records,
 }
 
 #[derive(Debug)]
 struct Tracker {
     open: AtomicUsize,
-    landings: Mutex<Vec<Landing>>,
-    all_landed: Notify,
+    results: Mutex<Vec<DeliveryResult>>,
+    all_delivered: Notify,
 }
 
 impl Tracker {
     fn new(records: usize) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(records),
-            landings: Mutex::new(vec![Landing::Pending; records]),
-            all_landed: Notify::new(),
+            results: Mutex::new(vec![DeliveryResult::Pending; records]),
+            all_delivered: Notify::new(),
         })
     }
 
-    fn land(&self, index: usize, landing: Landing) {
+    fn complete(&self, index: usize, result: DeliveryResult) {
         if let Some(slot) = self.lock().get_mut(index) {
-            *slot = landing;
+            *slot = result;
         }
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.all_landed.notify_one();
+            self.all_delivered.notify_one();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Landing>> {
-        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<DeliveryResult>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl InFlight {
-    /// Waits until every record has landed or the deadline has passed. In the order of the request; what has not landed by
+    /// Waits until every record has a result or the deadline has passed. In the order of the request; what has none by
     /// then counts as failed.
-    pub async fn landed(&self, deadline: Instant) -> Vec<Landing> {
+    pub async fn results(&self, deadline: Instant) -> Vec<DeliveryResult> {
         if self.tracker.open.load(Ordering::Acquire) > 0 {
             // Late is as good as failed: the caller cannot wait longer.
-            drop(tokio::time::timeout_at(deadline, self.tracker.all_landed.notified()).await);
+            drop(tokio::time::timeout_at(deadline, self.tracker.all_delivered.notified()).await);
         }
-        let landings = self.tracker.lock().clone();
-        landings.into_iter().map(|l| if l == Landing::Pending { Landing::Failed } else { l }).collect()
+        let results = self.tracker.lock().clone();
+        results.into_iter().map(|l| if l == DeliveryResult::Pending { DeliveryResult::Failed } else { l }).collect()
     }
 }
 
 /// The last acknowledged offset of each partition: what has to be stored before a request is.
-pub fn marks(landings: &[Landing]) -> BTreeMap<i32, i64> {
-    let mut marks = BTreeMap::new();
-    for landing in landings {
-        if let Landing::Acknowledged { partition, offset } = *landing {
-            let mark = marks.entry(partition).or_insert(offset);
-            *mark = offset.max(*mark);
+pub fn high_watermarks(results: &[DeliveryResult]) -> BTreeMap<i32, i64> {
+    let mut watermarks = BTreeMap::new();
+    for result in results {
+        if let DeliveryResult::Acknowledged { partition, offset } = *result {
+            let watermark = watermarks.entry(partition).or_insert(offset);
+            *watermark = offset.max(*watermark);
         }
     }
-    marks
+    watermarks
 }
 
 /// Whom a delivery report is for.
@@ -198,16 +200,16 @@ impl ClientContext for Reports {
 impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Slot>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        let landing = match result {
+    fn delivery(&self, report: &DeliveryReport<'_>, slot: Box<Slot>) {
+        let result = match report {
             Ok(message) => {
                 self.acknowledged.fetch_max(steady_ms(), Ordering::Relaxed);
-                Landing::Acknowledged { partition: message.partition(), offset: message.offset() }
+                DeliveryResult::Acknowledged { partition: message.partition(), offset: message.offset() }
             }
             Err((error, message)) => self.failed(error, message.topic()),
         };
-        self.metrics.produced(landing.produced());
-        slot.tracker.land(slot.index, landing);
+        self.metrics.produced(result.produced());
+        slot.tracker.complete(slot.index, result);
     }
 }
 
@@ -219,7 +221,7 @@ impl Reports {
         }
     }
 
-    fn failed(&self, error: &KafkaError, topic: &str) -> Landing {
+    fn failed(&self, error: &KafkaError, topic: &str) -> DeliveryResult {
         use RDKafkaErrorCode as Code;
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         self.topics.doubt(topic);
@@ -231,7 +233,7 @@ impl Reports {
             );
         }
         self.produce_failed(code);
-        Landing::of(code)
+        DeliveryResult::of(code)
     }
 }
 
@@ -285,7 +287,7 @@ impl Gateway {
         for (index, record) in records.iter().enumerate() {
             if record.payload.len() > destination.shape.record_bytes {
                 self.metrics.produced(Produced::TooLarge);
-                tracker.land(index, Landing::TooLarge);
+                tracker.complete(index, DeliveryResult::TooLarge);
                 continue;
             }
             let slot = Box::new(Slot { tracker: Arc::clone(&tracker), index });
@@ -300,8 +302,8 @@ impl Gateway {
             if let Err((error, message)) = producer.send(message) {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 producer.context().produce_failed(code);
-                self.metrics.produced(Landing::of(code).produced());
-                message.delivery_opaque.tracker.land(index, Landing::of(code));
+                self.metrics.produced(DeliveryResult::of(code).produced());
+                message.delivery_opaque.tracker.complete(index, DeliveryResult::of(code));
             }
         }
         InFlight { tracker, since, destination, records }

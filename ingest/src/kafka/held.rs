@@ -25,7 +25,7 @@ pub struct Held {
     files: Mutex<()>,
     /// Bytes that wait.
     bytes: AtomicU64,
-    /// Marks of topics that Kafka takes nothing for, as far as was tried last.
+    /// Hashes of topics that Kafka takes nothing for, as far as was tried last.
     refused: Mutex<HashSet<u32>>,
     /// Whether there are any: they are asked about for each request.
     is_any_refused: AtomicBool,
@@ -36,8 +36,8 @@ pub struct Held {
 pub struct HeldFile {
     /// Where.
     pub path: PathBuf,
-    /// The mark of its topic. A file of a version without a log has its own, since it may hold several topics.
-    pub mark: u32,
+    /// The hash of its topic. A file of a version without a log has its own, since it may hold several topics.
+    pub topic_hash: u32,
 }
 
 impl Held {
@@ -58,21 +58,21 @@ impl Held {
 
     /// Whether Kafka takes nothing for a topic. That of it something waits does not say so: it is sent beside what comes.
     pub fn has(&self, topic: &str) -> bool {
-        self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&mark(topic))
+        self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&topic_hash(topic))
     }
 
-    /// Notes whether Kafka takes records of a mark.
-    pub fn tried(&self, mark: u32, is_taken: bool) {
+    /// Notes whether Kafka takes records of the topic with this hash.
+    pub fn tried(&self, hash: u32, is_taken: bool) {
         let mut refused = lock(&self.refused);
         if is_taken {
-            refused.remove(&mark);
+            refused.remove(&hash);
         } else {
-            refused.insert(mark);
+            refused.insert(hash);
         }
         self.is_any_refused.store(!refused.is_empty(), Ordering::Release);
     }
 
-    /// Marks of topics that Kafka takes nothing for.
+    /// Hashes of topics that Kafka takes nothing for.
     pub fn refused(&self) -> Vec<u32> {
         lock(&self.refused).iter().copied().collect()
     }
@@ -84,11 +84,11 @@ impl Held {
 
     /// Keeps records of a topic that Kafka takes nothing for. They outlive the power.
     pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), FolderError> {
-        let mark = mark(topic);
+        let hash = topic_hash(topic);
         let _files = lock(&self.files);
-        let bytes = self.write(&format!("{}-{mark:08x}", Ulid::generate()), records)?;
+        let bytes = self.write(&format!("{}-{hash:08x}", Ulid::generate()), records)?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.tried(mark, false);
+        self.tried(hash, false);
         Ok(())
     }
 
@@ -98,10 +98,10 @@ impl Held {
         let (mut files, mut bytes) = (Vec::new(), 0);
         for path in self.folder.files()? {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let named = stem.split_once('-').and_then(|(_, mark)| u32::from_str_radix(mark, 16).ok());
-            let mark = named.unwrap_or_else(|| self::mark(&stem));
+            let named = stem.split_once('-').and_then(|(_, hash)| u32::from_str_radix(hash, 16).ok());
+            let hash = named.unwrap_or_else(|| self::topic_hash(&stem));
             bytes += path.metadata().map_or(0, |metadata| metadata.len());
-            files.push(HeldFile { path, mark });
+            files.push(HeldFile { path, topic_hash: hash });
         }
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(files)
@@ -144,8 +144,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A topic's name may be as long as a file's. Two topics of one mark wait for each other, no more.
-fn mark(topic: &str) -> u32 {
+/// A topic's name may be as long as a file's. Two topics with one hash wait for each other: that is all a collision costs.
+fn topic_hash(topic: &str) -> u32 {
     crc32fast::hash(topic.as_bytes())
 }
 

@@ -43,13 +43,13 @@ impl Progress {
         })
     }
 
-    /// Whether everything up to and including `marks` is stored before the deadline.
-    pub async fn reach(&self, topic: &Arc<str>, marks: &BTreeMap<i32, i64>, deadline: Instant) -> bool {
-        let places: Vec<Place> = marks.keys().map(|partition| (Arc::clone(topic), *partition)).collect();
+    /// Whether everything up to and including `watermarks` is stored before the deadline.
+    pub async fn reach(&self, topic: &Arc<str>, watermarks: &BTreeMap<i32, i64>, deadline: Instant) -> bool {
+        let places: Vec<Place> = watermarks.keys().map(|partition| (Arc::clone(topic), *partition)).collect();
         let _wish = Wish::new(self, places);
         let mut committed = self.committed.subscribe();
         let is_stored = |committed: &Committed| {
-            marks.iter().all(|(partition, offset)| {
+            watermarks.iter().all(|(partition, offset)| {
                 committed.get(&(Arc::clone(topic), *partition)).is_some_and(|next| next > offset)
             })
         };

@@ -86,7 +86,7 @@ impl KafkaMetrics {
         Ok(Self {
             produced: registrar.counters(
                 "tallyhouse_ingest_kafka_produced_total",
-                "Records by how they landed",
+                "Records by their delivery result",
                 &["landing"],
             )?,
             produce_failures: registrar.counters(
