@@ -15,6 +15,7 @@ pub mod admit;
 pub mod agent;
 pub mod answer;
 pub mod batch;
+pub mod changed_days;
 pub mod config;
 pub mod dead_letters;
 pub mod decode;
@@ -39,7 +40,6 @@ pub mod retry;
 mod run;
 pub mod spool;
 pub mod store;
-pub mod touched;
 pub mod window;
 pub mod worker;
 

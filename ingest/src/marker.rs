@@ -7,7 +7,7 @@
 //! stop   everything was told         -> our own is removed
 //! ```
 //!
-//! A process that is killed between an insert and telling of it ([`crate::touched`]) takes with it what it had to tell, and the
+//! A process that is killed between an insert and telling of it ([`crate::changed_days`]) takes with it what it had to tell, and the
 //! batch is neither in the journal nor in Kafka any more. So whoever comes next has to know that there was such a process.
 //! Processes may share the folder, as consumers that have no spool do: a lock tells whose files are in use, and the lock goes
 //! with its process.

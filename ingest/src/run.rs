@@ -11,12 +11,12 @@ use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
-use tallyhouse_service::touched;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
+use crate::changed_days::Publisher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
 use crate::delivery::Delivery;
@@ -47,7 +48,6 @@ use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::poison::{BatchWriter, repair};
 use crate::store::Store;
-use crate::touched::Publisher;
 use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
@@ -137,7 +137,7 @@ impl Ingest {
             health: health.clone(),
             touched: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
-        let redis = redis.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
+        let redis = redis.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
         let guard = Arc::new(Guard::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
+use crate::changed_days::Publisher;
 use crate::metrics::Metrics;
-use crate::touched::Publisher;
 
 /// Where blocks go.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub struct Block<'a> {
     /// Native, in order.
     pub chunks: &'a [Bytes],
     /// The days that its events fall on.
-    pub days: &'a [Touched],
+    pub days: &'a [DayChange],
 }
 
 /// How often the days of an insert are told that is still under way.
@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// Waits for an insert. One that is long under way may be stored while its answer is not here: its days are told meanwhile.
-    async fn telling<T>(&self, days: &[Touched], insert: impl Future<Output = T>) -> T {
+    async fn telling<T>(&self, days: &[DayChange], insert: impl Future<Output = T>) -> T {
         let mut insert = std::pin::pin!(insert);
         loop {
             match tokio::time::timeout(TELL_EVERY, &mut insert).await {

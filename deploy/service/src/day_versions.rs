@@ -38,7 +38,7 @@ pub const HOURS_KEPT: Hour = (NAMED + 1) * HOURS;
 
 /// What an insert touched: a day, or an hour of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct Touched {
+pub struct DayChange {
     /// Of which project.
     pub project: String,
     /// Which day.
@@ -48,7 +48,7 @@ pub struct Touched {
     pub hour: Option<u8>,
 }
 
-impl Touched {
+impl DayChange {
     /// A day, whichever hours of it.
     pub fn day(project: impl Into<String>, day: Day) -> Self {
         Self { project: project.into(), day, hour: None }
@@ -186,7 +186,7 @@ impl Project {
 
 impl DayVersions {
     /// Raises the versions of what was touched.
-    pub fn raise(&self, touched: &[Touched]) {
+    pub fn raise(&self, touched: &[DayChange]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for changed in touched {
             if state.entries >= MOST {
@@ -232,8 +232,8 @@ mod tests {
     /// Long after the days of these tests, so that they are looked at by days.
     const TODAY: Day = 1_000_000;
 
-    fn touched(project: &str, day: Day) -> Touched {
-        Touched::day(project, day)
+    fn touched(project: &str, day: Day) -> DayChange {
+        DayChange::day(project, day)
     }
 
     fn week() -> Span {
@@ -260,9 +260,9 @@ mod tests {
         };
         let at = |day: Day, hour: i64| (i64::from(day) * DAY_S + hour * HOUR_S) * 1_000;
         let now_ms = at(today, 14);
-        versions.raise(&[Touched::of_event("p", at(today, 9), now_ms)]);
+        versions.raise(&[DayChange::of_event("p", at(today, 9), now_ms)]);
         assert_eq!([hours(today, 8, 9), hours(today, 9, 10), hours(today, 0, 24)], [0, 1, 1]);
-        versions.raise(&[Touched::of_event("p", at(today - 2, 9), now_ms), touched("p", today - 1)]);
+        versions.raise(&[DayChange::of_event("p", at(today - 2, 9), now_ms), touched("p", today - 1)]);
         let versions = DayVersions { ..versions };
         let seen = |day: Day, from: i64, to: i64| {
             let start = i64::from(day) * DAY_S;
@@ -270,8 +270,8 @@ mod tests {
         };
         assert_eq!([seen(today - 2, 9, 10), seen(today - 2, 10, 11), seen(today - 1, 3, 4)], [1, 0, 1]);
         // Days that are older are told as a whole, whatever hours were named.
-        let old = Touched::of_event("p", at(today - 4, 9), now_ms);
-        assert_eq!((old.hour, Touched::of_event("p", at(today - 3, 9), now_ms).hour), (None, Some(9)));
+        let old = DayChange::of_event("p", at(today - 4, 9), now_ms);
+        assert_eq!((old.hour, DayChange::of_event("p", at(today - 3, 9), now_ms).hour), (None, Some(9)));
         versions.raise(&[old]);
         assert_eq!([seen(today - 4, 9, 10), seen(today - 4, 10, 11)], [0, 0], "the next slot tells");
     }
@@ -295,11 +295,11 @@ mod tests {
 
     #[test]
     fn older_peers_leave_the_hour_out() {
-        let old: Touched = serde_json::from_str(r#"{"project":"p","day":3}"#).unwrap();
+        let old: DayChange = serde_json::from_str(r#"{"project":"p","day":3}"#).unwrap();
         assert_eq!(old, touched("p", 3));
         assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"project":"p","day":3}"#);
-        let new: Touched = serde_json::from_str(r#"{"project":"p","day":3,"hour":23}"#).unwrap();
-        assert!(new.is_valid() && !Touched { hour: Some(24), ..new }.is_valid());
+        let new: DayChange = serde_json::from_str(r#"{"project":"p","day":3,"hour":23}"#).unwrap();
+        assert!(new.is_valid() && !DayChange { hour: Some(24), ..new }.is_valid());
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         // Hours that nobody looks at any more are forgotten one by one.
         for hour in 0..1_000_i64 {
             let ms = hour * HOUR_S * 1_000;
-            versions.raise(&[Touched::of_event("h", ms, ms)]);
+            versions.raise(&[DayChange::of_event("h", ms, ms)]);
         }
         let hours =
             versions.state.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();

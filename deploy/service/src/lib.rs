@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod breaker;
+pub mod changed_days;
 pub mod clock;
 pub mod config;
 pub mod day_versions;
@@ -16,4 +17,3 @@ pub mod lifecycle;
 pub mod memory;
 pub mod secret;
 pub mod telemetry;
-pub mod touched;

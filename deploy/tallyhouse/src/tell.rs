@@ -20,9 +20,9 @@ use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tallyhouse_service::day_versions::{Day, Touched};
+use tallyhouse_service::changed_days;
+use tallyhouse_service::day_versions::{Day, DayChange};
 use tallyhouse_service::env::{ConfigError, Env};
-use tallyhouse_service::touched;
 
 use crate::config;
 
@@ -35,7 +35,7 @@ pub struct Teller {
     query: String,
     client: Client<HttpConnector, Full<Bytes>>,
     /// Told to nobody yet.
-    waiting: BTreeSet<Touched>,
+    waiting: BTreeSet<DayChange>,
     /// What the last call came to, when it failed.
     trouble: String,
 }
@@ -43,7 +43,7 @@ pub struct Teller {
 /// Days that nobody was told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingDays {
-    days: BTreeSet<Touched>,
+    days: BTreeSet<DayChange>,
     trouble: String,
     query: String,
 }
@@ -52,7 +52,7 @@ impl Teller {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let config::Telling { redis_url, query_admin } = config::Telling::from_env(env)?;
-        let pool = redis_url.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
+        let pool = redis_url.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
             query: format!("http://{query_admin}"),
@@ -64,11 +64,11 @@ impl Teller {
 
     /// These days of a project were changed. What nobody hears within a few seconds is told again with the next.
     pub async fn tell(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
-        self.tell_all(days.into_iter().map(|day| Touched::day(project, day))).await;
+        self.tell_all(days.into_iter().map(|day| DayChange::day(project, day))).await;
     }
 
     /// As [`Teller::tell`], of several projects.
-    pub async fn tell_all(&mut self, days: impl IntoIterator<Item = Touched>) {
+    pub async fn tell_all(&mut self, days: impl IntoIterator<Item = DayChange>) {
         self.waiting.extend(days);
         self.flush().await;
     }
@@ -82,7 +82,7 @@ impl Teller {
 
     async fn flush(&mut self) {
         while !self.waiting.is_empty() {
-            let some = touched::next(&self.waiting, None);
+            let some = changed_days::next(&self.waiting, None);
             if let Err(trouble) = self.send(&some).await {
                 self.trouble = trouble;
                 return;
@@ -91,9 +91,9 @@ impl Teller {
         }
     }
 
-    async fn send(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
+    async fn send(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let redis = match &self.redis {
-            Some(pool) => match touched::tell(pool, days).await {
+            Some(pool) => match changed_days::tell(pool, days).await {
                 Ok(()) => return Ok(()),
                 Err(error) => format!("Redis (REDIS_URL): {error}"),
             },
@@ -102,7 +102,7 @@ impl Teller {
         self.post(days).await.map_err(|error| format!("{redis}; {} (QUERY_ADMIN_ADDR): {error}", self.query))
     }
 
-    async fn post(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
+    async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
         let request = Request::builder()
             .method(Method::POST)

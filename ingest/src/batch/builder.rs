@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
@@ -74,9 +74,9 @@ pub struct Builder {
     source_offset: Column,
     counted: usize,
     cells: Cells,
-    days: HashSet<Touched>,
+    days: HashSet<DayChange>,
     /// What was touched last, and its hour.
-    latest: Option<(i64, Touched)>,
+    latest: Option<(i64, DayChange)>,
     /// Of `events`: week, counted from 1970, and retention.
     partitions: HashSet<(i64, u16)>,
     latest_partition: Option<(i64, u16)>,
@@ -91,7 +91,7 @@ pub struct Encoded {
     /// One Native block.
     pub chunks: Vec<Bytes>,
     /// The days that they fall on, and the hours of the newest ones.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
 }
 
 impl Builder {
@@ -174,7 +174,7 @@ impl Builder {
         if self.latest.as_ref().is_some_and(|latest| latest.0 == hour && latest.1.project == project) {
             return;
         }
-        let touched = Touched::of_event(project, event.ts, event.received_at);
+        let touched = DayChange::of_event(project, event.ts, event.received_at);
         self.days.insert(touched.clone());
         self.latest = Some((hour, touched));
     }

@@ -124,7 +124,7 @@ impl Metrics {
             dead_letters_dropped: registrar
                 .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
             touched_dropped: registrar
-                .counter("tallyhouse_ingest_touched_days_dropped_total", "Touched days that Redis was not told of")?,
+                .counter("tallyhouse_ingest_touched_days_dropped_total", "DayChange days that Redis was not told of")?,
             touched_failures: registrar.counter(
                 "tallyhouse_ingest_touched_days_failures_total",
                 "Attempts to tell Redis of touched days that failed",

@@ -74,8 +74,8 @@ mod tests {
     use tallyhouse_sql::clickhouse::Client;
 
     use super::*;
+    use crate::changed_days::Publisher;
     use crate::metrics::Metrics;
-    use crate::touched::Publisher;
 
     #[test]
     fn the_worst_trouble_is_told_until_its_batch_ends() {

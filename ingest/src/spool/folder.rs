@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 
 const VERSION: u32 = 1;
 
@@ -20,7 +20,7 @@ struct Header {
     bytes: usize,
     crc32: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    days: Vec<Touched>,
+    days: Vec<DayChange>,
 }
 
 /// The folder. Only one process may have it.
@@ -40,7 +40,7 @@ pub struct Content {
     /// The bytes, in order.
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on, where that is known.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
 }
 
 /// Why the folder cannot be used.

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use tallyhouse_schema::wire;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tokio::time::Instant;
 
 use crate::batch::{Builder, Encoded, Source};
@@ -225,7 +225,7 @@ pub struct Closed {
     /// One Native block.
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
     /// Of its rows.
     pub offsets: Vec<i64>,
     /// Offsets that are not in it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 
 use crate::query::{insert_events, ten_days_ago};
 use crate::query_service::{Service, Settings, eventually, new_project};
@@ -13,8 +13,8 @@ use crate::support::{self, a_day};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn touched(project: &str, from: i64) -> [Touched; 1] {
-    [Touched::day(project, (from / 86_400) as i32)]
+fn touched(project: &str, from: i64) -> [DayChange; 1] {
+    [DayChange::day(project, (from / 86_400) as i32)]
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
-use tallyhouse_ingest::touched::Publisher;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{
+use tallyhouse_service::changed_days::{
     ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, TellError, WRITERS, beat, pool, tell, tell_everything,
 };
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest_service::{Service as Ingester, is_inserting, markers};
@@ -28,8 +28,8 @@ const FAILED: &str = "tallyhouse_ingest_touched_days_failures_total";
 /// What can wait for Redis.
 const MOST: i32 = 100_000;
 
-fn days(project: &str, days: std::ops::Range<i32>) -> Vec<Touched> {
-    days.map(|day| Touched::day(project, day)).collect()
+fn days(project: &str, days: std::ops::Range<i32>) -> Vec<DayChange> {
+    days.map(|day| DayChange::day(project, day)).collect()
 }
 
 /// What tells Redis, without an ingester around it.
@@ -218,7 +218,7 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     let redis = Redis::start().await;
     let pool = pool(&redis.url, CONNECTIONS).unwrap();
     let gone = ["gone".to_owned()];
-    let day = BTreeSet::from([Touched::day("p", 3)]);
+    let day = BTreeSet::from([DayChange::day("p", 3)]);
     redis.command("HSET tallyhouse:writers gone 5").await.unwrap();
 
     // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not tell.

@@ -43,7 +43,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{self, Pipeline, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 
-use crate::day_versions::{Day, Hour, Touched, Unit};
+use crate::day_versions::{Day, DayChange, Hour, Unit};
 
 /// The hash of a project's days, by project.
 pub const DAYS_KEY: &str = "tallyhouse:days:";
@@ -113,13 +113,13 @@ pub fn pool(url: &str, connections: usize) -> Result<Pool, String> {
 }
 
 /// The days to tell next, at most [`AT_ONCE`]: of those that wait, the first behind `after`.
-pub fn next(waiting: &BTreeSet<Touched>, after: Option<&Touched>) -> BTreeSet<Touched> {
+pub fn next(waiting: &BTreeSet<DayChange>, after: Option<&DayChange>) -> BTreeSet<DayChange> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
     waiting.range((start, Bound::Unbounded)).take(AT_ONCE).cloned().collect()
 }
 
 /// Tells Redis of days, no more than [`AT_ONCE`], within [`TIME_BUDGET`].
-pub async fn tell(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), TellError> {
+pub async fn tell(pool: &Pool, days: &BTreeSet<DayChange>) -> Result<(), TellError> {
     send(pool, commands(days)).await
 }
 
@@ -162,9 +162,9 @@ async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
 }
 
 /// What Redis is sent of days, all of it or nothing: a reader compares the fields of a day with each other.
-pub fn commands(days: &BTreeSet<Touched>) -> Pipeline {
+pub fn commands(days: &BTreeSet<DayChange>) -> Pipeline {
     let mut by_project: BTreeMap<&str, BTreeMap<Day, Option<BTreeSet<u8>>>> = BTreeMap::new();
-    for Touched { project, day, hour } in days {
+    for DayChange { project, day, hour } in days {
         let hours = by_project.entry(project).or_default().entry(*day).or_insert_with(|| Some(BTreeSet::new()));
         // A change of any hour is one of all of them.
         *hours = hour.and_then(|hour| {
@@ -272,8 +272,8 @@ mod tests {
 
     #[test]
     fn days_are_told_in_pieces_and_each_once() {
-        let day = |day| Touched::day("p", day);
-        let waiting: BTreeSet<Touched> = (0..12_000).map(day).collect();
+        let day = |day| DayChange::day("p", day);
+        let waiting: BTreeSet<DayChange> = (0..12_000).map(day).collect();
         let (mut told, mut pieces) = (BTreeSet::new(), Vec::new());
         loop {
             let some = next(&waiting, told.last());
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_message_names_days_for_older_peers_and_hours_for_others() {
-        let at = |day, hour| Touched { project: "p".to_owned(), day, hour };
+        let at = |day, hour| DayChange { project: "p".to_owned(), day, hour };
         let sent = text(&commands(&BTreeSet::from([
             at(2, Some(3)),
             at(2, Some(4)),

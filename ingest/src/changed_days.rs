@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stored, maybe stored, or long under way -> the versions of this process, at once
-//!                                         -> Redis, when there is one (`tallyhouse_service::touched`): at most 5,000 at a time
+//!                                         -> Redis, when there is one (`tallyhouse_service::changed_days`): at most 5,000 at a time
 //! all of it told                          -> Redis: a beat, four times a second
 //! start after a kill, or more than can wait -> Redis: everything may have changed
 //! ```
@@ -33,8 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::Pool;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{self, BEAT_EVERY, TellError, beat, leave, tell, tell_everything};
+use tallyhouse_service::changed_days::{self, BEAT_EVERY, TellError, beat, leave, tell, tell_everything};
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ struct Pulse {
 /// What Redis is still to be told.
 #[derive(Debug, Default)]
 struct PendingDays {
-    days: BTreeSet<Touched>,
+    days: BTreeSet<DayChange>,
     /// Days found no room, so that everything is to be told.
     has_dropped: bool,
 }
@@ -87,7 +87,7 @@ impl Waiting {
 
 impl PendingDays {
     /// Days are to be told. Gives how many neither wait already nor find room.
-    fn put(&mut self, touched: &[Touched]) -> usize {
+    fn put(&mut self, touched: &[DayChange]) -> usize {
         let mut dropped = 0;
         for day in touched {
             if self.days.contains(day) {
@@ -104,8 +104,8 @@ impl PendingDays {
     }
 
     /// Takes the first piece behind `after`. Taken before it is sent: a day that is touched meanwhile waits anew.
-    fn take(&mut self, after: Option<&Touched>) -> BTreeSet<Touched> {
-        let some = touched::next(&self.days, after);
+    fn take(&mut self, after: Option<&DayChange>) -> BTreeSet<DayChange> {
+        let some = changed_days::next(&self.days, after);
         for day in &some {
             self.days.remove(day);
         }
@@ -120,7 +120,7 @@ impl Publisher {
     }
 
     /// An insert is stored that touched these days.
-    pub fn publish(&self, touched: &[Touched]) {
+    pub fn publish(&self, touched: &[DayChange]) {
         self.versions.raise(touched);
         let Some(waiting) = &self.redis else { return };
         let dropped = waiting.pending().put(touched);
@@ -247,8 +247,8 @@ impl Publisher {
 mod tests {
     use super::*;
 
-    fn days(days: std::ops::Range<usize>) -> Vec<Touched> {
-        days.map(|day| Touched::day("p", day as i32)).collect()
+    fn days(days: std::ops::Range<usize>) -> Vec<DayChange> {
+        days.map(|day| DayChange::day("p", day as i32)).collect()
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
         let mut pending = PendingDays::default();
         pending.put(&days(0..7_000));
         let first = pending.take(None);
-        assert_eq!((first.len(), pending.days.len()), (touched::AT_ONCE, 2_000));
+        assert_eq!((first.len(), pending.days.len()), (changed_days::AT_ONCE, 2_000));
         pending.put(&days(0..1));
         let second = pending.take(first.last());
         assert_eq!((second.len(), pending.days.len()), (2_000, 1), "the pass goes on behind the first piece");
