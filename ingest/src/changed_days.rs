@@ -1,39 +1,41 @@
-//! After an insert: which days and hours it touched is told to whoever caches answers.
+//! Invalidation of cached answers: after an insert, the days and hours that it changed are published.
 //!
 //! ```text
-//! stored, maybe stored, or long under way -> the versions of this process, at once
-//!                                         -> Redis, when there is one (`tallyhouse_service::changed_days`): at most 5,000 at a time
-//! all of it told                          -> Redis: a beat, four times a second
-//! start after a kill, or more than can wait -> Redis: everything may have changed
+//! stored, maybe stored, or long under way   -> the day versions of this process, at once
+//!                                           -> Redis, if there is one (`tallyhouse_service::changed_days`): at most 5,000 days at a time
+//! nothing is pending                        -> Redis: a heartbeat, four times a second
+//! unclean shutdown before, or pending full  -> Redis: invalidate everything
 //! ```
 //!
-//! Ingestion never waits for it. Without Redis nothing but the first line happens: what this process remembers ends with it.
+//! Ingestion never waits for it. Without Redis only the first line happens: day versions of this process end with it.
 //!
-//! A beat vouches that all was told which was stored before. Whoever caches answers believes unchanged versions only while it goes
-//! on, so that in every case below answers have short times (a minute) from a second after the first event that could not be told.
+//! A heartbeat says that every change of what was stored before has been published. Caches trust unchanged versions only while it goes
+//! on, so in every case below answers have a short TTL (a minute) from a second after the first event whose change could not be published.
 //!
 //! Failure cases:
-//! * Redis is away, or takes no writes: days wait, each once however often it is touched, and are sent again; no beat meanwhile;
-//! * a piece is carried out, but not answered in time: it is sent again, which does no harm, and only it;
-//! * it is away for so long that a day finds no room: the day is dropped and counted, and everything is told instead as soon as
-//!   Redis is back;
-//! * it is away at the end of the process: what waits is dropped and counted, and the marker stays, so that the next start tells
+//! * Redis is away, or takes no writes: changed days stay pending, each once, and are sent again; no heartbeat meanwhile;
+//! * Redis carries out a chunk, but does not answer in time: only this chunk is sent again, which does no harm;
+//! * Redis is away for so long that pending days reach their bound: further ones are dropped and counted, and everything is invalidated as
+//!   soon as Redis is back;
+//! * Redis is away when the process ends: pending days are dropped and counted, and the marker stays, so that the next start invalidates
 //!   everything;
-//! * ClickHouse stores a block and its answer does not come: its days are told all the same, each half second;
-//! * the process is killed after an insert and before its days were told: the batch is stored, so nobody sends it again, and
-//!   nobody knows the days any more. Its beat stands still. The next process of this data folder finds the marker ([`crate::marker`]),
-//!   tells everything, for as long as it takes, and takes the dead one off the list. That costs a cold cache, and the older answers
-//!   that would be given while ClickHouse is away.
+//! * ClickHouse stores a block and its answer does not come: its days are published nevertheless, every half second;
+//! * the process is killed after an insert and before its days were published: nobody sends the batch again, and nobody knows its days.
+//!   The heartbeat stops. The next process of this data folder finds the marker ([`crate::marker`]), invalidates everything, however
+//!   long that takes, and removes the dead writer from the list. That costs a cold cache, and the older answers that would be given
+//!   while ClickHouse is away.
 //!
-//! Everything is told as by an operator's `DELETE /v1/cache`. What was inserted before and not told is covered by it; an insert
-//! that the kill left half done is completed by whoever finds its file or its intent, who tells its days.
+//! Invalidating everything does the same as an operator's `DELETE /v1/cache`. It covers what was inserted before and not published; an
+//! insert that the kill interrupted is completed by the next owner of its file or its intent, who publishes its days.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::Pool;
-use tallyhouse_service::changed_days::{self, BEAT_EVERY, TellError, beat, leave, tell, tell_everything};
+use tallyhouse_service::changed_days::{
+    self, BEAT_EVERY, InvalidateError, beat, invalidate, invalidate_everything, leave,
+};
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -47,49 +49,49 @@ const PACE: Duration = Duration::from_millis(50);
 
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
-/// Days that wait for Redis, at most; besides these, one piece is on its way.
+/// Days that may be pending; besides these, one chunk is on its way.
 const MOST: usize = 100_000;
 
-/// Tells which days were touched. Clones share it.
+/// Publishes changed days. Clones share it.
 #[derive(Clone)]
 pub struct Publisher {
     versions: DayVersions,
-    redis: Option<Arc<Waiting>>,
+    redis: Option<Arc<Notifications>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Notifications {
     pending: Mutex<PendingDays>,
-    changed: Notify,
+    arrived: Notify,
 }
 
-/// How this process vouches for what it told.
-struct Pulse {
+/// The heartbeats of this process.
+struct Heartbeat {
     id: String,
     beats: u64,
     last: Option<Instant>,
 }
 
-/// What Redis is still to be told.
+/// Changed days that Redis does not know yet.
 #[derive(Debug, Default)]
 struct PendingDays {
     days: BTreeSet<DayChange>,
-    /// Days found no room, so that everything is to be told.
+    /// Days were dropped, so everything has to be invalidated.
     has_dropped: bool,
 }
 
-impl Waiting {
+impl Notifications {
     fn pending(&self) -> MutexGuard<'_, PendingDays> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PendingDays {
-    /// Days are to be told. Gives how many neither wait already nor find room.
-    fn put(&mut self, touched: &[DayChange]) -> usize {
+    /// Adds days. Returns how many were dropped: not pending already, and beyond the bound.
+    fn put(&mut self, changed: &[DayChange]) -> usize {
         let mut dropped = 0;
-        for day in touched {
+        for day in changed {
             if self.days.contains(day) {
                 continue;
             }
@@ -103,7 +105,7 @@ impl PendingDays {
         dropped
     }
 
-    /// Takes the first piece behind `after`. Taken before it is sent: a day that is touched meanwhile waits anew.
+    /// Takes the first chunk behind `after`. It is taken before it is sent: a day that changes meanwhile is pending again.
     fn take(&mut self, after: Option<&DayChange>) -> BTreeSet<DayChange> {
         let some = changed_days::next(&self.days, after);
         for day in &some {
@@ -114,34 +116,34 @@ impl PendingDays {
 }
 
 impl Publisher {
-    /// Tells this process, and Redis if `has_redis`: then [`Publisher::send`] must run.
+    /// Publishes to this process, and to Redis if `has_redis`: then [`Publisher::send`] must run.
     pub fn new(versions: DayVersions, has_redis: bool, metrics: Arc<Metrics>) -> Self {
         Self { versions, redis: has_redis.then(Arc::default), metrics }
     }
 
-    /// An insert is stored that touched these days.
-    pub fn publish(&self, touched: &[DayChange]) {
-        self.versions.raise(touched);
-        let Some(waiting) = &self.redis else { return };
-        let dropped = waiting.pending().put(touched);
-        self.metrics.touched_dropped.inc_by(dropped as u64);
-        waiting.changed.notify_one();
+    /// Publishes the days that an insert changed.
+    pub fn publish(&self, changed: &[DayChange]) {
+        self.versions.raise(changed);
+        let Some(notifications) = &self.redis else { return };
+        let dropped = notifications.pending().put(changed);
+        self.metrics.changed_days_dropped.inc_by(dropped as u64);
+        notifications.arrived.notify_one();
     }
 
-    /// Sends to Redis what waits, until `stop`. Then it is tried once more; what Redis does not take is dropped and counted, and
-    /// the marker stays. Without Redis it does nothing.
+    /// Sends pending days to Redis until `stop`, and once more then; what Redis does not take is dropped and counted, and the marker
+    /// stays. Without Redis it does nothing.
     pub async fn send(self, pool: Pool, mut marker: Marker, stop: CancellationToken) {
-        let Some(waiting) = &self.redis else { return };
+        let Some(notifications) = &self.redis else { return };
         if marker.is_unclean() {
-            tracing::warn!("the last stop was not an orderly one: Redis is told that everything may have changed");
+            tracing::warn!("the last shutdown was unclean: all cached answers are invalidated");
         }
-        let (mut is_failing, mut pulse) = (false, Pulse { id: marker.id(), beats: 0, last: None });
+        let (mut is_failing, mut heartbeat) = (false, Heartbeat { id: marker.id(), beats: 0, last: None });
         while !stop.is_cancelled() {
-            let sent = self.flush_and_beat(waiting, &pool, &mut marker, &mut pulse).await;
+            let sent = self.flush_and_beat(notifications, &pool, &mut marker, &mut heartbeat).await;
             self.log(&sent, &mut is_failing);
             let pause = match sent {
                 Ok(0) => {
-                    let woken = tokio::time::timeout(BEAT_EVERY, waiting.changed.notified());
+                    let woken = tokio::time::timeout(BEAT_EVERY, notifications.arrived.notified());
                     stop.run_until_cancelled(woken).await;
                     continue;
                 }
@@ -150,71 +152,76 @@ impl Publisher {
             };
             stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
-        let told = self.flush(waiting, &pool, &mut marker).await;
-        match told {
+        let flushed = self.flush(notifications, &pool, &mut marker).await;
+        match flushed {
             Ok(_) => {
-                if pulse.last.is_some()
-                    && let Err(error) = leave(&pool, &pulse.id).await
+                if heartbeat.last.is_some()
+                    && let Err(error) = leave(&pool, &heartbeat.id).await
                 {
-                    tracing::warn!(%error, "Redis was not told that this process stopped: cached answers have short times until the next start");
-                    // The next start takes it off the list.
+                    tracing::warn!(%error, "Redis did not learn that this process stopped: cached answers have a short TTL until the next start");
+                    // The next start removes it from the list.
                     return;
                 }
                 marker.end();
             }
             Err(error) => {
-                let days = std::mem::take(&mut waiting.pending().days).len();
-                self.metrics.touched_failures.inc();
-                self.metrics.touched_dropped.inc_by(days as u64);
-                tracing::warn!(%error, days, "Redis never learned what was touched: the next start tells it that everything was");
+                let days = std::mem::take(&mut notifications.pending().days).len();
+                self.metrics.changed_days_failures.inc();
+                self.metrics.changed_days_dropped.inc_by(days as u64);
+                tracing::warn!(%error, days, "Redis did not take the changed days that were pending: the next start invalidates everything");
             }
         }
     }
 
-    /// Vouches for what was told before, unless it did so just now. Whatever is stored from here on is the next beat's.
+    /// Sends a heartbeat after what was pending, unless one was just sent. It covers nothing that is stored from here on.
     async fn flush_and_beat(
         &self,
-        waiting: &Waiting,
+        notifications: &Notifications,
         pool: &Pool,
         marker: &mut Marker,
-        pulse: &mut Pulse,
-    ) -> Result<usize, TellError> {
-        let sent = self.flush(waiting, pool, marker).await?;
-        if pulse.last.is_none_or(|last| last.elapsed() >= BEAT_EVERY.mul_f64(0.9)) {
-            pulse.beats += 1;
-            beat(pool, &pulse.id, pulse.beats).await?;
-            pulse.last = Some(Instant::now());
+        heartbeat: &mut Heartbeat,
+    ) -> Result<usize, InvalidateError> {
+        let sent = self.flush(notifications, pool, marker).await?;
+        if heartbeat.last.is_none_or(|last| last.elapsed() >= BEAT_EVERY.mul_f64(0.9)) {
+            heartbeat.beats += 1;
+            beat(pool, &heartbeat.id, heartbeat.beats).await?;
+            heartbeat.last = Some(Instant::now());
         }
         Ok(sent)
     }
 
     /// Counts every failure, and logs the first of a row.
-    fn log(&self, sent: &Result<usize, TellError>, is_failing: &mut bool) {
+    fn log(&self, sent: &Result<usize, InvalidateError>, is_failing: &mut bool) {
         match sent {
-            Ok(_) if *is_failing => tracing::info!("Redis learns again which days were touched"),
+            Ok(_) if *is_failing => tracing::info!("Redis takes changed days again"),
             Ok(_) => {}
             Err(error) => {
-                self.metrics.touched_failures.inc();
+                self.metrics.changed_days_failures.inc();
                 if !*is_failing {
-                    tracing::warn!(%error, "Redis did not learn which days were touched; trying again until it does");
+                    tracing::warn!(%error, "Redis did not take changed days; they are sent again until it does");
                 }
             }
         }
         *is_failing = sent.is_err();
     }
 
-    /// Sends everything that waits, and tells how many days that were. What Redis does not take waits on.
-    async fn flush(&self, waiting: &Waiting, pool: &Pool, marker: &mut Marker) -> Result<usize, TellError> {
-        self.tell_everything_if_needed(waiting, pool, marker).await?;
+    /// Sends all pending days and returns how many. What Redis does not take stays pending.
+    async fn flush(
+        &self,
+        notifications: &Notifications,
+        pool: &Pool,
+        marker: &mut Marker,
+    ) -> Result<usize, InvalidateError> {
+        self.invalidate_everything_if_needed(notifications, pool, marker).await?;
         let (mut sent, mut last) = (0, None);
         loop {
-            // In one pass: days that are touched all the time do not keep others from being told.
-            let some = waiting.pending().take(last.as_ref());
+            // In one pass: days that change all the time do not keep others from being sent.
+            let some = notifications.pending().take(last.as_ref());
             if some.is_empty() {
                 return Ok(sent);
             }
-            if let Err(error) = tell(pool, &some).await {
-                waiting.pending().days.extend(some);
+            if let Err(error) = invalidate(pool, &some).await {
+                notifications.pending().days.extend(some);
                 return Err(error);
             }
             sent += some.len();
@@ -222,22 +229,22 @@ impl Publisher {
         }
     }
 
-    async fn tell_everything_if_needed(
+    async fn invalidate_everything_if_needed(
         &self,
-        waiting: &Waiting,
+        notifications: &Notifications,
         pool: &Pool,
         marker: &mut Marker,
-    ) -> Result<(), TellError> {
-        let has_dropped = std::mem::take(&mut waiting.pending().has_dropped);
+    ) -> Result<(), InvalidateError> {
+        let has_dropped = std::mem::take(&mut notifications.pending().has_dropped);
         if !has_dropped && !marker.is_unclean() {
             return Ok(());
         }
-        if let Err(error) = tell_everything(pool, &marker.gone()).await {
-            waiting.pending().has_dropped |= has_dropped;
+        if let Err(error) = invalidate_everything(pool, &marker.gone()).await {
+            notifications.pending().has_dropped |= has_dropped;
             return Err(error);
         }
-        self.metrics.touched_everything.inc();
-        tracing::info!("Redis learned that everything may have changed: no answer from before is given again");
+        self.metrics.changed_days_everything.inc();
+        tracing::info!("all cached answers are invalidated");
         marker.settle();
         Ok(())
     }
@@ -263,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_goes_in_pieces_and_a_day_that_is_touched_meanwhile_waits_anew() {
+    fn pending_days_go_in_chunks_and_a_day_that_changes_meanwhile_is_pending_again() {
         let mut pending = PendingDays::default();
         pending.put(&days(0..7_000));
         let first = pending.take(None);

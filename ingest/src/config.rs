@@ -40,7 +40,7 @@ pub struct Config {
     /// `SPOOL_BYTES` and `SPOOL_MAX_AGE_HOURS`: what may wait in the local log, for ClickHouse or for Kafka. While something older
     /// waits, nothing new is taken; less than the window of ids.
     pub log: Limits,
-    /// `REDIS_URL`: is told which days were touched.
+    /// `REDIS_URL`: changed days are published to it.
     pub redis: Option<Secret>,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,

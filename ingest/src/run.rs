@@ -64,7 +64,7 @@ pub struct Deps {
     pub hasher: UserHasher,
     /// Metrics and health.
     pub admin: Admin,
-    /// Told which days were touched; shared with whoever caches answers in this process.
+    /// Versions of changed days, shared with the query cache of this process.
     pub days: DayVersions,
     /// Cancelled when the tables are as this version needs them. Events are taken before, and not stored.
     pub tables_ready: CancellationToken,
@@ -127,7 +127,7 @@ impl Ingest {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let health = deps.admin.health.clone();
         health.set("ingest", Status::Down, "starting");
-        // A gateway by itself inserts nothing and has nothing to tell; that it was killed must not make a cache forget.
+        // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
         let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
         let redis = config.redis.as_ref().filter(|_| inserts);
         let store = Store {
@@ -135,7 +135,7 @@ impl Ingest {
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
-            touched: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
+            changed_days: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
         let redis = redis.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
@@ -176,11 +176,11 @@ impl Ingest {
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
         let Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready } = self;
-        let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
+        let (mut publishing, all_stored) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
             let marker = Marker::set(&folder);
-            telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
+            publishing.spawn(store.changed_days.clone().send(pool, marker, all_stored.clone()));
         }
         let mut dead_letter_writer = JoinSet::new();
         let carry = DeadLetterWriter { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
@@ -221,10 +221,10 @@ impl Ingest {
         let ((), ended) = tokio::join!(serve, back);
         // A rebuild that is dropped is taken up again: its days are still in the table.
         repairs.shutdown().await;
-        // Only now: until the last batch was stored days were touched. It bounds itself: what waits is bounded, each piece has
-        // its deadline, and the first that Redis does not take is the last.
-        told.cancel();
-        while telling.join_next().await.is_some() {}
+        // Only now: days change until the last batch is stored. This ends by itself: pending days are bounded, each chunk has a deadline, and
+        // the first that Redis does not take is the last.
+        all_stored.cancel();
+        while publishing.join_next().await.is_some() {}
         dead_letters.close();
         lifecycle::drain("dead letters", drain, async { while dead_letter_writer.join_next().await.is_some() {} })
             .await;

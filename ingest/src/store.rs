@@ -25,8 +25,8 @@ pub struct Store {
     pub metrics: Arc<Metrics>,
     /// Where ClickHouse's state is told.
     pub health: Health,
-    /// Who is told which days were touched.
-    pub touched: Publisher,
+    /// Publishes the days that inserts change.
+    pub changed_days: Publisher,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -42,8 +42,8 @@ pub struct Block<'a> {
     pub days: &'a [DayChange],
 }
 
-/// How often the days of an insert are told that is still under way.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often the days of an insert are published while it is under way.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 impl Store {
     /// Tries once. After an error the block may be stored, in part or as a whole: only the same
@@ -51,19 +51,19 @@ impl Store {
     pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
         let started = Instant::now();
         match self
-            .telling(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
+            .publishing(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
             .await
         {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
                 self.health.set("clickhouse", Status::Up, "");
-                self.touched.publish(block.days);
+                self.changed_days.publish(block.days);
                 Ok(())
             }
             Err(error) => {
-                // Maybe stored: the repetition will tell it again, and may be long in coming.
-                self.touched.publish(block.days);
+                // Maybe stored: the next attempt publishes its days again, but may come late.
+                self.changed_days.publish(block.days);
                 self.metrics.insert_failed(error.class());
                 // Something durable stands in front of it: Kafka, or the disk.
                 self.health.set("clickhouse", Status::Degraded, "inserts fail; they are repeated until they succeed");
@@ -72,13 +72,13 @@ impl Store {
         }
     }
 
-    /// Waits for an insert. One that is long under way may be stored while its answer is not here: its days are told meanwhile.
-    async fn telling<T>(&self, days: &[DayChange], insert: impl Future<Output = T>) -> T {
+    /// Waits for an insert. One that is long under way may be stored before its answer comes: its days are published meanwhile.
+    async fn publishing<T>(&self, days: &[DayChange], insert: impl Future<Output = T>) -> T {
         let mut insert = std::pin::pin!(insert);
         loop {
-            match tokio::time::timeout(TELL_EVERY, &mut insert).await {
+            match tokio::time::timeout(PUBLISH_EVERY, &mut insert).await {
                 Ok(done) => return done,
-                Err(_) => self.touched.publish(days),
+                Err(_) => self.changed_days.publish(days),
             }
         }
     }

@@ -36,7 +36,7 @@ const NAMED: Day = NEWEST + 1;
 /// Hours older than the newest one of a project by so many are no longer looked at by anybody.
 pub const HOURS_KEPT: Hour = (NAMED + 1) * HOURS;
 
-/// What an insert touched: a day, or an hour of it.
+/// What an insert changed: a day, or an hour of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct DayChange {
     /// Of which project.
@@ -185,19 +185,19 @@ impl Project {
 }
 
 impl DayVersions {
-    /// Raises the versions of what was touched.
-    pub fn raise(&self, touched: &[DayChange]) {
+    /// Raises the versions of changed days.
+    pub fn raise(&self, changes: &[DayChange]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for changed in touched {
+        for change in changes {
             if state.entries >= MOST {
                 *state = State { epoch: state.epoch + 1, ..State::default() };
             }
-            if !state.projects.contains_key(&changed.project) {
-                state.projects.insert(changed.project.clone(), Project::default());
+            if !state.projects.contains_key(&change.project) {
+                state.projects.insert(change.project.clone(), Project::default());
             }
-            let Some(known) = state.projects.get_mut(&changed.project) else { continue };
+            let Some(known) = state.projects.get_mut(&change.project) else { continue };
             let before = known.units.len();
-            changed.units().into_iter().for_each(|unit| known.raise(unit));
+            change.units().into_iter().for_each(|unit| known.raise(unit));
             let after = known.units.len();
             state.entries = (state.entries + after).saturating_sub(before);
         }
@@ -232,7 +232,7 @@ mod tests {
     /// Long after the days of these tests, so that they are looked at by days.
     const TODAY: Day = 1_000_000;
 
-    fn touched(project: &str, day: Day) -> DayChange {
+    fn changed(project: &str, day: Day) -> DayChange {
         DayChange::day(project, day)
     }
 
@@ -244,9 +244,9 @@ mod tests {
     fn a_range_changes_when_one_of_its_days_does() {
         let versions = DayVersions::default();
         let before = versions.of("p", &week(), 0);
-        versions.raise(&[touched("p", 8), touched("q", 3)]);
+        versions.raise(&[changed("p", 8), changed("q", 3)]);
         assert_eq!(versions.of("p", &week(), 0), before);
-        versions.raise(&[touched("p", 7)]);
+        versions.raise(&[changed("p", 7)]);
         assert_ne!(versions.of("p", &week(), 0), before);
     }
 
@@ -262,7 +262,7 @@ mod tests {
         let now_ms = at(today, 14);
         versions.raise(&[DayChange::of_event("p", at(today, 9), now_ms)]);
         assert_eq!([hours(today, 8, 9), hours(today, 9, 10), hours(today, 0, 24)], [0, 1, 1]);
-        versions.raise(&[DayChange::of_event("p", at(today - 2, 9), now_ms), touched("p", today - 1)]);
+        versions.raise(&[DayChange::of_event("p", at(today - 2, 9), now_ms), changed("p", today - 1)]);
         let versions = DayVersions { ..versions };
         let seen = |day: Day, from: i64, to: i64| {
             let start = i64::from(day) * DAY_S;
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn older_peers_leave_the_hour_out() {
         let old: DayChange = serde_json::from_str(r#"{"project":"p","day":3}"#).unwrap();
-        assert_eq!(old, touched("p", 3));
+        assert_eq!(old, changed("p", 3));
         assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"project":"p","day":3}"#);
         let new: DayChange = serde_json::from_str(r#"{"project":"p","day":3,"hour":23}"#).unwrap();
         assert!(new.is_valid() && !DayChange { hour: Some(24), ..new }.is_valid());
@@ -306,7 +306,7 @@ mod tests {
     fn in_a_slot_readers_are_told_once_for_each_project() {
         let versions = DayVersions::default();
         let of = |project, slot| versions.of(project, &week(), slot).1;
-        let late = [touched("p", 3), touched("q", 3)];
+        let late = [changed("p", 3), changed("q", 3)];
         versions.raise(&late);
         assert_eq!((of("p", 0), of("q", 0)), (1, 1));
         versions.raise(&late);
@@ -319,12 +319,12 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_forgetting_changes_every_version() {
         let versions = DayVersions::default();
-        versions.raise(&[touched("p", 1)]);
+        versions.raise(&[changed("p", 1)]);
         let before = versions.of("p", &week(), 0);
         for day in 0..MOST as Day {
-            versions.raise(&[touched("q", day)]);
+            versions.raise(&[changed("q", day)]);
         }
-        versions.raise(&[touched("p", 1)]);
+        versions.raise(&[changed("p", 1)]);
         assert_ne!(versions.of("p", &week(), 0), before);
         assert!(versions.state.read().unwrap().entries <= MOST + 1);
         // Hours that nobody looks at any more are forgotten one by one.

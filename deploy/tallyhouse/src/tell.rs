@@ -93,7 +93,7 @@ impl Teller {
 
     async fn send(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let redis = match &self.redis {
-            Some(pool) => match changed_days::tell(pool, days).await {
+            Some(pool) => match changed_days::invalidate(pool, days).await {
                 Ok(()) => return Ok(()),
                 Err(error) => format!("Redis (REDIS_URL): {error}"),
             },

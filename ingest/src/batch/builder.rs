@@ -75,7 +75,7 @@ pub struct Builder {
     counted: usize,
     cells: Cells,
     days: HashSet<DayChange>,
-    /// What was touched last, and its hour.
+    /// The day that changed last, and its hour.
     latest: Option<(i64, DayChange)>,
     /// Of `events`: week, counted from 1970, and retention.
     partitions: HashSet<(i64, u16)>,
@@ -174,9 +174,9 @@ impl Builder {
         if self.latest.as_ref().is_some_and(|latest| latest.0 == hour && latest.1.project == project) {
             return;
         }
-        let touched = DayChange::of_event(project, event.ts, event.received_at);
-        self.days.insert(touched.clone());
-        self.latest = Some((hour, touched));
+        let changed = DayChange::of_event(project, event.ts, event.received_at);
+        self.days.insert(changed.clone());
+        self.latest = Some((hour, changed));
     }
 
     /// `PARTITION BY` of `sql/migrations/0003_events.sql`. The rollups have no more partitions.

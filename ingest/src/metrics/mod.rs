@@ -48,12 +48,12 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
-    /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
-    pub touched_dropped: IntCounter,
-    /// Attempts to tell Redis that failed.
-    pub touched_failures: IntCounter,
-    /// Times that Redis was told that everything may have changed: after a kill, or after days were dropped.
-    pub touched_everything: IntCounter,
+    /// Changed days that were not published: too many were pending, or Redis was away at the end. Everything is invalidated instead.
+    pub changed_days_dropped: IntCounter,
+    /// Failed attempts to publish to Redis.
+    pub changed_days_failures: IntCounter,
+    /// Times that everything was invalidated: after an unclean shutdown, or after days were dropped.
+    pub changed_days_everything: IntCounter,
 }
 
 /// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
@@ -123,15 +123,17 @@ impl Metrics {
                 .gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
             dead_letters_dropped: registrar
                 .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
-            touched_dropped: registrar
-                .counter("tallyhouse_ingest_touched_days_dropped_total", "DayChange days that Redis was not told of")?,
-            touched_failures: registrar.counter(
-                "tallyhouse_ingest_touched_days_failures_total",
-                "Attempts to tell Redis of touched days that failed",
+            changed_days_dropped: registrar.counter(
+                "tallyhouse_ingest_touched_days_dropped_total",
+                "Changed days that were not published to Redis; all cached answers are invalidated instead",
             )?,
-            touched_everything: registrar.counter(
+            changed_days_failures: registrar.counter(
+                "tallyhouse_ingest_touched_days_failures_total",
+                "Failed attempts to publish changed days to Redis",
+            )?,
+            changed_days_everything: registrar.counter(
                 "tallyhouse_ingest_touched_everything_total",
-                "Times that all cached answers were forgotten because it was not known which days were touched",
+                "Times that all cached answers were invalidated because the changed days were not known",
             )?,
         })
     }

@@ -271,7 +271,7 @@ async fn compare(store: &Store, lock: &Lock, project: &str, days: &Range<i32>) -
 
 fn publish(store: &Store, changed: Vec<ChangedDay>) {
     let changed: Vec<_> = changed.into_iter().map(|day| DayChange::day(day.project_id, day.day)).collect();
-    store.touched.publish(&changed);
+    store.changed_days.publish(&changed);
 }
 
 async fn mark(store: &Store, repairs: impl Iterator<Item = &Repair>, step: Step) -> Result<(), StoreError> {

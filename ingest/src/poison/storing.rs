@@ -221,7 +221,7 @@ impl BatchWriter {
         let mut days = until_done("see which days were rebuilt meanwhile", fence, reopened).await?;
         let restarted = || repair::is_restarted(&self.store.client, since - CLOCKS, self.store.timeout);
         if until_done("see whether ClickHouse was started meanwhile", fence, restarted).await? {
-            days.extend(block.days.iter().map(|touched| (touched.project.to_string(), touched.day)));
+            days.extend(block.days.iter().map(|changed| (changed.project.to_string(), changed.day)));
         }
         // Those of refused rows are open anyway.
         if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {

@@ -85,7 +85,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             metrics: Arc::clone(&metrics),
             health: Health::default(),
-            touched: Publisher::new(DayVersions::default(), false, metrics),
+            changed_days: Publisher::new(DayVersions::default(), false, metrics),
         };
         let told = || {
             let component = store.health.report().components[COMPONENT].clone();

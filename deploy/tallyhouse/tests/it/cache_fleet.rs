@@ -13,7 +13,7 @@ use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
-use tallyhouse_service::changed_days::tell;
+use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
@@ -324,7 +324,7 @@ async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_thos
     let redis = Redis::start().await;
     let (pool, day) = (tallyhouse_service::changed_days::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
     let touched = BTreeSet::from([DayChange::day(&project, day)]);
-    let late = async || tell(&pool, &touched).await.unwrap();
+    let late = async || invalidate(&pool, &touched).await.unwrap();
     late().await;
     let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);

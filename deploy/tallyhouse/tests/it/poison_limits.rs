@@ -34,7 +34,7 @@ fn store_of(place: &Place) -> Store {
         timeout: Duration::from_secs(20),
         metrics: Arc::clone(&metrics),
         health: Health::default(),
-        touched: Publisher::new(DayVersions::default(), false, metrics),
+        changed_days: Publisher::new(DayVersions::default(), false, metrics),
     }
 }
 

@@ -209,10 +209,10 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     .await;
 
     redis.kill().await;
-    let dropped = metrics.touched_dropped.get();
+    let dropped = metrics.changed_days_dropped.get();
     publisher.publish(&days([3, 4]));
     publisher.send(pool, Marker::set(data.path()), stopped).await;
-    assert_eq!(metrics.touched_dropped.get() - dropped, 2);
+    assert_eq!(metrics.changed_days_dropped.get() - dropped, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

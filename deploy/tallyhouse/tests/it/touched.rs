@@ -9,7 +9,7 @@ use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_service::changed_days::{
-    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, TellError, WRITERS, beat, pool, tell, tell_everything,
+    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tokio_util::sync::CancellationToken;
@@ -50,10 +50,10 @@ impl Telling {
     async fn try_once(&self, redis_url: &str) -> bool {
         let stopped = CancellationToken::new();
         stopped.cancel();
-        let failures = self.metrics.touched_failures.get();
+        let failures = self.metrics.changed_days_failures.get();
         let marker = Marker::set(self.data.path());
         self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, stopped).await;
-        self.metrics.touched_failures.get() == failures
+        self.metrics.changed_days_failures.get() == failures
     }
 }
 
@@ -92,16 +92,16 @@ async fn everything_is_told_when_days_found_no_room() {
     let (redis, project, telling) = (Redis::start().await, new_project(), Telling::new());
     telling.publisher.publish(&days(&project, 0..MOST));
     telling.publisher.publish(&days(&project, 1_000..MOST));
-    assert_eq!(telling.metrics.touched_dropped.get(), 0, "they wait already");
+    assert_eq!(telling.metrics.changed_days_dropped.get(), 0, "they wait already");
     telling.publisher.publish(&days(&project, MOST - 1..MOST + 2));
-    assert_eq!(telling.metrics.touched_dropped.get(), 2);
+    assert_eq!(telling.metrics.changed_days_dropped.get(), 2);
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
     // More than once where Redis was too slow for the days that follow.
-    let told = telling.metrics.touched_everything.get();
+    let told = telling.metrics.changed_days_everything.get();
     assert!(told >= 1 && redis.number(GENERATIONS, ALL).await >= 1, "{told}");
     telling.publisher.publish(&days(&project, 0..1));
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
-    assert_eq!(telling.metrics.touched_everything.get(), told, "not again");
+    assert_eq!(telling.metrics.changed_days_everything.get(), told, "not again");
 }
 
 /// A day's answer, cached through Redis, and ingesters that come and go.
@@ -223,8 +223,10 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
 
     // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not tell.
     redis.command("CONFIG SET maxmemory 1").await.unwrap();
-    for refused in [tell_everything(&pool, &gone).await, tell(&pool, &day).await, beat(&pool, "gone", 6).await] {
-        assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    for refused in
+        [invalidate_everything(&pool, &gone).await, invalidate(&pool, &day).await, beat(&pool, "gone", 6).await]
+    {
+        assert!(matches!(refused, Err(InvalidateError::Redis(_))), "{refused:?}");
     }
     assert_eq!((redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await), (0, 5));
     redis.command("CONFIG SET maxmemory 0").await.unwrap();
@@ -232,12 +234,12 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     // Refused when it is carried out, not when it is queued.
     let key = format!("{DAYS_KEY}p");
     redis.command(&format!("SET {key} x")).await.unwrap();
-    let refused = tell(&pool, &day).await;
-    assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    let refused = invalidate(&pool, &day).await;
+    assert!(matches!(refused, Err(InvalidateError::Redis(_))), "{refused:?}");
     redis.command(&format!("DEL {key}")).await.unwrap();
 
-    tell(&pool, &day).await.unwrap();
-    tell_everything(&pool, &gone).await.unwrap();
+    invalidate(&pool, &day).await.unwrap();
+    invalidate_everything(&pool, &gone).await.unwrap();
     let told =
         (redis.number(&key, "3").await, redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await);
     assert_eq!(told, (1, 1, 0));
