@@ -21,7 +21,7 @@
 //!   everything;
 //! * ClickHouse stores a block and its answer does not come: its days are published nevertheless, every half second;
 //! * the process is killed after an insert and before its days were published: nobody sends the batch again, and nobody knows its days.
-//!   The heartbeat stops. The next process of this data folder finds the marker ([`crate::marker`]), invalidates everything, however
+//!   The heartbeat stops. The next process of this data folder finds the marker ([`crate::unclean_shutdown`]), invalidates everything, however
 //!   long that takes, and removes the dead writer from the list. That costs a cold cache, and the older answers that would be given
 //!   while ClickHouse is away.
 //!
@@ -41,8 +41,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::marker::Marker;
 use crate::metrics::Metrics;
+use crate::unclean_shutdown::ShutdownMarker;
 
 /// Between two sends, so that a busy day is not sent with every insert.
 const PACE: Duration = Duration::from_millis(50);
@@ -132,7 +132,7 @@ impl Publisher {
 
     /// Sends pending days to Redis until `stop`, and once more then; what Redis does not take is dropped and counted, and the marker
     /// stays. Without Redis it does nothing.
-    pub async fn send(self, pool: Pool, mut marker: Marker, stop: CancellationToken) {
+    pub async fn send(self, pool: Pool, mut marker: ShutdownMarker, stop: CancellationToken) {
         let Some(notifications) = &self.redis else { return };
         if marker.is_unclean() {
             tracing::warn!("the last shutdown was unclean: all cached answers are invalidated");
@@ -162,7 +162,7 @@ impl Publisher {
                     // The next start removes it from the list.
                     return;
                 }
-                marker.end();
+                marker.remove();
             }
             Err(error) => {
                 let days = std::mem::take(&mut notifications.pending().days).len();
@@ -178,7 +178,7 @@ impl Publisher {
         &self,
         notifications: &Notifications,
         pool: &Pool,
-        marker: &mut Marker,
+        marker: &mut ShutdownMarker,
         heartbeat: &mut Heartbeat,
     ) -> Result<usize, InvalidateError> {
         let sent = self.flush(notifications, pool, marker).await?;
@@ -210,7 +210,7 @@ impl Publisher {
         &self,
         notifications: &Notifications,
         pool: &Pool,
-        marker: &mut Marker,
+        marker: &mut ShutdownMarker,
     ) -> Result<usize, InvalidateError> {
         self.invalidate_everything_if_needed(notifications, pool, marker).await?;
         let (mut sent, mut last) = (0, None);
@@ -233,7 +233,7 @@ impl Publisher {
         &self,
         notifications: &Notifications,
         pool: &Pool,
-        marker: &mut Marker,
+        marker: &mut ShutdownMarker,
     ) -> Result<(), InvalidateError> {
         let has_dropped = std::mem::take(&mut notifications.pending().has_dropped);
         if !has_dropped && !marker.is_unclean() {
@@ -245,7 +245,7 @@ impl Publisher {
         }
         self.metrics.changed_days_everything.inc();
         tracing::info!("all cached answers are invalidated");
-        marker.settle();
+        marker.resolve();
         Ok(())
     }
 }

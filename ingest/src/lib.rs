@@ -29,7 +29,6 @@ pub mod kafka;
 pub mod known;
 pub mod limits;
 pub mod log;
-pub mod marker;
 pub mod metrics;
 pub mod pipeline;
 pub mod placement;
@@ -40,6 +39,7 @@ pub mod retry;
 mod run;
 pub mod spool;
 pub mod store;
+pub mod unclean_shutdown;
 pub mod window;
 pub mod worker;
 

@@ -43,11 +43,11 @@ use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::kafka::topics::Topics;
-use crate::marker::Marker;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::poison::{BatchWriter, repair};
 use crate::store::Store;
+use crate::unclean_shutdown::ShutdownMarker;
 use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
@@ -179,7 +179,7 @@ impl Ingest {
         let (mut publishing, all_stored) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
-            let marker = Marker::set(&folder);
+            let marker = ShutdownMarker::place(&folder);
             publishing.spawn(store.changed_days.clone().send(pool, marker, all_stored.clone()));
         }
         let mut dead_letter_writer = JoinSet::new();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
-use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
 use tallyhouse_service::health::Status;
@@ -202,7 +202,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let days = |days: [i32; 2]| days.map(|day| DayChange::day(&project, day));
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
-        publisher.clone().send(pool.clone(), Marker::set(data.path()), stopped.clone()).await;
+        publisher.clone().send(pool.clone(), ShutdownMarker::place(data.path()), stopped.clone()).await;
         // Two days, and since when.
         redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
     })
@@ -211,7 +211,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     redis.kill().await;
     let dropped = metrics.changed_days_dropped.get();
     publisher.publish(&days([3, 4]));
-    publisher.send(pool, Marker::set(data.path()), stopped).await;
+    publisher.send(pool, ShutdownMarker::place(data.path()), stopped).await;
     assert_eq!(metrics.changed_days_dropped.get() - dropped, 2);
 }
 

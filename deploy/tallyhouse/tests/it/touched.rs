@@ -6,8 +6,8 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
-use tallyhouse_ingest::marker::Marker;
 use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::changed_days::{
     ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
 };
@@ -51,7 +51,7 @@ impl Telling {
         let stopped = CancellationToken::new();
         stopped.cancel();
         let failures = self.metrics.changed_days_failures.get();
-        let marker = Marker::set(self.data.path());
+        let marker = ShutdownMarker::place(self.data.path());
         self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, stopped).await;
         self.metrics.changed_days_failures.get() == failures
     }
@@ -191,7 +191,7 @@ async fn what_a_killed_ingester_did_not_tell_shows_after_its_restart_and_an_orde
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_after_a_killed_one_tells_redis_as_soon_as_it_is_there() {
     let (data, project, [port]) = (Folder::create(), new_project(), free_ports());
-    drop(Marker::set(&data.path().join("ingest")));
+    drop(ShutdownMarker::place(&data.path().join("ingest")));
     let redis_url = format!("redis://127.0.0.1:{port}");
     let settings = [("REDIS_URL", &*redis_url), ("KAFKA_BROKERS", "127.0.0.1:1"), ("INGEST_ROLE", "consumer")];
     let consumer = Ingester::start_unready(engine().await.writer(), &data, &project, &settings).await;
