@@ -185,7 +185,7 @@ mod tests {
         drop(next);
         let stopped = ShutdownMarker::place(&scratch.0);
         assert!(stopped.is_unclean());
-        stopped.end();
+        stopped.remove();
         let mut marker = ShutdownMarker::place(&scratch.0);
         assert!(marker.is_unclean());
         marker.resolve();
@@ -200,7 +200,7 @@ mod tests {
         let scratch = Scratch::new();
         let (one, other) = (ShutdownMarker::place(&scratch.0), ShutdownMarker::place(&scratch.0));
         assert!(!other.is_unclean());
-        other.end();
+        other.remove();
         drop(one);
         assert!(ShutdownMarker::place(&scratch.0).is_unclean(), "the one was killed, whatever became of the other");
     }

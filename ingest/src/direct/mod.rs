@@ -7,7 +7,7 @@
 //! stop   requests are refused -> what the log has is stored, within the drain -> the rest is in the log
 //! ```
 //!
-//! Only the first start of a folder waits for ClickHouse: it reads which ids are known. From then on they are on this disk (`ids`), and a
+//! Only the first start of a folder waits for ClickHouse: it reads recent ids to warm the deduplication window. From then on they are on this disk (`ids`), and a
 //! start takes requests whatever ClickHouse does.
 
 pub mod append;
@@ -32,9 +32,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::dedup_warm_up::{self, IdFilter, RecentId};
 use crate::event_key::{EventKey, KeyHasher};
 use crate::guard::{self, Guard};
-use crate::known::{self, IdFilter, KnownId};
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
@@ -145,9 +145,9 @@ impl Direct {
 
         let window = common.windows.add();
         let (log, committed) = {
-            let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ids_window = window.lock().unwrap_or_else(PoisonError::into_inner);
             let refused = RefusedRecords::load(&disk)?;
-            let damaged = ids::load(&disk, &mut known, &refused)? + refused.damaged;
+            let damaged = ids::load(&disk, &mut ids_window, &refused)? + refused.damaged;
             let lost_from = Arc::clone(&window);
             let on_lost = Box::new(move |keys: &[_]| {
                 let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,7 +160,7 @@ impl Direct {
                 let key = hasher.key(identity.project, identity.event_id);
                 let is_refused = record.offset < stored && refused.has(key, record.offset);
                 if !identity.flags.has(Flags::GENERATED_ID) && !is_refused {
-                    known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
+                    ids_window.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
                 }
             })?;
             if damaged > 0 {
@@ -223,7 +223,7 @@ impl Direct {
     async fn serve(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), StartError> {
         if !self.has_ids {
             tokio::select! {
-                known = self.first_ids() => known?,
+                warmed = self.warm_up() => warmed?,
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -296,17 +296,20 @@ impl Direct {
     }
 
     /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
-    async fn first_ids(&self) -> Result<(), StartError> {
+    async fn warm_up(&self) -> Result<(), StartError> {
         let dedup = self.common.windows.limits();
         self.tables_ready.cancelled().await;
         loop {
-            let remember = |id: KnownId, at| {
+            let remember = |id: RecentId, at| {
                 let key = self.appender.hasher().key(&id.project_id, &id.event_id);
                 self.appender.window().insert(key, -1, at);
             };
-            match known::read(&self.store.client, &IdFilter::Given, dedup, remember).await {
-                Ok(known) => {
-                    tracing::info!(ids = known.ids, "known ids were read from ClickHouse");
+            match dedup_warm_up::load(&self.store.client, &IdFilter::Given, dedup, remember).await {
+                Ok(warm_up) => {
+                    tracing::info!(
+                        ids = warm_up.ids,
+                        "the deduplication window is warm: recent ids were read from ClickHouse"
+                    );
                     break;
                 }
                 // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
@@ -314,7 +317,7 @@ impl Direct {
                     return Err(StartError::NotMigrated(error));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "known ids could not be read; trying again");
+                    tracing::warn!(%error, "recent ids could not be read for the deduplication window; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

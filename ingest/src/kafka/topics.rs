@@ -88,7 +88,7 @@ pub struct Topics {
     rules: TopicRules,
     admin: AdminClient<DefaultClientContext>,
     pins: Arc<Pins>,
-    known: Mutex<HashMap<String, Known>>,
+    states: Mutex<HashMap<String, TopicState>>,
     making: tokio::sync::Mutex<()>,
 }
 
@@ -102,7 +102,7 @@ pub struct Shape {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+struct TopicState {
     shape: Shape,
     asked: Instant,
     is_doubted: bool,
@@ -110,7 +110,7 @@ struct Known {
     gone_since: Option<Instant>,
 }
 
-impl Known {
+impl TopicState {
     /// Whether the topic may be made anew, now that it is not there: its consumers had time to see that.
     fn may_be_made_anew(&mut self, now: Instant) -> bool {
         now.duration_since(*self.gone_since.get_or_insert(now)) >= GONE_FOR
@@ -127,7 +127,7 @@ impl Topics {
     /// Speaks to nobody yet.
     pub fn new(rules: TopicRules, brokers: &Brokers, pins: Arc<Pins>) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;
-        Ok(Self { rules, admin, pins, known: Mutex::default(), making: tokio::sync::Mutex::default() })
+        Ok(Self { rules, admin, pins, states: Mutex::default(), making: tokio::sync::Mutex::default() })
     }
 
     /// The rules.
@@ -200,7 +200,7 @@ impl Topics {
         let pinned = tokio::task::spawn_blocking(move || pins.of(&name, there)).await;
         let partitions = pinned.unwrap_or(Err(KafkaError::Canceled)).map_err(|e| error(topic, e))?;
         let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
-        let known = Known { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
+        let known = TopicState { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
         self.lock().insert(topic.to_owned(), known);
         Ok(shape)
     }
@@ -214,8 +214,8 @@ impl Topics {
         values.next().unwrap_or(DEFAULT_MESSAGE_BYTES)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, TopicState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Partitions of the topic; 0 when it is not there.
@@ -284,7 +284,7 @@ mod tests {
     fn a_topic_that_vanished_is_made_anew_when_it_was_gone_long_enough() {
         let now = Instant::now();
         let shape = Shape { partitions: 1, record_bytes: 1 };
-        let mut known = Known { shape, asked: now, is_doubted: true, gone_since: None };
+        let mut known = TopicState { shape, asked: now, is_doubted: true, gone_since: None };
         assert!(!known.may_be_made_anew(now), "just seen to be gone");
         assert!(!known.may_be_made_anew(now + GONE_FOR / 2));
         assert!(known.may_be_made_anew(now + GONE_FOR), "the first sight counts, not the last");

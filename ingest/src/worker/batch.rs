@@ -50,8 +50,8 @@ pub struct CannotReplay {
     pub offset: i64,
 }
 
-/// What the decision needs beside the record.
-pub struct Known<'a> {
+/// What a record is judged by.
+pub struct RecordContext<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
     /// Hashes ids.
@@ -101,9 +101,9 @@ impl Building {
     }
 
     /// Takes the next record. Its offset is larger than all before.
-    pub fn take(&mut self, read: Read<'_>, known: &mut Known<'_>) -> Result<(), CannotReplay> {
+    pub fn take(&mut self, read: Read<'_>, context: &mut RecordContext<'_>) -> Result<(), CannotReplay> {
         self.last = read.offset;
-        let must_keep = match known.replay {
+        let must_keep = match context.replay {
             Some(intent) if !intent.keeps(read.offset) => {
                 // Left out for a reason that was true then; if that was poison, the dead letter is written again, once.
                 match wire::decode(read.payload) {
@@ -123,20 +123,20 @@ impl Building {
                 return Ok(());
             }
         };
-        if let Some(window) = known.window.as_deref_mut() {
-            let key = known.hasher.key(record.project, &record.event.event_id);
+        if let Some(window) = context.window.as_deref_mut() {
+            let key = context.hasher.key(record.project, &record.event.event_id);
             if let Some(offset) = window.find(key).filter(|_| !must_keep) {
                 let is_same = offset == read.offset;
                 *if is_same { &mut self.counts.replayed } else { &mut self.counts.duplicates } += 1;
                 self.skip(read.offset);
                 return Ok(());
             }
-            window.insert(key, read.offset, known.now);
+            window.insert(key, read.offset, context.now);
         }
         self.counts.kept += 1;
         self.checksum.update(read.payload);
         self.offsets.push(read.offset);
-        match known.partition {
+        match context.partition {
             Some(partition) => {
                 let source = Source { partition, offset: read.offset };
                 self.builder.push_from(source, record.project, &record.event);
@@ -278,9 +278,14 @@ mod tests {
             let mut building = Building::new(first);
             for (offset, id) in (first..).zip(ids) {
                 let payload = if *id == "?" { b"poison".to_vec() } else { record(id) };
-                let mut known =
-                    Known { partition: Some(3), hasher: &self.hasher, window: Some(&mut self.window), replay, now: 1 };
-                building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
+                let mut context = RecordContext {
+                    partition: Some(3),
+                    hasher: &self.hasher,
+                    window: Some(&mut self.window),
+                    replay,
+                    now: 1,
+                };
+                building.take(Read { offset, at: 1, payload: &payload }, &mut context)?;
             }
             Ok(building.close("t", Some(3), replay))
         }
@@ -335,14 +340,14 @@ mod tests {
             let week = Event { ts: offset * 7 * 86_400_000, ..event(&id) };
             let mut payload = Vec::new();
             wire::encode("p", &week, &mut payload);
-            let mut known = Known {
+            let mut context = RecordContext {
                 partition: Some(3),
                 hasher: &partition.hasher,
                 window: Some(&mut partition.window),
                 replay: None,
                 now: 1,
             };
-            building.take(Read { offset, at: 1, payload: &payload }, &mut known).unwrap();
+            building.take(Read { offset, at: 1, payload: &payload }, &mut context).unwrap();
         }
         assert!(building.is_full(limits));
     }

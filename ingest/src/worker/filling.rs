@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::batch::{Building, CannotReplay, Closed, Known, Read};
+use super::batch::{Building, CannotReplay, Closed, Read, RecordContext};
 use super::position::{Jump, Position, Step};
 use crate::event_key::KeyHasher;
 use crate::intent::Intent;
@@ -36,7 +36,7 @@ impl Chunk {
     }
 }
 
-/// What records are judged by, beside what is known.
+/// What records are judged by, beside the window.
 pub struct Judge<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
@@ -157,15 +157,15 @@ impl Filling {
                 // The offset was set elsewhere: what the intent says is no longer asked for.
                 self.replay = None;
             }
-            let mut known = Known {
+            let mut context = RecordContext {
                 partition: judge.partition,
                 hasher: judge.hasher,
                 window: window.as_deref_mut(),
                 replay: self.replay.as_ref(),
                 now: judge.now,
             };
-            let first = known.replay.map_or(read.offset, |intent| intent.first);
-            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut known)?;
+            let first = context.replay.map_or(read.offset, |intent| intent.first);
+            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut context)?;
             self.cursor += 1;
             self.position.taken(read.offset);
             self.must_close = self.replay.as_ref().is_some_and(|intent| read.offset == intent.last);

@@ -12,8 +12,8 @@ use super::filling::Filling;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
 use super::{Standstill, Worker};
+use crate::dedup_warm_up::{self, IdFilter};
 use crate::intent::Intent;
-use crate::known::{self, IdFilter};
 use crate::limits::DedupLimits;
 use crate::window::{Window, locked};
 
@@ -40,8 +40,8 @@ impl<P: Partition> Worker<P> {
         let replay = self.replayable(start, &range).await;
         let window = self.warm().await;
         let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
-        let (known, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
-        tracing::info!(topic, number, known, replays, "partition begun");
+        let (ids, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
+        tracing::info!(topic, number, ids, replays, "partition begun");
         let position = if is_kafka { Position::at(next) } else { Position::default() };
         let mut filling = Filling::new(window, replay, position);
         match next {
@@ -157,7 +157,7 @@ impl<P: Partition> Worker<P> {
         let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
         loop {
             let (window, mut ids) = (self.common.windows.add(), 0_usize);
-            let read = known::read(&self.committer.store.client, &filter, self.share(), |id, at| {
+            let read = dedup_warm_up::load(&self.committer.store.client, &filter, self.share(), |id, at| {
                 let key = self.common.hasher.key(&id.project_id, &id.event_id);
                 locked(&window).insert(key, id.source_offset, at);
                 ids += 1;
@@ -166,15 +166,15 @@ impl<P: Partition> Worker<P> {
                 }
             });
             match read.await {
-                Ok(known) => {
-                    if let Some(cut) = known.cut {
+                Ok(warm_up) => {
+                    if let Some(cut) = warm_up.cut {
                         locked(&window).cut_at(cut);
                     }
                     return Some(window);
                 }
                 Err(error) => {
                     let topic = self.committer.partition.topic();
-                    tracing::warn!(topic, partition, %error, "known ids could not be read; trying again");
+                    tracing::warn!(topic, partition, %error, "recent ids could not be read for the deduplication window; trying again");
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
             }
