@@ -1,7 +1,7 @@
 //! The write path.
 //!
 //! ```text
-//! HTTP -> authenticate -> admit -> decode -> normalise -> guard -+-> dedup -> local log -+-> worker: batch -> intent -> insert(token)
+//! HTTP -> authenticate -> admit -> decode -> normalise -> limit -+-> dedup -> local log -+-> worker: batch -> intent -> insert(token)
 //!                                                                '-> Kafka -------------'    (of Kafka: dedup first)
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod admit;
 pub mod agent;
 pub mod answer;
 pub mod batch;
+pub mod cardinality;
 pub mod changed_days;
 pub mod config;
 pub mod dead_letters;
@@ -23,7 +24,6 @@ pub mod dedup_warm_up;
 pub mod delivery;
 pub mod direct;
 pub mod event_key;
-pub mod guard;
 pub mod http;
 pub mod intent;
 pub mod kafka;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
+use crate::cardinality::CardinalityLimiter;
 use crate::changed_days::Publisher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
@@ -32,7 +33,6 @@ use crate::delivery::Delivery;
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{self, Direct, Parts, StartError};
 use crate::event_key::KeyHasher;
-use crate::guard::Guard;
 use crate::http;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::delivery::KafkaDelivery;
@@ -139,11 +139,13 @@ impl Ingest {
         };
         let redis = redis.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
-        let guard = Arc::new(Guard::default());
+        let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
-            None => local(&config, store.clone(), Arc::clone(&guard), deps.tables_ready.clone(), deps.local_store)?,
-            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
+            None => {
+                local(&config, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone(), deps.local_store)?
+            }
+            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?,
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
@@ -154,7 +156,7 @@ impl Ingest {
                 agents: Agents::default(),
                 budget: Budget::new(config.request.open_bytes),
                 delivery,
-                guard,
+                cardinality,
                 dead_letters: Arc::clone(&dead_letters) as Arc<dyn Sink>,
                 metrics,
                 health,
@@ -235,7 +237,7 @@ impl Ingest {
 fn local(
     config: &Config,
     store: Store,
-    guard: Arc<Guard>,
+    cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
     local_store: Option<LocalStore>,
 ) -> Result<(Option<Delivery>, Back), RunError> {
@@ -250,7 +252,7 @@ fn local(
         pace: config.pace,
     });
     let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
-    let parts = Parts { store, common, guard, sync, limits, drain, tables_ready, local_store };
+    let parts = Parts { store, common, cardinality, sync, limits, drain, tables_ready, local_store };
     let direct = Direct::open(&config.data.join("ingest"), parts)?;
     Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
 }
@@ -259,7 +261,7 @@ fn kafka(
     config: &Config,
     kafka: &KafkaConfig,
     store: Store,
-    guard: Arc<Guard>,
+    cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
@@ -303,12 +305,15 @@ fn kafka(
         drain: kafka.revoke_within,
     });
     let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
-    Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health, tables_ready }))))
+    Ok((
+        delivery,
+        Back::Kafka(Box::new(Kafka { topics, gateway, consumer, cardinality, client, health, tables_ready })),
+    ))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {
     loop {
-        pipeline.metrics.dimension_values(pipeline.guard.entries());
+        pipeline.metrics.dimension_values(pipeline.cardinality.entries());
         pipeline.metrics.open_bytes(pipeline.budget.reserved());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

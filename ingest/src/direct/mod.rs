@@ -32,9 +32,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cardinality::{CardinalityLimiter, warm_up};
 use crate::dedup_warm_up::{self, IdFilter, RecentId};
 use crate::event_key::{EventKey, KeyHasher};
-use crate::guard::{self, Guard};
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
@@ -90,7 +90,7 @@ pub struct Direct {
     journal: Folder,
     store: Store,
     common: Arc<Common>,
-    guard: Arc<Guard>,
+    cardinality: Arc<CardinalityLimiter>,
     drain: Duration,
     tables_ready: CancellationToken,
     checkpointer: Checkpointer,
@@ -105,7 +105,7 @@ pub struct Parts {
     /// What workers share.
     pub common: Arc<Common>,
     /// Dimension values, to be filled at start.
-    pub guard: Arc<Guard>,
+    pub cardinality: Arc<CardinalityLimiter>,
     /// What an acknowledgement waits for.
     pub sync: Sync,
     /// What may wait in the log.
@@ -133,7 +133,7 @@ pub fn tell_left_behind(path: &Path) {
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
-        let Parts { store, common, guard, sync, limits, drain, tables_ready, local_store } = parts;
+        let Parts { store, common, cardinality, sync, limits, drain, tables_ready, local_store } = parts;
         let journal = Folder::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
@@ -201,7 +201,7 @@ impl Direct {
             journal,
             store,
             common,
-            guard,
+            cardinality,
             drain,
             tables_ready,
             checkpointer,
@@ -236,7 +236,7 @@ impl Direct {
         let this = Arc::clone(self);
         beside.spawn(async move {
             this.tables_ready.cancelled().await;
-            guard::learn(&this.store.client, &this.guard).await;
+            warm_up::load(&this.store.client, &this.cardinality).await;
         });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);

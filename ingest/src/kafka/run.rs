@@ -16,7 +16,7 @@ use super::delivery::KafkaDelivery;
 use super::fallback::FallbackError;
 use super::parts::ConsumerParts;
 use super::topics::Topics;
-use crate::guard::{self, Guard};
+use crate::cardinality::{CardinalityLimiter, warm_up};
 
 /// Why it ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub struct Kafka {
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
     /// Dimension values, to be filled at start.
-    pub guard: Arc<Guard>,
+    pub cardinality: Arc<CardinalityLimiter>,
     /// ClickHouse, to fill them from.
     pub client: Client,
     /// Where its state is told.
@@ -63,13 +63,13 @@ impl Kafka {
     }
 
     async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
-        let Self { topics, gateway, consumer, guard, client, health, tables_ready } = self;
+        let Self { topics, gateway, consumer, cardinality, client, health, tables_ready } = self;
         if let Some(delivery) = gateway {
             // Before Kafka was ever reached: the local log takes events meanwhile.
             health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
             health.set("ingest", Status::Up, "");
             beside_the_gateway(beside, &delivery);
-            beside.spawn(async move { guard::learn(&client, &guard).await });
+            beside.spawn(async move { warm_up::load(&client, &cardinality).await });
         } else {
             health.set("kafka", Status::Down, "not reached yet");
         }

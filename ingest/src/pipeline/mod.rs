@@ -25,10 +25,10 @@ use tallyhouse_service::keys::KeyRing;
 use crate::admit::Budget;
 use crate::agent::Agents;
 use crate::answer::Reply;
+use crate::cardinality::CardinalityLimiter;
 use crate::dead_letters::Sink;
 use crate::decode;
 use crate::delivery::Delivery;
-use crate::guard::Guard;
 use crate::limits::RequestLimits;
 use crate::metrics::Metrics;
 use crate::projects::Projects;
@@ -50,7 +50,7 @@ pub struct Pipeline {
     pub(crate) budget: Budget,
     pub(crate) delivery: Delivery,
     pub(crate) dead_letters: Arc<dyn Sink>,
-    pub(crate) guard: Arc<Guard>,
+    pub(crate) cardinality: Arc<CardinalityLimiter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
 }

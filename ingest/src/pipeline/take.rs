@@ -1,6 +1,7 @@
 //! A body -> its events, on their way to be durable.
 
 use tallyhouse_schema::body::Layout;
+use tallyhouse_schema::event::Flags;
 use tallyhouse_schema::normalise::Context;
 use tallyhouse_schema::warning::Warnings;
 use tallyhouse_schema::{Event, Warning};
@@ -15,7 +16,6 @@ use crate::answer::{Rejected, Warned};
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Pending, Ready};
-use crate::guard::Rewritten;
 use crate::request::{DeadLetters, RequestError};
 
 /// What a request asks for, beside its body.
@@ -82,23 +82,24 @@ impl Pipeline {
 
     /// Counts as `__other__` what is beyond the bound of distinct values and types, and warns of types.
     fn bound(&self, caller: &Caller, events: &mut [Event<'_>], warnings: &mut Vec<(usize, Warnings)>) {
-        let known = warnings.len();
         let is_declared = |name: &str| self.catalogue.declares(name);
         let most = caller.settings.dimension_values;
-        self.guard.apply(&caller.rules.project, most, is_declared, events, |rewritten| match rewritten {
-            Rewritten::Value { set } => self.metrics.dimension_overflowed(set),
-            Rewritten::Type { place } => {
-                self.metrics.event_type_overflow.inc();
-                let before = warnings.get(..known).unwrap_or_default();
-                let at = before.binary_search_by_key(&place, |(place, _)| *place).unwrap_or_else(|_| {
-                    warnings.push((place, Warnings::default()));
-                    warnings.len() - 1
-                });
-                if let Some((_, warnings)) = warnings.get_mut(at) {
-                    warnings.add(Warning::TooManyEventTypes);
-                }
-            }
+        self.cardinality.apply(&caller.rules.project, most, is_declared, events, |set| {
+            self.metrics.dimension_overflowed(set);
         });
+        let others = events.iter().enumerate().filter(|(_, event)| event.flags.has(Flags::OTHER_TYPE));
+        let known = warnings.len();
+        for (place, _) in others {
+            self.metrics.event_type_overflow.inc();
+            let before = warnings.get(..known).unwrap_or_default();
+            let at = before.binary_search_by_key(&place, |(place, _)| *place).unwrap_or_else(|_| {
+                warnings.push((place, Warnings::default()));
+                warnings.len() - 1
+            });
+            if let Some((_, warnings)) = warnings.get_mut(at) {
+                warnings.add(Warning::TooManyEventTypes);
+            }
+        }
         warnings.sort_by_key(|(at, _)| *at);
     }
 
