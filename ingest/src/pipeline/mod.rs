@@ -68,7 +68,13 @@ impl Pipeline {
         let body = read(body, encoding, limits).await?;
         let ready = self.delivery.prepare(&caller.rules.project).await;
         let (sent, sent_layout) = (body.clone(), layout);
-        let asked = Asked { layout, caller, dead_letters: options.dead_letters, ready, trace: trace(&head.headers) };
+        let asked = Asked {
+            layout,
+            caller,
+            keeps_dead_letters: options.keeps_dead_letters,
+            ready,
+            trace: trace(&head.headers),
+        };
 
         let taken = if body.len() > LARGE_BODY {
             let pipeline = Arc::clone(self);

@@ -16,13 +16,13 @@ use crate::answer::{Rejected, Warned};
 use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Pending, Ready};
-use crate::request::{DeadLetters, RequestError};
+use crate::request::RequestError;
 
 /// What a request asks for, beside its body.
 pub(super) struct Asked {
     pub(super) layout: Layout,
     pub(super) caller: Caller,
-    pub(super) dead_letters: DeadLetters,
+    pub(super) keeps_dead_letters: bool,
     pub(super) ready: Ready,
     pub(super) trace: Option<String>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Taken {
 impl Pipeline {
     /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
     pub(super) fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
-        let Asked { layout, caller, dead_letters, ready, trace } = asked;
+        let Asked { layout, caller, keeps_dead_letters, ready, trace } = asked;
         let most = self.limits.decoded_bytes;
         let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
         let agent = |user_agent: &str| self.agents.read(user_agent);
@@ -73,7 +73,7 @@ impl Pipeline {
                 warned.add(*index, &event.event_id, warnings);
             }
         }
-        if caller.settings.dead_letters && dead_letters == DeadLetters::AsSet {
+        if caller.settings.dead_letters && keeps_dead_letters {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();

@@ -25,7 +25,7 @@ pub enum RequestError {
     #[error("send the body plain, or with `Content-Encoding: gzip` or `zstd`")]
     UnknownEncoding,
     /// A query parameter that does not exist or has another value than it may.
-    #[error("`{0}` is not a parameter of this path; there are `wait=stored` and `letters=none`")]
+    #[error("`{0}` is not a parameter of this path; there are `wait=stored` and `dead_letters=off`")]
     UnknownParameter(String),
     /// Too many bytes.
     #[error(

@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use tallyhouse_schema::body::Layout;
 
 pub use error::RequestError;
-pub use options::{DeadLetters, IngestOptions, Wait};
+pub use options::{IngestOptions, Wait};
 
 /// The header that carries a request's trace, through Kafka as well, as W3C writes it.
 pub const TRACE_HEADER: &str = "traceparent";

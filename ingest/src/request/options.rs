@@ -4,41 +4,34 @@ use axum::http::Uri;
 
 use super::error::RequestError;
 
-/// What is asked for in the query string.
+/// The options of a request, from its query string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IngestOptions {
-    /// What the answer waits for.
+    /// `wait=stored`
     pub wait: Wait,
-    /// What becomes of events that are refused.
-    pub dead_letters: DeadLetters,
+    /// Whether rejected events become dead letters, if the project's settings ask for it. `dead_letters=off` says no: the events are dead
+    /// letters already, and are being replayed.
+    pub keeps_dead_letters: bool,
 }
 
-/// Whether refused events become dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeadLetters {
-    /// As the project's settings say.
-    AsSet,
-    /// No: these events are dead letters already, and are being sent again.
-    None,
-}
-
-/// When a request is answered.
+/// What the answer to a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// 202 as soon as the events are durable.
     Durable,
-    /// 200 when the rollups show them. Directly the two are one moment, unless ClickHouse is away: then the disk comes first.
+    /// 200 as soon as the rollups show them.
     Stored,
 }
 
 impl IngestOptions {
     /// From the query string, which may hold nothing else.
     pub fn of(uri: &Uri) -> Result<Self, RequestError> {
-        let mut options = Self { wait: Wait::Durable, dead_letters: DeadLetters::AsSet };
+        let mut options = Self { wait: Wait::Durable, keeps_dead_letters: true };
         for parameter in uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter {
                 "wait=stored" => options.wait = Wait::Stored,
-                "letters=none" => options.dead_letters = DeadLetters::None,
+                // The second spelling is deprecated.
+                "dead_letters=off" | "letters=none" => options.keeps_dead_letters = false,
                 other => return Err(RequestError::UnknownParameter(other.chars().take(100).collect())),
             }
         }
@@ -52,11 +45,18 @@ mod tests {
 
     #[test]
     fn only_documented_parameters_are_taken() {
-        let options =
-            |uri: &str| IngestOptions::of(&uri.parse().unwrap()).map(|options| (options.wait, options.dead_letters));
-        assert_eq!(options("/v1/events"), Ok((Wait::Durable, DeadLetters::AsSet)));
-        assert_eq!(options("/v1/events?wait=stored"), Ok((Wait::Stored, DeadLetters::AsSet)));
-        assert_eq!(options("/v1/events?letters=none&wait=stored"), Ok((Wait::Stored, DeadLetters::None)));
+        let options = |uri: &str| {
+            IngestOptions::of(&uri.parse().unwrap()).map(|options| (options.wait, options.keeps_dead_letters))
+        };
+        assert_eq!(options("/v1/events"), Ok((Wait::Durable, true)));
+        assert_eq!(options("/v1/events?wait=stored"), Ok((Wait::Stored, true)));
+        assert_eq!(options("/v1/events?dead_letters=off&wait=stored"), Ok((Wait::Stored, false)));
         assert_eq!(options("/v1/events?wait=durable"), Err(RequestError::UnknownParameter("wait=durable".into())));
+    }
+
+    #[test]
+    fn the_old_spelling_of_dead_letters_is_taken() {
+        let uri = "/v1/events?letters=none".parse().unwrap();
+        assert!(!IngestOptions::of(&uri).unwrap().keeps_dead_letters);
     }
 }

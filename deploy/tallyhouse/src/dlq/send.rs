@@ -65,7 +65,7 @@ impl Sender {
         let mut value = HeaderValue::from_str(key.expose()).map_err(|_| SendError::Key)?;
         value.set_sensitive(true);
         let joint = if url.contains('?') { '&' } else { '?' };
-        let uri = format!("{url}{joint}letters=none").parse().map_err(|_| SendError::Url(url.to_owned()))?;
+        let uri = format!("{url}{joint}dead_letters=off").parse().map_err(|_| SendError::Url(url.to_owned()))?;
         Ok(Self { client: Client::builder(TokioExecutor::new()).build_http(), uri, key: value })
     }
 
