@@ -265,7 +265,7 @@ fn kafka(
     tables_ready: CancellationToken,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
-        direct::tell_left_behind(&config.data.join("ingest"));
+        direct::warn_of_unread_log(&config.data.join("ingest"));
     }
     let pins = Arc::new(Pins::new(&kafka.brokers, Arc::clone(&store.metrics))?);
     let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers, Arc::clone(&pins))?);

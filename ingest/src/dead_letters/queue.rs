@@ -21,13 +21,13 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// The queue: any number put in, one takes out.
 pub struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Notify,
     dropped: IntCounter,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     dead_letters: VecDeque<DeadLetter>,
     bytes: usize,
     is_closed: bool,
@@ -91,7 +91,7 @@ impl Queue {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,7 +118,7 @@ impl Sink for Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn take(&mut self) -> Vec<DeadLetter> {
         let most = self.dead_letters.len().min(MAX_BATCH);
         let taken: Vec<_> = self.dead_letters.drain(..most).collect();

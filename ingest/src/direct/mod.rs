@@ -1,4 +1,4 @@
-//! The embedded way behind the requests: the local log, and the worker that stores what it has.
+//! Ingestion without Kafka: the local log, and the worker that stores what it has.
 //!
 //! ```text
 //! start  ids of the window, from files and from the log -> requests are taken
@@ -35,10 +35,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cardinality::{CardinalityLimiter, warm_up};
 use crate::dedup_warm_up::{self, IdFilter, RecentId};
 use crate::event_key::{EventKey, KeyHasher};
+use crate::journal::{Journal, JournalError};
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
-use crate::spool::folder::{Folder, FolderError};
 use crate::store::Store;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
@@ -65,7 +65,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 pub enum StartError {
     /// The folder cannot be used.
     #[error("{0}")]
-    Folder(#[from] FolderError),
+    Journal(#[from] JournalError),
     /// The log cannot be read.
     #[error("the local log: {0}")]
     Log(#[from] io::Error),
@@ -87,7 +87,7 @@ pub struct Direct {
     /// Whether the ids are those that this folder knows. Otherwise ClickHouse is asked.
     has_ids: bool,
     /// Batches of a version without a log. Its lock is that of this process on all of it.
-    journal: Folder,
+    journal: Journal,
     store: Store,
     common: Arc<Common>,
     cardinality: Arc<CardinalityLimiter>,
@@ -118,8 +118,8 @@ pub struct Parts {
     pub local_store: Option<LocalStore>,
 }
 
-/// Says when there is a log of the embedded way, which events may wait in: with Kafka nobody reads it.
-pub fn tell_left_behind(path: &Path) {
+/// Warns of a local log whose events wait: with Kafka nobody reads it.
+pub fn warn_of_unread_log(path: &Path) {
     let folder = path.join("log");
     let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     if names.filter_map(|name| name.into_string().ok()).any(|name| name.ends_with(".log")) {
@@ -134,7 +134,7 @@ impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
     pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
         let Parts { store, common, cardinality, sync, limits, drain, tables_ready, local_store } = parts;
-        let journal = Folder::open(&path.join("journal"))?;
+        let journal = Journal::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
         let checkpointer = Checkpointer::open(&disk, local_store)?;

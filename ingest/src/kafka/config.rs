@@ -1,4 +1,4 @@
-//! What can be set of the Kafka way.
+//! What can be set for Kafka.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub struct KafkaConfig {
     pub topics: TopicRules,
     /// `KAFKA_GROUP`
     pub group: String,
-    /// `KAFKA_TIMEOUT_MS`: a record that is not acknowledged by then is spooled or handed back.
+    /// `KAFKA_TIMEOUT_MS`: a record that is not acknowledged by then goes to the local log or is handed back.
     pub deliver_within: Duration,
     /// `KAFKA_REVOKE_MS`: how long a rebalance waits for a batch on its way.
     pub revoke_within: Duration,

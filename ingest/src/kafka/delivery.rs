@@ -78,7 +78,7 @@ impl KafkaDelivery {
                 } else {
                     self.breaker.failed(steady_ms());
                 }
-                tracing::warn!(%error, "Kafka cannot be asked; events go to the spool");
+                tracing::warn!(%error, "Kafka does not answer; events go to the local log");
                 Route::LocalLog(topic.into())
             }
         }

@@ -26,13 +26,13 @@ use tokio::time::Instant;
 
 use super::addressed::{Addressed, address, read_all};
 use super::gateway::{DeliveryResult, Gateway};
-use super::held::{Held, HeldFile};
+use super::held::{HeldFile, HeldRecords};
 use super::records::{Record, Records};
+use crate::journal::JournalError;
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
 use crate::metrics::Metrics;
 use crate::retry::pause_after;
-use crate::spool::folder::FolderError;
 
 /// Bytes that are sent at a time.
 const AT_ONCE: usize = 1 << 20;
@@ -58,7 +58,7 @@ pub struct NotTaken;
 pub enum FallbackError {
     /// The folder.
     #[error("{0}")]
-    Folder(#[from] FolderError),
+    Journal(#[from] JournalError),
     /// The log in it.
     #[error("the gateway's log: {0}")]
     Log(#[from] io::Error),
@@ -67,7 +67,7 @@ pub enum FallbackError {
 /// See the module.
 pub struct Fallback {
     log: Arc<LocalLog>,
-    held: Held,
+    held: HeldRecords,
     /// What may be held.
     most_bytes: u64,
     sent: AtomicI64,
@@ -84,7 +84,7 @@ impl Fallback {
         metrics: Arc<Metrics>,
         health: Health,
     ) -> Result<Self, FallbackError> {
-        let held = Held::open(&path.join("records"))?;
+        let held = HeldRecords::open(&path.join("records"))?;
         let disk = LogFolder::open(&path.join("fallback"))?;
         // Repeats are known to who reads from Kafka.
         let metrics_of_log = Arc::clone(&metrics);
@@ -176,7 +176,7 @@ impl Fallback {
                     continue;
                 }
                 let is_sent = self.drain_file(gateway, &file).await.unwrap_or_else(|error| {
-                    self.metrics.spool.journal_errors.inc();
+                    self.metrics.journal.journal_errors.inc();
                     tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
                     false
                 });
@@ -191,7 +191,7 @@ impl Fallback {
     async fn drain_file(self: &Arc<Self>, gateway: &Gateway, file: &HeldFile) -> io::Result<bool> {
         let reading = file.clone();
         let Some(records) = self.blocking(move |this| Ok(this.held.read(&reading)?)).await? else {
-            self.metrics.spool.journal_damaged.inc();
+            self.metrics.journal.journal_damaged.inc();
             tracing::error!(path = %file.path.display(), "a file of records is damaged and was set aside");
             return Ok(true);
         };
@@ -199,7 +199,7 @@ impl Fallback {
         let rest: Vec<_> = self.send(gateway, records).await.into_iter().map(|(record, _)| record).collect();
         let is_sent = rest.is_empty();
         if is_sent {
-            self.metrics.spool.journal_replayed.inc();
+            self.metrics.journal.journal_replayed.inc();
         }
         if rest.len() < all {
             // Not given up: all of it would be sent again, and counted again once its ids are forgotten.

@@ -16,11 +16,11 @@ use bytes::Bytes;
 use ulid::Ulid;
 
 use super::addressed::{Addressed, encode, read_all};
-use crate::spool::folder::{Content, Folder, FolderError};
+use crate::journal::{Journal, JournalError, JournalFile};
 
 /// See the module.
-pub struct Held {
-    folder: Folder,
+pub struct HeldRecords {
+    folder: Journal,
     /// Who lists or writes files.
     files: Mutex<()>,
     /// Bytes that wait.
@@ -40,10 +40,10 @@ pub struct HeldFile {
     pub topic_hash: u32,
 }
 
-impl Held {
+impl HeldRecords {
     /// Opens the folder. Blocking, as everything here.
-    pub fn open(path: &Path) -> Result<Self, FolderError> {
-        let folder = Folder::open(path)?;
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let folder = Journal::open(path)?;
         folder.look()?;
         let held = Self {
             folder,
@@ -83,7 +83,7 @@ impl Held {
     }
 
     /// Keeps records of a topic that Kafka takes nothing for. They outlive the power.
-    pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), FolderError> {
+    pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), JournalError> {
         let hash = topic_hash(topic);
         let _files = lock(&self.files);
         let bytes = self.write(&format!("{}-{hash:08x}", Ulid::generate()), records)?;
@@ -93,7 +93,7 @@ impl Held {
     }
 
     /// What waits, oldest first.
-    pub fn files(&self) -> Result<Vec<HeldFile>, FolderError> {
+    pub fn files(&self) -> Result<Vec<HeldFile>, JournalError> {
         let _files = lock(&self.files);
         let (mut files, mut bytes) = (Vec::new(), 0);
         for path in self.folder.files()? {
@@ -108,13 +108,13 @@ impl Held {
     }
 
     /// The records of a file; `None` when it is damaged, and set aside.
-    pub fn read(&self, file: &HeldFile) -> Result<Option<Vec<Addressed>>, FolderError> {
+    pub fn read(&self, file: &HeldFile) -> Result<Option<Vec<Addressed>>, JournalError> {
         let content = self.folder.read(&file.path)?;
         Ok(content.map(|content| read_all(Bytes::from(content.chunks.concat()))))
     }
 
     /// Forgets what of a file was sent.
-    pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), FolderError> {
+    pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), JournalError> {
         let _files = lock(&self.files);
         match file.path.file_stem() {
             Some(stem) if !rest.is_empty() => self.write(&stem.to_string_lossy(), rest).map(drop),
@@ -123,17 +123,18 @@ impl Held {
     }
 
     /// Keeps a record for a person. Returns the name of its file.
-    pub fn park(&self, record: &Addressed) -> Result<String, FolderError> {
+    pub fn park(&self, record: &Addressed) -> Result<String, JournalError> {
         let bytes = encode(std::slice::from_ref(record));
         let name = format!("{:016x}-{:08x}", record.hash, crc32fast::hash(&bytes));
         self.folder.keep(&name, "refused", &bytes)?;
         Ok(name)
     }
 
-    fn write(&self, name: &str, records: &[Addressed]) -> Result<u64, FolderError> {
+    fn write(&self, name: &str, records: &[Addressed]) -> Result<u64, JournalError> {
         let bytes = Bytes::from(encode(records));
         let length = bytes.len() as u64;
-        let content = Content { token: name.to_owned(), rows: records.len(), chunks: vec![bytes], days: Vec::new() };
+        let content =
+            JournalFile { token: name.to_owned(), rows: records.len(), chunks: vec![bytes], days: Vec::new() };
         let path = self.folder.write(name, &content)?;
         self.folder.sync(&path)?;
         Ok(length)
@@ -149,8 +150,8 @@ fn topic_hash(topic: &str) -> u32 {
     crc32fast::hash(topic.as_bytes())
 }
 
-impl From<FolderError> for io::Error {
-    fn from(error: FolderError) -> Self {
+impl From<JournalError> for io::Error {
+    fn from(error: JournalError) -> Self {
         Self::other(error)
     }
 }

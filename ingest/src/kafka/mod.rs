@@ -1,4 +1,4 @@
-//! The Kafka way: an event is acknowledged when the log has it (the disk, while Kafka is away), and counted when a consumer has
+//! Ingestion through Kafka: an event is acknowledged when the log has it (the disk, while Kafka is away), and counted when a consumer has
 //! stored it.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! Kafka keeps every acknowledged event at least once. It is counted exactly once because of three things:
 //!
 //! * **Copies meet.** A record's partition is a function of (project, event id) alone ([`crate::placement`]), so whoever repeats an
-//!   event - a client, a gateway, a spool - repeats it into the same partition, in front of the same window of known ids.
+//!   event - a client, a gateway, its local log - repeats it into the same partition, in front of the same window of known ids.
 //! * **A range is written down before it is inserted.** The *intent* ([`crate::intent`]) is the metadata of an offset commit: "from here
 //!   to `last`, without these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a
 //!   partition that has one re-reads exactly that range and inserts exactly these rows under the same token, which

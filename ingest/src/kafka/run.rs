@@ -1,4 +1,4 @@
-//! The Kafka way behind the requests: topics, the consumer's thread, and the end.
+//! What runs beside the requests with Kafka: topics, the gateway's log, the consumer's thread, and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
 //!
 //! Failure cases:
-//! * the broker is away: nothing is known yet, and the caller spools or hands back;
+//! * the broker is away: nothing is known yet, and the caller uses its local log or hands back;
 //! * the topic vanishes while we run: producing fails, its shape is doubted, and it is made anew once consumers had time to see
 //!   that it was gone. librdkafka keeps a partition's position when it finds another topic of the same name, and would skip
 //!   what comes before it;

@@ -56,7 +56,7 @@ impl std::ops::AddAssign for ConsumedCounts {
     }
 }
 
-/// Figures of the way through Kafka.
+/// Metrics of ingestion through Kafka.
 pub struct KafkaMetrics {
     produced: IntCounterVec,
     produce_failures: IntCounterVec,

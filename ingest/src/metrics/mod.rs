@@ -1,9 +1,9 @@
 //! Every metric of the write path: their names are in this folder only.
 
+mod journal;
 mod kafka;
 mod log;
 mod refusals;
-mod spool;
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use prometheus::{
 };
 use tallyhouse_sql::Class;
 
+pub use self::journal::JournalMetrics;
 pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
-pub use self::spool::SpoolMetrics;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
-    /// The way through Kafka.
+    /// Kafka.
     pub kafka: KafkaMetrics,
     /// Events that ClickHouse refuses.
     pub refusals: RefusalMetrics,
-    /// Files of ids, and those of versions without a log.
-    pub spool: SpoolMetrics,
+    /// Files of versions without a log, and files of ids.
+    pub journal: JournalMetrics,
     /// The local log.
     pub log: LogMetrics,
     requests: IntCounterVec,
@@ -68,7 +68,7 @@ impl Metrics {
         Ok(Self {
             kafka: KafkaMetrics::register(registrar)?,
             refusals: RefusalMetrics::register(registrar)?,
-            spool: SpoolMetrics::register(registrar)?,
+            journal: JournalMetrics::register(registrar)?,
             log: LogMetrics::register(registrar)?,
             requests: registrar.counters(
                 "tallyhouse_ingest_requests_total",

@@ -52,14 +52,14 @@ struct Uncounted {
 const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
 /// The intent of a batch, committed again when it is older than it holds.
-struct Held<'a, P> {
+struct FencingIntent<'a, P> {
     committer: &'a BatchCommitter<P>,
     first: i64,
     metadata: String,
     fenced: Mutex<Instant>,
 }
 
-impl<P: Partition> Fence for Held<'_, P> {
+impl<P: Partition> Fence for FencingIntent<'_, P> {
     type Lost = Lost;
 
     async fn hold(&self) -> Result<(), Lost> {
@@ -93,7 +93,8 @@ impl<P: Partition> BatchCommitter<P> {
         let at = closed.begun.unwrap_or_else(now_ms);
         let metadata = Intent::metadata(closed.last, at, closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
-        let fence = Held { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
+        let fence =
+            FencingIntent { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
             let dead_letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
             self.writer.write_dead_letters(&format!("{}-letters", closed.token), dead_letters, &fence).await?;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::ack::AckOutcome;
+use crate::journal::{Journal, JournalFile};
 use crate::kafka::delivery::{KafkaDelivery, Pending};
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
@@ -18,7 +19,6 @@ use crate::kafka::settings::{Brokers, Options as KafkaOptions};
 use crate::kafka::topics::{TopicRules, Topics};
 use crate::projects::OwnTopics;
 use crate::request::Wait;
-use crate::spool::folder::{Content, Folder};
 
 const EVENTUALLY: Duration = Duration::from_secs(30);
 
@@ -190,9 +190,9 @@ async fn files_of_a_version_without_a_log_need_no_room_in_a_full_one() {
         let record = |hash| Addressed { topic: "a".into(), hash, payload: Bytes::from(vec![7; 100_000]) };
         (from..from + 5).map(record).collect::<Vec<_>>()
     };
-    let folder = Folder::open(&place.path.join("records")).unwrap();
+    let folder = Journal::open(&place.path.join("records")).unwrap();
     let chunks = vec![crate::kafka::addressed::encode(&records(0)).into()];
-    folder.write("1", &Content { token: "left".into(), rows: 5, chunks, days: vec![] }).unwrap();
+    folder.write("1", &JournalFile { token: "left".into(), rows: 5, chunks, days: vec![] }).unwrap();
     drop(folder);
     let fallback = place.open(1 << 20);
     let writer = fallback.start().unwrap();

@@ -307,7 +307,7 @@ impl<D: Disk> LocalLog<D> {
     }
 
     /// Looks at how much waits from an offset on, and since when.
-    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Waiting {
+    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Backlog {
         let limits = self.limits;
         let (bytes, free) = {
             let segments = self.segments();
@@ -318,7 +318,7 @@ impl<D: Disk> LocalLog<D> {
         let has_room = free.is_none_or(|free| free > RESERVED_SEGMENTS * limits.segment_bytes());
         let is_full = bytes >= limits.bytes || oldest >= limits.age || !has_room;
         self.is_full.store(is_full, Ordering::Relaxed);
-        Waiting { bytes, oldest, has_room }
+        Backlog { bytes, oldest, has_room }
     }
 
     fn segments(&self) -> MutexGuard<'_, Segments<D>> {
@@ -334,9 +334,9 @@ impl<D: Disk> LocalLog<D> {
     }
 }
 
-/// What waits in the log.
+/// The records of the log that are not committed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
+pub struct Backlog {
     /// Bytes that are not committed.
     pub bytes: u64,
     /// Since when the oldest of them waits.
