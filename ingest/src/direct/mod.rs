@@ -12,13 +12,15 @@
 
 pub mod append;
 pub mod checkpoint;
+mod first_start;
+mod housekeeping;
 pub mod ids;
 pub mod journal;
 pub mod partition;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +35,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cardinality::{CardinalityLimiter, warm_up};
-use crate::dedup_warm_up::{self, IdFilter, RecentId};
 use crate::event_key::{EventKey, KeyHasher};
 use crate::journal::{Journal, JournalError};
 use crate::log::local::commit::{COMMIT, Commits};
@@ -45,14 +46,11 @@ use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
 use checkpoint::{Checkpointer, LocalStore};
-use ids::{Id, RefusedRecords, Source};
+use ids::{Id, RefusedRecords};
 use partition::LocalPartition;
 
 /// Between looks at how much waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// Between two syncs of ClickHouse's files. What is stored meanwhile is kept in the log.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a start waits for dimension values that are known. They are read meanwhile, however long it takes.
 const LEARN_WITHIN: Duration = Duration::from_secs(1);
@@ -293,112 +291,6 @@ impl Direct {
         let common = Arc::clone(&self.common);
         let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, backpressure, drain };
         worker.run().await;
-    }
-
-    /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
-    async fn warm_up(&self) -> Result<(), StartError> {
-        let dedup = self.common.windows.limits();
-        self.tables_ready.cancelled().await;
-        loop {
-            let remember = |id: RecentId, at| {
-                let key = self.appender.hasher().key(&id.project_id, &id.event_id);
-                self.appender.window().insert(key, -1, at);
-            };
-            match dedup_warm_up::load(&self.store.client, &IdFilter::Given, dedup, remember).await {
-                Ok(warm_up) => {
-                    tracing::info!(
-                        ids = warm_up.ids,
-                        "the deduplication window is warm: recent ids were read from ClickHouse"
-                    );
-                    break;
-                }
-                // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
-                Err(error @ StoreError::Refused { code: 60 | 81 | 47 | 16, .. }) => {
-                    return Err(StartError::NotMigrated(error));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "recent ids could not be read for the deduplication window; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-        self.store.health.set("clickhouse", Status::Up, "");
-        Ok(())
-    }
-
-    /// Keeps ids that did not come through the log. From then on the folder knows its ids.
-    fn keep_other_ids(&self) -> io::Result<()> {
-        let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(known_id()).collect();
-        if self.has_ids {
-            // Beside those of the first start, which nobody could read again.
-            return ids::save(&self.disk, Source::Journal, &ids);
-        }
-        ids::save(&self.disk, Source::ClickHouse, &ids)?;
-        self.log.commit(self.partition.first(), "")
-    }
-
-    /// Measures what waits, and lets go of segments that are read. Blocking.
-    fn look(&self) {
-        let (committed, mut oldest) = (self.partition.committed_next(), None);
-        let looked = self.log.read(committed, |record| {
-            oldest = Some(record.at);
-            false
-        });
-        let waiting = self.log.measure(committed, oldest);
-        self.store.metrics.log.waiting(waiting.bytes, waiting.oldest);
-        let (status, detail) = match (self.log.is_full(), waiting.has_room) {
-            _ if self.log.has_failed() => (Status::Down, "its writer ended by a fault: start the process again"),
-            (_, false) => (Status::Down, "the disk is nearly full: events are refused"),
-            (true, true) => (Status::Down, "full: events are refused until ClickHouse is back"),
-            (false, true) => (Status::Up, ""),
-        };
-        self.store.health.set("log", status, detail);
-        let window = self.appender.window();
-        self.store.metrics.window(window.ids(), window.reach(steady_ms()));
-        drop(window);
-        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)).and_then(|()| self.log.prepare()) {
-            self.store.metrics.log.errors.inc();
-            tracing::error!(%error, "segments could not be let go of, or made; trying again");
-        }
-    }
-
-    fn retire(&self, committed: i64) -> io::Result<()> {
-        let (ended, kept) = (self.log.ended_before(committed), self.checkpointer.may_go_before());
-        let mut gone = None;
-        for (base, end) in ended {
-            // An empty one is followed by one of the same base.
-            if end > base && base > self.saved.load(Ordering::Relaxed) {
-                ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end))?;
-                self.saved.store(base, Ordering::Relaxed);
-            }
-            gone = gone.max((end <= kept).then_some(end));
-        }
-        let Some(gone) = gone else { return Ok(()) };
-        self.log.retire(gone);
-        ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
-    }
-
-    async fn checkpoint_regularly(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(CHECKPOINT_EVERY).await;
-            let this = Arc::clone(&self);
-            drop(tokio::task::spawn_blocking(move || this.checkpoint()).await);
-        }
-    }
-
-    /// Makes what is stored outlive the power. Blocking.
-    fn checkpoint(&self) {
-        if let Err(error) = self.checkpointer.checkpoint(self.partition.committed_next()) {
-            self.store.metrics.log.errors.inc();
-            tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
-        }
-    }
-
-    /// Ids of records between two offsets, as far as the window has them.
-    fn ids_of(&self, base: i64, end: i64) -> Vec<Id> {
-        let mut found = self.appender.window().within(&(base..end));
-        found.sort_unstable_by_key(|(_, offset, _)| *offset);
-        found.into_iter().map(known_id()).collect()
     }
 }
 

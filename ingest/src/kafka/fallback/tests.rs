@@ -15,6 +15,7 @@ use crate::journal::{Journal, JournalFile};
 use crate::kafka::delivery::{KafkaDelivery, Pending};
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
+use crate::kafka::records::Records;
 use crate::kafka::settings::{Brokers, Options as KafkaOptions};
 use crate::kafka::topics::{TopicRules, Topics};
 use crate::projects::OwnTopics;
