@@ -31,19 +31,16 @@ pub(crate) fn text<'a>(
 pub struct Events<'a> {
     /// Whether the body was one event and not a batch.
     pub is_single: bool,
-    /// Those that are valid.
     pub events: Vec<Event<'a>>,
     /// Where in the body each of them was.
     pub indices: Vec<usize>,
     /// Those of the events that have any, by their place in `events`.
     pub warnings: Vec<(usize, Warnings)>,
-    /// The others.
     pub refusals: Vec<Refusal<'a>>,
 }
 
 /// A refused event and its text.
 pub struct Refusal<'a> {
-    /// The text.
     pub text: &'a str,
     /// Which it was, and why.
     pub rejected: Rejected,
@@ -100,8 +97,7 @@ impl<'a> Events<'a> {
     }
 }
 
-/// The id that the sender gave the event at `index` of a body that was taken apart before: only for what is refused late, because it
-/// is taken apart again.
+/// The id of the event at `index` of a body that was parsed before. It parses the body again, so it is only for events that are refused late.
 pub(crate) fn event_id_at(bytes: &[u8], most: usize, layout: Layout, index: usize) -> Option<String> {
     let text = match body::decode(bytes).ok()? {
         Decoded::Clean(text) => text,

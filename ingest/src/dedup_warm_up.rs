@@ -33,9 +33,7 @@ pub enum IdFilter {
 /// An id that is in `events`.
 #[derive(Debug, Row, Deserialize)]
 pub struct RecentId {
-    /// Its project.
     pub project_id: String,
-    /// The id.
     pub event_id: String,
     /// Its offset in Kafka; -1 when it came another way.
     pub source_offset: i64,
@@ -44,7 +42,6 @@ pub struct RecentId {
 /// What was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarmUp {
-    /// Number of ids.
     pub ids: usize,
     /// Ids older than this time did not fit.
     pub cut: Option<i64>,

@@ -24,16 +24,13 @@ pub enum Delivery {
 pub enum Ready {
     /// Nothing: there is one log.
     Local,
-    /// Where they go.
     Kafka(Route),
 }
 
 /// Events that were submitted.
 #[derive(Debug)]
 pub enum Pending {
-    /// To the local log.
     Local(Submitted),
-    /// To Kafka.
     Kafka(KafkaPending),
 }
 

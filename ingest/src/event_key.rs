@@ -61,7 +61,6 @@ impl KeyHasher {
         Self { secret }
     }
 
-    /// The key of an event.
     pub fn key(&self, project: &str, event_id: &str) -> EventKey {
         let mut hasher = SipHasher13::new_with_key(&self.secret);
         hasher.write(project.as_bytes());

@@ -43,12 +43,10 @@ impl Skips {
         }
     }
 
-    /// How many offsets.
     pub fn len(&self) -> usize {
         self.offsets
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.offsets == 0
     }
@@ -76,7 +74,6 @@ impl Skips {
 pub struct Intent {
     /// First offset: that of the commit.
     pub first: i64,
-    /// Last offset.
     pub last: i64,
     /// When it was first written, in milliseconds since 1970.
     pub at: i64,

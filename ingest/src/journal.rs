@@ -51,14 +51,10 @@ pub struct JournalFile {
 pub enum JournalError {
     /// Another process has it.
     #[error("{folder}: another ingester uses this folder; give each its own TALLYHOUSE_DATA")]
-    InUse {
-        /// The folder.
-        folder: String,
-    },
+    InUse { folder: String },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
-        /// Where.
         path: String,
         /// What it said.
         source: io::Error,
@@ -67,7 +63,7 @@ pub enum JournalError {
 
 /// What a look at the folder found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Contents {
     /// Whole files, oldest first.
     pub files: Vec<PathBuf>,
     /// Half-written files that were removed.
@@ -133,12 +129,12 @@ impl Journal {
     }
 
     /// What earlier processes left; half-written files are removed, so nobody may write meanwhile.
-    pub fn look(&self) -> Result<Found, JournalError> {
+    pub fn look(&self) -> Result<Contents, JournalError> {
         let unfinished = self.of("part")?;
         for path in &unfinished {
             self.remove(path)?;
         }
-        Ok(Found { files: self.files()?, unfinished: unfinished.len() })
+        Ok(Contents { files: self.files()?, unfinished: unfinished.len() })
     }
 
     /// Whole files, oldest first.

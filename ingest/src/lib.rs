@@ -8,7 +8,6 @@
 //! [`pipeline`] spells what happens to a request, [`delivery`] where its events go: into the log on this machine ([`direct`],
 //! [`log::local`]) or into Kafka ([`kafka`]). [`worker`] stores what a log has, of whichever kind. `run` puts them together;
 //! `.ci/layers.txt` says which module may use which.
-#![warn(missing_docs)]
 
 pub mod ack;
 pub mod admit;

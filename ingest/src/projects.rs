@@ -36,10 +36,8 @@ impl OwnTopics {
 /// Why the documents cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProjectsError {
-    /// One of them.
     #[error("{path}: {source}")]
     Document {
-        /// Its file.
         path: String,
         /// What is wrong with it.
         source: SettingsError,
@@ -49,7 +47,6 @@ pub enum ProjectsError {
     Twice {
         /// The second one's file.
         path: String,
-        /// The project.
         project: String,
     },
     /// More than one batch may touch: see [`Projects::from_documents`].
@@ -64,7 +61,6 @@ pub enum ProjectsError {
 }
 
 impl Projects {
-    /// All projects alike.
     pub fn all(default: ProjectSettings) -> Self {
         Self { default, named: BTreeMap::new() }
     }
@@ -92,7 +88,6 @@ impl Projects {
         if found > MAX_PARTITIONS_PER_BATCH { Err(ProjectsError::TooManyPartitions { found }) } else { Ok(projects) }
     }
 
-    /// The settings of a project.
     pub fn of(&self, project: &str) -> &ProjectSettings {
         self.named.get(project).unwrap_or(&self.default)
     }

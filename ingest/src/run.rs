@@ -1,4 +1,4 @@
-//! Puts the write path together, starts it and stops it.
+//! Assembles the write path, starts it and stops it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
 use crate::delivery::Delivery;
 use crate::direct::checkpoint::LocalStore;
-use crate::direct::{self, Direct, Parts, StartError};
+use crate::direct::{self, Direct, DirectParts, StartError};
 use crate::event_key::KeyHasher;
 use crate::http;
 use crate::kafka::config::KafkaConfig;
@@ -52,17 +52,15 @@ use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
 
-/// What the write path is given.
+/// What the write path depends on.
 pub struct Deps {
     /// ClickHouse, as a user that may insert into `events_in` and read `events`.
     pub connection: Connection,
-    /// Who may send.
+    /// The keys that may send events.
     pub keys: KeyRing,
-    /// What event types declare.
+    /// Declarations of event types.
     pub catalogue: Catalogue,
-    /// Hashes users.
     pub hasher: UserHasher,
-    /// Metrics and health.
     pub admin: Admin,
     /// Versions of changed days, shared with the query cache of this process.
     pub days: DayVersions,
@@ -75,7 +73,7 @@ pub struct Deps {
 /// Why the write path could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A variable.
+    /// A variable is wrong.
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The gateway's log cannot be used.
@@ -115,7 +113,7 @@ pub struct Ingest {
     tables_ready: CancellationToken,
 }
 
-/// What works behind the requests.
+/// What stores the events.
 enum Back {
     Direct(Box<Direct>),
     Kafka(Box<Kafka>),
@@ -252,7 +250,7 @@ fn local(
         pace: config.pace,
     });
     let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
-    let parts = Parts { store, common, cardinality, sync, limits, drain, tables_ready, local_store };
+    let parts = DirectParts { store, common, cardinality, sync, limits, drain, tables_ready, local_store };
     let direct = Direct::open(&config.data.join("ingest"), parts)?;
     Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
 }

@@ -1,4 +1,4 @@
-//! ClickHouse as the write path sees it: a block goes in, once, however often it has to be sent.
+//! Inserts into ClickHouse: a block is counted once, however often it is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,8 @@ pub struct Store {
     pub client: Client,
     /// One attempt may take this long.
     pub timeout: Duration,
-    /// Figures.
     pub metrics: Arc<Metrics>,
-    /// Where ClickHouse's state is told.
+    /// Reports the state of ClickHouse.
     pub health: Health,
     /// Publishes the days that inserts change.
     pub changed_days: Publisher,
@@ -46,8 +45,7 @@ pub struct Block<'a> {
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 impl Store {
-    /// Tries once. After an error the block may be stored, in part or as a whole: only the same
-    /// block may follow.
+    /// One attempt. After an error the block may be stored, in part or as a whole: only the same block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
         let started = Instant::now();
         match self

@@ -23,7 +23,6 @@ const MONDAY_MS: i64 = 3 * DAY_MS;
 /// Where in Kafka an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
-    /// The partition.
     pub partition: i32,
     /// The offset in it.
     pub offset: i64,
@@ -86,7 +85,6 @@ pub struct Builder {
 /// Events that were encoded, and what has to be known of them.
 #[derive(Debug)]
 pub struct Encoded {
-    /// How many.
     pub rows: usize,
     /// One Native block.
     pub chunks: Vec<Bytes>,
@@ -197,7 +195,6 @@ impl Builder {
             || self.partitions.len() >= MAX_PARTITIONS_PER_BATCH as usize
     }
 
-    /// Events so far.
     pub fn rows(&self) -> usize {
         self.rows
     }

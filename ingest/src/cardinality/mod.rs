@@ -53,7 +53,6 @@ const HOUR_MS: i64 = 3_600_000;
 
 type Numbers<V> = HashMap<u64, V, BuildHasherDefault<IdentityHasher>>;
 
-/// See the module.
 pub struct CardinalityLimiter {
     secret: [u8; 16],
     most: usize,

@@ -86,7 +86,6 @@ impl Queue {
         self.lock().dead_letters.len()
     }
 
-    /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

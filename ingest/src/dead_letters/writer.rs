@@ -15,9 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Inserts what is in the queue.
 pub struct DeadLetterWriter {
-    /// From where.
     pub queue: Arc<Queue>,
-    /// To where.
     pub client: Client,
 }
 

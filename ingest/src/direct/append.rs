@@ -46,7 +46,6 @@ struct Stored {
     refused: Arc<BTreeMap<i64, u32>>,
 }
 
-/// See the module.
 pub struct Appender {
     log: Arc<LocalLog>,
     window: Arc<Mutex<Window>>,
@@ -82,12 +81,10 @@ impl Submitted {
         self.tickets.len() - 1
     }
 
-    /// How many events.
     pub fn len(&self) -> usize {
         self.fates.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.fates.is_empty()
     }
@@ -247,12 +244,10 @@ impl Appender {
         self.window().insert(self.hasher.key(project, event_id), -1, steady_ms());
     }
 
-    /// The ids.
     pub fn window(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hasher of ids.
     pub fn hasher(&self) -> &KeyHasher {
         &self.hasher
     }

@@ -34,7 +34,6 @@ const ENTRY: usize = 36;
 /// An id of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id {
-    /// Its hash.
     pub key: EventKey,
     /// The offset in the log; -1 for one that ClickHouse knew.
     pub offset: i64,
@@ -128,7 +127,6 @@ pub struct RefusedRecords {
 }
 
 impl RefusedRecords {
-    /// Reads them.
     pub fn load<D: Disk>(disk: &D) -> io::Result<Self> {
         let mut refused = Self::default();
         for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {

@@ -75,7 +75,6 @@ pub enum StartError {
     NotMigrated(StoreError),
 }
 
-/// What it works with.
 pub struct Direct {
     /// Where requests leave their events.
     pub appender: Arc<Appender>,
@@ -96,11 +95,8 @@ pub struct Direct {
     saved: AtomicI64,
 }
 
-/// What it is made of.
-pub struct Parts {
-    /// Where batches go.
+pub struct DirectParts {
     pub store: Store,
-    /// What workers share.
     pub common: Arc<Common>,
     /// Dimension values, to be filled at start.
     pub cardinality: Arc<CardinalityLimiter>,
@@ -130,8 +126,8 @@ pub fn warn_of_unread_log(path: &Path) {
 
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
-    pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
-        let Parts { store, common, cardinality, sync, limits, drain, tables_ready, local_store } = parts;
+    pub fn open(path: &Path, parts: DirectParts) -> Result<Self, StartError> {
+        let DirectParts { store, common, cardinality, sync, limits, drain, tables_ready, local_store } = parts;
         let journal = Journal::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
@@ -181,7 +177,7 @@ impl Direct {
             0 => format!("local-{}", identity.id),
             _ => format!("local-{}-{generation}", identity.id),
         };
-        let partition = Arc::new(LocalPartition::new(partition::Parts {
+        let partition = Arc::new(LocalPartition::new(partition::LocalPartitionParts {
             topic,
             log: Arc::clone(&log),
             disk: disk.clone(),

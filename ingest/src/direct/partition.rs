@@ -32,10 +32,9 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
 /// What a partition is made of.
-pub struct Parts {
+pub struct LocalPartitionParts {
     /// What its batches' tokens begin with.
     pub topic: String,
-    /// The log.
     pub log: Arc<LocalLog>,
     /// Where ids are kept.
     pub disk: LogFolder,
@@ -51,13 +50,13 @@ pub struct Parts {
 
 /// All of the log: its only partition.
 pub struct LocalPartition {
-    parts: Parts,
+    parts: LocalPartitionParts,
     committed: AtomicI64,
 }
 
 impl LocalPartition {
     /// The partition of a log.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: LocalPartitionParts) -> Self {
         let committed = AtomicI64::new(parts.found.next);
         Self { parts, committed }
     }

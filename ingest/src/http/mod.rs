@@ -16,7 +16,6 @@ use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_secu
 
 use crate::pipeline::Pipeline;
 
-/// The routes.
 pub fn router(pipeline: Arc<Pipeline>) -> Router {
     let router = Router::new()
         .route("/v1/events", post(events).fallback(only_post))

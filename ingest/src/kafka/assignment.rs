@@ -1,11 +1,11 @@
 //! The partitions assigned to this process, and the partition worker of each.
 //!
 //! ```text
-//! assigned -> noted -> the poll loop begins workers        revoked -> workers drain, the rebalance waits for them, then loses them
+//! assigned -> noted -> the poll loop starts workers        revoked -> the rebalance waits while workers drain, then takes their right to commit
 //! ```
 //!
-//! The callbacks of a rebalance run inside a poll. A partition may go in one and come back in the next, so the poll loop is told
-//! what went: records that it had collected before must not reach a later worker.
+//! The callbacks of a rebalance run inside a poll. A partition may be revoked in one and assigned again in the next, so the poll
+//! loop learns what was revoked: records that it had collected before must not reach a later worker.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,23 +40,23 @@ pub(super) struct WorkerHandle {
     drain: CancellationToken,
     ownership: Arc<Ownership<Context>>,
     task: JoinHandle<()>,
-    /// Kafka is not asked for more records of it.
+    /// The consumer does not fetch its records.
     pub(super) is_paused: bool,
 }
 
-/// What the rebalance callback reaches.
+/// The context of the consumer, for the callbacks of a rebalance.
 pub(super) struct Context {
     pub(super) parts: ConsumerParts,
     runtime: Handle,
     workers: Mutex<HashMap<TopicPartition, WorkerHandle>>,
     assigned: Mutex<Vec<TopicPartition>>,
-    /// Partitions that went since the poll loop last looked: what it collected for them must not reach a later worker.
+    /// Partitions that were revoked since the poll loop last looked.
     gone: Mutex<Vec<TopicPartition>>,
     has_gone: AtomicBool,
 }
 
 impl WorkerHandle {
-    /// Gives it records. One that has ended or stands still drops them; the next owner reads them again.
+    /// Hands over records. A worker that has ended or is blocked drops them: the next owner reads them again.
     pub(super) fn take(&self, chunk: Chunk) {
         let bytes = chunk.bytes.len();
         self.backpressure.sent(bytes);
@@ -83,7 +83,7 @@ impl Context {
         }
     }
 
-    /// Partitions that went since it was last asked.
+    /// Partitions that were revoked since the last call.
     pub(super) fn take_gone(&self) -> Vec<TopicPartition> {
         match self.has_gone.swap(false, Ordering::AcqRel) {
             true => std::mem::take(&mut *self.gone()),
@@ -103,7 +103,7 @@ impl Context {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes workers out and ends them; waits for the batches on their way at most so long.
+    /// Stops workers, and waits for their batches at most so long.
     pub(super) fn end(&self, places: &[TopicPartition], within: Duration) {
         let ending: Vec<(TopicPartition, WorkerHandle)> = {
             let mut workers = self.workers();
@@ -118,7 +118,11 @@ impl Context {
             let left = deadline.saturating_duration_since(Instant::now());
             let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut worker.task).await });
             if ended.is_err() {
-                tracing::warn!(topic, partition, "given up with a batch on its way; the next owner repeats it");
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "a partition worker was aborted during an insert; the next owner of the partition repeats the batch"
+                );
             }
             worker.ownership.lose();
             worker.task.abort();
@@ -174,7 +178,7 @@ fn places(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
 }
 
-/// Begins the workers of partitions that were assigned meanwhile.
+/// Starts the workers of partitions that were assigned since the last call.
 pub(super) fn begin_workers(consumer: &Arc<BaseConsumer<Context>>) {
     let context = consumer.context();
     let assigned = std::mem::take(&mut *context.assigned());

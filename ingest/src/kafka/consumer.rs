@@ -4,9 +4,9 @@
 //! poll -> chunk per partition -> its worker          workers full: their partitions are paused, polling goes on
 //! ```
 //!
-//! Polling never stops while a worker waits for ClickHouse, so the group does not take a slow consumer for a dead one. A
-//! revoked partition's worker may finish the batch on its way; past the deadline its right to commit is taken and it is
-//! aborted: the next owner finds the intent and repeats the batch.
+//! Polling never stops while a worker waits for ClickHouse, so the group does not take a slow consumer for a dead one. The worker of a
+//! revoked partition may finish its insert; past the deadline it loses the right to commit and is aborted: the next owner finds the
+//! intent and repeats the batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) ->
     Ok(())
 }
 
-/// Why polling ended before it was told to.
+/// Why polling ended by itself.
 enum Ended {
     /// The client can do nothing more: fenced by another one with the same `group.instance.id`.
     Fatal(KafkaError),
@@ -76,7 +76,7 @@ enum Ended {
     Worker,
 }
 
-/// Until `stop`, or until this consumer can do nothing more.
+/// Polls until `stop`, or until this consumer can do nothing more.
 fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Result<(), Ended> {
     let mut chunks: HashMap<TopicPartition, Chunk> = HashMap::new();
     while !stop.is_cancelled() {
@@ -107,8 +107,8 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
     Ok(())
 }
 
-/// Drops what was collected for partitions that went. Should they come back at once, their records are read from the committed
-/// offset; a worker that began with the later ones would commit past those in between.
+/// Drops what was collected for revoked partitions. When they are assigned again at once, their records are read from the committed
+/// offset: a worker that began with later ones would commit past those in between.
 fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<TopicPartition, Chunk>) {
     for place in consumer.context().take_gone() {
         chunks.remove(&place);
@@ -155,7 +155,7 @@ fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<TopicPa
     chunks.retain(|place, _| workers.contains_key(place));
 }
 
-/// Whether a worker has enough, so many bytes wait for it and for all: a worker that had enough goes on below a half.
+/// Whether a partition is to be paused, with so many bytes queued for its worker and for all. A paused one goes on below a half.
 fn has_enough(had_enough: bool, queued: usize, all: usize) -> bool {
     if all > MOST_BYTES {
         return true;

@@ -16,7 +16,6 @@ use crate::request::Wait;
 
 /// Delivery to Kafka.
 pub struct KafkaDelivery {
-    /// Sends records.
     pub gateway: Gateway,
     /// Knows what is stored.
     pub progress: Progress,
@@ -29,7 +28,6 @@ pub struct KafkaDelivery {
 /// Where the events of a request go.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// To Kafka.
     Kafka(Destination),
     /// To the local log, for a topic: Kafka does not answer.
     LocalLog(Arc<str>),
@@ -44,20 +42,17 @@ pub enum Pending {
     Unsent {
         /// The topic that they are for.
         topic: Arc<str>,
-        /// The records.
         records: Records,
     },
 }
 
 impl Pending {
-    /// How many events.
     pub fn len(&self) -> usize {
         match self {
             Self::Sent(InFlight { records, .. }) | Self::Unsent { records, .. } => records.len(),
         }
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

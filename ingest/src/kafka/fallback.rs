@@ -52,7 +52,6 @@ pub struct NotTaken;
 /// Why it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FallbackError {
-    /// The folder.
     #[error("{0}")]
     Journal(#[from] JournalError),
     /// The log in it.
@@ -60,7 +59,6 @@ pub enum FallbackError {
     Log(#[from] io::Error),
 }
 
-/// See the module.
 pub struct Fallback {
     log: Arc<LocalLog>,
     held: HeldRecords,

@@ -37,18 +37,13 @@ use crate::metrics::{Metrics, Produced};
 use crate::placement;
 use crate::request::TRACE_HEADER;
 
-/// Where a record ended.
+/// How the delivery of a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryResult {
-    /// Nowhere yet.
+    /// Not yet.
     Pending,
-    /// In the log, on every replica in sync.
-    Acknowledged {
-        /// Where.
-        partition: i32,
-        /// And at which offset.
-        offset: i64,
-    },
+    /// Every replica in sync has it.
+    Acknowledged { partition: i32, offset: i64 },
     /// Not in Kafka, but in the local log of this gateway.
     InLocalLog,
     /// The broker takes no record of this size.
@@ -67,7 +62,7 @@ impl DeliveryResult {
         matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
     }
 
-    /// What metrics say of it.
+    /// The label of metrics.
     fn produced(self) -> Produced {
         match self {
             Self::Acknowledged { .. } => Produced::Acknowledged,
@@ -102,19 +97,17 @@ impl DeliveryResult {
 /// Where a request's records go.
 #[derive(Debug, Clone)]
 pub struct Destination {
-    /// The topic.
     pub topic: Arc<str>,
     /// What is known of it.
     pub shape: Shape,
 }
 
-/// Records on their way.
+/// Records that were sent.
 #[derive(Debug)]
 pub struct InFlight {
     tracker: Arc<Tracker>,
     /// When they were sent, in milliseconds of the steady clock.
     pub since: i64,
-    /// Where they go.
     pub destination: Destination,
     /// The records, kept until all have a result: what fails goes to the local log from here.
     pub records: Records,
@@ -175,7 +168,7 @@ pub fn high_watermarks(results: &[DeliveryResult]) -> BTreeMap<i32, i64> {
     watermarks
 }
 
-/// Whom a delivery report is for.
+/// Which record a delivery report is about.
 pub struct Slot {
     tracker: Arc<Tracker>,
     index: usize,
@@ -237,7 +230,6 @@ impl Reports {
     }
 }
 
-/// Sends records.
 pub struct Gateway {
     config: ClientConfig,
     producer: RwLock<Arc<ThreadedProducer<Reports>>>,
@@ -248,7 +240,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Connects in the background. `deliver_within` bounds how long a record may be on its way.
+    /// Connects in the background. `deliver_within` bounds the time until a record is acknowledged.
     pub fn new(
         brokers: &Brokers,
         topics: Arc<Topics>,
@@ -272,7 +264,7 @@ impl Gateway {
         self.topics.rules().of(project)
     }
 
-    /// Learns what a topic is like, and makes it if need be.
+    /// Reads the shape of a topic, and creates it if it is missing.
     pub async fn destination(&self, topic: &str) -> Result<Destination, TopicError> {
         let shape = self.topics.ensure(topic).await?;
         Ok(Destination { topic: topic.into(), shape })
@@ -309,7 +301,7 @@ impl Gateway {
         InFlight { tracker, since, destination, records }
     }
 
-    /// The client, or another one instead of a broken one. What that has fails, and goes to the local log.
+    /// The client, or a new one in place of a broken one. What the broken one holds fails, and goes to the local log.
     fn producer(&self) -> Arc<ThreadedProducer<Reports>> {
         let producer = Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner));
         if !producer.context().is_broken.swap(false, Ordering::Relaxed) {

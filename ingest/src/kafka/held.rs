@@ -18,7 +18,6 @@ use ulid::Ulid;
 use super::addressed::{Addressed, encode, read_all};
 use crate::journal::{Journal, JournalError, JournalFile};
 
-/// See the module.
 pub struct HeldRecords {
     folder: Journal,
     /// Who lists or writes files.
@@ -34,7 +33,6 @@ pub struct HeldRecords {
 /// A file that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldFile {
-    /// Where.
     pub path: PathBuf,
     /// The hash of its topic. A file of a version without a log has its own, since it may hold several topics.
     pub topic_hash: u32,
@@ -56,7 +54,7 @@ impl HeldRecords {
         Ok(held)
     }
 
-    /// Whether Kafka takes nothing for a topic. That of it something waits does not say so: it is sent beside what comes.
+    /// Whether Kafka takes nothing for a topic. Records may still wait for a topic that it takes again: they are sent beside new ones.
     pub fn has(&self, topic: &str) -> bool {
         self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&topic_hash(topic))
     }
@@ -82,7 +80,7 @@ impl HeldRecords {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Keeps records of a topic that Kafka takes nothing for. They outlive the power.
+    /// Keeps records of a topic that Kafka takes nothing for, synced.
     pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), JournalError> {
         let hash = topic_hash(topic);
         let _files = lock(&self.files);
@@ -113,7 +111,7 @@ impl HeldRecords {
         Ok(content.map(|content| read_all(Bytes::from(content.chunks.concat()))))
     }
 
-    /// Forgets what of a file was sent.
+    /// Rewrites a file without the records that were sent.
     pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), JournalError> {
         let _files = lock(&self.files);
         match file.path.file_stem() {
@@ -122,7 +120,7 @@ impl HeldRecords {
         }
     }
 
-    /// Keeps a record for a person. Returns the name of its file.
+    /// Parks a record for an operator. Returns the name of its file.
     pub fn park(&self, record: &Addressed) -> Result<String, JournalError> {
         let bytes = encode(std::slice::from_ref(record));
         let name = format!("{:016x}-{:08x}", record.hash, crc32fast::hash(&bytes));

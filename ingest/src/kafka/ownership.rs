@@ -15,7 +15,6 @@ use super::pins::Pins;
 use crate::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, Start};
 
-/// See the module.
 pub struct Ownership<C: ConsumerContext> {
     consumer: Arc<BaseConsumer<C>>,
     pins: Arc<Pins>,

@@ -14,15 +14,12 @@ use crate::worker::Common;
 pub struct ConsumerParts {
     /// Where Kafka is.
     pub brokers: Brokers,
-    /// The group.
     pub group: String,
     /// Over how many partitions events are spread.
     pub pins: Arc<Pins>,
     /// What it reads.
     pub rules: TopicRules,
-    /// Where batches go.
     pub store: Store,
-    /// What workers share.
     pub common: Arc<Common>,
     /// How long a rebalance, or the end, waits for batches on their way.
     pub drain: Duration,

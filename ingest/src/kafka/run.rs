@@ -29,7 +29,6 @@ pub enum KafkaRunError {
     Consumer(#[from] KafkaError),
 }
 
-/// What it works with.
 pub struct Kafka {
     /// Topics.
     pub topics: Arc<Topics>,

@@ -75,7 +75,6 @@ const GONE_FOR: Duration = Duration::from_secs(5 * super::settings::GONE_AFTER.a
 #[derive(Debug, thiserror::Error)]
 #[error("topic {topic}: {problem}")]
 pub struct TopicError {
-    /// Which.
     pub topic: String,
     /// What Kafka says.
     pub problem: String,

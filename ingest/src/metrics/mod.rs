@@ -1,4 +1,4 @@
-//! Every metric of the write path: their names are in this folder only.
+//! Telemetry: every metric of the write path, and the types of its labels. Measured modules use it, never the reverse.
 
 mod journal;
 mod kafka;
@@ -109,18 +109,21 @@ impl Metrics {
             open_bytes: registrar.gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
             dimension_overflow: registrar.counters(
                 "tallyhouse_ingest_dimension_overflow_total",
-                "Values counted as __other__ because the dimension had too many within the hour",
+                "Values that the cardinality limiter counted as __other__",
                 &["dimension"],
             )?,
             event_type_overflow: registrar.counter(
                 "tallyhouse_ingest_event_type_overflow_total",
-                "Events counted under the type __other__ because their project had too many types within the hour",
+                "Events that the cardinality limiter counted under the type __other__",
             )?,
-            dimension_values: registrar
-                .gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
-            window_ids: registrar.gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
+            dimension_values: registrar.gauge(
+                "tallyhouse_ingest_dimension_values",
+                "Dimension values that the cardinality limiter remembers",
+            )?,
+            window_ids: registrar
+                .gauge("tallyhouse_ingest_dedup_window_ids", "Event ids in the deduplication window")?,
             window_seconds: registrar
-                .gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+                .gauge("tallyhouse_ingest_dedup_window_seconds", "Time span of the deduplication window")?,
             dead_letters_dropped: registrar
                 .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
             changed_days_dropped: registrar.counter(

@@ -1,4 +1,4 @@
-//! Who sends a request, and what its project wants.
+//! The sender of a request, and the settings of its project.
 
 use axum::http::HeaderMap;
 use tallyhouse_schema::normalise::ProjectRules;
@@ -8,7 +8,7 @@ use tallyhouse_service::keys::{self, Grant, Scope};
 use super::Pipeline;
 use crate::request::RequestError;
 
-/// Who sent a request, and what its project wants.
+/// The sender of a request, and the settings of its project.
 pub(super) struct Caller {
     pub(super) rules: ProjectRules,
     pub(super) key_id: String,

@@ -1,4 +1,4 @@
-//! Events on their way -> the answer.
+//! Submitted events -> the answer.
 
 use tallyhouse_schema::Rejection;
 use tokio::time::Instant;

@@ -8,7 +8,7 @@
 //!
 //! Up to `submit` nothing was taken and every error is a plain refusal. After it, a request ends in one of three ways:
 //! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
-//! passed (503): they are still on their way, and sending them again attaches to them instead of counting twice.
+//! passed (503): they may still become durable, and a retry is recognised as a duplicate.
 
 mod authenticate;
 mod confirm;
@@ -36,7 +36,7 @@ use crate::request::body::{Encoding, read, reservation};
 use crate::request::{IngestOptions, RequestError, layout, trace};
 use take::Asked;
 
-/// Bodies above this are taken apart on a thread for blocking work: parsing them would hold up everybody else's requests.
+/// Bodies above this are parsed on a thread for blocking work: they would hold up other requests.
 const LARGE_BODY: usize = 256 * 1024;
 
 /// What every request needs.
@@ -56,7 +56,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Carries a request out.
+    /// Handles a request.
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
         let caller = self.authenticate(&head.headers)?;
@@ -80,7 +80,7 @@ impl Pipeline {
             let pipeline = Arc::clone(self);
             let work = tokio::task::spawn_blocking(move || pipeline.take(&body, asked));
             work.await.map_err(|error| {
-                tracing::error!(%error, "taking a body apart failed");
+                tracing::error!(%error, "parsing a body failed");
                 RequestError::Internal
             })??
         } else {

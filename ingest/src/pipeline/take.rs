@@ -1,4 +1,4 @@
-//! A body -> its events, on their way to be durable.
+//! A body -> its events, submitted.
 
 use tallyhouse_schema::body::Layout;
 use tallyhouse_schema::event::Flags;
@@ -27,7 +27,7 @@ pub(super) struct Asked {
     pub(super) trace: Option<String>,
 }
 
-/// A request whose events are on their way.
+/// A request whose events were submitted.
 pub(super) struct Taken {
     pub(super) is_single: bool,
     pub(super) event_id: String,
@@ -40,7 +40,7 @@ pub(super) struct Taken {
 }
 
 impl Pipeline {
-    /// Bytes -> events on their way. Pure but for the delivery, the ids and the clock.
+    /// Bytes -> submitted events. Pure but for the delivery, the ids and the clock.
     pub(super) fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
         let Asked { layout, caller, keeps_dead_letters, ready, trace } = asked;
         let most = self.limits.decoded_bytes;
@@ -80,7 +80,7 @@ impl Pipeline {
         Ok(Taken { is_single, event_id, pending, indices, rejected, warned })
     }
 
-    /// Counts as `__other__` what is beyond the bound of distinct values and types, and warns of types.
+    /// Limits the cardinality of dimensions and event types, and warns of rewritten types.
     fn bound(&self, caller: &Caller, events: &mut [Event<'_>], warnings: &mut Vec<(usize, Warnings)>) {
         let is_declared = |name: &str| self.catalogue.declares(name);
         let most = caller.settings.dimension_values;

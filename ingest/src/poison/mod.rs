@@ -102,9 +102,7 @@ pub struct Origin<'a> {
 pub struct RefusedEvent {
     /// Its row in the batch.
     pub row: usize,
-    /// Its project.
     pub project: String,
-    /// Its id.
     pub event_id: String,
     /// ClickHouse's number for why.
     pub code: u32,

@@ -9,7 +9,6 @@ use ulid::Ulid;
 
 use crate::store::Store;
 
-/// The health component.
 const COMPONENT: &str = "store";
 
 /// Why a batch waits.

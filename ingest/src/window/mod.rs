@@ -202,7 +202,6 @@ impl Window {
         self.capacity
     }
 
-    /// Ids held.
     pub fn ids(&self) -> usize {
         self.index.len()
     }

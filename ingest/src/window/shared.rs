@@ -16,12 +16,10 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// None yet.
     pub fn new(limits: DedupLimits) -> Self {
         Self { limits, all: Mutex::default() }
     }
 
-    /// The bounds.
     pub fn limits(&self) -> DedupLimits {
         self.limits
     }

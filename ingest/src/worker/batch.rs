@@ -30,7 +30,6 @@ pub struct Read<'a> {
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
-    /// Where it is.
     pub offset: i64,
     /// When it was appended, in milliseconds since 1970.
     pub at: i64,
@@ -54,7 +53,6 @@ pub struct CannotReplay {
 pub struct RecordContext<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
-    /// Hashes ids.
     pub hasher: &'a KeyHasher,
     /// Ids of earlier events; `None`: no record repeats another.
     pub window: Option<&'a mut Window>,
@@ -84,7 +82,6 @@ pub struct Building {
 const MAX_POISON_BYTES: usize = 4 << 20;
 
 impl Building {
-    /// A batch that begins at an offset.
     pub fn new(first: i64) -> Self {
         Self {
             first,
@@ -163,7 +160,6 @@ impl Building {
         });
     }
 
-    /// Bytes so far.
     pub fn bytes(&self) -> usize {
         self.builder.bytes() + self.poison_bytes
     }
@@ -214,9 +210,7 @@ impl Building {
 /// A batch that no longer changes.
 #[derive(Debug)]
 pub struct Closed {
-    /// First offset.
     pub first: i64,
-    /// Last offset.
     pub last: i64,
     /// `topic-partition-first-last-checksum`; of the local log without partition and checksum.
     pub token: String,

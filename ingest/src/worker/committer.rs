@@ -23,15 +23,13 @@ use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::retry::pause_after;
 use crate::store::{Block, Store};
 
-/// The partition is somebody else's.
+/// The partition belongs to another consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
-/// Stores the batches of a partition and commits how far it is (see the module).
+/// Stores the batches of a partition and commits its progress.
 pub struct BatchCommitter<P> {
-    /// Whose batches.
     pub partition: Arc<P>,
-    /// Where batches go.
     pub store: Store,
     /// How they get there, however often it takes.
     pub writer: BatchWriter,
@@ -47,11 +45,11 @@ struct Uncounted {
     refused: Vec<u32>,
 }
 
-/// How long a committed intent vouches for the partition: an attempt that begins later commits it again first. Shorter than the
+/// How long a committed intent proves ownership of the partition: an attempt that begins later commits it again first. Shorter than the
 /// group takes to notice that a member stopped (`session.timeout.ms`, 10 s).
 const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
-/// The intent of a batch, committed again when it is older than it holds.
+/// The intent of a batch, as a fence: committed again when it is older than [`INTENT_HOLDS`].
 struct FencingIntent<'a, P> {
     committer: &'a BatchCommitter<P>,
     first: i64,
@@ -73,7 +71,6 @@ impl<P: Partition> Fence for FencingIntent<'_, P> {
 }
 
 impl<P: Partition> BatchCommitter<P> {
-    /// Of a partition.
     pub fn new(partition: Arc<P>, store: Store, writer: BatchWriter) -> Self {
         let metrics = Arc::clone(&store.metrics);
         Self { partition, store, writer, metrics, uncounted: Mutex::default() }
@@ -83,7 +80,7 @@ impl<P: Partition> BatchCommitter<P> {
         self.uncounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
+    /// Stores a batch, however often it takes. Returns the events that ClickHouse refused, which are dead letters.
     pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedRecord>, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
             self.uncounted().counts += closed.counts;

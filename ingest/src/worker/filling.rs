@@ -1,4 +1,4 @@
-//! The filling of a worker's next batch: which records are judged, and when the batch must be closed. No I/O.
+//! Filling the next batch of a partition worker: which records are judged, and when the batch must be closed. No I/O.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,6 @@ impl Chunk {
 pub struct Judge<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
-    /// Hashes ids.
     pub hasher: &'a KeyHasher,
     /// Bounds of a batch.
     pub limits: BatchLimits,
@@ -48,10 +47,9 @@ pub struct Judge<'a> {
     pub now: i64,
 }
 
-/// Records that are judged in one go, before others get the thread.
+/// Records that are judged at once, before the task yields.
 const SLICE: usize = 2_048;
 
-/// See the module.
 pub struct Filling {
     /// Ids of this partition; `None`: no record repeats another.
     pub window: Option<Arc<Mutex<Window>>>,
@@ -198,7 +196,6 @@ impl Filling {
         offset <= building.last() || self.replay.as_ref().is_some_and(|intent| offset > intent.last)
     }
 
-    /// Closes the batch.
     pub fn close(&mut self, topic: &str, partition: Option<i32>) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;

@@ -48,22 +48,18 @@ use filling::{Chunk, Filling, Judge};
 use pace::Pace;
 use partition::{Partition, RefusedRecord};
 
-/// The health component.
 const COMPONENT: &str = "worker";
 
 /// What all workers of a process share.
 pub struct Common {
-    /// Bounds of batches.
     pub batch: BatchLimits,
     /// Ids that the partitions know.
     pub windows: Windows,
-    /// Hashes ids.
     pub hasher: KeyHasher,
     /// Stores batches of which something is refused.
     pub writer: BatchWriter,
     /// Bytes of the batches that are being filled.
     pub filling: AtomicUsize,
-    /// Inserts at a time.
     pub permits: Arc<Semaphore>,
     /// Workers at the moment: they share the pace of inserts.
     pub workers: AtomicUsize,
@@ -83,7 +79,6 @@ pub struct Worker<P> {
     pub chunks: mpsc::UnboundedReceiver<Chunk>,
     /// What waits in `chunks`; the sender stops when that is much.
     pub backpressure: Arc<Backpressure>,
-    /// Ends it.
     pub drain: CancellationToken,
 }
 

@@ -56,7 +56,6 @@ pub trait Partition: Send + Sync + 'static {
 /// A record of which ClickHouse refuses the event: that one, and not another of the same id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRecord {
-    /// Where it is.
     pub offset: i64,
     /// What it holds, and why it is refused.
     pub event: RefusedEvent,

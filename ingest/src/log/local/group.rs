@@ -45,7 +45,6 @@ impl Group {
         self.first + i64::from(self.records)
     }
 
-    /// How many records.
     pub fn records(&self) -> u32 {
         self.records
     }

@@ -108,7 +108,6 @@ impl Limits {
 /// Told of the ids of events that were appended and did not become durable.
 pub type OnLost = Box<dyn Fn(&[EventKey]) + Send + std::marker::Sync>;
 
-/// See the module.
 pub struct LocalLog<D: Disk = Folder> {
     segments: Mutex<Segments<D>>,
     open: Mutex<Open>,

@@ -38,11 +38,9 @@ struct DiskState {
     unreadable: Option<(Inode, usize)>,
 }
 
-/// See the module.
 #[derive(Clone, Default)]
 pub(crate) struct Simulated(Arc<Mutex<DiskState>>);
 
-/// One of its files.
 pub(crate) struct SimulatedFile(Simulated, Inode);
 
 impl Simulated {
