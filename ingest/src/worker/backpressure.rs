@@ -43,6 +43,7 @@ impl Backpressure {
         self.is_open.store(false, Ordering::Relaxed);
         chunks.close();
         self.taken(filling.held());
+        drop(filling);
         while let Ok(chunk) = chunks.try_recv() {
             self.taken(chunk.bytes.len());
         }
