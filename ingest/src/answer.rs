@@ -36,7 +36,7 @@ pub struct Rejected {
     pub rejection: Rejection,
 }
 
-/// The warnings of an answer, duplicates' too: a retry is told what the first attempt was.
+/// The warnings of an answer. Duplicates have theirs too: a retry gets the warnings of the first attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Warned {
     /// At most [`MAX_ANSWER_WARNINGS`].

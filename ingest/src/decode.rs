@@ -70,7 +70,7 @@ pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) 
         if let Ok(Normalised { warnings, .. }) = &mut read
             && let Some(field) = beside.take()
         {
-            // About all of them, told once.
+            // About all of them, reported once.
             warnings.add(Warning::IgnoredField { field });
         }
         events.add(text, read);

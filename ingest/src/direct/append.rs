@@ -2,7 +2,7 @@
 //!
 //! One lock guards the ids, held while a request's events are looked up and appended (about a microsecond each), never across an
 //! await. An id is known from the moment its event has an offset; a repeat waits for that very record. When the record's group is
-//! lost, the id is forgotten before its offset is used again, and the repeat is told to come again, too.
+//! lost, the id is forgotten before its offset is used again, and the repeat is answered as unconfirmed, too.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};

@@ -38,7 +38,7 @@ pub struct LocalPartitionParts {
     pub log: Arc<LocalLog>,
     /// Where ids are kept.
     pub disk: LogFolder,
-    /// Told of what is stored.
+    /// Learns what is stored.
     pub appender: Arc<Appender>,
     /// Counts calls of the disk that failed.
     pub metrics: Arc<Metrics>,

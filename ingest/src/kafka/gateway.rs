@@ -7,7 +7,7 @@
 //! Failure cases:
 //! * the client's queue is full: what did not fit has failed, at once;
 //! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
-//! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told;
+//! * a record is larger than its topic takes: it is not sent, and its event is rejected;
 //! * the client is broken for good, which it is when a broker has lost what it had acknowledged (its sequence numbers no longer meet):
 //!   another one takes its place;
 //! * the broker answers, and takes nothing for the topic, or not this record or the batch that it came in.

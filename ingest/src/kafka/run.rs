@@ -40,7 +40,6 @@ pub struct Kafka {
     pub cardinality: Arc<CardinalityLimiter>,
     /// ClickHouse, to fill them from.
     pub client: Client,
-    /// Where its state is told.
     pub health: Health,
     /// See [`crate::Deps::tables_ready`].
     pub tables_ready: CancellationToken,

@@ -62,7 +62,7 @@ impl TopicRules {
 /// Records are kept so long: the time there is to bring consumers back.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// A count is asked for again after this time, so that `topics widen` is heard of, and added partitions are told.
+/// A count is asked for again after this time, so that `topics widen` takes effect, and added partitions are reported.
 const FRESH_FOR: Duration = Duration::from_secs(30);
 
 const ASK_WITHIN: Duration = Duration::from_secs(2);

@@ -2,7 +2,7 @@
 
 use prometheus::IntCounter;
 
-use super::Registrar;
+use super::registrar::Registrar;
 
 /// Figures of what is on the disk.
 pub struct JournalMetrics {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{Registrar, seconds};
+use super::registrar::{Registrar, seconds};
 
 /// How the delivery of a record to Kafka ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::{Registrar, seconds};
+use super::registrar::{Registrar, seconds};
 
 /// Figures of the local log.
 pub struct LogMetrics {

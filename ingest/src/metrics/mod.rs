@@ -4,17 +4,16 @@ mod journal;
 mod kafka;
 mod log;
 mod refusals;
+mod registrar;
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, exponential_buckets};
 use tallyhouse_sql::Class;
 
 pub use self::journal::JournalMetrics;
+use self::registrar::{Registrar, seconds};
+
 pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
@@ -242,50 +241,4 @@ impl Metrics {
         self.window_ids.set(ids as i64);
         self.window_seconds.set(reach.as_secs() as i64);
     }
-}
-
-/// Makes metrics and registers them.
-#[derive(Clone, Copy)]
-struct Registrar<'a>(&'a Registry);
-
-impl Registrar<'_> {
-    fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.register(IntCounter::new(name, help)?)
-    }
-
-    fn counters(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.register(IntGauge::new(name, help)?)
-    }
-
-    fn gauges(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn histogram(self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
-        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
-    }
-
-    fn histograms(
-        self,
-        name: &str,
-        help: &str,
-        buckets: Vec<f64>,
-        labels: &[&str],
-    ) -> prometheus::Result<HistogramVec> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
-    }
-
-    fn register<M: Collector + Clone + 'static>(self, metric: M) -> prometheus::Result<M> {
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-}
-
-/// 1 ms to 16 s, so that the service levels (50, 100, 200 ms) fall between neighbours.
-fn seconds() -> prometheus::Result<Vec<f64>> {
-    exponential_buckets(0.001, 2.0, 15)
 }

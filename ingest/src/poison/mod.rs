@@ -5,7 +5,7 @@
 //!   | refused, and a value may be why (`StoreError::fault`), twice in a row
 //!   v
 //! rehearse: some rows by themselves, and canaries     (`search::suspect`; nothing is written, see `tallyhouse_sql::rehearsal`)
-//!   | the store takes none: not an event's fault      -> wait, tell it in /health, attempt again
+//!   | the store takes none: not an event's fault      -> wait, report it in /health, attempt again
 //!   | more than half of the batch: events, or a fault that hits one kind of them -> wait for `REFUSED_GRACE_MS` first
 //!   v
 //! rehearse: quarters, through the view that refuses, until its refused rows are known; then the next view (`search::find`)
@@ -129,7 +129,7 @@ const WARY: Duration = Duration::from_secs(60);
 /// everybody for the grace, batch after batch.
 const CALM: Duration = Duration::from_secs(300);
 
-/// Refusals in a row after which one searches: of a value, and with a number that tells nothing.
+/// Refusals in a row after which one searches: of a value, and with a number that says nothing.
 const SEARCH_AFTER: (u32, u32) = (2, 5);
 
 impl BatchWriter {

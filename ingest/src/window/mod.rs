@@ -3,7 +3,7 @@
 //! Each project has a ring of chunks in which its ids stand in the order in which they came; one index finds an id's place. What is
 //! older than the window leaves by the chunk. When there are too many ids, the oldest of the project with the most of them leaves: a
 //! loud project cannot make the ids of a quiet one unknown. So an id is known for the whole window and, where little arrives, for
-//! longer - unless the bound on ids is reached first; [`Window::reach`] tells what the window really is.
+//! longer - unless the bound on ids is reached first; [`Window::reach`] is what the window really is.
 //!
 //! An id takes 20 bytes in its ring and 5 to 12 in the index: 10 million take 290 MB (`holds_ten_million` measures it).
 //!
@@ -206,19 +206,19 @@ impl Window {
         self.index.len()
     }
 
-    /// How far back it reaches from `now`, for the project of which it is the least.
+    /// The time span before `now` that it covers for every project.
     pub fn reach(&self, now: i64) -> Duration {
         let oldest = self.rings.values().filter_map(|ring| self.chunks.get(*ring.chunks.front()? as usize));
         let since = oldest.map(|chunk| chunk.oldest).min().unwrap_or(now).max(self.cut);
         Duration::from_millis(u64::try_from(now.saturating_sub(since)).unwrap_or_default())
     }
 
-    /// Everything that it was told of from this time on is known: within its length, unless there was too much.
+    /// The time from which on every inserted id is known: within its length, unless there were too many.
     pub fn knows_since(&self, now: i64) -> i64 {
         now.saturating_sub(self.length_ms).max(self.cut)
     }
 
-    /// Older ids than those of this time were left out.
+    /// Ids older than this time were left out.
     pub fn cut_at(&mut self, time: i64) {
         self.cut = self.cut.max(time);
     }

@@ -143,10 +143,10 @@ struct Inserts {
     closed: i64,
 }
 
-/// A partition stands still until a person does something, which `/health` says for as long as the value lives.
-struct Standstill(Store);
+/// A blocked partition: `/health` reports it until an operator has acted and the value is dropped.
+struct BlockedPartition(Store);
 
-impl Standstill {
+impl BlockedPartition {
     fn new(store: &Store, what_to_do: &str) -> Self {
         store.metrics.kafka.blocked_partitions.inc();
         store.health.set(COMPONENT, Status::Down, what_to_do);
@@ -154,7 +154,7 @@ impl Standstill {
     }
 }
 
-impl Drop for Standstill {
+impl Drop for BlockedPartition {
     fn drop(&mut self) {
         self.0.metrics.kafka.blocked_partitions.dec();
         if self.0.metrics.kafka.has_no_blocked_partition() {
@@ -179,7 +179,7 @@ impl<P: Partition> Worker<P> {
             Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
-                let _standstill = Standstill::new(&self.committer.store, "a partition stands still: see the log");
+                let _blocked = BlockedPartition::new(&self.committer.store, "a partition stands still: see the log");
                 self.backpressure.give_back(&mut self.chunks, filling);
                 drain.cancelled().await;
             }
@@ -276,7 +276,7 @@ impl<P: Partition> Worker<P> {
         match ended {
             Ok(Ok(Done::Stored { next, refused, took })) => {
                 inserts.took = took;
-                // Whoever sends them again is not told that they are known.
+                // A retry of them is not a duplicate.
                 if let Some(window) = &filling.window {
                     let mut window = locked(window);
                     for RefusedRecord { offset, event } in &refused {

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::intent::{Intent, NotAnIntent};
 use crate::poison::RefusedEvent;
 
-/// Where a worker begins, what it commits, and who is told what it stored. Its calls block, unless they are futures.
+/// Where a worker begins, what it commits, and what it reports as stored. Its calls block, unless they are futures.
 pub trait Partition: Send + Sync + 'static {
     /// The topic: with the number, what no other partition's batches have in their tokens.
     fn topic(&self) -> &str;

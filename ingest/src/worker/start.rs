@@ -11,7 +11,7 @@ use tallyhouse_service::health::Status;
 use super::filling::Filling;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
-use super::{Standstill, Worker};
+use super::{BlockedPartition, Worker};
 use crate::dedup_warm_up::{self, IdFilter};
 use crate::intent::Intent;
 use crate::limits::DedupLimits;
@@ -24,7 +24,7 @@ const TRIM_EACH: usize = 16_384;
 const NOT_AN_INTENT: &str = "a partition does not begin: the metadata of its committed offset is not understood; start the version that wrote it, \
     or, in Kafka, commit the same offset without metadata and run `tallyhouse rollups verify`";
 
-/// Where it is told that records are gone.
+/// The health component that reports lost records.
 const COMPONENT: &str = "kafka_log";
 
 /// Even shares of the bound on ids that a partition may begin with.
@@ -102,7 +102,7 @@ impl<P: Partition> Worker<P> {
         what: &str,
         ask: impl Fn(&P) -> Result<T, ReadError> + Copy + Send + 'static,
     ) -> T {
-        let mut standstill = None;
+        let mut blocked = None;
         loop {
             let partition = self.partition();
             // A panic in there is a fault of ours, and is tried again as well.
@@ -111,7 +111,7 @@ impl<P: Partition> Worker<P> {
                 Ok(answer) => return answer,
                 Err(error) => {
                     if matches!(error, ReadError::NotAnIntent(_)) {
-                        standstill.get_or_insert_with(|| Standstill::new(&self.committer.store, NOT_AN_INTENT));
+                        blocked.get_or_insert_with(|| BlockedPartition::new(&self.committer.store, NOT_AN_INTENT));
                     }
                     let partition = self.partition();
                     tracing::warn!(topic = partition.topic(), number = partition.number(), %error, what, "not known yet");

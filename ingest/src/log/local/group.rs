@@ -69,7 +69,7 @@ impl Group {
         &self.keys
     }
 
-    /// Tells who waits.
+    /// Wakes the waiters.
     pub fn lose(self) {
         self.outcome.send_replace(Outcome::Lost);
     }
@@ -106,7 +106,7 @@ impl Open {
         group
     }
 
-    /// It is in the log: tells who waits.
+    /// It is in the log: wakes the waiters.
     pub fn written(&mut self, group: &Group) {
         self.writing = None;
         group.outcome.send_replace(Outcome::Durable);
@@ -128,7 +128,7 @@ impl Open {
         self.has_ended = true;
     }
 
-    /// Nothing is written any more: tells who waits.
+    /// Nothing is written any more: wakes the waiters.
     pub fn fail(&mut self) {
         (self.has_ended, self.has_failed) = (true, true);
         self.take().lose();

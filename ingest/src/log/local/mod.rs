@@ -105,7 +105,7 @@ impl Limits {
     }
 }
 
-/// Told of the ids of events that were appended and did not become durable.
+/// Called with the ids of events that were appended and did not become durable.
 pub type OnLost = Box<dyn Fn(&[EventKey]) + Send + std::marker::Sync>;
 
 pub struct LocalLog<D: Disk = Folder> {

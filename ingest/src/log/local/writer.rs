@@ -33,7 +33,7 @@ impl<D: Disk> Writer<D> {
     pub async fn end(mut self) {
         self.log.end();
         let Some(thread) = self.thread.take() else { return };
-        // A panic was told by `Watch`.
+        // `Watch` logged a panic.
         drop(tokio::task::spawn_blocking(move || thread.join()).await);
     }
 }
@@ -169,7 +169,7 @@ impl<D: Disk> LocalLog<D> {
         Ok(())
     }
 
-    /// Tells the reader up to where it may read.
+    /// Publishes up to where the log may be read.
     fn tell_synced(&self) {
         let synced = self.segments().synced();
         self.unsynced().retain(|(end, ..)| *end > synced);
