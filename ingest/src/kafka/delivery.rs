@@ -7,8 +7,9 @@ use tallyhouse_service::breaker::Breaker;
 use tallyhouse_service::clock::steady_ms;
 use tokio::time::Instant;
 
+use super::delivery_result::{DeliveryResult, high_watermarks};
 use super::fallback::Fallback;
-use super::gateway::{DeliveryResult, Destination, Gateway, InFlight, high_watermarks};
+use super::gateway::{Destination, Gateway, InFlight};
 use super::progress::Progress;
 use super::records::Records;
 use crate::ack::AckOutcome;

@@ -14,7 +14,6 @@
 //!
 //! What has not arrived goes to the local log ([`super::fallback`]).
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -30,69 +29,13 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::delivery_result::DeliveryResult;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
 use crate::metrics::{Metrics, Produced};
 use crate::placement;
 use crate::request::TRACE_HEADER;
-
-/// How the delivery of a record ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryResult {
-    /// Not yet.
-    Pending,
-    /// Every replica in sync has it.
-    Acknowledged { partition: i32, offset: i64 },
-    /// Not in Kafka, but in the local log of this gateway.
-    InLocalLog,
-    /// The broker takes no record of this size.
-    TooLarge,
-    /// The broker takes nothing for its topic: it is not there, or not ours to write to.
-    Denied,
-    /// The broker refuses it, or the batch it came in.
-    Unfit,
-    /// Not acknowledged; it may be there nevertheless.
-    Failed,
-}
-
-impl DeliveryResult {
-    /// Whether it has to be sent again, and is kept until then.
-    pub fn is_missing(self) -> bool {
-        matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
-    }
-
-    /// The label of metrics.
-    fn produced(self) -> Produced {
-        match self {
-            Self::Acknowledged { .. } => Produced::Acknowledged,
-            Self::TooLarge => Produced::TooLarge,
-            Self::Denied => Produced::Denied,
-            Self::Unfit => Produced::Unfit,
-            Self::Failed | Self::Pending | Self::InLocalLog => Produced::Failed,
-        }
-    }
-
-    fn of(code: RDKafkaErrorCode) -> Self {
-        use RDKafkaErrorCode as Code;
-        match code {
-            Code::MessageSizeTooLarge
-            | Code::InvalidMessageSize
-            | Code::InvalidTimestamp
-            | Code::InvalidRecord
-            | Code::InvalidDifferentRecord
-            | Code::UnsupportedForMessageFormat => Self::Unfit,
-            Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::InvalidTopic
-            | Code::PolicyViolation
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition => Self::Denied,
-            _ => Self::Failed,
-        }
-    }
-}
 
 /// Where a request's records go.
 #[derive(Debug, Clone)]
@@ -154,18 +97,6 @@ impl InFlight {
         let results = self.tracker.lock().clone();
         results.into_iter().map(|l| if l == DeliveryResult::Pending { DeliveryResult::Failed } else { l }).collect()
     }
-}
-
-/// The last acknowledged offset of each partition: what has to be stored before a request is.
-pub fn high_watermarks(results: &[DeliveryResult]) -> BTreeMap<i32, i64> {
-    let mut watermarks = BTreeMap::new();
-    for result in results {
-        if let DeliveryResult::Acknowledged { partition, offset } = *result {
-            let watermark = watermarks.entry(partition).or_insert(offset);
-            *watermark = offset.max(*watermark);
-        }
-    }
-    watermarks
 }
 
 /// Which record a delivery report is about.

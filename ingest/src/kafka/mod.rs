@@ -40,6 +40,7 @@ mod assignment;
 pub mod config;
 pub mod consumer;
 pub mod delivery;
+pub mod delivery_result;
 pub mod fallback;
 pub mod gateway;
 pub mod held;

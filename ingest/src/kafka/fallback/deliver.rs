@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{AT_ONCE, Fallback};
 use crate::kafka::addressed::Addressed;
-use crate::kafka::gateway::{DeliveryResult, Gateway};
+use crate::kafka::delivery_result::DeliveryResult;
+use crate::kafka::gateway::Gateway;
 use crate::kafka::records::Records;
 use crate::retry::pause_after;
 

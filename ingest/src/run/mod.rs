@@ -1,8 +1,9 @@
 //! Assembles the write path, starts it and stops it.
 
+mod assemble;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use deadpool_redis::Pool;
@@ -10,7 +11,6 @@ use rdkafka::error::KafkaError;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
-use tallyhouse_service::breaker::Breaker;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
@@ -19,7 +19,6 @@ use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -29,28 +28,16 @@ use crate::cardinality::CardinalityLimiter;
 use crate::changed_days::Publisher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
-use crate::delivery::Delivery;
 use crate::direct::checkpoint::LocalStore;
-use crate::direct::{self, Direct, DirectParts, StartError};
-use crate::event_key::KeyHasher;
+use crate::direct::{Direct, StartError};
 use crate::http;
-use crate::kafka::config::KafkaConfig;
-use crate::kafka::delivery::KafkaDelivery;
-use crate::kafka::fallback::{Fallback, FallbackError};
-use crate::kafka::gateway::Gateway;
-use crate::kafka::parts::ConsumerParts;
-use crate::kafka::pins::Pins;
-use crate::kafka::progress::Progress;
+use crate::kafka::fallback::FallbackError;
 use crate::kafka::run::{Kafka, KafkaRunError};
-use crate::kafka::topics::Topics;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use crate::poison::{BatchWriter, repair};
+use crate::poison::repair;
 use crate::store::Store;
 use crate::unclean_shutdown::ShutdownMarker;
-use crate::window::Windows;
-use crate::worker::Common;
-use crate::worker::pace::Pace;
 
 /// What the write path depends on.
 pub struct Deps {
@@ -140,10 +127,16 @@ impl Ingest {
         let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
-            None => {
-                local(&config, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone(), deps.local_store)?
+            None => assemble::local(
+                &config,
+                store.clone(),
+                Arc::clone(&cardinality),
+                deps.tables_ready.clone(),
+                deps.local_store,
+            )?,
+            Some(given) => {
+                assemble::kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?
             }
-            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?,
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
@@ -230,83 +223,6 @@ impl Ingest {
             .await;
         ended
     }
-}
-
-fn local(
-    config: &Config,
-    store: Store,
-    cardinality: Arc<CardinalityLimiter>,
-    tables_ready: CancellationToken,
-    local_store: Option<LocalStore>,
-) -> Result<(Option<Delivery>, Back), RunError> {
-    let common = Arc::new(Common {
-        batch: config.batch,
-        windows: Windows::new(config.dedup),
-        hasher: KeyHasher::random(),
-        writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
-        filling: AtomicUsize::new(0),
-        permits: Arc::new(Semaphore::new(config.batch.inserts)),
-        workers: AtomicUsize::new(1),
-        pace: config.pace,
-    });
-    let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
-    let parts = DirectParts { store, common, cardinality, sync, limits, drain, tables_ready, local_store };
-    let direct = Direct::open(&config.data.join("ingest"), parts)?;
-    Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
-}
-
-fn kafka(
-    config: &Config,
-    kafka: &KafkaConfig,
-    store: Store,
-    cardinality: Arc<CardinalityLimiter>,
-    tables_ready: CancellationToken,
-) -> Result<(Option<Delivery>, Back), RunError> {
-    if kafka.role.has_gateway() {
-        direct::warn_of_unread_log(&config.data.join("ingest"));
-    }
-    let pins = Arc::new(Pins::new(&kafka.brokers, Arc::clone(&store.metrics))?);
-    let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers, Arc::clone(&pins))?);
-    let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
-    let client = store.client.clone();
-    let gateway = kafka.role.has_gateway().then(|| {
-        let fallback = Fallback::open(
-            &config.data.join("ingest"),
-            config.log_sync,
-            config.log,
-            Arc::clone(&metrics),
-            health.clone(),
-        )?;
-        let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
-        let progress = Progress::new(&kafka.brokers, &kafka.group)?;
-        let delivery = KafkaDelivery { gateway, progress, fallback: Arc::new(fallback), breaker: Breaker::default() };
-        Ok::<_, RunError>(Arc::new(delivery))
-    });
-    let gateway = gateway.transpose()?;
-    let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
-        brokers: kafka.brokers.clone(),
-        group: kafka.group.clone(),
-        pins,
-        rules: kafka.topics.clone(),
-        common: Arc::new(Common {
-            batch: config.batch,
-            windows: Windows::new(config.dedup),
-            hasher: KeyHasher::random(),
-            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
-            filling: AtomicUsize::new(0),
-            permits: Arc::new(Semaphore::new(config.batch.inserts)),
-            workers: AtomicUsize::new(0),
-            // Every partition keeps the least pace: whoever waits for an insert is in another process.
-            pace: Pace { most: config.pace.least, ..config.pace },
-        }),
-        store,
-        drain: kafka.revoke_within,
-    });
-    let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
-    Ok((
-        delivery,
-        Back::Kafka(Box::new(Kafka { topics, gateway, consumer, cardinality, client, health, tables_ready })),
-    ))
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {
