@@ -1,11 +1,11 @@
-//! Room for bodies: a budget of bytes for all requests together, reserved before a body is read.
+//! Admission: a budget of bytes for the bodies of all requests together, reserved before a body is read.
 
 use std::sync::Arc;
 
 use tallyhouse_schema::project::Priority;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::http::error::RequestError;
+use crate::request::RequestError;
 
 /// One permit stands for so many bytes: a semaphore counts 32-bit permits, and finer accounting gains nothing.
 const UNIT: usize = 1_024;
@@ -20,7 +20,6 @@ const fn used_percent_at_most(priority: Priority) -> usize {
     }
 }
 
-/// The budget.
 #[derive(Debug, Clone)]
 pub struct Budget {
     units: Arc<Semaphore>,
@@ -32,7 +31,6 @@ pub struct Budget {
 pub struct Reservation(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
 impl Budget {
-    /// A budget of `bytes`.
     pub fn new(bytes: usize) -> Self {
         let total = bytes / UNIT;
         Self { units: Arc::new(Semaphore::new(total)), total }

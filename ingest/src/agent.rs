@@ -16,18 +16,18 @@ const MAX_BYTES: usize = 512;
 /// Reads user agents.
 pub struct Agents {
     parser: Parser,
-    known: RwLock<Known>,
+    cache: RwLock<AgentCache>,
 }
 
 /// Answers in two generations. When the young one is full it becomes the old one, and of that only what is asked for again
 /// comes back: made-up user agents do not push the common ones out.
 #[derive(Default)]
-struct Known {
+struct AgentCache {
     young: HashMap<Box<str>, Agent>,
     old: HashMap<Box<str>, Agent>,
 }
 
-impl Known {
+impl AgentCache {
     fn remember(&mut self, user_agent: &str, agent: Agent) {
         if self.young.len() >= REMEMBERED / 2 {
             self.old = std::mem::take(&mut self.young);
@@ -38,7 +38,7 @@ impl Known {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { parser: Parser::new(), known: RwLock::default() }
+        Self { parser: Parser::new(), cache: RwLock::default() }
     }
 }
 
@@ -49,14 +49,14 @@ impl Agents {
             return Agent::default();
         }
         let old = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(agent) = known.young.get(user_agent) {
+            let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(agent) = cache.young.get(user_agent) {
                 return *agent;
             }
-            known.old.get(user_agent).copied()
+            cache.old.get(user_agent).copied()
         };
         let agent = old.unwrap_or_else(|| self.parse(user_agent));
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remember(user_agent, agent);
+        self.cache.write().unwrap_or_else(PoisonError::into_inner).remember(user_agent, agent);
         agent
     }
 
@@ -109,13 +109,13 @@ mod tests {
     fn what_is_remembered_is_bounded_and_what_is_in_use_stays() {
         let agents = Agents::default();
         for n in 0..3 * REMEMBERED {
-            agents.known.write().unwrap().remember(&n.to_string(), Agent::default());
+            agents.cache.write().unwrap().remember(&n.to_string(), Agent::default());
             if n % 1_000 == 0 {
                 agents.read("curl/8.0");
             }
         }
-        let known = agents.known.read().unwrap();
-        assert!(known.young.len() + known.old.len() <= REMEMBERED);
-        assert!(known.young.contains_key("curl/8.0") || known.old.contains_key("curl/8.0"));
+        let cache = agents.cache.read().unwrap();
+        assert!(cache.young.len() + cache.old.len() <= REMEMBERED);
+        assert!(cache.young.contains_key("curl/8.0") || cache.old.contains_key("curl/8.0"));
     }
 }

@@ -13,6 +13,7 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 use crate::kafka::config::KafkaConfig;
+use crate::limits::{BatchLimits, DedupLimits, RequestLimits};
 use crate::log::local::{Limits, Sync};
 use crate::projects::Projects;
 use crate::worker::pace::Pace;
@@ -39,7 +40,7 @@ pub struct Config {
     /// `SPOOL_BYTES` and `SPOOL_MAX_AGE_HOURS`: what may wait in the local log, for ClickHouse or for Kafka. While something older
     /// waits, nothing new is taken; less than the window of ids.
     pub log: Limits,
-    /// `REDIS_URL`: is told which days were touched.
+    /// `REDIS_URL`: changed days are published to it.
     pub redis: Option<Secret>,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
@@ -49,48 +50,6 @@ pub struct Config {
     pub projects: Projects,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
-}
-
-/// What one request may hold, and all of them together.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestLimits {
-    /// `INGEST_BODY_BYTES`: a body as sent.
-    pub body_bytes: usize,
-    /// `INGEST_DECODED_BYTES`: a body after decompression.
-    pub decoded_bytes: usize,
-    /// `INGEST_OPEN_BYTES`: bodies being worked on at a time; a request that does not fit is refused.
-    pub open_bytes: usize,
-    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be durable, or stored with `?wait=stored`.
-    pub ack_timeout: Duration,
-    /// Reading a body may take this long: a client that trickles must not hold memory. Not configurable.
-    pub read_timeout: Duration,
-}
-
-/// When a batch is closed, and how many there may be.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
-    /// `INGEST_BATCH_ROWS`
-    pub rows: usize,
-    /// `INGEST_BATCH_BYTES`: encoded.
-    pub bytes: usize,
-    /// `INGEST_LINGER_MS`: how long a batch waits for company when nothing else holds it back.
-    pub linger: Duration,
-    /// `INGEST_INSERTS`: inserts at a time, of a consumer's partitions. With one, two cores wait for commits; more cores want more.
-    pub inserts: usize,
-    /// One attempt of an insert. Not configurable.
-    pub insert_timeout: Duration,
-    /// `REFUSED_GRACE_MS`: how long batches of which ClickHouse refuses most, but not every event, wait before these are
-    /// dead letters; and how long it may refuse every event before the service is not ready.
-    pub refused_grace: Duration,
-}
-
-/// The window in which a repeated event id is a duplicate.
-#[derive(Debug, Clone, Copy)]
-pub struct DedupLimits {
-    /// `DEDUP_WINDOW_HOURS`
-    pub window: Duration,
-    /// `DEDUP_WINDOW_IDS`: the bound on memory, 29 bytes an id. When it is reached first, the window is shorter.
-    pub ids: usize,
 }
 
 impl Config {

@@ -7,8 +7,8 @@ use tallyhouse_schema::raw::{self, RawEvent, RawTime};
 use tallyhouse_schema::{Event, Rejection, Warning, Warnings};
 
 use crate::admit::{Budget, Reservation};
-use crate::http::error::RequestError;
-use crate::http::reply::Rejected;
+use crate::answer::Rejected;
+use crate::request::RequestError;
 
 /// The text of a body, and the room that it takes when it had to be copied; `most` bytes then.
 pub(crate) fn text<'a>(
@@ -31,19 +31,16 @@ pub(crate) fn text<'a>(
 pub struct Events<'a> {
     /// Whether the body was one event and not a batch.
     pub is_single: bool,
-    /// Those that are valid.
     pub events: Vec<Event<'a>>,
     /// Where in the body each of them was.
     pub indices: Vec<usize>,
     /// Those of the events that have any, by their place in `events`.
     pub warnings: Vec<(usize, Warnings)>,
-    /// The others.
     pub refusals: Vec<Refusal<'a>>,
 }
 
 /// A refused event and its text.
 pub struct Refusal<'a> {
-    /// The text.
     pub text: &'a str,
     /// Which it was, and why.
     pub rejected: Rejected,
@@ -73,7 +70,7 @@ pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) 
         if let Ok(Normalised { warnings, .. }) = &mut read
             && let Some(field) = beside.take()
         {
-            // About all of them, told once.
+            // About all of them, reported once.
             warnings.add(Warning::IgnoredField { field });
         }
         events.add(text, read);
@@ -100,8 +97,7 @@ impl<'a> Events<'a> {
     }
 }
 
-/// The id that the sender gave the event at `index` of a body that was taken apart before: only for what is refused late, because it
-/// is taken apart again.
+/// The id of the event at `index` of a body that was parsed before. It parses the body again, so it is only for events that are refused late.
 pub(crate) fn event_id_at(bytes: &[u8], most: usize, layout: Layout, index: usize) -> Option<String> {
     let text = match body::decode(bytes).ok()? {
         Decoded::Clean(text) => text,

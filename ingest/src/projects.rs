@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use tallyhouse_schema::project::{ProjectSettings, SettingsError};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
-use crate::kafka::topics::OwnTopics;
-
 /// Settings by project; a project without a document has the default ones.
 #[derive(Debug, Clone)]
 pub struct Projects {
@@ -14,13 +12,32 @@ pub struct Projects {
     named: BTreeMap<String, ProjectSettings>,
 }
 
+/// Projects with a topic of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnTopics {
+    /// `KAFKA_TOPIC_PER_PROJECT`: all, or none …
+    pub is_default: bool,
+    /// … but for those whose `ownTopic` says otherwise.
+    pub exceptions: BTreeSet<String>,
+}
+
+impl OwnTopics {
+    /// Whether a project has one.
+    pub fn has(&self, project: &str) -> bool {
+        self.is_default != self.exceptions.contains(project)
+    }
+
+    /// Whether no project has one.
+    pub fn is_empty(&self) -> bool {
+        !self.is_default && self.exceptions.is_empty()
+    }
+}
+
 /// Why the documents cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProjectsError {
-    /// One of them.
     #[error("{path}: {source}")]
     Document {
-        /// Its file.
         path: String,
         /// What is wrong with it.
         source: SettingsError,
@@ -30,7 +47,6 @@ pub enum ProjectsError {
     Twice {
         /// The second one's file.
         path: String,
-        /// The project.
         project: String,
     },
     /// More than one batch may touch: see [`Projects::from_documents`].
@@ -45,7 +61,6 @@ pub enum ProjectsError {
 }
 
 impl Projects {
-    /// All projects alike.
     pub fn all(default: ProjectSettings) -> Self {
         Self { default, named: BTreeMap::new() }
     }
@@ -73,7 +88,6 @@ impl Projects {
         if found > MAX_PARTITIONS_PER_BATCH { Err(ProjectsError::TooManyPartitions { found }) } else { Ok(projects) }
     }
 
-    /// The settings of a project.
     pub fn of(&self, project: &str) -> &ProjectSettings {
         self.named.get(project).unwrap_or(&self.default)
     }

@@ -1,19 +1,18 @@
-//! ClickHouse as the write path sees it: a block goes in, once, however often it has to be sent.
+//! Inserts into ClickHouse: a block is counted once, however often it is sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use std::sync::Arc;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::health::{Health, Status};
-use tallyhouse_service::retry;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
+use crate::changed_days::Publisher;
 use crate::metrics::Metrics;
-use crate::touched::Publisher;
 
 /// Where blocks go.
 #[derive(Clone)]
@@ -22,12 +21,11 @@ pub struct Store {
     pub client: Client,
     /// One attempt may take this long.
     pub timeout: Duration,
-    /// Figures.
     pub metrics: Arc<Metrics>,
-    /// Where ClickHouse's state is told.
+    /// Reports the state of ClickHouse.
     pub health: Health,
-    /// Who is told which days were touched.
-    pub touched: Publisher,
+    /// Publishes the days that inserts change.
+    pub changed_days: Publisher,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -40,36 +38,30 @@ pub struct Block<'a> {
     /// Native, in order.
     pub chunks: &'a [Bytes],
     /// The days that its events fall on.
-    pub days: &'a [Touched],
+    pub days: &'a [DayChange],
 }
 
-/// How often the days of an insert are told that is still under way.
-const TELL_EVERY: Duration = Duration::from_millis(500);
-
-/// The pause after the given attempt, counted from 1.
-pub fn pause_after(attempt: u32) -> Duration {
-    retry::WRITE.pause(attempt)
-}
+/// How often the days of an insert are published while it is under way.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 impl Store {
-    /// Tries once. After an error the block may be stored, in part or as a whole: only the same
-    /// block may follow.
+    /// One attempt. After an error the block may be stored, in part or as a whole: only the same block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
         let started = Instant::now();
         match self
-            .telling(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
+            .publishing(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
             .await
         {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
                 self.health.set("clickhouse", Status::Up, "");
-                self.touched.publish(block.days);
+                self.changed_days.publish(block.days);
                 Ok(())
             }
             Err(error) => {
-                // Maybe stored: the repetition will tell it again, and may be long in coming.
-                self.touched.publish(block.days);
+                // Maybe stored: the next attempt publishes its days again, but may come late.
+                self.changed_days.publish(block.days);
                 self.metrics.insert_failed(error.class());
                 // Something durable stands in front of it: Kafka, or the disk.
                 self.health.set("clickhouse", Status::Degraded, "inserts fail; they are repeated until they succeed");
@@ -78,31 +70,14 @@ impl Store {
         }
     }
 
-    /// Waits for an insert. One that is long under way may be stored while its answer is not here: its days are told meanwhile.
-    async fn telling<T>(&self, days: &[Touched], insert: impl Future<Output = T>) -> T {
+    /// Waits for an insert. One that is long under way may be stored before its answer comes: its days are published meanwhile.
+    async fn publishing<T>(&self, days: &[DayChange], insert: impl Future<Output = T>) -> T {
         let mut insert = std::pin::pin!(insert);
         loop {
-            match tokio::time::timeout(TELL_EVERY, &mut insert).await {
+            match tokio::time::timeout(PUBLISH_EVERY, &mut insert).await {
                 Ok(done) => return done,
-                Err(_) => self.touched.publish(days),
+                Err(_) => self.changed_days.publish(days),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_a_bound() {
-        let about = |attempt, millis: f64| {
-            let ratio = pause_after(attempt).as_secs_f64() * 1e3 / millis;
-            assert!((0.79..1.21).contains(&ratio), "attempt {attempt}: {ratio}");
-        };
-        about(1, 100.0);
-        about(3, 400.0);
-        about(6, 3_200.0);
-        about(1_000, 3_200.0);
     }
 }

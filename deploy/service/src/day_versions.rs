@@ -36,9 +36,9 @@ const NAMED: Day = NEWEST + 1;
 /// Hours older than the newest one of a project by so many are no longer looked at by anybody.
 pub const HOURS_KEPT: Hour = (NAMED + 1) * HOURS;
 
-/// What an insert touched: a day, or an hour of it.
+/// What an insert changed: a day, or an hour of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct Touched {
+pub struct DayChange {
     /// Of which project.
     pub project: String,
     /// Which day.
@@ -48,7 +48,7 @@ pub struct Touched {
     pub hour: Option<u8>,
 }
 
-impl Touched {
+impl DayChange {
     /// A day, whichever hours of it.
     pub fn day(project: impl Into<String>, day: Day) -> Self {
         Self { project: project.into(), day, hour: None }
@@ -185,19 +185,19 @@ impl Project {
 }
 
 impl DayVersions {
-    /// Raises the versions of what was touched.
-    pub fn raise(&self, touched: &[Touched]) {
+    /// Raises the versions of changed days.
+    pub fn raise(&self, changes: &[DayChange]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for changed in touched {
+        for change in changes {
             if state.entries >= MOST {
                 *state = State { epoch: state.epoch + 1, ..State::default() };
             }
-            if !state.projects.contains_key(&changed.project) {
-                state.projects.insert(changed.project.clone(), Project::default());
+            if !state.projects.contains_key(&change.project) {
+                state.projects.insert(change.project.clone(), Project::default());
             }
-            let Some(known) = state.projects.get_mut(&changed.project) else { continue };
+            let Some(known) = state.projects.get_mut(&change.project) else { continue };
             let before = known.units.len();
-            changed.units().into_iter().for_each(|unit| known.raise(unit));
+            change.units().into_iter().for_each(|unit| known.raise(unit));
             let after = known.units.len();
             state.entries = (state.entries + after).saturating_sub(before);
         }
@@ -232,8 +232,8 @@ mod tests {
     /// Long after the days of these tests, so that they are looked at by days.
     const TODAY: Day = 1_000_000;
 
-    fn touched(project: &str, day: Day) -> Touched {
-        Touched::day(project, day)
+    fn changed(project: &str, day: Day) -> DayChange {
+        DayChange::day(project, day)
     }
 
     fn week() -> Span {
@@ -244,9 +244,9 @@ mod tests {
     fn a_range_changes_when_one_of_its_days_does() {
         let versions = DayVersions::default();
         let before = versions.of("p", &week(), 0);
-        versions.raise(&[touched("p", 8), touched("q", 3)]);
+        versions.raise(&[changed("p", 8), changed("q", 3)]);
         assert_eq!(versions.of("p", &week(), 0), before);
-        versions.raise(&[touched("p", 7)]);
+        versions.raise(&[changed("p", 7)]);
         assert_ne!(versions.of("p", &week(), 0), before);
     }
 
@@ -260,9 +260,9 @@ mod tests {
         };
         let at = |day: Day, hour: i64| (i64::from(day) * DAY_S + hour * HOUR_S) * 1_000;
         let now_ms = at(today, 14);
-        versions.raise(&[Touched::of_event("p", at(today, 9), now_ms)]);
+        versions.raise(&[DayChange::of_event("p", at(today, 9), now_ms)]);
         assert_eq!([hours(today, 8, 9), hours(today, 9, 10), hours(today, 0, 24)], [0, 1, 1]);
-        versions.raise(&[Touched::of_event("p", at(today - 2, 9), now_ms), touched("p", today - 1)]);
+        versions.raise(&[DayChange::of_event("p", at(today - 2, 9), now_ms), changed("p", today - 1)]);
         let versions = DayVersions { ..versions };
         let seen = |day: Day, from: i64, to: i64| {
             let start = i64::from(day) * DAY_S;
@@ -270,8 +270,8 @@ mod tests {
         };
         assert_eq!([seen(today - 2, 9, 10), seen(today - 2, 10, 11), seen(today - 1, 3, 4)], [1, 0, 1]);
         // Days that are older are told as a whole, whatever hours were named.
-        let old = Touched::of_event("p", at(today - 4, 9), now_ms);
-        assert_eq!((old.hour, Touched::of_event("p", at(today - 3, 9), now_ms).hour), (None, Some(9)));
+        let old = DayChange::of_event("p", at(today - 4, 9), now_ms);
+        assert_eq!((old.hour, DayChange::of_event("p", at(today - 3, 9), now_ms).hour), (None, Some(9)));
         versions.raise(&[old]);
         assert_eq!([seen(today - 4, 9, 10), seen(today - 4, 10, 11)], [0, 0], "the next slot tells");
     }
@@ -295,18 +295,18 @@ mod tests {
 
     #[test]
     fn older_peers_leave_the_hour_out() {
-        let old: Touched = serde_json::from_str(r#"{"project":"p","day":3}"#).unwrap();
-        assert_eq!(old, touched("p", 3));
+        let old: DayChange = serde_json::from_str(r#"{"project":"p","day":3}"#).unwrap();
+        assert_eq!(old, changed("p", 3));
         assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"project":"p","day":3}"#);
-        let new: Touched = serde_json::from_str(r#"{"project":"p","day":3,"hour":23}"#).unwrap();
-        assert!(new.is_valid() && !Touched { hour: Some(24), ..new }.is_valid());
+        let new: DayChange = serde_json::from_str(r#"{"project":"p","day":3,"hour":23}"#).unwrap();
+        assert!(new.is_valid() && !DayChange { hour: Some(24), ..new }.is_valid());
     }
 
     #[test]
     fn in_a_slot_readers_are_told_once_for_each_project() {
         let versions = DayVersions::default();
         let of = |project, slot| versions.of(project, &week(), slot).1;
-        let late = [touched("p", 3), touched("q", 3)];
+        let late = [changed("p", 3), changed("q", 3)];
         versions.raise(&late);
         assert_eq!((of("p", 0), of("q", 0)), (1, 1));
         versions.raise(&late);
@@ -319,18 +319,18 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_forgetting_changes_every_version() {
         let versions = DayVersions::default();
-        versions.raise(&[touched("p", 1)]);
+        versions.raise(&[changed("p", 1)]);
         let before = versions.of("p", &week(), 0);
         for day in 0..MOST as Day {
-            versions.raise(&[touched("q", day)]);
+            versions.raise(&[changed("q", day)]);
         }
-        versions.raise(&[touched("p", 1)]);
+        versions.raise(&[changed("p", 1)]);
         assert_ne!(versions.of("p", &week(), 0), before);
         assert!(versions.state.read().unwrap().entries <= MOST + 1);
         // Hours that nobody looks at any more are forgotten one by one.
         for hour in 0..1_000_i64 {
             let ms = hour * HOUR_S * 1_000;
-            versions.raise(&[Touched::of_event("h", ms, ms)]);
+            versions.raise(&[DayChange::of_event("h", ms, ms)]);
         }
         let hours =
             versions.state.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();

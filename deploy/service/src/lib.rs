@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod breaker;
+pub mod changed_days;
 pub mod clock;
 pub mod config;
 pub mod day_versions;
@@ -17,4 +18,3 @@ pub mod memory;
 pub mod retry;
 pub mod secret;
 pub mod telemetry;
-pub mod touched;

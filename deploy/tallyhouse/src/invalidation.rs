@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use deadpool_redis::Pool;
 use hyper::header::CONTENT_TYPE;
-use tallyhouse_service::day_versions::{Day, Touched};
+use tallyhouse_service::changed_days;
+use tallyhouse_service::day_versions::{Day, DayChange};
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
-use tallyhouse_service::touched;
 
 use crate::config;
 
@@ -32,7 +32,7 @@ pub struct Invalidator {
     redis: Option<Pool>,
     query: String,
     /// Sent to nobody yet.
-    pending: BTreeSet<Touched>,
+    pending: BTreeSet<DayChange>,
     /// Why the last call failed.
     trouble: String,
 }
@@ -40,7 +40,7 @@ pub struct Invalidator {
 /// Days whose invalidation nobody took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingDays {
-    days: BTreeSet<Touched>,
+    days: BTreeSet<DayChange>,
     trouble: String,
     query: String,
 }
@@ -49,7 +49,7 @@ impl Invalidator {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let config::InvalidationTargets { redis_url, query_admin } = config::InvalidationTargets::from_env(env)?;
-        let pool = redis_url.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
+        let pool = redis_url.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
             query: format!("http://{query_admin}"),
@@ -60,11 +60,11 @@ impl Invalidator {
 
     /// Invalidates days of a project. What cannot be sent within a few seconds is sent again with the next.
     pub async fn invalidate(&mut self, project: &str, days: impl IntoIterator<Item = Day>) {
-        self.invalidate_all(days.into_iter().map(|day| Touched::day(project, day))).await;
+        self.invalidate_all(days.into_iter().map(|day| DayChange::day(project, day))).await;
     }
 
     /// As [`Invalidator::invalidate`], of several projects.
-    pub async fn invalidate_all(&mut self, days: impl IntoIterator<Item = Touched>) {
+    pub async fn invalidate_all(&mut self, days: impl IntoIterator<Item = DayChange>) {
         self.pending.extend(days);
         self.flush().await;
     }
@@ -78,7 +78,7 @@ impl Invalidator {
 
     async fn flush(&mut self) {
         while !self.pending.is_empty() {
-            let some = touched::next(&self.pending, None);
+            let some = changed_days::next(&self.pending, None);
             if let Err(trouble) = self.send(&some).await {
                 self.trouble = trouble;
                 return;
@@ -87,9 +87,9 @@ impl Invalidator {
         }
     }
 
-    async fn send(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
+    async fn send(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let redis = match &self.redis {
-            Some(pool) => match touched::tell(pool, days).await {
+            Some(pool) => match changed_days::invalidate(pool, days).await {
                 Ok(()) => return Ok(()),
                 Err(error) => format!("Redis (REDIS_URL): {error}"),
             },
@@ -98,7 +98,7 @@ impl Invalidator {
         self.post(days).await.map_err(|error| format!("{redis}; {} (QUERY_ADMIN_ADDR): {error}", self.query))
     }
 
-    async fn post(&self, days: &BTreeSet<Touched>) -> Result<(), String> {
+    async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
         let sent = async {
             Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?

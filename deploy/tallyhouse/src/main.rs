@@ -14,7 +14,7 @@ use tallyhouse::invalidation::Invalidator;
 use tallyhouse::{doctor, migrate, rollups, store, tables, up};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
-use tallyhouse_ingest::kafka::topics::OwnTopics;
+use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::{lifecycle, telemetry};

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::json;
 use tallyhouse_schema::{Catalogue, Rollup};
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::rollups::rebuild::ChangedDay;
 use tallyhouse_sql::rollups::stats::{self, Stats, by_row};
@@ -32,8 +32,8 @@ pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, ta
 
 /// Invalidates the days that a rebuild changed.
 pub async fn invalidate(invalidator: &mut Invalidator, days: Vec<ChangedDay>) {
-    let touched = |ChangedDay { project_id: project, day }| Touched::day(project, day);
-    invalidator.invalidate_all(days.into_iter().map(touched)).await;
+    let changes = |ChangedDay { project_id: project, day }| DayChange::day(project, day);
+    invalidator.invalidate_all(days.into_iter().map(changes)).await;
 }
 
 /// What a verification found, of which some is printed.

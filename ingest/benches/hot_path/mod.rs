@@ -2,9 +2,10 @@
 //! `worker/batch`, one after the other.
 
 use tallyhouse_ingest::agent::Agents;
-use tallyhouse_ingest::batch::{Builder, EventKey, KeyHasher};
+use tallyhouse_ingest::batch::Builder;
+use tallyhouse_ingest::cardinality::CardinalityLimiter;
 use tallyhouse_ingest::decode;
-use tallyhouse_ingest::guard::Guard;
+use tallyhouse_ingest::event_key::{EventKey, KeyHasher};
 use tallyhouse_ingest::log::local::frame;
 use tallyhouse_schema::body::{self, Decoded, Layout};
 use tallyhouse_schema::normalise::{Context, ProjectRules};
@@ -59,7 +60,7 @@ pub(crate) struct HotPath {
     users: UserHasher,
     keys: KeyHasher,
     agents: Agents,
-    guard: Guard,
+    cardinality: CardinalityLimiter,
 }
 
 /// Records as they are in the local log, one after the other.
@@ -94,7 +95,7 @@ impl Default for HotPath {
             users: UserHasher::new([1; 16]),
             keys: KeyHasher::random(),
             agents: Agents::default(),
-            guard: Guard::default(),
+            cardinality: CardinalityLimiter::default(),
         }
     }
 }
@@ -116,7 +117,7 @@ impl HotPath {
         let read = decode::events(&text, Layout::Json, context).expect("it is JSON");
         assert!(read.refusals.is_empty() && read.warnings.is_empty());
         let mut events = read.events;
-        self.guard.apply(PROJECT, 1_000, |_| false, &mut events, |_| panic!("there are few values"));
+        self.cardinality.apply(PROJECT, 1_000, |_| false, &mut events, |_| panic!("there are few values"));
         for event in &events {
             frame::write_record(SALT, &mut out.bytes, |out| wire::encode(PROJECT, event, out));
             out.ends.push(out.bytes.len());

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_BATCH;
 use tallyhouse_sql::native::{self, Column, Ends, Field};
 
 use super::cells::Cells;
-use crate::config::BatchLimits;
+use crate::limits::BatchLimits;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -23,7 +23,6 @@ const MONDAY_MS: i64 = 3 * DAY_MS;
 /// Where in Kafka an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
-    /// The partition.
     pub partition: i32,
     /// The offset in it.
     pub offset: i64,
@@ -74,9 +73,9 @@ pub struct Builder {
     source_offset: Column,
     counted: usize,
     cells: Cells,
-    days: HashSet<Touched>,
-    /// What was touched last, and its hour.
-    latest: Option<(i64, Touched)>,
+    days: HashSet<DayChange>,
+    /// The day that changed last, and its hour.
+    latest: Option<(i64, DayChange)>,
     /// Of `events`: week, counted from 1970, and retention.
     partitions: HashSet<(i64, u16)>,
     latest_partition: Option<(i64, u16)>,
@@ -86,12 +85,11 @@ pub struct Builder {
 /// Events that were encoded, and what has to be known of them.
 #[derive(Debug)]
 pub struct Encoded {
-    /// How many.
     pub rows: usize,
     /// One Native block.
     pub chunks: Vec<Bytes>,
     /// The days that they fall on, and the hours of the newest ones.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
 }
 
 impl Builder {
@@ -174,9 +172,9 @@ impl Builder {
         if self.latest.as_ref().is_some_and(|latest| latest.0 == hour && latest.1.project == project) {
             return;
         }
-        let touched = Touched::of_event(project, event.ts, event.received_at);
-        self.days.insert(touched.clone());
-        self.latest = Some((hour, touched));
+        let changed = DayChange::of_event(project, event.ts, event.received_at);
+        self.days.insert(changed.clone());
+        self.latest = Some((hour, changed));
     }
 
     /// `PARTITION BY` of `sql/migrations/0003_events.sql`. The rollups have no more partitions.
@@ -197,7 +195,6 @@ impl Builder {
             || self.partitions.len() >= MAX_PARTITIONS_PER_BATCH as usize
     }
 
-    /// Events so far.
     pub fn rows(&self) -> usize {
         self.rows
     }

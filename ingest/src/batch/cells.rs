@@ -18,7 +18,6 @@ const MINUTE_MS: i64 = 60_000;
 /// Of this process, so that nobody can choose values that meet in few bits.
 static KEYS: LazyLock<[u8; 16]> = LazyLock::new(rand::random);
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
     bits: Vec<u64>,

@@ -2,8 +2,5 @@
 
 mod builder;
 mod cells;
-mod ids;
 
 pub use builder::{Builder, Encoded, Source};
-pub use ids::{EventKey, KeyHasher};
-pub(crate) use ids::{Identity, NumberSet};

@@ -17,6 +17,5 @@ pub use writer::DeadLetterWriter;
 
 /// Where dead letters go. It never blocks: what cannot be taken is dropped and counted.
 pub trait Sink: Send + Sync {
-    /// Takes dead letters.
     fn offer(&self, dead_letters: Vec<DeadLetter>);
 }

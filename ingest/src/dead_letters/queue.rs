@@ -21,13 +21,13 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// The queue: any number put in, one takes out.
 pub struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Notify,
     dropped: IntCounter,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     dead_letters: VecDeque<DeadLetter>,
     bytes: usize,
     is_closed: bool,
@@ -86,12 +86,11 @@ impl Queue {
         self.lock().dead_letters.len()
     }
 
-    /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,7 +117,7 @@ impl Sink for Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn take(&mut self) -> Vec<DeadLetter> {
         let most = self.dead_letters.len().min(MAX_BATCH);
         let taken: Vec<_> = self.dead_letters.drain(..most).collect();

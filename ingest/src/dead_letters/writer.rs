@@ -8,16 +8,14 @@ use tallyhouse_sql::insert::insert_block;
 use ulid::Ulid;
 
 use super::{DeadLetter, Queue, block};
-use crate::store::pause_after;
+use tallyhouse_service::retry;
 
 /// One attempt of an insert.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Inserts what is in the queue.
 pub struct DeadLetterWriter {
-    /// From where.
     pub queue: Arc<Queue>,
-    /// To where.
     pub client: Client,
 }
 
@@ -36,7 +34,7 @@ impl DeadLetterWriter {
         let mut attempt = 1;
         while let Err(error) = insert_block(&self.client, "dead_letters", &token, &chunks, DEADLINE).await {
             tracing::warn!(class = ?error.class(), attempt, dead_letters = dead_letters.len(), "dead letters could not be stored; trying again");
-            tokio::time::sleep(pause_after(attempt)).await;
+            tokio::time::sleep(retry::WRITE.pause(attempt)).await;
             attempt = attempt.saturating_add(1);
         }
     }

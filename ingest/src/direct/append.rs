@@ -2,7 +2,7 @@
 //!
 //! One lock guards the ids, held while a request's events are looked up and appended (about a microsecond each), never across an
 //! await. An id is known from the moment its event has an offset; a repeat waits for that very record. When the record's group is
-//! lost, the id is forgotten before its offset is used again, and the repeat is told to come again, too.
+//! lost, the id is forgotten before its offset is used again, and the repeat is answered as unconfirmed, too.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
@@ -15,10 +15,10 @@ use tallyhouse_service::clock::steady_ms;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::batch::{EventKey, KeyHasher};
-use crate::delivery::{Refused, Settled};
-use crate::http::Wait;
+use crate::ack::{AckOutcome, SubmitError};
+use crate::event_key::{EventKey, KeyHasher};
 use crate::log::local::{LocalLog, Outcome, Place, Ticket, frame};
+use crate::request::Wait;
 use crate::window::Window;
 use crate::worker::partition::RefusedRecord;
 
@@ -46,7 +46,6 @@ struct Stored {
     refused: Arc<BTreeMap<i64, u32>>,
 }
 
-/// See the module.
 pub struct Appender {
     log: Arc<LocalLog>,
     window: Arc<Mutex<Window>>,
@@ -82,12 +81,10 @@ impl Submitted {
         self.tickets.len() - 1
     }
 
-    /// How many events.
     pub fn len(&self) -> usize {
         self.fates.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.fates.is_empty()
     }
@@ -113,13 +110,13 @@ impl Appender {
     }
 
     /// Appends all events of a request, or none.
-    pub fn submit(&self, project: &str, events: &[Event<'_>]) -> Result<Submitted, Refused> {
+    pub fn submit(&self, project: &str, events: &[Event<'_>]) -> Result<Submitted, SubmitError> {
         match self.phase.load(Ordering::Acquire) {
-            phase if phase == Phase::Starting as u8 => return Err(Refused::Starting),
-            phase if phase == Phase::Stopping as u8 => return Err(Refused::Stopping),
+            phase if phase == Phase::Starting as u8 => return Err(SubmitError::Starting),
+            phase if phase == Phase::Stopping as u8 => return Err(SubmitError::Stopping),
             _ if self.log.is_full() => {
                 self.log.refused(events.len());
-                return Err(Refused::LogFull);
+                return Err(SubmitError::LogFull);
             }
             _ => {}
         }
@@ -130,7 +127,7 @@ impl Appender {
         let mut appending = self.log.append();
         if !appending.has_room(framed.bytes.len()) {
             drop(appending);
-            return Err(if self.log.has_failed() { Refused::LogFailed } else { Refused::Busy });
+            return Err(if self.log.has_failed() { SubmitError::LogFailed } else { SubmitError::Busy });
         }
         let losses = self.log.losses();
         let mut submitted = Submitted { fates: Vec::with_capacity(events.len()), tickets: Vec::new(), losses };
@@ -151,8 +148,8 @@ impl Appender {
         Ok(submitted)
     }
 
-    /// Waits until every event is settled, at most until the deadline. In the order of submission.
-    pub async fn settle(&self, submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<Settled> {
+    /// Waits until every event is acknowledged, at most until the deadline. In the order of submission.
+    pub async fn acknowledge(&self, submitted: Submitted, wait: Wait, deadline: Instant) -> Vec<AckOutcome> {
         let mut outcomes = Vec::with_capacity(submitted.tickets.len());
         for mut ticket in submitted.tickets {
             let ended = ticket.wait_for(|outcome| *outcome != Outcome::Pending);
@@ -169,17 +166,19 @@ impl Appender {
         };
         // Acknowledged before they were synced, and lost: other events have their offsets now.
         let may_be_lost = wait == Wait::Stored && self.log.losses() != submitted.losses;
-        let late = |fate: &Fate| if fate.is_duplicate { Settled::LateDuplicate } else { Settled::Late };
+        let late = |fate: &Fate| if fate.is_duplicate { AckOutcome::LateDuplicate } else { AckOutcome::Late };
         let is_pending = |fate: &Fate| fate.ticket.and_then(|ticket| outcomes.get(ticket)) == Some(&Outcome::Pending);
-        let settled = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
+        let outcome = |fate: &Fate| match (is_durable(fate) && !may_be_lost, wait) {
             (false, _) if is_pending(fate) => late(fate),
-            (false, _) => Settled::Open,
+            (false, _) => AckOutcome::Unconfirmed,
             (true, Wait::Stored) if fate.offset >= stored.next => late(fate),
-            (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => Settled::RefusedByStore(*code),
-            (true, _) if fate.is_duplicate => Settled::Duplicate,
-            (true, _) => Settled::Accepted,
+            (true, Wait::Stored) if let Some(code) = stored.refused.get(&fate.offset) => {
+                AckOutcome::RefusedByStore(*code)
+            }
+            (true, _) if fate.is_duplicate => AckOutcome::Duplicate,
+            (true, _) => AckOutcome::Accepted,
         };
-        submitted.fates.iter().map(settled).collect()
+        submitted.fates.iter().map(outcome).collect()
     }
 
     /// What is stored as soon as a record is, or at the deadline.
@@ -245,12 +244,10 @@ impl Appender {
         self.window().insert(self.hasher.key(project, event_id), -1, steady_ms());
     }
 
-    /// The ids.
     pub fn window(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hasher of ids.
     pub fn hasher(&self) -> &KeyHasher {
         &self.hasher
     }

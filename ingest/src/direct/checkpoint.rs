@@ -25,10 +25,10 @@ use std::sync::{Mutex, PoisonError};
 
 use ulid::Ulid;
 
+use crate::intent::Intent;
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
 use crate::log::local::segments;
-use crate::worker::intent::Intent;
 
 const NAME: &str = "checkpoint";
 
@@ -56,7 +56,7 @@ impl LocalStore {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct State {
+struct CheckpointState {
     /// What is stored before it is on the disk.
     next: i64,
     /// The start of the machine in which it was reached.
@@ -70,7 +70,7 @@ struct State {
 /// The file of checkpoints.
 struct Checkpoint<F> {
     file: Commits<F>,
-    state: State,
+    state: CheckpointState,
 }
 
 impl<F: DiskFile> Checkpoint<F> {
@@ -79,12 +79,12 @@ impl<F: DiskFile> Checkpoint<F> {
     fn open<D: Disk<File = F>>(disk: &D, boot: Option<&str>) -> io::Result<Self> {
         let (file, found, _) = Commits::open(disk, NAME)?;
         let (mut commit, committed, _) = Commits::open(disk, COMMIT)?;
-        let known = found.and_then(|found| State::decode(found.next, &found.metadata));
+        let known = found.and_then(|found| CheckpointState::decode(found.next, &found.metadata));
         let is_first = known.is_none();
         let mut state = known.unwrap_or_else(|| {
             // The first one, or of a version without checkpoints.
             let next = committed.as_ref().map_or(0, |committed| committed.next);
-            State { next, boot: boot.unwrap_or_default().to_owned(), generation: 0, stored_before: 0 }
+            CheckpointState { next, boot: boot.unwrap_or_default().to_owned(), generation: 0, stored_before: 0 }
         });
         let mut checkpoint = Self { file, state: state.clone() };
         let Some(boot) = boot else { return Ok(checkpoint) };
@@ -116,17 +116,17 @@ impl<F: DiskFile> Checkpoint<F> {
 
     /// Everything before an offset is on the disk.
     fn reach(&mut self, next: i64) -> io::Result<()> {
-        self.write(State { next, ..self.state.clone() })
+        self.write(CheckpointState { next, ..self.state.clone() })
     }
 
-    fn write(&mut self, state: State) -> io::Result<()> {
+    fn write(&mut self, state: CheckpointState) -> io::Result<()> {
         self.file.commit(state.next, &state.encode())?;
         self.state = state;
         Ok(())
     }
 }
 
-impl State {
+impl CheckpointState {
     fn encode(&self) -> String {
         format!("{} {} {}", self.boot, self.generation, self.stored_before)
     }
@@ -192,8 +192,8 @@ impl Checkpointer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::worker::intent::Skips;
     use super::*;
+    use crate::intent::Skips;
     use crate::log::local::simulated::Simulated;
 
     /// A disk with a segment that begins at an offset.

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
 
-use crate::batch::EventKey;
-use crate::config::DedupLimits;
+use crate::event_key::EventKey;
+use crate::limits::DedupLimits;
 use crate::log::local::disk::{self, Disk, DiskFile};
 use crate::window::Window;
 
@@ -34,7 +34,6 @@ const ENTRY: usize = 36;
 /// An id of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id {
-    /// Its hash.
     pub key: EventKey,
     /// The offset in the log; -1 for one that ClickHouse knew.
     pub offset: i64,
@@ -128,7 +127,6 @@ pub struct RefusedRecords {
 }
 
 impl RefusedRecords {
-    /// Reads them.
     pub fn load<D: Disk>(disk: &D) -> io::Result<Self> {
         let mut refused = Self::default();
         for name in disk.list()?.into_iter().filter(|name| name.ends_with(REFUSED)) {
@@ -199,7 +197,7 @@ fn decode(entry: &[u8]) -> Option<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::KeyHasher;
+    use crate::event_key::KeyHasher;
     use crate::log::local::simulated::Simulated;
 
     const DAY: i64 = 86_400_000;

@@ -12,45 +12,45 @@ use std::time::Duration;
 use tallyhouse_sql::native;
 
 use super::append::Appender;
+use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::poison::{Alone, BatchWriter, Origin};
-use crate::spool::folder::{Folder, FolderError};
 use crate::store::Block;
 
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Finds them, oldest first, and remembers their ids. Blocking; there are none but after an upgrade.
-pub fn adopt(folder: &Folder, metrics: &Metrics, appender: &Appender) -> Result<Vec<PathBuf>, FolderError> {
+pub fn adopt(folder: &Journal, metrics: &Metrics, appender: &Appender) -> Result<Vec<PathBuf>, JournalError> {
     let found = folder.look()?;
-    metrics.spool.journal_unfinished.inc_by(found.unfinished as u64);
+    metrics.journal.journal_unfinished.inc_by(found.unfinished as u64);
     let mut whole = Vec::new();
     for path in found.files {
         let Some(content) = folder.read(&path)? else {
-            metrics.spool.journal_damaged.inc();
+            metrics.journal.journal_damaged.inc();
             tracing::error!(path = %path.display(), "a batch on the disk is damaged and was set aside");
             continue;
         };
         match native::leading_texts::<2>(&content.chunks.concat()) {
             Some(ids) => ids.iter().for_each(|[project, id]| appender.remember(project, id)),
             None => {
-                metrics.spool.journal_errors.inc();
+                metrics.journal.journal_errors.inc();
                 tracing::error!(path = %path.display(), "the ids of a batch on the disk cannot be read: repeats are not known");
             }
         }
-        metrics.spool.journal_replayed.inc();
+        metrics.journal.journal_replayed.inc();
         whole.push(path);
     }
     Ok(whole)
 }
 
 /// Stores them, however often it takes.
-pub async fn store(folder: &Folder, metrics: &Arc<Metrics>, writer: &BatchWriter, files: Vec<PathBuf>) {
+pub async fn store(folder: &Journal, metrics: &Arc<Metrics>, writer: &BatchWriter, files: Vec<PathBuf>) {
     for path in files {
         let content = loop {
             match folder.read(&path) {
                 Ok(content) => break content,
                 Err(error) => {
-                    metrics.spool.journal_errors.inc();
+                    metrics.journal.journal_errors.inc();
                     tracing::error!(%error, "a batch cannot be read back; trying again");
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
@@ -69,7 +69,7 @@ pub async fn store(folder: &Folder, metrics: &Arc<Metrics>, writer: &BatchWriter
         }
         // Not given up: it would be sent again at some later start, when ClickHouse may have forgotten its token.
         while let Err(error) = folder.remove(&path) {
-            metrics.spool.journal_errors.inc();
+            metrics.journal.journal_errors.inc();
             tracing::error!(%error, "the file of a stored batch cannot be removed; trying again");
             tokio::time::sleep(AGAIN_AFTER).await;
         }

@@ -1,4 +1,4 @@
-//! The embedded way behind the requests: the local log, and the worker that stores what it has.
+//! Ingestion without Kafka: the local log, and the worker that stores what it has.
 //!
 //! ```text
 //! start  ids of the window, from files and from the log -> requests are taken
@@ -7,18 +7,20 @@
 //! stop   requests are refused -> what the log has is stored, within the drain -> the rest is in the log
 //! ```
 //!
-//! Only the first start of a folder waits for ClickHouse: it reads which ids are known. From then on they are on this disk (`ids`), and a
+//! Only the first start of a folder waits for ClickHouse: it reads recent ids to warm the deduplication window. From then on they are on this disk (`ids`), and a
 //! start takes requests whatever ClickHouse does.
 
 pub mod append;
 pub mod checkpoint;
+mod first_start;
+mod housekeeping;
 pub mod ids;
 pub mod journal;
 pub mod partition;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -32,27 +34,23 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{EventKey, KeyHasher};
-use crate::guard::{self, Guard};
-use crate::known::{self, IdFilter, KnownId};
+use crate::cardinality::{CardinalityLimiter, warm_up};
+use crate::event_key::{EventKey, KeyHasher};
+use crate::journal::{Journal, JournalError};
 use crate::log::local::commit::{COMMIT, Commits};
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Identity, Limits, LocalLog, Options, Sync};
-use crate::spool::folder::{Folder, FolderError};
 use crate::store::Store;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::{Common, Worker};
 use append::Appender;
 use checkpoint::{Checkpointer, LocalStore};
-use ids::{Id, RefusedRecords, Source};
+use ids::{Id, RefusedRecords};
 use partition::LocalPartition;
 
 /// Between looks at how much waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// Between two syncs of ClickHouse's files. What is stored meanwhile is kept in the log.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a start waits for dimension values that are known. They are read meanwhile, however long it takes.
 const LEARN_WITHIN: Duration = Duration::from_secs(1);
@@ -65,7 +63,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 pub enum StartError {
     /// The folder cannot be used.
     #[error("{0}")]
-    Folder(#[from] FolderError),
+    Journal(#[from] JournalError),
     /// The log cannot be read.
     #[error("the local log: {0}")]
     Log(#[from] io::Error),
@@ -77,7 +75,6 @@ pub enum StartError {
     NotMigrated(StoreError),
 }
 
-/// What it works with.
 pub struct Direct {
     /// Where requests leave their events.
     pub appender: Arc<Appender>,
@@ -87,10 +84,10 @@ pub struct Direct {
     /// Whether the ids are those that this folder knows. Otherwise ClickHouse is asked.
     has_ids: bool,
     /// Batches of a version without a log. Its lock is that of this process on all of it.
-    journal: Folder,
+    journal: Journal,
     store: Store,
     common: Arc<Common>,
-    guard: Arc<Guard>,
+    cardinality: Arc<CardinalityLimiter>,
     drain: Duration,
     tables_ready: CancellationToken,
     checkpointer: Checkpointer,
@@ -98,14 +95,11 @@ pub struct Direct {
     saved: AtomicI64,
 }
 
-/// What it is made of.
-pub struct Parts {
-    /// Where batches go.
+pub struct DirectParts {
     pub store: Store,
-    /// What workers share.
     pub common: Arc<Common>,
     /// Dimension values, to be filled at start.
-    pub guard: Arc<Guard>,
+    pub cardinality: Arc<CardinalityLimiter>,
     /// What an acknowledgement waits for.
     pub sync: Sync,
     /// What may wait in the log.
@@ -118,8 +112,8 @@ pub struct Parts {
     pub local_store: Option<LocalStore>,
 }
 
-/// Says when there is a log of the embedded way, which events may wait in: with Kafka nobody reads it.
-pub fn tell_left_behind(path: &Path) {
+/// Warns of a local log whose events wait: with Kafka nobody reads it.
+pub fn warn_of_unread_log(path: &Path) {
     let folder = path.join("log");
     let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     if names.filter_map(|name| name.into_string().ok()).any(|name| name.ends_with(".log")) {
@@ -132,9 +126,9 @@ pub fn tell_left_behind(path: &Path) {
 
 impl Direct {
     /// Opens the log below a folder, and reads what is in it. Blocking.
-    pub fn open(path: &Path, parts: Parts) -> Result<Self, StartError> {
-        let Parts { store, common, guard, sync, limits, drain, tables_ready, local_store } = parts;
-        let journal = Folder::open(&path.join("journal"))?;
+    pub fn open(path: &Path, parts: DirectParts) -> Result<Self, StartError> {
+        let DirectParts { store, common, cardinality, sync, limits, drain, tables_ready, local_store } = parts;
+        let journal = Journal::open(&path.join("journal"))?;
         let disk = LogFolder::open(&path.join("log"))?;
         let (identity, _) = Identity::open(&disk)?;
         let checkpointer = Checkpointer::open(&disk, local_store)?;
@@ -145,9 +139,9 @@ impl Direct {
 
         let window = common.windows.add();
         let (log, committed) = {
-            let mut known = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ids_window = window.lock().unwrap_or_else(PoisonError::into_inner);
             let refused = RefusedRecords::load(&disk)?;
-            let damaged = ids::load(&disk, &mut known, &refused)? + refused.damaged;
+            let damaged = ids::load(&disk, &mut ids_window, &refused)? + refused.damaged;
             let lost_from = Arc::clone(&window);
             let on_lost = Box::new(move |keys: &[_]| {
                 let mut window = lost_from.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,7 +154,7 @@ impl Direct {
                 let key = hasher.key(identity.project, identity.event_id);
                 let is_refused = record.offset < stored && refused.has(key, record.offset);
                 if !identity.flags.has(Flags::GENERATED_ID) && !is_refused {
-                    known.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
+                    ids_window.insert(key, record.offset, steady.saturating_sub(now.saturating_sub(record.at)));
                 }
             })?;
             if damaged > 0 {
@@ -183,7 +177,7 @@ impl Direct {
             0 => format!("local-{}", identity.id),
             _ => format!("local-{}-{generation}", identity.id),
         };
-        let partition = Arc::new(LocalPartition::new(partition::Parts {
+        let partition = Arc::new(LocalPartition::new(partition::LocalPartitionParts {
             topic,
             log: Arc::clone(&log),
             disk: disk.clone(),
@@ -201,7 +195,7 @@ impl Direct {
             journal,
             store,
             common,
-            guard,
+            cardinality,
             drain,
             tables_ready,
             checkpointer,
@@ -223,7 +217,7 @@ impl Direct {
     async fn serve(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), StartError> {
         if !self.has_ids {
             tokio::select! {
-                known = self.first_ids() => known?,
+                warmed = self.warm_up() => warmed?,
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -236,7 +230,7 @@ impl Direct {
         let this = Arc::clone(self);
         beside.spawn(async move {
             this.tables_ready.cancelled().await;
-            guard::learn(&this.store.client, &this.guard).await;
+            warm_up::load(&this.store.client, &this.cardinality).await;
         });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
@@ -293,109 +287,6 @@ impl Direct {
         let common = Arc::clone(&self.common);
         let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, backpressure, drain };
         worker.run().await;
-    }
-
-    /// Reads which ids ClickHouse knows. Tries until it answers; only missing tables end it.
-    async fn first_ids(&self) -> Result<(), StartError> {
-        let dedup = self.common.windows.limits();
-        self.tables_ready.cancelled().await;
-        loop {
-            let remember = |id: KnownId, at| {
-                let key = self.appender.hasher().key(&id.project_id, &id.event_id);
-                self.appender.window().insert(key, -1, at);
-            };
-            match known::read(&self.store.client, &IdFilter::Given, dedup, remember).await {
-                Ok(known) => {
-                    tracing::info!(ids = known.ids, "known ids were read from ClickHouse");
-                    break;
-                }
-                // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_IDENTIFIER, NO_SUCH_COLUMN_IN_TABLE
-                Err(error @ StoreError::Refused { code: 60 | 81 | 47 | 16, .. }) => {
-                    return Err(StartError::NotMigrated(error));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "known ids could not be read; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-        self.store.health.set("clickhouse", Status::Up, "");
-        Ok(())
-    }
-
-    /// Keeps ids that did not come through the log. From then on the folder knows its ids.
-    fn keep_other_ids(&self) -> io::Result<()> {
-        let ids: Vec<Id> = self.appender.window().iter().filter(|(_, offset, _)| *offset < 0).map(known_id()).collect();
-        if self.has_ids {
-            // Beside those of the first start, which nobody could read again.
-            return ids::save(&self.disk, Source::Journal, &ids);
-        }
-        ids::save(&self.disk, Source::ClickHouse, &ids)?;
-        self.log.commit(self.partition.first(), "")
-    }
-
-    /// Measures what waits, and lets go of segments that are read. Blocking.
-    fn look(&self) {
-        let (committed, mut oldest) = (self.partition.committed_next(), None);
-        let looked = self.log.read(committed, |record| {
-            oldest = Some(record.at);
-            false
-        });
-        let waiting = self.log.measure(committed, oldest);
-        self.store.metrics.log.waiting(waiting);
-        let (status, detail) = match (self.log.is_full(), waiting.has_room) {
-            _ if self.log.has_failed() => (Status::Down, "its writer ended by a fault: start the process again"),
-            (_, false) => (Status::Down, "the disk is nearly full: events are refused"),
-            (true, true) => (Status::Down, "full: events are refused until ClickHouse is back"),
-            (false, true) => (Status::Up, ""),
-        };
-        self.store.health.set("log", status, detail);
-        let window = self.appender.window();
-        self.store.metrics.window(window.ids(), window.reach(steady_ms()));
-        drop(window);
-        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)).and_then(|()| self.log.prepare()) {
-            self.store.metrics.log.errors.inc();
-            tracing::error!(%error, "segments could not be let go of, or made; trying again");
-        }
-    }
-
-    fn retire(&self, committed: i64) -> io::Result<()> {
-        let (ended, kept) = (self.log.ended_before(committed), self.checkpointer.may_go_before());
-        let mut gone = None;
-        for (base, end) in ended {
-            // An empty one is followed by one of the same base.
-            if end > base && base > self.saved.load(Ordering::Relaxed) {
-                ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end))?;
-                self.saved.store(base, Ordering::Relaxed);
-            }
-            gone = gone.max((end <= kept).then_some(end));
-        }
-        let Some(gone) = gone else { return Ok(()) };
-        self.log.retire(gone);
-        ids::forget_old(&self.disk, self.common.windows.limits(), self.log.range().start)
-    }
-
-    async fn checkpoint_regularly(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(CHECKPOINT_EVERY).await;
-            let this = Arc::clone(&self);
-            drop(tokio::task::spawn_blocking(move || this.checkpoint()).await);
-        }
-    }
-
-    /// Makes what is stored outlive the power. Blocking.
-    fn checkpoint(&self) {
-        if let Err(error) = self.checkpointer.checkpoint(self.partition.committed_next()) {
-            self.store.metrics.log.errors.inc();
-            tracing::error!(%error, "ClickHouse's files could not be synced; the log keeps what is in them, and it is tried again");
-        }
-    }
-
-    /// Ids of records between two offsets, as far as the window has them.
-    fn ids_of(&self, base: i64, end: i64) -> Vec<Id> {
-        let mut found = self.appender.window().within(&(base..end));
-        found.sort_unstable_by_key(|(_, offset, _)| *offset);
-        found.into_iter().map(known_id()).collect()
     }
 }
 

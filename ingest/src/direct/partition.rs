@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 
 use super::append::Appender;
 use super::ids::{self, Id, Source};
+use crate::intent::Intent;
 use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
 use crate::metrics::Metrics;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
-use crate::worker::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, RefusedRecord, Start};
 
 /// Bytes that may wait for the worker.
@@ -32,14 +32,13 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
 /// What a partition is made of.
-pub struct Parts {
+pub struct LocalPartitionParts {
     /// What its batches' tokens begin with.
     pub topic: String,
-    /// The log.
     pub log: Arc<LocalLog>,
     /// Where ids are kept.
     pub disk: LogFolder,
-    /// Told of what is stored.
+    /// Learns what is stored.
     pub appender: Arc<Appender>,
     /// Counts calls of the disk that failed.
     pub metrics: Arc<Metrics>,
@@ -51,13 +50,13 @@ pub struct Parts {
 
 /// All of the log: its only partition.
 pub struct LocalPartition {
-    parts: Parts,
+    parts: LocalPartitionParts,
     committed: AtomicI64,
 }
 
 impl LocalPartition {
     /// The partition of a log.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: LocalPartitionParts) -> Self {
         let committed = AtomicI64::new(parts.found.next);
         Self { parts, committed }
     }

@@ -1,162 +1,48 @@
-//! Why a request as a whole was not carried out, and what its sender is told.
+//! The status and the body of an error.
 
 use axum::http::StatusCode;
 use tallyhouse_schema::body::BodyError;
 use tallyhouse_service::http::Problem;
 
-use crate::delivery::Refused;
+use crate::request::RequestError;
 
-/// A request that failed as a whole. Everything that a sender can do about it is in `Display`; nothing of us is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// No key.
-    #[error("send a key in `X-API-Key` or in `Authorization: Bearer`")]
-    MissingKey,
-    /// A key that is not known.
-    #[error("the key is not known")]
-    UnknownKey,
-    /// A key for something else.
-    #[error("the key has no scope `ingest`")]
-    WrongScope,
-    /// `Content-Type` says that it is something else.
-    #[error(
-        "send `application/json` or `application/x-ndjson`; other formats, such as CloudEvents, forms or protobuf, are not read"
-    )]
-    UnknownMediaType,
-    /// `Content-Encoding` says something else.
-    #[error("send the body plain, or with `Content-Encoding: gzip` or `zstd`")]
-    UnknownEncoding,
-    /// A query parameter that does not exist or has another value than it may.
-    #[error("`{0}` is not a parameter of this path; there are `wait=stored` and `letters=none`")]
-    UnknownParameter(String),
-    /// Too many bytes.
-    #[error(
-        "the body is too large: at most {sent} bytes are taken as sent and {decoded} after decompression; send fewer events at a time"
-    )]
-    BodyTooLarge {
-        /// As sent.
-        sent: usize,
-        /// After decompression.
-        decoded: usize,
-    },
-    /// It did not arrive in time.
-    #[error("the body did not arrive in time")]
-    BodyTimeout,
-    /// The connection broke.
-    #[error("the body was cut off")]
-    BodyBroken,
-    /// Not what `Content-Encoding` says.
-    #[error("the body is not valid {encoding}: {problem}")]
-    BadCompression {
-        /// Which.
-        encoding: &'static str,
-        /// What the decoder said.
-        problem: String,
-    },
-    /// Not events.
-    #[error("{0}")]
-    Body(#[from] BodyError),
-    /// No event of it was taken: there is too much to do.
-    #[error("no event was taken: more is arriving than can be stored; send them again after `Retry-After`")]
-    Overloaded,
-    /// No event of it was taken: ClickHouse is away.
-    #[error("no event was taken: the store is not reachable; send them again after `Retry-After`")]
-    StoreUnavailable,
-    /// No event of it was taken: starting.
-    #[error("no event was taken: the service is starting; send them again after `Retry-After`")]
-    Starting,
-    /// No event of it was taken: stopping.
-    #[error("no event was taken: the service is stopping; send them again after `Retry-After`")]
-    Stopping,
-    /// Some or all events are not confirmed.
-    #[error("{} of {events} events are not confirmed; send the same events again after `Retry-After`: none is counted twice", indices.len())]
-    NotConfirmed {
-        /// Events of the request.
-        events: usize,
-        /// Those that are not confirmed.
-        indices: Vec<usize>,
-    },
-    /// A fault of ours.
-    #[error("the request failed through a fault of the service; send it again after `Retry-After`")]
-    Internal,
-}
-
-impl RequestError {
-    /// For programs and metrics.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::MissingKey => "missing_key",
-            Self::UnknownKey => "unknown_key",
-            Self::WrongScope => "wrong_scope",
-            Self::UnknownMediaType => "unknown_media_type",
-            Self::UnknownEncoding => "unknown_encoding",
-            Self::UnknownParameter(_) => "unknown_parameter",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::BodyTimeout => "body_timeout",
-            Self::BodyBroken => "body_broken",
-            Self::BadCompression { .. } => "bad_compression",
-            Self::Body(error) => error.code(),
-            Self::Overloaded => "overloaded",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::Starting => "starting",
-            Self::Stopping => "stopping",
-            Self::NotConfirmed { .. } => "not_confirmed",
-            Self::Internal => "internal",
+const fn status(error: &RequestError) -> StatusCode {
+    match error {
+        RequestError::MissingKey | RequestError::UnknownKey => StatusCode::UNAUTHORIZED,
+        RequestError::WrongScope => StatusCode::FORBIDDEN,
+        RequestError::UnknownMediaType | RequestError::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        RequestError::BodyTooLarge { .. }
+        | RequestError::Body(BodyError::TooMany { .. } | BodyError::RepairedTooLarge { .. }) => {
+            StatusCode::PAYLOAD_TOO_LARGE
         }
-    }
-
-    const fn status(&self) -> StatusCode {
-        match self {
-            Self::MissingKey | Self::UnknownKey => StatusCode::UNAUTHORIZED,
-            Self::WrongScope => StatusCode::FORBIDDEN,
-            Self::UnknownMediaType | Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooLarge { .. } | Self::Body(BodyError::TooMany { .. } | BodyError::RepairedTooLarge { .. }) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownParameter(_) | Self::BodyBroken | Self::BadCompression { .. } => StatusCode::BAD_REQUEST,
-            Self::Body(
-                BodyError::Compressed { .. }
-                | BodyError::Utf16
-                | BodyError::InvalidJson { .. }
-                | BodyError::NotEvents
-                | BodyError::WrongEnvelope { .. }
-                | BodyError::DoubleEncoded
-                | BodyError::FormEncoded
-                | BodyError::LooksLikeNdjson
-                | BodyError::LooksLikeJson
-                | BodyError::Empty,
-            ) => StatusCode::BAD_REQUEST,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+        RequestError::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        RequestError::UnknownParameter(_) | RequestError::BodyBroken | RequestError::BadCompression { .. } => {
+            StatusCode::BAD_REQUEST
         }
-    }
-
-    /// Seconds after which trying again may help; `None` where it does not.
-    pub const fn retry_after(&self) -> Option<u32> {
-        match self {
-            Self::Overloaded | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => Some(1),
-            Self::StoreUnavailable => Some(2),
-            Self::MissingKey
-            | Self::UnknownKey
-            | Self::WrongScope
-            | Self::UnknownMediaType
-            | Self::UnknownEncoding
-            | Self::UnknownParameter(_)
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTimeout
-            | Self::BodyBroken
-            | Self::BadCompression { .. }
-            | Self::Body(_) => None,
-        }
+        RequestError::Body(
+            BodyError::Compressed { .. }
+            | BodyError::Utf16
+            | BodyError::InvalidJson { .. }
+            | BodyError::NotEvents
+            | BodyError::WrongEnvelope { .. }
+            | BodyError::DoubleEncoded
+            | BodyError::FormEncoded
+            | BodyError::LooksLikeNdjson
+            | BodyError::LooksLikeJson
+            | BodyError::Empty,
+        ) => StatusCode::BAD_REQUEST,
+        RequestError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        RequestError::StoreUnavailable
+        | RequestError::Starting
+        | RequestError::Stopping
+        | RequestError::NotConfirmed { .. }
+        | RequestError::Internal => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 impl From<RequestError> for Problem {
     fn from(error: RequestError) -> Self {
-        let mut problem = Self::new(error.status(), error.code(), error.to_string());
+        let mut problem = Self::new(status(&error), error.code(), error.to_string());
         problem.retry_after = error.retry_after();
         match error {
             RequestError::Body(BodyError::InvalidJson { line, column, .. }) => {
@@ -166,19 +52,6 @@ impl From<RequestError> for Problem {
             RequestError::NotConfirmed { indices, .. } => problem.with("notConfirmed", indices),
             _ => problem,
         }
-    }
-}
-
-/// What a refusal means depends on whether the store is reachable.
-pub fn refused(refused: Refused, is_store_up: bool) -> RequestError {
-    match refused {
-        Refused::Starting => RequestError::Starting,
-        Refused::Stopping => RequestError::Stopping,
-        Refused::Busy => RequestError::Overloaded,
-        // Full while ClickHouse answers: more comes than it stores.
-        Refused::LogFull if is_store_up => RequestError::Overloaded,
-        Refused::LogFull => RequestError::StoreUnavailable,
-        Refused::LogFailed => RequestError::Internal,
     }
 }
 

@@ -1,73 +1,12 @@
-//! Answers to requests of which something was taken.
+//! The status and the JSON of an answer.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tallyhouse_schema::limits::MAX_ANSWER_WARNINGS;
-use tallyhouse_schema::{Rejection, Warning, Warnings};
 
-/// What became of a request's events; every one is durable by now (stored, for `?wait=stored`), a
-/// duplicate, or rejected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// The status: 202, or 200 for `?wait=stored`.
-    pub status: StatusCode,
-    /// The body was one event.
-    pub is_single: bool,
-    /// The id of that event.
-    pub event_id: String,
-    /// New events.
-    pub accepted: usize,
-    /// Events that were counted before.
-    pub duplicates: usize,
-    /// Events that were refused.
-    pub rejected: Vec<Rejected>,
-    /// What was changed or not understood in the others.
-    pub warned: Warned,
-}
-
-/// A refused event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its place in the body, from 0.
-    pub index: usize,
-    /// Its id, when it had a readable one.
-    pub event_id: Option<String>,
-    /// Why.
-    pub rejection: Rejection,
-}
-
-/// The warnings of an answer, duplicates' too: a retry is told what the first attempt was.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Warned {
-    listed: Vec<EventWarning>,
-    omitted: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct EventWarning {
-    index: usize,
-    event_id: String,
-    warning: Warning,
-}
-
-impl Warned {
-    /// Adds those of the event at `index`; an answer lists [`MAX_ANSWER_WARNINGS`].
-    pub fn add(&mut self, index: usize, event_id: &str, warnings: Warnings) {
-        let (mut kept, omitted) = warnings.into_parts();
-        let room = MAX_ANSWER_WARNINGS.saturating_sub(self.listed.len());
-        self.omitted += omitted + kept.len().saturating_sub(room);
-        kept.truncate(room);
-        let warned = |warning| EventWarning { index, event_id: event_id.to_owned(), warning };
-        self.listed.extend(kept.into_iter().map(warned));
-    }
-
-    /// Takes back those of an event that was refused after all.
-    pub fn forget(&mut self, index: usize) {
-        self.listed.retain(|warned| warned.index != index);
-    }
-}
+use crate::answer::{EventWarning, Rejected, Reply, Warned};
+use crate::request::Wait;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,10 +105,11 @@ impl<'a> From<&'a Rejected> for Entry<'a> {
     }
 }
 
-impl Reply {
-    /// Whether nothing of the request is durable: its sender must not read a 2xx. Duplicates are, by their first copies.
-    pub fn is_all_rejected(&self) -> bool {
-        !self.rejected.is_empty() && self.accepted + self.duplicates == 0
+/// The status of a success.
+const fn status(wait: Wait) -> StatusCode {
+    match wait {
+        Wait::Durable => StatusCode::ACCEPTED,
+        Wait::Stored => StatusCode::OK,
     }
 }
 
@@ -179,16 +119,16 @@ impl IntoResponse for Reply {
             // A single event that was refused is the whole request: the sender must not read a 2xx as "taken".
             (true, Some(rejected)) => (StatusCode::BAD_REQUEST, Json(Entry::from(rejected))).into_response(),
             (true, None) => {
-                let status = if self.duplicates > 0 { "duplicate" } else { "accepted" };
+                let fate = if self.duplicates > 0 { "duplicate" } else { "accepted" };
                 let warnings = WarningList::from(&self.warned);
-                (self.status, Json(One { status, event_id: &self.event_id, warnings })).into_response()
+                (status(self.wait), Json(One { status: fate, event_id: &self.event_id, warnings })).into_response()
             }
             (false, _) => {
                 let error = self.is_all_rejected().then(|| AllRejected {
                     code: "all_rejected",
                     message: format!("none of the {} events was taken; `rejected` says why", self.rejected.len()),
                 });
-                let status = if error.is_some() { StatusCode::BAD_REQUEST } else { self.status };
+                let status = if error.is_some() { StatusCode::BAD_REQUEST } else { status(self.wait) };
                 let rejected = self.rejected.iter().map(Entry::from).collect();
                 let warnings = WarningList::from(&self.warned);
                 let (accepted, duplicates) = (self.accepted, self.duplicates);

@@ -4,10 +4,8 @@ use bytes::{Buf, Bytes};
 
 use super::records::Record;
 
-/// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addressed {
-    /// The topic.
     pub topic: String,
     /// What places it.
     pub hash: u64,

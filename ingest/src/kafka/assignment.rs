@@ -1,11 +1,11 @@
-//! Partitions that are ours, and the lane of each.
+//! The partitions assigned to this process, and the partition worker of each.
 //!
 //! ```text
-//! assigned -> noted -> the poll loop begins lanes        revoked -> lanes drain, the rebalance waits for them, then loses them
+//! assigned -> noted -> the poll loop starts workers        revoked -> the rebalance waits while workers drain, then takes their right to commit
 //! ```
 //!
-//! The callbacks of a rebalance run inside a poll. A partition may go in one and come back in the next, so the poll loop is told
-//! what went: records that it had collected before must not reach a later lane.
+//! The callbacks of a rebalance run inside a poll. A partition may be revoked in one and assigned again in the next, so the poll
+//! loop learns what was revoked: records that it had collected before must not reach a later worker.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::ConsumerParts;
 use super::ownership::Ownership;
+use super::parts::ConsumerParts;
 use super::topics::PROJECT_PREFIX;
 use crate::worker::Worker;
 use crate::worker::backpressure::Backpressure;
@@ -31,32 +31,32 @@ use crate::worker::committer::BatchCommitter;
 use crate::worker::filling::Chunk;
 
 /// A partition of a topic.
-pub(super) type Place = (String, i32);
+pub(super) type TopicPartition = (String, i32);
 
-/// A lane that runs.
-pub(super) struct Running {
+/// A running partition worker, as the poll loop holds it.
+pub(super) struct WorkerHandle {
     chunks: mpsc::UnboundedSender<Chunk>,
     pub(super) backpressure: Arc<Backpressure>,
     drain: CancellationToken,
     ownership: Arc<Ownership<Context>>,
     task: JoinHandle<()>,
-    /// Kafka is not asked for more records of it.
+    /// The consumer does not fetch its records.
     pub(super) is_paused: bool,
 }
 
-/// What the rebalance callback reaches.
+/// The context of the consumer, for the callbacks of a rebalance.
 pub(super) struct Context {
     pub(super) parts: ConsumerParts,
     runtime: Handle,
-    lanes: Mutex<HashMap<Place, Running>>,
-    assigned: Mutex<Vec<Place>>,
-    /// Partitions that went since the poll loop last looked: what it collected for them must not reach a later lane.
-    gone: Mutex<Vec<Place>>,
+    workers: Mutex<HashMap<TopicPartition, WorkerHandle>>,
+    assigned: Mutex<Vec<TopicPartition>>,
+    /// Partitions that were revoked since the poll loop last looked.
+    gone: Mutex<Vec<TopicPartition>>,
     has_gone: AtomicBool,
 }
 
-impl Running {
-    /// Gives it records. One that has ended or stands still drops them; the next owner reads them again.
+impl WorkerHandle {
+    /// Hands over records. A worker that has ended or is blocked drops them: the next owner reads them again.
     pub(super) fn take(&self, chunk: Chunk) {
         let bytes = chunk.bytes.len();
         self.backpressure.sent(bytes);
@@ -76,57 +76,61 @@ impl Context {
         Self {
             parts,
             runtime,
-            lanes: Mutex::default(),
+            workers: Mutex::default(),
             assigned: Mutex::default(),
             gone: Mutex::default(),
             has_gone: AtomicBool::new(false),
         }
     }
 
-    /// Partitions that went since it was last asked.
-    pub(super) fn take_gone(&self) -> Vec<Place> {
+    /// Partitions that were revoked since the last call.
+    pub(super) fn take_gone(&self) -> Vec<TopicPartition> {
         match self.has_gone.swap(false, Ordering::AcqRel) {
             true => std::mem::take(&mut *self.gone()),
             false => Vec::new(),
         }
     }
 
-    pub(super) fn lanes(&self) -> MutexGuard<'_, HashMap<Place, Running>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn workers(&self) -> MutexGuard<'_, HashMap<TopicPartition, WorkerHandle>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn assigned(&self) -> MutexGuard<'_, Vec<Place>> {
+    fn assigned(&self) -> MutexGuard<'_, Vec<TopicPartition>> {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gone(&self) -> MutexGuard<'_, Vec<Place>> {
+    fn gone(&self) -> MutexGuard<'_, Vec<TopicPartition>> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes lanes out and ends them; waits for the batches on their way at most so long.
-    pub(super) fn end(&self, places: &[Place], within: Duration) {
-        let ending: Vec<(Place, Running)> = {
-            let mut lanes = self.lanes();
-            places.iter().filter_map(|place| lanes.remove_entry(place)).collect()
+    /// Stops workers, and waits for their batches at most so long.
+    pub(super) fn end(&self, places: &[TopicPartition], within: Duration) {
+        let ending: Vec<(TopicPartition, WorkerHandle)> = {
+            let mut workers = self.workers();
+            places.iter().filter_map(|place| workers.remove_entry(place)).collect()
         };
-        ending.iter().for_each(|(_, lane)| lane.drain.cancel());
+        ending.iter().for_each(|(_, worker)| worker.drain.cancel());
         self.assigned().retain(|place| !places.contains(place));
         self.gone().extend(places.iter().cloned());
         self.has_gone.store(true, Ordering::Release);
         let deadline = Instant::now() + within;
-        for ((topic, partition), mut lane) in ending {
+        for ((topic, partition), mut worker) in ending {
             let left = deadline.saturating_duration_since(Instant::now());
-            let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut lane.task).await });
+            let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut worker.task).await });
             if ended.is_err() {
-                tracing::warn!(topic, partition, "given up with a batch on its way; the next owner repeats it");
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "a partition worker was aborted during an insert; the next owner of the partition repeats the batch"
+                );
             }
-            lane.ownership.lose();
-            lane.task.abort();
-            self.parts.store.metrics.kafka.lane_ended(&topic, partition);
+            worker.ownership.lose();
+            worker.task.abort();
+            self.parts.store.metrics.kafka.partition_gone(&topic, partition);
         }
-        let lanes = self.lanes().len();
-        self.parts.common.workers.store(lanes, Ordering::Relaxed);
-        self.parts.store.metrics.kafka.lanes(lanes);
+        let workers = self.workers().len();
+        self.parts.common.workers.store(workers, Ordering::Relaxed);
+        self.parts.store.metrics.kafka.assigned(workers);
     }
 }
 
@@ -170,28 +174,28 @@ impl ConsumerContext for Context {
     }
 }
 
-fn places(list: &TopicPartitionList) -> Vec<Place> {
+fn places(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
 }
 
-/// Begins the lanes of partitions that were assigned meanwhile.
-pub(super) fn begin_lanes(consumer: &Arc<BaseConsumer<Context>>) {
+/// Starts the workers of partitions that were assigned since the last call.
+pub(super) fn begin_workers(consumer: &Arc<BaseConsumer<Context>>) {
     let context = consumer.context();
     let assigned = std::mem::take(&mut *context.assigned());
     if assigned.is_empty() {
         return;
     }
-    let mut lanes = context.lanes();
-    context.parts.common.workers.store(lanes.len() + assigned.len(), Ordering::Relaxed);
+    let mut workers = context.workers();
+    context.parts.common.workers.store(workers.len() + assigned.len(), Ordering::Relaxed);
     for (topic, partition) in assigned {
-        let lane = begin_lane(consumer, &topic, partition);
-        lanes.insert((topic, partition), lane);
+        let worker = begin_worker(consumer, &topic, partition);
+        workers.insert((topic, partition), worker);
     }
-    context.parts.store.metrics.kafka.lanes(lanes.len());
+    context.parts.store.metrics.kafka.assigned(workers.len());
 }
 
-#[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose lane has enough is paused")]
-fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> Running {
+#[allow(clippy::disallowed_methods, reason = "bounded by bytes: a partition whose worker has enough is paused")]
+fn begin_worker(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> WorkerHandle {
     let context = consumer.context();
     let parts = &context.parts;
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -217,5 +221,5 @@ fn begin_lane(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32
         drain: drain.clone(),
     };
     let task = context.runtime.spawn(worker.run());
-    Running { chunks: sender, backpressure, drain, ownership, task, is_paused: false }
+    WorkerHandle { chunks: sender, backpressure, drain, ownership, task, is_paused: false }
 }

@@ -1,11 +1,12 @@
-//! What can be set of the Kafka way.
+//! What can be set for Kafka.
 
 use std::time::Duration;
 
 use tallyhouse_service::env::{self, ConfigError, Env};
 
 use super::settings::{Brokers, Options};
-use super::topics::{OwnTopics, TopicRules};
+use super::topics::TopicRules;
+use crate::projects::OwnTopics;
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub struct KafkaConfig {
     pub topics: TopicRules,
     /// `KAFKA_GROUP`
     pub group: String,
-    /// `KAFKA_TIMEOUT_MS`: a record that is not acknowledged by then is spooled or handed back.
+    /// `KAFKA_TIMEOUT_MS`: a record that is not acknowledged by then goes to the local log or is handed back.
     pub deliver_within: Duration,
     /// `KAFKA_REVOKE_MS`: how long a rebalance waits for a batch on its way.
     pub revoke_within: Duration,

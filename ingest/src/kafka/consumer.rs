@@ -1,12 +1,12 @@
-//! The consumer: one thread that polls, and a lane for each partition that is ours (`assignment`).
+//! The consumer: one thread that polls, and a partition worker for each assigned partition (`assignment`).
 //!
 //! ```text
-//! poll -> chunk per partition -> its lane          lanes full: their partitions are paused, polling goes on
+//! poll -> chunk per partition -> its worker          workers full: their partitions are paused, polling goes on
 //! ```
 //!
-//! Polling never stops while a lane waits for ClickHouse, so the group does not take a slow consumer for a dead one. A
-//! revoked partition's lane may finish the batch on its way; past the deadline its right to commit is taken and it is
-//! aborted: the next owner finds the intent and repeats the batch.
+//! Polling never stops while a worker waits for ClickHouse, so the group does not take a slow consumer for a dead one. The worker of a
+//! revoked partition may finish its insert; past the deadline it loses the right to commit and is aborted: the next owner finds the
+//! intent and repeats the batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,47 +19,24 @@ use rdkafka::message::{BorrowedMessage, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::assignment::{Context, Place, Running, begin_lanes};
-use super::pins::Pins;
-use super::settings::Brokers;
-use super::topics::TopicRules;
-use crate::store::Store;
-use crate::worker::Common;
+use super::assignment::{Context, TopicPartition, WorkerHandle, begin_workers};
+use super::parts::ConsumerParts;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
 
-/// What a consumer is made of.
-#[derive(Clone)]
-pub struct ConsumerParts {
-    /// Where Kafka is.
-    pub brokers: Brokers,
-    /// The group.
-    pub group: String,
-    /// Over how many partitions events are spread.
-    pub pins: Arc<Pins>,
-    /// What it reads.
-    pub rules: TopicRules,
-    /// Where batches go.
-    pub store: Store,
-    /// What lanes share.
-    pub common: Arc<Common>,
-    /// How long a rebalance, or the end, waits for batches on their way.
-    pub drain: Duration,
-}
+/// Bytes that may wait for one worker; above it the partition is paused, below a half it goes on.
+const WORKER_BYTES: usize = 3 << 20;
 
-/// Bytes that may wait for one lane; above it the partition is paused, below a half it goes on.
-const LANE_BYTES: usize = 3 << 20;
+/// Bytes that may wait for all workers; above it each worker may have only the least.
+const ALL_WORKERS_BYTES: usize = 32 << 20;
 
-/// Bytes that may wait for all lanes; above it each lane may have only the least.
-const LANES_BYTES: usize = 32 << 20;
+const LEAST_WORKER_BYTES: usize = 128 << 10;
 
-const LEAST_LANE_BYTES: usize = 128 << 10;
-
-/// Above so many bytes that wait for all lanes, nothing is read: a partition's share of one response, unpacked, may be many times
+/// Above so many bytes that wait for all workers, nothing is read: a partition's share of one response, unpacked, may be many times
 /// the least, and 64 partitions have 64 of them.
 const MOST_BYTES: usize = 96 << 20;
 
-/// Messages and bytes taken before they are handed to their lanes.
+/// Messages and bytes taken before they are handed to their workers.
 const POLLED: (usize, usize) = (2_000, 4 << 20);
 
 const POLL_WITHIN: Duration = Duration::from_millis(50);
@@ -73,7 +50,7 @@ pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) ->
         let topics = parts.rules.subscription();
         consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         let ended = poll(&consumer, stop);
-        let all: Vec<Place> = consumer.context().lanes().keys().cloned().collect();
+        let all: Vec<TopicPartition> = consumer.context().workers().keys().cloned().collect();
         if let Err(Ended::Fatal(error)) = ended {
             consumer.context().end(&all, Duration::ZERO);
             // A client with a fatal error never closes, so leaving the group would wait for ever. The process ends instead.
@@ -83,28 +60,28 @@ pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) ->
         consumer.context().end(&all, parts.drain);
         // Dropping it leaves the group.
         drop(consumer);
-        if let Err(Ended::Lane) = ended {
-            tracing::error!("a lane ended by itself; joining again to begin it anew");
+        if let Err(Ended::Worker) = ended {
+            tracing::error!("a partition worker ended by itself; the consumer joins the group again");
             std::thread::sleep(Duration::from_secs(1));
         }
     }
     Ok(())
 }
 
-/// Why polling ended before it was told to.
+/// Why polling ended by itself.
 enum Ended {
     /// The client can do nothing more: fenced by another one with the same `group.instance.id`.
     Fatal(KafkaError),
-    /// A lane ended by itself, which only a fault does.
-    Lane,
+    /// A worker ended by itself, which only a fault does.
+    Worker,
 }
 
-/// Until `stop`, or until this consumer can do nothing more.
+/// Polls until `stop`, or until this consumer can do nothing more.
 fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Result<(), Ended> {
-    let mut chunks: HashMap<Place, Chunk> = HashMap::new();
+    let mut chunks: HashMap<TopicPartition, Chunk> = HashMap::new();
     while !stop.is_cancelled() {
         let mut polled = consumer.poll(POLL_WITHIN);
-        begin_lanes(consumer);
+        begin_workers(consumer);
         let mut taken = (0, 0);
         while let Some(message) = polled {
             forget_gone(consumer, &mut chunks);
@@ -123,16 +100,16 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
         }
         // A rebalance may have come in between.
         forget_gone(consumer, &mut chunks);
-        begin_lanes(consumer);
+        begin_workers(consumer);
         hand_over(consumer, &mut chunks);
         regulate(consumer)?;
     }
     Ok(())
 }
 
-/// Drops what was collected for partitions that went. Should they come back at once, their records are read from the committed
-/// offset; a lane that began with the later ones would commit past those in between.
-fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<Place, Chunk>) {
+/// Drops what was collected for revoked partitions. When they are assigned again at once, their records are read from the committed
+/// offset: a worker that began with later ones would commit past those in between.
+fn forget_gone(consumer: &BaseConsumer<Context>, chunks: &mut HashMap<TopicPartition, Chunk>) {
     for place in consumer.context().take_gone() {
         chunks.remove(&place);
     }
@@ -151,7 +128,7 @@ fn trouble(consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), E
     Ok(())
 }
 
-fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<Place, Chunk>) {
+fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<TopicPartition, Chunk>) {
     let read = Read {
         offset: message.offset(),
         at: message.timestamp().to_millis().unwrap_or_default(),
@@ -166,59 +143,60 @@ fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<Place, Chunk>) {
     }
 }
 
-fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<Place, Chunk>) {
-    let lanes = consumer.context().lanes();
+fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<TopicPartition, Chunk>) {
+    let workers = consumer.context().workers();
     for (place, chunk) in chunks.iter_mut().filter(|(_, chunk)| !chunk.records.is_empty()) {
         let chunk = std::mem::take(chunk);
-        // Without a lane the partition has gone meanwhile: the next owner reads the records.
-        if let Some(lane) = lanes.get(place) {
-            lane.take(chunk);
+        // Without a worker the partition has gone meanwhile: the next owner reads the records.
+        if let Some(worker) = workers.get(place) {
+            worker.take(chunk);
         }
     }
-    chunks.retain(|place, _| lanes.contains_key(place));
+    chunks.retain(|place, _| workers.contains_key(place));
 }
 
-/// Whether a lane has enough, so many bytes wait for it and for all: a lane that had enough goes on below a half.
+/// Whether a partition is to be paused, with so many bytes queued for its worker and for all. A paused one goes on below a half.
 fn has_enough(had_enough: bool, queued: usize, all: usize) -> bool {
     if all > MOST_BYTES {
         return true;
     }
-    let most = if all > LANES_BYTES { LEAST_LANE_BYTES } else { LANE_BYTES };
+    let most = if all > ALL_WORKERS_BYTES { LEAST_WORKER_BYTES } else { WORKER_BYTES };
     queued > if had_enough { most / 2 } else { most }
 }
 
-/// Pauses partitions whose lanes have enough or take nothing, and lets them go on when they have not.
+/// Pauses partitions whose workers have enough or take nothing, and lets them go on when they have not.
 fn regulate(consumer: &Arc<BaseConsumer<Context>>) -> Result<(), Ended> {
     let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-    let mut lanes = consumer.context().lanes();
-    let waiting: usize = lanes.values().map(|lane| lane.backpressure.queued()).sum();
-    for ((topic, partition), lane) in lanes.iter_mut() {
-        let was_paused = lane.is_paused;
-        lane.is_paused = !lane.backpressure.is_open() || has_enough(was_paused, lane.backpressure.queued(), waiting);
-        match (was_paused, lane.is_paused) {
+    let mut workers = consumer.context().workers();
+    let waiting: usize = workers.values().map(|worker| worker.backpressure.queued()).sum();
+    for ((topic, partition), worker) in workers.iter_mut() {
+        let was_paused = worker.is_paused;
+        worker.is_paused =
+            !worker.backpressure.is_open() || has_enough(was_paused, worker.backpressure.queued(), waiting);
+        match (was_paused, worker.is_paused) {
             (false, true) => _ = pause.add_partition(topic, *partition),
             (true, false) => _ = resume.add_partition(topic, *partition),
             (true, true) | (false, false) => {}
         }
     }
-    let paused = lanes.values().filter(|lane| lane.is_paused).count();
-    let has_ended = lanes.values().any(Running::has_ended);
-    drop(lanes);
+    let paused = workers.values().filter(|worker| worker.is_paused).count();
+    let has_ended = workers.values().any(WorkerHandle::has_ended);
+    drop(workers);
     if has_ended {
-        return Err(Ended::Lane);
+        return Err(Ended::Worker);
     }
     consumer.context().parts.store.metrics.kafka.paused_partitions(paused);
     if pause.count() > 0
         && let Err(error) = consumer.pause(&pause)
     {
-        tracing::warn!(%error, "partitions could not be paused; their lanes hold more for a while");
+        tracing::warn!(%error, "partitions could not be paused; their workers hold more for a while");
     }
     if resume.count() > 0
         && let Err(error) = consumer.resume(&resume)
     {
         // A partition that went in the meantime; one that stayed would be a fault, and starts over.
         tracing::error!(%error, "partitions could not go on");
-        return Err(Ended::Lane);
+        return Err(Ended::Worker);
     }
     Ok(())
 }
@@ -228,8 +206,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_has_less_the_more_waits_for_all() {
-        for (all, most) in [(0, LANE_BYTES), (LANES_BYTES, LANE_BYTES), (LANES_BYTES + 1, LEAST_LANE_BYTES)] {
+    fn a_worker_has_less_the_more_waits_for_all() {
+        for (all, most) in
+            [(0, WORKER_BYTES), (ALL_WORKERS_BYTES, WORKER_BYTES), (ALL_WORKERS_BYTES + 1, LEAST_WORKER_BYTES)]
+        {
             assert!(!has_enough(false, most, all) && has_enough(false, most + 1, all), "{all}");
             assert!(has_enough(true, most, all) && !has_enough(true, most / 2, all), "{all}");
         }

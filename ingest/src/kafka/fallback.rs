@@ -13,6 +13,8 @@
 //! * it refuses a record for good - it has become larger than its topic takes, or it is not one for the broker: it is kept in a file of
 //!   its own, counted and named in the log.
 
+mod deliver;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
@@ -25,23 +27,17 @@ use tallyhouse_service::health::{Health, Status};
 use tokio::time::Instant;
 
 use super::addressed::{Addressed, address, read_all};
-use super::gateway::{Gateway, Landing};
-use super::held::{Held, HeldFile};
-use super::records::{Record, Records};
+use super::gateway::Gateway;
+use super::held::{HeldFile, HeldRecords};
+use super::records::Record;
+use crate::journal::JournalError;
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
 use crate::metrics::Metrics;
-use crate::spool::folder::FolderError;
-use crate::store::pause_after;
+use deliver::pieces;
 
 /// Bytes that are sent at a time.
 const AT_ONCE: usize = 1 << 20;
-
-/// How long Kafka may take for them.
-const LAND_WITHIN: Duration = Duration::from_secs(30);
-
-/// Kafka may not take a topic's records for so long, while it answers, before the others go on.
-const HOLD_AFTER: Duration = Duration::from_secs(10);
 
 /// Between attempts to read, to commit or to keep a record, and between those to send what is held.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
@@ -56,18 +52,16 @@ pub struct NotTaken;
 /// Why it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FallbackError {
-    /// The folder.
     #[error("{0}")]
-    Folder(#[from] FolderError),
+    Journal(#[from] JournalError),
     /// The log in it.
     #[error("the gateway's log: {0}")]
     Log(#[from] io::Error),
 }
 
-/// See the module.
 pub struct Fallback {
     log: Arc<LocalLog>,
-    held: Held,
+    held: HeldRecords,
     /// What may be held.
     most_bytes: u64,
     sent: AtomicI64,
@@ -84,7 +78,7 @@ impl Fallback {
         metrics: Arc<Metrics>,
         health: Health,
     ) -> Result<Self, FallbackError> {
-        let held = Held::open(&path.join("records"))?;
+        let held = HeldRecords::open(&path.join("records"))?;
         let disk = LogFolder::open(&path.join("fallback"))?;
         // Repeats are known to who reads from Kafka.
         let metrics_of_log = Arc::clone(&metrics);
@@ -170,19 +164,19 @@ impl Fallback {
         loop {
             let files = self.insist("held records cannot be listed; trying again", |this| Ok(this.held.files()?)).await;
             // Where nothing waits any more, what comes goes to Kafka, too.
-            let mut taken: HashMap<u32, bool> = self.held.refused().into_iter().map(|mark| (mark, true)).collect();
+            let mut taken: HashMap<u32, bool> = self.held.refused().into_iter().map(|topic| (topic, true)).collect();
             for file in files {
-                if taken.get(&file.mark) == Some(&false) {
+                if taken.get(&file.topic_hash) == Some(&false) {
                     continue;
                 }
                 let is_sent = self.drain_file(gateway, &file).await.unwrap_or_else(|error| {
-                    self.metrics.spool.journal_errors.inc();
+                    self.metrics.journal.journal_errors.inc();
                     tracing::error!(%error, path = %file.path.display(), "a file of records; trying again");
                     false
                 });
-                taken.insert(file.mark, is_sent);
+                taken.insert(file.topic_hash, is_sent);
             }
-            taken.into_iter().for_each(|(mark, is_taken)| self.held.tried(mark, is_taken));
+            taken.into_iter().for_each(|(topic, is_taken)| self.held.tried(topic, is_taken));
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
@@ -191,7 +185,7 @@ impl Fallback {
     async fn drain_file(self: &Arc<Self>, gateway: &Gateway, file: &HeldFile) -> io::Result<bool> {
         let reading = file.clone();
         let Some(records) = self.blocking(move |this| Ok(this.held.read(&reading)?)).await? else {
-            self.metrics.spool.journal_damaged.inc();
+            self.metrics.journal.journal_damaged.inc();
             tracing::error!(path = %file.path.display(), "a file of records is damaged and was set aside");
             return Ok(true);
         };
@@ -199,7 +193,7 @@ impl Fallback {
         let rest: Vec<_> = self.send(gateway, records).await.into_iter().map(|(record, _)| record).collect();
         let is_sent = rest.is_empty();
         if is_sent {
-            self.metrics.spool.journal_replayed.inc();
+            self.metrics.journal.journal_replayed.inc();
         }
         if rest.len() < all {
             // Not given up: all of it would be sent again, and counted again once its ids are forgotten.
@@ -222,7 +216,7 @@ impl Fallback {
         }
         let (mut waiting, held) = (self.log.measure(sent, oldest), self.held.bytes());
         waiting.bytes += held;
-        self.metrics.log.waiting(waiting);
+        self.metrics.log.waiting(waiting.bytes, waiting.oldest);
         let (status, detail) = match (self.log.is_full(), waiting.has_room) {
             _ if self.log.has_failed() => (Status::Degraded, "its writer ended by a fault: start the process again"),
             (_, false) => (Status::Degraded, "the disk is nearly full: events are refused while Kafka is away"),
@@ -280,126 +274,6 @@ impl Fallback {
         })?;
         Ok((records, progress.next))
     }
-
-    /// Returns when each record is in Kafka, held or parked.
-    async fn deliver(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) {
-        let (mut attempt, mut answered_since, mut rest) = (1, None, records);
-        loop {
-            let (held, open): (Vec<_>, _) = rest.into_iter().partition(|record| self.is_held(&record.topic));
-            self.hold(held).await;
-            let missing = self.send(gateway, open).await;
-            if missing.is_empty() {
-                return;
-            }
-            // While Kafka is away, or has only come back, no topic is to blame.
-            answered_since = match gateway.is_answered().await {
-                true => answered_since.or_else(|| Some(Instant::now())),
-                false => None,
-            };
-            let is_over = answered_since.is_some_and(|since| since.elapsed() >= HOLD_AFTER);
-            let is_held = |landing: Landing| is_over || landing == Landing::Denied;
-            let (held, again): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, landing)| is_held(*landing));
-            self.hold(held.into_iter().map(|(record, _)| record).collect()).await;
-            if again.is_empty() {
-                return;
-            }
-            rest = again.into_iter().map(|(record, _)| record).collect();
-            tokio::time::sleep(pause_after(attempt)).await;
-            attempt = attempt.saturating_add(1);
-        }
-    }
-
-    /// Keeps records of topics that Kafka takes nothing for.
-    async fn hold(self: &Arc<Self>, records: Vec<Addressed>) {
-        for (topic, records) in by_topic(records) {
-            if !self.is_held(&topic) {
-                tracing::error!(topic, "Kafka takes nothing for this topic: its events wait in the folder `records`");
-            }
-            let hold = move |this: &Self| Ok(this.held.hold(&topic, &records)?);
-            self.insist("records cannot be kept beside the log; trying again", hold).await;
-        }
-    }
-
-    /// Sends records. Gives back those that Kafka did not take; what it refuses for good is parked.
-    async fn send(self: &Arc<Self>, gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
-        let mut missing = Vec::new();
-        for (record, landing) in attempt(gateway, records).await {
-            match landing {
-                Landing::TooLarge => self.park(record).await,
-                // Maybe for its company: by itself it shows.
-                Landing::Unfit => match attempt(gateway, vec![record]).await.pop() {
-                    Some((record, Landing::Unfit | Landing::TooLarge)) => self.park(record).await,
-                    other => missing.extend(other),
-                },
-                _ => missing.push((record, landing)),
-            }
-        }
-        missing
-    }
-
-    async fn park(self: &Arc<Self>, record: Addressed) {
-        let topic = record.topic.clone();
-        let park = move |this: &Self| Ok(this.held.park(&record)?);
-        let name = self.insist("a record that Kafka refuses cannot be kept; trying again", park).await;
-        self.metrics.log.parked.inc();
-        tracing::error!(
-            topic,
-            name,
-            "Kafka refuses a record for good, and it is kept in a file; larger than the topic takes: enlarge `max.message.bytes`"
-        );
-    }
-}
-
-/// Sends records, all topics at the same time. Gives back those that did not arrive, with why.
-async fn attempt(gateway: &Gateway, records: Vec<Addressed>) -> Vec<(Addressed, Landing)> {
-    let (mut missing, mut sent) = (Vec::new(), Vec::new());
-    for (topic, records) in by_topic(records) {
-        match gateway.destination(&topic).await {
-            Ok(destination) => {
-                let mut payloads = Records::default();
-                records.iter().for_each(|record| payloads.push(record.hash, &record.payload));
-                sent.push((gateway.send(destination, payloads, None), records));
-            }
-            Err(error) => {
-                let landing = if error.is_answer { Landing::Denied } else { Landing::Failed };
-                missing.extend(records.into_iter().map(|record| (record, landing)));
-            }
-        }
-    }
-    let deadline = Instant::now() + LAND_WITHIN;
-    for (in_flight, records) in sent {
-        let landings = in_flight.landed(deadline).await;
-        let landed = records.into_iter().zip(landings);
-        missing.extend(landed.filter(|(_, landing)| landing.is_missing() || *landing == Landing::TooLarge));
-    }
-    missing
-}
-
-/// Records in order, about [`AT_ONCE`] bytes at a time.
-fn pieces(records: Vec<Addressed>) -> Vec<Vec<Addressed>> {
-    let (mut pieces, mut bytes) = (vec![Vec::new()], 0);
-    for record in records {
-        if bytes >= AT_ONCE {
-            pieces.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += record.payload.len();
-        if let Some(piece) = pieces.last_mut() {
-            piece.push(record);
-        }
-    }
-    pieces
-}
-
-fn by_topic(records: Vec<Addressed>) -> Vec<(String, Vec<Addressed>)> {
-    let mut by_topic: Vec<(String, Vec<Addressed>)> = Vec::new();
-    for record in records {
-        match by_topic.iter_mut().find(|(known, _)| *known == record.topic) {
-            Some((_, records)) => records.push(record),
-            None => by_topic.push((record.topic.clone(), vec![record])),
-        }
-    }
-    by_topic
 }
 
 #[cfg(test)]

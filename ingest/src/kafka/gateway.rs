@@ -1,20 +1,19 @@
 //! The gateway's side: a request's events become records, and are durable when all replicas in sync have them.
 //!
 //! ```text
-//! prepare (topic, partitions) -> encode -> produce -> each record lands: acknowledged | too large | failed
+//! prepare (topic, partitions) -> encode -> produce -> each record has a delivery result: acknowledged | too large | failed
 //! ```
 //!
 //! Failure cases:
 //! * the client's queue is full: what did not fit has failed, at once;
 //! * the broker does not acknowledge in time: failed, though it may be there (a repeat is recognised by its id);
-//! * a record is larger than its topic takes: that is known before it is sent, is for good, and the sender is told;
+//! * a record is larger than its topic takes: it is not sent, and its event is rejected;
 //! * the client is broken for good, which it is when a broker has lost what it had acknowledged (its sequence numbers no longer meet):
 //!   another one takes its place;
 //! * the broker answers, and takes nothing for the topic, or not this record or the batch that it came in.
 //!
 //! What has not arrived goes to the local log ([`super::fallback`]).
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,148 +22,84 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult as DeliveryReport, Producer as _, ProducerContext, ThreadedProducer,
+};
 use tallyhouse_service::clock::steady_ms;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::placement;
+use super::delivery_result::DeliveryResult;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
-use crate::metrics::Metrics;
-
-/// The header that carries a request's trace through the log, as W3C writes it.
-pub const TRACE_HEADER: &str = "traceparent";
-
-/// Where a record ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Landing {
-    /// Nowhere yet.
-    Pending,
-    /// In the log, on every replica in sync.
-    Acknowledged {
-        /// Where.
-        partition: i32,
-        /// And at which offset.
-        offset: i64,
-    },
-    /// Not in Kafka, but in the local log of this gateway.
-    Spooled,
-    /// The broker takes no record of this size.
-    TooLarge,
-    /// The broker takes nothing for its topic: it is not there, or not ours to write to.
-    Denied,
-    /// The broker refuses it, or the batch it came in.
-    Unfit,
-    /// Not acknowledged; it may be there nevertheless.
-    Failed,
-}
-
-impl Landing {
-    /// Whether it has to be sent again, and is kept until then.
-    pub fn is_missing(self) -> bool {
-        matches!(self, Self::Pending | Self::Failed | Self::Denied | Self::Unfit)
-    }
-
-    fn of(code: RDKafkaErrorCode) -> Self {
-        use RDKafkaErrorCode as Code;
-        match code {
-            Code::MessageSizeTooLarge
-            | Code::InvalidMessageSize
-            | Code::InvalidTimestamp
-            | Code::InvalidRecord
-            | Code::InvalidDifferentRecord
-            | Code::UnsupportedForMessageFormat => Self::Unfit,
-            Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::InvalidTopic
-            | Code::PolicyViolation
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition => Self::Denied,
-            _ => Self::Failed,
-        }
-    }
-}
+use crate::metrics::{Metrics, Produced};
+use crate::placement;
+use crate::request::TRACE_HEADER;
 
 /// Where a request's records go.
 #[derive(Debug, Clone)]
 pub struct Destination {
-    /// The topic.
     pub topic: Arc<str>,
     /// What is known of it.
     pub shape: Shape,
 }
 
-/// Records on their way.
+/// Records that were sent.
 #[derive(Debug)]
 pub struct InFlight {
     tracker: Arc<Tracker>,
     /// When they were sent, in milliseconds of the steady clock.
     pub since: i64,
-    /// Where they go.
     pub destination: Destination,
-    /// The records, kept until they have landed: what fails goes to the local log from here.
+    /// The records, kept until all have a result: what fails goes to the local log from here.
     pub records: Records,
 }
 
 #[derive(Debug)]
 struct Tracker {
     open: AtomicUsize,
-    landings: Mutex<Vec<Landing>>,
-    all_landed: Notify,
+    results: Mutex<Vec<DeliveryResult>>,
+    all_delivered: Notify,
 }
 
 impl Tracker {
     fn new(records: usize) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(records),
-            landings: Mutex::new(vec![Landing::Pending; records]),
-            all_landed: Notify::new(),
+            results: Mutex::new(vec![DeliveryResult::Pending; records]),
+            all_delivered: Notify::new(),
         })
     }
 
-    fn land(&self, index: usize, landing: Landing) {
+    fn complete(&self, index: usize, result: DeliveryResult) {
         if let Some(slot) = self.lock().get_mut(index) {
-            *slot = landing;
+            *slot = result;
         }
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.all_landed.notify_one();
+            self.all_delivered.notify_one();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Landing>> {
-        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<DeliveryResult>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl InFlight {
-    /// Waits until every record has landed or the deadline has passed. In the order of the request; what has not landed by
+    /// Waits until every record has a result or the deadline has passed. In the order of the request; what has none by
     /// then counts as failed.
-    pub async fn landed(&self, deadline: Instant) -> Vec<Landing> {
+    pub async fn results(&self, deadline: Instant) -> Vec<DeliveryResult> {
         if self.tracker.open.load(Ordering::Acquire) > 0 {
             // Late is as good as failed: the caller cannot wait longer.
-            drop(tokio::time::timeout_at(deadline, self.tracker.all_landed.notified()).await);
+            drop(tokio::time::timeout_at(deadline, self.tracker.all_delivered.notified()).await);
         }
-        let landings = self.tracker.lock().clone();
-        landings.into_iter().map(|l| if l == Landing::Pending { Landing::Failed } else { l }).collect()
+        let results = self.tracker.lock().clone();
+        results.into_iter().map(|l| if l == DeliveryResult::Pending { DeliveryResult::Failed } else { l }).collect()
     }
 }
 
-/// The last acknowledged offset of each partition: what has to be stored before a request is.
-pub fn marks(landings: &[Landing]) -> BTreeMap<i32, i64> {
-    let mut marks = BTreeMap::new();
-    for landing in landings {
-        if let Landing::Acknowledged { partition, offset } = *landing {
-            let mark = marks.entry(partition).or_insert(offset);
-            *mark = offset.max(*mark);
-        }
-    }
-    marks
-}
-
-/// Whom a delivery report is for.
+/// Which record a delivery report is about.
 pub struct Slot {
     tracker: Arc<Tracker>,
     index: usize,
@@ -189,16 +124,16 @@ impl ClientContext for Reports {
 impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Slot>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        let landing = match result {
+    fn delivery(&self, report: &DeliveryReport<'_>, slot: Box<Slot>) {
+        let result = match report {
             Ok(message) => {
                 self.acknowledged.fetch_max(steady_ms(), Ordering::Relaxed);
-                Landing::Acknowledged { partition: message.partition(), offset: message.offset() }
+                DeliveryResult::Acknowledged { partition: message.partition(), offset: message.offset() }
             }
             Err((error, message)) => self.failed(error, message.topic()),
         };
-        self.metrics.produced(landing);
-        slot.tracker.land(slot.index, landing);
+        self.metrics.produced(result.produced());
+        slot.tracker.complete(slot.index, result);
     }
 }
 
@@ -210,7 +145,7 @@ impl Reports {
         }
     }
 
-    fn failed(&self, error: &KafkaError, topic: &str) -> Landing {
+    fn failed(&self, error: &KafkaError, topic: &str) -> DeliveryResult {
         use RDKafkaErrorCode as Code;
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         self.topics.doubt(topic);
@@ -222,11 +157,10 @@ impl Reports {
             );
         }
         self.produce_failed(code);
-        Landing::of(code)
+        DeliveryResult::of(code)
     }
 }
 
-/// Sends records.
 pub struct Gateway {
     config: ClientConfig,
     producer: RwLock<Arc<ThreadedProducer<Reports>>>,
@@ -237,7 +171,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Connects in the background. `deliver_within` bounds how long a record may be on its way.
+    /// Connects in the background. `deliver_within` bounds the time until a record is acknowledged.
     pub fn new(
         brokers: &Brokers,
         topics: Arc<Topics>,
@@ -261,7 +195,7 @@ impl Gateway {
         self.topics.rules().of(project)
     }
 
-    /// Learns what a topic is like, and makes it if need be.
+    /// Reads the shape of a topic, and creates it if it is missing.
     pub async fn destination(&self, topic: &str) -> Result<Destination, TopicError> {
         let shape = self.topics.ensure(topic).await?;
         Ok(Destination { topic: topic.into(), shape })
@@ -275,8 +209,8 @@ impl Gateway {
             trace.map(|trace| OwnedHeaders::new().insert(Header { key: TRACE_HEADER, value: Some(trace.as_bytes()) }));
         for (index, record) in records.iter().enumerate() {
             if record.payload.len() > destination.shape.record_bytes {
-                self.metrics.produced(Landing::TooLarge);
-                tracker.land(index, Landing::TooLarge);
+                self.metrics.produced(Produced::TooLarge);
+                tracker.complete(index, DeliveryResult::TooLarge);
                 continue;
             }
             let slot = Box::new(Slot { tracker: Arc::clone(&tracker), index });
@@ -291,14 +225,14 @@ impl Gateway {
             if let Err((error, message)) = producer.send(message) {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 producer.context().produce_failed(code);
-                self.metrics.produced(Landing::of(code));
-                message.delivery_opaque.tracker.land(index, Landing::of(code));
+                self.metrics.produced(DeliveryResult::of(code).produced());
+                message.delivery_opaque.tracker.complete(index, DeliveryResult::of(code));
             }
         }
         InFlight { tracker, since, destination, records }
     }
 
-    /// The client, or another one instead of a broken one. What that has fails, and goes to the local log.
+    /// The client, or a new one in place of a broken one. What the broken one holds fails, and goes to the local log.
     fn producer(&self) -> Arc<ThreadedProducer<Reports>> {
         let producer = Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner));
         if !producer.context().is_broken.swap(false, Ordering::Relaxed) {

@@ -16,16 +16,15 @@ use bytes::Bytes;
 use ulid::Ulid;
 
 use super::addressed::{Addressed, encode, read_all};
-use crate::spool::folder::{Content, Folder, FolderError};
+use crate::journal::{Journal, JournalError, JournalFile};
 
-/// See the module.
-pub struct Held {
-    folder: Folder,
+pub struct HeldRecords {
+    folder: Journal,
     /// Who lists or writes files.
     files: Mutex<()>,
     /// Bytes that wait.
     bytes: AtomicU64,
-    /// Marks of topics that Kafka takes nothing for, as far as was tried last.
+    /// Hashes of topics that Kafka takes nothing for, as far as was tried last.
     refused: Mutex<HashSet<u32>>,
     /// Whether there are any: they are asked about for each request.
     is_any_refused: AtomicBool,
@@ -34,16 +33,15 @@ pub struct Held {
 /// A file that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldFile {
-    /// Where.
     pub path: PathBuf,
-    /// The mark of its topic. A file of a version without a log has its own, since it may hold several topics.
-    pub mark: u32,
+    /// The hash of its topic. A file of a version without a log has its own, since it may hold several topics.
+    pub topic_hash: u32,
 }
 
-impl Held {
+impl HeldRecords {
     /// Opens the folder. Blocking, as everything here.
-    pub fn open(path: &Path) -> Result<Self, FolderError> {
-        let folder = Folder::open(path)?;
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let folder = Journal::open(path)?;
         folder.look()?;
         let held = Self {
             folder,
@@ -56,23 +54,23 @@ impl Held {
         Ok(held)
     }
 
-    /// Whether Kafka takes nothing for a topic. That of it something waits does not say so: it is sent beside what comes.
+    /// Whether Kafka takes nothing for a topic. Records may still wait for a topic that it takes again: they are sent beside new ones.
     pub fn has(&self, topic: &str) -> bool {
-        self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&mark(topic))
+        self.is_any_refused.load(Ordering::Acquire) && lock(&self.refused).contains(&topic_hash(topic))
     }
 
-    /// Notes whether Kafka takes records of a mark.
-    pub fn tried(&self, mark: u32, is_taken: bool) {
+    /// Notes whether Kafka takes records of the topic with this hash.
+    pub fn tried(&self, hash: u32, is_taken: bool) {
         let mut refused = lock(&self.refused);
         if is_taken {
-            refused.remove(&mark);
+            refused.remove(&hash);
         } else {
-            refused.insert(mark);
+            refused.insert(hash);
         }
         self.is_any_refused.store(!refused.is_empty(), Ordering::Release);
     }
 
-    /// Marks of topics that Kafka takes nothing for.
+    /// Hashes of topics that Kafka takes nothing for.
     pub fn refused(&self) -> Vec<u32> {
         lock(&self.refused).iter().copied().collect()
     }
@@ -82,39 +80,39 @@ impl Held {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Keeps records of a topic that Kafka takes nothing for. They outlive the power.
-    pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), FolderError> {
-        let mark = mark(topic);
+    /// Keeps records of a topic that Kafka takes nothing for, synced.
+    pub fn hold(&self, topic: &str, records: &[Addressed]) -> Result<(), JournalError> {
+        let hash = topic_hash(topic);
         let _files = lock(&self.files);
-        let bytes = self.write(&format!("{}-{mark:08x}", Ulid::generate()), records)?;
+        let bytes = self.write(&format!("{}-{hash:08x}", Ulid::generate()), records)?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.tried(mark, false);
+        self.tried(hash, false);
         Ok(())
     }
 
     /// What waits, oldest first.
-    pub fn files(&self) -> Result<Vec<HeldFile>, FolderError> {
+    pub fn files(&self) -> Result<Vec<HeldFile>, JournalError> {
         let _files = lock(&self.files);
         let (mut files, mut bytes) = (Vec::new(), 0);
         for path in self.folder.files()? {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let named = stem.split_once('-').and_then(|(_, mark)| u32::from_str_radix(mark, 16).ok());
-            let mark = named.unwrap_or_else(|| self::mark(&stem));
+            let named = stem.split_once('-').and_then(|(_, hash)| u32::from_str_radix(hash, 16).ok());
+            let hash = named.unwrap_or_else(|| self::topic_hash(&stem));
             bytes += path.metadata().map_or(0, |metadata| metadata.len());
-            files.push(HeldFile { path, mark });
+            files.push(HeldFile { path, topic_hash: hash });
         }
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(files)
     }
 
     /// The records of a file; `None` when it is damaged, and set aside.
-    pub fn read(&self, file: &HeldFile) -> Result<Option<Vec<Addressed>>, FolderError> {
+    pub fn read(&self, file: &HeldFile) -> Result<Option<Vec<Addressed>>, JournalError> {
         let content = self.folder.read(&file.path)?;
         Ok(content.map(|content| read_all(Bytes::from(content.chunks.concat()))))
     }
 
-    /// Forgets what of a file was sent.
-    pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), FolderError> {
+    /// Rewrites a file without the records that were sent.
+    pub fn keep_only(&self, file: &HeldFile, rest: &[Addressed]) -> Result<(), JournalError> {
         let _files = lock(&self.files);
         match file.path.file_stem() {
             Some(stem) if !rest.is_empty() => self.write(&stem.to_string_lossy(), rest).map(drop),
@@ -122,18 +120,19 @@ impl Held {
         }
     }
 
-    /// Keeps a record for a person. Returns the name of its file.
-    pub fn park(&self, record: &Addressed) -> Result<String, FolderError> {
+    /// Parks a record for an operator. Returns the name of its file.
+    pub fn park(&self, record: &Addressed) -> Result<String, JournalError> {
         let bytes = encode(std::slice::from_ref(record));
         let name = format!("{:016x}-{:08x}", record.hash, crc32fast::hash(&bytes));
         self.folder.keep(&name, "refused", &bytes)?;
         Ok(name)
     }
 
-    fn write(&self, name: &str, records: &[Addressed]) -> Result<u64, FolderError> {
+    fn write(&self, name: &str, records: &[Addressed]) -> Result<u64, JournalError> {
         let bytes = Bytes::from(encode(records));
         let length = bytes.len() as u64;
-        let content = Content { token: name.to_owned(), rows: records.len(), chunks: vec![bytes], days: Vec::new() };
+        let content =
+            JournalFile { token: name.to_owned(), rows: records.len(), chunks: vec![bytes], days: Vec::new() };
         let path = self.folder.write(name, &content)?;
         self.folder.sync(&path)?;
         Ok(length)
@@ -144,13 +143,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A topic's name may be as long as a file's. Two topics of one mark wait for each other, no more.
-fn mark(topic: &str) -> u32 {
+/// A topic's name may be as long as a file's. Two topics with one hash wait for each other: that is all a collision costs.
+fn topic_hash(topic: &str) -> u32 {
     crc32fast::hash(topic.as_bytes())
 }
 
-impl From<FolderError> for io::Error {
-    fn from(error: FolderError) -> Self {
+impl From<JournalError> for io::Error {
+    fn from(error: JournalError) -> Self {
         Self::other(error)
     }
 }

@@ -1,6 +1,6 @@
-//! The right to commit for a partition: held by its lane until the rebalance takes it away, and never afterwards.
+//! The right to commit for a partition: held by its worker until the rebalance takes it away, and never afterwards.
 //!
-//! The broker fences members that left the group, but not a member that lost one partition and kept others. A lane that was
+//! The broker fences members that left the group, but not a member that lost one partition and kept others. A worker that was
 //! given up in the middle of an insert could otherwise come back and commit an old offset over the new owner's.
 
 use std::ops::Range;
@@ -12,10 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::pins::Pins;
-use crate::worker::intent::Intent;
+use crate::intent::Intent;
 use crate::worker::partition::{CommitError, Partition, ReadError, Start};
 
-/// See the module.
 pub struct Ownership<C: ConsumerContext> {
     consumer: Arc<BaseConsumer<C>>,
     pins: Arc<Pins>,

@@ -100,7 +100,6 @@ pub enum WidenError {
     /// Consumers know only ids of the partitions as they are.
     #[error("the group {group} has {members} members: stop gateways, wait until nothing waits, then stop consumers")]
     InUse {
-        /// The group.
         group: String,
         /// How many are in it.
         members: usize,
@@ -109,12 +108,7 @@ pub enum WidenError {
     #[error(
         "partition {partition} has {records} records that are not stored: start consumers without gateways, and wait"
     )]
-    Behind {
-        /// Which.
-        partition: i32,
-        /// How many.
-        records: i64,
-    },
+    Behind { partition: i32, records: i64 },
 }
 
 /// Spreads a topic's events over all partitions that it has. Returns how many were used before, and how many are now. Blocking.

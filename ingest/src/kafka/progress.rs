@@ -20,13 +20,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
-type Place = (Arc<str>, i32);
-type Committed = HashMap<Place, i64>;
+type TopicPartition = (Arc<str>, i32);
+type Committed = HashMap<TopicPartition, i64>;
 
-/// See the module.
 pub struct Progress {
     observer: Arc<BaseConsumer>,
-    wanted: Mutex<HashMap<Place, usize>>,
+    wanted: Mutex<HashMap<TopicPartition, usize>>,
     wake: Notify,
     committed: watch::Sender<Committed>,
 }
@@ -43,13 +42,14 @@ impl Progress {
         })
     }
 
-    /// Whether everything up to and including `marks` is stored before the deadline.
-    pub async fn reach(&self, topic: &Arc<str>, marks: &BTreeMap<i32, i64>, deadline: Instant) -> bool {
-        let places: Vec<Place> = marks.keys().map(|partition| (Arc::clone(topic), *partition)).collect();
-        let _wish = Wish::new(self, places);
+    /// Whether everything up to and including `watermarks` is stored before the deadline.
+    pub async fn reach(&self, topic: &Arc<str>, watermarks: &BTreeMap<i32, i64>, deadline: Instant) -> bool {
+        let partitions: Vec<TopicPartition> =
+            watermarks.keys().map(|partition| (Arc::clone(topic), *partition)).collect();
+        let _wish = Wish::new(self, partitions);
         let mut committed = self.committed.subscribe();
         let is_stored = |committed: &Committed| {
-            marks.iter().all(|(partition, offset)| {
+            watermarks.iter().all(|(partition, offset)| {
                 committed.get(&(Arc::clone(topic), *partition)).is_some_and(|next| next > offset)
             })
         };
@@ -61,12 +61,12 @@ impl Progress {
     pub async fn run(&self) {
         loop {
             let wake = self.wake.notified();
-            let places: Vec<Place> = self.lock().keys().cloned().collect();
-            if places.is_empty() {
+            let partitions: Vec<TopicPartition> = self.lock().keys().cloned().collect();
+            if partitions.is_empty() {
                 wake.await;
                 continue;
             }
-            match self.look(places).await {
+            match self.look(partitions).await {
                 Ok(seen) => self.committed.send_modify(|committed| committed.extend(seen)),
                 Err(error) => tracing::warn!(%error, "committed offsets could not be read"),
             }
@@ -74,11 +74,11 @@ impl Progress {
         }
     }
 
-    async fn look(&self, places: Vec<Place>) -> Result<Committed, KafkaError> {
+    async fn look(&self, partitions: Vec<TopicPartition>) -> Result<Committed, KafkaError> {
         let observer = Arc::clone(&self.observer);
         let looked = tokio::task::spawn_blocking(move || {
             let mut list = TopicPartitionList::new();
-            for (topic, partition) in &places {
+            for (topic, partition) in &partitions {
                 list.add_partition(topic, *partition);
             }
             let committed = observer.committed_offsets(list, LOOK_WITHIN)?;
@@ -91,33 +91,33 @@ impl Progress {
         looked.await.unwrap_or_else(|_| Ok(HashMap::new()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TopicPartition, usize>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keeps places being looked at while it lives.
+/// Keeps partitions being looked at while it lives.
 struct Wish<'a> {
     progress: &'a Progress,
-    places: Vec<Place>,
+    partitions: Vec<TopicPartition>,
 }
 
 impl<'a> Wish<'a> {
-    fn new(progress: &'a Progress, places: Vec<Place>) -> Self {
+    fn new(progress: &'a Progress, partitions: Vec<TopicPartition>) -> Self {
         let mut wanted = progress.lock();
-        for place in &places {
+        for place in &partitions {
             *wanted.entry(place.clone()).or_default() += 1;
         }
         drop(wanted);
         progress.wake.notify_one();
-        Self { progress, places }
+        Self { progress, partitions }
     }
 }
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
         let mut wanted = self.progress.lock();
-        for place in &self.places {
+        for place in &self.partitions {
             if let Some(count) = wanted.get_mut(place) {
                 *count -= 1;
                 if *count == 0 {

@@ -2,7 +2,7 @@
 
 use tallyhouse_schema::{Event, wire};
 
-use super::placement;
+use crate::placement;
 
 /// Encoded records in one buffer, in the order of the request.
 #[derive(Debug, Default)]
@@ -12,7 +12,6 @@ pub struct Records {
     hashes: Vec<u64>,
 }
 
-/// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
     /// What places it: [`placement::hash`] of its project and id.
@@ -40,12 +39,10 @@ impl Records {
         self.hashes.push(hash);
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

@@ -1,4 +1,4 @@
-//! The Kafka way behind the requests: topics, the consumer's thread, and the end.
+//! What runs beside the requests with Kafka: topics, the gateway's log, the consumer's thread, and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,24 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::{self, ConsumerParts};
+use super::consumer;
+use super::delivery::KafkaDelivery;
 use super::fallback::FallbackError;
+use super::parts::ConsumerParts;
 use super::topics::Topics;
-use crate::RunError;
-use crate::delivery::KafkaDelivery;
-use crate::guard::{self, Guard};
+use crate::cardinality::{CardinalityLimiter, warm_up};
 
-/// What it works with.
+/// Why it ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaRunError {
+    /// The gateway's log cannot be used.
+    #[error("{0}")]
+    Fallback(#[from] FallbackError),
+    /// The consumer's client can do nothing more.
+    #[error("Kafka: {0}")]
+    Consumer(#[from] KafkaError),
+}
+
 pub struct Kafka {
     /// Topics.
     pub topics: Arc<Topics>,
@@ -27,10 +37,9 @@ pub struct Kafka {
     /// The consumer's half, if this process is one.
     pub consumer: Option<ConsumerParts>,
     /// Dimension values, to be filled at start.
-    pub guard: Arc<Guard>,
+    pub cardinality: Arc<CardinalityLimiter>,
     /// ClickHouse, to fill them from.
     pub client: Client,
-    /// Where its state is told.
     pub health: Health,
     /// See [`crate::Deps::tables_ready`].
     pub tables_ready: CancellationToken,
@@ -38,7 +47,7 @@ pub struct Kafka {
 
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaRunError> {
         let writer = self.gateway.as_ref().map(|delivery| delivery.fallback.start()).transpose();
         let writer = writer.map_err(FallbackError::from)?;
         let mut beside = JoinSet::new();
@@ -52,13 +61,13 @@ impl Kafka {
     }
 
     async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
-        let Self { topics, gateway, consumer, guard, client, health, tables_ready } = self;
+        let Self { topics, gateway, consumer, cardinality, client, health, tables_ready } = self;
         if let Some(delivery) = gateway {
             // Before Kafka was ever reached: the local log takes events meanwhile.
             health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
             health.set("ingest", Status::Up, "");
             beside_the_gateway(beside, &delivery);
-            beside.spawn(async move { guard::learn(&client, &guard).await });
+            beside.spawn(async move { warm_up::load(&client, &cardinality).await });
         } else {
             health.set("kafka", Status::Down, "not reached yet");
         }

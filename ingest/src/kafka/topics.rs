@@ -1,14 +1,14 @@
 //! Topics: which one a project's events go to, how many partitions it has, and making it when it is not there.
 //!
 //! Failure cases:
-//! * the broker is away: nothing is known yet, and the caller spools or hands back;
+//! * the broker is away: nothing is known yet, and the caller uses its local log or hands back;
 //! * the topic vanishes while we run: producing fails, its shape is doubted, and it is made anew once consumers had time to see
 //!   that it was gone. librdkafka keeps a partition's position when it finds another topic of the same name, and would skip
 //!   what comes before it;
 //! * it vanished just before we started: we cannot know that it was ever there, and make it at once, with that very risk;
 //! * another instance makes it at the same moment: that is a success.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::pins::Pins;
 use super::settings::Brokers;
+use crate::projects::OwnTopics;
 
 /// How topics are named and made.
 #[derive(Debug, Clone)]
@@ -31,25 +32,6 @@ pub struct TopicRules {
     pub partitions: i32,
     /// `KAFKA_REPLICATION`; `None`: three, or as many as there are brokers.
     pub replication: Option<i32>,
-}
-
-/// Projects with a topic of their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OwnTopics {
-    /// `KAFKA_TOPIC_PER_PROJECT`: all, or none …
-    pub is_default: bool,
-    /// … but for those whose `ownTopic` says otherwise.
-    pub exceptions: BTreeSet<String>,
-}
-
-impl OwnTopics {
-    fn has(&self, project: &str) -> bool {
-        self.is_default != self.exceptions.contains(project)
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.is_default && self.exceptions.is_empty()
-    }
 }
 
 /// What a topic of a project is called: this and the project's name.
@@ -80,7 +62,7 @@ impl TopicRules {
 /// Records are kept so long: the time there is to bring consumers back.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// A count is asked for again after this time, so that `topics widen` is heard of, and added partitions are told.
+/// A count is asked for again after this time, so that `topics widen` takes effect, and added partitions are reported.
 const FRESH_FOR: Duration = Duration::from_secs(30);
 
 const ASK_WITHIN: Duration = Duration::from_secs(2);
@@ -93,7 +75,6 @@ const GONE_FOR: Duration = Duration::from_secs(5 * super::settings::GONE_AFTER.a
 #[derive(Debug, thiserror::Error)]
 #[error("topic {topic}: {problem}")]
 pub struct TopicError {
-    /// Which.
     pub topic: String,
     /// What Kafka says.
     pub problem: String,
@@ -106,7 +87,7 @@ pub struct Topics {
     rules: TopicRules,
     admin: AdminClient<DefaultClientContext>,
     pins: Arc<Pins>,
-    known: Mutex<HashMap<String, Known>>,
+    states: Mutex<HashMap<String, TopicState>>,
     making: tokio::sync::Mutex<()>,
 }
 
@@ -120,7 +101,7 @@ pub struct Shape {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+struct TopicState {
     shape: Shape,
     asked: Instant,
     is_doubted: bool,
@@ -128,7 +109,7 @@ struct Known {
     gone_since: Option<Instant>,
 }
 
-impl Known {
+impl TopicState {
     /// Whether the topic may be made anew, now that it is not there: its consumers had time to see that.
     fn may_be_made_anew(&mut self, now: Instant) -> bool {
         now.duration_since(*self.gone_since.get_or_insert(now)) >= GONE_FOR
@@ -145,7 +126,7 @@ impl Topics {
     /// Speaks to nobody yet.
     pub fn new(rules: TopicRules, brokers: &Brokers, pins: Arc<Pins>) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;
-        Ok(Self { rules, admin, pins, known: Mutex::default(), making: tokio::sync::Mutex::default() })
+        Ok(Self { rules, admin, pins, states: Mutex::default(), making: tokio::sync::Mutex::default() })
     }
 
     /// The rules.
@@ -218,7 +199,7 @@ impl Topics {
         let pinned = tokio::task::spawn_blocking(move || pins.of(&name, there)).await;
         let partitions = pinned.unwrap_or(Err(KafkaError::Canceled)).map_err(|e| error(topic, e))?;
         let shape = Shape { partitions, record_bytes: self.message_bytes(topic).await.saturating_sub(BATCH_OVERHEAD) };
-        let known = Known { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
+        let known = TopicState { shape, asked: Instant::now(), is_doubted: false, gone_since: None };
         self.lock().insert(topic.to_owned(), known);
         Ok(shape)
     }
@@ -232,8 +213,8 @@ impl Topics {
         values.next().unwrap_or(DEFAULT_MESSAGE_BYTES)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, TopicState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Partitions of the topic; 0 when it is not there.
@@ -302,7 +283,7 @@ mod tests {
     fn a_topic_that_vanished_is_made_anew_when_it_was_gone_long_enough() {
         let now = Instant::now();
         let shape = Shape { partitions: 1, record_bytes: 1 };
-        let mut known = Known { shape, asked: now, is_doubted: true, gone_since: None };
+        let mut known = TopicState { shape, asked: now, is_doubted: true, gone_since: None };
         assert!(!known.may_be_made_anew(now), "just seen to be gone");
         assert!(!known.may_be_made_anew(now + GONE_FOR / 2));
         assert!(known.may_be_made_anew(now + GONE_FOR), "the first sight counts, not the last");

@@ -5,11 +5,58 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{Registrar, seconds};
-use crate::kafka::gateway::Landing;
-use crate::worker::batch::Counts;
+use super::registrar::{Registrar, seconds};
 
-/// Figures of the way through Kafka.
+/// How the delivery of a record to Kafka ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Produced {
+    /// Every replica in sync has it.
+    Acknowledged,
+    /// It is larger than its topic takes.
+    TooLarge,
+    /// Kafka takes nothing for its topic.
+    Denied,
+    /// Kafka refuses this record.
+    Unfit,
+    /// It was not acknowledged.
+    Failed,
+}
+
+impl Produced {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::TooLarge => "too_large",
+            Self::Denied => "denied",
+            Self::Unfit => "unfit",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The records of a batch, by what they turned out to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumedCounts {
+    /// New events.
+    pub kept: usize,
+    /// Events that were counted before, under another offset.
+    pub duplicates: usize,
+    /// Records that are stored already: read again after an offset went back.
+    pub replayed: usize,
+    /// Records that cannot be read.
+    pub poison: usize,
+}
+
+impl std::ops::AddAssign for ConsumedCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.duplicates += other.duplicates;
+        self.replayed += other.replayed;
+        self.poison += other.poison;
+    }
+}
+
+/// Metrics of ingestion through Kafka.
 pub struct KafkaMetrics {
     produced: IntCounterVec,
     produce_failures: IntCounterVec,
@@ -25,13 +72,13 @@ pub struct KafkaMetrics {
     /// Times that a partition's log ended before what was read.
     pub log_ends_lost: IntCounter,
     rebalances: IntCounterVec,
-    lanes: IntGauge,
-    lane_window_ids: IntGaugeVec,
-    lane_window_seconds: IntGaugeVec,
+    assigned: IntGauge,
+    window_ids: IntGaugeVec,
+    window_seconds: IntGaugeVec,
     unused_partitions: IntGaugeVec,
     paused_partitions: IntGauge,
-    /// Partitions that stand still until a person or another version helps.
-    pub lanes_blocked: IntGauge,
+    /// Partitions whose worker is blocked until a person or another version helps.
+    pub blocked_partitions: IntGauge,
 }
 
 impl KafkaMetrics {
@@ -39,7 +86,7 @@ impl KafkaMetrics {
         Ok(Self {
             produced: registrar.counters(
                 "tallyhouse_ingest_kafka_produced_total",
-                "Records by how they landed",
+                "Records by their delivery result",
                 &["landing"],
             )?,
             produce_failures: registrar.counters(
@@ -91,15 +138,18 @@ impl KafkaMetrics {
                 "Rebalances by kind",
                 &["kind"],
             )?,
-            lanes: registrar.gauge("tallyhouse_ingest_kafka_lanes", "Partitions that are ours")?,
-            lane_window_ids: registrar.gauges(
+            assigned: registrar.gauge(
+                "tallyhouse_ingest_kafka_lanes",
+                "Partitions assigned to this process, each with a partition worker",
+            )?,
+            window_ids: registrar.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_ids",
-                "Event ids that are remembered for a partition",
+                "Event ids in the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
-            lane_window_seconds: registrar.gauges(
+            window_seconds: registrar.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_seconds",
-                "How far back remembered event ids of a partition reach",
+                "Time span of the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
             unused_partitions: registrar.gauges(
@@ -107,11 +157,13 @@ impl KafkaMetrics {
                 "Partitions that were added to a topic and are not used yet",
                 &["topic"],
             )?,
-            paused_partitions: registrar
-                .gauge("tallyhouse_ingest_kafka_paused_partitions", "Partitions that wait for ClickHouse")?,
-            lanes_blocked: registrar.gauge(
+            paused_partitions: registrar.gauge(
+                "tallyhouse_ingest_kafka_paused_partitions",
+                "Partitions that are paused because ClickHouse is behind",
+            )?,
+            blocked_partitions: registrar.gauge(
                 "tallyhouse_ingest_kafka_blocked_partitions",
-                "Partitions that stand still until somebody helps",
+                "Partitions whose worker is blocked until an operator acts",
             )?,
         })
     }
@@ -152,16 +204,16 @@ impl KafkaMetrics {
         self.rebalances.with_label_values(&[kind]).inc();
     }
 
-    /// Partitions that are ours.
-    pub fn lanes(&self, lanes: usize) {
-        self.lanes.set(lanes as i64);
+    /// How many partitions are assigned.
+    pub fn assigned(&self, partitions: usize) {
+        self.assigned.set(partitions as i64);
     }
 
     /// What a partition's window holds.
-    pub fn lane_window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
+    pub fn window(&self, topic: &str, partition: i32, ids: usize, reach: Duration) {
         let labels = [topic, &partition.to_string()];
-        self.lane_window_ids.with_label_values(&labels).set(ids as i64);
-        self.lane_window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
+        self.window_ids.with_label_values(&labels).set(ids as i64);
+        self.window_seconds.with_label_values(&labels).set(reach.as_secs() as i64);
     }
 
     /// Partitions of a topic that are not used.
@@ -169,12 +221,12 @@ impl KafkaMetrics {
         self.unused_partitions.with_label_values(&[topic]).set(partitions.into());
     }
 
-    /// A partition is no longer ours.
-    pub fn lane_ended(&self, topic: &str, partition: i32) {
+    /// A partition was revoked: its gauges go.
+    pub fn partition_gone(&self, topic: &str, partition: i32) {
         let labels = [topic, &partition.to_string()];
         // Absent when no batch was ever closed.
-        drop(self.lane_window_ids.remove_label_values(&labels));
-        drop(self.lane_window_seconds.remove_label_values(&labels));
+        drop(self.window_ids.remove_label_values(&labels));
+        drop(self.window_seconds.remove_label_values(&labels));
     }
 
     /// Partitions that wait for ClickHouse.
@@ -182,25 +234,18 @@ impl KafkaMetrics {
         self.paused_partitions.set(partitions as i64);
     }
 
-    /// Whether every lane can go on.
-    pub fn has_no_blocked_lane(&self) -> bool {
-        self.lanes_blocked.get() == 0
+    /// Whether every partition can go on.
+    pub fn has_no_blocked_partition(&self) -> bool {
+        self.blocked_partitions.get() == 0
     }
 
     /// See [`super::Metrics::produced`].
-    pub(super) fn produced(&self, landing: Landing) {
-        let landing = match landing {
-            Landing::Acknowledged { .. } => "acknowledged",
-            Landing::TooLarge => "too_large",
-            Landing::Denied => "denied",
-            Landing::Unfit => "unfit",
-            Landing::Failed | Landing::Pending | Landing::Spooled => "failed",
-        };
-        self.produced.with_label_values(&[landing]).inc();
+    pub(super) fn produced(&self, produced: Produced) {
+        self.produced.with_label_values(&[produced.label()]).inc();
     }
 
     /// See [`super::Metrics::consumed`].
-    pub(super) fn consumed(&self, counts: Counts) {
+    pub(super) fn consumed(&self, counts: ConsumedCounts) {
         let kinds = [
             ("kept", counts.kept),
             ("duplicate", counts.duplicates),

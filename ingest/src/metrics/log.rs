@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::{Registrar, seconds};
-use crate::log::local::{Damage, Waiting};
+use super::registrar::{Registrar, seconds};
 
 /// Figures of the local log.
 pub struct LogMetrics {
@@ -76,15 +75,15 @@ impl LogMetrics {
         self.write_seconds.observe(took.as_secs_f64());
     }
 
-    /// What was wrong with the files.
-    pub fn damaged(&self, damage: Damage) {
-        self.lost.inc_by(damage.records);
-        self.torn_bytes.inc_by(damage.torn_bytes);
+    /// Files were damaged: records that are lost, and bytes that were cut from the end.
+    pub fn damaged(&self, records: u64, torn_bytes: u64) {
+        self.lost.inc_by(records);
+        self.torn_bytes.inc_by(torn_bytes);
     }
 
-    /// What waits.
-    pub fn waiting(&self, waiting: Waiting) {
-        self.bytes.set(waiting.bytes as i64);
-        self.oldest_seconds.set(waiting.oldest.as_secs() as i64);
+    /// Bytes that are not committed, and the age of the oldest record of them.
+    pub fn waiting(&self, bytes: u64, oldest: Duration) {
+        self.bytes.set(bytes as i64);
+        self.oldest_seconds.set(oldest.as_secs() as i64);
     }
 }

@@ -1,35 +1,31 @@
-//! Every metric of the write path: their names are in this folder only.
+//! Telemetry: every metric of the write path, and the types of its labels. Measured modules use it, never the reverse.
 
+mod journal;
 mod kafka;
 mod log;
 mod refusals;
-mod spool;
+mod registrar;
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, exponential_buckets};
 use tallyhouse_sql::Class;
 
-use crate::kafka::gateway::Landing;
-use crate::worker::batch::Counts;
+pub use self::journal::JournalMetrics;
+use self::registrar::{Registrar, seconds};
 
-pub use self::kafka::KafkaMetrics;
+pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
-pub use self::spool::SpoolMetrics;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
-    /// The way through Kafka.
+    /// Kafka.
     pub kafka: KafkaMetrics,
     /// Events that ClickHouse refuses.
     pub refusals: RefusalMetrics,
-    /// Files of ids, and those of versions without a log.
-    pub spool: SpoolMetrics,
+    /// Files of versions without a log, and files of ids.
+    pub journal: JournalMetrics,
     /// The local log.
     pub log: LogMetrics,
     requests: IntCounterVec,
@@ -51,12 +47,12 @@ pub struct Metrics {
     window_seconds: IntGauge,
     /// Dead letters that could not be kept.
     pub dead_letters_dropped: IntCounter,
-    /// Days that Redis was not told of: too many waited, or it was away at the end. It is told of everything instead.
-    pub touched_dropped: IntCounter,
-    /// Attempts to tell Redis that failed.
-    pub touched_failures: IntCounter,
-    /// Times that Redis was told that everything may have changed: after a kill, or after days were dropped.
-    pub touched_everything: IntCounter,
+    /// Changed days that were not published: too many were pending, or Redis was away at the end. Everything is invalidated instead.
+    pub changed_days_dropped: IntCounter,
+    /// Failed attempts to publish to Redis.
+    pub changed_days_failures: IntCounter,
+    /// Times that everything was invalidated: after an unclean shutdown, or after days were dropped.
+    pub changed_days_everything: IntCounter,
 }
 
 /// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
@@ -71,7 +67,7 @@ impl Metrics {
         Ok(Self {
             kafka: KafkaMetrics::register(registrar)?,
             refusals: RefusalMetrics::register(registrar)?,
-            spool: SpoolMetrics::register(registrar)?,
+            journal: JournalMetrics::register(registrar)?,
             log: LogMetrics::register(registrar)?,
             requests: registrar.counters(
                 "tallyhouse_ingest_requests_total",
@@ -112,29 +108,34 @@ impl Metrics {
             open_bytes: registrar.gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
             dimension_overflow: registrar.counters(
                 "tallyhouse_ingest_dimension_overflow_total",
-                "Values counted as __other__ because the dimension had too many within the hour",
+                "Values that the cardinality limiter counted as __other__",
                 &["dimension"],
             )?,
             event_type_overflow: registrar.counter(
                 "tallyhouse_ingest_event_type_overflow_total",
-                "Events counted under the type __other__ because their project had too many types within the hour",
+                "Events that the cardinality limiter counted under the type __other__",
             )?,
-            dimension_values: registrar
-                .gauge("tallyhouse_ingest_dimension_values", "Dimension values that are remembered")?,
-            window_ids: registrar.gauge("tallyhouse_ingest_dedup_window_ids", "Event ids that are remembered")?,
+            dimension_values: registrar.gauge(
+                "tallyhouse_ingest_dimension_values",
+                "Dimension values that the cardinality limiter remembers",
+            )?,
+            window_ids: registrar
+                .gauge("tallyhouse_ingest_dedup_window_ids", "Event ids in the deduplication window")?,
             window_seconds: registrar
-                .gauge("tallyhouse_ingest_dedup_window_seconds", "How far back remembered event ids reach")?,
+                .gauge("tallyhouse_ingest_dedup_window_seconds", "Time span of the deduplication window")?,
             dead_letters_dropped: registrar
                 .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
-            touched_dropped: registrar
-                .counter("tallyhouse_ingest_touched_days_dropped_total", "Touched days that Redis was not told of")?,
-            touched_failures: registrar.counter(
-                "tallyhouse_ingest_touched_days_failures_total",
-                "Attempts to tell Redis of touched days that failed",
+            changed_days_dropped: registrar.counter(
+                "tallyhouse_ingest_touched_days_dropped_total",
+                "Changed days that were not published to Redis; all cached answers are invalidated instead",
             )?,
-            touched_everything: registrar.counter(
+            changed_days_failures: registrar.counter(
+                "tallyhouse_ingest_touched_days_failures_total",
+                "Failed attempts to publish changed days to Redis",
+            )?,
+            changed_days_everything: registrar.counter(
                 "tallyhouse_ingest_touched_everything_total",
-                "Times that all cached answers were forgotten because it was not known which days were touched",
+                "Times that all cached answers were invalidated because the changed days were not known",
             )?,
         })
     }
@@ -198,16 +199,16 @@ impl Metrics {
         self.insert_failures.with_label_values(&[class]).inc();
     }
 
-    /// A record landed.
-    pub fn produced(&self, landing: Landing) {
-        if matches!(landing, Landing::Acknowledged { .. }) {
+    /// The delivery of a record to Kafka ended.
+    pub fn produced(&self, produced: Produced) {
+        if produced == Produced::Acknowledged {
             self.fates("logged", 1);
         }
-        self.kafka.produced(landing);
+        self.kafka.produced(produced);
     }
 
     /// Records whose fate is decided and committed.
-    pub fn consumed(&self, counts: Counts, refused: &[u32]) {
+    pub fn consumed(&self, counts: ConsumedCounts, refused: &[u32]) {
         self.kafka.consumed(counts);
         self.stored(counts.kept, refused);
         self.duplicates(counts.duplicates);
@@ -240,50 +241,4 @@ impl Metrics {
         self.window_ids.set(ids as i64);
         self.window_seconds.set(reach.as_secs() as i64);
     }
-}
-
-/// Makes metrics and registers them.
-#[derive(Clone, Copy)]
-struct Registrar<'a>(&'a Registry);
-
-impl Registrar<'_> {
-    fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.register(IntCounter::new(name, help)?)
-    }
-
-    fn counters(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.register(IntGauge::new(name, help)?)
-    }
-
-    fn gauges(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn histogram(self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
-        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
-    }
-
-    fn histograms(
-        self,
-        name: &str,
-        help: &str,
-        buckets: Vec<f64>,
-        labels: &[&str],
-    ) -> prometheus::Result<HistogramVec> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
-    }
-
-    fn register<M: Collector + Clone + 'static>(self, metric: M) -> prometheus::Result<M> {
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-}
-
-/// 1 ms to 16 s, so that the service levels (50, 100, 200 ms) fall between neighbours.
-fn seconds() -> prometheus::Result<Vec<f64>> {
-    exponential_buckets(0.001, 2.0, 15)
 }

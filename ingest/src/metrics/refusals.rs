@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, exponential_buckets};
 
-use super::Registrar;
+use super::registrar::Registrar;
 
 /// Figures of refused events.
 pub struct RefusalMetrics {

@@ -137,7 +137,7 @@ impl BatchWriter {
         Ok(Rehearsed::Found(all))
     }
 
-    /// What follows from a search, told in the log and in the health.
+    /// What follows from a search, logged and reported by `/health`.
     fn judge(&self, block: Block<'_>, course: &mut Course, rehearsed: Rehearsed) -> Verdict {
         match rehearsed {
             Rehearsed::Found(found) if !found.refused.is_empty() => {

@@ -76,7 +76,7 @@ impl BatchWriter {
                 );
             }
             // Who remembers answers may have asked raw events in between.
-            store.touched.publish(block.days);
+            store.changed_days.publish(block.days);
         }
         let discard = || leftovers.discard_older();
         if let Err(error) = retry("discard older dead letters", fence, LIMIT, discard).await? {

@@ -5,7 +5,7 @@
 //!   | refused, and a value may be why (`StoreError::fault`), twice in a row
 //!   v
 //! rehearse: some rows by themselves, and canaries     (`search::suspect`; nothing is written, see `tallyhouse_sql::rehearsal`)
-//!   | the store takes none: not an event's fault      -> wait, tell it in /health, attempt again
+//!   | the store takes none: not an event's fault      -> wait, report it in /health, attempt again
 //!   | more than half of the batch: events, or a fault that hits one kind of them -> wait for `REFUSED_GRACE_MS` first
 //!   v
 //! rehearse: quarters, through the view that refuses, until its refused rows are known; then the next view (`search::find`)
@@ -65,7 +65,8 @@ use tallyhouse_sql::clickhouse;
 use tokio::time::Instant;
 
 use self::trouble::Troubles;
-use crate::store::{Store, pause_after};
+use crate::store::Store;
+use tallyhouse_service::retry;
 
 /// The right to go on with a batch, asked for before each attempt and while one searches.
 pub trait Fence: Send + Sync {
@@ -101,9 +102,7 @@ pub struct Origin<'a> {
 pub struct RefusedEvent {
     /// Its row in the batch.
     pub row: usize,
-    /// Its project.
     pub project: String,
-    /// Its id.
     pub event_id: String,
     /// ClickHouse's number for why.
     pub code: u32,
@@ -130,7 +129,7 @@ const WARY: Duration = Duration::from_secs(60);
 /// everybody for the grace, batch after batch.
 const CALM: Duration = Duration::from_secs(300);
 
-/// Refusals in a row after which one searches: of a value, and with a number that tells nothing.
+/// Refusals in a row after which one searches: of a value, and with a number that says nothing.
 const SEARCH_AFTER: (u32, u32) = (2, 5);
 
 impl BatchWriter {
@@ -167,7 +166,7 @@ async fn until_done<F: Fence, T, E: Display + Send, C: Future<Output = Result<T,
             Ok(done) => return Ok(done),
             Err(error) => tracing::warn!(%error, what, attempt, "a step of a batch failed and will be repeated"),
         }
-        tokio::time::sleep(pause_after(attempt)).await;
+        tokio::time::sleep(retry::WRITE.pause(attempt)).await;
         attempt = attempt.saturating_add(1);
     }
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tallyhouse_schema::Rollup;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::{self, Column, Field};
@@ -85,7 +85,7 @@ pub fn block(token: &str, days: &BTreeSet<(String, i32)>, step: Step) -> Vec<Byt
 /// The days of a batch of which a rebuild began since `since`; milliseconds since 1970.
 pub(super) async fn reopened(
     client: &Client,
-    days: &[Touched],
+    days: &[DayChange],
     since: i64,
     deadline: Duration,
 ) -> Result<BTreeSet<(String, i32)>, StoreError> {
@@ -270,8 +270,8 @@ async fn compare(store: &Store, lock: &Lock, project: &str, days: &Range<i32>) -
 }
 
 fn publish(store: &Store, changed: Vec<ChangedDay>) {
-    let changed: Vec<_> = changed.into_iter().map(|day| Touched::day(day.project_id, day.day)).collect();
-    store.touched.publish(&changed);
+    let changed: Vec<_> = changed.into_iter().map(|day| DayChange::day(day.project_id, day.day)).collect();
+    store.changed_days.publish(&changed);
 }
 
 async fn mark(store: &Store, repairs: impl Iterator<Item = &Repair>, step: Step) -> Result<(), StoreError> {

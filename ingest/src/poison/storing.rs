@@ -18,7 +18,8 @@ use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
 use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, refused_rows, until_done, within};
 use crate::dead_letters::DeadLetter;
-use crate::store::{Block, pause_after};
+use crate::store::Block;
+use tallyhouse_service::retry;
 
 /// Between two searches that found nothing to act on: the first, and the longest.
 const SEARCH_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
@@ -105,7 +106,7 @@ impl BatchWriter {
             fence.hold().await?;
             let error = match self.attempt(block, &course).await {
                 Ok(()) => {
-                    let refused = self.settle(block, &mut course, fence).await?;
+                    let refused = self.finish(block, &mut course, fence).await?;
                     if course.may_be_written {
                         self.reopen(block, since, &course, fence).await?;
                     }
@@ -122,7 +123,7 @@ impl BatchWriter {
                 attempt = 1;
                 continue;
             }
-            tokio::time::sleep(pause_after(attempt)).await;
+            tokio::time::sleep(retry::WRITE.pause(attempt)).await;
             attempt = attempt.saturating_add(1);
         }
     }
@@ -220,7 +221,7 @@ impl BatchWriter {
         let mut days = until_done("see which days were rebuilt meanwhile", fence, reopened).await?;
         let restarted = || repair::is_restarted(&self.store.client, since - CLOCKS, self.store.timeout);
         if until_done("see whether ClickHouse was started meanwhile", fence, restarted).await? {
-            days.extend(block.days.iter().map(|touched| (touched.project.to_string(), touched.day)));
+            days.extend(block.days.iter().map(|changed| (changed.project.to_string(), changed.day)));
         }
         // Those of refused rows are open anyway.
         if let Some(rows) = course.rows.as_ref().filter(|_| course.has_leftovers) {
@@ -235,7 +236,7 @@ impl BatchWriter {
     }
 
     /// The rest is stored: takes refused rows out of raw, if an attempt had left them there.
-    async fn settle<F: Fence>(
+    async fn finish<F: Fence>(
         &self,
         block: Block<'_>,
         course: &mut Course,

@@ -9,7 +9,6 @@ use ulid::Ulid;
 
 use crate::store::Store;
 
-/// The health component.
 const COMPONENT: &str = "store";
 
 /// Why a batch waits.
@@ -74,8 +73,8 @@ mod tests {
     use tallyhouse_sql::clickhouse::Client;
 
     use super::*;
+    use crate::changed_days::Publisher;
     use crate::metrics::Metrics;
-    use crate::touched::Publisher;
 
     #[test]
     fn the_worst_trouble_is_told_until_its_batch_ends() {
@@ -85,7 +84,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             metrics: Arc::clone(&metrics),
             health: Health::default(),
-            touched: Publisher::new(DayVersions::default(), false, metrics),
+            changed_days: Publisher::new(DayVersions::default(), false, metrics),
         };
         let told = || {
             let component = store.health.report().components[COMPONENT].clone();

@@ -29,7 +29,7 @@ impl Backpressure {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether the worker takes records: not before it has begun, and not when it stands still. More should not be read for it then.
+    /// Whether the worker takes records: not before it has begun, and not when it is blocked. No more should be read for it then.
     pub fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
@@ -43,6 +43,7 @@ impl Backpressure {
         self.is_open.store(false, Ordering::Relaxed);
         chunks.close();
         self.taken(filling.held());
+        drop(filling);
         while let Ok(chunk) = chunks.try_recv() {
             self.taken(chunk.bytes.len());
         }

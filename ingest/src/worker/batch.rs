@@ -6,12 +6,14 @@
 
 use bytes::Bytes;
 use tallyhouse_schema::wire;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tokio::time::Instant;
 
-use super::intent::{Intent, Skips};
-use crate::batch::{Builder, Encoded, KeyHasher, Source};
-use crate::config::BatchLimits;
+use crate::batch::{Builder, Encoded, Source};
+use crate::event_key::KeyHasher;
+use crate::intent::{Intent, Skips};
+use crate::limits::BatchLimits;
+use crate::metrics::ConsumedCounts;
 use crate::window::Window;
 
 /// A record as it was read.
@@ -28,7 +30,6 @@ pub struct Read<'a> {
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
-    /// Where it is.
     pub offset: i64,
     /// When it was appended, in milliseconds since 1970.
     pub at: i64,
@@ -40,28 +41,6 @@ pub struct Poison {
     pub payload: Vec<u8>,
 }
 
-/// How many records were what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// New events.
-    pub kept: usize,
-    /// Events that were counted before, under another offset.
-    pub duplicates: usize,
-    /// Records that are stored already: read again after an offset went back.
-    pub replayed: usize,
-    /// Records that cannot be read.
-    pub poison: usize,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.kept += other.kept;
-        self.duplicates += other.duplicates;
-        self.replayed += other.replayed;
-        self.poison += other.poison;
-    }
-}
-
 /// Kept records that cannot be decoded although the intent says that an earlier process could.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} is in a batch that was begun, but cannot be decoded: was the batch begun by a newer version?")]
@@ -70,11 +49,10 @@ pub struct CannotReplay {
     pub offset: i64,
 }
 
-/// What the decision needs beside the record.
-pub struct Known<'a> {
+/// What a record is judged by.
+pub struct RecordContext<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
-    /// Hashes ids.
     pub hasher: &'a KeyHasher,
     /// Ids of earlier events; `None`: no record repeats another.
     pub window: Option<&'a mut Window>,
@@ -93,7 +71,7 @@ pub struct Building {
     skips: Skips,
     poison: Vec<Poison>,
     poison_bytes: usize,
-    counts: Counts,
+    counts: ConsumedCounts,
     checksum: crc32fast::Hasher,
     /// Of each row.
     offsets: Vec<i64>,
@@ -104,7 +82,6 @@ pub struct Building {
 const MAX_POISON_BYTES: usize = 4 << 20;
 
 impl Building {
-    /// A batch that begins at an offset.
     pub fn new(first: i64) -> Self {
         Self {
             first,
@@ -113,7 +90,7 @@ impl Building {
             skips: Skips::default(),
             poison: Vec::new(),
             poison_bytes: 0,
-            counts: Counts::default(),
+            counts: ConsumedCounts::default(),
             checksum: crc32fast::Hasher::new(),
             offsets: Vec::new(),
             opened: Instant::now(),
@@ -121,9 +98,9 @@ impl Building {
     }
 
     /// Takes the next record. Its offset is larger than all before.
-    pub fn take(&mut self, read: Read<'_>, known: &mut Known<'_>) -> Result<(), CannotReplay> {
+    pub fn take(&mut self, read: Read<'_>, context: &mut RecordContext<'_>) -> Result<(), CannotReplay> {
         self.last = read.offset;
-        let must_keep = match known.replay {
+        let must_keep = match context.replay {
             Some(intent) if !intent.keeps(read.offset) => {
                 // Left out for a reason that was true then; if that was poison, the dead letter is written again, once.
                 match wire::decode(read.payload) {
@@ -143,20 +120,20 @@ impl Building {
                 return Ok(());
             }
         };
-        if let Some(window) = known.window.as_deref_mut() {
-            let key = known.hasher.key(record.project, &record.event.event_id);
+        if let Some(window) = context.window.as_deref_mut() {
+            let key = context.hasher.key(record.project, &record.event.event_id);
             if let Some(offset) = window.find(key).filter(|_| !must_keep) {
                 let is_same = offset == read.offset;
                 *if is_same { &mut self.counts.replayed } else { &mut self.counts.duplicates } += 1;
                 self.skip(read.offset);
                 return Ok(());
             }
-            window.insert(key, read.offset, known.now);
+            window.insert(key, read.offset, context.now);
         }
         self.counts.kept += 1;
         self.checksum.update(read.payload);
         self.offsets.push(read.offset);
-        match known.partition {
+        match context.partition {
             Some(partition) => {
                 let source = Source { partition, offset: read.offset };
                 self.builder.push_from(source, record.project, &record.event);
@@ -183,7 +160,6 @@ impl Building {
         });
     }
 
-    /// Bytes so far.
     pub fn bytes(&self) -> usize {
         self.builder.bytes() + self.poison_bytes
     }
@@ -234,9 +210,7 @@ impl Building {
 /// A batch that no longer changes.
 #[derive(Debug)]
 pub struct Closed {
-    /// First offset.
     pub first: i64,
-    /// Last offset.
     pub last: i64,
     /// `topic-partition-first-last-checksum`; of the local log without partition and checksum.
     pub token: String,
@@ -245,7 +219,7 @@ pub struct Closed {
     /// One Native block.
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
     /// Of its rows.
     pub offsets: Vec<i64>,
     /// Offsets that are not in it.
@@ -255,7 +229,7 @@ pub struct Closed {
     /// When an earlier process began it, in milliseconds since 1970: it may have made dead letters of some of its events.
     pub begun: Option<i64>,
     /// How many records were what.
-    pub counts: Counts,
+    pub counts: ConsumedCounts,
 }
 
 #[cfg(test)]
@@ -284,12 +258,12 @@ mod tests {
         bytes
     }
 
-    struct Lane {
+    struct TestPartition {
         hasher: KeyHasher,
         window: Window,
     }
 
-    impl Lane {
+    impl TestPartition {
         fn new() -> Self {
             Self { hasher: KeyHasher::random(), window: Window::new(Duration::from_secs(3_600), 1_000) }
         }
@@ -298,9 +272,14 @@ mod tests {
             let mut building = Building::new(first);
             for (offset, id) in (first..).zip(ids) {
                 let payload = if *id == "?" { b"poison".to_vec() } else { record(id) };
-                let mut known =
-                    Known { partition: Some(3), hasher: &self.hasher, window: Some(&mut self.window), replay, now: 1 };
-                building.take(Read { offset, at: 1, payload: &payload }, &mut known)?;
+                let mut context = RecordContext {
+                    partition: Some(3),
+                    hasher: &self.hasher,
+                    window: Some(&mut self.window),
+                    replay,
+                    now: 1,
+                };
+                building.take(Read { offset, at: 1, payload: &payload }, &mut context)?;
             }
             Ok(building.close("t", Some(3), replay))
         }
@@ -308,68 +287,68 @@ mod tests {
 
     #[test]
     fn records_are_told_apart() {
-        let mut lane = Lane::new();
-        let first = lane.build(10, &["a", "b", "a", "?"], None).unwrap();
-        assert_eq!(first.counts, Counts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
+        let mut partition = TestPartition::new();
+        let first = partition.build(10, &["a", "b", "a", "?"], None).unwrap();
+        assert_eq!(first.counts, ConsumedCounts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
         assert_eq!(
             (first.rows, first.last, first.poison[0].offset, first.poison[0].code),
             (2, 13, 13, "unknown_version")
         );
         // The offset went back, and then an old id comes under a new offset.
-        let again = lane.build(10, &["a", "c", "a"], None).unwrap();
-        assert_eq!(again.counts, Counts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
+        let again = partition.build(10, &["a", "c", "a"], None).unwrap();
+        assert_eq!(again.counts, ConsumedCounts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
     }
 
     #[test]
     fn an_intent_makes_the_same_batch_whatever_is_known() {
         let ids = ["a", "b", "a", "?", "c"];
-        let before = Lane::new().build(10, &ids, None).unwrap();
+        let before = TestPartition::new().build(10, &ids, None).unwrap();
         let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
         // A window that knows nothing, and one that knows everything because the insert had been carried out.
         for warmed in [&[][..], &ids[..]] {
-            let mut lane = Lane::new();
+            let mut partition = TestPartition::new();
             for (offset, id) in (10..).zip(warmed) {
-                lane.window.insert(lane.hasher.key("p", id), offset, 1);
+                partition.window.insert(partition.hasher.key("p", id), offset, 1);
             }
-            let again = lane.build(10, &ids, Some(&intent)).unwrap();
+            let again = partition.build(10, &ids, Some(&intent)).unwrap();
             assert_eq!((&again.token, again.rows, &again.chunks), (&before.token, before.rows, &before.chunks));
             assert_eq!(again.poison.len(), 1);
             // Ids of the replayed range are known afterwards.
-            assert_eq!(lane.build(15, &["c"], None).unwrap().counts.duplicates, 1);
+            assert_eq!(partition.build(15, &["c"], None).unwrap().counts.duplicates, 1);
         }
     }
 
     #[test]
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
         let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
-        assert_eq!(Lane::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
+        assert_eq!(TestPartition::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
     }
 
     #[test]
     fn a_batch_is_full_of_partitions() {
         let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
-        let (mut lane, mut building) = (Lane::new(), Building::new(0));
+        let (mut partition, mut building) = (TestPartition::new(), Building::new(0));
         for offset in 0..212 {
             assert!(!building.is_full(limits), "{offset}");
             let id = offset.to_string();
             let week = Event { ts: offset * 7 * 86_400_000, ..event(&id) };
             let mut payload = Vec::new();
             wire::encode("p", &week, &mut payload);
-            let mut known = Known {
+            let mut context = RecordContext {
                 partition: Some(3),
-                hasher: &lane.hasher,
-                window: Some(&mut lane.window),
+                hasher: &partition.hasher,
+                window: Some(&mut partition.window),
                 replay: None,
                 now: 1,
             };
-            building.take(Read { offset, at: 1, payload: &payload }, &mut known).unwrap();
+            building.take(Read { offset, at: 1, payload: &payload }, &mut context).unwrap();
         }
         assert!(building.is_full(limits));
     }
 
     #[test]
     fn a_topic_made_anew_gives_other_tokens() {
-        let token = |id| Lane::new().build(0, &[id], None).unwrap().token;
+        let token = |id| TestPartition::new().build(0, &[id], None).unwrap().token;
         assert_eq!(token("a"), token("a"));
         assert_ne!(token("a"), token("b"));
     }

@@ -6,7 +6,7 @@
 //!
 //! What ClickHouse refuses for good of a batch becomes dead letters, and the rest is stored ([`crate::poison`]).
 //!
-//! Nothing here gives up by itself: the lane is drained or aborted from outside when the partition goes.
+//! Nothing here gives up by itself: the worker is drained or aborted from outside when the partition goes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,23 +14,22 @@ use std::time::Duration;
 use tallyhouse_service::clock::now_ms;
 use tokio::time::Instant;
 
-use super::batch::{Closed, Counts, Poison};
-use super::intent::Intent;
+use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
-use crate::metrics::Metrics;
+use crate::intent::Intent;
+use crate::metrics::{ConsumedCounts, Metrics};
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
-use crate::store::{Block, Store, pause_after};
+use crate::store::{Block, Store};
+use tallyhouse_service::retry;
 
-/// The partition is somebody else's.
+/// The partition belongs to another consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
-/// Stores the batches of a partition and commits how far it is (see the module).
+/// Stores the batches of a partition and commits its progress.
 pub struct BatchCommitter<P> {
-    /// Whose batches.
     pub partition: Arc<P>,
-    /// Where batches go.
     pub store: Store,
     /// How they get there, however often it takes.
     pub writer: BatchWriter,
@@ -42,23 +41,23 @@ pub struct BatchCommitter<P> {
 
 #[derive(Default)]
 struct Uncounted {
-    counts: Counts,
+    counts: ConsumedCounts,
     refused: Vec<u32>,
 }
 
-/// How long a committed intent vouches for the partition: an attempt that begins later commits it again first. Shorter than the
+/// How long a committed intent proves ownership of the partition: an attempt that begins later commits it again first. Shorter than the
 /// group takes to notice that a member stopped (`session.timeout.ms`, 10 s).
 const INTENT_HOLDS: Duration = Duration::from_secs(5);
 
-/// The intent of a batch, committed again when it is older than it holds.
-struct Held<'a, P> {
+/// The intent of a batch, as a fence: committed again when it is older than [`INTENT_HOLDS`].
+struct FencingIntent<'a, P> {
     committer: &'a BatchCommitter<P>,
     first: i64,
     metadata: String,
     fenced: Mutex<Instant>,
 }
 
-impl<P: Partition> Fence for Held<'_, P> {
+impl<P: Partition> Fence for FencingIntent<'_, P> {
     type Lost = Lost;
 
     async fn hold(&self) -> Result<(), Lost> {
@@ -72,7 +71,6 @@ impl<P: Partition> Fence for Held<'_, P> {
 }
 
 impl<P: Partition> BatchCommitter<P> {
-    /// Of a partition.
     pub fn new(partition: Arc<P>, store: Store, writer: BatchWriter) -> Self {
         let metrics = Arc::clone(&store.metrics);
         Self { partition, store, writer, metrics, uncounted: Mutex::default() }
@@ -82,7 +80,7 @@ impl<P: Partition> BatchCommitter<P> {
         self.uncounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores a batch, however often it takes: all of it but the events that are given back, which are dead letters.
+    /// Stores a batch, however often it takes. Returns the events that ClickHouse refused, which are dead letters.
     pub async fn store_batch(&self, closed: Closed) -> Result<Vec<RefusedRecord>, Lost> {
         if closed.rows == 0 && closed.poison.is_empty() {
             self.uncounted().counts += closed.counts;
@@ -92,7 +90,8 @@ impl<P: Partition> BatchCommitter<P> {
         let at = closed.begun.unwrap_or_else(now_ms);
         let metadata = Intent::metadata(closed.last, at, closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
-        let fence = Held { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
+        let fence =
+            FencingIntent { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
         if !closed.poison.is_empty() {
             let dead_letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
             self.writer.write_dead_letters(&format!("{}-letters", closed.token), dead_letters, &fence).await?;
@@ -167,7 +166,7 @@ impl<P: Partition> BatchCommitter<P> {
             if !error.is_retryable() {
                 return Err(Lost);
             }
-            tokio::time::sleep(pause_after(attempt).min(Duration::from_secs(1))).await;
+            tokio::time::sleep(retry::WRITE.pause(attempt).min(Duration::from_secs(1))).await;
             attempt = attempt.saturating_add(1);
         }
     }

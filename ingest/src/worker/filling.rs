@@ -1,14 +1,14 @@
-//! The filling of a lane's next batch: which records are judged, and when the batch must be closed. No I/O.
+//! Filling the next batch of a partition worker: which records are judged, and when the batch must be closed. No I/O.
 
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::batch::{Building, CannotReplay, Closed, Known, Read};
-use super::intent::Intent;
+use super::batch::{Building, CannotReplay, Closed, Read, RecordContext};
 use super::position::{Jump, Position, Step};
-use crate::batch::KeyHasher;
-use crate::config::BatchLimits;
+use crate::event_key::KeyHasher;
+use crate::intent::Intent;
+use crate::limits::BatchLimits;
 use crate::window::{Window, locked};
 
 /// Records of one partition, in order, in one buffer.
@@ -36,11 +36,10 @@ impl Chunk {
     }
 }
 
-/// What records are judged by, beside what is known.
+/// What records are judged by, beside the window.
 pub struct Judge<'a> {
     /// The partition; `None`: the local log.
     pub partition: Option<i32>,
-    /// Hashes ids.
     pub hasher: &'a KeyHasher,
     /// Bounds of a batch.
     pub limits: BatchLimits,
@@ -48,10 +47,9 @@ pub struct Judge<'a> {
     pub now: i64,
 }
 
-/// Records that are judged in one go, before others get the thread.
+/// Records that are judged at once, before the task yields.
 const SLICE: usize = 2_048;
 
-/// See the module.
 pub struct Filling {
     /// Ids of this partition; `None`: no record repeats another.
     pub window: Option<Arc<Mutex<Window>>>,
@@ -157,15 +155,15 @@ impl Filling {
                 // The offset was set elsewhere: what the intent says is no longer asked for.
                 self.replay = None;
             }
-            let mut known = Known {
+            let mut context = RecordContext {
                 partition: judge.partition,
                 hasher: judge.hasher,
                 window: window.as_deref_mut(),
                 replay: self.replay.as_ref(),
                 now: judge.now,
             };
-            let first = known.replay.map_or(read.offset, |intent| intent.first);
-            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut known)?;
+            let first = context.replay.map_or(read.offset, |intent| intent.first);
+            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut context)?;
             self.cursor += 1;
             self.position.taken(read.offset);
             self.must_close = self.replay.as_ref().is_some_and(|intent| read.offset == intent.last);
@@ -198,7 +196,6 @@ impl Filling {
         offset <= building.last() || self.replay.as_ref().is_some_and(|intent| offset > intent.last)
     }
 
-    /// Closes the batch.
     pub fn close(&mut self, topic: &str, partition: Option<i32>) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;
@@ -210,8 +207,8 @@ impl Filling {
 mod tests {
     use tallyhouse_schema::{Event, wire};
 
-    use super::super::intent::Skips;
     use super::*;
+    use crate::intent::Skips;
 
     fn chunk(offsets: impl IntoIterator<Item = i64>, until: i64) -> Chunk {
         let mut chunk = Chunk { until, ..Chunk::default() };

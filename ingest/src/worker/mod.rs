@@ -8,7 +8,7 @@
 //! While one batch is inserted the next one is filled. A batch is due when it has lingered and the pace allows ([`pace`]), and
 //! begins when a permit is free: permits bound the inserts of the whole process.
 //!
-//! **A range is written down before it is inserted.** The *intent* ([`intent`]) is the metadata of a commit: "from here to `last`, without
+//! **A range is written down before it is inserted.** The *intent* ([`crate::intent`]) is the metadata of a commit: "from here to `last`, without
 //! these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a partition that has one re-reads
 //! exactly that range and inserts exactly these rows under the same token, which ClickHouse counts once however often they arrive.
 //! So a batch may end at any moment, also for reasons of time.
@@ -20,7 +20,6 @@ pub mod backpressure;
 pub mod batch;
 pub mod committer;
 pub mod filling;
-pub mod intent;
 pub mod pace;
 pub mod partition;
 mod position;
@@ -37,8 +36,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::KeyHasher;
-use crate::config::BatchLimits;
+use crate::event_key::KeyHasher;
+use crate::limits::BatchLimits;
 use crate::poison::BatchWriter;
 use crate::store::Store;
 use crate::window::{Windows, locked};
@@ -49,22 +48,18 @@ use filling::{Chunk, Filling, Judge};
 use pace::Pace;
 use partition::{Partition, RefusedRecord};
 
-/// The health component.
 const COMPONENT: &str = "worker";
 
 /// What all workers of a process share.
 pub struct Common {
-    /// Bounds of batches.
     pub batch: BatchLimits,
     /// Ids that the partitions know.
     pub windows: Windows,
-    /// Hashes ids.
     pub hasher: KeyHasher,
     /// Stores batches of which something is refused.
     pub writer: BatchWriter,
     /// Bytes of the batches that are being filled.
     pub filling: AtomicUsize,
-    /// Inserts at a time.
     pub permits: Arc<Semaphore>,
     /// Workers at the moment: they share the pace of inserts.
     pub workers: AtomicUsize,
@@ -84,7 +79,6 @@ pub struct Worker<P> {
     pub chunks: mpsc::UnboundedReceiver<Chunk>,
     /// What waits in `chunks`; the sender stops when that is much.
     pub backpressure: Arc<Backpressure>,
-    /// Ends it.
     pub drain: CancellationToken,
 }
 
@@ -138,7 +132,7 @@ impl Drop for Share<'_> {
     }
 }
 
-type Running = JoinSet<Result<Done, Lost>>;
+type InsertTasks = JoinSet<Result<Done, Lost>>;
 
 /// When inserts began and how long they took.
 #[derive(Debug, Clone, Copy)]
@@ -149,21 +143,21 @@ struct Inserts {
     closed: i64,
 }
 
-/// A partition stands still until a person does something, which `/health` says for as long as the value lives.
-struct Standstill(Store);
+/// A blocked partition: `/health` reports it until an operator has acted and the value is dropped.
+struct BlockedPartition(Store);
 
-impl Standstill {
+impl BlockedPartition {
     fn new(store: &Store, what_to_do: &str) -> Self {
-        store.metrics.kafka.lanes_blocked.inc();
+        store.metrics.kafka.blocked_partitions.inc();
         store.health.set(COMPONENT, Status::Down, what_to_do);
         Self(store.clone())
     }
 }
 
-impl Drop for Standstill {
+impl Drop for BlockedPartition {
     fn drop(&mut self) {
-        self.0.metrics.kafka.lanes_blocked.dec();
-        if self.0.metrics.kafka.has_no_blocked_lane() {
+        self.0.metrics.kafka.blocked_partitions.dec();
+        if self.0.metrics.kafka.has_no_blocked_partition() {
             self.0.health.set(COMPONENT, Status::Up, "");
         }
     }
@@ -185,7 +179,7 @@ impl<P: Partition> Worker<P> {
             Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
             Err(error @ Ended::CannotReplay(_)) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
-                let _standstill = Standstill::new(&self.committer.store, "a partition stands still: see the log");
+                let _blocked = BlockedPartition::new(&self.committer.store, "a partition stands still: see the log");
                 self.backpressure.give_back(&mut self.chunks, filling);
                 drain.cancelled().await;
             }
@@ -199,7 +193,7 @@ impl<P: Partition> Worker<P> {
     async fn work(&mut self, filling: &mut Filling) -> Result<(), Ended> {
         let partition = self.partition();
         let mut share = Share { all: &self.common, mine: 0 };
-        let mut running = Running::new();
+        let mut running = InsertTasks::new();
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN };
         loop {
@@ -253,14 +247,14 @@ impl<P: Partition> Worker<P> {
     }
 
     /// Closes the batch and begins to store it. Returns the offset after it.
-    fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut Running) -> Option<i64> {
+    fn start(&self, filling: &mut Filling, permit: OwnedSemaphorePermit, running: &mut InsertTasks) -> Option<i64> {
         let partition = self.partition();
         let closed = filling.close(partition.topic(), partition.number())?;
         if let (Some(window), Some(number)) = (&filling.window, partition.number()) {
             self.common.windows.trim();
             let window = locked(window);
             let (ids, reach) = (window.ids(), window.reach(steady_ms()));
-            self.committer.metrics.kafka.lane_window(partition.topic(), number, ids, reach);
+            self.committer.metrics.kafka.window(partition.topic(), number, ids, reach);
         }
         let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
         running.spawn(async move {
@@ -276,13 +270,13 @@ impl<P: Partition> Worker<P> {
         ended: Result<Result<Done, Lost>, tokio::task::JoinError>,
         filling: &mut Filling,
         limits: BatchLimits,
-        running: &mut Running,
+        running: &mut InsertTasks,
         inserts: &mut Inserts,
     ) -> Result<(), Ended> {
         match ended {
             Ok(Ok(Done::Stored { next, refused, took })) => {
                 inserts.took = took;
-                // Whoever sends them again is not told that they are known.
+                // A retry of them is not a duplicate.
                 if let Some(window) = &filling.window {
                     let mut window = locked(window);
                     for RefusedRecord { offset, event } in &refused {

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::intent::{Intent, NotAnIntent};
+use crate::intent::{Intent, NotAnIntent};
 use crate::poison::RefusedEvent;
 
-/// Where a worker begins, what it commits, and who is told what it stored. Its calls block, unless they are futures.
+/// Where a worker begins, what it commits, and what it reports as stored. Its calls block, unless they are futures.
 pub trait Partition: Send + Sync + 'static {
     /// The topic: with the number, what no other partition's batches have in their tokens.
     fn topic(&self) -> &str;
@@ -56,7 +56,6 @@ pub trait Partition: Send + Sync + 'static {
 /// A record of which ClickHouse refuses the event: that one, and not another of the same id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRecord {
-    /// Where it is.
     pub offset: i64,
     /// What it holds, and why it is refused.
     pub event: RefusedEvent,

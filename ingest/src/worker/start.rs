@@ -9,12 +9,12 @@ use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_service::health::Status;
 
 use super::filling::Filling;
-use super::intent::Intent;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
-use super::{Standstill, Worker};
-use crate::config::DedupLimits;
-use crate::known::{self, IdFilter};
+use super::{BlockedPartition, Worker};
+use crate::dedup_warm_up::{self, IdFilter};
+use crate::intent::Intent;
+use crate::limits::DedupLimits;
 use crate::window::{Window, locked};
 
 /// Ids that a window may be too large by, while it is filled.
@@ -24,7 +24,7 @@ const TRIM_EACH: usize = 16_384;
 const NOT_AN_INTENT: &str = "a partition does not begin: the metadata of its committed offset is not understood; start the version that wrote it, \
     or, in Kafka, commit the same offset without metadata and run `tallyhouse rollups verify`";
 
-/// Where it is told that records are gone.
+/// The health component that reports lost records.
 const COMPONENT: &str = "kafka_log";
 
 /// Even shares of the bound on ids that a partition may begin with.
@@ -40,8 +40,8 @@ impl<P: Partition> Worker<P> {
         let replay = self.replayable(start, &range).await;
         let window = self.warm().await;
         let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
-        let (known, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
-        tracing::info!(topic, number, known, replays, "partition begun");
+        let (ids, replays) = (window.as_deref().map(|window| locked(window).ids()), replay.is_some());
+        tracing::info!(topic, number, ids, replays, "partition begun");
         let position = if is_kafka { Position::at(next) } else { Position::default() };
         let mut filling = Filling::new(window, replay, position);
         match next {
@@ -102,7 +102,7 @@ impl<P: Partition> Worker<P> {
         what: &str,
         ask: impl Fn(&P) -> Result<T, ReadError> + Copy + Send + 'static,
     ) -> T {
-        let mut standstill = None;
+        let mut blocked = None;
         loop {
             let partition = self.partition();
             // A panic in there is a fault of ours, and is tried again as well.
@@ -111,7 +111,7 @@ impl<P: Partition> Worker<P> {
                 Ok(answer) => return answer,
                 Err(error) => {
                     if matches!(error, ReadError::NotAnIntent(_)) {
-                        standstill.get_or_insert_with(|| Standstill::new(&self.committer.store, NOT_AN_INTENT));
+                        blocked.get_or_insert_with(|| BlockedPartition::new(&self.committer.store, NOT_AN_INTENT));
                     }
                     let partition = self.partition();
                     tracing::warn!(topic = partition.topic(), number = partition.number(), %error, what, "not known yet");
@@ -157,7 +157,7 @@ impl<P: Partition> Worker<P> {
         let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
         loop {
             let (window, mut ids) = (self.common.windows.add(), 0_usize);
-            let read = known::read(&self.committer.store.client, &filter, self.share(), |id, at| {
+            let read = dedup_warm_up::load(&self.committer.store.client, &filter, self.share(), |id, at| {
                 let key = self.common.hasher.key(&id.project_id, &id.event_id);
                 locked(&window).insert(key, id.source_offset, at);
                 ids += 1;
@@ -166,15 +166,15 @@ impl<P: Partition> Worker<P> {
                 }
             });
             match read.await {
-                Ok(known) => {
-                    if let Some(cut) = known.cut {
+                Ok(warm_up) => {
+                    if let Some(cut) = warm_up.cut {
                         locked(&window).cut_at(cut);
                     }
                     return Some(window);
                 }
                 Err(error) => {
                     let topic = self.committer.partition.topic();
-                    tracing::warn!(topic, partition, %error, "known ids could not be read; trying again");
+                    tracing::warn!(topic, partition, %error, "recent ids could not be read for the deduplication window; trying again");
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
             }

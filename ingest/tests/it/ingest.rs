@@ -6,8 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::json;
-use tallyhouse_ingest::spool;
-use tallyhouse_ingest::spool::folder::Content;
+use tallyhouse_ingest::journal::{Journal, JournalFile};
 use tallyhouse_schema::limits::{MAX_EVENT_BYTES, MAX_EVENTS};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::insert::insert_block;
@@ -197,10 +196,10 @@ async fn a_repeated_event_is_a_duplicate_also_after_a_restart() {
 }
 
 /// A batch as a dead process would have left it.
-fn left_behind(data: &Folder, project: &str, ids: &[&str]) -> Content {
+fn left_behind(data: &Folder, project: &str, ids: &[&str]) -> JournalFile {
     let content =
-        Content { token: format!("left-{project}"), rows: ids.len(), chunks: block_of(project, ids), days: vec![] };
-    spool::folder::Folder::open(&data.path().join("ingest/journal")).unwrap().write("1", &content).unwrap();
+        JournalFile { token: format!("left-{project}"), rows: ids.len(), chunks: block_of(project, ids), days: vec![] };
+    Journal::open(&data.path().join("ingest/journal")).unwrap().write("1", &content).unwrap();
     content
 }
 

@@ -8,9 +8,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rustix::process::Signal;
 use serde_json::json;
+use tallyhouse_ingest::journal::{Journal, JournalFile};
 use tallyhouse_ingest::kafka::pins::{WidenError, widen};
 use tallyhouse_ingest::kafka::settings::{Brokers, Options};
-use tallyhouse_ingest::spool::folder::{self, Content};
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_service::http_client::Endpoint;
@@ -134,8 +134,8 @@ async fn files_of_a_version_without_a_log_go_to_kafka_once() {
         records.extend((payload.len() as u32).to_le_bytes());
         records.extend(payload);
     }
-    let content = Content { token: "left".to_owned(), rows: 10, chunks: vec![records.into()], days: vec![] };
-    let files = folder::Folder::open(&data.path().join("ingest/records")).unwrap();
+    let content = JournalFile { token: "left".to_owned(), rows: 10, chunks: vec![records.into()], days: vec![] };
+    let files = Journal::open(&data.path().join("ingest/records")).unwrap();
     files.write("1", &content).unwrap();
     drop(files);
     let connection = engine().await.writer();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tallyhouse_ingest::batch::Builder;
-use tallyhouse_ingest::spool::folder::{Content, Folder as Journal};
+use tallyhouse_ingest::journal::{Journal, JournalFile};
 use tallyhouse_schema::{Event, Rollup};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
@@ -314,7 +314,7 @@ async fn values_that_no_sketch_holds_in_a_file_of_an_older_version_are_dead_lett
     std::fs::create_dir_all(place.data.path().join("ingest")).unwrap();
     let values = [1.0, f64::MAX, 1e-300, 1e300, f64::NAN, 2.0];
     let chunks = valued_block(&place.project, &values);
-    let content = Content { token: "old-1".to_owned(), rows: values.len(), chunks, days: vec![] };
+    let content = JournalFile { token: "old-1".to_owned(), rows: values.len(), chunks, days: vec![] };
     Journal::open(&journal).unwrap().write("0000000000000001-0000000000000001-X", &content).unwrap();
     let service = place.service(&[]).await;
     assert_eq!(service.send(mixed(5, &[])).await.status, 202);

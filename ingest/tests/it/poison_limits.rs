@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use serde_json::Value;
+use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::metrics::Metrics;
 use tallyhouse_ingest::poison::repair::{self, Step};
 use tallyhouse_ingest::poison::search::Cause;
 use tallyhouse_ingest::poison::{Alone, BatchWriter, Fence, Origin, refused_rows};
 use tallyhouse_ingest::store::{Block, Store};
-use tallyhouse_ingest::touched::Publisher;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
@@ -33,7 +33,7 @@ fn store_of(place: &Place) -> Store {
         timeout: Duration::from_secs(20),
         metrics: Arc::clone(&metrics),
         health: Health::default(),
-        touched: Publisher::new(DayVersions::default(), false, metrics),
+        changed_days: Publisher::new(DayVersions::default(), false, metrics),
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use serde_json::json;
-use tallyhouse_ingest::marker::Marker;
+use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::metrics::Metrics;
-use tallyhouse_ingest::touched::Publisher;
+use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::{DayVersions, Span, Touched};
+use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
 use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
@@ -196,22 +196,22 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let project = new_project();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
-    let (pool, stopped) = (tallyhouse_service::touched::pool(&redis.url, 2).unwrap(), CancellationToken::new());
+    let (pool, stopped) = (tallyhouse_service::changed_days::pool(&redis.url, 2).unwrap(), CancellationToken::new());
     stopped.cancel();
-    let days = |days: [i32; 2]| days.map(|day| Touched::day(&project, day));
+    let days = |days: [i32; 2]| days.map(|day| DayChange::day(&project, day));
     eventually("Redis is told by a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
-        publisher.clone().send(pool.clone(), Marker::set(data.path()), stopped.clone()).await;
+        publisher.clone().send(pool.clone(), ShutdownMarker::place(data.path()), stopped.clone()).await;
         // Two days, and since when.
         redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
     })
     .await;
 
     redis.kill().await;
-    let dropped = metrics.touched_dropped.get();
+    let dropped = metrics.changed_days_dropped.get();
     publisher.publish(&days([3, 4]));
-    publisher.send(pool, Marker::set(data.path()), stopped).await;
-    assert_eq!(metrics.touched_dropped.get() - dropped, 2);
+    publisher.send(pool, ShutdownMarker::place(data.path()), stopped).await;
+    assert_eq!(metrics.changed_days_dropped.get() - dropped, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

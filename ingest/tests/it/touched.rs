@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use serde_json::json;
-use tallyhouse_ingest::marker::Marker;
+use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::metrics::Metrics;
-use tallyhouse_ingest::touched::Publisher;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::{
-    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, TellError, WRITERS, beat, pool, tell, tell_everything,
+use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
+use tallyhouse_service::changed_days::{
+    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
 };
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tokio_util::sync::CancellationToken;
 
 use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting, markers};
@@ -29,8 +29,8 @@ const FAILED: &str = "tallyhouse_ingest_touched_days_failures_total";
 /// What can wait for Redis.
 const MOST: i32 = 100_000;
 
-fn days(project: &str, days: std::ops::Range<i32>) -> Vec<Touched> {
-    days.map(|day| Touched::day(project, day)).collect()
+fn days(project: &str, days: std::ops::Range<i32>) -> Vec<DayChange> {
+    days.map(|day| DayChange::day(project, day)).collect()
 }
 
 /// What tells Redis, without an ingester around it.
@@ -51,10 +51,10 @@ impl Telling {
     async fn try_once(&self, redis_url: &str) -> bool {
         let stopped = CancellationToken::new();
         stopped.cancel();
-        let failures = self.metrics.touched_failures.get();
-        let marker = Marker::set(self.data.path());
+        let failures = self.metrics.changed_days_failures.get();
+        let marker = ShutdownMarker::place(self.data.path());
         self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, stopped).await;
-        self.metrics.touched_failures.get() == failures
+        self.metrics.changed_days_failures.get() == failures
     }
 }
 
@@ -93,16 +93,16 @@ async fn everything_is_told_when_days_found_no_room() {
     let (redis, project, telling) = (Redis::start().await, new_project(), Telling::new());
     telling.publisher.publish(&days(&project, 0..MOST));
     telling.publisher.publish(&days(&project, 1_000..MOST));
-    assert_eq!(telling.metrics.touched_dropped.get(), 0, "they wait already");
+    assert_eq!(telling.metrics.changed_days_dropped.get(), 0, "they wait already");
     telling.publisher.publish(&days(&project, MOST - 1..MOST + 2));
-    assert_eq!(telling.metrics.touched_dropped.get(), 2);
+    assert_eq!(telling.metrics.changed_days_dropped.get(), 2);
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
     // More than once where Redis was too slow for the days that follow.
-    let told = telling.metrics.touched_everything.get();
+    let told = telling.metrics.changed_days_everything.get();
     assert!(told >= 1 && redis.number(GENERATIONS, ALL).await >= 1, "{told}");
     telling.publisher.publish(&days(&project, 0..1));
     eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
-    assert_eq!(telling.metrics.touched_everything.get(), told, "not again");
+    assert_eq!(telling.metrics.changed_days_everything.get(), told, "not again");
 }
 
 /// A day's answer, cached through Redis, and ingesters that come and go.
@@ -192,7 +192,7 @@ async fn what_a_killed_ingester_did_not_tell_shows_after_its_restart_and_an_orde
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_after_a_killed_one_tells_redis_as_soon_as_it_is_there() {
     let (data, project, [port]) = (Folder::create(), new_project(), free_ports());
-    drop(Marker::set(&data.path().join("ingest")));
+    drop(ShutdownMarker::place(&data.path().join("ingest")));
     let redis_url = format!("redis://127.0.0.1:{port}");
     let settings = [("REDIS_URL", &*redis_url), ("KAFKA_BROKERS", "127.0.0.1:1"), ("INGEST_ROLE", "consumer")];
     let consumer = Ingester::start_unready(engine().await.writer(), &data, &project, &settings).await;
@@ -219,13 +219,15 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     let redis = Redis::start().await;
     let pool = pool(&redis.url, CONNECTIONS).unwrap();
     let gone = ["gone".to_owned()];
-    let day = BTreeSet::from([Touched::day("p", 3)]);
+    let day = BTreeSet::from([DayChange::day("p", 3)]);
     redis.command("HSET tallyhouse:writers gone 5").await.unwrap();
 
     // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not tell.
     redis.command("CONFIG SET maxmemory 1").await.unwrap();
-    for refused in [tell_everything(&pool, &gone).await, tell(&pool, &day).await, beat(&pool, "gone", 6).await] {
-        assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    for refused in
+        [invalidate_everything(&pool, &gone).await, invalidate(&pool, &day).await, beat(&pool, "gone", 6).await]
+    {
+        assert!(matches!(refused, Err(InvalidateError::Redis(_))), "{refused:?}");
     }
     assert_eq!((redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await), (0, 5));
     redis.command("CONFIG SET maxmemory 0").await.unwrap();
@@ -233,12 +235,12 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     // Refused when it is carried out, not when it is queued.
     let key = format!("{DAYS_KEY}p");
     redis.command(&format!("SET {key} x")).await.unwrap();
-    let refused = tell(&pool, &day).await;
-    assert!(matches!(refused, Err(TellError::Redis(_))), "{refused:?}");
+    let refused = invalidate(&pool, &day).await;
+    assert!(matches!(refused, Err(InvalidateError::Redis(_))), "{refused:?}");
     redis.command(&format!("DEL {key}")).await.unwrap();
 
-    tell(&pool, &day).await.unwrap();
-    tell_everything(&pool, &gone).await.unwrap();
+    invalidate(&pool, &day).await.unwrap();
+    invalidate_everything(&pool, &gone).await.unwrap();
     let told =
         (redis.number(&key, "3").await, redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await);
     assert_eq!(told, (1, 1, 0));

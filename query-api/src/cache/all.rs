@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Away;
@@ -42,7 +42,7 @@ impl Cache {
     }
 
     /// Somebody changed these days who cannot raise their versions: no answer from before is given again.
-    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+    pub async fn raise(&self, days: &BTreeSet<DayChange>) -> Result<(), Away> {
         self.answers.versions.raise(days).await
     }
 

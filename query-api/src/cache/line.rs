@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
 use deadpool_redis::{Pool, PoolError};
 use tallyhouse_service::breaker::{Breaker, Pass, Verdict};
-use tallyhouse_service::touched;
+use tallyhouse_service::changed_days;
 /// The longest that a command may take.
-pub(super) use tallyhouse_service::touched::TIME_BUDGET;
+pub(super) use tallyhouse_service::changed_days::TIME_BUDGET;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::Clock;
@@ -55,7 +55,7 @@ pub struct Away;
 impl Line {
     /// To `url`; connects when first used.
     pub(super) fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let pool = touched::pool(url, CONNECTIONS).map_err(BadUrl)?;
+        let pool = changed_days::pool(url, CONNECTIONS).map_err(BadUrl)?;
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
         Ok(Self { pool, breaker: Breaker::default(), metrics, clock, thread })

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A version that did not change says "nothing was stored" only if whoever stores could have raised it. So each writer beats once all
-//! that it stored has been told (`tallyhouse_service::touched`, which lists the failure cases). Time is this process's own: a beat is as
+//! that it stored has been told (`tallyhouse_service::changed_days`, which lists the failure cases). Time is this process's own: a beat is as
 //! old as the first reading that saw it, counted from when that reading was sent. An event that cannot be told therefore makes
 //! answers unknown within `LEASE` and one pause between readings, whatever the reason.
 //!

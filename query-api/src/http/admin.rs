@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post};
 use axum::{Json, Router};
 use serde_json::json;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::http::Problem;
 
 use super::error::{of_unread, problem};
@@ -31,7 +31,7 @@ pub fn router(cache: Cache) -> Router {
 const MAX_BYTES: usize = 4 << 20;
 
 async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
-    let days: BTreeSet<Touched> = match arrival::whole(&headers, body, MAX_BYTES).await {
+    let days: BTreeSet<DayChange> = match arrival::whole(&headers, body, MAX_BYTES).await {
         Err(unread) => return of_unread(unread).into_response(),
         Ok(body) => match serde_json::from_slice(&body) {
             Ok(days) => days,

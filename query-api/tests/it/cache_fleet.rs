@@ -13,10 +13,10 @@ use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, Shared, Stamp};
 use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
-use tallyhouse_service::touched::tell;
 use tokio::runtime::Runtime;
 
 use tallyhouse_testkit::proxy::{Mode, Proxy};
@@ -321,9 +321,9 @@ async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_thos
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let redis = Redis::start().await;
-    let (pool, day) = (tallyhouse_service::touched::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
-    let touched = BTreeSet::from([Touched::day(&project, day)]);
-    let late = async || tell(&pool, &touched).await.unwrap();
+    let (pool, day) = (tallyhouse_service::changed_days::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
+    let touched = BTreeSet::from([DayChange::day(&project, day)]);
+    let late = async || invalidate(&pool, &touched).await.unwrap();
     late().await;
     let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 
 use tallyhouse_testkit::proxy::{Mode, Proxy};
 use tallyhouse_testkit::query_service::{Service, Settings};
@@ -12,8 +12,8 @@ use tallyhouse_testkit::{self as support, a_day, eventually, insert_events, new_
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn touched(project: &str, from: i64) -> [Touched; 1] {
-    [Touched::day(project, (from / 86_400) as i32)]
+fn touched(project: &str, from: i64) -> [DayChange; 1] {
+    [DayChange::day(project, (from / 86_400) as i32)]
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tallyhouse_service::day_versions::{DayVersions, Touched};
-use tallyhouse_service::touched::WRITERS;
+use tallyhouse_service::changed_days::WRITERS;
+use tallyhouse_service::day_versions::{DayChange, DayVersions};
 
 use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting};
 use tallyhouse_testkit::query_service::{Service, Settings};
@@ -265,7 +265,7 @@ async fn an_hour_of_today_that_is_over_shows_late_events_at_once() {
             let importer = ingester.endpoint_with_key(&format!("import-{project}"));
             assert_eq!(importer.post_with("wait=stored", event.into()).await.unwrap().status, 200);
             // As the ingester of the same process.
-            days.raise(&[Touched::of_event(&project, ts * 1_000, tallyhouse_service::clock::now_ms())]);
+            days.raise(&[DayChange::of_event(&project, ts * 1_000, tallyhouse_service::clock::now_ms())]);
         };
         for path in [&path, &yesterday] {
             let first = api.get(&project, path).await;

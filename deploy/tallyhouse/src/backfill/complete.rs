@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tallyhouse_ingest::guard::Guard;
+use tallyhouse_ingest::cardinality::CardinalityLimiter;
 use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_schema::event::{Dim, Flags};
 use tallyhouse_schema::normalise::counted_under;
@@ -73,7 +73,7 @@ impl Completing<'_> {
             let note = client.query("INSERT INTO tallyhouse.backfill_days VALUES ({project:String}, {day:Int64})");
             let note = note.param("project", &unit.project).param("day", unit.day).with_setting("async_insert", "0");
             note.execute().await.map_err(StoreError::from)?;
-            let completed = Work { completing: self, unit, guard: Guard::default() }.run().await?;
+            let completed = Work { completing: self, unit, cardinality: CardinalityLimiter::default() }.run().await?;
             events += completed;
             let (event_type, project, days) = (self.event_type, &unit.project, units.len());
             tracing::info!(
@@ -149,7 +149,7 @@ fn beyond(row: &Stored) -> String {
 struct Work<'a> {
     completing: &'a Completing<'a>,
     unit: &'a Unit,
-    guard: Guard,
+    cardinality: CardinalityLimiter,
 }
 
 impl Work<'_> {
@@ -240,7 +240,7 @@ impl Work<'_> {
             .await
             .map_err(StoreError::from)?;
         for Known { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
-            self.guard.remember(&self.unit.project, set, value, *hour);
+            self.cardinality.remember(&self.unit.project, set, value, *hour);
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Work<'_> {
         self.completing.lock.check()?;
         let project = &self.unit.project;
         // Types stay as they were stored.
-        self.guard.apply(project, (self.completing.backfill.most_values)(project), |_| true, &mut events, |_| ());
+        self.cardinality.apply(project, (self.completing.backfill.most_values)(project), |_| true, &mut events, |_| ());
         self.completing.backfill.execute("TRUNCATE TABLE tallyhouse.backfill_rows SYNC").await?;
         let client = self.completing.backfill.client;
         let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;

@@ -53,7 +53,7 @@ impl Sender {
     /// To `url`, the full address of `/v1/events`. What is refused again does not become another dead letter.
     pub fn new(url: &str, key: &Secret) -> Result<Self, SendError> {
         let joint = if url.contains('?') { '&' } else { '?' };
-        let endpoint = Endpoint::new(&format!("{url}{joint}letters=none"), ANSWER_WITHIN);
+        let endpoint = Endpoint::new(&format!("{url}{joint}dead_letters=off"), ANSWER_WITHIN);
         let endpoint = endpoint.map_err(|_| SendError::Url(url.to_owned()))?.max_reply_bytes(MAX_ANSWER_BYTES);
         let with_headers =
             |endpoint: Endpoint| endpoint.api_key(key.expose())?.header(CONTENT_TYPE, "application/json");

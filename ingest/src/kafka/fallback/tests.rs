@@ -10,13 +10,16 @@ use tallyhouse_service::breaker::Breaker;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::delivery::{Delivery, KafkaDelivery, Pending, Settled};
-use crate::http::Wait;
+use crate::ack::AckOutcome;
+use crate::journal::{Journal, JournalFile};
+use crate::kafka::delivery::{KafkaDelivery, Pending};
 use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
+use crate::kafka::records::Records;
 use crate::kafka::settings::{Brokers, Options as KafkaOptions};
-use crate::kafka::topics::{OwnTopics, TopicRules, Topics};
-use crate::spool::folder::{Content, Folder};
+use crate::kafka::topics::{TopicRules, Topics};
+use crate::projects::OwnTopics;
+use crate::request::Wait;
 
 const EVENTUALLY: Duration = Duration::from_secs(30);
 
@@ -188,9 +191,9 @@ async fn files_of_a_version_without_a_log_need_no_room_in_a_full_one() {
         let record = |hash| Addressed { topic: "a".into(), hash, payload: Bytes::from(vec![7; 100_000]) };
         (from..from + 5).map(record).collect::<Vec<_>>()
     };
-    let folder = Folder::open(&place.path.join("records")).unwrap();
+    let folder = Journal::open(&place.path.join("records")).unwrap();
     let chunks = vec![crate::kafka::addressed::encode(&records(0)).into()];
-    folder.write("1", &Content { token: "left".into(), rows: 5, chunks, days: vec![] }).unwrap();
+    folder.write("1", &JournalFile { token: "left".into(), rows: 5, chunks, days: vec![] }).unwrap();
     drop(folder);
     let fallback = place.open(1 << 20);
     let writer = fallback.start().unwrap();
@@ -217,16 +220,15 @@ async fn the_breaker_is_for_brokers_that_cannot_be_reached() {
     let fallback = place.open(1 << 20);
     let writer = fallback.start().unwrap();
     let progress = Progress::new(&place.brokers, "group").unwrap();
-    let kafka = Arc::new(KafkaDelivery { gateway: place.gateway(), progress, fallback, breaker: Breaker::default() });
-    let delivery = Delivery::Kafka(Arc::clone(&kafka));
+    let kafka = KafkaDelivery { gateway: place.gateway(), progress, fallback, breaker: Breaker::default() };
     let send = async || {
         let destination = kafka.gateway.destination("a").await.unwrap();
         let mut records = Records::default();
         records.push(1, b"record");
         let in_flight = kafka.gateway.send(destination, records, None);
         let deadline = Instant::now() + Duration::from_secs(20);
-        let settled = delivery.settle(Pending::Records(in_flight), Wait::Durable, deadline).await;
-        assert_eq!(settled, [Settled::Accepted], "it is in the local log at least");
+        let outcomes = kafka.acknowledge(Pending::Sent(in_flight), Wait::Durable, deadline).await;
+        assert_eq!(outcomes, [AckOutcome::Accepted], "it is in the local log at least");
     };
     place.mock.request_errors(Request::Produce, &[Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD; 5]);
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What the reader has done with the log: the next offset, and what is being inserted from there ([`crate::worker::intent`]).
+//! What the reader has done with the log: the next offset, and what is being inserted from there ([`crate::intent`]).
 //!
 //! Two slots are written in turn. One that is torn does not count, and the other says what was true before.
 

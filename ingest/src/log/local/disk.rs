@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 /// A folder of files.
 pub trait Disk: Clone + Send + Sync + 'static {
-    /// One of its files.
     type File: DiskFile;
 
     /// Creates a file that reads as zeros, with room on the disk for all of it. Fails if it exists.

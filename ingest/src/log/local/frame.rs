@@ -26,7 +26,6 @@ pub struct GroupHeader {
     pub first: i64,
     /// When it was written, in milliseconds since 1970.
     pub at: i64,
-    /// How many records.
     pub records: u32,
 }
 

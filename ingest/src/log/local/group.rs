@@ -5,7 +5,7 @@ use std::sync::{Condvar, MutexGuard};
 use tokio::sync::watch;
 
 use super::frame::GROUP_HEADER;
-use crate::batch::EventKey;
+use crate::event_key::EventKey;
 
 /// Bytes that may wait for a sync.
 const MOST_BYTES: usize = 32 << 20;
@@ -45,7 +45,6 @@ impl Group {
         self.first + i64::from(self.records)
     }
 
-    /// How many records.
     pub fn records(&self) -> u32 {
         self.records
     }
@@ -70,7 +69,7 @@ impl Group {
         &self.keys
     }
 
-    /// Tells who waits.
+    /// Wakes the waiters.
     pub fn lose(self) {
         self.outcome.send_replace(Outcome::Lost);
     }
@@ -107,7 +106,7 @@ impl Open {
         group
     }
 
-    /// It is in the log: tells who waits.
+    /// It is in the log: wakes the waiters.
     pub fn written(&mut self, group: &Group) {
         self.writing = None;
         group.outcome.send_replace(Outcome::Durable);
@@ -129,7 +128,7 @@ impl Open {
         self.has_ended = true;
     }
 
-    /// Nothing is written any more: tells who waits.
+    /// Nothing is written any more: wakes the waiters.
     pub fn fail(&mut self) {
         (self.has_ended, self.has_failed) = (true, true);
         self.take().lose();

@@ -20,7 +20,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads it, or makes it in a folder without one. The second value tells whether it was made.
+    /// Reads it, or makes it in a folder without one. The second value says whether it was made.
     ///
     /// One that is damaged or gone is an error: with another identity, a batch that was begun would be inserted under another token,
     /// and no id would be known.

@@ -46,9 +46,9 @@ use std::time::Duration;
 use tallyhouse_service::clock::now_ms;
 use tokio::sync::watch;
 
-use crate::batch::EventKey;
+use crate::event_key::EventKey;
+use crate::intent::Intent;
 use crate::metrics::Metrics;
-use crate::worker::intent::Intent;
 pub use commit::Committed;
 use commit::{COMMIT, Commits};
 use disk::{Disk, Folder};
@@ -105,10 +105,9 @@ impl Limits {
     }
 }
 
-/// Told of the ids of events that were appended and did not become durable.
+/// Called with the ids of events that were appended and did not become durable.
 pub type OnLost = Box<dyn Fn(&[EventKey]) + Send + std::marker::Sync>;
 
-/// See the module.
 pub struct LocalLog<D: Disk = Folder> {
     segments: Mutex<Segments<D>>,
     open: Mutex<Open>,
@@ -165,7 +164,7 @@ impl<D: Disk> LocalLog<D> {
         let named = intent.map_or(first, |intent| intent.last + 1);
         let (segments, damage) =
             Segments::open(disk, limits.segment_bytes(), Bounds { committed: first, named, saved }, visit)?;
-        metrics.log.damaged(damage);
+        metrics.log.damaged(damage.records, damage.torn_bytes);
         if damage != Damage::default() {
             tracing::error!(
                 ?damage,
@@ -263,7 +262,7 @@ impl<D: Disk> LocalLog<D> {
         let Progress { next, damage } = segments::read(&view, inspected, until, &mut visit)?;
         let is_first = self.inspected.fetch_max(next, Ordering::Relaxed) <= inspected;
         if is_first && damage != Damage::default() {
-            self.metrics.log.damaged(damage);
+            self.metrics.log.damaged(damage.records, damage.torn_bytes);
             tracing::error!(?damage, from, next, "the local log is damaged");
         }
         Ok(Progress { next, damage: progress.damage.and(damage) })
@@ -307,7 +306,7 @@ impl<D: Disk> LocalLog<D> {
     }
 
     /// Looks at how much waits from an offset on, and since when.
-    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Waiting {
+    pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Backlog {
         let limits = self.limits;
         let (bytes, free) = {
             let segments = self.segments();
@@ -318,7 +317,7 @@ impl<D: Disk> LocalLog<D> {
         let has_room = free.is_none_or(|free| free > RESERVED_SEGMENTS * limits.segment_bytes());
         let is_full = bytes >= limits.bytes || oldest >= limits.age || !has_room;
         self.is_full.store(is_full, Ordering::Relaxed);
-        Waiting { bytes, oldest, has_room }
+        Backlog { bytes, oldest, has_room }
     }
 
     fn segments(&self) -> MutexGuard<'_, Segments<D>> {
@@ -334,9 +333,9 @@ impl<D: Disk> LocalLog<D> {
     }
 }
 
-/// What waits in the log.
+/// The records of the log that are not committed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
+pub struct Backlog {
     /// Bytes that are not committed.
     pub bytes: u64,
     /// Since when the oldest of them waits.

@@ -28,7 +28,7 @@ enum Op {
 }
 
 #[derive(Default)]
-struct State {
+struct DiskState {
     ops: Vec<Op>,
     names: BTreeMap<String, Inode>,
     files: Vec<Vec<u8>>,
@@ -38,15 +38,13 @@ struct State {
     unreadable: Option<(Inode, usize)>,
 }
 
-/// See the module.
 #[derive(Clone, Default)]
-pub(crate) struct Simulated(Arc<Mutex<State>>);
+pub(crate) struct Simulated(Arc<Mutex<DiskState>>);
 
-/// One of its files.
 pub(crate) struct SimulatedFile(Simulated, Inode);
 
 impl Simulated {
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut DiskState) -> T) -> T {
         act(&mut self.0.lock().unwrap())
     }
 
@@ -145,7 +143,7 @@ impl Simulated {
                 Op::Sync(_) | Op::SyncNames | Op::Note(_) => {}
             }
         }
-        let state = State { names, files, ..State::default() };
+        let state = DiskState { names, files, ..DiskState::default() };
         // What survived is what the next process begins with: as if it had been synced.
         let survived: Vec<(String, Inode)> = state.names.iter().map(|(name, inode)| (name.clone(), *inode)).collect();
         let disk = Self(Arc::new(Mutex::new(state)));

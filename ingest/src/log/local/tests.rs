@@ -8,7 +8,7 @@ use prometheus::Registry;
 
 use super::simulated::Simulated;
 use super::*;
-use crate::batch::KeyHasher;
+use crate::event_key::KeyHasher;
 
 const LIMITS: Limits = Limits { bytes: 1, age: Duration::from_secs(3_600) };
 

@@ -10,7 +10,7 @@ use tallyhouse_service::clock::now_ms;
 
 use super::disk::{Disk, DiskFile, Folder};
 use super::group::Group;
-use super::{Damage, LocalLog, Sync};
+use super::{LocalLog, Sync};
 
 /// Between two syncs that nobody waits for, with [`Sync::Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ impl<D: Disk> Writer<D> {
     pub async fn end(mut self) {
         self.log.end();
         let Some(thread) = self.thread.take() else { return };
-        // A panic was told by `Watch`.
+        // `Watch` logged a panic.
         drop(tokio::task::spawn_blocking(move || thread.join()).await);
     }
 }
@@ -169,7 +169,7 @@ impl<D: Disk> LocalLog<D> {
         Ok(())
     }
 
-    /// Tells the reader up to where it may read.
+    /// Publishes up to where the log may be read.
     fn tell_synced(&self) {
         let synced = self.segments().synced();
         self.unsynced().retain(|(end, ..)| *end > synced);
@@ -191,7 +191,7 @@ impl<D: Disk> LocalLog<D> {
         if !acknowledged.is_empty() {
             self.losses.fetch_add(1, Ordering::AcqRel);
             let records = acknowledged.iter().map(|(.., records)| u64::from(*records)).sum();
-            self.metrics.log.damaged(Damage { records, ..Damage::default() });
+            self.metrics.log.damaged(records, 0);
             tracing::error!(records, "events that were acknowledged before their sync are lost");
         }
         // Before the offsets are used again.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_redis::redis;
 use futures_util::StreamExt;
-use tallyhouse_service::touched::{self, CHANNEL as TOUCHED, CLEARED};
+use tallyhouse_service::changed_days::{self, CHANNEL as TOUCHED, CLEARED};
 use tokio::time::timeout;
 
 use super::super::known::Link;
@@ -49,13 +49,13 @@ impl Fleet {
     }
 
     fn heard_touched(&self, text: &str) {
-        if let Some((project, units)) = touched::heard(text) {
+        if let Some((project, units)) = changed_days::heard(text) {
             self.known().heard(project, units);
         }
     }
 
     fn heard_cleared(&self, text: &str, cleared: &impl Fn(Option<&str>)) {
-        let project = touched::heard_cleared(text);
+        let project = changed_days::heard_cleared(text);
         self.known().cleared(project);
         cleared(project);
     }
@@ -78,8 +78,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use prometheus::Registry;
+    use tallyhouse_service::changed_days::ALL;
     use tallyhouse_service::day_versions::{Span, Unit};
-    use tallyhouse_service::touched::ALL;
 
     use super::super::super::known::{Fetched, Look, Moment, Slot};
     use super::super::super::shared::Shared;

@@ -25,8 +25,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tallyhouse_service::day_versions::{DayVersions, Span, Touched};
-use tallyhouse_service::touched;
+use tallyhouse_service::changed_days;
+use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -104,9 +104,9 @@ impl Versions {
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
         self.purges.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
-        let mut commands = touched::clearing(project);
+        let mut commands = changed_days::clearing(project);
         if project.is_none() {
-            touched::without(&mut commands, &fleet.pulse().silent(Instant::now()));
+            changed_days::without(&mut commands, &fleet.pulse().silent(Instant::now()));
         }
         let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
         fleet.known().cleared(project);
@@ -115,7 +115,7 @@ impl Versions {
 
     /// Raises the versions of days that somebody changed who cannot raise them: a tool without Redis. Where nobody counts
     /// versions, the projects are cleared instead; `Err` when Redis did not take them all.
-    pub async fn raise(&self, days: &BTreeSet<Touched>) -> Result<(), Away> {
+    pub async fn raise(&self, days: &BTreeSet<DayChange>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
                 days.iter().for_each(|touched| self.purges.raise(Some(&touched.project)));
@@ -126,12 +126,12 @@ impl Versions {
                 Ok(())
             }
             Source::Fleet(fleet) => {
-                let mut some = touched::next(days, None);
+                let mut some = changed_days::next(days, None);
                 while !some.is_empty() {
-                    fleet.shared.ask::<()>(Request::Many(touched::commands(&some))).await?;
+                    fleet.shared.ask::<()>(Request::Many(changed_days::commands(&some))).await?;
                     // Here at once, whatever becomes of the message.
                     some.iter().for_each(|touched| fleet.known().heard(&touched.project, touched.units()));
-                    some = touched::next(days, some.last());
+                    some = changed_days::next(days, some.last());
                 }
                 Ok(())
             }
@@ -196,9 +196,9 @@ mod tests {
         let days = DayVersions::default();
         let versions = Versions::new(None, Some(days.clone()), Arc::new(|| 0), metrics());
         let before = stamp(&versions).await;
-        days.raise(&[Touched::day("p", 8), Touched::day("q", 3)]);
+        days.raise(&[DayChange::day("p", 8), DayChange::day("q", 3)]);
         assert_eq!(stamp(&versions).await, before);
-        days.raise(&[Touched::day("p", 3)]);
+        days.raise(&[DayChange::day("p", 3)]);
         assert_ne!(stamp(&versions).await, before);
         assert!(!before.generation.is_shared(), "counters of a process are not shared");
     }
@@ -209,7 +209,7 @@ mod tests {
         let clock = Arc::clone(&now_ms);
         let clock: Clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let versions = Versions::new(None, Some(days.clone()), clock, metrics());
-        let late = [Touched::day("p", 3)];
+        let late = [DayChange::day("p", 3)];
         let mut seen = Vec::new();
         for ms in 0..2_000 {
             now_ms.store(1_250 + ms, Ordering::SeqCst);
@@ -239,7 +239,7 @@ mod tests {
         assert_ne!(after.generation, before.generation);
         assert_eq!(versions.clear(Some("q")).await, Ok(()));
         assert_eq!(stamp(&versions).await.generation, after.generation, "q was cleared");
-        let days = BTreeSet::from([Touched::day("p", 3)]);
+        let days = BTreeSet::from([DayChange::day("p", 3)]);
         assert_eq!(versions.raise(&days).await, Ok(()));
         assert_ne!(stamp(&versions).await.generation, after.generation, "nobody counts, so it is cleared");
     }

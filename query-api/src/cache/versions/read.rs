@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use deadpool_redis::redis;
 use sha2::{Digest, Sha256};
-use tallyhouse_service::day_versions::{Hour, Unit};
-use tallyhouse_service::touched::{
+use tallyhouse_service::changed_days::{
     self, ALL, DAYS_KEY, GENERATIONS, INCARNATION, SINCE, WRITERS, cleared_field, hour_field, hour_of, with_hours_field,
 };
+use tallyhouse_service::day_versions::{Hour, Unit};
 
 use super::super::RedisTimeBudget;
 use super::super::known::{Fetched, Look, Moment, Reread};
@@ -61,7 +61,7 @@ impl Fleet {
         }
         if !outlived.is_empty() {
             let mut commands = redis::pipe();
-            touched::without(&mut commands, &outlived);
+            changed_days::without(&mut commands, &outlived);
             self.shared.ask::<()>(Request::Many(commands)).await?;
         }
         Ok(())
@@ -102,7 +102,7 @@ impl Fleet {
         };
         if !fields.contains_key(SINCE) {
             // Never there, or lost: whatever was known of it is of another one.
-            let mut commands = touched::beginning(project);
+            let mut commands = changed_days::beginning(project);
             commands.cmd("HGETALL").arg(&key);
             (fields,) = self.shared.ask_for(redis_time, Request::Many(commands)).await?;
         }

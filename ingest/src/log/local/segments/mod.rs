@@ -128,7 +128,6 @@ pub struct Bounds {
     pub saved: i64,
 }
 
-/// See the module.
 pub struct Segments<D: Disk> {
     disk: D,
     segments: VecDeque<Segment<D::File>>,
@@ -151,7 +150,6 @@ pub struct Segments<D: Disk> {
 
 /// What is being synced.
 pub struct Unsynced<F> {
-    /// The file.
     pub file: Arc<F>,
     to: (i64, u64),
 }

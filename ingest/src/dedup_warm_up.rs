@@ -1,4 +1,4 @@
-//! Which ids ClickHouse knows: what a window is filled with before the first event is judged by it.
+//! Loads recent ids from ClickHouse to warm the deduplication window, before the first event is judged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 
-use crate::config::DedupLimits;
-use crate::kafka::placement::HASH_SQL;
+use crate::limits::DedupLimits;
+use crate::placement::HASH_SQL;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Ids that belong into a window.
+/// Which ids belong into a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdFilter {
-    /// All that a client gave; generated ones repeat nothing.
+    /// All that clients gave: nothing repeats a generated one.
     Given,
-    /// All that belong to a partition, generated ones too: the log may hold a record twice.
+    /// All that belong to a partition, generated ones too: Kafka may hold a record twice.
     Placed {
         /// The partition,
         partition: i32,
@@ -32,21 +32,18 @@ pub enum IdFilter {
 
 /// An id that is in `events`.
 #[derive(Debug, Row, Deserialize)]
-pub struct KnownId {
-    /// Its project.
+pub struct RecentId {
     pub project_id: String,
-    /// The id.
     pub event_id: String,
     /// Its offset in Kafka; -1 when it came another way.
     pub source_offset: i64,
 }
 
-/// How many ids were handed out.
+/// What was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownIds {
-    /// That many.
+pub struct WarmUp {
     pub ids: usize,
-    /// Older ones than those of this time were too many.
+    /// Ids older than this time did not fit.
     pub cut: Option<i64>,
 }
 
@@ -81,14 +78,14 @@ impl IdFilter {
     }
 }
 
-/// Hands out the ids of events received within the window, oldest hour first, as far back as `dedup.ids` reach. With each
-/// goes the end of its hour: an id may be remembered for longer than the window, never for less.
-pub async fn read(
+/// Passes the ids of events received within the window to `remember`, oldest hour first, at most `dedup.ids`. With each goes the end
+/// of its hour: an id may be remembered for longer than the window, never for less.
+pub async fn load(
     client: &Client,
     filter: &IdFilter,
     dedup: DedupLimits,
-    mut remember: impl FnMut(KnownId, i64),
-) -> Result<KnownIds, StoreError> {
+    mut remember: impl FnMut(RecentId, i64),
+) -> Result<WarmUp, StoreError> {
     let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
     let counts = counts(client, filter, since).await?;
     let (all, hours) = (counts.len(), hours_to_read(counts, dedup.ids as u64));
@@ -108,13 +105,13 @@ pub async fn read(
         ));
         let query = query.param("older", older).param("most", dedup.ids as u64);
         let query = filter.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
-        let mut rows = query.fetch::<KnownId>()?;
-        while let Some(known) = within(rows.next()).await? {
-            remember(known, (hour + HOUR_MS).min(steady_ms()));
+        let mut rows = query.fetch::<RecentId>()?;
+        while let Some(id) = within(rows.next()).await? {
+            remember(id, (hour + HOUR_MS).min(steady_ms()));
             ids += 1;
         }
     }
-    Ok(KnownIds { ids, cut })
+    Ok(WarmUp { ids, cut })
 }
 
 /// Ids received per hour since `since`, by the hour's start in milliseconds.

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use crate::config::RequestLimits;
-use crate::http::error::RequestError;
+use crate::limits::RequestLimits;
+use crate::request::RequestError;
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Each project has a ring of chunks in which its ids stand in the order in which they came; one index finds an id's place. What is
 //! older than the window leaves by the chunk. When there are too many ids, the oldest of the project with the most of them leaves: a
 //! loud project cannot make the ids of a quiet one unknown. So an id is known for the whole window and, where little arrives, for
-//! longer - unless the bound on ids is reached first; [`Window::reach`] tells what the window really is.
+//! longer - unless the bound on ids is reached first; [`Window::reach`] is what the window really is.
 //!
 //! An id takes 20 bytes in its ring and 5 to 12 in the index: 10 million take 290 MB (`holds_ten_million` measures it).
 //!
@@ -13,21 +13,19 @@
 //! Times are those of a steady clock ([`tallyhouse_service::clock::steady_ms`]). Only the latest one counts for age, so a time that
 //! goes back forgets nothing.
 
+mod shared;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use crate::batch::EventKey;
-use crate::config::DedupLimits;
+use crate::event_key::EventKey;
+pub use shared::{Windows, locked};
 
 /// Ids of a chunk: small enough that many projects cost little, large enough that chunks cost nothing.
 const CHUNK: usize = 1_024;
-
-/// Ids that [`Windows`] takes from a window before it looks which one is the largest.
-const TRIMMED: usize = 1_024;
 
 /// The offset of an entry that was removed.
 const GONE: i64 = i64::MIN;
@@ -204,24 +202,23 @@ impl Window {
         self.capacity
     }
 
-    /// Ids held.
     pub fn ids(&self) -> usize {
         self.index.len()
     }
 
-    /// How far back it reaches from `now`, for the project of which it is the least.
+    /// The time span before `now` that it covers for every project.
     pub fn reach(&self, now: i64) -> Duration {
         let oldest = self.rings.values().filter_map(|ring| self.chunks.get(*ring.chunks.front()? as usize));
         let since = oldest.map(|chunk| chunk.oldest).min().unwrap_or(now).max(self.cut);
         Duration::from_millis(u64::try_from(now.saturating_sub(since)).unwrap_or_default())
     }
 
-    /// Everything that it was told of from this time on is known: within its length, unless there was too much.
+    /// The time from which on every inserted id is known: within its length, unless there were too many.
     pub fn knows_since(&self, now: i64) -> i64 {
         now.saturating_sub(self.length_ms).max(self.cut)
     }
 
-    /// Older ids than those of this time were left out.
+    /// Ids older than this time were left out.
     pub fn cut_at(&mut self, time: i64) {
         self.cut = self.cut.max(time);
     }
@@ -313,58 +310,6 @@ impl Window {
     }
 }
 
-/// The windows of all partitions of a process, under one bound.
-#[derive(Debug)]
-pub struct Windows {
-    limits: DedupLimits,
-    all: Mutex<Vec<Weak<Mutex<Window>>>>,
-}
-
-impl Windows {
-    /// None yet.
-    pub fn new(limits: DedupLimits) -> Self {
-        Self { limits, all: Mutex::default() }
-    }
-
-    /// The bounds.
-    pub fn limits(&self) -> DedupLimits {
-        self.limits
-    }
-
-    /// A window, which counts for as long as somebody has it.
-    pub fn add(&self) -> Arc<Mutex<Window>> {
-        let window = Arc::new(Mutex::new(Window::new(self.limits.window, self.limits.ids)));
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|window| window.strong_count() > 0);
-        all.push(Arc::downgrade(&window));
-        window
-    }
-
-    /// Forgets ids while there are too many in all windows together. Nobody who calls it holds a window.
-    pub fn trim(&self) {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let windows: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        drop(all);
-        let mut ids: usize = windows.iter().map(|window| locked(window).ids()).sum();
-        while ids > self.limits.ids
-            && let Some(largest) = windows.iter().max_by_key(|window| locked(window).largest())
-        {
-            let mut window = locked(largest);
-            let before = window.ids();
-            window.forget_some((ids - self.limits.ids).min(TRIMMED));
-            ids -= before - window.ids();
-            if before == window.ids() {
-                return;
-            }
-        }
-    }
-}
-
-/// A window that others may look at.
-pub fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn entry(chunks: &[Chunk], number: u32) -> Option<(&Chunk, &Entry)> {
     let chunk = chunks.get(number as usize / CHUNK)?;
     Some((chunk, chunk.entries.get(number as usize % CHUNK)?))
@@ -400,7 +345,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::KeyHasher;
+    use crate::event_key::KeyHasher;
 
     const HOUR: i64 = 3_600_000;
 
@@ -527,26 +472,6 @@ mod tests {
         window.insert(hasher.key("q", "1"), 1, 25 * HOUR);
         assert_eq!((window.ids(), window.rings.len(), window.by_size.len()), (1, 1, 1));
         assert_eq!(window.knows_since(25 * HOUR), HOUR);
-    }
-
-    #[test]
-    fn windows_share_one_bound_by_what_they_use() {
-        let limits = DedupLimits { window: Duration::from_secs(86_400), ids: 1_000 };
-        let (hasher, windows) = (KeyHasher::random(), Windows::new(limits));
-        let idle: Vec<_> = (0..100).map(|_| windows.add()).collect();
-        let (loud, quiet) = (windows.add(), windows.add());
-        let put = |window: &Mutex<Window>, project: &str, ids: std::ops::Range<i64>| {
-            ids.for_each(|n| locked(window).insert(hasher.key(project, &n.to_string()), n, n));
-            windows.trim();
-        };
-        put(&quiet, "quiet", 0..100);
-        put(&loud, "loud", 0..700);
-        assert_eq!((locked(&quiet).ids(), locked(&loud).ids()), (100, 700), "idle ones cost nothing");
-        put(&loud, "loud", 700..2_000);
-        assert_eq!((locked(&quiet).ids(), locked(&loud).ids()), (100, 900));
-        drop(loud);
-        put(&idle[0], "late", 0..900);
-        assert_eq!((locked(&quiet).ids(), locked(&idle[0]).ids()), (100, 900), "what went counts no more");
     }
 
     /// 10 million ids in less than 350 MB. Run alone: `cargo test --release -p tallyhouse-ingest -- --ignored ten_million`.

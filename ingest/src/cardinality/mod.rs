@@ -1,38 +1,35 @@
-//! Keeps rollups small: so many distinct values of a dimension per project and hour, and so many types of event that are not declared;
-//! the rest is `__other__`.
+//! The cardinality limiter: bounds the distinct values of a dimension, and the event types that are not declared, per project and hour.
+//! What comes beyond is counted as `__other__`, so that rollups stay small.
 //!
 //! ```text
-//! normalised event -> Guard::apply -> intake (durable)
+//! normalised event -> CardinalityLimiter::apply -> durable
 //! ```
 //!
-//! It is decided here, before the event is durable, so that totals are exact and whatever reads the event later agrees. Of values only
-//! `event.dims` is rewritten; the raw columns keep what was sent. A type is rewritten as such, so that raw events and rollups say the same of
-//! it, and is kept as the property [`SENT_TYPE`].
+//! It is decided here, before the event is durable, so that totals are exact and every later reader of the event agrees. Of values only
+//! `event.dims` is rewritten; the raw columns keep what was sent. A type is rewritten in the event itself, so that raw events and rollups
+//! agree, and the sent one is kept as the property [`SENT_TYPE`].
 //!
 //! A combination follows its parts: a value that is `__other__` alone is so in every combination. The joined value has a
 //! bound of its own, [`COMBINED`] times that of a single dimension; beyond it every part is `__other__`. An absent value (`''`)
 //! and `__other__` itself are never counted: a client may send the latter, and it is counted with the rest.
 //!
-//! Memory is bounded by [`MAX_ENTRIES`]. Beyond it the hours that were not used for longest are forgotten, and may then take
-//! their full number of values once more. So may, after a start, all hours but the current one and two before.
+//! Memory is bounded by [`MAX_ENTRIES`]. Beyond it the least recently used hours are forgotten, and may then take their full number
+//! of values once more. After a start that holds for all hours but the current one and two before ([`warm_up`]).
+
+pub mod warm_up;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use serde::Deserialize;
 use siphasher::sip::SipHasher13;
 use tallyhouse_schema::Event;
 use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR};
 use tallyhouse_schema::event::Flags;
 use tallyhouse_schema::raw::{Property, PropertyValue};
-use tallyhouse_schema::rollup::QUARTER;
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::{self, Client, Row};
 
-use crate::batch::{Identity, NumberSet};
+use crate::event_key::{IdentityHasher, NumberSet};
 
 /// How many more values a combination may have than a single dimension.
 pub const COMBINED: usize = 10;
@@ -52,22 +49,18 @@ const SET_COST: usize = 8;
 /// Events handled under one hold of the lock, so that a large request holds nobody up for long.
 const AT_ONCE: usize = 128;
 
-/// Reading what is known at start may take this long.
-const WARM_WITHIN: Duration = Duration::from_secs(30);
-
 const HOUR_MS: i64 = 3_600_000;
 
-type Numbers<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+type Numbers<V> = HashMap<u64, V, BuildHasherDefault<IdentityHasher>>;
 
-/// See the module.
-pub struct Guard {
+pub struct CardinalityLimiter {
     secret: [u8; 16],
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<LimiterState>,
 }
 
 #[derive(Default)]
-struct State {
+struct LimiterState {
     hours: HashMap<i64, Hour>,
     entries: usize,
     uses: u64,
@@ -81,61 +74,59 @@ struct Hour {
     last_used: u64,
 }
 
-impl Default for Guard {
+impl Default for CardinalityLimiter {
     fn default() -> Self {
         Self::new(MAX_ENTRIES)
     }
 }
 
-impl Guard {
+impl CardinalityLimiter {
     /// One that remembers at most so many values.
     pub fn new(most: usize) -> Self {
         Self { secret: rand::random(), most, state: Mutex::default() }
     }
 
-    /// Rewrites what is beyond the bound, and tells it. A declared type counts towards the bound and is never rewritten.
+    /// Rewrites what is beyond the bound, and calls `overflowed` with the set of each value that it rewrites; a type that it rewrites has
+    /// [`Flags::OTHER_TYPE`]. A declared type counts towards the bound and is never rewritten.
     pub fn apply<'a>(
         &self,
         project: &str,
         limit: u32,
         is_declared: impl Fn(&str) -> bool,
         events: &mut [Event<'a>],
-        mut tell: impl FnMut(Rewritten<'a>),
+        mut overflowed: impl FnMut(&'a str),
     ) {
         let limit = limit as usize;
-        let mut sets = Sets::of(self, project);
-        let mut place = 0;
+        let mut sets = SetNumbers::of(self, project);
         for events in events.chunks_mut(AT_ONCE) {
             let mut state = self.lock();
             for event in events {
                 let hour = state.hour(event.ts.div_euclid(HOUR_MS));
                 let before = hour.entries;
-                let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
+                let mut kept = ProjectHour { limiter: self, sets: &mut sets, limit, hour };
                 if !kept.has_room(TYPES, &event.event_type, limit) && !is_declared(&event.event_type) {
                     count_as_other(event);
-                    tell(Rewritten::Type { place });
                 }
                 for dim in &mut event.dims {
                     if let Some(value) = kept.value(dim.set, &dim.value) {
                         dim.value = value;
-                        tell(Rewritten::Value { set: dim.set });
+                        overflowed(dim.set);
                     }
                 }
                 let added = hour.entries - before;
                 state.entries += added;
-                place += 1;
             }
             state.forget(self.most);
         }
     }
 
-    /// Takes a value as known, whatever the bound.
+    /// Adds a value, whatever the bound.
     pub fn remember(&self, project: &str, set: &str, value: &str, hour: i64) {
         let mut state = self.lock();
         let hour = state.hour(hour);
         let before = hour.entries;
-        let (mut sets, limit) = (Sets::of(self, project), usize::MAX / COMBINED);
-        let mut kept = Kept { guard: self, sets: &mut sets, limit, hour };
+        let (mut sets, limit) = (SetNumbers::of(self, project), usize::MAX / COMBINED);
+        let mut kept = ProjectHour { limiter: self, sets: &mut sets, limit, hour };
         // Without a bound nothing is rewritten.
         drop(kept.value(set, value));
         let added = hour.entries - before;
@@ -148,7 +139,7 @@ impl Guard {
         self.lock().entries
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LimiterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,7 +151,7 @@ impl Guard {
     }
 }
 
-impl State {
+impl LimiterState {
     fn hour(&mut self, hour: i64) -> &mut Hour {
         self.uses += 1;
         let uses = self.uses;
@@ -186,35 +177,35 @@ impl State {
 }
 
 /// The sets of one project that were met, as numbers. They are few, and events come with the same ones.
-struct Sets<'a> {
+struct SetNumbers<'a> {
     project: u64,
     numbers: Vec<(&'a str, u64)>,
 }
 
-impl<'a> Sets<'a> {
-    fn of(guard: &Guard, project: &str) -> Self {
-        Self { project: guard.hash(0, project), numbers: Vec::new() }
+impl<'a> SetNumbers<'a> {
+    fn of(limiter: &CardinalityLimiter, project: &str) -> Self {
+        Self { project: limiter.hash(0, project), numbers: Vec::new() }
     }
 
-    fn number(&mut self, guard: &Guard, set: &'a str) -> u64 {
+    fn number(&mut self, limiter: &CardinalityLimiter, set: &'a str) -> u64 {
         if let Some((_, number)) = self.numbers.iter().find(|(known, _)| *known == set) {
             return *number;
         }
-        let number = guard.hash(self.project, set);
+        let number = limiter.hash(self.project, set);
         self.numbers.push((set, number));
         number
     }
 }
 
-/// What is known of one project's hour.
-struct Kept<'k, 'a> {
-    guard: &'k Guard,
-    sets: &'k mut Sets<'a>,
+/// The values of one project and hour.
+struct ProjectHour<'k, 'a> {
+    limiter: &'k CardinalityLimiter,
+    sets: &'k mut SetNumbers<'a>,
     limit: usize,
     hour: &'k mut Hour,
 }
 
-impl<'a> Kept<'_, 'a> {
+impl<'a> ProjectHour<'_, 'a> {
     /// What the value must be instead, if it may not stay.
     fn value(&mut self, set: &'a str, value: &str) -> Option<Cow<'static, str>> {
         if !set.contains(',') {
@@ -241,8 +232,8 @@ impl<'a> Kept<'_, 'a> {
     }
 
     fn knows(&mut self, set: &'a str, value: &str) -> bool {
-        let set = self.sets.number(self.guard, set);
-        self.hour.sets.get(&set).is_some_and(|known| known.contains(&self.guard.hash(set, value)))
+        let set = self.sets.number(self.limiter, set);
+        self.hour.sets.get(&set).is_some_and(|known| known.contains(&self.limiter.hash(set, value)))
     }
 
     /// Whether the value is known, or may become so.
@@ -250,12 +241,12 @@ impl<'a> Kept<'_, 'a> {
         if value.is_empty() || value == OTHER {
             return true;
         }
-        let set = self.sets.number(self.guard, set);
+        let set = self.sets.number(self.limiter, set);
         let known = self.hour.sets.entry(set).or_insert_with(|| {
             self.hour.entries += SET_COST;
             NumberSet::default()
         });
-        let value = self.guard.hash(set, value);
+        let value = self.limiter.hash(set, value);
         if known.contains(&value) {
             return true;
         }
@@ -266,21 +257,6 @@ impl<'a> Kept<'_, 'a> {
         self.hour.entries += 1;
         true
     }
-}
-
-/// What did not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rewritten<'a> {
-    /// A value of a dimension or of a combination.
-    Value {
-        /// Its set.
-        set: &'a str,
-    },
-    /// The type of an event.
-    Type {
-        /// Which of the events.
-        place: usize,
-    },
 }
 
 fn count_as_other(event: &mut Event<'_>) {
@@ -295,60 +271,16 @@ fn join(parts: &[&str]) -> String {
     parts.join(VALUE_SEPARATOR.encode_utf8(&mut [0; 4]))
 }
 
-#[derive(Row, Deserialize)]
-struct Counted {
-    project: String,
-    set: String,
-    value: String,
-    hour: i64,
-}
-
-/// Takes as known what is counted in the current hour and two before, so that a start does not double the bound. When ClickHouse
-/// does not answer, the bounds of these hours start anew.
-pub async fn learn(client: &Client, guard: &Guard) {
-    match warm(client, guard).await {
-        Ok(values) => tracing::info!(values, "dimension values are known"),
-        Err(error) => tracing::warn!(%error, "dimension values could not be read: this hour's bounds start anew"),
-    }
-}
-
-async fn warm(client: &Client, guard: &Guard) -> Result<usize, StoreError> {
-    let read = async {
-        let mut rows = client
-            .query(
-                "SELECT toString(project_id) AS project, toString(dim_set) AS set, \
-                 if(dim_set = '', toString(event_type), dim_value) AS value, \
-                 intDiv(toInt64(toUnixTimestamp(bucket)), 3600) AS hour FROM rollup_1h \
-                 WHERE bucket >= toStartOfHour(now('UTC')) - toIntervalHour(2) AND event_type != '' \
-                 AND NOT startsWith(dim_set, {quarter:String}) \
-                 GROUP BY project, set, value, hour LIMIT {most:UInt64}",
-            )
-            .param("quarter", QUARTER)
-            .param("most", MAX_ENTRIES as u64)
-            .fetch::<Counted>()?;
-        let mut known = 0;
-        while let Some(row) = rows.next().await? {
-            guard.remember(&row.project, &row.set, &row.value, row.hour);
-            known += 1;
-        }
-        Ok::<_, clickhouse::error::Error>(known)
-    };
-    match tokio::time::timeout(WARM_WITHIN, read).await {
-        Ok(known) => known.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Values as they are kept in hour 1.
-    fn kept(guard: &Guard, limit: usize, dims: &[(&str, &str)]) -> Vec<String> {
-        let mut state = guard.lock();
+    fn kept(limiter: &CardinalityLimiter, limit: usize, dims: &[(&str, &str)]) -> Vec<String> {
+        let mut state = limiter.lock();
         let hour = state.hour(1);
-        let mut sets = Sets::of(guard, "p");
-        let mut kept = Kept { guard, sets: &mut sets, limit, hour };
+        let mut sets = SetNumbers::of(limiter, "p");
+        let mut kept = ProjectHour { limiter, sets: &mut sets, limit, hour };
         dims.iter()
             .map(|(set, value)| kept.value(set, value).unwrap_or((*value).to_owned().into()).into_owned())
             .collect()
@@ -356,20 +288,18 @@ mod tests {
 
     #[test]
     fn the_first_values_stay_and_the_rest_is_other() {
-        let guard = Guard::default();
+        let limiter = CardinalityLimiter::default();
         let values = [("a", "1"), ("a", "2"), ("a", "3"), ("a", "1"), ("a", ""), ("a", OTHER), ("b", "3")];
-        assert_eq!(kept(&guard, 2, &values), ["1", "2", OTHER, "1", "", OTHER, "3"]);
+        assert_eq!(kept(&limiter, 2, &values), ["1", "2", OTHER, "1", "", OTHER, "3"]);
     }
 
     #[test]
     fn types_beyond_the_bound_are_other_and_keep_what_was_sent() {
-        let guard = Guard::default();
+        let limiter = CardinalityLimiter::default();
         let event = |kind: &'static str| Event { event_type: kind.into(), ..Event::default() };
         let mut events = ["a", "b", "c", "a", "declared", OTHER].map(event);
-        let mut told = Vec::new();
-        guard.apply("p", 2, |kind| kind == "declared", &mut events, |rewritten| told.push(format!("{rewritten:?}")));
+        limiter.apply("p", 2, |kind| kind == "declared", &mut events, |set| panic!("{set} has no values"));
         assert_eq!(events.each_ref().map(|event| event.event_type.as_ref()), ["a", "b", OTHER, "a", "declared", OTHER]);
-        assert_eq!(told, ["Type { place: 2 }"]);
         let sent = Property { name: SENT_TYPE.into(), value: PropertyValue::Text("c".into()) };
         assert_eq!((&events[2].properties, events[2].flags), (&vec![sent], Flags::OTHER_TYPE));
         assert!(events[0].properties.is_empty() && events[5].flags == Flags::default());
@@ -378,11 +308,11 @@ mod tests {
     #[test]
     fn combinations_follow_their_parts_in_any_order() {
         for singles_first in [true, false] {
-            let guard = Guard::default();
-            kept(&guard, 1, &[("a", "1"), ("b", "x")]);
+            let limiter = CardinalityLimiter::default();
+            kept(&limiter, 1, &[("a", "1"), ("b", "x")]);
             let (single, pair) = (("a", "2"), ("a,b", "2\u{1f}x"));
             let dims = if singles_first { [single, pair] } else { [pair, single] };
-            let mut found = kept(&guard, 1, &dims);
+            let mut found = kept(&limiter, 1, &dims);
             found.sort();
             assert_eq!(found, [OTHER.to_owned(), format!("{OTHER}\u{1f}x")]);
         }
@@ -390,47 +320,47 @@ mod tests {
 
     #[test]
     fn a_combination_has_a_bound_of_its_own_beyond_which_every_part_is_other() {
-        let guard = Guard::default();
+        let limiter = CardinalityLimiter::default();
         let pairs: Vec<String> = (0..16).map(|n| format!("{}\u{1f}{}", n / 4, n % 4)).collect();
         let dims: Vec<_> = pairs.iter().map(|pair| ("a,b", pair.as_str())).collect();
         // Four values each make sixteen pairs: all fit 40, and with a bound of one none but the first does.
-        assert_eq!(kept(&guard, 4, &dims), pairs);
-        let guard = Guard::default();
+        assert_eq!(kept(&limiter, 4, &dims), pairs);
+        let limiter = CardinalityLimiter::default();
         let wide: Vec<String> = (0..12).map(|n| format!("{n}\u{1f}")).collect();
         for value in &wide {
-            guard.remember("p", "a", value.trim_end_matches('\u{1f}'), 1);
+            limiter.remember("p", "a", value.trim_end_matches('\u{1f}'), 1);
         }
         let dims: Vec<_> = wide.iter().map(|pair| ("a,b", pair.as_str())).collect();
-        let found = kept(&guard, 1, &dims);
+        let found = kept(&limiter, 1, &dims);
         assert_eq!(found[..10], wide[..10]);
         assert_eq!(found[10..], [format!("{OTHER}\u{1f}{OTHER}"), format!("{OTHER}\u{1f}{OTHER}")]);
     }
 
     #[test]
     fn memory_is_bounded_and_what_was_used_last_is_kept() {
-        let guard = Guard::new(1_000);
+        let limiter = CardinalityLimiter::new(1_000);
         for hour in 0..1_000 {
             for value in 0..10 {
-                guard.remember("p", "a", &value.to_string(), hour);
+                limiter.remember("p", "a", &value.to_string(), hour);
             }
-            assert!(guard.entries() <= 1_000);
+            assert!(limiter.entries() <= 1_000);
         }
-        let state = guard.lock();
+        let state = limiter.lock();
         assert!(state.hours.contains_key(&999) && !state.hours.contains_key(&0));
         assert_eq!(state.entries, state.hours.values().map(|hour| hour.entries).sum::<usize>());
     }
 
     #[test]
     fn projects_and_hours_have_bounds_of_their_own() {
-        let guard = Guard::default();
-        guard.remember("p", "a", "1", 1);
-        let mut state = guard.lock();
+        let limiter = CardinalityLimiter::default();
+        limiter.remember("p", "a", "1", 1);
+        let mut state = limiter.lock();
         for (project, hour) in [("q", 1), ("p", 2)] {
             let hour = state.hour(hour);
-            let sets = &mut Sets::of(&guard, project);
-            assert_eq!(Kept { guard: &guard, sets, limit: 1, hour }.value("a", "2"), None);
+            let sets = &mut SetNumbers::of(&limiter, project);
+            assert_eq!(ProjectHour { limiter: &limiter, sets, limit: 1, hour }.value("a", "2"), None);
         }
-        let (hour, sets) = (state.hour(1), &mut Sets::of(&guard, "p"));
-        assert_eq!(Kept { guard: &guard, sets, limit: 1, hour }.value("a", "2").as_deref(), Some(OTHER));
+        let (hour, sets) = (state.hour(1), &mut SetNumbers::of(&limiter, "p"));
+        assert_eq!(ProjectHour { limiter: &limiter, sets, limit: 1, hour }.value("a", "2").as_deref(), Some(OTHER));
     }
 }

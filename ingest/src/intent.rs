@@ -1,6 +1,6 @@
 //! What a consumer is about to insert, as the metadata of an offset commit.
 //!
-//! The commit's offset is the range's first; the metadata tells its last, and which offsets in between are not in the batch:
+//! The commit's offset is the range's first; the metadata holds its last, and which offsets in between are not in the batch:
 //! duplicates, replays and dead letters. With it the batch can be built again from the log alone, whatever the window of
 //! known ids says by then.
 //!
@@ -23,8 +23,8 @@ const MAX_ENTRY_BYTES: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Skips {
     closed: Vec<u8>,
-    /// One past the last offset that `closed` tells of, relative to the range's first.
-    told: i64,
+    /// One past the last offset that `closed` covers, relative to the range's first.
+    covered: i64,
     /// The run being extended: its first offset and length.
     run: Option<(i64, i64)>,
     offsets: usize,
@@ -43,12 +43,10 @@ impl Skips {
         }
     }
 
-    /// How many offsets.
     pub fn len(&self) -> usize {
         self.offsets
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.offsets == 0
     }
@@ -60,8 +58,8 @@ impl Skips {
 
     fn close(&mut self) {
         if let Some((start, length)) = self.run.take() {
-            let gap = start - self.told;
-            self.told = start + length;
+            let gap = start - self.covered;
+            self.covered = start + length;
             // The lowest bit tells whether a run follows: most skipped offsets stand alone.
             unsigned(&mut self.closed, (gap as u64) << 1 | u64::from(length > 1));
             if length > 1 {
@@ -76,7 +74,6 @@ impl Skips {
 pub struct Intent {
     /// First offset: that of the commit.
     pub first: i64,
-    /// Last offset.
     pub last: i64,
     /// When it was first written, in milliseconds since 1970.
     pub at: i64,
@@ -124,12 +121,12 @@ impl Intent {
 /// Absolute runs, in order.
 fn runs(first: i64, mut bytes: &[u8]) -> Option<Vec<(i64, i64)>> {
     let mut runs = Vec::new();
-    let mut told = first;
+    let mut covered = first;
     while !bytes.is_empty() {
         let gap = read_unsigned(&mut bytes)?;
         let length = if gap & 1 == 1 { i64::try_from(read_unsigned(&mut bytes)?).ok()? } else { 1 };
-        let start = told.checked_add(i64::try_from(gap >> 1).ok()?)?;
-        told = start.checked_add(length)?;
+        let start = covered.checked_add(i64::try_from(gap >> 1).ok()?)?;
+        covered = start.checked_add(length)?;
         runs.push((start, length));
     }
     Some(runs)

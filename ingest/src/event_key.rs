@@ -61,7 +61,6 @@ impl KeyHasher {
         Self { secret }
     }
 
-    /// The key of an event.
     pub fn key(&self, project: &str, event_id: &str) -> EventKey {
         let mut hasher = SipHasher13::new_with_key(&self.secret);
         hasher.write(project.as_bytes());
@@ -75,9 +74,9 @@ impl KeyHasher {
 
 /// Keys are uniformly distributed already; hashing them again would only cost time.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Identity(u64);
+pub(crate) struct IdentityHasher(u64);
 
-impl Hasher for Identity {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -94,7 +93,7 @@ impl Hasher for Identity {
 }
 
 /// Numbers that are uniformly distributed already.
-pub(crate) type NumberSet = HashSet<u64, BuildHasherDefault<Identity>>;
+pub(crate) type NumberSet = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
-//! Puts the write path together, starts it and stops it.
+//! Assembles the write path, starts it and stops it.
+
+mod assemble;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use deadpool_redis::Pool;
@@ -10,60 +11,45 @@ use rdkafka::error::KafkaError;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
-use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle;
-use tallyhouse_service::touched;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
-use crate::batch::KeyHasher;
+use crate::cardinality::CardinalityLimiter;
+use crate::changed_days::Publisher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
-use crate::delivery::{Delivery, KafkaDelivery};
 use crate::direct::checkpoint::LocalStore;
-use crate::direct::{self, Direct, Parts, StartError};
-use crate::guard::Guard;
+use crate::direct::{Direct, StartError};
 use crate::http;
-use crate::kafka::config::KafkaConfig;
-use crate::kafka::consumer::ConsumerParts;
-use crate::kafka::fallback::{Fallback, FallbackError};
-use crate::kafka::gateway::Gateway;
-use crate::kafka::pins::Pins;
-use crate::kafka::progress::Progress;
-use crate::kafka::run::Kafka;
-use crate::kafka::topics::Topics;
-use crate::marker::Marker;
+use crate::kafka::fallback::FallbackError;
+use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use crate::poison::{BatchWriter, repair};
+use crate::poison::repair;
 use crate::store::Store;
-use crate::touched::Publisher;
-use crate::window::Windows;
-use crate::worker::Common;
-use crate::worker::pace::Pace;
+use crate::unclean_shutdown::ShutdownMarker;
 
-/// What the write path is given.
+/// What the write path depends on.
 pub struct Deps {
     /// ClickHouse, as a user that may insert into `events_in` and read `events`.
     pub connection: Connection,
-    /// Who may send.
+    /// The keys that may send events.
     pub keys: KeyRing,
-    /// What event types declare.
+    /// Declarations of event types.
     pub catalogue: Catalogue,
-    /// Hashes users.
     pub hasher: UserHasher,
-    /// Metrics and health.
     pub admin: Admin,
-    /// Told which days were touched; shared with whoever caches answers in this process.
+    /// Versions of changed days, shared with the query cache of this process.
     pub days: DayVersions,
     /// Cancelled when the tables are as this version needs them. Events are taken before, and not stored.
     pub tables_ready: CancellationToken,
@@ -74,7 +60,7 @@ pub struct Deps {
 /// Why the write path could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A variable.
+    /// A variable is wrong.
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The gateway's log cannot be used.
@@ -91,6 +77,15 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
 }
 
+impl From<KafkaRunError> for RunError {
+    fn from(error: KafkaRunError) -> Self {
+        match error {
+            KafkaRunError::Fallback(error) => Self::Fallback(error),
+            KafkaRunError::Consumer(error) => Self::Kafka(error),
+        }
+    }
+}
+
 /// The write path, ready to run.
 pub struct Ingest {
     /// `None` in a process that only consumes.
@@ -105,7 +100,7 @@ pub struct Ingest {
     tables_ready: CancellationToken,
 }
 
-/// What works behind the requests.
+/// What stores the events.
 enum Back {
     Direct(Box<Direct>),
     Kafka(Box<Kafka>),
@@ -117,7 +112,7 @@ impl Ingest {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let health = deps.admin.health.clone();
         health.set("ingest", Status::Down, "starting");
-        // A gateway by itself inserts nothing and has nothing to tell; that it was killed must not make a cache forget.
+        // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
         let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
         let redis = config.redis.as_ref().filter(|_| inserts);
         let store = Store {
@@ -125,15 +120,23 @@ impl Ingest {
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
-            touched: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
+            changed_days: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
-        let redis = redis.map(|url| touched::pool(url.expose(), touched::CONNECTIONS)).transpose();
+        let redis = redis.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
-        let guard = Arc::new(Guard::default());
+        let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
-            None => local(&config, store.clone(), Arc::clone(&guard), deps.tables_ready.clone(), deps.local_store)?,
-            Some(given) => kafka(&config, given, store.clone(), Arc::clone(&guard), deps.tables_ready.clone())?,
+            None => assemble::local(
+                &config,
+                store.clone(),
+                Arc::clone(&cardinality),
+                deps.tables_ready.clone(),
+                deps.local_store,
+            )?,
+            Some(given) => {
+                assemble::kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?
+            }
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
@@ -144,11 +147,12 @@ impl Ingest {
                 agents: Agents::default(),
                 budget: Budget::new(config.request.open_bytes),
                 delivery,
-                guard,
+                cardinality,
                 dead_letters: Arc::clone(&dead_letters) as Arc<dyn Sink>,
                 metrics,
                 health,
-                config,
+                limits: config.request,
+                projects: config.projects,
             })
         });
         let tables_ready = deps.tables_ready;
@@ -165,11 +169,11 @@ impl Ingest {
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
     pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
         let Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready } = self;
-        let (mut telling, told) = (JoinSet::new(), CancellationToken::new());
+        let (mut publishing, all_stored) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
-            let marker = Marker::set(&folder);
-            telling.spawn(store.touched.clone().send(pool, marker, told.clone()));
+            let marker = ShutdownMarker::place(&folder);
+            publishing.spawn(store.changed_days.clone().send(pool, marker, all_stored.clone()));
         }
         let mut dead_letter_writer = JoinSet::new();
         let carry = DeadLetterWriter { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
@@ -195,7 +199,7 @@ impl Ingest {
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
-                Back::Kafka(kafka) => kafka.run(stop.clone()).await,
+                Back::Kafka(kafka) => kafka.run(stop.clone()).await.map_err(RunError::from),
             };
             stop.cancel();
             ended
@@ -210,10 +214,10 @@ impl Ingest {
         let ((), ended) = tokio::join!(serve, back);
         // A rebuild that is dropped is taken up again: its days are still in the table.
         repairs.shutdown().await;
-        // Only now: until the last batch was stored days were touched. It bounds itself: what waits is bounded, each piece has
-        // its deadline, and the first that Redis does not take is the last.
-        told.cancel();
-        while telling.join_next().await.is_some() {}
+        // Only now: days change until the last batch is stored. This ends by itself: pending days are bounded, each chunk has a deadline, and
+        // the first that Redis does not take is the last.
+        all_stored.cancel();
+        while publishing.join_next().await.is_some() {}
         dead_letters.close();
         lifecycle::drain("dead letters", drain, async { while dead_letter_writer.join_next().await.is_some() {} })
             .await;
@@ -221,83 +225,9 @@ impl Ingest {
     }
 }
 
-fn local(
-    config: &Config,
-    store: Store,
-    guard: Arc<Guard>,
-    tables_ready: CancellationToken,
-    local_store: Option<LocalStore>,
-) -> Result<(Option<Delivery>, Back), RunError> {
-    let common = Arc::new(Common {
-        batch: config.batch,
-        windows: Windows::new(config.dedup),
-        hasher: KeyHasher::random(),
-        writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
-        filling: AtomicUsize::new(0),
-        permits: Arc::new(Semaphore::new(config.batch.inserts)),
-        workers: AtomicUsize::new(1),
-        pace: config.pace,
-    });
-    let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
-    let parts = Parts { store, common, guard, sync, limits, drain, tables_ready, local_store };
-    let direct = Direct::open(&config.data.join("ingest"), parts)?;
-    Ok((Some(Delivery::Local(Arc::clone(&direct.appender))), Back::Direct(Box::new(direct))))
-}
-
-fn kafka(
-    config: &Config,
-    kafka: &KafkaConfig,
-    store: Store,
-    guard: Arc<Guard>,
-    tables_ready: CancellationToken,
-) -> Result<(Option<Delivery>, Back), RunError> {
-    if kafka.role.has_gateway() {
-        direct::tell_left_behind(&config.data.join("ingest"));
-    }
-    let pins = Arc::new(Pins::new(&kafka.brokers, Arc::clone(&store.metrics))?);
-    let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers, Arc::clone(&pins))?);
-    let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
-    let client = store.client.clone();
-    let gateway = kafka.role.has_gateway().then(|| {
-        let fallback = Fallback::open(
-            &config.data.join("ingest"),
-            config.log_sync,
-            config.log,
-            Arc::clone(&metrics),
-            health.clone(),
-        )?;
-        let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
-        let progress = Progress::new(&kafka.brokers, &kafka.group)?;
-        let delivery = KafkaDelivery { gateway, progress, fallback: Arc::new(fallback), breaker: Breaker::default() };
-        Ok::<_, RunError>(Arc::new(delivery))
-    });
-    let gateway = gateway.transpose()?;
-    let consumer = kafka.role.has_consumer().then(|| ConsumerParts {
-        brokers: kafka.brokers.clone(),
-        group: kafka.group.clone(),
-        pins,
-        rules: kafka.topics.clone(),
-        common: Arc::new(Common {
-            batch: config.batch,
-            windows: Windows::new(config.dedup),
-            hasher: KeyHasher::random(),
-            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
-            filling: AtomicUsize::new(0),
-            permits: Arc::new(Semaphore::new(config.batch.inserts)),
-            workers: AtomicUsize::new(0),
-            // Every partition keeps the least pace: whoever waits for an insert is in another process.
-            pace: Pace { most: config.pace.least, ..config.pace },
-        }),
-        store,
-        drain: kafka.revoke_within,
-    });
-    let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
-    Ok((delivery, Back::Kafka(Box::new(Kafka { topics, gateway, consumer, guard, client, health, tables_ready }))))
-}
-
 async fn report_gauges(pipeline: Arc<Pipeline>) {
     loop {
-        pipeline.metrics.dimension_values(pipeline.guard.entries());
+        pipeline.metrics.dimension_values(pipeline.cardinality.entries());
         pipeline.metrics.open_bytes(pipeline.budget.reserved());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -1,4 +1,7 @@
-//! A folder of files that are written once: a line of header, then bytes. It knows nothing of what is in them.
+//! A journal: a folder of files that are written once, each a line of header and then bytes. It knows nothing of what is in them.
+//!
+//! Versions without a log kept batches (`journal/`) and records for Kafka (`records/`) in it; they are read once, at the first start after an
+//! upgrade. Records of topics that Kafka takes nothing for are still kept so ([`crate::kafka::held`]).
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -7,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tallyhouse_service::day_versions::Touched;
+use tallyhouse_service::day_versions::DayChange;
 
 const VERSION: u32 = 1;
 
@@ -20,19 +23,19 @@ struct Header {
     bytes: usize,
     crc32: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    days: Vec<Touched>,
+    days: Vec<DayChange>,
 }
 
-/// The folder. Only one process may have it.
+/// The folder. One process may have it at a time.
 #[derive(Debug)]
-pub struct Folder {
+pub struct Journal {
     path: PathBuf,
     _lock: File,
 }
 
-/// What a file holds.
+/// What one file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Content {
+pub struct JournalFile {
     /// What makes repeated attempts one; never used for other bytes.
     pub token: String,
     /// Events in it.
@@ -40,22 +43,18 @@ pub struct Content {
     /// The bytes, in order.
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on, where that is known.
-    pub days: Vec<Touched>,
+    pub days: Vec<DayChange>,
 }
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub enum JournalError {
     /// Another process has it.
     #[error("{folder}: another ingester uses this folder; give each its own TALLYHOUSE_DATA")]
-    InUse {
-        /// The folder.
-        folder: String,
-    },
+    InUse { folder: String },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
-        /// Where.
         path: String,
         /// What it said.
         source: io::Error,
@@ -64,7 +63,7 @@ pub enum FolderError {
 
 /// What a look at the folder found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Contents {
     /// Whole files, oldest first.
     pub files: Vec<PathBuf>,
     /// Half-written files that were removed.
@@ -73,9 +72,9 @@ pub struct Found {
 
 const WHOLE: &str = "batch";
 
-impl Folder {
+impl Journal {
     /// Opens a folder, and makes it if need be.
-    pub fn open(path: &Path) -> Result<Self, FolderError> {
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| error(path, source);
         fs::create_dir_all(path).map_err(io)?;
         // Events are in the files: they are nobody else's.
@@ -83,14 +82,14 @@ impl Folder {
         let lock = File::create(path.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(FolderError::InUse { folder: path.display().to_string() }),
+            Err(fs::TryLockError::WouldBlock) => Err(JournalError::InUse { folder: path.display().to_string() }),
             Err(fs::TryLockError::Error(source)) => Err(io(source)),
         }
     }
 
     /// Writes a file; names sort in the order in which files are to be drained. It outlives the process, but not yet the power.
     /// Blocking, as everything here.
-    pub fn write(&self, name: &str, content: &Content) -> Result<PathBuf, FolderError> {
+    pub fn write(&self, name: &str, content: &JournalFile) -> Result<PathBuf, JournalError> {
         let path = self.path.join(name).with_extension(WHOLE);
         let part = path.with_extension("part");
         let written = write_file(&part, content).and_then(|()| fs::rename(&part, &path));
@@ -103,22 +102,26 @@ impl Folder {
     }
 
     /// Keeps bytes for a person, in a file that is not among those that are found. It outlives the power when it returns.
-    pub fn keep(&self, name: &str, extension: &str, bytes: &[u8]) -> Result<(), FolderError> {
-        let content =
-            Content { token: name.to_owned(), rows: 1, chunks: vec![Bytes::copy_from_slice(bytes)], days: Vec::new() };
+    pub fn keep(&self, name: &str, extension: &str, bytes: &[u8]) -> Result<(), JournalError> {
+        let content = JournalFile {
+            token: name.to_owned(),
+            rows: 1,
+            chunks: vec![Bytes::copy_from_slice(bytes)],
+            days: Vec::new(),
+        };
         let path = self.path.join(name).with_extension(extension);
         write_file(&path, &content).map_err(|source| error(&path, source))?;
         self.sync(&path)
     }
 
     /// Makes a file outlive the power, too: its bytes and its name.
-    pub fn sync(&self, path: &Path) -> Result<(), FolderError> {
+    pub fn sync(&self, path: &Path) -> Result<(), JournalError> {
         let synced = File::open(path).and_then(|file| file.sync_all());
         synced.and_then(|()| File::open(&self.path)?.sync_all()).map_err(|source| error(path, source))
     }
 
     /// Forgets a file.
-    pub fn remove(&self, path: &Path) -> Result<(), FolderError> {
+    pub fn remove(&self, path: &Path) -> Result<(), JournalError> {
         match fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(path, source)),
             _ => Ok(()),
@@ -126,20 +129,20 @@ impl Folder {
     }
 
     /// What earlier processes left; half-written files are removed, so nobody may write meanwhile.
-    pub fn look(&self) -> Result<Found, FolderError> {
+    pub fn look(&self) -> Result<Contents, JournalError> {
         let unfinished = self.of("part")?;
         for path in &unfinished {
             self.remove(path)?;
         }
-        Ok(Found { files: self.files()?, unfinished: unfinished.len() })
+        Ok(Contents { files: self.files()?, unfinished: unfinished.len() })
     }
 
     /// Whole files, oldest first.
-    pub fn files(&self) -> Result<Vec<PathBuf>, FolderError> {
+    pub fn files(&self) -> Result<Vec<PathBuf>, JournalError> {
         self.of(WHOLE)
     }
 
-    fn of(&self, extension: &str) -> Result<Vec<PathBuf>, FolderError> {
+    fn of(&self, extension: &str) -> Result<Vec<PathBuf>, JournalError> {
         let io = |source| error(&self.path, source);
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(io)? {
@@ -153,7 +156,7 @@ impl Folder {
     }
 
     /// Reads a file back; `None` when it is damaged, and then it has been set aside.
-    pub fn read(&self, path: &Path) -> Result<Option<Content>, FolderError> {
+    pub fn read(&self, path: &Path) -> Result<Option<JournalFile>, JournalError> {
         let io = |source| error(path, source);
         let mut file = BufReader::new(File::open(path).map_err(io)?);
         let mut line = Vec::new();
@@ -165,7 +168,7 @@ impl Folder {
         });
         match header {
             Some(Header { token, rows, days, .. }) => {
-                Ok(Some(Content { token, rows, chunks: vec![bytes.into()], days }))
+                Ok(Some(JournalFile { token, rows, chunks: vec![bytes.into()], days }))
             }
             None => {
                 fs::rename(path, path.with_extension("damaged")).map_err(io)?;
@@ -175,11 +178,11 @@ impl Folder {
     }
 }
 
-fn error(path: &Path, source: io::Error) -> FolderError {
-    FolderError::Io { path: path.display().to_string(), source }
+fn error(path: &Path, source: io::Error) -> JournalError {
+    JournalError::Io { path: path.display().to_string(), source }
 }
 
-fn write_file(path: &Path, content: &Content) -> io::Result<()> {
+fn write_file(path: &Path, content: &JournalFile) -> io::Result<()> {
     let mut crc = crc32fast::Hasher::new();
     content.chunks.iter().for_each(|chunk| crc.update(chunk));
     let header = Header {
@@ -207,7 +210,7 @@ mod tests {
 
     impl Scratch {
         fn new() -> Self {
-            Self(std::env::temp_dir().join(format!("tallyhouse-spool-{}", ulid::Ulid::generate())))
+            Self(std::env::temp_dir().join(format!("tallyhouse-journal-{}", ulid::Ulid::generate())))
         }
     }
 
@@ -217,15 +220,15 @@ mod tests {
         }
     }
 
-    fn content() -> Content {
+    fn content() -> JournalFile {
         let chunks = vec![Bytes::from_static(b"ab\n"), Bytes::from_static(b"c")];
-        Content { token: "t-1".into(), rows: 2, chunks, days: vec![] }
+        JournalFile { token: "t-1".into(), rows: 2, chunks, days: vec![] }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         let scratch = Scratch::new();
-        let folder = Folder::open(&scratch.0).unwrap();
+        let folder = Journal::open(&scratch.0).unwrap();
         let path = folder.write("1", &content()).unwrap();
         folder.sync(&path).unwrap();
         assert_eq!(folder.look().unwrap().files, std::slice::from_ref(&path));
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn files_that_are_cut_anywhere_or_have_a_flipped_bit_block_nobody() {
         let scratch = Scratch::new();
-        let folder = Folder::open(&scratch.0).unwrap();
+        let folder = Journal::open(&scratch.0).unwrap();
         let path = folder.write("1", &content()).unwrap();
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn a_folder_has_one_owner() {
         let scratch = Scratch::new();
-        let _owner = Folder::open(&scratch.0).unwrap();
-        assert!(matches!(Folder::open(&scratch.0), Err(FolderError::InUse { .. })));
+        let _owner = Journal::open(&scratch.0).unwrap();
+        assert!(matches!(Journal::open(&scratch.0), Err(JournalError::InUse { .. })));
     }
 }

@@ -19,7 +19,7 @@ pub fn hash(project: &str, event_id: &str) -> u64 {
 
 /// The partition of an event with this hash, of `partitions` (at least one).
 ///
-/// Changing the number moves events to others, so it is pinned ([`super::pins`]). Copies of an event that come before and after a change
+/// Changing the number moves events to others, so it is pinned ([`crate::kafka::pins`]). Copies of an event that come before and after a change
 /// still meet when all that came before is stored: a consumer knows the ids that *now* belong to its partition, wherever they were
 /// stored from.
 pub fn partition(hash: u64, partitions: i32) -> i32 {

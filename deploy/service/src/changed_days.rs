@@ -1,4 +1,4 @@
-//! What was changed, told through Redis to every process that remembers answers about it, and who vouches that all of it was told.
+//! Cache invalidation over Redis: which days changed, and the heartbeats which say that every change has been published.
 //!
 //! ```text
 //! time        HSETNX  tallyhouse:days:{project} since ..       -> which hash it is: one that was lost and began again counts from the start
@@ -9,19 +9,19 @@
 //! everything, HINCRBY tallyhouse:cache:generations {field} 1   -> part of every answer's key: none from before is found
 //! a project   PUBLISH tallyhouse:cleared {field}               -> who listens forgets what it holds
 //! writers     HSETNX  tallyhouse:writers since ..              -> which list it is
-//!             HSET    tallyhouse:writers {id} {beat}           -> everything that I stored before this beat has been told
-//!             HDEL    tallyhouse:writers {id}                  -> I stopped, and everything has been told
+//!             HSET    tallyhouse:writers {id} {beat}           -> every change of what I stored before this beat is published
+//!             HDEL    tallyhouse:writers {id}                  -> I stopped, and every change is published
 //! ```
 //!
-//! Whoever changes what is stored tells it: the ingester after each insert, tools after they changed rollups. Who cannot say
-//! which days tells that everything may have changed: an operator, or an ingester whose predecessor was killed. What Redis
-//! did not take may be told again: versions only rise, and twice does no harm.
+//! Every process that changes stored data publishes the changed days: the ingester after each insert, commands after they changed
+//! rollups. Without knowledge of the days everything is invalidated: by an operator, or by an ingester whose predecessor was killed.
+//! What Redis did not take may be sent again: versions only rise, and twice does no harm.
 //!
 //! An unchanged version proves nothing by itself: an ingester may be unable to raise it. So every ingester beats, four times a second
-//! and only after Redis took all that it had to tell, and a reader believes versions only while every beat of the list goes on
+//! and only after Redis took all its changes, and a reader believes versions only while every beat of the list goes on
 //! (`query-api/src/cache/pulse.rs`). Failure cases:
 //! * Redis takes no writes (full, a read-only replica, a failed save), hangs, or does not reach an ingester: its beat stands still;
-//! * the ingester is killed: its beat stands still until its successor told everything and took it off the list, an operator
+//! * the ingester is killed: its beat stands still until its successor invalidated everything and removed it from the list, an operator
 //!   cleared the cache, or the last answer from before is gone;
 //! * Redis lost the list: another `since`, so that nothing from before is given; no list is *nobody knows*;
 //! * Redis lost a project's hash: another `since`; no hash is *nobody knows* until one was begun;
@@ -33,7 +33,7 @@
 //! Peers of before hours were told understand the days of a message and their versions, which are raised as before; their own changes
 //! name no hour, and count for all hours of the day.
 //!
-//! Days are told at most [`AT_ONCE`] at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
+//! At most [`AT_ONCE`] days are sent at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
 //! late, so more than fits into [`TIME_BUDGET`] would be sent again for ever, and hold up everybody else meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +43,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{self, Pipeline, RedisError};
 use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 
-use crate::day_versions::{Day, Hour, Touched, Unit};
+use crate::day_versions::{Day, DayChange, Hour, Unit};
 
 /// The hash of a project's days, by project.
 pub const DAYS_KEY: &str = "tallyhouse:days:";
@@ -54,7 +54,7 @@ pub const SINCE: &str = "since";
 /// The channel: a project, then days since 1970 and `h` with hours since 1970, blanks between.
 pub const CHANNEL: &str = "tallyhouse:touched";
 
-/// How often answers were forgotten: a hash by [`cleared_field`], and its own [`INCARNATION`].
+/// How often answers were invalidated: a hash by [`cleared_field`], and its own [`INCARNATION`].
 pub const GENERATIONS: &str = "tallyhouse:cache:generations";
 
 /// The field of [`GENERATIONS`] that counts for all projects.
@@ -63,7 +63,7 @@ pub const ALL: &str = "all";
 /// The field of [`GENERATIONS`] that a Redis that lost its data does not have any more.
 pub const INCARNATION: &str = "incarnation";
 
-/// The channel on which is said what is to be forgotten: a [`cleared_field`].
+/// The channel that names what is invalidated: a [`cleared_field`].
 pub const CLEARED: &str = "tallyhouse:cleared";
 
 /// Before a project's name in a [`cleared_field`].
@@ -75,10 +75,10 @@ pub const WRITERS: &str = "tallyhouse:writers";
 /// Between two beats of a writer.
 pub const BEAT_EVERY: Duration = Duration::from_millis(250);
 
-/// Days that are told at a time: what Redis carries out in a small part of [`TIME_BUDGET`].
+/// Days that are sent at a time: what Redis carries out in a small part of [`TIME_BUDGET`].
 pub const AT_ONCE: usize = 5_000;
 
-/// Connections of who only tells.
+/// Connections of a process that only publishes.
 pub const CONNECTIONS: usize = 2;
 
 /// The longest wait for Redis.
@@ -89,7 +89,7 @@ const KEPT_SECONDS: i64 = 8 * 24 * 3_600;
 
 /// Why Redis did not take them.
 #[derive(Debug, thiserror::Error)]
-pub enum TellError {
+pub enum InvalidateError {
     /// No connection.
     #[error("{0}")]
     Pool(#[from] PoolError),
@@ -112,40 +112,39 @@ pub fn pool(url: &str, connections: usize) -> Result<Pool, String> {
         .map_err(|_| "is not a Redis URL, such as redis://127.0.0.1:6379".to_owned())
 }
 
-/// The days to tell next, at most [`AT_ONCE`]: of those that wait, the first behind `after`.
-pub fn next(waiting: &BTreeSet<Touched>, after: Option<&Touched>) -> BTreeSet<Touched> {
+/// The days to send next, at most [`AT_ONCE`]: the first pending ones behind `after`.
+pub fn next(waiting: &BTreeSet<DayChange>, after: Option<&DayChange>) -> BTreeSet<DayChange> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
     waiting.range((start, Bound::Unbounded)).take(AT_ONCE).cloned().collect()
 }
 
-/// Tells Redis of days, no more than [`AT_ONCE`], within [`TIME_BUDGET`].
-pub async fn tell(pool: &Pool, days: &BTreeSet<Touched>) -> Result<(), TellError> {
+/// Publishes changed days, no more than [`AT_ONCE`], within [`TIME_BUDGET`].
+pub async fn invalidate(pool: &Pool, days: &BTreeSet<DayChange>) -> Result<(), InvalidateError> {
     send(pool, commands(days)).await
 }
 
-/// Tells Redis that anything may have changed, within [`TIME_BUDGET`]: no answer from before is given again, of any project. Writers that
-/// are `gone` are no longer waited for.
-pub async fn tell_everything(pool: &Pool, gone: &[String]) -> Result<(), TellError> {
+/// Invalidates every cached answer of all projects, within [`TIME_BUDGET`]. The heartbeats of writers that are `gone` are no longer expected.
+pub async fn invalidate_everything(pool: &Pool, gone: &[String]) -> Result<(), InvalidateError> {
     let mut pipeline = clearing(None);
     without(&mut pipeline, gone);
     send(pool, pipeline).await
 }
 
-/// Vouches, within [`TIME_BUDGET`], that this writer told everything that it stored before. `number` rises.
-pub async fn beat(pool: &Pool, id: &str, number: u64) -> Result<(), TellError> {
+/// Sends a heartbeat, within [`TIME_BUDGET`]: this writer has published every change of what it stored before. `number` rises.
+pub async fn beat(pool: &Pool, id: &str, number: u64) -> Result<(), InvalidateError> {
     let mut pipeline = redis::pipe();
     pipeline.hset_nx(WRITERS, SINCE, rand::random::<u64>()).ignore().hset(WRITERS, id, number).ignore();
     send(pool, pipeline).await
 }
 
-/// This writer told everything, and writes no more.
-pub async fn leave(pool: &Pool, id: &str) -> Result<(), TellError> {
+/// Removes this writer, which has published every change and writes no more.
+pub async fn leave(pool: &Pool, id: &str) -> Result<(), InvalidateError> {
     let mut pipeline = redis::pipe();
     without(&mut pipeline, &[id.to_owned()]);
     send(pool, pipeline).await
 }
 
-/// Takes writers off the list.
+/// Removes writers from the list.
 pub fn without(pipeline: &mut Pipeline, ids: &[String]) {
     if !ids.is_empty() {
         pipeline.hdel(WRITERS, ids).ignore();
@@ -153,18 +152,18 @@ pub fn without(pipeline: &mut Pipeline, ids: &[String]) {
 }
 
 /// An error of any command is returned: `ignore` drops its result only when it succeeded.
-async fn send(pool: &Pool, commands: Pipeline) -> Result<(), TellError> {
+async fn send(pool: &Pool, commands: Pipeline) -> Result<(), InvalidateError> {
     let write = async {
         let mut connection = pool.get().await?;
         Ok(commands.query_async::<()>(&mut connection).await?)
     };
-    tokio::time::timeout(TIME_BUDGET, write).await.unwrap_or(Err(TellError::NoAnswer))
+    tokio::time::timeout(TIME_BUDGET, write).await.unwrap_or(Err(InvalidateError::NoAnswer))
 }
 
 /// What Redis is sent of days, all of it or nothing: a reader compares the fields of a day with each other.
-pub fn commands(days: &BTreeSet<Touched>) -> Pipeline {
+pub fn commands(days: &BTreeSet<DayChange>) -> Pipeline {
     let mut by_project: BTreeMap<&str, BTreeMap<Day, Option<BTreeSet<u8>>>> = BTreeMap::new();
-    for Touched { project, day, hour } in days {
+    for DayChange { project, day, hour } in days {
         let hours = by_project.entry(project).or_default().entry(*day).or_insert_with(|| Some(BTreeSet::new()));
         // A change of any hour is one of all of them.
         *hours = hour.and_then(|hour| {
@@ -271,20 +270,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_told_in_pieces_and_each_once() {
-        let day = |day| Touched::day("p", day);
-        let waiting: BTreeSet<Touched> = (0..12_000).map(day).collect();
-        let (mut told, mut pieces) = (BTreeSet::new(), Vec::new());
+    fn days_are_sent_in_chunks_and_each_once() {
+        let day = |day| DayChange::day("p", day);
+        let waiting: BTreeSet<DayChange> = (0..12_000).map(day).collect();
+        let (mut sent, mut chunks) = (BTreeSet::new(), Vec::new());
         loop {
-            let some = next(&waiting, told.last());
+            let some = next(&waiting, sent.last());
             if some.is_empty() {
                 break;
             }
-            pieces.push(some.len());
-            told.extend(some);
+            chunks.push(some.len());
+            sent.extend(some);
         }
-        assert_eq!(pieces, [5_000, 5_000, 2_000]);
-        assert_eq!(told, waiting);
+        assert_eq!(chunks, [5_000, 5_000, 2_000]);
+        assert_eq!(sent, waiting);
     }
 
     fn text(pipeline: &Pipeline) -> String {
@@ -293,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_message_names_days_for_older_peers_and_hours_for_others() {
-        let at = |day, hour| Touched { project: "p".to_owned(), day, hour };
+        let at = |day, hour| DayChange { project: "p".to_owned(), day, hour };
         let sent = text(&commands(&BTreeSet::from([
             at(2, Some(3)),
             at(2, Some(4)),

@@ -2,10 +2,10 @@
 
 use prometheus::IntCounter;
 
-use super::Registrar;
+use super::registrar::Registrar;
 
 /// Figures of what is on the disk.
-pub struct SpoolMetrics {
+pub struct JournalMetrics {
     /// Files of a version without a log that were sent, or appended to the log.
     pub journal_replayed: IntCounter,
     /// Half-written files that were removed at start.
@@ -16,7 +16,7 @@ pub struct SpoolMetrics {
     pub journal_errors: IntCounter,
 }
 
-impl SpoolMetrics {
+impl JournalMetrics {
     pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
         Ok(Self {
             journal_replayed: registrar.counter(

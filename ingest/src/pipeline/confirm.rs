@@ -1,0 +1,61 @@
+//! Submitted events -> the answer.
+
+use tallyhouse_schema::Rejection;
+use tokio::time::Instant;
+
+use super::Pipeline;
+use super::take::Taken;
+use crate::ack::AckOutcome;
+use crate::answer::{Rejected, Reply};
+use crate::request::{RequestError, Wait};
+
+impl Pipeline {
+    /// Waits until every event is acknowledged, at most until the deadline.
+    pub(super) async fn confirm(&self, taken: Taken, wait: Wait) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + self.limits.ack_timeout;
+        let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
+        let outcomes = match pending {
+            Some(pending) => self.delivery.acknowledge(pending, wait, deadline).await,
+            None => Vec::new(),
+        };
+        let count = |of: AckOutcome| outcomes.iter().filter(|outcome| **outcome == of).count();
+        let at = |of: AckOutcome| {
+            outcomes.iter().zip(&indices).filter(move |(outcome, _)| **outcome == of).map(|(_, index)| *index)
+        };
+        let (accepted, duplicates) = (count(AckOutcome::Accepted), count(AckOutcome::Duplicate));
+        let is_unconfirmed = |outcome: &AckOutcome| {
+            matches!(outcome, AckOutcome::Unconfirmed | AckOutcome::Late | AckOutcome::LateDuplicate)
+        };
+        let unconfirmed: Vec<usize> = outcomes
+            .iter()
+            .zip(&indices)
+            .filter(|(outcome, _)| is_unconfirmed(outcome))
+            .map(|(_, index)| *index)
+            .collect();
+        let events = outcomes.len() + rejected.len();
+        // What was accepted is counted where it ends: when it is stored, or in the log.
+        self.metrics.duplicates(duplicates + count(AckOutcome::LateDuplicate));
+        self.metrics.handed_back(count(AckOutcome::Unconfirmed));
+        if !unconfirmed.is_empty() {
+            return Err(RequestError::NotConfirmed { events, indices: unconfirmed });
+        }
+        for index in at(AckOutcome::TooLarge) {
+            self.metrics.rejected(Rejection::TooLargeForLog.code());
+            warned.forget(index);
+            rejected.push(Rejected { index, event_id: None, rejection: Rejection::TooLargeForLog });
+        }
+        // Counted as dead letters, where they became that.
+        for (outcome, index) in outcomes.iter().zip(&indices) {
+            if let AckOutcome::RefusedByStore(code) = *outcome {
+                warned.forget(*index);
+                rejected.push(Rejected {
+                    index: *index,
+                    event_id: None,
+                    rejection: Rejection::RefusedByStore { code },
+                });
+            }
+        }
+        rejected.sort_by_key(|rejected| rejected.index);
+        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, warned })
+    }
+}

@@ -1,0 +1,131 @@
+//! A body -> its events, submitted.
+
+use tallyhouse_schema::body::Layout;
+use tallyhouse_schema::event::Flags;
+use tallyhouse_schema::normalise::Context;
+use tallyhouse_schema::warning::Warnings;
+use tallyhouse_schema::{Event, Warning};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::health::Status;
+use ulid::Ulid;
+
+use super::Pipeline;
+use super::authenticate::Caller;
+use crate::ack::SubmitError;
+use crate::answer::{Rejected, Warned};
+use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
+use crate::decode::{self, Events, Refusal};
+use crate::delivery::{Pending, Ready};
+use crate::request::RequestError;
+
+/// What a request asks for, beside its body.
+pub(super) struct Asked {
+    pub(super) layout: Layout,
+    pub(super) caller: Caller,
+    pub(super) keeps_dead_letters: bool,
+    pub(super) ready: Ready,
+    pub(super) trace: Option<String>,
+}
+
+/// A request whose events were submitted.
+pub(super) struct Taken {
+    pub(super) is_single: bool,
+    pub(super) event_id: String,
+    /// `None` when no event was left.
+    pub(super) pending: Option<Pending>,
+    /// Where in the body each submitted event was.
+    pub(super) indices: Vec<usize>,
+    pub(super) rejected: Vec<Rejected>,
+    pub(super) warned: Warned,
+}
+
+impl Pipeline {
+    /// Bytes -> submitted events. Pure but for the delivery, the ids and the clock.
+    pub(super) fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
+        let Asked { layout, caller, keeps_dead_letters, ready, trace } = asked;
+        let most = self.limits.decoded_bytes;
+        let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
+        let agent = |user_agent: &str| self.agents.read(user_agent);
+        let new_id = || Ulid::generate().to_string();
+        let context = Context {
+            catalogue: &self.catalogue,
+            rules: &caller.rules,
+            hasher: &self.hasher,
+            agent: &agent,
+            new_id: &new_id,
+            received_at: now_ms(),
+        };
+        let Events { is_single, mut events, indices, mut warnings, refusals } = decode::events(&text, layout, context)?;
+        self.bound(&caller, &mut events, &mut warnings);
+        let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
+        let pending = if events.is_empty() {
+            None
+        } else {
+            let pending = self.delivery.submit(ready, &caller.rules.project, &events, trace.as_deref());
+            Some(pending.map_err(|why| self.refused(why, events.len()))?)
+        };
+        // Counted only now: a request that was refused as a whole comes again.
+        refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
+        let mut warned = Warned::default();
+        for (at, warnings) in warnings {
+            warnings.codes().for_each(|code| self.metrics.warned(code));
+            if let (Some(index), Some(event)) = (indices.get(at), events.get(at)) {
+                warned.add(*index, &event.event_id, warnings);
+            }
+        }
+        if caller.settings.dead_letters && keeps_dead_letters {
+            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
+        }
+        let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
+        Ok(Taken { is_single, event_id, pending, indices, rejected, warned })
+    }
+
+    /// Limits the cardinality of dimensions and event types, and warns of rewritten types.
+    fn bound(&self, caller: &Caller, events: &mut [Event<'_>], warnings: &mut Vec<(usize, Warnings)>) {
+        let is_declared = |name: &str| self.catalogue.declares(name);
+        let most = caller.settings.dimension_values;
+        self.cardinality.apply(&caller.rules.project, most, is_declared, events, |set| {
+            self.metrics.dimension_overflowed(set);
+        });
+        let others = events.iter().enumerate().filter(|(_, event)| event.flags.has(Flags::OTHER_TYPE));
+        let known = warnings.len();
+        for (place, _) in others {
+            self.metrics.event_type_overflow.inc();
+            let before = warnings.get(..known).unwrap_or_default();
+            let at = before.binary_search_by_key(&place, |(place, _)| *place).unwrap_or_else(|_| {
+                warnings.push((place, Warnings::default()));
+                warnings.len() - 1
+            });
+            if let Some((_, warnings)) = warnings.get_mut(at) {
+                warnings.add(Warning::TooManyEventTypes);
+            }
+        }
+        warnings.sort_by_key(|(at, _)| *at);
+    }
+
+    fn refused(&self, why: SubmitError, events: usize) -> RequestError {
+        self.metrics.handed_back(events);
+        let components = self.health.report().components;
+        RequestError::not_taken(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
+    }
+}
+
+impl Refusal<'_> {
+    fn dead_letter(&self, caller: &Caller) -> DeadLetter {
+        let (now, rejected) = (now_ms(), &self.rejected);
+        DeadLetter {
+            project: caller.rules.project.clone(),
+            id: Ulid::generate().to_string(),
+            kind: Kind::Json,
+            code: rejected.rejection.code().to_owned(),
+            reason: rejected.rejection.to_string(),
+            payload: dead_letters::cut(self.text.as_bytes()),
+            event_id: rejected.event_id.clone().unwrap_or_default(),
+            origin: Origin::of_key(&caller.key_id),
+            received_at: now,
+            failed_at: now,
+            state: State::Open,
+            updated_at: now,
+        }
+    }
+}
