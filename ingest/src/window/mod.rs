@@ -13,54 +13,24 @@
 //! Times are those of a steady clock ([`tallyhouse_service::clock::steady_ms`]). Only the latest one counts for age, so a time that
 //! goes back forgets nothing.
 
+mod ring;
 mod shared;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
 use hashbrown::HashTable;
 
 use crate::event_key::EventKey;
+use ring::{CHUNK, Chunk, Entry, Ring, entry, entry_hash, is_of, resize, size_class};
 pub use shared::{Windows, locked};
-
-/// Ids of a chunk: small enough that many projects cost little, large enough that chunks cost nothing.
-const CHUNK: usize = 1_024;
 
 /// The offset of an entry that was removed.
 const GONE: i64 = i64::MIN;
 
 /// Rings are looked through for old chunks when so large a part of the window has passed.
 const SWEEPS: i64 = 100;
-
-/// Without the project, which is its chunk's. Packed: it is what the memory is used for.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, packed(4))]
-struct Entry {
-    id: [u32; 3],
-    offset: i64,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    project: u32,
-    entries: Vec<Entry>,
-    oldest: i64,
-    newest: i64,
-    /// Of its offsets.
-    lowest: i64,
-    highest: i64,
-}
-
-/// The ids of a project.
-#[derive(Debug, Default)]
-struct Ring {
-    /// Slots of its chunks, oldest first.
-    chunks: VecDeque<u32>,
-    /// Entries at the front of the first chunk that are forgotten already.
-    forgotten: usize,
-    ids: usize,
-}
 
 /// Ids of stored events, and where in the log each was.
 #[derive(Debug)]
@@ -310,38 +280,10 @@ impl Window {
     }
 }
 
-fn entry(chunks: &[Chunk], number: u32) -> Option<(&Chunk, &Entry)> {
-    let chunk = chunks.get(number as usize / CHUNK)?;
-    Some((chunk, chunk.entries.get(number as usize % CHUNK)?))
-}
-
-fn is_of(chunks: &[Chunk], number: u32, key: EventKey) -> bool {
-    entry(chunks, number).is_some_and(|(chunk, entry)| key.parts() == (chunk.project, entry.id))
-}
-
-fn entry_hash(chunks: &[Chunk], number: u32) -> u64 {
-    entry(chunks, number).map_or(0, |(chunk, entry)| EventKey::from_parts(chunk.project, entry.id).hash())
-}
-
-/// A number that grows with the size, in steps of an eighth, so that it seldom changes.
-fn size_class(ids: usize) -> u32 {
-    match ids.checked_ilog2() {
-        None | Some(0..3) => ids as u32,
-        Some(log) => log * 8 + (ids >> (log - 3)) as u32 - 24,
-    }
-}
-
-fn resize(by_size: &mut BTreeSet<(u32, u32)>, project: u32, before: u32, now: u32) {
-    if before != now {
-        by_size.remove(&(before, project));
-        if now > 0 {
-            by_size.insert((now, project));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
