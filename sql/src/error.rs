@@ -64,7 +64,7 @@ impl StoreError {
     /// Whose fault it is. Only the number counts; what it is not known for is [`Fault::Unclear`].
     ///
     /// `throwIf` (395) is both: a view may refuse a value by it, and a rebuild or migration holds inserts back by it, which says so
-    /// ([`HELD_BACK`]). Where that text does not come first, which a value could bring in, it counts as [`Fault::Data`]; whoever
+    /// (`HELD_BACK`). Where that text does not come first, which a value could bring in, it counts as [`Fault::Data`]; whoever
     /// blames an event must see first that another one passes.
     pub fn fault(&self) -> Fault {
         let Self::Refused { code, message } = self else { return Fault::Operational };
