@@ -14,7 +14,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
 
-use crate::Clock;
+use crate::clock::Clock;
 use crate::authorize::Scope;
 use crate::cache::question::{Around, Recipe, Wanted};
 use crate::execute::{Moment, Recall, Sources};

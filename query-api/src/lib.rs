@@ -16,8 +16,10 @@ pub mod anomalies;
 pub mod asking;
 pub mod authorize;
 pub mod cache;
+pub mod clock;
 pub mod config;
 pub mod coverage;
+pub mod deps;
 pub mod event_types;
 pub mod execute;
 pub mod http;
@@ -36,13 +38,6 @@ pub mod store;
 pub mod time;
 pub mod warning;
 
-use std::sync::Arc;
-
 pub use config::Config;
-pub use run::{Deps, Listeners, RunError, run};
-
-/// The present, in milliseconds since the Unix epoch.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
-
-/// Random numbers from 0 to 1, for jitter.
-pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
+pub use deps::Deps;
+pub use run::{Listeners, RunError, run};

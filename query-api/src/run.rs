@@ -3,16 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::Registry;
-use tallyhouse_schema::Catalogue;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
-use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::serve;
-use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +20,9 @@ use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::config::Config;
 use crate::coverage::Coverage;
+use crate::deps::Deps;
 use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
@@ -36,55 +32,12 @@ use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::serve::App;
 use crate::store::Store;
-use crate::{Clock, Config, Random};
 
 /// How often dependencies are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// How long ClickHouse may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the service works with.
-pub struct Deps {
-    /// ClickHouse, as a user that can only read.
-    pub connection: Connection,
-    /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
-    pub writer: Option<Connection>,
-    /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
-    pub analyst: Option<Connection>,
-    /// Who may ask.
-    pub keys: Arc<KeyRing>,
-    /// What is rolled up.
-    pub catalogue: Arc<Catalogue>,
-    /// Where the service says how it is.
-    pub health: Health,
-    /// Where its metrics go.
-    pub registry: Registry,
-    /// The present.
-    pub clock: Clock,
-    /// Jitter.
-    pub random: Random,
-    /// What the ingester of this process wrote, if it has one. Not asked when there is a Redis.
-    pub days: Option<DayVersions>,
-}
-
-impl Deps {
-    /// Real time and real randomness, fresh health and metrics.
-    pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
-        Self {
-            connection,
-            writer: None,
-            analyst: None,
-            keys: Arc::new(keys),
-            catalogue: Arc::new(catalogue),
-            health: Health::default(),
-            registry: Registry::new(),
-            clock: Arc::new(now_ms),
-            random: Arc::new(rand::random::<f64>),
-            days: None,
-        }
-    }
-}
 
 /// Ports that are already listened on, so that a failure to do so is the caller's to explain.
 pub struct Listeners {

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
-use crate::Clock;
+use crate::clock::Clock;
 use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
 use crate::asking::Asking;
 use crate::authorize::{Denied, Scope, authorize};

@@ -33,7 +33,7 @@ use super::{Key, Memory, RedisTimeBudget};
 use crate::metrics::{Layer, Metrics, Refresh};
 use crate::serve::CacheStatus;
 use crate::store::ReadError;
-use crate::{Clock, Random};
+use crate::clock::{Clock, Random};
 
 /// Refreshes beside requests at once. Beyond, the next reader of a stale answer tries again.
 const REFRESHES: usize = 64;

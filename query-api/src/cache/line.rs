@@ -20,7 +20,7 @@ use tallyhouse_service::touched;
 pub(super) use tallyhouse_service::touched::TIME_BUDGET;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::Clock;
+use crate::clock::Clock;
 use crate::metrics::{Metrics, RedisTrouble};
 
 /// Connections; commands of several requests share one.

@@ -22,7 +22,7 @@ use super::entry::Kept;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
 use super::{Key, RedisTimeBudget};
-use crate::Random;
+use crate::clock::Random;
 use crate::metrics::{Dropped, LockEvent, Metrics};
 
 /// How long a lock lives without being renewed: as long as a dead leader strands its followers.

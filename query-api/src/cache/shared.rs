@@ -12,7 +12,7 @@ pub use super::line::{Away, BadUrl};
 pub(super) use super::line::{Request, TIME_BUDGET};
 use super::packed::beside;
 use super::{Key, RedisTimeBudget};
-use crate::Clock;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.

@@ -35,7 +35,7 @@ impl Panels {
         let (now_ms, metrics) =
             (Arc::new(AtomicI64::new(1_000 * HOUR_MS)), Metrics::register(&Registry::new()).unwrap());
         let (clock, random) = (Arc::clone(&now_ms), std::sync::Mutex::new(rand::rngs::StdRng::seed_from_u64(3)));
-        let clock: crate::Clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        let clock: crate::clock::Clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let answers = Answers::new(Layers {
             memory: Memory::new(64 << 20),
             shared: None,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::Clock;
+use crate::clock::Clock;
 use crate::cache::flight::Flights;
 use crate::request::error::quoted;
 use crate::request::near::nearest;

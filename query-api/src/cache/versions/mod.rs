@@ -36,7 +36,7 @@ use super::pulse::READ_EVERY;
 use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Proven, Stamp};
-use crate::Clock;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use fleet::Fleet;
 use listen::AGAIN_AFTER;
