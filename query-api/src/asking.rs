@@ -14,9 +14,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
 
-use crate::clock::Clock;
 use crate::authorize::Scope;
 use crate::cache::question::{Around, Recipe, Wanted};
+use crate::clock::Clock;
 use crate::execute::{Moment, Recall, Sources};
 use crate::journeys::Journey;
 use crate::plan::{Plan, Unplannable, plan};

@@ -6,13 +6,13 @@ use axum::http::HeaderMap;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
-use crate::clock::Clock;
 use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
 use crate::asking::Asking;
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::fresh::{self, Limiter};
-use crate::cache::question::{Given, StaleReason};
-use crate::cache::{Answers, Entry};
+use crate::cache::question::Given;
+use crate::cache::{Answers, CacheStatus, Entry};
+use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::event_types::query::{EVENT_TYPES_PARAMS, EventTypesQuery};
@@ -82,31 +82,6 @@ pub struct Answer {
     pub warnings: Vec<Warning>,
     /// Whether a fresh answer was asked for and this one is remembered: the caller has just had one.
     pub from_cache: bool,
-}
-
-/// What the cache did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheStatus {
-    /// The answer was remembered.
-    Hit,
-    /// It was computed for this request.
-    Miss,
-    /// It was computed for another request that came first.
-    Coalesced,
-    /// It was remembered and is no longer fresh.
-    Stale(StaleReason),
-}
-
-impl CacheStatus {
-    /// As in `X-Cache`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "HIT",
-            Self::Miss => "MISS",
-            Self::Coalesced => "COALESCED",
-            Self::Stale(_) => "STALE",
-        }
-    }
 }
 
 /// Why there is no answer.

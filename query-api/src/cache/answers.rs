@@ -22,18 +22,17 @@ use super::flight::{Flights, Role};
 use super::fly::{Accept, Found, Origin};
 use super::heat::Heat;
 use super::lock::Locks;
-use super::question::{Given, StaleReason, Wanted};
+use super::question::{Given, Wanted};
 use super::reach::Reach;
 use super::refusals::Refusals;
 use super::shared::Shared;
 use super::stamp::{DaysStamp, Proven, Stamp};
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
-use super::{Key, Memory, RedisTimeBudget};
-use crate::metrics::{Layer, Metrics, Refresh};
-use crate::serve::CacheStatus;
-use crate::store::ReadError;
+use super::{CacheStatus, Key, Memory, RedisTimeBudget, StaleReason};
 use crate::clock::{Clock, Random};
+use crate::metrics::{Layer, Metrics, Refresh};
+use crate::store::ReadError;
 
 /// Refreshes beside requests at once. Beyond, the next reader of a stale answer tries again.
 const REFRESHES: usize = 64;

@@ -43,6 +43,7 @@ pub mod shared;
 #[cfg(test)]
 mod simulated;
 pub mod stamp;
+pub mod status;
 pub mod ttl;
 pub mod underway;
 pub mod versions;
@@ -57,5 +58,6 @@ pub use parts::Parts;
 pub use redis_time_budget::RedisTimeBudget;
 pub use shared::Shared;
 pub use stamp::{DaysStamp, Generation, Stamp};
+pub use status::{CacheStatus, StaleReason};
 pub use ttl::Life;
 pub use versions::Versions;

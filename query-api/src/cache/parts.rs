@@ -26,8 +26,8 @@ use super::stamp::DaysStamp;
 use super::ttl::{Life, Policy};
 use super::underway::{Claim, Theirs, Underway};
 use crate::admission::Class;
-use crate::metrics::{Dropped, Layer, Metrics};
 use crate::clock::{Clock, Random};
+use crate::metrics::{Dropped, Layer, Metrics};
 
 /// Pipelines to Redis under way at once; beyond, parts are remembered in memory only.
 const WRITES: usize = 32;

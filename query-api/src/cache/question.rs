@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::RedisTimeBudget;
 use super::entry::Kept;
+use super::status::CacheStatus;
 use crate::authorize::Scope;
 use crate::plan::Plan;
 use crate::render::Rendered;
-use crate::serve::CacheStatus;
 use crate::store::ReadError;
 
 /// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.
@@ -68,35 +68,3 @@ impl Around {
 
 /// An answer and where it came from.
 pub type Given = (Arc<Kept>, CacheStatus);
-
-/// Why an answer is stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StaleReason {
-    /// ClickHouse cannot be reached.
-    Unavailable,
-    /// ClickHouse has too much to do.
-    Overloaded,
-}
-
-impl StaleReason {
-    /// As in `meta.cache.stale_reason`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Unavailable => "unavailable",
-            Self::Overloaded => "overloaded",
-        }
-    }
-
-    /// The reason to give an older answer instead of this error, if it is one that passes.
-    pub(super) const fn of(error: &ReadError) -> Option<Self> {
-        match error {
-            ReadError::Unavailable | ReadError::LeftAlone { .. } => Some(Self::Unavailable),
-            // It was answered in time once.
-            ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
-            ReadError::TooExpensive { .. }
-            | ReadError::TooManyEvents { .. }
-            | ReadError::TooFewPoints { .. }
-            | ReadError::Failed => None,
-        }
-    }
-}

@@ -10,15 +10,14 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Semaphore;
 
 use super::answers::Layers;
-use super::question::{Around, StaleReason, Wanted};
+use super::question::{Around, Wanted};
 use super::ttl::Policy;
 use super::warm::AT_ONCE;
-use super::{Answers, Memory, Versions};
+use super::{Answers, CacheStatus, Memory, StaleReason, Versions};
 use crate::authorize::Scope;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, RealtimePlan};
 use crate::render::Rendered;
-use crate::serve::CacheStatus;
 use crate::store::ReadError;
 
 const HOUR_MS: i64 = 3_600_000;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::clock::Clock;
 use crate::cache::flight::Flights;
+use crate::clock::Clock;
 use crate::request::error::quoted;
 use crate::request::near::nearest;
 use crate::sql::{self, EventTypeRow};

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::frame;
-use crate::cache::Entry;
+use crate::cache::{CacheStatus, Entry};
 use crate::render::complete;
 use crate::render::meta::Ending;
-use crate::serve::CacheStatus;
 use crate::warning::Warning;
 
 /// What a ticker knows.

@@ -3,8 +3,8 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::Layer;
+use crate::cache::StaleReason;
 use crate::cache::pulse::Doubt;
-use crate::cache::question::StaleReason;
 
 /// What became of a lock of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::cache::CacheStatus;
 use crate::cache::entry::Worth;
-use crate::serve::CacheStatus;
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Refresh};
 pub use queries::{Cut, Kill, Outcome, Refused};

@@ -123,6 +123,7 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
+    use crate::cache::CacheStatus;
     use crate::cache::Entry;
     use crate::metric::Measure;
     use crate::plan::Frame;
@@ -130,7 +131,6 @@ mod tests {
     use crate::plan::read::Source;
     use crate::render::complete;
     use crate::render::meta::Ending;
-    use crate::serve::CacheStatus;
     use crate::time::{Granularity, Zone};
 
     fn plan(measure: Measure, group_by: &[&str]) -> SeriesPlan {
