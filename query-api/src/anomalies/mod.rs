@@ -59,11 +59,12 @@ use detect::Values;
 pub use plan::AnomalyPlan;
 pub use query::AnomalyQuery;
 
+use crate::cache::Rendered;
 use crate::plan::{SeriesPlan, StructuredPlan};
 use crate::render::accuracy::Accuracy;
 use crate::render::meta::{About, LookedUp};
 use crate::render::structured::Found;
-use crate::render::{Rendered, series, structured, table};
+use crate::render::{series, structured, table};
 use crate::sql::Point;
 use crate::store::ReadError;
 

@@ -6,10 +6,11 @@ use super::Read;
 use super::detect::{Bucket, Found, Kind, Scale};
 use super::plan::{AnomalyPlan, periods};
 use super::query::{Direction, Sensitivity};
+use crate::cache::Rendered;
 use crate::metric::Nature;
 use crate::plan::Frame;
 use crate::render::meta::About;
-use crate::render::{Rendered, assemble, json};
+use crate::render::{assemble, json};
 use crate::time::{Granularity, Zone, grid};
 
 /// What a judged series says beside what every answer says.

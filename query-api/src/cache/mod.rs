@@ -39,6 +39,7 @@ pub mod question;
 pub mod reach;
 pub mod redis_time_budget;
 pub(crate) mod refusals;
+pub mod rendered;
 pub mod shared;
 #[cfg(test)]
 mod simulated;
@@ -56,6 +57,7 @@ pub use key::{Key, PartKey};
 pub use memory::Memory;
 pub use parts::Parts;
 pub use redis_time_budget::RedisTimeBudget;
+pub use rendered::Rendered;
 pub use shared::Shared;
 pub use stamp::{DaysStamp, Generation, Stamp};
 pub use status::{CacheStatus, StaleReason};

@@ -5,12 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::RedisTimeBudget;
 use super::entry::Kept;
 use super::status::CacheStatus;
+use super::{RedisTimeBudget, Rendered};
 use crate::authorize::Scope;
 use crate::plan::Plan;
-use crate::render::Rendered;
 use crate::store::ReadError;
 
 /// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.

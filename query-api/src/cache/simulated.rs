@@ -13,11 +13,10 @@ use super::answers::Layers;
 use super::question::{Around, Wanted};
 use super::ttl::Policy;
 use super::warm::AT_ONCE;
-use super::{Answers, CacheStatus, Memory, StaleReason, Versions};
+use super::{Answers, CacheStatus, Memory, Rendered, StaleReason, Versions};
 use crate::authorize::Scope;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, RealtimePlan};
-use crate::render::Rendered;
 use crate::store::ReadError;
 
 const HOUR_MS: i64 = 3_600_000;

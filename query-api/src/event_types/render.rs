@@ -8,9 +8,10 @@ use tallyhouse_schema::Rollup;
 
 use super::SAMPLED_TYPES;
 use super::plan::{Declared, EventTypesPlan};
+use crate::cache::Rendered;
 use crate::plan::newest::Newest;
 use crate::render::meta::About;
-use crate::render::{Rendered, assemble, json as piece};
+use crate::render::{assemble, json as piece};
 use crate::sql::{EventTypeRow, SampledKind, SampledRow};
 
 /// A type as it is shown.

@@ -28,16 +28,16 @@ use tokio::time::Instant;
 
 use crate::anomalies;
 use crate::authorize::Scope;
-use crate::cache::{Parts, RedisTimeBudget, Versions};
+use crate::cache::{Parts, RedisTimeBudget, Rendered, Versions};
 use crate::event_types;
 use crate::journeys;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan, SeriesPlan};
+use crate::render;
 use crate::render::meta::LookedUp;
 use crate::render::structured::{Found, Others};
 use crate::render::table::Greatest;
-use crate::render::{self, Rendered};
 use crate::request::structured::Form;
 use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
 use crate::store::{Ask, Cost, ReadError, Store};
@@ -130,7 +130,7 @@ impl Execution {
         let end = self.ends + GRACE;
         let rendered = tokio::time::timeout_at(end, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
         let Age { oldest_ms, seen_ms } = self.age;
-        Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..rendered.with_cost(&self.cost) })
+        Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..render::with_cost(rendered, &self.cost) })
     }
 
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {

@@ -22,10 +22,10 @@ use serde::Serialize;
 pub use funnel::{Funnel, FunnelPlan};
 pub use retention::{Retention, RetentionPlan};
 
+use crate::cache::Rendered;
 use crate::plan::condition::{Condition, Field};
 use crate::plan::newest::Newest;
 use crate::plan::read::Source;
-use crate::render::Rendered;
 use crate::render::meta::About;
 use crate::request::body::Part;
 use crate::request::filter_tree::Tests;

@@ -10,11 +10,11 @@ use super::query::StreamQuery;
 use super::update::{Answered, Failure, Update};
 use crate::authorize::Scope;
 use crate::cache::refusals::REFUSED_MS;
-use crate::cache::{Entry, RedisTimeBudget};
+use crate::cache::{Entry, RedisTimeBudget, Rendered};
 use crate::execute::{Moment, Recall};
 use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
-use crate::render::{Rendered, tagged};
+use crate::render::tagged;
 use crate::serve::{App, Refusal};
 use crate::warning::Warning;
 

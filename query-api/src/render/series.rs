@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::cut::Cut;
 use super::meta::{About, Error, LookedUp};
-use super::{Rendered, assemble, json};
+use super::{assemble, json};
+use crate::cache::Rendered;
 use crate::plan::SeriesPlan;
 use crate::sql::Point;
 use crate::time::grid;

@@ -4,8 +4,9 @@ use serde::Serialize;
 use tallyhouse_schema::dimension::OTHER;
 
 use super::FunnelPlan;
+use crate::cache::Rendered;
 use crate::journeys::{JourneyPlan, about, share};
-use crate::render::{Rendered, assemble, json};
+use crate::render::{assemble, json};
 use crate::sql::journeys::{Part, Reached};
 
 #[derive(Serialize)]

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::RetentionPlan;
+use crate::cache::Rendered;
 use crate::journeys::{JourneyPlan, about, share};
-use crate::render::{Rendered, assemble, json};
+use crate::render::{assemble, json};
 use crate::sql::journeys::{Cell, NOBODY};
 
 #[derive(Serialize)]
