@@ -100,12 +100,12 @@ impl Admission {
         let (class, shared) = (ask.class, &*self.shared);
         let began = Instant::now();
         self.shed(class)?;
-        let waiting = shared.metrics.waiting(class);
+        let waiting = shared.metrics.waiting(class.label());
         let entered = self.gate(class).enter(&ask.project).await;
         drop(waiting);
         let place = entered.map_err(|refused| match refused.reason {
             Reason::Share => {
-                shared.metrics.refused(class, Refused::TenantShare);
+                shared.metrics.refused(class.label(), Refused::TenantShare);
                 NoTurn::TenantBusy { retry_after_s: retry_after(refused.after) }
             }
             Reason::Queue => self.overloaded(class, Refused::QueueFull, refused.after),
@@ -114,7 +114,7 @@ impl Admission {
         // What was calm when it came may be stressed now.
         self.shed(class)?;
         let Some(pass) = shared.signals.pass() else { return Err(self.unavailable(class)) };
-        shared.metrics.waited(class, began.elapsed());
+        shared.metrics.waited(class.label(), began.elapsed());
         let deadline = began + shared.policy.of(class).deadline;
         Ok(Turn::new(class, deadline, place, shared.signals.call(pass)))
     }
@@ -158,12 +158,12 @@ impl Admission {
     }
 
     fn overloaded(&self, class: Class, reason: Refused, after: Duration) -> NoTurn {
-        self.shared.metrics.refused(class, reason);
+        self.shared.metrics.refused(class.label(), reason);
         NoTurn::Overloaded { retry_after_s: retry_after(after) }
     }
 
     fn unavailable(&self, class: Class) -> NoTurn {
-        self.shared.metrics.refused(class, Refused::Breaker);
+        self.shared.metrics.refused(class.label(), Refused::Breaker);
         NoTurn::Unavailable { retry_after_s: retry_after(self.shared.signals.left_alone().unwrap_or(PROBED)) }
     }
 }

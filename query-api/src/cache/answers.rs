@@ -146,7 +146,7 @@ impl Answers {
             self.heat.touch(&ask.key, wanted, (self.clock)());
         }
         let remembered = self.memory.get(&ask.key).map(|kept| (self.worth(&ask, &kept), kept));
-        self.metrics.looked_up(Layer::Memory, remembered.as_ref().map(|(worth, _)| *worth));
+        self.metrics.looked_up(Layer::Memory, Worth::lookup(remembered.as_ref().map(|(worth, _)| *worth)));
         let given = match remembered {
             Some((Worth::Fresh, kept)) => (kept, CacheStatus::Hit),
             Some((Worth::Ageing, kept)) => self.ageing(&ask, kept),
@@ -172,7 +172,7 @@ impl Answers {
 
     fn counted(&self, given: Given) -> Given {
         if let CacheStatus::Stale(reason) = given.1 {
-            self.metrics.cache.stale(reason);
+            self.metrics.cache.stale(reason.label());
         }
         given
     }

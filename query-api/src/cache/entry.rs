@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::packed::{Packed, beside};
 use super::stamp::{DaysStamp, Proven};
 use super::ttl::{Ends, Policy};
+use crate::metrics::Lookup;
 
 /// An answer, rendered but for what changes from one reader to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,18 @@ pub enum Worth {
     Excuse,
     /// Nothing.
     Nothing,
+}
+
+impl Worth {
+    /// What a look-up found, as it is counted.
+    pub(super) const fn lookup(found: Option<Self>) -> Lookup {
+        match found {
+            Some(Self::Fresh) => Lookup::Hit,
+            Some(Self::Ageing) => Lookup::Ageing,
+            Some(Self::Excuse | Self::Nothing) => Lookup::Outdated,
+            None => Lookup::Miss,
+        }
+    }
 }
 
 impl Kept {

@@ -62,7 +62,7 @@ impl Answers {
         let Some(locks) = self.fleet(&ask) else { return self.compute(&ask, None).await };
         let known = locks.shared.get(&ask.key, &ask.redis_time).await;
         let worth = known.as_ref().ok().and_then(Option::as_ref).map(|kept| self.worth(&ask, kept));
-        self.metrics.looked_up(Layer::Redis, worth);
+        self.metrics.looked_up(Layer::Redis, Worth::lookup(worth));
         match known {
             Ok(Some(kept)) if is_good(&kept) => return Ok(self.found(&ask, kept, Origin::Remembered)),
             Ok(_) => {}

@@ -52,6 +52,17 @@ pub enum Doubt {
     Silent,
 }
 
+impl Doubt {
+    /// As in metrics.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no_answer",
+            Self::NoWriters => "no_writers",
+            Self::Silent => "silent_writer",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Beat {
     number: u64,

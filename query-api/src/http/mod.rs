@@ -208,7 +208,7 @@ impl<'a> Asked<'a> {
         let (response, cache) = match answer {
             Ok(answer) => {
                 let now_ms = (shared.app.clock)();
-                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
+                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status.label()))
             }
             Err(refusal) => (error::problem(&refusal).into_response(), None),
         };

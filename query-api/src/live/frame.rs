@@ -18,7 +18,8 @@ pub enum Bye {
 }
 
 impl Bye {
-    const fn reason(self) -> &'static str {
+    /// As in the event and in metrics.
+    pub const fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "shutdown",
             Self::Expired => "expired",

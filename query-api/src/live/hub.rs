@@ -52,6 +52,18 @@ pub enum Full {
     Questions,
 }
 
+impl Full {
+    /// As in metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::ProjectListeners { .. } => "project_listeners",
+            Self::ProjectQuestions { .. } => "project_questions",
+            Self::Listeners => "listeners",
+            Self::Questions => "questions",
+        }
+    }
+}
+
 /// What is in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Usage {
@@ -127,7 +139,7 @@ impl Hub {
         let mut topics = self.lock();
         let question = if topics.contains_key(&key) { Question::Known } else { Question::New };
         if let Err(full) = self.inner.limits.admit(usage(&topics, &key), question) {
-            self.inner.metrics.stream_refused(full);
+            self.inner.metrics.stream_refused(full.label());
             return Err(full);
         }
         let topic = topics.entry(key.clone()).or_insert_with(|| self.start(key.clone(), tick));

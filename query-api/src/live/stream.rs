@@ -83,7 +83,7 @@ impl Stream {
     }
 
     async fn event(&mut self) -> (Bytes, Sent) {
-        let bye = |why| (frame::bye(why), Sent::Bye(why));
+        let bye = |why: Bye| (frame::bye(why), Sent::Bye(why.reason()));
         loop {
             let updates = &mut self.listening.listener.updates;
             tokio::select! {

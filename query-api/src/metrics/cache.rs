@@ -3,8 +3,19 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::Layer;
-use crate::cache::StaleReason;
-use crate::cache::pulse::Doubt;
+
+/// What a layer of the cache had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// An answer that is given as it is.
+    Hit,
+    /// One that is given and refreshed.
+    Ageing,
+    /// One that is given only when ClickHouse cannot answer, or not at all.
+    Outdated,
+    /// Nothing.
+    Miss,
+}
 
 /// What became of a lock of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +117,8 @@ impl CacheMetrics {
     }
 
     /// A stale answer was given.
-    pub fn stale(&self, reason: StaleReason) {
-        self.stale.with_label_values(&[reason.label()]).inc();
+    pub fn stale(&self, reason: &'static str) {
+        self.stale.with_label_values(&[reason]).inc();
     }
 
     /// An answer was computed though there was one, or was to be.
@@ -153,12 +164,7 @@ impl CacheMetrics {
     }
 
     /// Nobody could say whether days were written to.
-    pub fn unknown(&self, doubt: Doubt) {
-        let reason = match doubt {
-            Doubt::NoAnswer => "no_answer",
-            Doubt::NoWriters => "no_writers",
-            Doubt::Silent => "silent_writer",
-        };
+    pub fn unknown(&self, reason: &'static str) {
         self.unknown.with_label_values(&[reason]).inc();
     }
 

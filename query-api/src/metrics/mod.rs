@@ -1,4 +1,5 @@
-//! Every metric of this service: names, labels and buckets. Labels come from types, so that their number is bounded.
+//! Every metric of this service: names, labels and buckets. Labels are enums of this module, or the
+//! `label()` of the type that is measured, so that their number is bounded.
 
 mod cache;
 mod queries;
@@ -11,10 +12,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::cache::CacheStatus;
-use crate::cache::entry::Worth;
-
-pub use cache::{CacheMetrics, Dropped, LockEvent, Refresh};
+pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
 pub use queries::{Cut, Kill, Outcome, Refused};
 pub use streams::Sent;
 
@@ -215,9 +213,9 @@ impl Metrics {
         ]
     }
 
-    /// A request was answered.
-    pub fn answered(&self, route: Route, status: StatusCode, cache: Option<CacheStatus>, took: Duration) {
-        let cache = cache.map_or("none", CacheStatus::label);
+    /// A request was answered; `cache` is the `X-Cache` of the answer.
+    pub fn answered(&self, route: Route, status: StatusCode, cache: Option<&'static str>, took: Duration) {
+        let cache = cache.unwrap_or("none");
         self.requests.with_label_values(&[route.label(), status.as_str(), cache]).inc();
         self.request_seconds.with_label_values(&[route.label(), cache]).observe(took.as_secs_f64());
     }
@@ -228,12 +226,12 @@ impl Metrics {
     }
 
     /// A layer of the cache was asked.
-    pub fn looked_up(&self, layer: Layer, found: Option<Worth>) {
-        let result = match found {
-            Some(Worth::Fresh) => "hit",
-            Some(Worth::Ageing) => "ageing",
-            Some(Worth::Excuse | Worth::Nothing) => "outdated",
-            None => "miss",
+    pub fn looked_up(&self, layer: Layer, lookup: Lookup) {
+        let result = match lookup {
+            Lookup::Hit => "hit",
+            Lookup::Ageing => "ageing",
+            Lookup::Outdated => "outdated",
+            Lookup::Miss => "miss",
         };
         self.lookups.with_label_values(&[layer.label(), result]).inc();
     }

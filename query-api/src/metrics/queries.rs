@@ -5,7 +5,6 @@ use std::time::Duration;
 use tallyhouse_service::breaker::BreakerState;
 
 use super::{Metrics, Running};
-use crate::admission::Class;
 
 /// How a ClickHouse query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,17 +87,17 @@ impl Metrics {
     }
 
     /// A question waits for its turn until the guard is dropped.
-    pub fn waiting(&self, class: Class) -> Running {
-        Running::new(&self.waiting.with_label_values(&[class.label()]))
+    pub fn waiting(&self, class: &'static str) -> Running {
+        Running::new(&self.waiting.with_label_values(&[class]))
     }
 
     /// A question had its turn.
-    pub fn waited(&self, class: Class, time: Duration) {
-        self.wait_seconds.with_label_values(&[class.label()]).observe(time.as_secs_f64());
+    pub fn waited(&self, class: &'static str, time: Duration) {
+        self.wait_seconds.with_label_values(&[class]).observe(time.as_secs_f64());
     }
 
     /// A question got no turn.
-    pub fn refused(&self, class: Class, reason: Refused) {
+    pub fn refused(&self, class: &'static str, reason: Refused) {
         let reason = match reason {
             Refused::Breaker => "breaker",
             Refused::Shed => "shed",
@@ -106,7 +105,7 @@ impl Metrics {
             Refused::TenantShare => "tenant_share",
             Refused::WaitedTooLong => "waited_too_long",
         };
-        self.refused.with_label_values(&[class.label(), reason]).inc();
+        self.refused.with_label_values(&[class, reason]).inc();
     }
 
     /// The state of the breaker to ClickHouse.

@@ -1,8 +1,8 @@
 //! Streams: who listens, and what they are sent.
 
+use std::borrow::Cow;
+
 use super::{Metrics, Running};
-use crate::live::Full;
-use crate::live::frame::Bye;
 
 /// What a listener of a stream was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub enum Sent {
     Heartbeat,
     /// A failure.
     Failure,
-    /// The end.
-    Bye(Bye),
+    /// The end, for this reason.
+    Bye(&'static str),
 }
 
 /// Streams.
@@ -32,14 +32,12 @@ impl Metrics {
     /// A listener was sent something.
     pub fn stream_sent(&self, sent: Sent) {
         let kind = match sent {
-            Sent::Value => "value",
-            Sent::Heartbeat => "heartbeat",
-            Sent::Failure => "error",
-            Sent::Bye(Bye::Shutdown) => "bye_shutdown",
-            Sent::Bye(Bye::Expired) => "bye_expired",
-            Sent::Bye(Bye::Lost) => "bye_lost",
+            Sent::Value => Cow::Borrowed("value"),
+            Sent::Heartbeat => Cow::Borrowed("heartbeat"),
+            Sent::Failure => Cow::Borrowed("error"),
+            Sent::Bye(reason) => Cow::Owned(format!("bye_{reason}")),
         };
-        self.stream_events.with_label_values(&[kind]).inc();
+        self.stream_events.with_label_values(&[&*kind]).inc();
     }
 
     /// A listener was too slow for so many values.
@@ -48,13 +46,7 @@ impl Metrics {
     }
 
     /// A stream was not opened.
-    pub fn stream_refused(&self, full: Full) {
-        let reason = match full {
-            Full::ProjectListeners { .. } => "project_listeners",
-            Full::ProjectQuestions { .. } => "project_questions",
-            Full::Listeners => "listeners",
-            Full::Questions => "questions",
-        };
+    pub fn stream_refused(&self, reason: &'static str) {
         self.stream_refused.with_label_values(&[reason]).inc();
     }
 }

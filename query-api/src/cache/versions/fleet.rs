@@ -56,11 +56,11 @@ impl Fleet {
             // There is nothing to vouch for.
             (Some(stamp), Some(_)) if span.is_empty() => Some(stamp),
             (Some(_), Some(doubt)) => {
-                self.metrics.cache.unknown(doubt);
+                self.metrics.cache.unknown(doubt.label());
                 None
             }
             (None, doubt) => {
-                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer));
+                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer).label());
                 None
             }
         }
