@@ -17,6 +17,7 @@ pub mod asking;
 pub mod authorize;
 pub mod cache;
 pub mod clock;
+pub mod condition;
 pub mod config;
 pub mod coverage;
 pub mod deps;

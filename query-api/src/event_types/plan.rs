@@ -8,8 +8,8 @@ use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 
 use super::query::{EventTypesQuery, Properties};
 use super::{SAMPLED_OF_MANY, SAMPLED_OF_ONE};
+use crate::condition::{Condition, Field};
 use crate::plan::Unplannable;
-use crate::plan::condition::{Condition, Field};
 use crate::plan::read::Read;
 use crate::time::{DAY, Zone};
 

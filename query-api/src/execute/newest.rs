@@ -13,8 +13,8 @@ use super::Execution;
 use super::chunked::{Kind, split};
 use crate::authorize::Scope;
 use crate::cache::{PartKey, Stamp};
+use crate::condition::Condition;
 use crate::plan::chunks::Chunk;
-use crate::plan::condition::Condition;
 use crate::plan::newest::{Newest, Precision, finer};
 use crate::plan::read::{Read, Source};
 use crate::sql::{self, Point, Statement};
@@ -158,7 +158,7 @@ mod tests {
     use tallyhouse_schema::Rollup;
 
     use super::*;
-    use crate::plan::condition::Field;
+    use crate::condition::Field;
 
     const HOUR: i64 = 3_600;
 

@@ -11,8 +11,8 @@ use super::Execution;
 use super::chunked::{Kind, split};
 use crate::authorize::Scope;
 use crate::cache::{PartKey, Stamp};
+use crate::condition::Field;
 use crate::plan::chunks::{Chunk, cut};
-use crate::plan::condition::Field;
 use crate::plan::read::Read;
 use crate::sql::{self, Place, Point, Statement};
 use crate::store::ReadError;
@@ -86,8 +86,8 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
+    use crate::condition::Condition;
     use crate::metric::Measure;
-    use crate::plan::condition::Condition;
     use crate::plan::read::Source;
 
     fn read(by: &[&str], condition: Condition, top: Option<u32>) -> Read {

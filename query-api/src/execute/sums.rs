@@ -43,7 +43,7 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
-    use crate::plan::condition::{Condition, Field};
+    use crate::condition::{Condition, Field};
 
     fn read(measures: &[Measure]) -> Read {
         Read {

@@ -23,7 +23,7 @@ pub use funnel::{Funnel, FunnelPlan};
 pub use retention::{Retention, RetentionPlan};
 
 use crate::cache::Rendered;
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
 use crate::plan::newest::Newest;
 use crate::plan::read::Source;
 use crate::render::meta::About;

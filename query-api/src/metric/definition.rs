@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::interval::{Bounds, Interval};
 use super::{Measure, Metric, Nature};
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
 use crate::time::Granularity;
 
 /// A metric, built in or registered.

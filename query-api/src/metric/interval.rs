@@ -135,7 +135,7 @@ mod tests {
     use super::super::definition::{Definition, Expression, Part};
     use super::super::{Measure, Metric};
     use super::*;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
 
     const OPERATIONS: [Operation; 4] = [Operation::Add, Operation::Subtract, Operation::Multiply, Operation::Divide];
 

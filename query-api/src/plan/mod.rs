@@ -5,7 +5,6 @@
 
 pub mod chunks;
 pub mod comparison;
-pub mod condition;
 pub mod dimensions;
 pub mod error;
 pub mod frame;

@@ -121,7 +121,7 @@ mod tests {
     use tallyhouse_schema::DimSet;
 
     use super::*;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
 
     fn rollup(rollup: Rollup) -> Source {
         Source::Rollup { rollup, set: DimSet::of(["country"]) }

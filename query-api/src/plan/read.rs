@@ -3,9 +3,9 @@
 use serde::{Serialize, Serializer};
 use tallyhouse_schema::{DimSet, Rollup};
 
-use super::condition::{Condition, Field};
 use super::frame::Frame;
 use super::source;
+use crate::condition::{Condition, Field};
 use crate::metric::Measure;
 
 /// Where it is read.

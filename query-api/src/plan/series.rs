@@ -3,11 +3,11 @@
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
-use super::condition::{Condition, Field};
 use super::error::Unplannable;
 use super::frame::Frame;
 use super::read::{Read, Source};
 use super::{dimensions, frame};
+use crate::condition::{Condition, Field};
 use crate::metric::Measure;
 use crate::request::MetricQuery;
 

@@ -4,11 +4,11 @@ use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use super::comparison::{Before, Current, RunningBucket, Span};
-use super::condition::{Condition, Field};
 use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
+use crate::condition::{Condition, Field};
 use crate::metric::Measure;
 use crate::metric::definition::Expression;
 use crate::request::Window;

@@ -126,9 +126,9 @@ mod tests {
     use super::*;
     use crate::cache::CacheStatus;
     use crate::cache::Entry;
+    use crate::condition::Condition;
     use crate::metric::Measure;
     use crate::plan::Frame;
-    use crate::plan::condition::Condition;
     use crate::plan::read::Source;
     use crate::render::complete;
     use crate::render::meta::Ending;

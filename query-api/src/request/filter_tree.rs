@@ -14,7 +14,7 @@ use tallyhouse_schema::dimension::stored_event_type;
 use super::body::Part;
 use super::error::BadRequest;
 use super::values;
-use crate::plan::condition::{Condition, Field, How};
+use crate::condition::{Condition, Field, How};
 
 /// Conditions of one list, and values of one test, at most.
 const MOST: (usize, usize) = (32, 1_000);

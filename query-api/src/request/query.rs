@@ -12,10 +12,10 @@ use super::structured::StructuredQuery;
 use super::values;
 use super::window::Window;
 use crate::anomalies::query::AnomalyQuery;
+use crate::condition::{Condition, Field};
 use crate::event_types::query::EventTypesQuery;
 use crate::journeys::Journey;
 use crate::metric::Metric;
-use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
 
 /// Parameters of `GET /v1/metrics/{name}`.

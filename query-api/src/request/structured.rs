@@ -20,9 +20,9 @@ use super::query::{MAX_DIMENSIONS, MetricQuery, event_types_of};
 use super::range;
 use super::values;
 use super::window::Window;
+use crate::condition::{Condition, Field};
 use crate::metric::{Definition, Measure, Metric};
 use crate::plan::comparison::Span;
-use crate::plan::condition::{Condition, Field};
 use crate::time::{Granularity, Zone};
 
 /// Metrics of one query at most.

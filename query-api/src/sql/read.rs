@@ -10,8 +10,8 @@ use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::{Statement, Value, bucket, ranking};
+use crate::condition::{Condition, Field, How};
 use crate::metric::Measure;
-use crate::plan::condition::{Condition, Field, How};
 use crate::plan::read::{Read, Source};
 use crate::time::Grid;
 

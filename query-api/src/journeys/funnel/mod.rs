@@ -27,7 +27,7 @@ use serde::Serialize;
 use tallyhouse_schema::dimension::is_valid_name;
 
 use super::{Scan, of_type};
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
 use crate::request::body::Part;
 use crate::request::filter_tree::{self, Tests};
 use crate::request::{BadRequest, Window, range, values};

@@ -22,7 +22,7 @@ pub mod render;
 use serde::Serialize;
 
 use super::{Scan, of_type};
-use crate::plan::condition::Condition;
+use crate::condition::Condition;
 use crate::request::body::Part;
 use crate::request::filter_tree::{self, Tests};
 use crate::request::{BadRequest, Window, range, values};

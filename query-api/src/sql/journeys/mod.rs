@@ -8,8 +8,8 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::read::{RAW_RANGE, condition};
 use super::{Statement, Value};
+use crate::condition::Condition;
 use crate::journeys::Scan;
-use crate::plan::condition::Condition;
 use crate::plan::read::Source;
 
 pub use funnel::{Part, Reached, funnel};
