@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
-use super::comparison::{Before, Current, RunningBucket, Span};
+use super::comparison::{Before, Current, RunningBucket};
 use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
@@ -11,6 +11,7 @@ use super::{dimensions, source};
 use crate::condition::{Condition, Field};
 use crate::metric::Measure;
 use crate::metric::definition::Expression;
+use crate::request::ComparedSpan;
 use crate::request::Window;
 use crate::request::structured::{Form, Shape, StructuredQuery, Time};
 use crate::time::{DAY, Grid, MINUTE, minute_ceil, minute_floor};
@@ -46,7 +47,7 @@ pub struct Compared {
     /// The end of what is compared of it.
     pub to: i64,
     /// How much of the period before is compared.
-    pub span: Span,
+    pub span: ComparedSpan,
 }
 
 /// A range, and the readings over it.
@@ -168,8 +169,8 @@ impl Planner<'_> {
         let current = self.current(period.from, period.to, period.frame.as_ref());
         let meant_to = current.end();
         let to = match span {
-            Span::Equal => meant_to.min(current.now),
-            Span::Whole => meant_to,
+            ComparedSpan::Equal => meant_to.min(current.now),
+            ComparedSpan::Whole => meant_to,
         };
         let asked_until = match self.query.window {
             Window::Open { until, .. } => until,

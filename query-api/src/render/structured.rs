@@ -12,8 +12,8 @@ use super::{assemble, json as piece, series};
 use crate::cache::Rendered;
 use crate::condition::{Condition, How};
 use crate::plan::Frame;
-use crate::plan::comparison::Span;
 use crate::plan::structured::{Compared, Period, StructuredPlan};
+use crate::request::ComparedSpan;
 use crate::request::structured::{Column, Form, Shape};
 use crate::sql::Point;
 use crate::time::{Zone, grid};
@@ -281,10 +281,10 @@ fn range(plan: &StructuredPlan) -> [String; 2] {
     [plan.shape.zone.rfc3339(plan.period.from), plan.shape.zone.rfc3339(to)]
 }
 
-fn comparisons(span: Span) -> Value {
+fn comparisons(span: ComparedSpan) -> Value {
     match span {
-        Span::Equal => "previous_period".into(),
-        Span::Whole => json!({ "period": "previous_period", "span": span.name() }),
+        ComparedSpan::Equal => "previous_period".into(),
+        ComparedSpan::Whole => json!({ "period": "previous_period", "span": span.name() }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod arrival;
 pub mod body;
+pub mod comparison;
 pub mod error;
 pub mod filter_tree;
 pub mod near;
@@ -14,6 +15,7 @@ pub mod unique;
 pub mod values;
 pub mod window;
 
+pub use comparison::ComparedSpan;
 pub use error::BadRequest;
 pub use params::Params;
 pub use query::{DailyQuery, Filter, MetricQuery, Query};

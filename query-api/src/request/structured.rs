@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::body::Part;
+use super::comparison::ComparedSpan;
 use super::error::BadRequest;
 use super::filter_tree::{self, MOST_TESTS, Tests};
 use super::params::Params;
@@ -22,7 +23,6 @@ use super::values;
 use super::window::Window;
 use crate::condition::{Condition, Field};
 use crate::metric::{Definition, Measure, Metric};
-use crate::plan::comparison::Span;
 use crate::time::{Granularity, Zone};
 
 /// Metrics of one query at most.
@@ -132,7 +132,7 @@ pub struct Include {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub other: bool,
     /// The period right before, and how much of it.
-    pub previous_period: Option<Span>,
+    pub previous_period: Option<ComparedSpan>,
 }
 
 impl StructuredQuery {
@@ -320,20 +320,20 @@ fn include(part: &Part<'_>, by: &[Field]) -> Result<Include, BadRequest> {
 }
 
 /// `"previous_period"`, or an object that also says how much of it.
-fn comparisons(part: &Part<'_>) -> Result<Span, BadRequest> {
+fn comparisons(part: &Part<'_>) -> Result<ComparedSpan, BadRequest> {
     let period = |part: &Part<'_>| match part.text()? {
         "previous_period" => Ok(()),
         _ => Err(part.not("`previous_period`")),
     };
     if part.is_text() {
-        return period(part).map(|()| Span::Equal);
+        return period(part).map(|()| ComparedSpan::Equal);
     }
     let fields = part.fields(&["period", "span"])?;
     period(&fields.required("period")?)?;
-    let Some(span) = fields.get("span") else { return Ok(Span::Equal) };
+    let Some(span) = fields.get("span") else { return Ok(ComparedSpan::Equal) };
     let text = span.text()?;
-    let found = Span::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, span)| span);
-    found.ok_or_else(|| span.unknown("span", Span::NAMES.map(|(name, _)| name)))
+    let found = ComparedSpan::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, span)| span);
+    found.ok_or_else(|| span.unknown("span", ComparedSpan::NAMES.map(|(name, _)| name)))
 }
 
 #[cfg(test)]
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!((query.shape.limit, query.shape.offset, query.raw), (5, 10, true));
         assert!(
             query.shape.include.totals
-                && query.shape.include.previous_period == Some(Span::Equal)
+                && query.shape.include.previous_period == Some(ComparedSpan::Equal)
                 && !query.shape.include.total_rows
         );
     }
