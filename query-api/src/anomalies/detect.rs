@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::levels::{Ladder, Run, RunKind, Seen, runs};
 use super::model::{Fit, LEAST_CYCLES, Series, coarse, fit};
-use super::plan::{Judged, periods};
+use super::periods::periods;
 use super::robust::median;
 use crate::metric::Nature;
 use crate::plan::Frame;
+use crate::plan::anomalies::Judged;
 use crate::store::ReadError;
 use crate::time::grid;
 
@@ -349,10 +350,10 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::{Direction, Sensitivity};
     use super::super::synthetic::{FROM, judged, plan, points};
     use super::*;
     use crate::metric::Measure;
+    use crate::request::anomalies::{Direction, Sensitivity};
     use crate::time::{Granularity, Zone};
 
     /// Four weeks of hours with a day's shape.

@@ -4,13 +4,14 @@ use serde::Serialize;
 
 use super::Read;
 use super::detect::{Bucket, Found, Kind, Scale};
-use super::plan::{AnomalyPlan, periods};
-use super::query::{Direction, Sensitivity};
+use super::periods::periods;
 use crate::cache::Rendered;
 use crate::metric::Nature;
 use crate::plan::Frame;
+use crate::plan::anomalies::AnomalyPlan;
 use crate::render::meta::About;
 use crate::render::{assemble, json};
+use crate::request::anomalies::{Direction, Sensitivity};
 use crate::time::{Granularity, Zone, grid};
 
 /// What a judged series says beside what every answer says.

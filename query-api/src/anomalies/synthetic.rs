@@ -1,11 +1,11 @@
 //! Series with known anomalies: the experiment behind the choice of method, kept as a test of it.
 
 use super::detect::{Found, Values, detect};
-use super::plan::{Judged, Shown};
-use super::query::{Direction, Sensitivity};
 use super::simulated::{Random, WEEKDAYS, of_day};
 use crate::metric::Measure;
 use crate::plan::Frame;
+use crate::plan::anomalies::{Judged, Shown};
+use crate::request::anomalies::{Direction, Sensitivity};
 use crate::time::{Granularity, Zone};
 
 /// Monday, 2026-06-01, 00:00 UTC.

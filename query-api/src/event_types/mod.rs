@@ -1,11 +1,9 @@
 //! Which types of event a project has, and how many of each: read from the daily rollup, remembered per project. What
-//! `GET /v1/event-types` says of them is in [`query`], [`plan`] and [`render`].
+//! `GET /v1/event-types` says of them is in [`render`].
 //!
 //! A type that is remembered stays known, however old the list is. One that is not in a list older than [`NEW_AFTER`] makes it be
 //! read again, so a misspelt name costs at most one reading in that time and a new type is known soon after its first event.
 
-pub mod plan;
-pub mod query;
 pub mod render;
 
 use std::collections::{BTreeSet, HashSet};
@@ -24,21 +22,6 @@ use crate::warning::Warning;
 
 /// Types that are remembered of one project: those with most events.
 pub const MOST_TYPES: usize = 10_000;
-
-/// Types that `GET /v1/event-types` lists at most.
-pub const MOST_LISTED: u32 = 1_000;
-
-/// Types of a list whose properties are looked for: each costs a granule or two of raw events.
-pub const SAMPLED_TYPES: usize = 50;
-
-/// Raw events that are looked at of each type of a list.
-pub const SAMPLED_OF_MANY: u32 = 500;
-
-/// Raw events that are looked at of the one type that is asked for.
-pub const SAMPLED_OF_ONE: u32 = 10_000;
-
-/// Properties of a type that are told: those in most events.
-pub const MOST_PROPERTIES: i64 = 200;
 
 /// A misspelt name is compared with no more types than these; comparing costs microseconds each.
 const MOST_COMPARED: usize = 2_000;

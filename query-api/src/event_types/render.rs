@@ -6,9 +6,8 @@ use serde::Serialize;
 use serde_json::json;
 use tallyhouse_schema::Rollup;
 
-use super::SAMPLED_TYPES;
-use super::plan::{Declared, EventTypesPlan};
 use crate::cache::Rendered;
+use crate::plan::event_types::{Declared, EventTypesPlan, SAMPLED_TYPES};
 use crate::plan::newest::Newest;
 use crate::render::meta::About;
 use crate::render::{assemble, json as piece};

@@ -3,10 +3,12 @@
 //! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
+pub mod anomalies;
 pub mod chunks;
 pub mod comparison;
 pub mod dimensions;
 pub mod error;
+pub mod event_types;
 pub mod frame;
 pub mod newest;
 pub mod read;
@@ -18,15 +20,15 @@ mod suggest;
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, Rollup};
 
+pub use anomalies::AnomalyPlan;
 pub use error::Unplannable;
+pub use event_types::EventTypesPlan;
 pub use frame::Frame;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
 use self::read::Read;
 use crate::admission::Class;
-use crate::anomalies::{self, plan::AnomalyPlan};
-use crate::event_types::{self, plan::EventTypesPlan};
 use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query, SeriesQuery};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
@@ -156,10 +158,10 @@ fn planned(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Un
         Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
-        Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
+        Query::Anomalies(query) => anomalies::plan(query, catalogue, now_ms).map(Plan::Anomalies),
         Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
         Query::EventTypes(query) => {
-            event_types::plan::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
+            event_types::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
         }
         Query::Structured(query) => {
             structured::plan(query, catalogue, now_ms).map(|plan| Plan::Structured(Box::new(plan)))

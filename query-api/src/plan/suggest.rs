@@ -1,7 +1,7 @@
 //! What would be answered instead of a question that is refused. It is found by asking: nothing is suggested that would be refused.
 
 use super::Unplannable;
-use crate::event_types::query::EventTypesQuery;
+use crate::request::event_types::EventTypesQuery;
 use crate::request::{DailyQuery, Query, SeriesQuery, StructuredQuery, Window};
 use crate::time::{DAY, Granularity, Zone};
 
@@ -95,7 +95,7 @@ fn since(query: &Query, start: i64, now: i64) -> Option<Query> {
         Query::EventTypes(query) => Query::EventTypes(EventTypesQuery { window: window(query.window), ..query }),
         Query::Anomalies(query) => {
             let series = query.series.clone().over(window(query.series.window()));
-            Query::Anomalies(crate::anomalies::query::AnomalyQuery { series, ..query })
+            Query::Anomalies(crate::request::anomalies::AnomalyQuery { series, ..query })
         }
         Query::Daily(query) => Query::Daily(DailyQuery { date: query.zone.date(start), ..query }),
         Query::Realtime | Query::Journey(_) => return None,
@@ -124,9 +124,9 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::anomalies::query::AnomalyQuery;
     use crate::metric::{Definition, Metric};
     use crate::plan::plan;
+    use crate::request::anomalies::AnomalyQuery;
     use crate::request::body::{self, Part};
     use crate::request::query::METRIC_PARAMS;
     use crate::request::{MetricQuery, Params};

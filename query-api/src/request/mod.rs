@@ -1,9 +1,11 @@
 //! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
 
+pub mod anomalies;
 pub mod arrival;
 pub mod body;
 pub mod comparison;
 pub mod error;
+pub mod event_types;
 pub mod filter_tree;
 pub mod near;
 pub mod params;

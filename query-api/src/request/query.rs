@@ -11,11 +11,11 @@ use super::params::{FILTER, Params};
 use super::structured::StructuredQuery;
 use super::values;
 use super::window::Window;
-use crate::anomalies::query::AnomalyQuery;
 use crate::condition::{Condition, Field};
-use crate::event_types::query::EventTypesQuery;
 use crate::journeys::Journey;
 use crate::metric::Metric;
+use crate::request::anomalies::AnomalyQuery;
+use crate::request::event_types::EventTypesQuery;
 use crate::time::{Granularity, Zone};
 
 /// Parameters of `GET /v1/metrics/{name}`.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::request::error::quoted;
-use crate::request::params::FILTER;
-use crate::request::{BadRequest, Params, SeriesQuery, Window};
+use super::error::quoted;
+use super::params::FILTER;
+use super::{BadRequest, Params, SeriesQuery, Window};
 use crate::time::{DAY, Granularity, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/anomalies`.

@@ -5,9 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::MOST_LISTED;
-use crate::request::error::quoted;
-use crate::request::{BadRequest, Params, Window, values};
+use super::error::quoted;
+use super::{BadRequest, Params, Window, values};
 use crate::time::{DAY, Zone};
 
 /// Parameters of `GET /v1/event-types`.
@@ -15,6 +14,9 @@ pub const EVENT_TYPES_PARAMS: &[&str] = &["startTime", "endTime", "eventType", "
 
 /// The range without `startTime` and `endTime`, in seconds: what is sent weekly or monthly is in it.
 const DEFAULT_SECONDS: i64 = 30 * DAY;
+
+/// Types that are listed at most.
+pub const MOST_LISTED: u32 = 1_000;
 
 /// Event types without `limit`.
 const DEFAULT_LIMIT: u32 = 100;

@@ -6,15 +6,23 @@ use serde::Serialize;
 use tallyhouse_schema::catalogue::FALLBACK_VALUE_PROPERTIES;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 
-use super::query::{EventTypesQuery, Properties};
-use super::{SAMPLED_OF_MANY, SAMPLED_OF_ONE};
+use super::Unplannable;
+use super::read::Read;
 use crate::condition::{Condition, Field};
-use crate::plan::Unplannable;
-use crate::plan::read::Read;
+use crate::request::event_types::{EventTypesQuery, Properties};
 use crate::time::{DAY, Zone};
 
 /// Seconds of an hour: hours of UTC are what is read, so that every zone is answered from the same rollup.
 pub const HOUR: i64 = 3_600;
+
+/// Types of a list whose properties are looked for: each costs a granule or two of raw events.
+pub const SAMPLED_TYPES: usize = 50;
+
+/// Raw events that are looked at of each type of a list.
+pub const SAMPLED_OF_MANY: u32 = 500;
+
+/// Raw events that are looked at of the one type that is asked for.
+pub const SAMPLED_OF_ONE: u32 = 10_000;
 
 /// The types of a range.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,8 +113,8 @@ pub fn plan(query: &EventTypesQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_types::query::EVENT_TYPES_PARAMS;
     use crate::request::Params;
+    use crate::request::event_types::EVENT_TYPES_PARAMS;
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use tallyhouse_schema::Catalogue;
 
-use super::query::{AnomalyQuery, Direction, Sensitivity};
+use super::structured::Period;
+use super::{Frame, OneSeries, Unplannable, one_series};
 use crate::metric::Nature;
-use crate::plan::structured::Period;
-use crate::plan::{Frame, OneSeries, Unplannable, one_series};
+use crate::request::anomalies::{AnomalyQuery, Direction, Sensitivity};
 use crate::request::{SeriesQuery, Window};
 use crate::time::{DAY, Granularity, grid};
 
@@ -101,19 +101,10 @@ fn earlier(window: Window, seconds: i64) -> Window {
     }
 }
 
-/// Buckets after which a series of this granularity may repeat itself, shortest first.
-pub fn periods(granularity: Granularity) -> Vec<usize> {
-    match granularity.clock_seconds().and_then(|width| usize::try_from(DAY / width).ok()) {
-        Some(day) => vec![day, 7 * day],
-        None if granularity == Granularity::Day => vec![7],
-        None => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::query::ANOMALY_PARAMS;
     use super::*;
+    use crate::request::anomalies::ANOMALY_PARAMS;
     use crate::request::{MetricQuery, Params};
 
     /// 2026-11-20T12:34:56.789Z
@@ -152,13 +143,5 @@ mod tests {
             assert_eq!(begins(query), (from.to_owned(), shown.to_owned()), "{query}");
         }
         assert!(planned("granularity=minute&startTime=2026-10-01").is_err(), "too many points are refused as ever");
-    }
-
-    #[test]
-    fn days_and_weeks_repeat_themselves() {
-        assert_eq!(periods(Granularity::Hour), [24, 168]);
-        assert_eq!(periods(Granularity::Minute), [1_440, 10_080]);
-        assert_eq!(periods(Granularity::Day), [7]);
-        assert!(periods(Granularity::Month).is_empty());
     }
 }
