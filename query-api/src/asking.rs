@@ -18,7 +18,6 @@ use crate::authorize::Scope;
 use crate::cache::question::{Around, Recipe, Wanted};
 use crate::clock::Clock;
 use crate::execute::{Moment, Recall, Sources};
-use crate::journeys::Journey;
 use crate::plan::{Plan, Unplannable, plan};
 use crate::render::json;
 use crate::request::{Query, Window};
@@ -130,8 +129,8 @@ fn window(query: &Query) -> Option<Window> {
         Query::Anomalies(query) => Some(query.series.window()),
         Query::Structured(query) => Some(query.window),
         Query::EventTypes(query) => Some(query.window),
-        Query::Journey(Journey::Funnel(funnel)) => Some(funnel.range),
-        Query::Journey(Journey::Retention(retention)) => Some(retention.range),
+        Query::Funnel(funnel) => Some(funnel.range),
+        Query::Retention(retention) => Some(retention.range),
         Query::Realtime => Some(Window::Last { seconds: 1_800 }),
         Query::Daily(_) => None,
     }
@@ -146,8 +145,8 @@ fn timeless_query(query: &Query) -> Query {
         Query::Anomalies(anomalies) => anomalies.series = anomalies.series.clone().over(NONE),
         Query::Structured(query) => query.window = NONE,
         Query::EventTypes(query) => query.window = NONE,
-        Query::Journey(Journey::Funnel(funnel)) => funnel.range = NONE,
-        Query::Journey(Journey::Retention(retention)) => retention.range = NONE,
+        Query::Funnel(funnel) => funnel.range = NONE,
+        Query::Retention(retention) => retention.range = NONE,
         Query::Realtime | Query::Daily(_) => {}
     }
     query

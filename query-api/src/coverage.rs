@@ -242,7 +242,7 @@ fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
             OneSeries::Registered(plan) => plan.readings().map(Cow::Borrowed).collect(),
         },
         Plan::Daily(plan) => vec![Cow::Owned(plan.read())],
-        Plan::Realtime(_) | Plan::Journey(_) | Plan::EventTypes(_) => Vec::new(),
+        Plan::Realtime(_) | Plan::Funnel(_) | Plan::Retention(_) | Plan::EventTypes(_) => Vec::new(),
     }
 }
 

@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::execute::{Recall, Sources};
-use crate::journeys::Journey;
 use crate::live::Full;
 use crate::metric::Metric;
 use crate::plan::Unplannable;
@@ -198,7 +197,7 @@ fn document(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<Query,
     let document = body::parse(body)?;
     let root = Part::root(&document);
     if root.has("kind") {
-        return Journey::parse(&root, now_ms).map(Query::Journey);
+        return Query::of_kind(&root, now_ms);
     }
     let metric = |name: &str| app.registry.find(scope.project(), name);
     let names = || app.registry.names(scope.project());

@@ -23,7 +23,8 @@ impl Reach {
         match plan {
             Plan::Series(plan) => Self { from: plan.frame.from, to: plan.frame.to, is_realtime: false },
             Plan::Anomalies(plan) => Self::between(plan.frame.from, plan.frame.to),
-            Plan::Journey(plan) => Self::between(plan.scan().from, plan.scan().to),
+            Plan::Funnel(plan) => Self::between(plan.scan().from, plan.scan().to),
+            Plan::Retention(plan) => Self::between(plan.scan().from, plan.scan().to),
             Plan::Realtime(plan) => Self { from: plan.long_from, to: plan.to, is_realtime: true },
             Plan::EventTypes(plan) => Self::between(plan.from, plan.to),
             Plan::Daily(plan) => Self { from: plan.previous_from, to: plan.to, is_realtime: false },

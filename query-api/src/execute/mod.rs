@@ -30,7 +30,7 @@ use crate::anomalies;
 use crate::authorize::Scope;
 use crate::cache::{Parts, RedisTimeBudget, Rendered, Versions};
 use crate::event_types;
-use crate::journeys;
+use crate::funnels_retention;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan, SeriesPlan};
@@ -133,6 +133,12 @@ impl Execution {
         Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..render::with_cost(rendered, &self.cost) })
     }
 
+    /// What was computed elsewhere, its cost counted.
+    fn with_cost_of(&mut self, (rendered, cost): (Rendered, Cost)) -> Rendered {
+        self.cost += cost;
+        rendered
+    }
+
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {
         let generated_s = self.moment.now_ms.div_euclid(1_000);
         Ok(match plan {
@@ -158,10 +164,13 @@ impl Execution {
                 };
                 anomalies::judge(plan.clone(), read, self.age.seen_ms).await?
             }
-            Plan::Journey(plan) => {
-                let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
-                self.cost += cost;
-                rendered
+            Plan::Funnel(plan) => {
+                let computed = funnels_retention::funnel(&self.sources.store, &self.ask, plan, generated_s).await?;
+                self.with_cost_of(computed)
+            }
+            Plan::Retention(plan) => {
+                let computed = funnels_retention::retention(&self.sources.store, &self.ask, plan, generated_s).await?;
+                self.with_cost_of(computed)
             }
             Plan::Realtime(plan) => {
                 let lines: Vec<Line> = self.ask(&sql::realtime(plan, self.scope.project())).await?;

@@ -10,8 +10,11 @@ pub mod dimensions;
 pub mod error;
 pub mod event_types;
 pub mod frame;
+pub mod funnel;
 pub mod newest;
 pub mod read;
+pub mod retention;
+pub mod scan;
 pub mod series;
 pub mod source;
 pub mod structured;
@@ -24,12 +27,13 @@ pub use anomalies::AnomalyPlan;
 pub use error::Unplannable;
 pub use event_types::EventTypesPlan;
 pub use frame::Frame;
+pub use funnel::FunnelPlan;
+pub use retention::RetentionPlan;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
 use self::read::Read;
 use crate::admission::Class;
-use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query, SeriesQuery};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
 
@@ -44,8 +48,10 @@ pub enum Plan {
     Daily(DailyPlan),
     /// What is unusual in a series.
     Anomalies(AnomalyPlan),
-    /// What people did after one another.
-    Journey(JourneyPlan),
+    /// How many users take one step after another.
+    Funnel(FunnelPlan),
+    /// How many users come back.
+    Retention(RetentionPlan),
     /// Several metrics by any dimensions.
     Structured(Box<StructuredPlan>),
     /// Which types of event there are.
@@ -137,7 +143,7 @@ impl Plan {
     pub fn class(&self) -> Class {
         match self {
             Self::Realtime(_) => Class::Realtime,
-            Self::Journey(_) => Class::AdHoc,
+            Self::Funnel(_) | Self::Retention(_) => Class::AdHoc,
             Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
             Self::EventTypes(plan) if plan.sampled > 0 => Class::AdHoc,
             Self::EventTypes(_) | Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => {
@@ -159,7 +165,8 @@ fn planned(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Un
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
         Query::Anomalies(query) => anomalies::plan(query, catalogue, now_ms).map(Plan::Anomalies),
-        Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
+        Query::Funnel(query) => Ok(Plan::Funnel(funnel::plan(query, now_ms))),
+        Query::Retention(query) => Ok(Plan::Retention(retention::plan(query, now_ms))),
         Query::EventTypes(query) => {
             event_types::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
         }

@@ -62,7 +62,7 @@ fn asked(query: &Query, now_ms: i64) -> Option<i64> {
         Query::Structured(query) => Some(query.window.bounds(now_ms).0),
         Query::EventTypes(query) => Some(query.window.bounds(now_ms).0),
         Query::Anomalies(query) => Some(query.series.window().bounds(now_ms).0),
-        Query::Realtime | Query::Journey(_) => None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => None,
     }
 }
 
@@ -76,7 +76,7 @@ fn zone(query: &Query) -> Option<&Zone> {
             SeriesQuery::BuiltIn(query) => &query.zone,
             SeriesQuery::Registered(query) => &query.shape.zone,
         }),
-        Query::Realtime | Query::Journey(_) => None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => None,
     }
 }
 
@@ -98,7 +98,7 @@ fn since(query: &Query, start: i64, now: i64) -> Option<Query> {
             Query::Anomalies(crate::request::anomalies::AnomalyQuery { series, ..query })
         }
         Query::Daily(query) => Query::Daily(DailyQuery { date: query.zone.date(start), ..query }),
-        Query::Realtime | Query::Journey(_) => return None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => return None,
     })
 }
 
@@ -110,7 +110,7 @@ fn in_buckets_of(query: &Query, granularity: Granularity) -> Option<Query> {
             query.series = query.series.in_buckets_of(granularity);
             Some(Query::Anomalies(query))
         }
-        Query::Daily(_) | Query::Realtime | Query::Journey(_) | Query::EventTypes(_) => None,
+        Query::Daily(_) | Query::Realtime | Query::Funnel(_) | Query::Retention(_) | Query::EventTypes(_) => None,
     }
 }
 

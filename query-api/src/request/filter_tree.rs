@@ -150,6 +150,12 @@ fn can_be_found(field: &Field, how: How, text: &str, value: &Part<'_>) -> Result
     }
 }
 
+/// The events of the type that a field names, a test of its own.
+pub fn event_type_of(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+    tests.count(part)?;
+    Ok(Condition::is(Field::EventType, [values::event_type_field(part)?]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 
 mod coverage;
 mod event_types;
-pub mod journeys;
+pub mod funnels_retention;
 mod newest;
 mod ranking;
 mod read;

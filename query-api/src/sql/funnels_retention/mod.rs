@@ -9,8 +9,8 @@ use tallyhouse_sql::clickhouse::{self, Row};
 use super::read::{RAW_RANGE, condition};
 use super::{Statement, Value};
 use crate::condition::Condition;
-use crate::journeys::Scan;
 use crate::plan::read::Source;
+use crate::plan::scan::Scan;
 
 pub use funnel::{Part, Reached, funnel};
 pub use retention::{Cell, NOBODY, retention};
@@ -48,18 +48,21 @@ fn holds(tree: &Condition, statement: &mut Statement) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_schema::Catalogue;
+
     use super::*;
-    use crate::journeys::{Journey, JourneyPlan};
+    use crate::plan::{Plan, plan};
+    use crate::request::Query;
     use crate::request::body::{self, Part};
 
     fn statements(text: &str) -> Vec<Statement> {
         let value = body::parse(text.as_bytes()).unwrap();
-        let plan = Journey::parse(&Part::root(&value), 1_795_178_096_789).unwrap().plan(1_795_178_096_789);
-        let whole = match &plan {
-            JourneyPlan::Funnel(plan) => funnel(plan, "p'1"),
-            JourneyPlan::Retention(plan) => retention(plan, "p'1"),
-        };
-        vec![size(&plan.scan(), "p'1"), whole]
+        let query = Query::of_kind(&Part::root(&value), 1_795_178_096_789).unwrap();
+        match plan(&query, &Catalogue::default(), 1_795_178_096_789).unwrap() {
+            Plan::Funnel(plan) => vec![size(&plan.scan(), "p'1"), funnel(&plan, "p'1")],
+            Plan::Retention(plan) => vec![size(&plan.scan(), "p'1"), retention(&plan, "p'1")],
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Every text that a caller can choose is `x`, but for names of dimensions: those are checked when they are read.

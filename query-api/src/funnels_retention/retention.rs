@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::RetentionPlan;
+use super::{about, share};
 use crate::cache::Rendered;
-use crate::journeys::{JourneyPlan, about, share};
+use crate::plan::retention::RetentionPlan;
 use crate::render::{assemble, json};
-use crate::sql::journeys::{Cell, NOBODY};
+use crate::sql::funnels_retention::{Cell, NOBODY};
 
 #[derive(Serialize)]
-struct Body {
-    query: JourneyPlan,
+struct Body<'a> {
+    query: &'a RetentionPlan,
     data: Vec<Cohort>,
     /// By period, from 0.
     average: Vec<Option<f64>>,
@@ -47,7 +47,7 @@ struct Own {
 }
 
 /// Renders what was found.
-pub fn render(plan: &RetentionPlan, cells: &[Cell], generated_s: i64) -> Rendered {
+pub(super) fn render(plan: &RetentionPlan, cells: &[Cell], generated_s: i64) -> Rendered {
     let data = cohorts(plan, cells);
     let average = (0..=plan.periods as usize).map(|period| average(&data, period)).collect();
     let sum = |count: fn(&Cell) -> u64| cells.iter().map(count).sum::<u64>();
@@ -58,7 +58,7 @@ pub fn render(plan: &RetentionPlan, cells: &[Cell], generated_s: i64) -> Rendere
         events_without_user: sum(|cell| cell.without_user),
     };
     let about = about(&plan.timezone, (plan.from, plan.to), newest, generated_s);
-    assemble(&json::text(&Body { query: JourneyPlan::Retention(plan.clone()), data, average }), &about, &own)
+    assemble(&json::text(&Body { query: plan, data, average }), &about, &own)
 }
 
 fn cohorts(plan: &RetentionPlan, cells: &[Cell]) -> Vec<Cohort> {

@@ -21,23 +21,20 @@
 //!   millisecond the first value in order). Rows therefore add up to the total. The ten biggest have a row, the others share
 //!   `__other__`.
 
-pub mod render;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tallyhouse_schema::dimension::is_valid_name;
 
-use super::{Scan, of_type};
+use super::body::Part;
+use super::filter_tree::{self, Tests, event_type_of};
+use super::query::event_types_of;
+use super::{BadRequest, Window, range, values};
 use crate::condition::{Condition, Field};
-use crate::request::body::Part;
-use crate::request::filter_tree::{self, Tests};
-use crate::request::{BadRequest, Window, range, values};
 use crate::time::{DAY, MINUTE, Zone};
 
 /// Steps of a funnel: fewer show nothing, more are read by nobody.
 pub const STEPS: std::ops::RangeInclusive<usize> = 2..=10;
-
-/// Values of a breakdown that have a row of their own.
-pub const TOP: u32 = 10;
 
 /// The shortest and the longest `window`, in seconds.
 const WINDOW: std::ops::RangeInclusive<i64> = MINUTE..=90 * DAY;
@@ -89,29 +86,9 @@ impl Order {
     const NAMES: [(&'static str, Self); 2] = [("ordered", Self::Ordered), ("strict_order", Self::StrictOrder)];
 }
 
-/// What is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FunnelPlan {
-    /// From this second since the epoch on.
-    pub from: i64,
-    /// To this one, exclusive.
-    pub to: i64,
-    /// Whose clocks instants are shown on.
-    pub timezone: Zone,
-    /// The longest time from the first step to the last, in seconds.
-    pub window_s: i64,
-    /// What may happen between two steps.
-    pub order: Order,
-    /// The steps, in order.
-    pub steps: Vec<Step>,
-    /// What must hold of every event.
-    pub condition: Condition,
-    /// What the first step's event is told apart by.
-    pub breakdown: Option<Field>,
-}
-
 impl Funnel {
-    pub(super) fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
+    /// Reads a document whose `kind` is `funnel`; `now_ms` is the present.
+    pub fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
         let mut tests = Tests::of_document();
         let steps = steps(&fields.required("steps")?, &mut tests)?;
@@ -127,36 +104,18 @@ impl Funnel {
         })
     }
 
-    pub(super) fn plan(&self, now_ms: i64) -> FunnelPlan {
-        let (from, to) = self.range.bounds(now_ms);
-        FunnelPlan {
-            from,
-            to,
-            timezone: self.zone.clone(),
-            window_s: self.within_s,
-            order: self.order,
-            steps: self.steps.clone(),
-            condition: self.condition.clone(),
-            breakdown: self.breakdown.clone(),
-        }
-    }
-}
-
-impl FunnelPlan {
-    /// What must hold of an event to be looked at: in a strict order every event matters, else only those of a step.
-    pub fn looked_at(&self) -> Condition {
-        match self.order {
-            Order::StrictOrder => self.condition.clone(),
-            Order::Ordered => {
-                let steps = self.steps.iter().map(|step| step.condition.clone()).collect();
-                self.condition.clone().and(Condition::Or(steps))
-            }
-        }
+    /// Every event type that the caller named.
+    pub fn event_types(&self) -> BTreeSet<String> {
+        event_types_of(self.conditions())
     }
 
-    /// Which events it looks at.
-    pub fn scan(&self) -> Scan {
-        Scan::of(self.from, self.to, &self.looked_at())
+    /// Numbers among the values of filters that are not written as they are counted; and how they are.
+    pub fn numbers_as_texts(&self) -> BTreeMap<String, String> {
+        self.conditions().flat_map(Condition::numbers_as_texts).collect()
+    }
+
+    fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.steps.iter().map(|step| &step.condition).chain([&self.condition])
     }
 }
 
@@ -171,7 +130,7 @@ fn steps(part: &Part<'_>, tests: &mut Tests) -> Result<Vec<Step>, BadRequest> {
 fn step(part: &Part<'_>, tests: &mut Tests) -> Result<Step, BadRequest> {
     let fields = part.fields(&["event_type", "filters", "name"])?;
     let event_type = fields.required("event_type")?;
-    let of_its_type = of_type(&event_type, tests)?;
+    let of_its_type = event_type_of(&event_type, tests)?;
     let name = fields.get("name").map_or_else(|| event_type.text().map(str::to_owned), |part| name(&part))?;
     Ok(Step { name, condition: of_its_type.and(filter_tree::parse_any(fields.get("filters").as_ref(), tests)?) })
 }
@@ -207,32 +166,30 @@ fn breakdown(part: &Part<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
 }
 
 #[cfg(test)]
+pub(crate) fn parsed(text: &str, now_ms: i64) -> Result<Funnel, BadRequest> {
+    Funnel::parse(&Part::root(&super::body::parse(text.as_bytes())?), now_ms)
+}
+
+/// A funnel of two steps, one field of which is written so.
+#[cfg(test)]
+pub(crate) fn with(field: &str, value: &str, now_ms: i64) -> Result<Funnel, BadRequest> {
+    let mut fields = BTreeMap::from([
+        ("kind", r#""funnel""#),
+        ("steps", r#"[{"event_type":"a"},{"event_type":"b"}]"#),
+        ("date_range", r#""7d""#),
+        ("window", r#""1d""#),
+    ]);
+    fields.insert(field, value);
+    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    parsed(&format!("{{{}}}", fields.join(",")), now_ms)
+}
+
+#[cfg(test)]
 mod tests {
-    use super::super::{Journey, JourneyPlan};
     use super::*;
-    use crate::request::body;
 
     /// 2026-11-20T12:34:56.789Z
     const NOW: i64 = 1_795_178_096_789;
-
-    fn parsed(text: &str) -> Result<Funnel, BadRequest> {
-        match Journey::parse(&Part::root(&body::parse(text.as_bytes())?), NOW)? {
-            Journey::Funnel(funnel) => Ok(funnel),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn with(field: &str, value: &str) -> Result<Funnel, BadRequest> {
-        let mut fields = std::collections::BTreeMap::from([
-            ("kind", r#""funnel""#),
-            ("steps", r#"[{"event_type":"a"},{"event_type":"b"}]"#),
-            ("date_range", r#""7d""#),
-            ("window", r#""1d""#),
-        ]);
-        fields.insert(field, value);
-        let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-        parsed(&format!("{{{}}}", fields.join(",")))
-    }
 
     #[test]
     fn a_whole_funnel_is_read() {
@@ -241,29 +198,14 @@ mod tests {
                 {"event_type":"buy","filters":[["is","device",["web"]]]}],
                 "date_range":["2026-11-01","2026-11-02"],"timezone":"Europe/Berlin","window":"90m",
                 "order":"strict_order","breakdown":"country","filters":[["is_not","country",[""]]]}"#,
+            NOW,
         )
         .unwrap();
         let names: Vec<_> = funnel.steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!((names, funnel.within_s, funnel.order), (vec!["saw", "buy"], 5_400, Order::StrictOrder));
-        assert!(with("breakdown", r#""timezone""#).is_ok());
-        let plan = funnel.plan(NOW);
-        assert_eq!((plan.to - plan.from, &plan.breakdown), (2 * DAY, &Some(Field::named("country"))));
-    }
-
-    #[test]
-    fn the_same_question_has_the_same_plan_within_a_minute() {
-        let plan = |now| with("order", r#""ordered""#).unwrap().plan(now);
-        assert_eq!(plan(NOW), plan(NOW + 1_000));
-        assert_ne!(plan(NOW), plan(NOW + 60_000));
-        let text = serde_json::to_string(&JourneyPlan::Funnel(plan(NOW))).unwrap();
-        assert!(text.starts_with(r#"{"kind":"funnel","from":"#), "{text}");
-    }
-
-    #[test]
-    fn only_events_of_a_step_are_looked_at_unless_order_is_strict() {
-        let scan = |order| with("order", order).unwrap().plan(NOW).scan().types;
-        assert_eq!(scan(r#""ordered""#), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(scan(r#""strict_order""#), None);
+        assert!(with("breakdown", r#""timezone""#, NOW).is_ok());
+        let (from, to) = funnel.range.bounds(NOW);
+        assert_eq!((to - from, &funnel.breakdown), (2 * DAY, &Some(Field::named("country"))));
     }
 
     #[test]
@@ -292,7 +234,7 @@ mod tests {
             ("windw", "1", "`windw`: there is no such field"),
             ("window", "null", "`window`: it must be given"),
         ] {
-            let error = with(field, value).unwrap_err().to_string();
+            let error = with(field, value, NOW).unwrap_err().to_string();
             assert!(error.contains(expected), "{field} {value}: {error}");
         }
     }
@@ -303,11 +245,12 @@ mod tests {
         // Ten of types, a breakdown, and all others.
         let asked = |of_a_step: usize, of_all: usize| {
             let steps = vec![format!(r#"{{"event_type":"a","filters":[{}]}}"#, filters(of_a_step)); 10].join(",");
-            parsed(&format!(
+            let text = format!(
                 r#"{{"kind":"funnel","steps":[{steps}],"date_range":"7d","window":"1d","breakdown":"country",
                     "filters":[{}]}}"#,
                 filters(of_all)
-            ))
+            );
+            parsed(&text, NOW)
         };
         assert!(asked(8, 9).is_ok());
         for (of_a_step, of_all, path) in [

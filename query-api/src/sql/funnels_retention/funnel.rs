@@ -25,9 +25,12 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::super::read::value;
 use super::{Statement, Value, holds, scope};
-use crate::journeys::FunnelPlan;
-use crate::journeys::funnel::{Order, TOP};
+use crate::plan::funnel::FunnelPlan;
 use crate::plan::read::Source;
+use crate::request::funnel::Order;
+
+/// Values of a breakdown that have a row of their own.
+const TOP: u32 = 10;
 
 /// Which people a row is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,15 +3,16 @@
 use serde::Serialize;
 use tallyhouse_schema::dimension::OTHER;
 
-use super::FunnelPlan;
+use super::{about, share};
 use crate::cache::Rendered;
-use crate::journeys::{JourneyPlan, about, share};
+use crate::plan::funnel::FunnelPlan;
 use crate::render::{assemble, json};
-use crate::sql::journeys::{Part, Reached};
+use crate::request::funnel::Step;
+use crate::sql::funnels_retention::{Part, Reached};
 
 #[derive(Serialize)]
 struct Body<'a> {
-    query: JourneyPlan,
+    query: &'a FunnelPlan,
     data: Data<'a>,
 }
 
@@ -58,7 +59,7 @@ struct Own {
 }
 
 /// Renders what was found.
-pub fn render(plan: &FunnelPlan, rows: &[Reached], generated_s: i64) -> Rendered {
+pub(super) fn render(plan: &FunnelPlan, rows: &[Reached], generated_s: i64) -> Rendered {
     let total = rows.iter().find(|row| row.part() == Part::Total);
     let values = rows.iter().filter(|row| row.part() != Part::Total).map(|row| OfValue {
         value: if row.part() == Part::Others { OTHER } else { &row.value },
@@ -74,12 +75,12 @@ pub fn render(plan: &FunnelPlan, rows: &[Reached], generated_s: i64) -> Rendered
     };
     let newest_ms = total.filter(|row| row.events > 0).and_then(|row| i64::try_from(row.newest_ms).ok());
     let about = about(&plan.timezone, (plan.from, plan.to), newest_ms, generated_s);
-    assemble(&json::text(&Body { query: JourneyPlan::Funnel(plan.clone()), data }), &about, &own)
+    assemble(&json::text(&Body { query: plan, data }), &about, &own)
 }
 
 fn lines<'a>(plan: &'a FunnelPlan, row: Option<&Reached>) -> Vec<Line<'a>> {
     let users = |place: usize| row.and_then(|row| row.users.get(place)).copied().unwrap_or(0);
-    let line = |(place, step): (usize, &'a super::Step)| {
+    let line = |(place, step): (usize, &'a Step)| {
         let (here, before) = (users(place), users(place.saturating_sub(1)));
         let took = place.checked_sub(1).and_then(|place| row?.took.get(place).copied());
         Line {

@@ -5,7 +5,8 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::super::bucket;
 use super::{Statement, Value, holds, scope};
-use crate::journeys::RetentionPlan;
+use crate::plan::retention::RetentionPlan;
+use crate::request::retention::Unit;
 use crate::time::DAY;
 
 /// Stands where there is no unit: in `cohort_at` for those in no cohort, in `back_at` for the cohort itself.
@@ -60,8 +61,8 @@ pub fn retention(plan: &RetentionPlan, project: &str) -> Statement {
 /// answer is rendered; this only keeps it from being sent.
 fn longest(plan: &RetentionPlan) -> i64 {
     let days = match plan.unit {
-        crate::journeys::retention::Unit::Day => 1,
-        crate::journeys::retention::Unit::Week => 7,
+        Unit::Day => 1,
+        Unit::Week => 7,
     };
     (i64::from(plan.periods) * days + 1) * DAY
 }
