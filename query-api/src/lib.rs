@@ -29,6 +29,7 @@ pub mod live;
 pub mod metric;
 pub mod metrics;
 pub mod plan;
+pub mod problem;
 pub mod registry;
 pub mod render;
 pub mod request;

@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::execute::{Recall, Sources};
-use crate::live::Full;
 use crate::metric::Metric;
 use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
@@ -109,9 +108,6 @@ pub enum Refusal {
         /// What may explain it; at least one.
         warnings: Vec<Warning>,
     },
-    /// Too many streams are open.
-    #[error(transparent)]
-    Full(#[from] Full),
 }
 
 /// Answers a question.

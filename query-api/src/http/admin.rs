@@ -14,8 +14,8 @@ use serde_json::json;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::http::Problem;
 
-use super::error::{of_unread, problem};
 use crate::cache::Cache;
+use crate::problem::{of_refusal, of_unread};
 use crate::request::{Params, arrival};
 use crate::serve::Refusal;
 
@@ -59,7 +59,7 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
 async fn clear(State(cache): State<Cache>, RawQuery(raw): RawQuery) -> Response {
     let params = match Params::parse(raw.as_deref(), PARAMS) {
         Ok(params) => params,
-        Err(bad) => return problem(&Refusal::BadRequest(bad)).into_response(),
+        Err(bad) => return of_refusal(&Refusal::BadRequest(bad)).into_response(),
     };
     let project = params.get("project");
     let cleared = cache.clear(project).await;

@@ -22,6 +22,7 @@ use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
 use crate::metrics::{Metrics, Route, Running};
+use crate::problem::of_refusal;
 use crate::registry::Refused;
 use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
@@ -83,7 +84,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, hea
     };
     let response = match listed() {
         Ok(list) => axum::Json(list).into_response(),
-        Err(refusal) => error::problem(&refusal).into_response(),
+        Err(refusal) => of_refusal(&refusal).into_response(),
     };
     shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
     response
@@ -150,7 +151,7 @@ async fn stream(
     let began = Instant::now();
     let Ok(Path(name)) = name else { return bad_path() };
     let response = live::open(&shared.app, &shared.live, &name, &headers, raw.as_deref())
-        .unwrap_or_else(|refusal| error::problem(&refusal).into_response());
+        .unwrap_or_else(|refused| error::of_stream(&refused).into_response());
     shared.metrics.answered(Route::Stream, response.status(), None, began.elapsed());
     response
 }
@@ -210,7 +211,7 @@ impl<'a> Asked<'a> {
                 let now_ms = (shared.app.clock)();
                 (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status.label()))
             }
-            Err(refusal) => (error::problem(&refusal).into_response(), None),
+            Err(refusal) => (of_refusal(&refusal).into_response(), None),
         };
         shared.metrics.answered(route, response.status(), cache, began.elapsed());
         response

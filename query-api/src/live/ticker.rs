@@ -12,8 +12,8 @@ use crate::authorize::Scope;
 use crate::cache::refusals::REFUSED_MS;
 use crate::cache::{Entry, RedisTimeBudget, Rendered};
 use crate::execute::{Moment, Recall};
-use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
+use crate::problem::of_refusal;
 use crate::render::tagged;
 use crate::serve::{App, Refusal};
 use crate::warning::Warning;
@@ -74,6 +74,6 @@ impl Upstream {
 }
 
 fn failure(refusal: &Refusal) -> Failure {
-    let problem = problem(refusal);
+    let problem = of_refusal(refusal);
     Failure { code: problem.code, message: problem.message }
 }
