@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::admission::Policy;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     #[tokio::test]
     async fn several_sets_are_looked_up_at_once() {

@@ -26,8 +26,7 @@ pub mod execute;
 pub mod funnels_retention;
 pub mod http;
 pub mod live;
-pub mod metric;
-pub mod metrics;
+pub mod metric_definitions;
 pub mod plan;
 pub mod problem;
 pub mod registry;
@@ -37,6 +36,7 @@ pub mod run;
 pub mod serve;
 pub mod sql;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 pub mod warning;
 

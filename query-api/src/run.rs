@@ -27,7 +27,7 @@ use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::serve::App;

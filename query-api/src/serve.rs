@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
 use crate::execute::{Recall, Sources};
-use crate::metric::Metric;
+use crate::metric_definitions::Metric;
 use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;

@@ -44,7 +44,7 @@ use std::time::Duration;
 use tallyhouse_sql::clickhouse::Client;
 
 use crate::admission::SendingTurns;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// The longest wait for the first byte of an answer; also in the profiles of both users.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::shape::Shape;
 use crate::admission::SendingTurn;
-use crate::metrics::{Cut, Metrics};
+use crate::telemetry::{Cut, Metrics};
 use crate::store::Watched;
 
 /// The longest that ClickHouse may be silent in the middle of an answer.

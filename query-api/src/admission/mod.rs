@@ -29,7 +29,7 @@ pub use class::{Ask, Class, Limits, MAX_RESULT_ROWS, Policy};
 pub use sending::{SendingTurn, SendingTurns};
 pub use turn::Turn;
 
-use crate::metrics::{Metrics, Refused};
+use crate::telemetry::{Metrics, Refused};
 use gate::{Gate, Reason};
 use shed::{Load, Shed};
 use turn::Signals;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::class::{Class, settings};
 use super::gate::Place;
 use super::shed::MANY_OVERLOADS;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// How long it is remembered that ClickHouse had too much to do.
 const LATELY: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use super::levels::{Ladder, Run, RunKind, Seen, runs};
 use super::model::{Fit, LEAST_CYCLES, Series, coarse, fit};
 use super::periods::periods;
 use super::robust::median;
-use crate::metric::Nature;
+use crate::metric_definitions::Nature;
 use crate::plan::Frame;
 use crate::plan::anomalies::Judged;
 use crate::store::ReadError;
@@ -352,7 +352,7 @@ impl Bucket {
 mod tests {
     use super::super::synthetic::{FROM, judged, plan, points};
     use super::*;
-    use crate::metric::Measure;
+    use crate::metric_definitions::Measure;
     use crate::request::anomalies::{Direction, Sensitivity};
     use crate::time::{Granularity, Zone};
 

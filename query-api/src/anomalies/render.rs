@@ -6,7 +6,7 @@ use super::Read;
 use super::detect::{Bucket, Found, Kind, Scale};
 use super::periods::periods;
 use crate::cache::Rendered;
-use crate::metric::Nature;
+use crate::metric_definitions::Nature;
 use crate::plan::Frame;
 use crate::plan::anomalies::AnomalyPlan;
 use crate::render::meta::About;

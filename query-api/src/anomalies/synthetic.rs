@@ -2,7 +2,7 @@
 
 use super::detect::{Found, Values, detect};
 use super::simulated::{Random, WEEKDAYS, of_day};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::Frame;
 use crate::plan::anomalies::{Judged, Shown};
 use crate::request::anomalies::{Direction, Sensitivity};

@@ -31,7 +31,7 @@ use super::ttl::{Kind, Policy};
 use super::versions::Versions;
 use super::{CacheStatus, Key, Memory, RedisTimeBudget, StaleReason};
 use crate::clock::{Clock, Random};
-use crate::metrics::{Layer, Metrics, Refresh};
+use crate::telemetry::{Layer, Metrics, Refresh};
 use crate::store::ReadError;
 
 /// Refreshes beside requests at once. Beyond, the next reader of a stale answer tries again.

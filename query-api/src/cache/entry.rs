@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::packed::{Packed, beside};
 use super::stamp::{DaysStamp, Proven};
 use super::ttl::{Ends, Policy};
-use crate::metrics::Lookup;
+use crate::telemetry::Lookup;
 
 /// An answer, rendered but for what changes from one reader to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]

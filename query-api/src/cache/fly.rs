@@ -11,7 +11,7 @@ use super::shared::Away;
 use super::stamp::DaysStamp;
 use super::status::StaleReason;
 use super::ttl::Kind;
-use crate::metrics::Layer;
+use crate::telemetry::Layer;
 use crate::store::ReadError;
 
 /// Which answers a flight takes instead of computing.

@@ -21,7 +21,7 @@ pub(super) use tallyhouse_service::touched::TIME_BUDGET;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::clock::Clock;
-use crate::metrics::{Metrics, RedisTrouble};
+use crate::telemetry::{Metrics, RedisTrouble};
 
 /// Connections; commands of several requests share one.
 const CONNECTIONS: usize = 16;

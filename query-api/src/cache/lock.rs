@@ -23,7 +23,7 @@ use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
 use super::{Key, RedisTimeBudget};
 use crate::clock::Random;
-use crate::metrics::{Dropped, LockEvent, Metrics};
+use crate::telemetry::{Dropped, LockEvent, Metrics};
 
 /// How long a lock lives without being renewed: as long as a dead leader strands its followers.
 pub const LOCK: Duration = Duration::from_secs(2);

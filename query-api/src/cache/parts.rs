@@ -27,7 +27,7 @@ use super::ttl::{Life, Policy};
 use super::underway::{Claim, Theirs, Underway};
 use crate::admission::Class;
 use crate::clock::{Clock, Random};
-use crate::metrics::{Dropped, Layer, Metrics};
+use crate::telemetry::{Dropped, Layer, Metrics};
 
 /// Pipelines to Redis under way at once; beyond, parts are remembered in memory only.
 const WRITES: usize = 32;

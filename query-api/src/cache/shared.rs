@@ -13,7 +13,7 @@ pub(super) use super::line::{Request, TIME_BUDGET};
 use super::packed::beside;
 use super::{Key, RedisTimeBudget};
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.
 pub(super) const MAX_BYTES: usize = 4 << 20;

@@ -15,7 +15,7 @@ use super::ttl::Policy;
 use super::warm::AT_ONCE;
 use super::{Answers, CacheStatus, Memory, Rendered, StaleReason, Versions};
 use crate::authorize::Scope;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::plan::{Plan, RealtimePlan};
 use crate::store::ReadError;
 

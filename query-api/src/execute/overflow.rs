@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::condition::Condition;
-    use crate::metric::Measure;
+    use crate::metric_definitions::Measure;
     use crate::plan::read::Source;
 
     fn read(by: &[&str], condition: Condition, top: Option<u32>) -> Read {

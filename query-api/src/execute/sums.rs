@@ -4,7 +4,7 @@
 //!
 //! Not of groups, of which there may be thousands, and not minima and maxima, which few panels show.
 
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};
 use crate::sql::Point;
 

@@ -12,7 +12,7 @@ use super::{Shared, error};
 use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
-use crate::metrics::Route;
+use crate::telemetry::Route;
 use crate::render::json;
 use crate::warning::Warning;
 

@@ -21,7 +21,7 @@ use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_secu
 use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
-use crate::metrics::{Metrics, Route, Running};
+use crate::telemetry::{Metrics, Route, Running};
 use crate::problem::of_refusal;
 use crate::registry::Refused;
 use crate::request::arrival;

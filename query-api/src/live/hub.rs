@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::query::StreamKey;
 use super::update::Update;
-use crate::metrics::{Metrics, Running};
+use crate::telemetry::{Metrics, Running};
 
 /// How many at most, in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

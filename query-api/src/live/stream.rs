@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{self, Bye};
 use super::hub::Listener;
 use super::update::{Cursor, Told};
-use crate::metrics::{Metrics, Sent};
+use crate::telemetry::{Metrics, Sent};
 
 /// The longest silence. Proxies commonly close connections that are silent for 30 or 60 s.
 const HEARTBEAT: Duration = Duration::from_secs(15);

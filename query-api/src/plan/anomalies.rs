@@ -5,7 +5,7 @@ use tallyhouse_schema::Catalogue;
 
 use super::structured::Period;
 use super::{Frame, OneSeries, Unplannable, one_series};
-use crate::metric::Nature;
+use crate::metric_definitions::Nature;
 use crate::request::anomalies::{AnomalyQuery, Direction, Sensitivity};
 use crate::request::{SeriesQuery, Window};
 use crate::time::{DAY, Granularity, grid};

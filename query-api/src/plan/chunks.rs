@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
     use crate::condition::Condition;
-    use crate::metric::Measure;
+    use crate::metric_definitions::Measure;
     use crate::time::Zone;
 
     /// 2026-11-20T12:34:56Z

@@ -178,7 +178,7 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::metric::{Definition, Metric};
+    use crate::metric_definitions::{Definition, Metric};
     use crate::plan::structured::{StructuredPlan, plan};
     use crate::request::StructuredQuery;
     use crate::request::body::{self, Part};

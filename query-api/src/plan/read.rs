@@ -6,7 +6,7 @@ use tallyhouse_schema::{DimSet, Rollup};
 use super::frame::Frame;
 use super::source;
 use crate::condition::{Condition, Field};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 
 /// Where it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

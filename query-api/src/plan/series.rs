@@ -8,7 +8,7 @@ use super::frame::Frame;
 use super::read::{Read, Source};
 use super::{dimensions, frame};
 use crate::condition::{Condition, Field};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::request::MetricQuery;
 
 /// What a series reads.

@@ -9,8 +9,8 @@ use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
 use crate::condition::{Condition, Field};
-use crate::metric::Measure;
-use crate::metric::definition::Expression;
+use crate::metric_definitions::Measure;
+use crate::metric_definitions::definition::Expression;
 use crate::request::ComparedSpan;
 use crate::request::Window;
 use crate::request::structured::{Form, Shape, StructuredQuery, Time};
@@ -89,7 +89,7 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         .metrics
         .iter()
         .map(|metric| {
-            let part = |part: &crate::metric::definition::Part| {
+            let part = |part: &crate::metric_definitions::definition::Part| {
                 place(&mut readings, part.condition.clone().and(query.shape.condition.clone()), part.measure)
             };
             metric.parts.iter().map(part).collect()
@@ -356,7 +356,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::metric::{Definition, Metric};
+    use crate::metric_definitions::{Definition, Metric};
     use crate::request::body::{self, Part};
     use crate::time::Granularity;
 

@@ -124,7 +124,7 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::metric::{Definition, Metric};
+    use crate::metric_definitions::{Definition, Metric};
     use crate::plan::plan;
     use crate::request::anomalies::AnomalyQuery;
     use crate::request::body::{self, Part};

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use crate::condition::{Condition, Field};
-use crate::metric::definition::{Expression, Operation, Part as Component};
-use crate::metric::{Definition, METRICS, Measure, Metric, Quantile};
+use crate::metric_definitions::definition::{Expression, Operation, Part as Component};
+use crate::metric_definitions::{Definition, METRICS, Measure, Metric, Quantile};
 use crate::plan::dimensions;
 use crate::request::BadRequest;
 use crate::request::body::Part;

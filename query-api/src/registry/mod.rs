@@ -21,7 +21,7 @@ use tallyhouse_schema::Catalogue;
 use tokio_util::sync::CancellationToken;
 
 use crate::authorize::{Denied, Scope};
-use crate::metric::{Definition, METRICS};
+use crate::metric_definitions::{Definition, METRICS};
 use crate::request::BadRequest;
 use crate::request::arrival::Unread;
 use crate::request::body::{self, Part};

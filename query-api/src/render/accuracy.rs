@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::meta::Error;
 use super::table::Row;
-use crate::metric::Definition;
-use crate::metric::definition::{Expression, Part};
-use crate::metric::interval::{Bounds, Margin, wider};
+use crate::metric_definitions::Definition;
+use crate::metric_definitions::definition::{Expression, Part};
+use crate::metric_definitions::interval::{Bounds, Margin, wider};
 use crate::plan::read::Read;
 use crate::plan::structured::{Period, StructuredPlan};
 

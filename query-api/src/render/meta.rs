@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cache::{CacheStatus, Entry};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::newest::{Newest, Precision};
 use crate::plan::read::Source;
 use crate::store::Cost;

@@ -127,7 +127,7 @@ mod tests {
     use crate::cache::CacheStatus;
     use crate::cache::Entry;
     use crate::condition::Condition;
-    use crate::metric::Measure;
+    use crate::metric_definitions::Measure;
     use crate::plan::Frame;
     use crate::plan::read::Source;
     use crate::render::complete;
@@ -203,7 +203,7 @@ mod tests {
     fn estimates_say_so() {
         let meta = |measure| parsed(&render(&plan(measure, &[]), &[], &[], LookedUp::default(), 0))["meta"].clone();
         assert_eq!(meta(Measure::Users)["errors"], json!({"m": {"kind": "standard", "relative": 0.0081}}));
-        assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
+        assert_eq!(meta(Measure::ValueQuantile(crate::metric_definitions::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);
         assert_eq!((&exact["approx"], &exact["errors"]), (&json!(false), &json!({})));
         assert_eq!(exact["cache"], json!({"status": "HIT", "age_s": 2, "ttl_s": 57}));

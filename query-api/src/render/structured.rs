@@ -214,7 +214,7 @@ fn comparison(plan: &StructuredPlan, now: &[Option<f64>], before: &[Option<f64>]
 }
 
 fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
-    let value = |(metric, value): (&std::sync::Arc<crate::metric::Definition>, &Option<f64>)| match value {
+    let value = |(metric, value): (&std::sync::Arc<crate::metric_definitions::Definition>, &Option<f64>)| match value {
         // Counts are exact as floating point numbers up to 2^53.
         Some(count) if metric.is_count() => json!(*count as u64),
         other => json!(other),

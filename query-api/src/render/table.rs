@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::accuracy;
-use crate::metric::Definition;
-use crate::metric::definition::Part;
-use crate::metric::interval::Bounds;
+use crate::metric_definitions::Definition;
+use crate::metric_definitions::definition::Part;
+use crate::metric_definitions::interval::Bounds;
 use crate::plan::structured::{Period, StructuredPlan};
 use crate::request::structured::{Column, Order};
 use crate::sql::Point;

@@ -15,7 +15,7 @@ use super::structured::StructuredQuery;
 use super::values;
 use super::window::Window;
 use crate::condition::{Condition, Field};
-use crate::metric::Metric;
+use crate::metric_definitions::Metric;
 use crate::request::anomalies::AnomalyQuery;
 use crate::request::event_types::EventTypesQuery;
 use crate::time::{Granularity, Zone};
@@ -343,7 +343,7 @@ mod tests {
     const NOW: i64 = 1_795_178_096_789;
 
     fn metric(name: &str, query: &str) -> Result<MetricQuery, BadRequest> {
-        let names = || crate::metric::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+        let names = || crate::metric_definitions::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
         MetricQuery::parse(name, &Params::parse(Some(query), METRIC_PARAMS)?, &names, NOW)
     }
 

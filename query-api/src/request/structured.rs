@@ -22,7 +22,7 @@ use super::range;
 use super::values;
 use super::window::Window;
 use crate::condition::{Condition, Field};
-use crate::metric::{Definition, Measure, Metric};
+use crate::metric_definitions::{Definition, Measure, Metric};
 use crate::time::{Granularity, Zone};
 
 /// Metrics of one query at most.
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_metric_has_as_many_tests_as_the_filters_leave() {
         let own = (0..8).fold(Condition::always(), |all, n| all.and(Condition::is(Field::EventType, [n.to_string()])));
-        let part = crate::metric::definition::Part { measure: Measure::Events, condition: own };
+        let part = crate::metric_definitions::definition::Part { measure: Measure::Events, condition: own };
         let events = Definition::built_in(Metric::named("events").unwrap());
         let metric = Arc::new(Definition { parts: vec![part], ..events.clone() });
         let events = Arc::new(events);

@@ -11,7 +11,7 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::{Statement, Value, bucket, ranking};
 use crate::condition::{Condition, Field, How};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};
 use crate::time::Grid;
 

@@ -7,7 +7,7 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::read::users_of;
 use super::{Statement, Value, bucket};
-use crate::metric::PURCHASE;
+use crate::metric_definitions::PURCHASE;
 use crate::plan::{DailyPlan, RealtimePlan};
 use crate::time::{Granularity, Grid};
 

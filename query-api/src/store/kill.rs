@@ -21,7 +21,7 @@ use tallyhouse_sql::clickhouse::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::metrics::{Kill, Metrics};
+use crate::telemetry::{Kill, Metrics};
 use crate::sql;
 
 use super::watch::Held;

@@ -30,7 +30,7 @@ pub use error::ReadError;
 pub use watch::{Held, Watched};
 
 use crate::admission::{Admission, Policy};
-use crate::metrics::{Metrics, Outcome};
+use crate::telemetry::{Metrics, Outcome};
 use crate::sql::{self, Statement};
 use kill::Killer;
 use watch::Stop;

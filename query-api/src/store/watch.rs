@@ -10,7 +10,7 @@ use ulid::Ulid;
 use super::error::{self, ReadError, Said};
 use super::kill::{Condemned, Killer};
 use crate::admission::{Class, SendingTurn, Turn};
-use crate::metrics::{Metrics, Outcome, Running};
+use crate::telemetry::{Metrics, Outcome, Running};
 
 /// What a query holds until ClickHouse has ended it.
 #[derive(Debug)]

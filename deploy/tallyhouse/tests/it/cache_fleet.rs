@@ -12,7 +12,7 @@ use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, Shared, Stamp};
-use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
 use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};

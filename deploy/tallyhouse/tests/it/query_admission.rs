@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tallyhouse_query_api::admission::Policy;
-use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_query_api::sql::Statement;
 use tallyhouse_query_api::store::{Ask, Class, Cost, ReadError, Store};
 use tallyhouse_service::breaker::BreakerState;

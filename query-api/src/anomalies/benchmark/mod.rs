@@ -6,7 +6,7 @@ mod score;
 mod shape;
 
 use super::detect::{Values, detect};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::Frame;
 use crate::plan::anomalies::{Judged, Shown};
 use crate::request::anomalies::{Direction, Sensitivity};

@@ -12,7 +12,7 @@ use super::super::pulse::{Doubt, Pulse};
 use super::super::shared::{Away, Request, Shared};
 use super::super::stamp::Stamp;
 use super::read::feeling;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 pub(super) struct Fleet {
     pub(super) shared: Arc<Shared>,

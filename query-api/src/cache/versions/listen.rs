@@ -85,7 +85,7 @@ mod tests {
     use super::super::super::shared::Shared;
     use super::super::super::stamp::Generation;
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     fn now() -> Moment {
         Moment { at: Instant::now(), slot: Slot(0) }

@@ -37,7 +37,7 @@ use super::purges::Purges;
 use super::shared::{Away, Request, Shared};
 use super::stamp::{DaysStamp, Proven, Stamp};
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use fleet::Fleet;
 use listen::AGAIN_AFTER;
 

@@ -26,7 +26,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::Value;
 use tallyhouse_query_api::cache::Rendered;
-use tallyhouse_query_api::metric::Measure;
+use tallyhouse_query_api::metric_definitions::Measure;
 use tallyhouse_query_api::plan::chunks::cut;
 use tallyhouse_query_api::plan::read::{Read, Source};
 use tallyhouse_query_api::plan::structured::{Period, only};
@@ -192,7 +192,7 @@ impl Ground {
             for project in &projects {
                 listed.push(other.get(project, "/v1/metrics").await.body["data"].as_array().map_or(0, Vec::len));
             }
-            listed.iter().all(|metrics| metrics - tallyhouse_query_api::metric::METRICS.len() == registered().len())
+            listed.iter().all(|metrics| metrics - tallyhouse_query_api::metric_definitions::METRICS.len() == registered().len())
         })
         .await;
         let written_s = begun.elapsed().as_secs();

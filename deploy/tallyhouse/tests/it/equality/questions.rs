@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use serde_json::{Value, json};
-use tallyhouse_query_api::metric::{Definition, METRICS};
+use tallyhouse_query_api::metric_definitions::{Definition, METRICS};
 use tallyhouse_query_api::registry::document;
 use tallyhouse_query_api::request::body::Part;
 use tallyhouse_query_api::request::query::METRIC_PARAMS;

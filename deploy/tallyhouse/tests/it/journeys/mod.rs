@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use tallyhouse_query_api::admission::Policy;
 use tallyhouse_query_api::funnels_retention;
-use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_query_api::plan::{self, Plan};
 use tallyhouse_query_api::request::Query;
 use tallyhouse_query_api::request::body::{self, Part};
