@@ -21,7 +21,7 @@ use moka::sync::Cache;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tokio::time::{Instant, timeout_at};
 
-use crate::cache::flight::Flights;
+use crate::cache::single_flight::SingleFlight;
 use crate::plan::read::{Read, Source};
 use crate::plan::{OneSeries, Plan};
 use crate::sql::{self, CountedDay};
@@ -109,7 +109,7 @@ pub struct Coverage {
     look_up: Duration,
     known: Cache<Key, Known>,
     failed: Cache<Key, ()>,
-    flights: Flights<Key, Result<Arc<Missing>, ReadError>>,
+    single_flight: SingleFlight<Key, Result<Arc<Missing>, ReadError>>,
 }
 
 impl Coverage {
@@ -120,7 +120,7 @@ impl Coverage {
             look_up,
             known: Cache::builder().max_capacity(MOST_SETS).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(MOST_SETS).time_to_live(FAILED_FOR).build(),
-            flights: Flights::default(),
+            single_flight: SingleFlight::default(),
         }
     }
 
@@ -162,12 +162,12 @@ impl Coverage {
         let has_failed = self.failed.contains_key(&key);
         if !has_failed {
             // With nobody waiting: what takes longer is known to the next answer.
-            self.flights.launch(&key, reading);
+            self.single_flight.launch(&key, reading);
         }
         if known.is_some() || has_failed {
             return known.map(|known| known.missing);
         }
-        timeout_at(until, self.flights.join(key.clone(), reading)).await.ok()?.1.ok()?.ok()
+        timeout_at(until, self.single_flight.join(key.clone(), reading)).await.ok()?.1.ok()?.ok()
     }
 
     async fn read(self, key: Key) -> Result<Arc<Missing>, ReadError> {

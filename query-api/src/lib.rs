@@ -13,9 +13,9 @@
 pub mod adhoc;
 pub mod admission;
 pub mod anomalies;
-pub mod asking;
 pub mod authorize;
 pub mod cache;
+pub mod cached_query;
 pub mod clock;
 pub mod condition;
 pub mod config;

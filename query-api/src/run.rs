@@ -27,11 +27,11 @@ use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
-use crate::telemetry::Metrics;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::serve::App;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 
 /// How often dependencies are looked at.
 const LOOK: Duration = Duration::from_secs(5);

@@ -6,11 +6,11 @@ use axum::http::HeaderMap;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
-use crate::asking::Asking;
 use crate::authorize::{Denied, Scope, authorize};
+use crate::cache::cache_request::Given;
 use crate::cache::fresh::{self, Limiter};
-use crate::cache::question::Given;
 use crate::cache::{Answers, CacheStatus, Entry};
+use crate::cached_query::CachedQuery;
 use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
@@ -123,7 +123,7 @@ pub async fn serve(
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
-    let asking = Asking {
+    let cached_query = CachedQuery {
         sources: Arc::clone(&app.sources),
         catalogue: Arc::clone(&app.catalogue),
         clock: Arc::clone(&app.clock),
@@ -132,21 +132,21 @@ pub async fn serve(
         // Asked for fresh, it reads everything anew.
         recall: if is_allowed { Recall::Nothing } else { Recall::All },
     };
-    let wanted = Arc::new(asking).wanted(now_ms)?;
-    let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
-    let project = wanted.scope.project();
+    let request = Arc::new(cached_query).cache_request(now_ms)?;
+    let given = async { if is_allowed { app.answers.fresh(&request).await } else { app.answers.get(&request).await } };
+    let project = request.scope.project();
     let (given, mut warnings, incomplete) =
-        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &wanted.plan));
+        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &request.plan));
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);
-    let (kept, status): Given = match given {
+    let (cached, status): Given = match given {
         Err(error) if error.is_of_the_question() && !warnings.is_empty() => {
             return Err(Refusal::Warned { error, warnings });
         }
         given => given?,
     };
     let from_cache = is_fresh && status != CacheStatus::Miss;
-    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
+    Ok(Answer { entry: cached.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
 }
 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 use super::shape::Shape;
 use crate::admission::SendingTurn;
-use crate::telemetry::{Cut, Metrics};
 use crate::store::Watched;
+use crate::telemetry::{Cut, Metrics};
 
 /// The longest that ClickHouse may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Key;
-use super::question::Wanted;
+use super::cache_request::CacheRequest;
 
 /// Answers that are watched.
 const WATCHED: usize = 256;
@@ -44,13 +44,13 @@ pub struct Asked {
     /// Which.
     pub key: Key,
     /// The question.
-    pub wanted: Wanted,
+    pub request: CacheRequest,
     /// When somebody last asked, in milliseconds since 1970.
     pub last_ms: i64,
 }
 
 struct Hot {
-    wanted: Wanted,
+    request: CacheRequest,
     hits: u32,
     last_ms: i64,
     /// The time before, at least a few seconds earlier: who reloads a page at once does not look regularly.
@@ -68,7 +68,7 @@ impl Hot {
 
 impl Heat {
     /// Somebody asked.
-    pub fn touch(&self, key: &Key, wanted: &Wanted, now_ms: i64) {
+    pub fn touch(&self, key: &Key, request: &CacheRequest, now_ms: i64) {
         let Ok(mut watched) = self.watched.try_lock() else { return };
         let answers = &mut watched.answers;
         if let Some(hot) = answers.get_mut(key) {
@@ -78,7 +78,7 @@ impl Heat {
             }
             hot.last_ms = now_ms;
             // It is refreshed as it was asked last.
-            hot.wanted = wanted.clone();
+            hot.request = request.clone();
             return;
         }
         let mut hits = 1;
@@ -89,7 +89,7 @@ impl Heat {
             answers.remove(&coldest);
             hits = count.saturating_add(1);
         }
-        answers.insert(key.clone(), Hot { wanted: wanted.clone(), hits, last_ms: now_ms, before_ms: None });
+        answers.insert(key.clone(), Hot { request: request.clone(), hits, last_ms: now_ms, before_ms: None });
     }
 
     /// The hottest, hottest first.
@@ -100,7 +100,7 @@ impl Heat {
         let mut hot: Vec<_> = hot.collect();
         hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
         let asked =
-            |(key, hot): (&Key, &Hot)| Asked { key: key.clone(), wanted: hot.wanted.clone(), last_ms: hot.last_ms };
+            |(key, hot): (&Key, &Hot)| Asked { key: key.clone(), request: hot.request.clone(), last_ms: hot.last_ms };
         hot.into_iter().take(HOTTEST).map(asked).collect()
     }
 }
@@ -122,23 +122,23 @@ mod tests {
 
     use super::*;
     use crate::authorize::Scope;
-    use crate::cache::question::Around;
+    use crate::cache::cache_request::FallbackKeys;
     use crate::cache::stamp::Generation;
     use crate::plan::{Plan, RealtimePlan};
     use crate::store::ReadError;
 
-    fn wanted(number: i64) -> (Key, Wanted) {
+    fn request(number: i64) -> (Key, CacheRequest) {
         let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }));
         let (scope, name) = (Scope::for_test("p"), Arc::from(number.to_string()));
         let key = Key::of(&scope, &name, Generation::Process { all: 0, project: 0 }).unwrap();
-        let recipe = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
-        let (around, renew) = (Around { span: [0; 32], shorter: [1; 32], start: [2; 32] }, Arc::new(|_| None));
-        (key, Wanted { scope, plan, name, around, within: Duration::ZERO, recipe, renew })
+        let compute = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
+        let (fallback, renew) = (FallbackKeys { span: [0; 32], shorter: [1; 32], start: [2; 32] }, Arc::new(|_| None));
+        (key, CacheRequest { scope, plan, name, fallback, within: Duration::ZERO, compute, renew })
     }
 
     fn touch(heat: &Heat, number: i64, times: usize) {
-        let (key, wanted) = wanted(number);
-        (0..times).for_each(|_| heat.touch(&key, &wanted, 60_000));
+        let (key, request) = request(number);
+        (0..times).for_each(|_| heat.touch(&key, &request, 60_000));
     }
 
     #[test]
@@ -149,21 +149,21 @@ mod tests {
         (100..2_000).for_each(|number| touch(&heat, number, 1));
         let found: Vec<_> = heat.hottest(60_000).into_iter().map(|asked| asked.key).collect();
         assert!(found.len() <= HOTTEST);
-        assert_eq!(found[..10], (0..10).map(|number| wanted(number).0).collect::<Vec<_>>());
+        assert_eq!(found[..10], (0..10).map(|number| request(number).0).collect::<Vec<_>>());
         assert_eq!(heat.watched.lock().unwrap().answers.len(), WATCHED);
     }
 
     #[test]
     fn what_is_looked_at_once_a_minute_is_hot_from_the_second_time_on() {
         let heat = Heat::default();
-        let (key, wanted) = wanted(1);
+        let (key, request) = request(1);
         let hot = |now_ms| heat.hottest(now_ms).len();
-        heat.touch(&key, &wanted, 0);
-        heat.touch(&key, &wanted, 1_000);
+        heat.touch(&key, &request, 0);
+        heat.touch(&key, &request, 1_000);
         assert_eq!(hot(1_000), 0, "a page that was loaded again");
-        heat.touch(&key, &wanted, 60_000);
+        heat.touch(&key, &request, 60_000);
         assert_eq!(hot(100_000), 1);
-        heat.touch(&key, &wanted, 60_000 + REGULAR_MS);
+        heat.touch(&key, &request, 60_000 + REGULAR_MS);
         assert_eq!(hot(60_000 + REGULAR_MS), 0);
     }
 

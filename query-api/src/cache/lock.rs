@@ -17,8 +17,8 @@ use std::time::Duration;
 use deadpool_redis::redis;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::answers::Ask;
-use super::entry::Kept;
+use super::answers::CacheLookup;
+use super::entry::CachedAnswer;
 use super::shared::{Away, MAX_BYTES, Request, Shared};
 use super::stamp::Stamp;
 use super::{Key, RedisTimeBudget};
@@ -65,11 +65,11 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return newest and 1 or 0";
 
 /// What a look at the fleet came to.
-pub(super) enum Turn {
+pub(super) enum FleetOutcome {
     /// Compute; the others wait.
     Lead(Box<Lease>),
     /// Another instance computed it meanwhile.
-    Found(Kept),
+    Found(CachedAnswer),
     /// Compute; nobody knows of it.
     Alone,
 }
@@ -88,19 +88,23 @@ pub struct Locks {
 impl Locks {
     /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it; for no longer than one computation
     /// may take, a dead leader's lock included, or failures of a fleet would be waited for one after the other.
-    pub(super) async fn turn(&self, ask: &Ask, is_good: impl Fn(&Kept) -> bool) -> Turn {
-        let deadline = Instant::now() + ask.wanted.within + LOCK;
+    pub(super) async fn acquire_or_wait(
+        &self,
+        lookup: &CacheLookup,
+        is_good: impl Fn(&CachedAnswer) -> bool,
+    ) -> FleetOutcome {
+        let deadline = Instant::now() + lookup.request.within + LOCK;
         let mut has_waited = false;
         loop {
-            match self.acquire(ask).await {
-                Err(Away) => return Turn::Alone,
-                Ok(Some((lease, Some(kept)))) if is_good(&kept) => {
+            match self.acquire(lookup).await {
+                Err(Away) => return FleetOutcome::Alone,
+                Ok(Some((lease, Some(cached)))) if is_good(&cached) => {
                     drop(lease);
-                    return Turn::Found(kept);
+                    return FleetOutcome::Found(cached);
                 }
                 Ok(Some((lease, _))) => {
                     self.metrics.cache.lock(if has_waited { LockEvent::TookOver } else { LockEvent::Led });
-                    return Turn::Lead(Box::new(lease));
+                    return FleetOutcome::Lead(Box::new(lease));
                 }
                 Ok(None) => {}
             }
@@ -108,20 +112,20 @@ impl Locks {
                 self.metrics.cache.lock(LockEvent::Waited);
             }
             has_waited = true;
-            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(ask)).await else {
+            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(lookup)).await else {
                 self.metrics.cache.lock(LockEvent::GaveUp);
-                return Turn::Alone;
+                return FleetOutcome::Alone;
             };
-            match self.shared.get(&ask.key, &ask.redis_time).await {
-                Ok(Some(kept)) if is_good(&kept) => return Turn::Found(kept),
+            match self.shared.get(&lookup.key, &lookup.redis_time).await {
+                Ok(Some(cached)) if is_good(&cached) => return FleetOutcome::Found(cached),
                 Ok(_) => {}
-                Err(Away) => return Turn::Alone,
+                Err(Away) => return FleetOutcome::Alone,
             }
         }
     }
 
     /// A lease without a lock: for an answer that replaces whatever there is.
-    pub(super) async fn token(&self, Ask { key, stamp, redis_time, .. }: &Ask) -> Option<Lease> {
+    pub(super) async fn token(&self, CacheLookup { key, stamp, redis_time, .. }: &CacheLookup) -> Option<Lease> {
         if !key.is_shared() {
             return None;
         }
@@ -132,8 +136,8 @@ impl Locks {
         token.ok().map(|token| self.lease(key, *stamp, token))
     }
 
-    async fn acquire(&self, ask: &Ask) -> Result<Option<(Lease, Option<Kept>)>, Away> {
-        let Ask { key, stamp, redis_time, .. } = ask;
+    async fn acquire(&self, lookup: &CacheLookup) -> Result<Option<(Lease, Option<CachedAnswer>)>, Away> {
+        let CacheLookup { key, stamp, redis_time, .. } = lookup;
         if !key.is_shared() {
             return Err(Away);
         }
@@ -146,16 +150,16 @@ impl Locks {
         let mut taken = taken.into_iter();
         let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
         let lease = self.lease(key, *stamp, token);
-        let kept = match taken.next() {
+        let cached = match taken.next() {
             Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), written, redis_time).await?,
             _ => None,
         };
-        Ok(Some((lease, kept)))
+        Ok(Some((lease, cached)))
     }
 
     /// The time of looks is not of the answer's time budget: it waits for whoever has the lock, not for Redis.
-    async fn until_unlocked(&self, ask: &Ask) -> Result<(), Away> {
-        let lock = ask.key.in_redis().lock(ask.stamp);
+    async fn until_unlocked(&self, lookup: &CacheLookup) -> Result<(), Away> {
+        let lock = lookup.key.in_redis().lock(lookup.stamp);
         let mut exists = redis::cmd("EXISTS");
         exists.arg(&lock);
         let mut pause = LOOK_AFTER;
@@ -164,7 +168,7 @@ impl Locks {
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
             let own = RedisTimeBudget::default();
             let call = self.shared.ask_for(&own, Request::One(exists.clone()));
-            let is_locked: bool = call.await.inspect_err(|_| ask.redis_time.end())?;
+            let is_locked: bool = call.await.inspect_err(|_| lookup.redis_time.end())?;
             if !is_locked {
                 return Ok(());
             }
@@ -204,13 +208,13 @@ impl Lease {
     }
 
     /// Publishes the answer and unlocks.
-    pub(super) async fn publish(mut self, kept: &Kept, now_ms: i64) {
-        let remaining = u64::try_from(kept.ends.shared_ms() - now_ms).unwrap_or(0);
-        if remaining == 0 || kept.bytes() > MAX_BYTES {
+    pub(super) async fn publish(mut self, cached: &CachedAnswer, now_ms: i64) {
+        let remaining = u64::try_from(cached.ends.shared_ms() - now_ms).unwrap_or(0);
+        if remaining == 0 || cached.bytes() > MAX_BYTES {
             self.locks.metrics.cache.dropped(Dropped::TooLarge);
             return;
         }
-        let (names, written) = (self.key.in_redis(), kept.encode());
+        let (names, written) = (self.key.in_redis(), cached.encode());
         let mut script = redis::cmd("EVAL");
         script.arg(PUBLISH).arg(3).arg(names.lock(self.stamp)).arg(names.fence()).arg(names.answer());
         script.arg(self.token).arg(written).arg(remaining);

@@ -17,15 +17,16 @@
 //!
 //! [`ttl`] is the policy, [`versions`] tells stamps, [`pulse`] whether they can be believed, [`redis_time_budget`] is how long an answer waits for Redis, [`lock`] is the flight of the
 //! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
-//! [`underway`] computes once for all who need them.
+//! [`in_flight`] computes once for all who need them.
 
 pub mod all;
 pub mod answers;
+pub mod cache_request;
+mod compute;
 pub mod entry;
-pub mod flight;
-mod fly;
 pub mod fresh;
 pub mod heat;
+pub mod in_flight;
 pub mod key;
 mod known;
 mod line;
@@ -35,7 +36,6 @@ pub mod packed;
 pub mod parts;
 pub mod pulse;
 mod purges;
-pub mod question;
 pub mod reach;
 pub mod redis_time_budget;
 pub(crate) mod refusals;
@@ -43,16 +43,17 @@ pub mod rendered;
 pub mod shared;
 #[cfg(test)]
 mod simulated;
+pub mod single_flight;
 pub mod stamp;
 pub mod status;
 pub mod ttl;
-pub mod underway;
 pub mod versions;
 pub mod warm;
 
 pub use all::Cache;
 pub use answers::Answers;
-pub use entry::{Entry, Kept};
+pub use cache_request::CacheRequest;
+pub use entry::{CachedAnswer, Entry};
 pub use key::{Key, PartKey};
 pub use memory::Memory;
 pub use parts::Parts;

@@ -19,12 +19,12 @@ use tokio::sync::Semaphore;
 
 use super::RedisTimeBudget;
 use super::entry::{is_ahead, sealed, take, unsealed};
+use super::in_flight::{Claim, InFlightParts, PartWaiter};
 use super::key::PartKey;
 use super::packed::{Packed, beside};
 use super::shared::{MAX_BYTES, Request, Shared};
 use super::stamp::DaysStamp;
 use super::ttl::{Life, Policy};
-use super::underway::{Claim, Theirs, Underway};
 use crate::admission::Class;
 use crate::clock::{Clock, Random};
 use crate::telemetry::{Dropped, Layer, Metrics};
@@ -39,7 +39,7 @@ const MAGIC: &[u8; 4] = b"THP1";
 #[derive(Clone)]
 pub struct Parts {
     memory: Cache<Arc<str>, Part>,
-    underway: Underway,
+    in_flight: InFlightParts,
     shared: Option<Arc<Shared>>,
     writes: Arc<Semaphore>,
     policy: Policy,
@@ -101,8 +101,8 @@ impl Parts {
             u32::try_from(name.len() + part.body.held().len() + size_of::<Part>()).unwrap_or(u32::MAX)
         };
         let memory = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
-        let underway = Underway::default();
-        Self { memory, underway, shared, writes: Arc::new(Semaphore::new(WRITES)), policy, metrics, clock, random }
+        let in_flight = InFlightParts::default();
+        Self { memory, in_flight, shared, writes: Arc::new(Semaphore::new(WRITES)), policy, metrics, clock, random }
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
@@ -125,13 +125,13 @@ impl Parts {
 
     /// Who computes the parts that are missing, in the order of their keys.
     pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
-        self.underway.claim(class, keys)
+        self.in_flight.claim(class, keys)
     }
 
     /// A part that somebody else computes; `None` when they did not.
-    pub async fn awaited(&self, theirs: Theirs) -> Option<Remembered> {
-        let part = theirs.part().await;
-        self.metrics.cache.part(Layer::Underway, part.is_some());
+    pub async fn awaited(&self, waiter: PartWaiter) -> Option<Remembered> {
+        let part = waiter.part().await;
+        self.metrics.cache.part(Layer::InFlight, part.is_some());
         part
     }
 

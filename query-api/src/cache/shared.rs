@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
 
-use super::entry::Kept;
+use super::entry::CachedAnswer;
 use super::line::Line;
 pub use super::line::{Away, BadUrl};
 pub(super) use super::line::{Request, TIME_BUDGET};
@@ -32,7 +32,7 @@ impl Shared {
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
-    pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<Kept>, Away> {
+    pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<CachedAnswer>, Away> {
         if !key.is_shared() {
             return Err(Away);
         }
@@ -51,11 +51,11 @@ impl Shared {
         name: &str,
         written: Vec<u8>,
         redis_time: &RedisTimeBudget,
-    ) -> Result<Option<Kept>, Away> {
-        let bytes = Kept::raw_bytes(&written);
-        let whole = move || Kept::decode(&written).filter(|kept| kept.body.open().is_some());
-        if let Some(kept) = beside(bytes, whole).await.flatten() {
-            return Ok(Some(kept));
+    ) -> Result<Option<CachedAnswer>, Away> {
+        let bytes = CachedAnswer::raw_bytes(&written);
+        let whole = move || CachedAnswer::decode(&written).filter(|cached| cached.body.open().is_some());
+        if let Some(cached) = beside(bytes, whole).await.flatten() {
+            return Ok(Some(cached));
         }
         self.line.corrupt();
         let mut command = redis::cmd("DEL");

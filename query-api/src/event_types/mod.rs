@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::cache::flight::Flights;
+use crate::cache::single_flight::SingleFlight;
 use crate::clock::Clock;
 use crate::request::error::quoted;
 use crate::request::near::nearest;
@@ -109,7 +109,7 @@ pub struct EventTypes {
     known: Cache<Arc<str>, Arc<KnownTypes>>,
     /// Projects whose types could not be read just now: their answers do not wait for it again at once.
     failed: Cache<Arc<str>, ()>,
-    flights: Flights<Arc<str>, Result<Arc<KnownTypes>, ReadError>>,
+    single_flight: SingleFlight<Arc<str>, Result<Arc<KnownTypes>, ReadError>>,
 }
 
 impl EventTypes {
@@ -124,7 +124,7 @@ impl EventTypes {
             clock,
             known: Cache::builder().max_capacity(MOST_BYTES).weigher(weigh).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(10_000).time_to_live(NEW_AFTER).build(),
-            flights: Flights::default(),
+            single_flight: SingleFlight::default(),
         }
     }
 
@@ -139,7 +139,7 @@ impl EventTypes {
             let key = Arc::clone(&key);
             async move { types.read(key).await }
         };
-        self.flights.join(Arc::clone(&key), read).await.1.unwrap_or(Err(ReadError::Failed))
+        self.single_flight.join(Arc::clone(&key), read).await.1.unwrap_or(Err(ReadError::Failed))
     }
 
     async fn read(self, project: Arc<str>) -> Result<Arc<KnownTypes>, ReadError> {

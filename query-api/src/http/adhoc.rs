@@ -12,8 +12,8 @@ use super::{Shared, error};
 use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
-use crate::telemetry::Route;
 use crate::render::json;
+use crate::telemetry::Route;
 use crate::warning::Warning;
 
 /// What an answer has no `meta` for: the list of warnings as JSON, all but ASCII escaped.

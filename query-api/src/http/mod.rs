@@ -21,13 +21,13 @@ use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_secu
 use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
-use crate::telemetry::{Metrics, Route, Running};
 use crate::problem::of_refusal;
 use crate::registry::Refused;
 use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
 use crate::request::params::Params;
 use crate::serve::{Answer, App, Question, Refusal, serve};
+use crate::telemetry::{Metrics, Route, Running};
 
 /// What the handlers share.
 pub struct Shared {

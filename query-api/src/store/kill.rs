@@ -21,8 +21,8 @@ use tallyhouse_sql::clickhouse::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::telemetry::{Kill, Metrics};
 use crate::sql;
+use crate::telemetry::{Kill, Metrics};
 
 use super::watch::Held;
 

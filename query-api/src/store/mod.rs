@@ -30,8 +30,8 @@ pub use error::ReadError;
 pub use watch::{Held, Watched};
 
 use crate::admission::{Admission, Policy};
-use crate::telemetry::{Metrics, Outcome};
 use crate::sql::{self, Statement};
+use crate::telemetry::{Metrics, Outcome};
 use kill::Killer;
 use watch::Stop;
 

@@ -183,7 +183,7 @@ impl Layer {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Memory => "memory",
-            Self::Underway => "underway",
+            Self::InFlight => "underway",
             Self::Redis => "redis",
         }
     }

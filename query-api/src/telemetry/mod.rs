@@ -47,7 +47,7 @@ pub enum Layer {
     /// In this process.
     Memory,
     /// Being computed in this process, for somebody else.
-    Underway,
+    InFlight,
     /// Redis.
     Redis,
 }

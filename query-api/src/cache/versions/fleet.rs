@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tallyhouse_service::day_versions::Span;
 
 use super::super::RedisTimeBudget;
-use super::super::flight::{Flights, Lost};
 use super::super::known::{Known, Look, Moment, Slot};
 use super::super::pulse::{Doubt, Pulse};
 use super::super::shared::{Away, Request, Shared};
+use super::super::single_flight::{Lost, SingleFlight};
 use super::super::stamp::Stamp;
 use super::read::feeling;
 use crate::telemetry::Metrics;
@@ -18,9 +18,9 @@ pub(super) struct Fleet {
     pub(super) shared: Arc<Shared>,
     known: Mutex<Known>,
     pulse: Mutex<Pulse>,
-    reading: Flights<String, Result<Duration, Away>>,
+    reading: SingleFlight<String, Result<Duration, Away>>,
     /// The first reading of the pulse.
-    feeling: Flights<(), Result<Duration, Away>>,
+    feeling: SingleFlight<(), Result<Duration, Away>>,
     pub(super) metrics: Metrics,
 }
 
@@ -30,8 +30,8 @@ impl Fleet {
             shared,
             known: Mutex::default(),
             pulse: Mutex::default(),
-            reading: Flights::default(),
-            feeling: Flights::default(),
+            reading: SingleFlight::default(),
+            feeling: SingleFlight::default(),
             metrics,
         }
     }

@@ -242,7 +242,7 @@ impl<'a> Iterator for Asked<'a> {
 impl Ground {
     async fn compare(&self, (project, question, plan): (&str, Question, Plan)) -> Tally {
         let mut tally = Tally { questions: 1, ..Tally::default() };
-        let asking = Asking { ground: self, project, question: &question };
+        let asking = CachedQuery { ground: self, project, question: &question };
         let expected = match &plan {
             Plan::Series(plan) => {
                 tally.series += 1;
@@ -356,13 +356,13 @@ fn is_same_answer(one: &Value, other: &Value) -> bool {
 }
 
 /// A question being asked.
-struct Asking<'a> {
+struct CachedQuery<'a> {
     ground: &'a Ground,
     project: &'a str,
     question: &'a Question,
 }
 
-impl Asking<'_> {
+impl CachedQuery<'_> {
     async fn points(&self, read: &Read) -> Vec<Point> {
         match sql::by_group(read, self.project) {
             Some(statement) => sql::points(self.rows(&statement).await),

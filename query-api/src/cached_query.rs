@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
 
 use crate::authorize::Scope;
-use crate::cache::question::{Around, Recipe, Wanted};
+use crate::cache::cache_request::{CacheRequest, ComputeFn, FallbackKeys};
 use crate::clock::Clock;
 use crate::execute::{Moment, Recall, Sources};
 use crate::plan::{Plan, Unplannable, plan};
@@ -31,7 +31,7 @@ const INSTANTS: [&str; 9] =
 const PAST: i64 = 6 * 3_600;
 
 /// A question and what answering it needs.
-pub struct Asking {
+pub struct CachedQuery {
     /// Where it is computed from.
     pub sources: Arc<Sources>,
     /// What is rolled up.
@@ -46,25 +46,25 @@ pub struct Asking {
     pub recall: Recall,
 }
 
-impl Asking {
+impl CachedQuery {
     /// The question, asked at an instant.
-    pub fn wanted(self: &Arc<Self>, now_ms: i64) -> Result<Wanted, Unplannable> {
+    pub fn cache_request(self: &Arc<Self>, now_ms: i64) -> Result<CacheRequest, Unplannable> {
         let plan = Arc::new(plan(&self.query, &self.catalogue, now_ms)?);
-        let Names { name, around } = Names::of(self.scope.project(), &self.query, &plan, now_ms);
+        let Names { name, fallback } = Names::of(self.scope.project(), &self.query, &plan, now_ms);
         let later = Arc::clone(self);
-        Ok(Wanted {
+        Ok(CacheRequest {
             scope: self.scope.clone(),
             within: self.sources.store.deadline(plan.class()),
-            recipe: self.recipe(&plan),
+            compute: self.compute_fn(&plan),
             plan,
             name,
-            around,
-            renew: Arc::new(move |now_ms| later.wanted(now_ms).ok()),
+            fallback,
+            renew: Arc::new(move |now_ms| later.cache_request(now_ms).ok()),
         })
     }
 
     /// Computes the answer, now and when it is to be refreshed.
-    fn recipe(self: &Arc<Self>, plan: &Arc<Plan>) -> Recipe {
+    fn compute_fn(self: &Arc<Self>, plan: &Arc<Plan>) -> ComputeFn {
         let (me, plan) = (Arc::clone(self), Arc::clone(plan));
         Arc::new(move |redis_time| {
             let moment = Moment { now_ms: (me.clock)(), recall: me.recall };
@@ -79,7 +79,7 @@ impl Asking {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Names {
     name: Arc<str>,
-    around: Around,
+    fallback: FallbackKeys,
 }
 
 impl Names {
@@ -119,7 +119,7 @@ impl Names {
                 (exact, [exactly; 2], exactly)
             }
         };
-        Self { name: name.into(), around: Around { span, shorter, start } }
+        Self { name: name.into(), fallback: FallbackKeys { span, shorter, start } }
     }
 }
 
@@ -233,31 +233,32 @@ mod tests {
     #[test]
     fn absolute_times_that_move_with_the_present_are_the_same_question() {
         let day = 1_440 * MINUTE_MS;
-        let absolute =
-            |now_ms: i64| get(&format!("granularity=hour&startTime={}&endTime={now_ms}", now_ms - day), now_ms).around;
+        let absolute = |now_ms: i64| {
+            get(&format!("granularity=hour&startTime={}&endTime={now_ms}", now_ms - day), now_ms).fallback
+        };
         let (first, later) = (absolute(NOW), absolute(NOW + 7 * MINUTE_MS + 31_234));
         assert!(first.span == later.span || first.span == later.shorter, "{first:?} {later:?}");
-        assert_eq!(first.span, get("granularity=hour", NOW).around.span, "it is the last 24 hours");
+        assert_eq!(first.span, get("granularity=hour", NOW).fallback.span, "it is the last 24 hours");
         let instant = |ms| jiff::Timestamp::from_millisecond(ms).unwrap().to_string();
         let pair =
-            |now_ms: i64| post(&format!(r#"["{}","{}"]"#, instant(now_ms - day), instant(now_ms)), now_ms).around;
+            |now_ms: i64| post(&format!(r#"["{}","{}"]"#, instant(now_ms - day), instant(now_ms)), now_ms).fallback;
         assert_eq!(pair(NOW).span, pair(NOW + 5 * MINUTE_MS).span);
         // It ends an hour ago, always.
         let delayed = |now_ms: i64| {
             let to = now_ms - 60 * MINUTE_MS;
-            get(&format!("granularity=minute&startTime={}&endTime={to}", to - day / 4), now_ms).around
+            get(&format!("granularity=minute&startTime={}&endTime={to}", to - day / 4), now_ms).fallback
         };
         assert_eq!(delayed(NOW).span, delayed(NOW + 3 * MINUTE_MS).span);
         // "Today so far" grows; it is found by its beginning.
         let today = |now_ms: i64| {
-            get(&format!("granularity=hour&startTime={}&endTime={now_ms}", NOW - 700 * MINUTE_MS), now_ms).around
+            get(&format!("granularity=hour&startTime={}&endTime={now_ms}", NOW - 700 * MINUTE_MS), now_ms).fallback
         };
         assert_eq!(today(NOW).start, today(NOW + 20 * MINUTE_MS).start);
         // Others are not the same, nor is a day of last week the day after it.
-        assert_ne!(first.span, get("granularity=hour&groupBy=country", NOW).around.span);
+        assert_ne!(first.span, get("granularity=hour&groupBy=country", NOW).fallback.span);
         let week = |days: i64| {
             let to = NOW - days * day;
-            get(&format!("granularity=hour&startTime={}&endTime={to}", to - day), NOW).around
+            get(&format!("granularity=hour&startTime={}&endTime={to}", to - day), NOW).fallback
         };
         assert!(!week(6).all().iter().any(|digest| week(7).all().contains(digest)));
     }
@@ -277,7 +278,8 @@ mod tests {
             for length in [60, 1_440] {
                 let pair = |to: i64, now_ms: i64| {
                     let range = format!(r#"["{}","{}"]"#, instant(to - length * MINUTE_MS), instant(to));
-                    asked(&format!(r#"{{"metrics":["events","users"],"date_range":{range},{fields}}}"#), now_ms).around
+                    asked(&format!(r#"{{"metrics":["events","users"],"date_range":{range},{fields}}}"#), now_ms)
+                        .fallback
                 };
                 let known = pair(NOW, NOW);
                 for (sent, now_ms) in &times {
