@@ -25,7 +25,7 @@ use crate::cache::single_flight::SingleFlight;
 use crate::plan::read::{Read, Source};
 use crate::plan::{OneSeries, Plan};
 use crate::sql::{self, CountedDay};
-use crate::store::{Ask, Class, ReadError, Store};
+use crate::store::{AdmissionRequest, Class, ReadError, Store};
 use crate::time::{DAY, Zone};
 use crate::warning::Warning;
 
@@ -180,7 +180,7 @@ impl Coverage {
             Rows::Set { set, types } => sql::counted_by_set(project, set, types),
             Rows::Quarters => sql::counted_by_quarter(project),
         };
-        let (ask, read) = (Ask { class: Class::Dashboard, project: project.to_string() }, Instant::now());
+        let (ask, read) = (AdmissionRequest { class: Class::Dashboard, project: project.to_string() }, Instant::now());
         match self.store.rows::<CountedDay>(&statement, &ask).await {
             Ok(days) => {
                 let missing = Arc::new(Missing::of(&days));

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::adhoc::refused::Refused;
 use crate::adhoc::stream::Limits;
 use crate::adhoc::{Adhoc, Analyst};
-use crate::admission::SendingTurns;
+use crate::admission::SendPermits;
 use crate::cache::Cache;
 use crate::cache::answers::Layers;
 use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
-use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::cache::{Answers, Memory, Parts, SharedCache, Versions};
 use crate::config::Config;
 use crate::coverage::Coverage;
 use crate::deps::Deps;
@@ -67,7 +67,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let metrics = Metrics::register(&deps.registry)?;
     let redis = match &config.redis_url {
-        Some(url) => Some(Arc::new(Shared::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
+        Some(url) => Some(Arc::new(SharedCache::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
     let adhoc = adhoc(&config, &deps, &metrics);
@@ -122,7 +122,7 @@ pub async fn run(
         serve(
             "query",
             listeners.public,
-            router(crate::http::Shared { app, adhoc, live, metrics }),
+            router(crate::http::HttpState { app, adhoc, live, metrics }),
             shutdown.clone(),
             config.drain,
         )
@@ -151,8 +151,8 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
         refused: Refused::default(),
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
-        exports: SendingTurns::of_exports(config.export_concurrency),
-        answers: SendingTurns::of_statements(config.admission.ad_hoc.concurrency),
+        exports: SendPermits::of_exports(config.export_concurrency),
+        answers: SendPermits::of_statements(config.admission.ad_hoc.concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
         metrics: metrics.clone(),
     }

@@ -17,7 +17,7 @@
 //! * An export that fails half-way breaks the connection: a short file never looks complete.
 //! * A client that stops reading stops ClickHouse too, and loses its answer after a while ([`stream::Limits::stall`]), as does
 //!   one that reads more slowly than [`stream::LEAST_RATE`].
-//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendingTurns::of_statements`]): further
+//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendPermits::of_statements`]): further
 //!   statements are refused (429, 503) before they run.
 //! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
 
@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::Client;
 
-use crate::admission::SendingTurns;
+use crate::admission::SendPermits;
 use crate::telemetry::Metrics;
 
 /// The longest wait for the first byte of an answer; also in the profiles of both users.
@@ -60,9 +60,9 @@ pub struct Adhoc {
     /// The user for exports.
     pub reader: Client,
     /// Who may export when.
-    pub exports: SendingTurns,
+    pub exports: SendPermits,
     /// Whose statements' answers may wait to be read.
-    pub answers: SendingTurns,
+    pub answers: SendPermits,
     /// Statements that reached a limit just now.
     pub refused: refused::Refused,
     /// How long and how slow an export may be.

@@ -26,7 +26,7 @@ use crate::request::near::nearest;
 use crate::request::unique::{self, Fault};
 use crate::request::{BadRequest, Params};
 use crate::serve::App;
-use crate::store::{Ask, Class, Held, ReadError};
+use crate::store::{AdmissionRequest, Class, HeldPermit, ReadError};
 
 /// The longest body in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -196,12 +196,12 @@ pub async fn answer(
     ask.sql = guard::check(&ask.sql)?;
     adhoc.refused.check(&scope, &ask)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
-    let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
-    let turn = app.sources.store.admit(&asking).await?;
+    let asking = AdmissionRequest { class: Class::AdHoc, project: scope.project().to_owned() };
+    let permit = app.sources.store.admit(&asking).await?;
     // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
-    let sending = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
-    let deadline = turn.deadline();
-    let watched = app.sources.store.watch(Held::Turn(turn), bound.client());
+    let send_permit = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
+    let deadline = permit.deadline();
+    let watched = app.sources.store.watch(HeldPermit::Query(permit), bound.client());
     let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
     let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,
@@ -221,7 +221,7 @@ pub async fn answer(
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
     let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, turn: Some(sending), limits, metrics }))
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, permit: Some(send_permit), limits, metrics }))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::shape::Shape;
-use crate::admission::SendingTurn;
+use crate::admission::SendPermit;
 use crate::store::Watched;
 use crate::telemetry::{Cut, Metrics};
 
@@ -59,7 +59,7 @@ pub struct Outgoing {
     /// The query, if ClickHouse still works for it.
     pub watched: Option<Watched>,
     /// Its place among answers that are sent, unless the query has one.
-    pub turn: Option<SendingTurn>,
+    pub permit: Option<SendPermit>,
     /// Its limits.
     pub limits: Limits,
     /// Counts.
@@ -95,7 +95,7 @@ impl Outgoing {
 
     async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
         let sent = self.forward_all(&sender).await;
-        let Self { cursor, watched, turn, limits, metrics, .. } = self;
+        let Self { cursor, watched, permit, limits, metrics, .. } = self;
         // First: a query that writes to nobody does not notice that it is told to stop.
         drop(cursor);
         let last = match sent {
@@ -117,7 +117,7 @@ impl Outgoing {
         };
         // Nobody is there to be told when this fails.
         drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
-        drop(turn);
+        drop(permit);
     }
 
     async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {

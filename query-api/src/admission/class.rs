@@ -29,7 +29,7 @@ impl Class {
 
 /// Who asks, and for what kind of thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct AdmissionRequest {
     /// How urgent it is.
     pub class: Class,
     /// The project: its questions share one place in the round.

@@ -20,13 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::cache_request::{CacheRequest, Given};
 use super::compute::{Accept, Obtained, Origin};
 use super::entry::{CachedAnswer, Freshness};
-use super::heat::Heat;
+use super::hot_keys::HotKeys;
 use super::lock::Locks;
-use super::reach::Reach;
 use super::refusals::Refusals;
-use super::shared::Shared;
+use super::shared::SharedCache;
 use super::single_flight::{Role, SingleFlight};
-use super::stamp::{DaysStamp, Proven, Stamp};
+use super::stamp::{DaysStamp, Proven, VersionStamp};
+use super::time_span::TimeSpan;
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
 use super::{CacheStatus, Key, Memory, RedisTimeBudget, StaleReason};
@@ -64,14 +64,14 @@ pub struct Answers {
     /// How long answers live.
     pub policy: Policy,
     /// What is asked most.
-    pub heat: Arc<Heat>,
+    pub hot_keys: Arc<HotKeys>,
     /// Counts what happens.
     pub metrics: Metrics,
     /// The present.
     pub clock: Clock,
     /// Jitter.
     pub random: Random,
-    pub(super) single_flight: SingleFlight<(Key, Stamp), Result<Obtained, ReadError>>,
+    pub(super) single_flight: SingleFlight<(Key, VersionStamp), Result<Obtained, ReadError>>,
     refreshes: Arc<Semaphore>,
     pub(super) troubles: Cache<[u8; 32], Trouble>,
     pub(super) refusals: Refusals,
@@ -83,7 +83,7 @@ pub struct Layers {
     /// [`Answers::memory`].
     pub memory: Memory,
     /// [`Answers::locks`].
-    pub shared: Option<Arc<Shared>>,
+    pub shared: Option<Arc<SharedCache>>,
     /// [`Answers::versions`].
     pub versions: Versions,
     /// [`Answers::policy`].
@@ -108,7 +108,7 @@ pub(super) struct Trouble {
 pub(super) struct CacheLookup {
     pub(super) request: CacheRequest,
     pub(super) key: Key,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: VersionStamp,
     /// While the stamp is unknown: the last one that was not.
     pub(super) proven: Option<Proven>,
     pub(super) kind: Kind,
@@ -127,7 +127,7 @@ impl Answers {
             locks,
             versions,
             policy,
-            heat: Arc::default(),
+            hot_keys: Arc::default(),
             metrics,
             clock,
             random,
@@ -143,7 +143,7 @@ impl Answers {
     pub async fn get(&self, request: &CacheRequest) -> Result<Given, ReadError> {
         let lookup = self.lookup(request).await?;
         if lookup.kind != Kind::Realtime {
-            self.heat.touch(&lookup.key, request, (self.clock)());
+            self.hot_keys.touch(&lookup.key, request, (self.clock)());
         }
         let remembered = self.memory.get(&lookup.key).map(|cached| (self.freshness(&lookup, &cached), cached));
         self.metrics.looked_up(Layer::Memory, Freshness::lookup(remembered.as_ref().map(|(freshness, _)| *freshness)));
@@ -178,16 +178,16 @@ impl Answers {
     }
 
     async fn lookup(&self, request: &CacheRequest) -> Result<CacheLookup, ReadError> {
-        let (reach, now_ms) = (Reach::of(&request.plan), (self.clock)());
+        let (time_span, now_ms) = (TimeSpan::of(&request.plan), (self.clock)());
         let redis_time = RedisTimeBudget::default();
-        let (project, span) = (request.scope.project(), reach.span(now_ms));
+        let (project, span) = (request.scope.project(), time_span.span(now_ms));
         let stamp = self.versions.stamp(project, &span, &redis_time).await;
         let proven = match stamp.days {
             DaysStamp::Unknown => self.versions.proven(project, &span),
             DaysStamp::Known { .. } => None,
         };
         let key = Key::of(&request.scope, &request.name, stamp.generation).ok_or(ReadError::Failed)?;
-        let kind = reach.kind(stamp.days, now_ms);
+        let kind = time_span.kind(stamp.days, now_ms);
         Ok(CacheLookup { request: request.clone(), key, stamp, proven, kind, redis_time })
     }
 
@@ -295,7 +295,7 @@ impl Answers {
     }
 
     /// Readers of one stamp share a computation; without versions, any computation of the key is joined.
-    fn flight_key(&self, lookup: &CacheLookup) -> (Key, Stamp) {
+    fn flight_key(&self, lookup: &CacheLookup) -> (Key, VersionStamp) {
         let any = match lookup.stamp.days {
             DaysStamp::Unknown => self.single_flight.find(|(key, _)| *key == lookup.key),
             DaysStamp::Known { .. } => None,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::answers::{Answers, CacheLookup, Trouble};
+use super::compressed::{Compressed, beside};
 use super::entry::{CachedAnswer, Freshness};
 use super::lock::{FleetOutcome, Lease};
-use super::packed::{Packed, beside};
 use super::shared::Away;
 use super::stamp::DaysStamp;
 use super::status::StaleReason;
@@ -129,6 +129,6 @@ impl Answers {
     }
 }
 
-async fn pack(head: bytes::Bytes) -> Result<Packed, ReadError> {
-    beside(head.len(), move || Packed::of(&head)).await.ok_or(ReadError::Failed)
+async fn pack(head: bytes::Bytes) -> Result<Compressed, ReadError> {
+    beside(head.len(), move || Compressed::of(&head)).await.ok_or(ReadError::Failed)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::packed::{Packed, beside};
+use super::compressed::{Compressed, beside};
 use super::stamp::{DaysStamp, Proven};
 use super::ttl::{Ends, Policy};
 use crate::telemetry::Lookup;
@@ -40,7 +40,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedAnswer {
     /// [`Entry::head`].
-    pub body: Packed,
+    pub body: Compressed,
     /// [`Entry::etag`].
     pub etag: String,
     /// [`Entry::computed_ms`]: when that began.
@@ -163,7 +163,7 @@ impl CachedAnswer {
         let tag_length = take(&mut rest).map(u16::from_le_bytes)?;
         let (tag, body) = rest.split_at_checked(usize::from(tag_length))?;
         Some(Self {
-            body: Packed::from_parts(Bytes::copy_from_slice(body), raw),
+            body: Compressed::from_parts(Bytes::copy_from_slice(body), raw),
             etag: std::str::from_utf8(tag).ok()?.to_owned(),
             computed_ms,
             oldest_ms,
@@ -209,7 +209,7 @@ pub(super) mod tests {
     /// Computed at 1 s; refreshed ahead, over and forgotten 45 s, 60 s and an hour later.
     pub(crate) fn cached(body: impl Into<Bytes>) -> CachedAnswer {
         CachedAnswer {
-            body: Packed::of(&body.into()),
+            body: Compressed::of(&body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
             oldest_ms: 500,

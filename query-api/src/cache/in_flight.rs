@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::key::PartKey;
-use super::parts::Remembered;
+use super::parts::CachedPart;
 use super::single_flight::lock;
 use super::stamp::DaysStamp;
 use crate::admission::Class;
@@ -25,7 +25,7 @@ use crate::admission::Class;
 /// The claims on parts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct InFlightParts {
-    claims: Arc<Mutex<HashMap<PartId, watch::Receiver<Option<Remembered>>>>>,
+    claims: Arc<Mutex<HashMap<PartId, watch::Receiver<Option<CachedPart>>>>>,
 }
 
 /// A part as read at one stamp.
@@ -49,14 +49,14 @@ pub enum Claim {
 #[derive(Debug)]
 pub struct PartOwner {
     name: PartId,
-    outcome: watch::Sender<Option<Remembered>>,
+    outcome: watch::Sender<Option<CachedPart>>,
     all: InFlightParts,
 }
 
 /// A part that another query computes.
 #[derive(Debug)]
 pub struct PartWaiter {
-    outcome: watch::Receiver<Option<Remembered>>,
+    outcome: watch::Receiver<Option<CachedPart>>,
 }
 
 impl InFlightParts {
@@ -78,7 +78,7 @@ impl InFlightParts {
 
 impl PartOwner {
     /// Gives the part to all waiters.
-    pub fn publish(&self, part: Remembered) {
+    pub fn publish(&self, part: CachedPart) {
         self.outcome.send_replace(Some(part));
     }
 }
@@ -92,7 +92,7 @@ impl Drop for PartOwner {
 impl PartWaiter {
     /// The part, or `None` when its owner gave up. Call it with no own part unpublished, and within a deadline: the owner has
     /// one too, but may begin later.
-    pub async fn part(mut self) -> Option<Remembered> {
+    pub async fn part(mut self) -> Option<CachedPart> {
         self.outcome.wait_for(Option::is_some).await.ok().and_then(|part| part.clone())
     }
 }
@@ -103,16 +103,16 @@ mod tests {
 
     use super::*;
     use crate::authorize::Scope;
-    use crate::cache::stamp::{Generation, Stamp};
+    use crate::cache::stamp::{Generation, VersionStamp};
 
     fn key(what: &str, sum: u64) -> PartKey {
         let days = DaysStamp::Known { epoch: 0, sum };
-        let stamp = Stamp { generation: Generation::Process { all: 0, project: 0 }, days };
+        let stamp = VersionStamp { generation: Generation::Process { all: 0, project: 0 }, days };
         PartKey::of(&Scope::for_test("p"), &what, stamp)
     }
 
-    fn part() -> Remembered {
-        Remembered { bytes: Bytes::from_static(b"part"), read_ms: 7 }
+    fn part() -> CachedPart {
+        CachedPart { bytes: Bytes::from_static(b"part"), read_ms: 7 }
     }
 
     fn one(in_flight: &InFlightParts, class: Class, key: &PartKey) -> Claim {

@@ -8,7 +8,7 @@
 //!
 //! * A leader that dies stops renewing; its lock ends within [`LOCK`] and a follower takes over.
 //! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
-//! * Nobody waits longer than a query may take; who does computes alone.
+//! * Nobody waits longer than a query may take: after the deadline, compute without the lock.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::answers::CacheLookup;
 use super::entry::CachedAnswer;
-use super::shared::{Away, MAX_BYTES, Request, Shared};
-use super::stamp::Stamp;
+use super::shared::{Away, MAX_BYTES, Request, SharedCache};
+use super::stamp::VersionStamp;
 use super::{Key, RedisTimeBudget};
 use crate::clock::Random;
 use crate::telemetry::{Dropped, LockEvent, Metrics};
@@ -64,7 +64,7 @@ if newest then redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3]) end
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return newest and 1 or 0";
 
-/// What a look at the fleet came to.
+/// The result of waiting for the fleet.
 pub(super) enum FleetOutcome {
     /// Compute; the others wait.
     Lead(Box<Lease>),
@@ -78,7 +78,7 @@ pub(super) enum FleetOutcome {
 #[derive(Clone)]
 pub struct Locks {
     /// Redis.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedCache>,
     /// Counts what happens.
     pub metrics: Metrics,
     /// Jitter.
@@ -86,7 +86,7 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it; for no longer than one computation
+    /// Waits until there is an answer that `is_good`, or this instance has the lock; for no longer than one computation
     /// may take, a dead leader's lock included, or failures of a fleet would be waited for one after the other.
     pub(super) async fn acquire_or_wait(
         &self,
@@ -175,7 +175,7 @@ impl Locks {
         }
     }
 
-    fn lease(&self, key: &Key, stamp: Stamp, token: i64) -> Lease {
+    fn lease(&self, key: &Key, stamp: VersionStamp, token: i64) -> Lease {
         Lease { locks: self.clone(), key: key.clone(), stamp, token, is_over: false }
     }
 }
@@ -184,7 +184,7 @@ impl Locks {
 pub(super) struct Lease {
     locks: Locks,
     key: Key,
-    stamp: Stamp,
+    stamp: VersionStamp,
     token: i64,
     is_over: bool,
 }
@@ -250,7 +250,7 @@ impl Drop for Lease {
     }
 }
 
-async fn run(shared: &Shared, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
+async fn run(shared: &SharedCache, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(1).arg(lock).arg(token).arg(rest);
     shared.ask(Request::One(command)).await

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
 use super::entry::CachedAnswer;
-use super::heat::Asked;
+use super::hot_keys::HotKey;
 
 /// Refreshes at once: warming must not take ClickHouse from those who wait.
 pub const AT_ONCE: usize = 2;
@@ -46,7 +46,7 @@ impl Answers {
 
     pub(super) async fn warm_once(&self, turns: &Arc<Semaphore>) {
         let now_ms = (self.clock)();
-        for Asked { key, request, last_ms } in self.heat.hottest(now_ms) {
+        for HotKey { key, request, last_ms } in self.hot_keys.hottest(now_ms) {
             let is_due = |cached: &Arc<CachedAnswer>| is_due(cached, last_ms, now_ms);
             let Some(cached) = self.memory.get(&key).filter(is_due) else { continue };
             let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };

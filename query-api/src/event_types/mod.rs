@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::request::error::quoted;
 use crate::request::near::nearest;
 use crate::sql::{self, EventTypeRow};
-use crate::store::{Ask, Class, ReadError, Store};
+use crate::store::{AdmissionRequest, Class, ReadError, Store};
 use crate::warning::Warning;
 
 /// Types that are remembered of one project: those with most events.
@@ -143,7 +143,8 @@ impl EventTypes {
     }
 
     async fn read(self, project: Arc<str>) -> Result<Arc<KnownTypes>, ReadError> {
-        let (read_ms, ask) = ((self.clock)(), Ask { class: Class::Dashboard, project: project.to_string() });
+        let (read_ms, ask) =
+            ((self.clock)(), AdmissionRequest { class: Class::Dashboard, project: project.to_string() });
         let rows = self.store.rows(&sql::event_types(&project, MOST_TYPES + 1), &ask).await?;
         let known = Arc::new(KnownTypes::of(rows, read_ms));
         self.known.insert(project, Arc::clone(&known));

@@ -11,10 +11,10 @@ use super::sums::Together;
 use super::{Execution, Recall, bounded};
 use crate::authorize::Scope;
 use crate::cache::in_flight::{Claim, PartOwner, PartWaiter};
-use crate::cache::parts::{Computed, Remembered};
-use crate::cache::reach::Reach;
+use crate::cache::parts::{CachedPart, ComputedPart};
+use crate::cache::time_span::TimeSpan;
 use crate::cache::ttl::Life;
-use crate::cache::{PartKey, Stamp};
+use crate::cache::{PartKey, VersionStamp};
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
 use crate::sql::{self, Point, Statement};
@@ -35,7 +35,7 @@ pub(super) trait Kind {
     fn points(part: &Self::Part) -> usize;
 
     /// What a chunk is remembered under.
-    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey;
+    fn key(scope: &Scope, chunk: &Chunk, stamp: VersionStamp) -> PartKey;
 
     /// The statement for neighbours, which `all` reads at once; `None` when there is nothing to ask.
     fn statement(all: &Read, chunks: &[Chunk], project: &str) -> Option<Statement>;
@@ -57,7 +57,7 @@ impl Kind for Points {
         part.len()
     }
 
-    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey {
+    fn key(scope: &Scope, chunk: &Chunk, stamp: VersionStamp) -> PartKey {
         PartKey::of(scope, &chunk.read, stamp)
     }
 
@@ -144,9 +144,9 @@ impl Execution {
                 if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
                     let bytes = Bytes::from(written);
                     if let Some(PartWork::Owner(Some(owner))) = work.get(place) {
-                        owner.publish(Remembered { bytes: bytes.clone(), read_ms });
+                        owner.publish(CachedPart { bytes: bytes.clone(), read_ms });
                     }
-                    computed.push(Computed { key: key.clone(), bytes, life });
+                    computed.push(ComputedPart { key: key.clone(), bytes, life });
                 }
                 if let Some(slot) = parts.get_mut(place) {
                     *slot = Some(part);
@@ -160,7 +160,7 @@ impl Execution {
     async fn keys<K: Kind>(&self, chunks: &[Chunk]) -> Vec<PartKey> {
         let mut keys = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            let span = Reach::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
+            let span = TimeSpan::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
             let stamp = self.sources.versions.stamp(self.scope.project(), &span, &self.redis_time).await;
             keys.push(K::key(&self.scope, chunk, stamp));
         }
@@ -177,7 +177,7 @@ impl Execution {
             return Ok(chunks.iter().map(|_| None).collect());
         }
         let found = self.sources.parts.get_many(keys, &self.redis_time).await;
-        let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| match part {
+        let recalled = |(part, chunk): (Option<CachedPart>, &Chunk)| match part {
             Some(part) if recall.allows(chunk.is_closed) => self.recalled::<K>(&part, chunk),
             Some(_) | None => Ok(None),
         };
@@ -185,8 +185,8 @@ impl Execution {
     }
 
     /// A part that was read before, or for somebody else. One that cannot be decoded is as good as none.
-    fn recalled<K: Kind>(&mut self, part: &Remembered, chunk: &Chunk) -> Result<Option<K::Part>, ReadError> {
-        let Remembered { bytes, read_ms } = part;
+    fn recalled<K: Kind>(&mut self, part: &CachedPart, chunk: &Chunk) -> Result<Option<K::Part>, ReadError> {
+        let CachedPart { bytes, read_ms } = part;
         let Ok(part) = postcard::from_bytes(bytes) else { return Ok(None) };
         self.budget.take(K::points(&part))?;
         if K::IS_DATA {

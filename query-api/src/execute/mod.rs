@@ -40,7 +40,7 @@ use crate::render::structured::{Found, Others};
 use crate::render::table::Greatest;
 use crate::request::structured::Form;
 use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
-use crate::store::{Ask, Cost, ReadError, Store};
+use crate::store::{AdmissionRequest, Cost, ReadError, Store};
 use age::Age;
 use budget::Budget;
 
@@ -95,7 +95,7 @@ pub struct Execution {
     sources: Arc<Sources>,
     scope: Scope,
     moment: Moment,
-    ask: Ask,
+    ask: AdmissionRequest,
     /// When the time of its class is over. What is only said beside the answer is not waited for beyond it.
     ends: Instant,
     /// What may be waited for Redis.
@@ -117,7 +117,7 @@ impl Sources {
         moment: Moment,
         redis_time: RedisTimeBudget,
     ) -> Execution {
-        let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
+        let ask = AdmissionRequest { class: plan.class(), project: scope.project().to_owned() };
         let ends = Instant::now() + self.store.deadline(ask.class);
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
         Execution { sources, scope, moment, ask, ends, redis_time, age, cost: Cost::default(), budget: Budget::whole() }

@@ -10,7 +10,7 @@ use tallyhouse_schema::dimension::OTHER;
 use super::Execution;
 use super::chunked::{Kind, split};
 use crate::authorize::Scope;
-use crate::cache::{PartKey, Stamp};
+use crate::cache::{PartKey, VersionStamp};
 use crate::condition::Field;
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
@@ -30,7 +30,7 @@ impl Kind for Overflow {
         0
     }
 
-    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
+    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: VersionStamp) -> PartKey {
         let types = read.condition.event_types().map(|types| types.into_iter().collect::<Vec<_>>());
         PartKey::of(scope, &("overflowed", &read.source, types, read.from, read.to), stamp)
     }

@@ -23,7 +23,7 @@ use crate::plan::retention::RetentionPlan;
 use crate::plan::scan::Scan;
 use crate::render::meta::About;
 use crate::sql::funnels_retention as statements;
-use crate::store::{Answered, Ask, Cost, ReadError, Store};
+use crate::store::{AdmissionRequest, Answered, Cost, ReadError, Store};
 use crate::time::{MINUTE, Zone};
 
 /// Events that one question reads at most, so that it ends well within the 30 s of a query. Measured on two cores, with parts
@@ -34,7 +34,7 @@ pub const MOST_EVENTS: u64 = 25_000_000;
 /// Computes a funnel for the project of `ask`; `generated_s` is the present in seconds, for the answer's meta.
 pub async fn funnel(
     store: &Store,
-    ask: &Ask,
+    ask: &AdmissionRequest,
     plan: &FunnelPlan,
     generated_s: i64,
 ) -> Result<(Rendered, Cost), ReadError> {
@@ -46,7 +46,7 @@ pub async fn funnel(
 /// Computes retention, likewise.
 pub async fn retention(
     store: &Store,
-    ask: &Ask,
+    ask: &AdmissionRequest,
     plan: &RetentionPlan,
     generated_s: i64,
 ) -> Result<(Rendered, Cost), ReadError> {
@@ -56,7 +56,7 @@ pub async fn retention(
 }
 
 /// Looks up how many events would be read, and refuses too many; what that cost.
-async fn checked(store: &Store, ask: &Ask, scan: &Scan) -> Result<Cost, ReadError> {
+async fn checked(store: &Store, ask: &AdmissionRequest, scan: &Scan) -> Result<Cost, ReadError> {
     let Answered { rows: sizes, cost } =
         store.read::<statements::Size>(&statements::size(scan, &ask.project), ask).await?;
     within_limits(scan, sizes.first().map_or(0, |size| size.events))?;

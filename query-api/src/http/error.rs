@@ -7,7 +7,7 @@ use crate::adhoc::AdhocError;
 use crate::adhoc::sql_api::BadBody;
 use crate::live::{Full, NotOpened};
 use crate::problem::{of_bad_request, of_denied, of_read_error, of_refusal, of_unread};
-use crate::registry::Refused;
+use crate::registry::NotRegistered;
 use crate::registry::store::RegisterError;
 
 /// A stream that was not opened.
@@ -19,18 +19,18 @@ pub fn of_stream(refused: &NotOpened) -> Problem {
 }
 
 /// A metric that was not registered.
-pub fn registering(refused: &Refused) -> Problem {
+pub fn registering(refused: &NotRegistered) -> Problem {
     let with = |status, code| Problem::new(status, code, refused.to_string());
     match refused {
-        Refused::Denied(denied) => of_denied(*denied),
-        Refused::Unread(unread) => of_unread(*unread),
-        Refused::Bad(bad) => of_bad_request(bad),
-        Refused::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_metrics"),
-        Refused::Store(RegisterError::Conflict { in_force }) => {
+        NotRegistered::Denied(denied) => of_denied(*denied),
+        NotRegistered::Unread(unread) => of_unread(*unread),
+        NotRegistered::Bad(bad) => of_bad_request(bad),
+        NotRegistered::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_metrics"),
+        NotRegistered::Store(RegisterError::Conflict { in_force }) => {
             with(StatusCode::CONFLICT, "version_conflict").with("version", *in_force)
         }
-        Refused::Store(RegisterError::NotConfigured) => with(StatusCode::NOT_IMPLEMENTED, "not_configured"),
-        Refused::Store(RegisterError::Unavailable) => {
+        NotRegistered::Store(RegisterError::NotConfigured) => with(StatusCode::NOT_IMPLEMENTED, "not_configured"),
+        NotRegistered::Store(RegisterError::Unavailable) => {
             with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2)
         }
     }

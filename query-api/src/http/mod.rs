@@ -22,7 +22,7 @@ use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
 use crate::problem::of_refusal;
-use crate::registry::Refused;
+use crate::registry::NotRegistered;
 use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
 use crate::request::params::Params;
@@ -30,7 +30,7 @@ use crate::serve::{Answer, App, Question, Refusal, serve};
 use crate::telemetry::{Metrics, Route, Running};
 
 /// What the handlers share.
-pub struct Shared {
+pub struct HttpState {
     /// Answers.
     pub app: Arc<App>,
     /// Streams.
@@ -42,7 +42,7 @@ pub struct Shared {
 }
 
 /// All public routes.
-pub fn router(shared: Shared) -> Router {
+pub fn router(shared: HttpState) -> Router {
     // One count for each request, instead of one for each metric that there is.
     let shared = Arc::new(shared);
     let router = Router::new()
@@ -63,7 +63,7 @@ pub fn router(shared: Shared) -> Router {
 }
 
 async fn metric(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -74,7 +74,7 @@ async fn metric(
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let listed = || {
@@ -91,7 +91,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, hea
 }
 
 async fn register(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -110,7 +110,12 @@ async fn register(
 }
 
 /// The key first: who may not register anything is not read.
-async fn registered(app: &App, headers: &HeaderMap, raw: Option<&str>, body: Body) -> Result<(String, u32), Refused> {
+async fn registered(
+    app: &App,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+    body: Body,
+) -> Result<(String, u32), NotRegistered> {
     let scope = authorize(&app.keys, headers)?;
     scope.administers()?;
     Params::parse(raw, &[])?;
@@ -119,7 +124,7 @@ async fn registered(app: &App, headers: &HeaderMap, raw: Option<&str>, body: Bod
 }
 
 async fn structured(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     headers: HeaderMap,
     RawQuery(raw): RawQuery,
     body: Body,
@@ -143,7 +148,7 @@ fn bad_path() -> Response {
 }
 
 async fn stream(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -157,7 +162,7 @@ async fn stream(
 }
 
 async fn anomalies(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -166,19 +171,19 @@ async fn anomalies(
     answer(&shared, Question::Anomalies(&name), &headers, raw.as_deref()).await
 }
 
-async fn realtime(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn realtime(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
 }
 
-async fn daily(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn daily(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Daily, &headers, raw.as_deref()).await
 }
 
-async fn event_types(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn event_types(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::EventTypes, &headers, raw.as_deref()).await
 }
 
-async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
+async fn answer(shared: &HttpState, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
@@ -193,14 +198,14 @@ async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, ra
 
 /// A request that is being answered, from when it came.
 struct Asked<'a> {
-    shared: &'a Shared,
+    shared: &'a HttpState,
     route: Route,
     began: Instant,
     _running: Running,
 }
 
 impl<'a> Asked<'a> {
-    fn now(shared: &'a Shared, route: Route) -> Self {
+    fn now(shared: &'a HttpState, route: Route) -> Self {
         Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
     }
 

@@ -121,7 +121,7 @@ struct Topic {
 pub struct Listener {
     /// What the ticker knows, newest only.
     pub updates: watch::Receiver<Update>,
-    _seat: Seat,
+    _slot: ListenerSlot,
     _counted: Running,
 }
 
@@ -144,8 +144,8 @@ impl Hub {
         }
         let topic = topics.entry(key.clone()).or_insert_with(|| self.start(key.clone(), tick));
         topic.listeners += 1;
-        let seat = Seat { hub: self.clone(), key, ticker: topic.ticker.clone() };
-        Ok(Listener { updates: topic.updates.clone(), _seat: seat, _counted: self.inner.metrics.stream_listener() })
+        let slot = ListenerSlot { hub: self.clone(), key, ticker: topic.ticker.clone() };
+        Ok(Listener { updates: topic.updates.clone(), _slot: slot, _counted: self.inner.metrics.stream_listener() })
     }
 
     fn start<F>(&self, key: StreamKey, tick: impl FnOnce(watch::Sender<Update>) -> F) -> Topic
@@ -154,10 +154,10 @@ impl Hub {
     {
         let (publish, updates) = watch::channel(Update::default());
         let ticker = CancellationToken::new();
-        let gone = Gone { hub: self.clone(), key, ticker: ticker.clone() };
+        let on_end = RemoveOnDrop { hub: self.clone(), key, ticker: ticker.clone() };
         let (running, ended, ticking) = (self.inner.metrics.stream_question(), ticker.clone(), tick(publish));
         tokio::spawn(async move {
-            let _on_any_end = (gone, running);
+            let _on_any_end = (on_end, running);
             tokio::select! {
                 () = ticking => {}
                 () = ended.cancelled() => {}
@@ -185,13 +185,13 @@ fn usage(topics: &HashMap<StreamKey, Topic>, key: &StreamKey) -> Usage {
 }
 
 /// A listener's place. Tickers are told apart by their tokens: a question may have been started anew meanwhile.
-struct Seat {
+struct ListenerSlot {
     hub: Hub,
     key: StreamKey,
     ticker: CancellationToken,
 }
 
-impl Drop for Seat {
+impl Drop for ListenerSlot {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
         let Some(topic) = topics.get_mut(&self.key).filter(|topic| topic.ticker == self.ticker) else {
@@ -206,13 +206,13 @@ impl Drop for Seat {
 }
 
 /// Takes the question off the list however its ticker ends.
-struct Gone {
+struct RemoveOnDrop {
     hub: Hub,
     key: StreamKey,
     ticker: CancellationToken,
 }
 
-impl Drop for Gone {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
         if topics.get(&self.key).is_some_and(|topic| topic.ticker == self.ticker) {

@@ -51,7 +51,7 @@ pub struct MetricRegistry {
 
 /// Why a metric was not registered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Refused {
+pub enum NotRegistered {
     /// The caller may not.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -108,7 +108,7 @@ impl MetricRegistry {
         scope: &Scope,
         catalogue: &Catalogue,
         raw: &[u8],
-    ) -> Result<(String, u32), Refused> {
+    ) -> Result<(String, u32), NotRegistered> {
         scope.administers()?;
         let project = scope.project();
         let snapshot = self.snapshot();
@@ -118,7 +118,7 @@ impl MetricRegistry {
         let proposal = document::propose(&Part::root(&value), &written_out, catalogue)?;
         let is_new = own.is_none_or(|own| !own.contains_key(&proposal.name));
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
-            return Err(Refused::Full);
+            return Err(NotRegistered::Full);
         }
         let version = definitions.register(project, scope.key_id(), &proposal).await?;
         // The caller's next question may be about it. It is registered, whether it is known here at once or not.

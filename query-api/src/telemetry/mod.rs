@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
-pub use queries::{Cut, Kill, Outcome, Refused};
+pub use queries::{AdmissionRefusal, Cut, Kill, Outcome};
 pub use streams::Sent;
 
 /// What a request was for.

@@ -23,7 +23,7 @@ pub enum Outcome {
 
 /// Why a question got no turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum AdmissionRefusal {
     /// ClickHouse is left alone.
     Breaker,
     /// Under stress, for more important classes.
@@ -97,13 +97,13 @@ impl Metrics {
     }
 
     /// A question got no turn.
-    pub fn refused(&self, class: &'static str, reason: Refused) {
+    pub fn refused(&self, class: &'static str, reason: AdmissionRefusal) {
         let reason = match reason {
-            Refused::Breaker => "breaker",
-            Refused::Shed => "shed",
-            Refused::QueueFull => "queue_full",
-            Refused::TenantShare => "tenant_share",
-            Refused::WaitedTooLong => "waited_too_long",
+            AdmissionRefusal::Breaker => "breaker",
+            AdmissionRefusal::Shed => "shed",
+            AdmissionRefusal::QueueFull => "queue_full",
+            AdmissionRefusal::TenantShare => "tenant_share",
+            AdmissionRefusal::WaitedTooLong => "waited_too_long",
         };
         self.refused.with_label_values(&[class, reason]).inc();
     }

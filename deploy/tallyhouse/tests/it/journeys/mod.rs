@@ -17,7 +17,7 @@ use tallyhouse_query_api::plan::{self, Plan};
 use tallyhouse_query_api::request::Query;
 use tallyhouse_query_api::request::body::{self, Part};
 use tallyhouse_query_api::sql::funnels_retention as statements;
-use tallyhouse_query_api::store::{Ask, Class, Store};
+use tallyhouse_query_api::store::{AdmissionRequest, Class, Store};
 use tallyhouse_schema::Catalogue;
 use tallyhouse_sql::Connection;
 
@@ -40,8 +40,8 @@ fn store(connection: &Connection) -> Store {
     Store::new(connection.client(), Policy::for_total(32), Metrics::register(&Registry::new()).unwrap())
 }
 
-fn as_analyst(project: &str) -> Ask {
-    Ask { class: Class::AdHoc, project: project.to_owned() }
+fn as_analyst(project: &str) -> AdmissionRequest {
+    AdmissionRequest { class: Class::AdHoc, project: project.to_owned() }
 }
 
 fn plan(question: &Value, now_ms: i64) -> Plan {

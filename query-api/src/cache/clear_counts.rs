@@ -10,7 +10,7 @@ const MOST_PROJECTS: usize = 10_000;
 
 /// Counts. Every figure of a project's generation only rises, so that no generation comes back.
 #[derive(Debug, Default)]
-pub(super) struct Purges {
+pub(super) struct ClearCounts {
     counts: RwLock<Counts>,
 }
 
@@ -20,7 +20,7 @@ struct Counts {
     projects: HashMap<String, u64>,
 }
 
-impl Purges {
+impl ClearCounts {
     /// What a project's keys hold.
     pub(super) fn generation(&self, project: &str) -> Generation {
         let counts = self.counts.read().unwrap_or_else(PoisonError::into_inner);
@@ -44,23 +44,23 @@ mod tests {
 
     #[test]
     fn a_project_is_forgotten_alone_and_no_generation_comes_back() {
-        let purges = Purges::default();
-        let mut seen = vec![purges.generation("p")];
-        let other = purges.generation("q");
-        purges.raise(Some("p"));
-        seen.push(purges.generation("p"));
-        assert_eq!(purges.generation("q"), other);
-        purges.raise(None);
-        seen.push(purges.generation("p"));
-        assert_ne!(purges.generation("q"), other);
+        let clear_counts = ClearCounts::default();
+        let mut seen = vec![clear_counts.generation("p")];
+        let other = clear_counts.generation("q");
+        clear_counts.raise(Some("p"));
+        seen.push(clear_counts.generation("p"));
+        assert_eq!(clear_counts.generation("q"), other);
+        clear_counts.raise(None);
+        seen.push(clear_counts.generation("p"));
+        assert_ne!(clear_counts.generation("q"), other);
         // More projects than are counted.
-        (0..=MOST_PROJECTS).for_each(|project| purges.raise(Some(&project.to_string())));
-        seen.push(purges.generation("p"));
-        purges.raise(Some("p"));
-        seen.push(purges.generation("p"));
+        (0..=MOST_PROJECTS).for_each(|project| clear_counts.raise(Some(&project.to_string())));
+        seen.push(clear_counts.generation("p"));
+        clear_counts.raise(Some("p"));
+        seen.push(clear_counts.generation("p"));
         for (place, generation) in seen.iter().enumerate() {
             assert!(!seen.iter().skip(place + 1).any(|later| later == generation), "{seen:?}");
         }
-        assert!(purges.counts.read().unwrap().projects.len() <= MOST_PROJECTS);
+        assert!(clear_counts.counts.read().unwrap().projects.len() <= MOST_PROJECTS);
     }
 }

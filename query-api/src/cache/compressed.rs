@@ -32,7 +32,7 @@ thread_local! {
 
 /// Bytes, maybe compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Packed {
+pub enum Compressed {
     /// As they are.
     Plain(Bytes),
     /// By zstd.
@@ -44,7 +44,7 @@ pub enum Packed {
     },
 }
 
-impl Packed {
+impl Compressed {
     /// Packs bytes; those that do not shrink by a quarter stay as they are. What is packed is an allocation of its own length: a
     /// compressor makes room for the worst case, and a cache that weighs lengths would hold ten times its bound.
     pub fn of(plain: &[u8]) -> Self {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_is_large_shrinks_and_comes_back() {
         let series = Bytes::from(r#"{"timestamp":"2026-11-20T00:00:00Z","value":17},"#.repeat(1_000));
-        let packed = Packed::of(&series);
+        let packed = Compressed::of(&series);
         assert!(packed.held().len() * 10 < series.len(), "{}", packed.held().len());
         assert_eq!(packed.open(), Some(series));
     }
@@ -122,10 +122,10 @@ mod tests {
     #[test]
     fn what_is_cut_off_is_noticed_and_harms_no_other() {
         let series = Bytes::from(r#"{"timestamp":"2026-11-20T00:00:00Z","value":17},"#.repeat(1_000));
-        let Packed::Zstd { bytes, raw } = Packed::of(&series) else { panic!("it shrinks") };
+        let Compressed::Zstd { bytes, raw } = Compressed::of(&series) else { panic!("it shrinks") };
         for place in 0..bytes.len() {
-            assert_eq!(Packed::from_parts(bytes.slice(..place), raw).open(), None, "cut off at {place}");
-            assert_eq!(Packed::from_parts(bytes.clone(), raw).open(), Some(series.clone()), "after {place}");
+            assert_eq!(Compressed::from_parts(bytes.slice(..place), raw).open(), None, "cut off at {place}");
+            assert_eq!(Compressed::from_parts(bytes.clone(), raw).open(), Some(series.clone()), "after {place}");
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let mut plain = Vec::with_capacity(1 << 20);
         plain.extend_from_slice(b"{}");
         for bytes in [Bytes::from("a".repeat(1 << 20)), Bytes::from(plain)] {
-            let (Packed::Zstd { bytes: held, .. } | Packed::Plain(held)) = Packed::of(&bytes);
+            let (Compressed::Zstd { bytes: held, .. } | Compressed::Plain(held)) = Compressed::of(&bytes);
             let length = held.len();
             assert_eq!(held.try_into_mut().unwrap().capacity(), length);
         }
@@ -143,11 +143,11 @@ mod tests {
     #[test]
     fn what_is_small_or_does_not_shrink_stays() {
         let small = Bytes::from_static(b"{}");
-        assert_eq!(Packed::of(&small), Packed::Plain(small));
+        assert_eq!(Compressed::of(&small), Compressed::Plain(small));
         use rand::{RngExt, SeedableRng};
         let mut random = rand::rngs::StdRng::seed_from_u64(1);
         let noise: Bytes = (0..FROM_BYTES * 2).map(|_| random.random::<u8>()).collect();
-        assert_eq!(Packed::of(&noise), Packed::Plain(noise));
+        assert_eq!(Compressed::of(&noise), Compressed::Plain(noise));
     }
 
     #[tokio::test]
@@ -155,18 +155,18 @@ mod tests {
         let here = std::thread::current().id();
         let is_here = async |bytes| beside(bytes, || std::thread::current().id()).await == Some(here);
         assert!(is_here(BESIDE_BYTES - 1).await && !is_here(BESIDE_BYTES).await);
-        let answer = Packed::of("a".repeat(BESIDE_BYTES).as_bytes());
+        let answer = Compressed::of("a".repeat(BESIDE_BYTES).as_bytes());
         assert!(!is_here(answer.work()).await, "its size is that of the opened bytes");
         assert_eq!(beside(BESIDE_BYTES, || -> u8 { panic!("on purpose") }).await, None);
     }
 
     #[test]
     fn damage_and_lies_about_the_size_are_noticed() {
-        let packed = Packed::of("a".repeat(FROM_BYTES).as_bytes());
+        let packed = Compressed::of("a".repeat(FROM_BYTES).as_bytes());
         let held = packed.held().clone();
         for raw in [1, packed.raw() - 1, packed.raw() + 1, u32::MAX] {
-            assert_eq!(Packed::from_parts(held.clone(), raw).open(), None, "{raw}");
+            assert_eq!(Compressed::from_parts(held.clone(), raw).open(), None, "{raw}");
         }
-        assert_eq!(Packed::from_parts(Bytes::from_static(b"nonsense"), 100).open(), None);
+        assert_eq!(Compressed::from_parts(Bytes::from_static(b"nonsense"), 100).open(), None);
     }
 }

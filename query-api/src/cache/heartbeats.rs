@@ -84,14 +84,14 @@ const MOVING: Place = Place::Gone { moves: true };
 
 /// What is known of who writes.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct WriterHeartbeats {
     /// When the last reading was sent, and what it brought.
     last: Option<(Instant, u64)>,
     has_list: bool,
     beats: HashMap<String, Beat>,
 }
 
-impl Pulse {
+impl WriterHeartbeats {
     /// A reading brought this. Tells whether it is of another Redis than the one before.
     pub(super) fn took(&mut self, sent: Instant, reading: Reading) -> bool {
         let is_other = self.last.is_some_and(|(_, data)| data != reading.data);
@@ -150,13 +150,13 @@ mod tests {
     use super::*;
 
     struct Clocked {
-        pulse: Pulse,
+        heartbeats: WriterHeartbeats,
         began: Instant,
     }
 
     impl Clocked {
         fn new() -> Self {
-            Self { pulse: Pulse::default(), began: Instant::now() }
+            Self { heartbeats: WriterHeartbeats::default(), began: Instant::now() }
         }
 
         fn at(&self, ms: u64) -> Instant {
@@ -165,12 +165,12 @@ mod tests {
 
         fn read(&mut self, ms: u64, data: u64, writers: &[(&str, u64)]) -> Option<Doubt> {
             let writers = Some(writers.iter().map(|(id, beat)| ((*id).to_owned(), *beat)).collect());
-            self.pulse.took(self.at(ms), Reading { data, writers });
+            self.heartbeats.took(self.at(ms), Reading { data, writers });
             self.doubt(ms)
         }
 
         fn doubt(&self, ms: u64) -> Option<Doubt> {
-            self.pulse.doubt(self.at(ms))
+            self.heartbeats.doubt(self.at(ms))
         }
     }
 
@@ -183,7 +183,7 @@ mod tests {
         // One can no longer write.
         assert_eq!(all.read(1_000, 1, &[("a", 5), ("b", 8)]), None);
         assert_eq!(all.read(1_250, 1, &[("a", 6), ("b", 8)]), Some(Doubt::Silent));
-        assert_eq!(all.pulse.silent(all.at(1_250)), ["b"]);
+        assert_eq!(all.heartbeats.silent(all.at(1_250)), ["b"]);
         assert_eq!(all.read(9_000, 1, &[("a", 6), ("b", 8)]), Some(Doubt::Silent));
         assert_eq!(all.read(9_250, 1, &[("a", 37), ("b", 9)]), None);
         assert_eq!(all.doubt(10_250), Some(Doubt::NoAnswer), "Redis hangs");
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(all.read(0, 1, &[("a", 1)]), None);
         assert_eq!(all.read(900, 1, &[]), None);
         assert_eq!(all.read(5_000, 1, &[]), None, "everybody stopped in order");
-        all.pulse.took(all.at(5_250), Reading { data: 1, writers: None });
+        all.heartbeats.took(all.at(5_250), Reading { data: 1, writers: None });
         assert_eq!(all.doubt(5_250), Some(Doubt::NoWriters));
     }
 
@@ -220,7 +220,7 @@ mod tests {
         let mut all = Clocked::new();
         all.read(0, 1, &[("a", 1)]);
         let hours = 3_600_000;
-        assert!(all.pulse.outlived(all.at(3 * hours - 1)).is_empty());
-        assert_eq!(all.pulse.outlived(all.at(3 * hours)), ["a"]);
+        assert!(all.heartbeats.outlived(all.at(3 * hours - 1)).is_empty());
+        assert_eq!(all.heartbeats.outlived(all.at(3 * hours)), ["a"]);
     }
 }

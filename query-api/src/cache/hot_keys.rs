@@ -29,18 +29,18 @@ const FORGOTTEN_AFTER_MS: i64 = 300_000;
 
 /// Watches what is asked for.
 #[derive(Default)]
-pub struct Heat {
+pub struct HotKeys {
     watched: Mutex<Watched>,
 }
 
 #[derive(Default)]
 struct Watched {
-    answers: HashMap<Key, Hot>,
+    answers: HashMap<Key, HotEntry>,
     halved_ms: i64,
 }
 
 /// An answer that is asked for often.
-pub struct Asked {
+pub struct HotKey {
     /// Which.
     pub key: Key,
     /// The question.
@@ -49,7 +49,7 @@ pub struct Asked {
     pub last_ms: i64,
 }
 
-struct Hot {
+struct HotEntry {
     request: CacheRequest,
     hits: u32,
     last_ms: i64,
@@ -60,13 +60,13 @@ struct Hot {
 /// Between two looks at an answer that are told apart.
 const APART_MS: i64 = 5_000;
 
-impl Hot {
+impl HotEntry {
     fn is_hot(&self) -> bool {
         self.hits >= HOT || self.before_ms.is_some_and(|before| self.last_ms - before < REGULAR_MS)
     }
 }
 
-impl Heat {
+impl HotKeys {
     /// Somebody asked.
     pub fn touch(&self, key: &Key, request: &CacheRequest, now_ms: i64) {
         let Ok(mut watched) = self.watched.try_lock() else { return };
@@ -89,18 +89,21 @@ impl Heat {
             answers.remove(&coldest);
             hits = count.saturating_add(1);
         }
-        answers.insert(key.clone(), Hot { request: request.clone(), hits, last_ms: now_ms, before_ms: None });
+        answers.insert(key.clone(), HotEntry { request: request.clone(), hits, last_ms: now_ms, before_ms: None });
     }
 
     /// The hottest, hottest first.
-    pub fn hottest(&self, now_ms: i64) -> Vec<Asked> {
+    pub fn hottest(&self, now_ms: i64) -> Vec<HotKey> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.fade(now_ms);
         let hot = watched.answers.iter().filter(|(_, hot)| hot.is_hot());
         let mut hot: Vec<_> = hot.collect();
         hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
-        let asked =
-            |(key, hot): (&Key, &Hot)| Asked { key: key.clone(), request: hot.request.clone(), last_ms: hot.last_ms };
+        let asked = |(key, hot): (&Key, &HotEntry)| HotKey {
+            key: key.clone(),
+            request: hot.request.clone(),
+            last_ms: hot.last_ms,
+        };
         hot.into_iter().take(HOTTEST).map(asked).collect()
     }
 }
@@ -136,44 +139,44 @@ mod tests {
         (key, CacheRequest { scope, plan, name, fallback, within: Duration::ZERO, compute, renew })
     }
 
-    fn touch(heat: &Heat, number: i64, times: usize) {
+    fn touch(hot_keys: &HotKeys, number: i64, times: usize) {
         let (key, request) = request(number);
-        (0..times).for_each(|_| heat.touch(&key, &request, 60_000));
+        (0..times).for_each(|_| hot_keys.touch(&key, &request, 60_000));
     }
 
     #[test]
     fn the_hottest_are_found_among_many_and_first() {
-        let heat = Heat::default();
-        heat.hottest(60_000);
-        (0..10).for_each(|number| touch(&heat, number, 100 - number as usize));
-        (100..2_000).for_each(|number| touch(&heat, number, 1));
-        let found: Vec<_> = heat.hottest(60_000).into_iter().map(|asked| asked.key).collect();
+        let hot_keys = HotKeys::default();
+        hot_keys.hottest(60_000);
+        (0..10).for_each(|number| touch(&hot_keys, number, 100 - number as usize));
+        (100..2_000).for_each(|number| touch(&hot_keys, number, 1));
+        let found: Vec<_> = hot_keys.hottest(60_000).into_iter().map(|asked| asked.key).collect();
         assert!(found.len() <= HOTTEST);
         assert_eq!(found[..10], (0..10).map(|number| request(number).0).collect::<Vec<_>>());
-        assert_eq!(heat.watched.lock().unwrap().answers.len(), WATCHED);
+        assert_eq!(hot_keys.watched.lock().unwrap().answers.len(), WATCHED);
     }
 
     #[test]
     fn what_is_looked_at_once_a_minute_is_hot_from_the_second_time_on() {
-        let heat = Heat::default();
+        let hot_keys = HotKeys::default();
         let (key, request) = request(1);
-        let hot = |now_ms| heat.hottest(now_ms).len();
-        heat.touch(&key, &request, 0);
-        heat.touch(&key, &request, 1_000);
+        let hot = |now_ms| hot_keys.hottest(now_ms).len();
+        hot_keys.touch(&key, &request, 0);
+        hot_keys.touch(&key, &request, 1_000);
         assert_eq!(hot(1_000), 0, "a page that was loaded again");
-        heat.touch(&key, &request, 60_000);
+        hot_keys.touch(&key, &request, 60_000);
         assert_eq!(hot(100_000), 1);
-        heat.touch(&key, &request, 60_000 + REGULAR_MS);
+        hot_keys.touch(&key, &request, 60_000 + REGULAR_MS);
         assert_eq!(hot(60_000 + REGULAR_MS), 0);
     }
 
     #[test]
     fn heat_fades_and_is_forgotten() {
-        let heat = Heat::default();
-        heat.hottest(60_000);
-        touch(&heat, 1, 8);
-        assert_eq!([60_000, 120_000, 180_000].map(|now| heat.hottest(now).len()), [1, 1, 0]);
-        touch(&heat, 2, 1_000);
-        assert_eq!(heat.hottest(60_000 + FORGOTTEN_AFTER_MS).len(), 0);
+        let hot_keys = HotKeys::default();
+        hot_keys.hottest(60_000);
+        touch(&hot_keys, 1, 8);
+        assert_eq!([60_000, 120_000, 180_000].map(|now| hot_keys.hottest(now).len()), [1, 1, 0]);
+        touch(&hot_keys, 2, 1_000);
+        assert_eq!(hot_keys.hottest(60_000 + FORGOTTEN_AFTER_MS).len(), 0);
     }
 }

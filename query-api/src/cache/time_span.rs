@@ -11,13 +11,13 @@ const HOUR_S: i64 = 3_600;
 
 /// The part of time that a plan reads, in seconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reach {
+pub struct TimeSpan {
     from: i64,
     to: i64,
     is_realtime: bool,
 }
 
-impl Reach {
+impl TimeSpan {
     /// Of a plan.
     pub fn of(plan: &Plan) -> Self {
         match plan {
@@ -77,13 +77,13 @@ mod tests {
 
     const KNOWN: DaysStamp = DaysStamp::Known { epoch: 0, sum: 0 };
 
-    fn reach(from: i64, to: i64) -> Reach {
-        Reach { from, to, is_realtime: false }
+    fn time_span(from: i64, to: i64) -> TimeSpan {
+        TimeSpan { from, to, is_realtime: false }
     }
 
     #[test]
     fn a_range_that_reaches_until_now_depends_on_the_days_that_are_over() {
-        let week = reach(13 * DAY_S + 60, 21 * DAY_S);
+        let week = time_span(13 * DAY_S + 60, 21 * DAY_S);
         let noon = (20 * DAY_S + DAY_S / 2) * 1_000;
         assert_eq!(week.span(noon), Span::between(13 * DAY_S, 20 * DAY_S, 20));
         assert_eq!(week.kind(KNOWN, noon), Kind::Open);
@@ -100,21 +100,23 @@ mod tests {
     fn hours_of_today_that_are_over_have_versions() {
         let (today, now_ms) = (20 * DAY_S, (20 * DAY_S + 14 * HOUR_S + 1_800) * 1_000);
         // Yesterday in Kiritimati ended at 10:00 UTC.
-        for over in [reach(today - 14 * HOUR_S, today + 10 * HOUR_S), reach(today + 8 * HOUR_S, today + 14 * HOUR_S)] {
+        for over in
+            [time_span(today - 14 * HOUR_S, today + 10 * HOUR_S), time_span(today + 8 * HOUR_S, today + 14 * HOUR_S)]
+        {
             assert_eq!(
                 (over.kind(KNOWN, now_ms), over.span(now_ms)),
                 (Kind::Closed, Span::between(over.from, over.to, 20))
             );
         }
         // Five minutes that are over, in the hour that is not.
-        let open = reach(today + 14 * HOUR_S, today + 14 * HOUR_S + 300);
+        let open = time_span(today + 14 * HOUR_S, today + 14 * HOUR_S + 300);
         assert_eq!((open.kind(KNOWN, now_ms), open.span(now_ms)), (Kind::Open, Span::none()));
     }
 
     #[test]
     fn the_last_minutes_depend_on_no_version() {
-        let reach = Reach { from: 3 * DAY_S - 60, to: 3 * DAY_S + 60, is_realtime: true };
-        assert!(reach.span(3 * DAY_S * 1_000 + 30_000).is_empty());
-        assert_eq!(reach.kind(DaysStamp::Unknown, 3 * DAY_S * 1_000), Kind::Realtime);
+        let time_span = TimeSpan { from: 3 * DAY_S - 60, to: 3 * DAY_S + 60, is_realtime: true };
+        assert!(time_span.span(3 * DAY_S * 1_000 + 30_000).is_empty());
+        assert_eq!(time_span.kind(DaysStamp::Unknown, 3 * DAY_S * 1_000), Kind::Realtime);
     }
 }

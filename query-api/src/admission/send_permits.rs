@@ -3,8 +3,8 @@
 //!
 //! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` says how many; who comes later waits a little.
 //! * The answer of an **analyst's statement** waits in ClickHouse, complete, up to 100 MB of it. [`WAITING`] of them may, and
-//!   [`WAITING_OF_PROJECT`] of one project, beside as many as there are places to run statements in: so whoever reads what they
-//!   asked for is never refused here. It follows from those places, so there is no variable for it.
+//!   [`WAITING_OF_PROJECT`] of one project, beside as many as there are slots to run statements in: so whoever reads what they
+//!   asked for is never refused here. It follows from those slots, so there is no variable for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::NoTurn;
+use super::NotAdmitted;
 
-/// The longest wait for a turn.
+/// The longest wait for a permit.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Exports of one project that may run or wait at once. One tenant never takes every turn.
@@ -26,12 +26,12 @@ const WAITING: usize = 16;
 /// Those of one project.
 const WAITING_OF_PROJECT: usize = 4;
 
-/// Seconds after which a caller who found all places taken may come back.
+/// Seconds after which a caller who found all slots taken may come back.
 const RETRY_AFTER_S: u32 = 5;
 
 /// Turns to send answers. Clones share them.
 #[derive(Clone)]
-pub struct SendingTurns {
+pub struct SendPermits {
     all: Arc<Semaphore>,
     present: Arc<Mutex<HashMap<String, usize>>>,
     of_project: usize,
@@ -39,19 +39,19 @@ pub struct SendingTurns {
 
 /// The right to send an answer, until it is dropped.
 #[derive(Debug)]
-pub struct SendingTurn {
-    _place: OwnedSemaphorePermit,
+pub struct SendPermit {
+    _slot: OwnedSemaphorePermit,
     _present: Present,
 }
 
-/// A project's place among those that send or wait.
+/// A project's slot among those that send or wait.
 #[derive(Debug)]
 struct Present {
     all: Arc<Mutex<HashMap<String, usize>>>,
     project: String,
 }
 
-impl SendingTurns {
+impl SendPermits {
     /// At most `concurrency` exports at once.
     pub fn of_exports(concurrency: usize) -> Self {
         Self::new(concurrency, EXPORTS_OF_PROJECT)
@@ -66,30 +66,30 @@ impl SendingTurns {
         Self { all: Arc::new(Semaphore::new(all)), present: Arc::default(), of_project }
     }
 
-    /// Waits for a turn, in the order of asking.
-    pub async fn take(&self, project: &str) -> Result<SendingTurn, NoTurn> {
+    /// Waits for a permit, in the order of asking.
+    pub async fn take(&self, project: &str) -> Result<SendPermit, NotAdmitted> {
         let present = self.enter(project)?;
-        let place = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.all).acquire_owned());
-        match place.await {
-            Ok(Ok(place)) => Ok(SendingTurn { _place: place, _present: present }),
-            Ok(Err(_)) | Err(_) => Err(NoTurn::Overloaded { retry_after_s: RETRY_AFTER_S }),
+        let slot = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.all).acquire_owned());
+        match slot.await {
+            Ok(Ok(slot)) => Ok(SendPermit { _slot: slot, _present: present }),
+            Ok(Err(_)) | Err(_) => Err(NotAdmitted::Overloaded { retry_after_s: RETRY_AFTER_S }),
         }
     }
 
-    /// A turn, if one is free now: for whoever holds what others wait for.
-    pub fn take_now(&self, project: &str) -> Result<SendingTurn, NoTurn> {
+    /// A permit, if one is free now: for whoever holds what others wait for.
+    pub fn take_now(&self, project: &str) -> Result<SendPermit, NotAdmitted> {
         let present = self.enter(project)?;
         match Arc::clone(&self.all).try_acquire_owned() {
-            Ok(place) => Ok(SendingTurn { _place: place, _present: present }),
-            Err(_) => Err(NoTurn::Overloaded { retry_after_s: RETRY_AFTER_S }),
+            Ok(slot) => Ok(SendPermit { _slot: slot, _present: present }),
+            Err(_) => Err(NotAdmitted::Overloaded { retry_after_s: RETRY_AFTER_S }),
         }
     }
 
-    fn enter(&self, project: &str) -> Result<Present, NoTurn> {
+    fn enter(&self, project: &str) -> Result<Present, NotAdmitted> {
         let mut all = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(project.to_owned()).or_default();
         if *count >= self.of_project {
-            return Err(NoTurn::TenantBusy { retry_after_s: RETRY_AFTER_S });
+            return Err(NotAdmitted::TenantBusy { retry_after_s: RETRY_AFTER_S });
         }
         *count += 1;
         Ok(Present { all: Arc::clone(&self.present), project: project.to_owned() })
@@ -114,18 +114,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_are_limited_per_project_and_waiting_ends() {
-        let turns = SendingTurns::of_exports(EXPORTS_OF_PROJECT);
+        let turns = SendPermits::of_exports(EXPORTS_OF_PROJECT);
         let mut held = Vec::new();
         for _ in 0..EXPORTS_OF_PROJECT {
             held.push(turns.take("a").await.ok().unwrap());
         }
         assert_eq!(
             turns.take("a").await.err(),
-            Some(NoTurn::TenantBusy { retry_after_s: 5 }),
+            Some(NotAdmitted::TenantBusy { retry_after_s: 5 }),
             "a project took more than its share"
         );
         let before = tokio::time::Instant::now();
-        assert_eq!(turns.take("b").await.err(), Some(NoTurn::Overloaded { retry_after_s: 5 }), "no turn is free");
+        assert_eq!(turns.take("b").await.err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }), "no turn is free");
         assert_eq!(before.elapsed(), LONGEST_WAIT);
         held.clear();
         assert!(turns.take("b").await.is_ok());
@@ -135,14 +135,14 @@ mod tests {
     #[test]
     fn answers_that_nobody_reads_leave_room_for_others_until_there_are_too_many() {
         const RUNNING: usize = 2;
-        let turns = SendingTurns::of_statements(RUNNING);
+        let turns = SendPermits::of_statements(RUNNING);
         let fill = |project| std::iter::from_fn(|| turns.take_now(project).ok()).collect::<Vec<_>>();
         let first = fill("a");
         assert_eq!(first.len(), RUNNING + WAITING_OF_PROJECT);
-        assert_eq!(turns.take_now("a").err(), Some(NoTurn::TenantBusy { retry_after_s: 5 }));
+        assert_eq!(turns.take_now("a").err(), Some(NotAdmitted::TenantBusy { retry_after_s: 5 }));
         let others: Vec<_> = ["b", "c", "d"].into_iter().flat_map(fill).collect();
         assert_eq!(first.len() + others.len(), RUNNING + WAITING);
-        assert_eq!(turns.take_now("e").err(), Some(NoTurn::Overloaded { retry_after_s: 5 }));
+        assert_eq!(turns.take_now("e").err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }));
         drop(first);
         assert!(turns.take_now("e").is_ok());
     }

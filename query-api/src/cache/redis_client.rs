@@ -27,7 +27,7 @@ use crate::telemetry::{Metrics, RedisTrouble};
 const CONNECTIONS: usize = 16;
 
 /// A pool of connections, and whether it is worth trying.
-pub(super) struct Line {
+pub(super) struct RedisClient {
     pool: Pool,
     breaker: Breaker,
     metrics: Metrics,
@@ -52,7 +52,7 @@ pub struct BadUrl(pub(super) String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Away;
 
-impl Line {
+impl RedisClient {
     /// To `url`; connects when first used.
     pub(super) fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
         let pool = touched::pool(url, CONNECTIONS).map_err(BadUrl)?;
@@ -69,11 +69,11 @@ impl Line {
         match self.pass() {
             Some(Pass::Normal) => self.exchange(Pass::Normal, request).await,
             Some(Pass::Probe) => {
-                let line = Arc::clone(self);
+                let client = Arc::clone(self);
                 tokio::spawn(async move {
                     let ping = Request::One(redis::cmd("PING"));
                     // What it says is for the breaker.
-                    let (Ok(_) | Err(Away)) = line.exchange::<()>(Pass::Probe, ping).await;
+                    let (Ok(_) | Err(Away)) = client.exchange::<()>(Pass::Probe, ping).await;
                 });
                 self.avoided()
             }
@@ -136,7 +136,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for RedisClient {
     fn drop(&mut self) {
         // Waiting for the thread would hold up whoever drops this.
         if let Some(thread) = self.thread.take() {
@@ -192,9 +192,9 @@ mod tests {
         let now = Arc::new(AtomicI64::new(0));
         let clock = Arc::clone(&now);
         let metrics = Metrics::register(&registry).unwrap();
-        let line = Line::new(&hung().await, metrics, Arc::new(move || clock.load(Ordering::Relaxed))).unwrap();
-        let line = Arc::new(line);
-        let ask = async || line.ask_now::<()>(Request::One(redis::cmd("PING"))).await;
+        let client = RedisClient::new(&hung().await, metrics, Arc::new(move || clock.load(Ordering::Relaxed))).unwrap();
+        let client = Arc::new(client);
+        let ask = async || client.ask_now::<()>(Request::One(redis::cmd("PING"))).await;
         let waited = || {
             let families = registry.gather();
             let errors = families.iter().find(|family| family.name() == "tallyhouse_query_redis_errors_total").unwrap();
@@ -207,7 +207,7 @@ mod tests {
                 .map(|m| m.get_counter().get_value())
                 .sum::<f64>()
         };
-        while line.breaker.pass(0) == Some(Pass::Normal) {
+        while client.breaker.pass(0) == Some(Pass::Normal) {
             assert_eq!(ask().await, Err(Away));
         }
         let before = waited();
@@ -218,6 +218,6 @@ mod tests {
         while waited() == before {
             tokio::task::yield_now().await;
         }
-        assert_eq!(line.breaker.pass(60_000), None, "the probe has failed");
+        assert_eq!(client.breaker.pass(60_000), None, "the probe has failed");
     }
 }

@@ -8,8 +8,8 @@ use tallyhouse_service::breaker::{Breaker, BreakerState, Pass, Verdict};
 use tokio::time::Instant;
 
 use super::class::{Class, settings};
-use super::gate::Place;
 use super::shed::MANY_OVERLOADS;
+use super::slots::Slot;
 use crate::telemetry::Metrics;
 
 /// How long it is remembered that ClickHouse had too much to do.
@@ -17,17 +17,17 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// The right to send one query. Dropped, it is somebody else's; settle it when the query said something of ClickHouse.
 #[derive(Debug)]
-pub struct Turn {
+pub struct QueryPermit {
     class: Class,
     deadline: Instant,
-    // Before the place: whoever is next shall find the breaker settled.
+    // Before the slot: whoever is next shall find the breaker settled.
     call: Call,
-    _place: Place,
+    _slot: Slot,
 }
 
-impl Turn {
-    pub(super) fn new(class: Class, deadline: Instant, place: Place, call: Call) -> Self {
-        Self { class, deadline, call, _place: place }
+impl QueryPermit {
+    pub(super) fn new(class: Class, deadline: Instant, slot: Slot, call: Call) -> Self {
+        Self { class, deadline, call, _slot: slot }
     }
 
     /// What it was asked for.
@@ -51,7 +51,7 @@ impl Turn {
         settings(self.class, self.remaining())
     }
 
-    /// Says how ClickHouse did. The first word counts; a turn dropped without one says nothing.
+    /// Says how ClickHouse did. The first word counts; a permit dropped without one says nothing.
     pub fn settle(&mut self, verdict: Verdict) {
         self.call.settle(verdict);
     }

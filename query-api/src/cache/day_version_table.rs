@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use tallyhouse_service::day_versions::{HOURS_KEPT, Hour, Span, Unit};
 
-use super::pulse::LEASE;
-use super::stamp::{DaysStamp, Generation, Stamp};
+use super::heartbeats::LEASE;
+use super::stamp::{DaysStamp, Generation, VersionStamp};
 
 /// How long what was read is believed while messages come: should one have been lost, no answer is wrong for longer.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub(super) struct Begun {
 
 /// What is known of all projects.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct DayVersionTable {
     link: Option<Link>,
     /// When the subscription was last asked whether it lives, and said so: messages from before have come.
     heard_at: Option<Instant>,
@@ -86,13 +86,13 @@ struct Project {
 }
 
 impl Project {
-    fn stamp(&self, span: &Span) -> Stamp {
+    fn stamp(&self, span: &Span) -> VersionStamp {
         let (epoch, sum) = if span.is_empty() {
             (0, 0)
         } else {
             (self.since, span.ranges().flat_map(|range| self.versions.range(range)).map(|(_, version)| version).sum())
         };
-        Stamp { generation: self.generation, days: DaysStamp::Known { epoch, sum } }
+        VersionStamp { generation: self.generation, days: DaysStamp::Known { epoch, sum } }
     }
 }
 
@@ -153,7 +153,7 @@ impl Changed {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// All of it.
-    Known(Stamp),
+    Known(VersionStamp),
     /// The project has to be read.
     ReadAll,
     /// These days have to be read again.
@@ -187,7 +187,7 @@ impl Fetched {
     }
 }
 
-impl Known {
+impl DayVersionTable {
     /// A subscription began.
     pub(super) fn linked(&mut self, link: Link, at: Instant) {
         (self.link, self.heard_at) = (Some(link), Some(at));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     fn summed(sum: u64) -> Look {
-        Look::Known(Stamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
+        Look::Known(VersionStamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
     }
 
     /// The middle of a slot, so many milliseconds later.
@@ -367,14 +367,14 @@ mod tests {
         Moment { at: began + Duration::from_millis(ms), slot: Slot::at(250 + i64::try_from(ms).unwrap()) }
     }
 
-    fn known(known: &mut Known, now: Moment) {
+    fn known(known: &mut DayVersionTable, now: Moment) {
         let begun = known.reading("p", now);
         known.took_all("p", begun, fetched(&[(1, 5), (2, 7), (9, 1)]));
     }
 
     #[test]
     fn a_message_makes_the_days_it_names_be_read_again_and_no_others() {
-        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
         all.linked(1, forever());
         assert_eq!(all.look("p", &span(1..=2), now), Look::ReadAll);
         known(&mut all, now);
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_reading_serves_readers_of_other_days_too() {
-        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
         all.linked(1, forever());
         known(&mut all, now);
         all.heard("p", days([1, 2, 9]));
@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn a_reading_that_is_overtaken_by_a_clear_does_not_undo_it() {
         for (cleared, is_believed) in [(Some("p"), false), (None, false), (Some("q"), true)] {
-            let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+            let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
             all.linked(1, forever());
             let begun = all.reading("p", now);
             all.cleared(cleared);
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_hash_that_ended_and_began_again_is_not_taken_for_the_one_before() {
-        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
         all.linked(1, forever());
         known(&mut all, now);
         all.heard("p", days([2]));
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn what_is_heard_during_a_reading_is_read_again() {
-        let (mut all, began) = (Known::default(), Instant::now());
+        let (mut all, began) = (DayVersionTable::default(), Instant::now());
         let (now, later) = (after(began, 0), after(began, 500));
         all.linked(1, forever());
         let begun = all.reading("p", now);
@@ -450,11 +450,11 @@ mod tests {
 
     #[test]
     fn a_change_after_quiet_is_read_at_once_and_the_next_one_half_a_second_later_at_most() {
-        let (mut all, began) = (Known::default(), Instant::now());
+        let (mut all, began) = (DayVersionTable::default(), Instant::now());
         all.linked(1, forever());
         known(&mut all, after(began, 0));
         for quiet in [0, 5_000] {
-            let look = |all: &Known, ms| all.look("p", &span(1..=9), after(began, quiet + ms));
+            let look = |all: &DayVersionTable, ms| all.look("p", &span(1..=9), after(began, quiet + ms));
             all.heard("p", days([2]));
             assert_eq!(look(&all, 0), read(&[2]));
             let begun = all.reading("p", after(began, quiet));
@@ -468,7 +468,7 @@ mod tests {
     }
 
     /// What `known` shows of `versions`, which is what Redis holds.
-    fn shown(known: &mut Known, versions: &BTreeMap<Day, u64>, now: Moment) -> Look {
+    fn shown(known: &mut DayVersionTable, versions: &BTreeMap<Day, u64>, now: Moment) -> Look {
         let look = known.look("p", &span(1..=9), now);
         let begun = known.reading("p", now);
         match &look {
@@ -487,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_trickle_of_messages_moves_what_readers_see_twice_a_second_and_on_every_instance_alike() {
-        let (mut instances, began) = ([Known::default(), Known::default()], Instant::now());
+        let (mut instances, began) = ([DayVersionTable::default(), DayVersionTable::default()], Instant::now());
         let mut versions = BTreeMap::new();
         let mut seen = [Vec::new(), Vec::new()];
         instances.iter_mut().for_each(|known| known.linked(1, forever()));
@@ -513,7 +513,7 @@ mod tests {
 
     #[test]
     fn more_days_than_are_told_apart_are_read_once_in_a_slot_too() {
-        let (mut all, began) = (Known::default(), Instant::now());
+        let (mut all, began) = (DayVersionTable::default(), Instant::now());
         all.linked(1, forever());
         known(&mut all, after(began, 0));
         for ms in [0, 500] {
@@ -527,9 +527,9 @@ mod tests {
 
     #[test]
     fn without_messages_it_is_believed_for_half_a_second() {
-        let (mut all, began) = (Known::default(), Instant::now());
+        let (mut all, began) = (DayVersionTable::default(), Instant::now());
         known(&mut all, after(began, 0));
-        let look = |all: &Known, ms| all.look("p", &span(1..=2), after(began, ms));
+        let look = |all: &DayVersionTable, ms| all.look("p", &span(1..=2), after(began, ms));
         assert_eq!([499, 500].map(|ms| look(&all, ms) == Look::ReadAll), [false, true]);
         all.linked(1, forever());
         assert_eq!(look(&all, 500), Look::ReadAll, "it was read before the subscription");
@@ -544,7 +544,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (mut all, now) = (Known::default(), after(Instant::now(), 0));
+        let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
         for project in 0..30 {
             let name = project.to_string();
             let begun = all.reading(&name, now);

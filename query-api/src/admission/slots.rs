@@ -1,14 +1,13 @@
-//! The places of one class: who may run now, who waits, and who is told to come back.
+//! The slots of one class: who may run now, who waits, and who is told to come back.
 //!
 //! ```text
-//! enter -> a place is free? -> Place
-//!       -> queue (fair between projects) -> Place | refused: share, queue, too long
-//! Place dropped -> the next in the queue has it
+//! enter -> a slot is free? -> Slot
+//!       -> queue (fair between projects) -> Slot | refused: share, queue, too long
+//! Slot dropped -> the next in the queue has it
 //! ```
 //!
-//! A place travels by value: it is sent to whoever waits. Whoever goes away meanwhile drops what was sent, which gives it to
-//! the next; whoever goes away earlier is taken out of the queue. So no place is lost and no waiter is forgotten: nobody
-//! waits while a place is free.
+//! A slot is a value that is sent to the next waiter. A cancelled waiter passes its slot on; one that is cancelled earlier leaves
+//! the queue. So no slot is lost and no waiter is forgotten: nobody waits while a slot is free.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use super::queue::{Capacity, FairQueue, Full, Ticket};
 
 /// Why nobody was let in, and when it is worth coming back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct NoSlot {
     /// Why.
     pub(super) reason: Reason,
     /// In how long those who wait now have had their turn.
@@ -48,53 +47,56 @@ pub(super) struct Pressure {
     pub(super) drains_in: Duration,
 }
 
-/// The places of a class. Clones share them.
+/// The slots of a class. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Gate {
-    shared: Arc<Shared>,
+pub(super) struct ClassSlots {
+    shared: Arc<SlotsShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SlotsShared {
     concurrency: usize,
     longest_wait: Duration,
-    state: Mutex<State>,
+    state: Mutex<SlotsState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SlotsState {
     free: usize,
     queue: FairQueue<Waiter>,
-    /// How long a place is held, smoothed.
+    /// How long a slot is held, smoothed.
     held: Duration,
 }
 
 #[derive(Debug)]
 struct Waiter {
     since: Instant,
-    turn: oneshot::Sender<Result<Place, Reason>>,
+    permit: oneshot::Sender<Result<Slot, Reason>>,
 }
 
-/// The weight of the newest measurement among those of how long a place is held: the last ten or so decide.
+/// The weight of the newest measurement among those of how long a slot is held: the last ten or so decide.
 const NEWEST: u32 = 8;
 
-impl Gate {
+impl ClassSlots {
     pub(super) fn new(limits: &Limits) -> Self {
         let capacity = Capacity { total: limits.queue, share: limits.share() };
-        let state = State { free: limits.concurrency, queue: FairQueue::new(capacity), held: Duration::ZERO };
-        let shared =
-            Shared { concurrency: limits.concurrency, longest_wait: limits.longest_wait(), state: Mutex::new(state) };
+        let state = SlotsState { free: limits.concurrency, queue: FairQueue::new(capacity), held: Duration::ZERO };
+        let shared = SlotsShared {
+            concurrency: limits.concurrency,
+            longest_wait: limits.longest_wait(),
+            state: Mutex::new(state),
+        };
         Self { shared: Arc::new(shared) }
     }
 
-    /// A place, at once or after a wait. Dropping the future gives up the wait.
-    pub(super) async fn enter(&self, project: &str) -> Result<Place, Refused> {
+    /// A slot, at once or after a wait. Dropping the future gives up the wait.
+    pub(super) async fn enter(&self, project: &str) -> Result<Slot, NoSlot> {
         let mut waiting = match self.arrive(project).map_err(|reason| self.refused(reason))? {
-            Arrival::Admitted(place) => return Ok(place),
+            Arrival::Admitted(slot) => return Ok(slot),
             Arrival::Queued(waiting) => waiting,
         };
-        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.turn).await {
-            Ok(Ok(Ok(place))) => return Ok(place),
+        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.permit).await {
+            Ok(Ok(Ok(slot))) => return Ok(slot),
             Ok(Ok(Err(reason))) => reason,
             // The sender lives in the queue and nowhere else, so only the longest wait can have ended here.
             Ok(Err(_)) | Err(_) => Reason::TimedOut,
@@ -113,10 +115,10 @@ impl Gate {
         let mut state = self.shared.lock();
         if state.free > 0 {
             state.free -= 1;
-            return Ok(Arrival::Admitted(Place::new(&self.shared)));
+            return Ok(Arrival::Admitted(Slot::new(&self.shared)));
         }
-        let (turn, receiver) = oneshot::channel();
-        let waiter = Waiter { since: Instant::now(), turn };
+        let (permit, receiver) = oneshot::channel();
+        let waiter = Waiter { since: Instant::now(), permit };
         let (ticket, evicted) = state.queue.push(project, waiter).map_err(|full| match full {
             Full::Share => Reason::Share,
             Full::Queue => Reason::Queue,
@@ -125,21 +127,21 @@ impl Gate {
         if let Some(evicted) = evicted {
             evicted.refuse(Reason::Share);
         }
-        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, turn: receiver }))
+        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, permit: receiver }))
     }
 
-    fn refused(&self, reason: Reason) -> Refused {
-        Refused { reason, after: self.pressure().drains_in }
+    fn refused(&self, reason: Reason) -> NoSlot {
+        NoSlot { reason, after: self.pressure().drains_in }
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SlotsShared {
+    fn lock(&self) -> MutexGuard<'_, SlotsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Little's law: as many as wait, and one more, at the rate at which places come back.
-    fn drains_in(&self, state: &State) -> Duration {
+    /// Little's law: as many as wait, and one more, at the rate at which slots come back.
+    fn drains_in(&self, state: &SlotsState) -> Duration {
         let turns = u32::try_from(state.queue.len() + 1).unwrap_or(u32::MAX);
         let places = u32::try_from(self.concurrency).unwrap_or(u32::MAX).max(1);
         state.held.saturating_mul(turns) / places
@@ -149,20 +151,20 @@ impl Shared {
 impl Waiter {
     /// It may have gone away; then there is nobody to tell.
     fn refuse(self, reason: Reason) {
-        drop(self.turn.send(Err(reason)));
+        drop(self.permit.send(Err(reason)));
     }
 }
 
 enum Arrival {
-    Admitted(Place),
+    Admitted(Slot),
     Queued(Waiting),
 }
 
-/// A wait. Dropped, it leaves the queue; a place that was sent meanwhile is dropped with the receiver.
+/// A wait. Dropped, it leaves the queue; a slot that was sent meanwhile is dropped with the receiver.
 struct Waiting {
-    shared: Arc<Shared>,
+    shared: Arc<SlotsShared>,
     ticket: Ticket,
-    turn: oneshot::Receiver<Result<Place, Reason>>,
+    permit: oneshot::Receiver<Result<Slot, Reason>>,
 }
 
 impl Drop for Waiting {
@@ -174,23 +176,23 @@ impl Drop for Waiting {
 
 /// The right to run one query; dropped, it is the next one's.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     /// `None` once it was handed on.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<SlotsShared>>,
     since: Instant,
 }
 
-impl Place {
-    fn new(shared: &Arc<Shared>) -> Self {
+impl Slot {
+    fn new(shared: &Arc<SlotsShared>) -> Self {
         Self { shared: Some(Arc::clone(shared)), since: Instant::now() }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         shared.lock().measured(self.since.elapsed());
-        // A loop, not a place dropped by a failed send: that would nest as deep as the queue is long.
+        // A loop, not a slot dropped by a failed send: that would nest as deep as the queue is long.
         loop {
             let next = {
                 let mut state = shared.lock();
@@ -201,11 +203,11 @@ impl Drop for Place {
                 next
             };
             let Some(waiter) = next else { return };
-            match waiter.turn.send(Ok(Self::new(&shared))) {
+            match waiter.permit.send(Ok(Self::new(&shared))) {
                 Ok(()) => return,
                 Err(unsent) => {
-                    if let Ok(mut place) = unsent {
-                        place.shared = None;
+                    if let Ok(mut slot) = unsent {
+                        slot.shared = None;
                     }
                 }
             }
@@ -213,7 +215,7 @@ impl Drop for Place {
     }
 }
 
-impl State {
+impl SlotsState {
     fn measured(&mut self, held: Duration) {
         self.held = if self.held.is_zero() { held } else { (self.held * (NEWEST - 1) + held) / NEWEST };
     }
@@ -230,11 +232,11 @@ mod tests {
 
     use super::*;
 
-    fn gate(concurrency: usize, queue: usize) -> Gate {
-        Gate::new(&Limits { concurrency, queue, deadline: Duration::from_secs(10) })
+    fn slots(concurrency: usize, queue: usize) -> ClassSlots {
+        ClassSlots::new(&Limits { concurrency, queue, deadline: Duration::from_secs(10) })
     }
 
-    impl Gate {
+    impl ClassSlots {
         fn free_and_waiting(&self) -> (usize, usize) {
             let state = self.shared.lock();
             (state.free, state.queue.len())
@@ -243,53 +245,53 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_with_a_place_or_when_it_took_too_long() {
-        let gate = gate(1, 4);
-        let first = gate.enter("a").await.unwrap();
+        let slots = slots(1, 4);
+        let first = slots.enter("a").await.unwrap();
         let began = Instant::now();
-        assert_eq!(gate.enter("a").await.unwrap_err().reason, Reason::TimedOut);
-        assert_eq!((began.elapsed(), gate.free_and_waiting()), (Duration::from_secs(5), (0, 0)));
-        let (second, ()) = tokio::join!(gate.enter("a"), async { drop(first) });
+        assert_eq!(slots.enter("a").await.unwrap_err().reason, Reason::TimedOut);
+        assert_eq!((began.elapsed(), slots.free_and_waiting()), (Duration::from_secs(5), (0, 0)));
+        let (second, ()) = tokio::join!(slots.enter("a"), async { drop(first) });
         assert!(second.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_refused_learns_how_long_the_queue_takes() {
-        let gate = gate(2, 8);
-        let held = [gate.enter("a").await.unwrap(), gate.enter("a").await.unwrap()];
+        let slots = slots(2, 8);
+        let held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
         tokio::time::advance(Duration::from_secs(4)).await;
         drop(held);
-        let _held = [gate.enter("a").await.unwrap(), gate.enter("a").await.unwrap()];
+        let _held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
         let waiting: Vec<_> = (0..4)
             .map(|_| {
                 tokio::spawn({
-                    let gate = gate.clone();
-                    async move { gate.enter("a").await.map(drop) }
+                    let slots = slots.clone();
+                    async move { slots.enter("a").await.map(drop) }
                 })
             })
             .collect();
-        while gate.free_and_waiting().1 < 4 {
+        while slots.free_and_waiting().1 < 4 {
             tokio::task::yield_now().await;
         }
-        // Four wait and this one would be the fifth; two places, four seconds each.
-        let refused = gate.enter("a").await.unwrap_err();
-        assert_eq!(refused, Refused { reason: Reason::Share, after: Duration::from_secs(10) });
+        // Four wait and this one would be the fifth; two slots, four seconds each.
+        let refused = slots.enter("a").await.unwrap_err();
+        assert_eq!(refused, NoSlot { reason: Reason::Share, after: Duration::from_secs(10) });
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]
     async fn who_gives_way_in_a_full_queue_is_told_that_it_was_its_share() {
-        let gate = gate(1, 3);
-        let held = gate.enter("a").await.unwrap();
+        let slots = slots(1, 3);
+        let held = slots.enter("a").await.unwrap();
         let enter = |project: &'static str| {
-            let gate = gate.clone();
-            tokio::spawn(async move { gate.enter(project).await })
+            let slots = slots.clone();
+            tokio::spawn(async move { slots.enter(project).await })
         };
         let greedy = [enter("a"), enter("a")];
-        while gate.free_and_waiting().1 < 2 {
+        while slots.free_and_waiting().1 < 2 {
             tokio::task::yield_now().await;
         }
         let third = enter("b");
-        while gate.free_and_waiting().1 < 3 {
+        while slots.free_and_waiting().1 < 3 {
             tokio::task::yield_now().await;
         }
         let fourth = enter("c");
@@ -299,7 +301,7 @@ mod tests {
         for waiting in [first, third, fourth] {
             drop(waiting.await.unwrap().unwrap());
         }
-        assert_eq!(gate.free_and_waiting(), (1, 0));
+        assert_eq!(slots.free_and_waiting(), (1, 0));
     }
 
     struct Counted(Arc<AtomicUsize>);
@@ -317,17 +319,17 @@ mod tests {
         }
     }
 
-    /// Many tasks, many of them aborted at any point: afterwards every place is back, and meanwhile there were never more.
+    /// Many tasks, many of them aborted at any point: afterwards every slot is back, and meanwhile there were never more.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn no_place_is_lost_between_threads() {
-        let (gate, running) = (gate(3, 1_000), Arc::new(AtomicUsize::new(0)));
+        let (slots, running) = (slots(3, 1_000), Arc::new(AtomicUsize::new(0)));
         for round in 0..20_usize {
             let tasks: Vec<_> = (0..100_usize)
                 .map(|n| {
-                    let (gate, running) = (gate.clone(), Arc::clone(&running));
+                    let (slots, running) = (slots.clone(), Arc::clone(&running));
                     tokio::spawn(async move {
-                        let _place = gate.enter(["a", "b", "c"][n % 3]).await.unwrap();
-                        // Dropped before the place, also when aborted.
+                        let _slot = slots.enter(["a", "b", "c"][n % 3]).await.unwrap();
+                        // Dropped before the slot, also when aborted.
                         let _counted = Counted::new(&running);
                         tokio::task::yield_now().await;
                     })
@@ -339,11 +341,11 @@ mod tests {
                 }
                 assert!(task.await.is_ok() || (n + round) % 4 == 0);
             }
-            assert_eq!(gate.free_and_waiting(), (3, 0));
+            assert_eq!(slots.free_and_waiting(), (3, 0));
         }
     }
 
-    type Entering = Pin<Box<dyn Future<Output = Result<Place, Refused>>>>;
+    type Entering = Pin<Box<dyn Future<Output = Result<Slot, NoSlot>>>>;
 
     #[derive(Debug, Clone)]
     enum Op {
@@ -364,24 +366,24 @@ mod tests {
         prop::collection::vec(op, 0..120)
     }
 
-    fn poll(entering: &mut Entering) -> Poll<Result<Place, Refused>> {
+    fn poll(entering: &mut Entering) -> Poll<Result<Slot, NoSlot>> {
         entering.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     }
 
     proptest! {
-        /// Every interleaving of coming, being polled, giving up (before, between and after the place was sent) and
-        /// leaving: nobody waits while a place is free, and in the end all places are.
+        /// Every interleaving of coming, being polled, giving up (before, between and after the slot was sent) and
+        /// leaving: nobody waits while a slot is free, and in the end all slots are.
         #[test]
         fn no_place_is_lost_and_nobody_forgotten(ops in ops()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let _entered = runtime.enter();
-            let gate = gate(2, 6);
-            let (mut entering, mut inside): (Vec<Entering>, Vec<Place>) = Default::default();
+            let slots = slots(2, 6);
+            let (mut entering, mut inside): (Vec<Entering>, Vec<Slot>) = Default::default();
             for op in ops {
                 match op {
                     Op::Enter(project) => {
-                        let gate = gate.clone();
-                        entering.push(Box::pin(async move { gate.enter(["a", "b", "c"][project]).await }));
+                        let slots = slots.clone();
+                        entering.push(Box::pin(async move { slots.enter(["a", "b", "c"][project]).await }));
                     }
                     Op::Poll(index) if !entering.is_empty() => {
                         let at = index.index(entering.len());
@@ -394,7 +396,7 @@ mod tests {
                     Op::Leave(index) if !inside.is_empty() => drop(inside.remove(index.index(inside.len()))),
                     Op::Poll(_) | Op::GiveUp(_) | Op::Leave(_) => {}
                 }
-                let (free, waiting) = gate.free_and_waiting();
+                let (free, waiting) = slots.free_and_waiting();
                 prop_assert!(free == 0 || waiting == 0, "{waiting} wait for {free} free places");
                 prop_assert!(inside.len() + free <= 2);
             }
@@ -411,7 +413,7 @@ mod tests {
                 prop_assert!(entering.len() < before, "nobody moves");
             }
             drop(inside);
-            prop_assert_eq!(gate.free_and_waiting(), (2, 0));
+            prop_assert_eq!(slots.free_and_waiting(), (2, 0));
         }
     }
 }
