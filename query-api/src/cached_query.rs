@@ -195,7 +195,7 @@ mod tests {
     fn asked(document: &str, now_ms: i64) -> Names {
         let (document, registry) = (body::parse(document.as_bytes()).unwrap(), MetricRegistry::default());
         let query = StructuredQuery::parse(
-            &body::Part::root(&document),
+            &body::JsonPart::root(&document),
             &|name: &str| registry.find("p", name),
             &Vec::new,
             now_ms,

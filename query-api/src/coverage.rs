@@ -96,7 +96,7 @@ type Key = (Arc<str>, Rows);
 
 /// What was read.
 #[derive(Debug, Clone)]
-struct Known {
+struct CachedCoverage {
     missing: Arc<Missing>,
     read: Instant,
 }
@@ -107,7 +107,7 @@ pub struct Coverage {
     store: Store,
     /// How long an answer waits for all of its warnings.
     look_up: Duration,
-    known: Cache<Key, Known>,
+    known: Cache<Key, CachedCoverage>,
     failed: Cache<Key, ()>,
     single_flight: SingleFlight<Key, Result<Arc<Missing>, ReadError>>,
 }
@@ -184,7 +184,7 @@ impl Coverage {
         match self.store.rows::<CountedDay>(&statement, &ask).await {
             Ok(days) => {
                 let missing = Arc::new(Missing::of(&days));
-                self.known.insert(key, Known { missing: Arc::clone(&missing), read });
+                self.known.insert(key, CachedCoverage { missing: Arc::clone(&missing), read });
                 Ok(missing)
             }
             Err(error) => {

@@ -6,7 +6,7 @@ use tallyhouse_service::http::Problem;
 use crate::authorize::Denied;
 use crate::plan::Unplannable;
 use crate::request::BadRequest;
-use crate::request::arrival::Unread;
+use crate::request::body_reading::UnreadBody;
 use crate::serve::Refusal;
 use crate::store::ReadError;
 
@@ -25,12 +25,14 @@ pub fn of_refusal(refusal: &Refusal) -> Problem {
 }
 
 /// A body that did not arrive.
-pub fn of_unread(unread: Unread) -> Problem {
+pub fn of_unread(unread: UnreadBody) -> Problem {
     let with = |status, code| Problem::new(status, code, unread.to_string());
     match unread {
-        Unread::TooLong { limit } => with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", limit),
-        Unread::Late => with(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
-        Unread::Broken => with(StatusCode::BAD_REQUEST, "body_broken"),
+        UnreadBody::TooLong { limit } => {
+            with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", limit)
+        }
+        UnreadBody::Late => with(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+        UnreadBody::Broken => with(StatusCode::BAD_REQUEST, "body_broken"),
     }
 }
 

@@ -10,7 +10,7 @@ use tallyhouse_service::lifecycle::serve;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adhoc::refused::Refused;
+use crate::adhoc::refused_statements::RefusedStatements;
 use crate::adhoc::stream::Limits;
 use crate::adhoc::{Adhoc, Analyst};
 use crate::admission::SendPermits;
@@ -148,7 +148,7 @@ pub async fn run(
 
 fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
-        refused: Refused::default(),
+        refused: RefusedStatements::default(),
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
         exports: SendPermits::of_exports(config.export_concurrency),

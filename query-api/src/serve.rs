@@ -20,8 +20,8 @@ use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::request::anomalies::{ANOMALY_PARAMS, AnomalyQuery};
-use crate::request::arrival::Unread;
-use crate::request::body::{self, Part};
+use crate::request::body::{self, JsonPart};
+use crate::request::body_reading::UnreadBody;
 use crate::request::event_types::{EVENT_TYPES_PARAMS, EventTypesQuery};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
@@ -90,7 +90,7 @@ pub enum Refusal {
     Denied(#[from] Denied),
     /// The question did not arrive.
     #[error(transparent)]
-    Unread(#[from] Unread),
+    Unread(#[from] UnreadBody),
     /// The question is not understood.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -191,7 +191,7 @@ pub(crate) fn series(
 
 fn document(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<Query, BadRequest> {
     let document = body::parse(body)?;
-    let root = Part::root(&document);
+    let root = JsonPart::root(&document);
     if root.has("kind") {
         return Query::of_kind(&root, now_ms);
     }

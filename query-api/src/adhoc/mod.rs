@@ -1,14 +1,14 @@
 //! Ad-hoc reading: SQL of an analyst's own (`POST /v1/sql`) and raw events (`GET /v1/export`).
 //!
 //! ```text
-//! sql     body -> SqlAsk -> guard -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
+//! sql     body -> SqlRequest -> allow-list -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
 //! export  query string -> ExportAsk -> turn of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
 //! ```
 //!
 //! Who sees what is ClickHouse's to enforce: every table that `analyst` may read has a row policy that compares
 //! `project_id` with the request header [`PROJECT_HEADER`], which this service sets from the caller's key and no SQL can
 //! change. (A setting would not do: a subquery's `SETTINGS` clause changes settings even when they are read-only.) Grants
-//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`guard`] closes the
+//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`sql_allow_list`] closes the
 //! side doors that ClickHouse leaves open beside grants and policies.
 //!
 //! Failure cases:
@@ -22,15 +22,15 @@
 //! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
 
 pub mod analyst;
-pub mod clean;
 pub mod error;
 pub mod export;
-pub mod guard;
 pub mod int64;
 pub mod local_times;
-pub mod refused;
+pub mod refused_statements;
 pub mod rows;
+pub mod sanitize;
 pub mod shape;
+pub mod sql_allow_list;
 pub mod sql_api;
 pub mod statements;
 pub mod stream;
@@ -64,7 +64,7 @@ pub struct Adhoc {
     /// Whose statements' answers may wait to be read.
     pub answers: SendPermits,
     /// Statements that reached a limit just now.
-    pub refused: refused::Refused,
+    pub refused: refused_statements::RefusedStatements,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
     /// Counts.

@@ -66,7 +66,7 @@ pub struct Outgoing {
     pub metrics: Metrics,
 }
 
-enum Part {
+enum StreamPart {
     Bytes(Bytes),
     End,
 }
@@ -84,8 +84,8 @@ impl Outgoing {
         Body::from_stream(stream::unfold(Some(receiver), async |receiver| {
             let mut receiver = receiver?;
             match receiver.recv().await {
-                Some(Ok(Part::Bytes(bytes))) => Some((Ok(bytes), Some(receiver))),
-                Some(Ok(Part::End)) => None,
+                Some(Ok(StreamPart::Bytes(bytes))) => Some((Ok(bytes), Some(receiver))),
+                Some(Ok(StreamPart::End)) => None,
                 Some(Err(broken)) => Some((Err(broken), None)),
                 // The task is gone without a word: at shutdown, or it gave up on a client that did not read.
                 None => Some((Err(Broken(Cut::Stalled)), None)),
@@ -93,7 +93,7 @@ impl Outgoing {
         }))
     }
 
-    async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
+    async fn forward(mut self, sender: mpsc::Sender<Result<StreamPart, Broken>>) {
         let sent = self.forward_all(&sender).await;
         let Self { cursor, watched, permit, limits, metrics, .. } = self;
         // First: a query that writes to nobody does not notice that it is told to stop.
@@ -101,7 +101,7 @@ impl Outgoing {
         let last = match sent {
             Ok(()) => {
                 watched.into_iter().for_each(Watched::answered);
-                Ok(Part::End)
+                Ok(StreamPart::End)
             }
             Err(cut) => {
                 let query_id = watched.as_ref().map(Watched::query_id);
@@ -120,7 +120,7 @@ impl Outgoing {
         drop(permit);
     }
 
-    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {
+    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>) -> Result<(), Cut> {
         let mut sent = Sent::nothing(self.limits);
         let mut next = self.first.take();
         while let Some(chunk) = next {
@@ -180,7 +180,7 @@ impl Sent {
         Ok(())
     }
 
-    async fn send(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
+    async fn send(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>, bytes: Bytes) -> Result<(), Cut> {
         let (began, length, left) = (Instant::now(), bytes.len() as u64, self.left());
         // A replaced byte and a local time are longer than what came.
         if self.given.saturating_add(length) > self.limits.max_bytes {
@@ -189,7 +189,7 @@ impl Sent {
         if bytes.is_empty() {
             return Ok(());
         }
-        let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(Part::Bytes(bytes)))).await;
+        let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(StreamPart::Bytes(bytes)))).await;
         self.waited += began.elapsed();
         self.given += length;
         match sent {

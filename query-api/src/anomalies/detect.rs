@@ -28,7 +28,7 @@ const STEADY: f64 = 0.01;
 
 /// A judged series.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct Detected {
     /// The buckets that were asked for.
     pub buckets: Vec<Bucket>,
     /// Buckets after which the series repeats itself.
@@ -133,7 +133,7 @@ impl Scale {
 pub type Values = BTreeMap<i64, Option<f64>>;
 
 /// Judges a series at `now_ms`.
-pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadError> {
+pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Detected, ReadError> {
     let (frame, nature) = (&plan.frame, plan.nature);
     let starts = frame.grid().starts();
     let values = whole_series(&starts, found, nature);
@@ -165,7 +165,7 @@ pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadE
     let mut buckets: Vec<Bucket> = buckets.collect();
     judge.runs(&fitted.flagged, learned_in, &mut buckets);
     buckets.retain(|bucket| bucket.at >= plan.shown.from);
-    Ok(Found { buckets, period: fitted.period, scale, learned })
+    Ok(Detected { buckets, period: fitted.period, scale, learned })
 }
 
 /// What is expected, and runs at another level that are not.
@@ -361,7 +361,7 @@ mod tests {
         (0..672_i32).map(|hour| f64::from(100 + 10 * (hour % 24) + hour * 7 % 5)).collect()
     }
 
-    fn flagged(found: &Found) -> Vec<usize> {
+    fn flagged(found: &Detected) -> Vec<usize> {
         found
             .buckets
             .iter()

@@ -60,7 +60,7 @@ use crate::cache::Rendered;
 use crate::plan::{AnomalyPlan, SeriesPlan, StructuredPlan};
 use crate::render::accuracy::Accuracy;
 use crate::render::meta::{About, LookedUp};
-use crate::render::structured::Found;
+use crate::render::structured::PlanPoints;
 use crate::render::{series, structured, table};
 use crate::sql::Point;
 use crate::store::ReadError;
@@ -82,7 +82,7 @@ pub enum Read {
         /// What was read.
         plan: Box<StructuredPlan>,
         /// What was found.
-        found: Box<Found>,
+        found: Box<PlanPoints>,
     },
 }
 

@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use crate::cache::single_flight::SingleFlight;
 use crate::clock::Clock;
 use crate::request::error::quoted;
-use crate::request::near::nearest;
+use crate::request::suggest::nearest;
 use crate::sql::{self, EventTypeRow};
 use crate::store::{AdmissionRequest, Class, ReadError, Store};
 use crate::warning::Warning;

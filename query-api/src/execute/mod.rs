@@ -36,7 +36,7 @@ use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan, SeriesPlan};
 use crate::render;
 use crate::render::meta::LookedUp;
-use crate::render::structured::{Found, Others};
+use crate::render::structured::{Others, PlanPoints};
 use crate::render::table::Greatest;
 use crate::request::structured::Form;
 use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
@@ -192,7 +192,11 @@ impl Execution {
                 };
                 let newest = types.iter().map(|row| row.newest_day).max();
                 let newest = self.newest_of(&plan.read(types.len()), newest).await;
-                event_types::render::render(plan, &event_types::render::Found { types, sampled, newest }, generated_s)
+                event_types::render::render(
+                    plan,
+                    &event_types::render::EventTypeRows { types, sampled, newest },
+                    generated_s,
+                )
             }
             Plan::Structured(plan) => {
                 let found = self.structured(plan).await?;
@@ -201,7 +205,7 @@ impl Execution {
         })
     }
 
-    async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+    async fn structured(&mut self, plan: &StructuredPlan) -> Result<PlanPoints, ReadError> {
         let all_groups = self.all(&plan.ranking).await?;
         let greatest = match plan.shape.form {
             Form::Series(most) if !plan.ranking.is_empty() => Some(Greatest::of(plan, &all_groups, most as usize)),
@@ -211,11 +215,11 @@ impl Execution {
             Some(Greatest { groups, .. }) => plan.period.reads.iter().map(|read| only(read, groups)).collect(),
             None => plan.period.reads.clone(),
         };
-        let mut found = Found {
+        let mut found = PlanPoints {
             greatest,
             reads: self.all(&reads).await?,
             totals: self.all(&plan.period.totals).await?,
-            ..Found::default()
+            ..PlanPoints::default()
         };
         if let Some(previous) = &plan.previous {
             found.previous = self.all(&previous.reads).await?;
@@ -251,7 +255,7 @@ impl Execution {
     }
 
     /// Those of a structured answer.
-    async fn others(&mut self, plan: &StructuredPlan, found: &Found) -> Result<Option<Others>, ReadError> {
+    async fn others(&mut self, plan: &StructuredPlan, found: &PlanPoints) -> Result<Option<Others>, ReadError> {
         if !plan.shape.include.other {
             return Ok(None);
         }

@@ -8,7 +8,7 @@ use crate::cache::Rendered;
 use crate::plan::funnel::FunnelPlan;
 use crate::render::{assemble, json};
 use crate::request::funnel::Step;
-use crate::sql::funnels_retention::{Part, Reached};
+use crate::sql::funnels_retention::{PeopleOf, Reached};
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -60,9 +60,9 @@ struct Own {
 
 /// Renders what was found.
 pub(super) fn render(plan: &FunnelPlan, rows: &[Reached], generated_s: i64) -> Rendered {
-    let total = rows.iter().find(|row| row.part() == Part::Total);
-    let values = rows.iter().filter(|row| row.part() != Part::Total).map(|row| OfValue {
-        value: if row.part() == Part::Others { OTHER } else { &row.value },
+    let total = rows.iter().find(|row| row.part() == PeopleOf::Total);
+    let values = rows.iter().filter(|row| row.part() != PeopleOf::Total).map(|row| OfValue {
+        value: if row.part() == PeopleOf::Others { OTHER } else { &row.value },
         steps: lines(plan, Some(row)),
     });
     let breakdown =

@@ -16,7 +16,7 @@ use tallyhouse_service::http::Problem;
 
 use crate::cache::Cache;
 use crate::problem::{of_refusal, of_unread};
-use crate::request::{Params, arrival};
+use crate::request::{Params, body_reading};
 use crate::serve::Refusal;
 
 /// Known parameters.
@@ -31,7 +31,7 @@ pub fn router(cache: Cache) -> Router {
 const MAX_BYTES: usize = 4 << 20;
 
 async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
-    let days: BTreeSet<Touched> = match arrival::whole(&headers, body, MAX_BYTES).await {
+    let days: BTreeSet<Touched> = match body_reading::read(&headers, body, MAX_BYTES).await {
         Err(unread) => return of_unread(unread).into_response(),
         Ok(body) => match serde_json::from_slice(&body) {
             Ok(days) => days,

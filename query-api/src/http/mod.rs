@@ -23,8 +23,8 @@ use crate::authorize::authorize;
 use crate::live::{self, Live};
 use crate::problem::of_refusal;
 use crate::registry::NotRegistered;
-use crate::request::arrival;
 use crate::request::body::MAX_BODY_BYTES;
+use crate::request::body_reading;
 use crate::request::params::Params;
 use crate::serve::{Answer, App, Question, Refusal, serve};
 use crate::telemetry::{Metrics, Route, Running};
@@ -119,7 +119,7 @@ async fn registered(
     let scope = authorize(&app.keys, headers)?;
     scope.administers()?;
     Params::parse(raw, &[])?;
-    let body = arrival::whole(headers, body, MAX_BODY_BYTES).await?;
+    let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
     app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
 }
 
@@ -140,7 +140,7 @@ async fn structured(
 /// The key first: a stranger's document is not read.
 async fn document(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     authorize(&app.keys, headers)?;
-    Ok(arrival::whole(headers, body, MAX_BODY_BYTES).await?)
+    Ok(body_reading::read(headers, body, MAX_BODY_BYTES).await?)
 }
 
 fn bad_path() -> Response {

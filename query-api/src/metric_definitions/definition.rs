@@ -15,7 +15,7 @@ pub struct Definition {
     /// Raised by every change; 0 for the built-in ones.
     pub version: u32,
     /// What is read.
-    pub parts: Vec<Part>,
+    pub parts: Vec<FormulaPart>,
     /// What is computed from it.
     pub expression: Expression,
     /// The only granularity that its name allows, or `None` for any.
@@ -24,7 +24,7 @@ pub struct Definition {
 
 /// A measure of the events that pass a condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct FormulaPart {
     /// The measure.
     pub measure: Measure,
     /// The condition.
@@ -67,7 +67,7 @@ impl Definition {
         Self {
             name: metric.name.to_owned(),
             version: 0,
-            parts: vec![Part { measure: metric.measure, condition }],
+            parts: vec![FormulaPart { measure: metric.measure, condition }],
             expression: Expression::Part(0),
             granularity: metric.granularity,
         }

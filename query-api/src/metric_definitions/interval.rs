@@ -132,7 +132,7 @@ impl Bounds {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::definition::{Definition, Expression, Part};
+    use super::super::definition::{Definition, Expression, FormulaPart};
     use super::super::{Measure, Metric};
     use super::*;
     use crate::condition::Condition;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn metric(expression: Expression) -> Definition {
-        let part = Part { measure: Measure::Users, condition: Condition::always() };
+        let part = FormulaPart { measure: Measure::Users, condition: Condition::always() };
         let built_in = Definition::built_in(Metric::named("users").unwrap());
         Definition { parts: vec![part; 4], expression, ..built_in }
     }

@@ -181,14 +181,14 @@ mod tests {
     use crate::metric_definitions::{Definition, Metric};
     use crate::plan::structured::{StructuredPlan, plan};
     use crate::request::StructuredQuery;
-    use crate::request::body::{self, Part};
+    use crate::request::body::{self, JsonPart};
 
     const HOUR: i64 = 3_600;
 
     fn planned(text: &str, now_ms: i64) -> StructuredPlan {
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        let query = StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, now_ms).unwrap();
+        let query = StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, now_ms).unwrap();
         plan(&query, &Catalogue::default(), now_ms).unwrap_or_else(|refusal| panic!("{text} at {now_ms}: {refusal}"))
     }
 

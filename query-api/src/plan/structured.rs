@@ -89,7 +89,7 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         .metrics
         .iter()
         .map(|metric| {
-            let part = |part: &crate::metric_definitions::definition::Part| {
+            let part = |part: &crate::metric_definitions::definition::FormulaPart| {
                 place(&mut readings, part.condition.clone().and(query.shape.condition.clone()), part.measure)
             };
             metric.parts.iter().map(part).collect()
@@ -357,7 +357,7 @@ mod tests {
 
     use super::*;
     use crate::metric_definitions::{Definition, Metric};
-    use crate::request::body::{self, Part};
+    use crate::request::body::{self, JsonPart};
     use crate::time::Granularity;
 
     /// 2026-11-20T12:34:56.789Z
@@ -370,7 +370,7 @@ mod tests {
         .unwrap();
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        let query = StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, NOW).unwrap();
+        let query = StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, NOW).unwrap();
         plan(&query, &catalogue, NOW)
     }
 

@@ -127,7 +127,7 @@ mod tests {
     use crate::metric_definitions::{Definition, Metric};
     use crate::plan::plan;
     use crate::request::anomalies::AnomalyQuery;
-    use crate::request::body::{self, Part};
+    use crate::request::body::{self, JsonPart};
     use crate::request::query::METRIC_PARAMS;
     use crate::request::{MetricQuery, Params};
 
@@ -142,7 +142,7 @@ mod tests {
     fn document(text: &str, now_ms: i64) -> Option<Query> {
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, now_ms).ok().map(Query::Structured)
+        StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, now_ms).ok().map(Query::Structured)
     }
 
     /// A question with a start and an end, either of which may be left out, as it is put.

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::{Denied, Scope};
 use crate::metric_definitions::{Definition, METRICS};
 use crate::request::BadRequest;
-use crate::request::arrival::Unread;
-use crate::request::body::{self, Part};
+use crate::request::body::{self, JsonPart};
+use crate::request::body_reading::UnreadBody;
 use store::{Definitions, RegisterError, Stored};
 
 /// How often definitions are read.
@@ -57,7 +57,7 @@ pub enum NotRegistered {
     Denied(#[from] Denied),
     /// The document did not arrive.
     #[error(transparent)]
-    Unread(#[from] Unread),
+    Unread(#[from] UnreadBody),
     /// The document.
     #[error(transparent)]
     Bad(#[from] BadRequest),
@@ -115,7 +115,7 @@ impl MetricRegistry {
         let own = snapshot.get(project);
         let written_out = |name: &str| own?.get(name).and_then(|metric| metric.document.get("expression").cloned());
         let value = body::parse(raw)?;
-        let proposal = document::propose(&Part::root(&value), &written_out, catalogue)?;
+        let proposal = document::propose(&JsonPart::root(&value), &written_out, catalogue)?;
         let is_new = own.is_none_or(|own| !own.contains_key(&proposal.name));
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
             return Err(NotRegistered::Full);

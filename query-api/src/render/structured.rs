@@ -20,7 +20,7 @@ use crate::time::{Zone, grid};
 
 /// The points of every reading of a plan.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct PlanPoints {
     /// The groups that are shown, where they were found before the period was read.
     pub greatest: Option<Greatest>,
     /// Of the period.
@@ -51,7 +51,7 @@ pub struct Others {
 }
 
 /// The groups that are shown, and on pages before; `None` where there are no others.
-pub fn before_the_rest(plan: &StructuredPlan, found: &Found) -> Option<Vec<Vec<String>>> {
+pub fn before_the_rest(plan: &StructuredPlan, found: &PlanPoints) -> Option<Vec<Vec<String>>> {
     if let Form::Series(groups) = plan.shape.form {
         let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
         let Greatest { groups, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
@@ -77,7 +77,7 @@ fn other_rows(plan: &StructuredPlan, others: &Others) -> Vec<Row> {
 }
 
 /// Renders what a plan found.
-pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendered {
+pub fn render(plan: &StructuredPlan, found: &PlanPoints, generated_s: i64) -> Rendered {
     let mut rows = table::rows(plan, &plan.period, &found.reads);
     if let Form::Series(groups) = plan.shape.form {
         return series_of(plan, found, rows, groups, generated_s);
@@ -107,7 +107,7 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
 }
 
 /// The rows as a series of the first metric; of the groups the greatest.
-fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
+fn series_of(plan: &StructuredPlan, found: &PlanPoints, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
     let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
     let Greatest { groups: shown, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
     let shown: HashSet<Vec<String>> = shown.into_iter().collect();
@@ -222,7 +222,7 @@ fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
     plan.shape.metrics.iter().zip(values).map(value).collect()
 }
 
-fn totals(plan: &StructuredPlan, found: &Found, accuracy: &mut Accuracy<'_>) -> Value {
+fn totals(plan: &StructuredPlan, found: &PlanPoints, accuracy: &mut Accuracy<'_>) -> Value {
     let of = |period: &Period, points: &[Vec<Point>]| {
         let whole = Period { frame: None, reads: period.totals.clone(), ..period.clone() };
         table::rows(&ungrouped(plan), &whole, points).into_iter().next()
@@ -309,7 +309,7 @@ fn filter(condition: &Condition) -> Value {
 
 pub(crate) fn about<'a>(
     plan: &'a StructuredPlan,
-    found: &Found,
+    found: &PlanPoints,
     errors: Vec<(String, Error)>,
     generated_s: i64,
 ) -> About<'a> {

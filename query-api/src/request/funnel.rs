@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tallyhouse_schema::dimension::is_valid_name;
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::filter_tree::{self, Tests, event_type_of};
 use super::query::event_types_of;
 use super::{BadRequest, Window, range, values};
@@ -88,7 +88,7 @@ impl Order {
 
 impl Funnel {
     /// Reads a document whose `kind` is `funnel`; `now_ms` is the present.
-    pub fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
+    pub fn parse(root: &JsonPart<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
         let mut tests = Tests::of_document();
         let steps = steps(&fields.required("steps")?, &mut tests)?;
@@ -119,7 +119,7 @@ impl Funnel {
     }
 }
 
-fn steps(part: &Part<'_>, tests: &mut Tests) -> Result<Vec<Step>, BadRequest> {
+fn steps(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Vec<Step>, BadRequest> {
     let items = part.items(*STEPS.end())?;
     if items.len() < *STEPS.start() {
         return Err(part.bad(format!("a funnel has {} to {} steps", STEPS.start(), STEPS.end())));
@@ -127,7 +127,7 @@ fn steps(part: &Part<'_>, tests: &mut Tests) -> Result<Vec<Step>, BadRequest> {
     items.iter().map(|part| step(part, tests)).collect()
 }
 
-fn step(part: &Part<'_>, tests: &mut Tests) -> Result<Step, BadRequest> {
+fn step(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Step, BadRequest> {
     let fields = part.fields(&["event_type", "filters", "name"])?;
     let event_type = fields.required("event_type")?;
     let of_its_type = event_type_of(&event_type, tests)?;
@@ -135,7 +135,7 @@ fn step(part: &Part<'_>, tests: &mut Tests) -> Result<Step, BadRequest> {
     Ok(Step { name, condition: of_its_type.and(filter_tree::parse_any(fields.get("filters").as_ref(), tests)?) })
 }
 
-fn name(part: &Part<'_>) -> Result<String, BadRequest> {
+fn name(part: &JsonPart<'_>) -> Result<String, BadRequest> {
     let name = part.text()?;
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(part.not(&format!("a name of 1 to {MAX_NAME_CHARS} characters")));
@@ -143,20 +143,20 @@ fn name(part: &Part<'_>) -> Result<String, BadRequest> {
     Ok(name.to_owned())
 }
 
-fn within(part: &Part<'_>) -> Result<i64, BadRequest> {
+fn within(part: &JsonPart<'_>) -> Result<i64, BadRequest> {
     let text = part.text()?;
     values::seconds(text)
         .filter(|seconds| WINDOW.contains(seconds))
         .ok_or_else(|| part.not("a time from 1m to 90d: a number of minutes, hours or days (`30m`, `12h`, `7d`)"))
 }
 
-fn order(part: &Part<'_>) -> Result<Order, BadRequest> {
+fn order(part: &JsonPart<'_>) -> Result<Order, BadRequest> {
     let text = part.text()?;
     let found = Order::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, order)| order);
     found.ok_or_else(|| part.unknown("order", Order::NAMES.map(|(name, _)| name)))
 }
 
-fn breakdown(part: &Part<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
+fn breakdown(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
     tests.count(part)?;
     let name = part.text()?;
     if is_valid_name(name) && !values::is_time(name) {
@@ -167,7 +167,7 @@ fn breakdown(part: &Part<'_>, tests: &mut Tests) -> Result<Field, BadRequest> {
 
 #[cfg(test)]
 pub(crate) fn parsed(text: &str, now_ms: i64) -> Result<Funnel, BadRequest> {
-    Funnel::parse(&Part::root(&super::body::parse(text.as_bytes())?), now_ms)
+    Funnel::parse(&JsonPart::root(&super::body::parse(text.as_bytes())?), now_ms)
 }
 
 /// A funnel of two steps, one field of which is written so.

@@ -1,20 +1,20 @@
 //! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
 
 pub mod anomalies;
-pub mod arrival;
 pub mod body;
+pub mod body_reading;
 pub mod comparison;
 pub mod error;
 pub mod event_types;
 pub mod filter_tree;
 pub mod funnel;
-pub mod near;
 pub mod params;
 pub mod query;
 pub mod range;
 pub mod retention;
 pub mod series;
 pub mod structured;
+pub mod suggest;
 pub mod unique;
 pub mod values;
 pub mod window;

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::Serialize;
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::error::{BadRequest, quoted};
 use super::funnel::Funnel;
-use super::near::nearest;
 use super::params::{FILTER, Params};
 use super::retention::Retention;
 use super::structured::StructuredQuery;
+use super::suggest::nearest;
 use super::values;
 use super::window::Window;
 use crate::condition::{Condition, Field};
@@ -103,7 +103,7 @@ const KINDS: [&str; 2] = ["funnel", "retention"];
 
 impl Query {
     /// Reads a document whose field `kind` says what it asks for; `now_ms` is the present.
-    pub fn of_kind(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
+    pub fn of_kind(root: &JsonPart<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let kind = root.member("kind")?;
         match kind.text()? {
             "funnel" => Funnel::parse(root, now_ms).map(Self::Funnel),
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn the_kind_decides() {
         let parsed =
-            |text: &str| Query::of_kind(&Part::root(&crate::request::body::parse(text.as_bytes()).unwrap()), 0);
+            |text: &str| Query::of_kind(&JsonPart::root(&crate::request::body::parse(text.as_bytes()).unwrap()), 0);
         for (text, expected) in [
             ("[]", "a list is not an object"),
             ("{}", "`kind`: it must be given"),

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::filter_tree::{self, Tests, event_type_of};
 use super::query::event_types_of;
 use super::{BadRequest, Window, range, values};
@@ -74,7 +74,7 @@ impl Unit {
 
 impl Retention {
     /// Reads a document whose `kind` is `retention`; `now_ms` is the present.
-    pub fn parse(root: &Part<'_>, now_ms: i64) -> Result<Self, BadRequest> {
+    pub fn parse(root: &JsonPart<'_>, now_ms: i64) -> Result<Self, BadRequest> {
         let fields = root.fields(FIELDS)?;
         let mut tests = Tests::of_document();
         let cohort = cohort(&fields.required("cohort")?, &mut tests)?;
@@ -102,20 +102,20 @@ impl Retention {
     }
 }
 
-fn cohort(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+fn cohort(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
     let of_its_type = event_type_of(&fields.required("event_type")?, tests)?;
     Ok(of_its_type.and(filter_tree::parse_any(fields.get("filters").as_ref(), tests)?))
 }
 
-fn returns(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+fn returns(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let fields = part.fields(&["event_type", "filters"])?;
     let of_its_type = fields.get("event_type").map(|part| event_type_of(&part, tests)).transpose()?;
     let filters = filter_tree::parse_any(fields.get("filters").as_ref(), tests)?;
     Ok(of_its_type.unwrap_or_else(Condition::always).and(filters))
 }
 
-fn unit(part: &Part<'_>) -> Result<Unit, BadRequest> {
+fn unit(part: &JsonPart<'_>) -> Result<Unit, BadRequest> {
     let text = part.text()?;
     let found = Unit::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, unit)| unit);
     found.ok_or_else(|| part.unknown("unit", Unit::NAMES.map(|(name, _)| name)))
@@ -136,7 +136,7 @@ pub(crate) fn with(field: &str, value: &str, now_ms: i64) -> Result<Retention, B
     fields.insert(field, value);
     let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     let document = super::body::parse(format!("{{{}}}", fields.join(",")).as_bytes())?;
-    Retention::parse(&Part::root(&document), now_ms)
+    Retention::parse(&JsonPart::root(&document), now_ms)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const TOP: u32 = 10;
 
 /// Which people a row is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum PeopleOf {
     /// All of them.
     Total,
     /// Those whose attempt began with the value.
@@ -47,7 +47,7 @@ pub enum Part {
 #[derive(Debug, Clone, PartialEq, Row, Deserialize)]
 pub struct Reached {
     part: u8,
-    /// The value of [`Part::Value`], else empty.
+    /// The value of [`PeopleOf::Value`], else empty.
     pub value: String,
     /// People who reached each step.
     pub users: Vec<u64>,
@@ -63,11 +63,11 @@ pub struct Reached {
 
 impl Reached {
     /// Which people it is about.
-    pub const fn part(&self) -> Part {
+    pub const fn part(&self) -> PeopleOf {
         match self.part {
-            0 => Part::Total,
-            1 => Part::Value,
-            _ => Part::Others,
+            0 => PeopleOf::Total,
+            1 => PeopleOf::Value,
+            _ => PeopleOf::Others,
         }
     }
 }

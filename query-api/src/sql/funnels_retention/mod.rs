@@ -12,7 +12,7 @@ use crate::condition::Condition;
 use crate::plan::read::Source;
 use crate::plan::scan::Scan;
 
-pub use funnel::{Part, Reached, funnel};
+pub use funnel::{PeopleOf, Reached, funnel};
 pub use retention::{Cell, NOBODY, retention};
 
 /// How many events a question would read.
@@ -53,11 +53,11 @@ mod tests {
     use super::*;
     use crate::plan::{Plan, plan};
     use crate::request::Query;
-    use crate::request::body::{self, Part};
+    use crate::request::body::{self, JsonPart};
 
     fn statements(text: &str) -> Vec<Statement> {
         let value = body::parse(text.as_bytes()).unwrap();
-        let query = Query::of_kind(&Part::root(&value), 1_795_178_096_789).unwrap();
+        let query = Query::of_kind(&JsonPart::root(&value), 1_795_178_096_789).unwrap();
         match plan(&query, &Catalogue::default(), 1_795_178_096_789).unwrap() {
             Plan::Funnel(plan) => vec![size(&plan.scan(), "p'1"), funnel(&plan, "p'1")],
             Plan::Retention(plan) => vec![size(&plan.scan(), "p'1"), retention(&plan, "p'1")],

@@ -31,7 +31,7 @@ use tallyhouse_query_api::plan::chunks::cut;
 use tallyhouse_query_api::plan::read::{Read, Source};
 use tallyhouse_query_api::plan::structured::{Period, only};
 use tallyhouse_query_api::plan::{Plan, Unplannable, plan};
-use tallyhouse_query_api::render::structured::Found;
+use tallyhouse_query_api::render::structured::PlanPoints;
 use tallyhouse_query_api::render::table::Greatest;
 use tallyhouse_query_api::render::{series, structured};
 use tallyhouse_query_api::request::structured::Form as Shown;
@@ -270,11 +270,11 @@ impl Ground {
                     Some(Greatest { groups, .. }) => only(read, groups),
                     None => read.clone(),
                 });
-                let mut found = Found {
+                let mut found = PlanPoints {
                     reads: asking.compare_all(&reads.collect::<Vec<_>>(), &mut tally).await,
                     greatest,
                     totals: asking.compare_all(&plan.period.totals, &mut tally).await,
-                    ..Found::default()
+                    ..PlanPoints::default()
                 };
                 if let Some(previous) = &plan.previous {
                     // Rows are compared by the place of their bucket.

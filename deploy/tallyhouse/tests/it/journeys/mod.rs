@@ -15,7 +15,7 @@ use tallyhouse_query_api::funnels_retention;
 use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_query_api::plan::{self, Plan};
 use tallyhouse_query_api::request::Query;
-use tallyhouse_query_api::request::body::{self, Part};
+use tallyhouse_query_api::request::body::{self, JsonPart};
 use tallyhouse_query_api::sql::funnels_retention as statements;
 use tallyhouse_query_api::store::{AdmissionRequest, Class, Store};
 use tallyhouse_schema::Catalogue;
@@ -46,7 +46,7 @@ fn as_analyst(project: &str) -> AdmissionRequest {
 
 fn plan(question: &Value, now_ms: i64) -> Plan {
     let value = body::parse(question.to_string().as_bytes()).unwrap();
-    let query = Query::of_kind(&Part::root(&value), now_ms).unwrap();
+    let query = Query::of_kind(&JsonPart::root(&value), now_ms).unwrap();
     plan::plan(&query, &Catalogue::default(), now_ms).unwrap()
 }
 

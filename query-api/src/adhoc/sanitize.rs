@@ -8,7 +8,7 @@ const HIDDEN: &str = "…";
 
 /// A cleaned text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cleaned {
+pub struct Sanitized {
     /// What is wrong.
     pub message: String,
     /// Where in the statement, in bytes from 1, when ClickHouse said so.
@@ -18,12 +18,12 @@ pub struct Cleaned {
 /// Cleans `Code: 62. DB::Exception: … (SYNTAX_ERROR) (version 26.7.2.1)`.
 ///
 /// Of a text that quotes bytes which are not UTF-8 the client hands on `Code: 62` alone.
-pub fn clean(text: &str) -> Cleaned {
+pub fn sanitize(text: &str) -> Sanitized {
     if let Some(code) = text.strip_prefix("Code: ").filter(|code| code.bytes().all(|byte| byte.is_ascii_digit())) {
         let message = format!(
             "ClickHouse refused the statement with error {code}, and its text is not UTF-8: look at bytes with hex()"
         );
-        return Cleaned { message, position: None };
+        return Sanitized { message, position: None };
     }
     let text = text.lines().next().unwrap_or_default();
     let text = text.split_once("DB::Exception: ").map_or(text, |(_, rest)| rest);
@@ -38,7 +38,7 @@ pub fn clean(text: &str) -> Cleaned {
     };
     let words: Vec<&str> = text.split(' ').map(|word| if is_internal(word) { HIDDEN } else { word }).collect();
     let message = words.join(" ").chars().take(MAX_CHARS).collect();
-    Cleaned { message, position: number_after(text, "failed at position ") }
+    Sanitized { message, position: number_after(text, "failed at position ") }
 }
 
 /// `2026-11-21 13:00:00` of `Interval will end at 2026-11-21 13:00:00. …`, ClickHouse's clock being set to UTC.
@@ -113,7 +113,7 @@ mod tests {
             ),
             ("", "", None),
         ] {
-            assert_eq!(clean(text), Cleaned { message: message.to_owned(), position }, "{text}");
+            assert_eq!(sanitize(text), Sanitized { message: message.to_owned(), position }, "{text}");
         }
     }
 

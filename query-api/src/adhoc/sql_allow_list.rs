@@ -15,7 +15,7 @@
 
 /// Why a statement is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum SqlRefusal {
     /// It does something else than read.
     #[error("a statement starts with SELECT or WITH (or DESCRIBE for a table's columns), not with `{0}`")]
     NotASelect(String),
@@ -50,9 +50,9 @@ pub enum Refused {
 
 /// A refusal and where it is, in characters from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct At {
+pub struct SqlRefusalAt {
     /// Why.
-    pub refused: Refused,
+    pub refused: SqlRefusal,
     /// Where.
     pub position: usize,
 }
@@ -95,7 +95,7 @@ struct Token {
 }
 
 /// The statement as it may be passed on: blanks stand for comments, so that positions stay what they are.
-pub fn check(sql: &str) -> Result<String, At> {
+pub fn check(sql: &str) -> Result<String, SqlRefusalAt> {
     let mut lexer = Lexer { rest: sql.chars().collect(), at: 0 };
     let tokens = lexer.tokens()?;
     let tokens = without_last_semicolon(&tokens);
@@ -103,7 +103,7 @@ pub fn check(sql: &str) -> Result<String, At> {
     for (index, token) in tokens.iter().enumerate() {
         let next = tokens.get(index + 1);
         if let Some(refused) = refusal(token, next, tokens.get(index + 2).is_none()) {
-            return Err(At { refused, position: token.position });
+            return Err(SqlRefusalAt { refused, position: token.position });
         }
     }
     Ok(lexer.rest.into_iter().collect())
@@ -116,15 +116,15 @@ fn without_last_semicolon(tokens: &[Token]) -> &[Token] {
     }
 }
 
-fn first(tokens: &[Token]) -> Result<(), At> {
+fn first(tokens: &[Token]) -> Result<(), SqlRefusalAt> {
     let token = tokens.iter().find(|token| token.kind != Kind::Sign('('));
     match token {
         Some(token) if token.kind == Kind::Word && is_reading(&token.text) => Ok(()),
         Some(token) => {
             let word = token.text.chars().take(32).collect();
-            Err(At { refused: Refused::NotASelect(word), position: token.position })
+            Err(SqlRefusalAt { refused: SqlRefusal::NotASelect(word), position: token.position })
         }
-        None => Err(At { refused: Refused::Nothing, position: 1 }),
+        None => Err(SqlRefusalAt { refused: SqlRefusal::Nothing, position: 1 }),
     }
 }
 
@@ -132,23 +132,23 @@ fn is_reading(word: &str) -> bool {
     matches!(word, "select" | "with" | "desc" | "describe")
 }
 
-fn refusal(token: &Token, next: Option<&Token>, next_is_last: bool) -> Option<Refused> {
+fn refusal(token: &Token, next: Option<&Token>, next_is_last: bool) -> Option<SqlRefusal> {
     let is_name = matches!(token.kind, Kind::Word | Kind::Quoted);
     let name = token.text.as_str();
     let is_called = next.is_some_and(|next| next.kind == Kind::Sign('('));
     if token.kind == Kind::Sign(';') {
-        return Some(Refused::Several);
+        return Some(SqlRefusal::Several);
     }
     if is_name && is_side_door(name, is_called) {
-        return Some(Refused::Name(name.chars().take(64).collect()));
+        return Some(SqlRefusal::Name(name.chars().take(64).collect()));
     }
     let next_is_name = next.is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted));
     if token.kind == Kind::Word && name == "settings" && next_is_name {
-        return Some(Refused::Settings);
+        return Some(SqlRefusal::Settings);
     }
     let ends_with_format = token.kind == Kind::Word && name == "format" && next_is_name && next_is_last;
     let is_order = next.is_some_and(|next| matches!(next.text.as_str(), "asc" | "desc" | "ascending" | "descending"));
-    (ends_with_format && !is_order).then_some(Refused::Format)
+    (ends_with_format && !is_order).then_some(SqlRefusal::Format)
 }
 
 fn is_side_door(name: &str, is_called: bool) -> bool {
@@ -177,21 +177,21 @@ struct Lexer {
 }
 
 impl Lexer {
-    fn tokens(&mut self) -> Result<Vec<Token>, At> {
+    fn tokens(&mut self) -> Result<Vec<Token>, SqlRefusalAt> {
         let mut tokens = Vec::new();
         while let Some(c) = self.peek(0) {
             let position = self.at + 1;
-            let fail = |refused| Err(At { refused, position });
+            let fail = |refused| Err(SqlRefusalAt { refused, position });
             match c {
                 ' ' | '\t' | '\n' | '\r' => self.at += 1,
                 '-' if self.peek(1) == Some('-') => self.skip_line(),
                 '/' if self.peek(1) == Some('*') => {
-                    self.skip_comment().ok_or(At { refused: Refused::Unclosed, position })?
+                    self.skip_comment().ok_or(SqlRefusalAt { refused: SqlRefusal::Unclosed, position })?
                 }
                 '\'' | '"' | '`' => {
-                    let text = self.quoted(c).ok_or(At { refused: Refused::Unclosed, position })?;
+                    let text = self.quoted(c).ok_or(SqlRefusalAt { refused: SqlRefusal::Unclosed, position })?;
                     if c != '\'' && text.contains('\\') {
-                        return fail(Refused::Escaped);
+                        return fail(SqlRefusal::Escaped);
                     }
                     let kind = if c == '\'' { Kind::Text } else { Kind::Quoted };
                     tokens.push(Token { kind, text: text.to_ascii_lowercase(), position });
@@ -199,16 +199,18 @@ impl Lexer {
                 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => {
                     let text = self.word();
                     if c.is_ascii_digit() && !is_number(&text) {
-                        return fail(Refused::Number(text.chars().take(64).collect()));
+                        return fail(SqlRefusal::Number(text.chars().take(64).collect()));
                     }
                     tokens.push(Token { kind: Kind::Word, text, position });
                 }
                 // `#` and `//` begin some comments, `$` some texts, and a backslash ends some statements.
-                '#' => return fail(Refused::Character("`#`")),
-                '/' if self.peek(1) == Some('/') => return fail(Refused::Character("`//`")),
-                '$' => return fail(Refused::Character("`$`")),
-                '\\' => return fail(Refused::Character("a backslash")),
-                c if !c.is_ascii() || c.is_control() => return fail(Refused::Character("a letter that is not ASCII")),
+                '#' => return fail(SqlRefusal::Character("`#`")),
+                '/' if self.peek(1) == Some('/') => return fail(SqlRefusal::Character("`//`")),
+                '$' => return fail(SqlRefusal::Character("`$`")),
+                '\\' => return fail(SqlRefusal::Character("a backslash")),
+                c if !c.is_ascii() || c.is_control() => {
+                    return fail(SqlRefusal::Character("a letter that is not ASCII"));
+                }
                 c => {
                     tokens.push(Token { kind: Kind::Sign(c), text: c.to_string(), position });
                     self.at += 1;
@@ -315,42 +317,42 @@ mod tests {
 
     #[test]
     fn side_doors_are_shut_however_they_are_written() {
-        let name = |name: &str| Refused::Name(name.to_owned());
+        let name = |name: &str| SqlRefusal::Name(name.to_owned());
         for (sql, expected) in [
             ("SELECT file('/x')", name("file")),
             ("SELECT `file` /**/ ('/x')", name("file")),
             ("SELECT * APPLY(file) FROM t", name("file")),
             ("SELECT arrayMap(\"file\", ['/x'])", name("file")),
-            ("SELECT `fil\\x65`('/x')", Refused::Escaped),
-            ("SELECT \u{201c}file\u{201d}('/x')", Refused::Character("a letter that is not ASCII")),
+            ("SELECT `fil\\x65`('/x')", SqlRefusal::Escaped),
+            ("SELECT \u{201c}file\u{201d}('/x')", SqlRefusal::Character("a letter that is not ASCII")),
             ("SELECT '\\\\', file('/x') --'", name("file")),
             ("SELECT '''', file('/x'), ''''", name("file")),
             ("SELECT /* ' */ file('/x') /* ' */", name("file")),
-            ("SELECT 1 # x\n, file('/x')", Refused::Character("`#`")),
-            ("SELECT 1 //'\n, file('/x') //'", Refused::Character("`//`")),
-            ("SELECT 1 \\G", Refused::Character("a backslash")),
-            ("SELECT 1 > .5SETTINGS max_rows_to_read = 0", Refused::Number("5settings".to_owned())),
-            ("SELECT 1 > .5e3SETTINGS max_rows_to_read = 0", Refused::Number("5e3settings".to_owned())),
-            ("SELECT .5e-3FORMAT Native", Refused::Number("3format".to_owned())),
-            ("SELECT 0xfSETTINGS x = 0", Refused::Number("0xfsettings".to_owned())),
-            ("SELECT $$'$$, file('/x'), $$'$$", Refused::Character("`$`")),
+            ("SELECT 1 # x\n, file('/x')", SqlRefusal::Character("`#`")),
+            ("SELECT 1 //'\n, file('/x') //'", SqlRefusal::Character("`//`")),
+            ("SELECT 1 \\G", SqlRefusal::Character("a backslash")),
+            ("SELECT 1 > .5SETTINGS max_rows_to_read = 0", SqlRefusal::Number("5settings".to_owned())),
+            ("SELECT 1 > .5e3SETTINGS max_rows_to_read = 0", SqlRefusal::Number("5e3settings".to_owned())),
+            ("SELECT .5e-3FORMAT Native", SqlRefusal::Number("3format".to_owned())),
+            ("SELECT 0xfSETTINGS x = 0", SqlRefusal::Number("0xfsettings".to_owned())),
+            ("SELECT $$'$$, file('/x'), $$'$$", SqlRefusal::Character("`$`")),
             ("SELECT * FROM mergeTreeIndex('a', 'b')", name("mergetreeindex")),
             ("SELECT * FROM SYSTEM.tables", name("system")),
             ("SELECT {f:Identifier}", name("identifier")),
             ("SELECT hostName()", name("hostname")),
-            ("SELECT * FROM (SELECT 1 SETTINGS max_rows_to_read=0)", Refused::Settings),
-            ("SELECT * FROM (SELECT 1 settings/**/`readonly`=0)", Refused::Settings),
-            ("SELECT 1 FORMAT Native", Refused::Format),
-            ("SELECT 1 FORMAT Native;", Refused::Format),
-            ("SELECT 1; SELECT 2", Refused::Several),
-            ("SELECT 1;;", Refused::Several),
-            ("EXPLAIN SELECT 1", Refused::NotASelect("explain".to_owned())),
-            ("(INSERT INTO x SELECT 1)", Refused::NotASelect("insert".to_owned())),
-            ("", Refused::Nothing),
-            ("/* x */ -- y", Refused::Nothing),
-            (";", Refused::Nothing),
-            ("SELECT 'x", Refused::Unclosed),
-            ("SELECT 1 /* x", Refused::Unclosed),
+            ("SELECT * FROM (SELECT 1 SETTINGS max_rows_to_read=0)", SqlRefusal::Settings),
+            ("SELECT * FROM (SELECT 1 settings/**/`readonly`=0)", SqlRefusal::Settings),
+            ("SELECT 1 FORMAT Native", SqlRefusal::Format),
+            ("SELECT 1 FORMAT Native;", SqlRefusal::Format),
+            ("SELECT 1; SELECT 2", SqlRefusal::Several),
+            ("SELECT 1;;", SqlRefusal::Several),
+            ("EXPLAIN SELECT 1", SqlRefusal::NotASelect("explain".to_owned())),
+            ("(INSERT INTO x SELECT 1)", SqlRefusal::NotASelect("insert".to_owned())),
+            ("", SqlRefusal::Nothing),
+            ("/* x */ -- y", SqlRefusal::Nothing),
+            (";", SqlRefusal::Nothing),
+            ("SELECT 'x", SqlRefusal::Unclosed),
+            ("SELECT 1 /* x", SqlRefusal::Unclosed),
         ] {
             assert_eq!(check(sql).map_err(|at| at.refused), Err(expected), "{sql}");
         }

@@ -1,5 +1,5 @@
-//! A body on its way: how much of it is taken, and how long it is waited for. Asked for only once the caller's key is known
-//! to be good, so that a stranger holds no memory and no time.
+//! Reads the body of a request, within a size and a time. Call it after the key is checked, so that a stranger takes neither
+//! memory nor time.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub const WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
+pub enum UnreadBody {
     /// It is too long.
     #[error("the body is longer than the {limit} bytes that are read")]
     TooLong {
@@ -28,17 +28,17 @@ pub enum Unread {
 }
 
 /// The whole body. One that says that it is too long is not waited for.
-pub async fn whole(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Unread> {
+pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, UnreadBody> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > limit) {
-        return Err(Unread::TooLong { limit });
+        return Err(UnreadBody::TooLong { limit });
     }
     match tokio::time::timeout(WITHIN, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         // Only a body without an announced length gets as far as being too long.
-        Ok(Err(_)) if announced.is_none() => Err(Unread::TooLong { limit }),
-        Ok(Err(_)) => Err(Unread::Broken),
-        Err(_) => Err(Unread::Late),
+        Ok(Err(_)) if announced.is_none() => Err(UnreadBody::TooLong { limit }),
+        Ok(Err(_)) => Err(UnreadBody::Broken),
+        Err(_) => Err(UnreadBody::Late),
     }
 }
 
@@ -52,22 +52,22 @@ mod tests {
 
     type Piece = Result<&'static str, &'static str>;
 
-    async fn read(announced: Option<&'static str>, pieces: Vec<Piece>, ends: bool) -> Result<Bytes, Unread> {
+    async fn read(announced: Option<&'static str>, pieces: Vec<Piece>, ends: bool) -> Result<Bytes, UnreadBody> {
         let length = announced.map(|length| (header::CONTENT_LENGTH, HeaderValue::from_static(length)));
         let rest = stream::pending().take(usize::from(!ends));
         let body = Body::from_stream(stream::iter(pieces).chain(rest));
-        whole(&HeaderMap::from_iter(length), body, 4).await
+        super::read(&HeaderMap::from_iter(length), body, 4).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_waited_for_as_long_as_it_may_take() {
         assert_eq!(read(Some("4"), vec![Ok("ab"), Ok("cd")], true).await.unwrap(), "abcd");
-        assert_eq!(read(None, vec![Ok("abc"), Ok("de")], true).await, Err(Unread::TooLong { limit: 4 }));
-        assert_eq!(read(Some("3"), vec![Ok("ab"), Err("gone")], true).await, Err(Unread::Broken));
+        assert_eq!(read(None, vec![Ok("abc"), Ok("de")], true).await, Err(UnreadBody::TooLong { limit: 4 }));
+        assert_eq!(read(Some("3"), vec![Ok("ab"), Err("gone")], true).await, Err(UnreadBody::Broken));
         let before = Instant::now();
-        assert_eq!(read(Some("5"), vec![], false).await, Err(Unread::TooLong { limit: 4 }), "it was waited for");
+        assert_eq!(read(Some("5"), vec![], false).await, Err(UnreadBody::TooLong { limit: 4 }), "it was waited for");
         assert_eq!(before.elapsed(), Duration::ZERO);
-        assert_eq!(read(Some("3"), vec![Ok("ab")], false).await, Err(Unread::Late));
+        assert_eq!(read(Some("3"), vec![Ok("ab")], false).await, Err(UnreadBody::Late));
         assert_eq!(before.elapsed(), WITHIN);
     }
 }
