@@ -1,4 +1,4 @@
-//! A question that can be asked again: planned, named for the cache and computed at any later moment.
+//! A query that is answered through the cache: planned, named for the cache, and computed again whenever it is refreshed.
 //!
 //! ```text
 //! a range in the past    named by its plan
@@ -30,7 +30,7 @@ const INSTANTS: [&str; 9] =
 /// A window that ended so long ago, in seconds, is one of the past, and no other stands in for it.
 const PAST: i64 = 6 * 3_600;
 
-/// A question and what answering it needs.
+/// A query and what computing its answer needs.
 pub struct CachedQuery {
     /// Where it is computed from.
     pub sources: Arc<Sources>,
@@ -47,7 +47,7 @@ pub struct CachedQuery {
 }
 
 impl CachedQuery {
-    /// The question, asked at an instant.
+    /// The request to the cache at an instant.
     pub fn cache_request(self: &Arc<Self>, now_ms: i64) -> Result<CacheRequest, Unplannable> {
         let plan = Arc::new(plan(&self.query, &self.catalogue, now_ms)?);
         let Names { name, fallback } = Names::of(self.scope.project(), &self.query, &plan, now_ms);

@@ -24,7 +24,6 @@ impl Field {
         if name == EVENT_TYPE { Self::EventType } else { Self::Dimension(name.to_owned()) }
     }
 
-    /// Its name.
     pub fn name(&self) -> &str {
         match self {
             Self::EventType => EVENT_TYPE,
@@ -61,9 +60,7 @@ pub enum Condition {
     Not(Box<Condition>),
     /// A test of one field.
     Test {
-        /// The field.
         field: Field,
-        /// How.
         how: How,
         /// The texts, sorted.
         values: BTreeSet<String>,

@@ -28,9 +28,7 @@ pub struct Deps {
     pub health: Health,
     /// Where its metrics go.
     pub registry: Registry,
-    /// The present.
     pub clock: Clock,
-    /// Jitter.
     pub random: Random,
     /// What the ingester of this process wrote, if it has one. Not asked when there is a Redis.
     pub days: Option<DayVersions>,

@@ -1,14 +1,13 @@
 //! The read path of Tallyhouse: metrics, dashboards and reports over the rollups.
 //!
 //! ```text
-//! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> flight -> Redis) -> ClickHouse -> render -> Answer
+//! HTTP -> authorize -> Params -> Query -> Plan -> cache (memory -> single flight -> Redis) -> ClickHouse -> render -> Answer
 //! ```
 //!
-//! [`serve`] spells the flow; [`plan`] decides what is read and is pure; [`execute`] reads it; [`sql`] holds its SQL;
-//! [`store`] asks ClickHouse, when [`admission`] lets it; [`adhoc`] passes on what analysts and exports ask, through the same
-//! doors. Nothing below [`authorize`] accepts a project that did
-//! not come from a `Scope`.
-#![warn(missing_docs)]
+//! [`serve`] spells out the flow. [`request`] reads queries and [`plan`] decides what is read; both are pure. [`sql`] writes the
+//! statements, [`execute`] reads and renders, [`store`] queries ClickHouse when [`admission`] permits it. [`adhoc`] (analysts' SQL,
+//! exports) and [`live`] (streams) stand beside, behind the same authorization and admission. `.ci/layers.txt` lists which module
+//! may use which. Nothing below [`authorize`] accepts a project that did not come from a `Scope`.
 
 pub mod adhoc;
 pub mod admission;

@@ -48,7 +48,6 @@ pub struct App {
     pub registry: MetricRegistry,
     /// Where that is kept.
     pub definitions: Definitions,
-    /// The present.
     pub clock: Clock,
 }
 
@@ -72,7 +71,6 @@ pub enum Question<'a> {
 /// An answer and where it came from.
 #[derive(Debug)]
 pub struct Answer {
-    /// The answer itself.
     pub entry: Entry,
     /// Where it came from.
     pub status: CacheStatus,
@@ -97,7 +95,6 @@ pub enum Refusal {
     /// Nothing that is kept answers it.
     #[error(transparent)]
     Unplannable(#[from] Unplannable),
-    /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The question cannot be answered, and is probably not what was meant.
@@ -110,7 +107,6 @@ pub enum Refusal {
     },
 }
 
-/// Answers a question.
 pub async fn serve(
     app: &App,
     question: Question<'_>,

@@ -34,9 +34,7 @@ pub struct Bound {
 pub struct Complete {
     /// Its first bytes.
     pub first: Option<Bytes>,
-    /// The rest.
     pub cursor: BytesCursor,
-    /// What it cost.
     pub cost: Cost,
 }
 

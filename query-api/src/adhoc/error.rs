@@ -39,7 +39,6 @@ pub enum AdhocError {
     /// The SQL is wrong, or asks for what is not the caller's.
     #[error("{message}")]
     BadSql {
-        /// What is wrong.
         message: String,
         /// Where in the statement, from 1.
         position: Option<usize>,
@@ -47,7 +46,6 @@ pub enum AdhocError {
     /// The statement reached a limit.
     #[error("the statement reached its limit of {limit}: {fits}")]
     Limit {
-        /// Which.
         limit: &'static str,
         /// What would stay below it.
         fits: &'static str,

@@ -67,6 +67,5 @@ pub struct Adhoc {
     pub refused: refused_statements::RefusedStatements,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
-    /// Counts.
     pub metrics: Metrics,
 }

@@ -6,16 +6,15 @@ const MAX_CHARS: usize = 400;
 /// What stands for something that is not the caller's to know.
 const HIDDEN: &str = "…";
 
-/// A cleaned text.
+/// A sanitized text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sanitized {
-    /// What is wrong.
     pub message: String,
     /// Where in the statement, in bytes from 1, when ClickHouse said so.
     pub position: Option<usize>,
 }
 
-/// Cleans `Code: 62. DB::Exception: … (SYNTAX_ERROR) (version 26.7.2.1)`.
+/// Sanitizes `Code: 62. DB::Exception: … (SYNTAX_ERROR) (version 26.7.2.1)`.
 ///
 /// Of a text that quotes bytes which are not UTF-8 the client hands on `Code: 62` alone.
 pub fn sanitize(text: &str) -> Sanitized {

@@ -1,5 +1,4 @@
-//! The shape of a statement that is passed on: one `SELECT`, without the few words that are doors beside grants and row
-//! policies.
+//! The SQL allow-list: a statement is one `SELECT`, without the few words that get around grants and row policies.
 //!
 //! Not what keeps tenants apart: that is ClickHouse's row policies. But ClickHouse 26.7 has functions and clauses that ask
 //! neither grants nor policies (found by trying, `deploy/tallyhouse/tests/it/sql_escapes.rs`):
@@ -51,9 +50,7 @@ pub enum SqlRefusal {
 /// A refusal and where it is, in characters from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlRefusalAt {
-    /// Why.
     pub refused: SqlRefusal,
-    /// Where.
     pub position: usize,
 }
 

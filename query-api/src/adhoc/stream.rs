@@ -52,7 +52,6 @@ pub struct Limits {
 pub struct Outgoing {
     /// Its first bytes; `None` when it is empty.
     pub first: Option<Bytes>,
-    /// The rest.
     pub cursor: BytesCursor,
     /// What is made of the bytes.
     pub shape: Shape,
@@ -62,7 +61,6 @@ pub struct Outgoing {
     pub permit: Option<SendPermit>,
     /// Its limits.
     pub limits: Limits,
-    /// Counts.
     pub metrics: Metrics,
 }
 

@@ -1,16 +1,15 @@
-//! Who may ask ClickHouse, when, and who is told to come back.
+//! Admission to ClickHouse: who may run a query, who waits, and who has to retry later.
 //!
 //! ```text
-//! Ask -> breaker open? -> stressed? -> a slot of its class (fair queue) -> stressed by now? -> QueryPermit
-//!         |                |             |
-//!         Unavailable      Overloaded    Overloaded: the queue is full, or the wait too long
-//!                                        TenantBusy: the project's share of the queue is full
+//! AdmissionRequest -> breaker open? -> stressed? -> a slot of its class (fair queue) -> stressed by now? -> QueryPermit
+//!                      |                |             |
+//!                      Unavailable      Overloaded    Overloaded: the queue is full, or the wait too long
+//!                                                     TenantBusy: the project's share of the queue is full
 //! ```
 //!
-//! Each class has slots of its own, so ad hoc questions never hold one that a dashboard needs; within a class, projects
-//! take turns. Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings see to it that what runs side
-//! by side does not slow dashboards (`class.rs`). Nothing is sent before there is a [`QueryPermit`]; dropping the future, or the
-//! turn, gives everything back.
+//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects take turns.
+//! Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings keep running queries from slowing dashboards
+//! (`class.rs`). No query is sent without a [`QueryPermit`]; dropping the future, or the permit, gives everything back.
 
 mod class;
 mod permit;
@@ -44,7 +43,7 @@ const RETRY_AFTER: (u64, u64) = (1, 60);
 /// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.
 const PROBED: Duration = Duration::from_secs(2);
 
-/// Why there is no permit.
+/// Why a query is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotAdmitted {
     /// ClickHouse is being left alone.

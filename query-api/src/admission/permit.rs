@@ -1,4 +1,4 @@
-//! The right to send one query, and what becomes known of ClickHouse by it.
+//! The permit to run one query, and what its outcome says about ClickHouse.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 /// How long it is remembered that ClickHouse had too much to do.
 const LATELY: Duration = Duration::from_secs(10);
 
-/// The right to send one query. Dropped, it is somebody else's; settle it when the query said something of ClickHouse.
+/// The permit to run one query; dropping it passes it on. Settle it when the query says something about ClickHouse.
 #[derive(Debug)]
 pub struct QueryPermit {
     class: Class,

@@ -1,4 +1,4 @@
-//! Turns of answers that last as long as their reader takes: few at once, fewer for one project. Not in the queue of all other
+//! Permits to send answers, which last as long as their reader takes: few at once, fewer per project. Not in the queue of all other
 //! questions, where a slow reader would hold what somebody else's statement could run in.
 //!
 //! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` says how many; who comes later waits a little.
@@ -29,7 +29,7 @@ const WAITING_OF_PROJECT: usize = 4;
 /// Seconds after which a caller who found all slots taken may come back.
 const RETRY_AFTER_S: u32 = 5;
 
-/// Turns to send answers. Clones share them.
+/// Permits to send answers. Clones share them.
 #[derive(Clone)]
 pub struct SendPermits {
     all: Arc<Semaphore>,
@@ -37,7 +37,7 @@ pub struct SendPermits {
     of_project: usize,
 }
 
-/// The right to send an answer, until it is dropped.
+/// The permit to send an answer, until it is dropped.
 #[derive(Debug)]
 pub struct SendPermit {
     _slot: OwnedSemaphorePermit,

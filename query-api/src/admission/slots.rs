@@ -1,4 +1,4 @@
-//! The slots of one class: who may run now, who waits, and who is told to come back.
+//! The slots of one class: which queries run, which wait, and which are refused.
 //!
 //! ```text
 //! enter -> a slot is free? -> Slot
@@ -21,7 +21,6 @@ use super::queue::{Capacity, FairQueue, Full, Ticket};
 /// Why nobody was let in, and when it is worth coming back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSlot {
-    /// Why.
     pub(super) reason: Reason,
     /// In how long those who wait now have had their turn.
     pub(super) after: Duration,
@@ -32,7 +31,6 @@ pub(super) struct NoSlot {
 pub(super) enum Reason {
     /// The project's share of the queue.
     Share,
-    /// The queue.
     Queue,
     /// The wait took too long.
     TimedOut,
@@ -174,7 +172,7 @@ impl Drop for Waiting {
     }
 }
 
-/// The right to run one query; dropped, it is the next one's.
+/// A running query's slot; dropped, it goes to the next waiter.
 #[derive(Debug)]
 pub(super) struct Slot {
     /// `None` once it was handed on.

@@ -44,7 +44,6 @@ pub struct Detected {
 pub struct Bucket {
     /// Its start.
     pub at: i64,
-    /// What happened.
     pub value: Option<f64>,
     /// What was to be expected, and what it should lie between; `None` where nothing can be said.
     pub band: Option<Band>,
@@ -79,7 +78,6 @@ impl Kind {
 /// What was to be expected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Band {
-    /// The expectation.
     pub expected: f64,
     /// The least that is ordinary.
     pub lower: f64,

@@ -72,7 +72,6 @@ pub enum Read {
     BuiltIn {
         /// What was read.
         plan: Box<SeriesPlan>,
-        /// What was found.
         points: Vec<Point>,
         /// What it says beside its points.
         looked_up: LookedUp,
@@ -81,7 +80,6 @@ pub enum Read {
     Registered {
         /// What was read.
         plan: Box<StructuredPlan>,
-        /// What was found.
         found: Box<PlanPoints>,
     },
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! memory: fresh  -> HIT
 //!         ageing -> HIT, and one refresh beside
-//!         none   -> flight of this process -> Redis -> flight of the fleet -> compute -> MISS | COALESCED
+//!         none   -> single flight -> Redis -> lock over the fleet -> compute -> MISS | COALESCED
 //! refused: for what the question is, not for how ClickHouse is -> the same refusal for a few seconds, without a try
 //! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
 //! ```
@@ -65,11 +65,8 @@ pub struct Answers {
     pub policy: Policy,
     /// What is asked most.
     pub hot_keys: Arc<HotKeys>,
-    /// Counts what happens.
     pub metrics: Metrics,
-    /// The present.
     pub clock: Clock,
-    /// Jitter.
     pub random: Random,
     pub(super) single_flight: SingleFlight<(Key, VersionStamp), Result<Obtained, ReadError>>,
     refreshes: Arc<Semaphore>,
@@ -80,23 +77,15 @@ pub struct Answers {
 
 /// What [`Answers`] is made of.
 pub struct Layers {
-    /// [`Answers::memory`].
     pub memory: Memory,
-    /// [`Answers::locks`].
     pub shared: Option<Arc<SharedCache>>,
-    /// [`Answers::versions`].
     pub versions: Versions,
-    /// [`Answers::policy`].
     pub policy: Policy,
-    /// [`Answers::metrics`].
     pub metrics: Metrics,
-    /// [`Answers::clock`].
     pub clock: Clock,
-    /// [`Answers::random`].
     pub random: Random,
 }
 
-/// A failure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trouble {
     pub(super) reason: StaleReason,

@@ -1,4 +1,4 @@
-//! What the cache is asked, and what it gives.
+//! A request to the cache: the query, its key, and how to compute the answer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,29 +20,28 @@ pub type ComputeFn = Arc<
         + 'static,
 >;
 
-/// A question, as far as the cache needs to know it.
+/// A query, as far as the cache needs to know it.
 #[derive(Clone)]
 pub struct CacheRequest {
-    /// Who asks.
     pub scope: Scope,
     /// What is read now.
     pub plan: Arc<Plan>,
     /// What the answer is remembered under: the plan, without the times that follow the present.
     pub name: Arc<str>,
-    /// Under what it is found while ClickHouse is away, by who asks a little later.
+    /// Keys under which a later request finds the answer while ClickHouse is away.
     pub fallback: FallbackKeys,
     /// How long computing it may take, waiting for ClickHouse included.
     pub within: Duration,
-    /// How to compute the answer.
     pub compute: ComputeFn,
-    /// The same question, asked later.
+    /// The same request at a later instant.
     pub renew: Renew,
 }
 
 /// Asks a question anew at an instant, in milliseconds since the epoch: of a window that slides, another range is read then.
 pub type Renew = Arc<dyn Fn(i64) -> Option<CacheRequest> + Send + Sync + 'static>;
 
-/// A question, relative to now: which answer stands in for another. Digests, which hold the project and what metrics mean.
+/// Keys of a query relative to now: under them an older answer is found that may stand in for a newer one. Digests, which hold
+/// the project and what metrics mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FallbackKeys {
     /// By how long the range is and how long ago it ends: windows that slide, however their times are written.
@@ -54,12 +53,12 @@ pub struct FallbackKeys {
 }
 
 impl FallbackKeys {
-    /// Where to look, nearest first.
+    /// The keys to look under, nearest first.
     pub const fn all(&self) -> [[u8; 32]; 3] {
         [self.span, self.shorter, self.start]
     }
 
-    /// Where to be found.
+    /// The keys to be found under.
     pub const fn own(&self) -> [[u8; 32]; 2] {
         [self.span, self.start]
     }

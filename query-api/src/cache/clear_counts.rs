@@ -1,4 +1,4 @@
-//! How often this process was told to forget, for as long as no Redis counts it for all.
+//! How often the cache was cleared in this process, while no Redis counts that for the fleet.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -8,7 +8,7 @@ use super::stamp::Generation;
 /// Projects that are counted apart. Beyond, everything is forgotten once and they are counted anew.
 const MOST_PROJECTS: usize = 10_000;
 
-/// Counts. Every figure of a project's generation only rises, so that no generation comes back.
+/// Every count of a project's generation only rises, so that no generation comes back.
 #[derive(Debug, Default)]
 pub(super) struct ClearCounts {
     counts: RwLock<Counts>,
@@ -27,7 +27,7 @@ impl ClearCounts {
         Generation::Process { all: counts.all, project: counts.projects.get(project).copied().unwrap_or(0) }
     }
 
-    /// Forgets a project, or all.
+    /// Clears a project, or all.
     pub(super) fn raise(&self, project: Option<&str>) {
         let mut counts = self.counts.write().unwrap_or_else(PoisonError::into_inner);
         match project.filter(|project| counts.projects.len() < MOST_PROJECTS || counts.projects.contains_key(*project))

@@ -1,5 +1,5 @@
-//! Bytes, compressed when that is worth it: an answer is read far more often than it is computed, and its size is what
-//! bounds how many are remembered.
+//! Bodies of cached answers, compressed when that saves enough: an answer is read far more often than it is computed, and
+//! its size bounds how many are cached.
 
 use std::cell::RefCell;
 

@@ -26,7 +26,6 @@ pub(super) enum Accept {
 /// The result of single flight.
 #[derive(Debug, Clone)]
 pub(super) struct Obtained {
-    /// The answer.
     pub(super) cached: Arc<CachedAnswer>,
     /// Where it came from.
     pub(super) origin: Origin,
@@ -35,7 +34,6 @@ pub(super) struct Obtained {
 /// Where a result came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It was there.
     Remembered,
     /// Another instance computed it meanwhile.
     Elsewhere,

@@ -1,4 +1,4 @@
-//! The versions of days that this process has read, and how far they can be trusted: the pure part of
+//! The day-version table: the versions of days and hours that this process has read, and how far they can be trusted. The pure part of
 //! [`Versions`](super::Versions).
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Every version that is read again makes readers wait for another answer. So a change after quiet is read at once, and
-//! further ones of the project once in a [`Slot`]: a trickle of late events costs two answers a second, not twenty.
+//! further ones of the project once in a [`Slot`]: late events cost at most two answers a second.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -45,7 +45,6 @@ impl Slot {
     }
 }
 
-/// The present.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) at: Instant,
@@ -59,7 +58,7 @@ pub(super) struct Begun {
     moment: Moment,
 }
 
-/// What is known of all projects.
+/// The versions of all projects.
 #[derive(Debug, Default)]
 pub(super) struct DayVersionTable {
     link: Option<Link>,

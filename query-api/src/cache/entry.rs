@@ -1,4 +1,4 @@
-//! A remembered answer: as it is given to a reader, as it is kept, and how it is written down for Redis.
+//! A cached answer: as it is given to a reader, as it is stored, and how it is encoded for Redis.
 
 use std::sync::Arc;
 
@@ -36,16 +36,13 @@ impl Entry {
     }
 }
 
-/// An answer as it is kept.
+/// An answer as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedAnswer {
-    /// [`Entry::head`].
     pub body: Compressed,
-    /// [`Entry::etag`].
     pub etag: String,
     /// [`Entry::computed_ms`]: when that began.
     pub computed_ms: i64,
-    /// [`Entry::oldest_ms`].
     pub oldest_ms: i64,
     /// When it ends.
     pub ends: Ends,
@@ -62,7 +59,7 @@ pub(super) const fn is_ahead(computed_ms: i64, now_ms: i64) -> bool {
     computed_ms > now_ms.saturating_add(AHEAD_MS)
 }
 
-/// What a kept answer is worth to a reader.
+/// Whether a cached answer may be given to a reader: the stale-if-error policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     /// Given as it is.

@@ -1,4 +1,4 @@
-//! Whether versions can be believed at all: the pure part of who proves that they are current.
+//! Heartbeats of the ingesters: whether the versions that were read are current. Pure.
 //!
 //! ```text
 //! four times a second: the list of writers and what Redis is, read together

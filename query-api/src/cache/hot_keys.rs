@@ -1,4 +1,4 @@
-//! Which answers are asked for most: a bounded sketch of the last minutes.
+//! Hot keys: which answers were requested most in the last minutes, in a bounded sketch.
 //!
 //! It is an estimate. When it is full a newcomer takes the place, and the count, of the coldest, so that what is asked
 //! often gets in and what was asked once does not push it out for long. A hit that finds the sketch in use is not counted.
@@ -41,9 +41,7 @@ struct Watched {
 
 /// An answer that is asked for often.
 pub struct HotKey {
-    /// Which.
     pub key: Key,
-    /// The question.
     pub request: CacheRequest,
     /// When somebody last asked, in milliseconds since 1970.
     pub last_ms: i64,
@@ -67,7 +65,6 @@ impl HotEntry {
 }
 
 impl HotKeys {
-    /// Somebody asked.
     pub fn touch(&self, key: &Key, request: &CacheRequest, now_ms: i64) {
         let Ok(mut watched) = self.watched.try_lock() else { return };
         let answers = &mut watched.answers;

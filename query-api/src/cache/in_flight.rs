@@ -39,7 +39,6 @@ struct PartId {
 /// Who computes a part.
 #[derive(Debug)]
 pub enum Claim {
-    /// The caller.
     Owner(PartOwner),
     /// Another query.
     Waiter(PartWaiter),

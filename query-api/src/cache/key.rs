@@ -67,7 +67,6 @@ pub struct RedisNames {
 }
 
 impl RedisNames {
-    /// The answer.
     pub fn answer(&self) -> String {
         format!("tallyhouse:answer:{{{}}}", self.digest)
     }

@@ -77,11 +77,8 @@ pub(super) enum FleetOutcome {
 /// Locks of the fleet.
 #[derive(Clone)]
 pub struct Locks {
-    /// Redis.
     pub shared: Arc<SharedCache>,
-    /// Counts what happens.
     pub metrics: Metrics,
-    /// Jitter.
     pub random: Random,
 }
 

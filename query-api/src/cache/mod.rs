@@ -1,23 +1,23 @@
-//! Answers are remembered: in this process, and in Redis when there is one.
+//! The cache of answers: in this process, and in Redis when there is one.
 //!
 //! ```text
-//! stamp of the days -> key -> memory -> flight of the process -> Redis -> flight of the fleet -> compute
+//! version stamp -> key -> memory -> single flight -> Redis -> lock over the fleet -> compute
 //! ```
 //!
-//! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
-//!   stamp. Whoever stores events raises the versions of their days and hours, so a late event shows at once, and the next ones of a trickle
-//!   within half a second: each costs an answer. Who stores also vouches that all of it was told ([`heartbeats`]); while nobody does, versions
-//!   are unknown, and answers live by a short time.
-//! * Quick: in the last part of its time an answer is given while one refresh runs; beyond it nobody is given it, unless ClickHouse cannot
-//!   answer.
-//! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
-//! * Tenants apart: the key holds the project. Errors are never remembered.
-//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
-//!   away means older answers, marked.
+//! * Correct: a cached answer holds the version stamp of the data that it was computed from, and is given only for that stamp.
+//!   Ingesters raise the versions of the days and hours that they store events of, so a late event shows at once. Further late events
+//!   appear at most every 500 ms, because each costs an answer. Ingesters also prove by heartbeats that they have raised all versions
+//!   ([`heartbeats`]). Without that proof versions are unknown, and answers live for a short time.
+//! * Fast: in the last part of its time an answer is given while one refresh runs. After its time it is given only while
+//!   ClickHouse cannot answer.
+//! * One query for a crowd: the process shares computations, and the fleet does by a lock with a fencing token.
+//! * Tenants apart: the key holds the project. Errors are never cached.
+//! * Redis is optional: any failure of it counts as a miss and costs an answer one short wait. While ClickHouse is away, older
+//!   answers are given, and marked as stale.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`heartbeats`] whether they can be believed, [`redis_time_budget`] is how long an answer waits for Redis, [`lock`] is the flight of the
-//! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
-//! [`in_flight`] computes once for all who need them.
+//! [`ttl`] is the policy. [`versions`] reads version stamps. [`redis_time_budget`] bounds how long an answer waits for Redis.
+//! [`lock`] is the lock over the fleet. [`answers`] leads through all layers. [`parts`] caches pieces of answers, and
+//! [`in_flight`] computes each of them once.
 
 pub mod all;
 pub mod answers;

@@ -69,11 +69,8 @@ pub struct CachedPart {
 /// A part to be remembered.
 #[derive(Debug, Clone)]
 pub struct ComputedPart {
-    /// Under what.
     pub key: PartKey,
-    /// The part.
     pub bytes: Bytes,
-    /// For how long.
     pub life: Life,
 }
 
@@ -81,15 +78,11 @@ pub struct ComputedPart {
 pub struct PartsDeps {
     /// Bytes that memory may take.
     pub bytes: u64,
-    /// Redis.
     pub shared: Option<Arc<SharedCache>>,
     /// How long answers live.
     pub policy: Policy,
-    /// Counts what happens.
     pub metrics: Metrics,
-    /// The present.
     pub clock: Clock,
-    /// Jitter.
     pub random: Random,
 }
 

@@ -1,4 +1,4 @@
-//! The way to Redis: every exchange has a deadline and goes through a breaker.
+//! The Redis client: every exchange has a deadline and goes through a breaker.
 //!
 //! ```text
 //! a reader's command -> breaker closed: sent | open: avoided | to be probed: avoided, and a PING is sent beside
@@ -26,7 +26,7 @@ use crate::telemetry::{Metrics, RedisTrouble};
 /// Connections; commands of several requests share one.
 const CONNECTIONS: usize = 16;
 
-/// A pool of connections, and whether it is worth trying.
+/// A pool of connections behind a breaker.
 pub(super) struct RedisClient {
     pool: Pool,
     breaker: Breaker,
@@ -37,7 +37,6 @@ pub(super) struct RedisClient {
 
 /// One exchange with Redis.
 pub(super) enum Request {
-    /// A command.
     One(redis::Cmd),
     /// Several at once.
     Many(redis::Pipeline),
@@ -159,7 +158,6 @@ enum Trouble {
     /// No connection.
     #[error("{0}")]
     Pool(#[from] PoolError),
-    /// A command.
     #[error("{0}")]
     Command(#[from] RedisError),
 }

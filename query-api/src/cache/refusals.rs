@@ -1,4 +1,4 @@
-//! Refusals that asking again would only repeat: a question that is too expensive costs ClickHouse seconds each time.
+//! Remembers refusals that a retry would only repeat: a query that is too expensive costs ClickHouse seconds each time.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Key;
 use super::stamp::VersionStamp;
 use crate::store::ReadError;
 
-/// For so long the same question of the same data is refused without being tried.
+/// For so long the same query of the same data is refused without being tried.
 pub(crate) const REFUSED_MS: i64 = 5_000;
 
 /// Bytes of questions that are remembered.

@@ -1,4 +1,4 @@
-//! Which days and hours a plan reads: what its answer's stamp and time depend on.
+//! The time span that a plan reads. The version stamp and the lifetime of its answer depend on it.
 
 use tallyhouse_service::day_versions::{Day, Span};
 
@@ -9,7 +9,7 @@ use crate::plan::Plan;
 const DAY_S: i64 = 86_400;
 const HOUR_S: i64 = 3_600;
 
-/// The part of time that a plan reads, in seconds since the epoch.
+/// The time span that a plan reads, in seconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeSpan {
     from: i64,

@@ -1,4 +1,4 @@
-//! Refreshes the hottest answers shortly before their end, so that their readers never wait for one.
+//! Refreshes the answers of hot keys shortly before they expire, so that their readers do not wait.
 //!
 //! At most [`AT_ONCE`] at a time, one look a second, and only answers that somebody asked for since they were computed, or just before:
 //! what nobody looks at any more is refreshed once at most. Over the fleet the lock of the answer makes it one refresh however many

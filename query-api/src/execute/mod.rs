@@ -50,7 +50,6 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// Where answers are computed from.
 pub struct Sources {
-    /// ClickHouse.
     pub store: Store,
     /// Chunks that are known.
     pub parts: Parts,
@@ -63,7 +62,6 @@ pub struct Sources {
 /// When a plan is carried out, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// The present.
     pub now_ms: i64,
     /// What of it may be remembered.
     pub recall: Recall,

@@ -14,7 +14,6 @@ const TOGETHER: [Measure; 3] = [Measure::Events, Measure::ValueSum, Measure::Val
 /// A reading, and which of its measures were asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Together {
-    /// What is read.
     pub(super) read: Read,
     /// Places among its measures; `None` for all of them as they are.
     asked: Option<Vec<usize>>,

@@ -22,7 +22,6 @@ use crate::serve::Refusal;
 /// Known parameters.
 const PARAMS: &[&str] = &["project"];
 
-/// The routes.
 pub fn router(cache: Cache) -> Router {
     Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched)).with_state(cache)
 }

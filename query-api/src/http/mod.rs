@@ -31,13 +31,10 @@ use crate::telemetry::{Metrics, Route, Running};
 
 /// What the handlers share.
 pub struct HttpState {
-    /// Answers.
     pub app: Arc<App>,
-    /// Streams.
     pub live: Live,
     /// Ad-hoc reading.
     pub adhoc: Adhoc,
-    /// Counts.
     pub metrics: Metrics,
 }
 

@@ -47,7 +47,6 @@ pub fn error(failure: &Failure) -> Bytes {
     event("error", failure)
 }
 
-/// The end.
 pub fn bye(bye: Bye) -> Bytes {
     #[derive(Serialize)]
     struct Reason {

@@ -32,18 +32,12 @@ pub struct Limits {
 pub enum Full {
     /// The project has too many listeners.
     #[error("this project has {limit} streams open, the most for one project: close one, or come back later")]
-    ProjectListeners {
-        /// The most.
-        limit: usize,
-    },
+    ProjectListeners { limit: usize },
     /// The project listens to too many different questions.
     #[error(
         "this project streams {limit} different questions, the most for one project: listen to one of them, or come back later"
     )]
-    ProjectQuestions {
-        /// The most.
-        limit: usize,
-    },
+    ProjectQuestions { limit: usize },
     /// Too many listeners, of all projects.
     #[error("this instance has as many streams open as it can; come back later")]
     Listeners,
@@ -184,7 +178,7 @@ fn usage(topics: &HashMap<StreamKey, Topic>, key: &StreamKey) -> Usage {
     usage
 }
 
-/// A listener's place. Tickers are told apart by their tokens: a question may have been started anew meanwhile.
+/// A listener's slot. Tickers are told apart by their tokens: a question may have been started anew meanwhile.
 struct ListenerSlot {
     hub: Hub,
     key: StreamKey,

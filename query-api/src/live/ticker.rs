@@ -27,7 +27,6 @@ pub struct Upstream {
     pub app: Arc<App>,
     /// Whose data it is.
     pub scope: Scope,
-    /// The question.
     pub query: StreamQuery,
 }
 

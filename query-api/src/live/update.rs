@@ -17,11 +17,9 @@ pub enum Update {
     /// Nothing yet.
     #[default]
     Pending,
-    /// The last answer.
     Value(Arc<Value>),
     /// The last question failed.
     Failed {
-        /// How.
         failure: Arc<Failure>,
         /// The last answer before, if there was one.
         last: Option<Arc<Value>>,
@@ -51,7 +49,6 @@ pub struct Answered {
 pub struct Failure {
     /// Stable, for programs.
     pub code: &'static str,
-    /// For people.
     pub message: String,
 }
 
@@ -126,7 +123,6 @@ pub enum Told {
     Nothing,
     /// That nothing changed.
     Unchanged,
-    /// A value.
     Value {
         /// Its frame.
         frame: Bytes,

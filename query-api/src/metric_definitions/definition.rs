@@ -10,11 +10,9 @@ use crate::time::Granularity;
 /// A metric, built in or registered.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Definition {
-    /// Its name.
     pub name: String,
     /// Raised by every change; 0 for the built-in ones.
     pub version: u32,
-    /// What is read.
     pub parts: Vec<FormulaPart>,
     /// What is computed from it.
     pub expression: Expression,
@@ -25,9 +23,7 @@ pub struct Definition {
 /// A measure of the events that pass a condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FormulaPart {
-    /// The measure.
     pub measure: Measure,
-    /// The condition.
     pub condition: Condition,
 }
 

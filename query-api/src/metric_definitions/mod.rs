@@ -12,7 +12,6 @@ pub use definition::Definition;
 /// What is computed over the events of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Measure {
-    /// How many events.
     Events,
     /// How many different users; estimated from a mergeable state.
     Users,
@@ -31,7 +30,6 @@ pub enum Measure {
 /// A level that the rollups' sketch is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Quantile {
-    /// The median.
     P50,
     /// 95 %.
     P95,

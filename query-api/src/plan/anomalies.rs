@@ -15,7 +15,6 @@ use crate::time::{DAY, Granularity, grid};
 pub struct AnomalyPlan {
     /// The buckets of the series, with history.
     pub frame: Frame,
-    /// The series.
     pub series: OneSeries,
     /// What is shown.
     pub shown: Shown,
@@ -28,7 +27,6 @@ pub struct Shown {
     pub from: i64,
     /// How far from its expectation a value must be.
     pub sensitivity: Sensitivity,
-    /// Which way.
     pub direction: Direction,
 }
 
@@ -62,7 +60,6 @@ fn planned(query: &SeriesQuery, catalogue: &Catalogue, now_ms: i64) -> Result<(O
 /// What there is to judge: a series' buckets, and what its values are like.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
-    /// Its buckets.
     pub frame: Frame,
     /// Its values.
     pub nature: Nature,

@@ -7,7 +7,6 @@ use crate::condition::{Condition, Field};
 use crate::request::funnel::{Funnel, Order, Step};
 use crate::time::Zone;
 
-/// What is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename = "funnel")]
 pub struct FunnelPlan {

@@ -83,9 +83,7 @@ pub struct RealtimePlan {
 pub struct DailyPlan {
     /// The local date.
     pub date: String,
-    /// Where.
     pub zone: Zone,
-    /// What is read.
     #[serde(serialize_with = "source::as_table")]
     pub rollup: Rollup,
     /// Start of the day before.

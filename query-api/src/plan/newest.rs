@@ -29,12 +29,10 @@ pub struct Newest {
 pub enum Precision {
     /// A UTC day.
     Day,
-    /// An hour.
     Hour,
     /// A quarter of an hour.
     #[serde(rename = "15m")]
     Quarter,
-    /// A minute.
     Minute,
     /// A second.
     Second,

@@ -8,7 +8,6 @@ use crate::request::Window;
 use crate::request::retention::{Retention, Unit};
 use crate::time::{Grid, Zone, grid, minute_ceil, minute_floor};
 
-/// What is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename = "retention")]
 pub struct RetentionPlan {

@@ -23,7 +23,6 @@ pub struct StructuredPlan {
     pub shape: Shape,
     /// For each metric, for each of its parts: the reading and the measure in it.
     pub places: Vec<Vec<(usize, usize)>>,
-    /// What is read.
     pub period: Period,
     /// The period before, when it is compared with.
     pub previous: Option<Period>,

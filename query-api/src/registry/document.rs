@@ -56,9 +56,7 @@ const OPERATIONS: [(&str, Operation); 4] = [
 /// A document that can be registered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
-    /// Its name.
     pub name: String,
-    /// For people.
     pub description: String,
     /// The version that it replaces, or 0 for a new metric.
     pub replaces: u32,

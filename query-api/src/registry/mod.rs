@@ -58,13 +58,11 @@ pub enum NotRegistered {
     /// The document did not arrive.
     #[error(transparent)]
     Unread(#[from] UnreadBody),
-    /// The document.
     #[error(transparent)]
     Bad(#[from] BadRequest),
     /// The project has as many as it may.
     #[error("the project has {MOST_PER_PROJECT} metrics, which is the most")]
     Full,
-    /// ClickHouse.
     #[error(transparent)]
     Store(#[from] RegisterError),
 }

@@ -25,11 +25,9 @@ pub struct PlanPoints {
     pub greatest: Option<Greatest>,
     /// Of the period.
     pub reads: Vec<Vec<Point>>,
-    /// Its totals.
     pub totals: Vec<Vec<Point>>,
     /// Of the period before.
     pub previous: Vec<Vec<Point>>,
-    /// Its totals.
     pub previous_totals: Vec<Vec<Point>>,
     /// Of what the running bucket is compared with.
     pub previous_running: Vec<Vec<Point>>,

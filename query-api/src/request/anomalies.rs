@@ -43,7 +43,6 @@ impl Sensitivity {
     }
 }
 
-/// Which deviations count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -75,7 +74,6 @@ pub struct AnomalyQuery {
     pub series: SeriesQuery,
     /// How far.
     pub sensitivity: Sensitivity,
-    /// Which way.
     pub direction: Direction,
 }
 

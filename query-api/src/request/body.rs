@@ -122,7 +122,6 @@ impl<'a> JsonPart<'a> {
         Ok(items.iter().enumerate().map(part).collect())
     }
 
-    /// The value itself.
     pub const fn value(&self) -> &'a Value {
         self.value
     }

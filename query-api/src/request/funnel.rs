@@ -49,7 +49,6 @@ const FIELDS: &[&str] = &["kind", "steps", "date_range", "timezone", "window", "
 pub struct Funnel {
     /// The steps, in order.
     pub steps: Vec<Step>,
-    /// The range.
     pub range: Window,
     /// Whose clocks and calendar the range follows.
     pub zone: Zone,

@@ -60,11 +60,9 @@ pub enum Query {
 /// A series of one metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricQuery {
-    /// The metric.
     pub metric: Metric,
     /// Only events of this type.
     pub event_type: Option<String>,
-    /// The range.
     pub window: Window,
     /// The width of buckets, or `None` for the finest that makes a readable chart.
     pub granularity: Option<Granularity>,
@@ -74,7 +72,6 @@ pub struct MetricQuery {
     pub group_by: Vec<String>,
     /// Conditions, all of which must hold, by dimension.
     pub filters: Vec<Filter>,
-    /// The most groups.
     pub limit: u32,
     /// Whether the others come as one.
     pub other: bool,
@@ -83,7 +80,6 @@ pub struct MetricQuery {
 /// A condition: the dimension has one of the values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Filter {
-    /// The dimension.
     pub dimension: String,
     /// The values, sorted; the empty value stands for events without this dimension. Without any value nothing passes.
     pub values: Vec<String>,
@@ -94,7 +90,6 @@ pub struct Filter {
 pub struct DailyQuery {
     /// The local date.
     pub date: Date,
-    /// Where.
     pub zone: Zone,
 }
 

@@ -63,7 +63,6 @@ pub enum Unit {
 impl Unit {
     const NAMES: [(&'static str, Self); 2] = [("day", Self::Day), ("week", Self::Week)];
 
-    /// Its buckets.
     pub const fn granularity(self) -> Granularity {
         match self {
             Self::Day => Granularity::Day,

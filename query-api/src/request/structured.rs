@@ -42,7 +42,6 @@ const FIELDS: &[&str] =
 pub struct StructuredQuery {
     /// What the answer holds.
     pub shape: Shape,
-    /// The range.
     pub window: Window,
     /// Buckets of time, if any are asked for.
     pub time: Option<Time>,
@@ -103,7 +102,6 @@ pub enum Time {
 /// What rows are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Order {
-    /// The column.
     pub column: Column,
     /// Whether the greatest comes first.
     pub descending: bool,

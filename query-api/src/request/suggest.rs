@@ -1,4 +1,4 @@
-//! Which names somebody may have meant.
+//! Suggestions for misspelt names.
 
 use super::error::quoted;
 

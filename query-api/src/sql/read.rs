@@ -58,7 +58,6 @@ pub(super) struct Parts {
     /// When the newest event happened.
     pub(super) newest: String,
     pub(super) table: &'static str,
-    /// Which rows.
     pub(super) rows: String,
     /// How they are read.
     pub(super) settings: &'static str,
@@ -134,7 +133,6 @@ pub fn overflowed(read: &Read, starts: Vec<i64>, project: &str) -> Option<Statem
 pub struct Place {
     /// The start, in seconds since the epoch.
     pub at: i64,
-    /// The place.
     pub place: i64,
 }
 

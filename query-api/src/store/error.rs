@@ -48,7 +48,6 @@ pub enum ReadError {
     TooManyEvents {
         /// How many there are.
         events: u64,
-        /// The most.
         limit: u64,
         /// A range of which so many hours are as many events as may be read.
         fitting_hours: u64,
@@ -59,7 +58,6 @@ pub enum ReadError {
          fewer conditions"
     )]
     TooFewPoints {
-        /// The least.
         needed: usize,
         /// What there is, with history.
         given: usize,

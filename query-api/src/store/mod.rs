@@ -2,12 +2,12 @@
 //! somebody waits for the answer.
 //!
 //! ```text
-//! Ask -> admission -> Turn -> prepare -> (Query, Watched) -> rows and their Cost
-//!                                              |
-//!                    dropped, or out of time --+--> KILL
+//! AdmissionRequest -> admission -> QueryPermit -> prepare -> (Query, Watched) -> rows and their Cost
+//!                                                                  |
+//!                                        dropped, or out of time --+--> KILL
 //! ```
 //!
-//! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
+//! What fails: no permit (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
 //! waits any more (`watch.rs`, `kill.rs`).
 //!
 //! Analysts' statements and exports are sent by others (`adhoc`), and watched over here all the same ([`Store::watch`]).

@@ -46,9 +46,8 @@ pub enum Route {
 pub enum Layer {
     /// In this process.
     Memory,
-    /// Being computed in this process, for somebody else.
+    /// In flight in this process, for another query.
     InFlight,
-    /// Redis.
     Redis,
 }
 

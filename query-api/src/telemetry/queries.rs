@@ -1,4 +1,4 @@
-//! Questions to ClickHouse: their turns, their ends, and what became of those that nobody waits for.
+//! Queries to ClickHouse: admission, outcomes, and kills.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub enum Outcome {
     Refused,
 }
 
-/// Why a question got no turn.
+/// Why a query was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmissionRefusal {
     /// ClickHouse is left alone.
@@ -32,7 +32,7 @@ pub enum AdmissionRefusal {
     QueueFull,
     /// Its project's share of the queue was.
     TenantShare,
-    /// Its turn did not come in time.
+    /// It waited too long.
     WaitedTooLong,
 }
 
@@ -86,17 +86,17 @@ impl Metrics {
         Running::new(&self.queries_running)
     }
 
-    /// A question waits for its turn until the guard is dropped.
+    /// A query waits for its permit until the guard is dropped.
     pub fn waiting(&self, class: &'static str) -> Running {
         Running::new(&self.waiting.with_label_values(&[class]))
     }
 
-    /// A question had its turn.
+    /// A query was admitted.
     pub fn waited(&self, class: &'static str, time: Duration) {
         self.wait_seconds.with_label_values(&[class]).observe(time.as_secs_f64());
     }
 
-    /// A question got no turn.
+    /// A query was not admitted.
     pub fn refused(&self, class: &'static str, reason: AdmissionRefusal) {
         let reason = match reason {
             AdmissionRefusal::Breaker => "breaker",

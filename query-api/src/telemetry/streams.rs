@@ -7,17 +7,14 @@ use super::{Metrics, Running};
 /// What a listener of a stream was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// A value.
     Value,
     /// A comment.
     Heartbeat,
-    /// A failure.
     Failure,
     /// The end, for this reason.
     Bye(&'static str),
 }
 
-/// Streams.
 impl Metrics {
     /// Somebody listens, until the guard is dropped.
     pub fn stream_listener(&self) -> Running {

@@ -19,7 +19,6 @@ pub struct Cell {
     pub cohort_at: i64,
     /// Start of the unit of return, or [`NOBODY`] for all people of the cohort.
     pub back_at: i64,
-    /// People.
     pub users: u64,
     /// Their events that were looked at; 0 where it is about returns.
     pub events: u64,
