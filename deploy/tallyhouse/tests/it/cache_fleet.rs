@@ -11,7 +11,9 @@ use serde_json::json;
 use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::parts::{ComputedPart, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
-use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp};
+use tallyhouse_query_api::cache::{
+    DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp,
+};
 use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::Touched;
@@ -402,7 +404,8 @@ async fn parts_are_shared_and_only_at_their_stamp() {
         PartKey::of(&scope(project), &what, VersionStamp { generation, days: DaysStamp::Known { epoch: 0, sum } })
     };
     let (small, large) = (Bytes::from_static(b"[1]"), Bytes::from("[1,2,3]".repeat(5_000)));
-    let computed = |what: &str, bytes: &Bytes, life| ComputedPart { key: key("p", what, 1), bytes: bytes.clone(), life };
+    let computed =
+        |what: &str, bytes: &Bytes, life| ComputedPart { key: key("p", what, 1), bytes: bytes.clone(), life };
     one.put_many(vec![computed("a", &small, Life::Closed), computed("b", &large, Life::Open)], now_ms()).await;
     eventually("Redis holds both", async || redis.keys("tallyhouse:part:").await == 2).await;
     let used = redis.command("EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', 'tallyhouse:part:*')) do n = n + redis.call('STRLEN', k) end return n\" 0").await;

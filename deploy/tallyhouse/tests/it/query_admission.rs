@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tallyhouse_query_api::admission::Policy;
-use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_query_api::sql::Statement;
 use tallyhouse_query_api::store::{AdmissionRequest, Class, Cost, ReadError, Store};
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_sql::Connection;
 use tokio::net::{TcpListener, TcpStream};

@@ -192,7 +192,9 @@ impl Ground {
             for project in &projects {
                 listed.push(other.get(project, "/v1/metrics").await.body["data"].as_array().map_or(0, Vec::len));
             }
-            listed.iter().all(|metrics| metrics - tallyhouse_query_api::metric_definitions::METRICS.len() == registered().len())
+            listed
+                .iter()
+                .all(|metrics| metrics - tallyhouse_query_api::metric_definitions::METRICS.len() == registered().len())
         })
         .await;
         let written_s = begun.elapsed().as_secs();

@@ -12,12 +12,12 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use tallyhouse_query_api::admission::Policy;
 use tallyhouse_query_api::funnels_retention;
-use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_query_api::plan::{self, Plan};
 use tallyhouse_query_api::request::Query;
 use tallyhouse_query_api::request::body::{self, JsonPart};
 use tallyhouse_query_api::sql::funnels_retention as statements;
 use tallyhouse_query_api::store::{AdmissionRequest, Class, Store};
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_sql::Connection;
 
