@@ -8,7 +8,8 @@
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::read::{Parts, Point, users, value_count};
+use super::measure::{users, value_count};
+use super::read::{Parts, Point};
 use super::{Statement, Value};
 use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::super::read::value;
+use super::super::condition::value;
 use super::{Statement, Value, holds, scope};
 use crate::plan::funnel::FunnelPlan;
 use crate::plan::read::Source;

@@ -6,7 +6,8 @@ mod retention;
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::read::{RAW_RANGE, condition};
+use super::condition::condition;
+use super::read::RAW_RANGE;
 use super::{Statement, Value};
 use crate::condition::Condition;
 use crate::plan::read::Source;
