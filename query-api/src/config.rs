@@ -10,7 +10,8 @@ use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
 use crate::admission::{Limits, Policy};
-use crate::{Deps, live};
+use crate::deps::Deps;
+use crate::live;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]

@@ -21,11 +21,11 @@ use moka::sync::Cache;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tokio::time::{Instant, timeout_at};
 
-use crate::cache::flight::Flights;
+use crate::cache::single_flight::SingleFlight;
 use crate::plan::read::{Read, Source};
 use crate::plan::{OneSeries, Plan};
 use crate::sql::{self, CountedDay};
-use crate::store::{Ask, Class, ReadError, Store};
+use crate::store::{AdmissionRequest, Class, ReadError, Store};
 use crate::time::{DAY, Zone};
 use crate::warning::Warning;
 
@@ -96,7 +96,7 @@ type Key = (Arc<str>, Rows);
 
 /// What was read.
 #[derive(Debug, Clone)]
-struct Known {
+struct CachedCoverage {
     missing: Arc<Missing>,
     read: Instant,
 }
@@ -107,9 +107,9 @@ pub struct Coverage {
     store: Store,
     /// How long an answer waits for all of its warnings.
     look_up: Duration,
-    known: Cache<Key, Known>,
+    known: Cache<Key, CachedCoverage>,
     failed: Cache<Key, ()>,
-    flights: Flights<Key, Result<Arc<Missing>, ReadError>>,
+    single_flight: SingleFlight<Key, Result<Arc<Missing>, ReadError>>,
 }
 
 impl Coverage {
@@ -120,7 +120,7 @@ impl Coverage {
             look_up,
             known: Cache::builder().max_capacity(MOST_SETS).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(MOST_SETS).time_to_live(FAILED_FOR).build(),
-            flights: Flights::default(),
+            single_flight: SingleFlight::default(),
         }
     }
 
@@ -162,12 +162,12 @@ impl Coverage {
         let has_failed = self.failed.contains_key(&key);
         if !has_failed {
             // With nobody waiting: what takes longer is known to the next answer.
-            self.flights.launch(&key, reading);
+            self.single_flight.launch(&key, reading);
         }
         if known.is_some() || has_failed {
             return known.map(|known| known.missing);
         }
-        timeout_at(until, self.flights.join(key.clone(), reading)).await.ok()?.1.ok()?.ok()
+        timeout_at(until, self.single_flight.join(key.clone(), reading)).await.ok()?.1.ok()?.ok()
     }
 
     async fn read(self, key: Key) -> Result<Arc<Missing>, ReadError> {
@@ -180,11 +180,11 @@ impl Coverage {
             Rows::Set { set, types } => sql::counted_by_set(project, set, types),
             Rows::Quarters => sql::counted_by_quarter(project),
         };
-        let (ask, read) = (Ask { class: Class::Dashboard, project: project.to_string() }, Instant::now());
+        let (ask, read) = (AdmissionRequest { class: Class::Dashboard, project: project.to_string() }, Instant::now());
         match self.store.rows::<CountedDay>(&statement, &ask).await {
             Ok(days) => {
                 let missing = Arc::new(Missing::of(&days));
-                self.known.insert(key, Known { missing: Arc::clone(&missing), read });
+                self.known.insert(key, CachedCoverage { missing: Arc::clone(&missing), read });
                 Ok(missing)
             }
             Err(error) => {
@@ -242,7 +242,7 @@ fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
             OneSeries::Registered(plan) => plan.readings().map(Cow::Borrowed).collect(),
         },
         Plan::Daily(plan) => vec![Cow::Owned(plan.read())],
-        Plan::Realtime(_) | Plan::Journey(_) | Plan::EventTypes(_) => Vec::new(),
+        Plan::Realtime(_) | Plan::Funnel(_) | Plan::Retention(_) | Plan::EventTypes(_) => Vec::new(),
     }
 }
 
@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::admission::Policy;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     #[tokio::test]
     async fn several_sets_are_looked_up_at_once() {

@@ -3,88 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::Registry;
-use tallyhouse_schema::Catalogue;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
-use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::serve;
-use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adhoc::refused::Refused;
+use crate::adhoc::refused_statements::RefusedStatements;
 use crate::adhoc::stream::Limits;
 use crate::adhoc::{Adhoc, Analyst};
-use crate::admission::SendingTurns;
+use crate::admission::SendPermits;
 use crate::cache::Cache;
 use crate::cache::answers::Layers;
 use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
-use crate::cache::{Answers, Memory, Parts, Shared, Versions};
+use crate::cache::{Answers, Memory, Parts, SharedCache, Versions};
+use crate::config::Config;
 use crate::coverage::Coverage;
+use crate::deps::Deps;
 use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
-use crate::metrics::Metrics;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
 use crate::serve::App;
 use crate::store::Store;
-use crate::{Clock, Config, Random};
+use crate::telemetry::Metrics;
 
 /// How often dependencies are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// How long ClickHouse may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the service works with.
-pub struct Deps {
-    /// ClickHouse, as a user that can only read.
-    pub connection: Connection,
-    /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
-    pub writer: Option<Connection>,
-    /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
-    pub analyst: Option<Connection>,
-    /// Who may ask.
-    pub keys: Arc<KeyRing>,
-    /// What is rolled up.
-    pub catalogue: Arc<Catalogue>,
-    /// Where the service says how it is.
-    pub health: Health,
-    /// Where its metrics go.
-    pub registry: Registry,
-    /// The present.
-    pub clock: Clock,
-    /// Jitter.
-    pub random: Random,
-    /// What the ingester of this process wrote, if it has one. Not asked when there is a Redis.
-    pub days: Option<DayVersions>,
-}
-
-impl Deps {
-    /// Real time and real randomness, fresh health and metrics.
-    pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
-        Self {
-            connection,
-            writer: None,
-            analyst: None,
-            keys: Arc::new(keys),
-            catalogue: Arc::new(catalogue),
-            health: Health::default(),
-            registry: Registry::new(),
-            clock: Arc::new(now_ms),
-            random: Arc::new(rand::random::<f64>),
-            days: None,
-        }
-    }
-}
 
 /// Ports that are already listened on, so that a failure to do so is the caller's to explain.
 pub struct Listeners {
@@ -114,7 +67,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let metrics = Metrics::register(&deps.registry)?;
     let redis = match &config.redis_url {
-        Some(url) => Some(Arc::new(Shared::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
+        Some(url) => Some(Arc::new(SharedCache::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
     let adhoc = adhoc(&config, &deps, &metrics);
@@ -169,7 +122,7 @@ pub async fn run(
         serve(
             "query",
             listeners.public,
-            router(crate::http::Shared { app, adhoc, live, metrics }),
+            router(crate::http::HttpState { app, adhoc, live, metrics }),
             shutdown.clone(),
             config.drain,
         )
@@ -195,11 +148,11 @@ pub async fn run(
 
 fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
-        refused: Refused::default(),
+        refused: RefusedStatements::default(),
         analyst: deps.analyst.as_ref().map(Analyst::new),
         reader: deps.connection.client(),
-        exports: SendingTurns::of_exports(config.export_concurrency),
-        answers: SendingTurns::of_statements(config.admission.ad_hoc.concurrency),
+        exports: SendPermits::of_exports(config.export_concurrency),
+        answers: SendPermits::of_statements(config.admission.ad_hoc.concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
         metrics: metrics.clone(),
     }

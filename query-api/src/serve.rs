@@ -6,25 +6,23 @@ use axum::http::HeaderMap;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
-use crate::Clock;
-use crate::anomalies::query::{ANOMALY_PARAMS, AnomalyQuery};
-use crate::asking::Asking;
 use crate::authorize::{Denied, Scope, authorize};
+use crate::cache::cache_request::Given;
 use crate::cache::fresh::{self, Limiter};
-use crate::cache::question::{Given, StaleReason};
-use crate::cache::{Answers, Entry};
+use crate::cache::{Answers, CacheStatus, Entry};
+use crate::cached_query::CachedQuery;
+use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event_types::EventTypes;
-use crate::event_types::query::{EVENT_TYPES_PARAMS, EventTypesQuery};
 use crate::execute::{Recall, Sources};
-use crate::journeys::Journey;
-use crate::live::Full;
-use crate::metric::Metric;
+use crate::metric_definitions::Metric;
 use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
 use crate::registry::store::Definitions;
-use crate::request::arrival::Unread;
-use crate::request::body::{self, Part};
+use crate::request::anomalies::{ANOMALY_PARAMS, AnomalyQuery};
+use crate::request::body::{self, JsonPart};
+use crate::request::body_reading::UnreadBody;
+use crate::request::event_types::{EVENT_TYPES_PARAMS, EventTypesQuery};
 use crate::request::query::{DAILY_PARAMS, METRIC_PARAMS};
 use crate::request::{BadRequest, DailyQuery, MetricQuery, Params, Query, SeriesQuery, StructuredQuery};
 use crate::store::ReadError;
@@ -50,7 +48,6 @@ pub struct App {
     pub registry: MetricRegistry,
     /// Where that is kept.
     pub definitions: Definitions,
-    /// The present.
     pub clock: Clock,
 }
 
@@ -74,7 +71,6 @@ pub enum Question<'a> {
 /// An answer and where it came from.
 #[derive(Debug)]
 pub struct Answer {
-    /// The answer itself.
     pub entry: Entry,
     /// Where it came from.
     pub status: CacheStatus,
@@ -82,31 +78,6 @@ pub struct Answer {
     pub warnings: Vec<Warning>,
     /// Whether a fresh answer was asked for and this one is remembered: the caller has just had one.
     pub from_cache: bool,
-}
-
-/// What the cache did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheStatus {
-    /// The answer was remembered.
-    Hit,
-    /// It was computed for this request.
-    Miss,
-    /// It was computed for another request that came first.
-    Coalesced,
-    /// It was remembered and is no longer fresh.
-    Stale(StaleReason),
-}
-
-impl CacheStatus {
-    /// As in `X-Cache`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "HIT",
-            Self::Miss => "MISS",
-            Self::Coalesced => "COALESCED",
-            Self::Stale(_) => "STALE",
-        }
-    }
 }
 
 /// Why there is no answer.
@@ -117,14 +88,13 @@ pub enum Refusal {
     Denied(#[from] Denied),
     /// The question did not arrive.
     #[error(transparent)]
-    Unread(#[from] Unread),
+    Unread(#[from] UnreadBody),
     /// The question is not understood.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     /// Nothing that is kept answers it.
     #[error(transparent)]
     Unplannable(#[from] Unplannable),
-    /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The question cannot be answered, and is probably not what was meant.
@@ -135,12 +105,8 @@ pub enum Refusal {
         /// What may explain it; at least one.
         warnings: Vec<Warning>,
     },
-    /// Too many streams are open.
-    #[error(transparent)]
-    Full(#[from] Full),
 }
 
-/// Answers a question.
 pub async fn serve(
     app: &App,
     question: Question<'_>,
@@ -153,7 +119,7 @@ pub async fn serve(
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
     let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
-    let asking = Asking {
+    let cached_query = CachedQuery {
         sources: Arc::clone(&app.sources),
         catalogue: Arc::clone(&app.catalogue),
         clock: Arc::clone(&app.clock),
@@ -162,21 +128,21 @@ pub async fn serve(
         // Asked for fresh, it reads everything anew.
         recall: if is_allowed { Recall::Nothing } else { Recall::All },
     };
-    let wanted = Arc::new(asking).wanted(now_ms)?;
-    let given = async { if is_allowed { app.answers.fresh(&wanted).await } else { app.answers.get(&wanted).await } };
-    let project = wanted.scope.project();
+    let request = Arc::new(cached_query).cache_request(now_ms)?;
+    let given = async { if is_allowed { app.answers.fresh(&request).await } else { app.answers.get(&request).await } };
+    let project = request.scope.project();
     let (given, mut warnings, incomplete) =
-        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &wanted.plan));
+        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &request.plan));
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);
-    let (kept, status): Given = match given {
+    let (cached, status): Given = match given {
         Err(error) if error.is_of_the_question() && !warnings.is_empty() => {
             return Err(Refusal::Warned { error, warnings });
         }
         given => given?,
     };
     let from_cache = is_fresh && status != CacheStatus::Miss;
-    Ok(Answer { entry: kept.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
+    Ok(Answer { entry: cached.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
 }
 
 fn read(app: &App, scope: &Scope, question: Question<'_>, raw: Option<&str>, now_ms: i64) -> Result<Query, BadRequest> {
@@ -221,9 +187,9 @@ pub(crate) fn series(
 
 fn document(app: &App, scope: &Scope, body: &[u8], now_ms: i64) -> Result<Query, BadRequest> {
     let document = body::parse(body)?;
-    let root = Part::root(&document);
+    let root = JsonPart::root(&document);
     if root.has("kind") {
-        return Journey::parse(&root, now_ms).map(Query::Journey);
+        return Query::of_kind(&root, now_ms);
     }
     let metric = |name: &str| app.registry.find(scope.project(), name);
     let names = || app.registry.names(scope.project());

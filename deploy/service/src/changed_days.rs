@@ -19,7 +19,7 @@
 //!
 //! An unchanged version proves nothing by itself: an ingester may be unable to raise it. So every ingester beats, four times a second
 //! and only after Redis took all its changes, and a reader believes versions only while every beat of the list goes on
-//! (`query-api/src/cache/pulse.rs`). Failure cases:
+//! (`query-api/src/cache/heartbeats.rs`). Failure cases:
 //! * Redis takes no writes (full, a read-only replica, a failed save), hangs, or does not reach an ingester: its beat stands still;
 //! * the ingester is killed: its beat stands still until its successor invalidated everything and removed it from the list, an operator
 //!   cleared the cache, or the last answer from before is gone;

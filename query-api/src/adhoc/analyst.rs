@@ -7,7 +7,7 @@ use tallyhouse_sql::{Connection, StoreError};
 
 use super::DEADLINE;
 use super::PROJECT_HEADER;
-use super::sql_api::SqlAsk;
+use super::sql_api::SqlRequest;
 use crate::authorize::Scope;
 use crate::store::Cost;
 
@@ -34,9 +34,7 @@ pub struct Bound {
 pub struct Complete {
     /// Its first bytes.
     pub first: Option<Bytes>,
-    /// The rest.
     pub cursor: BytesCursor,
-    /// What it cost.
     pub cost: Cost,
 }
 
@@ -68,7 +66,7 @@ impl Bound {
 
     /// Runs a statement. `wait_end_of_query`: nothing comes before everything is there, so an error is never half an answer,
     /// and a client that reads slowly holds no query.
-    pub async fn ask(&self, ask: &SqlAsk, query_id: &str) -> Result<Complete, StoreError> {
+    pub async fn ask(&self, ask: &SqlRequest, query_id: &str) -> Result<Complete, StoreError> {
         let query = self
             .client
             // `query_raw`: a question mark in the statement is the caller's.

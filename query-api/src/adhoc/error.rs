@@ -4,12 +4,12 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use tallyhouse_sql::StoreError;
 
-use super::clean::{clean, quota_ends};
-use super::guard::At;
+use super::sanitize::{quota_ends, sanitize};
+use super::sql_allow_list::SqlRefusalAt;
 use super::sql_api::BadBody;
 use crate::authorize::Denied;
 use crate::request::BadRequest;
-use crate::request::arrival::Unread;
+use crate::request::body_reading::UnreadBody;
 use crate::store::ReadError;
 
 /// Why there is no answer.
@@ -23,7 +23,7 @@ pub enum AdhocError {
     BadRequest(#[from] BadRequest),
     /// The body of an SQL request did not arrive.
     #[error(transparent)]
-    Unread(#[from] Unread),
+    Unread(#[from] UnreadBody),
     /// The body of an SQL request.
     #[error(transparent)]
     BadBody(#[from] BadBody),
@@ -39,7 +39,6 @@ pub enum AdhocError {
     /// The SQL is wrong, or asks for what is not the caller's.
     #[error("{message}")]
     BadSql {
-        /// What is wrong.
         message: String,
         /// Where in the statement, from 1.
         position: Option<usize>,
@@ -47,7 +46,6 @@ pub enum AdhocError {
     /// The statement reached a limit.
     #[error("the statement reached its limit of {limit}: {fits}")]
     Limit {
-        /// Which.
         limit: &'static str,
         /// What would stay below it.
         fits: &'static str,
@@ -63,8 +61,8 @@ pub enum AdhocError {
     Read(#[from] ReadError),
 }
 
-impl From<At> for AdhocError {
-    fn from(at: At) -> Self {
+impl From<SqlRefusalAt> for AdhocError {
+    fn from(at: SqlRefusalAt) -> Self {
         Self::BadSql { message: at.refused.to_string(), position: Some(at.position) }
     }
 }
@@ -108,7 +106,7 @@ pub fn of_statement(error: &StoreError, now_ms: i64) -> AdhocError {
         // STD_EXCEPTION, UNKNOWN_EXCEPTION
         192..=194 | 516 | 49 | 1000..=1002 => ReadError::Failed.into(),
         _ => {
-            let cleaned = clean(text);
+            let cleaned = sanitize(text);
             AdhocError::BadSql { message: cleaned.message, position: cleaned.position }
         }
     }

@@ -22,7 +22,7 @@ use crate::authorize::{Scope, authorize};
 use crate::request::error::quoted;
 use crate::request::{BadRequest, Params, Window, values};
 use crate::serve::App;
-use crate::store::{Held, ReadError};
+use crate::store::{HeldPermit, ReadError};
 use crate::time::Zone;
 use crate::warning::Warning;
 
@@ -145,8 +145,8 @@ pub struct Exported {
 pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&str>) -> Result<Exported, AdhocError> {
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
-    let turn = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
-    let watched = app.sources.store.watch(Held::Export(turn), &adhoc.reader);
+    let permit = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
+    let watched = app.sources.store.watch(HeldPermit::Export(permit), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let asked = ask.event_type.iter().cloned().collect();
     let (first, warnings) =
@@ -161,7 +161,7 @@ pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&
         Err(_) => return Err(watched.timed_out().into()),
     };
     let (limits, shape, metrics) = (adhoc.export_limits, ask.shape(), adhoc.metrics.clone());
-    let outgoing = Outgoing { first, cursor, shape, watched: Some(watched), turn: None, limits, metrics };
+    let outgoing = Outgoing { first, cursor, shape, watched: Some(watched), permit: None, limits, metrics };
     Ok(Exported { format: ask.format, outgoing, warnings })
 }
 

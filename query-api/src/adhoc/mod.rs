@@ -1,14 +1,14 @@
 //! Ad-hoc reading: SQL of an analyst's own (`POST /v1/sql`) and raw events (`GET /v1/export`).
 //!
 //! ```text
-//! sql     body -> SqlAsk -> guard -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
+//! sql     body -> SqlRequest -> allow-list -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
 //! export  query string -> ExportAsk -> turn of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
 //! ```
 //!
 //! Who sees what is ClickHouse's to enforce: every table that `analyst` may read has a row policy that compares
 //! `project_id` with the request header [`PROJECT_HEADER`], which this service sets from the caller's key and no SQL can
 //! change. (A setting would not do: a subquery's `SETTINGS` clause changes settings even when they are read-only.) Grants
-//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`guard`] closes the
+//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`sql_allow_list`] closes the
 //! side doors that ClickHouse leaves open beside grants and policies.
 //!
 //! Failure cases:
@@ -17,20 +17,20 @@
 //! * An export that fails half-way breaks the connection: a short file never looks complete.
 //! * A client that stops reading stops ClickHouse too, and loses its answer after a while ([`stream::Limits::stall`]), as does
 //!   one that reads more slowly than [`stream::LEAST_RATE`].
-//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendingTurns::of_statements`]): further
+//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendPermits::of_statements`]): further
 //!   statements are refused (429, 503) before they run.
 //! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
 
 pub mod analyst;
-pub mod clean;
 pub mod error;
 pub mod export;
-pub mod guard;
 pub mod int64;
 pub mod local_times;
-pub mod refused;
+pub mod refused_statements;
 pub mod rows;
+pub mod sanitize;
 pub mod shape;
+pub mod sql_allow_list;
 pub mod sql_api;
 pub mod statements;
 pub mod stream;
@@ -43,8 +43,8 @@ use std::time::Duration;
 
 use tallyhouse_sql::clickhouse::Client;
 
-use crate::admission::SendingTurns;
-use crate::metrics::Metrics;
+use crate::admission::SendPermits;
+use crate::telemetry::Metrics;
 
 /// The longest wait for the first byte of an answer; also in the profiles of both users.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -60,13 +60,12 @@ pub struct Adhoc {
     /// The user for exports.
     pub reader: Client,
     /// Who may export when.
-    pub exports: SendingTurns,
+    pub exports: SendPermits,
     /// Whose statements' answers may wait to be read.
-    pub answers: SendingTurns,
+    pub answers: SendPermits,
     /// Statements that reached a limit just now.
-    pub refused: refused::Refused,
+    pub refused: refused_statements::RefusedStatements,
     /// How long and how slow an export may be.
     pub export_limits: stream::Limits,
-    /// Counts.
     pub metrics: Metrics,
 }

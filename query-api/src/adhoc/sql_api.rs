@@ -18,15 +18,15 @@ use super::int64::{INT64, Int64};
 use super::rows::JsonRows;
 use super::shape::{Form, Shape};
 use super::stream::{Limits, Outgoing};
-use super::{Adhoc, AdhocError, guard};
+use super::{Adhoc, AdhocError, sql_allow_list};
 use crate::authorize::authorize;
-use crate::request::arrival;
+use crate::request::body_reading;
 use crate::request::error::{did_you_mean, quoted};
-use crate::request::near::nearest;
+use crate::request::suggest::nearest;
 use crate::request::unique::{self, Fault};
 use crate::request::{BadRequest, Params};
 use crate::serve::App;
-use crate::store::{Ask, Class, Held, ReadError};
+use crate::store::{AdmissionRequest, Class, HeldPermit, ReadError};
 
 /// The longest body in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -44,7 +44,7 @@ const FIELDS: [&str; 4] = ["sql", "format", "params", INT64];
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SqlAsk {
+pub struct SqlRequest {
     /// One statement.
     pub sql: String,
     /// How the answer is written.
@@ -94,7 +94,7 @@ pub enum BadBody {
     },
 }
 
-impl SqlAsk {
+impl SqlRequest {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Result<Self, BadBody> {
         let value = unique::parse(body).map_err(|fault| match fault {
@@ -192,16 +192,16 @@ pub async fn answer(
     let int64 = Int64::parameter(&Params::parse(raw, &[INT64])?)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
     is_json(headers)?;
-    let mut ask = SqlAsk::parse(&arrival::whole(headers, body, MAX_BODY_BYTES).await?)?.with_int64(int64)?;
-    ask.sql = guard::check(&ask.sql)?;
+    let mut ask = SqlRequest::parse(&body_reading::read(headers, body, MAX_BODY_BYTES).await?)?.with_int64(int64)?;
+    ask.sql = sql_allow_list::check(&ask.sql)?;
     adhoc.refused.check(&scope, &ask)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
-    let asking = Ask { class: Class::AdHoc, project: scope.project().to_owned() };
-    let turn = app.sources.store.admit(&asking).await?;
+    let asking = AdmissionRequest { class: Class::AdHoc, project: scope.project().to_owned() };
+    let permit = app.sources.store.admit(&asking).await?;
     // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
-    let sending = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
-    let deadline = turn.deadline();
-    let watched = app.sources.store.watch(Held::Turn(turn), bound.client());
+    let send_permit = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
+    let deadline = permit.deadline();
+    let watched = app.sources.store.watch(HeldPermit::Query(permit), bound.client());
     let asked = tokio::time::timeout_at(deadline, bound.ask(&ask, watched.query_id()));
     let complete = match asked.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(complete) => complete,
@@ -221,7 +221,7 @@ pub async fn answer(
     };
     let limits = Limits { max_bytes: MAX_ANSWER_BYTES, ..adhoc.export_limits };
     let (first, cursor, metrics) = (complete.first, complete.cursor, adhoc.metrics.clone());
-    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, turn: Some(sending), limits, metrics }))
+    Ok((ask.format, Outgoing { first, cursor, shape, watched: None, permit: Some(send_permit), limits, metrics }))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), BadBody> {
@@ -236,9 +236,10 @@ mod tests {
 
     #[test]
     fn a_body_is_read() {
-        let ask = SqlAsk::parse(br#"{"sql":"SELECT {a:UInt8}","format":"csv","params":{"a":1,"b":["x"]}}"#).unwrap();
+        let ask =
+            SqlRequest::parse(br#"{"sql":"SELECT {a:UInt8}","format":"csv","params":{"a":1,"b":["x"]}}"#).unwrap();
         assert_eq!((ask.sql.as_str(), ask.format, ask.params.len()), ("SELECT {a:UInt8}", Format::Csv, 2));
-        assert_eq!(SqlAsk::parse(br#"{"sql":"SELECT 1"}"#).unwrap().format, Format::Json);
+        assert_eq!(SqlRequest::parse(br#"{"sql":"SELECT 1"}"#).unwrap().format, Format::Json);
     }
 
     #[test]
@@ -263,7 +264,7 @@ mod tests {
                 "`params.a`: a value is a text, a number, true, false, or an array of these",
             ),
         ] {
-            assert_eq!(SqlAsk::parse(body.as_bytes()).unwrap_err().to_string(), expected, "{body}");
+            assert_eq!(SqlRequest::parse(body.as_bytes()).unwrap_err().to_string(), expected, "{body}");
         }
     }
 }

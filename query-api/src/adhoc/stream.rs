@@ -23,9 +23,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::shape::Shape;
-use crate::admission::SendingTurn;
-use crate::metrics::{Cut, Metrics};
+use crate::admission::SendPermit;
 use crate::store::Watched;
+use crate::telemetry::{Cut, Metrics};
 
 /// The longest that ClickHouse may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -52,21 +52,19 @@ pub struct Limits {
 pub struct Outgoing {
     /// Its first bytes; `None` when it is empty.
     pub first: Option<Bytes>,
-    /// The rest.
     pub cursor: BytesCursor,
     /// What is made of the bytes.
     pub shape: Shape,
     /// The query, if ClickHouse still works for it.
     pub watched: Option<Watched>,
     /// Its place among answers that are sent, unless the query has one.
-    pub turn: Option<SendingTurn>,
+    pub permit: Option<SendPermit>,
     /// Its limits.
     pub limits: Limits,
-    /// Counts.
     pub metrics: Metrics,
 }
 
-enum Part {
+enum StreamPart {
     Bytes(Bytes),
     End,
 }
@@ -84,8 +82,8 @@ impl Outgoing {
         Body::from_stream(stream::unfold(Some(receiver), async |receiver| {
             let mut receiver = receiver?;
             match receiver.recv().await {
-                Some(Ok(Part::Bytes(bytes))) => Some((Ok(bytes), Some(receiver))),
-                Some(Ok(Part::End)) => None,
+                Some(Ok(StreamPart::Bytes(bytes))) => Some((Ok(bytes), Some(receiver))),
+                Some(Ok(StreamPart::End)) => None,
                 Some(Err(broken)) => Some((Err(broken), None)),
                 // The task is gone without a word: at shutdown, or it gave up on a client that did not read.
                 None => Some((Err(Broken(Cut::Stalled)), None)),
@@ -93,15 +91,15 @@ impl Outgoing {
         }))
     }
 
-    async fn forward(mut self, sender: mpsc::Sender<Result<Part, Broken>>) {
+    async fn forward(mut self, sender: mpsc::Sender<Result<StreamPart, Broken>>) {
         let sent = self.forward_all(&sender).await;
-        let Self { cursor, watched, turn, limits, metrics, .. } = self;
+        let Self { cursor, watched, permit, limits, metrics, .. } = self;
         // First: a query that writes to nobody does not notice that it is told to stop.
         drop(cursor);
         let last = match sent {
             Ok(()) => {
                 watched.into_iter().for_each(Watched::answered);
-                Ok(Part::End)
+                Ok(StreamPart::End)
             }
             Err(cut) => {
                 let query_id = watched.as_ref().map(Watched::query_id);
@@ -117,10 +115,10 @@ impl Outgoing {
         };
         // Nobody is there to be told when this fails.
         drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
-        drop(turn);
+        drop(permit);
     }
 
-    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>) -> Result<(), Cut> {
+    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>) -> Result<(), Cut> {
         let mut sent = Sent::nothing(self.limits);
         let mut next = self.first.take();
         while let Some(chunk) = next {
@@ -180,7 +178,7 @@ impl Sent {
         Ok(())
     }
 
-    async fn send(&mut self, sender: &mpsc::Sender<Result<Part, Broken>>, bytes: Bytes) -> Result<(), Cut> {
+    async fn send(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>, bytes: Bytes) -> Result<(), Cut> {
         let (began, length, left) = (Instant::now(), bytes.len() as u64, self.left());
         // A replaced byte and a local time are longer than what came.
         if self.given.saturating_add(length) > self.limits.max_bytes {
@@ -189,7 +187,7 @@ impl Sent {
         if bytes.is_empty() {
             return Ok(());
         }
-        let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(Part::Bytes(bytes)))).await;
+        let sent = tokio::time::timeout(self.limits.stall.min(left), sender.send(Ok(StreamPart::Bytes(bytes)))).await;
         self.waited += began.elapsed();
         self.given += length;
         match sent {

@@ -1,4 +1,4 @@
-//! What a question is worth, and the one table of what each class may take: places, queue, time and ClickHouse's work.
+//! The classes of queries, and what each may take: slots, queue, time and resources of ClickHouse.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ impl Class {
     }
 }
 
-/// Who asks, and for what kind of thing.
+/// A request for a query permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct AdmissionRequest {
     /// How urgent it is.
     pub class: Class,
-    /// The project: its questions share one place in the round.
+    /// The project. Projects take turns.
     pub project: String,
 }
 

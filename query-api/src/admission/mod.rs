@@ -1,23 +1,22 @@
-//! Who may ask ClickHouse, when, and who is told to come back.
+//! Admission to ClickHouse: who may run a query, who waits, and who has to retry later.
 //!
 //! ```text
-//! Ask -> breaker open? -> stressed? -> the gate of its class (places, fair queue) -> stressed by now? -> Turn
-//!         |                |             |
-//!         Unavailable      Overloaded    Overloaded: the queue is full, or the wait too long
-//!                                        TenantBusy: the project's share of the queue is full
+//! AdmissionRequest -> breaker open? -> stressed? -> a slot of its class (fair queue) -> stressed by now? -> QueryPermit
+//!                      |                |             |
+//!                      Unavailable      Overloaded    Overloaded: the queue is full, or the wait too long
+//!                                                     TenantBusy: the project's share of the queue is full
 //! ```
 //!
-//! Each class has places of its own, so ad hoc questions never hold one that a dashboard needs; within a class, projects
-//! take turns. Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings see to it that what runs side
-//! by side does not slow dashboards (`class.rs`). Nothing is sent before there is a [`Turn`]; dropping the future, or the
-//! turn, gives everything back.
+//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects take turns.
+//! Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings keep running queries from slowing dashboards
+//! (`class.rs`). No query is sent without a [`QueryPermit`]; dropping the future, or the permit, gives everything back.
 
 mod class;
-mod gate;
+mod permit;
 mod queue;
-mod sending;
+mod send_permits;
 mod shed;
-mod turn;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +24,14 @@ use std::time::Duration;
 use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState};
 use tokio::time::Instant;
 
-pub use class::{Ask, Class, Limits, MAX_RESULT_ROWS, Policy};
-pub use sending::{SendingTurn, SendingTurns};
-pub use turn::Turn;
+pub use class::{AdmissionRequest, Class, Limits, MAX_RESULT_ROWS, Policy};
+pub use permit::QueryPermit;
+pub use send_permits::{SendPermit, SendPermits};
 
-use crate::metrics::{Metrics, Refused};
-use gate::{Gate, Reason};
+use crate::telemetry::{AdmissionRefusal, Metrics};
+use permit::Signals;
 use shed::{Load, Shed};
-use turn::Signals;
+use slots::{ClassSlots, Reason};
 
 /// The breaker to ClickHouse: 30 % of a minute's calls, then left alone for 30 s. A few failures in a row are what
 /// a restart of two seconds looks like, so they alone do not open it.
@@ -44,9 +43,9 @@ const RETRY_AFTER: (u64, u64) = (1, 60);
 /// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.
 const PROBED: Duration = Duration::from_secs(2);
 
-/// Why there is no turn.
+/// Why a query is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoTurn {
+pub enum NotAdmitted {
     /// ClickHouse is being left alone.
     Unavailable {
         /// When a question may be let through again, in seconds.
@@ -67,15 +66,15 @@ pub enum NoTurn {
 /// Admission to ClickHouse. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    shared: Arc<Shared>,
+    shared: Arc<AdmissionShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct AdmissionShared {
     policy: Policy,
-    realtime: Gate,
-    dashboard: Gate,
-    ad_hoc: Gate,
+    realtime: ClassSlots,
+    dashboard: ClassSlots,
+    ad_hoc: ClassSlots,
     signals: Arc<Signals>,
     metrics: Metrics,
 }
@@ -83,11 +82,11 @@ struct Shared {
 impl Admission {
     /// Admission by a policy; the breaker is closed.
     pub fn new(policy: Policy, metrics: Metrics) -> Self {
-        let gate = |class| Gate::new(policy.of(class));
-        let shared = Shared {
-            realtime: gate(Class::Realtime),
-            dashboard: gate(Class::Dashboard),
-            ad_hoc: gate(Class::AdHoc),
+        let slots = |class| ClassSlots::new(policy.of(class));
+        let shared = AdmissionShared {
+            realtime: slots(Class::Realtime),
+            dashboard: slots(Class::Dashboard),
+            ad_hoc: slots(Class::AdHoc),
             signals: Arc::new(Signals::new(Breaker::new(BREAKER), metrics.clone())),
             policy,
             metrics,
@@ -95,28 +94,28 @@ impl Admission {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A turn to ask, at once or after a wait. Dropping the future gives up the wait.
-    pub async fn admit(&self, ask: &Ask) -> Result<Turn, NoTurn> {
+    /// A permit to ask, at once or after a wait. Dropping the future gives up the wait.
+    pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, NotAdmitted> {
         let (class, shared) = (ask.class, &*self.shared);
         let began = Instant::now();
         self.shed(class)?;
-        let waiting = shared.metrics.waiting(class);
-        let entered = self.gate(class).enter(&ask.project).await;
+        let waiting = shared.metrics.waiting(class.label());
+        let entered = self.slots(class).enter(&ask.project).await;
         drop(waiting);
-        let place = entered.map_err(|refused| match refused.reason {
+        let slot = entered.map_err(|refused| match refused.reason {
             Reason::Share => {
-                shared.metrics.refused(class, Refused::TenantShare);
-                NoTurn::TenantBusy { retry_after_s: retry_after(refused.after) }
+                shared.metrics.refused(class.label(), AdmissionRefusal::TenantShare);
+                NotAdmitted::TenantBusy { retry_after_s: retry_after(refused.after) }
             }
-            Reason::Queue => self.overloaded(class, Refused::QueueFull, refused.after),
-            Reason::TimedOut => self.overloaded(class, Refused::WaitedTooLong, refused.after),
+            Reason::Queue => self.overloaded(class, AdmissionRefusal::QueueFull, refused.after),
+            Reason::TimedOut => self.overloaded(class, AdmissionRefusal::WaitedTooLong, refused.after),
         })?;
         // What was calm when it came may be stressed now.
         self.shed(class)?;
         let Some(pass) = shared.signals.pass() else { return Err(self.unavailable(class)) };
-        shared.metrics.waited(class, began.elapsed());
+        shared.metrics.waited(class.label(), began.elapsed());
         let deadline = began + shared.policy.of(class).deadline;
-        Ok(Turn::new(class, deadline, place, shared.signals.call(pass)))
+        Ok(QueryPermit::new(class, deadline, slot, shared.signals.call(pass)))
     }
 
     /// The longest that an answer for the class may take.
@@ -129,13 +128,13 @@ impl Admission {
         self.shared.signals.breaker()
     }
 
-    fn shed(&self, class: Class) -> Result<(), NoTurn> {
+    fn shed(&self, class: Class) -> Result<(), NotAdmitted> {
         let shed = Shed::under(&self.load(), &self.shared.policy);
         match (shed, shed.refuses(class)) {
             (_, false) => Ok(()),
             (Shed::Everybody, true) => Err(self.unavailable(class)),
             (Shed::Nobody | Shed::AdHoc | Shed::Realtime, true) => {
-                Err(self.overloaded(class, Refused::Shed, self.gate(class).pressure().drains_in))
+                Err(self.overloaded(class, AdmissionRefusal::Shed, self.slots(class).pressure().drains_in))
             }
         }
     }
@@ -149,7 +148,7 @@ impl Admission {
         }
     }
 
-    fn gate(&self, class: Class) -> &Gate {
+    fn slots(&self, class: Class) -> &ClassSlots {
         match class {
             Class::Realtime => &self.shared.realtime,
             Class::Dashboard => &self.shared.dashboard,
@@ -157,14 +156,14 @@ impl Admission {
         }
     }
 
-    fn overloaded(&self, class: Class, reason: Refused, after: Duration) -> NoTurn {
-        self.shared.metrics.refused(class, reason);
-        NoTurn::Overloaded { retry_after_s: retry_after(after) }
+    fn overloaded(&self, class: Class, reason: AdmissionRefusal, after: Duration) -> NotAdmitted {
+        self.shared.metrics.refused(class.label(), reason);
+        NotAdmitted::Overloaded { retry_after_s: retry_after(after) }
     }
 
-    fn unavailable(&self, class: Class) -> NoTurn {
-        self.shared.metrics.refused(class, Refused::Breaker);
-        NoTurn::Unavailable { retry_after_s: retry_after(self.shared.signals.left_alone().unwrap_or(PROBED)) }
+    fn unavailable(&self, class: Class) -> NotAdmitted {
+        self.shared.metrics.refused(class.label(), AdmissionRefusal::Breaker);
+        NotAdmitted::Unavailable { retry_after_s: retry_after(self.shared.signals.left_alone().unwrap_or(PROBED)) }
     }
 }
 
@@ -186,11 +185,11 @@ mod tests {
         Admission::new(Policy::for_total(8), Metrics::register(&Registry::new()).unwrap())
     }
 
-    fn ask(class: Class) -> Ask {
-        Ask { class, project: "p".to_owned() }
+    fn ask(class: Class) -> AdmissionRequest {
+        AdmissionRequest { class, project: "p".to_owned() }
     }
 
-    const COME_BACK: NoTurn = NoTurn::Overloaded { retry_after_s: 1 };
+    const COME_BACK: NotAdmitted = NotAdmitted::Overloaded { retry_after_s: 1 };
 
     #[tokio::test(start_paused = true)]
     async fn the_time_waited_is_taken_from_the_time_to_run() {
@@ -224,7 +223,7 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
         for waiting in queued {
             let refused = waiting.await.unwrap().unwrap_err();
-            assert!(matches!(refused, NoTurn::Overloaded { .. }), "{refused:?}");
+            assert!(matches!(refused, NotAdmitted::Overloaded { .. }), "{refused:?}");
         }
     }
 
@@ -266,13 +265,13 @@ mod tests {
             admission.admit(&ask(Class::Dashboard)).await.unwrap().settle(Verdict::Failed);
         }
         let refused = async || admission.admit(&ask(Class::Dashboard)).await.unwrap_err();
-        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 30 });
+        assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 30 });
         tokio::time::advance(Duration::from_millis(12_500)).await;
-        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 18 });
+        assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 18 });
         tokio::time::advance(Duration::from_millis(17_500)).await;
         assert_eq!(admission.admit(&ask(Class::AdHoc)).await.unwrap_err(), COME_BACK, "too big to probe with");
         let given_up = admission.admit(&ask(Class::Dashboard)).await.unwrap();
-        assert_eq!(refused().await, NoTurn::Unavailable { retry_after_s: 2 });
+        assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 2 });
         drop(given_up);
         admission.admit(&ask(Class::Realtime)).await.unwrap().settle(Verdict::Succeeded);
         assert_eq!(admission.breaker(), BreakerState::Closed);

@@ -1,4 +1,4 @@
-//! The order of turns, as data: projects take turns, and within a project whoever came first is first.
+//! The fair queue of a class: projects take turns, and within a project whoever came first is first.
 //!
 //! ```text
 //! push -> [project A: 1 2 3] [project B: 4] -> pop: 1, 4, 2, 3
@@ -51,7 +51,6 @@ impl<T> FairQueue<T> {
         Self { capacity, waiting: HashMap::new(), round: VecDeque::new(), len: 0, next: 0 }
     }
 
-    /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.len
     }

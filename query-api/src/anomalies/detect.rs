@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::levels::{Ladder, Run, RunKind, Seen, runs};
 use super::model::{Fit, LEAST_CYCLES, Series, coarse, fit};
-use super::plan::{Judged, periods};
+use super::periods::periods;
 use super::robust::median;
-use crate::metric::Nature;
+use crate::metric_definitions::Nature;
 use crate::plan::Frame;
+use crate::plan::anomalies::Judged;
 use crate::store::ReadError;
 use crate::time::grid;
 
@@ -27,7 +28,7 @@ const STEADY: f64 = 0.01;
 
 /// A judged series.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct Detected {
     /// The buckets that were asked for.
     pub buckets: Vec<Bucket>,
     /// Buckets after which the series repeats itself.
@@ -43,7 +44,6 @@ pub struct Found {
 pub struct Bucket {
     /// Its start.
     pub at: i64,
-    /// What happened.
     pub value: Option<f64>,
     /// What was to be expected, and what it should lie between; `None` where nothing can be said.
     pub band: Option<Band>,
@@ -78,7 +78,6 @@ impl Kind {
 /// What was to be expected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Band {
-    /// The expectation.
     pub expected: f64,
     /// The least that is ordinary.
     pub lower: f64,
@@ -132,7 +131,7 @@ impl Scale {
 pub type Values = BTreeMap<i64, Option<f64>>;
 
 /// Judges a series at `now_ms`.
-pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadError> {
+pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Detected, ReadError> {
     let (frame, nature) = (&plan.frame, plan.nature);
     let starts = frame.grid().starts();
     let values = whole_series(&starts, found, nature);
@@ -164,7 +163,7 @@ pub fn detect(plan: &Judged, found: &Values, now_ms: i64) -> Result<Found, ReadE
     let mut buckets: Vec<Bucket> = buckets.collect();
     judge.runs(&fitted.flagged, learned_in, &mut buckets);
     buckets.retain(|bucket| bucket.at >= plan.shown.from);
-    Ok(Found { buckets, period: fitted.period, scale, learned })
+    Ok(Detected { buckets, period: fitted.period, scale, learned })
 }
 
 /// What is expected, and runs at another level that are not.
@@ -349,10 +348,10 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::{Direction, Sensitivity};
     use super::super::synthetic::{FROM, judged, plan, points};
     use super::*;
-    use crate::metric::Measure;
+    use crate::metric_definitions::Measure;
+    use crate::request::anomalies::{Direction, Sensitivity};
     use crate::time::{Granularity, Zone};
 
     /// Four weeks of hours with a day's shape.
@@ -360,7 +359,7 @@ mod tests {
         (0..672_i32).map(|hour| f64::from(100 + 10 * (hour % 24) + hour * 7 % 5)).collect()
     }
 
-    fn flagged(found: &Found) -> Vec<usize> {
+    fn flagged(found: &Detected) -> Vec<usize> {
         found
             .buckets
             .iter()

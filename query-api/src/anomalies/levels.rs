@@ -64,7 +64,6 @@ pub enum Ladder {
 pub struct Run {
     /// Its buckets; a lasting one ends with the next, or with the series.
     pub range: Range<usize>,
-    /// What it is.
     pub kind: RunKind,
     /// The level within; of a lasting one, seen from the first level of the series.
     pub level: f64,

@@ -5,7 +5,7 @@
 //!      -> whole series -> levels <-> fit: trend + season + spread -> bands -> render
 //! ```
 //!
-//! * [`query`] reads the parameters; [`plan`] asks for history before the range, so that an hour can be judged.
+//! * The plan asks for history before the range, so that an hour can be judged.
 //! * [`levels`] finds runs at another level, so that what is expected does not follow an outage.
 //! * [`model`] says what was to be expected, by medians ([`robust`]); [`detect`] turns that into bands and scores.
 //!
@@ -46,8 +46,7 @@ mod benchmark;
 pub mod detect;
 pub mod levels;
 pub mod model;
-pub mod plan;
-pub mod query;
+pub mod periods;
 pub mod render;
 pub mod robust;
 #[cfg(test)]
@@ -56,14 +55,13 @@ mod simulated;
 mod synthetic;
 
 use detect::Values;
-pub use plan::AnomalyPlan;
-pub use query::AnomalyQuery;
 
-use crate::plan::{SeriesPlan, StructuredPlan};
+use crate::cache::Rendered;
+use crate::plan::{AnomalyPlan, SeriesPlan, StructuredPlan};
 use crate::render::accuracy::Accuracy;
 use crate::render::meta::{About, LookedUp};
-use crate::render::structured::Found;
-use crate::render::{Rendered, series, structured, table};
+use crate::render::structured::PlanPoints;
+use crate::render::{series, structured, table};
 use crate::sql::Point;
 use crate::store::ReadError;
 
@@ -74,7 +72,6 @@ pub enum Read {
     BuiltIn {
         /// What was read.
         plan: Box<SeriesPlan>,
-        /// What was found.
         points: Vec<Point>,
         /// What it says beside its points.
         looked_up: LookedUp,
@@ -83,8 +80,7 @@ pub enum Read {
     Registered {
         /// What was read.
         plan: Box<StructuredPlan>,
-        /// What was found.
-        found: Box<Found>,
+        found: Box<PlanPoints>,
     },
 }
 

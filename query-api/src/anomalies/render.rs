@@ -3,13 +3,15 @@
 use serde::Serialize;
 
 use super::Read;
-use super::detect::{Bucket, Found, Kind, Scale};
-use super::plan::{AnomalyPlan, periods};
-use super::query::{Direction, Sensitivity};
-use crate::metric::Nature;
+use super::detect::{Bucket, Detected, Kind, Scale};
+use super::periods::periods;
+use crate::cache::Rendered;
+use crate::metric_definitions::Nature;
 use crate::plan::Frame;
+use crate::plan::anomalies::AnomalyPlan;
 use crate::render::meta::About;
-use crate::render::{Rendered, assemble, json};
+use crate::render::{assemble, json};
+use crate::request::anomalies::{Direction, Sensitivity};
 use crate::time::{Granularity, Zone, grid};
 
 /// What a judged series says beside what every answer says.
@@ -42,7 +44,7 @@ enum Season {
 }
 
 /// Renders what was found.
-pub fn render(plan: &AnomalyPlan, read: &Read, found: &Found, generated_s: i64) -> Rendered {
+pub fn render(plan: &AnomalyPlan, read: &Read, found: &Detected, generated_s: i64) -> Rendered {
     let (frame, shown, about) =
         (&plan.frame, &plan.shown, About { from: plan.shown.from, ..read.about(plan.shown.from, generated_s) });
     let (zone, nature) = (&frame.zone, plan.judged().nature);
@@ -87,7 +89,7 @@ struct Episode {
     ongoing: bool,
 }
 
-fn episodes(found: &Found, frame: &Frame) -> Vec<Episode> {
+fn episodes(found: &Detected, frame: &Frame) -> Vec<Episode> {
     let newest = found.buckets.iter().rposition(|bucket| bucket.score.is_some());
     let (mut episodes, mut before): (Vec<Episode>, Option<usize>) = (Vec::new(), None);
     for (place, bucket) in found.buckets.iter().enumerate() {

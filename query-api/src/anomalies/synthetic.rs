@@ -1,11 +1,11 @@
 //! Series with known anomalies: the experiment behind the choice of method, kept as a test of it.
 
-use super::detect::{Found, Values, detect};
-use super::plan::{Judged, Shown};
-use super::query::{Direction, Sensitivity};
+use super::detect::{Detected, Values, detect};
 use super::simulated::{Random, WEEKDAYS, of_day};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::Frame;
+use crate::plan::anomalies::{Judged, Shown};
+use crate::request::anomalies::{Direction, Sensitivity};
 use crate::time::{Granularity, Zone};
 
 /// Monday, 2026-06-01, 00:00 UTC.
@@ -27,7 +27,7 @@ pub(super) fn points(plan: &Judged, values: &[f64]) -> Values {
 }
 
 /// Judges a series long after it ended.
-pub(super) fn judged(plan: &Judged, values: &[f64]) -> Found {
+pub(super) fn judged(plan: &Judged, values: &[f64]) -> Detected {
     let later_ms = (plan.frame.to + 86_400) * 1_000;
     detect(plan, &points(plan, values), later_ms).unwrap()
 }

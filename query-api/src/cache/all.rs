@@ -11,9 +11,7 @@ use super::{Answers, Parts};
 /// Everything that is remembered. Clones share it.
 #[derive(Clone)]
 pub struct Cache {
-    /// Answers.
     pub answers: Answers,
-    /// Their parts.
     pub parts: Parts,
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! memory: fresh  -> HIT
 //!         ageing -> HIT, and one refresh beside
-//!         none   -> flight of this process -> Redis -> flight of the fleet -> compute -> MISS | COALESCED
+//!         none   -> single flight -> Redis -> lock over the fleet -> compute -> MISS | COALESCED
 //! refused: for what the question is, not for how ClickHouse is -> the same refusal for a few seconds, without a try
 //! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
 //! ```
@@ -17,23 +17,22 @@ use std::time::{Duration, Instant};
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::entry::{Kept, Worth};
-use super::flight::{Flights, Role};
-use super::fly::{Accept, Found, Origin};
-use super::heat::Heat;
+use super::cache_request::{CacheRequest, Given};
+use super::compute::{Accept, Obtained, Origin};
+use super::entry::{CachedAnswer, Freshness};
+use super::hot_keys::HotKeys;
 use super::lock::Locks;
-use super::question::{Given, StaleReason, Wanted};
-use super::reach::Reach;
 use super::refusals::Refusals;
-use super::shared::Shared;
-use super::stamp::{DaysStamp, Proven, Stamp};
+use super::shared::SharedCache;
+use super::single_flight::{Role, SingleFlight};
+use super::stamp::{DaysStamp, Proven, VersionStamp};
+use super::time_span::TimeSpan;
 use super::ttl::{Kind, Policy};
 use super::versions::Versions;
-use super::{Key, Memory, RedisTimeBudget};
-use crate::metrics::{Layer, Metrics, Refresh};
-use crate::serve::CacheStatus;
+use super::{CacheStatus, Key, Memory, RedisTimeBudget, StaleReason};
+use crate::clock::{Clock, Random};
 use crate::store::ReadError;
-use crate::{Clock, Random};
+use crate::telemetry::{Layer, Metrics, Refresh};
 
 /// Refreshes beside requests at once. Beyond, the next reader of a stale answer tries again.
 const REFRESHES: usize = 64;
@@ -65,14 +64,11 @@ pub struct Answers {
     /// How long answers live.
     pub policy: Policy,
     /// What is asked most.
-    pub heat: Arc<Heat>,
-    /// Counts what happens.
+    pub hot_keys: Arc<HotKeys>,
     pub metrics: Metrics,
-    /// The present.
     pub clock: Clock,
-    /// Jitter.
     pub random: Random,
-    pub(super) flights: Flights<(Key, Stamp), Result<Found, ReadError>>,
+    pub(super) single_flight: SingleFlight<(Key, VersionStamp), Result<Obtained, ReadError>>,
     refreshes: Arc<Semaphore>,
     pub(super) troubles: Cache<[u8; 32], Trouble>,
     pub(super) refusals: Refusals,
@@ -81,23 +77,15 @@ pub struct Answers {
 
 /// What [`Answers`] is made of.
 pub struct Layers {
-    /// [`Answers::memory`].
     pub memory: Memory,
-    /// [`Answers::locks`].
-    pub shared: Option<Arc<Shared>>,
-    /// [`Answers::versions`].
+    pub shared: Option<Arc<SharedCache>>,
     pub versions: Versions,
-    /// [`Answers::policy`].
     pub policy: Policy,
-    /// [`Answers::metrics`].
     pub metrics: Metrics,
-    /// [`Answers::clock`].
     pub clock: Clock,
-    /// [`Answers::random`].
     pub random: Random,
 }
 
-/// A failure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trouble {
     pub(super) reason: StaleReason,
@@ -106,10 +94,10 @@ pub(super) struct Trouble {
 
 /// A question at a state of the data.
 #[derive(Clone)]
-pub(super) struct Ask {
-    pub(super) wanted: Wanted,
+pub(super) struct CacheLookup {
+    pub(super) request: CacheRequest,
     pub(super) key: Key,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: VersionStamp,
     /// While the stamp is unknown: the last one that was not.
     pub(super) proven: Option<Proven>,
     pub(super) kind: Kind,
@@ -128,11 +116,11 @@ impl Answers {
             locks,
             versions,
             policy,
-            heat: Arc::default(),
+            hot_keys: Arc::default(),
             metrics,
             clock,
             random,
-            flights: Flights::default(),
+            single_flight: SingleFlight::default(),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             troubles: Cache::builder().max_capacity(TROUBLES).time_to_live(TROUBLED).build(),
             refusals: Refusals::new(),
@@ -141,187 +129,199 @@ impl Answers {
     }
 
     /// The answer to a question.
-    pub async fn get(&self, wanted: &Wanted) -> Result<Given, ReadError> {
-        let ask = self.ask(wanted).await?;
-        if ask.kind != Kind::Realtime {
-            self.heat.touch(&ask.key, wanted, (self.clock)());
+    pub async fn get(&self, request: &CacheRequest) -> Result<Given, ReadError> {
+        let lookup = self.lookup(request).await?;
+        if lookup.kind != Kind::Realtime {
+            self.hot_keys.touch(&lookup.key, request, (self.clock)());
         }
-        let remembered = self.memory.get(&ask.key).map(|kept| (self.worth(&ask, &kept), kept));
-        self.metrics.looked_up(Layer::Memory, remembered.as_ref().map(|(worth, _)| *worth));
+        let remembered = self.memory.get(&lookup.key).map(|cached| (self.freshness(&lookup, &cached), cached));
+        self.metrics.looked_up(Layer::Memory, Freshness::lookup(remembered.as_ref().map(|(freshness, _)| *freshness)));
         let given = match remembered {
-            Some((Worth::Fresh, kept)) => (kept, CacheStatus::Hit),
-            Some((Worth::Ageing, kept)) => self.ageing(&ask, kept),
-            Some((Worth::Excuse | Worth::Nothing, _)) | None => self.wait(&ask).await?,
+            Some((Freshness::Fresh, cached)) => (cached, CacheStatus::Hit),
+            Some((Freshness::Ageing, cached)) => self.ageing(&lookup, cached),
+            Some((Freshness::StaleIfError | Freshness::Unusable, _)) | None => self.wait(&lookup).await?,
         };
         Ok(self.counted(given))
     }
 
     /// The answer, computed for this caller alone; it replaces the remembered one.
-    pub async fn fresh(&self, wanted: &Wanted) -> Result<Given, ReadError> {
-        let ask = self.ask(wanted).await?;
-        let lease = match self.fleet(&ask) {
-            Some(locks) => locks.token(&ask).await,
+    pub async fn fresh(&self, request: &CacheRequest) -> Result<Given, ReadError> {
+        let lookup = self.lookup(request).await?;
+        let lease = match self.fleet(&lookup) {
+            Some(locks) => locks.token(&lookup).await,
             None => None,
         };
-        let found = self.compute(&ask, lease).await;
+        let found = self.compute(&lookup, lease).await;
         self.metrics.cache.refreshed(Refresh::Fresh, found.is_ok());
         match found {
-            Ok(found) => Ok((found.kept, CacheStatus::Miss)),
-            Err(error) => self.excused(&ask, error).await.map(|given| self.counted(given)),
+            Ok(found) => Ok((found.cached, CacheStatus::Miss)),
+            Err(error) => self.stale_if_error(&lookup, error).await.map(|given| self.counted(given)),
         }
     }
 
     fn counted(&self, given: Given) -> Given {
         if let CacheStatus::Stale(reason) = given.1 {
-            self.metrics.cache.stale(reason);
+            self.metrics.cache.stale(reason.label());
         }
         given
     }
 
-    async fn ask(&self, wanted: &Wanted) -> Result<Ask, ReadError> {
-        let (reach, now_ms) = (Reach::of(&wanted.plan), (self.clock)());
+    async fn lookup(&self, request: &CacheRequest) -> Result<CacheLookup, ReadError> {
+        let (time_span, now_ms) = (TimeSpan::of(&request.plan), (self.clock)());
         let redis_time = RedisTimeBudget::default();
-        let (project, span) = (wanted.scope.project(), reach.span(now_ms));
+        let (project, span) = (request.scope.project(), time_span.span(now_ms));
         let stamp = self.versions.stamp(project, &span, &redis_time).await;
         let proven = match stamp.days {
             DaysStamp::Unknown => self.versions.proven(project, &span),
             DaysStamp::Known { .. } => None,
         };
-        let key = Key::of(&wanted.scope, &wanted.name, stamp.generation).ok_or(ReadError::Failed)?;
-        let kind = reach.kind(stamp.days, now_ms);
-        Ok(Ask { wanted: wanted.clone(), key, stamp, proven, kind, redis_time })
+        let key = Key::of(&request.scope, &request.name, stamp.generation).ok_or(ReadError::Failed)?;
+        let kind = time_span.kind(stamp.days, now_ms);
+        Ok(CacheLookup { request: request.clone(), key, stamp, proven, kind, redis_time })
     }
 
-    pub(super) fn worth(&self, ask: &Ask, kept: &Kept) -> Worth {
-        kept.worth(ask.stamp.days, ask.proven, &self.policy, (self.clock)())
+    pub(super) fn freshness(&self, lookup: &CacheLookup, cached: &CachedAnswer) -> Freshness {
+        cached.freshness(lookup.stamp.days, lookup.proven, &self.policy, (self.clock)())
     }
 
     /// An answer whose time is about to end: given, and refreshed beside unless that has just failed.
-    fn ageing(&self, ask: &Ask, kept: Arc<Kept>) -> Given {
+    fn ageing(&self, lookup: &CacheLookup, cached: Arc<CachedAnswer>) -> Given {
         let has_failed =
-            self.troubles.get(&ask.wanted.around.span).is_some_and(|trouble| trouble.at.elapsed() < TROUBLE);
+            self.troubles.get(&lookup.request.fallback.span).is_some_and(|trouble| trouble.at.elapsed() < TROUBLE);
         if !has_failed && let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned() {
-            self.refresh(ask, Accept::NewerThan(kept.computed_ms), Some(permit));
+            self.refresh(lookup, Accept::NewerThan(cached.computed_ms), Some(permit));
         }
-        (kept, CacheStatus::Hit)
+        (cached, CacheStatus::Hit)
     }
 
-    fn refresh(&self, ask: &Ask, accept: Accept, permit: Option<OwnedSemaphorePermit>) {
-        let (answers, ask) = (self.clone(), ask.clone());
-        let key = (ask.key.clone(), ask.stamp);
-        self.flights.launch(&key, || async move {
+    fn refresh(&self, lookup: &CacheLookup, accept: Accept, permit: Option<OwnedSemaphorePermit>) {
+        let (answers, lookup) = (self.clone(), lookup.clone());
+        let key = (lookup.key.clone(), lookup.stamp);
+        self.single_flight.launch(&key, || async move {
             let _permit = permit;
             let metrics = answers.metrics.clone();
-            let found = answers.fly(ask, accept).await;
+            let found = answers.find_or_compute(lookup, accept).await;
             metrics.cache.refreshed(Refresh::Ahead, found.is_ok());
             found
         });
     }
 
     /// Refreshes a hot answer that was computed then, unless that is under way; `turn` is held meanwhile.
-    pub(super) async fn warm_up(&self, wanted: &Wanted, computed_ms: i64, turn: OwnedSemaphorePermit) {
-        let Some(wanted) = (wanted.renew)((self.clock)()) else { return };
-        let Ok(ask) = self.ask(&wanted).await else { return };
-        let (answers, key) = (self.clone(), (ask.key.clone(), ask.stamp));
-        self.flights.launch(&key, || async move {
+    pub(super) async fn warm_up(&self, request: &CacheRequest, computed_ms: i64, turn: OwnedSemaphorePermit) {
+        let Some(request) = (request.renew)((self.clock)()) else { return };
+        let Ok(lookup) = self.lookup(&request).await else { return };
+        let (answers, key) = (self.clone(), (lookup.key.clone(), lookup.stamp));
+        self.single_flight.launch(&key, || async move {
             let _turn = turn;
             let metrics = answers.metrics.clone();
-            let found = answers.fly(ask, Accept::NewerThan(computed_ms)).await;
+            let found = answers.find_or_compute(lookup, Accept::NewerThan(computed_ms)).await;
             metrics.cache.refreshed(Refresh::Warm, found.is_ok());
             found
         });
     }
 
-    async fn wait(&self, ask: &Ask) -> Result<Given, ReadError> {
-        let trouble = self.troubles.get(&ask.wanted.around.span);
+    async fn wait(&self, lookup: &CacheLookup) -> Result<Given, ReadError> {
+        let trouble = self.troubles.get(&lookup.request.fallback.span);
         if let Some(trouble) = trouble
-            && let Some(kept) = self.older(ask).await
+            && let Some(cached) = self.older(lookup).await
         {
-            return self.troubled(ask, trouble, kept).await;
+            return self.troubled(lookup, trouble, cached).await;
         }
-        let flight = || self.clone().fly(ask.clone(), Accept::Usable);
-        let (role, found) = self.flights.join(self.flight_for(ask), flight).await;
-        self.landed(ask, role, found.unwrap_or(Err(ReadError::Failed))).await
+        let compute = || self.clone().find_or_compute(lookup.clone(), Accept::Usable);
+        let (role, found) = self.single_flight.join(self.flight_key(lookup), compute).await;
+        self.given(lookup, role, found.unwrap_or(Err(ReadError::Failed))).await
     }
 
     /// The last try failed, and there is an older answer: who asks does not wait long for another try.
-    async fn troubled(&self, ask: &Ask, trouble: Trouble, kept: Arc<Kept>) -> Result<Given, ReadError> {
+    async fn troubled(
+        &self,
+        lookup: &CacheLookup,
+        trouble: Trouble,
+        cached: Arc<CachedAnswer>,
+    ) -> Result<Given, ReadError> {
         if trouble.at.elapsed() < TROUBLE {
-            return Ok((kept, CacheStatus::Stale(trouble.reason)));
+            return Ok((cached, CacheStatus::Stale(trouble.reason)));
         }
-        let key = self.flight_for(ask);
+        let key = self.flight_key(lookup);
         // With nobody waiting, so that the try goes on when its reader has gone.
-        if key.1 == ask.stamp
+        if key.1 == lookup.stamp
             && let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned()
         {
-            self.refresh(ask, Accept::Usable, Some(permit));
+            self.refresh(lookup, Accept::Usable, Some(permit));
         }
-        let flight = || self.clone().fly(ask.clone(), Accept::Usable);
-        match tokio::time::timeout(TRY_WITHIN, self.flights.join(key, flight)).await {
-            Ok((role, found)) => self.landed(ask, role, found.unwrap_or(Err(ReadError::Failed))).await,
+        let compute = || self.clone().find_or_compute(lookup.clone(), Accept::Usable);
+        match tokio::time::timeout(TRY_WITHIN, self.single_flight.join(key, compute)).await {
+            Ok((role, found)) => self.given(lookup, role, found.unwrap_or(Err(ReadError::Failed))).await,
             Err(_) => {
                 // The others are given it at once, for a while.
-                self.troubles.insert(ask.wanted.around.span, Trouble { at: Instant::now(), ..trouble });
-                Ok((kept, CacheStatus::Stale(trouble.reason)))
+                self.troubles.insert(lookup.request.fallback.span, Trouble { at: Instant::now(), ..trouble });
+                Ok((cached, CacheStatus::Stale(trouble.reason)))
             }
         }
     }
 
-    async fn landed(&self, ask: &Ask, role: Role, found: Result<Found, ReadError>) -> Result<Given, ReadError> {
+    async fn given(
+        &self,
+        lookup: &CacheLookup,
+        role: Role,
+        found: Result<Obtained, ReadError>,
+    ) -> Result<Given, ReadError> {
         let found = match found {
             Ok(found) => found,
-            Err(error) => return self.excused(ask, error).await,
+            Err(error) => return self.stale_if_error(lookup, error).await,
         };
         if role == Role::Follower && found.origin == Origin::Computed {
             self.metrics.coalesced();
         }
         Ok(match (found.origin, role) {
-            (Origin::Remembered, _) if self.worth(ask, &found.kept) == Worth::Ageing => self.ageing(ask, found.kept),
-            (Origin::Remembered, _) => (found.kept, CacheStatus::Hit),
-            (Origin::Computed, Role::Leader) => (found.kept, CacheStatus::Miss),
-            (Origin::Computed, Role::Follower) | (Origin::Elsewhere, _) => (found.kept, CacheStatus::Coalesced),
+            (Origin::Remembered, _) if self.freshness(lookup, &found.cached) == Freshness::Ageing => {
+                self.ageing(lookup, found.cached)
+            }
+            (Origin::Remembered, _) => (found.cached, CacheStatus::Hit),
+            (Origin::Computed, Role::Leader) => (found.cached, CacheStatus::Miss),
+            (Origin::Computed, Role::Follower) | (Origin::Elsewhere, _) => (found.cached, CacheStatus::Coalesced),
         })
     }
 
-    /// Readers of one stamp share a flight; who knows no versions takes any.
-    fn flight_for(&self, ask: &Ask) -> (Key, Stamp) {
-        let any = match ask.stamp.days {
-            DaysStamp::Unknown => self.flights.find(|(key, _)| *key == ask.key),
+    /// Readers of one stamp share a computation; without versions, any computation of the key is joined.
+    fn flight_key(&self, lookup: &CacheLookup) -> (Key, VersionStamp) {
+        let any = match lookup.stamp.days {
+            DaysStamp::Unknown => self.single_flight.find(|(key, _)| *key == lookup.key),
             DaysStamp::Known { .. } => None,
         };
-        any.unwrap_or_else(|| (ask.key.clone(), ask.stamp))
+        any.unwrap_or_else(|| (lookup.key.clone(), lookup.stamp))
     }
 
     /// An older answer instead of an error that passes.
-    async fn excused(&self, ask: &Ask, error: ReadError) -> Result<Given, ReadError> {
+    async fn stale_if_error(&self, lookup: &CacheLookup, error: ReadError) -> Result<Given, ReadError> {
         let Some(reason) = StaleReason::of(&error) else { return Err(error) };
-        let kept = self.older(ask).await.ok_or(error)?;
-        Ok((kept, CacheStatus::Stale(reason)))
+        let cached = self.older(lookup).await.ok_or(error)?;
+        Ok((cached, CacheStatus::Stale(reason)))
     }
 
     /// Whatever is kept for the question, or for the same question as it was asked a little earlier.
-    async fn older(&self, ask: &Ask) -> Option<Arc<Kept>> {
+    async fn older(&self, lookup: &CacheLookup) -> Option<Arc<CachedAnswer>> {
         // The last one's key may be of another generation: what an operator cleared is not given again.
-        let last = |around| self.last.get(&around).filter(|key| key.generation() == ask.stamp.generation);
-        let around = ask.wanted.around.all().into_iter().filter_map(last);
-        for key in std::iter::once(ask.key.clone()).chain(around) {
-            let kept = match self.memory.get(&key) {
-                Some(kept) => Some(kept),
-                None => self.in_redis(ask, &key).await.map(Arc::new),
+        let last = |fallback| self.last.get(&fallback).filter(|key| key.generation() == lookup.stamp.generation);
+        let fallback = lookup.request.fallback.all().into_iter().filter_map(last);
+        for key in std::iter::once(lookup.key.clone()).chain(fallback) {
+            let cached = match self.memory.get(&key) {
+                Some(cached) => Some(cached),
+                None => self.in_redis(lookup, &key).await.map(Arc::new),
             };
-            if let Some(kept) = kept.filter(|kept| self.worth(ask, kept) != Worth::Nothing) {
-                return Some(kept);
+            if let Some(cached) = cached.filter(|cached| self.freshness(lookup, cached) != Freshness::Unusable) {
+                return Some(cached);
             }
         }
         None
     }
 
-    async fn in_redis(&self, ask: &Ask, key: &Key) -> Option<Kept> {
-        self.fleet(ask)?.shared.get(key, &ask.redis_time).await.ok().flatten()
+    async fn in_redis(&self, lookup: &CacheLookup, key: &Key) -> Option<CachedAnswer> {
+        self.fleet(lookup)?.shared.get(key, &lookup.redis_time).await.ok().flatten()
     }
 
     /// The other instances. Not for who has just found Redis to be no help: it is not asked twice by one request.
-    pub(super) fn fleet(&self, ask: &Ask) -> Option<&Locks> {
-        self.locks.as_ref().filter(|_| !ask.redis_time.is_over())
+    pub(super) fn fleet(&self, lookup: &CacheLookup) -> Option<&Locks> {
+        self.locks.as_ref().filter(|_| !lookup.redis_time.is_over())
     }
 }

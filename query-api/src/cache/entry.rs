@@ -1,12 +1,13 @@
-//! A remembered answer: as it is given to a reader, as it is kept, and how it is written down for Redis.
+//! A cached answer: as it is given to a reader, as it is stored, and how it is encoded for Redis.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::packed::{Packed, beside};
+use super::compressed::{Compressed, beside};
 use super::stamp::{DaysStamp, Proven};
 use super::ttl::{Ends, Policy};
+use crate::telemetry::Lookup;
 
 /// An answer, rendered but for what changes from one reader to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +36,13 @@ impl Entry {
     }
 }
 
-/// An answer as it is kept.
+/// An answer as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// [`Entry::head`].
-    pub body: Packed,
-    /// [`Entry::etag`].
+pub struct CachedAnswer {
+    pub body: Compressed,
     pub etag: String,
     /// [`Entry::computed_ms`]: when that began.
     pub computed_ms: i64,
-    /// [`Entry::oldest_ms`].
     pub oldest_ms: i64,
     /// When it ends.
     pub ends: Ends,
@@ -61,23 +59,35 @@ pub(super) const fn is_ahead(computed_ms: i64, now_ms: i64) -> bool {
     computed_ms > now_ms.saturating_add(AHEAD_MS)
 }
 
-/// What a kept answer is worth to a reader.
+/// Whether a cached answer may be given to a reader: the stale-if-error policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Worth {
+pub enum Freshness {
     /// Given as it is.
     Fresh,
     /// Given, and refreshed: its time is about to end.
     Ageing,
     /// Given only when there is no other: its time is over, or it is of older data, or from the future.
-    Excuse,
+    StaleIfError,
     /// Nothing.
-    Nothing,
+    Unusable,
 }
 
-impl Kept {
+impl Freshness {
+    /// What a look-up found, as it is counted.
+    pub(super) const fn lookup(found: Option<Self>) -> Lookup {
+        match found {
+            Some(Self::Fresh) => Lookup::Hit,
+            Some(Self::Ageing) => Lookup::Ageing,
+            Some(Self::StaleIfError | Self::Unusable) => Lookup::Outdated,
+            None => Lookup::Miss,
+        }
+    }
+}
+
+impl CachedAnswer {
     /// What it is worth to a reader of `days`. While nobody can say what they are, an answer that is of what was last `proven` is as old
     /// as that.
-    pub fn worth(&self, days: DaysStamp, proven: Option<Proven>, policy: &Policy, now_ms: i64) -> Worth {
+    pub fn freshness(&self, days: DaysStamp, proven: Option<Proven>, policy: &Policy, now_ms: i64) -> Freshness {
         let right_ms = proven.filter(|proven| proven.days == self.days).map_or(i64::MIN, |proven| proven.at_ms);
         let ends = match days {
             DaysStamp::Unknown => policy.unversioned(self.ends, self.computed_ms.max(right_ms)),
@@ -85,20 +95,20 @@ impl Kept {
         };
         let is_of_these_days = days == DaysStamp::Unknown || days == self.days;
         if now_ms >= ends.keep_ms {
-            Worth::Nothing
+            Freshness::Unusable
         } else if !is_of_these_days || now_ms >= ends.end_ms || is_ahead(self.computed_ms, now_ms) {
-            Worth::Excuse
+            Freshness::StaleIfError
         } else if now_ms >= ends.ahead_ms {
-            Worth::Ageing
+            Freshness::Ageing
         } else {
-            Worth::Fresh
+            Freshness::Fresh
         }
     }
 
     /// For a reader; `None` when it is damaged.
     pub async fn open(self: Arc<Self>) -> Option<Entry> {
-        let kept = Arc::clone(&self);
-        let head = beside(self.body.work(), move || kept.body.open()).await??;
+        let cached = Arc::clone(&self);
+        let head = beside(self.body.work(), move || cached.body.open()).await??;
         let Self { computed_ms, oldest_ms, ends, .. } = *self;
         Some(Entry { head, etag: self.etag.clone(), computed_ms, oldest_ms, expires_ms: ends.end_ms })
     }
@@ -135,7 +145,7 @@ impl Kept {
         usize::try_from(raw).unwrap_or(usize::MAX).max(written.len())
     }
 
-    /// Reads what [`Kept::encode`] wrote; `None` for anything else.
+    /// Reads what [`CachedAnswer::encode`] wrote; `None` for anything else.
     pub fn decode(written: &[u8]) -> Option<Self> {
         let mut rest = unsealed(MAGIC, written)?;
         let mut time = || take(&mut rest).map(i64::from_le_bytes);
@@ -150,7 +160,7 @@ impl Kept {
         let tag_length = take(&mut rest).map(u16::from_le_bytes)?;
         let (tag, body) = rest.split_at_checked(usize::from(tag_length))?;
         Some(Self {
-            body: Packed::from_parts(Bytes::copy_from_slice(body), raw),
+            body: Compressed::from_parts(Bytes::copy_from_slice(body), raw),
             etag: std::str::from_utf8(tag).ok()?.to_owned(),
             computed_ms,
             oldest_ms,
@@ -194,9 +204,9 @@ pub(super) mod tests {
     const NOW: DaysStamp = DaysStamp::Known { epoch: 1, sum: 7 };
 
     /// Computed at 1 s; refreshed ahead, over and forgotten 45 s, 60 s and an hour later.
-    pub(crate) fn kept(body: impl Into<Bytes>) -> Kept {
-        Kept {
-            body: Packed::of(&body.into()),
+    pub(crate) fn cached(body: impl Into<Bytes>) -> CachedAnswer {
+        CachedAnswer {
+            body: Compressed::of(&body.into()),
             etag: "W/\"a\"".into(),
             computed_ms: 1_000,
             oldest_ms: 500,
@@ -207,65 +217,83 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for kept in [kept("{\"data\":["), kept("[0]".repeat(5_000)), Kept { days: DaysStamp::Unknown, ..kept("") }] {
-            let written = kept.encode();
-            assert_eq!(Kept::raw_bytes(&written), kept.body.work().max(written.len()));
-            assert_eq!(Kept::decode(&written), Some(kept));
+        for cached in [
+            cached("{\"data\":["),
+            cached("[0]".repeat(5_000)),
+            CachedAnswer { days: DaysStamp::Unknown, ..cached("") },
+        ] {
+            let written = cached.encode();
+            assert_eq!(CachedAnswer::raw_bytes(&written), cached.body.work().max(written.len()));
+            assert_eq!(CachedAnswer::decode(&written), Some(cached));
         }
     }
 
     #[test]
     fn any_damage_is_noticed() {
-        let written = kept("{\"data\":[").encode();
+        let written = cached("{\"data\":[").encode();
         for length in 0..written.len() {
-            assert_eq!(Kept::decode(&written[..length]), None, "cut to {length}");
+            assert_eq!(CachedAnswer::decode(&written[..length]), None, "cut to {length}");
         }
         for place in 0..written.len() {
             let mut damaged = written.clone();
             damaged[place] ^= 1;
-            assert_eq!(Kept::decode(&damaged), None, "byte {place}");
+            assert_eq!(CachedAnswer::decode(&damaged), None, "byte {place}");
         }
     }
 
     #[test]
     fn an_answer_is_fresh_then_refreshed_then_an_excuse() {
-        let kept = kept("");
-        let worth = |days, now_ms| kept.worth(days, None, &POLICY, now_ms);
+        let cached = cached("");
+        let freshness = |days, now_ms| cached.freshness(days, None, &POLICY, now_ms);
         assert_eq!(
-            [45_999, 46_000, 60_999, 61_000, 3_600_999, 3_601_000].map(|now| worth(NOW, now)),
-            [Worth::Fresh, Worth::Ageing, Worth::Ageing, Worth::Excuse, Worth::Excuse, Worth::Nothing]
+            [45_999, 46_000, 60_999, 61_000, 3_600_999, 3_601_000].map(|now| freshness(NOW, now)),
+            [
+                Freshness::Fresh,
+                Freshness::Ageing,
+                Freshness::Ageing,
+                Freshness::StaleIfError,
+                Freshness::StaleIfError,
+                Freshness::Unusable
+            ]
         );
-        assert_eq!(worth(DaysStamp::Known { epoch: 1, sum: 8 }, 2_000), Worth::Excuse, "the days were written to");
+        assert_eq!(
+            freshness(DaysStamp::Known { epoch: 1, sum: 8 }, 2_000),
+            Freshness::StaleIfError,
+            "the days were written to"
+        );
     }
 
     #[test]
     fn an_answer_from_the_future_is_an_excuse() {
-        let kept = Kept { computed_ms: 10_000, ..kept("") };
-        let worth = [4_999, 5_000, 10_000].map(|now_ms| kept.worth(NOW, None, &POLICY, now_ms));
-        assert_eq!(worth, [Worth::Excuse, Worth::Fresh, Worth::Fresh]);
+        let cached = CachedAnswer { computed_ms: 10_000, ..cached("") };
+        let freshness = [4_999, 5_000, 10_000].map(|now_ms| cached.freshness(NOW, None, &POLICY, now_ms));
+        assert_eq!(freshness, [Freshness::StaleIfError, Freshness::Fresh, Freshness::Fresh]);
     }
 
     #[test]
     fn an_answer_without_versions_is_not_for_who_knows_them() {
-        let unknown = Kept { days: DaysStamp::Unknown, ..kept("") };
-        assert_eq!(unknown.worth(NOW, None, &POLICY, 2_000), Worth::Excuse);
-        assert_eq!(unknown.worth(DaysStamp::Unknown, None, &POLICY, 2_000), Worth::Fresh);
+        let unknown = CachedAnswer { days: DaysStamp::Unknown, ..cached("") };
+        assert_eq!(unknown.freshness(NOW, None, &POLICY, 2_000), Freshness::StaleIfError);
+        assert_eq!(unknown.freshness(DaysStamp::Unknown, None, &POLICY, 2_000), Freshness::Fresh);
         // Who does not know takes any, but not for long.
         let ends = Ends { ahead_ms: 2_700_000, end_ms: 3_600_000, ..unknown.ends };
-        let closed = Kept { ends, days: NOW, ..unknown };
-        let worth = |proven, now_ms| closed.worth(DaysStamp::Unknown, proven, &POLICY, now_ms);
-        let alone = [45_999, 46_000, 61_000].map(|now_ms| worth(None, now_ms));
-        assert_eq!(alone, [Worth::Fresh, Worth::Ageing, Worth::Excuse]);
+        let closed = CachedAnswer { ends, days: NOW, ..unknown };
+        let freshness = |proven, now_ms| closed.freshness(DaysStamp::Unknown, proven, &POLICY, now_ms);
+        let alone = [45_999, 46_000, 61_000].map(|now_ms| freshness(None, now_ms));
+        assert_eq!(alone, [Freshness::Fresh, Freshness::Ageing, Freshness::StaleIfError]);
         // It was right when somebody could last say.
         let proven = Some(Proven { days: NOW, at_ms: 500_000 });
-        assert_eq!([501_000, 560_000].map(|now_ms| worth(proven, now_ms)), [Worth::Fresh, Worth::Excuse]);
+        assert_eq!(
+            [501_000, 560_000].map(|now_ms| freshness(proven, now_ms)),
+            [Freshness::Fresh, Freshness::StaleIfError]
+        );
         let other = Some(Proven { days: DaysStamp::Known { epoch: 1, sum: 8 }, at_ms: 500_000 });
-        assert_eq!(worth(other, 501_000), Worth::Excuse);
+        assert_eq!(freshness(other, 501_000), Freshness::StaleIfError);
     }
 
     #[tokio::test]
     async fn a_reader_is_told_the_age_of_the_oldest_part_and_what_remains() {
-        let entry = Arc::new(kept("x")).open().await.unwrap();
+        let entry = Arc::new(cached("x")).open().await.unwrap();
         assert_eq!((entry.age_s(3_500), entry.remaining_s(3_500)), (3, 57));
     }
 }

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::request::BadRequest;
 
-/// The parameter's name.
 const NAME: &str = "fresh";
 
 /// Between two computations for one caller, in this instance.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tallyhouse_sql::hex;
 use ulid::Ulid;
 
-use super::stamp::{DaysStamp, Generation, Stamp};
+use super::stamp::{DaysStamp, Generation, VersionStamp};
 use crate::authorize::Scope;
 
 /// Raised whenever the rendered form or the meaning of a plan changes, so that instances of two versions sharing a
@@ -26,7 +26,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a question of a project, by its name ([`Wanted::name`](super::question::Wanted)). What cannot be written down has
+    /// The key of a question of a project, by its name ([`CacheRequest::name`]). What cannot be written down has
     /// none, and is not remembered.
     pub fn of(scope: &Scope, name: &str, generation: Generation) -> Option<Self> {
         let text = serde_json::to_string(&(VERSION, generation, scope.project(), name)).ok()?;
@@ -67,14 +67,13 @@ pub struct RedisNames {
 }
 
 impl RedisNames {
-    /// The answer.
     pub fn answer(&self) -> String {
         format!("tallyhouse:answer:{{{}}}", self.digest)
     }
 
     /// Who computes it, from the data that the stamp tells: a reader of newer data must not wait for an answer from
     /// older.
-    pub fn lock(&self, stamp: Stamp) -> String {
+    pub fn lock(&self, stamp: VersionStamp) -> String {
         let days = match stamp.days {
             DaysStamp::Known { epoch, sum } => format!("{epoch}.{sum}"),
             DaysStamp::Unknown => "unknown".to_owned(),
@@ -94,12 +93,12 @@ impl RedisNames {
 pub struct PartKey {
     pub(super) name: Arc<str>,
     pub(super) project: Arc<str>,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: VersionStamp,
 }
 
 impl PartKey {
     /// The key of what `what` describes, as read at `stamp`.
-    pub fn of(scope: &Scope, what: &impl Serialize, stamp: Stamp) -> Self {
+    pub fn of(scope: &Scope, what: &impl Serialize, stamp: VersionStamp) -> Self {
         let mut digest = Written(Sha256::new());
         let written = serde_json::to_writer(&mut digest, &(VERSION, stamp.generation, scope.project(), what));
         if written.is_err() {
@@ -144,12 +143,12 @@ mod tests {
 
     #[test]
     fn parts_of_two_projects_do_not_meet() {
-        let stamp = Stamp { generation: NONE, days: DaysStamp::Unknown };
+        let stamp = VersionStamp { generation: NONE, days: DaysStamp::Unknown };
         let key = |project: &str, what: &str| PartKey::of(&Scope::for_test(project), &what, stamp);
         assert_eq!(key("a", "x"), key("a", "x"));
         assert_ne!(key("a", "x").name, key("b", "x").name);
         assert_ne!(key("a", "x").name, key("a", "y").name);
-        let purged = Stamp { generation: Generation::Process { all: 1, project: 0 }, ..stamp };
+        let purged = VersionStamp { generation: Generation::Process { all: 1, project: 0 }, ..stamp };
         assert_ne!(PartKey::of(&Scope::for_test("a"), &"x", purged).name, key("a", "x").name);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! * A leader that dies stops renewing; its lock ends within [`LOCK`] and a follower takes over.
 //! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
-//! * Nobody waits longer than a query may take; who does computes alone.
+//! * Nobody waits longer than a query may take: after the deadline, compute without the lock.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use std::time::Duration;
 use deadpool_redis::redis;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::answers::Ask;
-use super::entry::Kept;
-use super::shared::{Away, MAX_BYTES, Request, Shared};
-use super::stamp::Stamp;
+use super::answers::CacheLookup;
+use super::entry::CachedAnswer;
+use super::shared::{Away, MAX_BYTES, Request, SharedCache};
+use super::stamp::VersionStamp;
 use super::{Key, RedisTimeBudget};
-use crate::Random;
-use crate::metrics::{Dropped, LockEvent, Metrics};
+use crate::clock::Random;
+use crate::telemetry::{Dropped, LockEvent, Metrics};
 
 /// How long a lock lives without being renewed: as long as a dead leader strands its followers.
 pub const LOCK: Duration = Duration::from_secs(2);
@@ -64,12 +64,12 @@ if newest then redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3]) end
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return newest and 1 or 0";
 
-/// What a look at the fleet came to.
-pub(super) enum Turn {
+/// The result of waiting for the fleet.
+pub(super) enum FleetOutcome {
     /// Compute; the others wait.
     Lead(Box<Lease>),
     /// Another instance computed it meanwhile.
-    Found(Kept),
+    Found(CachedAnswer),
     /// Compute; nobody knows of it.
     Alone,
 }
@@ -77,30 +77,31 @@ pub(super) enum Turn {
 /// Locks of the fleet.
 #[derive(Clone)]
 pub struct Locks {
-    /// Redis.
-    pub shared: Arc<Shared>,
-    /// Counts what happens.
+    pub shared: Arc<SharedCache>,
     pub metrics: Metrics,
-    /// Jitter.
     pub random: Random,
 }
 
 impl Locks {
-    /// Waits until there is an answer that `is_good`, or it is this instance's turn to compute it; for no longer than one computation
+    /// Waits until there is an answer that `is_good`, or this instance has the lock; for no longer than one computation
     /// may take, a dead leader's lock included, or failures of a fleet would be waited for one after the other.
-    pub(super) async fn turn(&self, ask: &Ask, is_good: impl Fn(&Kept) -> bool) -> Turn {
-        let deadline = Instant::now() + ask.wanted.within + LOCK;
+    pub(super) async fn acquire_or_wait(
+        &self,
+        lookup: &CacheLookup,
+        is_good: impl Fn(&CachedAnswer) -> bool,
+    ) -> FleetOutcome {
+        let deadline = Instant::now() + lookup.request.within + LOCK;
         let mut has_waited = false;
         loop {
-            match self.acquire(ask).await {
-                Err(Away) => return Turn::Alone,
-                Ok(Some((lease, Some(kept)))) if is_good(&kept) => {
+            match self.acquire(lookup).await {
+                Err(Away) => return FleetOutcome::Alone,
+                Ok(Some((lease, Some(cached)))) if is_good(&cached) => {
                     drop(lease);
-                    return Turn::Found(kept);
+                    return FleetOutcome::Found(cached);
                 }
                 Ok(Some((lease, _))) => {
                     self.metrics.cache.lock(if has_waited { LockEvent::TookOver } else { LockEvent::Led });
-                    return Turn::Lead(Box::new(lease));
+                    return FleetOutcome::Lead(Box::new(lease));
                 }
                 Ok(None) => {}
             }
@@ -108,20 +109,20 @@ impl Locks {
                 self.metrics.cache.lock(LockEvent::Waited);
             }
             has_waited = true;
-            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(ask)).await else {
+            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(lookup)).await else {
                 self.metrics.cache.lock(LockEvent::GaveUp);
-                return Turn::Alone;
+                return FleetOutcome::Alone;
             };
-            match self.shared.get(&ask.key, &ask.redis_time).await {
-                Ok(Some(kept)) if is_good(&kept) => return Turn::Found(kept),
+            match self.shared.get(&lookup.key, &lookup.redis_time).await {
+                Ok(Some(cached)) if is_good(&cached) => return FleetOutcome::Found(cached),
                 Ok(_) => {}
-                Err(Away) => return Turn::Alone,
+                Err(Away) => return FleetOutcome::Alone,
             }
         }
     }
 
     /// A lease without a lock: for an answer that replaces whatever there is.
-    pub(super) async fn token(&self, Ask { key, stamp, redis_time, .. }: &Ask) -> Option<Lease> {
+    pub(super) async fn token(&self, CacheLookup { key, stamp, redis_time, .. }: &CacheLookup) -> Option<Lease> {
         if !key.is_shared() {
             return None;
         }
@@ -132,8 +133,8 @@ impl Locks {
         token.ok().map(|token| self.lease(key, *stamp, token))
     }
 
-    async fn acquire(&self, ask: &Ask) -> Result<Option<(Lease, Option<Kept>)>, Away> {
-        let Ask { key, stamp, redis_time, .. } = ask;
+    async fn acquire(&self, lookup: &CacheLookup) -> Result<Option<(Lease, Option<CachedAnswer>)>, Away> {
+        let CacheLookup { key, stamp, redis_time, .. } = lookup;
         if !key.is_shared() {
             return Err(Away);
         }
@@ -146,16 +147,16 @@ impl Locks {
         let mut taken = taken.into_iter();
         let Some(redis::Value::Int(token)) = taken.next() else { return Ok(None) };
         let lease = self.lease(key, *stamp, token);
-        let kept = match taken.next() {
+        let cached = match taken.next() {
             Some(redis::Value::BulkString(written)) => self.shared.read(&names.answer(), written, redis_time).await?,
             _ => None,
         };
-        Ok(Some((lease, kept)))
+        Ok(Some((lease, cached)))
     }
 
     /// The time of looks is not of the answer's time budget: it waits for whoever has the lock, not for Redis.
-    async fn until_unlocked(&self, ask: &Ask) -> Result<(), Away> {
-        let lock = ask.key.in_redis().lock(ask.stamp);
+    async fn until_unlocked(&self, lookup: &CacheLookup) -> Result<(), Away> {
+        let lock = lookup.key.in_redis().lock(lookup.stamp);
         let mut exists = redis::cmd("EXISTS");
         exists.arg(&lock);
         let mut pause = LOOK_AFTER;
@@ -164,14 +165,14 @@ impl Locks {
             pause = (pause * 2).min(LOOK_AT_LEAST_EVERY);
             let own = RedisTimeBudget::default();
             let call = self.shared.ask_for(&own, Request::One(exists.clone()));
-            let is_locked: bool = call.await.inspect_err(|_| ask.redis_time.end())?;
+            let is_locked: bool = call.await.inspect_err(|_| lookup.redis_time.end())?;
             if !is_locked {
                 return Ok(());
             }
         }
     }
 
-    fn lease(&self, key: &Key, stamp: Stamp, token: i64) -> Lease {
+    fn lease(&self, key: &Key, stamp: VersionStamp, token: i64) -> Lease {
         Lease { locks: self.clone(), key: key.clone(), stamp, token, is_over: false }
     }
 }
@@ -180,7 +181,7 @@ impl Locks {
 pub(super) struct Lease {
     locks: Locks,
     key: Key,
-    stamp: Stamp,
+    stamp: VersionStamp,
     token: i64,
     is_over: bool,
 }
@@ -204,13 +205,13 @@ impl Lease {
     }
 
     /// Publishes the answer and unlocks.
-    pub(super) async fn publish(mut self, kept: &Kept, now_ms: i64) {
-        let remaining = u64::try_from(kept.ends.shared_ms() - now_ms).unwrap_or(0);
-        if remaining == 0 || kept.bytes() > MAX_BYTES {
+    pub(super) async fn publish(mut self, cached: &CachedAnswer, now_ms: i64) {
+        let remaining = u64::try_from(cached.ends.shared_ms() - now_ms).unwrap_or(0);
+        if remaining == 0 || cached.bytes() > MAX_BYTES {
             self.locks.metrics.cache.dropped(Dropped::TooLarge);
             return;
         }
-        let (names, written) = (self.key.in_redis(), kept.encode());
+        let (names, written) = (self.key.in_redis(), cached.encode());
         let mut script = redis::cmd("EVAL");
         script.arg(PUBLISH).arg(3).arg(names.lock(self.stamp)).arg(names.fence()).arg(names.answer());
         script.arg(self.token).arg(written).arg(remaining);
@@ -246,7 +247,7 @@ impl Drop for Lease {
     }
 }
 
-async fn run(shared: &Shared, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
+async fn run(shared: &SharedCache, script: &'static str, lock: &str, token: i64, rest: &[&str]) -> Result<i64, Away> {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(1).arg(lock).arg(token).arg(rest);
     shared.ask(Request::One(command)).await

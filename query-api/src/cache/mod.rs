@@ -1,61 +1,66 @@
-//! Answers are remembered: in this process, and in Redis when there is one.
+//! The cache of answers: in this process, and in Redis when there is one.
 //!
 //! ```text
-//! stamp of the days -> key -> memory -> flight of the process -> Redis -> flight of the fleet -> compute
+//! version stamp -> key -> memory -> single flight -> Redis -> lock over the fleet -> compute
 //! ```
 //!
-//! * Right: an answer holds the stamp of the data that it was computed from, and is given only to who asks for that
-//!   stamp. Whoever stores events raises the versions of their days and hours, so a late event shows at once, and the next ones of a trickle
-//!   within half a second: each costs an answer. Who stores also vouches that all of it was told ([`pulse`]); while nobody does, versions
-//!   are unknown, and answers live by a short time.
-//! * Quick: in the last part of its time an answer is given while one refresh runs; beyond it nobody is given it, unless ClickHouse cannot
-//!   answer.
-//! * One query for a crowd: computations are shared in the process, and over the fleet by a lock with a fencing token.
-//! * Tenants apart: the key holds the project. Errors are never remembered.
-//! * Redis is a help, never a need: whatever is wrong with it counts as "not there" and costs an answer one short wait. ClickHouse
-//!   away means older answers, marked.
+//! * Correct: a cached answer holds the version stamp of the data that it was computed from, and is given only for that stamp.
+//!   Ingesters raise the versions of the days and hours that they store events of, so a late event shows at once. Further late events
+//!   appear at most every 500 ms, because each costs an answer. Ingesters also prove by heartbeats that they have raised all versions
+//!   ([`heartbeats`]). Without that proof versions are unknown, and answers live for a short time.
+//! * Fast: in the last part of its time an answer is given while one refresh runs. After its time it is given only while
+//!   ClickHouse cannot answer.
+//! * One query for a crowd: the process shares computations, and the fleet does by a lock with a fencing token.
+//! * Tenants apart: the key holds the project. Errors are never cached.
+//! * Redis is optional: any failure of it counts as a miss and costs an answer one short wait. While ClickHouse is away, older
+//!   answers are given, and marked as stale.
 //!
-//! [`ttl`] is the policy, [`versions`] tells stamps, [`pulse`] whether they can be believed, [`redis_time_budget`] is how long an answer waits for Redis, [`lock`] is the flight of the
-//! fleet, [`answers`] the way through all layers, [`parts`] a second kind of value for pieces of answers, which
-//! [`underway`] computes once for all who need them.
+//! [`ttl`] is the policy. [`versions`] reads version stamps. [`redis_time_budget`] bounds how long an answer waits for Redis.
+//! [`lock`] is the lock over the fleet. [`answers`] leads through all layers. [`parts`] caches pieces of answers, and
+//! [`in_flight`] computes each of them once.
 
 pub mod all;
 pub mod answers;
+pub mod cache_request;
+mod clear_counts;
+pub mod compressed;
+mod compute;
+mod day_version_table;
 pub mod entry;
-pub mod flight;
-mod fly;
 pub mod fresh;
-pub mod heat;
+pub mod heartbeats;
+pub mod hot_keys;
+pub mod in_flight;
 pub mod key;
-mod known;
-mod line;
 pub mod lock;
 pub mod memory;
-pub mod packed;
 pub mod parts;
-pub mod pulse;
-mod purges;
-pub mod question;
-pub mod reach;
+mod redis_client;
 pub mod redis_time_budget;
 pub(crate) mod refusals;
+pub mod rendered;
 pub mod shared;
 #[cfg(test)]
 mod simulated;
+pub mod single_flight;
 pub mod stamp;
+pub mod status;
+pub mod time_span;
 pub mod ttl;
-pub mod underway;
 pub mod versions;
 pub mod warm;
 
 pub use all::Cache;
 pub use answers::Answers;
-pub use entry::{Entry, Kept};
+pub use cache_request::CacheRequest;
+pub use entry::{CachedAnswer, Entry};
 pub use key::{Key, PartKey};
 pub use memory::Memory;
 pub use parts::Parts;
 pub use redis_time_budget::RedisTimeBudget;
-pub use shared::Shared;
-pub use stamp::{DaysStamp, Generation, Stamp};
+pub use rendered::Rendered;
+pub use shared::SharedCache;
+pub use stamp::{DaysStamp, Generation, VersionStamp};
+pub use status::{CacheStatus, StaleReason};
 pub use ttl::Life;
 pub use versions::Versions;

@@ -18,16 +18,16 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::RedisTimeBudget;
+use super::compressed::{Compressed, beside};
 use super::entry::{is_ahead, sealed, take, unsealed};
+use super::in_flight::{Claim, InFlightParts, PartWaiter};
 use super::key::PartKey;
-use super::packed::{Packed, beside};
-use super::shared::{MAX_BYTES, Request, Shared};
+use super::shared::{MAX_BYTES, Request, SharedCache};
 use super::stamp::DaysStamp;
 use super::ttl::{Life, Policy};
-use super::underway::{Claim, Theirs, Underway};
 use crate::admission::Class;
-use crate::metrics::{Dropped, Layer, Metrics};
-use crate::{Clock, Random};
+use crate::clock::{Clock, Random};
+use crate::telemetry::{Dropped, Layer, Metrics};
 
 /// Pipelines to Redis under way at once; beyond, parts are remembered in memory only.
 const WRITES: usize = 32;
@@ -38,9 +38,9 @@ const MAGIC: &[u8; 4] = b"THP1";
 /// Remembered parts; clones share them.
 #[derive(Clone)]
 pub struct Parts {
-    memory: Cache<Arc<str>, Part>,
-    underway: Underway,
-    shared: Option<Arc<Shared>>,
+    memory: Cache<Arc<str>, StoredPart>,
+    in_flight: InFlightParts,
+    shared: Option<Arc<SharedCache>>,
     writes: Arc<Semaphore>,
     policy: Policy,
     metrics: Metrics,
@@ -49,8 +49,8 @@ pub struct Parts {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Part {
-    body: Packed,
+struct StoredPart {
+    body: Compressed,
     days: DaysStamp,
     read_ms: i64,
     ends_ms: i64,
@@ -59,7 +59,7 @@ struct Part {
 
 /// A part that was remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
+pub struct CachedPart {
     /// What was put.
     pub bytes: Bytes,
     /// When it was read from ClickHouse, in milliseconds since the epoch.
@@ -68,12 +68,9 @@ pub struct Remembered {
 
 /// A part to be remembered.
 #[derive(Debug, Clone)]
-pub struct Computed {
-    /// Under what.
+pub struct ComputedPart {
     pub key: PartKey,
-    /// The part.
     pub bytes: Bytes,
-    /// For how long.
     pub life: Life,
 }
 
@@ -81,15 +78,11 @@ pub struct Computed {
 pub struct PartsDeps {
     /// Bytes that memory may take.
     pub bytes: u64,
-    /// Redis.
-    pub shared: Option<Arc<Shared>>,
+    pub shared: Option<Arc<SharedCache>>,
     /// How long answers live.
     pub policy: Policy,
-    /// Counts what happens.
     pub metrics: Metrics,
-    /// The present.
     pub clock: Clock,
-    /// Jitter.
     pub random: Random,
 }
 
@@ -97,17 +90,17 @@ impl Parts {
     /// Nothing remembered yet.
     pub fn new(deps: PartsDeps) -> Self {
         let PartsDeps { bytes, shared, policy, metrics, clock, random } = deps;
-        let weigh = |name: &Arc<str>, part: &Part| {
-            u32::try_from(name.len() + part.body.held().len() + size_of::<Part>()).unwrap_or(u32::MAX)
+        let weigh = |name: &Arc<str>, part: &StoredPart| {
+            u32::try_from(name.len() + part.body.held().len() + size_of::<StoredPart>()).unwrap_or(u32::MAX)
         };
         let memory = Cache::builder().max_capacity(bytes).weigher(weigh).expire_after(FromWriting).build();
-        let underway = Underway::default();
-        Self { memory, underway, shared, writes: Arc::new(Semaphore::new(WRITES)), policy, metrics, clock, random }
+        let in_flight = InFlightParts::default();
+        Self { memory, in_flight, shared, writes: Arc::new(Semaphore::new(WRITES)), policy, metrics, clock, random }
     }
 
     /// The parts, in the order of their keys; `None` for what is not known.
-    pub async fn get_many(&self, keys: &[PartKey], redis_time: &RedisTimeBudget) -> Vec<Option<Remembered>> {
-        let mut found: Vec<Option<Part>> = keys.iter().map(|key| self.in_memory(key)).collect();
+    pub async fn get_many(&self, keys: &[PartKey], redis_time: &RedisTimeBudget) -> Vec<Option<CachedPart>> {
+        let mut found: Vec<Option<StoredPart>> = keys.iter().map(|key| self.in_memory(key)).collect();
         let is_asked = |(place, key): &(usize, &PartKey)| {
             key.stamp.generation.is_shared() && found.get(*place).is_some_and(Option::is_none)
         };
@@ -125,20 +118,20 @@ impl Parts {
 
     /// Who computes the parts that are missing, in the order of their keys.
     pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
-        self.underway.claim(class, keys)
+        self.in_flight.claim(class, keys)
     }
 
     /// A part that somebody else computes; `None` when they did not.
-    pub async fn awaited(&self, theirs: Theirs) -> Option<Remembered> {
-        let part = theirs.part().await;
-        self.metrics.cache.part(Layer::Underway, part.is_some());
+    pub async fn awaited(&self, waiter: PartWaiter) -> Option<CachedPart> {
+        let part = waiter.part().await;
+        self.metrics.cache.part(Layer::InFlight, part.is_some());
         part
     }
 
     /// Remembers parts that were read at `read_ms`, in milliseconds since the epoch. Redis is written to beside the caller.
-    pub async fn put_many(&self, parts: Vec<Computed>, read_ms: i64) {
+    pub async fn put_many(&self, parts: Vec<ComputedPart>, read_ms: i64) {
         let bytes = parts.iter().map(|part| part.bytes.len()).sum();
-        let pack = |part: Computed| (part.key, Packed::of(&part.bytes), part.life);
+        let pack = |part: ComputedPart| (part.key, Compressed::of(&part.bytes), part.life);
         let packed = beside(bytes, move || parts.into_iter().map(pack).collect::<Vec<_>>()).await.unwrap_or_default();
         let mut written = Vec::new();
         for (key, body, life) in packed {
@@ -147,7 +140,7 @@ impl Parts {
             let time = life.duration(&self.policy, (self.random)());
             let ends_ms = read_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
             let (days, project) = (key.stamp.days, Arc::clone(&key.project));
-            let part = Part { body, days, read_ms, ends_ms, project };
+            let part = StoredPart { body, days, read_ms, ends_ms, project };
             if part.body.held().len() > MAX_BYTES {
                 self.metrics.cache.dropped(Dropped::TooLarge);
             } else if key.stamp.generation.is_shared() {
@@ -160,7 +153,7 @@ impl Parts {
 
     /// Forgets the parts of a project, or all; gives their number.
     pub fn clear(&self, project: Option<&str>) -> u64 {
-        let is_meant = |part: &Part| project.is_none_or(|project| *part.project == *project);
+        let is_meant = |part: &StoredPart| project.is_none_or(|project| *part.project == *project);
         let names: Vec<_> = self.memory.iter().filter(|(_, part)| is_meant(part)).map(|(name, _)| name).collect();
         names.iter().for_each(|name| self.memory.invalidate(name.as_ref()));
         names.len() as u64
@@ -171,18 +164,18 @@ impl Parts {
         self.memory.weighted_size()
     }
 
-    fn in_memory(&self, key: &PartKey) -> Option<Part> {
+    fn in_memory(&self, key: &PartKey) -> Option<StoredPart> {
         let part = self.memory.get(&key.name).filter(|part| self.is_for(part, key));
         self.metrics.cache.part(Layer::Memory, part.is_some());
         part
     }
 
-    fn is_for(&self, part: &Part, key: &PartKey) -> bool {
+    fn is_for(&self, part: &StoredPart, key: &PartKey) -> bool {
         let now_ms = (self.clock)();
         part.days == key.stamp.days && now_ms < part.ends_ms && !is_ahead(part.read_ms, now_ms)
     }
 
-    async fn in_redis(&self, missing: &[(usize, &PartKey)], redis_time: &RedisTimeBudget) -> Vec<Option<Part>> {
+    async fn in_redis(&self, missing: &[(usize, &PartKey)], redis_time: &RedisTimeBudget) -> Vec<Option<StoredPart>> {
         let Some(shared) = self.shared.as_ref().filter(|_| !missing.is_empty()) else { return Vec::new() };
         let mut command = redis::cmd("MGET");
         missing.iter().for_each(|(_, key)| {
@@ -190,7 +183,7 @@ impl Parts {
         });
         let found = shared.ask_for(redis_time, Request::One(command)).await;
         let found: Vec<Option<Vec<u8>>> = found.unwrap_or_default();
-        let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| Part::decode(&found?, &key.project);
+        let read = |(found, (_, key)): (Option<Vec<u8>>, &(usize, &PartKey))| StoredPart::decode(&found?, &key.project);
         found.into_iter().zip(missing).map(read).collect()
     }
 
@@ -215,7 +208,7 @@ impl Parts {
     }
 }
 
-impl Part {
+impl StoredPart {
     /// Magic, checksum of the rest, days, times, raw length, body; numbers little-endian.
     fn encode(&self) -> Vec<u8> {
         let (is_known, epoch, sum) = match self.days {
@@ -240,17 +233,17 @@ impl Part {
         let mut time = || take(&mut rest).map(i64::from_le_bytes);
         let (read_ms, ends_ms) = (time()?, time()?);
         let raw = take(&mut rest).map(u32::from_le_bytes)?;
-        let body = Packed::from_parts(Bytes::copy_from_slice(rest), raw);
+        let body = Compressed::from_parts(Bytes::copy_from_slice(rest), raw);
         Some(Self { body, days, read_ms, ends_ms, project: Arc::clone(project) })
     }
 }
 
 /// Opens parts together, so that many small ones hold up nobody either. One that is damaged is as good as none.
-async fn opened(parts: Vec<Option<Part>>) -> Vec<Option<Remembered>> {
+async fn opened(parts: Vec<Option<StoredPart>>) -> Vec<Option<CachedPart>> {
     let (count, bytes) = (parts.len(), parts.iter().flatten().map(|part| part.body.work()).sum());
-    let open = |part: Option<Part>| {
+    let open = |part: Option<StoredPart>| {
         let part = part?;
-        Some(Remembered { bytes: part.body.open()?, read_ms: part.read_ms })
+        Some(CachedPart { bytes: part.body.open()?, read_ms: part.read_ms })
     };
     let opened = beside(bytes, move || parts.into_iter().map(open).collect()).await;
     opened.unwrap_or_else(|| vec![None; count])
@@ -259,17 +252,23 @@ async fn opened(parts: Vec<Option<Part>>) -> Vec<Option<Remembered>> {
 /// Frees a part when its time is up; [`Parts::is_for`] decides what is given out.
 struct FromWriting;
 
-impl Expiry<Arc<str>, Part> for FromWriting {
-    fn expire_after_create(&self, _: &Arc<str>, part: &Part, _: Instant) -> Option<Duration> {
+impl Expiry<Arc<str>, StoredPart> for FromWriting {
+    fn expire_after_create(&self, _: &Arc<str>, part: &StoredPart, _: Instant) -> Option<Duration> {
         lifetime(part)
     }
 
-    fn expire_after_update(&self, _: &Arc<str>, part: &Part, _: Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &Arc<str>,
+        part: &StoredPart,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         lifetime(part)
     }
 }
 
-fn lifetime(part: &Part) -> Option<Duration> {
+fn lifetime(part: &StoredPart) -> Option<Duration> {
     Some(Duration::from_millis(u64::try_from(part.ends_ms - part.read_ms).unwrap_or(0)))
 }
 
@@ -281,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::authorize::Scope;
-    use crate::cache::stamp::{Generation, Stamp};
+    use crate::cache::stamp::{Generation, VersionStamp};
 
     fn parts(now_ms: &Arc<AtomicI64>) -> Parts {
         let now_ms = Arc::clone(now_ms);
@@ -299,12 +298,12 @@ mod tests {
         PartKey::of(
             &Scope::for_test(project),
             &what,
-            Stamp { generation: Generation::Process { all: 0, project: 0 }, days },
+            VersionStamp { generation: Generation::Process { all: 0, project: 0 }, days },
         )
     }
 
-    fn computed(key: PartKey, bytes: Bytes, life: Life) -> Computed {
-        Computed { key, bytes, life }
+    fn computed(key: PartKey, bytes: Bytes, life: Life) -> ComputedPart {
+        ComputedPart { key, bytes, life }
     }
 
     async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
@@ -373,21 +372,21 @@ mod tests {
         let put = keys.iter().enumerate().map(|(place, key)| computed(key.clone(), body(place), Life::Closed));
         parts.put_many(put.collect(), 77).await;
         let found = parts.get_many(&keys, &RedisTimeBudget::default()).await;
-        let expected = (0..40).map(|place| Some(Remembered { bytes: body(place), read_ms: 77 }));
+        let expected = (0..40).map(|place| Some(CachedPart { bytes: body(place), read_ms: 77 }));
         assert!(found.into_iter().eq(expected));
     }
 
     #[test]
     fn a_written_part_is_read_and_damage_is_noticed() {
         let project: Arc<str> = "p".into();
-        let body = Packed::of("abc".repeat(3_000).as_bytes());
-        let part = Part { body, days: known(3), read_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
+        let body = Compressed::of("abc".repeat(3_000).as_bytes());
+        let part = StoredPart { body, days: known(3), read_ms: 1, ends_ms: 5, project: Arc::clone(&project) };
         let written = part.encode();
-        assert_eq!(Part::decode(&written, &project), Some(part));
+        assert_eq!(StoredPart::decode(&written, &project), Some(part));
         for place in 0..written.len() {
             let mut damaged = written.clone();
             damaged[place] ^= 1;
-            assert_eq!(Part::decode(&damaged, &project), None, "byte {place}");
+            assert_eq!(StoredPart::decode(&damaged, &project), None, "byte {place}");
         }
     }
 }

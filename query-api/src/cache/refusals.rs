@@ -1,14 +1,14 @@
-//! Refusals that asking again would only repeat: a question that is too expensive costs ClickHouse seconds each time.
+//! Remembers refusals that a retry would only repeat: a query that is too expensive costs ClickHouse seconds each time.
 
 use std::time::Duration;
 
 use moka::sync::Cache;
 
 use super::Key;
-use super::stamp::Stamp;
+use super::stamp::VersionStamp;
 use crate::store::ReadError;
 
-/// For so long the same question of the same data is refused without being tried.
+/// For so long the same query of the same data is refused without being tried.
 pub(crate) const REFUSED_MS: i64 = 5_000;
 
 /// Bytes of questions that are remembered.
@@ -17,26 +17,26 @@ const BYTES: u64 = 4 << 20;
 /// The refusals of this process. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Refusals {
-    known: Cache<(Key, Stamp), (ReadError, i64)>,
+    known: Cache<(Key, VersionStamp), (ReadError, i64)>,
 }
 
 impl Refusals {
     pub(super) fn new() -> Self {
-        let weigh = |(key, _): &(Key, Stamp), _: &(ReadError, i64)| {
-            u32::try_from(key.bytes() + size_of::<(Key, Stamp, ReadError, i64)>()).unwrap_or(u32::MAX)
+        let weigh = |(key, _): &(Key, VersionStamp), _: &(ReadError, i64)| {
+            u32::try_from(key.bytes() + size_of::<(Key, VersionStamp, ReadError, i64)>()).unwrap_or(u32::MAX)
         };
         let lifetime = Duration::from_millis(REFUSED_MS.unsigned_abs());
         Self { known: Cache::builder().max_capacity(BYTES).weigher(weigh).time_to_live(lifetime).build() }
     }
 
     /// Why the question was refused just now, if it was.
-    pub(super) fn of(&self, key: &Key, stamp: Stamp, now_ms: i64) -> Option<ReadError> {
+    pub(super) fn of(&self, key: &Key, stamp: VersionStamp, now_ms: i64) -> Option<ReadError> {
         let (error, refused_ms) = self.known.get(&(key.clone(), stamp))?;
         (0..REFUSED_MS).contains(&(now_ms - refused_ms)).then_some(error)
     }
 
     /// What came of trying; only failures of the question itself are remembered.
-    pub(super) fn tried(&self, key: &Key, stamp: Stamp, outcome: Result<(), ReadError>, now_ms: i64) {
+    pub(super) fn tried(&self, key: &Key, stamp: VersionStamp, outcome: Result<(), ReadError>, now_ms: i64) {
         match outcome {
             Err(error) if error.is_of_the_question() => self.known.insert((key.clone(), stamp), (error, now_ms)),
             Err(_) => {}
@@ -58,8 +58,8 @@ mod tests {
         Key::of(&Scope::for_test(project), "a question", GENERATION).unwrap()
     }
 
-    fn stamp(sum: u64) -> Stamp {
-        Stamp { generation: GENERATION, days: DaysStamp::Known { epoch: 1, sum } }
+    fn stamp(sum: u64) -> VersionStamp {
+        VersionStamp { generation: GENERATION, days: DaysStamp::Known { epoch: 1, sum } }
     }
 
     #[test]

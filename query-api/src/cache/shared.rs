@@ -1,38 +1,38 @@
 //! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
-//! answer one deadline ([`RedisTimeBudget`]), and soon nothing (`cache/line.rs`).
+//! answer one deadline ([`RedisTimeBudget`]), and soon nothing (`cache/redis_client.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::{self, FromRedisValue, RedisError};
 
-use super::entry::Kept;
-use super::line::Line;
-pub use super::line::{Away, BadUrl};
-pub(super) use super::line::{Request, TIME_BUDGET};
-use super::packed::beside;
+use super::compressed::beside;
+use super::entry::CachedAnswer;
+use super::redis_client::RedisClient;
+pub use super::redis_client::{Away, BadUrl};
+pub(super) use super::redis_client::{Request, TIME_BUDGET};
 use super::{Key, RedisTimeBudget};
-use crate::Clock;
-use crate::metrics::Metrics;
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
 
 /// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A connection to Redis that nothing depends on.
-pub struct Shared {
-    line: Arc<Line>,
-    client: redis::Client,
+pub struct SharedCache {
+    client: Arc<RedisClient>,
+    subscriber: redis::Client,
 }
 
-impl Shared {
+impl SharedCache {
     /// A client for `url`; connects when first used.
     pub fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let client = redis::Client::open(url).map_err(|error| BadUrl(error.to_string()))?;
-        Ok(Self { line: Arc::new(Line::new(url, metrics, clock)?), client })
+        let subscriber = redis::Client::open(url).map_err(|error| BadUrl(error.to_string()))?;
+        Ok(Self { client: Arc::new(RedisClient::new(url, metrics, clock)?), subscriber })
     }
 
     /// The answer, whatever it is worth; `None` when there is none or it is damaged.
-    pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<Kept>, Away> {
+    pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<CachedAnswer>, Away> {
         if !key.is_shared() {
             return Err(Away);
         }
@@ -51,13 +51,13 @@ impl Shared {
         name: &str,
         written: Vec<u8>,
         redis_time: &RedisTimeBudget,
-    ) -> Result<Option<Kept>, Away> {
-        let bytes = Kept::raw_bytes(&written);
-        let whole = move || Kept::decode(&written).filter(|kept| kept.body.open().is_some());
-        if let Some(kept) = beside(bytes, whole).await.flatten() {
-            return Ok(Some(kept));
+    ) -> Result<Option<CachedAnswer>, Away> {
+        let bytes = CachedAnswer::raw_bytes(&written);
+        let whole = move || CachedAnswer::decode(&written).filter(|cached| cached.body.open().is_some());
+        if let Some(cached) = beside(bytes, whole).await.flatten() {
+            return Ok(Some(cached));
         }
-        self.line.corrupt();
+        self.client.corrupt();
         let mut command = redis::cmd("DEL");
         command.arg(name);
         self.ask_for::<()>(redis_time, Request::One(command)).await?;
@@ -71,7 +71,7 @@ impl Shared {
 
     /// A connection of one's own, for listening.
     pub(super) async fn listen(&self) -> Result<redis::aio::PubSub, RedisError> {
-        self.client.get_async_pubsub().await
+        self.subscriber.get_async_pubsub().await
     }
 
     /// Asks Redis for an answer, as long as that still waits for it.
@@ -80,15 +80,15 @@ impl Shared {
         T: FromRedisValue + Send + 'static,
     {
         if redis_time.is_over() {
-            return self.line.avoided();
+            return self.client.avoided();
         }
-        let (value, took): (T, Duration) = self.line.ask_now(request).await.inspect_err(|_| redis_time.end())?;
+        let (value, took): (T, Duration) = self.client.ask_now(request).await.inspect_err(|_| redis_time.end())?;
         redis_time.spend(took);
         Ok(value)
     }
 
     /// Asks Redis, for nobody who waits.
     pub(super) async fn ask<T: FromRedisValue + Send + 'static>(&self, request: Request) -> Result<T, Away> {
-        self.line.ask(request).await
+        self.client.ask(request).await
     }
 }

@@ -10,16 +10,14 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Semaphore;
 
 use super::answers::Layers;
-use super::question::{Around, StaleReason, Wanted};
+use super::cache_request::{CacheRequest, FallbackKeys};
 use super::ttl::Policy;
 use super::warm::AT_ONCE;
-use super::{Answers, Memory, Versions};
+use super::{Answers, CacheStatus, Memory, Rendered, StaleReason, Versions};
 use crate::authorize::Scope;
-use crate::metrics::Metrics;
 use crate::plan::{Plan, RealtimePlan};
-use crate::render::Rendered;
-use crate::serve::CacheStatus;
 use crate::store::ReadError;
+use crate::telemetry::Metrics;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -35,7 +33,7 @@ impl Panels {
         let (now_ms, metrics) =
             (Arc::new(AtomicI64::new(1_000 * HOUR_MS)), Metrics::register(&Registry::new()).unwrap());
         let (clock, random) = (Arc::clone(&now_ms), std::sync::Mutex::new(rand::rngs::StdRng::seed_from_u64(3)));
-        let clock: crate::Clock = Arc::new(move || clock.load(Ordering::SeqCst));
+        let clock: crate::clock::Clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let answers = Answers::new(Layers {
             memory: Memory::new(64 << 20),
             shared: None,
@@ -53,12 +51,12 @@ impl Panels {
     }
 
     /// A day until now, as a panel asks for it.
-    fn wanted(&self, panel: u64) -> Wanted {
-        wanted(panel, self.now_ms(), Arc::clone(&self.computed), Arc::clone(&self.fails))
+    fn request(&self, panel: u64) -> CacheRequest {
+        request(panel, self.now_ms(), Arc::clone(&self.computed), Arc::clone(&self.fails))
     }
 
     async fn ask(&self, panel: u64) -> CacheStatus {
-        let (_, status) = self.answers.get(&self.wanted(panel)).await.unwrap();
+        let (_, status) = self.answers.get(&self.request(panel)).await.unwrap();
         self.settled().await;
         status
     }
@@ -71,7 +69,7 @@ impl Panels {
     }
 
     async fn settled(&self) {
-        while self.answers.flights.count() > 0 {
+        while self.answers.single_flight.count() > 0 {
             tokio::task::yield_now().await;
         }
     }
@@ -92,7 +90,7 @@ impl Panels {
     }
 }
 
-fn wanted(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU64>) -> Wanted {
+fn request(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU64>) -> CacheRequest {
     let minute = now_ms / 60_000 * 60;
     let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: 0, long_from: minute - 86_400, to: minute + 60 }));
     // Not the dashboard of the last minutes, which has a time of its own.
@@ -101,7 +99,7 @@ fn wanted(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU6
         other => other.clone(),
     });
     let (counts, broken) = (Arc::clone(&computed), Arc::clone(&fails));
-    let recipe = move |_| {
+    let compute = move |_| {
         let (counts, broken) = (Arc::clone(&counts), Arc::clone(&broken));
         let computing = async move {
             if broken.load(Ordering::SeqCst) > 0 {
@@ -117,14 +115,14 @@ fn wanted(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU6
         digest[..8].copy_from_slice(&panel.to_le_bytes());
         digest
     };
-    Wanted {
+    CacheRequest {
         scope: Scope::for_test("p"),
         plan,
         name: format!("panel {panel}, the last day").into(),
-        around: Around { span: digest(0), shorter: digest(1), start: digest(2) },
+        fallback: FallbackKeys { span: digest(0), shorter: digest(1), start: digest(2) },
         within: Duration::from_secs(10),
-        recipe: Arc::new(recipe),
-        renew: Arc::new(move |now_ms| Some(wanted(panel, now_ms, Arc::clone(&computed), Arc::clone(&fails)))),
+        compute: Arc::new(compute),
+        renew: Arc::new(move |now_ms| Some(request(panel, now_ms, Arc::clone(&computed), Arc::clone(&fails)))),
     }
 }
 
@@ -165,9 +163,9 @@ async fn answers_of_a_hundred_panels_that_were_loaded_together_end_apart() {
     let loaded_ms = all.now_ms();
     let mut ended: Vec<i64> = Vec::new();
     for panel in 0..100 {
-        let wanted = all.wanted(panel);
-        let (kept, _) = all.answers.get(&wanted).await.unwrap();
-        ended.push(kept.ends.end_ms - loaded_ms);
+        let request = all.request(panel);
+        let (cached, _) = all.answers.get(&request).await.unwrap();
+        ended.push(cached.ends.end_ms - loaded_ms);
     }
     ended.sort_unstable();
     let (first, last) = (ended[0], ended[99]);

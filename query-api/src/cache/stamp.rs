@@ -2,7 +2,7 @@
 
 /// What an answer was computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Stamp {
+pub struct VersionStamp {
     /// Raised by who clears the cache, an operator or an ingester that cannot say what changed; part of every key.
     pub generation: Generation,
     /// The versions of the days that were read.

@@ -1,4 +1,4 @@
-//! Refreshes the hottest answers shortly before their end, so that their readers never wait for one.
+//! Refreshes the answers of hot keys shortly before they expire, so that their readers do not wait.
 //!
 //! At most [`AT_ONCE`] at a time, one look a second, and only answers that somebody asked for since they were computed, or just before:
 //! what nobody looks at any more is refreshed once at most. Over the fleet the lock of the answer makes it one refresh however many
@@ -12,8 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
-use super::entry::Kept;
-use super::heat::Asked;
+use super::entry::CachedAnswer;
+use super::hot_keys::HotKey;
 
 /// Refreshes at once: warming must not take ClickHouse from those who wait.
 pub const AT_ONCE: usize = 2;
@@ -46,11 +46,11 @@ impl Answers {
 
     pub(super) async fn warm_once(&self, turns: &Arc<Semaphore>) {
         let now_ms = (self.clock)();
-        for Asked { key, wanted, last_ms } in self.heat.hottest(now_ms) {
-            let is_due = |kept: &Arc<Kept>| is_due(kept, last_ms, now_ms);
-            let Some(kept) = self.memory.get(&key).filter(is_due) else { continue };
+        for HotKey { key, request, last_ms } in self.hot_keys.hottest(now_ms) {
+            let is_due = |cached: &Arc<CachedAnswer>| is_due(cached, last_ms, now_ms);
+            let Some(cached) = self.memory.get(&key).filter(is_due) else { continue };
             let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
-            self.warm_up(&wanted, kept.computed_ms, turn).await;
+            self.warm_up(&request, cached.computed_ms, turn).await;
         }
     }
 }
@@ -59,24 +59,24 @@ impl Answers {
 const FOR_WHO_ASKED_MS: i64 = 5_000;
 
 /// Whether the answer's time is about to end, and somebody wants it.
-fn is_due(kept: &Kept, last_ms: i64, now_ms: i64) -> bool {
-    let ttl = kept.ends.end_ms - kept.computed_ms;
+fn is_due(cached: &CachedAnswer, last_ms: i64, now_ms: i64) -> bool {
+    let ttl = cached.ends.end_ms - cached.computed_ms;
     let lead = (ttl / LAST_PART).max(LEAST_MS);
-    let is_wanted = last_ms >= kept.computed_ms - FOR_WHO_ASKED_MS.min(ttl / 4);
-    is_wanted && (kept.ends.end_ms - lead..kept.ends.end_ms).contains(&now_ms)
+    let is_wanted = last_ms >= cached.computed_ms - FOR_WHO_ASKED_MS.min(ttl / 4);
+    is_wanted && (cached.ends.end_ms - lead..cached.ends.end_ms).contains(&now_ms)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::tests::kept;
+    use crate::cache::entry::tests::cached;
 
     #[test]
     fn an_answer_is_due_in_the_last_tenth_of_its_time() {
         // Computed at 1 s, over at 61 s.
-        let due = |now_ms| is_due(&kept(""), 1_000, now_ms);
+        let due = |now_ms| is_due(&cached(""), 1_000, now_ms);
         assert_eq!([1_000, 54_999, 55_000, 60_999, 61_000].map(due), [false, false, true, true, false]);
-        assert!(is_due(&kept(""), 900, 55_000), "it was computed for who asked");
-        assert!(!is_due(&kept(""), -4_001, 55_000), "nobody asked since");
+        assert!(is_due(&cached(""), 900, 55_000), "it was computed for who asked");
+        assert!(!is_due(&cached(""), -4_001, 55_000), "nobody asked since");
     }
 }

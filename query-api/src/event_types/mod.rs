@@ -1,11 +1,9 @@
 //! Which types of event a project has, and how many of each: read from the daily rollup, remembered per project. What
-//! `GET /v1/event-types` says of them is in [`query`], [`plan`] and [`render`].
+//! `GET /v1/event-types` says of them is in [`render`].
 //!
 //! A type that is remembered stays known, however old the list is. One that is not in a list older than [`NEW_AFTER`] makes it be
 //! read again, so a misspelt name costs at most one reading in that time and a new type is known soon after its first event.
 
-pub mod plan;
-pub mod query;
 pub mod render;
 
 use std::collections::{BTreeSet, HashSet};
@@ -14,31 +12,16 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::Clock;
-use crate::cache::flight::Flights;
+use crate::cache::single_flight::SingleFlight;
+use crate::clock::Clock;
 use crate::request::error::quoted;
-use crate::request::near::nearest;
+use crate::request::suggest::nearest;
 use crate::sql::{self, EventTypeRow};
-use crate::store::{Ask, Class, ReadError, Store};
+use crate::store::{AdmissionRequest, Class, ReadError, Store};
 use crate::warning::Warning;
 
 /// Types that are remembered of one project: those with most events.
 pub const MOST_TYPES: usize = 10_000;
-
-/// Types that `GET /v1/event-types` lists at most.
-pub const MOST_LISTED: u32 = 1_000;
-
-/// Types of a list whose properties are looked for: each costs a granule or two of raw events.
-pub const SAMPLED_TYPES: usize = 50;
-
-/// Raw events that are looked at of each type of a list.
-pub const SAMPLED_OF_MANY: u32 = 500;
-
-/// Raw events that are looked at of the one type that is asked for.
-pub const SAMPLED_OF_ONE: u32 = 10_000;
-
-/// Properties of a type that are told: those in most events.
-pub const MOST_PROPERTIES: i64 = 200;
 
 /// A misspelt name is compared with no more types than these; comparing costs microseconds each.
 const MOST_COMPARED: usize = 2_000;
@@ -126,7 +109,7 @@ pub struct EventTypes {
     known: Cache<Arc<str>, Arc<KnownTypes>>,
     /// Projects whose types could not be read just now: their answers do not wait for it again at once.
     failed: Cache<Arc<str>, ()>,
-    flights: Flights<Arc<str>, Result<Arc<KnownTypes>, ReadError>>,
+    single_flight: SingleFlight<Arc<str>, Result<Arc<KnownTypes>, ReadError>>,
 }
 
 impl EventTypes {
@@ -141,7 +124,7 @@ impl EventTypes {
             clock,
             known: Cache::builder().max_capacity(MOST_BYTES).weigher(weigh).time_to_live(KEPT).build(),
             failed: Cache::builder().max_capacity(10_000).time_to_live(NEW_AFTER).build(),
-            flights: Flights::default(),
+            single_flight: SingleFlight::default(),
         }
     }
 
@@ -156,11 +139,12 @@ impl EventTypes {
             let key = Arc::clone(&key);
             async move { types.read(key).await }
         };
-        self.flights.join(Arc::clone(&key), read).await.1.unwrap_or(Err(ReadError::Failed))
+        self.single_flight.join(Arc::clone(&key), read).await.1.unwrap_or(Err(ReadError::Failed))
     }
 
     async fn read(self, project: Arc<str>) -> Result<Arc<KnownTypes>, ReadError> {
-        let (read_ms, ask) = ((self.clock)(), Ask { class: Class::Dashboard, project: project.to_string() });
+        let (read_ms, ask) =
+            ((self.clock)(), AdmissionRequest { class: Class::Dashboard, project: project.to_string() });
         let rows = self.store.rows(&sql::event_types(&project, MOST_TYPES + 1), &ask).await?;
         let known = Arc::new(KnownTypes::of(rows, read_ms));
         self.known.insert(project, Arc::clone(&known));

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde_json::json;
 use tallyhouse_schema::Rollup;
 
-use super::SAMPLED_TYPES;
-use super::plan::{Declared, EventTypesPlan};
+use crate::cache::Rendered;
+use crate::plan::event_types::{Declared, EventTypesPlan, SAMPLED_TYPES};
 use crate::plan::newest::Newest;
 use crate::render::meta::About;
-use crate::render::{Rendered, assemble, json as piece};
+use crate::render::{assemble, json as piece};
 use crate::sql::{EventTypeRow, SampledKind, SampledRow};
 
 /// A type as it is shown.
@@ -45,7 +45,7 @@ enum Kind {
 
 /// The rows that an answer is made of.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct EventTypeRows {
     /// The types, those with most events first; one more than the limit when there are more.
     pub types: Vec<EventTypeRow>,
     /// The properties of the first of them; `None` when none were asked for.
@@ -55,7 +55,7 @@ pub struct Found {
 }
 
 /// The answer as JSON; `generated_s` is the present in seconds.
-pub fn render(plan: &EventTypesPlan, found: &Found, generated_s: i64) -> Rendered {
+pub fn render(plan: &EventTypesPlan, found: &EventTypeRows, generated_s: i64) -> Rendered {
     let limit = plan.limit as usize;
     let shown: Vec<Shown<'_>> =
         found.types.iter().take(limit).enumerate().map(|(place, row)| one(plan, found, place, row)).collect();
@@ -82,7 +82,7 @@ pub fn render(plan: &EventTypesPlan, found: &Found, generated_s: i64) -> Rendere
     assemble(&piece::text(&json!({ "event_types": shown })), &about, &own)
 }
 
-fn one<'a>(plan: &'a EventTypesPlan, found: &'a Found, place: usize, row: &'a EventTypeRow) -> Shown<'a> {
+fn one<'a>(plan: &'a EventTypesPlan, found: &'a EventTypeRows, place: usize, row: &'a EventTypeRow) -> Shown<'a> {
     let sampled = found.sampled.as_ref().filter(|_| place < SAMPLED_TYPES);
     let own = |rows: &'a Vec<SampledRow>| rows.iter().filter(move |row| row.place as usize == place);
     let is_event = |row: &&SampledRow| row.kind == SampledKind::EVENT;

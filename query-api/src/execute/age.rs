@@ -36,7 +36,7 @@ impl Age {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
     use crate::plan::read::{Read, Source};
 
     #[test]

@@ -10,11 +10,11 @@ use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 use super::sums::Together;
 use super::{Execution, Recall, bounded};
 use crate::authorize::Scope;
-use crate::cache::parts::{Computed, Remembered};
-use crate::cache::reach::Reach;
+use crate::cache::in_flight::{Claim, PartOwner, PartWaiter};
+use crate::cache::parts::{CachedPart, ComputedPart};
+use crate::cache::time_span::TimeSpan;
 use crate::cache::ttl::Life;
-use crate::cache::underway::{Claim, Mine, Theirs};
-use crate::cache::{PartKey, Stamp};
+use crate::cache::{PartKey, VersionStamp};
 use crate::plan::chunks::{Chunk, cut};
 use crate::plan::read::Read;
 use crate::sql::{self, Point, Statement};
@@ -35,7 +35,7 @@ pub(super) trait Kind {
     fn points(part: &Self::Part) -> usize;
 
     /// What a chunk is remembered under.
-    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey;
+    fn key(scope: &Scope, chunk: &Chunk, stamp: VersionStamp) -> PartKey;
 
     /// The statement for neighbours, which `all` reads at once; `None` when there is nothing to ask.
     fn statement(all: &Read, chunks: &[Chunk], project: &str) -> Option<Statement>;
@@ -57,7 +57,7 @@ impl Kind for Points {
         part.len()
     }
 
-    fn key(scope: &Scope, chunk: &Chunk, stamp: Stamp) -> PartKey {
+    fn key(scope: &Scope, chunk: &Chunk, stamp: VersionStamp) -> PartKey {
         PartKey::of(scope, &chunk.read, stamp)
     }
 
@@ -85,13 +85,13 @@ impl Execution {
         let keys = self.keys::<K>(chunks).await;
         let mut parts = self.remembered::<K>(chunks, &keys).await?;
         while parts.iter().any(Option::is_none) {
-            let turns = self.turns(chunks, &keys, &parts);
-            self.compute::<K>(chunks, &keys, &turns, &mut parts).await?;
-            // All of ours are told or let go before the first of the others' is waited for.
-            let theirs: Vec<_> = turns.into_iter().map(Turn::theirs).collect();
-            for ((slot, chunk), theirs) in parts.iter_mut().zip(chunks).zip(theirs) {
-                let Some(theirs) = theirs else { continue };
-                if let Some(part) = self.sources.parts.awaited(theirs).await {
+            let work = self.work(chunks, &keys, &parts);
+            self.compute::<K>(chunks, &keys, &work, &mut parts).await?;
+            // All owned parts are published or dropped before the first of the others' is waited for.
+            let waiter: Vec<_> = work.into_iter().map(PartWork::waiter).collect();
+            for ((slot, chunk), waiter) in parts.iter_mut().zip(chunks).zip(waiter) {
+                let Some(waiter) = waiter else { continue };
+                if let Some(part) = self.sources.parts.awaited(waiter).await {
                     *slot = self.recalled::<K>(&part, chunk)?;
                 }
             }
@@ -99,35 +99,35 @@ impl Execution {
         Ok(parts.into_iter().flatten().collect())
     }
 
-    /// Whose turn it is to compute each of the parts that are not there.
-    fn turns<P>(&self, chunks: &[Chunk], keys: &[PartKey], parts: &[Option<P>]) -> Vec<Turn> {
+    /// Who computes each of the missing parts: this execution, or another that has claimed it.
+    fn work<P>(&self, chunks: &[Chunk], keys: &[PartKey], parts: &[Option<P>]) -> Vec<PartWork> {
         let is_shared = |chunk: &Chunk| self.moment.recall.allows(chunk.is_closed);
         let is_claimed = |(chunk, part): (&Chunk, &Option<P>)| part.is_none() && is_shared(chunk);
         let claimed: Vec<bool> = chunks.iter().zip(parts).map(is_claimed).collect();
         let wanted = keys.iter().zip(&claimed).filter_map(|(key, is_claimed)| is_claimed.then_some(key));
         let mut claims = self.sources.parts.claim(self.ask.class, wanted).into_iter();
-        let turn = |(part, is_claimed): (&Option<P>, bool)| match (part, is_claimed) {
-            (Some(_), _) => Turn::Over,
-            (None, false) => Turn::Ours(None),
+        let of_part = |(part, is_claimed): (&Option<P>, bool)| match (part, is_claimed) {
+            (Some(_), _) => PartWork::Done,
+            (None, false) => PartWork::Owner(None),
             (None, true) => match claims.next() {
-                Some(Claim::Theirs(theirs)) => Turn::Theirs(theirs),
-                Some(Claim::Mine(mine)) => Turn::Ours(Some(mine)),
-                None => Turn::Ours(None),
+                Some(Claim::Waiter(waiter)) => PartWork::Waiter(waiter),
+                Some(Claim::Owner(owner)) => PartWork::Owner(Some(owner)),
+                None => PartWork::Owner(None),
             },
         };
-        parts.iter().zip(claimed).map(turn).collect()
+        parts.iter().zip(claimed).map(of_part).collect()
     }
 
-    /// Reads the parts whose turn is ours, tells who waits for them, and remembers them.
+    /// Reads the owned parts, publishes them to their waiters, and caches them.
     async fn compute<K: Kind>(
         &mut self,
         chunks: &[Chunk],
         keys: &[PartKey],
-        turns: &[Turn],
+        work: &[PartWork],
         parts: &mut [Option<K::Part>],
     ) -> Result<(), ReadError> {
         let (read_ms, mut computed) = (self.moment.now_ms, Vec::new());
-        for run in runs(turns) {
+        for run in runs(work) {
             let asked = chunks.get(run.clone()).unwrap_or_default();
             let (Some(first), Some(last)) = (asked.first(), asked.last()) else { continue };
             let rows = match K::statement(&joined(first, last), asked, self.scope.project()) {
@@ -143,10 +143,10 @@ impl Execution {
                 let is_kept = chunk.is_closed || self.moment.recall != Recall::Closed;
                 if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
                     let bytes = Bytes::from(written);
-                    if let Some(Turn::Ours(Some(mine))) = turns.get(place) {
-                        mine.tell(Remembered { bytes: bytes.clone(), read_ms });
+                    if let Some(PartWork::Owner(Some(owner))) = work.get(place) {
+                        owner.publish(CachedPart { bytes: bytes.clone(), read_ms });
                     }
-                    computed.push(Computed { key: key.clone(), bytes, life });
+                    computed.push(ComputedPart { key: key.clone(), bytes, life });
                 }
                 if let Some(slot) = parts.get_mut(place) {
                     *slot = Some(part);
@@ -160,7 +160,7 @@ impl Execution {
     async fn keys<K: Kind>(&self, chunks: &[Chunk]) -> Vec<PartKey> {
         let mut keys = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            let span = Reach::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
+            let span = TimeSpan::between(chunk.read.from, chunk.read.to).span(self.moment.now_ms);
             let stamp = self.sources.versions.stamp(self.scope.project(), &span, &self.redis_time).await;
             keys.push(K::key(&self.scope, chunk, stamp));
         }
@@ -177,7 +177,7 @@ impl Execution {
             return Ok(chunks.iter().map(|_| None).collect());
         }
         let found = self.sources.parts.get_many(keys, &self.redis_time).await;
-        let recalled = |(part, chunk): (Option<Remembered>, &Chunk)| match part {
+        let recalled = |(part, chunk): (Option<CachedPart>, &Chunk)| match part {
             Some(part) if recall.allows(chunk.is_closed) => self.recalled::<K>(&part, chunk),
             Some(_) | None => Ok(None),
         };
@@ -185,8 +185,8 @@ impl Execution {
     }
 
     /// A part that was read before, or for somebody else. One that cannot be decoded is as good as none.
-    fn recalled<K: Kind>(&mut self, part: &Remembered, chunk: &Chunk) -> Result<Option<K::Part>, ReadError> {
-        let Remembered { bytes, read_ms } = part;
+    fn recalled<K: Kind>(&mut self, part: &CachedPart, chunk: &Chunk) -> Result<Option<K::Part>, ReadError> {
+        let CachedPart { bytes, read_ms } = part;
         let Ok(part) = postcard::from_bytes(bytes) else { return Ok(None) };
         self.budget.take(K::points(&part))?;
         if K::IS_DATA {
@@ -197,28 +197,28 @@ impl Execution {
 }
 
 /// What is to be done for a part.
-enum Turn {
+enum PartWork {
     /// Nothing: it is there.
-    Over,
+    Done,
     /// It is computed, for others too if there is a claim.
-    Ours(Option<Mine>),
+    Owner(Option<PartOwner>),
     /// It is waited for.
-    Theirs(Theirs),
+    Waiter(PartWaiter),
 }
 
-impl Turn {
-    fn theirs(self) -> Option<Theirs> {
+impl PartWork {
+    fn waiter(self) -> Option<PartWaiter> {
         match self {
-            Self::Theirs(theirs) => Some(theirs),
-            Self::Over | Self::Ours(_) => None,
+            Self::Waiter(waiter) => Some(waiter),
+            Self::Done | Self::Owner(_) => None,
         }
     }
 }
 
-/// Runs of neighbours that are ours to compute.
-fn runs(turns: &[Turn]) -> Vec<Range<usize>> {
+/// Runs of neighbouring parts that are computed here.
+fn runs(work: &[PartWork]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for (place, _) in turns.iter().enumerate().filter(|(_, turn)| matches!(turn, Turn::Ours(_))) {
+    for (place, _) in work.iter().enumerate().filter(|(_, of_part)| matches!(of_part, PartWork::Owner(_))) {
         match runs.last_mut() {
             Some(run) if run.end == place => run.end += 1,
             _ => runs.push(place..place + 1),

@@ -28,19 +28,19 @@ use tokio::time::Instant;
 
 use crate::anomalies;
 use crate::authorize::Scope;
-use crate::cache::{Parts, RedisTimeBudget, Versions};
+use crate::cache::{Parts, RedisTimeBudget, Rendered, Versions};
 use crate::event_types;
-use crate::journeys;
+use crate::funnels_retention;
 use crate::plan::read::Read;
 use crate::plan::structured::{StructuredPlan, only};
 use crate::plan::{OneSeries, Plan, SeriesPlan};
+use crate::render;
 use crate::render::meta::LookedUp;
-use crate::render::structured::{Found, Others};
+use crate::render::structured::{Others, PlanPoints};
 use crate::render::table::Greatest;
-use crate::render::{self, Rendered};
 use crate::request::structured::Form;
 use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
-use crate::store::{Ask, Cost, ReadError, Store};
+use crate::store::{AdmissionRequest, Cost, ReadError, Store};
 use age::Age;
 use budget::Budget;
 
@@ -50,7 +50,6 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// Where answers are computed from.
 pub struct Sources {
-    /// ClickHouse.
     pub store: Store,
     /// Chunks that are known.
     pub parts: Parts,
@@ -63,7 +62,6 @@ pub struct Sources {
 /// When a plan is carried out, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// The present.
     pub now_ms: i64,
     /// What of it may be remembered.
     pub recall: Recall,
@@ -95,7 +93,7 @@ pub struct Execution {
     sources: Arc<Sources>,
     scope: Scope,
     moment: Moment,
-    ask: Ask,
+    ask: AdmissionRequest,
     /// When the time of its class is over. What is only said beside the answer is not waited for beyond it.
     ends: Instant,
     /// What may be waited for Redis.
@@ -117,7 +115,7 @@ impl Sources {
         moment: Moment,
         redis_time: RedisTimeBudget,
     ) -> Execution {
-        let ask = Ask { class: plan.class(), project: scope.project().to_owned() };
+        let ask = AdmissionRequest { class: plan.class(), project: scope.project().to_owned() };
         let ends = Instant::now() + self.store.deadline(ask.class);
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
         Execution { sources, scope, moment, ask, ends, redis_time, age, cost: Cost::default(), budget: Budget::whole() }
@@ -130,7 +128,13 @@ impl Execution {
         let end = self.ends + GRACE;
         let rendered = tokio::time::timeout_at(end, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;
         let Age { oldest_ms, seen_ms } = self.age;
-        Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..rendered.with_cost(&self.cost) })
+        Ok(Rendered { oldest_ms: Some(oldest_ms), seen_ms: Some(seen_ms), ..render::with_cost(rendered, &self.cost) })
+    }
+
+    /// What was computed elsewhere, its cost counted.
+    fn with_cost_of(&mut self, (rendered, cost): (Rendered, Cost)) -> Rendered {
+        self.cost += cost;
+        rendered
     }
 
     async fn rendered(&mut self, plan: &Plan) -> Result<Rendered, ReadError> {
@@ -158,10 +162,13 @@ impl Execution {
                 };
                 anomalies::judge(plan.clone(), read, self.age.seen_ms).await?
             }
-            Plan::Journey(plan) => {
-                let (rendered, cost) = journeys::compute(&self.sources.store, &self.ask, plan, generated_s).await?;
-                self.cost += cost;
-                rendered
+            Plan::Funnel(plan) => {
+                let computed = funnels_retention::funnel(&self.sources.store, &self.ask, plan, generated_s).await?;
+                self.with_cost_of(computed)
+            }
+            Plan::Retention(plan) => {
+                let computed = funnels_retention::retention(&self.sources.store, &self.ask, plan, generated_s).await?;
+                self.with_cost_of(computed)
             }
             Plan::Realtime(plan) => {
                 let lines: Vec<Line> = self.ask(&sql::realtime(plan, self.scope.project())).await?;
@@ -183,7 +190,11 @@ impl Execution {
                 };
                 let newest = types.iter().map(|row| row.newest_day).max();
                 let newest = self.newest_of(&plan.read(types.len()), newest).await;
-                event_types::render::render(plan, &event_types::render::Found { types, sampled, newest }, generated_s)
+                event_types::render::render(
+                    plan,
+                    &event_types::render::EventTypeRows { types, sampled, newest },
+                    generated_s,
+                )
             }
             Plan::Structured(plan) => {
                 let found = self.structured(plan).await?;
@@ -192,7 +203,7 @@ impl Execution {
         })
     }
 
-    async fn structured(&mut self, plan: &StructuredPlan) -> Result<Found, ReadError> {
+    async fn structured(&mut self, plan: &StructuredPlan) -> Result<PlanPoints, ReadError> {
         let all_groups = self.all(&plan.ranking).await?;
         let greatest = match plan.shape.form {
             Form::Series(most) if !plan.ranking.is_empty() => Some(Greatest::of(plan, &all_groups, most as usize)),
@@ -202,11 +213,11 @@ impl Execution {
             Some(Greatest { groups, .. }) => plan.period.reads.iter().map(|read| only(read, groups)).collect(),
             None => plan.period.reads.clone(),
         };
-        let mut found = Found {
+        let mut found = PlanPoints {
             greatest,
             reads: self.all(&reads).await?,
             totals: self.all(&plan.period.totals).await?,
-            ..Found::default()
+            ..PlanPoints::default()
         };
         if let Some(previous) = &plan.previous {
             found.previous = self.all(&previous.reads).await?;
@@ -242,7 +253,7 @@ impl Execution {
     }
 
     /// Those of a structured answer.
-    async fn others(&mut self, plan: &StructuredPlan, found: &Found) -> Result<Option<Others>, ReadError> {
+    async fn others(&mut self, plan: &StructuredPlan, found: &PlanPoints) -> Result<Option<Others>, ReadError> {
         if !plan.shape.include.other {
             return Ok(None);
         }

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::Execution;
 use super::chunked::{Kind, split};
 use crate::authorize::Scope;
-use crate::cache::{PartKey, Stamp};
+use crate::cache::{PartKey, VersionStamp};
+use crate::condition::Condition;
 use crate::plan::chunks::Chunk;
-use crate::plan::condition::Condition;
 use crate::plan::newest::{Newest, Precision, finer};
 use crate::plan::read::{Read, Source};
 use crate::sql::{self, Point, Statement};
@@ -33,7 +33,7 @@ impl Kind for Instants {
         0
     }
 
-    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
+    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: VersionStamp) -> PartKey {
         PartKey::of(scope, &("newest", &read.source, &read.condition, read.from, read.to), stamp)
     }
 
@@ -158,7 +158,7 @@ mod tests {
     use tallyhouse_schema::Rollup;
 
     use super::*;
-    use crate::plan::condition::Field;
+    use crate::condition::Field;
 
     const HOUR: i64 = 3_600;
 

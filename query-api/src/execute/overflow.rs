@@ -10,9 +10,9 @@ use tallyhouse_schema::dimension::OTHER;
 use super::Execution;
 use super::chunked::{Kind, split};
 use crate::authorize::Scope;
-use crate::cache::{PartKey, Stamp};
+use crate::cache::{PartKey, VersionStamp};
+use crate::condition::Field;
 use crate::plan::chunks::{Chunk, cut};
-use crate::plan::condition::Field;
 use crate::plan::read::Read;
 use crate::sql::{self, Place, Point, Statement};
 use crate::store::ReadError;
@@ -30,7 +30,7 @@ impl Kind for Overflow {
         0
     }
 
-    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: Stamp) -> PartKey {
+    fn key(scope: &Scope, Chunk { read, .. }: &Chunk, stamp: VersionStamp) -> PartKey {
         let types = read.condition.event_types().map(|types| types.into_iter().collect::<Vec<_>>());
         PartKey::of(scope, &("overflowed", &read.source, types, read.from, read.to), stamp)
     }
@@ -86,8 +86,8 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
-    use crate::metric::Measure;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
+    use crate::metric_definitions::Measure;
     use crate::plan::read::Source;
 
     fn read(by: &[&str], condition: Condition, top: Option<u32>) -> Read {

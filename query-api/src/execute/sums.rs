@@ -4,7 +4,7 @@
 //!
 //! Not of groups, of which there may be thousands, and not minima and maxima, which few panels show.
 
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};
 use crate::sql::Point;
 
@@ -14,7 +14,6 @@ const TOGETHER: [Measure; 3] = [Measure::Events, Measure::ValueSum, Measure::Val
 /// A reading, and which of its measures were asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Together {
-    /// What is read.
     pub(super) read: Read,
     /// Places among its measures; `None` for all of them as they are.
     asked: Option<Vec<usize>>,
@@ -43,7 +42,7 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
-    use crate::plan::condition::{Condition, Field};
+    use crate::condition::{Condition, Field};
 
     fn read(measures: &[Measure]) -> Read {
         Read {

@@ -8,19 +8,19 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Shared, error};
+use super::{HttpState, error};
 use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
-use crate::metrics::Route;
 use crate::render::json;
+use crate::telemetry::Route;
 use crate::warning::Warning;
 
 /// What an answer has no `meta` for: the list of warnings as JSON, all but ASCII escaped.
 const X_WARNINGS: HeaderName = HeaderName::from_static("x-warnings");
 
 pub(super) async fn sql(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -31,7 +31,11 @@ pub(super) async fn sql(
     finish(&shared, Route::Sql, answer, began)
 }
 
-pub(super) async fn export(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+pub(super) async fn export(
+    State(shared): State<Arc<HttpState>>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
     let answer = export::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref()).await;
@@ -59,7 +63,12 @@ fn header_of(warnings: &[Warning]) -> Option<HeaderValue> {
 }
 
 /// The response; the time that is counted ends with its first byte.
-fn finish(shared: &Shared, route: Route, answer: Result<(Format, Outgoing), AdhocError>, began: Instant) -> Response {
+fn finish(
+    shared: &HttpState,
+    route: Route,
+    answer: Result<(Format, Outgoing), AdhocError>,
+    began: Instant,
+) -> Response {
     let response = match answer {
         Ok((format, outgoing)) => {
             let mut response = Response::new(outgoing.into_body());

@@ -14,15 +14,14 @@ use serde_json::json;
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::http::Problem;
 
-use super::error::{of_unread, problem};
 use crate::cache::Cache;
-use crate::request::{Params, arrival};
+use crate::problem::{of_refusal, of_unread};
+use crate::request::{Params, body_reading};
 use crate::serve::Refusal;
 
 /// Known parameters.
 const PARAMS: &[&str] = &["project"];
 
-/// The routes.
 pub fn router(cache: Cache) -> Router {
     Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched)).with_state(cache)
 }
@@ -31,7 +30,7 @@ pub fn router(cache: Cache) -> Router {
 const MAX_BYTES: usize = 4 << 20;
 
 async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
-    let days: BTreeSet<DayChange> = match arrival::whole(&headers, body, MAX_BYTES).await {
+    let days: BTreeSet<DayChange> = match body_reading::read(&headers, body, MAX_BYTES).await {
         Err(unread) => return of_unread(unread).into_response(),
         Ok(body) => match serde_json::from_slice(&body) {
             Ok(days) => days,
@@ -59,7 +58,7 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
 async fn clear(State(cache): State<Cache>, RawQuery(raw): RawQuery) -> Response {
     let params = match Params::parse(raw.as_deref(), PARAMS) {
         Ok(params) => params,
-        Err(bad) => return problem(&Refusal::BadRequest(bad)).into_response(),
+        Err(bad) => return of_refusal(&Refusal::BadRequest(bad)).into_response(),
     };
     let project = params.get("project");
     let cleared = cache.clear(project).await;

@@ -21,27 +21,25 @@ use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_secu
 use crate::adhoc::Adhoc;
 use crate::authorize::authorize;
 use crate::live::{self, Live};
-use crate::metrics::{Metrics, Route, Running};
-use crate::registry::Refused;
-use crate::request::arrival;
+use crate::problem::of_refusal;
+use crate::registry::NotRegistered;
 use crate::request::body::MAX_BODY_BYTES;
+use crate::request::body_reading;
 use crate::request::params::Params;
 use crate::serve::{Answer, App, Question, Refusal, serve};
+use crate::telemetry::{Metrics, Route, Running};
 
 /// What the handlers share.
-pub struct Shared {
-    /// Answers.
+pub struct HttpState {
     pub app: Arc<App>,
-    /// Streams.
     pub live: Live,
     /// Ad-hoc reading.
     pub adhoc: Adhoc,
-    /// Counts.
     pub metrics: Metrics,
 }
 
 /// All public routes.
-pub fn router(shared: Shared) -> Router {
+pub fn router(shared: HttpState) -> Router {
     // One count for each request, instead of one for each metric that there is.
     let shared = Arc::new(shared);
     let router = Router::new()
@@ -62,7 +60,7 @@ pub fn router(shared: Shared) -> Router {
 }
 
 async fn metric(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -73,7 +71,7 @@ async fn metric(
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let listed = || {
@@ -83,14 +81,14 @@ async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, hea
     };
     let response = match listed() {
         Ok(list) => axum::Json(list).into_response(),
-        Err(refusal) => error::problem(&refusal).into_response(),
+        Err(refusal) => of_refusal(&refusal).into_response(),
     };
     shared.metrics.answered(Route::Metrics, response.status(), None, began.elapsed());
     response
 }
 
 async fn register(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -109,16 +107,21 @@ async fn register(
 }
 
 /// The key first: who may not register anything is not read.
-async fn registered(app: &App, headers: &HeaderMap, raw: Option<&str>, body: Body) -> Result<(String, u32), Refused> {
+async fn registered(
+    app: &App,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+    body: Body,
+) -> Result<(String, u32), NotRegistered> {
     let scope = authorize(&app.keys, headers)?;
     scope.administers()?;
     Params::parse(raw, &[])?;
-    let body = arrival::whole(headers, body, MAX_BODY_BYTES).await?;
+    let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
     app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
 }
 
 async fn structured(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     headers: HeaderMap,
     RawQuery(raw): RawQuery,
     body: Body,
@@ -134,7 +137,7 @@ async fn structured(
 /// The key first: a stranger's document is not read.
 async fn document(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     authorize(&app.keys, headers)?;
-    Ok(arrival::whole(headers, body, MAX_BODY_BYTES).await?)
+    Ok(body_reading::read(headers, body, MAX_BODY_BYTES).await?)
 }
 
 fn bad_path() -> Response {
@@ -142,7 +145,7 @@ fn bad_path() -> Response {
 }
 
 async fn stream(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -150,13 +153,13 @@ async fn stream(
     let began = Instant::now();
     let Ok(Path(name)) = name else { return bad_path() };
     let response = live::open(&shared.app, &shared.live, &name, &headers, raw.as_deref())
-        .unwrap_or_else(|refusal| error::problem(&refusal).into_response());
+        .unwrap_or_else(|refused| error::of_stream(&refused).into_response());
     shared.metrics.answered(Route::Stream, response.status(), None, began.elapsed());
     response
 }
 
 async fn anomalies(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -165,19 +168,19 @@ async fn anomalies(
     answer(&shared, Question::Anomalies(&name), &headers, raw.as_deref()).await
 }
 
-async fn realtime(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn realtime(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
 }
 
-async fn daily(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn daily(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::Daily, &headers, raw.as_deref()).await
 }
 
-async fn event_types(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn event_types(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
     answer(&shared, Question::EventTypes, &headers, raw.as_deref()).await
 }
 
-async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
+async fn answer(shared: &HttpState, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
@@ -192,14 +195,14 @@ async fn answer(shared: &Shared, question: Question<'_>, headers: &HeaderMap, ra
 
 /// A request that is being answered, from when it came.
 struct Asked<'a> {
-    shared: &'a Shared,
+    shared: &'a HttpState,
     route: Route,
     began: Instant,
     _running: Running,
 }
 
 impl<'a> Asked<'a> {
-    fn now(shared: &'a Shared, route: Route) -> Self {
+    fn now(shared: &'a HttpState, route: Route) -> Self {
         Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
     }
 
@@ -208,9 +211,9 @@ impl<'a> Asked<'a> {
         let (response, cache) = match answer {
             Ok(answer) => {
                 let now_ms = (shared.app.clock)();
-                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status))
+                (reply::reply(&answer, headers, now_ms, began.elapsed()), Some(answer.status.label()))
             }
-            Err(refusal) => (error::problem(&refusal).into_response(), None),
+            Err(refusal) => (of_refusal(&refusal).into_response(), None),
         };
         shared.metrics.answered(route, response.status(), cache, began.elapsed());
         response

@@ -18,7 +18,8 @@ pub enum Bye {
 }
 
 impl Bye {
-    const fn reason(self) -> &'static str {
+    /// As in the event and in metrics.
+    pub const fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "shutdown",
             Self::Expired => "expired",
@@ -46,7 +47,6 @@ pub fn error(failure: &Failure) -> Bytes {
     event("error", failure)
 }
 
-/// The end.
 pub fn bye(bye: Bye) -> Bytes {
     #[derive(Serialize)]
     struct Reason {

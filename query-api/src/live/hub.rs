@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::query::StreamKey;
 use super::update::Update;
-use crate::metrics::{Metrics, Running};
+use crate::telemetry::{Metrics, Running};
 
 /// How many at most, in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,24 +32,30 @@ pub struct Limits {
 pub enum Full {
     /// The project has too many listeners.
     #[error("this project has {limit} streams open, the most for one project: close one, or come back later")]
-    ProjectListeners {
-        /// The most.
-        limit: usize,
-    },
+    ProjectListeners { limit: usize },
     /// The project listens to too many different questions.
     #[error(
         "this project streams {limit} different questions, the most for one project: listen to one of them, or come back later"
     )]
-    ProjectQuestions {
-        /// The most.
-        limit: usize,
-    },
+    ProjectQuestions { limit: usize },
     /// Too many listeners, of all projects.
     #[error("this instance has as many streams open as it can; come back later")]
     Listeners,
     /// Too many questions, of all projects.
     #[error("this instance streams as many different questions as it can; come back later")]
     Questions,
+}
+
+impl Full {
+    /// As in metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::ProjectListeners { .. } => "project_listeners",
+            Self::ProjectQuestions { .. } => "project_questions",
+            Self::Listeners => "listeners",
+            Self::Questions => "questions",
+        }
+    }
 }
 
 /// What is in use.
@@ -109,7 +115,7 @@ struct Topic {
 pub struct Listener {
     /// What the ticker knows, newest only.
     pub updates: watch::Receiver<Update>,
-    _seat: Seat,
+    _slot: ListenerSlot,
     _counted: Running,
 }
 
@@ -127,13 +133,13 @@ impl Hub {
         let mut topics = self.lock();
         let question = if topics.contains_key(&key) { Question::Known } else { Question::New };
         if let Err(full) = self.inner.limits.admit(usage(&topics, &key), question) {
-            self.inner.metrics.stream_refused(full);
+            self.inner.metrics.stream_refused(full.label());
             return Err(full);
         }
         let topic = topics.entry(key.clone()).or_insert_with(|| self.start(key.clone(), tick));
         topic.listeners += 1;
-        let seat = Seat { hub: self.clone(), key, ticker: topic.ticker.clone() };
-        Ok(Listener { updates: topic.updates.clone(), _seat: seat, _counted: self.inner.metrics.stream_listener() })
+        let slot = ListenerSlot { hub: self.clone(), key, ticker: topic.ticker.clone() };
+        Ok(Listener { updates: topic.updates.clone(), _slot: slot, _counted: self.inner.metrics.stream_listener() })
     }
 
     fn start<F>(&self, key: StreamKey, tick: impl FnOnce(watch::Sender<Update>) -> F) -> Topic
@@ -142,10 +148,10 @@ impl Hub {
     {
         let (publish, updates) = watch::channel(Update::default());
         let ticker = CancellationToken::new();
-        let gone = Gone { hub: self.clone(), key, ticker: ticker.clone() };
+        let on_end = RemoveOnDrop { hub: self.clone(), key, ticker: ticker.clone() };
         let (running, ended, ticking) = (self.inner.metrics.stream_question(), ticker.clone(), tick(publish));
         tokio::spawn(async move {
-            let _on_any_end = (gone, running);
+            let _on_any_end = (on_end, running);
             tokio::select! {
                 () = ticking => {}
                 () = ended.cancelled() => {}
@@ -172,14 +178,14 @@ fn usage(topics: &HashMap<StreamKey, Topic>, key: &StreamKey) -> Usage {
     usage
 }
 
-/// A listener's place. Tickers are told apart by their tokens: a question may have been started anew meanwhile.
-struct Seat {
+/// A listener's slot. Tickers are told apart by their tokens: a question may have been started anew meanwhile.
+struct ListenerSlot {
     hub: Hub,
     key: StreamKey,
     ticker: CancellationToken,
 }
 
-impl Drop for Seat {
+impl Drop for ListenerSlot {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
         let Some(topic) = topics.get_mut(&self.key).filter(|topic| topic.ticker == self.ticker) else {
@@ -194,13 +200,13 @@ impl Drop for Seat {
 }
 
 /// Takes the question off the list however its ticker ends.
-struct Gone {
+struct RemoveOnDrop {
     hub: Hub,
     key: StreamKey,
     ticker: CancellationToken,
 }
 
-impl Drop for Gone {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
         if topics.get(&self.key).is_some_and(|topic| topic.ticker == self.ticker) {

@@ -62,6 +62,17 @@ pub struct Live {
     pub shutdown: CancellationToken,
 }
 
+/// Why a stream was not opened.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum NotOpened {
+    /// The question is refused, as it would be without a stream.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many streams are open.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
 /// Opens a stream of the metric `name`. What is wrong with the question is said now, as for any other.
 pub fn open(
     app: &Arc<App>,
@@ -69,15 +80,8 @@ pub fn open(
     name: &str,
     headers: &HeaderMap,
     raw: Option<&str>,
-) -> Result<Response<Body>, Refusal> {
-    let scope = authorize(&app.keys, headers)?;
-    let now_ms = (app.clock)();
-    let params = Params::parse(raw, query::STREAM_PARAMS)?;
-    let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;
-    one_series(&query.series, &app.catalogue, now_ms)?;
-    let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
-    let cursor = Cursor::resume(last_event_id(headers)?);
-    let upstream = Upstream { app: Arc::clone(app), scope, query };
+) -> Result<Response<Body>, NotOpened> {
+    let (key, cursor, upstream) = question(app, name, headers, raw)?;
     let listener = live.hub.listen(key, |publish| ticker::run(upstream, publish))?;
     let listening = Listening {
         listener,
@@ -87,6 +91,23 @@ pub fn open(
         retry_ms: stream::retry_ms(rand::random()),
     };
     Ok(response(stream::body(listening)))
+}
+
+/// What is asked: its key, where its reader goes on, and who asks it at each tick.
+fn question(
+    app: &Arc<App>,
+    name: &str,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+) -> Result<(StreamKey, Cursor, Upstream), Refusal> {
+    let scope = authorize(&app.keys, headers)?;
+    let now_ms = (app.clock)();
+    let params = Params::parse(raw, query::STREAM_PARAMS)?;
+    let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;
+    one_series(&query.series, &app.catalogue, now_ms)?;
+    let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
+    let cursor = Cursor::resume(last_event_id(headers)?);
+    Ok((key, cursor, Upstream { app: Arc::clone(app), scope, query }))
 }
 
 fn response(body: Body) -> Response<Body> {

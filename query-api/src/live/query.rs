@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::authorize::Scope;
-use crate::metric::{Definition, Metric};
+use crate::metric_definitions::{Definition, Metric};
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
 use crate::request::structured::Shape;

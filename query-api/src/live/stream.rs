@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{self, Bye};
 use super::hub::Listener;
 use super::update::{Cursor, Told};
-use crate::metrics::{Metrics, Sent};
+use crate::telemetry::{Metrics, Sent};
 
 /// The longest silence. Proxies commonly close connections that are silent for 30 or 60 s.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -83,7 +83,7 @@ impl Stream {
     }
 
     async fn event(&mut self) -> (Bytes, Sent) {
-        let bye = |why| (frame::bye(why), Sent::Bye(why));
+        let bye = |why: Bye| (frame::bye(why), Sent::Bye(why.reason()));
         loop {
             let updates = &mut self.listening.listener.updates;
             tokio::select! {

@@ -10,11 +10,11 @@ use super::query::StreamQuery;
 use super::update::{Answered, Failure, Update};
 use crate::authorize::Scope;
 use crate::cache::refusals::REFUSED_MS;
-use crate::cache::{Entry, RedisTimeBudget};
+use crate::cache::{Entry, RedisTimeBudget, Rendered};
 use crate::execute::{Moment, Recall};
-use crate::http::error::problem;
 use crate::plan::{Plan, one_series};
-use crate::render::{Rendered, tagged};
+use crate::problem::of_refusal;
+use crate::render::tagged;
 use crate::serve::{App, Refusal};
 use crate::warning::Warning;
 
@@ -27,7 +27,6 @@ pub struct Upstream {
     pub app: Arc<App>,
     /// Whose data it is.
     pub scope: Scope,
-    /// The question.
     pub query: StreamQuery,
 }
 
@@ -74,6 +73,6 @@ impl Upstream {
 }
 
 fn failure(refusal: &Refusal) -> Failure {
-    let problem = problem(refusal);
+    let problem = of_refusal(refusal);
     Failure { code: problem.code, message: problem.message }
 }

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::frame;
-use crate::cache::Entry;
+use crate::cache::{CacheStatus, Entry};
 use crate::render::complete;
 use crate::render::meta::Ending;
-use crate::serve::CacheStatus;
 use crate::warning::Warning;
 
 /// What a ticker knows.
@@ -18,11 +17,9 @@ pub enum Update {
     /// Nothing yet.
     #[default]
     Pending,
-    /// The last answer.
     Value(Arc<Value>),
     /// The last question failed.
     Failed {
-        /// How.
         failure: Arc<Failure>,
         /// The last answer before, if there was one.
         last: Option<Arc<Value>>,
@@ -52,7 +49,6 @@ pub struct Answered {
 pub struct Failure {
     /// Stable, for programs.
     pub code: &'static str,
-    /// For people.
     pub message: String,
 }
 
@@ -127,7 +123,6 @@ pub enum Told {
     Nothing,
     /// That nothing changed.
     Unchanged,
-    /// A value.
     Value {
         /// Its frame.
         frame: Bytes,

@@ -123,8 +123,8 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
-    use crate::metric::Measure;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
+    use crate::metric_definitions::Measure;
     use crate::time::Zone;
 
     /// 2026-11-20T12:34:56Z
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(cut(&Read { top: Some(3), ..series.clone() }, NOW), None);
         assert_eq!(cut(&Read { buckets: None, ..series.clone() }, NOW), None);
         assert_eq!(cut(&Read { source: Source::Raw, ..series.clone() }, NOW), None);
-        let grouped = Read { by: vec![crate::plan::condition::Field::named("country")], ..series.clone() };
+        let grouped = Read { by: vec![crate::condition::Field::named("country")], ..series.clone() };
         let ends = cut(&grouped, NOW).map(|cut| (cut.chunks[0].read.from, cut.chunks.last().unwrap().read.to));
         assert_eq!(ends, Some((series.from, series.to)), "groups are not read beyond the range");
         let years = read(Granularity::Hour, "UTC", "2024-11-18T13:00:00Z", "2026-11-20T13:00:00Z");

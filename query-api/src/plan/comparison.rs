@@ -11,34 +11,10 @@
 //! the one at its place, and the running bucket with as much of its own as has passed of it.
 
 use jiff::ToSpan;
-use serde::Serialize;
 
 use super::frame::Frame;
-use crate::request::Window;
+use crate::request::{ComparedSpan, Window};
 use crate::time::{Granularity, Grid, Zone, grid};
-
-/// How much of the period before is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Span {
-    /// As much as has passed of the period.
-    Equal,
-    /// The period before from its start to its end.
-    Whole,
-}
-
-impl Span {
-    /// The values of `span`.
-    pub const NAMES: [(&'static str, Self); 2] = [("equal", Self::Equal), ("whole", Self::Whole)];
-
-    /// Its name in `span`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Equal => "equal",
-            Self::Whole => "whole",
-        }
-    }
-}
 
 /// A period, as far as it matters what came before it.
 #[derive(Debug, Clone, Copy)]
@@ -104,10 +80,10 @@ impl Current<'_> {
     }
 
     /// The span to compare with.
-    pub fn before(&self, span: Span) -> Before {
+    pub fn before(&self, span: ComparedSpan) -> Before {
         match span {
-            Span::Equal if self.is_running() => self.equal(),
-            Span::Equal | Span::Whole => {
+            ComparedSpan::Equal if self.is_running() => self.equal(),
+            ComparedSpan::Equal | ComparedSpan::Whole => {
                 let from = self.starts().find(|start| self.lies_alike(*start)).unwrap_or_else(|| self.as_long());
                 Before { from, to: self.from, buckets_from: from, whole_to: self.from, running: None }
             }
@@ -202,17 +178,17 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::metric::{Definition, Metric};
+    use crate::metric_definitions::{Definition, Metric};
     use crate::plan::structured::{StructuredPlan, plan};
     use crate::request::StructuredQuery;
-    use crate::request::body::{self, Part};
+    use crate::request::body::{self, JsonPart};
 
     const HOUR: i64 = 3_600;
 
     fn planned(text: &str, now_ms: i64) -> StructuredPlan {
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        let query = StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, now_ms).unwrap();
+        let query = StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, now_ms).unwrap();
         plan(&query, &Catalogue::default(), now_ms).unwrap_or_else(|refusal| panic!("{text} at {now_ms}: {refusal}"))
     }
 

@@ -7,7 +7,7 @@ use tallyhouse_schema::{Catalogue, DimSet};
 
 use super::error::Unplannable;
 use crate::request::error::quoted;
-use crate::request::near::nearest;
+use crate::request::suggest::nearest;
 
 /// The smallest set kept for these events that holds every dimension in `needed`; `types` are the only event types that can
 /// be among them. A larger set than needed is exact too: every event stands in every set once, so what was not asked for is

@@ -56,7 +56,6 @@ pub enum Unplannable {
     TooManyPoints {
         /// As asked.
         granularity: Granularity,
-        /// The most.
         limit: i64,
         /// The finest that would fit.
         fits: Option<Granularity>,

@@ -43,7 +43,6 @@ impl Frame {
         Self { from, to, granularity, zone: zone.clone() }
     }
 
-    /// The buckets.
     pub fn grid(&self) -> Grid {
         Grid::over(self.granularity, &self.zone, self.from, self.to)
     }
@@ -90,11 +89,9 @@ pub fn asked_for(window: Window, granularity: Granularity, zone: &Zone, now_ms: 
 /// A question that leaves its granularity open.
 #[derive(Debug, Clone, Copy)]
 pub struct Open<'a> {
-    /// The range.
     pub window: Window,
     /// Whose clocks and calendar buckets follow.
     pub zone: &'a Zone,
-    /// The present.
     pub now_ms: i64,
     /// Whether raw events may be read where no rollup answers.
     pub raw: bool,

@@ -3,14 +3,18 @@
 //! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
+pub mod anomalies;
 pub mod chunks;
 pub mod comparison;
-pub mod condition;
 pub mod dimensions;
 pub mod error;
+pub mod event_types;
 pub mod frame;
+pub mod funnel;
 pub mod newest;
 pub mod read;
+pub mod retention;
+pub mod scan;
 pub mod series;
 pub mod source;
 pub mod structured;
@@ -19,16 +23,17 @@ mod suggest;
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, Rollup};
 
+pub use anomalies::AnomalyPlan;
 pub use error::Unplannable;
+pub use event_types::EventTypesPlan;
 pub use frame::Frame;
+pub use funnel::FunnelPlan;
+pub use retention::RetentionPlan;
 pub use series::SeriesPlan;
 pub use structured::StructuredPlan;
 
 use self::read::Read;
 use crate::admission::Class;
-use crate::anomalies::{self, plan::AnomalyPlan};
-use crate::event_types::{self, plan::EventTypesPlan};
-use crate::journeys::JourneyPlan;
 use crate::request::{DailyQuery, Query, SeriesQuery};
 use crate::time::{Granularity, Grid, MINUTE, Zone, minute_floor};
 
@@ -43,8 +48,10 @@ pub enum Plan {
     Daily(DailyPlan),
     /// What is unusual in a series.
     Anomalies(AnomalyPlan),
-    /// What people did after one another.
-    Journey(JourneyPlan),
+    /// How many users take one step after another.
+    Funnel(FunnelPlan),
+    /// How many users come back.
+    Retention(RetentionPlan),
     /// Several metrics by any dimensions.
     Structured(Box<StructuredPlan>),
     /// Which types of event there are.
@@ -76,9 +83,7 @@ pub struct RealtimePlan {
 pub struct DailyPlan {
     /// The local date.
     pub date: String,
-    /// Where.
     pub zone: Zone,
-    /// What is read.
     #[serde(serialize_with = "source::as_table")]
     pub rollup: Rollup,
     /// Start of the day before.
@@ -136,7 +141,7 @@ impl Plan {
     pub fn class(&self) -> Class {
         match self {
             Self::Realtime(_) => Class::Realtime,
-            Self::Journey(_) => Class::AdHoc,
+            Self::Funnel(_) | Self::Retention(_) => Class::AdHoc,
             Self::Structured(plan) if plan.reads_raw() => Class::AdHoc,
             Self::EventTypes(plan) if plan.sampled > 0 => Class::AdHoc,
             Self::EventTypes(_) | Self::Series(_) | Self::Daily(_) | Self::Anomalies(_) | Self::Structured(_) => {
@@ -157,10 +162,11 @@ fn planned(query: &Query, catalogue: &Catalogue, now_ms: i64) -> Result<Plan, Un
         Query::Metric(query) => series::plan(query, catalogue, now_ms).map(Plan::Series),
         Query::Realtime => Ok(Plan::Realtime(realtime(now_ms))),
         Query::Daily(query) => daily(query, now_ms).map(Plan::Daily),
-        Query::Anomalies(query) => anomalies::plan::plan(query, catalogue, now_ms).map(Plan::Anomalies),
-        Query::Journey(journey) => Ok(Plan::Journey(journey.plan(now_ms))),
+        Query::Anomalies(query) => anomalies::plan(query, catalogue, now_ms).map(Plan::Anomalies),
+        Query::Funnel(query) => Ok(Plan::Funnel(funnel::plan(query, now_ms))),
+        Query::Retention(query) => Ok(Plan::Retention(retention::plan(query, now_ms))),
         Query::EventTypes(query) => {
-            event_types::plan::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
+            event_types::plan(query, catalogue, now_ms).map(|plan| Plan::EventTypes(Box::new(plan)))
         }
         Query::Structured(query) => {
             structured::plan(query, catalogue, now_ms).map(|plan| Plan::Structured(Box::new(plan)))

@@ -29,12 +29,10 @@ pub struct Newest {
 pub enum Precision {
     /// A UTC day.
     Day,
-    /// An hour.
     Hour,
     /// A quarter of an hour.
     #[serde(rename = "15m")]
     Quarter,
-    /// A minute.
     Minute,
     /// A second.
     Second,
@@ -121,7 +119,7 @@ mod tests {
     use tallyhouse_schema::DimSet;
 
     use super::*;
-    use crate::plan::condition::Condition;
+    use crate::condition::Condition;
 
     fn rollup(rollup: Rollup) -> Source {
         Source::Rollup { rollup, set: DimSet::of(["country"]) }

@@ -3,10 +3,10 @@
 use serde::{Serialize, Serializer};
 use tallyhouse_schema::{DimSet, Rollup};
 
-use super::condition::{Condition, Field};
 use super::frame::Frame;
 use super::source;
-use crate::metric::Measure;
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::Measure;
 
 /// Where it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,10 +14,8 @@ use crate::metric::Measure;
 pub enum Source {
     /// A rollup, under one set of dimensions.
     Rollup {
-        /// The table.
         #[serde(serialize_with = "source::as_table")]
         rollup: Rollup,
-        /// The set.
         #[serde(serialize_with = "as_key")]
         set: DimSet,
     },
@@ -26,7 +24,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// The table's name.
     pub const fn table(&self) -> &'static str {
         match self {
             Self::Rollup { rollup, .. } => rollup.table(),
@@ -52,9 +49,7 @@ impl Source {
 /// One reading.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Read {
-    /// Where.
     pub source: Source,
-    /// Which events.
     pub condition: Condition,
     /// From this second since the epoch on.
     pub from: i64,

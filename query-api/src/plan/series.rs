@@ -3,30 +3,27 @@
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
-use super::condition::{Condition, Field};
 use super::error::Unplannable;
 use super::frame::Frame;
 use super::read::{Read, Source};
 use super::{dimensions, frame};
-use crate::metric::Measure;
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::Measure;
 use crate::request::MetricQuery;
 
 /// What a series reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SeriesPlan {
-    /// The metric's name.
     pub metric: &'static str,
     /// What is computed.
     pub measure: Measure,
     /// The table, and the rows of it.
     pub source: Source,
-    /// Which events.
     pub condition: Condition,
     /// The range and its buckets.
     pub frame: Frame,
     /// Dimensions that make separate series.
     pub group_by: Vec<String>,
-    /// The most groups.
     pub limit: u32,
     /// Whether the others come as one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

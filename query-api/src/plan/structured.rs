@@ -3,14 +3,15 @@
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
-use super::comparison::{Before, Current, RunningBucket, Span};
-use super::condition::{Condition, Field};
+use super::comparison::{Before, Current, RunningBucket};
 use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
 use super::{dimensions, source};
-use crate::metric::Measure;
-use crate::metric::definition::Expression;
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::Measure;
+use crate::metric_definitions::definition::Expression;
+use crate::request::ComparedSpan;
 use crate::request::Window;
 use crate::request::structured::{Form, Shape, StructuredQuery, Time};
 use crate::time::{DAY, Grid, MINUTE, minute_ceil, minute_floor};
@@ -22,7 +23,6 @@ pub struct StructuredPlan {
     pub shape: Shape,
     /// For each metric, for each of its parts: the reading and the measure in it.
     pub places: Vec<Vec<(usize, usize)>>,
-    /// What is read.
     pub period: Period,
     /// The period before, when it is compared with.
     pub previous: Option<Period>,
@@ -46,7 +46,7 @@ pub struct Compared {
     /// The end of what is compared of it.
     pub to: i64,
     /// How much of the period before is compared.
-    pub span: Span,
+    pub span: ComparedSpan,
 }
 
 /// A range, and the readings over it.
@@ -88,7 +88,7 @@ pub fn plan(query: &StructuredQuery, catalogue: &Catalogue, now_ms: i64) -> Resu
         .metrics
         .iter()
         .map(|metric| {
-            let part = |part: &crate::metric::definition::Part| {
+            let part = |part: &crate::metric_definitions::definition::FormulaPart| {
                 place(&mut readings, part.condition.clone().and(query.shape.condition.clone()), part.measure)
             };
             metric.parts.iter().map(part).collect()
@@ -168,8 +168,8 @@ impl Planner<'_> {
         let current = self.current(period.from, period.to, period.frame.as_ref());
         let meant_to = current.end();
         let to = match span {
-            Span::Equal => meant_to.min(current.now),
-            Span::Whole => meant_to,
+            ComparedSpan::Equal => meant_to.min(current.now),
+            ComparedSpan::Whole => meant_to,
         };
         let asked_until = match self.query.window {
             Window::Open { until, .. } => until,
@@ -355,8 +355,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::metric::{Definition, Metric};
-    use crate::request::body::{self, Part};
+    use crate::metric_definitions::{Definition, Metric};
+    use crate::request::body::{self, JsonPart};
     use crate::time::Granularity;
 
     /// 2026-11-20T12:34:56.789Z
@@ -369,7 +369,7 @@ mod tests {
         .unwrap();
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        let query = StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, NOW).unwrap();
+        let query = StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, NOW).unwrap();
         plan(&query, &catalogue, NOW)
     }
 

@@ -1,7 +1,7 @@
 //! What would be answered instead of a question that is refused. It is found by asking: nothing is suggested that would be refused.
 
 use super::Unplannable;
-use crate::event_types::query::EventTypesQuery;
+use crate::request::event_types::EventTypesQuery;
 use crate::request::{DailyQuery, Query, SeriesQuery, StructuredQuery, Window};
 use crate::time::{DAY, Granularity, Zone};
 
@@ -62,7 +62,7 @@ fn asked(query: &Query, now_ms: i64) -> Option<i64> {
         Query::Structured(query) => Some(query.window.bounds(now_ms).0),
         Query::EventTypes(query) => Some(query.window.bounds(now_ms).0),
         Query::Anomalies(query) => Some(query.series.window().bounds(now_ms).0),
-        Query::Realtime | Query::Journey(_) => None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => None,
     }
 }
 
@@ -76,7 +76,7 @@ fn zone(query: &Query) -> Option<&Zone> {
             SeriesQuery::BuiltIn(query) => &query.zone,
             SeriesQuery::Registered(query) => &query.shape.zone,
         }),
-        Query::Realtime | Query::Journey(_) => None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => None,
     }
 }
 
@@ -95,10 +95,10 @@ fn since(query: &Query, start: i64, now: i64) -> Option<Query> {
         Query::EventTypes(query) => Query::EventTypes(EventTypesQuery { window: window(query.window), ..query }),
         Query::Anomalies(query) => {
             let series = query.series.clone().over(window(query.series.window()));
-            Query::Anomalies(crate::anomalies::query::AnomalyQuery { series, ..query })
+            Query::Anomalies(crate::request::anomalies::AnomalyQuery { series, ..query })
         }
         Query::Daily(query) => Query::Daily(DailyQuery { date: query.zone.date(start), ..query }),
-        Query::Realtime | Query::Journey(_) => return None,
+        Query::Realtime | Query::Funnel(_) | Query::Retention(_) => return None,
     })
 }
 
@@ -110,7 +110,7 @@ fn in_buckets_of(query: &Query, granularity: Granularity) -> Option<Query> {
             query.series = query.series.in_buckets_of(granularity);
             Some(Query::Anomalies(query))
         }
-        Query::Daily(_) | Query::Realtime | Query::Journey(_) | Query::EventTypes(_) => None,
+        Query::Daily(_) | Query::Realtime | Query::Funnel(_) | Query::Retention(_) | Query::EventTypes(_) => None,
     }
 }
 
@@ -124,10 +124,10 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::anomalies::query::AnomalyQuery;
-    use crate::metric::{Definition, Metric};
+    use crate::metric_definitions::{Definition, Metric};
     use crate::plan::plan;
-    use crate::request::body::{self, Part};
+    use crate::request::anomalies::AnomalyQuery;
+    use crate::request::body::{self, JsonPart};
     use crate::request::query::METRIC_PARAMS;
     use crate::request::{MetricQuery, Params};
 
@@ -142,7 +142,7 @@ mod tests {
     fn document(text: &str, now_ms: i64) -> Option<Query> {
         let value = body::parse(text.as_bytes()).unwrap();
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        StructuredQuery::parse(&Part::root(&value), &metric, &Vec::new, now_ms).ok().map(Query::Structured)
+        StructuredQuery::parse(&JsonPart::root(&value), &metric, &Vec::new, now_ms).ok().map(Query::Structured)
     }
 
     /// A question with a start and an end, either of which may be left out, as it is put.

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tallyhouse_schema::{Catalogue, DimSet};
 
-use crate::metric::definition::{Expression, Operation, Part as Component};
-use crate::metric::{Definition, METRICS, Measure, Metric, Quantile};
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::definition::{Expression, FormulaPart as Component, Operation};
+use crate::metric_definitions::{Definition, METRICS, Measure, Metric, Quantile};
 use crate::plan::dimensions;
 use crate::request::BadRequest;
-use crate::request::body::Part;
+use crate::request::body::JsonPart;
 use crate::request::filter_tree::{self, Tests};
 use crate::request::values;
 
@@ -56,9 +56,7 @@ const OPERATIONS: [(&str, Operation); 4] = [
 /// A document that can be registered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
-    /// Its name.
     pub name: String,
-    /// For people.
     pub description: String,
     /// The version that it replaces, or 0 for a new metric.
     pub replaces: u32,
@@ -68,7 +66,7 @@ pub struct Proposal {
 
 /// Reads a document. `written_out` gives the expression of a registered metric.
 pub fn propose(
-    root: &Part<'_>,
+    root: &JsonPart<'_>,
     written_out: &dyn Fn(&str) -> Option<Value>,
     catalogue: &Catalogue,
 ) -> Result<Proposal, BadRequest> {
@@ -111,7 +109,7 @@ pub fn propose(
 
 /// The definition of what was kept.
 pub fn definition(name: &str, version: u32, document: &Value) -> Result<Definition, BadRequest> {
-    let root = Part::root(document);
+    let root = JsonPart::root(document);
     let fields = root.fields(&["description", "expression"])?;
     let nothing = |_: &str| None;
     let tests = Tests::of_accepted();
@@ -139,7 +137,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn expression(&mut self, part: &Part<'_>) -> Result<Value, BadRequest> {
+    fn expression(&mut self, part: &JsonPart<'_>) -> Result<Value, BadRequest> {
         self.nodes += 1;
         self.depth += 1;
         let (nodes, depth) = MAX_NODES;
@@ -153,7 +151,7 @@ impl Reader<'_> {
         written
     }
 
-    fn written(&mut self, part: &Part<'_>) -> Result<Value, BadRequest> {
+    fn written(&mut self, part: &JsonPart<'_>) -> Result<Value, BadRequest> {
         if let Some(number) = part.any_number() {
             return Ok(json!(number));
         }
@@ -173,7 +171,7 @@ impl Reader<'_> {
         Ok(json!({"op": text, "left": left, "right": self.expression(&fields.required("right")?)?}))
     }
 
-    fn named(&mut self, part: &Part<'_>) -> Result<Value, BadRequest> {
+    fn named(&mut self, part: &JsonPart<'_>) -> Result<Value, BadRequest> {
         let name = part.text()?;
         if let Some(metric) = Metric::named(name) {
             let written = built_in(metric);
@@ -185,12 +183,12 @@ impl Reader<'_> {
         }
     }
 
-    fn event_type(&mut self, part: &Part<'_>) -> Result<String, BadRequest> {
+    fn event_type(&mut self, part: &JsonPart<'_>) -> Result<String, BadRequest> {
         self.tests.count(part)?;
         values::event_type_field(part)
     }
 
-    fn component(&mut self, part: &Part<'_>, known: &[&'static str]) -> Result<Value, BadRequest> {
+    fn component(&mut self, part: &JsonPart<'_>, known: &[&'static str]) -> Result<Value, BadRequest> {
         let fields = part.fields(known)?;
         let name = fields.required("measure")?;
         let text = name.text()?;
@@ -240,7 +238,7 @@ fn expression(written: &Value, places: &mut usize) -> Expression {
 }
 
 /// Whether rollups are kept for every component.
-fn answerable(root: &Part<'_>, definition: &Definition, catalogue: &Catalogue) -> Result<(), BadRequest> {
+fn answerable(root: &JsonPart<'_>, definition: &Definition, catalogue: &Catalogue) -> Result<(), BadRequest> {
     for part in &definition.parts {
         let needed = DimSet::of(part.condition.dimensions());
         let types = part.condition.event_types();
@@ -263,7 +261,7 @@ mod tests {
         let other = |name: &str| {
             (name == "ratio_of_ours").then(|| json!({"op": "divide", "left": {"measure": "sum"}, "right": 2}))
         };
-        propose(&Part::root(&body::parse(text.as_bytes())?), &other, &Catalogue::built_in().unwrap())
+        propose(&JsonPart::root(&body::parse(text.as_bytes())?), &other, &Catalogue::built_in().unwrap())
     }
 
     #[test]
@@ -321,7 +319,7 @@ mod tests {
         let numbers = (0..40).fold("1".to_owned(), |inner, _| format!(r#"{{"op":"add","left":1,"right":{inner}}}"#));
         let other = |_: &str| serde_json::from_str::<Value>(&numbers).ok();
         let value = body::parse(br#"{"name":"a","ratio":["ours","events"]}"#).unwrap();
-        let error = propose(&Part::root(&value), &other, &Catalogue::built_in().unwrap()).unwrap_err().to_string();
+        let error = propose(&JsonPart::root(&value), &other, &Catalogue::built_in().unwrap()).unwrap_err().to_string();
         assert!(error.contains("at most 64 pieces"), "{error}");
     }
 }

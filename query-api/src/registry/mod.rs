@@ -21,10 +21,10 @@ use tallyhouse_schema::Catalogue;
 use tokio_util::sync::CancellationToken;
 
 use crate::authorize::{Denied, Scope};
-use crate::metric::{Definition, METRICS};
+use crate::metric_definitions::{Definition, METRICS};
 use crate::request::BadRequest;
-use crate::request::arrival::Unread;
-use crate::request::body::{self, Part};
+use crate::request::body::{self, JsonPart};
+use crate::request::body_reading::UnreadBody;
 use store::{Definitions, RegisterError, Stored};
 
 /// How often definitions are read.
@@ -51,20 +51,18 @@ pub struct MetricRegistry {
 
 /// Why a metric was not registered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Refused {
+pub enum NotRegistered {
     /// The caller may not.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The document did not arrive.
     #[error(transparent)]
-    Unread(#[from] Unread),
-    /// The document.
+    Unread(#[from] UnreadBody),
     #[error(transparent)]
     Bad(#[from] BadRequest),
     /// The project has as many as it may.
     #[error("the project has {MOST_PER_PROJECT} metrics, which is the most")]
     Full,
-    /// ClickHouse.
     #[error(transparent)]
     Store(#[from] RegisterError),
 }
@@ -108,17 +106,17 @@ impl MetricRegistry {
         scope: &Scope,
         catalogue: &Catalogue,
         raw: &[u8],
-    ) -> Result<(String, u32), Refused> {
+    ) -> Result<(String, u32), NotRegistered> {
         scope.administers()?;
         let project = scope.project();
         let snapshot = self.snapshot();
         let own = snapshot.get(project);
         let written_out = |name: &str| own?.get(name).and_then(|metric| metric.document.get("expression").cloned());
         let value = body::parse(raw)?;
-        let proposal = document::propose(&Part::root(&value), &written_out, catalogue)?;
+        let proposal = document::propose(&JsonPart::root(&value), &written_out, catalogue)?;
         let is_new = own.is_none_or(|own| !own.contains_key(&proposal.name));
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
-            return Err(Refused::Full);
+            return Err(NotRegistered::Full);
         }
         let version = definitions.register(project, scope.key_id(), &proposal).await?;
         // The caller's next question may be about it. It is registered, whether it is known here at once or not.

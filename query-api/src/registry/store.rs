@@ -51,7 +51,6 @@ fn conflict(in_force: u32) -> String {
 pub struct Stored {
     /// Whose it is.
     pub project_id: String,
-    /// Its name.
     pub name: String,
     /// The version in force.
     pub version: u32,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::meta::Error;
 use super::table::Row;
-use crate::metric::Definition;
-use crate::metric::definition::{Expression, Part};
-use crate::metric::interval::{Bounds, Margin, wider};
+use crate::metric_definitions::Definition;
+use crate::metric_definitions::definition::{Expression, FormulaPart};
+use crate::metric_definitions::interval::{Bounds, Margin, wider};
 use crate::plan::read::Read;
 use crate::plan::structured::{Period, StructuredPlan};
 
@@ -71,8 +71,9 @@ impl<'a> Accuracy<'a> {
         let reads = |period: &'a Period| [period.reads.as_slice(), period.totals.as_slice()];
         let places = plan.places.get(place)?;
         let of_reads = |reads: &'a [Read]| {
-            let part =
-                |(part, (reading, _)): (&Part, &(usize, usize))| Error::of(part.measure, &reads.get(*reading)?.source);
+            let part = |(part, (reading, _)): (&FormulaPart, &(usize, usize))| {
+                Error::of(part.measure, &reads.get(*reading)?.source)
+            };
             metric.parts.iter().zip(places).filter_map(part).collect::<Vec<_>>()
         };
         let parts: Vec<Error> = periods.flat_map(reads).flat_map(of_reads).collect();
@@ -90,7 +91,7 @@ impl<'a> Accuracy<'a> {
 
 /// For each metric and part, how far it may be off, read like this: a part of its true value, 0 of what is exact.
 pub fn of_parts(plan: &StructuredPlan, reads: &[Read]) -> Vec<Vec<f64>> {
-    let error = |(part, (reading, _)): (&Part, &(usize, usize))| {
+    let error = |(part, (reading, _)): (&FormulaPart, &(usize, usize))| {
         let error = reads.get(*reading).and_then(|read| Error::of(part.measure, &read.source));
         error.and_then(|error| error.relative).unwrap_or(0.0)
     };

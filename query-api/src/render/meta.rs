@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::cache::Entry;
-use crate::metric::Measure;
+use crate::cache::{CacheStatus, Entry};
+use crate::metric_definitions::Measure;
 use crate::plan::newest::{Newest, Precision};
 use crate::plan::read::Source;
-use crate::serve::CacheStatus;
 use crate::store::Cost;
 use crate::time::{Zone, rfc3339};
 use crate::warning::Warning;

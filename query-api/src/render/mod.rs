@@ -15,32 +15,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tallyhouse_sql::hex;
 
-use crate::cache::Entry;
+use crate::cache::{Entry, Rendered};
 use crate::store::Cost;
 use crate::warning::Warning;
 use meta::{About, Ending, Meta, Work};
-
-/// An answer without its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// The JSON, its `meta` left open.
-    pub head: Bytes,
-    /// Weak entity tag of what was asked and found; when and from where is not part of it.
-    pub etag: String,
-    /// When the oldest remembered part of it was read, in milliseconds since the epoch; `None` when all was read for it.
-    pub oldest_ms: Option<i64>,
-    /// Up to when it counts what happens, in milliseconds since the epoch: when the oldest part was read that was not over then.
-    pub seen_ms: Option<i64>,
-}
-
-impl Rendered {
-    /// Says in `meta` what ClickHouse read for it.
-    pub fn with_cost(mut self, cost: &Cost) -> Self {
-        let work = json::text(&Work::from(cost));
-        self.head = [self.head.as_ref(), b",", opened(&work).trim_start_matches('{').as_bytes()].concat().into();
-        self
-    }
-}
 
 /// Joins data, a JSON object, and what is told of it into one answer whose meta is left open; `own` are the fields that
 /// answers of its kind add. The tag is of everything but when it was computed.
@@ -54,6 +32,13 @@ pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> R
     let tag = hex(digest.get(..16).unwrap_or_default());
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
     Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None, seen_ms: None }
+}
+
+/// Says in `meta` what ClickHouse read for an answer.
+pub(crate) fn with_cost(rendered: Rendered, cost: &Cost) -> Rendered {
+    let work = json::text(&Work::from(cost));
+    let head = [rendered.head.as_ref(), b",", opened(&work).trim_start_matches('{').as_bytes()].concat().into();
+    Rendered { head, ..rendered }
 }
 
 /// The tag of an answer and of the warnings that come with it, which are not part of what is remembered.

@@ -6,7 +6,8 @@ use tallyhouse_schema::Rollup;
 
 use super::cut::Cut;
 use super::meta::{About, Error, Range};
-use super::{Rendered, assemble, json as piece};
+use super::{assemble, json as piece};
+use crate::cache::Rendered;
 use crate::plan::newest::Newest;
 use crate::plan::{DailyPlan, RealtimePlan};
 use crate::sql::{Line, TOP, section};

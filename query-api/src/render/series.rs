@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::cut::Cut;
 use super::meta::{About, Error, LookedUp};
-use super::{Rendered, assemble, json};
+use super::{assemble, json};
+use crate::cache::Rendered;
 use crate::plan::SeriesPlan;
 use crate::sql::Point;
 use crate::time::grid;
@@ -123,14 +124,14 @@ mod tests {
     use tallyhouse_schema::{DimSet, Rollup};
 
     use super::*;
+    use crate::cache::CacheStatus;
     use crate::cache::Entry;
-    use crate::metric::Measure;
+    use crate::condition::Condition;
+    use crate::metric_definitions::Measure;
     use crate::plan::Frame;
-    use crate::plan::condition::Condition;
     use crate::plan::read::Source;
     use crate::render::complete;
     use crate::render::meta::Ending;
-    use crate::serve::CacheStatus;
     use crate::time::{Granularity, Zone};
 
     fn plan(measure: Measure, group_by: &[&str]) -> SeriesPlan {
@@ -202,7 +203,7 @@ mod tests {
     fn estimates_say_so() {
         let meta = |measure| parsed(&render(&plan(measure, &[]), &[], &[], LookedUp::default(), 0))["meta"].clone();
         assert_eq!(meta(Measure::Users)["errors"], json!({"m": {"kind": "standard", "relative": 0.0081}}));
-        assert_eq!(meta(Measure::ValueQuantile(crate::metric::Quantile::P99))["approx"], true);
+        assert_eq!(meta(Measure::ValueQuantile(crate::metric_definitions::Quantile::P99))["approx"], true);
         let exact = meta(Measure::ValueMin);
         assert_eq!((&exact["approx"], &exact["errors"]), (&json!(false), &json!({})));
         assert_eq!(exact["cache"], json!({"status": "HIT", "age_s": 2, "ttl_s": 57}));

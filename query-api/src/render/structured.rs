@@ -8,27 +8,26 @@ use super::accuracy::Accuracy;
 use super::cut::{Cut, Page};
 use super::meta::{About, Error, LookedUp, Range};
 use super::table::{self, Greatest, Row};
-use super::{Rendered, assemble, json as piece, series};
+use super::{assemble, json as piece, series};
+use crate::cache::Rendered;
+use crate::condition::{Condition, How};
 use crate::plan::Frame;
-use crate::plan::comparison::Span;
-use crate::plan::condition::{Condition, How};
 use crate::plan::structured::{Compared, Period, StructuredPlan};
+use crate::request::ComparedSpan;
 use crate::request::structured::{Column, Form, Shape};
 use crate::sql::Point;
 use crate::time::{Zone, grid};
 
 /// The points of every reading of a plan.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct PlanPoints {
     /// The groups that are shown, where they were found before the period was read.
     pub greatest: Option<Greatest>,
     /// Of the period.
     pub reads: Vec<Vec<Point>>,
-    /// Its totals.
     pub totals: Vec<Vec<Point>>,
     /// Of the period before.
     pub previous: Vec<Vec<Point>>,
-    /// Its totals.
     pub previous_totals: Vec<Vec<Point>>,
     /// Of what the running bucket is compared with.
     pub previous_running: Vec<Vec<Point>>,
@@ -50,7 +49,7 @@ pub struct Others {
 }
 
 /// The groups that are shown, and on pages before; `None` where there are no others.
-pub fn before_the_rest(plan: &StructuredPlan, found: &Found) -> Option<Vec<Vec<String>>> {
+pub fn before_the_rest(plan: &StructuredPlan, found: &PlanPoints) -> Option<Vec<Vec<String>>> {
     if let Form::Series(groups) = plan.shape.form {
         let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
         let Greatest { groups, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
@@ -76,7 +75,7 @@ fn other_rows(plan: &StructuredPlan, others: &Others) -> Vec<Row> {
 }
 
 /// Renders what a plan found.
-pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendered {
+pub fn render(plan: &StructuredPlan, found: &PlanPoints, generated_s: i64) -> Rendered {
     let mut rows = table::rows(plan, &plan.period, &found.reads);
     if let Form::Series(groups) = plan.shape.form {
         return series_of(plan, found, rows, groups, generated_s);
@@ -106,7 +105,7 @@ pub fn render(plan: &StructuredPlan, found: &Found, generated_s: i64) -> Rendere
 }
 
 /// The rows as a series of the first metric; of the groups the greatest.
-fn series_of(plan: &StructuredPlan, found: &Found, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
+fn series_of(plan: &StructuredPlan, found: &PlanPoints, mut rows: Vec<Row>, groups: u32, generated_s: i64) -> Rendered {
     let by_clickhouse = || Greatest::ranked(found.reads.first().map_or(&[], Vec::as_slice), groups);
     let Greatest { groups: shown, truncated, .. } = found.greatest.clone().unwrap_or_else(by_clickhouse);
     let shown: HashSet<Vec<String>> = shown.into_iter().collect();
@@ -213,7 +212,7 @@ fn comparison(plan: &StructuredPlan, now: &[Option<f64>], before: &[Option<f64>]
 }
 
 fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
-    let value = |(metric, value): (&std::sync::Arc<crate::metric::Definition>, &Option<f64>)| match value {
+    let value = |(metric, value): (&std::sync::Arc<crate::metric_definitions::Definition>, &Option<f64>)| match value {
         // Counts are exact as floating point numbers up to 2^53.
         Some(count) if metric.is_count() => json!(*count as u64),
         other => json!(other),
@@ -221,7 +220,7 @@ fn values(plan: &StructuredPlan, values: &[Option<f64>]) -> Vec<Value> {
     plan.shape.metrics.iter().zip(values).map(value).collect()
 }
 
-fn totals(plan: &StructuredPlan, found: &Found, accuracy: &mut Accuracy<'_>) -> Value {
+fn totals(plan: &StructuredPlan, found: &PlanPoints, accuracy: &mut Accuracy<'_>) -> Value {
     let of = |period: &Period, points: &[Vec<Point>]| {
         let whole = Period { frame: None, reads: period.totals.clone(), ..period.clone() };
         table::rows(&ungrouped(plan), &whole, points).into_iter().next()
@@ -280,10 +279,10 @@ fn range(plan: &StructuredPlan) -> [String; 2] {
     [plan.shape.zone.rfc3339(plan.period.from), plan.shape.zone.rfc3339(to)]
 }
 
-fn comparisons(span: Span) -> Value {
+fn comparisons(span: ComparedSpan) -> Value {
     match span {
-        Span::Equal => "previous_period".into(),
-        Span::Whole => json!({ "period": "previous_period", "span": span.name() }),
+        ComparedSpan::Equal => "previous_period".into(),
+        ComparedSpan::Whole => json!({ "period": "previous_period", "span": span.name() }),
     }
 }
 
@@ -308,7 +307,7 @@ fn filter(condition: &Condition) -> Value {
 
 pub(crate) fn about<'a>(
     plan: &'a StructuredPlan,
-    found: &Found,
+    found: &PlanPoints,
     errors: Vec<(String, Error)>,
     generated_s: i64,
 ) -> About<'a> {

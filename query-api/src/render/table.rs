@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::accuracy;
-use crate::metric::Definition;
-use crate::metric::definition::Part;
-use crate::metric::interval::Bounds;
+use crate::metric_definitions::Definition;
+use crate::metric_definitions::definition::FormulaPart;
+use crate::metric_definitions::interval::Bounds;
 use crate::plan::structured::{Period, StructuredPlan};
 use crate::request::structured::{Column, Order};
 use crate::sql::Point;
@@ -65,7 +65,8 @@ fn bounds(plan: &StructuredPlan, points: &[Option<&Point>], errors: &[Vec<f64>])
 
 /// The values that a metric is computed from.
 fn parts(metric: &Definition, places: &[(usize, usize)], points: &[Option<&Point>]) -> Vec<Option<f64>> {
-    let part = |(part, (reading, place)): (&Part, &(usize, usize))| match points.get(*reading).copied().flatten() {
+    let part = |(part, (reading, place)): (&FormulaPart, &(usize, usize))| match points.get(*reading).copied().flatten()
+    {
         Some(point) => point.measured.get(*place).copied().flatten(),
         None => part.measure.of_nothing(),
     };

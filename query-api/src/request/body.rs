@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tallyhouse_schema::number;
 
 use super::error::{BadRequest, quoted};
-use super::near::nearest;
+use super::suggest::nearest;
 use super::unique::{self, Fault};
 
 /// The longest body that is read, in bytes.
@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 16;
 
 /// A value and the path to it, such as `filters[0][1]`.
 #[derive(Debug, Clone)]
-pub struct Part<'a> {
+pub struct JsonPart<'a> {
     path: String,
     value: &'a Value,
 }
@@ -50,7 +50,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> JsonPart<'a> {
     /// The whole document.
     pub fn root(value: &'a Value) -> Self {
         Self { path: String::new(), value }
@@ -107,29 +107,28 @@ impl<'a> Part<'a> {
     }
 
     /// One field of an object that must be given, whatever others there are.
-    pub fn member(&self, name: &str) -> Result<Part<'a>, BadRequest> {
+    pub fn member(&self, name: &str) -> Result<JsonPart<'a>, BadRequest> {
         let Value::Object(fields) = self.value else { return Err(self.not("an object")) };
         Fields { path: self.path.clone(), fields }.required(name)
     }
 
     /// The items of a list of at most `most`.
-    pub fn items(&self, most: usize) -> Result<Vec<Part<'a>>, BadRequest> {
+    pub fn items(&self, most: usize) -> Result<Vec<JsonPart<'a>>, BadRequest> {
         let Value::Array(items) = self.value else { return Err(self.not("a list")) };
         if items.len() > most {
             return Err(self.bad(format!("{} items are too many, at most {most} are read", items.len())));
         }
-        let part = |(index, value)| Part { path: format!("{}[{index}]", self.path), value };
+        let part = |(index, value)| JsonPart { path: format!("{}[{index}]", self.path), value };
         Ok(items.iter().enumerate().map(part).collect())
     }
 
-    /// The value itself.
     pub const fn value(&self) -> &'a Value {
         self.value
     }
 
     /// Another value in its place, so that complaints about that one are about this place.
-    pub fn instead<'b>(&self, value: &'b Value) -> Part<'b> {
-        Part { path: self.path.clone(), value }
+    pub fn instead<'b>(&self, value: &'b Value) -> JsonPart<'b> {
+        JsonPart { path: self.path.clone(), value }
     }
 
     /// Whether it is an object that has the field.
@@ -197,13 +196,13 @@ pub struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// A field, if it was given.
-    pub fn get(&self, name: &str) -> Option<Part<'a>> {
+    pub fn get(&self, name: &str) -> Option<JsonPart<'a>> {
         let value = self.fields.get(name).filter(|value| !value.is_null())?;
-        Some(Part { path: join(&self.path, name), value })
+        Some(JsonPart { path: join(&self.path, name), value })
     }
 
     /// A field that must be given.
-    pub fn required(&self, name: &str) -> Result<Part<'a>, BadRequest> {
+    pub fn required(&self, name: &str) -> Result<JsonPart<'a>, BadRequest> {
         self.get(name).ok_or_else(|| BadRequest::BadField {
             path: join(&self.path, name),
             problem: "it must be given".to_owned(),
@@ -223,7 +222,7 @@ mod tests {
     #[test]
     fn complaints_say_where() {
         let value = parse(br#"{"a":{"b":[1,"x\u0000"]},"limt":3}"#).unwrap();
-        let root = Part::root(&value);
+        let root = JsonPart::root(&value);
         let error = root.fields(&["a", "limit"]).unwrap_err().to_string();
         assert_eq!(error, "`limt`: there is no such field; known: a, limit; did you mean limit?");
         let a = root.fields(&["a", "limt"]).unwrap().required("a").unwrap();

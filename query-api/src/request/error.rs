@@ -6,7 +6,6 @@ pub enum BadRequest {
     /// The query string is longer than is read.
     #[error("the query string has {bytes} bytes, at most {limit} are read")]
     QueryTooLong {
-        /// Its length.
         bytes: usize,
         /// The longest that is read.
         limit: usize,
@@ -14,7 +13,6 @@ pub enum BadRequest {
     /// The body is longer than is read.
     #[error("the body has {bytes} bytes, at most {limit} are read")]
     BodyTooLong {
-        /// Its length.
         bytes: usize,
         /// The longest that is read.
         limit: usize,
@@ -107,9 +105,7 @@ pub enum BadRequest {
          or later"
     )]
     RangeTooLong {
-        /// Its length.
         days: i64,
-        /// The longest.
         limit: i64,
         /// The earliest start that fits.
         earliest: String,
@@ -117,9 +113,7 @@ pub enum BadRequest {
     /// A parameter that says otherwise than the metric's name.
     #[error("`{parameter}`: the metric `{metric}` is always about {fixed}; leave it out, or ask for `{instead}`")]
     Contradiction {
-        /// The parameter.
         parameter: &'static str,
-        /// The metric.
         metric: &'static str,
         /// What the metric fixes.
         fixed: String,

@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 
 use tallyhouse_schema::dimension::stored_event_type;
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::error::BadRequest;
 use super::values;
-use crate::plan::condition::{Condition, Field, How};
+use crate::condition::{Condition, Field, How};
 
 /// Conditions of one list, and values of one test, at most.
 const MOST: (usize, usize) = (32, 1_000);
@@ -48,7 +48,7 @@ impl Tests {
     }
 
     /// One more, which stands there.
-    pub fn count(&mut self, part: &Part<'_>) -> Result<(), BadRequest> {
+    pub fn count(&mut self, part: &JsonPart<'_>) -> Result<(), BadRequest> {
         let too_many = || part.bad(format!("this test is one more than the {MOST_TESTS} that a document may have"));
         self.left = self.left.checked_sub(1).ok_or_else(too_many)?;
         Ok(())
@@ -56,17 +56,17 @@ impl Tests {
 }
 
 /// Reads the list.
-pub fn parse(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+pub fn parse(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let items = part.items(MOST.0)?;
     items.iter().try_fold(Condition::always(), |all, one| Ok(all.and(condition(one, tests)?)))
 }
 
 /// Reads the list if there is one; without, everything passes.
-pub fn parse_any(part: Option<&Part<'_>>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+pub fn parse_any(part: Option<&JsonPart<'_>>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     part.map_or_else(|| Ok(Condition::always()), |part| parse(part, tests))
 }
 
-fn condition(part: &Part<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+fn condition(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
     let items = part.items(3)?;
     let Some((word, rest)) = items.split_first() else {
         return Err(part.bad("it is empty; write a condition such as [\"is\", \"country\", [\"DE\"]]"));
@@ -115,7 +115,7 @@ fn not(condition: Condition) -> Condition {
     }
 }
 
-fn test(field: &Part<'_>, how: How, list: &Part<'_>, is_new: bool) -> Result<Condition, BadRequest> {
+fn test(field: &JsonPart<'_>, how: How, list: &JsonPart<'_>, is_new: bool) -> Result<Condition, BadRequest> {
     let name = field.text()?;
     if name.is_empty() || values::is_time(name) {
         return Err(field.bad("name a dimension or `event_type`; the range of time is `date_range`"));
@@ -138,7 +138,7 @@ fn test(field: &Part<'_>, how: How, list: &Part<'_>, is_new: bool) -> Result<Con
 }
 
 /// The empty text stands for events without a dimension; no event is without a type, and every value contains it.
-fn can_be_found(field: &Field, how: How, text: &str, value: &Part<'_>) -> Result<(), BadRequest> {
+fn can_be_found(field: &Field, how: How, text: &str, value: &JsonPart<'_>) -> Result<(), BadRequest> {
     match how {
         How::Contains if text.is_empty() => {
             Err(value.bad("every value contains the empty text; leave the condition out"))
@@ -150,13 +150,19 @@ fn can_be_found(field: &Field, how: How, text: &str, value: &Part<'_>) -> Result
     }
 }
 
+/// The events of the type that a field names, a test of its own.
+pub fn event_type_of(part: &JsonPart<'_>, tests: &mut Tests) -> Result<Condition, BadRequest> {
+    tests.count(part)?;
+    Ok(Condition::is(Field::EventType, [values::event_type_field(part)?]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::request::body;
 
     fn parsed(text: &str) -> Result<Condition, BadRequest> {
-        parse(&Part::root(&body::parse(text.as_bytes())?), &mut Tests::of_document())
+        parse(&JsonPart::root(&body::parse(text.as_bytes())?), &mut Tests::of_document())
     }
 
     #[test]
@@ -230,6 +236,6 @@ mod tests {
         let error = parsed(&all(26)).unwrap_err().to_string();
         assert_eq!(error, "`[3][1][25][1]`: this test is one more than the 100 that a document may have");
         let value = body::parse(all(26).as_bytes()).unwrap();
-        assert!(parse(&Part::root(&value), &mut Tests::of_accepted()).is_ok());
+        assert!(parse(&JsonPart::root(&value), &mut Tests::of_accepted()).is_ok());
     }
 }

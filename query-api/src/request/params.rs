@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::{BadRequest, quoted};
-use super::near::nearest;
+use super::suggest::nearest;
 
 /// Longest query string in bytes.
 pub const MAX_QUERY_BYTES: usize = 10 * 1024;

@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::Serialize;
 
+use super::body::JsonPart;
 use super::error::{BadRequest, quoted};
-use super::near::nearest;
+use super::funnel::Funnel;
 use super::params::{FILTER, Params};
+use super::retention::Retention;
 use super::structured::StructuredQuery;
+use super::suggest::nearest;
 use super::values;
 use super::window::Window;
-use crate::anomalies::query::AnomalyQuery;
-use crate::event_types::query::EventTypesQuery;
-use crate::journeys::Journey;
-use crate::metric::Metric;
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::Metric;
+use crate::request::anomalies::AnomalyQuery;
+use crate::request::event_types::EventTypesQuery;
 use crate::time::{Granularity, Zone};
 
 /// Parameters of `GET /v1/metrics/{name}`.
@@ -45,8 +47,10 @@ pub enum Query {
     Daily(DailyQuery),
     /// What is unusual in a series.
     Anomalies(AnomalyQuery),
-    /// What people did after one another.
-    Journey(Journey),
+    /// How many users take one step after another.
+    Funnel(Funnel),
+    /// How many users come back.
+    Retention(Retention),
     /// Several metrics by any dimensions.
     Structured(StructuredQuery),
     /// Which types of event there are.
@@ -56,11 +60,9 @@ pub enum Query {
 /// A series of one metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricQuery {
-    /// The metric.
     pub metric: Metric,
     /// Only events of this type.
     pub event_type: Option<String>,
-    /// The range.
     pub window: Window,
     /// The width of buckets, or `None` for the finest that makes a readable chart.
     pub granularity: Option<Granularity>,
@@ -70,7 +72,6 @@ pub struct MetricQuery {
     pub group_by: Vec<String>,
     /// Conditions, all of which must hold, by dimension.
     pub filters: Vec<Filter>,
-    /// The most groups.
     pub limit: u32,
     /// Whether the others come as one.
     pub other: bool,
@@ -79,7 +80,6 @@ pub struct MetricQuery {
 /// A condition: the dimension has one of the values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Filter {
-    /// The dimension.
     pub dimension: String,
     /// The values, sorted; the empty value stands for events without this dimension. Without any value nothing passes.
     pub values: Vec<String>,
@@ -90,18 +90,31 @@ pub struct Filter {
 pub struct DailyQuery {
     /// The local date.
     pub date: Date,
-    /// Where.
     pub zone: Zone,
 }
 
+/// The values of `kind`.
+const KINDS: [&str; 2] = ["funnel", "retention"];
+
 impl Query {
+    /// Reads a document whose field `kind` says what it asks for; `now_ms` is the present.
+    pub fn of_kind(root: &JsonPart<'_>, now_ms: i64) -> Result<Self, BadRequest> {
+        let kind = root.member("kind")?;
+        match kind.text()? {
+            "funnel" => Funnel::parse(root, now_ms).map(Self::Funnel),
+            "retention" => Retention::parse(root, now_ms).map(Self::Retention),
+            _ => Err(kind.unknown("kind of query", KINDS)),
+        }
+    }
+
     /// Every event type that the caller named, also by a registered metric. What a built-in metric is about is not the caller's.
     pub fn event_types(&self) -> BTreeSet<String> {
         match self {
             Self::Metric(query) => query.event_types(),
             Self::Realtime | Self::Daily(_) => BTreeSet::new(),
             Self::Anomalies(query) => query.series.event_types(),
-            Self::Journey(journey) => journey.event_types(),
+            Self::Funnel(query) => query.event_types(),
+            Self::Retention(query) => query.event_types(),
             Self::Structured(query) => query.event_types(),
             Self::EventTypes(query) => query.event_types(),
         }
@@ -113,7 +126,8 @@ impl Query {
             Self::Metric(query) => query.condition().numbers_as_texts(),
             Self::Realtime | Self::Daily(_) | Self::EventTypes(_) => BTreeMap::new(),
             Self::Anomalies(query) => query.series.numbers_as_texts(),
-            Self::Journey(journey) => journey.numbers_as_texts(),
+            Self::Funnel(query) => query.numbers_as_texts(),
+            Self::Retention(query) => query.numbers_as_texts(),
             Self::Structured(query) => query.shape.condition.numbers_as_texts(),
         }
     }
@@ -324,7 +338,7 @@ mod tests {
     const NOW: i64 = 1_795_178_096_789;
 
     fn metric(name: &str, query: &str) -> Result<MetricQuery, BadRequest> {
-        let names = || crate::metric::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+        let names = || crate::metric_definitions::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
         MetricQuery::parse(name, &Params::parse(Some(query), METRIC_PARAMS)?, &names, NOW)
     }
 
@@ -390,5 +404,25 @@ mod tests {
                 .contains("has not begun in UTC, where today is 2026-11-20")
         );
         assert!(daily("date=20261101").unwrap_err().to_string().contains("`date`: `20261101` is not a date"));
+    }
+
+    #[test]
+    fn the_kind_decides() {
+        let parsed =
+            |text: &str| Query::of_kind(&JsonPart::root(&crate::request::body::parse(text.as_bytes()).unwrap()), 0);
+        for (text, expected) in [
+            ("[]", "a list is not an object"),
+            ("{}", "`kind`: it must be given"),
+            (r#"{"kind":1}"#, "`kind`: `1` is not a text"),
+            (
+                r#"{"kind":"funel"}"#,
+                "`kind`: there is no kind of query `funel`; known: funnel, retention; did you mean",
+            ),
+            (r#"{"kind":"funnel"}"#, "`steps`: it must be given"),
+            (r#"{"kind":"retention"}"#, "`cohort`: it must be given"),
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 }

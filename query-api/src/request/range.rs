@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 use jiff::{Span, ToSpan};
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::error::BadRequest;
 use super::values;
 use super::window::{MAX_DAYS, Window};
@@ -14,7 +14,7 @@ const EXPECTED: &str = "`day`, `yesterday`, `week`, `month`, `year`, a number of
                         not included)";
 
 /// Reads a range. Days and months are those of the zone, and the present one counts.
-pub fn parse(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadRequest> {
+pub fn parse(part: &JsonPart<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadRequest> {
     if part.is_list() {
         return between(part, zone, now_ms);
     }
@@ -58,7 +58,7 @@ fn counted(name: &str, today: Date, zone: &Zone) -> Option<Window> {
     })
 }
 
-fn between(part: &Part<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadRequest> {
+fn between(part: &JsonPart<'_>, zone: &Zone, now_ms: i64) -> Result<Window, BadRequest> {
     let pair = part.items(2)?;
     let [start, end] = pair.as_slice() else { return Err(part.not(EXPECTED)) };
     // A date as the end is the whole day: as text, the day after.
@@ -93,7 +93,7 @@ mod tests {
 
     fn parsed(text: &str, zone: &str) -> Result<Window, BadRequest> {
         let value = body::parse(text.as_bytes())?;
-        parse(&Part::root(&value), &Zone::named(zone).unwrap(), NOW)
+        parse(&JsonPart::root(&value), &Zone::named(zone).unwrap(), NOW)
     }
 
     fn shown(text: &str, zone: &str) -> String {

@@ -17,7 +17,6 @@ pub enum SeriesQuery {
 }
 
 impl SeriesQuery {
-    /// The range.
     pub fn window(&self) -> Window {
         match self {
             Self::BuiltIn(query) => query.window,

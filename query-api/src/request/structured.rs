@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::body::Part;
+use super::body::JsonPart;
+use super::comparison::ComparedSpan;
 use super::error::BadRequest;
 use super::filter_tree::{self, MOST_TESTS, Tests};
 use super::params::Params;
@@ -20,9 +21,8 @@ use super::query::{MAX_DIMENSIONS, MetricQuery, event_types_of};
 use super::range;
 use super::values;
 use super::window::Window;
-use crate::metric::{Definition, Measure, Metric};
-use crate::plan::comparison::Span;
-use crate::plan::condition::{Condition, Field};
+use crate::condition::{Condition, Field};
+use crate::metric_definitions::{Definition, Measure, Metric};
 use crate::time::{Granularity, Zone};
 
 /// Metrics of one query at most.
@@ -42,7 +42,6 @@ const FIELDS: &[&str] =
 pub struct StructuredQuery {
     /// What the answer holds.
     pub shape: Shape,
-    /// The range.
     pub window: Window,
     /// Buckets of time, if any are asked for.
     pub time: Option<Time>,
@@ -103,7 +102,6 @@ pub enum Time {
 /// What rows are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Order {
-    /// The column.
     pub column: Column,
     /// Whether the greatest comes first.
     pub descending: bool,
@@ -132,7 +130,7 @@ pub struct Include {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub other: bool,
     /// The period right before, and how much of it.
-    pub previous_period: Option<Span>,
+    pub previous_period: Option<ComparedSpan>,
 }
 
 impl StructuredQuery {
@@ -145,7 +143,7 @@ impl StructuredQuery {
 
     /// Reads a document; `metric` finds metrics by name, `names` are all of them.
     pub fn parse(
-        root: &Part<'_>,
+        root: &JsonPart<'_>,
         metric: &dyn Fn(&str) -> Option<Arc<Definition>>,
         names: &dyn Fn() -> Vec<String>,
         now_ms: i64,
@@ -223,7 +221,7 @@ struct Dimensions {
     names: Vec<String>,
 }
 
-fn dimensions(part: &Part<'_>) -> Result<Dimensions, BadRequest> {
+fn dimensions(part: &JsonPart<'_>) -> Result<Dimensions, BadRequest> {
     let mut found = Dimensions::default();
     for item in part.items(MAX_DIMENSIONS + 1)? {
         let name = item.text()?;
@@ -252,7 +250,7 @@ fn dimensions(part: &Part<'_>) -> Result<Dimensions, BadRequest> {
     Ok(found)
 }
 
-fn fixed_granularity(part: &Part<'_>, metrics: &[Arc<Definition>], time: Option<Time>) -> Result<(), BadRequest> {
+fn fixed_granularity(part: &JsonPart<'_>, metrics: &[Arc<Definition>], time: Option<Time>) -> Result<(), BadRequest> {
     let fixed = metrics.iter().find_map(|metric| Some((metric, metric.granularity?)));
     match (fixed, time) {
         (Some((metric, fixed)), other) if other != Some(Time::Of(fixed)) => Err(part.bad(format!(
@@ -266,7 +264,7 @@ fn fixed_granularity(part: &Part<'_>, metrics: &[Arc<Definition>], time: Option<
 }
 
 /// What a registered metric is made of was counted when it was registered; each measure of it is read with the filters.
-fn fit_with_filters(part: &Part<'_>, metrics: &[Arc<Definition>], filters: &Condition) -> Result<(), BadRequest> {
+fn fit_with_filters(part: &JsonPart<'_>, metrics: &[Arc<Definition>], filters: &Condition) -> Result<(), BadRequest> {
     for (item, metric) in part.items(MAX_METRICS)?.iter().zip(metrics) {
         let tests = metric.parts.iter().map(|part| part.condition.tests()).max().unwrap_or(0) + filters.tests();
         if tests > MOST_TESTS {
@@ -276,13 +274,13 @@ fn fit_with_filters(part: &Part<'_>, metrics: &[Arc<Definition>], filters: &Cond
     Ok(())
 }
 
-fn page(part: &Part<'_>) -> Result<(u64, u64), BadRequest> {
+fn page(part: &JsonPart<'_>) -> Result<(u64, u64), BadRequest> {
     let fields = part.fields(&["limit", "offset"])?;
     let limit = fields.get("limit").map_or(Ok(ROWS.0), |part| part.number(1, ROWS.1))?;
     Ok((limit, fields.get("offset").map_or(Ok(0), |part| part.number(0, MAX_OFFSET))?))
 }
 
-fn order(part: &Part<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) -> Result<Vec<Order>, BadRequest> {
+fn order(part: &JsonPart<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) -> Result<Vec<Order>, BadRequest> {
     let mut found = Vec::new();
     for item in part.items(MAX_METRICS + MAX_DIMENSIONS)? {
         let pair = item.items(2)?;
@@ -304,7 +302,7 @@ fn order(part: &Part<'_>, metrics: &[Arc<Definition>], dimensions: &Dimensions) 
     Ok(found)
 }
 
-fn include(part: &Part<'_>, by: &[Field]) -> Result<Include, BadRequest> {
+fn include(part: &JsonPart<'_>, by: &[Field]) -> Result<Include, BadRequest> {
     let fields = part.fields(&["time_labels", "totals", "total_rows", "other", "comparisons"])?;
     let switch = |name| fields.get(name).map_or(Ok(false), |part| part.switch());
     if by.is_empty() && switch("other")? {
@@ -320,20 +318,20 @@ fn include(part: &Part<'_>, by: &[Field]) -> Result<Include, BadRequest> {
 }
 
 /// `"previous_period"`, or an object that also says how much of it.
-fn comparisons(part: &Part<'_>) -> Result<Span, BadRequest> {
-    let period = |part: &Part<'_>| match part.text()? {
+fn comparisons(part: &JsonPart<'_>) -> Result<ComparedSpan, BadRequest> {
+    let period = |part: &JsonPart<'_>| match part.text()? {
         "previous_period" => Ok(()),
         _ => Err(part.not("`previous_period`")),
     };
     if part.is_text() {
-        return period(part).map(|()| Span::Equal);
+        return period(part).map(|()| ComparedSpan::Equal);
     }
     let fields = part.fields(&["period", "span"])?;
     period(&fields.required("period")?)?;
-    let Some(span) = fields.get("span") else { return Ok(Span::Equal) };
+    let Some(span) = fields.get("span") else { return Ok(ComparedSpan::Equal) };
     let text = span.text()?;
-    let found = Span::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, span)| span);
-    found.ok_or_else(|| span.unknown("span", Span::NAMES.map(|(name, _)| name)))
+    let found = ComparedSpan::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, span)| span);
+    found.ok_or_else(|| span.unknown("span", ComparedSpan::NAMES.map(|(name, _)| name)))
 }
 
 #[cfg(test)]
@@ -347,7 +345,7 @@ mod tests {
     fn parsed(text: &str) -> Result<StructuredQuery, BadRequest> {
         let value = body::parse(text.as_bytes())?;
         let metric = |name: &str| Metric::named(name).map(Definition::built_in).map(Arc::new);
-        StructuredQuery::parse(&Part::root(&value), &metric, &|| vec!["events".into(), "users".into()], NOW)
+        StructuredQuery::parse(&JsonPart::root(&value), &metric, &|| vec!["events".into(), "users".into()], NOW)
     }
 
     #[test]
@@ -366,7 +364,7 @@ mod tests {
         assert_eq!((query.shape.limit, query.shape.offset, query.raw), (5, 10, true));
         assert!(
             query.shape.include.totals
-                && query.shape.include.previous_period == Some(Span::Equal)
+                && query.shape.include.previous_period == Some(ComparedSpan::Equal)
                 && !query.shape.include.total_rows
         );
     }
@@ -432,7 +430,7 @@ mod tests {
     #[test]
     fn a_metric_has_as_many_tests_as_the_filters_leave() {
         let own = (0..8).fold(Condition::always(), |all, n| all.and(Condition::is(Field::EventType, [n.to_string()])));
-        let part = crate::metric::definition::Part { measure: Measure::Events, condition: own };
+        let part = crate::metric_definitions::definition::FormulaPart { measure: Measure::Events, condition: own };
         let events = Definition::built_in(Metric::named("events").unwrap());
         let metric = Arc::new(Definition { parts: vec![part], ..events.clone() });
         let events = Arc::new(events);
@@ -442,7 +440,7 @@ mod tests {
             let text = format!(r#"{{"metrics":["events","own"],"date_range":"7d","filters":[{}]}}"#, lists.join(","));
             let value = body::parse(text.as_bytes()).unwrap();
             let find = |name: &str| Some(Arc::clone(if name == "own" { &metric } else { &events }));
-            StructuredQuery::parse(&Part::root(&value), &find, &Vec::new, NOW).map_err(|error| error.to_string())
+            StructuredQuery::parse(&JsonPart::root(&value), &find, &Vec::new, NOW).map_err(|error| error.to_string())
         };
         assert!(asked(92).is_ok());
         assert_eq!(asked(93).unwrap_err(), "`metrics[1]`: with the filters it has 101 tests, at most 100 are made");

@@ -2,10 +2,10 @@
 
 use tallyhouse_schema::dimension::stored_event_type;
 
-use super::body::Part;
+use super::body::JsonPart;
 use super::error::{BadRequest, quoted};
-use super::near::nearest;
 use super::params::Params;
+use super::suggest::nearest;
 use crate::time::{DAY, MINUTE, Zone};
 
 /// The longest event type that is asked for, in characters: longer ones are not stored.
@@ -18,7 +18,7 @@ pub fn zone_parameter(params: &Params) -> Result<Zone, BadRequest> {
 }
 
 /// A field that holds a time zone; UTC without it.
-pub fn zone_field(part: Option<&Part<'_>>) -> Result<Zone, BadRequest> {
+pub fn zone_field(part: Option<&JsonPart<'_>>) -> Result<Zone, BadRequest> {
     let Some(part) = part else { return Ok(Zone::utc()) };
     let name = part.text()?;
     Zone::named(name).ok_or_else(|| part.unknown_zone(name))
@@ -35,7 +35,7 @@ pub fn event_type_parameter(params: &Params) -> Result<Option<String>, BadReques
 }
 
 /// A field that holds an event type, as it is stored.
-pub fn event_type_field(part: &Part<'_>) -> Result<String, BadRequest> {
+pub fn event_type_field(part: &JsonPart<'_>) -> Result<String, BadRequest> {
     event_type(part.any_text()?).ok_or_else(|| part.not(&expected()))
 }
 

@@ -30,10 +30,7 @@ pub enum Window {
         until: Option<i64>,
     },
     /// The last so many seconds, whatever whole buckets that takes.
-    Last {
-        /// How many.
-        seconds: i64,
-    },
+    Last { seconds: i64 },
     /// Between two minutes, both in the past; the second is not included.
     Closed {
         /// Seconds since the epoch.

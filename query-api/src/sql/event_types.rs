@@ -6,8 +6,10 @@ use tallyhouse_sql::clickhouse::{self, Row};
 
 use super::read::RAW_RANGE;
 use super::{Statement, Value};
-use crate::event_types::plan::EventTypesPlan;
-use crate::event_types::{MOST_PROPERTIES, SAMPLED_TYPES};
+use crate::plan::event_types::{EventTypesPlan, SAMPLED_TYPES};
+
+/// Properties of a type that are told: those in most events.
+const MOST_PROPERTIES: i64 = 200;
 
 /// A type of event and how much there is of it.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
@@ -128,8 +130,8 @@ mod tests {
     use tallyhouse_schema::Catalogue;
 
     use super::*;
-    use crate::event_types::query::{EVENT_TYPES_PARAMS, EventTypesQuery};
     use crate::request::Params;
+    use crate::request::event_types::{EVENT_TYPES_PARAMS, EventTypesQuery};
 
     const NOW: i64 = 1_795_178_096_789;
 
@@ -137,7 +139,7 @@ mod tests {
     fn nothing_from_a_request_or_a_table_is_in_the_text_and_every_parameter_is_used() {
         let params = Params::parse(Some("eventType=x'+OR+1"), EVENT_TYPES_PARAMS).unwrap();
         let query = EventTypesQuery::parse(&params, NOW).unwrap();
-        let plan = crate::event_types::plan::plan(&query, &Catalogue::default(), NOW).unwrap();
+        let plan = crate::plan::event_types::plan(&query, &Catalogue::default(), NOW).unwrap();
         let row = EventTypeRow { event_type: "x' OR 1".to_owned(), events: 1, first_day: 0, newest_day: 0 };
         let sampled = sampled_properties(&plan, &vec![row; SAMPLED_TYPES + 1], "p'1").unwrap();
         for statement in [listed_types(&plan, "p'1"), sampled] {

@@ -3,9 +3,11 @@
 //! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
+mod condition;
 mod coverage;
 mod event_types;
-pub mod journeys;
+pub mod funnels_retention;
+mod measure;
 mod newest;
 mod ranking;
 mod read;

@@ -8,9 +8,10 @@
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::read::{Parts, Point, users, value_count};
+use super::measure::{users, value_count};
+use super::read::{Parts, Point};
 use super::{Statement, Value};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};
 
 /// Points of all groups that are put together: some 200 bytes each.

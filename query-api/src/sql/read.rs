@@ -1,17 +1,15 @@
 //! The statement of a [`Read`]: one row per bucket and group, with every measure.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
-use tallyhouse_schema::dimension::{OTHER, VALUE_SEPARATOR, counted_value, stored_text};
+use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_schema::rollup::EVERY_TYPE;
-use tallyhouse_schema::{DimSet, Rollup};
 use tallyhouse_sql::clickhouse::{self, Row};
 
+use super::condition::{condition, value, values};
+use super::measure::measure;
 use super::{Statement, Value, bucket, ranking};
-use crate::metric::Measure;
-use crate::plan::condition::{Condition, Field, How};
+use crate::condition::Condition;
+use crate::metric_definitions::Measure;
 use crate::plan::read::{Read, Source};
 use crate::time::Grid;
 
@@ -58,7 +56,6 @@ pub(super) struct Parts {
     /// When the newest event happened.
     pub(super) newest: String,
     pub(super) table: &'static str,
-    /// Which rows.
     pub(super) rows: String,
     /// How they are read.
     pub(super) settings: &'static str,
@@ -134,7 +131,6 @@ pub fn overflowed(read: &Read, starts: Vec<i64>, project: &str) -> Option<Statem
 pub struct Place {
     /// The start, in seconds since the epoch.
     pub at: i64,
-    /// The place.
     pub place: i64,
 }
 
@@ -228,116 +224,6 @@ pub(super) fn rows(read: &Read, project: &str, statement: &mut Statement) -> Str
     format!("{scope} AND {}", condition(&read.condition, &read.source, statement))
 }
 
-pub(super) fn condition(tree: &Condition, source: &Source, statement: &mut Statement) -> String {
-    let mut join = |several: &[Condition], word: &str, of_none: &str| {
-        let parts: Vec<_> = several.iter().map(|one| condition(one, source, statement)).collect();
-        if parts.is_empty() { of_none.to_owned() } else { format!("({})", parts.join(word)) }
-    };
-    match tree {
-        Condition::And(several) => join(several, " AND ", "1"),
-        Condition::Or(several) => join(several, " OR ", "0"),
-        Condition::Not(one) => format!("NOT {}", condition(one, source, statement)),
-        Condition::Groups { by, groups } => one_of(by, groups, source, statement),
-        Condition::Test { field, how, values } => match (field, source) {
-            (Field::EventType, _) => test("event_type", *how, values.iter().cloned().collect(), statement),
-            (Field::Dimension(_), Source::Rollup { .. }) => {
-                let value = value(field, source, statement);
-                test(&value, *how, texts(values, counted_value), statement)
-            }
-            (Field::Dimension(name), Source::Raw) => raw_test(name, *how, values, statement),
-        },
-    }
-}
-
-/// Each value with its length before it, so that no two groups are the same text.
-fn one_of(by: &[Field], groups: &BTreeSet<Vec<String>>, source: &Source, statement: &mut Statement) -> String {
-    let texts = groups.iter().map(|group| group.iter().map(|value| format!("{}:{value}", value.len())).collect());
-    let name = format!("groups_{}", statement.params.len());
-    statement.bind(name.clone(), Value::Texts(texts.collect()));
-    let values: Vec<_> = by
-        .iter()
-        .map(|field| {
-            let value = format!("toString({})", value(field, source, statement));
-            format!("toString(length({value})), ':', {value}")
-        })
-        .collect();
-    format!("(concat({}) IN {{{name}:Array(String)}})", values.join(", "))
-}
-
-/// As for a rollup where the event was counted under the dimension; else its column or property is told apart by all of it.
-fn raw_test(name: &str, how: How, values: &BTreeSet<String>, statement: &mut Statement) -> String {
-    let RawValue { is_counted, counted, own } = RawValue::of(name, statement);
-    let (as_counted, as_stored) = (texts(values, counted_value), texts(values, stored_text));
-    if as_counted == as_stored {
-        return test(&format!("if({is_counted}, {counted}, {own})"), how, as_counted, statement);
-    }
-    let (counted, own) = (test(&counted, how, as_counted, statement), test(&own, how, as_stored, statement));
-    format!("if({is_counted}, {counted}, {own})")
-}
-
-fn texts(values: &BTreeSet<String>, as_: fn(Cow<'_, str>) -> Cow<'_, str>) -> Vec<String> {
-    let texts: BTreeSet<String> = values.iter().map(|text| as_(text.into()).into_owned()).collect();
-    texts.into_iter().collect()
-}
-
-fn test(value: &str, how: How, texts: Vec<String>, statement: &mut Statement) -> String {
-    let name = format!("texts_{}", statement.params.len());
-    statement.bind(name.clone(), Value::Texts(texts));
-    match how {
-        How::Is => format!("({value} IN {{{name}:Array(String)}})"),
-        // Not one of the multiSearch functions: those take at most 255 texts and none that is empty.
-        How::Contains => {
-            format!("arrayExists(text -> positionCaseInsensitiveUTF8({value}, text) > 0, {{{name}:Array(String)}})")
-        }
-    }
-}
-
-/// The value of a field in a row.
-pub(super) fn value(field: &Field, source: &Source, statement: &mut Statement) -> String {
-    match (field, source) {
-        (Field::EventType, _) => "event_type".to_owned(),
-        // Of a single dimension it is the column itself, so that its index is used.
-        (Field::Dimension(_), Source::Rollup { set, .. }) if set.names().len() == 1 => "dim_value".to_owned(),
-        (Field::Dimension(name), Source::Rollup { set, .. }) => format!("{}[{}]", values(), position(set, name)),
-        (Field::Dimension(name), Source::Raw) => {
-            let RawValue { is_counted, counted, own } = RawValue::of(name, statement);
-            format!("if({is_counted}, {counted}, {own})")
-        }
-    }
-}
-
-/// Columns of `events` that are dimensions by themselves.
-const COLUMNS: [&str; 6] = ["country", "device", "os", "browser", "locale", "page"];
-
-/// The value of a dimension of a raw event, as SQL.
-struct RawValue {
-    /// Whether the event was counted under the dimension.
-    is_counted: String,
-    /// What it was counted under, so that raw and rollups agree.
-    counted: String,
-    /// Its column or property. A number is written as it would be counted: as `toString` does, but without the sign of zero.
-    own: String,
-}
-
-impl RawValue {
-    fn of(name: &str, statement: &mut Statement) -> Self {
-        let bound = format!("name_{}", statement.params.len());
-        statement.bind(bound.clone(), Value::Text(name.to_owned()));
-        let own = match COLUMNS.into_iter().find(|column| *column == name) {
-            Some(column) => format!("toString({column})"),
-            None => format!(
-                "if(mapContains(props, {{{bound}:String}}), props[{{{bound}:String}}], \
-                 if(mapContains(num_props, {{{bound}:String}}), toString(num_props[{{{bound}:String}}] + 0), ''))"
-            ),
-        };
-        Self {
-            is_counted: format!("arrayExists(dim -> dim.1 = {{{bound}:String}}, dims)"),
-            counted: format!("arrayFirst(dim -> dim.1 = {{{bound}:String}}, dims).2"),
-            own,
-        }
-    }
-}
-
 /// What is grouped by, in the order asked.
 fn groups(read: &Read, statement: &mut Statement) -> String {
     if read.by.is_empty() {
@@ -346,61 +232,6 @@ fn groups(read: &Read, statement: &mut Statement) -> String {
     let values: Vec<_> =
         read.by.iter().map(|field| format!("toString({})", value(field, &read.source, statement))).collect();
     format!("[{}]", values.join(", "))
-}
-
-fn values() -> String {
-    format!("splitByChar(char({}), dim_value)", u32::from(VALUE_SEPARATOR))
-}
-
-/// Place of a dimension in its set, from 1. The planner chose a set that has it; 0 would read as no value.
-fn position(set: &DimSet, dimension: &str) -> usize {
-    set.names().iter().position(|name| name == dimension).map_or(0, |index| index + 1)
-}
-
-fn measure(measure: Measure, source: &Source) -> String {
-    let of_values = |what: &str| format!("if({} = 0, NULL, {what})", value_count(source));
-    let is_raw = *source == Source::Raw;
-    let pick = |of_rollup: &'static str, of_raw: &'static str| if is_raw { of_raw } else { of_rollup };
-    match measure {
-        Measure::Events => format!("toNullable(toFloat64({}))", pick("sum(events)", "count()")),
-        Measure::Users => format!("toNullable(toFloat64({}))", users(source)),
-        Measure::ValueSum => format!("toNullable({})", pick("sum(value_sum)", "sum(ifNull(value, 0))")),
-        Measure::ValueAvg => {
-            of_values(pick("sum(value_sum) / sum(value_count)", "sum(ifNull(value, 0)) / count(value)"))
-        }
-        Measure::ValueMin => of_values(pick("min(value_min)", "min(ifNull(value, inf))")),
-        Measure::ValueMax => of_values(pick("max(value_max)", "max(ifNull(value, -inf))")),
-        Measure::ValueQuantile(quantile) => of_values(&format!(
-            "arrayMap(q -> {}, {})[{}]",
-            SKETCHED,
-            pick(
-                "quantilesDDMerge(0.01, 0.5, 0.95, 0.99)(value_quantiles)",
-                "quantilesDDIf(0.01, 0.5, 0.95, 0.99)(ifNull(value, 0), isNotNull(value))"
-            ),
-            quantile.position()
-        )),
-    }
-}
-
-/// A quantile `q` as `quantilesDD` gives it, brought to within 1 % of the value. Its sketch puts values into buckets of 101/99 each, cuts
-/// the bucket's number towards 0 instead of down, and so gives values below 1 one bucket too high: up to 3 % more (seen with
-/// 26.7.2). The bucket around 1 is two wide; its middle is within 2 %.
-const SKETCHED: &str = "multiIf(abs(q) > 1.02, q, abs(q) > 1.005, q / 1.01, q * 99 / 101)";
-
-pub(super) fn value_count(source: &Source) -> &'static str {
-    if *source == Source::Raw { "count(value)" } else { "sum(value_count)" }
-}
-
-pub(super) fn users(source: &Source) -> String {
-    match source {
-        Source::Rollup { rollup, .. } => users_of(*rollup),
-        Source::Raw => format!("uniqCombined64If({})(user_hash, user_hash != 0)", source.users_precision()),
-    }
-}
-
-/// Users of rows of a rollup.
-pub(super) fn users_of(rollup: Rollup) -> String {
-    format!("uniqCombined64Merge({})(users)", rollup.users_precision())
 }
 
 #[cfg(test)]

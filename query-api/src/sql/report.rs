@@ -5,9 +5,9 @@ use tallyhouse_schema::Rollup;
 use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_sql::clickhouse::{self, Row};
 
-use super::read::users_of;
+use super::measure::users_of;
 use super::{Statement, Value, bucket};
-use crate::metric::PURCHASE;
+use crate::metric_definitions::PURCHASE;
 use crate::plan::{DailyPlan, RealtimePlan};
 use crate::time::{Granularity, Grid};
 

@@ -12,7 +12,6 @@ use tallyhouse_sql::clickhouse::{QuerySummary, RowOwned, RowRead};
 pub struct Answered<R> {
     /// The rows, in the statement's order.
     pub rows: Vec<R>,
-    /// What they cost.
     pub cost: Cost,
 }
 

@@ -3,7 +3,7 @@
 
 use tallyhouse_sql::{Class as Failure, StoreError};
 
-use crate::admission::{Class, MAX_RESULT_ROWS, NoTurn};
+use crate::admission::{Class, MAX_RESULT_ROWS, NotAdmitted};
 
 /// Why there is no answer. Details are in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +48,6 @@ pub enum ReadError {
     TooManyEvents {
         /// How many there are.
         events: u64,
-        /// The most.
         limit: u64,
         /// A range of which so many hours are as many events as may be read.
         fitting_hours: u64,
@@ -59,7 +58,6 @@ pub enum ReadError {
          fewer conditions"
     )]
     TooFewPoints {
-        /// The least.
         needed: usize,
         /// What there is, with history.
         given: usize,
@@ -87,12 +85,12 @@ impl ReadError {
 /// Coming back to a ClickHouse that has too much to do, in seconds: as long as it takes until that is forgotten.
 const OVERLOAD_RETRY_S: u32 = 10;
 
-impl From<NoTurn> for ReadError {
-    fn from(refused: NoTurn) -> Self {
+impl From<NotAdmitted> for ReadError {
+    fn from(refused: NotAdmitted) -> Self {
         match refused {
-            NoTurn::Unavailable { retry_after_s } => Self::LeftAlone { retry_after_s },
-            NoTurn::Overloaded { retry_after_s } => Self::Overloaded { retry_after_s },
-            NoTurn::TenantBusy { retry_after_s } => Self::TenantBusy { retry_after_s },
+            NotAdmitted::Unavailable { retry_after_s } => Self::LeftAlone { retry_after_s },
+            NotAdmitted::Overloaded { retry_after_s } => Self::Overloaded { retry_after_s },
+            NotAdmitted::TenantBusy { retry_after_s } => Self::TenantBusy { retry_after_s },
         }
     }
 }

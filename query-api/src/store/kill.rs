@@ -21,10 +21,10 @@ use tallyhouse_sql::clickhouse::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::metrics::{Kill, Metrics};
 use crate::sql;
+use crate::telemetry::{Kill, Metrics};
 
-use super::watch::Held;
+use super::watch::HeldPermit;
 
 /// KILLs at once: each looks at all of ClickHouse's queries.
 const AT_ONCE: usize = 4;
@@ -58,7 +58,7 @@ pub(super) struct Condemned {
     pub(super) query_id: String,
     /// The user that runs it.
     pub(super) client: Client,
-    pub(super) held: Held,
+    pub(super) held: HeldPermit,
 }
 
 impl Killer {

@@ -2,12 +2,12 @@
 //! somebody waits for the answer.
 //!
 //! ```text
-//! Ask -> admission -> Turn -> prepare -> (Query, Watched) -> rows and their Cost
-//!                                              |
-//!                    dropped, or out of time --+--> KILL
+//! AdmissionRequest -> admission -> QueryPermit -> prepare -> (Query, Watched) -> rows and their Cost
+//!                                                                  |
+//!                                        dropped, or out of time --+--> KILL
 //! ```
 //!
-//! What fails: no turn (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
+//! What fails: no permit (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
 //! waits any more (`watch.rs`, `kill.rs`).
 //!
 //! Analysts' statements and exports are sent by others (`adhoc`), and watched over here all the same ([`Store::watch`]).
@@ -24,14 +24,14 @@ use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
 
-pub use crate::admission::{Ask, Class, Turn};
+pub use crate::admission::{AdmissionRequest, Class, QueryPermit};
 pub use cost::{Answered, Cost};
 pub use error::ReadError;
-pub use watch::{Held, Watched};
+pub use watch::{HeldPermit, Watched};
 
 use crate::admission::{Admission, Policy};
-use crate::metrics::{Metrics, Outcome};
 use crate::sql::{self, Statement};
+use crate::telemetry::{Metrics, Outcome};
 use kill::Killer;
 use watch::Stop;
 
@@ -57,11 +57,11 @@ impl Store {
     pub async fn read<R: RowOwned + RowRead>(
         &self,
         statement: &Statement,
-        ask: &Ask,
+        ask: &AdmissionRequest,
     ) -> Result<Answered<R>, ReadError> {
-        let turn = self.admit(ask).await?;
-        let deadline = turn.deadline();
-        let (query, watched) = self.prepare(turn, statement);
+        let permit = self.admit(ask).await?;
+        let deadline = permit.deadline();
+        let (query, watched) = self.prepare(permit, statement);
         match tokio::time::timeout_at(deadline, cost::fetch(query)).await {
             Ok(Ok(answered)) => {
                 watched.answered();
@@ -73,7 +73,11 @@ impl Store {
     }
 
     /// As [`Store::read`], for callers to whom the cost is all the same.
-    pub async fn rows<R: RowOwned + RowRead>(&self, statement: &Statement, ask: &Ask) -> Result<Vec<R>, ReadError> {
+    pub async fn rows<R: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+        ask: &AdmissionRequest,
+    ) -> Result<Vec<R>, ReadError> {
         self.read(statement, ask).await.map(|answered| answered.rows)
     }
 
@@ -83,7 +87,7 @@ impl Store {
     }
 
     /// A turn to send one query.
-    pub async fn admit(&self, ask: &Ask) -> Result<Turn, ReadError> {
+    pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {
             self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
             ReadError::from(refused)
@@ -92,16 +96,16 @@ impl Store {
 
     /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
     /// and stops the query when it is dropped before. It is the caller's to end it at the turn's deadline.
-    fn prepare(&self, turn: Turn, statement: &Statement) -> (Query, Watched) {
+    fn prepare(&self, permit: QueryPermit, statement: &Statement) -> (Query, Watched) {
         let query =
             statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
-        let query = turn.settings().into_iter().fold(query, |query, (name, value)| query.with_setting(name, value));
-        let watched = self.watch(Held::Turn(turn), &self.client);
+        let query = permit.settings().into_iter().fold(query, |query, (name, value)| query.with_setting(name, value));
+        let watched = self.watch(HeldPermit::Query(permit), &self.client);
         (query.with_setting("query_id", watched.query_id()), watched)
     }
 
     /// Watches over a query that the caller sends with this client, under the id that it is given here.
-    pub fn watch(&self, held: Held, client: &Client) -> Watched {
+    pub fn watch(&self, held: HeldPermit, client: &Client) -> Watched {
         Watched::new(held, Stop { client: client.clone(), killer: self.killer.clone() }, self.metrics.clone())
     }
 

@@ -9,30 +9,30 @@ use ulid::Ulid;
 
 use super::error::{self, ReadError, Said};
 use super::kill::{Condemned, Killer};
-use crate::admission::{Class, SendingTurn, Turn};
-use crate::metrics::{Metrics, Outcome, Running};
+use crate::admission::{Class, QueryPermit, SendPermit};
+use crate::telemetry::{Metrics, Outcome, Running};
 
 /// What a query holds until ClickHouse has ended it.
 #[derive(Debug)]
-pub enum Held {
-    /// A place among all questions.
-    Turn(Turn),
-    /// A place among exports.
-    Export(SendingTurn),
+pub enum HeldPermit {
+    /// A permit to run a query.
+    Query(QueryPermit),
+    /// A permit to send an export.
+    Export(SendPermit),
 }
 
-impl Held {
+impl HeldPermit {
     fn class(&self) -> Class {
         match self {
-            Self::Turn(turn) => turn.class(),
+            Self::Query(permit) => permit.class(),
             Self::Export(_) => Class::AdHoc,
         }
     }
 
     /// Exports say nothing of ClickHouse: they did not ask whether it is left alone.
     fn settle(&mut self, said: Said) {
-        if let Self::Turn(turn) = self {
-            settle(turn, said);
+        if let Self::Query(permit) = self {
+            settle(permit, said);
         }
     }
 }
@@ -49,7 +49,7 @@ pub(super) struct Stop {
 pub struct Watched {
     query_id: String,
     /// `None` once the query has ended by itself.
-    held: Option<Held>,
+    held: Option<HeldPermit>,
     outcome: Outcome,
     began: Instant,
     stop: Stop,
@@ -58,7 +58,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(held: Held, stop: Stop, metrics: Metrics) -> Self {
+    pub(super) fn new(held: HeldPermit, stop: Stop, metrics: Metrics) -> Self {
         Self {
             query_id: Ulid::generate().to_string(),
             held: Some(held),
@@ -130,12 +130,12 @@ impl Watched {
     }
 }
 
-fn settle(turn: &mut Turn, said: Said) {
+fn settle(permit: &mut QueryPermit, said: Said) {
     match said {
-        Said::Works => turn.settle(Verdict::Succeeded),
-        Said::Fails => turn.settle(Verdict::Failed),
-        Said::Overloaded => turn.overloaded(),
-        Said::Nothing => turn.settle(Verdict::Nothing),
+        Said::Works => permit.settle(Verdict::Succeeded),
+        Said::Fails => permit.settle(Verdict::Failed),
+        Said::Overloaded => permit.overloaded(),
+        Said::Nothing => permit.settle(Verdict::Nothing),
     }
 }
 

@@ -7,7 +7,6 @@ use super::{DAY, MINUTE};
 /// The width of a bucket, finest first. Buckets follow the clock and the calendar of the query's time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Granularity {
-    /// A minute.
     #[serde(rename = "minute")]
     Minute,
     /// Five minutes.
@@ -19,7 +18,6 @@ pub enum Granularity {
     /// Half an hour.
     #[serde(rename = "30m")]
     HalfHour,
-    /// An hour.
     #[serde(rename = "hour")]
     Hour,
     /// A calendar day: 23 to 25 hours long.

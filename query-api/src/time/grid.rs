@@ -15,7 +15,6 @@ pub enum Grid {
         origin: i64,
         /// Seconds in each.
         width: i64,
-        /// How many.
         count: i64,
     },
     /// Buckets of different lengths: months, or days around a change of clocks.

@@ -9,10 +9,12 @@ use hyper::HeaderMap;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_query_api::authorize::{Scope, authorize};
-use tallyhouse_query_api::cache::parts::{Computed, PartsDeps};
+use tallyhouse_query_api::cache::parts::{ComputedPart, PartsDeps};
 use tallyhouse_query_api::cache::ttl::Policy;
-use tallyhouse_query_api::cache::{DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, Shared, Stamp};
-use tallyhouse_query_api::metrics::Metrics;
+use tallyhouse_query_api::cache::{
+    DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp,
+};
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayChange;
@@ -374,7 +376,7 @@ async fn an_operator_clears_a_project_on_every_instance() {
 /// Parts of an instance of its own.
 fn parts(redis_url: &str) -> Parts {
     let metrics = Metrics::register(&Registry::new()).unwrap();
-    let shared = Shared::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
+    let shared = SharedCache::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
     let (clock, random) = (Arc::new(now_ms), Arc::new(|| 0.5));
     let policy = Policy { open: Duration::from_secs(60) };
     Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), policy, metrics, clock, random })
@@ -398,10 +400,11 @@ async fn parts_are_shared_and_only_at_their_stamp() {
     let (one, other) = (parts(&redis.url), parts(&redis.url));
     let key = |project: &str, what: &str, sum| {
         let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
-        PartKey::of(&scope(project), &what, Stamp { generation, days: DaysStamp::Known { epoch: 0, sum } })
+        PartKey::of(&scope(project), &what, VersionStamp { generation, days: DaysStamp::Known { epoch: 0, sum } })
     };
     let (small, large) = (Bytes::from_static(b"[1]"), Bytes::from("[1,2,3]".repeat(5_000)));
-    let computed = |what: &str, bytes: &Bytes, life| Computed { key: key("p", what, 1), bytes: bytes.clone(), life };
+    let computed =
+        |what: &str, bytes: &Bytes, life| ComputedPart { key: key("p", what, 1), bytes: bytes.clone(), life };
     one.put_many(vec![computed("a", &small, Life::Closed), computed("b", &large, Life::Open)], now_ms()).await;
     eventually("Redis holds both", async || redis.keys("tallyhouse:part:").await == 2).await;
     let used = redis.command("EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', 'tallyhouse:part:*')) do n = n + redis.call('STRLEN', k) end return n\" 0").await;

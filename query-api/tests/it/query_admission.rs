@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tallyhouse_query_api::admission::Policy;
-use tallyhouse_query_api::metrics::Metrics;
 use tallyhouse_query_api::sql::Statement;
-use tallyhouse_query_api::store::{Ask, Class, Cost, ReadError, Store};
+use tallyhouse_query_api::store::{AdmissionRequest, Class, Cost, ReadError, Store};
+use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_sql::Connection;
 use tokio::net::{TcpListener, TcpStream};
@@ -74,8 +74,8 @@ impl Desk {
     }
 }
 
-fn ask(class: Class, project: &str) -> Ask {
-    Ask { class, project: project.to_owned() }
+fn ask(class: Class, project: &str) -> AdmissionRequest {
+    AdmissionRequest { class, project: project.to_owned() }
 }
 
 fn statement(text: &str) -> Statement {

@@ -6,10 +6,10 @@ mod score;
 mod shape;
 
 use super::detect::{Values, detect};
-use super::plan::{Judged, Shown};
-use super::query::{Direction, Sensitivity};
-use crate::metric::Measure;
+use crate::metric_definitions::Measure;
 use crate::plan::Frame;
+use crate::plan::anomalies::{Judged, Shown};
+use crate::request::anomalies::{Direction, Sensitivity};
 use crate::time::{Granularity, Zone};
 use families::{FAMILIES, Family, SERIES};
 use score::{Score, line};

@@ -6,32 +6,32 @@ use std::time::{Duration, Instant};
 use tallyhouse_service::day_versions::Span;
 
 use super::super::RedisTimeBudget;
-use super::super::flight::{Flights, Lost};
-use super::super::known::{Known, Look, Moment, Slot};
-use super::super::pulse::{Doubt, Pulse};
-use super::super::shared::{Away, Request, Shared};
-use super::super::stamp::Stamp;
-use super::read::feeling;
-use crate::metrics::Metrics;
+use super::super::day_version_table::{DayVersionTable, Look, Moment, Slot};
+use super::super::heartbeats::{Doubt, WriterHeartbeats};
+use super::super::shared::{Away, Request, SharedCache};
+use super::super::single_flight::{Lost, SingleFlight};
+use super::super::stamp::VersionStamp;
+use super::read::heartbeat_reading;
+use crate::telemetry::Metrics;
 
 pub(super) struct Fleet {
-    pub(super) shared: Arc<Shared>,
-    known: Mutex<Known>,
-    pulse: Mutex<Pulse>,
-    reading: Flights<String, Result<Duration, Away>>,
+    pub(super) shared: Arc<SharedCache>,
+    table: Mutex<DayVersionTable>,
+    heartbeats: Mutex<WriterHeartbeats>,
+    reading: SingleFlight<String, Result<Duration, Away>>,
     /// The first reading of the pulse.
-    feeling: Flights<(), Result<Duration, Away>>,
+    heartbeat_reading: SingleFlight<(), Result<Duration, Away>>,
     pub(super) metrics: Metrics,
 }
 
 impl Fleet {
-    pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
+    pub(super) fn new(shared: Arc<SharedCache>, metrics: Metrics) -> Self {
         Self {
             shared,
-            known: Mutex::default(),
-            pulse: Mutex::default(),
-            reading: Flights::default(),
-            feeling: Flights::default(),
+            table: Mutex::default(),
+            heartbeats: Mutex::default(),
+            reading: SingleFlight::default(),
+            heartbeat_reading: SingleFlight::default(),
             metrics,
         }
     }
@@ -45,22 +45,22 @@ impl Fleet {
         span: &Span,
         slot: Slot,
         redis_time: &RedisTimeBudget,
-    ) -> Option<Stamp> {
-        if !self.pulse().is_known() {
-            self.feel_first(redis_time).await;
+    ) -> Option<VersionStamp> {
+        if !self.heartbeats().is_known() {
+            self.first_heartbeats(redis_time).await;
         }
         let stamp = self.counted(project, span, slot, redis_time).await;
         // Judged after the versions were read: they are no older than what vouches for them.
-        match (stamp, self.pulse().doubt(Instant::now())) {
+        match (stamp, self.heartbeats().doubt(Instant::now())) {
             (Some(stamp), None) => Some(stamp),
             // There is nothing to vouch for.
             (Some(stamp), Some(_)) if span.is_empty() => Some(stamp),
             (Some(_), Some(doubt)) => {
-                self.metrics.cache.unknown(doubt);
+                self.metrics.cache.unknown(doubt.label());
                 None
             }
             (None, doubt) => {
-                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer));
+                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer).label());
                 None
             }
         }
@@ -72,11 +72,11 @@ impl Fleet {
         span: &Span,
         slot: Slot,
         redis_time: &RedisTimeBudget,
-    ) -> Option<Stamp> {
+    ) -> Option<VersionStamp> {
         // Three times: a reading that somebody else began may have been overtaken by a message, and one of days may find another hash.
         for _ in 0..3 {
             let now = Moment { at: Instant::now(), slot };
-            let look = self.known().look(project, span, now);
+            let look = self.table().look(project, span, now);
             if let Look::Known(stamp) = look {
                 return Some(stamp);
             }
@@ -96,31 +96,31 @@ impl Fleet {
                 }
             }
         }
-        match self.known().look(project, span, Moment { at: Instant::now(), slot }) {
+        match self.table().look(project, span, Moment { at: Instant::now(), slot }) {
             Look::Known(stamp) => Some(stamp),
             Look::ReadAll | Look::Read(_) => None,
         }
     }
 
     /// Who asks before the first reading waits for one.
-    async fn feel_first(self: &Arc<Self>, redis_time: &RedisTimeBudget) {
+    async fn first_heartbeats(self: &Arc<Self>, redis_time: &RedisTimeBudget) {
         let fleet = Arc::clone(self);
         let reading = || async move {
             let (sent, own) = (Instant::now(), RedisTimeBudget::default());
-            let felt = fleet.shared.ask_for(&own, Request::Many(feeling())).await?;
-            fleet.felt(sent, felt, &|_: Option<&str>| {}).await.map(|()| own.spent())
+            let reply = fleet.shared.ask_for(&own, Request::Many(heartbeat_reading())).await?;
+            fleet.took_heartbeats(sent, reply, &|_: Option<&str>| {}).await.map(|()| own.spent())
         };
-        match self.feeling.join((), reading).await.1 {
+        match self.heartbeat_reading.join((), reading).await.1 {
             Ok(Ok(took)) => redis_time.spend(took),
             Ok(Err(Away)) | Err(Lost) => redis_time.end(),
         }
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn table(&self) -> MutexGuard<'_, DayVersionTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
-        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn heartbeats(&self) -> MutexGuard<'_, WriterHeartbeats> {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use tallyhouse_service::changed_days::{self, CHANNEL as TOUCHED, CLEARED};
 use tokio::time::timeout;
 
-use super::super::known::Link;
+use super::super::day_version_table::Link;
 use super::fleet::Fleet;
 
 /// Between two pings of the subscription.
@@ -25,7 +25,7 @@ impl Fleet {
         let mut subscription = timeout(PONG_WITHIN, self.shared.listen()).await??;
         let began = Instant::now();
         timeout(PONG_WITHIN, subscription.subscribe(&[TOUCHED, CLEARED])).await??;
-        self.known().linked(link, began);
+        self.table().linked(link, began);
         let (mut sink, mut messages) = subscription.split();
         let mut ping = tokio::time::interval(PING);
         loop {
@@ -42,7 +42,7 @@ impl Fleet {
                 _ = ping.tick() => {
                     let sent = Instant::now();
                     timeout(PONG_WITHIN, sink.ping::<()>()).await??;
-                    self.known().link_lives(sent);
+                    self.table().link_lives(sent);
                 }
             }
         }
@@ -50,13 +50,13 @@ impl Fleet {
 
     fn heard_touched(&self, text: &str) {
         if let Some((project, units)) = changed_days::heard(text) {
-            self.known().heard(project, units);
+            self.table().heard(project, units);
         }
     }
 
     fn heard_cleared(&self, text: &str, cleared: &impl Fn(Option<&str>)) {
         let project = changed_days::heard_cleared(text);
-        self.known().cleared(project);
+        self.table().cleared(project);
         cleared(project);
     }
 }
@@ -81,11 +81,11 @@ mod tests {
     use tallyhouse_service::changed_days::ALL;
     use tallyhouse_service::day_versions::{Span, Unit};
 
-    use super::super::super::known::{Fetched, Look, Moment, Slot};
-    use super::super::super::shared::Shared;
+    use super::super::super::day_version_table::{Fetched, Look, Moment, Slot};
+    use super::super::super::shared::SharedCache;
     use super::super::super::stamp::Generation;
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     fn now() -> Moment {
         Moment { at: Instant::now(), slot: Slot(0) }
@@ -94,22 +94,22 @@ mod tests {
     fn fleet() -> Fleet {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         // Nobody listens there; nothing is asked.
-        let shared = Shared::new("redis://127.0.0.1:1", metrics.clone(), Arc::new(|| 0)).unwrap();
+        let shared = SharedCache::new("redis://127.0.0.1:1", metrics.clone(), Arc::new(|| 0)).unwrap();
         let fleet = Fleet::new(Arc::new(shared), metrics);
-        fleet.known().linked(1, Instant::now() + Duration::from_secs(86_400));
+        fleet.table().linked(1, Instant::now() + Duration::from_secs(86_400));
         for project in ["p", "q"] {
-            let begun = fleet.known().reading(project, now());
+            let begun = fleet.table().reading(project, now());
             let generation = Generation::Fleet { incarnation: 1, all: 0, project: 0 };
             let fetched =
                 Fetched { generation, since: 0, versions: BTreeMap::from([(Unit::Day(1), 1), (Unit::Day(2), 1)]) };
-            fleet.known().took_all(project, begun, fetched);
+            fleet.table().took_all(project, begun, fetched);
         }
         fleet
     }
 
     /// Long after the days, so that they are looked at by days.
     fn look(fleet: &Fleet, project: &str) -> Look {
-        fleet.known().look(project, &Span::between(86_400, 3 * 86_400, 1_000_000), now())
+        fleet.table().look(project, &Span::between(86_400, 3 * 86_400, 1_000_000), now())
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which state of the data a question is about: the stamp of its days and hours.
 //!
 //! ```text
-//! with Redis   tallyhouse:writers, four times a second: whether versions can be believed (`pulse.rs`)
+//! with Redis   tallyhouse:writers, four times a second: whether versions can be believed (`heartbeats.rs`)
 //!              HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
 //!              run_id and master_replid of INFO: counters mean something only as long as the same process counts the same data
 //! embedded     the versions that the ingester of this process raises
@@ -31,13 +31,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::RedisTimeBudget;
-use super::known::Slot;
-use super::pulse::READ_EVERY;
-use super::purges::Purges;
-use super::shared::{Away, Request, Shared};
-use super::stamp::{DaysStamp, Proven, Stamp};
-use crate::Clock;
-use crate::metrics::Metrics;
+use super::clear_counts::ClearCounts;
+use super::day_version_table::Slot;
+use super::heartbeats::READ_EVERY;
+use super::shared::{Away, Request, SharedCache};
+use super::stamp::{DaysStamp, Proven, VersionStamp};
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
 use fleet::Fleet;
 use listen::AGAIN_AFTER;
 
@@ -45,7 +45,7 @@ use listen::AGAIN_AFTER;
 #[derive(Clone)]
 pub struct Versions {
     source: Source,
-    purges: Arc<Purges>,
+    clear_counts: Arc<ClearCounts>,
     clock: Clock,
 }
 
@@ -58,35 +58,35 @@ enum Source {
 
 impl Versions {
     /// From Redis if there is one, else from the ingester of this process if it has one.
-    pub fn new(shared: Option<Arc<Shared>>, process: Option<DayVersions>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(shared: Option<Arc<SharedCache>>, process: Option<DayVersions>, clock: Clock, metrics: Metrics) -> Self {
         let source = match (shared, process) {
             (Some(shared), _) => Source::Fleet(Arc::new(Fleet::new(shared, metrics))),
             (None, Some(days)) => Source::Process(days),
             (None, None) => Source::Nobody,
         };
-        Self { source, purges: Arc::default(), clock }
+        Self { source, clear_counts: Arc::default(), clock }
     }
 
     /// The stamp of these days and hours, all of them over, of a project. A change after quiet is in it at once, more of them once in
     /// half a second: each costs an answer.
-    pub async fn stamp(&self, project: &str, span: &Span, redis_time: &RedisTimeBudget) -> Stamp {
-        let (here, slot) = (self.purges.generation(project), Slot::at((self.clock)()));
+    pub async fn stamp(&self, project: &str, span: &Span, redis_time: &RedisTimeBudget) -> VersionStamp {
+        let (here, slot) = (self.clear_counts.generation(project), Slot::at((self.clock)()));
         match &self.source {
-            Source::Nobody => Stamp { generation: here, days: DaysStamp::Unknown },
+            Source::Nobody => VersionStamp { generation: here, days: DaysStamp::Unknown },
             Source::Process(versions) => {
                 let (epoch, sum) = versions.of(project, span, slot.0);
-                Stamp { generation: here, days: DaysStamp::Known { epoch, sum } }
+                VersionStamp { generation: here, days: DaysStamp::Known { epoch, sum } }
             }
             Source::Fleet(fleet) => match fleet.stamp(project, span, slot, redis_time).await {
                 Some(stamp) => {
                     if !span.is_empty() {
-                        fleet.known().prove(project, (self.clock)());
+                        fleet.table().prove(project, (self.clock)());
                     }
                     stamp
                 }
                 None => {
-                    let generation = fleet.known().generation(project).unwrap_or(here);
-                    Stamp { generation, days: DaysStamp::Unknown }
+                    let generation = fleet.table().generation(project).unwrap_or(here);
+                    VersionStamp { generation, days: DaysStamp::Unknown }
                 }
             },
         }
@@ -95,21 +95,21 @@ impl Versions {
     /// What the data was when its stamp could last be told.
     pub fn proven(&self, project: &str, span: &Span) -> Option<Proven> {
         let Source::Fleet(fleet) = &self.source else { return None };
-        let (days, at_ms) = fleet.known().proven(project, span)?;
+        let (days, at_ms) = fleet.table().proven(project, span)?;
         Some(Proven { days, at_ms })
     }
 
     /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it. With all that is remembered
     /// gone, nobody has to wait for writers that are silent: what they did not tell does no harm any more.
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
-        self.purges.raise(project);
+        self.clear_counts.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
         let mut commands = changed_days::clearing(project);
         if project.is_none() {
-            changed_days::without(&mut commands, &fleet.pulse().silent(Instant::now()));
+            changed_days::without(&mut commands, &fleet.heartbeats().silent(Instant::now()));
         }
         let sent = fleet.shared.ask::<()>(Request::Many(commands)).await;
-        fleet.known().cleared(project);
+        fleet.table().cleared(project);
         sent
     }
 
@@ -118,7 +118,7 @@ impl Versions {
     pub async fn raise(&self, days: &BTreeSet<DayChange>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
-                days.iter().for_each(|touched| self.purges.raise(Some(&touched.project)));
+                days.iter().for_each(|touched| self.clear_counts.raise(Some(&touched.project)));
                 Ok(())
             }
             Source::Process(versions) => {
@@ -130,7 +130,7 @@ impl Versions {
                 while !some.is_empty() {
                     fleet.shared.ask::<()>(Request::Many(changed_days::commands(&some))).await?;
                     // Here at once, whatever becomes of the message.
-                    some.iter().for_each(|touched| fleet.known().heard(&touched.project, touched.units()));
+                    some.iter().for_each(|touched| fleet.table().heard(&touched.project, touched.units()));
                     some = changed_days::next(days, some.last());
                 }
                 Ok(())
@@ -146,22 +146,22 @@ impl Versions {
                 if let Err(error) = fleet.listen(link, &cleared).await {
                     tracing::debug!(%error, "the subscription to Redis ended");
                 }
-                fleet.known().unlinked();
+                fleet.table().unlinked();
                 sleep(AGAIN_AFTER).await;
             }
         };
-        let feeling = async {
+        let reading_heartbeats = async {
             let mut again = tokio::time::interval(READ_EVERY);
             again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 again.tick().await;
                 // It has been counted; what is not read is not believed.
-                let (Ok(()) | Err(Away)) = fleet.feel(&cleared).await;
+                let (Ok(()) | Err(Away)) = fleet.read_heartbeats(&cleared).await;
             }
         };
         tokio::select! {
             () = listening => {}
-            () = feeling => {}
+            () = reading_heartbeats => {}
             () = stopped.cancelled() => {}
         }
     }
@@ -187,7 +187,7 @@ mod tests {
         Metrics::register(&Registry::new()).unwrap()
     }
 
-    async fn stamp(versions: &Versions) -> Stamp {
+    async fn stamp(versions: &Versions) -> VersionStamp {
         versions.stamp("p", &span(1, 7), &RedisTimeBudget::default()).await
     }
 

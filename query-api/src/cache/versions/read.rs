@@ -12,8 +12,8 @@ use tallyhouse_service::changed_days::{
 use tallyhouse_service::day_versions::{Hour, Unit};
 
 use super::super::RedisTimeBudget;
-use super::super::known::{Fetched, Look, Moment, Reread};
-use super::super::pulse::Reading;
+use super::super::day_version_table::{Fetched, Look, Moment, Reread};
+use super::super::heartbeats::Reading;
 use super::super::shared::{Away, Request};
 use super::super::stamp::Generation;
 use super::fleet::Fleet;
@@ -28,13 +28,13 @@ return named('server', 'run_id') .. ' ' .. named('replication', 'master_replid')
 
 impl Fleet {
     /// Reads who writes, and what Redis is.
-    pub(super) async fn feel(&self, cleared: &impl Fn(Option<&str>)) -> Result<(), Away> {
+    pub(super) async fn read_heartbeats(&self, cleared: &impl Fn(Option<&str>)) -> Result<(), Away> {
         let sent = Instant::now();
-        let felt = self.shared.ask(Request::Many(feeling())).await?;
-        self.felt(sent, felt, cleared).await
+        let reply = self.shared.ask(Request::Many(heartbeat_reading())).await?;
+        self.took_heartbeats(sent, reply, cleared).await
     }
 
-    pub(super) async fn felt(
+    pub(super) async fn took_heartbeats(
         &self,
         sent: Instant,
         (mut writers, data, run): Felt,
@@ -49,14 +49,14 @@ impl Fleet {
         let writers = list.is_some().then(|| beats.collect());
         let reading = Reading { data: incarnation(data, &run, list.as_deref().unwrap_or_default()), writers };
         let (is_other, outlived, silent) = {
-            let mut pulse = self.pulse();
-            let is_other = pulse.took(sent, reading);
-            (is_other, pulse.outlived(sent), pulse.silent(sent).len())
+            let mut heartbeats = self.heartbeats();
+            let is_other = heartbeats.took(sent, reading);
+            (is_other, heartbeats.outlived(sent), heartbeats.silent(sent).len())
         };
         self.metrics.cache.silent_writers(silent);
         if is_other {
             tracing::info!("Redis is another one, or lost something: no answer from before is given again");
-            self.known().cleared(None);
+            self.table().cleared(None);
             cleared(None);
         }
         if !outlived.is_empty() {
@@ -74,17 +74,17 @@ impl Fleet {
         now: Moment,
         redis_time: &RedisTimeBudget,
     ) -> Result<(), Away> {
-        let begun = self.known().reading(project, now);
+        let begun = self.table().reading(project, now);
         let read = match look {
             Look::Known(_) => return Ok(()),
             Look::ReadAll => {
-                self.read_all(project, redis_time).await.map(|all| self.known().took_all(project, begun, all))
+                self.read_all(project, redis_time).await.map(|all| self.table().took_all(project, begun, all))
             }
             Look::Read(units) => {
-                self.read_units(project, &units, redis_time).await.map(|read| self.known().took(project, begun, read))
+                self.read_units(project, &units, redis_time).await.map(|read| self.table().took(project, begun, read))
             }
         };
-        read.inspect_err(|_| self.known().took_nothing(project))
+        read.inspect_err(|_| self.table().took_nothing(project))
     }
 
     async fn read_all(&self, project: &str, redis_time: &RedisTimeBudget) -> Result<Fetched, Away> {
@@ -161,7 +161,7 @@ impl Fleet {
 pub(super) type Felt = (HashMap<String, String>, Option<String>, String);
 
 /// Asks for [`Felt`].
-pub(super) fn feeling() -> redis::Pipeline {
+pub(super) fn heartbeat_reading() -> redis::Pipeline {
     let mut commands = redis::pipe();
     commands.cmd("HGETALL").arg(WRITERS).cmd("HGET").arg(GENERATIONS).arg(INCARNATION).cmd("EVAL").arg(RUN).arg(0);
     commands

@@ -25,14 +25,15 @@ use futures_util::stream::StreamExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::Value;
-use tallyhouse_query_api::metric::Measure;
+use tallyhouse_query_api::cache::Rendered;
+use tallyhouse_query_api::metric_definitions::Measure;
 use tallyhouse_query_api::plan::chunks::cut;
 use tallyhouse_query_api::plan::read::{Read, Source};
 use tallyhouse_query_api::plan::structured::{Period, only};
 use tallyhouse_query_api::plan::{Plan, Unplannable, plan};
-use tallyhouse_query_api::render::structured::Found;
+use tallyhouse_query_api::render::structured::PlanPoints;
 use tallyhouse_query_api::render::table::Greatest;
-use tallyhouse_query_api::render::{Rendered, series, structured};
+use tallyhouse_query_api::render::{series, structured};
 use tallyhouse_query_api::request::structured::Form as Shown;
 use tallyhouse_query_api::sql::{self, Point, Statement};
 use tallyhouse_schema::{Catalogue, Rollup};
@@ -191,7 +192,9 @@ impl Ground {
             for project in &projects {
                 listed.push(other.get(project, "/v1/metrics").await.body["data"].as_array().map_or(0, Vec::len));
             }
-            listed.iter().all(|metrics| metrics - tallyhouse_query_api::metric::METRICS.len() == registered().len())
+            listed
+                .iter()
+                .all(|metrics| metrics - tallyhouse_query_api::metric_definitions::METRICS.len() == registered().len())
         })
         .await;
         let written_s = begun.elapsed().as_secs();
@@ -241,7 +244,7 @@ impl<'a> Iterator for Asked<'a> {
 impl Ground {
     async fn compare(&self, (project, question, plan): (&str, Question, Plan)) -> Tally {
         let mut tally = Tally { questions: 1, ..Tally::default() };
-        let asking = Asking { ground: self, project, question: &question };
+        let asking = CachedQuery { ground: self, project, question: &question };
         let expected = match &plan {
             Plan::Series(plan) => {
                 tally.series += 1;
@@ -269,11 +272,11 @@ impl Ground {
                     Some(Greatest { groups, .. }) => only(read, groups),
                     None => read.clone(),
                 });
-                let mut found = Found {
+                let mut found = PlanPoints {
                     reads: asking.compare_all(&reads.collect::<Vec<_>>(), &mut tally).await,
                     greatest,
                     totals: asking.compare_all(&plan.period.totals, &mut tally).await,
-                    ..Found::default()
+                    ..PlanPoints::default()
                 };
                 if let Some(previous) = &plan.previous {
                     // Rows are compared by the place of their bucket.
@@ -355,13 +358,13 @@ fn is_same_answer(one: &Value, other: &Value) -> bool {
 }
 
 /// A question being asked.
-struct Asking<'a> {
+struct CachedQuery<'a> {
     ground: &'a Ground,
     project: &'a str,
     question: &'a Question,
 }
 
-impl Asking<'_> {
+impl CachedQuery<'_> {
     async fn points(&self, read: &Read) -> Vec<Point> {
         match sql::by_group(read, self.project) {
             Some(statement) => sql::points(self.rows(&statement).await),

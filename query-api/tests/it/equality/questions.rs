@@ -7,9 +7,9 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use serde_json::{Value, json};
-use tallyhouse_query_api::metric::{Definition, METRICS};
+use tallyhouse_query_api::metric_definitions::{Definition, METRICS};
 use tallyhouse_query_api::registry::document;
-use tallyhouse_query_api::request::body::Part;
+use tallyhouse_query_api::request::body::JsonPart;
 use tallyhouse_query_api::request::query::METRIC_PARAMS;
 use tallyhouse_query_api::request::{BadRequest, MetricQuery, Params, Query, StructuredQuery};
 use tallyhouse_query_api::time::Zone;
@@ -117,7 +117,7 @@ pub struct Known {
 impl Known {
     pub fn new(catalogue: &Catalogue) -> Self {
         let define = |document: Value| {
-            let proposal = document::propose(&Part::root(&document), &|_| None, catalogue).unwrap();
+            let proposal = document::propose(&JsonPart::root(&document), &|_| None, catalogue).unwrap();
             Arc::new(document::definition(&proposal.name, 1, &proposal.document).unwrap())
         };
         Self { registered: registered().into_iter().map(define).collect() }
@@ -133,7 +133,7 @@ impl Known {
         let query = match question.put() {
             Form::Document(document) => {
                 let find = |name: &str| self.find(name);
-                StructuredQuery::parse(&Part::root(&document), &find, &Vec::new, now_ms).map(Query::Structured)
+                StructuredQuery::parse(&JsonPart::root(&document), &find, &Vec::new, now_ms).map(Query::Structured)
             }
             Form::Series(name, params) => {
                 Params::parse(Some(&params), METRIC_PARAMS).and_then(|params| self.series(name, &params, now_ms))

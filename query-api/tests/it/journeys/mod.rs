@@ -11,11 +11,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use tallyhouse_query_api::admission::Policy;
-use tallyhouse_query_api::journeys::{self, Journey, JourneyPlan};
-use tallyhouse_query_api::metrics::Metrics;
-use tallyhouse_query_api::request::body::{self, Part};
-use tallyhouse_query_api::sql::journeys as statements;
-use tallyhouse_query_api::store::{Ask, Class, Store};
+use tallyhouse_query_api::funnels_retention;
+use tallyhouse_query_api::plan::{self, Plan};
+use tallyhouse_query_api::request::Query;
+use tallyhouse_query_api::request::body::{self, JsonPart};
+use tallyhouse_query_api::sql::funnels_retention as statements;
+use tallyhouse_query_api::store::{AdmissionRequest, Class, Store};
+use tallyhouse_query_api::telemetry::Metrics;
+use tallyhouse_schema::Catalogue;
 use tallyhouse_sql::Connection;
 
 use tallyhouse_testkit::{self as support, new_project};
@@ -36,19 +39,24 @@ fn store(connection: &Connection) -> Store {
     Store::new(connection.client(), Policy::for_total(32), Metrics::register(&Registry::new()).unwrap())
 }
 
-fn as_analyst(project: &str) -> Ask {
-    Ask { class: Class::AdHoc, project: project.to_owned() }
+fn as_analyst(project: &str) -> AdmissionRequest {
+    AdmissionRequest { class: Class::AdHoc, project: project.to_owned() }
 }
 
-fn plan(question: &Value, now_ms: i64) -> JourneyPlan {
+fn plan(question: &Value, now_ms: i64) -> Plan {
     let value = body::parse(question.to_string().as_bytes()).unwrap();
-    Journey::parse(&Part::root(&value), now_ms).unwrap().plan(now_ms)
+    let query = Query::of_kind(&JsonPart::root(&value), now_ms).unwrap();
+    plan::plan(&query, &Catalogue::default(), now_ms).unwrap()
 }
 
 /// Asks, and reads the answer, whose meta is left open.
 async fn ask(store: &Store, project: &str, question: &Value, now_ms: i64) -> Value {
-    let answer =
-        journeys::compute(store, &as_analyst(project), &plan(question, now_ms), now_ms / 1_000).await.unwrap().0;
+    let (ask, now_s) = (as_analyst(project), now_ms / 1_000);
+    let answer = match plan(question, now_ms) {
+        Plan::Funnel(plan) => funnels_retention::funnel(store, &ask, &plan, now_s).await.unwrap().0,
+        Plan::Retention(plan) => funnels_retention::retention(store, &ask, &plan, now_s).await.unwrap().0,
+        other => panic!("{other:?}"),
+    };
     serde_json::from_str(&format!("{}}}}}", std::str::from_utf8(&answer.head).unwrap())).unwrap()
 }
 
@@ -154,7 +162,7 @@ async fn a_long_funnel_is_planned_as_a_short_one() {
     let steps: Vec<Value> = (0..10).map(|step| json!({"event_type": format!("step {step}")})).collect();
     let question =
         json!({"kind": "funnel", "date_range": "30d", "window": "7d", "breakdown": "country", "steps": steps});
-    let JourneyPlan::Funnel(plan) = plan(&question, ms("2026-11-01T00:00:00Z")) else { panic!("it is a funnel") };
+    let Plan::Funnel(plan) = plan(&question, ms("2026-11-01T00:00:00Z")) else { panic!("it is a funnel") };
     let statement = statements::funnel(&plan, "p");
     let explain = format!("EXPLAIN QUERY TREE {}", statement.text);
     let client = engine.reader().client();
@@ -259,7 +267,12 @@ async fn what_would_be_read_is_known_before_it_is() {
     // In a strict order `c` matters too.
     for (order, expected) in [("ordered", 2), ("strict_order", 3)] {
         question["order"] = json!(order);
-        let statement = statements::size(&plan(&question, ms("2026-11-20T00:00:00Z")).scan(), &project);
+        let scan = match plan(&question, ms("2026-11-20T00:00:00Z")) {
+            Plan::Funnel(plan) => plan.scan(),
+            Plan::Retention(plan) => plan.scan(),
+            other => panic!("{other:?}"),
+        };
+        let statement = statements::size(&scan, &project);
         let sizes: Vec<statements::Size> = store.rows(&statement, &as_analyst(&project)).await.unwrap();
         assert_eq!(sizes, [statements::Size { events: expected }], "{order}");
     }

@@ -1,0 +1,417 @@
+//! The slots of one class: which queries run, which wait, and which are refused.
+//!
+//! ```text
+//! enter -> a slot is free? -> Slot
+//!       -> queue (fair between projects) -> Slot | refused: share, queue, too long
+//! Slot dropped -> the next in the queue has it
+//! ```
+//!
+//! A slot is a value that is sent to the next waiter. A cancelled waiter passes its slot on; one that is cancelled earlier leaves
+//! the queue. So no slot is lost and no waiter is forgotten: nobody waits while a slot is free.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::class::Limits;
+use super::queue::{Capacity, FairQueue, Full, Ticket};
+
+/// Why nobody was let in, and when it is worth coming back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoSlot {
+    pub(super) reason: Reason,
+    /// In how long those who wait now have had their turn.
+    pub(super) after: Duration,
+}
+
+/// What was full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The project's share of the queue.
+    Share,
+    Queue,
+    /// The wait took too long.
+    TimedOut,
+}
+
+/// How busy a gate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pressure {
+    /// How long the first in the queue has waited.
+    pub(super) oldest: Duration,
+    /// In how long those who wait now have had their turn.
+    pub(super) drains_in: Duration,
+}
+
+/// The slots of a class. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct ClassSlots {
+    shared: Arc<SlotsShared>,
+}
+
+#[derive(Debug)]
+struct SlotsShared {
+    concurrency: usize,
+    longest_wait: Duration,
+    state: Mutex<SlotsState>,
+}
+
+#[derive(Debug)]
+struct SlotsState {
+    free: usize,
+    queue: FairQueue<Waiter>,
+    /// How long a slot is held, smoothed.
+    held: Duration,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    permit: oneshot::Sender<Result<Slot, Reason>>,
+}
+
+/// The weight of the newest measurement among those of how long a slot is held: the last ten or so decide.
+const NEWEST: u32 = 8;
+
+impl ClassSlots {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let capacity = Capacity { total: limits.queue, share: limits.share() };
+        let state = SlotsState { free: limits.concurrency, queue: FairQueue::new(capacity), held: Duration::ZERO };
+        let shared = SlotsShared {
+            concurrency: limits.concurrency,
+            longest_wait: limits.longest_wait(),
+            state: Mutex::new(state),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A slot, at once or after a wait. Dropping the future gives up the wait.
+    pub(super) async fn enter(&self, project: &str) -> Result<Slot, NoSlot> {
+        let mut waiting = match self.arrive(project).map_err(|reason| self.refused(reason))? {
+            Arrival::Admitted(slot) => return Ok(slot),
+            Arrival::Queued(waiting) => waiting,
+        };
+        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.permit).await {
+            Ok(Ok(Ok(slot))) => return Ok(slot),
+            Ok(Ok(Err(reason))) => reason,
+            // The sender lives in the queue and nowhere else, so only the longest wait can have ended here.
+            Ok(Err(_)) | Err(_) => Reason::TimedOut,
+        };
+        Err(self.refused(reason))
+    }
+
+    /// How busy it is.
+    pub(super) fn pressure(&self) -> Pressure {
+        let state = self.shared.lock();
+        let oldest = state.queue.heads().map(|waiter| waiter.since.elapsed()).max().unwrap_or_default();
+        Pressure { oldest, drains_in: self.shared.drains_in(&state) }
+    }
+
+    fn arrive(&self, project: &str) -> Result<Arrival, Reason> {
+        let mut state = self.shared.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return Ok(Arrival::Admitted(Slot::new(&self.shared)));
+        }
+        let (permit, receiver) = oneshot::channel();
+        let waiter = Waiter { since: Instant::now(), permit };
+        let (ticket, evicted) = state.queue.push(project, waiter).map_err(|full| match full {
+            Full::Share => Reason::Share,
+            Full::Queue => Reason::Queue,
+        })?;
+        drop(state);
+        if let Some(evicted) = evicted {
+            evicted.refuse(Reason::Share);
+        }
+        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, permit: receiver }))
+    }
+
+    fn refused(&self, reason: Reason) -> NoSlot {
+        NoSlot { reason, after: self.pressure().drains_in }
+    }
+}
+
+impl SlotsShared {
+    fn lock(&self) -> MutexGuard<'_, SlotsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Little's law: as many as wait, and one more, at the rate at which slots come back.
+    fn drains_in(&self, state: &SlotsState) -> Duration {
+        let turns = u32::try_from(state.queue.len() + 1).unwrap_or(u32::MAX);
+        let places = u32::try_from(self.concurrency).unwrap_or(u32::MAX).max(1);
+        state.held.saturating_mul(turns) / places
+    }
+}
+
+impl Waiter {
+    /// It may have gone away; then there is nobody to tell.
+    fn refuse(self, reason: Reason) {
+        drop(self.permit.send(Err(reason)));
+    }
+}
+
+enum Arrival {
+    Admitted(Slot),
+    Queued(Waiting),
+}
+
+/// A wait. Dropped, it leaves the queue; a slot that was sent meanwhile is dropped with the receiver.
+struct Waiting {
+    shared: Arc<SlotsShared>,
+    ticket: Ticket,
+    permit: oneshot::Receiver<Result<Slot, Reason>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let gone = self.shared.lock().queue.remove(&self.ticket);
+        drop(gone);
+    }
+}
+
+/// A running query's slot; dropped, it goes to the next waiter.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// `None` once it was handed on.
+    shared: Option<Arc<SlotsShared>>,
+    since: Instant,
+}
+
+impl Slot {
+    fn new(shared: &Arc<SlotsShared>) -> Self {
+        Self { shared: Some(Arc::clone(shared)), since: Instant::now() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else { return };
+        shared.lock().measured(self.since.elapsed());
+        // A loop, not a slot dropped by a failed send: that would nest as deep as the queue is long.
+        loop {
+            let next = {
+                let mut state = shared.lock();
+                let next = state.queue.pop();
+                if next.is_none() {
+                    state.free += 1;
+                }
+                next
+            };
+            let Some(waiter) = next else { return };
+            match waiter.permit.send(Ok(Self::new(&shared))) {
+                Ok(()) => return,
+                Err(unsent) => {
+                    if let Ok(mut slot) = unsent {
+                        slot.shared = None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl SlotsState {
+    fn measured(&mut self, held: Duration) {
+        self.held = if self.held.is_zero() { held } else { (self.held * (NEWEST - 1) + held) / NEWEST };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn slots(concurrency: usize, queue: usize) -> ClassSlots {
+        ClassSlots::new(&Limits { concurrency, queue, deadline: Duration::from_secs(10) })
+    }
+
+    impl ClassSlots {
+        fn free_and_waiting(&self) -> (usize, usize) {
+            let state = self.shared.lock();
+            (state.free, state.queue.len())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_with_a_place_or_when_it_took_too_long() {
+        let slots = slots(1, 4);
+        let first = slots.enter("a").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(slots.enter("a").await.unwrap_err().reason, Reason::TimedOut);
+        assert_eq!((began.elapsed(), slots.free_and_waiting()), (Duration::from_secs(5), (0, 0)));
+        let (second, ()) = tokio::join!(slots.enter("a"), async { drop(first) });
+        assert!(second.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_learns_how_long_the_queue_takes() {
+        let slots = slots(2, 8);
+        let held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
+        tokio::time::advance(Duration::from_secs(4)).await;
+        drop(held);
+        let _held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                tokio::spawn({
+                    let slots = slots.clone();
+                    async move { slots.enter("a").await.map(drop) }
+                })
+            })
+            .collect();
+        while slots.free_and_waiting().1 < 4 {
+            tokio::task::yield_now().await;
+        }
+        // Four wait and this one would be the fifth; two slots, four seconds each.
+        let refused = slots.enter("a").await.unwrap_err();
+        assert_eq!(refused, NoSlot { reason: Reason::Share, after: Duration::from_secs(10) });
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn who_gives_way_in_a_full_queue_is_told_that_it_was_its_share() {
+        let slots = slots(1, 3);
+        let held = slots.enter("a").await.unwrap();
+        let enter = |project: &'static str| {
+            let slots = slots.clone();
+            tokio::spawn(async move { slots.enter(project).await })
+        };
+        let greedy = [enter("a"), enter("a")];
+        while slots.free_and_waiting().1 < 2 {
+            tokio::task::yield_now().await;
+        }
+        let third = enter("b");
+        while slots.free_and_waiting().1 < 3 {
+            tokio::task::yield_now().await;
+        }
+        let fourth = enter("c");
+        let [first, second] = greedy;
+        assert_eq!(second.await.unwrap().unwrap_err().reason, Reason::Share);
+        drop(held);
+        for waiting in [first, third, fourth] {
+            drop(waiting.await.unwrap().unwrap());
+        }
+        assert_eq!(slots.free_and_waiting(), (1, 0));
+    }
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Counted {
+        fn new(running: &Arc<AtomicUsize>) -> Self {
+            assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
+            Self(Arc::clone(running))
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Many tasks, many of them aborted at any point: afterwards every slot is back, and meanwhile there were never more.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_place_is_lost_between_threads() {
+        let (slots, running) = (slots(3, 1_000), Arc::new(AtomicUsize::new(0)));
+        for round in 0..20_usize {
+            let tasks: Vec<_> = (0..100_usize)
+                .map(|n| {
+                    let (slots, running) = (slots.clone(), Arc::clone(&running));
+                    tokio::spawn(async move {
+                        let _slot = slots.enter(["a", "b", "c"][n % 3]).await.unwrap();
+                        // Dropped before the slot, also when aborted.
+                        let _counted = Counted::new(&running);
+                        tokio::task::yield_now().await;
+                    })
+                })
+                .collect();
+            for (n, task) in tasks.into_iter().enumerate() {
+                if (n + round) % 4 == 0 {
+                    task.abort();
+                }
+                assert!(task.await.is_ok() || (n + round) % 4 == 0);
+            }
+            assert_eq!(slots.free_and_waiting(), (3, 0));
+        }
+    }
+
+    type Entering = Pin<Box<dyn Future<Output = Result<Slot, NoSlot>>>>;
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Enter(usize),
+        Poll(prop::sample::Index),
+        GiveUp(prop::sample::Index),
+        Leave(prop::sample::Index),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let index = any::<prop::sample::Index>;
+        let op = prop_oneof![
+            4 => (0..3_usize).prop_map(Op::Enter),
+            4 => index().prop_map(Op::Poll),
+            2 => index().prop_map(Op::GiveUp),
+            3 => index().prop_map(Op::Leave),
+        ];
+        prop::collection::vec(op, 0..120)
+    }
+
+    fn poll(entering: &mut Entering) -> Poll<Result<Slot, NoSlot>> {
+        entering.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    proptest! {
+        /// Every interleaving of coming, being polled, giving up (before, between and after the slot was sent) and
+        /// leaving: nobody waits while a slot is free, and in the end all slots are.
+        #[test]
+        fn no_place_is_lost_and_nobody_forgotten(ops in ops()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let _entered = runtime.enter();
+            let slots = slots(2, 6);
+            let (mut entering, mut inside): (Vec<Entering>, Vec<Slot>) = Default::default();
+            for op in ops {
+                match op {
+                    Op::Enter(project) => {
+                        let slots = slots.clone();
+                        entering.push(Box::pin(async move { slots.enter(["a", "b", "c"][project]).await }));
+                    }
+                    Op::Poll(index) if !entering.is_empty() => {
+                        let at = index.index(entering.len());
+                        if let Poll::Ready(result) = poll(&mut entering[at]) {
+                            drop(entering.remove(at));
+                            inside.extend(result);
+                        }
+                    }
+                    Op::GiveUp(index) if !entering.is_empty() => drop(entering.remove(index.index(entering.len()))),
+                    Op::Leave(index) if !inside.is_empty() => drop(inside.remove(index.index(inside.len()))),
+                    Op::Poll(_) | Op::GiveUp(_) | Op::Leave(_) => {}
+                }
+                let (free, waiting) = slots.free_and_waiting();
+                prop_assert!(free == 0 || waiting == 0, "{waiting} wait for {free} free places");
+                prop_assert!(inside.len() + free <= 2);
+            }
+            // Whoever still waits is served, one after the other.
+            while !entering.is_empty() {
+                inside.clear();
+                let before = entering.len();
+                for mut one in std::mem::take(&mut entering) {
+                    match poll(&mut one) {
+                        Poll::Ready(result) => inside.extend(result),
+                        Poll::Pending => entering.push(one),
+                    }
+                }
+                prop_assert!(entering.len() < before, "nobody moves");
+            }
+            drop(inside);
+            prop_assert_eq!(slots.free_and_waiting(), (2, 0));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A request to the cache: the query, its key, and how to compute the answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::entry::CachedAnswer;
+use super::status::CacheStatus;
+use super::{RedisTimeBudget, Rendered};
+use crate::authorize::Scope;
+use crate::plan::Plan;
+use crate::store::ReadError;
+
+/// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.
+pub type ComputeFn = Arc<
+    dyn Fn(RedisTimeBudget) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>>
+        + Send
+        + Sync
+        + 'static,
+>;
+
+/// A query, as far as the cache needs to know it.
+#[derive(Clone)]
+pub struct CacheRequest {
+    pub scope: Scope,
+    /// What is read now.
+    pub plan: Arc<Plan>,
+    /// What the answer is remembered under: the plan, without the times that follow the present.
+    pub name: Arc<str>,
+    /// Keys under which a later request finds the answer while ClickHouse is away.
+    pub fallback: FallbackKeys,
+    /// How long computing it may take, waiting for ClickHouse included.
+    pub within: Duration,
+    pub compute: ComputeFn,
+    /// The same request at a later instant.
+    pub renew: Renew,
+}
+
+/// Asks a question anew at an instant, in milliseconds since the epoch: of a window that slides, another range is read then.
+pub type Renew = Arc<dyn Fn(i64) -> Option<CacheRequest> + Send + Sync + 'static>;
+
+/// Keys of a query relative to now: under them an older answer is found that may stand in for a newer one. Digests, which hold
+/// the project and what metrics mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FallbackKeys {
+    /// By how long the range is and how long ago it ends: windows that slide, however their times are written.
+    pub span: [u8; 32],
+    /// As if it were a minute shorter: one that was sent just before the turn of a minute.
+    pub shorter: [u8; 32],
+    /// By when it begins: windows that grow.
+    pub start: [u8; 32],
+}
+
+impl FallbackKeys {
+    /// The keys to look under, nearest first.
+    pub const fn all(&self) -> [[u8; 32]; 3] {
+        [self.span, self.shorter, self.start]
+    }
+
+    /// The keys to be found under.
+    pub const fn own(&self) -> [[u8; 32]; 2] {
+        [self.span, self.start]
+    }
+}
+
+/// An answer and where it came from.
+pub type Given = (Arc<CachedAnswer>, CacheStatus);

@@ -1,0 +1,53 @@
+//! What the service is given: connections, keys, declarations, and where it reports.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tallyhouse_schema::Catalogue;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::day_versions::DayVersions;
+use tallyhouse_service::health::Health;
+use tallyhouse_service::keys::KeyRing;
+use tallyhouse_sql::Connection;
+
+use crate::clock::{Clock, Random};
+
+/// What the service works with.
+pub struct Deps {
+    /// ClickHouse, as a user that can only read.
+    pub connection: Connection,
+    /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
+    pub writer: Option<Connection>,
+    /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
+    pub analyst: Option<Connection>,
+    /// Who may ask.
+    pub keys: Arc<KeyRing>,
+    /// What is rolled up.
+    pub catalogue: Arc<Catalogue>,
+    /// Where the service says how it is.
+    pub health: Health,
+    /// Where its metrics go.
+    pub registry: Registry,
+    pub clock: Clock,
+    pub random: Random,
+    /// What the ingester of this process wrote, if it has one. Not asked when there is a Redis.
+    pub days: Option<DayVersions>,
+}
+
+impl Deps {
+    /// Real time and real randomness, fresh health and metrics.
+    pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
+        Self {
+            connection,
+            writer: None,
+            analyst: None,
+            keys: Arc::new(keys),
+            catalogue: Arc::new(catalogue),
+            health: Health::default(),
+            registry: Registry::new(),
+            clock: Arc::new(now_ms),
+            random: Arc::new(rand::random::<f64>),
+            days: None,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the cache does beyond look-ups.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use super::Layer;
+
+/// What a layer of the cache had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// An answer that is given as it is.
+    Hit,
+    /// One that is given and refreshed.
+    Ageing,
+    /// One that is given only when ClickHouse cannot answer, or not at all.
+    Outdated,
+    /// Nothing.
+    Miss,
+}
+
+/// What became of a lock of the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockEvent {
+    /// This instance computed, the others waited.
+    Led,
+    /// This instance waited for another.
+    Waited,
+    /// It computed after all, because the other did not publish.
+    TookOver,
+    /// It stopped waiting, and computed without the lock.
+    GaveUp,
+    /// Its answer was not published: another instance had begun later.
+    FencedOut,
+}
+
+/// Why an answer was computed though there was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refresh {
+    /// It was asked for in the last part of its time.
+    Ahead,
+    /// It was hot, and its time about to end.
+    Warm,
+    /// The caller asked for it.
+    Fresh,
+}
+
+/// Why something was not remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Too large for Redis.
+    TooLarge,
+    /// Redis was no help.
+    RedisAway,
+    /// Too many writes to Redis were under way.
+    TooManyWrites,
+}
+
+/// The metrics of the cache; clones share them.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    stale: IntCounterVec,
+    refreshes: IntCounterVec,
+    locks: IntCounterVec,
+    parts: IntCounterVec,
+    part_bytes: IntGauge,
+    dropped: IntCounterVec,
+    cleared: IntCounter,
+    unknown: IntCounterVec,
+    silent_writers: IntGauge,
+}
+
+impl CacheMetrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, label: &[&str]| IntCounterVec::new(Opts::new(name, help), label);
+        let metrics = Self {
+            stale: counter("tallyhouse_query_cache_stale_total", "Stale answers given, by reason", &["reason"])?,
+            refreshes: counter(
+                "tallyhouse_query_cache_refreshes_total",
+                "Answers computed though there was one, by cause and outcome",
+                &["cause", "outcome"],
+            )?,
+            locks: counter(
+                "tallyhouse_query_cache_locks_total",
+                "What became of locks over the fleet, by event",
+                &["event"],
+            )?,
+            parts: counter(
+                "tallyhouse_query_cache_parts_total",
+                "Look-ups of parts of answers by layer and result",
+                &["layer", "result"],
+            )?,
+            part_bytes: IntGauge::new("tallyhouse_query_cache_part_bytes", "Bytes of parts held in this process")?,
+            dropped: counter(
+                "tallyhouse_query_cache_dropped_total",
+                "Answers and batches of parts that Redis does not hold, by reason",
+                &["reason"],
+            )?,
+            cleared: IntCounter::new("tallyhouse_query_cache_cleared_total", "Times the cache was cleared by hand")?,
+            unknown: counter(
+                "tallyhouse_query_cache_unknown_versions_total",
+                "Times nobody could say whether days were written to, so that answers have short times, by reason",
+                &["reason"],
+            )?,
+            silent_writers: IntGauge::new(
+                "tallyhouse_query_cache_silent_writers",
+                "Ingesters that do not vouch for what they stored: cut off from Redis, or killed and not started again",
+            )?,
+        };
+        let vecs =
+            [&metrics.stale, &metrics.refreshes, &metrics.locks, &metrics.parts, &metrics.dropped, &metrics.unknown];
+        for vec in vecs {
+            registry.register(Box::new(vec.clone()))?;
+        }
+        registry.register(Box::new(metrics.part_bytes.clone()))?;
+        registry.register(Box::new(metrics.cleared.clone()))?;
+        registry.register(Box::new(metrics.silent_writers.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A stale answer was given.
+    pub fn stale(&self, reason: &'static str) {
+        self.stale.with_label_values(&[reason]).inc();
+    }
+
+    /// An answer was computed though there was one, or was to be.
+    pub fn refreshed(&self, refresh: Refresh, is_done: bool) {
+        let cause = match refresh {
+            Refresh::Ahead => "ahead",
+            Refresh::Warm => "warm",
+            Refresh::Fresh => "fresh",
+        };
+        self.refreshes.with_label_values(&[cause, if is_done { "done" } else { "failed" }]).inc();
+    }
+
+    /// Something became of a lock.
+    pub fn lock(&self, event: LockEvent) {
+        let event = match event {
+            LockEvent::Led => "led",
+            LockEvent::Waited => "waited",
+            LockEvent::TookOver => "took_over",
+            LockEvent::GaveUp => "gave_up",
+            LockEvent::FencedOut => "fenced_out",
+        };
+        self.locks.with_label_values(&[event]).inc();
+    }
+
+    /// A part was asked for.
+    pub fn part(&self, layer: Layer, is_hit: bool) {
+        self.parts.with_label_values(&[layer.label(), if is_hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// How many bytes of parts the process holds.
+    pub fn parts_hold(&self, bytes: u64) {
+        self.part_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Something was not remembered.
+    pub fn dropped(&self, dropped: Dropped) {
+        let reason = match dropped {
+            Dropped::TooLarge => "too_large",
+            Dropped::RedisAway => "redis_away",
+            Dropped::TooManyWrites => "too_many_writes",
+        };
+        self.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Nobody could say whether days were written to.
+    pub fn unknown(&self, reason: &'static str) {
+        self.unknown.with_label_values(&[reason]).inc();
+    }
+
+    /// How many writers are silent.
+    pub fn silent_writers(&self, count: usize) {
+        self.silent_writers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// An operator cleared the cache.
+    pub fn cleared(&self) {
+        self.cleared.inc();
+    }
+}
+
+impl Layer {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::InFlight => "underway",
+            Self::Redis => "redis",
+        }
+    }
+}
