@@ -45,6 +45,7 @@ pub mod held;
 pub mod ownership;
 pub mod pins;
 pub mod placement;
+pub mod probe;
 pub mod progress;
 pub mod records;
 pub mod run;

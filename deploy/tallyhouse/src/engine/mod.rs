@@ -25,6 +25,7 @@ use tallyhouse_sql::Connection;
 
 use crate::credentials::Credentials;
 use crate::metrics::Metrics;
+pub use claim::data_in_use;
 pub use error::EngineError;
 pub use library::LibraryError;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
