@@ -90,9 +90,12 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    /// What is set, the variable that is refused, and the other one.
+    type Case = (&'static [(&'static str, &'static str)], [&'static str; 2]);
+
     #[test]
     fn contradictions_are_refused_and_name_both() {
-        let cases: [(&[(&str, &str)], [&str; 2]); 8] = [
+        let cases: [Case; 8] = [
             (&[("LATE_WINDOW_DAYS", "31"), ("RETENTION_DAYS", "30")], ["LATE_WINDOW_DAYS", "RETENTION_DAYS"]),
             (&[("RETENTION_DAYS", "6")], ["LATE_WINDOW_DAYS", "RETENTION_DAYS"]),
             (&[("INGEST_DECODED_BYTES", "1048576")], ["INGEST_BODY_BYTES", "INGEST_DECODED_BYTES"]),

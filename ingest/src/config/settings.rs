@@ -60,7 +60,7 @@ pub struct Address {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Ingest")]
 pub struct UserHashKey {
-    /// 32 hexadecimal digits, under which users are hashed: only with CLICKHOUSE_URL, then the same on every instance (default: generated)
+    /// 32 hexadecimal digits, under which users are hashed: only with `CLICKHOUSE_URL`, then the same on every instance (default: generated)
     #[arg(env = "USER_HASH_KEY", value_parser = |text: &str| super::parse_key(text).ok_or("is not 32 hexadecimal digits"))]
     pub user_hash_key: Option<[u8; 16]>,
 }
@@ -72,7 +72,7 @@ pub struct ProjectDefaults {
     /// Folder of settings, one JSON file per project
     #[arg(long, env = "TALLYHOUSE_PROJECTS")]
     pub tallyhouse_projects: Option<PathBuf>,
-    /// Older events are `too_old` without the scope `import`; at most RETENTION_DAYS
+    /// Older events are `too_old` without the scope `import`; at most `RETENTION_DAYS`
     #[arg(long, env = "LATE_WINDOW_DAYS", default_value = "7", value_parser = whole::<u16>(1, MAX_RETENTION_DAYS.into(), "days"))]
     pub late_window_days: u16,
     /// Raw events are kept so long
@@ -96,7 +96,7 @@ pub struct IngestSettings {
     /// A body as sent
     #[arg(long, env = "INGEST_BODY_BYTES", default_value = "4194304", value_parser = whole::<usize>(1_024, 64 << 20, "bytes"))]
     pub ingest_body_bytes: usize,
-    /// A body after decompression; at least INGEST_BODY_BYTES
+    /// A body after decompression; at least `INGEST_BODY_BYTES`
     #[arg(long, env = "INGEST_DECODED_BYTES", default_value = "16777216", value_parser = whole::<usize>(1_024, 64 << 20, "bytes"))]
     pub ingest_decoded_bytes: usize,
     /// Bodies being worked on; beyond it 429. At least what the largest body takes
@@ -120,10 +120,10 @@ pub struct IngestSettings {
     /// The shortest time between the starts of two inserts; through Kafka times the number of partitions that the process has
     #[arg(long, env = "INGEST_PACE_MS", default_value = "25", value_parser = millis(0, 10_000))]
     pub ingest_pace_ms: Duration,
-    /// Directly: the longest time between the starts of two inserts while events wait; at least INGEST_PACE_MS
+    /// Directly: the longest time between the starts of two inserts while events wait; at least `INGEST_PACE_MS`
     #[arg(long, env = "INGEST_PACE_MOST_MS", default_value = "700", value_parser = millis(0, 60_000))]
     pub ingest_pace_most_ms: Duration,
-    /// Directly: for which part of the time an insert is under way, until INGEST_PACE_MOST_MS is reached
+    /// Directly: for which part of the time an insert is under way, until `INGEST_PACE_MOST_MS` is reached
     #[arg(long, env = "INGEST_INSERT_PERCENT", default_value = "8", value_parser = whole::<u8>(1, 100, "percent"))]
     pub ingest_insert_percent: u8,
     /// Through Kafka: inserts at a time; more on more than two cores
@@ -146,7 +146,7 @@ pub struct IngestSettings {
     /// What may wait in the local log; beyond it events are refused
     #[arg(long, env = "SPOOL_BYTES", default_value = "1073741824", value_parser = whole::<u64>(1 << 20, 1 << 44, "bytes"))]
     pub spool_bytes: u64,
-    /// How long something may wait in the local log; less than DEDUP_WINDOW_HOURS
+    /// How long something may wait in the local log; less than `DEDUP_WINDOW_HOURS`
     #[arg(long, env = "SPOOL_MAX_AGE_HOURS", default_value = "12", value_parser = whole::<u64>(1, 720, "hours"))]
     pub spool_max_age_hours: u64,
 }

@@ -69,7 +69,7 @@ pub struct KafkaSettings {
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
     /// What this process does: takes events and writes them to Kafka (`gateway`), reads Kafka and stores (`consumer`), or both; needs
-    /// KAFKA_BROKERS
+    /// `KAFKA_BROKERS`
     #[arg(long, env = "INGEST_ROLE", default_value = "all", value_parser = choice::<Role>(&["gateway", "consumer", "all"]))]
     pub ingest_role: Role,
     /// The topic that projects share
@@ -84,7 +84,7 @@ pub struct KafkaSettings {
     /// Copies of a topic that is made (default: min(3, brokers))
     #[arg(long, env = "KAFKA_REPLICATION", value_parser = whole::<i32>(1, 15, "copies"))]
     pub kafka_replication: Option<i32>,
-    /// Until a record goes to the disk; at most half of INGEST_ACK_TIMEOUT_MS
+    /// Until a record goes to the disk; at most half of `INGEST_ACK_TIMEOUT_MS`
     #[arg(long, env = "KAFKA_TIMEOUT_MS", default_value = "1000", value_parser = millis(100, 60_000))]
     pub kafka_timeout_ms: Duration,
     /// How long a rebalance waits for a batch on its way

@@ -97,13 +97,13 @@ pub struct ClassSettings {
     /// ClickHouse queries at a time, split between the classes
     #[arg(long, env = "QUERY_CLICKHOUSE_CONCURRENCY", default_value = "8", value_parser = concurrency())]
     pub query_clickhouse_concurrency: usize,
-    /// Of what is real time; a quarter of QUERY_CLICKHOUSE_CONCURRENCY (default: 2)
+    /// Of what is real time; a quarter of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 2)
     #[arg(long, env = "QUERY_CONCURRENCY_REALTIME", value_parser = concurrency())]
     pub query_concurrency_realtime: Option<usize>,
-    /// Of what rollups answer; the rest of QUERY_CLICKHOUSE_CONCURRENCY (default: 5)
+    /// Of what rollups answer; the rest of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 5)
     #[arg(long, env = "QUERY_CONCURRENCY_DASHBOARD", value_parser = concurrency())]
     pub query_concurrency_dashboard: Option<usize>,
-    /// Of what reads raw events; an eighth of QUERY_CLICKHOUSE_CONCURRENCY (default: 1)
+    /// Of what reads raw events; an eighth of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 1)
     #[arg(long, env = "QUERY_CONCURRENCY_ADHOC", value_parser = concurrency())]
     pub query_concurrency_adhoc: Option<usize>,
     /// For an answer in real time, waiting included

@@ -51,7 +51,7 @@ pub struct Schemas {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Redis {
-    /// Redis, such as redis://127.0.0.1:6379: shares answers between query instances, and is told which days were changed
+    /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and is told which days were changed
     #[arg(env = "REDIS_URL", value_parser = secret)]
     pub redis_url: Option<Secret>,
 }
@@ -60,7 +60,7 @@ pub struct Redis {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "ClickHouse")]
 pub struct GivenClickHouse {
-    /// The HTTP port of a given ClickHouse, such as http://127.0.0.1:8123; `ingest` and `query-api` by themselves need it (default: embedded)
+    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123`; `ingest` and `query-api` by themselves need it (default: embedded)
     #[arg(long, env = "CLICKHOUSE_URL", value_parser = trimmed)]
     pub clickhouse_url: Option<String>,
     /// Who works on it (default: writer, of the query API reader)

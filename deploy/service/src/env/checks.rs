@@ -6,7 +6,11 @@ use std::net::SocketAddr;
 use super::{ConfigError, Env};
 
 /// Refuses a first value that is more than the second. `why` says what would come of it.
-pub fn at_most<T: PartialOrd + Display>(first: (&str, T), second: (&str, T), why: &str) -> Result<(), ConfigError> {
+pub fn at_most<T: Copy + PartialOrd + Display>(
+    first: (&str, T),
+    second: (&str, T),
+    why: &str,
+) -> Result<(), ConfigError> {
     if first.1 <= second.1 {
         return Ok(());
     }
