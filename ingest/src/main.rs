@@ -2,18 +2,21 @@
 
 use std::process::ExitCode;
 
+use clap::Command;
+use tallyhouse_ingest::config::settings::Variables;
 use tallyhouse_ingest::{Deps, Ingest, config};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
-use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::{lifecycle, telemetry};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
-    let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run()));
+    let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(env)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,9 +26,15 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let env = ProcessEnv;
+fn command() -> Command {
+    let about = "Take events over HTTP or from Kafka and store them in a given ClickHouse, until ctrl-C";
+    env::with::<Variables>(Command::new("ingest").version(env!("CARGO_PKG_VERSION")).about(about))
+}
+
+async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&env)?;
+    env::warn_of_unknown(&env);
+    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
     let config = config::Config::from_env(&env)?;
     let keys = tallyhouse_service::config::keys(&env)?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };

@@ -49,6 +49,19 @@ pub enum ProjectsError {
         path: String,
         project: String,
     },
+    /// Events would be taken and removed at once.
+    #[error(
+        "{path}: `lateWindowDays` is {late}, and may be at most `retentionDays`, which is {retention} (LATE_WINDOW_DAYS and \
+             RETENTION_DAYS stand for what a file leaves out)"
+    )]
+    LateBeyondRetention {
+        /// Its file.
+        path: String,
+        /// How late events may come.
+        late: u16,
+        /// How long they are kept.
+        retention: u16,
+    },
     /// More than one batch may touch: see [`Projects::from_documents`].
     #[error(
         "the different values of retentionDays, the default one included, make {found} partitions of a batch of history, \
@@ -78,6 +91,10 @@ impl Projects {
         for (path, text) in documents {
             let (project, settings) = ProjectSettings::read(text, &projects.default, MAX_RETENTION_DAYS)
                 .map_err(|source| ProjectsError::Document { path: path.to_owned(), source })?;
+            let (late, retention) = (settings.late_window_days, settings.retention_days);
+            if late > retention {
+                return Err(ProjectsError::LateBeyondRetention { path: path.to_owned(), late, retention });
+            }
             if projects.named.insert(project.clone(), settings).is_some() {
                 return Err(ProjectsError::Twice { path: path.to_owned(), project });
             }
@@ -130,6 +147,21 @@ mod tests {
         assert!(matches!(twice, ProjectsError::Twice { .. }), "{twice}");
         let bad = Projects::from_documents(DEFAULT, [("x/bad.json", r#"{"project":"a","colour":1}"#)]).unwrap_err();
         assert!(bad.to_string().starts_with("x/bad.json: unknown field `colour`"), "{bad}");
+    }
+
+    #[test]
+    fn events_are_not_taken_for_longer_than_they_are_kept() {
+        let read = |fields: &str| {
+            let document = format!(r#"{{"project":"p",{fields}}}"#);
+            Projects::from_documents(DEFAULT, [("p.json", document.as_str())]).map(drop).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(r#""lateWindowDays":30,"retentionDays":30"#), Ok(()));
+        let error = read(r#""lateWindowDays":31,"retentionDays":30"#).unwrap_err();
+        assert!(
+            error.starts_with("p.json: `lateWindowDays` is 31, and may be at most `retentionDays`, which is 30"),
+            "{error}"
+        );
+        assert!(read(r#""retentionDays":6"#).is_err(), "the default window is longer");
     }
 
     #[test]

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
+use clap::Command;
+use tallyhouse_query_api::config::settings::Variables;
 use tallyhouse_query_api::{Config, Listeners, config, run};
-use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::lifecycle::{bind, stop_signal};
 use tallyhouse_service::telemetry;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
     let served =
-        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(Box::pin(start())));
+        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(Box::pin(start(env))));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -21,9 +24,15 @@ fn main() -> ExitCode {
     }
 }
 
-async fn start() -> Result<(), Box<dyn std::error::Error>> {
-    let env = ProcessEnv;
+fn command() -> Command {
+    let about = "Answer questions over HTTP from a given ClickHouse, until ctrl-C";
+    env::with::<Variables>(Command::new("query-api").version(env!("CARGO_PKG_VERSION")).about(about))
+}
+
+async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&env)?;
+    env::warn_of_unknown(&env);
+    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
     let config = Config::from_env(&env)?;
     let deps = config::deps(&env)?;
     let listeners = Listeners {

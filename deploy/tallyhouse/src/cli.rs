@@ -1,12 +1,18 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tallyhouse::config::settings::{
+    ForBackfill, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp, ForVerify, OnClickHouse,
+};
 use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
+use tallyhouse_service::env::with;
 
 /// Event analytics on ClickHouse, in one process.
+///
+/// Each command lists the variables that it reads: `tallyhouse up --help`.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,7 +36,7 @@ pub(crate) enum Command {
     /// Look at events that were refused, send them again, or put them away
     #[command(subcommand)]
     Dlq(Dlq),
-    /// Say what is there and what is missing, without starting anything
+    /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
     /// Become the embedded ClickHouse
     #[command(hide = true)]
@@ -163,12 +169,82 @@ pub(crate) enum Dlq {
     },
 }
 
+/// The command line, with the variables that each command reads.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+        .mut_subcommand("up", with::<ForUp>)
+        .mut_subcommand("doctor", with::<ForUp>)
+        .mut_subcommand("store", with::<ForStore>)
+        .mut_subcommand("migrate", |migrate| {
+            migrate
+                .mut_subcommand("up", with::<ForMigrateUp>)
+                .mut_subcommand("status", with::<OnClickHouse>)
+                .mut_subcommand("check", with::<OnClickHouse>)
+        })
+        .mut_subcommand("rollups", |rollups| {
+            rollups
+                .mut_subcommand("verify", with::<ForVerify>)
+                .mut_subcommand("stats", with::<OnClickHouse>)
+                .mut_subcommand("rebuild", with::<ForRebuild>)
+                .mut_subcommand("backfill", with::<ForBackfill>)
+        })
+        .mut_subcommand("topics", |topics| topics.mut_subcommand("widen", with::<ForTopics>))
+        .mut_subcommand("dlq", |dlq| {
+            dlq.mut_subcommand("list", with::<OnClickHouse>)
+                .mut_subcommand("show", with::<OnClickHouse>)
+                .mut_subcommand("replay", with::<ForReplay>)
+                .mut_subcommand("discard", with::<OnClickHouse>)
+        })
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use tallyhouse_service::env::definitions;
+
+    use super::*;
+
+    fn help(path: &[&str]) -> String {
+        let mut command = command();
+        command.build();
+        let found = path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
+        found.render_long_help().to_string()
+    }
 
     #[test]
     fn the_command_line_is_sound() {
-        super::Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_lists_the_variables_that_it_reads() {
+        let up = definitions::<ForUp>();
+        assert!(up.len() > 70, "{}", up.len());
+        for command in ["up", "doctor"] {
+            let help = help(&[command]);
+            for definition in &up {
+                assert!(help.contains(&definition.name), "{command}: {}", definition.name);
+                let default = definition.default.iter().map(|default| format!("[default: {default}]"));
+                let bounds = definition.bounds.iter().map(|bounds| format!("[{bounds}]"));
+                // Help is wrapped: blanks may be line ends.
+                let flat = help.split_whitespace().collect::<Vec<_>>().join(" ");
+                default.chain(bounds).for_each(|text| assert!(flat.contains(&text), "{}: {text}", definition.name));
+            }
+        }
+        let some = [
+            (&["store"][..], "CLICKHOUSE_HTTP_PORT"),
+            (&["migrate", "up"], "CLICKHOUSE_FSYNC"),
+            (&["migrate", "check"], "CLICKHOUSE_URL"),
+            (&["rollups", "verify"], "TALLYHOUSE_SCHEMAS"),
+            (&["rollups", "stats"], "TALLYHOUSE_LOG"),
+            (&["rollups", "rebuild"], "QUERY_ADMIN_ADDR"),
+            (&["rollups", "backfill"], "DIMENSION_VALUES"),
+            (&["topics", "widen"], "KAFKA_BROKERS"),
+            (&["dlq", "list"], "TALLYHOUSE_DATA"),
+            (&["dlq", "replay"], "TALLYHOUSE_KEY"),
+        ];
+        for (path, name) in some {
+            let help = help(path);
+            assert!(help.contains(name) && !help.contains("INGEST_BATCH_ROWS"), "{path:?}: {name}");
+        }
     }
 }

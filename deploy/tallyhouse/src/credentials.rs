@@ -55,19 +55,19 @@ impl Credentials {
     /// Those in `credentials` below the data folder; made up and written, for the owner's eyes only, at the first start.
     pub fn load_or_create(data: &Path) -> Result<Self, CredentialsError> {
         let path = data.join("credentials");
+        let (known, is_complete) = Self::load(data)?.unwrap_or_else(|| (Self::random(), false));
+        if !is_complete {
+            known.write(&path).map_err(|source| CredentialsError::File { path, source })?;
+        }
+        Ok(known)
+    }
+
+    /// Those that are there, and whether all are; `None` before the first start. Writes nothing.
+    pub fn load(data: &Path) -> Result<Option<(Self, bool)>, CredentialsError> {
+        let path = data.join("credentials");
         match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let (known, is_complete) = Self::parse(&path, &text)?;
-                if !is_complete {
-                    known.write(&path).map_err(|source| CredentialsError::File { path, source })?;
-                }
-                Ok(known)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let made = Self::random();
-                made.write(&path).map_err(|source| CredentialsError::File { path, source })?;
-                Ok(made)
-            }
+            Ok(text) => Self::parse(&path, &text).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CredentialsError::File { path, source }),
         }
     }

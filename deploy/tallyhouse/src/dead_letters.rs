@@ -9,7 +9,7 @@ use tallyhouse::attach::{Attached, attach};
 use tallyhouse::config::{self, Config};
 use tallyhouse::dlq::{self, Filters, Sender, Sent};
 use tallyhouse_ingest::dead_letters::{DeadLetter, State};
-use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 
 use crate::cli::Dlq;
@@ -17,20 +17,21 @@ use crate::cli::Dlq;
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 /// Carries a command out.
-pub(crate) async fn dead_letters(what: Dlq) -> Outcome {
-    let attached = Box::pin(attach(&Config::from_env(&ProcessEnv)?, &ProcessEnv)).await?;
-    let outcome = carry_out(&attached, what).await;
+pub(crate) async fn dead_letters(env: &dyn Env, what: Dlq) -> Outcome {
+    let attached = Box::pin(attach(&Config::from_env(env)?, env)).await?;
+    let outcome = carry_out(env, &attached, what).await;
     attached.detach().await;
     outcome
 }
 
-async fn carry_out(attached: &Attached, what: Dlq) -> Outcome {
+async fn carry_out(env: &dyn Env, attached: &Attached, what: Dlq) -> Outcome {
     match what {
         Dlq::List { filters, json } => list(attached, &filters, json).await,
         Dlq::Show { id } => show(attached, id).await,
         Dlq::Replay { filters, url, key, dry_run } => {
-            let target = Target { url, key: key.map(Secret::new), dry_run };
-            replay(attached, &filters, target).await
+            let key = key.map(Secret::new).map_or_else(|| config::replay_key(env), |key| Ok(Some(key)))?;
+            let url = url.map_or_else(|| ingest_url(env), Ok)?;
+            replay(attached, &filters, Target { url, key, dry_run }).await
         }
         Dlq::Discard { filters, dry_run } => discard(attached, &filters, dry_run).await,
     }
@@ -59,8 +60,12 @@ async fn show(attached: &Attached, id: String) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+fn ingest_url(env: &dyn Env) -> Result<String, ConfigError> {
+    Ok(format!("http://{}/v1/events", tallyhouse_ingest::config::address(env)?))
+}
+
 struct Target {
-    url: Option<String>,
+    url: String,
     key: Option<Secret>,
     dry_run: bool,
 }
@@ -76,15 +81,8 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
         println!("{} dead letters would be sent again", dead_letters.len());
         return Ok(ExitCode::SUCCESS);
     }
-    let key = target.key.or_else(|| config::replay_key(&ProcessEnv));
-    let key = key.ok_or("replay needs a key of the project: --key or TALLYHOUSE_KEY")?;
-    let url = match target.url {
-        Some(url) => url,
-        None => {
-            let ingest = tallyhouse_ingest::config::Config::from_env(&ProcessEnv)?;
-            format!("http://{}/v1/events", ingest.address)
-        }
-    };
+    let key = target.key.ok_or("replay needs a key of the project: --key or TALLYHOUSE_KEY")?;
+    let url = target.url;
     println!("sending to {url}; the API does not tell whose key it is: it must be one of `{project}`");
     let sender = Sender::new(&url, &key)?;
     let (mut replayed, mut open) = (0, 0);

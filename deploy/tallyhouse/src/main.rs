@@ -5,18 +5,18 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use tallyhouse::attach::attach;
 use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::invalidation::Invalidator;
-use tallyhouse::{doctor, migrate, rollups, store, tables, up};
+use tallyhouse::{config, doctor, migrate, rollups, store, tables, up};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
-use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::env::{self, Env};
 use tallyhouse_service::{lifecycle, telemetry};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::durability;
@@ -31,17 +31,22 @@ use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
 
 fn main() -> ExitCode {
+    let (matches, env) = env::from_command_line(cli::command());
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command,
+        Err(error) => error.exit(),
+    };
     tallyhouse_service::memory::bound();
-    let outcome = match Cli::parse().command {
+    let outcome = match command {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
-        Command::Up => in_runtime(run()),
-        Command::Store => in_runtime(keep_store()),
-        Command::Migrate(what) => in_runtime(migrations(what)),
-        Command::Rollups(what) => in_runtime(rollups_command(what)),
-        Command::Topics(what) => topics(what),
-        Command::Dlq(what) => in_runtime(dead_letters(what)),
-        Command::Doctor => Ok(examine()),
+        Command::Up => in_runtime(&env, run(&env)),
+        Command::Store => in_runtime(&env, keep_store(&env)),
+        Command::Migrate(what) => in_runtime(&env, migrations(&env, what)),
+        Command::Rollups(what) => in_runtime(&env, rollups_command(&env, what)),
+        Command::Topics(what) => topics(&env, what),
+        Command::Dlq(what) => in_runtime(&env, dead_letters(&env, what)),
+        Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
         eprintln!("tallyhouse: {error}");
@@ -49,18 +54,23 @@ fn main() -> ExitCode {
     })
 }
 
-fn in_runtime(work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init(&ProcessEnv)?;
+fn in_runtime(
+    env: &dyn Env,
+    work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    telemetry::init(env)?;
+    env::warn_of_unknown(env);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-async fn run() -> Result<ExitCode, Box<dyn Error>> {
-    Box::pin(up::up(Config::from_env(&ProcessEnv)?, &ProcessEnv, stopped_by_signal())).await?;
+async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
+    config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
+    Box::pin(up::up(Config::from_env(env)?, env, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn keep_store() -> Result<ExitCode, Box<dyn Error>> {
-    Box::pin(store::store(Config::from_env(&ProcessEnv)?, stopped_by_signal())).await?;
+async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
+    Box::pin(store::store(Config::from_env(env)?, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,38 +84,39 @@ fn stopped_by_signal() -> CancellationToken {
     stop
 }
 
-async fn migrations(what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
-    on_clickhouse(async |connection, is_embedded| migrations_on(connection, is_embedded, what).await).await
+async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
+    on_clickhouse(env, async |connection, is_embedded| migrations_on(env, connection, is_embedded, what).await).await
 }
 
 /// Works on the given ClickHouse; else on the embedded one, which is started for it when it does not run.
 async fn on_clickhouse(
+    env: &dyn Env,
     work: impl AsyncFnOnce(&Connection, bool) -> Result<ExitCode, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let config = Config::from_env(&ProcessEnv)?;
-    let attached = attach(&config, &ProcessEnv).await?;
+    let config = Config::from_env(env)?;
+    let attached = attach(&config, env).await?;
     let outcome = work(&attached.writer, config.engine.is_some()).await;
     attached.detach().await;
     outcome
 }
 
-async fn rollups_command(what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
+async fn rollups_command(env: &dyn Env, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
     let work = async |connection: &Connection, _| {
         // Its type is hidden: with it, that of the whole command is too deep for the compiler.
-        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(connection, what));
+        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(env, connection, what));
         work.await
     };
-    on_clickhouse(work).await
+    on_clickhouse(env, work).await
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
+async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
     let client = connection.client();
     let selection =
         |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
     match what {
         Rollups::Verify { range, json, limit } => {
-            let catalogue = tallyhouse_ingest::config::catalogue(&ProcessEnv)?;
+            let catalogue = tallyhouse_ingest::config::catalogue(env)?;
             let found = rollups::verify(&client, &catalogue, &selection(range, None), limit).await?;
             print!("{}", if json { found.json() } else { found.to_string() });
             Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -122,7 +133,7 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };
-            let mut invalidator = Invalidator::from_env(&ProcessEnv)?;
+            let mut invalidator = Invalidator::from_env(env)?;
             let done =
                 rebuild::rebuild(&client, &options, async |days| rollups::invalidate(&mut invalidator, days).await)
                     .await;
@@ -139,8 +150,8 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
             Ok(ExitCode::SUCCESS)
         }
         Rollups::Backfill { range, dimension, gate_seconds } => {
-            let catalogue = tallyhouse_ingest::config::catalogue(&ProcessEnv)?;
-            let projects = tallyhouse_ingest::config::projects(&ProcessEnv)?;
+            let catalogue = tallyhouse_ingest::config::catalogue(env)?;
+            let projects = tallyhouse_ingest::config::projects(env)?;
             let everything = cli::Range { from: range.from.or(Some(0)), ..range };
             let backfill = Backfill {
                 client: &client,
@@ -152,7 +163,7 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
                 gate: Duration::from_secs(gate_seconds),
                 pause: PAUSE,
             };
-            let mut invalidator = Invalidator::from_env(&ProcessEnv)?;
+            let mut invalidator = Invalidator::from_env(env)?;
             let done = backfill.run(async |days| rollups::invalidate(&mut invalidator, days).await).await;
             if let Some(pending) = invalidator.finish().await {
                 eprintln!("tallyhouse: {pending}");
@@ -168,10 +179,15 @@ async fn rollups_on(connection: &Connection, what: Rollups) -> Result<ExitCode, 
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-async fn migrations_on(connection: &Connection, is_embedded: bool, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
+async fn migrations_on(
+    env: &dyn Env,
+    connection: &Connection,
+    is_embedded: bool,
+    what: Migrate,
+) -> Result<ExitCode, Box<dyn Error>> {
     let rendering = migrate::rendering(is_embedded);
     if matches!(what, Migrate::Up) {
-        tables::prepare(connection, &rendering, Config::from_env(&ProcessEnv)?.fsync).await?;
+        tables::prepare(connection, &rendering, Config::from_env(env)?.fsync).await?;
     }
     let report = migrate::Report::read(connection, &rendering).await?;
     print!("{report}");
@@ -181,9 +197,9 @@ async fn migrations_on(connection: &Connection, is_embedded: bool, what: Migrate
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-fn topics(what: Topics) -> Result<ExitCode, Box<dyn Error>> {
+fn topics(env: &dyn Env, what: Topics) -> Result<ExitCode, Box<dyn Error>> {
     let Topics::Widen { topic } = what;
-    let kafka = KafkaConfig::from_env(&ProcessEnv, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;
+    let kafka = KafkaConfig::from_env(env, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;
     let topic = topic.unwrap_or(kafka.topics.shared);
     let (before, now) = pins::widen(&kafka.brokers, &kafka.group, &topic)?;
     println!("events of {topic} were spread over {before} partitions, and are now over {now}");
@@ -191,11 +207,12 @@ fn topics(what: Topics) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-fn examine() -> ExitCode {
-    let findings = doctor::examine(&ProcessEnv);
+fn examine(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let findings = runtime.block_on(doctor::examine(env));
     for finding in &findings {
         println!("{finding}");
     }
-    let is_fine = findings.iter().all(|finding| finding.outcome.is_ok());
-    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let is_fine = findings.iter().all(|finding| !finding.is_failure());
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -25,6 +25,11 @@ impl Report {
         Ok(Self(standings.into_iter().map(|(migration, standing)| (migration.name, standing)).collect()))
     }
 
+    /// Whether a migration was changed after it was applied, which nothing mends.
+    pub fn is_changed(&self) -> bool {
+        self.0.iter().any(|(_, standing)| *standing == Standing::Changed)
+    }
+
     /// Whether the database is exactly what this version needs.
     pub fn is_current(&self) -> bool {
         self.0.iter().all(|(_, standing)| *standing == Standing::Applied)

@@ -25,7 +25,7 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, EngineConfig};
+use crate::config::{self, Config, EngineConfig};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::metrics::Metrics;
@@ -80,7 +80,7 @@ struct Store {
 
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
-    let services = Services::configure(env).await?;
+    let services = Services::configure(&config, env).await?;
     let store = tokio::select! {
         store = Store::open(&config, env, &services.registry) => store?,
         () = stop.cancelled() => return Ok(()),
@@ -189,9 +189,10 @@ struct Services {
 }
 
 impl Services {
-    async fn configure(env: &dyn Env) -> Result<Self, UpError> {
+    async fn configure(config: &Config, env: &dyn Env) -> Result<Self, UpError> {
         let ingest = tallyhouse_ingest::config::Config::from_env(env)?;
         let query = query_api::Config::from_env(env)?;
+        config::ports_apart(config, &ingest, &query)?;
         Ok(Self {
             ingest_listeners: [
                 lifecycle::bind("INGEST_ADDR", ingest.address).await?,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tallyhouse_service::env::{self, ConfigError, Env};
+use clap::Args;
+use tallyhouse_service::env::{self, ConfigError, Env, choice, millis, whole};
 
 use super::settings::{Brokers, Options};
 use super::topics::TopicRules;
@@ -61,37 +62,62 @@ pub struct KafkaConfig {
     pub revoke_within: Duration,
 }
 
+/// The variables of the Kafka way; `KAFKA_TOPIC_PER_PROJECT` is among those of projects.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Kafka")]
+pub struct KafkaSettings {
+    /// `host:port,…`: events go through Kafka
+    #[arg(long, env = "KAFKA_BROKERS")]
+    pub kafka_brokers: Option<String>,
+    /// What this process does: takes events and writes them to Kafka (`gateway`), reads Kafka and stores (`consumer`), or both; needs
+    /// `KAFKA_BROKERS`
+    #[arg(long, env = "INGEST_ROLE", default_value = "all", value_parser = choice::<Role>(&["gateway", "consumer", "all"]))]
+    pub ingest_role: Role,
+    /// The topic that projects share
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "tallyhouse.events")]
+    pub kafka_topic: String,
+    /// The group of the consumers
+    #[arg(long, env = "KAFKA_GROUP", default_value = "tallyhouse")]
+    pub kafka_group: String,
+    /// Partitions of a topic that is made
+    #[arg(long, env = "KAFKA_PARTITIONS", default_value = "4", value_parser = whole::<i32>(1, 1_000, "partitions"))]
+    pub kafka_partitions: i32,
+    /// Copies of a topic that is made (default: min(3, brokers))
+    #[arg(long, env = "KAFKA_REPLICATION", value_parser = whole::<i32>(1, 15, "copies"))]
+    pub kafka_replication: Option<i32>,
+    /// Until a record goes to the disk; at most half of `INGEST_ACK_TIMEOUT_MS`
+    #[arg(long, env = "KAFKA_TIMEOUT_MS", default_value = "1000", value_parser = millis(100, 60_000))]
+    pub kafka_timeout_ms: Duration,
+    /// How long a rebalance waits for a batch on its way
+    #[arg(long, env = "KAFKA_REVOKE_MS", default_value = "10000", value_parser = millis(0, 120_000))]
+    pub kafka_revoke_ms: Duration,
+    /// More options of librdkafka, `name=value;…` (TLS and SASL need a build with `--features tallyhouse-ingest/ssl`)
+    #[arg(env = "KAFKA_OPTIONS", value_parser = Options::parse)]
+    pub kafka_options: Option<Options>,
+}
+
 impl KafkaConfig {
     /// Reads it; `None` when `KAFKA_BROKERS` is not set. `own` is what the settings of projects say.
     pub fn from_env(env: &dyn Env, own: OwnTopics) -> Result<Option<Self>, ConfigError> {
-        let role = env::optional(env, "INGEST_ROLE", "gateway, consumer or all")?;
-        let Some(bootstrap) = env.get("KAFKA_BROKERS") else {
-            return match role {
-                None | Some(Role::All) => Ok(None),
-                Some(_) => {
-                    Err(ConfigError::new("INGEST_ROLE", "needs KAFKA_BROKERS: without Kafka there is only `all`"))
-                }
+        let settings: KafkaSettings = env::read(env)?;
+        let Some(bootstrap) = settings.kafka_brokers else {
+            return match settings.ingest_role {
+                Role::All => Ok(None),
+                _ => Err(ConfigError::new("INGEST_ROLE", "needs KAFKA_BROKERS: without Kafka there is only `all`")),
             };
         };
-        let number = |name, bounds, default| env::bounded(env, name, bounds, default).map(|number| number as i32);
-        let options = Options::parse(&env.get("KAFKA_OPTIONS").unwrap_or_default())
-            .map_err(|problem| ConfigError::new("KAFKA_OPTIONS", problem))?;
-        let replication = match env.get("KAFKA_REPLICATION") {
-            Some(_) => Some(number("KAFKA_REPLICATION", (1, 15), 3)?),
-            None => None,
-        };
         Ok(Some(Self {
-            role: role.unwrap_or(Role::All),
-            brokers: Brokers { bootstrap, options },
+            role: settings.ingest_role,
+            brokers: Brokers { bootstrap, options: settings.kafka_options.unwrap_or_default() },
             topics: TopicRules {
-                shared: env.get("KAFKA_TOPIC").unwrap_or_else(|| "tallyhouse.events".to_owned()),
+                shared: settings.kafka_topic,
                 own,
-                partitions: number("KAFKA_PARTITIONS", (1, 1_000), 4)?,
-                replication,
+                partitions: settings.kafka_partitions,
+                replication: settings.kafka_replication,
             },
-            group: env.get("KAFKA_GROUP").unwrap_or_else(|| "tallyhouse".to_owned()),
-            deliver_within: env::millis(env, "KAFKA_TIMEOUT_MS", (100, 60_000), 1_000)?,
-            revoke_within: env::millis(env, "KAFKA_REVOKE_MS", (0, 120_000), 10_000)?,
+            group: settings.kafka_group,
+            deliver_within: settings.kafka_timeout_ms,
+            revoke_within: settings.kafka_revoke_ms,
         }))
     }
 }

@@ -47,6 +47,7 @@ pub mod held;
 pub mod ownership;
 pub mod parts;
 pub mod pins;
+pub mod probe;
 pub mod progress;
 pub mod records;
 pub mod run;

@@ -27,6 +27,7 @@ use crate::credentials::Credentials;
 use crate::metrics::Metrics;
 pub use error::EngineError;
 pub use library::LibraryError;
+pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
 pub use settings::ProjectName;
 use supervisor::{Phase, Supervisor};

@@ -4,12 +4,13 @@
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::error::EngineError;
-use super::settings::Files;
+use super::settings::{self, Files};
 
 const DATA_WITHIN: Duration = Duration::from_secs(15);
 const PORT_WITHIN: Duration = Duration::from_secs(5);
@@ -18,10 +19,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Waits until no ClickHouse works on the data.
 pub(super) async fn wait_for_data(files: &Files) -> Result<(), EngineError> {
     let deadline = Instant::now() + DATA_WITHIN;
-    // ClickHouse holds `flock` on this file while it runs and writes its process id into it.
-    while is_locked(files)? {
+    while is_locked(&files.lock)? {
         if Instant::now() > deadline {
-            let pid = std::fs::read_to_string(&files.lock).ok().and_then(|text| pid_in(&text));
+            let pid = holder_of(&files.lock);
             return Err(EngineError::DataLocked { path: files.tables.clone(), pid });
         }
         sleep(POLL).await;
@@ -41,9 +41,16 @@ pub(super) async fn wait_for_port(variable: &'static str, port: u16) -> Result<(
     Ok(())
 }
 
-fn is_locked(files: &Files) -> Result<bool, EngineError> {
-    let failed = |source| EngineError::File { path: files.lock.clone(), source };
-    let file = match File::open(&files.lock) {
+/// Whether a ClickHouse works on the tables below a data folder, and which, when it says so. Makes nothing.
+pub fn data_in_use(data: &Path) -> Result<Option<Option<u32>>, EngineError> {
+    let lock = settings::lock(data);
+    Ok(is_locked(&lock)?.then(|| holder_of(&lock)))
+}
+
+/// ClickHouse holds `flock` on this file while it runs and writes its process id into it.
+fn is_locked(lock: &Path) -> Result<bool, EngineError> {
+    let failed = |source| EngineError::File { path: lock.to_owned(), source };
+    let file = match File::open(lock) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
@@ -55,7 +62,11 @@ fn is_locked(files: &Files) -> Result<bool, EngineError> {
     }
 }
 
-fn pid_in(status: &str) -> Option<u32> {
+fn holder_of(lock: &Path) -> Option<u32> {
+    std::fs::read_to_string(lock).ok().and_then(|text| holder(&text))
+}
+
+fn holder(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PID:")?.trim().parse().ok())
 }
 
@@ -65,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_known() {
-        assert_eq!(pid_in("PID: 4711\nStarted at: 2026-11-21 03:19:32\nRevision: 54515\n"), Some(4711));
-        assert_eq!(pid_in(""), None);
+        assert_eq!(holder("PID: 4711\nStarted at: 2026-11-21 03:19:32\nRevision: 54515\n"), Some(4711));
+        assert_eq!(holder(""), None);
     }
 }

@@ -78,6 +78,11 @@ pub(super) struct Files {
     pub(super) pid: PathBuf,
 }
 
+/// What ClickHouse locks, below a data folder.
+pub(super) fn lock(data: &Path) -> PathBuf {
+    data.join("clickhouse").join("status")
+}
+
 impl Files {
     /// The places below a data folder, which is created, readable by its owner only.
     pub(super) fn below(data: &Path) -> Result<Self, EngineError> {
@@ -85,7 +90,7 @@ impl Files {
         let tables = data.join("clickhouse");
         let engine = data.join("engine");
         let files = Self {
-            lock: tables.join("status"),
+            lock: lock(&data),
             cold: data.join("clickhouse-cold"),
             config: engine.join("config.xml"),
             users: engine.join("users.xml"),

@@ -39,7 +39,7 @@ async fn the_doctor_sees_redis_come_and_go() {
     };
     assert!(redis_line().starts_with("ok"), "{}", redis_line());
     redis.kill().await;
-    assert!(redis_line().starts_with("FAIL"), "{}", redis_line());
+    assert!(redis_line().starts_with("failed"), "{}", redis_line());
 }
 
 #[test]
@@ -70,4 +70,109 @@ async fn the_store_syncs_what_it_is_told_to_sync() {
     let url = format!("http://127.0.0.1:{http}");
     let writer = Connection { url, user: "writer".to_owned(), password: "dev".to_owned() };
     eventually("parts are synced", async || matches!(durability::status(&writer).await, Ok(Fsync::On))).await;
+}
+
+/// The lines of `tallyhouse doctor` that begin with a word.
+fn doctor(env: &[(&str, &str)], word: &str) -> (bool, Vec<String>) {
+    let output = tallyhouse(&["doctor"], env);
+    let lines = stdout(&output).lines().filter(|line| line.starts_with(word)).map(str::to_owned).collect();
+    (output.status.success(), lines)
+}
+
+#[tokio::test]
+async fn the_doctor_finds_nothing_wrong_and_leaves_nothing_behind() {
+    let folder = Folder::create();
+    let data = folder.path().join("data").display().to_string();
+    let ports = support::free_ports::<6>().map(|port| port.to_string());
+    let address = |port: &str| format!("127.0.0.1:{port}");
+    let [http, tcp, ingest, ingest_admin, query, query_admin] = &ports;
+    let addresses = [ingest, ingest_admin, query, query_admin].map(|port| address(port));
+    let env = [
+        ("TALLYHOUSE_DATA", data.as_str()),
+        ("TALLYHOUSE_DEV", "1"),
+        ("CLICKHOUSE_HTTP_PORT", http),
+        ("CLICKHOUSE_TCP_PORT", tcp),
+        ("INGEST_ADDR", &addresses[0]),
+        ("INGEST_ADMIN_ADDR", &addresses[1]),
+        ("QUERY_ADDR", &addresses[2]),
+        ("QUERY_ADMIN_ADDR", &addresses[3]),
+    ];
+    assert_eq!(doctor(&env, "failed"), (true, Vec::new()));
+    assert!(!folder.path().join("data").exists());
+    let twice = [&env[..], &[("QUERY_ADDR", addresses[0].as_str())]].concat();
+    let (is_fine, failed) = doctor(&twice, "failed");
+    assert!(!is_fine && failed.iter().any(|line| line.contains("QUERY_ADDR: ")), "{failed:?}");
+}
+
+#[tokio::test]
+async fn the_doctor_asks_a_given_clickhouse_for_rights_and_tables() {
+    let engine = support::engine().await;
+    let lines = |user: &str, password: &str| {
+        let env = [
+            ("CLICKHOUSE_URL", engine.http_url()),
+            ("CLICKHOUSE_USER", user),
+            ("CLICKHOUSE_PASSWORD", password),
+            ("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"),
+        ];
+        stdout(&tallyhouse(&["doctor"], &env))
+    };
+    let writer = lines("writer", "dev");
+    assert!(writer.contains("user `writer` has all it needs") && writer.contains("ok       clickhouse"), "{writer}");
+    let reader = lines("reader", "dev");
+    assert!(reader.contains("user `reader` lacks SELECT, INSERT"), "{reader}");
+    let nobody = lines("nobody", "hunter2");
+    assert!(nobody.contains("failed   clickhouse") && !nobody.contains("hunter2"), "{nobody}");
+}
+
+#[tokio::test]
+async fn the_doctor_asks_kafka_for_the_topic() {
+    let Some(bootstrap) = support::kafka_or_skip("the_doctor_asks_kafka_for_the_topic").await else { return };
+    let (_, lines) = doctor(&[("KAFKA_BROKERS", &bootstrap), ("KAFKA_TOPIC", "never-made")], "ok");
+    assert!(lines.iter().any(|line| line.contains("1 brokers answer")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("never-made will be made with 4 partitions")), "{lines:?}");
+    let copies = [("KAFKA_BROKERS", bootstrap.as_str()), ("KAFKA_TOPIC", "never-made"), ("KAFKA_REPLICATION", "3")];
+    let (is_fine, failed) = doctor(&copies, "failed");
+    assert!(!is_fine && failed.iter().any(|line| line.contains("KAFKA_REPLICATION")), "{failed:?}");
+}
+
+#[test]
+fn help_and_version_start_nothing() {
+    let folder = Folder::create();
+    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    for (program, arguments, name) in [
+        ("tallyhouse", vec!["up", "--help"], "QUERY_CACHE_BYTES"),
+        ("tallyhouse", vec!["--version"], env!("CARGO_PKG_VERSION")),
+        ("ingest", vec!["--help"], "INGEST_BATCH_ROWS"),
+        ("ingest", vec!["--version"], env!("CARGO_PKG_VERSION")),
+        ("query-api", vec!["--help"], "QUERY_CACHE_BYTES"),
+        ("query-api", vec!["--version"], env!("CARGO_PKG_VERSION")),
+    ] {
+        let mut command = Command::new(beside.with_file_name(program));
+        let secret = ("REDIS_URL", "redis://:hunter2@127.0.0.1:1");
+        let output = command.args(&arguments).envs([secret]).current_dir(folder.path()).output().unwrap();
+        let printed = stdout(&output);
+        assert!(output.status.success() && printed.contains(name), "{program} {arguments:?}: {printed}");
+        assert!(!printed.contains("hunter2") && std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn what_cannot_be_used_or_means_nothing_is_told_with_its_name() {
+    let beside = std::path::Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    let ingest = |arguments: &[&str], env: &[(&str, &str)]| {
+        let mut command = Command::new(beside.with_file_name("ingest"));
+        let output = command.args(arguments).envs(env.iter().copied()).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = ingest(&[], &[("INGEST_BATCH_ROWS", "1000000")]);
+    assert!(error.contains("ingest: INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072"), "{error}");
+    let error = ingest(&["--ingest-pace-ms", "701"], &[]);
+    assert!(error.contains("ingest: INGEST_PACE_MS: 701 is more than INGEST_PACE_MOST_MS, which is 700"), "{error}");
+    let error = ingest(&[], &[("TALLYHOUSE_LOG", "warning")]);
+    assert!(error.contains("ingest: TALLYHOUSE_LOG: `warning` is not a level; say `warn`"), "{error}");
+    let error = ingest(&[], &[("INGEST_BATCH_ROW", "1"), ("KAFKA_HOME", "/opt"), ("QUERY_CACHE_WARM", "off")]);
+    let warnings = error.lines().filter(|line| line.contains("is not a variable of Tallyhouse")).collect::<Vec<_>>();
+    assert_eq!(warnings.len(), 1, "{error}");
+    assert!(warnings[0].contains("INGEST_BATCH_ROW is not") && warnings[0].contains("did you mean INGEST_BATCH_ROWS?"));
 }

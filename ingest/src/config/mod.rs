@@ -1,22 +1,28 @@
-//! What can be set; of the Kafka way see `kafka/config.rs`. The only files of this crate that read variables.
+//! What can be set: [`settings`] defines the variables; of the Kafka way see `kafka/config.rs`. The only files of this crate that read
+//! variables.
+
+mod checks;
+pub mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse_schema::Catalogue;
-use tallyhouse_schema::project::{MAX_DIMENSION_VALUES, Priority, ProjectSettings};
+use tallyhouse_schema::project::{Priority, ProjectSettings};
+use tallyhouse_service::config::{DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
 use crate::kafka::config::KafkaConfig;
 use crate::limits::{BatchLimits, DedupLimits, RequestLimits};
 use crate::log::local::{Limits, Sync};
 use crate::projects::Projects;
 use crate::worker::pace::Pace;
+pub use checks::without_effect;
+use settings::{Address, IngestSettings, ProjectDefaults, UserHashKey};
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -45,7 +51,7 @@ pub struct Config {
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
-    /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (at most [`MAX_RETENTION_DAYS`]; written into each row), `DIMENSION_VALUES`,
+    /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (written into each row), `DIMENSION_VALUES`,
     /// `KAFKA_TOPIC_PER_PROJECT`.
     pub projects: Projects,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
@@ -53,72 +59,67 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the configuration.
+    /// Reads the configuration, and refuses what contradicts itself.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let size = |name, bounds, default| env::bounded(env, name, bounds, default).map(|n| n as usize);
+        let settings: IngestSettings = env::read(env)?;
         let projects = projects(env)?;
         let kafka = KafkaConfig::from_env(env, projects.own_topics())?;
-        let limits = Limits {
-            bytes: env::bounded(env, "SPOOL_BYTES", (1 << 20, 1 << 44), 1 << 30)?,
-            age: Duration::from_secs(3_600 * env::bounded(env, "SPOOL_MAX_AGE_HOURS", (1, 720), 12)?),
-        };
-        let ack_timeout = env::millis(env, "INGEST_ACK_TIMEOUT_MS", (100, 120_000), 10_000)?;
-        let deliver_within = kafka.as_ref().filter(|kafka| kafka.role.has_gateway()).map(|kafka| kafka.deliver_within);
-        if deliver_within.is_some_and(|within| 2 * within > ack_timeout) {
-            let most = ack_timeout.as_millis() / 2;
-            let problem = format!(
-                "may be at most {most}, half of INGEST_ACK_TIMEOUT_MS: what Kafka does not take has to reach the local log in time"
-            );
-            return Err(ConfigError::new("KAFKA_TIMEOUT_MS", problem));
-        }
-        Ok(Self {
-            address: env::address(env, "INGEST_ADDR", ([127, 0, 0, 1], 8081))?,
-            admin_address: env::address(env, "INGEST_ADMIN_ADDR", ([127, 0, 0, 1], 9081))?,
-            data: env::path(env, "TALLYHOUSE_DATA", "./data"),
+        let config = Self {
+            address: address(env)?,
+            admin_address: settings.ingest_admin_addr,
+            data: env::read::<DataFolder>(env)?.tallyhouse_data,
             request: RequestLimits {
-                body_bytes: size("INGEST_BODY_BYTES", (1_024, 64 << 20), 4 << 20)?,
-                decoded_bytes: size("INGEST_DECODED_BYTES", (1_024, 64 << 20), 16 << 20)?,
-                open_bytes: size("INGEST_OPEN_BYTES", (64 << 10, 1 << 30), 64 << 20)?,
-                ack_timeout,
+                body_bytes: settings.ingest_body_bytes,
+                decoded_bytes: settings.ingest_decoded_bytes,
+                open_bytes: settings.ingest_open_bytes,
+                ack_timeout: settings.ingest_ack_timeout_ms,
                 read_timeout: Duration::from_secs(30),
             },
             batch: BatchLimits {
-                rows: size("INGEST_BATCH_ROWS", (1, 131_072), 131_072)?,
-                bytes: size("INGEST_BATCH_BYTES", (1_024, 64 << 20), 32 << 20)?,
-                linger: env::millis(env, "INGEST_LINGER_MS", (1, 10_000), 5)?,
-                inserts: size("INGEST_INSERTS", (1, 16), 2)?,
+                rows: settings.ingest_batch_rows,
+                bytes: settings.ingest_batch_bytes,
+                linger: settings.ingest_linger_ms,
+                inserts: settings.ingest_inserts,
                 insert_timeout: Duration::from_secs(30),
-                refused_grace: env::millis(env, "REFUSED_GRACE_MS", (0, 3_600_000), 30_000)?,
+                refused_grace: settings.refused_grace_ms,
             },
             dedup: DedupLimits {
-                window: Duration::from_secs(3_600 * env::bounded(env, "DEDUP_WINDOW_HOURS", (1, 720), 24)?),
-                ids: size("DEDUP_WINDOW_IDS", (1_000, 1_000_000_000), 4_000_000)?,
+                window: Duration::from_secs(3_600 * settings.dedup_window_hours),
+                ids: settings.dedup_window_ids,
             },
             pace: Pace {
-                least: env::millis(env, "INGEST_PACE_MS", (0, 10_000), 25)?,
-                most: env::millis(env, "INGEST_PACE_MOST_MS", (0, 60_000), 700)?,
-                share: env::bounded(env, "INGEST_INSERT_PERCENT", (1, 100), 8)? as f64 / 100.0,
+                least: settings.ingest_pace_ms,
+                most: settings.ingest_pace_most_ms,
+                share: f64::from(settings.ingest_insert_percent) / 100.0,
             },
-            log_sync: env::optional(env, "LOG_SYNC", "always, interval or off")?.unwrap_or_default(),
-            log: limits,
-            redis: env.get("REDIS_URL").map(Secret::new),
+            log_sync: settings.log_sync,
+            log: Limits { bytes: settings.spool_bytes, age: Duration::from_secs(3_600 * settings.spool_max_age_hours) },
+            redis: env::read::<Redis>(env)?.redis_url,
             kafka,
             projects,
-            drain: env::millis(env, "INGEST_DRAIN_MS", (0, 300_000), 20_000)?,
-        })
+            drain: settings.ingest_drain_ms,
+        };
+        checks::check(&config)?;
+        Ok(config)
     }
+}
+
+/// `INGEST_ADDR`: where events come in.
+pub fn address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
+    env::read(env).map(|Address { ingest_addr }| ingest_addr)
 }
 
 /// `TALLYHOUSE_PROJECTS`: a folder of settings of projects, and what the others have.
 pub fn projects(env: &dyn Env) -> Result<Projects, ConfigError> {
-    let days = |name, default| env::bounded(env, name, (1, MAX_RETENTION_DAYS.into()), default).map(|n| n as u16);
+    let defaults: ProjectDefaults = env::read(env)?;
+    checks::late_within_retention(&defaults)?;
     let default = ProjectSettings {
-        late_window_days: days("LATE_WINDOW_DAYS", 7)?,
-        retention_days: days("RETENTION_DAYS", 730)?,
-        dimension_values: env::bounded(env, "DIMENSION_VALUES", (1, MAX_DIMENSION_VALUES.into()), 1_000)? as u32,
+        late_window_days: defaults.late_window_days,
+        retention_days: defaults.retention_days,
+        dimension_values: defaults.dimension_values,
         priority: Priority::Normal,
         dead_letters: false,
-        own_topic: env::switch(env, "KAFKA_TOPIC_PER_PROJECT")?,
+        own_topic: defaults.kafka_topic_per_project,
     };
     let documents = documents::json_documents(env, "TALLYHOUSE_PROJECTS")?.unwrap_or_default();
     let texts = documents.iter().map(|document| (document.path.as_str(), document.text.as_str()));
@@ -127,14 +128,11 @@ pub fn projects(env: &dyn Env) -> Result<Projects, ConfigError> {
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
 pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
+    let given: GivenClickHouse = env::read(env)?;
     Ok(Connection {
-        url: env::required(
-            env,
-            "CLICKHOUSE_URL",
-            "the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123",
-        )?,
-        user: env.get("CLICKHOUSE_USER").unwrap_or_else(|| "writer".to_owned()),
-        password: env.get("CLICKHOUSE_PASSWORD").unwrap_or_default(),
+        url: given.url()?,
+        password: given.password(),
+        user: given.clickhouse_user.unwrap_or_else(|| "writer".to_owned()),
     })
 }
 
@@ -147,8 +145,8 @@ pub fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
 
 /// `USER_HASH_KEY`: 32 hexadecimal digits, the same on every instance that writes to one ClickHouse.
 pub fn user_hash_key(env: &dyn Env) -> Result<[u8; 16], ConfigError> {
-    let text: String = env::required(env, "USER_HASH_KEY", "32 hexadecimal digits, the same on every instance")?;
-    parse_key(&text).ok_or_else(|| ConfigError::new("USER_HASH_KEY", "is not 32 hexadecimal digits"))
+    let problem = "is not set; it must be 32 hexadecimal digits, the same on every instance";
+    env::read::<UserHashKey>(env)?.user_hash_key.ok_or_else(|| ConfigError::new("USER_HASH_KEY", problem))
 }
 
 /// Reads 32 hexadecimal digits.

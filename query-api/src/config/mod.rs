@@ -1,9 +1,13 @@
-//! Configuration: the only file of this crate that reads variables.
+//! Configuration: [`settings`] defines the variables. The only folder of this crate that reads any.
+
+mod checks;
+pub mod settings;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tallyhouse_schema::Catalogue;
+use tallyhouse_service::config::{GivenClickHouse, Redis};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
@@ -12,6 +16,8 @@ use tallyhouse_sql::Connection;
 use crate::admission::{Limits, Policy};
 use crate::deps::Deps;
 use crate::live;
+pub use checks::without_effect;
+use settings::{AdminAddress, AnalystUser, ClassSettings, QuerySettings, WriterUser};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -51,92 +57,92 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the configuration.
+    /// Reads the configuration, and refuses what contradicts itself.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        Ok(Self {
-            address: env::address(env, "QUERY_ADDR", ([127, 0, 0, 1], 8082))?,
-            admin_address: env::address(env, "QUERY_ADMIN_ADDR", ([127, 0, 0, 1], 9082))?,
-            redis_url: env.get("REDIS_URL").map(Secret::new),
-            cache_bytes: env::bounded(env, "QUERY_CACHE_BYTES", (1 << 20, 64 << 30), 128 << 20)?,
-            cache_ttl: env::millis(env, "QUERY_CACHE_TTL_MS", (1_000, 3_600_000), 60_000)?,
-            cache_warm: env.get("QUERY_CACHE_WARM").is_none() || env::switch(env, "QUERY_CACHE_WARM")?,
-            admission: admission(env)?,
-            streams: streams(env)?,
-            export_concurrency: env::bounded(env, "QUERY_EXPORT_CONCURRENCY", (1, 1_000), 4)? as usize,
-            export_max_bytes: env::bounded(env, "QUERY_EXPORT_MAX_BYTES", (1 << 10, 1 << 40), 100 << 20)?,
-            export_stall: env::millis(env, "QUERY_EXPORT_STALL_MS", (100, 600_000), 30_000)?,
-            look_up: env::millis(env, "QUERY_LOOK_UP_MS", (0, 60_000), 500)?,
-            drain: env::millis(env, "QUERY_DRAIN_MS", (0, 300_000), 20_000)?,
-        })
+        let settings: QuerySettings = env::read(env)?;
+        let config = Self {
+            address: settings.query_addr,
+            admin_address: admin_address(env)?,
+            redis_url: env::read::<Redis>(env)?.redis_url,
+            cache_bytes: settings.query_cache_bytes,
+            cache_ttl: settings.query_cache_ttl_ms,
+            cache_warm: settings.query_cache_warm,
+            admission: admission(&env::read(env)?),
+            streams: live::Limits {
+                listeners: settings.query_stream_listeners,
+                listeners_per_project: settings.query_stream_listeners_per_project,
+                questions: settings.query_stream_questions,
+                questions_per_project: settings.query_stream_questions_per_project,
+            },
+            export_concurrency: settings.query_export_concurrency,
+            export_max_bytes: settings.query_export_max_bytes,
+            export_stall: settings.query_export_stall_ms,
+            look_up: settings.query_look_up_ms,
+            drain: settings.query_drain_ms,
+        };
+        checks::check(env, &config)?;
+        Ok(config)
     }
 }
 
-fn admission(env: &dyn Env) -> Result<Policy, ConfigError> {
-    let total = env::bounded(env, "QUERY_CLICKHOUSE_CONCURRENCY", CONCURRENCY, 8)?;
-    let default = Policy::for_total(total as usize);
-    let of_class = |name: &str, default: Limits| -> Result<Limits, ConfigError> {
-        let [concurrency, queue, deadline] =
-            [format!("QUERY_CONCURRENCY_{name}"), format!("QUERY_QUEUE_{name}"), format!("QUERY_DEADLINE_{name}_MS")];
-        Ok(Limits {
-            concurrency: env::bounded(env, &concurrency, CONCURRENCY, default.concurrency as u64)? as usize,
-            queue: env::bounded(env, &queue, QUEUE, default.queue as u64)? as usize,
-            deadline: env::millis(env, &deadline, DEADLINE_MS, default.deadline.as_millis() as u64)?,
-        })
-    };
-    Ok(Policy {
-        realtime: of_class("REALTIME", default.realtime)?,
-        dashboard: of_class("DASHBOARD", default.dashboard)?,
-        ad_hoc: of_class("ADHOC", default.ad_hoc)?,
-    })
+/// `QUERY_ADMIN_ADDR`: metrics and health, and where commands tell which days they changed.
+pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
+    env::read(env).map(|AdminAddress { query_admin_addr }| query_admin_addr)
 }
 
-/// Queries at once.
-const CONCURRENCY: (u64, u64) = (1, 1_000);
-
-/// Questions that may wait: of two projects at least one each. Each holds a connection and what it was asked with.
-const QUEUE: (u64, u64) = (2, 100_000);
-
-/// A query itself is given 30 s at most (`admission::class`); twice that leaves as long to wait.
-const DEADLINE_MS: (u64, u64) = (100, 60_000);
-
-fn streams(env: &dyn Env) -> Result<live::Limits, ConfigError> {
-    let limit = |name, default| env::bounded(env, name, (1, 1_000_000), default).map(|limit| limit as usize);
-    Ok(live::Limits {
-        listeners: limit("QUERY_STREAM_LISTENERS", 5_000)?,
-        listeners_per_project: limit("QUERY_STREAM_LISTENERS_PER_PROJECT", 1_000)?,
-        questions: limit("QUERY_STREAM_QUESTIONS", 200)?,
-        questions_per_project: limit("QUERY_STREAM_QUESTIONS_PER_PROJECT", 50)?,
-    })
+fn admission(settings: &ClassSettings) -> Policy {
+    let default = Policy::for_total(settings.query_clickhouse_concurrency);
+    let limits = |default: Limits, concurrency: Option<usize>, queue, deadline| Limits {
+        concurrency: concurrency.unwrap_or(default.concurrency),
+        queue,
+        deadline,
+    };
+    Policy {
+        realtime: limits(
+            default.realtime,
+            settings.query_concurrency_realtime,
+            settings.query_queue_realtime,
+            settings.query_deadline_realtime_ms,
+        ),
+        dashboard: limits(
+            default.dashboard,
+            settings.query_concurrency_dashboard,
+            settings.query_queue_dashboard,
+            settings.query_deadline_dashboard_ms,
+        ),
+        ad_hoc: limits(
+            default.ad_hoc,
+            settings.query_concurrency_adhoc,
+            settings.query_queue_adhoc,
+            settings.query_deadline_adhoc_ms,
+        ),
+    }
 }
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
 pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
+    let given: GivenClickHouse = env::read(env)?;
     Ok(Connection {
-        url: env::required(
-            env,
-            "CLICKHOUSE_URL",
-            "the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123",
-        )?,
-        user: env.get("CLICKHOUSE_USER").unwrap_or_else(|| "reader".to_owned()),
-        password: env.get("CLICKHOUSE_PASSWORD").unwrap_or_default(),
+        url: given.url()?,
+        password: given.password(),
+        user: given.clickhouse_user.unwrap_or_else(|| "reader".to_owned()),
     })
 }
 
 /// The same ClickHouse as a user that can write metric definitions: `CLICKHOUSE_WRITER_USER` and
 /// `CLICKHOUSE_WRITER_PASSWORD`. Without one, metrics cannot be registered here.
-fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Option<Connection> {
-    Some(Connection {
-        url: reader.url.clone(),
-        user: env.get("CLICKHOUSE_WRITER_USER")?,
-        password: env.get("CLICKHOUSE_WRITER_PASSWORD").unwrap_or_default(),
-    })
+fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Result<Option<Connection>, ConfigError> {
+    let users: WriterUser = env::read(env)?;
+    let password = users.clickhouse_writer_password.map(|password| password.expose().to_owned()).unwrap_or_default();
+    Ok(users.clickhouse_writer_user.map(|user| Connection { url: reader.url.clone(), user, password }))
 }
 
 /// The user for analysts' SQL on a given ClickHouse: `CLICKHOUSE_ANALYST_PASSWORD`, and `CLICKHOUSE_ANALYST_USER` (default
 /// `analyst`; `{project}` in it stands for the project). Without a password there is no `/v1/sql`.
 pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
-    let Some(password) = env.get("CLICKHOUSE_ANALYST_PASSWORD") else { return Ok(None) };
-    let user = env.get("CLICKHOUSE_ANALYST_USER").unwrap_or_else(|| "analyst".to_owned());
+    let users: AnalystUser = env::read(env)?;
+    let Some(password) = users.clickhouse_analyst_password else { return Ok(None) };
+    let (user, password) = (users.clickhouse_analyst_user, password.expose().to_owned());
     Ok(Some(Connection { user, password, ..clickhouse(env)? }))
 }
 
@@ -151,7 +157,7 @@ fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
 pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
     let reader = clickhouse(env)?;
     Ok(Deps {
-        writer: clickhouse_writer(env, &reader),
+        writer: clickhouse_writer(env, &reader)?,
         analyst: analyst(env)?,
         ..Deps::new(reader, tallyhouse_service::config::keys(env)?, catalogue(env)?)
     })

@@ -1,13 +1,21 @@
-//! Configuration: the only file of this crate that reads variables. The services read their own.
+//! Configuration: [`settings`] defines the variables, the services define their own. The only folder of this crate that reads any.
+
+mod checks;
+pub mod settings;
+#[cfg(test)]
+mod tables;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use tallyhouse_service::config::{DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Choice, Program, ProgramError, ProjectName};
+pub use checks::{ports_apart, without_effect};
+use settings::{Durability, EngineSettings, ReplayKey};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -39,26 +47,31 @@ pub struct EngineConfig {
 }
 
 impl Config {
+    /// Reads the configuration, and refuses what contradicts itself.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let is_development = tallyhouse_service::config::is_development(env)?;
-        let engine = match env.get("CLICKHOUSE_URL") {
+        let engine = match env::read::<GivenClickHouse>(env)?.clickhouse_url {
             Some(_) => None,
             None => Some(EngineConfig::from_env(env, is_development)?),
         };
-        let fsync = if env::switch(env, "CLICKHOUSE_FSYNC")? { Fsync::On } else { Fsync::Off };
-        Ok(Self { data: env::path(env, "TALLYHOUSE_DATA", "./data"), is_development, fsync, engine })
+        let Durability { clickhouse_fsync } = env::read(env)?;
+        let fsync = if clickhouse_fsync { Fsync::On } else { Fsync::Off };
+        let config = Self { data: env::read::<DataFolder>(env)?.tallyhouse_data, is_development, fsync, engine };
+        checks::check(env, &config)?;
+        Ok(config)
     }
 }
 
 impl EngineConfig {
     fn from_env(env: &dyn Env, is_development: bool) -> Result<Self, ConfigError> {
-        let port = |name, default| env::bounded(env, name, (1, u16::MAX.into()), default).map(|port| port as u16);
+        let settings: EngineSettings = env::read(env)?;
+        let default = if is_development { "demo" } else { "" };
         Ok(Self {
-            http_port: port("CLICKHOUSE_HTTP_PORT", 8123)?,
-            tcp_port: port("CLICKHOUSE_TCP_PORT", 9000)?,
-            choice: env::parsed(env, "TALLYHOUSE_ENGINE", "auto, library or server", Choice::Auto)?,
-            library: env.get("TALLYHOUSE_ENGINE_LIBRARY").map(PathBuf::from),
-            grafana_projects: projects(env, if is_development { "demo" } else { "" })?,
+            http_port: settings.clickhouse_http_port,
+            tcp_port: settings.clickhouse_tcp_port,
+            choice: settings.tallyhouse_engine,
+            library: settings.tallyhouse_engine_library,
+            grafana_projects: projects(settings.grafana_projects.as_deref().unwrap_or(default))?,
             path: env.get("PATH").unwrap_or_default(),
         })
     }
@@ -70,8 +83,8 @@ impl EngineConfig {
 }
 
 /// `TALLYHOUSE_KEY`: the key with which `dlq replay` sends.
-pub fn replay_key(env: &dyn Env) -> Option<Secret> {
-    env.get("TALLYHOUSE_KEY").map(|key| Secret::new(key.trim()))
+pub fn replay_key(env: &dyn Env) -> Result<Option<Secret>, ConfigError> {
+    env::read(env).map(|ReplayKey { tallyhouse_key }| tallyhouse_key)
 }
 
 /// Where commands invalidate the days that they change.
@@ -84,13 +97,12 @@ pub struct InvalidationTargets {
 
 impl InvalidationTargets {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let redis_url = env.get("REDIS_URL").map(|url| Secret::new(url.trim()));
-        Ok(Self { redis_url, query_admin: env::address(env, "QUERY_ADMIN_ADDR", ([127, 0, 0, 1], 9082))? })
+        let redis_url = env::read::<Redis>(env)?.redis_url;
+        Ok(Self { redis_url, query_admin: tallyhouse_query_api::config::admin_address(env)? })
     }
 }
 
-fn projects(env: &dyn Env, default: &str) -> Result<Vec<ProjectName>, ConfigError> {
-    let text = env.get("GRAFANA_PROJECTS").unwrap_or_else(|| default.to_owned());
+fn projects(text: &str) -> Result<Vec<ProjectName>, ConfigError> {
     let bad = |name: &str| ConfigError::new("GRAFANA_PROJECTS", format!("`{name}` is not the name of a project"));
     text.split(',')
         .map(str::trim)

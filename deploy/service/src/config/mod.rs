@@ -1,0 +1,148 @@
+//! What every service and command reads: the only folder of this crate that names variables.
+
+mod log_filter;
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use crate::env::{self, ConfigError, Env};
+use crate::keys::KeyRing;
+use crate::secret::Secret;
+
+/// Logs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct Logging {
+    /// Log filter: a level (off, error, warn, info, debug, trace), or directives such as `tallyhouse_ingest=debug,info`; logs are JSON lines
+    /// on standard error
+    #[arg(long, env = "TALLYHOUSE_LOG", default_value = "info", value_parser = log_filter::check)]
+    pub tallyhouse_log: String,
+}
+
+/// Keys and passwords of development.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct Development {
+    /// `1`: the project `demo` with well-known keys and passwords
+    #[arg(long, env = "TALLYHOUSE_DEV", default_value = "off", value_parser = env::switch(), action = ArgAction::Set)]
+    pub tallyhouse_dev: bool,
+}
+
+/// The data folder.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct DataFolder {
+    /// Folder of everything that is kept
+    #[arg(long, env = "TALLYHOUSE_DATA", default_value = "./data")]
+    pub tallyhouse_data: PathBuf,
+}
+
+/// Event types.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct Schemas {
+    /// Folder of event type declarations, the same for both services (default: built in)
+    #[arg(long, env = "TALLYHOUSE_SCHEMAS")]
+    pub tallyhouse_schemas: Option<PathBuf>,
+}
+
+/// Redis.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct Redis {
+    /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and is told which days were changed
+    #[arg(env = "REDIS_URL", value_parser = secret)]
+    pub redis_url: Option<Secret>,
+}
+
+/// A given ClickHouse.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "ClickHouse")]
+pub struct GivenClickHouse {
+    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123`; `ingest` and `query-api` by themselves need it (default: embedded)
+    #[arg(long, env = "CLICKHOUSE_URL", value_parser = trimmed)]
+    pub clickhouse_url: Option<String>,
+    /// Who works on it (default: writer, of the query API reader)
+    #[arg(long, env = "CLICKHOUSE_USER")]
+    pub clickhouse_user: Option<String>,
+    /// That user's password
+    #[arg(env = "CLICKHOUSE_PASSWORD", value_parser = untrimmed_secret)]
+    pub clickhouse_password: Option<Secret>,
+}
+
+impl GivenClickHouse {
+    /// Where it is, which has to be known.
+    pub fn url(&self) -> Result<String, ConfigError> {
+        let problem = "is not set; it must be the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123";
+        self.clickhouse_url.clone().ok_or_else(|| ConfigError::new("CLICKHOUSE_URL", problem))
+    }
+
+    /// The password, which may be none.
+    pub fn password(&self) -> String {
+        self.clickhouse_password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default()
+    }
+}
+
+/// A secret without blanks around it.
+pub fn secret(text: &str) -> Result<Secret, String> {
+    Ok(Secret::new(text.trim()))
+}
+
+/// A secret as it is: blanks may be part of a password.
+pub fn untrimmed_secret(text: &str) -> Result<Secret, String> {
+    Ok(Secret::new(text))
+}
+
+fn trimmed(text: &str) -> Result<String, String> {
+    Ok(text.trim().to_owned())
+}
+
+/// `TALLYHOUSE_DEV`: well-known keys and passwords.
+pub fn is_development(env: &dyn Env) -> Result<bool, ConfigError> {
+    env::read(env).map(|Development { tallyhouse_dev }| tallyhouse_dev)
+}
+
+/// The keys that are known: those of development mode, else none, which is warned of.
+pub fn keys(env: &dyn Env) -> Result<KeyRing, ConfigError> {
+    if is_development(env)? {
+        return Ok(KeyRing::development());
+    }
+    tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
+    Ok(KeyRing::default())
+}
+
+/// `TALLYHOUSE_LOG`: which log lines are written.
+pub(crate) fn log_filter(env: &dyn Env) -> Result<tracing_subscriber::EnvFilter, ConfigError> {
+    let Logging { tallyhouse_log } = env::read(env)?;
+    tracing_subscriber::EnvFilter::try_new(&tallyhouse_log)
+        .map_err(|error| ConfigError::new("TALLYHOUSE_LOG", format!("`{tallyhouse_log}` is not a log filter: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn env(name: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn nobody_is_known_but_in_development() {
+        let known = |env: &BTreeMap<String, String>| keys(env).unwrap().find("demo-query-key").is_some();
+        assert!(!known(&BTreeMap::new()));
+        assert!(known(&env("TALLYHOUSE_DEV", "1")));
+        assert_eq!(
+            keys(&env("TALLYHOUSE_DEV", "maybe")).err().unwrap().to_string(),
+            "TALLYHOUSE_DEV: `maybe` is neither 1 nor 0"
+        );
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        let error = log_filter(&env("TALLYHOUSE_LOG", "warning")).unwrap_err().to_string();
+        assert_eq!(error, "TALLYHOUSE_LOG: `warning` is not a level; say `warn`");
+    }
+}

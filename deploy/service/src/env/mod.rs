@@ -1,0 +1,77 @@
+//! Configuration from variables. Every error names the variable, what it held and what would do.
+//!
+//! ```text
+//! #[derive(clap::Args)] with `env = "NAME"`   the one definition: name, default, unit, bounds, meaning
+//!   -> command   flags and help of a program
+//!   -> read      values of an Env, parsed as the definition says
+//!   -> unknown   what is set and defined nowhere
+//! ```
+//!
+//! Values come from an [`Env`], so that a test passes a map and nothing but the configuration of the services ever learns that
+//! there is a process environment. Clap itself never reads it: an empty variable counts as not set, and an error names the
+//! variable, not a flag.
+
+mod checks;
+mod command;
+mod read;
+mod unknown;
+mod values;
+
+use std::collections::BTreeMap;
+
+pub use checks::{apart, at_most, unused};
+pub use command::{FlagsAndEnv, definitions, from_command_line, with};
+pub use read::{Definition, read};
+pub use unknown::{NAMES, unknown, warn_of_unknown};
+pub use values::{Whole, address, choice, millis, switch, whole};
+
+/// Where variables are read from.
+pub trait Env {
+    /// The variable's value, or `None` when it is not set. An empty value counts as not set.
+    fn get(&self, name: &str) -> Option<String>;
+
+    /// The names of all that are set.
+    fn names(&self) -> Vec<String>;
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessEnv;
+
+impl Env for ProcessEnv {
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the process environment")]
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+    }
+}
+
+impl Env for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        BTreeMap::get(self, name).filter(|value| !value.trim().is_empty()).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+}
+
+/// A variable that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct ConfigError {
+    /// The variable's name.
+    pub variable: String,
+    /// What is wrong and what would be right. Never the value of a secret.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// An error about `variable`.
+    pub fn new(variable: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { variable: variable.into(), problem: problem.into() }
+    }
+}

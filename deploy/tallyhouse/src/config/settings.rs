@@ -1,0 +1,157 @@
+//! The variables of the embedded engine and of commands, each defined once; the services have their own.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use tallyhouse_ingest::config::settings as ingest;
+use tallyhouse_ingest::kafka::config::KafkaSettings;
+use tallyhouse_query_api::config::settings as query;
+use tallyhouse_service::config::{DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret};
+use tallyhouse_service::env::{choice, switch, whole};
+use tallyhouse_service::secret::Secret;
+
+use crate::engine::Choice;
+
+/// The embedded ClickHouse, without `CLICKHOUSE_URL`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Embedded ClickHouse")]
+pub struct EngineSettings {
+    /// HTTP port of the embedded ClickHouse, on loopback
+    #[arg(long, env = "CLICKHOUSE_HTTP_PORT", default_value = "8123", value_parser = whole::<u16>(1, 65_535, "port"))]
+    pub clickhouse_http_port: u16,
+    /// Port of its own protocol, on loopback
+    #[arg(long, env = "CLICKHOUSE_TCP_PORT", default_value = "9000", value_parser = whole::<u16>(1, 65_535, "port"))]
+    pub clickhouse_tcp_port: u16,
+    /// What is run: the library, `clickhouse` on PATH (`server`), or whichever is there
+    #[arg(long, env = "TALLYHOUSE_ENGINE", default_value = "auto", value_parser = choice::<Choice>(&["auto", "library", "server"]))]
+    pub tallyhouse_engine: Choice,
+    /// Path of `libchdb.so` (default: set up)
+    #[arg(long, env = "TALLYHOUSE_ENGINE_LIBRARY")]
+    pub tallyhouse_engine_library: Option<PathBuf>,
+    /// Projects that the ClickHouse user `grafana` sees, with commas between (default: demo in development)
+    #[arg(long, env = "GRAFANA_PROJECTS")]
+    pub grafana_projects: Option<String>,
+}
+
+/// When parts reach the disk.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "ClickHouse")]
+pub struct Durability {
+    /// Parts are synced before ClickHouse answers an insert; set by whoever makes the tables: `up`, `store`, `migrate up`
+    #[arg(long, env = "CLICKHOUSE_FSYNC", default_value = "off", value_parser = switch(), action = ArgAction::Set)]
+    pub clickhouse_fsync: bool,
+}
+
+/// With which `dlq replay` sends.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Replay")]
+pub struct ReplayKey {
+    /// The key `dlq replay` sends with, instead of `--key`
+    #[arg(env = "TALLYHOUSE_KEY", value_parser = secret)]
+    pub tallyhouse_key: Option<Secret>,
+}
+
+/// What a command reads that works on a ClickHouse, whichever it is.
+#[derive(Debug, Args)]
+pub struct OnClickHouse {
+    #[command(flatten)]
+    logging: Logging,
+    #[command(flatten)]
+    development: Development,
+    #[command(flatten)]
+    data: DataFolder,
+    #[command(flatten)]
+    given: GivenClickHouse,
+    #[command(flatten)]
+    engine: EngineSettings,
+}
+
+/// What `migrate up` reads.
+#[derive(Debug, Args)]
+pub struct ForMigrateUp {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    durability: Durability,
+}
+
+/// What `store` reads.
+#[derive(Debug, Args)]
+pub struct ForStore {
+    #[command(flatten)]
+    logging: Logging,
+    #[command(flatten)]
+    development: Development,
+    #[command(flatten)]
+    data: DataFolder,
+    #[command(flatten)]
+    engine: EngineSettings,
+    #[command(flatten)]
+    durability: Durability,
+}
+
+/// What `rollups verify` reads.
+#[derive(Debug, Args)]
+pub struct ForVerify {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    schemas: Schemas,
+}
+
+/// What `rollups rebuild` reads: also whom it tells.
+#[derive(Debug, Args)]
+pub struct ForRebuild {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    redis: Redis,
+    #[command(flatten)]
+    admin: query::AdminAddress,
+}
+
+/// What `rollups backfill` reads.
+#[derive(Debug, Args)]
+pub struct ForBackfill {
+    #[command(flatten)]
+    rebuild: ForRebuild,
+    #[command(flatten)]
+    schemas: Schemas,
+    #[command(flatten)]
+    projects: ingest::ProjectDefaults,
+}
+
+/// What `dlq replay` reads.
+#[derive(Debug, Args)]
+pub struct ForReplay {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    address: ingest::Address,
+    #[command(flatten)]
+    key: ReplayKey,
+}
+
+/// What `topics` reads.
+#[derive(Debug, Args)]
+pub struct ForTopics {
+    #[command(flatten)]
+    kafka: KafkaSettings,
+}
+
+/// What `up` reads, and `doctor`, which looks at what `up` would find.
+#[derive(Debug, Args)]
+pub struct ForUp {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    durability: Durability,
+    #[command(flatten)]
+    schemas: Schemas,
+    #[command(flatten)]
+    redis: Redis,
+    #[command(flatten)]
+    ingest: ingest::Own,
+    #[command(flatten)]
+    query: query::Own,
+}
