@@ -54,7 +54,7 @@ impl Limits {
         self.queue.div_ceil(2)
     }
 
-    /// The longest wait: half of the deadline, so that whoever gets a turn has at least as long to run.
+    /// The longest wait: half of the deadline, so that whoever gets a permit has at least as long to run.
     pub fn longest_wait(&self) -> Duration {
         self.deadline / 2
     }
@@ -73,9 +73,9 @@ pub struct Policy {
 
 impl Policy {
     /// Limits for `total` queries at once over all classes: an eighth ad hoc, a quarter real-time, the rest dashboards,
-    /// and at least one each. No class lends its places: a query that runs cannot be asked to leave.
+    /// and at least one each. No class lends its slots: a query that runs cannot be asked to leave.
     ///
-    /// The lengths of the queues are chosen, not measured: at 50 ms a dashboard and 8 ms a real-time question, the places
+    /// The lengths of the queues are chosen, not measured: at 50 ms a dashboard and 8 ms a real-time question, the slots
     /// of the default total empty them within the longest wait. That of ad hoc holds people, who would rather wait than
     /// ask again.
     pub fn for_total(total: usize) -> Self {

@@ -55,7 +55,7 @@ impl<T> FairQueue<T> {
         self.len
     }
 
-    /// Waits for a turn of `project`; who had to give way for that is returned too.
+    /// Queues an item of `project`; returns also the item that it evicted.
     pub(super) fn push(&mut self, project: &str, item: T) -> Result<(Ticket, Option<T>), Full> {
         let mine = self.waiting.get(project).map_or(0, VecDeque::len);
         if mine >= self.capacity.share {
@@ -87,7 +87,7 @@ impl<T> FairQueue<T> {
         Some(item)
     }
 
-    /// Who held this ticket and waits no more; `None` when the turn has come already.
+    /// The item of this ticket, taken out of the queue; `None` when it was popped already.
     pub(super) fn remove(&mut self, ticket: &Ticket) -> Option<T> {
         let line = self.waiting.get_mut(&ticket.project)?;
         let at = line.iter().position(|(number, _)| *number == ticket.number)?;

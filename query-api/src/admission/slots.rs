@@ -69,7 +69,7 @@ struct SlotsState {
 #[derive(Debug)]
 struct Waiter {
     since: Instant,
-    permit: oneshot::Sender<Result<Slot, Reason>>,
+    slot: oneshot::Sender<Result<Slot, Reason>>,
 }
 
 /// The weight of the newest measurement among those of how long a slot is held: the last ten or so decide.
@@ -93,7 +93,7 @@ impl ClassSlots {
             Arrival::Admitted(slot) => return Ok(slot),
             Arrival::Queued(waiting) => waiting,
         };
-        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.permit).await {
+        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.slot).await {
             Ok(Ok(Ok(slot))) => return Ok(slot),
             Ok(Ok(Err(reason))) => reason,
             // The sender lives in the queue and nowhere else, so only the longest wait can have ended here.
@@ -115,8 +115,8 @@ impl ClassSlots {
             state.free -= 1;
             return Ok(Arrival::Admitted(Slot::new(&self.shared)));
         }
-        let (permit, receiver) = oneshot::channel();
-        let waiter = Waiter { since: Instant::now(), permit };
+        let (slot, receiver) = oneshot::channel();
+        let waiter = Waiter { since: Instant::now(), slot };
         let (ticket, evicted) = state.queue.push(project, waiter).map_err(|full| match full {
             Full::Share => Reason::Share,
             Full::Queue => Reason::Queue,
@@ -125,7 +125,7 @@ impl ClassSlots {
         if let Some(evicted) = evicted {
             evicted.refuse(Reason::Share);
         }
-        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, permit: receiver }))
+        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, slot: receiver }))
     }
 
     fn refused(&self, reason: Reason) -> NoSlot {
@@ -149,7 +149,7 @@ impl SlotsShared {
 impl Waiter {
     /// It may have gone away; then there is nobody to tell.
     fn refuse(self, reason: Reason) {
-        drop(self.permit.send(Err(reason)));
+        drop(self.slot.send(Err(reason)));
     }
 }
 
@@ -162,7 +162,7 @@ enum Arrival {
 struct Waiting {
     shared: Arc<SlotsShared>,
     ticket: Ticket,
-    permit: oneshot::Receiver<Result<Slot, Reason>>,
+    slot: oneshot::Receiver<Result<Slot, Reason>>,
 }
 
 impl Drop for Waiting {
@@ -201,7 +201,7 @@ impl Drop for Slot {
                 next
             };
             let Some(waiter) = next else { return };
-            match waiter.permit.send(Ok(Self::new(&shared))) {
+            match waiter.slot.send(Ok(Self::new(&shared))) {
                 Ok(()) => return,
                 Err(unsent) => {
                     if let Ok(mut slot) = unsent {

@@ -206,13 +206,13 @@ impl Answers {
         });
     }
 
-    /// Refreshes a hot answer that was computed then, unless that is under way; `turn` is held meanwhile.
-    pub(super) async fn warm_up(&self, request: &CacheRequest, computed_ms: i64, turn: OwnedSemaphorePermit) {
+    /// Refreshes a hot answer that was computed then, unless that is in flight; `permit` is held meanwhile.
+    pub(super) async fn warm_up(&self, request: &CacheRequest, computed_ms: i64, permit: OwnedSemaphorePermit) {
         let Some(request) = (request.renew)((self.clock)()) else { return };
         let Ok(lookup) = self.lookup(&request).await else { return };
         let (answers, key) = (self.clone(), (lookup.key.clone(), lookup.stamp));
         self.single_flight.launch(&key, || async move {
-            let _turn = turn;
+            let _permit = permit;
             let metrics = answers.metrics.clone();
             let found = answers.find_or_compute(lookup, Accept::NewerThan(computed_ms)).await;
             metrics.cache.refreshed(Refresh::Warm, found.is_ok());

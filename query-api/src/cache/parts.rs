@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A part is given out only at the stamp that it was computed at. When in doubt it is not there: Redis that fails, damage,
-//! or too many writes under way cost a computation, never a wrong answer.
+//! or too many writes in flight cost a computation, never a wrong answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ use crate::admission::Class;
 use crate::clock::{Clock, Random};
 use crate::telemetry::{Dropped, Layer, Metrics};
 
-/// Pipelines to Redis under way at once; beyond, parts are remembered in memory only.
+/// Pipelines to Redis in flight at once; beyond, parts are remembered in memory only.
 const WRITES: usize = 32;
 
 /// First bytes of a written part.

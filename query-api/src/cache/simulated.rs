@@ -62,9 +62,9 @@ impl Panels {
     }
 
     /// A second passes, as an instance lives it.
-    async fn second(&self, turns: &Arc<Semaphore>) {
+    async fn second(&self, permits: &Arc<Semaphore>) {
         self.now_ms.fetch_add(1_000, Ordering::SeqCst);
-        self.answers.warm_once(turns).await;
+        self.answers.warm_once(permits).await;
         self.settled().await;
     }
 
@@ -76,7 +76,7 @@ impl Panels {
 
     /// Hits in a hundred of `panels` that are refreshed at once, so often, over half an hour.
     async fn hits(&self, panels: u64, every_s: i64) -> u64 {
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
         let (mut hits, mut asked) = (0, 0);
         for second in 0..1_800 {
             for panel in (0..panels).filter(|_| second % every_s == 0) {
@@ -84,7 +84,7 @@ impl Panels {
                 asked += 1;
                 hits += u64::from(status == CacheStatus::Hit);
             }
-            self.second(&turns).await;
+            self.second(&permits).await;
         }
         hits * 100 / asked
     }

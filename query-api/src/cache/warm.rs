@@ -29,13 +29,13 @@ const LEAST_MS: i64 = 2_000;
 impl Answers {
     /// Warms until `stopped`.
     pub async fn warm(&self, stopped: CancellationToken) {
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let warming = async {
             loop {
                 look.tick().await;
-                self.warm_once(&turns).await;
+                self.warm_once(&permits).await;
             }
         };
         tokio::select! {
@@ -44,13 +44,13 @@ impl Answers {
         }
     }
 
-    pub(super) async fn warm_once(&self, turns: &Arc<Semaphore>) {
+    pub(super) async fn warm_once(&self, permits: &Arc<Semaphore>) {
         let now_ms = (self.clock)();
         for HotKey { key, request, last_ms } in self.hot_keys.hottest(now_ms) {
             let is_due = |cached: &Arc<CachedAnswer>| is_due(cached, last_ms, now_ms);
             let Some(cached) = self.memory.get(&key).filter(is_due) else { continue };
-            let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
-            self.warm_up(&request, cached.computed_ms, turn).await;
+            let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
+            self.warm_up(&request, cached.computed_ms, permit).await;
         }
     }
 }

@@ -88,8 +88,8 @@ impl Execution {
             let work = self.work(chunks, &keys, &parts);
             self.compute::<K>(chunks, &keys, &work, &mut parts).await?;
             // All owned parts are published or dropped before the first of the others' is waited for.
-            let waiter: Vec<_> = work.into_iter().map(PartWork::waiter).collect();
-            for ((slot, chunk), waiter) in parts.iter_mut().zip(chunks).zip(waiter) {
+            let waiters: Vec<_> = work.into_iter().map(PartWork::waiter).collect();
+            for ((slot, chunk), waiter) in parts.iter_mut().zip(chunks).zip(waiters) {
                 let Some(waiter) = waiter else { continue };
                 if let Some(part) = self.sources.parts.awaited(waiter).await {
                     *slot = self.recalled::<K>(&part, chunk)?;
@@ -218,7 +218,7 @@ impl PartWork {
 /// Runs of neighbouring parts that are computed here.
 fn runs(work: &[PartWork]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for (place, _) in work.iter().enumerate().filter(|(_, of_part)| matches!(of_part, PartWork::Owner(_))) {
+    for (place, _) in work.iter().enumerate().filter(|(_, work)| matches!(work, PartWork::Owner(_))) {
         match runs.last_mut() {
             Some(run) if run.end == place => run.end += 1,
             _ => runs.push(place..place + 1),

@@ -29,7 +29,7 @@ use super::watch::HeldPermit;
 /// KILLs at once: each looks at all of ClickHouse's queries.
 const AT_ONCE: usize = 4;
 
-/// Queries that wait to be stopped. Each has a turn, so that more than this are never running; it is a limit all the
+/// Queries that wait to be stopped. Each holds a permit, so that more than this are never running; it is a limit all the
 /// same.
 const WAITING: usize = 1_024;
 

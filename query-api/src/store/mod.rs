@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
-    /// and stops the query when it is dropped before. It is the caller's to end it at the turn's deadline.
+    /// and stops the query when it is dropped before. It is the caller's to end it at the permit's deadline.
     fn prepare(&self, permit: QueryPermit, statement: &Statement) -> (Query, Watched) {
         let query =
             statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));

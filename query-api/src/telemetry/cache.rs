@@ -50,7 +50,7 @@ pub enum Dropped {
     TooLarge,
     /// Redis was no help.
     RedisAway,
-    /// Too many writes to Redis were under way.
+    /// Too many writes to Redis were in flight.
     TooManyWrites,
 }
 
