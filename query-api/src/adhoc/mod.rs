@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sql     body -> SqlRequest -> allow-list -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
-//! export  query string -> ExportAsk -> turn of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
+//! export  query string -> ExportAsk -> permit of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
 //! ```
 //!
 //! Who sees what is ClickHouse's to enforce: every table that `analyst` may read has a row policy that compares
@@ -19,7 +19,7 @@
 //!   one that reads more slowly than [`stream::LEAST_RATE`].
 //! * Answers of statements that are read slowly are few, and fewer of one project ([`SendPermits::of_statements`]): further
 //!   statements are refused (429, 503) before they run.
-//! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
+//! * A client that leaves ends its query; the permit is released once ClickHouse has stopped it ([`crate::store`]).
 
 pub mod analyst;
 pub mod error;

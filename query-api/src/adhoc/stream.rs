@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Bytes per second that a client reads at least, on average over all the time that was waited for it; [`Limits::stall`] is
 /// given on top. So an answer of 100 MB is sent within 17 minutes of waiting, however its reader spreads its pauses: nobody
-/// holds a place for hours by reading a little before each stall.
+/// holds a permit for hours by reading a little before each stall.
 pub const LEAST_RATE: u64 = 100_000;
 
 /// With this ClickHouse 25.11 and later end an answer that failed half-way. The client finds it within one chunk; here it is
@@ -57,7 +57,7 @@ pub struct Outgoing {
     pub shape: Shape,
     /// The query, if ClickHouse still works for it.
     pub watched: Option<Watched>,
-    /// Its place among answers that are sent, unless the query has one.
+    /// Its permit to be sent, unless the query holds one.
     pub permit: Option<SendPermit>,
     /// Its limits.
     pub limits: Limits,

@@ -32,7 +32,7 @@ impl Class {
 pub struct AdmissionRequest {
     /// How urgent it is.
     pub class: Class,
-    /// The project. Projects take turns.
+    /// The project. Projects are served round robin.
     pub project: String,
 }
 

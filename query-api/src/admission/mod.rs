@@ -7,7 +7,7 @@
 //!                                                     TenantBusy: the project's share of the queue is full
 //! ```
 //!
-//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects take turns.
+//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects are served round robin.
 //! Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings keep running queries from slowing dashboards
 //! (`class.rs`). No query is sent without a [`QueryPermit`]; dropping the future, or the permit, gives everything back.
 

@@ -45,7 +45,7 @@ impl QueryPermit {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The settings of ClickHouse that a query of this turn is sent with: the limits of its class, and what is left of
+    /// The settings of ClickHouse that a query with this permit is sent with: the limits of its class, and what is left of
     /// its time.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         settings(self.class, self.remaining())

@@ -17,7 +17,7 @@ use super::NotAdmitted;
 /// The longest wait for a permit.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Exports of one project that may run or wait at once. One tenant never takes every turn.
+/// Exports of one project that may run or wait at once. One tenant never takes every permit.
 const EXPORTS_OF_PROJECT: usize = 3;
 
 /// Complete answers that may wait for their readers.
@@ -113,37 +113,37 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn turns_are_limited_per_project_and_waiting_ends() {
-        let turns = SendPermits::of_exports(EXPORTS_OF_PROJECT);
+    async fn permits_are_limited_per_project_and_waiting_ends() {
+        let permits = SendPermits::of_exports(EXPORTS_OF_PROJECT);
         let mut held = Vec::new();
         for _ in 0..EXPORTS_OF_PROJECT {
-            held.push(turns.take("a").await.ok().unwrap());
+            held.push(permits.take("a").await.ok().unwrap());
         }
         assert_eq!(
-            turns.take("a").await.err(),
+            permits.take("a").await.err(),
             Some(NotAdmitted::TenantBusy { retry_after_s: 5 }),
             "a project took more than its share"
         );
         let before = tokio::time::Instant::now();
-        assert_eq!(turns.take("b").await.err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }), "no turn is free");
+        assert_eq!(permits.take("b").await.err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }), "no permit is free");
         assert_eq!(before.elapsed(), LONGEST_WAIT);
         held.clear();
-        assert!(turns.take("b").await.is_ok());
-        assert!(turns.present.lock().unwrap().is_empty(), "nothing is remembered about who left");
+        assert!(permits.take("b").await.is_ok());
+        assert!(permits.present.lock().unwrap().is_empty(), "nothing is remembered about who left");
     }
 
     #[test]
     fn answers_that_nobody_reads_leave_room_for_others_until_there_are_too_many() {
         const RUNNING: usize = 2;
-        let turns = SendPermits::of_statements(RUNNING);
-        let fill = |project| std::iter::from_fn(|| turns.take_now(project).ok()).collect::<Vec<_>>();
+        let permits = SendPermits::of_statements(RUNNING);
+        let fill = |project| std::iter::from_fn(|| permits.take_now(project).ok()).collect::<Vec<_>>();
         let first = fill("a");
         assert_eq!(first.len(), RUNNING + WAITING_OF_PROJECT);
-        assert_eq!(turns.take_now("a").err(), Some(NotAdmitted::TenantBusy { retry_after_s: 5 }));
+        assert_eq!(permits.take_now("a").err(), Some(NotAdmitted::TenantBusy { retry_after_s: 5 }));
         let others: Vec<_> = ["b", "c", "d"].into_iter().flat_map(fill).collect();
         assert_eq!(first.len() + others.len(), RUNNING + WAITING);
-        assert_eq!(turns.take_now("e").err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }));
+        assert_eq!(permits.take_now("e").err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }));
         drop(first);
-        assert!(turns.take_now("e").is_ok());
+        assert!(permits.take_now("e").is_ok());
     }
 }

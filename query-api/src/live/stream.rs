@@ -1,7 +1,7 @@
-//! One listener: what it is told, heartbeats, and its end.
+//! One listener: the frames it is sent, heartbeats, and its end.
 //!
 //! Nothing runs for a listener but the polling of its response's body: when the client goes away the server drops the
-//! body, and with it the listener's place.
+//! body, and with it the listener's slot.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ const RETRY_MS: (f64, f64) = (1_000.0, 5_000.0);
 
 /// A listener and what it needs.
 pub struct Listening {
-    /// Its place, and the news.
+    /// Its slot, and the changes.
     pub listener: Listener,
     /// What it knows.
     pub cursor: Cursor,

@@ -86,7 +86,7 @@ impl Store {
         self.admission.deadline(class)
     }
 
-    /// A turn to send one query.
+    /// A permit to send one query.
     pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {
             self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
@@ -94,8 +94,8 @@ impl Store {
         })
     }
 
-    /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
-    /// and stops the query when it is dropped before. It is the caller's to end it at the permit's deadline.
+    /// The query of a statement, with the limits of its permit, and its watch. The caller reports to the watch how the query ended;
+    /// a watch that is dropped before stops the query. The caller ends the query at the permit's deadline.
     fn prepare(&self, permit: QueryPermit, statement: &Statement) -> (Query, Watched) {
         let query =
             statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
@@ -119,7 +119,7 @@ impl Store {
         self.admission.breaker()
     }
 
-    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no turn, and is tried also while the breaker is open.
+    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no permit, and is tried also while the breaker is open.
     pub async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
         let answer = self.client.query(sql::PING).fetch_all::<u8>();

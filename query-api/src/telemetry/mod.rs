@@ -139,16 +139,16 @@ impl Metrics {
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
             waiting: IntGaugeVec::new(
-                Opts::new("tallyhouse_query_waiting", "Questions that wait for their turn, by class"),
+                Opts::new("tallyhouse_query_waiting", "Questions that wait for a slot, by class"),
                 &["class"],
             )?,
             wait_seconds: HistogramVec::new(
-                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had its turn, by class")
+                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had a slot, by class")
                     .buckets(SECONDS.to_vec()),
                 &["class"],
             )?,
             refused: IntCounterVec::new(
-                Opts::new("tallyhouse_query_refused_total", "Questions that got no turn, by class and reason"),
+                Opts::new("tallyhouse_query_refused_total", "Questions that got no slot, by class and reason"),
                 &["class", "reason"],
             )?,
             breaker: IntGauge::new(

@@ -245,7 +245,7 @@ async fn a_stream_is_refused_before_it_begins() {
     assert_eq!((reply.header("retry-after"), &reply.body["limit"]), ("10", &json!(2)));
     assert_eq!(service.counted("tallyhouse_query_stream_refused_total", ""), 2);
     drop((one, two));
-    eventually("places are given back", async || {
+    eventually("slots are given back", async || {
         service.open("/v1/metrics/users/stream", &[("x-api-key", &project)]).await.status() == 200
     })
     .await;
