@@ -262,7 +262,7 @@ mod tests {
     async fn an_open_breaker_refuses_at_once_and_one_probe_at_a_time_closes_it() {
         let admission = admission();
         for _ in 0..10 {
-            admission.admit(&ask(Class::Dashboard)).await.unwrap().settle(Verdict::Failed);
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().finish(Verdict::Failed);
         }
         let refused = async || admission.admit(&ask(Class::Dashboard)).await.unwrap_err();
         assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 30 });
@@ -273,7 +273,7 @@ mod tests {
         let given_up = admission.admit(&ask(Class::Dashboard)).await.unwrap();
         assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 2 });
         drop(given_up);
-        admission.admit(&ask(Class::Realtime)).await.unwrap().settle(Verdict::Succeeded);
+        admission.admit(&ask(Class::Realtime)).await.unwrap().finish(Verdict::Succeeded);
         assert_eq!(admission.breaker(), BreakerState::Closed);
         assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
     }

@@ -113,10 +113,10 @@ impl RedisClient {
             let began = Instant::now();
             (tokio::time::timeout(TIME_BUDGET, exchange(pool, request)).await, began.elapsed())
         });
-        let settle = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
+        let finish = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
         let trouble = match exchange.await {
             Ok((Ok(Ok(value)), took)) => {
-                settle(Verdict::Succeeded);
+                finish(Verdict::Succeeded);
                 return Ok((value, took));
             }
             Ok((Ok(Err(trouble)), _)) => {
@@ -130,7 +130,7 @@ impl RedisClient {
             }
         };
         self.metrics.redis_trouble(trouble);
-        settle(Verdict::Failed);
+        finish(Verdict::Failed);
         Err(Away)
     }
 }

@@ -29,10 +29,10 @@ impl HeldPermit {
         }
     }
 
-    /// Exports say nothing of ClickHouse: they did not ask whether it is left alone.
-    fn settle(&mut self, said: Said) {
+    /// An export says nothing about ClickHouse: it did not ask the breaker.
+    fn finish(&mut self, said: Said) {
         if let Self::Query(permit) = self {
-            settle(permit, said);
+            finish(permit, said);
         }
     }
 }
@@ -117,7 +117,7 @@ impl Watched {
         self.outcome = Outcome::TimedOut;
         if let Some(held) = &mut self.held {
             let said = error::of_timeout(held.class());
-            held.settle(said);
+            held.finish(said);
         }
         ReadError::TimedOut
     }
@@ -125,17 +125,17 @@ impl Watched {
     fn ended(&mut self, outcome: Outcome, said: Said) {
         self.outcome = outcome;
         if let Some(mut held) = self.held.take() {
-            held.settle(said);
+            held.finish(said);
         }
     }
 }
 
-fn settle(permit: &mut QueryPermit, said: Said) {
+fn finish(permit: &mut QueryPermit, said: Said) {
     match said {
-        Said::Works => permit.settle(Verdict::Succeeded),
-        Said::Fails => permit.settle(Verdict::Failed),
+        Said::Works => permit.finish(Verdict::Succeeded),
+        Said::Fails => permit.finish(Verdict::Failed),
         Said::Overloaded => permit.overloaded(),
-        Said::Nothing => permit.settle(Verdict::Nothing),
+        Said::Nothing => permit.finish(Verdict::Nothing),
     }
 }
 
