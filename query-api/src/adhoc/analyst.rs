@@ -79,7 +79,7 @@ impl Bound {
         let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(TIMEOUT, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
-        let cost = Cost::told(cursor.summary());
+        let cost = Cost::of_summary(cursor.summary());
         Ok(Complete { first, cursor, cost })
     }
 }

@@ -94,7 +94,7 @@ impl Outgoing {
     async fn forward(mut self, sender: mpsc::Sender<Result<StreamPart, Broken>>) {
         let sent = self.forward_all(&sender).await;
         let Self { cursor, watched, permit, limits, metrics, .. } = self;
-        // First: a query that writes to nobody does not notice that it is told to stop.
+        // First: a query that writes to nobody does not notice KILL.
         drop(cursor);
         let last = match sent {
             Ok(()) => {
@@ -113,7 +113,7 @@ impl Outgoing {
                 Err(Broken(cut))
             }
         };
-        // Nobody is there to be told when this fails.
+        // When this fails, the client is gone.
         drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
         drop(permit);
     }

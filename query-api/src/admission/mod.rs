@@ -37,7 +37,7 @@ use slots::{ClassSlots, Reason};
 /// a restart of two seconds looks like, so they alone do not open it.
 const BREAKER: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: None, pause_ms: 30_000 };
 
-/// What is told to come back: no sooner, and no later. A minute's queue may well be gone in a second.
+/// Bounds of `Retry-After`. A minute's queue may well be gone in a second.
 const RETRY_AFTER: (u64, u64) = (1, 60);
 
 /// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.

@@ -147,7 +147,7 @@ impl SlotsShared {
 }
 
 impl Waiter {
-    /// It may have gone away; then there is nobody to tell.
+    /// The waiter may be gone; then nothing is sent.
     fn refuse(self, reason: Reason) {
         drop(self.slot.send(Err(reason)));
     }

@@ -48,7 +48,7 @@ impl Cache {
     pub async fn keep(&self, warms: bool, stopped: CancellationToken) {
         let cleared = |project: Option<&str>| {
             let (answers, parts) = self.forget(project);
-            tracing::info!(project, answers, parts, "the cache was cleared, as another process told");
+            tracing::info!(project, answers, parts, "the cache was cleared: another process published it");
         };
         let warming = async {
             if warms {

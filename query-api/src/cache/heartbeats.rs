@@ -1,21 +1,21 @@
 //! Heartbeats of the ingesters: whether the versions that were read are current. Pure.
 //!
 //! ```text
-//! four times a second: the list of writers and what Redis is, read together
-//! believed while       the last reading is young, the list is there, and the beat of every writer has risen lately
-//! else                 unknown, and answers live by their short time
+//! four times a second: one reading of the list of writers and of the identity of Redis
+//! current while        the last reading is young, the list exists, and the beat of every writer has risen lately
+//! else                 unknown, and answers live by their short time to live
 //! ```
 //!
-//! A version that did not change says "nothing was stored" only if whoever stores could have raised it. So each writer beats once all
-//! that it stored has been told (`tallyhouse_service::changed_days`, which lists the failure cases). Time is this process's own: a beat is as
-//! old as the first reading that saw it, counted from when that reading was sent. An event that cannot be told therefore makes
-//! answers unknown within `LEASE` and one pause between readings, whatever the reason.
+//! An unchanged version proves "nothing was stored" only if the writer could have raised it. A writer sends a heartbeat after
+//! publishing every change (`tallyhouse_service::changed_days`, which lists the failure cases). The clock is this process's own: the age
+//! of a beat counts from when the first reading that saw it was sent. A change that cannot be published therefore makes versions
+//! unknown within `LEASE` and one pause between readings, whatever the reason.
 //!
-//! * A writer that is seen for the first time counts as alive for one lease: this process has only just begun.
-//! * A writer that is silent stays one until it beats, or is off the list: it may be cut off from Redis alone, and go on storing.
-//! * A writer that is gone from the list of another Redis than before (`Reading::data`) did not say goodbye: it is waited for
-//!   for `MOVES_WITHIN`.
-//! * After `OUTLIVES` of silence it is taken off the list: no answer from before its silence is left.
+//! * A writer that is seen for the first time is alive for one lease: this process has only just started.
+//! * A silent writer stays a writer until it beats or is removed from the list: only its connection to Redis may be broken, and it may go on storing.
+//! * A writer that is missing from the list of another Redis than before (`Reading::data`) did not sign off: versions stay unknown
+//!   until it beats there, for `MOVES_WITHIN` at most.
+//! * A writer that is silent for `OUTLIVES` is removed from the list: no answer from before its silence is left.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ pub(super) struct WriterHeartbeats {
 }
 
 impl WriterHeartbeats {
-    /// A reading brought this. Tells whether it is of another Redis than the one before.
+    /// Takes a reading; returns whether it is of another Redis than the one before.
     pub(super) fn took(&mut self, sent: Instant, reading: Reading) -> bool {
         let is_other = self.last.is_some_and(|(_, data)| data != reading.data);
         self.last = Some((sent, reading.data));

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_are_told_and_those_who_come_later_compute() {
+    async fn those_who_wait_have_it_and_those_who_come_later_compute() {
         let (in_flight, a) = (InFlightParts::default(), key("a", 1));
         let Claim::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else { panic!("nobody else computes it") };
         let Claim::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(waits, Some(part()));
         let Claim::Waiter(late) = one(&in_flight, Class::Dashboard, &a) else { panic!("it was not let go") };
         drop(owner);
-        assert_eq!(late.part().await, Some(part()), "told before it was let go");
+        assert_eq!(late.part().await, Some(part()), "published before it was released");
         assert!(matches!(one(&in_flight, Class::Dashboard, &a), Claim::Owner(_)));
         assert!(lock(&in_flight.claims).is_empty(), "claims that were let go are forgotten");
     }

@@ -46,7 +46,7 @@ pub enum DaysStamp {
     Known {
         /// Of the process that counts; in a fleet, of the project's hash.
         epoch: u64,
-        /// The sum of the versions. Each only rises, so the sum tells any change.
+        /// The sum of the versions. Each only rises, so the sum changes with each.
         sum: u64,
     },
     /// Nobody could say. Such an answer has a short time only.

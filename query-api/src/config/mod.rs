@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-/// `QUERY_ADMIN_ADDR`: metrics and health, and where commands tell which days they changed.
+/// `QUERY_ADMIN_ADDR`: metrics and health, and where commands send the days that they changed.
 pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
     env::read(env).map(|AdminAddress { query_admin_addr }| query_admin_addr)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! Read -> chunks -> those that are remembered, at the stamp of their days
 //!                -> those that another question is reading: waited for
-//!                -> the others, neighbours in one statement -> told, remembered -> joined, in order
+//!                -> the others, neighbours in one statement -> published, remembered -> joined, in order
 //! ```
 //!
 //! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found

@@ -10,7 +10,7 @@
 //!
 //! * [`query`] reads the parameters; what means the same has the same key, and a key has one ticker.
 //! * [`ticker`] asks at each interval and publishes into a `watch`: a slow listener skips values, nothing queues up.
-//! * [`update`] decides, purely, what an answer or a failure makes of the state, and what a listener is told of it.
+//! * [`update`] decides, without I/O, what an answer or a failure changes, and which frames a listener is sent.
 //! * [`frame`] writes events; a frame is made once and shared by all listeners.
 //! * [`stream`] is one listener: values, heartbeats, its end.
 //!

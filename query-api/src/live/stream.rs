@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Bye};
 use super::hub::Listener;
-use super::update::{Cursor, Told};
+use super::update::{Cursor, ToSend};
 use crate::telemetry::{Metrics, Sent};
 
 /// The longest silence. Proxies commonly close connections that are silent for 30 or 60 s.
@@ -91,7 +91,7 @@ impl Stream {
                 () = self.listening.shutdown.cancelled() => return bye(Bye::Shutdown),
                 () = &mut self.expires => return bye(Bye::Expired),
                 changed = updates.changed() => match changed {
-                    Ok(()) => if let Some(told) = self.told() { return told },
+                    Ok(()) => if let Some(update) = self.update() { return update },
                     Err(_) => return bye(Bye::Lost),
                 },
                 () = &mut self.heartbeat => return (frame::heartbeat(), Sent::Heartbeat),
@@ -99,16 +99,16 @@ impl Stream {
         }
     }
 
-    fn told(&mut self) -> Option<(Bytes, Sent)> {
-        let told = self.listening.cursor.tell(&self.listening.listener.updates.borrow_and_update());
-        match told {
-            Told::Nothing => None,
-            Told::Unchanged => Some((frame::heartbeat(), Sent::Heartbeat)),
-            Told::Value { frame, skipped } => {
+    fn update(&mut self) -> Option<(Bytes, Sent)> {
+        let to_send = self.listening.cursor.advance(&self.listening.listener.updates.borrow_and_update());
+        match to_send {
+            ToSend::Nothing => None,
+            ToSend::Unchanged => Some((frame::heartbeat(), Sent::Heartbeat)),
+            ToSend::Value { frame, skipped } => {
                 self.listening.metrics.stream_skipped(skipped);
                 Some((frame, Sent::Value))
             }
-            Told::Failure { frame } => Some((frame, Sent::Failure)),
+            ToSend::Failure { frame } => Some((frame, Sent::Failure)),
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum UnreadBody {
     /// It did not arrive in time.
     #[error("the body did not arrive completely within {} s; send it again", WITHIN.as_secs())]
     Late,
-    /// It ended before its end. Mostly nobody is left to be told.
+    /// It ended before its end. Mostly the client is gone.
     #[error("the body did not arrive whole; send it again")]
     Broken,
 }

@@ -104,7 +104,7 @@ async fn stop(Condemned { query_id, client, held }: Condemned) -> Kill {
     }
 }
 
-/// Tells ClickHouse to stop the query until it has: a query looks whether it was told only between two blocks.
+/// Sends KILL until ClickHouse has stopped the query: a query looks for KILL only between two blocks.
 async fn until_gone(client: &Client, query_id: &str) -> Kill {
     let mut gone = Kill::NotFound;
     let mut pause = LOOK;

@@ -109,7 +109,7 @@ impl Store {
         Watched::new(held, Stop { client: client.clone(), killer: self.killer.clone() }, self.metrics.clone())
     }
 
-    /// A statement was answered that nobody asked for: what it told is said beside an answer.
+    /// Counts a statement that only looked up what is said beside an answer.
     pub fn looked_beside(&self) {
         self.metrics.looked_beside();
     }

@@ -83,7 +83,7 @@ impl Watched {
     /// ClickHouse failed; what that means to the caller.
     pub fn failed(mut self, error: &StoreError) -> ReadError {
         match error.class() {
-            // The question is to blame, and who asks is told; some readings have a second way for it.
+            // The question is to blame, and the caller learns that; some readings have a second way for it.
             Failure::TooExpensive => tracing::info!(%error, query_id = self.query_id, "a query was too expensive"),
             Failure::Transient | Failure::Overloaded | Failure::Permanent => {
                 tracing::warn!(%error, query_id = self.query_id, "a query failed");

@@ -133,7 +133,7 @@ impl Metrics {
         self.streams_cut.with_label_values(&[cut.label()]).inc();
     }
 
-    /// A ClickHouse query told what is said beside an answer.
+    /// A ClickHouse query looked up what is said beside an answer.
     pub fn looked_beside(&self) {
         self.look_ups.inc();
     }

@@ -1,4 +1,4 @@
-//! Who changes rollups tells whoever remembers answers about them.
+//! A command that changes rollups invalidates the changed days in the query cache.
 
 use std::process::{Command, Output};
 use std::time::Duration;

@@ -99,8 +99,8 @@ impl Versions {
         Some(Proven { days, at_ms })
     }
 
-    /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it. With all that is remembered
-    /// gone, nobody has to wait for writers that are silent: what they did not tell does no harm any more.
+    /// Makes every key of the project, or of all, another one. Fails when Redis did not take it, so that other instances do not learn of it. With all
+    /// that is remembered gone, nobody waits for silent writers: a change that they did not publish does no harm any more.
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
         self.clear_counts.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
@@ -138,7 +138,7 @@ impl Versions {
         }
     }
 
-    /// Listens to what changes until `stopped`; `cleared` is told which project another process cleared.
+    /// Listens to what changes until `stopped`; `cleared` is called with the project that another process cleared.
     pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
         let Source::Fleet(fleet) = &self.source else { return };
         let listening = async {
