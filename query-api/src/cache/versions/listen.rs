@@ -36,7 +36,7 @@ impl Fleet {
                     if message.get_channel_name() == CLEARED {
                         self.heard_cleared(&text, cleared);
                     } else {
-                        self.heard_touched(&text);
+                        self.heard_changed(&text);
                     }
                 }
                 _ = ping.tick() => {
@@ -48,7 +48,7 @@ impl Fleet {
         }
     }
 
-    fn heard_touched(&self, text: &str) {
+    fn heard_changed(&self, text: &str) {
         if let Some((project, units)) = changed_days::heard(text) {
             self.table().heard(project, units);
         }
@@ -115,13 +115,13 @@ mod tests {
     #[test]
     fn a_message_of_the_ingester_names_a_project_and_days() {
         let fleet = fleet();
-        fleet.heard_touched("p 2 9");
+        fleet.heard_changed("p 2 9");
         let units = [Unit::Day(2), Unit::Day(9), Unit::Whole(2), Unit::Whole(9)];
         assert_eq!(look(&fleet, "p"), Look::Read(units.to_vec()));
         assert!(matches!(look(&fleet, "q"), Look::Known(_)));
         // What is not the ingester's is not understood, and harms nobody.
         for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {
-            fleet.heard_touched(nonsense);
+            fleet.heard_changed(nonsense);
         }
         assert!(matches!(look(&fleet, "q"), Look::Known(_)));
     }

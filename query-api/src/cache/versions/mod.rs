@@ -118,7 +118,7 @@ impl Versions {
     pub async fn raise(&self, days: &BTreeSet<DayChange>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
-                days.iter().for_each(|touched| self.clear_counts.raise(Some(&touched.project)));
+                days.iter().for_each(|change| self.clear_counts.raise(Some(&change.project)));
                 Ok(())
             }
             Source::Process(versions) => {
@@ -130,7 +130,7 @@ impl Versions {
                 while !some.is_empty() {
                     fleet.shared.ask::<()>(Request::Many(changed_days::commands(&some))).await?;
                     // Here at once, whatever becomes of the message.
-                    some.iter().for_each(|touched| fleet.table().heard(&touched.project, touched.units()));
+                    some.iter().for_each(|change| fleet.table().heard(&change.project, change.units()));
                     some = changed_days::next(days, some.last());
                 }
                 Ok(())
