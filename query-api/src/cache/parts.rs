@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::RedisTimeBudget;
 use super::compressed::{Compressed, beside};
 use super::entry::{is_ahead, sealed, take, unsealed};
-use super::in_flight::{Claim, InFlightParts, PartWaiter};
+use super::in_flight::{InFlightParts, PartWaiter, Reservation};
 use super::key::PartKey;
 use super::shared::{MAX_BYTES, Request, SharedCache};
 use super::stamp::DaysStamp;
@@ -116,9 +116,9 @@ impl Parts {
         opened(found).await
     }
 
-    /// Who computes the parts that are missing, in the order of their keys.
-    pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
-        self.in_flight.claim(class, keys)
+    /// Reserves the parts that are missing: who computes each, in the order of their keys.
+    pub fn reserve<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Reservation> {
+        self.in_flight.reserve(class, keys)
     }
 
     /// A part that somebody else computes; `None` when they did not.
