@@ -67,7 +67,7 @@ impl From<SqlRefusalAt> for AdhocError {
     }
 }
 
-/// Seconds after which it is worth to ask a ClickHouse again that runs too many queries.
+/// Seconds after which to retry when ClickHouse runs too many queries.
 const RETRY_AFTER_S: u32 = 5;
 
 /// Without a time in ClickHouse's text: an hour is the longest that a quota lasts.

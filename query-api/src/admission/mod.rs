@@ -53,12 +53,12 @@ pub enum NotAdmitted {
     },
     /// Everybody's questions together are too many.
     Overloaded {
-        /// When it is worth coming back, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u32,
     },
     /// The project's own questions are too many.
     TenantBusy {
-        /// When it is worth coming back, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u32,
     },
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::class::Limits;
 use super::queue::{Capacity, FairQueue, Full, Ticket};
 
-/// Why nobody was let in, and when it is worth coming back.
+/// Why there is no slot, and when to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSlot {
     pub(super) reason: Reason,

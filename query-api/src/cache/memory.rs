@@ -24,7 +24,7 @@ impl Memory {
         Self { cache }
     }
 
-    /// The answer, whatever it is worth.
+    /// The answer, however fresh it is.
     pub fn get(&self, key: &Key) -> Option<Arc<CachedAnswer>> {
         self.cache.get(key)
     }

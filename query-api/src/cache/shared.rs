@@ -31,7 +31,7 @@ impl SharedCache {
         Ok(Self { client: Arc::new(RedisClient::new(url, metrics, clock)?), subscriber })
     }
 
-    /// The answer, whatever it is worth; `None` when there is none or it is damaged.
+    /// The answer, however fresh it is; `None` when there is none or it is damaged.
     pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<CachedAnswer>, Away> {
         if !key.is_shared() {
             return Err(Away);

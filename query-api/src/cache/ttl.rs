@@ -52,7 +52,7 @@ impl Kind {
     /// The table. `ttl` bounds how old an answer can be; `keep` how old one may be that is given because ClickHouse is away.
     const fn row(self) -> Row {
         match self {
-            // Asked for once a second by few, so there is nothing to spread. Ten minutes old it is worth nothing.
+            // Asked for once a second by few, so there is nothing to spread. After ten minutes it is not given any more.
             Self::Realtime => Row { ttl: 1, keep: 600, jitter: 0.0 },
             Self::Open | Self::Unversioned => Row { ttl: 60, keep: DAY, jitter: SIXTH },
             // Its stamp makes it right; the end only bounds the harm of a version that was lost.

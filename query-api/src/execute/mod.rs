@@ -48,14 +48,14 @@ use budget::Budget;
 /// answer of several is still reading is stopped.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where answers are computed from.
+/// What answers are computed from.
 pub struct Sources {
     pub store: Store,
-    /// Chunks that are known.
+    /// Cached chunks.
     pub parts: Parts,
-    /// What they are worth.
+    /// The versions of the days that they were read from.
     pub versions: Versions,
-    /// How long an answer waits for what is only said beside it.
+    /// How long an answer waits for the look-ups of what is only said beside it.
     pub look_up: Duration,
 }
 

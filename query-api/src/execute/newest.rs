@@ -1,7 +1,7 @@
 //! The instant of the newest event that an answer counts: looked up in finer tables, of the last bucket alone, and remembered
 //! like parts, so that the panels of a dashboard share it. Measures and groups are all the same to it.
 //!
-//! It is worth little beside the answer itself: where it would be dear, or cannot be had within `QUERY_LOOK_UP_MS` and the time of the
+//! It matters less than the answer itself: where it would cost too much, or cannot be had within `QUERY_LOOK_UP_MS` and the time of the
 //! answer, the start of the bucket is told, and how wide that is.
 
 use std::collections::BTreeSet;

@@ -20,13 +20,13 @@ pub enum ReadError {
     /// Too many questions at once, over all projects.
     #[error("too many queries are running; try again in {retry_after_s} s")]
     Overloaded {
-        /// When it is worth coming back.
+        /// When to retry.
         retry_after_s: u32,
     },
     /// Too many questions of this project at once.
     #[error("this project has too many queries waiting; let some end, and try again in {retry_after_s} s")]
     TenantBusy {
-        /// When it is worth coming back.
+        /// When to retry.
         retry_after_s: u32,
     },
     /// The question is too big.
