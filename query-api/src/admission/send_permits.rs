@@ -125,7 +125,11 @@ mod tests {
             "a project took more than its share"
         );
         let before = tokio::time::Instant::now();
-        assert_eq!(permits.take("b").await.err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }), "no permit is free");
+        assert_eq!(
+            permits.take("b").await.err(),
+            Some(NotAdmitted::Overloaded { retry_after_s: 5 }),
+            "no permit is free"
+        );
         assert_eq!(before.elapsed(), LONGEST_WAIT);
         held.clear();
         assert!(permits.take("b").await.is_ok());

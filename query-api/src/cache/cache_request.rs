@@ -64,5 +64,5 @@ impl FallbackKeys {
     }
 }
 
-/// An answer and where it came from.
-pub type Given = (Arc<CachedAnswer>, CacheStatus);
+/// An answer, and what the cache did for it.
+pub type CacheOutcome = (Arc<CachedAnswer>, CacheStatus);

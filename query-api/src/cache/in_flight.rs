@@ -121,7 +121,9 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_have_it_and_those_who_come_later_compute() {
         let (in_flight, a) = (InFlightParts::default(), key("a", 1));
-        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else { panic!("nobody else computes it") };
+        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else {
+            panic!("nobody else computes it")
+        };
         let Reservation::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
         let (waits, ()) = tokio::join!(waiter.part(), async { owner.publish(part()) });
         assert_eq!(waits, Some(part()));
@@ -135,7 +137,9 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_is_released_unpublished_is_free() {
         let (in_flight, a) = (InFlightParts::default(), key("a", 1));
-        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else { panic!("nobody else computes it") };
+        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else {
+            panic!("nobody else computes it")
+        };
         let Reservation::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
         drop(owner);
         assert_eq!(waiter.part().await, None);
