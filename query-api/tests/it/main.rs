@@ -20,7 +20,7 @@ mod equality;
 mod event_types;
 mod export;
 mod export_times;
-mod journeys;
+mod funnels_retention;
 mod live;
 mod meta;
 mod newest_event;
