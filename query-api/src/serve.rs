@@ -1,4 +1,4 @@
-//! The whole flow, forwards: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
+//! The whole flow, in order: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
 
 use std::sync::Arc;
 

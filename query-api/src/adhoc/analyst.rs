@@ -1,4 +1,4 @@
-//! ClickHouse as an analyst may use it: the user `analyst`, bound to one project for each statement.
+//! The ClickHouse client of analysts: the user `analyst`, bound to one project for each statement.
 
 use bytes::Bytes;
 use tallyhouse_sql::clickhouse::Client;

@@ -1,4 +1,4 @@
-//! Why ad-hoc reading gave no answer, and what ClickHouse's error numbers mean for whoever wrote the SQL.
+//! Why an ad-hoc query failed, and what ClickHouse's error codes mean for the author of the SQL.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;

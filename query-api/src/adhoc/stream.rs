@@ -1,16 +1,15 @@
-//! ClickHouse's bytes to the client, no faster than the client reads them.
+//! Streams ClickHouse's bytes to the client, no faster than the client reads them.
 //!
 //! ```text
 //! ClickHouse -> cursor -> shape -> channel of one chunk -> hyper -> client
 //! ```
 //!
-//! What is on the way is a chunk or two; a client that does not read fills the channel, then the connection to ClickHouse,
+//! One or two chunks are in memory. A client that does not read fills the channel, then the connection to ClickHouse,
 //! then stops the query's pipeline.
 //!
-//! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long, or is too slow
-//! altogether: the body ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client
-//! reports a failure.
-//! The client leaves: the query is stopped, and what it held is free once it was.
+//! Failure cases: ClickHouse fails, the answer exceeds its limit, the client stalls, or its average rate is too low: the body
+//! ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
+//! When the client leaves, the query is stopped, and its permit is released once it was.
 
 use std::time::Duration;
 

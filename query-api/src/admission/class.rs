@@ -1,4 +1,4 @@
-//! The classes of queries, and what each may take: slots, queue, time and resources of ClickHouse.
+//! The classes of queries and the limits of each: slots, queue, time and resources of ClickHouse.
 
 use std::time::Duration;
 

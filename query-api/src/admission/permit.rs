@@ -1,4 +1,4 @@
-//! The permit to run one query, and what its outcome says about ClickHouse.
+//! The permit to run one query, and how the query's outcome changes the breaker.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

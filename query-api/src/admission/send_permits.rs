@@ -1,10 +1,10 @@
-//! Permits to send answers, which last as long as their reader takes: few at once, fewer per project. Not in the queue of all other
-//! questions, where a slow reader would hold what somebody else's statement could run in.
+//! Permits to send answers, held for as long as the client reads: few at once, fewer per project. They are apart from the queue of
+//! queries, where a slow reader would hold a slot that another statement could run in.
 //!
-//! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` says how many; who comes later waits a little.
-//! * The answer of an **analyst's statement** waits in ClickHouse, complete, up to 100 MB of it. [`WAITING`] of them may, and
-//!   [`WAITING_OF_PROJECT`] of one project, beside as many as there are slots to run statements in: so whoever reads what they
-//!   asked for is never refused here. It follows from those slots, so there is no variable for it.
+//! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` is the number of permits; a further export waits a little.
+//! * The answer of an **analyst's statement** waits in ClickHouse, complete, up to 100 MB of it. [`WAITING`] of them may wait, and
+//!   [`WAITING_OF_PROJECT`] of one project, besides as many as there are slots to run statements in: a client that reads its answers
+//!   is never refused here. The number follows from those slots, so it has no variable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 //! ```text
 //! enter -> a slot is free? -> Slot
 //!       -> queue (fair between projects) -> Slot | refused: share, queue, too long
-//! Slot dropped -> the next in the queue has it
+//! Slot dropped -> given to the next in the queue
 //! ```
 //!
 //! A slot is a value that is sent to the next waiter. A cancelled waiter passes its slot on; one that is cancelled earlier leaves

@@ -1,4 +1,4 @@
-//! Answers and their parts together: what concerns both.
+//! Operations on answers and their parts together.
 
 use std::collections::BTreeSet;
 

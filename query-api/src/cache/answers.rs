@@ -1,15 +1,14 @@
-//! The way to an answer through all layers.
+//! How a request passes through all layers of the cache.
 //!
 //! ```text
 //! memory: fresh  -> HIT
-//!         ageing -> HIT, and one refresh beside
+//!         ageing -> HIT, and one refresh in the background
 //!         none   -> single flight -> Redis -> lock over the fleet -> compute -> MISS | COALESCED
-//! refused: for what the question is, not for how ClickHouse is -> the same refusal for a few seconds, without a try
-//! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
+//! refused: because of the question, not of ClickHouse's state -> the same refusal for a few seconds, without a try
+//! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never cached
 //! ```
 //!
-//! While computing fails, each question tries again, and its readers do not wait long for that: the reason that they are told is
-//! that of the last failure, for as long as it lasts.
+//! While computing fails, each request tries again, and does not wait long for it. `stale_reason` is that of the last failure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,13 +1,13 @@
-//! The day-version table: the versions of days and hours that this process has read, and how far they can be trusted. The pure part of
+//! The day-version table: the versions of days and hours that this process has read, and for how long they are valid. The pure part of
 //! [`Versions`](super::Versions).
 //!
 //! ```text
-//! subscribed:     read once -> messages name days and hours -> only those are read again, all of them, when one is next asked about
-//! not subscribed: what was read is believed for half a second
+//! subscribed:     read once -> messages name days and hours -> the next request about one of them reads all of them again
+//! not subscribed: what was read is valid for half a second
 //! ```
 //!
-//! Every version that is read again makes readers wait for another answer. So a change after quiet is read at once, and
-//! further ones of the project once in a [`Slot`]: late events cost at most two answers a second.
+//! Every version that is read again makes readers wait for another answer. So the first change after a quiet time is read at once, and
+//! further changes of the project once per [`Slot`]: late events cost at most two answers a second.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};

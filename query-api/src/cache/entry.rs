@@ -1,4 +1,4 @@
-//! A cached answer: as it is given to a reader, as it is stored, and how it is encoded for Redis.
+//! A cached answer: its form for a reader, in memory, and encoded for Redis.
 
 use std::sync::Arc;
 

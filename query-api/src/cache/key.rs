@@ -1,4 +1,4 @@
-//! What an answer, or a part of one, is remembered under.
+//! The keys of cached answers and parts.
 
 use std::io;
 use std::sync::Arc;

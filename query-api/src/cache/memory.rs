@@ -1,4 +1,4 @@
-//! The first layer: in this process, bounded by bytes.
+//! The first layer of the cache: answers in this process, bounded by bytes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

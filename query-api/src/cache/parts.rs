@@ -1,12 +1,12 @@
 //! Parts of answers: aligned chunks of series, so that a sliding window computes only its tail again.
 //!
 //! ```text
-//! get_many: memory -> one MGET for what is missing -> opened together
-//! put_many: packed together -> memory, and beside the request one pipeline to Redis
+//! get_many: memory -> one MGET for the missing parts -> decompressed together
+//! put_many: compressed together -> memory, and in the background one pipeline to Redis
 //! ```
 //!
-//! A part is given out only at the stamp that it was computed at. When in doubt it is not there: Redis that fails, damage,
-//! or too many writes in flight cost a computation, never a wrong answer.
+//! A part is given only for the stamp that it was computed at. Redis that fails, damage, or too many writes in flight make a part
+//! missing: they cost a computation, never a wrong answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

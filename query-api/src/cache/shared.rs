@@ -1,5 +1,5 @@
-//! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
-//! answer one deadline ([`RedisTimeBudget`]), and soon nothing (`cache/redis_client.rs`).
+//! The second layer of the cache: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
+//! answer one deadline ([`RedisTimeBudget`]), and nothing once the breaker is open (`cache/redis_client.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which state of the data an answer is about. Two equal stamps of a plan mean equal answers.
+//! The version stamp: the state of the data that an answer was computed from. Two equal stamps of a plan mean equal answers.
 
 /// What an answer was computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

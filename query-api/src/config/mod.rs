@@ -1,4 +1,4 @@
-//! Configuration: [`settings`] defines the variables. The only folder of this crate that reads any.
+//! Configuration: [`settings`] defines the variables. No other module of this crate reads the environment.
 
 mod checks;
 pub mod settings;

@@ -1,4 +1,4 @@
-//! Readings in chunks: those that are remembered or that somebody is reading, and the others, neighbours in one statement.
+//! Reads in chunks: those that are cached or in flight, and the others, neighbours in one statement.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! For operators and their tools, on the admin port: `DELETE /v1/cache` clears what is remembered, of one `?project=` or
-//! of all; `POST /v1/touched` says which days were changed, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
+//! Routes for operators and their tools, on the admin port: `DELETE /v1/cache` clears the cache, of one `?project=` or
+//! of all; `POST /v1/touched` publishes changed days, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
 //! hour of the day.
 
 use std::collections::BTreeSet;

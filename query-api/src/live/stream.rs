@@ -1,6 +1,6 @@
 //! One listener: the frames it is sent, heartbeats, and its end.
 //!
-//! Nothing runs for a listener but the polling of its response's body: when the client goes away the server drops the
+//! A listener has no task; the server polls the body of its response. When the client goes away the server drops the
 //! body, and with it the listener's slot.
 
 use std::convert::Infallible;

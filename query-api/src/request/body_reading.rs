@@ -1,4 +1,4 @@
-//! Reads the body of a request, within a size and a time. Call it after the key is checked, so that a stranger takes neither
+//! Reads the body of a request, within limits of size and time. Call it after the key is checked, so that a stranger takes neither
 //! memory nor time.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What an answer cost, as ClickHouse says in `X-ClickHouse-Summary`. It is whole because answers are waited for to
-//! their end (`wait_end_of_query`).
+//! The cost of an answer, as ClickHouse reports it in `X-ClickHouse-Summary`. It is complete because ClickHouse sends an answer
+//! only at its end (`wait_end_of_query`).
 
 use std::ops::{Add, AddAssign};
 

@@ -1,5 +1,4 @@
-//! What a failure means: to the caller, and for what is known of ClickHouse. Failures of the question itself say that
-//! ClickHouse works.
+//! What a failed query means: to the caller, and to the breaker. A failure that the question caused shows that ClickHouse works.
 
 use tallyhouse_sql::{Class as Failure, StoreError};
 

@@ -1,4 +1,4 @@
-//! Asks ClickHouse: as many questions at once as it can take, each for as long as its class may, none for longer than
+//! Sends queries to ClickHouse: no more at once than admission permits, each within the deadline of its class, none for longer than
 //! somebody waits for the answer.
 //!
 //! ```text
@@ -7,10 +7,10 @@
 //!                                        dropped, or out of time --+--> KILL
 //! ```
 //!
-//! What fails: no permit (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
-//! waits any more (`watch.rs`, `kill.rs`).
+//! Failure cases: no permit (refused, nothing was sent); ClickHouse refuses the query or is away (`error.rs`); the deadline passes, or
+//! nobody waits any more (`watch.rs`, `kill.rs`).
 //!
-//! Analysts' statements and exports are sent by others (`adhoc`), and watched over here all the same ([`Store::watch`]).
+//! `adhoc` sends analysts' statements and exports itself; they are watched here all the same ([`Store::watch`]).
 
 mod cost;
 mod error;

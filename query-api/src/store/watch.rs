@@ -1,4 +1,4 @@
-//! A query that was sent, until somebody says how it ended. Dropped before, it is stopped.
+//! Watches a query that was sent, until its end is reported. A watch that is dropped before stops the query.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Every metric of this service: names, labels and buckets. Labels are enums of this module, or the
-//! `label()` of the type that is measured, so that their number is bounded.
+//! Every metric of this service: names, labels and buckets. Label values are enums of this module, or the `label()` of the
+//! measured type, so that their number is bounded.
 
 mod cache;
 mod queries;

@@ -1,4 +1,4 @@
-//! Queries to ClickHouse: admission, outcomes, and kills.
+//! Metrics of queries to ClickHouse: admission, outcomes and kills.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an instance knows through Redis, and the stamps that follow from it.
+//! The versions that an instance reads from Redis, and the stamps that follow from them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

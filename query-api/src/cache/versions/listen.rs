@@ -1,4 +1,4 @@
-//! The subscription: which days and hours changed, and what is to be forgotten.
+//! The subscription to Redis: which days and hours changed, and which projects were cleared.
 
 use std::time::{Duration, Instant};
 

@@ -1,21 +1,20 @@
-//! Which state of the data a question is about: the stamp of its days and hours.
+//! The version stamp of a question: the versions of its days and hours.
 //!
 //! ```text
-//! with Redis   tallyhouse:writers, four times a second: whether versions can be believed (`heartbeats.rs`)
+//! with Redis   tallyhouse:writers, four times a second: whether versions are current (`heartbeats.rs`)
 //!              HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
-//!              run_id and master_replid of INFO: counters mean something only as long as the same process counts the same data
+//!              run_id and master_replid of INFO: counters are comparable only while the same process counts the same data
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown
 //! ```
 //!
-//! A server that comes back with a snapshot, and a replica that takes over, may have lost the last counts together with
-//! nothing else: the same sums then mean other data. So nothing of before a restart of Redis is asked for after it.
+//! A server that restarts from a snapshot, and a replica that takes over, may have lost the last counts and nothing else: the same sums
+//! then mean other data. So no answer from before a restart of Redis is looked up after it.
 //!
-//! With Redis its hash is the authority, and counters of this process never enter a key that is shared. Whatever Redis
-//! does not say is *unknown*: then answers live by their short time. That is so of a hash that is not there, whether it never was or
-//! was evicted: whoever asks for it begins one, with a number of its own, and where that cannot be written nobody knows. The stamp
-//! is taken before the data is read, so a computation that an insert overtakes is kept under the older stamp, which nobody asks for
-//! any more.
+//! With Redis its hash is the authority, and counters of this process never enter a shared key. A version that Redis does not give is
+//! *unknown*: then answers live for a short time. That includes a hash that never existed or was evicted: the first reader creates one with
+//! a number of its own, and while it cannot be written, versions stay unknown. The stamp is taken before the data is read, so a computation
+//! that an insert overtakes is cached under the older stamp, which nobody looks up any more.
 
 mod fleet;
 mod listen;

@@ -1,4 +1,4 @@
-//! Reading Redis: who writes, what it is, and the versions of a project's days and hours.
+//! Reads Redis: the list of writers, the identity of the server and its data, and the versions of a project's days and hours.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
