@@ -1,4 +1,4 @@
-//! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
+//! Two instances and one Redis: one query for a crowd, also when the leader dies, and every instance learns what changed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

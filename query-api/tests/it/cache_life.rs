@@ -1,4 +1,4 @@
-//! The life of an answer in one process: fresh, stale, an excuse; and what may cut it short.
+//! The life of an answer in one process: fresh, stale, given when ClickHouse cannot answer; and what shortens it.
 
 use std::sync::Arc;
 use std::time::Duration;

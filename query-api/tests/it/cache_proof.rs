@@ -1,4 +1,4 @@
-//! Who proves that a remembered answer is right: an unchanged version does only while ingesters vouch for it.
+//! What proves that a cached answer is right: an unchanged version does so only while ingesters send heartbeats.
 
 use std::time::{Duration, Instant};
 

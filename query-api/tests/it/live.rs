@@ -1,4 +1,4 @@
-//! Streams of a metric: one question to ClickHouse however many listen, news when something happened, and an end that is said.
+//! Streams of a metric: one query to ClickHouse however many listeners, a value when something changed, and an explicit end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The read path against a real ClickHouse and Redis, in one binary so that its tests share them. A file is a topic.
+//! The read path against a real ClickHouse and Redis, in one binary so that its tests share them. One file per topic.
 
 #![allow(
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! What admission promises of a real ClickHouse: nothing runs that nobody waits for, and what fails is left alone.
+//! Admission against a real ClickHouse: no query runs that nobody waits for, and a ClickHouse that fails is left alone.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `POST /v1/query` against real rollups, and rollups against raw events for questions that nobody thought of.
+//! `POST /v1/query` against real rollups, and rollups against raw events for random questions.
 
 use hyper::StatusCode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `POST /v1/sql` against a real ClickHouse: what is legitimate works, and every refusal can be acted on.
+//! `POST /v1/sql` against a real ClickHouse: legitimate statements work, and the caller can act on every refusal.
 
 use bytes::Bytes;
 use futures_util::future::ready;
