@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 /// Between two readings.
 pub(super) const READ_EVERY: Duration = Duration::from_millis(250);
 
-/// How long a beat proves that its writer is alive. Beats and readings come four times a second each; a pause of half a second in one of them does no harm.
+/// How long a beat proves that its writer is alive. Beats and readings come four times a second each; a pause of half a second in one
+/// of them does no harm.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// How long writers may take to find a Redis that took the place of another.

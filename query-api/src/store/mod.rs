@@ -31,7 +31,7 @@ pub use watch::{HeldPermit, Watched};
 
 use crate::admission::{Admission, Policy};
 use crate::sql::{self, Statement};
-use crate::telemetry::{Metrics, Outcome};
+use crate::telemetry::{Metrics, QueryOutcome};
 use kill::Killer;
 use watch::Stop;
 
@@ -89,7 +89,7 @@ impl Store {
     /// A permit to send one query.
     pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {
-            self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
+            self.metrics.query_ended(QueryOutcome::Refused, Duration::ZERO);
             ReadError::from(refused)
         })
     }

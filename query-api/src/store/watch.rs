@@ -7,10 +7,10 @@ use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::{Class as Failure, StoreError};
 use ulid::Ulid;
 
-use super::error::{self, ReadError, Said};
+use super::error::{self, HealthSignal, ReadError};
 use super::kill::{Condemned, Killer};
 use crate::admission::{Class, QueryPermit, SendPermit};
-use crate::telemetry::{Metrics, Outcome, Running};
+use crate::telemetry::{Metrics, QueryOutcome, Running};
 
 /// What a query holds until ClickHouse has ended it.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl HeldPermit {
     }
 
     /// An export says nothing about ClickHouse: it did not ask the breaker.
-    fn finish(&mut self, said: Said) {
+    fn finish(&mut self, signal: HealthSignal) {
         if let Self::Query(permit) = self {
-            finish(permit, said);
+            finish(permit, signal);
         }
     }
 }
@@ -50,7 +50,7 @@ pub struct Watched {
     query_id: String,
     /// `None` once the query has ended by itself.
     held: Option<HeldPermit>,
-    outcome: Outcome,
+    outcome: QueryOutcome,
     began: Instant,
     stop: Stop,
     metrics: Metrics,
@@ -62,7 +62,7 @@ impl Watched {
         Self {
             query_id: Ulid::generate().to_string(),
             held: Some(held),
-            outcome: Outcome::Cancelled,
+            outcome: QueryOutcome::Cancelled,
             began: Instant::now(),
             stop,
             _running: metrics.query_began(),
@@ -77,7 +77,7 @@ impl Watched {
 
     /// ClickHouse has done all its work for the answer.
     pub fn answered(mut self) {
-        self.ended(Outcome::Answered, Said::Works);
+        self.ended(QueryOutcome::Answered, HealthSignal::Works);
     }
 
     /// ClickHouse failed; what that means to the caller.
@@ -90,8 +90,8 @@ impl Watched {
             }
         }
         if let Some(held) = &self.held {
-            let said = error::said(error, held.class());
-            self.ended(Outcome::Failed, said);
+            let signal = error::signal(error, held.class());
+            self.ended(QueryOutcome::Failed, signal);
         }
         error::public(error)
     }
@@ -100,42 +100,44 @@ impl Watched {
     pub fn failed_at_theirs(mut self, error: &StoreError) {
         tracing::info!(%error, query_id = self.query_id, "an analyst's statement failed");
         match error {
-            StoreError::Unreachable(_) => self.ended(Outcome::Failed, Said::Fails),
+            StoreError::Unreachable(_) => self.ended(QueryOutcome::Failed, HealthSignal::Fails),
             StoreError::TimedOut => drop(self.timed_out()),
-            StoreError::Refused { .. } | StoreError::Unintelligible(_) => self.ended(Outcome::Failed, Said::Nothing),
+            StoreError::Refused { .. } | StoreError::Unintelligible(_) => {
+                self.ended(QueryOutcome::Failed, HealthSignal::Nothing)
+            }
         }
     }
 
     /// The answer failed on its way. Whether the query has ended by that is not known, so it is stopped.
     pub fn broke(mut self) {
-        self.outcome = Outcome::Failed;
+        self.outcome = QueryOutcome::Failed;
     }
 
     /// The deadline has come; the query is stopped.
     pub fn timed_out(mut self) -> ReadError {
         tracing::warn!(query_id = self.query_id, "a query took too long");
-        self.outcome = Outcome::TimedOut;
+        self.outcome = QueryOutcome::TimedOut;
         if let Some(held) = &mut self.held {
-            let said = error::of_timeout(held.class());
-            held.finish(said);
+            let signal = error::of_timeout(held.class());
+            held.finish(signal);
         }
         ReadError::TimedOut
     }
 
-    fn ended(&mut self, outcome: Outcome, said: Said) {
+    fn ended(&mut self, outcome: QueryOutcome, signal: HealthSignal) {
         self.outcome = outcome;
         if let Some(mut held) = self.held.take() {
-            held.finish(said);
+            held.finish(signal);
         }
     }
 }
 
-fn finish(permit: &mut QueryPermit, said: Said) {
-    match said {
-        Said::Works => permit.finish(Verdict::Succeeded),
-        Said::Fails => permit.finish(Verdict::Failed),
-        Said::Overloaded => permit.overloaded(),
-        Said::Nothing => permit.finish(Verdict::Nothing),
+fn finish(permit: &mut QueryPermit, signal: HealthSignal) {
+    match signal {
+        HealthSignal::Works => permit.finish(Verdict::Succeeded),
+        HealthSignal::Fails => permit.finish(Verdict::Failed),
+        HealthSignal::Overloaded => permit.overloaded(),
+        HealthSignal::Nothing => permit.finish(Verdict::Nothing),
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
-pub use queries::{AdmissionRefusal, Cut, Kill, Outcome};
+pub use queries::{AdmissionRefusal, Kill, QueryOutcome, StreamCut};
 pub use streams::Sent;
 
 /// What a request was for.
