@@ -26,7 +26,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a question of a project, by its name ([`CacheRequest::name`]). What cannot be written down has
+    /// The key of a question of a project, by its name ([`CacheRequest::name`](super::cache_request::CacheRequest::name)). What cannot be written down has
     /// none, and is not remembered.
     pub fn of(scope: &Scope, name: &str, generation: Generation) -> Option<Self> {
         let text = serde_json::to_string(&(VERSION, generation, scope.project(), name)).ok()?;

@@ -90,7 +90,7 @@ async fn with_clickhouse_away_older_answers_are_given_and_marked() {
     assert_eq!(reason(&a_day(from)).await, unavailable);
     assert_eq!(service.get(&project, &format!("{}&eventType=view", a_day(from))).await.status, 503, "nothing is kept");
     service.pass(24 * HOUR);
-    assert_eq!(service.get(&project, &a_day(from)).await.status, 503, "too old to be an excuse");
+    assert_eq!(service.get(&project, &a_day(from)).await.status, 503, "too old to be given instead");
     proxy.set(Mode::Pass);
     eventually("it is answered again", async || service.get(&project, &a_day(from)).await.status == 200).await;
     service.stop().await;
