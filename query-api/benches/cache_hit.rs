@@ -1,4 +1,4 @@
-//! Time and allocations of an answer that the process remembers: `cargo bench -p tallyhouse-query-api --bench cache_hit`.
+//! Time and allocations of an answer from the memory of the process: `cargo bench -p tallyhouse-query-api --bench cache_hit`.
 #![allow(clippy::expect_used, missing_docs, reason = "a benchmark")]
 
 use std::sync::Arc;

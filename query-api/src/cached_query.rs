@@ -1,4 +1,4 @@
-//! A query that is answered through the cache: planned, named for the cache, and computed again whenever it is refreshed.
+//! A query that is answered through the cache: its plan, its name in the cache, and how to compute it again for a refresh.
 //!
 //! ```text
 //! a range in the past    named by its plan
@@ -6,8 +6,8 @@
 //! since this morning     named by its plan without times, and when it begins
 //! ```
 //!
-//! Plans of windows that reach until now change every minute, and with them every answer of a dashboard would end at the turn of the
-//! minute. Named so, an answer lives for its own time, jitter included; its `meta.range` says what it is about.
+//! The plan of a window that reaches until now changes every minute. Named by it, every answer of a dashboard would expire at the
+//! start of a minute. Named as above, an answer lives for its own time, jitter included; `meta.range` says which range it is about.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Time and chance, as what is passed in: tests set both.
+//! The clock and random numbers as parameters, so that tests can set both.
 
 use std::sync::Arc;
 

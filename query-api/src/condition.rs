@@ -1,4 +1,4 @@
-//! What must hold of an event to be counted.
+//! The condition that an event must meet to be counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,13 +1,13 @@
-//! Whether everything is rolled up that a plan reads: a dimension that is declared after events exist has no rows of them, nor have
-//! quarters of an hour of events that were gone from raw when those were introduced.
+//! Whether the rollups cover what a plan reads. Events that came before a dimension was declared have no rows of it; quarters of an hour
+//! have no rows of events that had left the raw table when quarters were introduced.
 //!
-//! It is told by the rollups themselves, not by a record of declarations: whoever counted, and however often a declaration came and
-//! went, a day on which a set has fewer events than the total is one that it misses.
+//! Gaps are derived from the rollups: a set is missing on a day where it counts fewer events than the total. A record of declarations
+//! would not do: it does not say who counted, or how often a declaration was removed and added again.
 //!
 //! ```text
-//! read just now       told
-//! read a while ago    told, and read again beside: a remembered answer does not wait for its warnings
-//! not known           waited for, all of one answer together no longer than `QUERY_LOOK_UP_MS`; the reading goes on beside
+//! read just now       given
+//! read a while ago    given, and read again in the background: a cached answer does not wait for its warnings
+//! not known           waited for, at most `QUERY_LOOK_UP_MS` over all of one answer; the reading goes on in the background
 //! failed just now     unknown, without another try
 //! ```
 

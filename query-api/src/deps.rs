@@ -1,4 +1,4 @@
-//! What the service is given: connections, keys, declarations, and where it reports.
+//! The dependencies of the service: connections, keys, declarations, and the metrics registry.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `query-api`: the read path as a process of its own, against a given ClickHouse.
+//! The program `query-api`: the read path as a process of its own, against an existing ClickHouse.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! From configuration to a running service, and back to none.
+//! Starts the service from its configuration, and stops it.
 
 use std::sync::Arc;
 use std::time::Duration;

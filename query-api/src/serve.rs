@@ -1,4 +1,4 @@
-//! The whole flow, forwards: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
+//! The whole flow, in order: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
 
 use crate::authorize::{Denied, Scope, authorize};
-use crate::cache::cache_request::Given;
+use crate::cache::cache_request::CacheOutcome;
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::{Answers, CacheStatus, Entry};
 use crate::cached_query::CachedQuery;
@@ -135,7 +135,7 @@ pub async fn serve(
         tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &request.plan));
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);
-    let (cached, status): Given = match given {
+    let (cached, status): CacheOutcome = match given {
         Err(error) if error.is_of_the_question() && !warnings.is_empty() => {
             return Err(Refusal::Warned { error, warnings });
         }

@@ -1,6 +1,6 @@
-//! What a caller should know of a question that was answered all the same: `meta.warnings`.
+//! Warnings about a question that is answered all the same: `meta.warnings`.
 //!
-//! Warnings are collected for each request and are never part of a remembered answer: what is unknown now may be known in a second.
+//! Warnings are collected for each request and are never part of a cached answer: what is unknown now may be known a second later.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! ClickHouse as an analyst may use it: the user `analyst`, bound to one project for each statement.
+//! The ClickHouse client of analysts: the user `analyst`, bound to one project for each statement.
 
 use bytes::Bytes;
 use tallyhouse_sql::clickhouse::Client;
@@ -79,7 +79,7 @@ impl Bound {
         let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(TIMEOUT, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
-        let cost = Cost::told(cursor.summary());
+        let cost = Cost::of_summary(cursor.summary());
         Ok(Complete { first, cursor, cost })
     }
 }

@@ -1,4 +1,4 @@
-//! Why ad-hoc reading gave no answer, and what ClickHouse's error numbers mean for whoever wrote the SQL.
+//! Why an ad-hoc query failed, and what ClickHouse's error codes mean for the author of the SQL.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -67,7 +67,7 @@ impl From<SqlRefusalAt> for AdhocError {
     }
 }
 
-/// Seconds after which it is worth to ask a ClickHouse again that runs too many queries.
+/// Seconds after which to retry when ClickHouse runs too many queries.
 const RETRY_AFTER_S: u32 = 5;
 
 /// Without a time in ClickHouse's text: an hour is the longest that a quota lasts.

@@ -1,4 +1,4 @@
-//! `int64=number|string`: how JSON holds integers of 64 bits and more. A reader that takes numbers as doubles (JavaScript,
+//! `int64=number|string`: how JSON holds integers of 64 bits and more. A reader that parses numbers as doubles (JavaScript,
 //! jq) rounds them beyond 2^53.
 
 use super::export::Format;

@@ -1,8 +1,8 @@
-//! Times of an export on the clocks of a zone, while its rows pass.
+//! Converts the times of an export to a time zone, in the stream of rows.
 //!
-//! ClickHouse writes UTC, as RFC 3339 in milliseconds (24 bytes). It brings a tz database of its own, so the local time is
-//! made here, from the one that everything else uses. Where a time stands is known from the statement's columns: `ts` is the
-//! third, `original_ts` and `received_at` are the last two. A row that looks otherwise is an error, never passed on.
+//! ClickHouse writes UTC, as RFC 3339 in milliseconds (24 bytes). It has a tz database of its own, so the local time is
+//! computed here, from the database that everything else uses. The statement fixes the columns: `ts` is the third,
+//! `original_ts` and `received_at` are the last two. A row of another form is an error, never passed on.
 
 use bytes::Bytes;
 use memchr::{memchr_iter, memchr2_iter, memmem};

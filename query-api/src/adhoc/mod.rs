@@ -1,25 +1,25 @@
-//! Ad-hoc reading: SQL of an analyst's own (`POST /v1/sql`) and raw events (`GET /v1/export`).
+//! Ad-hoc queries: SQL of analysts (`POST /v1/sql`) and raw events (`GET /v1/export`).
 //!
 //! ```text
 //! sql     body -> SqlRequest -> allow-list -> admission -> ClickHouse as `analyst` -> complete answer -> json | csv | parquet | ndjson
-//! export  query string -> ExportAsk -> turn of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
+//! export  query string -> ExportAsk -> permit of its own -> ClickHouse as `reader` -> bytes, as fast as the client reads them
 //! ```
 //!
-//! Who sees what is ClickHouse's to enforce: every table that `analyst` may read has a row policy that compares
+//! ClickHouse enforces who sees what: every table that `analyst` may read has a row policy that compares
 //! `project_id` with the request header [`PROJECT_HEADER`], which this service sets from the caller's key and no SQL can
 //! change. (A setting would not do: a subquery's `SETTINGS` clause changes settings even when they are read-only.) Grants
-//! keep it to four tables, `readonly = 1` keeps it from writing, and its profile and quota limit it. [`sql_allow_list`] closes the
-//! side doors that ClickHouse leaves open beside grants and policies.
+//! allow four tables, `readonly = 1` forbids writes, and a profile and a quota limit the user. [`sql_allow_list`] refuses the
+//! functions and clauses that grants and policies do not cover.
 //!
 //! Failure cases:
-//! * SQL that ClickHouse refuses is a 400 with its cleaned text, a limit a 422, a quota a 429: always before the first
+//! * SQL that ClickHouse refuses is a 400 with its sanitized text, a limit a 422, a quota a 429: always before the first
 //!   byte, because ClickHouse holds the answer back until it is complete.
 //! * An export that fails half-way breaks the connection: a short file never looks complete.
-//! * A client that stops reading stops ClickHouse too, and loses its answer after a while ([`stream::Limits::stall`]), as does
+//! * A client that stops reading stops ClickHouse too, and loses its answer after [`stream::Limits::stall`], as does
 //!   one that reads more slowly than [`stream::LEAST_RATE`].
-//! * Answers of statements that are read slowly are few, and fewer of one project ([`SendPermits::of_statements`]): further
+//! * Answers of statements that are read slowly are limited, in all and per project ([`SendPermits::of_statements`]): further
 //!   statements are refused (429, 503) before they run.
-//! * A client that leaves ends its query, and its place is somebody else's once ClickHouse has ended it ([`crate::store`]).
+//! * A client that leaves ends its query; the permit is released once ClickHouse has stopped it ([`crate::store`]).
 
 pub mod analyst;
 pub mod error;

@@ -1,4 +1,4 @@
-//! Statements that reached a limit: trying them again would only cost ClickHouse the same seconds.
+//! Remembers statements that reached a limit: a retry would only cost ClickHouse the same seconds.
 
 use std::sync::Arc;
 use std::time::Duration;

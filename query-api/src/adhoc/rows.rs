@@ -1,4 +1,4 @@
-//! ClickHouse's lines (names, types, a row each) as one JSON object, while they pass.
+//! Converts ClickHouse's lines (names, types, then one line per row) to one JSON object, in the stream.
 //!
 //! ```text
 //! ["a","b"]            {"columns":[{"name":"a","type":"UInt8"},…],"rows":[

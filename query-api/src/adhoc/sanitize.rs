@@ -1,4 +1,4 @@
-//! ClickHouse's text about an analyst's SQL, as the analyst may see it: what is wrong, without where and with what it runs.
+//! Sanitizes ClickHouse's error text for the analyst: keeps what is wrong with the SQL, removes versions, scopes and internal names.
 
 /// The longest text that is passed on, in characters. Syntax errors list every word that could have followed.
 const MAX_CHARS: usize = 400;

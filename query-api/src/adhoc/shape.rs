@@ -1,4 +1,4 @@
-//! What is made of ClickHouse's bytes on their way to the client.
+//! How the bytes of ClickHouse are converted in the stream.
 //!
 //! ```text
 //! parquet  bytes as they are

@@ -1,16 +1,16 @@
-//! The SQL allow-list: a statement is one `SELECT`, without the few words that get around grants and row policies.
+//! The SQL allow-list: a statement is one `SELECT`, without the few words that bypass grants and row policies.
 //!
-//! Not what keeps tenants apart: that is ClickHouse's row policies. But ClickHouse 26.7 has functions and clauses that ask
-//! neither grants nor policies (found by trying, `query-api/tests/it/sql_escapes.rs`):
+//! ClickHouse's row policies keep tenants apart, not this list. But ClickHouse 26.7 has functions and clauses that check
+//! neither grants nor policies (found by trial, `query-api/tests/it/sql_escapes.rs`):
 //!
-//! * `file()` reads what the server process can read; the engine as a library has no folder that it is kept to.
-//! * `mergeTreeIndex()` and its like show index entries of all rows.
+//! * `file()` reads what the server process can read; the engine as a library is not confined to a folder.
+//! * `mergeTreeIndex()` and similar functions show index entries of all rows.
 //! * `SETTINGS` of a subquery changes read-only settings, and so limits.
-//! * `system` tables count the rows of everybody.
+//! * `system` tables count the rows of all projects.
 //! * `{name:Identifier}` would bring any of these in as a value.
 //!
-//! Words are read as ClickHouse's lexer reads them; what the two could read differently is refused. Comments (it nests some, and
-//! begins some with `//` and `#`) are not passed on at all, so where one ends is for this file alone to say.
+//! Words are read as ClickHouse's lexer reads them; what the two could read differently is refused. Comments (ClickHouse nests some,
+//! and starts some with `//` and `#`) are removed, so that only this file decides where one ends.
 
 /// Why a statement is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,9 +1,9 @@
 //! `POST /v1/sql`: `{"sql": "SELECT …", "format": "json"|"csv"|"parquet"|"ndjson", "params": {"name": value},
 //! "int64": "number"|"string"}`; `int64` may also be a parameter of the URL.
 //!
-//! `params` are bound where the statement says `{name:Type}`. JSON comes as
-//! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`; nothing is ever cut off,
-//! so `truncated` is always false: what is too large is a 422.
+//! `params` are bound where the statement says `{name:Type}`. A JSON answer is
+//! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`. An answer that is too
+//! large is a 422 and never cut, so `truncated` is always false.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! SQL text of exports. Analysts bring their own.
+//! The SQL of exports. Analysts write their own.
 
 use super::export::{ExportAsk, Format};
 use crate::sql::{RAW_RANGE, Statement, Value};

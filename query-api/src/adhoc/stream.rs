@@ -1,16 +1,15 @@
-//! ClickHouse's bytes to the client, no faster than the client reads them.
+//! Streams ClickHouse's bytes to the client, no faster than the client reads them.
 //!
 //! ```text
 //! ClickHouse -> cursor -> shape -> channel of one chunk -> hyper -> client
 //! ```
 //!
-//! What is on the way is a chunk or two; a client that does not read fills the channel, then the connection to ClickHouse,
+//! One or two chunks are in memory. A client that does not read fills the channel, then the connection to ClickHouse,
 //! then stops the query's pipeline.
 //!
-//! Failure cases: ClickHouse fails, the answer grows beyond its limit, or the client stands still for too long, or is too slow
-//! altogether: the body ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client
-//! reports a failure.
-//! The client leaves: the query is stopped, and what it held is free once it was.
+//! Failure cases: ClickHouse fails, the answer exceeds its limit, the client stalls, or its average rate is too low: the body
+//! ends with an error and hyper breaks the connection without the last chunk, so that every HTTP client reports a failure.
+//! When the client leaves, the query is stopped, and its permit is released once it was.
 
 use std::time::Duration;
 
@@ -25,14 +24,14 @@ use tokio::time::Instant;
 use super::shape::Shape;
 use crate::admission::SendPermit;
 use crate::store::Watched;
-use crate::telemetry::{Cut, Metrics};
+use crate::telemetry::{Metrics, StreamCut};
 
 /// The longest that ClickHouse may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Bytes per second that a client reads at least, on average over all the time that was waited for it; [`Limits::stall`] is
 /// given on top. So an answer of 100 MB is sent within 17 minutes of waiting, however its reader spreads its pauses: nobody
-/// holds a place for hours by reading a little before each stall.
+/// holds a permit for hours by reading a little before each stall.
 pub const LEAST_RATE: u64 = 100_000;
 
 /// With this ClickHouse 25.11 and later end an answer that failed half-way. The client finds it within one chunk; here it is
@@ -57,7 +56,7 @@ pub struct Outgoing {
     pub shape: Shape,
     /// The query, if ClickHouse still works for it.
     pub watched: Option<Watched>,
-    /// Its place among answers that are sent, unless the query has one.
+    /// Its permit to be sent, unless the query holds one.
     pub permit: Option<SendPermit>,
     /// Its limits.
     pub limits: Limits,
@@ -72,7 +71,7 @@ enum StreamPart {
 /// Why an answer was broken off; the client sees its connection break.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the answer was broken off: {}", .0.label())]
-struct Broken(Cut);
+struct Broken(StreamCut);
 
 impl Outgoing {
     /// The body. A task forwards the bytes, so that a deadline can run while nobody polls the body.
@@ -86,7 +85,7 @@ impl Outgoing {
                 Some(Ok(StreamPart::End)) => None,
                 Some(Err(broken)) => Some((Err(broken), None)),
                 // The task is gone without a word: at shutdown, or it gave up on a client that did not read.
-                None => Some((Err(Broken(Cut::Stalled)), None)),
+                None => Some((Err(Broken(StreamCut::Stalled)), None)),
             }
         }))
     }
@@ -94,7 +93,7 @@ impl Outgoing {
     async fn forward(mut self, sender: mpsc::Sender<Result<StreamPart, Broken>>) {
         let sent = self.forward_all(&sender).await;
         let Self { cursor, watched, permit, limits, metrics, .. } = self;
-        // First: a query that writes to nobody does not notice that it is told to stop.
+        // First: a query that writes to nobody does not notice KILL.
         drop(cursor);
         let last = match sent {
             Ok(()) => {
@@ -106,48 +105,48 @@ impl Outgoing {
                 tracing::warn!(query_id, reason = cut.label(), "an answer was broken off");
                 metrics.stream_cut(cut);
                 match cut {
-                    Cut::Failed => watched.into_iter().for_each(Watched::broke),
-                    Cut::Silent => drop(watched.map(Watched::timed_out)),
-                    Cut::TooLarge | Cut::Stalled | Cut::TooSlow | Cut::Left => drop(watched),
+                    StreamCut::Failed => watched.into_iter().for_each(Watched::broke),
+                    StreamCut::Silent => drop(watched.map(Watched::timed_out)),
+                    StreamCut::TooLarge | StreamCut::Stalled | StreamCut::TooSlow | StreamCut::Left => drop(watched),
                 }
                 Err(Broken(cut))
             }
         };
-        // Nobody is there to be told when this fails.
+        // When this fails, the client is gone.
         drop(tokio::time::timeout(limits.stall, sender.send(last)).await);
         drop(permit);
     }
 
-    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>) -> Result<(), Cut> {
+    async fn forward_all(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>) -> Result<(), StreamCut> {
         let mut sent = Sent::nothing(self.limits);
         let mut next = self.first.take();
         while let Some(chunk) = next {
             sent.note(&chunk)?;
-            let shaped = self.shape.push(chunk).ok_or(Cut::Failed)?;
+            let shaped = self.shape.push(chunk).ok_or(StreamCut::Failed)?;
             sent.send(sender, shaped).await?;
             next = tokio::select! {
                 biased;
-                () = sender.closed() => return Err(Cut::Left),
+                () = sender.closed() => return Err(StreamCut::Left),
                 next = tokio::time::timeout(SILENCE, self.cursor.next()) => chunk_of(next)?,
             };
         }
         if sent.tail == EXCEPTION {
-            return Err(Cut::Failed);
+            return Err(StreamCut::Failed);
         }
-        sent.send(sender, self.shape.finish().ok_or(Cut::Failed)?).await
+        sent.send(sender, self.shape.finish().ok_or(StreamCut::Failed)?).await
     }
 }
 
 type Next = Result<Result<Option<Bytes>, tallyhouse_sql::clickhouse::error::Error>, tokio::time::error::Elapsed>;
 
-fn chunk_of(next: Next) -> Result<Option<Bytes>, Cut> {
+fn chunk_of(next: Next) -> Result<Option<Bytes>, StreamCut> {
     match next {
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => {
             tracing::warn!(error = %StoreError::from(error), "an answer failed half-way");
-            Err(Cut::Failed)
+            Err(StreamCut::Failed)
         }
-        Err(_) => Err(Cut::Silent),
+        Err(_) => Err(StreamCut::Silent),
     }
 }
 
@@ -167,10 +166,10 @@ impl Sent {
         Self { bytes: 0, limits, tail: Vec::new(), given: 0, waited: Duration::ZERO }
     }
 
-    fn note(&mut self, chunk: &[u8]) -> Result<(), Cut> {
+    fn note(&mut self, chunk: &[u8]) -> Result<(), StreamCut> {
         self.bytes += chunk.len() as u64;
         if self.bytes > self.limits.max_bytes {
-            return Err(Cut::TooLarge);
+            return Err(StreamCut::TooLarge);
         }
         let end = chunk.get(chunk.len().saturating_sub(EXCEPTION.len())..).unwrap_or_default();
         self.tail.extend_from_slice(end);
@@ -178,11 +177,11 @@ impl Sent {
         Ok(())
     }
 
-    async fn send(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>, bytes: Bytes) -> Result<(), Cut> {
+    async fn send(&mut self, sender: &mpsc::Sender<Result<StreamPart, Broken>>, bytes: Bytes) -> Result<(), StreamCut> {
         let (began, length, left) = (Instant::now(), bytes.len() as u64, self.left());
         // A replaced byte and a local time are longer than what came.
         if self.given.saturating_add(length) > self.limits.max_bytes {
-            return Err(Cut::TooLarge);
+            return Err(StreamCut::TooLarge);
         }
         if bytes.is_empty() {
             return Ok(());
@@ -192,9 +191,9 @@ impl Sent {
         self.given += length;
         match sent {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Cut::Left),
-            Err(_) if left < self.limits.stall => Err(Cut::TooSlow),
-            Err(_) => Err(Cut::Stalled),
+            Ok(Err(_)) => Err(StreamCut::Left),
+            Err(_) if left < self.limits.stall => Err(StreamCut::TooSlow),
+            Err(_) => Err(StreamCut::Stalled),
         }
     }
 
@@ -218,13 +217,13 @@ mod tests {
             sent.note(chunk).unwrap();
         }
         assert_eq!(sent.tail, EXCEPTION);
-        assert_eq!(sent.note(&[0; 100]), Err(Cut::TooLarge));
+        assert_eq!(sent.note(&[0; 100]), Err(StreamCut::TooLarge));
     }
 
     const CHUNK: u64 = 60_000;
 
     /// Sends chunks to a client that takes one each `pause`; how it ended, how many it was given, and when.
-    async fn sent_to_one_that_takes(pause: Duration, chunks: u64) -> (Result<(), Cut>, u64, Duration) {
+    async fn sent_to_one_that_takes(pause: Duration, chunks: u64) -> (Result<(), StreamCut>, u64, Duration) {
         let (sender, mut receiver) = mpsc::channel(1);
         let client = tokio::spawn(async move {
             while receiver.recv().await.is_some() {
@@ -252,10 +251,10 @@ mod tests {
         assert!(took > Duration::from_secs(1_000), "{took:?}");
         let (ended, given, took) = sent_to_one_that_takes(Duration::from_secs(29), 2_000).await;
         assert!(
-            ended == Err(Cut::TooSlow) && given < 10 && took < Duration::from_secs(60),
+            ended == Err(StreamCut::TooSlow) && given < 10 && took < Duration::from_secs(60),
             "{ended:?} {given} {took:?}"
         );
         let (ended, given, took) = sent_to_one_that_takes(Duration::from_secs(31), 2_000).await;
-        assert_eq!((ended, given, took), (Err(Cut::Stalled), 3, Duration::from_secs(30)));
+        assert_eq!((ended, given, took), (Err(StreamCut::Stalled), 3, Duration::from_secs(30)));
     }
 }

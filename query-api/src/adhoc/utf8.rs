@@ -1,4 +1,4 @@
-//! Bytes on their way as UTF-8: a column may hold any bytes, an answer that is text may not.
+//! Makes a stream of bytes UTF-8: a column may hold any bytes, a text answer may not.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! The classes of queries, and what each may take: slots, queue, time and resources of ClickHouse.
+//! The classes of queries and the limits of each: slots, queue, time and resources of ClickHouse.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Class {
 pub struct AdmissionRequest {
     /// How urgent it is.
     pub class: Class,
-    /// The project. Projects take turns.
+    /// The project. Projects are served round robin.
     pub project: String,
 }
 

@@ -7,7 +7,7 @@
 //!                                                     TenantBusy: the project's share of the queue is full
 //! ```
 //!
-//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects take turns.
+//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects are served round robin.
 //! Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings keep running queries from slowing dashboards
 //! (`class.rs`). No query is sent without a [`QueryPermit`]; dropping the future, or the permit, gives everything back.
 
@@ -37,7 +37,7 @@ use slots::{ClassSlots, Reason};
 /// a restart of two seconds looks like, so they alone do not open it.
 const BREAKER: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: None, pause_ms: 30_000 };
 
-/// What is told to come back: no sooner, and no later. A minute's queue may well be gone in a second.
+/// Bounds of `Retry-After`. A minute's queue may well be gone in a second.
 const RETRY_AFTER: (u64, u64) = (1, 60);
 
 /// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.
@@ -53,12 +53,12 @@ pub enum NotAdmitted {
     },
     /// Everybody's questions together are too many.
     Overloaded {
-        /// When it is worth coming back, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u32,
     },
     /// The project's own questions are too many.
     TenantBusy {
-        /// When it is worth coming back, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u32,
     },
 }
@@ -262,7 +262,7 @@ mod tests {
     async fn an_open_breaker_refuses_at_once_and_one_probe_at_a_time_closes_it() {
         let admission = admission();
         for _ in 0..10 {
-            admission.admit(&ask(Class::Dashboard)).await.unwrap().settle(Verdict::Failed);
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().finish(Verdict::Failed);
         }
         let refused = async || admission.admit(&ask(Class::Dashboard)).await.unwrap_err();
         assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 30 });
@@ -273,7 +273,7 @@ mod tests {
         let given_up = admission.admit(&ask(Class::Dashboard)).await.unwrap();
         assert_eq!(refused().await, NotAdmitted::Unavailable { retry_after_s: 2 });
         drop(given_up);
-        admission.admit(&ask(Class::Realtime)).await.unwrap().settle(Verdict::Succeeded);
+        admission.admit(&ask(Class::Realtime)).await.unwrap().finish(Verdict::Succeeded);
         assert_eq!(admission.breaker(), BreakerState::Closed);
         assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
     }

@@ -1,4 +1,4 @@
-//! The permit to run one query, and what its outcome says about ClickHouse.
+//! The permit to run one query, and how the query's outcome changes the breaker.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ use crate::telemetry::Metrics;
 /// How long it is remembered that ClickHouse had too much to do.
 const LATELY: Duration = Duration::from_secs(10);
 
-/// The permit to run one query; dropping it passes it on. Settle it when the query says something about ClickHouse.
+/// The permit to run one query; dropping it releases the slot. Finish the call when the query says something about ClickHouse.
 #[derive(Debug)]
 pub struct QueryPermit {
     class: Class,
     deadline: Instant,
-    // Before the slot: whoever is next shall find the breaker settled.
+    // Dropped before the slot: the next query must find the breaker up to date.
     call: Call,
     _slot: Slot,
 }
@@ -45,25 +45,25 @@ impl QueryPermit {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The settings of ClickHouse that a query of this turn is sent with: the limits of its class, and what is left of
+    /// The settings of ClickHouse that a query with this permit is sent with: the limits of its class, and what is left of
     /// its time.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         settings(self.class, self.remaining())
     }
 
-    /// Says how ClickHouse did. The first word counts; a permit dropped without one says nothing.
-    pub fn settle(&mut self, verdict: Verdict) {
-        self.call.settle(verdict);
+    /// Finishes the call to ClickHouse. The first verdict counts; a permit that is dropped without one says nothing.
+    pub fn finish(&mut self, verdict: Verdict) {
+        self.call.finish(verdict);
     }
 
     /// ClickHouse said that it has too much to do.
     pub fn overloaded(&mut self) {
         self.call.signals.overloaded();
-        self.settle(Verdict::Failed);
+        self.finish(Verdict::Failed);
     }
 }
 
-/// A call to ClickHouse, not settled yet.
+/// A call to ClickHouse that the breaker let through.
 #[derive(Debug)]
 pub(super) struct Call {
     signals: Arc<Signals>,
@@ -71,16 +71,16 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn settle(&mut self, verdict: Verdict) {
+    fn finish(&mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
-            self.signals.settle(pass, verdict);
+            self.signals.finish(pass, verdict);
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.settle(Verdict::Nothing);
+        self.finish(Verdict::Nothing);
     }
 }
 
@@ -133,7 +133,7 @@ impl Signals {
         overloads.push_back(Instant::now());
     }
 
-    fn settle(&self, pass: Pass, verdict: Verdict) {
+    fn finish(&self, pass: Pass, verdict: Verdict) {
         let before = self.breaker.is_open();
         self.breaker.settle(pass, verdict, self.now_ms());
         match (before, self.breaker.is_open()) {

@@ -1,12 +1,12 @@
-//! The fair queue of a class: projects take turns, and within a project whoever came first is first.
+//! The fair queue of a class: round robin between projects, first come, first served within one.
 //!
 //! ```text
 //! push -> [project A: 1 2 3] [project B: 4] -> pop: 1, 4, 2, 3
 //! ```
 //!
-//! A project that waits for one turn is delayed by at most one of each other project, however many those wait for. When
-//! the queue is full, the newest of the project that waits for most gives way to a project that waits for less, so a
-//! greedy project cannot close the queue to others.
+//! A project that waits for one slot is delayed by at most one query of each other project, however many those wait for. When
+//! the queue is full, a project that waits for less evicts the newest query of the project that waits for most, so a greedy
+//! project cannot close the queue to others.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -28,7 +28,7 @@ pub(super) enum Full {
     Queue,
 }
 
-/// A place in the queue; valid until it is popped, removed or evicted.
+/// An entry of the queue; valid until it is popped, removed or evicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ticket {
     project: String,
@@ -40,7 +40,7 @@ pub(super) struct Ticket {
 pub(super) struct FairQueue<T> {
     capacity: Capacity,
     waiting: HashMap<String, VecDeque<(u64, T)>>,
-    /// The projects that wait, the next to have a turn first; each once.
+    /// The projects that wait, the next to be served first; each once.
     round: VecDeque<String>,
     len: usize,
     next: u64,
@@ -73,7 +73,7 @@ impl<T> FairQueue<T> {
         Ok((Ticket { project: project.to_owned(), number }, evicted))
     }
 
-    /// Who has the next turn.
+    /// The item that is next.
     pub(super) fn pop(&mut self) -> Option<T> {
         let project = self.round.pop_front()?;
         let line = self.waiting.get_mut(&project)?;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_waits_for_one_turn_of_a_project_with_a_thousand() {
+    fn one_request_waits_for_one_query_of_a_project_with_a_thousand() {
         let mut queue = queue(2_000, 1_000);
         for item in 0..1_000 {
             queue.push("greedy", item).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         prop::collection::vec(op, 0..200)
     }
 
-    /// A waiter of the model, and how many turns each project has had since it became the first of its own.
+    /// A waiter of the model, and how often each project was served since it became the first of its own.
     #[derive(Debug)]
     struct Waiter {
         item: u32,

@@ -1,10 +1,10 @@
-//! Permits to send answers, which last as long as their reader takes: few at once, fewer per project. Not in the queue of all other
-//! questions, where a slow reader would hold what somebody else's statement could run in.
+//! Permits to send answers, held for as long as the client reads: few at once, fewer per project. They are apart from the queue of
+//! queries, where a slow reader would hold a slot that another statement could run in.
 //!
-//! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` says how many; who comes later waits a little.
-//! * The answer of an **analyst's statement** waits in ClickHouse, complete, up to 100 MB of it. [`WAITING`] of them may, and
-//!   [`WAITING_OF_PROJECT`] of one project, beside as many as there are slots to run statements in: so whoever reads what they
-//!   asked for is never refused here. It follows from those slots, so there is no variable for it.
+//! * An **export** is read while it runs. `QUERY_EXPORT_CONCURRENCY` is the number of permits; a further export waits a little.
+//! * The answer of an **analyst's statement** waits in ClickHouse, complete, up to 100 MB of it. [`WAITING`] of them may wait, and
+//!   [`WAITING_OF_PROJECT`] of one project, besides as many as there are slots to run statements in: a client that reads its answers
+//!   is never refused here. The number follows from those slots, so it has no variable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use super::NotAdmitted;
 /// The longest wait for a permit.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Exports of one project that may run or wait at once. One tenant never takes every turn.
+/// Exports of one project that may run or wait at once. One tenant never takes every permit.
 const EXPORTS_OF_PROJECT: usize = 3;
 
 /// Complete answers that may wait for their readers.
@@ -113,37 +113,41 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn turns_are_limited_per_project_and_waiting_ends() {
-        let turns = SendPermits::of_exports(EXPORTS_OF_PROJECT);
+    async fn permits_are_limited_per_project_and_waiting_ends() {
+        let permits = SendPermits::of_exports(EXPORTS_OF_PROJECT);
         let mut held = Vec::new();
         for _ in 0..EXPORTS_OF_PROJECT {
-            held.push(turns.take("a").await.ok().unwrap());
+            held.push(permits.take("a").await.ok().unwrap());
         }
         assert_eq!(
-            turns.take("a").await.err(),
+            permits.take("a").await.err(),
             Some(NotAdmitted::TenantBusy { retry_after_s: 5 }),
             "a project took more than its share"
         );
         let before = tokio::time::Instant::now();
-        assert_eq!(turns.take("b").await.err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }), "no turn is free");
+        assert_eq!(
+            permits.take("b").await.err(),
+            Some(NotAdmitted::Overloaded { retry_after_s: 5 }),
+            "no permit is free"
+        );
         assert_eq!(before.elapsed(), LONGEST_WAIT);
         held.clear();
-        assert!(turns.take("b").await.is_ok());
-        assert!(turns.present.lock().unwrap().is_empty(), "nothing is remembered about who left");
+        assert!(permits.take("b").await.is_ok());
+        assert!(permits.present.lock().unwrap().is_empty(), "nothing is remembered about who left");
     }
 
     #[test]
     fn answers_that_nobody_reads_leave_room_for_others_until_there_are_too_many() {
         const RUNNING: usize = 2;
-        let turns = SendPermits::of_statements(RUNNING);
-        let fill = |project| std::iter::from_fn(|| turns.take_now(project).ok()).collect::<Vec<_>>();
+        let permits = SendPermits::of_statements(RUNNING);
+        let fill = |project| std::iter::from_fn(|| permits.take_now(project).ok()).collect::<Vec<_>>();
         let first = fill("a");
         assert_eq!(first.len(), RUNNING + WAITING_OF_PROJECT);
-        assert_eq!(turns.take_now("a").err(), Some(NotAdmitted::TenantBusy { retry_after_s: 5 }));
+        assert_eq!(permits.take_now("a").err(), Some(NotAdmitted::TenantBusy { retry_after_s: 5 }));
         let others: Vec<_> = ["b", "c", "d"].into_iter().flat_map(fill).collect();
         assert_eq!(first.len() + others.len(), RUNNING + WAITING);
-        assert_eq!(turns.take_now("e").err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }));
+        assert_eq!(permits.take_now("e").err(), Some(NotAdmitted::Overloaded { retry_after_s: 5 }));
         drop(first);
-        assert!(turns.take_now("e").is_ok());
+        assert!(permits.take_now("e").is_ok());
     }
 }

@@ -1,10 +1,10 @@
-//! Who is refused when there is more to do than can be done: one decision, from how loaded things are.
+//! Load shedding: one decision, from how loaded the classes and ClickHouse are, about which classes are refused.
 //!
 //! ```text
-//! calm -> ad hoc refused -> real-time refused too (its cached values stand in) -> nobody asked (breaker open)
+//! calm -> ad hoc refused -> real-time refused too (its cached values are given instead) -> all refused (breaker open)
 //! ```
 //!
-//! Ad hoc's own queue does not count: it may be as long as it likes, as long as dashboards do not wait.
+//! The queue of ad hoc queries does not count as load: its length does not matter while dashboards do not wait.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! ```text
 //! enter -> a slot is free? -> Slot
 //!       -> queue (fair between projects) -> Slot | refused: share, queue, too long
-//! Slot dropped -> the next in the queue has it
+//! Slot dropped -> given to the next in the queue
 //! ```
 //!
 //! A slot is a value that is sent to the next waiter. A cancelled waiter passes its slot on; one that is cancelled earlier leaves
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use super::class::Limits;
 use super::queue::{Capacity, FairQueue, Full, Ticket};
 
-/// Why nobody was let in, and when it is worth coming back.
+/// Why there is no slot, and when to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSlot {
     pub(super) reason: Reason,
-    /// In how long those who wait now have had their turn.
+    /// When those who wait now have had a slot.
     pub(super) after: Duration,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Reason {
 pub(super) struct Pressure {
     /// How long the first in the queue has waited.
     pub(super) oldest: Duration,
-    /// In how long those who wait now have had their turn.
+    /// When those who wait now have had a slot.
     pub(super) drains_in: Duration,
 }
 
@@ -89,9 +89,9 @@ impl ClassSlots {
 
     /// A slot, at once or after a wait. Dropping the future gives up the wait.
     pub(super) async fn enter(&self, project: &str) -> Result<Slot, NoSlot> {
-        let mut waiting = match self.arrive(project).map_err(|reason| self.refused(reason))? {
-            Arrival::Admitted(slot) => return Ok(slot),
-            Arrival::Queued(waiting) => waiting,
+        let mut waiting = match self.try_enter(project).map_err(|reason| self.refused(reason))? {
+            EnterOutcome::Admitted(slot) => return Ok(slot),
+            EnterOutcome::Queued(waiting) => waiting,
         };
         let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.slot).await {
             Ok(Ok(Ok(slot))) => return Ok(slot),
@@ -109,11 +109,11 @@ impl ClassSlots {
         Pressure { oldest, drains_in: self.shared.drains_in(&state) }
     }
 
-    fn arrive(&self, project: &str) -> Result<Arrival, Reason> {
+    fn try_enter(&self, project: &str) -> Result<EnterOutcome, Reason> {
         let mut state = self.shared.lock();
         if state.free > 0 {
             state.free -= 1;
-            return Ok(Arrival::Admitted(Slot::new(&self.shared)));
+            return Ok(EnterOutcome::Admitted(Slot::new(&self.shared)));
         }
         let (slot, receiver) = oneshot::channel();
         let waiter = Waiter { since: Instant::now(), slot };
@@ -125,7 +125,7 @@ impl ClassSlots {
         if let Some(evicted) = evicted {
             evicted.refuse(Reason::Share);
         }
-        Ok(Arrival::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, slot: receiver }))
+        Ok(EnterOutcome::Queued(Waiting { shared: Arc::clone(&self.shared), ticket, slot: receiver }))
     }
 
     fn refused(&self, reason: Reason) -> NoSlot {
@@ -140,20 +140,20 @@ impl SlotsShared {
 
     /// Little's law: as many as wait, and one more, at the rate at which slots come back.
     fn drains_in(&self, state: &SlotsState) -> Duration {
-        let turns = u32::try_from(state.queue.len() + 1).unwrap_or(u32::MAX);
-        let places = u32::try_from(self.concurrency).unwrap_or(u32::MAX).max(1);
-        state.held.saturating_mul(turns) / places
+        let waiting = u32::try_from(state.queue.len() + 1).unwrap_or(u32::MAX);
+        let slots = u32::try_from(self.concurrency).unwrap_or(u32::MAX).max(1);
+        state.held.saturating_mul(waiting) / slots
     }
 }
 
 impl Waiter {
-    /// It may have gone away; then there is nobody to tell.
+    /// The waiter may be gone; then nothing is sent.
     fn refuse(self, reason: Reason) {
         drop(self.slot.send(Err(reason)));
     }
 }
 
-enum Arrival {
+enum EnterOutcome {
     Admitted(Slot),
     Queued(Waiting),
 }
@@ -395,7 +395,7 @@ mod tests {
                     Op::Poll(_) | Op::GiveUp(_) | Op::Leave(_) => {}
                 }
                 let (free, waiting) = slots.free_and_waiting();
-                prop_assert!(free == 0 || waiting == 0, "{waiting} wait for {free} free places");
+                prop_assert!(free == 0 || waiting == 0, "{waiting} wait for {free} free slots");
                 prop_assert!(inside.len() + free <= 2);
             }
             // Whoever still waits is served, one after the other.

@@ -1,9 +1,9 @@
 //! Runs at another level: outages, and shifts of the level, from two buckets to a third of the series.
 //!
-//! A trend that follows the values follows an outage too, and then the hours before it look wrong. So levels are found first:
+//! A trend that follows the values also follows an outage, and then the hours before it look anomalous. So levels are found first:
 //!
 //! 1. Each bucket is explained by one of a few **levels**, as multiples of its expectation (of averages: as spreads beside it).
-//!    The cheapest path through all buckets is taken, at a price for each change of level; what one bucket can cost is
+//!    The cheapest path through all buckets is taken, at a price for each change of level; the cost of one bucket is
 //!    bounded, so a lone spike changes nothing.
 //! 2. A change is a **shift** only where it is abrupt; drift is left to the trend.
 //! 3. A run that goes back, or is an outage that still lasts, is **temporary**, up to a third of the series. Any other is a

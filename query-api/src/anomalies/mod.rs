@@ -1,4 +1,4 @@
-//! Buckets of a series that are not as they were to be expected.
+//! Finds the buckets of a series that differ from what was expected.
 //!
 //! ```text
 //! HTTP -> authorize -> AnomalyQuery -> AnomalyPlan (with history) -> cache -> series from ClickHouse
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * The plan asks for history before the range, so that an hour can be judged.
-//! * [`levels`] finds runs at another level, so that what is expected does not follow an outage.
-//! * [`model`] says what was to be expected, by medians ([`robust`]); [`detect`] turns that into bands and scores.
+//! * [`levels`] finds runs at another level, so that the expectation does not follow an outage.
+//! * [`model`] computes the expected values, by medians ([`robust`]); [`detect`] turns them into bands and scores.
 //!
 //! | when | then |
 //! |---|---|
@@ -15,11 +15,11 @@
 //! | no event | 0 of what counts; absent, and not judged, of averages and quantiles |
 //! | buckets before the project's first event | not judged: they are not an outage |
 //! | a series that never changes | nothing is flagged |
-//! | an outage, or a shift that goes back, up to a third of the series | flagged whole; what was expected before is expected |
+//! | an outage, or a shift that goes back, up to a third of the series | flagged whole; the expectation stays as it was before |
 //! | a shift that stays | its first day is flagged (of days: its first week), then its level is expected |
-//! | fewer than three weeks, so that a weekend looks like a shift | shifts longer than half a day are not told, outages are |
+//! | fewer than three weeks, so that a weekend looks like a shift | shifts longer than half a day are not detected, outages are |
 //! | fewer than 14 whole buckets | 422 `too_few_points` |
-//! | history is no longer kept, or makes too many points | the range alone is learned from |
+//! | history is no longer kept, or makes too many points | only the range is learned from |
 //!
 //! # Why not ClickHouse's series functions
 //!

@@ -1,13 +1,13 @@
-//! What was to be expected: trend and season, each a median, so that what is looked for does not hide itself.
+//! The expected values: trend and season, each a median, so that anomalies do not change what is expected.
 //!
-//! 1. The **trend** is the median, without the season, over whole periods around each bucket, carried on at both ends by its
+//! 1. The **trend** is the median, without the season, over whole periods around each bucket, extended at both ends by its
 //!    own slope.
 //! 2. The **season** of a bucket is the median of what *other* cycles were above the trend at the same phase. Its own value
 //!    is left out: a single bucket would otherwise be expected to be what it is.
 //! 3. A period is possible when its season brings expectations clearly nearer to the values than the trend alone; of two
 //!    possible ones the longer is taken unless it is clearly further away.
 //! 4. The **spread** is the median size of deviations among buckets of about the same expectation: nights are quiet.
-//! 5. What deviates far is left out, and everything is done again.
+//! 5. Values that deviate far are left out, and all steps are repeated.
 
 use std::f64::consts::SQRT_2;
 

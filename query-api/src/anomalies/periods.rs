@@ -1,4 +1,4 @@
-//! After how many buckets a series may repeat itself.
+//! The periods after which a series may repeat itself, in buckets.
 
 use crate::time::{DAY, Granularity};
 

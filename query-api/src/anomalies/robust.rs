@@ -1,4 +1,4 @@
-//! Statistics that a few wild values do not move.
+//! Robust statistics, which a few outliers do not change.
 
 /// What makes the median of absolute deviations the standard deviation of normally distributed values: 1 / Φ⁻¹(3/4).
 const NORMAL: f64 = 1.4826;

@@ -1,4 +1,4 @@
-//! What made-up series are made of: random numbers, and the week of a site.
+//! The parts of simulated series: random numbers, and the week of a site.
 
 use std::f64::consts::TAU;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Series with known anomalies: the experiment behind the choice of method, kept as a test of it.
+//! Synthetic series with known anomalies: the experiment behind the choice of method, kept as a test of it.
 
 use super::detect::{Detected, Values, detect};
 use super::simulated::{Random, WEEKDAYS, of_day};

@@ -1,4 +1,4 @@
-//! Answers and their parts together: what concerns both.
+//! Operations on answers and their parts together.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ impl Cache {
     pub async fn keep(&self, warms: bool, stopped: CancellationToken) {
         let cleared = |project: Option<&str>| {
             let (answers, parts) = self.forget(project);
-            tracing::info!(project, answers, parts, "the cache was cleared, as another process told");
+            tracing::info!(project, answers, parts, "the cache was cleared: another process published it");
         };
         let warming = async {
             if warms {

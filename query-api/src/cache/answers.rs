@@ -1,15 +1,14 @@
-//! The way to an answer through all layers.
+//! How a request passes through all layers of the cache.
 //!
 //! ```text
 //! memory: fresh  -> HIT
-//!         ageing -> HIT, and one refresh beside
+//!         ageing -> HIT, and one refresh in the background
 //!         none   -> single flight -> Redis -> lock over the fleet -> compute -> MISS | COALESCED
-//! refused: for what the question is, not for how ClickHouse is -> the same refusal for a few seconds, without a try
-//! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never remembered
+//! refused: because of the question, not of ClickHouse's state -> the same refusal for a few seconds, without a try
+//! failed: an older answer, if one is kept -> STALE with the reason; else the error, which is never cached
 //! ```
 //!
-//! While computing fails, each question tries again, and its readers do not wait long for that: the reason that they are told is
-//! that of the last failure, for as long as it lasts.
+//! While computing fails, each request tries again, and does not wait long for it. `stale_reason` is that of the last failure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::cache_request::{CacheRequest, Given};
+use super::cache_request::{CacheOutcome, CacheRequest};
 use super::compute::{Accept, Obtained, Origin};
 use super::entry::{CachedAnswer, Freshness};
 use super::hot_keys::HotKeys;
@@ -129,7 +128,7 @@ impl Answers {
     }
 
     /// The answer to a question.
-    pub async fn get(&self, request: &CacheRequest) -> Result<Given, ReadError> {
+    pub async fn get(&self, request: &CacheRequest) -> Result<CacheOutcome, ReadError> {
         let lookup = self.lookup(request).await?;
         if lookup.kind != Kind::Realtime {
             self.hot_keys.touch(&lookup.key, request, (self.clock)());
@@ -145,7 +144,7 @@ impl Answers {
     }
 
     /// The answer, computed for this caller alone; it replaces the remembered one.
-    pub async fn fresh(&self, request: &CacheRequest) -> Result<Given, ReadError> {
+    pub async fn fresh(&self, request: &CacheRequest) -> Result<CacheOutcome, ReadError> {
         let lookup = self.lookup(request).await?;
         let lease = match self.fleet(&lookup) {
             Some(locks) => locks.token(&lookup).await,
@@ -159,7 +158,7 @@ impl Answers {
         }
     }
 
-    fn counted(&self, given: Given) -> Given {
+    fn counted(&self, given: CacheOutcome) -> CacheOutcome {
         if let CacheStatus::Stale(reason) = given.1 {
             self.metrics.cache.stale(reason.label());
         }
@@ -185,7 +184,7 @@ impl Answers {
     }
 
     /// An answer whose time is about to end: given, and refreshed beside unless that has just failed.
-    fn ageing(&self, lookup: &CacheLookup, cached: Arc<CachedAnswer>) -> Given {
+    fn ageing(&self, lookup: &CacheLookup, cached: Arc<CachedAnswer>) -> CacheOutcome {
         let has_failed =
             self.troubles.get(&lookup.request.fallback.span).is_some_and(|trouble| trouble.at.elapsed() < TROUBLE);
         if !has_failed && let Ok(permit) = Arc::clone(&self.refreshes).try_acquire_owned() {
@@ -220,7 +219,7 @@ impl Answers {
         });
     }
 
-    async fn wait(&self, lookup: &CacheLookup) -> Result<Given, ReadError> {
+    async fn wait(&self, lookup: &CacheLookup) -> Result<CacheOutcome, ReadError> {
         let trouble = self.troubles.get(&lookup.request.fallback.span);
         if let Some(trouble) = trouble
             && let Some(cached) = self.older(lookup).await
@@ -238,7 +237,7 @@ impl Answers {
         lookup: &CacheLookup,
         trouble: Trouble,
         cached: Arc<CachedAnswer>,
-    ) -> Result<Given, ReadError> {
+    ) -> Result<CacheOutcome, ReadError> {
         if trouble.at.elapsed() < TROUBLE {
             return Ok((cached, CacheStatus::Stale(trouble.reason)));
         }
@@ -265,7 +264,7 @@ impl Answers {
         lookup: &CacheLookup,
         role: Role,
         found: Result<Obtained, ReadError>,
-    ) -> Result<Given, ReadError> {
+    ) -> Result<CacheOutcome, ReadError> {
         let found = match found {
             Ok(found) => found,
             Err(error) => return self.stale_if_error(lookup, error).await,
@@ -293,7 +292,7 @@ impl Answers {
     }
 
     /// An older answer instead of an error that passes.
-    async fn stale_if_error(&self, lookup: &CacheLookup, error: ReadError) -> Result<Given, ReadError> {
+    async fn stale_if_error(&self, lookup: &CacheLookup, error: ReadError) -> Result<CacheOutcome, ReadError> {
         let Some(reason) = StaleReason::of(&error) else { return Err(error) };
         let cached = self.older(lookup).await.ok_or(error)?;
         Ok((cached, CacheStatus::Stale(reason)))

@@ -12,7 +12,7 @@ use crate::authorize::Scope;
 use crate::plan::Plan;
 use crate::store::ReadError;
 
-/// Computes an answer, waiting no longer for Redis than it is told; also later, to refresh it.
+/// Computes an answer, waiting for Redis within the time budget it is given; also later, to refresh it.
 pub type ComputeFn = Arc<
     dyn Fn(RedisTimeBudget) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>>
         + Send
@@ -64,5 +64,5 @@ impl FallbackKeys {
     }
 }
 
-/// An answer and where it came from.
-pub type Given = (Arc<CachedAnswer>, CacheStatus);
+/// An answer, and what the cache did for it.
+pub type CacheOutcome = (Arc<CachedAnswer>, CacheStatus);

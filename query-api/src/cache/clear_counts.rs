@@ -1,4 +1,4 @@
-//! How often the cache was cleared in this process, while no Redis counts that for the fleet.
+//! Counts how often the cache was cleared in this process, while there is no Redis to count it for the fleet.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};

@@ -1,4 +1,4 @@
-//! One computation of single flight: look once more, wait for the fleet, compute, remember, publish.
+//! One computation of single flight: look up once more, wait for the fleet, compute, cache, publish.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,13 +1,13 @@
-//! The day-version table: the versions of days and hours that this process has read, and how far they can be trusted. The pure part of
+//! The day-version table: the versions of days and hours that this process has read, and for how long they are valid. The pure part of
 //! [`Versions`](super::Versions).
 //!
 //! ```text
-//! subscribed:     read once -> messages name days and hours -> only those are read again, all of them, when one is next asked about
-//! not subscribed: what was read is believed for half a second
+//! subscribed:     read once -> messages name days and hours -> the next request about one of them reads all of them again
+//! not subscribed: what was read is valid for half a second
 //! ```
 //!
-//! Every version that is read again makes readers wait for another answer. So a change after quiet is read at once, and
-//! further ones of the project once in a [`Slot`]: late events cost at most two answers a second.
+//! Every version that is read again makes readers wait for another answer. So the first change after a quiet time is read at once, and
+//! further changes of the project once per [`Slot`]: late events cost at most two answers a second.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -137,20 +137,20 @@ impl Changed {
     }
 
     /// What to read for a span: if anything, all that changed. Readers of other spans join the reading.
-    fn read_for(&self, span: &Span) -> Option<Look> {
+    fn read_for(&self, span: &Span) -> Option<VersionLookup> {
         match self {
             Self::Units(changed) => {
                 let is_meant = span.ranges().any(|range| changed.range(range).next().is_some());
-                is_meant.then(|| Look::Read(changed.iter().copied().collect()))
+                is_meant.then(|| VersionLookup::Read(changed.iter().copied().collect()))
             }
-            Self::Whole => Some(Look::ReadAll),
+            Self::Whole => Some(VersionLookup::ReadAll),
         }
     }
 }
 
-/// What is known of some days of a project.
+/// What the table says about some days of a project.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum VersionLookup {
     /// All of it.
     Known(VersionStamp),
     /// The project has to be read.
@@ -203,15 +203,15 @@ impl DayVersionTable {
     }
 
     /// The sum of the versions of `days`, or what to read first.
-    pub(super) fn look(&self, project: &str, span: &Span, now: Moment) -> Look {
+    pub(super) fn look_up(&self, project: &str, span: &Span, now: Moment) -> VersionLookup {
         let Some(known) = self.projects.get(project).filter(|known| self.is_believed(known, now.at)) else {
-            return Look::ReadAll;
+            return VersionLookup::ReadAll;
         };
         if span.is_empty() {
-            return Look::Known(known.stamp(span));
+            return VersionLookup::Known(known.stamp(span));
         }
         let due = known.changed.read_for(span).filter(|_| known.slot != Some(now.slot));
-        due.unwrap_or_else(|| Look::Known(known.stamp(span)))
+        due.unwrap_or_else(|| VersionLookup::Known(known.stamp(span)))
     }
 
     fn is_believed(&self, known: &Project, now: Instant) -> bool {
@@ -353,12 +353,12 @@ mod tests {
         Instant::now() + Duration::from_secs(86_400)
     }
 
-    fn read(list: &[Day]) -> Look {
-        Look::Read(days(list.iter().copied()))
+    fn read(list: &[Day]) -> VersionLookup {
+        VersionLookup::Read(days(list.iter().copied()))
     }
 
-    fn summed(sum: u64) -> Look {
-        Look::Known(VersionStamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
+    fn summed(sum: u64) -> VersionLookup {
+        VersionLookup::Known(VersionStamp { generation: GENERATION, days: DaysStamp::Known { epoch: 7, sum } })
     }
 
     /// The middle of a slot, so many milliseconds later.
@@ -375,16 +375,16 @@ mod tests {
     fn a_message_makes_the_days_it_names_be_read_again_and_no_others() {
         let (mut all, now) = (DayVersionTable::default(), after(Instant::now(), 0));
         all.linked(1, forever());
-        assert_eq!(all.look("p", &span(1..=2), now), Look::ReadAll);
+        assert_eq!(all.look_up("p", &span(1..=2), now), VersionLookup::ReadAll);
         known(&mut all, now);
-        assert_eq!(all.look("p", &span(1..=2), now), summed(12));
+        assert_eq!(all.look_up("p", &span(1..=2), now), summed(12));
         all.heard("p", days([2]));
         all.heard("q", days([1]));
-        assert_eq!(all.look("p", &span(1..=1), now), summed(5));
-        assert_eq!(all.look("p", &span(1..=2), now), read(&[2]));
+        assert_eq!(all.look_up("p", &span(1..=1), now), summed(5));
+        assert_eq!(all.look_up("p", &span(1..=2), now), read(&[2]));
         let begun = all.reading("p", now);
         all.took("p", begun, reread([(2, 8)]));
-        assert_eq!(all.look("p", &span(1..=9), now), summed(14));
+        assert_eq!(all.look_up("p", &span(1..=9), now), summed(14));
     }
 
     #[test]
@@ -393,11 +393,14 @@ mod tests {
         all.linked(1, forever());
         known(&mut all, now);
         all.heard("p", days([1, 2, 9]));
-        assert_eq!(all.look("p", &span(1..=1), now), read(&[1, 2, 9]));
-        assert_eq!(all.look("p", &span(3..=8), now), summed(0), "nobody named them");
+        assert_eq!(all.look_up("p", &span(1..=1), now), read(&[1, 2, 9]));
+        assert_eq!(all.look_up("p", &span(3..=8), now), summed(0), "nobody named them");
         let begun = all.reading("p", now);
         all.took("p", begun, reread([(1, 6), (2, 8), (9, 2)]));
-        assert_eq!([1..=1, 2..=2, 9..=9, 1..=9].map(|days| all.look("p", &span(days), now)), [6, 8, 2, 16].map(summed));
+        assert_eq!(
+            [1..=1, 2..=2, 9..=9, 1..=9].map(|days| all.look_up("p", &span(days), now)),
+            [6, 8, 2, 16].map(summed)
+        );
     }
 
     #[test]
@@ -408,11 +411,11 @@ mod tests {
             let begun = all.reading("p", now);
             all.cleared(cleared);
             all.took_all("p", begun, fetched(&[(1, 5)]));
-            let expected = if is_believed { summed(5) } else { Look::ReadAll };
-            assert_eq!(all.look("p", &span(1..=2), now), expected, "{cleared:?}");
+            let expected = if is_believed { summed(5) } else { VersionLookup::ReadAll };
+            assert_eq!(all.look_up("p", &span(1..=2), now), expected, "{cleared:?}");
             // The next one began after it.
             known(&mut all, now);
-            assert_eq!(all.look("p", &span(1..=2), now), summed(12));
+            assert_eq!(all.look_up("p", &span(1..=2), now), summed(12));
         }
     }
 
@@ -425,11 +428,11 @@ mod tests {
         let begun = all.reading("p", now);
         // Its sum is what it was.
         all.took("p", begun, Reread { since: 8, versions: vec![(Unit::Day(2), 7)] });
-        assert_eq!(all.look("p", &span(1..=2), now), Look::ReadAll);
+        assert_eq!(all.look_up("p", &span(1..=2), now), VersionLookup::ReadAll);
         let begun = all.reading("p", now);
         all.took_all("p", begun, Fetched { since: 8, ..fetched(&[(1, 5), (2, 7)]) });
-        let look = all.look("p", &span(1..=2), now);
-        assert!(matches!(look, Look::Known(_)) && look != summed(12), "{look:?}");
+        let lookup = all.look_up("p", &span(1..=2), now);
+        assert!(matches!(lookup, VersionLookup::Known(_)) && lookup != summed(12), "{lookup:?}");
     }
 
     #[test]
@@ -440,11 +443,11 @@ mod tests {
         let begun = all.reading("p", now);
         all.heard("p", days([1]));
         all.took_all("p", begun, fetched(&[(1, 5)]));
-        assert_eq!(all.look("p", &span(1..=2), now), read(&[1]));
+        assert_eq!(all.look_up("p", &span(1..=2), now), read(&[1]));
         let begun = all.reading("p", now);
         all.heard("p", days([1]));
         all.took("p", begun, reread([(1, 6)]));
-        assert_eq!(all.look("p", &span(1..=2), later), read(&[1]));
+        assert_eq!(all.look_up("p", &span(1..=2), later), read(&[1]));
     }
 
     #[test]
@@ -453,13 +456,13 @@ mod tests {
         all.linked(1, forever());
         known(&mut all, after(began, 0));
         for quiet in [0, 5_000] {
-            let look = |all: &DayVersionTable, ms| all.look("p", &span(1..=9), after(began, quiet + ms));
+            let look_up_at = |all: &DayVersionTable, ms| all.look_up("p", &span(1..=9), after(began, quiet + ms));
             all.heard("p", days([2]));
-            assert_eq!(look(&all, 0), read(&[2]));
+            assert_eq!(look_up_at(&all, 0), read(&[2]));
             let begun = all.reading("p", after(began, quiet));
             all.took("p", begun, reread([(2, 7)]));
             all.heard("p", days([1]));
-            let is_read = |ms| look(&all, ms) == read(&[1]);
+            let is_read = |ms| look_up_at(&all, ms) == read(&[1]);
             assert_eq!([1, 249, 250, 500].map(is_read), [false, false, true, true]);
             let begun = all.reading("p", after(began, quiet + 250));
             all.took("p", begun, reread([(1, 5)]));
@@ -467,21 +470,21 @@ mod tests {
     }
 
     /// What `known` shows of `versions`, which is what Redis holds.
-    fn shown(known: &mut DayVersionTable, versions: &BTreeMap<Day, u64>, now: Moment) -> Look {
-        let look = known.look("p", &span(1..=9), now);
+    fn shown(known: &mut DayVersionTable, versions: &BTreeMap<Day, u64>, now: Moment) -> VersionLookup {
+        let lookup = known.look_up("p", &span(1..=9), now);
         let begun = known.reading("p", now);
-        match &look {
-            Look::ReadAll => {
+        match &lookup {
+            VersionLookup::ReadAll => {
                 let versions = versions.iter().map(|(day, version)| (Unit::Day(*day), *version)).collect();
                 known.took_all("p", begun, Fetched { generation: GENERATION, since: 7, versions });
             }
-            Look::Read(units) => {
+            VersionLookup::Read(units) => {
                 let day = |unit: &Unit| if let Unit::Day(day) = unit { *day } else { panic!("{unit:?}") };
                 known.took("p", begun, reread(units.iter().map(|unit| (day(unit), versions[&day(unit)]))));
             }
-            Look::Known(_) => known.took_nothing("p"),
+            VersionLookup::Known(_) => known.took_nothing("p"),
         }
-        known.look("p", &span(1..=9), now)
+        known.look_up("p", &span(1..=9), now)
     }
 
     #[test]
@@ -517,10 +520,10 @@ mod tests {
         known(&mut all, after(began, 0));
         for ms in [0, 500] {
             all.heard("p", days(0..1_001));
-            assert_eq!(all.look("p", &span(1..=2), after(began, ms)), Look::ReadAll);
+            assert_eq!(all.look_up("p", &span(1..=2), after(began, ms)), VersionLookup::ReadAll);
             known(&mut all, after(began, ms));
             all.heard("p", days(0..1_001));
-            assert_eq!(all.look("p", &span(1..=2), after(began, ms)), summed(12));
+            assert_eq!(all.look_up("p", &span(1..=2), after(began, ms)), summed(12));
         }
     }
 
@@ -528,16 +531,16 @@ mod tests {
     fn without_messages_it_is_believed_for_half_a_second() {
         let (mut all, began) = (DayVersionTable::default(), Instant::now());
         known(&mut all, after(began, 0));
-        let look = |all: &DayVersionTable, ms| all.look("p", &span(1..=2), after(began, ms));
-        assert_eq!([499, 500].map(|ms| look(&all, ms) == Look::ReadAll), [false, true]);
+        let look_up_at = |all: &DayVersionTable, ms| all.look_up("p", &span(1..=2), after(began, ms));
+        assert_eq!([499, 500].map(|ms| look_up_at(&all, ms) == VersionLookup::ReadAll), [false, true]);
         all.linked(1, forever());
-        assert_eq!(look(&all, 500), Look::ReadAll, "it was read before the subscription");
+        assert_eq!(look_up_at(&all, 500), VersionLookup::ReadAll, "it was read before the subscription");
         known(&mut all, after(began, 0));
-        assert_eq!([9_999, 10_000].map(|ms| look(&all, ms) == Look::ReadAll), [false, true]);
+        assert_eq!([9_999, 10_000].map(|ms| look_up_at(&all, ms) == VersionLookup::ReadAll), [false, true]);
         all.unlinked();
-        assert_eq!(look(&all, 500), Look::ReadAll, "messages no longer come");
+        assert_eq!(look_up_at(&all, 500), VersionLookup::ReadAll, "messages no longer come");
         all.linked(2, forever());
-        assert_eq!(look(&all, 500), Look::ReadAll, "some may have been missed");
+        assert_eq!(look_up_at(&all, 500), VersionLookup::ReadAll, "some may have been missed");
         assert_eq!(all.generation("p"), Some(GENERATION));
     }
 

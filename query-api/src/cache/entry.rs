@@ -1,4 +1,4 @@
-//! A cached answer: as it is given to a reader, as it is stored, and how it is encoded for Redis.
+//! A cached answer: its form for a reader, in memory, and encoded for Redis.
 
 use std::sync::Arc;
 
@@ -85,8 +85,8 @@ impl Freshness {
 }
 
 impl CachedAnswer {
-    /// What it is worth to a reader of `days`. While nobody can say what they are, an answer that is of what was last `proven` is as old
-    /// as that.
+    /// How fresh it is for a reader of `days`. While the versions are unknown, an answer of the versions that were last `proven` is as
+    /// old as that proof.
     pub fn freshness(&self, days: DaysStamp, proven: Option<Proven>, policy: &Policy, now_ms: i64) -> Freshness {
         let right_ms = proven.filter(|proven| proven.days == self.days).map_or(i64::MIN, |proven| proven.at_ms);
         let ends = match days {

@@ -1,4 +1,4 @@
-//! `?fresh=true`: past the cache, but at most once per caller and 5 s.
+//! `?fresh=true`: bypasses the cache, at most once in 5 s per caller.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,21 +1,21 @@
 //! Heartbeats of the ingesters: whether the versions that were read are current. Pure.
 //!
 //! ```text
-//! four times a second: the list of writers and what Redis is, read together
-//! believed while       the last reading is young, the list is there, and the beat of every writer has risen lately
-//! else                 unknown, and answers live by their short time
+//! four times a second: one reading of the list of writers and of the identity of Redis
+//! current while        the last reading is young, the list exists, and the beat of every writer has risen lately
+//! else                 unknown, and answers live by their short time to live
 //! ```
 //!
-//! A version that did not change says "nothing was stored" only if whoever stores could have raised it. So each writer beats once all
-//! that it stored has been told (`tallyhouse_service::changed_days`, which lists the failure cases). Time is this process's own: a beat is as
-//! old as the first reading that saw it, counted from when that reading was sent. An event that cannot be told therefore makes
-//! answers unknown within `LEASE` and one pause between readings, whatever the reason.
+//! An unchanged version proves "nothing was stored" only if the writer could have raised it. A writer sends a heartbeat after
+//! publishing every change (`tallyhouse_service::changed_days`, which lists the failure cases). The clock is this process's own: the age
+//! of a beat counts from when the first reading that saw it was sent. A change that cannot be published therefore makes versions
+//! unknown within `LEASE` and one pause between readings, whatever the reason.
 //!
-//! * A writer that is seen for the first time counts as alive for one lease: this process has only just begun.
-//! * A writer that is silent stays one until it beats, or is off the list: it may be cut off from Redis alone, and go on storing.
-//! * A writer that is gone from the list of another Redis than before (`Reading::data`) did not say goodbye: it is waited for
-//!   for `MOVES_WITHIN`.
-//! * After `OUTLIVES` of silence it is taken off the list: no answer from before its silence is left.
+//! * A writer that is seen for the first time is alive for one lease: this process has only just started.
+//! * A silent writer stays a writer until it beats or is removed from the list: only its connection to Redis may be broken, and it may go on storing.
+//! * A writer that is missing from the list of another Redis than before (`Reading::data`) did not sign off: versions stay unknown
+//!   until it beats there, for `MOVES_WITHIN` at most.
+//! * A writer that is silent for `OUTLIVES` is removed from the list: no answer from before its silence is left.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 /// Between two readings.
 pub(super) const READ_EVERY: Duration = Duration::from_millis(250);
 
-/// How long a beat is believed. Beats and readings come four times a second each; a pause of half a second in one of them does no harm.
+/// How long a beat proves that its writer is alive. Beats and readings come four times a second each; a pause of half a second in one
+/// of them does no harm.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// How long writers may take to find a Redis that took the place of another.
@@ -41,18 +42,18 @@ pub(super) struct Reading {
     pub(super) writers: Option<HashMap<String, u64>>,
 }
 
-/// Why versions are not believed.
+/// Why versions are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
+pub enum UnknownReason {
     /// Redis does not answer, or was never asked.
     NoAnswer,
     /// It has no list of writers: it is new, lost it, or knows older ingesters only.
     NoWriters,
-    /// Somebody who writes does not beat.
+    /// A writer sends no heartbeat.
     Silent,
 }
 
-impl Doubt {
+impl UnknownReason {
     /// As in metrics.
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -92,7 +93,7 @@ pub(super) struct WriterHeartbeats {
 }
 
 impl WriterHeartbeats {
-    /// A reading brought this. Tells whether it is of another Redis than the one before.
+    /// Takes a reading; returns whether it is of another Redis than the one before.
     pub(super) fn took(&mut self, sent: Instant, reading: Reading) -> bool {
         let is_other = self.last.is_some_and(|(_, data)| data != reading.data);
         self.last = Some((sent, reading.data));
@@ -112,16 +113,16 @@ impl WriterHeartbeats {
         is_other
     }
 
-    /// Whether versions are believed now.
-    pub(super) fn doubt(&self, now: Instant) -> Option<Doubt> {
+    /// Why versions are unknown now; `None` when they are current.
+    pub(super) fn unknown_reason(&self, now: Instant) -> Option<UnknownReason> {
         let is_young = |at: Instant| now.saturating_duration_since(at) < LEASE;
         if !self.last.is_some_and(|(sent, _)| is_young(sent)) {
-            return Some(Doubt::NoAnswer);
+            return Some(UnknownReason::NoAnswer);
         }
         if !self.has_list {
-            return Some(Doubt::NoWriters);
+            return Some(UnknownReason::NoWriters);
         }
-        self.beats.values().any(|beat| !is_young(beat.at)).then_some(Doubt::Silent)
+        self.beats.values().any(|beat| !is_young(beat.at)).then_some(UnknownReason::Silent)
     }
 
     /// Whether anything was ever read.
@@ -163,32 +164,32 @@ mod tests {
             self.began + Duration::from_millis(ms)
         }
 
-        fn read(&mut self, ms: u64, data: u64, writers: &[(&str, u64)]) -> Option<Doubt> {
+        fn read(&mut self, ms: u64, data: u64, writers: &[(&str, u64)]) -> Option<UnknownReason> {
             let writers = Some(writers.iter().map(|(id, beat)| ((*id).to_owned(), *beat)).collect());
             self.heartbeats.took(self.at(ms), Reading { data, writers });
-            self.doubt(ms)
+            self.unknown_reason(ms)
         }
 
-        fn doubt(&self, ms: u64) -> Option<Doubt> {
-            self.heartbeats.doubt(self.at(ms))
+        fn unknown_reason(&self, ms: u64) -> Option<UnknownReason> {
+            self.heartbeats.unknown_reason(self.at(ms))
         }
     }
 
     #[test]
-    fn versions_are_believed_while_every_writer_beats() {
+    fn versions_are_current_while_every_writer_beats() {
         let mut all = Clocked::new();
-        assert_eq!(all.doubt(0), Some(Doubt::NoAnswer));
+        assert_eq!(all.unknown_reason(0), Some(UnknownReason::NoAnswer));
         assert_eq!(all.read(0, 1, &[("a", 1), ("b", 7)]), None, "both have just been seen");
         assert_eq!(all.read(250, 1, &[("a", 2), ("b", 8)]), None);
         // One can no longer write.
         assert_eq!(all.read(1_000, 1, &[("a", 5), ("b", 8)]), None);
-        assert_eq!(all.read(1_250, 1, &[("a", 6), ("b", 8)]), Some(Doubt::Silent));
+        assert_eq!(all.read(1_250, 1, &[("a", 6), ("b", 8)]), Some(UnknownReason::Silent));
         assert_eq!(all.heartbeats.silent(all.at(1_250)), ["b"]);
-        assert_eq!(all.read(9_000, 1, &[("a", 6), ("b", 8)]), Some(Doubt::Silent));
+        assert_eq!(all.read(9_000, 1, &[("a", 6), ("b", 8)]), Some(UnknownReason::Silent));
         assert_eq!(all.read(9_250, 1, &[("a", 37), ("b", 9)]), None);
-        assert_eq!(all.doubt(10_250), Some(Doubt::NoAnswer), "Redis hangs");
+        assert_eq!(all.unknown_reason(10_250), Some(UnknownReason::NoAnswer), "Redis hangs");
         // It goes on, with what it held.
-        assert_eq!(all.read(20_000, 1, &[("a", 37), ("b", 9)]), Some(Doubt::Silent));
+        assert_eq!(all.read(20_000, 1, &[("a", 37), ("b", 9)]), Some(UnknownReason::Silent));
         assert_eq!(all.read(20_250, 1, &[("a", 38), ("b", 10)]), None);
     }
 
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(all.read(900, 1, &[]), None);
         assert_eq!(all.read(5_000, 1, &[]), None, "everybody stopped in order");
         all.heartbeats.took(all.at(5_250), Reading { data: 1, writers: None });
-        assert_eq!(all.doubt(5_250), Some(Doubt::NoWriters));
+        assert_eq!(all.unknown_reason(5_250), Some(UnknownReason::NoWriters));
     }
 
     #[test]
@@ -208,10 +209,10 @@ mod tests {
         assert_eq!(all.read(0, 1, &[("a", 100), ("b", 100)]), None);
         assert_eq!(all.read(250, 1, &[("a", 101), ("b", 101)]), None);
         // An old snapshot.
-        assert_eq!(all.read(2_000, 2, &[("a", 50), ("b", 50)]), Some(Doubt::Silent));
+        assert_eq!(all.read(2_000, 2, &[("a", 50), ("b", 50)]), Some(UnknownReason::Silent));
         assert_eq!(all.read(2_250, 2, &[("a", 109), ("b", 109)]), None);
         // An empty one, which one of them has found.
-        assert_eq!(all.read(4_000, 3, &[("a", 117)]), Some(Doubt::Silent));
+        assert_eq!(all.read(4_000, 3, &[("a", 117)]), Some(UnknownReason::Silent));
         assert_eq!(all.read(4_250, 3, &[("a", 118), ("b", 118)]), None);
     }
 

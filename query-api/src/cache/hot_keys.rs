@@ -1,7 +1,7 @@
 //! Hot keys: which answers were requested most in the last minutes, in a bounded sketch.
 //!
-//! It is an estimate. When it is full a newcomer takes the place, and the count, of the coldest, so that what is asked
-//! often gets in and what was asked once does not push it out for long. A hit that finds the sketch in use is not counted.
+//! The counts are estimates. When the sketch is full, a new key replaces the coldest and inherits its count, so that a key that is
+//! requested often gets in, and one that was requested once does not keep it out for long. A hit while the sketch is locked is not counted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

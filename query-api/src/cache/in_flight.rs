@@ -1,12 +1,12 @@
-//! In-flight parts: parts of answers that are being computed in this process. Each is computed once, for all who need it.
+//! In-flight parts: parts of answers that this process is computing. Each is computed once, for all queries that need it.
 //!
 //! ```text
-//! claim all missing parts at once -> owner:  compute, publish to the waiters, cache, drop the claim
-//!                                 -> waiter: wait for the owner, once all own parts are published
+//! reserve all missing parts at once -> owner:  compute, publish to the waiters, cache, release
+//!                                   -> waiter: wait for the owner, once all own parts are published
 //! ```
 //!
-//! Nobody waits before publishing what others wait for, so there is no deadlock. An owner that fails or is cancelled drops its
-//! claims, and one of the waiters claims them. A part is passed to its waiters directly, so that they have it even when it does
+//! A query publishes its own parts before it waits for others, so there is no deadlock. An owner that fails or is cancelled releases
+//! its parts, and one of the waiters reserves them. A part is passed to its waiters directly, so that they have it even when it does
 //! not fit into memory.
 //!
 //! Only queries of one class share: dashboards must not wait behind ad hoc queries for a permit.
@@ -22,10 +22,10 @@ use super::single_flight::lock;
 use super::stamp::DaysStamp;
 use crate::admission::Class;
 
-/// The claims on parts. Clones share them.
+/// The reserved parts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct InFlightParts {
-    claims: Arc<Mutex<HashMap<PartId, watch::Receiver<Option<CachedPart>>>>>,
+    reserved: Arc<Mutex<HashMap<PartId, watch::Receiver<Option<CachedPart>>>>>,
 }
 
 /// A part as read at one stamp.
@@ -38,13 +38,13 @@ struct PartId {
 
 /// Who computes a part.
 #[derive(Debug)]
-pub enum Claim {
+pub enum Reservation {
     Owner(PartOwner),
     /// Another query.
     Waiter(PartWaiter),
 }
 
-/// A claim on a part that the caller computes. Dropping it frees the part.
+/// The caller computes the part. Dropping the owner releases it.
 #[derive(Debug)]
 pub struct PartOwner {
     name: PartId,
@@ -59,19 +59,19 @@ pub struct PartWaiter {
 }
 
 impl InFlightParts {
-    /// Claims parts for a question of this class, in the order of their keys.
-    pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
-        let mut claims = lock(&self.claims);
-        let claim = |key: &PartKey| {
+    /// Reserves parts for a question of this class, in the order of their keys.
+    pub fn reserve<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Reservation> {
+        let mut reserved = lock(&self.reserved);
+        let reserve = |key: &PartKey| {
             let name = PartId { class, key: Arc::clone(&key.name), days: key.stamp.days };
-            if let Some(outcome) = claims.get(&name) {
-                return Claim::Waiter(PartWaiter { outcome: outcome.clone() });
+            if let Some(outcome) = reserved.get(&name) {
+                return Reservation::Waiter(PartWaiter { outcome: outcome.clone() });
             }
             let (publish, outcome) = watch::channel(None);
-            claims.insert(name.clone(), outcome);
-            Claim::Owner(PartOwner { name, outcome: publish, all: self.clone() })
+            reserved.insert(name.clone(), outcome);
+            Reservation::Owner(PartOwner { name, outcome: publish, all: self.clone() })
         };
-        keys.into_iter().map(claim).collect()
+        keys.into_iter().map(reserve).collect()
     }
 }
 
@@ -84,7 +84,7 @@ impl PartOwner {
 
 impl Drop for PartOwner {
     fn drop(&mut self) {
-        lock(&self.all.claims).remove(&self.name);
+        lock(&self.all.reserved).remove(&self.name);
     }
 }
 
@@ -114,44 +114,48 @@ mod tests {
         CachedPart { bytes: Bytes::from_static(b"part"), read_ms: 7 }
     }
 
-    fn one(in_flight: &InFlightParts, class: Class, key: &PartKey) -> Claim {
-        in_flight.claim(class, [key]).pop().unwrap()
+    fn one(in_flight: &InFlightParts, class: Class, key: &PartKey) -> Reservation {
+        in_flight.reserve(class, [key]).pop().unwrap()
     }
 
     #[tokio::test]
-    async fn those_who_wait_are_told_and_those_who_come_later_compute() {
+    async fn those_who_wait_have_it_and_those_who_come_later_compute() {
         let (in_flight, a) = (InFlightParts::default(), key("a", 1));
-        let Claim::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else { panic!("nobody else computes it") };
-        let Claim::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
+        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else {
+            panic!("nobody else computes it")
+        };
+        let Reservation::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
         let (waits, ()) = tokio::join!(waiter.part(), async { owner.publish(part()) });
         assert_eq!(waits, Some(part()));
-        let Claim::Waiter(late) = one(&in_flight, Class::Dashboard, &a) else { panic!("it was not let go") };
+        let Reservation::Waiter(late) = one(&in_flight, Class::Dashboard, &a) else { panic!("it was not released") };
         drop(owner);
-        assert_eq!(late.part().await, Some(part()), "told before it was let go");
-        assert!(matches!(one(&in_flight, Class::Dashboard, &a), Claim::Owner(_)));
-        assert!(lock(&in_flight.claims).is_empty(), "claims that were let go are forgotten");
+        assert_eq!(late.part().await, Some(part()), "published before it was released");
+        assert!(matches!(one(&in_flight, Class::Dashboard, &a), Reservation::Owner(_)));
+        assert!(lock(&in_flight.reserved).is_empty(), "released parts are forgotten");
     }
 
     #[tokio::test]
-    async fn a_claim_that_is_let_go_without_a_part_is_free() {
+    async fn a_part_that_is_released_unpublished_is_free() {
         let (in_flight, a) = (InFlightParts::default(), key("a", 1));
-        let Claim::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else { panic!("nobody else computes it") };
-        let Claim::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
+        let Reservation::Owner(owner) = one(&in_flight, Class::Dashboard, &a) else {
+            panic!("nobody else computes it")
+        };
+        let Reservation::Waiter(waiter) = one(&in_flight, Class::Dashboard, &a) else { panic!("it is computed") };
         drop(owner);
         assert_eq!(waiter.part().await, None);
-        assert!(matches!(one(&in_flight, Class::Dashboard, &a), Claim::Owner(_)));
+        assert!(matches!(one(&in_flight, Class::Dashboard, &a), Reservation::Owner(_)));
     }
 
     #[tokio::test]
     async fn other_parts_stamps_and_classes_are_not_waited_for() {
         let in_flight = InFlightParts::default();
-        let held = in_flight.claim(Class::Dashboard, [&key("a", 1), &key("b", 1)]);
-        assert!(held.iter().all(|claim| matches!(claim, Claim::Owner(_))));
+        let held = in_flight.reserve(Class::Dashboard, [&key("a", 1), &key("b", 1)]);
+        assert!(held.iter().all(|part| matches!(part, Reservation::Owner(_))));
         for (class, key) in
             [(Class::Dashboard, key("c", 1)), (Class::Dashboard, key("a", 2)), (Class::AdHoc, key("a", 1))]
         {
-            assert!(matches!(one(&in_flight, class, &key), Claim::Owner(_)), "{class:?} {key:?}");
+            assert!(matches!(one(&in_flight, class, &key), Reservation::Owner(_)), "{class:?} {key:?}");
         }
-        assert!(matches!(one(&in_flight, Class::Dashboard, &key("b", 1)), Claim::Waiter(_)));
+        assert!(matches!(one(&in_flight, Class::Dashboard, &key("b", 1)), Reservation::Waiter(_)));
     }
 }

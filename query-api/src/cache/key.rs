@@ -1,4 +1,4 @@
-//! What an answer, or a part of one, is remembered under.
+//! The keys of cached answers and parts.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a question of a project, by its name ([`CacheRequest::name`]). What cannot be written down has
+    /// The key of a question of a project, by its name ([`CacheRequest::name`](super::cache_request::CacheRequest::name)). What cannot be written down has
     /// none, and is not remembered.
     pub fn of(scope: &Scope, name: &str, generation: Generation) -> Option<Self> {
         let text = serde_json::to_string(&(VERSION, generation, scope.project(), name)).ok()?;
@@ -137,8 +137,8 @@ mod tests {
         assert_ne!(key("a", 1), key("a", 2));
         assert_ne!(key("a", 1).in_redis().answer(), key("b", 1).in_redis().answer());
         assert_ne!(key("a\",1", 1), key("a", 1));
-        let purged = Generation::Process { all: 1, project: 0 };
-        assert_ne!(Key::of(&Scope::for_test("a"), "1", purged).unwrap(), key("a", 1));
+        let cleared = Generation::Process { all: 1, project: 0 };
+        assert_ne!(Key::of(&Scope::for_test("a"), "1", cleared).unwrap(), key("a", 1));
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(key("a", "x"), key("a", "x"));
         assert_ne!(key("a", "x").name, key("b", "x").name);
         assert_ne!(key("a", "x").name, key("a", "y").name);
-        let purged = VersionStamp { generation: Generation::Process { all: 1, project: 0 }, ..stamp };
-        assert_ne!(PartKey::of(&Scope::for_test("a"), &"x", purged).name, key("a", "x").name);
+        let cleared = VersionStamp { generation: Generation::Process { all: 1, project: 0 }, ..stamp };
+        assert_ne!(PartKey::of(&Scope::for_test("a"), &"x", cleared).name, key("a", "x").name);
     }
 }

@@ -1,4 +1,4 @@
-//! Single flight over the fleet: one instance computes, the others wait for what it publishes.
+//! Single flight over the fleet: one instance computes, the others wait for the answer that it publishes.
 //!
 //! ```text
 //! acquire -> leader: compute, renewing -> publish (if the token is still the newest) and unlock, at once
@@ -6,7 +6,7 @@
 //!        -> Redis away: compute without
 //! ```
 //!
-//! * A leader that dies stops renewing; its lock ends within [`LOCK`] and a follower takes over.
+//! * A leader that dies stops renewing; its lock expires within [`LOCK`] and a follower takes over.
 //! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
 //! * Nobody waits longer than a query may take: after the deadline, compute without the lock.
 

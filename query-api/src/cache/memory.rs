@@ -1,4 +1,4 @@
-//! The first layer: in this process, bounded by bytes.
+//! The first layer of the cache: answers in this process, bounded by bytes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ impl Memory {
         Self { cache }
     }
 
-    /// The answer, whatever it is worth.
+    /// The answer, however fresh it is.
     pub fn get(&self, key: &Key) -> Option<Arc<CachedAnswer>> {
         self.cache.get(key)
     }

@@ -1,12 +1,12 @@
 //! Parts of answers: aligned chunks of series, so that a sliding window computes only its tail again.
 //!
 //! ```text
-//! get_many: memory -> one MGET for what is missing -> opened together
-//! put_many: packed together -> memory, and beside the request one pipeline to Redis
+//! get_many: memory -> one MGET for the missing parts -> decompressed together
+//! put_many: compressed together -> memory, and in the background one pipeline to Redis
 //! ```
 //!
-//! A part is given out only at the stamp that it was computed at. When in doubt it is not there: Redis that fails, damage,
-//! or too many writes in flight cost a computation, never a wrong answer.
+//! A part is given only for the stamp that it was computed at. Redis that fails, damage, or too many writes in flight make a part
+//! missing: they cost a computation, never a wrong answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::RedisTimeBudget;
 use super::compressed::{Compressed, beside};
 use super::entry::{is_ahead, sealed, take, unsealed};
-use super::in_flight::{Claim, InFlightParts, PartWaiter};
+use super::in_flight::{InFlightParts, PartWaiter, Reservation};
 use super::key::PartKey;
 use super::shared::{MAX_BYTES, Request, SharedCache};
 use super::stamp::DaysStamp;
@@ -116,9 +116,9 @@ impl Parts {
         opened(found).await
     }
 
-    /// Who computes the parts that are missing, in the order of their keys.
-    pub fn claim<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Claim> {
-        self.in_flight.claim(class, keys)
+    /// Reserves the parts that are missing: who computes each, in the order of their keys.
+    pub fn reserve<'k>(&self, class: Class, keys: impl IntoIterator<Item = &'k PartKey>) -> Vec<Reservation> {
+        self.in_flight.reserve(class, keys)
     }
 
     /// A part that somebody else computes; `None` when they did not.

@@ -1,12 +1,12 @@
 //! The Redis client: every exchange has a deadline and goes through a breaker.
 //!
 //! ```text
-//! a reader's command -> breaker closed: sent | open: avoided | to be probed: avoided, and a PING is sent beside
+//! a reader's command -> breaker closed: sent | open: avoided | to be probed: avoided, and a PING is sent in the background
 //! ```
 //!
-//! Nobody who waits is the probe: a Redis that hangs for an hour would cost one reader in each pause a whole deadline.
+//! A request is never the probe: a Redis that hangs for an hour would cost one request in each pause a whole deadline.
 //!
-//! Exchanges run on a thread of their own, so that the deadline measures Redis: a crowd of readers that keeps this process
+//! Exchanges run on a thread of their own, so that the deadline measures Redis: a crowd of requests that keeps this process
 //! busy must not look like a Redis that hangs, or the lock over the fleet would fail just when it is needed.
 
 use std::sync::Arc;
@@ -113,10 +113,10 @@ impl RedisClient {
             let began = Instant::now();
             (tokio::time::timeout(TIME_BUDGET, exchange(pool, request)).await, began.elapsed())
         });
-        let settle = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
+        let finish = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
         let trouble = match exchange.await {
             Ok((Ok(Ok(value)), took)) => {
-                settle(Verdict::Succeeded);
+                finish(Verdict::Succeeded);
                 return Ok((value, took));
             }
             Ok((Ok(Err(trouble)), _)) => {
@@ -130,7 +130,7 @@ impl RedisClient {
             }
         };
         self.metrics.redis_trouble(trouble);
-        settle(Verdict::Failed);
+        finish(Verdict::Failed);
         Err(Away)
     }
 }

@@ -1,8 +1,8 @@
-//! How long one answer waits for Redis, over everything that it asks of it.
+//! The time budget of one answer for Redis, over all commands that it sends.
 //!
-//! One command may take its own deadline; without this, an answer of many parts would pay it for each. So the time of an
-//! answer's commands is added up, and once it has been as long as one deadline, or a command failed, Redis is not asked
-//! again for that answer. No command's own deadline is cut short, so that the breaker hears of each as it was.
+//! Each command has a deadline of its own; without a budget, an answer of many parts would pay it for each. So the times of an
+//! answer's commands are added up. Once they reach one deadline, or a command failed, that answer sends no further command. A command's own
+//! deadline is never shortened, so that the breaker hears the outcome of each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! An answer as it is computed, before it is kept.
+//! A computed answer, before it is cached.
 
 use bytes::Bytes;
 

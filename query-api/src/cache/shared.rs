@@ -1,5 +1,5 @@
-//! The second layer: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
-//! answer one deadline ([`RedisTimeBudget`]), and soon nothing (`cache/redis_client.rs`).
+//! The second layer of the cache: Redis, when there is one. Slow, gone or corrupt counts as "not there": a Redis that hangs costs an
+//! answer one deadline ([`RedisTimeBudget`]), and nothing once the breaker is open (`cache/redis_client.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl SharedCache {
         Ok(Self { client: Arc::new(RedisClient::new(url, metrics, clock)?), subscriber })
     }
 
-    /// The answer, whatever it is worth; `None` when there is none or it is damaged.
+    /// The answer, however fresh it is; `None` when there is none or it is damaged.
     pub async fn get(&self, key: &Key, redis_time: &RedisTimeBudget) -> Result<Option<CachedAnswer>, Away> {
         if !key.is_shared() {
             return Err(Away);

@@ -1,4 +1,4 @@
-//! Panels that are refreshed by a simulated clock: what they find, and when their answers end.
+//! Panels that a simulated clock refreshes: what they find in the cache, and when their answers expire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

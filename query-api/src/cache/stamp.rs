@@ -1,4 +1,4 @@
-//! Which state of the data an answer is about. Two equal stamps of a plan mean equal answers.
+//! The version stamp: the state of the data that an answer was computed from. Two equal stamps of a plan mean equal answers.
 
 /// What an answer was computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,7 +46,7 @@ pub enum DaysStamp {
     Known {
         /// Of the process that counts; in a fleet, of the project's hash.
         epoch: u64,
-        /// The sum of the versions. Each only rises, so the sum tells any change.
+        /// The sum of the versions. Each only rises, so the sum changes with each.
         sum: u64,
     },
     /// Nobody could say. Such an answer has a short time only.

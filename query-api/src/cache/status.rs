@@ -1,4 +1,4 @@
-//! Where an answer came from, as its reader is told.
+//! Where an answer came from, as `X-Cache` and `meta.cache` say it.
 
 use crate::store::ReadError;
 

@@ -1,11 +1,11 @@
-//! How long an answer is remembered: the policy as one table, and pure functions over it.
+//! How long an answer is cached: the policy as one table, and pure functions over it.
 //!
 //! ```text
 //! read ---- given ---- ahead ---- given, and one refresh ---- end ---- only while ClickHouse cannot answer ---- keep
 //! ```
 //!
-//! Ends are counted from when the data was read, not from when the answer was ready, and are never moved by reading it or by passing
-//! it on through Redis: a popular answer does not grow old. Beyond its end an answer is computed, and a crowd waits for that one query.
+//! Times count from when the data was read, not from when the answer was ready. Reading an answer, or passing it on through Redis,
+//! never moves them: a popular answer does not grow old. After its end an answer is computed again, and a crowd waits for that one query.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl Kind {
     /// The table. `ttl` bounds how old an answer can be; `keep` how old one may be that is given because ClickHouse is away.
     const fn row(self) -> Row {
         match self {
-            // Asked for once a second by few, so there is nothing to spread. Ten minutes old it is worth nothing.
+            // Asked for once a second by few, so there is nothing to spread. After ten minutes it is not given any more.
             Self::Realtime => Row { ttl: 1, keep: 600, jitter: 0.0 },
             Self::Open | Self::Unversioned => Row { ttl: 60, keep: DAY, jitter: SIXTH },
             // Its stamp makes it right; the end only bounds the harm of a version that was lost.

@@ -1,8 +1,8 @@
 //! Refreshes the answers of hot keys shortly before they expire, so that their readers do not wait.
 //!
-//! At most [`AT_ONCE`] at a time, one look a second, and only answers that somebody asked for since they were computed, or just before:
-//! what nobody looks at any more is refreshed once at most. Over the fleet the lock of the answer makes it one refresh however many
-//! instances find it hot.
+//! At most [`AT_ONCE`] at a time, once a second, and only answers that were requested since they were computed, or just before:
+//! an answer that nobody requests any more is refreshed once at most. The lock of the answer makes it one refresh over the fleet, however
+//! many instances find it hot.
 
 use std::sync::Arc;
 use std::time::Duration;

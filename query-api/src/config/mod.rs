@@ -1,4 +1,4 @@
-//! Configuration: [`settings`] defines the variables. The only folder of this crate that reads any.
+//! Configuration: [`settings`] defines the variables. No other module of this crate reads the environment.
 
 mod checks;
 pub mod settings;
@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-/// `QUERY_ADMIN_ADDR`: metrics and health, and where commands tell which days they changed.
+/// `QUERY_ADMIN_ADDR`: metrics and health, and where commands send the days that they changed.
 pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
     env::read(env).map(|AdminAddress { query_admin_addr }| query_admin_addr)
 }

@@ -1,8 +1,8 @@
-//! Which types of event a project has, and how many of each: read from the daily rollup, remembered per project. What
-//! `GET /v1/event-types` says of them is in [`render`].
+//! The event types of a project, and how many events of each: read from the daily rollup, cached per project. [`render`] writes
+//! the answer of `GET /v1/event-types`.
 //!
-//! A type that is remembered stays known, however old the list is. One that is not in a list older than [`NEW_AFTER`] makes it be
-//! read again, so a misspelt name costs at most one reading in that time and a new type is known soon after its first event.
+//! A cached type stays known, however old the list is. A type that is missing from a list older than [`NEW_AFTER`] causes one reading.
+//! So a misspelt name costs at most one reading in that time, and a new type is known soon after its first event.
 
 pub mod render;
 

@@ -1,4 +1,4 @@
-//! The types of a project as JSON.
+//! The event types of a project as JSON.
 
 use std::collections::BTreeMap;
 

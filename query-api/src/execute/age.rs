@@ -1,4 +1,4 @@
-//! How old an answer is that was joined from parts which were read at different times.
+//! The age of an answer that is joined from parts which were read at different times.
 
 use crate::plan::chunks::Chunk;
 

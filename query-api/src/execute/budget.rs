@@ -1,4 +1,4 @@
-//! How much one answer may hold while it is put together.
+//! Limits how much one answer may hold while it is put together.
 
 use crate::admission::MAX_RESULT_ROWS;
 use crate::store::ReadError;

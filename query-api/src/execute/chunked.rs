@@ -1,4 +1,4 @@
-//! Readings in chunks: those that are remembered or that somebody is reading, and the others, neighbours in one statement.
+//! Reads in chunks: those that are cached or in flight, and the others, neighbours in one statement.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use tallyhouse_sql::clickhouse::{RowOwned, RowRead};
 use super::sums::Together;
 use super::{Execution, Recall, bounded};
 use crate::authorize::Scope;
-use crate::cache::in_flight::{Claim, PartOwner, PartWaiter};
+use crate::cache::in_flight::{PartOwner, PartWaiter, Reservation};
 use crate::cache::parts::{CachedPart, ComputedPart};
 use crate::cache::time_span::TimeSpan;
 use crate::cache::ttl::Life;
@@ -99,23 +99,23 @@ impl Execution {
         Ok(parts.into_iter().flatten().collect())
     }
 
-    /// Who computes each of the missing parts: this execution, or another that has claimed it.
+    /// Who computes each of the missing parts: this execution, or another that has reserved it.
     fn work<P>(&self, chunks: &[Chunk], keys: &[PartKey], parts: &[Option<P>]) -> Vec<PartWork> {
         let is_shared = |chunk: &Chunk| self.moment.recall.allows(chunk.is_closed);
-        let is_claimed = |(chunk, part): (&Chunk, &Option<P>)| part.is_none() && is_shared(chunk);
-        let claimed: Vec<bool> = chunks.iter().zip(parts).map(is_claimed).collect();
-        let wanted = keys.iter().zip(&claimed).filter_map(|(key, is_claimed)| is_claimed.then_some(key));
-        let mut claims = self.sources.parts.claim(self.ask.class, wanted).into_iter();
-        let of_part = |(part, is_claimed): (&Option<P>, bool)| match (part, is_claimed) {
+        let is_reserved = |(chunk, part): (&Chunk, &Option<P>)| part.is_none() && is_shared(chunk);
+        let reserved: Vec<bool> = chunks.iter().zip(parts).map(is_reserved).collect();
+        let wanted = keys.iter().zip(&reserved).filter_map(|(key, is_reserved)| is_reserved.then_some(key));
+        let mut reservations = self.sources.parts.reserve(self.ask.class, wanted).into_iter();
+        let of_part = |(part, is_reserved): (&Option<P>, bool)| match (part, is_reserved) {
             (Some(_), _) => PartWork::Done,
             (None, false) => PartWork::Owner(None),
-            (None, true) => match claims.next() {
-                Some(Claim::Waiter(waiter)) => PartWork::Waiter(waiter),
-                Some(Claim::Owner(owner)) => PartWork::Owner(Some(owner)),
+            (None, true) => match reservations.next() {
+                Some(Reservation::Waiter(waiter)) => PartWork::Waiter(waiter),
+                Some(Reservation::Owner(owner)) => PartWork::Owner(Some(owner)),
                 None => PartWork::Owner(None),
             },
         };
-        parts.iter().zip(claimed).map(of_part).collect()
+        parts.iter().zip(reserved).map(of_part).collect()
     }
 
     /// Reads the owned parts, publishes them to their waiters, and caches them.
@@ -200,7 +200,7 @@ impl Execution {
 enum PartWork {
     /// Nothing: it is there.
     Done,
-    /// It is computed, for others too if there is a claim.
+    /// It is computed, for others too if it is reserved.
     Owner(Option<PartOwner>),
     /// It is waited for.
     Waiter(PartWaiter),

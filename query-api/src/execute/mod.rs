@@ -1,15 +1,15 @@
-//! Carries a plan out: reads what it says, and renders what was found.
+//! Executes a plan: reads what it says, and renders the result.
 //!
 //! ```text
-//! Read -> chunks -> those that are remembered, at the stamp of their days
-//!                -> those that another question is reading: waited for
-//!                -> the others, neighbours in one statement -> told, remembered -> joined, in order
+//! Read -> chunks -> cached at the stamp of their days
+//!                -> in flight in another query: waited for
+//!                -> the others, neighbours in one statement -> published, cached -> joined, in order
 //! ```
 //!
-//! A stamp is taken before anything is read: what is written meanwhile belongs to the next one, and the part is not found
-//! again. A part that cannot be decoded is as good as none.
+//! The stamp is taken before anything is read: a change meanwhile belongs to the next stamp, and the part is not found
+//! again. A part that cannot be decoded counts as missing.
 //!
-//! Points are counted as they come, remembered or read: once an answer holds more of them than it may (`budget.rs`), nothing
+//! Points are counted as they come, cached or read: once an answer holds more of them than it may (`budget.rs`), nothing
 //! else is read for it.
 
 mod age;
@@ -48,14 +48,14 @@ use budget::Budget;
 /// answer of several is still reading is stopped.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where answers are computed from.
+/// What answers are computed from.
 pub struct Sources {
     pub store: Store,
-    /// Chunks that are known.
+    /// Cached chunks.
     pub parts: Parts,
-    /// What they are worth.
+    /// The versions of the days that they were read from.
     pub versions: Versions,
-    /// How long an answer waits for what is only said beside it.
+    /// How long an answer waits for the look-ups of what is only said beside it.
     pub look_up: Duration,
 }
 

@@ -1,8 +1,8 @@
-//! The instant of the newest event that an answer counts: looked up in finer tables, of the last bucket alone, and remembered
-//! like parts, so that the panels of a dashboard share it. Measures and groups are all the same to it.
+//! The instant of the newest event that an answer counts: looked up in finer tables, in the last bucket alone, and cached
+//! like parts. Measures and groups do not affect it, so the panels of a dashboard share it.
 //!
-//! It is worth little beside the answer itself: where it would be dear, or cannot be had within `QUERY_LOOK_UP_MS` and the time of the
-//! answer, the start of the bucket is told, and how wide that is.
+//! It matters less than the answer itself: where the look-up would cost too much, or does not end within `QUERY_LOOK_UP_MS` and the
+//! deadline of the answer, the answer names the start of the bucket, and its width as the precision.
 
 use std::collections::BTreeSet;
 

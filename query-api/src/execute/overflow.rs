@@ -1,7 +1,7 @@
-//! Which of the dimensions that were asked about overflowed: some of their values are counted as `__other__`.
+//! Which dimensions of the question overflowed: some of their values are counted as `__other__`.
 //!
-//! Where every group is there, the groups tell. Conditions on dimensions hide the rows that would, and a ranking leaves
-//! groups out; then they are looked up, in chunks that the panels of a dashboard share.
+//! An answer with every group shows it by its groups. Conditions on dimensions hide the rows that show it, and a ranking leaves
+//! groups out; then overflows are looked up, in chunks that the panels of a dashboard share.
 
 use std::collections::BTreeSet;
 

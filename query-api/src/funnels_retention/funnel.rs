@@ -1,4 +1,4 @@
-//! A funnel as JSON. A share of nobody is 0.
+//! A funnel as JSON. A share of zero people is 0.
 
 use serde::Serialize;
 use tallyhouse_schema::dimension::OTHER;

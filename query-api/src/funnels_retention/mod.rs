@@ -5,12 +5,12 @@
 //!         400 with the field    cache key                     422      422, 503, 504
 //! ```
 //!
-//! No rollup knows who did what first, so both read events one by one, in the class of ad-hoc queries. Three limits keep
-//! that bearable: a range of a year, [`MOST_EVENTS`] events (looked up before anything is read: the refusal says what would
-//! fit), and the store's own limits of memory and time. Nothing found is an answer of zeros.
+//! No rollup holds the order of a person's events, so both read events one by one, in the class of ad-hoc queries. Three limits bound
+//! the cost: a range of a year, [`MOST_EVENTS`] events (looked up before anything is read: the refusal says what would
+//! fit), and the store's own limits of memory and time. An empty result is an answer of zeros.
 //!
-//! A person is a `user_hash`. Events without one (0) belong to nobody: they are left out and counted in
-//! `meta.events_without_user`. An event that was stored twice counts once.
+//! A person is a `user_hash`. Events without one (0) are left out and counted in `meta.events_without_user`. An event that was stored
+//! twice counts once.
 
 mod funnel;
 mod retention;

@@ -1,4 +1,4 @@
-//! Retention as JSON: a row for every unit of the range, also those in which nobody began. A share of nobody is 0.
+//! Retention as JSON: a row for every unit of the range, also those with an empty cohort. A share of zero people is 0.
 
 use std::collections::BTreeMap;
 

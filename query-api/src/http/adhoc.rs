@@ -1,4 +1,4 @@
-//! The routes of ad-hoc reading.
+//! The routes of ad-hoc queries.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! For operators and their tools, on the admin port: `DELETE /v1/cache` clears what is remembered, of one `?project=` or
-//! of all; `POST /v1/touched` says which days were changed, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
+//! Routes for operators and their tools, on the admin port: `DELETE /v1/cache` clears the cache, of one `?project=` or
+//! of all; `POST /v1/touched` publishes changed days, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
 //! hour of the day.
 
 use std::collections::BTreeSet;
@@ -23,13 +23,13 @@ use crate::serve::Refusal;
 const PARAMS: &[&str] = &["project"];
 
 pub fn router(cache: Cache) -> Router {
-    Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(touched)).with_state(cache)
+    Router::new().route("/v1/cache", delete(clear)).route("/v1/touched", post(changed)).with_state(cache)
 }
 
 /// The longest list of days.
 const MAX_BYTES: usize = 4 << 20;
 
-async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
+async fn changed(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> Response {
     let days: BTreeSet<DayChange> = match body_reading::read(&headers, body, MAX_BYTES).await {
         Err(unread) => return of_unread(unread).into_response(),
         Ok(body) => match serde_json::from_slice(&body) {
@@ -39,7 +39,7 @@ async fn touched(State(cache): State<Cache>, headers: HeaderMap, body: Body) -> 
             }
         },
     };
-    if let Some(bad) = days.iter().find(|touched| !touched.is_valid()) {
+    if let Some(bad) = days.iter().find(|change| !change.is_valid()) {
         let message = format!("project `{}`, day {}: `hour` is 0 to 23, or left out", bad.project, bad.day);
         return Problem::new(StatusCode::BAD_REQUEST, "bad_hour", message).into_response();
     }

@@ -1,4 +1,4 @@
-//! What single routes refuse, as problems; `problem.rs` has what all of them may refuse.
+//! Refusals of single routes as problems; `problem.rs` has those that all routes share.
 
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;

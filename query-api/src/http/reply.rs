@@ -1,4 +1,4 @@
-//! An answer with its headers.
+//! The HTTP response for an answer, with its headers.
 
 use std::time::Duration;
 

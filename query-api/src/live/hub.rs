@@ -1,7 +1,7 @@
-//! Who listens to what: one ticker per question, for as long as anybody listens.
+//! The hub: one ticker per question, for as long as it has listeners.
 //!
-//! A ticker runs in a task of its own. The last listener that leaves ends it, under the lock, so nobody joins in between.
-//! A ticker that dies takes its question off the list, so whoever comes next starts another.
+//! A ticker runs in a task of its own. The last listener that leaves cancels it, under the lock, so that nobody joins in between.
+//! A ticker that dies removes its question, so that the next listener starts another.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Live metrics: one question to ClickHouse a tick, however many listen.
+//! Live metrics: one query to ClickHouse per tick, however many listeners a question has.
 //!
 //! ```text
 //! HTTP -> authorize -> StreamQuery -> Hub --(first listener)--> ticker: plan -> ClickHouse -> render -> Update
@@ -6,24 +6,24 @@
 //!                                                               '-> frames -> body
 //! ```
 //!
-//! That is per process: each instance of the service asks for its own listeners.
+//! That is per process: each instance of the service queries for its own listeners.
 //!
-//! * [`query`] reads the parameters; what means the same has the same key, and a key has one ticker.
-//! * [`ticker`] asks at each interval and publishes into a `watch`: a slow listener skips values, nothing queues up.
-//! * [`update`] decides, purely, what an answer or a failure makes of the state, and what a listener is told of it.
-//! * [`frame`] writes events; a frame is made once and shared by all listeners.
+//! * [`query`] reads the parameters; questions that mean the same have the same key, and a key has one ticker.
+//! * [`ticker`] queries at each interval and publishes to a `watch`: a slow listener skips values, nothing queues up.
+//! * [`update`] decides, without I/O, what an answer or a failure changes, and which frames a listener is sent.
+//! * [`frame`] encodes events; a frame is encoded once and shared by all listeners.
 //! * [`stream`] is one listener: values, heartbeats, its end.
 //!
 //! | when | then |
 //! |---|---|
 //! | the answer is unchanged | a comment instead of the value |
-//! | a tick fails | `event: error` once per kind of failure; the value stays known and is marked for whoever comes |
-//! | its metric is registered anew | the next answer is of the metric as it is by now |
-//! | it works again | the value, even if it is the same: that ends the error |
+//! | a tick fails | `event: error` once per kind of failure; a new listener gets the last value, marked as stale |
+//! | its metric is registered anew | the next answer is of the new version |
+//! | a tick succeeds after a failure | the value, even if it is the same: that ends the error |
 //! | nothing else was sent for 15 s | a comment, so that a dead connection is noticed |
 //! | a client does not read | values are skipped; once the kernel's buffers are full, the connection ends after 30 s |
 //! | the last listener leaves | the ticker ends, and the query that it waits for is killed |
-//! | the service stops, or an hour is over | `event: bye`; whoever comes back is authorized anew |
+//! | the service stops, or an hour is over | `event: bye`; a client that comes back is authorized anew |
 //! | too many listeners or questions | 429 (of the project) or 503 (of all), with `Retry-After` |
 
 pub mod frame;

@@ -1,4 +1,4 @@
-//! What is listened to, and which listeners share it.
+//! The parameters of a stream, and the key that listeners of the same question share.
 
 use std::sync::Arc;
 use std::time::Duration;

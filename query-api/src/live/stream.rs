@@ -1,7 +1,7 @@
-//! One listener: what it is told, heartbeats, and its end.
+//! One listener: the frames it is sent, heartbeats, and its end.
 //!
-//! Nothing runs for a listener but the polling of its response's body: when the client goes away the server drops the
-//! body, and with it the listener's place.
+//! A listener has no task; the server polls the body of its response. When the client goes away the server drops the
+//! body, and with it the listener's slot.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Bye};
 use super::hub::Listener;
-use super::update::{Cursor, Told};
+use super::update::{Cursor, ToSend};
 use crate::telemetry::{Metrics, Sent};
 
 /// The longest silence. Proxies commonly close connections that are silent for 30 or 60 s.
@@ -29,7 +29,7 @@ const RETRY_MS: (f64, f64) = (1_000.0, 5_000.0);
 
 /// A listener and what it needs.
 pub struct Listening {
-    /// Its place, and the news.
+    /// Its slot, and the changes.
     pub listener: Listener,
     /// What it knows.
     pub cursor: Cursor,
@@ -91,7 +91,7 @@ impl Stream {
                 () = self.listening.shutdown.cancelled() => return bye(Bye::Shutdown),
                 () = &mut self.expires => return bye(Bye::Expired),
                 changed = updates.changed() => match changed {
-                    Ok(()) => if let Some(told) = self.told() { return told },
+                    Ok(()) => if let Some(update) = self.update() { return update },
                     Err(_) => return bye(Bye::Lost),
                 },
                 () = &mut self.heartbeat => return (frame::heartbeat(), Sent::Heartbeat),
@@ -99,16 +99,16 @@ impl Stream {
         }
     }
 
-    fn told(&mut self) -> Option<(Bytes, Sent)> {
-        let told = self.listening.cursor.tell(&self.listening.listener.updates.borrow_and_update());
-        match told {
-            Told::Nothing => None,
-            Told::Unchanged => Some((frame::heartbeat(), Sent::Heartbeat)),
-            Told::Value { frame, skipped } => {
+    fn update(&mut self) -> Option<(Bytes, Sent)> {
+        let to_send = self.listening.cursor.advance(&self.listening.listener.updates.borrow_and_update());
+        match to_send {
+            ToSend::Nothing => None,
+            ToSend::Unchanged => Some((frame::heartbeat(), Sent::Heartbeat)),
+            ToSend::Value { frame, skipped } => {
                 self.listening.metrics.stream_skipped(skipped);
                 Some((frame, Sent::Value))
             }
-            Told::Failure { frame } => Some((frame, Sent::Failure)),
+            ToSend::Failure { frame } => Some((frame, Sent::Failure)),
         }
     }
 }

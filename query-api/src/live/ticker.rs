@@ -1,4 +1,4 @@
-//! Asks a question again and again, and says what it learned.
+//! Queries one question at each interval, and publishes the outcome.
 
 use std::sync::Arc;
 use std::time::Duration;

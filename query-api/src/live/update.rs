@@ -1,4 +1,4 @@
-//! What is known of a question, and what a listener is told of it. Pure.
+//! The latest answer to a streamed question, and the frames that a listener is sent of it. Pure.
 
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ impl Value {
     }
 }
 
-/// The entry of a stream ends when it is there, which tells what the question took.
+/// The entry of a stream expires when it is complete, so `expires_ms - computed_ms` is the time that the question took.
 fn ending(Answered { entry, warnings }: &Answered, status: CacheStatus) -> Ending {
     let elapsed_ms = (entry.expires_ms - entry.computed_ms).max(0) as f64;
     Ending::of(entry, status, entry.computed_ms, elapsed_ms).with_warnings(warnings.clone())
@@ -102,7 +102,7 @@ impl Update {
     }
 }
 
-/// What a listener has been told.
+/// What a listener was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     seen: Seen,
@@ -116,9 +116,9 @@ enum Seen {
     Failure { code: &'static str },
 }
 
-/// What a listener is told next.
+/// What a listener is sent next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum ToSend {
     /// Nothing: nothing is known yet.
     Nothing,
     /// That nothing changed.
@@ -126,7 +126,7 @@ pub enum Told {
     Value {
         /// Its frame.
         frame: Bytes,
-        /// Values between the last one told and this one, which this listener was too slow for.
+        /// Values between the last one sent and this one, which this listener was too slow for.
         skipped: u64,
     },
     /// A failure, after the last value when the listener had none.
@@ -143,29 +143,29 @@ impl Cursor {
         Self { seen: tag.map_or(Seen::Nothing, |tag| Seen::Value { tag }), sequence: None }
     }
 
-    /// What to tell of an update.
-    pub fn tell(&mut self, update: &Update) -> Told {
+    /// Moves on to an update; returns what to send for it.
+    pub fn advance(&mut self, update: &Update) -> ToSend {
         match update {
-            Update::Pending => Told::Nothing,
-            Update::Value(value) => self.tell_value(value),
-            Update::Failed { failure, last } => self.tell_failure(failure, last.as_deref()),
+            Update::Pending => ToSend::Nothing,
+            Update::Value(value) => self.value_frame(value),
+            Update::Failed { failure, last } => self.failure_frames(failure, last.as_deref()),
         }
     }
 
-    fn tell_value(&mut self, value: &Value) -> Told {
+    fn value_frame(&mut self, value: &Value) -> ToSend {
         let tag = tag(&value.answered.entry.etag);
         let before = self.sequence.replace(value.sequence);
         let skipped = before.map_or(0, |before| value.sequence.saturating_sub(before + 1));
         if matches!(&self.seen, Seen::Value { tag: seen } if seen == tag) {
-            return Told::Unchanged;
+            return ToSend::Unchanged;
         }
         self.seen = Seen::Value { tag: tag.to_owned() };
-        Told::Value { frame: value.frame.clone(), skipped }
+        ToSend::Value { frame: value.frame.clone(), skipped }
     }
 
-    fn tell_failure(&mut self, failure: &Failure, last: Option<&Value>) -> Told {
+    fn failure_frames(&mut self, failure: &Failure, last: Option<&Value>) -> ToSend {
         if self.seen == (Seen::Failure { code: failure.code }) {
-            return Told::Unchanged;
+            return ToSend::Unchanged;
         }
         let before = std::mem::replace(&mut self.seen, Seen::Failure { code: failure.code });
         let error = frame::error(failure);
@@ -173,7 +173,7 @@ impl Cursor {
             (Seen::Nothing, Some(last)) => [last.stale(failure), error].concat().into(),
             _ => error,
         };
-        Told::Failure { frame }
+        ToSend::Failure { frame }
     }
 }
 
@@ -192,72 +192,72 @@ mod tests {
         Err(Failure { code, message: "no".into() })
     }
 
-    fn text(told: &Told) -> String {
-        match told {
-            Told::Value { frame, .. } | Told::Failure { frame } => String::from_utf8(frame.to_vec()).unwrap(),
+    fn text(sent: &ToSend) -> String {
+        match sent {
+            ToSend::Value { frame, .. } | ToSend::Failure { frame } => String::from_utf8(frame.to_vec()).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_value_is_told_once_and_then_that_it_is_unchanged() {
+    fn a_value_is_sent_once_and_then_that_it_is_unchanged() {
         let mut cursor = Cursor::resume(None);
-        assert_eq!(cursor.tell(&Update::default()), Told::Nothing);
+        assert_eq!(cursor.advance(&Update::default()), ToSend::Nothing);
         let one = Update::default().after(entry("a"));
-        let told = text(&cursor.tell(&one));
-        assert!(told.starts_with("id: 1-a\ndata: {\"data\":\"a\",\"meta\":{\"source\":\"t\",\"cache\":"), "{told}");
-        assert!(told.contains("\"elapsed_ms\":12.0"), "{told}");
+        let sent = text(&cursor.advance(&one));
+        assert!(sent.starts_with("id: 1-a\ndata: {\"data\":\"a\",\"meta\":{\"source\":\"t\",\"cache\":"), "{sent}");
+        assert!(sent.contains("\"elapsed_ms\":12.0"), "{sent}");
         let again = one.after(entry("a"));
-        assert_eq!(cursor.tell(&again), Told::Unchanged);
-        assert!(text(&cursor.tell(&again.after(entry("b")))).starts_with("id: 2-b\n"));
+        assert_eq!(cursor.advance(&again), ToSend::Unchanged);
+        assert!(text(&cursor.advance(&again.after(entry("b")))).starts_with("id: 2-b\n"));
     }
 
     #[test]
     fn a_slow_listener_skips_and_it_is_counted() {
         let mut cursor = Cursor::resume(None);
         let mut update = Update::default().after(entry("a"));
-        cursor.tell(&update);
+        cursor.advance(&update);
         for tag in ["b", "c", "d"] {
             update = update.after(entry(tag));
         }
-        assert!(matches!(cursor.tell(&update), Told::Value { skipped: 2, .. }));
+        assert!(matches!(cursor.advance(&update), ToSend::Value { skipped: 2, .. }));
         // The first value of a listener skips nothing, however many there were before.
-        assert!(matches!(Cursor::resume(None).tell(&update), Told::Value { skipped: 0, .. }));
+        assert!(matches!(Cursor::resume(None).advance(&update), ToSend::Value { skipped: 0, .. }));
     }
 
     #[test]
-    fn who_comes_back_is_not_told_what_it_knows() {
+    fn who_comes_back_is_not_sent_what_it_knows() {
         let update = Update::default().after(entry("a"));
-        assert_eq!(Cursor::resume(Some("9-a")).tell(&update), Told::Unchanged);
+        assert_eq!(Cursor::resume(Some("9-a")).advance(&update), ToSend::Unchanged);
         for other in ["9-b", "a", "", "-", "9"] {
-            assert!(matches!(Cursor::resume(Some(other)).tell(&update), Told::Value { .. }), "{other}");
+            assert!(matches!(Cursor::resume(Some(other)).advance(&update), ToSend::Value { .. }), "{other}");
         }
     }
 
     #[test]
-    fn a_failure_is_told_once_per_kind_and_ends_with_a_value() {
+    fn a_failure_is_sent_once_per_kind_and_ends_with_a_value() {
         let mut cursor = Cursor::resume(None);
         let update = Update::default().after(entry("a"));
-        cursor.tell(&update);
+        cursor.advance(&update);
         let failed = update.after(failure("unavailable"));
-        assert!(text(&cursor.tell(&failed)).starts_with("event: error\ndata: {\"code\":\"unavailable\""));
-        assert_eq!(cursor.tell(&failed.after(failure("unavailable"))), Told::Unchanged);
+        assert!(text(&cursor.advance(&failed)).starts_with("event: error\ndata: {\"code\":\"unavailable\""));
+        assert_eq!(cursor.advance(&failed.after(failure("unavailable"))), ToSend::Unchanged);
         let other = failed.after(failure("timed_out"));
-        assert!(text(&cursor.tell(&other)).contains("timed_out"));
+        assert!(text(&cursor.advance(&other)).contains("timed_out"));
         let same_again = other.after(entry("a"));
-        assert!(text(&cursor.tell(&same_again)).starts_with("id: 1-a\n"), "the value that was known, once more");
+        assert!(text(&cursor.advance(&same_again)).starts_with("id: 1-a\n"), "the value that was known, once more");
     }
 
     #[test]
     fn who_comes_during_a_failure_gets_the_last_value_marked() {
         let failed = Update::default().after(entry("a")).after(failure("unavailable"));
-        let told = text(&Cursor::resume(None).tell(&failed));
-        let (value, error) = told.split_once("\n\n").unwrap();
+        let sent = text(&Cursor::resume(None).advance(&failed));
+        let (value, error) = sent.split_once("\n\n").unwrap();
         assert!(value.starts_with("id: 1-a\n") && value.contains("\"stale_reason\":\"unavailable\""), "{value}");
         let json = value.split_once("data: ").unwrap().1;
         assert!(serde_json::from_str::<serde_json::Value>(json).is_ok(), "{json}");
         assert!(error.starts_with("event: error"), "{error}");
         let never = Update::default().after(failure("unavailable"));
-        assert!(text(&Cursor::resume(None).tell(&never)).starts_with("event: error"));
+        assert!(text(&Cursor::resume(None).advance(&never)).starts_with("event: error"));
     }
 }

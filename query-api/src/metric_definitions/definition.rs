@@ -1,4 +1,4 @@
-//! What a metric means: measures of events under conditions, and what is computed from them.
+//! The definition of a metric: measures of events under conditions, and the expression over them.
 
 use serde::Serialize;
 

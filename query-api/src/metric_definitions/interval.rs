@@ -1,6 +1,6 @@
-//! Where a true value lies, given estimates of what it is computed from.
+//! The interval that contains a true value, given estimates of the values that it is computed from.
 //!
-//! Interval arithmetic holds whatever the estimates have to do with each other: users of two conditions are estimated from
+//! Interval arithmetic holds however the estimates depend on each other: users of two conditions are estimated from
 //! the same hashes, so their errors are not independent and must not be added as squares. The price is width: what occurs
 //! twice in a formula counts twice.
 

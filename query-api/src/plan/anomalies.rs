@@ -1,4 +1,4 @@
-//! The series to read: what is asked for, and history before it to learn from.
+//! The series to read for anomalies: the range, and history before it to learn from.
 
 use serde::Serialize;
 use tallyhouse_schema::Catalogue;

@@ -1,4 +1,4 @@
-//! A series in pieces that other series share: aligned, so that a window that slides recomputes only its tail.
+//! Splits a series into chunks that other series share: aligned, so that a window that slides recomputes only its tail.
 //!
 //! ```text
 //! range      |--------------------------------------|          now
@@ -6,10 +6,10 @@
 //! chunks  |=======|=======|=======|=======|=======|.......|    = closed: over, and known by the versions of its days
 //! ```
 //!
-//! A chunk is a whole cell even where the range has a part of it, if that part ends between two buckets: what is not asked
-//! for is cut off afterwards ([`Cut::keeps`]). Buckets are disjoint, so that joining chunks is only putting them in order.
-//! Readings without buckets and rankings of groups are about the whole range, and are not cut; nor are raw events, of which
-//! more is dear.
+//! A chunk is a whole cell even where the range has a part of it, if that part ends between two buckets: the rest is
+//! cut off afterwards ([`Cut::keeps`]). Buckets are disjoint, so joining chunks means putting them in order.
+//! Readings without buckets and rankings of groups need the whole range, and are not split; nor are raw events, of which
+//! a whole cell would cost too much.
 
 use super::frame::Frame;
 use super::read::{Read, Source};

@@ -1,4 +1,4 @@
-//! Which span a period is compared with: by default one as long as what has passed of it.
+//! The period that a range is compared with: by default one as long as what has passed of the range.
 //!
 //! ```text
 //!    the period before               the period
@@ -6,9 +6,9 @@
 //!  compared  its rest: not       passed   now
 //! ```
 //!
-//! Spans are equal in seconds, so that something constant shows no change at any moment, whatever the clocks do. Where the period
-//! before is shorter than what has passed (on 30 March, February), the span right before is taken. Of buckets each is compared with
-//! the one at its place, and the running bucket with as much of its own as has passed of it.
+//! Both spans have the same number of seconds, so that a constant rate shows no change at any moment, whatever the clocks do. Where the
+//! period before is shorter than what has passed (on 30 March, February), the span right before is taken. Each bucket is compared with
+//! the one at the same position, and the running bucket with as much of it as has passed of its own.
 
 use jiff::ToSpan;
 

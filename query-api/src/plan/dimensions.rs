@@ -1,4 +1,4 @@
-//! Which set of dimensions answers a question.
+//! Chooses the set of dimensions that answers a question.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Questions that are understood and that no rollup answers.
+//! Questions that are valid and that no rollup answers.
 
 use crate::request::error::did_you_mean;
 use crate::time::Granularity;

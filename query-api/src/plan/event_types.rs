@@ -1,4 +1,4 @@
-//! What is read for `GET /v1/event-types`, and what is known without reading.
+//! The plan of `GET /v1/event-types`: what is read, and what is known without reading.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A range and its buckets, and which rollup has them exactly.
+//! The frame of a plan: its range and buckets, and which rollup has them exactly.
 
 use serde::Serialize;
 use tallyhouse_schema::Rollup;

@@ -1,4 +1,4 @@
-//! What is read for a funnel: raw events, by the table's key.
+//! The plan of a funnel: raw events, by the table's key.
 
 use serde::Serialize;
 

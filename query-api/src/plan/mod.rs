@@ -1,6 +1,6 @@
-//! From a question to what is read: a pure function of the query, the catalogue and the present.
+//! From a question to a plan: a pure function of the query, the catalogue and the present.
 //!
-//! The coarsest rollup that answers *exactly* is taken. Coarser means fewer rows; exact means that every border of a
+//! The planner takes the coarsest rollup that answers *exactly*. Coarser means fewer rows; exact means that every border of a
 //! bucket, and both ends of the range, fall between two of the rollup's own buckets.
 
 pub mod anomalies;

@@ -1,6 +1,6 @@
-//! The newest event that an answer counts, and where to look for its instant.
+//! The newest event that an answer counts, and where to look up its instant.
 //!
-//! A rollup tells the bucket that the event lies in. Finer tables tell the rest, of that one bucket:
+//! A rollup names the bucket of the event. Finer tables give the rest, from that one bucket:
 //!
 //! ```text
 //! days               -> minutes, or hours where minutes are gone -> raw events

@@ -1,4 +1,4 @@
-//! What one statement reads: the common form of everything that is counted, whatever was asked.
+//! What one statement reads: the common form of everything that is counted, whatever the question.
 
 use serde::{Serialize, Serializer};
 use tallyhouse_schema::{DimSet, Rollup};

@@ -1,4 +1,4 @@
-//! What is read for retention: raw events, by the table's key.
+//! The plan of retention: raw events, by the table's key.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Which raw events a plan looks at.
+//! Which raw events a plan scans.
 
 use crate::condition::Condition;
 

@@ -1,4 +1,4 @@
-//! Which rollup answers a range.
+//! Chooses the rollup that answers a range.
 
 use serde::Serializer;
 use tallyhouse_schema::Rollup;

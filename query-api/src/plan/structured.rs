@@ -1,4 +1,4 @@
-//! The plan of a structured query: as few readings as its metrics have different conditions.
+//! The plan of a structured query: one reading per distinct condition of its metrics.
 
 use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};

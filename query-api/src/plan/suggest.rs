@@ -1,4 +1,4 @@
-//! What would be answered instead of a question that is refused. It is found by asking: nothing is suggested that would be refused.
+//! Suggests what would be answered instead of a refused question. Each suggestion is planned first, so none would be refused.
 
 use super::Unplannable;
 use crate::request::event_types::EventTypesQuery;

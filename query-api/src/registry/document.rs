@@ -1,4 +1,4 @@
-//! What registers a metric: a document, read into a [`Definition`].
+//! The document that registers a metric, read into a [`Definition`].
 //!
 //! ```json
 //! {"name": "checkout_value", "measure": "avg", "event_type": "purchase", "filters": [["is", "country", ["DE"]]]}
@@ -6,7 +6,7 @@
 //! {"name": "margin", "formula": {"op": "subtract", "left": "revenue", "right": {"op": "multiply", "left": "events", "right": 0.2}}}
 //! ```
 //!
-//! A metric that is referred to is written out at once: changing it later does not change this one.
+//! A referenced metric is copied into the definition: a later change of it does not change this one.
 
 use std::sync::Arc;
 

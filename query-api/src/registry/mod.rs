@@ -1,13 +1,13 @@
-//! The metrics that a project can ask for: built in, or registered by it.
+//! The metrics that a project can query: built in, or registered by the project.
 //!
 //! ```text
 //! GET  /v1/metrics -> snapshot in memory
 //! POST /v1/metrics -> read the document -> can it be answered? -> insert version n+1 under its own token -> who won? -> snapshot
 //! ```
 //!
-//! ClickHouse keeps the definitions ([`store`]); every instance has all of them in memory, read anew every
-//! [`REFRESH`], so a metric is known everywhere that long after it was registered. While ClickHouse is away the last
-//! ones read go on being used. Creating is compare-and-set: two who write the same version cannot both succeed.
+//! ClickHouse keeps the definitions ([`store`]). Every instance has all of them in memory and reads them anew every
+//! [`REFRESH`], so a registered metric is known everywhere after that time. While ClickHouse is away the last snapshot
+//! stays in use. Creating is compare-and-set: of two writers of the same version one fails.
 
 pub mod document;
 pub mod store;

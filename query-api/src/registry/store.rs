@@ -1,5 +1,5 @@
-//! Definitions in ClickHouse. A version is inserted under a token of its own and then read back: whoever finds their own
-//! claim has won.
+//! Definitions in ClickHouse. A version is inserted with a token of its own (`claim`) and then read back: the writer that finds
+//! its own token has won.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How far each metric of an answer may be off, over all that the answer shows: of a formula this depends on its values.
+//! How far each metric of an answer may be off, over all values that the answer shows: the error of a formula depends on its values.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Pages, and what an answer says of what it leaves out: `meta.cut`.
+//! Pages, and what an answer says about what it leaves out: `meta.cut`.
 //!
-//! A series is never cut: where rows have buckets of time, a page is of groups, and each group has all of its buckets.
+//! A series is never cut: where rows have time buckets, a page is of groups, and each group has all of its buckets.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Small pieces of JSON.
+//! Helpers for JSON.
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
-//! What every answer says about itself, whatever was asked: one form, in three parts.
+//! The `meta` of an answer: one form for all kinds, in three parts.
 //!
 //! ```text
-//! when it is computed  [`About`], and what its own kind of answer adds     source range approx errors overflowed newest_event …
+//! when it is computed  [`About`], and the fields of its own kind           source range approx errors overflowed newest_event …
 //! when it was read     [`Work`]                                            rows_read bytes_read
 //! for each reader      [`Ending`]                                          cache elapsed_ms
 //! ```

@@ -1,5 +1,5 @@
-//! From rows to JSON. An answer is rendered once, when it is computed; what differs from one reader to the next (age,
-//! cache status, time taken) is appended by [`complete`].
+//! From rows to JSON. An answer is rendered once, when it is computed; [`complete`] appends what differs between readers (age,
+//! cache status, elapsed time).
 
 pub mod accuracy;
 pub mod cut;

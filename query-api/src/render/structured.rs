@@ -1,4 +1,4 @@
-//! A structured query's answer as JSON: `results`, the `query` as it was understood, and `meta`.
+//! A structured query's answer as JSON: `results`, the `query` as it was interpreted, and `meta`.
 
 use std::collections::{HashMap, HashSet};
 

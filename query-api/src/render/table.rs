@@ -1,4 +1,4 @@
-//! Readings joined into one table: a row per bucket and group, with every metric.
+//! Joins readings into one table: a row per bucket and group, with every metric.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What is looked for.
+//! The parameters of anomaly detection.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! A JSON body, read field by field: every complaint says where in the document it is.
+//! Reads a JSON body field by field: every error says where in the document it is.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Reads the body of a request, within a size and a time. Call it after the key is checked, so that a stranger takes neither
+//! Reads the body of a request, within limits of size and time. Call it after the key is checked, so that a stranger takes neither
 //! memory nor time.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub enum UnreadBody {
     /// It did not arrive in time.
     #[error("the body did not arrive completely within {} s; send it again", WITHIN.as_secs())]
     Late,
-    /// It ended before its end. Mostly nobody is left to be told.
+    /// It ended before its end. Mostly the client is gone.
     #[error("the body did not arrive whole; send it again")]
     Broken,
 }

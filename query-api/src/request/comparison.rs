@@ -1,4 +1,4 @@
-//! What a query is compared with.
+//! The comparison that a query asks for.
 
 use serde::Serialize;
 

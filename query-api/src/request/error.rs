@@ -1,4 +1,4 @@
-//! What can be wrong with a request before anything is known about data.
+//! Errors of a request that are found without looking at data.
 
 /// A request that is not understood. Each names the parameter and what would do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -1,7 +1,5 @@
-//! The question of `GET /v1/event-types`.
-//!
-//! Parameters: `startTime`, `endTime` (the last 30 days without either), `eventType`, `limit`, `properties` (`sampled`,
-//! `none`) and `timezone` (in which dates are read and times written).
+//! The parameters of `GET /v1/event-types`: `startTime`, `endTime` (the last 30 days without either), `eventType`, `limit`,
+//! `properties` (`sampled`, `none`) and `timezone` (in which dates are read and times written).
 
 use std::collections::BTreeSet;
 

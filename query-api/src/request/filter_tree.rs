@@ -4,8 +4,8 @@
 //! [["is", "country", ["DE", "FR"]], ["or", [["contains", "page", ["/shop"]], ["not", ["is", "device", ["mobile"]]]]]]
 //! ```
 //!
-//! A statement binds each test of a field by itself, those of a funnel's steps twice, and ClickHouse takes a thousand
-//! parameters: so a document has [`MOST_TESTS`] at most, wherever in it they stand ([`Tests`]).
+//! A statement binds the value of each test as a parameter, those of a funnel's steps twice, and ClickHouse takes a thousand
+//! parameters: so a document has at most [`MOST_TESTS`], in all of its places together ([`Tests`]).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! How many people take one step after another, within a time from the first to the last.
+//! A funnel: how many people take one step after another, within a time window from the first to the last.
 //!
 //! ```json
 //! {"kind": "funnel", "date_range": "30d", "timezone": "Europe/Berlin", "window": "1d", "order": "ordered",
@@ -10,7 +10,7 @@
 //! * **`ordered`**: other events may happen between two steps. **`strict_order`**: each step directly follows the one before
 //!   among all events of the person that pass `filters`, of whatever type.
 //! * One event is one step of an attempt, also when it matches several.
-//! * **Ties**: events of the same millisecond stand in the order of the first step that each matches, those that match none
+//! * **Ties**: events of the same millisecond are ordered by the first step that each matches, those that match none
 //!   last. So steps that were sent at once count as in order.
 //! * **A person counts once**, with the best attempt: the one that gets furthest; of several such, the one that gets there
 //!   first; of several that get there with the same event, the one that began last. A step's users are those whose best

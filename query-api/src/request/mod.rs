@@ -1,4 +1,4 @@
-//! From a query string to a canonical [`Query`]: parsed once, into a type that cannot be wrong.
+//! From a query string to a canonical [`Query`]: parsed once, into a type whose every value is valid.
 
 pub mod anomalies;
 pub mod body;

@@ -1,4 +1,4 @@
-//! A query string as named texts: decoded, bounded, every name known. The first stage of a request.
+//! A query string as named texts: decoded, bounded, every name known. The first stage of reading a request.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The canonical question. Two requests that mean the same are equal here, in whatever order they were written.
+//! The canonical question. Two requests that mean the same are equal here, however they were written.
 
 use std::collections::{BTreeMap, BTreeSet};
 

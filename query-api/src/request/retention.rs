@@ -1,4 +1,4 @@
-//! How many of the people who began in one day or week come back in those after it.
+//! Retention: how many of the people who began in one day or week come back in those after it.
 //!
 //! ```json
 //! {"kind": "retention", "date_range": "30d", "timezone": "Europe/Berlin", "unit": "week", "periods": 8,
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * **Cohort**: the day or week (Monday to Sunday) of the person's first cohort event *within the range*, on the calendar of
-//!   the zone: days have 23 to 25 hours. Whether the person did it before the range is not looked at
+//!   the zone: days have 23 to 25 hours. Events before the range are not looked at
 //!   (`"first_ever": false`). A range that reaches until now begins with the whole unit it begins in; of one that ends in the
 //!   past, the first and the last unit may be cut, and their cohorts are marked `partial`.
 //! * **Period** n is the n-th unit after the cohort's own, n from 0 to `periods`: period 0 is the rest of the cohort's own

@@ -1,4 +1,4 @@
-//! A series of one metric, whoever defined it: what `GET /v1/metrics/{name}`, its stream and its anomalies ask for.
+//! A series of one metric, built in or registered: what `GET /v1/metrics/{name}`, its stream and its anomalies ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! JSON in which each name of an object is given once: of two values nobody can tell which was meant, and the last would win
-//! without a word.
+//! Reads JSON in which each name of an object is given once. A repeated name is refused: nobody knows which value was meant, and
+//! most readers silently take the last.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Values that several kinds of request have, read alike in all of them: from a parameter or from a field of a document.
+//! Values that several kinds of request share, read by the same rules from a parameter or from a field of a document.
 
 use tallyhouse_schema::dimension::stored_event_type;
 

@@ -1,4 +1,4 @@
-//! The range of time that a request is about.
+//! The time range of a request.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};

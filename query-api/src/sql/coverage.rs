@@ -1,5 +1,5 @@
-//! The statement of what is rolled up: every event stands in every set that its type has, so a day on which a set has fewer
-//! events than the total is one on which it was not counted.
+//! The statement of coverage: every event is counted in every set that its type has, so a set has a gap on a day where it counts
+//! fewer events than the total.
 
 use serde::Deserialize;
 use tallyhouse_schema::Rollup;

@@ -1,4 +1,4 @@
-//! The statements of a project's types of event and of their properties.
+//! The statements of a project's event types and of their properties.
 
 use serde::Deserialize;
 use tallyhouse_schema::Rollup;

@@ -1,6 +1,6 @@
-//! From a plan to SQL. Of the read path only `adhoc/statements.rs`, for analysts and exports, has any besides.
+//! From a plan to SQL. Besides this module only `adhoc/statements.rs` holds SQL of the read path, for analysts and exports.
 //!
-//! Text is put together from constants of this program alone. Whatever came from a request is a parameter that
+//! The text of a statement consists of constants of this program. Every value from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
 mod condition;

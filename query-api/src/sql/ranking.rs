@@ -1,9 +1,9 @@
 //! The greatest groups of a reading, by its first measure over the whole range.
 //!
-//! What adds up is ranked while it is read: the points of every group are put together, and the greatest of them are the
+//! A measure that adds up is ranked while it is read: the points of every group are put together, and the greatest are the
 //! answer ([`by_group`]). That holds the points of all groups, so it is refused when they are too many. Then, and for distinct
-//! users, which do not add up, the groups are ranked by a first look at the same rows ([`after_a_look`]): twice the work, and
-//! no more held than is shown.
+//! users, which do not add up, a first pass over the same rows ranks the groups ([`after_a_look`]): twice the work, but memory
+//! only for the groups that are shown.
 
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Row};

@@ -1,5 +1,5 @@
-//! What an answer cost, as ClickHouse says in `X-ClickHouse-Summary`. It is whole because answers are waited for to
-//! their end (`wait_end_of_query`).
+//! The cost of an answer, as ClickHouse reports it in `X-ClickHouse-Summary`. It is complete because ClickHouse sends an answer
+//! only at its end (`wait_end_of_query`).
 
 use std::ops::{Add, AddAssign};
 
@@ -47,11 +47,11 @@ impl AddAssign for Cost {
 impl Cost {
     /// What a cursor's answer cost; known once the answer has begun.
     pub fn of<R>(cursor: &RowCursor<R>) -> Self {
-        Self::told(cursor.summary())
+        Self::of_summary(cursor.summary())
     }
 
-    /// What a summary tells. Nothing when ClickHouse did not say.
-    pub fn told(summary: Option<&QuerySummary>) -> Self {
+    /// The cost in a summary; zero without one.
+    pub fn of_summary(summary: Option<&QuerySummary>) -> Self {
         let Some(summary) = summary else { return Self::default() };
         Self {
             rows_read: summary.read_rows().unwrap_or_default(),

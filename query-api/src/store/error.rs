@@ -1,5 +1,4 @@
-//! What a failure means: to the caller, and for what is known of ClickHouse. Failures of the question itself say that
-//! ClickHouse works.
+//! What a failed query means: to the caller, and to the breaker. A failure that the question caused shows that ClickHouse works.
 
 use tallyhouse_sql::{Class as Failure, StoreError};
 
@@ -20,13 +19,13 @@ pub enum ReadError {
     /// Too many questions at once, over all projects.
     #[error("too many queries are running; try again in {retry_after_s} s")]
     Overloaded {
-        /// When it is worth coming back.
+        /// When to retry.
         retry_after_s: u32,
     },
     /// Too many questions of this project at once.
     #[error("this project has too many queries waiting; let some end, and try again in {retry_after_s} s")]
     TenantBusy {
-        /// When it is worth coming back.
+        /// When to retry.
         retry_after_s: u32,
     },
     /// The question is too big.
@@ -95,9 +94,9 @@ impl From<NotAdmitted> for ReadError {
     }
 }
 
-/// What the end of a query says of ClickHouse.
+/// What the end of a query says about the health of ClickHouse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum HealthSignal {
     /// It works.
     Works,
     /// It does not.
@@ -127,23 +126,23 @@ const RESULT: &str = "500,000 result rows";
 const _: () = assert!(MAX_RESULT_ROWS == 500_000, "the text names it");
 
 /// What a failure says of ClickHouse.
-pub(super) fn said(error: &StoreError, class: Class) -> Said {
+pub(super) fn signal(error: &StoreError, class: Class) -> HealthSignal {
     match error {
-        StoreError::Unreachable(_) => Said::Fails,
+        StoreError::Unreachable(_) => HealthSignal::Fails,
         StoreError::TimedOut => of_timeout(class),
-        StoreError::Unintelligible(_) => Said::Works,
+        StoreError::Unintelligible(_) => HealthSignal::Works,
         StoreError::Refused { code, message } => match code {
             // TIMEOUT_EXCEEDED, TOO_SLOW: ClickHouse's clock was quicker than ours.
             159 | 160 => of_timeout(class),
-            241 if is_of_the_server(message) => Said::Overloaded,
+            241 if is_of_the_server(message) => HealthSignal::Overloaded,
             // QUOTA_EXCEEDED: of whoever asks.
-            201 => Said::Works,
+            201 => HealthSignal::Works,
             // UNKNOWN_TABLE, FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, QUERY_WAS_CANCELLED: it answers, only not this.
-            60 | 395 | 394 => Said::Works,
+            60 | 395 | 394 => HealthSignal::Works,
             _ => match error.class() {
-                Failure::Transient => Said::Fails,
-                Failure::Overloaded => Said::Overloaded,
-                Failure::TooExpensive | Failure::Permanent => Said::Works,
+                Failure::Transient => HealthSignal::Fails,
+                Failure::Overloaded => HealthSignal::Overloaded,
+                Failure::TooExpensive | Failure::Permanent => HealthSignal::Works,
             },
         },
     }
@@ -151,10 +150,10 @@ pub(super) fn said(error: &StoreError, class: Class) -> Said {
 
 /// Dashboards and real-time questions are small by construction, so a slow one is ClickHouse's fault. An ad hoc one may
 /// just have been too big.
-pub(super) fn of_timeout(class: Class) -> Said {
+pub(super) fn of_timeout(class: Class) -> HealthSignal {
     match class {
-        Class::Dashboard | Class::Realtime => Said::Fails,
-        Class::AdHoc => Said::Nothing,
+        Class::Dashboard | Class::Realtime => HealthSignal::Fails,
+        Class::AdHoc => HealthSignal::Nothing,
     }
 }
 
@@ -193,23 +192,23 @@ mod tests {
     #[test]
     fn a_failure_of_the_question_is_none_of_clickhouse() {
         for (code, message, expected) in [
-            (62, "", Said::Works),
-            (60, "", Said::Works),
-            (158, "", Said::Works),
-            (201, "", Said::Works),
-            (394, "", Said::Works),
-            (396, "", Said::Works),
-            (241, OWN, Said::Works),
-            (241, TOTAL, Said::Overloaded),
-            (202, "", Said::Overloaded),
-            (439, "", Said::Overloaded),
-            (209, "", Said::Fails),
-            (999, "", Said::Fails),
+            (62, "", HealthSignal::Works),
+            (60, "", HealthSignal::Works),
+            (158, "", HealthSignal::Works),
+            (201, "", HealthSignal::Works),
+            (394, "", HealthSignal::Works),
+            (396, "", HealthSignal::Works),
+            (241, OWN, HealthSignal::Works),
+            (241, TOTAL, HealthSignal::Overloaded),
+            (202, "", HealthSignal::Overloaded),
+            (439, "", HealthSignal::Overloaded),
+            (209, "", HealthSignal::Fails),
+            (999, "", HealthSignal::Fails),
         ] {
-            assert_eq!(said(&refused(code, message), Class::AdHoc), expected, "{code} {message}");
+            assert_eq!(signal(&refused(code, message), Class::AdHoc), expected, "{code} {message}");
         }
-        assert_eq!(said(&StoreError::Unreachable(String::new()), Class::AdHoc), Said::Fails);
-        assert_eq!(said(&refused(159, ""), Class::AdHoc), Said::Nothing);
-        assert_eq!(said(&refused(159, ""), Class::Dashboard), Said::Fails);
+        assert_eq!(signal(&StoreError::Unreachable(String::new()), Class::AdHoc), HealthSignal::Fails);
+        assert_eq!(signal(&refused(159, ""), Class::AdHoc), HealthSignal::Nothing);
+        assert_eq!(signal(&refused(159, ""), Class::Dashboard), HealthSignal::Fails);
     }
 }

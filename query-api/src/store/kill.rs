@@ -1,17 +1,16 @@
-//! Stops queries that nobody waits for. Closing the connection makes ClickHouse notice sooner or later; KILL makes it
-//! certain.
+//! Stops queries that nobody waits for. ClickHouse notices a closed connection sooner or later; KILL stops the query for certain.
 //!
 //! ```text
-//! Watched dropped -> queue (bounded) -> KILL (so many at once) -> found: again, until it is gone
-//!                                                              -> gone: what it held is somebody else's
-//!                                                              -> never found: it was over, or is looked for twice more
+//! Watched dropped -> queue (bounded) -> KILL (a few at once) -> found: again, until it is gone
+//!                                                            -> gone: its permit is released
+//!                                                            -> never found: it had ended; two more tries, in case it had not begun
 //! ```
 //!
-//! A query is stopped as the user that runs it, which needs no privilege but to see it among the processes. Of analysts, who
-//! must not see each other's statements, a row policy shows the one that the header [`STOP_HEADER`] names.
+//! KILL is sent as the user that runs the query, which needs no privilege but to see the query among the processes. Analysts must not
+//! see each other's statements: a row policy shows only the one that the header [`STOP_HEADER`] names.
 //!
-//! A query keeps its turn until ClickHouse has stopped it, so that ClickHouse never has more to do than admission
-//! thinks. When the queue is full the KILL is not sent and counted as lost: the closed connection and
+//! A query keeps its permit until ClickHouse has stopped it, so that ClickHouse never runs more queries than admission counts.
+//! When the queue is full the KILL is not sent and counted as lost: the closed connection and
 //! `max_execution_time` remain.
 
 use std::time::Duration;
@@ -33,7 +32,7 @@ const AT_ONCE: usize = 4;
 /// same.
 const WAITING: usize = 1_024;
 
-/// The longest that stopping a query takes. Then its turn is given up: it must not be held by a ClickHouse that hangs.
+/// The longest that stopping a query takes. Then its permit is released: a ClickHouse that hangs must not hold it.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// When it is looked first whether a query has stopped; then after twice as long, and so on.
@@ -105,7 +104,7 @@ async fn stop(Condemned { query_id, client, held }: Condemned) -> Kill {
     }
 }
 
-/// Tells ClickHouse to stop the query until it has: a query looks whether it was told only between two blocks.
+/// Sends KILL until ClickHouse has stopped the query: a query looks for KILL only between two blocks.
 async fn until_gone(client: &Client, query_id: &str) -> Kill {
     let mut gone = Kill::NotFound;
     let mut pause = LOOK;

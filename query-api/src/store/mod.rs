@@ -1,4 +1,4 @@
-//! Asks ClickHouse: as many questions at once as it can take, each for as long as its class may, none for longer than
+//! Sends queries to ClickHouse: no more at once than admission permits, each within the deadline of its class, none for longer than
 //! somebody waits for the answer.
 //!
 //! ```text
@@ -7,10 +7,10 @@
 //!                                        dropped, or out of time --+--> KILL
 //! ```
 //!
-//! What fails: no permit (refused, nothing was sent); ClickHouse refuses or is gone (`error.rs`); time runs out or nobody
-//! waits any more (`watch.rs`, `kill.rs`).
+//! Failure cases: no permit (refused, nothing was sent); ClickHouse refuses the query or is away (`error.rs`); the deadline passes, or
+//! nobody waits any more (`watch.rs`, `kill.rs`).
 //!
-//! Analysts' statements and exports are sent by others (`adhoc`), and watched over here all the same ([`Store::watch`]).
+//! `adhoc` sends analysts' statements and exports itself; they are watched here all the same ([`Store::watch`]).
 
 mod cost;
 mod error;
@@ -31,7 +31,7 @@ pub use watch::{HeldPermit, Watched};
 
 use crate::admission::{Admission, Policy};
 use crate::sql::{self, Statement};
-use crate::telemetry::{Metrics, Outcome};
+use crate::telemetry::{Metrics, QueryOutcome};
 use kill::Killer;
 use watch::Stop;
 
@@ -86,16 +86,16 @@ impl Store {
         self.admission.deadline(class)
     }
 
-    /// A turn to send one query.
+    /// A permit to send one query.
     pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, ReadError> {
         self.admission.admit(ask).await.map_err(|refused| {
-            self.metrics.query_ended(Outcome::Refused, Duration::ZERO);
+            self.metrics.query_ended(QueryOutcome::Refused, Duration::ZERO);
             ReadError::from(refused)
         })
     }
 
-    /// The query of a statement with the limits of its turn, and who watches over it: that is to be told how it ended,
-    /// and stops the query when it is dropped before. It is the caller's to end it at the permit's deadline.
+    /// The query of a statement, with the limits of its permit, and its watch. The caller reports to the watch how the query ended;
+    /// a watch that is dropped before stops the query. The caller ends the query at the permit's deadline.
     fn prepare(&self, permit: QueryPermit, statement: &Statement) -> (Query, Watched) {
         let query =
             statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
@@ -109,7 +109,7 @@ impl Store {
         Watched::new(held, Stop { client: client.clone(), killer: self.killer.clone() }, self.metrics.clone())
     }
 
-    /// A statement was answered that nobody asked for: what it told is said beside an answer.
+    /// Counts a statement that only looked up what is said beside an answer.
     pub fn looked_beside(&self) {
         self.metrics.looked_beside();
     }
@@ -119,7 +119,7 @@ impl Store {
         self.admission.breaker()
     }
 
-    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no turn, and is tried also while the breaker is open.
+    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no permit, and is tried also while the breaker is open.
     pub async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
         let answer = self.client.query(sql::PING).fetch_all::<u8>();

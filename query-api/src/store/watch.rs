@@ -1,4 +1,4 @@
-//! A query that was sent, until somebody says how it ended. Dropped before, it is stopped.
+//! Watches a query that was sent, until its end is reported. A watch that is dropped before stops the query.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::{Class as Failure, StoreError};
 use ulid::Ulid;
 
-use super::error::{self, ReadError, Said};
+use super::error::{self, HealthSignal, ReadError};
 use super::kill::{Condemned, Killer};
 use crate::admission::{Class, QueryPermit, SendPermit};
-use crate::telemetry::{Metrics, Outcome, Running};
+use crate::telemetry::{Metrics, QueryOutcome, Running};
 
 /// What a query holds until ClickHouse has ended it.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ impl HeldPermit {
         }
     }
 
-    /// Exports say nothing of ClickHouse: they did not ask whether it is left alone.
-    fn settle(&mut self, said: Said) {
+    /// An export says nothing about ClickHouse: it did not ask the breaker.
+    fn finish(&mut self, signal: HealthSignal) {
         if let Self::Query(permit) = self {
-            settle(permit, said);
+            finish(permit, signal);
         }
     }
 }
@@ -50,7 +50,7 @@ pub struct Watched {
     query_id: String,
     /// `None` once the query has ended by itself.
     held: Option<HeldPermit>,
-    outcome: Outcome,
+    outcome: QueryOutcome,
     began: Instant,
     stop: Stop,
     metrics: Metrics,
@@ -62,7 +62,7 @@ impl Watched {
         Self {
             query_id: Ulid::generate().to_string(),
             held: Some(held),
-            outcome: Outcome::Cancelled,
+            outcome: QueryOutcome::Cancelled,
             began: Instant::now(),
             stop,
             _running: metrics.query_began(),
@@ -77,21 +77,21 @@ impl Watched {
 
     /// ClickHouse has done all its work for the answer.
     pub fn answered(mut self) {
-        self.ended(Outcome::Answered, Said::Works);
+        self.ended(QueryOutcome::Answered, HealthSignal::Works);
     }
 
     /// ClickHouse failed; what that means to the caller.
     pub fn failed(mut self, error: &StoreError) -> ReadError {
         match error.class() {
-            // The question is to blame, and who asks is told; some readings have a second way for it.
+            // The question is to blame, and the caller learns that; some readings have a second way for it.
             Failure::TooExpensive => tracing::info!(%error, query_id = self.query_id, "a query was too expensive"),
             Failure::Transient | Failure::Overloaded | Failure::Permanent => {
                 tracing::warn!(%error, query_id = self.query_id, "a query failed");
             }
         }
         if let Some(held) = &self.held {
-            let said = error::said(error, held.class());
-            self.ended(Outcome::Failed, said);
+            let signal = error::signal(error, held.class());
+            self.ended(QueryOutcome::Failed, signal);
         }
         error::public(error)
     }
@@ -100,42 +100,44 @@ impl Watched {
     pub fn failed_at_theirs(mut self, error: &StoreError) {
         tracing::info!(%error, query_id = self.query_id, "an analyst's statement failed");
         match error {
-            StoreError::Unreachable(_) => self.ended(Outcome::Failed, Said::Fails),
+            StoreError::Unreachable(_) => self.ended(QueryOutcome::Failed, HealthSignal::Fails),
             StoreError::TimedOut => drop(self.timed_out()),
-            StoreError::Refused { .. } | StoreError::Unintelligible(_) => self.ended(Outcome::Failed, Said::Nothing),
+            StoreError::Refused { .. } | StoreError::Unintelligible(_) => {
+                self.ended(QueryOutcome::Failed, HealthSignal::Nothing)
+            }
         }
     }
 
     /// The answer failed on its way. Whether the query has ended by that is not known, so it is stopped.
     pub fn broke(mut self) {
-        self.outcome = Outcome::Failed;
+        self.outcome = QueryOutcome::Failed;
     }
 
     /// The deadline has come; the query is stopped.
     pub fn timed_out(mut self) -> ReadError {
         tracing::warn!(query_id = self.query_id, "a query took too long");
-        self.outcome = Outcome::TimedOut;
+        self.outcome = QueryOutcome::TimedOut;
         if let Some(held) = &mut self.held {
-            let said = error::of_timeout(held.class());
-            held.settle(said);
+            let signal = error::of_timeout(held.class());
+            held.finish(signal);
         }
         ReadError::TimedOut
     }
 
-    fn ended(&mut self, outcome: Outcome, said: Said) {
+    fn ended(&mut self, outcome: QueryOutcome, signal: HealthSignal) {
         self.outcome = outcome;
         if let Some(mut held) = self.held.take() {
-            held.settle(said);
+            held.finish(signal);
         }
     }
 }
 
-fn settle(permit: &mut QueryPermit, said: Said) {
-    match said {
-        Said::Works => permit.settle(Verdict::Succeeded),
-        Said::Fails => permit.settle(Verdict::Failed),
-        Said::Overloaded => permit.overloaded(),
-        Said::Nothing => permit.settle(Verdict::Nothing),
+fn finish(permit: &mut QueryPermit, signal: HealthSignal) {
+    match signal {
+        HealthSignal::Works => permit.finish(Verdict::Succeeded),
+        HealthSignal::Fails => permit.finish(Verdict::Failed),
+        HealthSignal::Overloaded => permit.overloaded(),
+        HealthSignal::Nothing => permit.finish(Verdict::Nothing),
     }
 }
 

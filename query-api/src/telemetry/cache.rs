@@ -1,4 +1,4 @@
-//! What the cache does beyond look-ups.
+//! Metrics of the cache, except for look-ups of answers, which `telemetry/mod.rs` counts.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 

@@ -1,5 +1,5 @@
-//! Every metric of this service: names, labels and buckets. Labels are enums of this module, or the
-//! `label()` of the type that is measured, so that their number is bounded.
+//! Every metric of this service: names, labels and buckets. Label values are enums of this module, or the `label()` of the
+//! measured type, so that their number is bounded.
 
 mod cache;
 mod queries;
@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
-pub use queries::{AdmissionRefusal, Cut, Kill, Outcome};
+pub use queries::{AdmissionRefusal, Kill, QueryOutcome, StreamCut};
 pub use streams::Sent;
 
 /// What a request was for.
@@ -139,16 +139,16 @@ impl Metrics {
             )?,
             queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
             waiting: IntGaugeVec::new(
-                Opts::new("tallyhouse_query_waiting", "Questions that wait for their turn, by class"),
+                Opts::new("tallyhouse_query_waiting", "Questions that wait for a slot, by class"),
                 &["class"],
             )?,
             wait_seconds: HistogramVec::new(
-                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had its turn, by class")
+                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had a slot, by class")
                     .buckets(SECONDS.to_vec()),
                 &["class"],
             )?,
             refused: IntCounterVec::new(
-                Opts::new("tallyhouse_query_refused_total", "Questions that got no turn, by class and reason"),
+                Opts::new("tallyhouse_query_refused_total", "Questions that got no slot, by class and reason"),
                 &["class", "reason"],
             )?,
             breaker: IntGauge::new(

@@ -1,4 +1,4 @@
-//! Queries to ClickHouse: admission, outcomes, and kills.
+//! Metrics of queries to ClickHouse: admission, outcomes and kills.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{Metrics, Running};
 
 /// How a ClickHouse query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum QueryOutcome {
     /// With an answer.
     Answered,
     /// With an error.
@@ -51,7 +51,7 @@ pub enum Kill {
 
 /// Why an answer was broken off on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub enum StreamCut {
     /// ClickHouse failed half-way.
     Failed,
     /// ClickHouse sent nothing for too long.
@@ -66,7 +66,7 @@ pub enum Cut {
     Left,
 }
 
-impl Cut {
+impl StreamCut {
     /// For logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {
@@ -129,26 +129,26 @@ impl Metrics {
     }
 
     /// An answer was broken off on its way.
-    pub fn stream_cut(&self, cut: Cut) {
+    pub fn stream_cut(&self, cut: StreamCut) {
         self.streams_cut.with_label_values(&[cut.label()]).inc();
     }
 
-    /// A ClickHouse query told what is said beside an answer.
+    /// A ClickHouse query looked up what is said beside an answer.
     pub fn looked_beside(&self) {
         self.look_ups.inc();
     }
 
     /// A ClickHouse query ended.
-    pub fn query_ended(&self, outcome: Outcome, took: Duration) {
+    pub fn query_ended(&self, outcome: QueryOutcome, took: Duration) {
         let label = match outcome {
-            Outcome::Answered => "answered",
-            Outcome::Failed => "failed",
-            Outcome::TimedOut => "timed_out",
-            Outcome::Cancelled => "cancelled",
-            Outcome::Refused => "refused",
+            QueryOutcome::Answered => "answered",
+            QueryOutcome::Failed => "failed",
+            QueryOutcome::TimedOut => "timed_out",
+            QueryOutcome::Cancelled => "cancelled",
+            QueryOutcome::Refused => "refused",
         };
         self.queries.with_label_values(&[label]).inc();
-        if outcome != Outcome::Refused {
+        if outcome != QueryOutcome::Refused {
             self.query_seconds.observe(took.as_secs_f64());
         }
     }

@@ -1,4 +1,4 @@
-//! Streams: who listens, and what they are sent.
+//! Metrics of streams: listeners, and what they are sent.
 
 use std::borrow::Cow;
 

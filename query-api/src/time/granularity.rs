@@ -1,4 +1,4 @@
-//! How wide the buckets of a series are.
+//! The widths that the buckets of a series may have.
 
 use serde::Serialize;
 

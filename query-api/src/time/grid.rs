@@ -1,4 +1,4 @@
-//! The grid of buckets: where each starts, in a zone, through every change of its clocks.
+//! The grid of buckets: where each starts in a time zone, through every change of its clocks.
 
 use jiff::civil::Date;
 use jiff::{Span, ToSpan};

@@ -1,4 +1,4 @@
-//! Instants, time zones, and the grid of buckets that a series is drawn on. Pure: the tz database is compiled in.
+//! Instants, time zones, and the grid of buckets of a series. Pure: the tz database is compiled in.
 //!
 //! Instants are whole seconds since the Unix epoch: no bucket is finer than a minute.
 

@@ -1,4 +1,4 @@
-//! An instant as text: the one way in which an answer writes times, whichever its form.
+//! Instants as RFC 3339 text: the one form in which answers write times.
 
 use jiff::Timestamp;
 use jiff::tz::Offset;

@@ -1,4 +1,4 @@
-//! How far an answer says that it may be off, against estimates of a real engine.
+//! The errors that an answer states, against estimates of a real engine.
 
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;

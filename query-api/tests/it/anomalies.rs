@@ -1,4 +1,4 @@
-//! Anomalies of real rollups: what was injected is found, what is not over is not judged, and what is too little is said.
+//! Anomalies of real rollups: injected anomalies are found, buckets that are not over are not judged, and a series that is too short is refused.
 
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;

@@ -1,4 +1,4 @@
-//! Documents that are posted: a stranger's is not read, and nobody's is waited for without end.
+//! Posted bodies: without a good key they are not read, and a slow one is not waited for without end.
 
 use futures_util::future::join_all;
 use serde_json::Value;

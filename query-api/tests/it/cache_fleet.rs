@@ -1,4 +1,4 @@
-//! Two instances and one Redis: one query for a crowd, also when who computes dies, and every instance learns what changed.
+//! Two instances and one Redis: one query for a crowd, also when the leader dies, and every instance learns what changed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -324,8 +324,8 @@ async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_thos
     insert_events(&engine.writer(), &project, from, 1).await;
     let redis = Redis::start().await;
     let (pool, day) = (tallyhouse_service::changed_days::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
-    let touched = BTreeSet::from([DayChange::day(&project, day)]);
-    let late = async || invalidate(&pool, &touched).await.unwrap();
+    let changed = BTreeSet::from([DayChange::day(&project, day)]);
+    let late = async || invalidate(&pool, &changed).await.unwrap();
     late().await;
     let service = Service::start(engine.reader(), &[&project], Some(&redis.url)).await;
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);

@@ -1,4 +1,4 @@
-//! The life of an answer in one process: fresh, stale, an excuse; and what may cut it short.
+//! The life of an answer in one process: fresh, stale, given when ClickHouse cannot answer; and what shortens it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tallyhouse_testkit::{self as support, a_day, eventually, insert_events, new_
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn touched(project: &str, from: i64) -> [DayChange; 1] {
+fn changed(project: &str, from: i64) -> [DayChange; 1] {
     [DayChange::day(project, (from / 86_400) as i32)]
 }
 
@@ -26,11 +26,11 @@ async fn a_late_event_shows_at_once_when_the_ingester_is_in_the_process() {
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
     insert_events(&engine.writer(), &project, from, 1).await;
     // Nobody said so yet, and another day does not matter.
-    days.raise(&touched(&project, from + 86_400));
+    days.raise(&changed(&project, from + 86_400));
     service.pass(HOUR / 2);
     let known = service.get(&project, &a_day(from)).await;
     assert_eq!((known.header("x-cache"), known.values()), ("HIT", vec![json!(3)]));
-    days.raise(&touched(&project, from));
+    days.raise(&changed(&project, from));
     let late = service.get(&project, &a_day(from)).await;
     assert_eq!((late.header("x-cache"), late.values()), ("MISS", vec![json!(6)]));
     service.stop().await;
@@ -49,7 +49,7 @@ async fn an_insert_that_overtakes_a_computation_is_not_hidden_by_it() {
     let is_sent = async || service.gauge("tallyhouse_query_clickhouse_in_flight") == 1;
     eventually("the early reader's query is sent", is_sent).await;
     insert_events(&engine.writer(), &project, from, 1).await;
-    days.raise(&touched(&project, from));
+    days.raise(&changed(&project, from));
     let (asking, key) = (Arc::clone(&service), project.clone());
     let late = tokio::spawn(async move { asking.get(&key, &a_day(from)).await });
     let are_sent = async || service.gauge("tallyhouse_query_clickhouse_in_flight") == 2;
@@ -86,11 +86,11 @@ async fn with_clickhouse_away_older_answers_are_given_and_marked() {
     eventually("the refresh has failed", async || reason(&a_day(from)).await == unavailable).await;
     service.pass(21 * HOUR + HOUR / 2);
     assert_eq!(reason(&a_day(from)).await, unavailable);
-    days.raise(&touched(&project, from));
+    days.raise(&changed(&project, from));
     assert_eq!(reason(&a_day(from)).await, unavailable);
     assert_eq!(service.get(&project, &format!("{}&eventType=view", a_day(from))).await.status, 503, "nothing is kept");
     service.pass(24 * HOUR);
-    assert_eq!(service.get(&project, &a_day(from)).await.status, 503, "too old to be an excuse");
+    assert_eq!(service.get(&project, &a_day(from)).await.status, 503, "too old to be given instead");
     proxy.set(Mode::Pass);
     eventually("it is answered again", async || service.get(&project, &a_day(from)).await.status == 200).await;
     service.stop().await;

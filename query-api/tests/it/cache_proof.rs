@@ -1,4 +1,4 @@
-//! Who proves that a remembered answer is right: an unchanged version does only while ingesters vouch for it.
+//! What proves that a cached answer is right: an unchanged version does so only while ingesters send heartbeats.
 
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,7 @@ async fn a_hash_of_versions_that_was_evicted_revives_no_answer() {
     let first = other.get(&place.project, &a_day(place.from)).await;
     assert_eq!(first.values(), [json!(3)]);
     place.late().await;
-    place.shows("it was told").await;
+    place.shows("the change was published").await;
     for evicted in
         [format!("tallyhouse:days:{}", place.project), WRITERS.to_owned(), "tallyhouse:cache:generations".to_owned()]
     {
@@ -160,7 +160,7 @@ async fn a_hash_of_versions_that_was_evicted_revives_no_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_cleared_is_not_given_again_when_the_count_of_clearings_is_lost() {
     let mut place = Place::new().await;
-    // Nobody tells of these, which is what clearing is for.
+    // Nobody publishes these changes, which is what clearing is for.
     insert_events(&engine().await.writer(), &place.project, place.from, 1).await;
     assert!(place.is_right().await, "the answer from before is remembered");
     place.events += 3;
@@ -201,16 +201,16 @@ async fn an_ingester_that_was_killed_before_it_told_is_missed() {
     let mut place = Place::new().await;
     place.redis.command("CLIENT PAUSE 600000 WRITE").await.unwrap();
     place.late().await;
-    // What it would send again, it would tell of again.
+    // What it sent again, it would publish again.
     eventually("it is committed", async || !is_inserting(&place.data)).await;
     let Place { redis, api, ingester, data, project, from, events } = place;
     ingester.kill(&data).await;
     redis.command("CLIENT UNPAUSE").await.unwrap();
     let is_right = async || api.get(&project, &a_day(from)).await.values() == [json!(events)];
-    eventually("the event shows that nobody told", is_right).await;
+    eventually("the event shows although nobody published it", is_right).await;
     let is_missed = async || api.gauge("tallyhouse_query_cache_silent_writers") == 1;
     eventually("it is missed", is_missed).await;
-    // Its successor tells everything, and takes it off the list.
+    // Its successor publishes everything, and takes it off the list.
     let settings = [("REDIS_URL", redis.url.as_str())];
     let successor = Ingester::start_with(engine().await.writer(), &data, &project, &settings).await;
     eventually("nobody is missed", async || api.gauge("tallyhouse_query_cache_silent_writers") == 0).await;

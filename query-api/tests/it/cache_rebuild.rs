@@ -1,4 +1,4 @@
-//! Who changes rollups tells whoever remembers answers about them.
+//! A command that changes rollups invalidates the changed days in the query cache.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -60,7 +60,7 @@ async fn a_rebuild_shows_at_once_with_redis_in_one_process_and_on_its_own() {
         assert!(!told(&output).contains("no query API was told"), "{output:?}");
         let shows = async || service.get(&mine, &a_day(from)).await.values() == [json!(3)];
         eventually("the rebuilt day shows", shows).await;
-        assert_eq!(service.get(&theirs, &a_day(from)).await.header("x-cache"), "HIT", "nobody touched it");
+        assert_eq!(service.get(&theirs, &a_day(from)).await.header("x-cache"), "HIT", "nobody changed it");
         service.stop().await;
     }
     engine.stop(Duration::from_secs(10)).await;

@@ -1,4 +1,4 @@
-//! Streams of a metric: one question to ClickHouse however many listen, news when something happened, and an end that is said.
+//! Streams of a metric: one query to ClickHouse however many listeners, a value when something changed, and an explicit end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
     let mut stranger = Listener::open(&service, &other, path).await;
     let empty = listener.event().await.unwrap();
     assert_eq!(total(&empty), 0);
-    // Today: nobody tells of these inserts, and a day that is over is remembered for a minute then.
+    // Today: nobody publishes these inserts, and a day that is over is remembered for a minute then.
     let midnight = this_minute() - this_minute().rem_euclid(86_400);
     insert_events(&engine.writer(), &project, midnight.max(this_minute() - 120), 1).await;
     let mut full = listener.event().await.unwrap();
@@ -141,7 +141,7 @@ async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
     assert_ne!(full.id, empty.id);
     assert_eq!(total(&stranger.event().await.unwrap()), 0, "another project's data");
     assert_eq!(service.gauge("tallyhouse_query_stream_questions"), 2);
-    // Who comes back with the last id is not told the same again.
+    // A client that comes back with the last id is not sent the same again.
     let headers = [("x-api-key", project.as_str()), ("last-event-id", full.id.as_str())];
     let mut again = Listener::open_with(&service, path, &headers).await;
     assert!(again.block().await.unwrap().starts_with("retry: "));
@@ -245,7 +245,7 @@ async fn a_stream_is_refused_before_it_begins() {
     assert_eq!((reply.header("retry-after"), &reply.body["limit"]), ("10", &json!(2)));
     assert_eq!(service.counted("tallyhouse_query_stream_refused_total", ""), 2);
     drop((one, two));
-    eventually("places are given back", async || {
+    eventually("slots are given back", async || {
         service.open("/v1/metrics/users/stream", &[("x-api-key", &project)]).await.status() == 200
     })
     .await;

@@ -1,4 +1,4 @@
-//! The read path against a real ClickHouse and Redis, in one binary so that its tests share them. A file is a topic.
+//! The read path against a real ClickHouse and Redis, in one binary so that its tests share them. One file per topic.
 
 #![allow(
     clippy::expect_used,
@@ -20,7 +20,7 @@ mod equality;
 mod event_types;
 mod export;
 mod export_times;
-mod journeys;
+mod funnels_retention;
 mod live;
 mod meta;
 mod newest_event;

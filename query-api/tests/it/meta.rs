@@ -1,4 +1,4 @@
-//! What an answer says about itself is the same, whatever was asked.
+//! The `meta` of an answer is the same for every kind of question.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The query API against real rollups: right numbers, and an answer that can be acted on for every bad question.
+//! The query API against real rollups: right numbers, and for every bad question an error that the caller can act on.
 
 use serde_json::{Value, json};
 use tallyhouse_sql::Connection;

@@ -1,4 +1,4 @@
-//! What admission promises of a real ClickHouse: nothing runs that nobody waits for, and what fails is left alone.
+//! Admission against a real ClickHouse: no query runs that nobody waits for, and a ClickHouse that fails is left alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,7 +164,7 @@ async fn a_question_that_leaves_the_queue_is_never_sent() {
     first.abort();
     let small = statement("SELECT 1");
     let after = desk.store.rows::<u8>(&small, &ask(Class::AdHoc, &queued)).await;
-    assert_eq!(after, Ok(vec![1]), "the place is free");
+    assert_eq!(after, Ok(vec![1]), "the slot is free");
     assert_eq!(desk.running(&queued).await, 0);
     assert_eq!(
         desk.metric("tallyhouse_query_clickhouse_queries_total", &["cancelled"]),
@@ -173,9 +173,9 @@ async fn a_question_that_leaves_the_queue_is_never_sent() {
     );
 }
 
-/// Sixty readers for three places, each gone as soon as its query runs: all are stopped, and no place is lost on the way.
+/// Sixty readers for three slots, each gone as soon as its query runs: all queries are stopped, and no slot is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_that_leaves_is_stopped_and_leaves_its_places() {
+async fn a_crowd_that_leaves_is_stopped_and_leaves_its_slots() {
     let (engine, mark) = (support::engine().await, new_project());
     let mut policy = Policy::for_total(8);
     policy.dashboard.concurrency = 3;
@@ -184,8 +184,8 @@ async fn a_crowd_that_leaves_is_stopped_and_leaves_its_places() {
     for _ in 0..20 {
         let crowd: Vec<_> = (0..3).map(|_| desk.ask_for_long(Class::Dashboard, &mark)).collect();
         let begun = || desk.metric("tallyhouse_query_clickhouse_in_flight", &[]);
-        eventually("all places are taken", async || begun() == 3.0).await;
-        assert!(desk.running(&mark).await <= 3, "what was left is stopped before its place is taken");
+        eventually("all slots are taken", async || begun() == 3.0).await;
+        assert!(desk.running(&mark).await <= 3, "what was left is stopped before its slot is taken");
         crowd.iter().for_each(JoinHandle::abort);
         for reader in crowd {
             assert!(reader.await.unwrap_err().is_cancelled());

@@ -1,4 +1,4 @@
-//! What an answer says beside its numbers: warnings, what was left out, what was compared.
+//! What an answer holds besides its numbers: warnings, what was left out, what was compared.
 
 use hyper::StatusCode;
 use serde_json::{Value, json};

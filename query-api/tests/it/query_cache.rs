@@ -1,4 +1,4 @@
-//! What the cache promises: one query for a stampede, no tenant's data for another, no need of Redis, and no query that
+//! The guarantees of the cache: one query for a stampede, no tenant's data for another, no need of Redis, and no query that
 //! nobody waits for.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `POST /v1/query` against real rollups, and rollups against raw events for questions that nobody thought of.
+//! `POST /v1/query` against real rollups, and rollups against raw events for random questions.
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ async fn bad_documents_are_explained_with_the_field() {
 }
 
 #[tokio::test]
-async fn journeys_are_asked_for_in_the_same_place() {
+async fn funnels_and_retention_have_the_same_path() {
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 24).await;
     let service = Service::start(engine.reader(), &[&project], None).await;

@@ -1,4 +1,4 @@
-//! Registered metrics: made, asked for, changed, and made by two at once.
+//! Registered metrics: created, queried, changed, and created by two writers at once.
 
 use hyper::StatusCode;
 use serde_json::json;

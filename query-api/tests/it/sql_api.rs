@@ -1,4 +1,4 @@
-//! `POST /v1/sql` against a real ClickHouse: what is legitimate works, and every refusal can be acted on.
+//! `POST /v1/sql` against a real ClickHouse: legitimate statements work, and the caller can act on every refusal.
 
 use bytes::Bytes;
 use futures_util::future::ready;
@@ -210,7 +210,7 @@ async fn a_client_that_leaves_ends_its_statement() {
             () = seen => {}
         }
     }
-    // Ad hoc questions have one place: it is free once the statement is gone.
+    // Ad hoc questions have one slot: it is free once the statement is gone.
     let next = post(&service, &headers, json!({"sql": "SELECT 1"}).to_string()).await;
     assert_eq!((next.status.as_u16(), running().await.as_str()), (200, "0"), "{next:?}");
     assert_eq!(service.counted("tallyhouse_query_clickhouse_queries_total", "cancelled"), 1);
@@ -252,11 +252,11 @@ async fn answers_that_nobody_reads_are_few() {
     assert_eq!((refused.status.as_u16(), &refused.body["code"]), (429, &json!("too_many_queries")), "{refused:?}");
     assert_eq!(refused.header("retry-after"), "5");
     assert_eq!(ask(&service, &other, &small).await.status, 200);
-    // Read to its end, an answer gives its place back; so does one whose reader leaves.
+    // Read to its end, an answer gives its permit back; so does one whose reader leaves.
     let mut whole = Vec::new();
     held[0].read_to_end(&mut whole).await.unwrap();
     assert!(whole.len() > 30_000_000 && whole.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", whole.len());
-    eventually("a place is free", async || ask(&service, &hoarder, &small).await.status == 200).await;
+    eventually("a permit is free", async || ask(&service, &hoarder, &small).await.status == 200).await;
     held.clear();
     eventually("they were given up", async || service.counted("tallyhouse_query_streams_cut_total", "left") == 4).await;
     service.stop().await;

@@ -1,7 +1,7 @@
 //! Attempts of an analyst to see another project's rows, to read what is not a table of events, or to change anything.
 //!
-//! Each runs through `POST /v1/sql`, and again straight to ClickHouse as the user `analyst`, to tell what the grants and row
-//! policies alone hold back.
+//! Each runs through `POST /v1/sql`, and again straight to ClickHouse as the user `analyst`, to show what the grants and row
+//! policies alone refuse.
 
 use serde_json::json;
 use tallyhouse_sql::Connection;

@@ -1,5 +1,5 @@
-//! Families of series with the shapes that public anomaly benchmarks have (NAB, Yahoo S5, UCR), made from seeds. Nothing of
-//! theirs is copied.
+//! Families of series with the shapes of public anomaly benchmarks (NAB, Yahoo S5, UCR), generated from seeds. Nothing is
+//! copied from them.
 
 use std::f64::consts::TAU;
 

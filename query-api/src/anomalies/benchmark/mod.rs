@@ -1,4 +1,4 @@
-//! How well the detector finds what is labelled, by family of series: `cargo test -p tallyhouse-query-api --lib
+//! How well the detector finds labelled anomalies, by family of series: `cargo test -p tallyhouse-query-api --lib
 //! benchmark -- --nocapture` prints it.
 
 mod families;

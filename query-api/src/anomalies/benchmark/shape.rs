@@ -1,4 +1,4 @@
-//! A labelled series: what is expected of each bucket, what is injected, and noise.
+//! A labelled series: the expected value of each bucket, the injected anomalies, and noise.
 
 use std::ops::Range;
 

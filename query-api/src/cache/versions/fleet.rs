@@ -1,4 +1,4 @@
-//! What an instance knows through Redis, and the stamps that follow from it.
+//! The versions that an instance reads from Redis, and the stamps that follow from them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tallyhouse_service::day_versions::Span;
 
 use super::super::RedisTimeBudget;
-use super::super::day_version_table::{DayVersionTable, Look, Moment, Slot};
-use super::super::heartbeats::{Doubt, WriterHeartbeats};
+use super::super::day_version_table::{DayVersionTable, Moment, Slot, VersionLookup};
+use super::super::heartbeats::{UnknownReason, WriterHeartbeats};
 use super::super::shared::{Away, Request, SharedCache};
 use super::super::single_flight::{Lost, SingleFlight};
 use super::super::stamp::VersionStamp;
@@ -38,7 +38,7 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// `None` when Redis does not say, or cannot be believed.
+    /// `None` when Redis does not answer, or versions are unknown.
     pub(super) async fn stamp(
         self: &Arc<Self>,
         project: &str,
@@ -51,16 +51,16 @@ impl Fleet {
         }
         let stamp = self.counted(project, span, slot, redis_time).await;
         // Judged after the versions were read: they are no older than what vouches for them.
-        match (stamp, self.heartbeats().doubt(Instant::now())) {
+        match (stamp, self.heartbeats().unknown_reason(Instant::now())) {
             (Some(stamp), None) => Some(stamp),
             // There is nothing to vouch for.
             (Some(stamp), Some(_)) if span.is_empty() => Some(stamp),
-            (Some(_), Some(doubt)) => {
-                self.metrics.cache.unknown(doubt.label());
+            (Some(_), Some(reason)) => {
+                self.metrics.cache.unknown(reason.label());
                 None
             }
-            (None, doubt) => {
-                self.metrics.cache.unknown(doubt.unwrap_or(Doubt::NoAnswer).label());
+            (None, reason) => {
+                self.metrics.cache.unknown(reason.unwrap_or(UnknownReason::NoAnswer).label());
                 None
             }
         }
@@ -76,8 +76,8 @@ impl Fleet {
         // Three times: a reading that somebody else began may have been overtaken by a message, and one of days may find another hash.
         for _ in 0..3 {
             let now = Moment { at: Instant::now(), slot };
-            let look = self.table().look(project, span, now);
-            if let Look::Known(stamp) = look {
+            let lookup = self.table().look_up(project, span, now);
+            if let VersionLookup::Known(stamp) = lookup {
                 return Some(stamp);
             }
             if redis_time.is_over() {
@@ -86,7 +86,7 @@ impl Fleet {
             let (fleet, name) = (Arc::clone(self), project.to_owned());
             let reading = || async move {
                 let own = RedisTimeBudget::default();
-                fleet.read(&name, look, now, &own).await.map(|()| own.spent())
+                fleet.read(&name, lookup, now, &own).await.map(|()| own.spent())
             };
             match self.reading.join(project.to_owned(), reading).await.1 {
                 Ok(Ok(took)) => redis_time.spend(took),
@@ -96,9 +96,9 @@ impl Fleet {
                 }
             }
         }
-        match self.table().look(project, span, Moment { at: Instant::now(), slot }) {
-            Look::Known(stamp) => Some(stamp),
-            Look::ReadAll | Look::Read(_) => None,
+        match self.table().look_up(project, span, Moment { at: Instant::now(), slot }) {
+            VersionLookup::Known(stamp) => Some(stamp),
+            VersionLookup::ReadAll | VersionLookup::Read(_) => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The subscription: which days and hours changed, and what is to be forgotten.
+//! The subscription to Redis: which days and hours changed, and which projects were cleared.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ impl Fleet {
                     if message.get_channel_name() == CLEARED {
                         self.heard_cleared(&text, cleared);
                     } else {
-                        self.heard_touched(&text);
+                        self.heard_changed(&text);
                     }
                 }
                 _ = ping.tick() => {
@@ -48,7 +48,7 @@ impl Fleet {
         }
     }
 
-    fn heard_touched(&self, text: &str) {
+    fn heard_changed(&self, text: &str) {
         if let Some((project, units)) = changed_days::heard(text) {
             self.table().heard(project, units);
         }
@@ -81,7 +81,7 @@ mod tests {
     use tallyhouse_service::changed_days::ALL;
     use tallyhouse_service::day_versions::{Span, Unit};
 
-    use super::super::super::day_version_table::{Fetched, Look, Moment, Slot};
+    use super::super::super::day_version_table::{Fetched, Moment, Slot, VersionLookup};
     use super::super::super::shared::SharedCache;
     use super::super::super::stamp::Generation;
     use super::*;
@@ -108,22 +108,22 @@ mod tests {
     }
 
     /// Long after the days, so that they are looked at by days.
-    fn look(fleet: &Fleet, project: &str) -> Look {
-        fleet.table().look(project, &Span::between(86_400, 3 * 86_400, 1_000_000), now())
+    fn look_up(fleet: &Fleet, project: &str) -> VersionLookup {
+        fleet.table().look_up(project, &Span::between(86_400, 3 * 86_400, 1_000_000), now())
     }
 
     #[test]
     fn a_message_of_the_ingester_names_a_project_and_days() {
         let fleet = fleet();
-        fleet.heard_touched("p 2 9");
+        fleet.heard_changed("p 2 9");
         let units = [Unit::Day(2), Unit::Day(9), Unit::Whole(2), Unit::Whole(9)];
-        assert_eq!(look(&fleet, "p"), Look::Read(units.to_vec()));
-        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
+        assert_eq!(look_up(&fleet, "p"), VersionLookup::Read(units.to_vec()));
+        assert!(matches!(look_up(&fleet, "q"), VersionLookup::Known(_)));
         // What is not the ingester's is not understood, and harms nobody.
         for nonsense in ["", " ", "q", "q x", "q 99999999999999999999", "\u{0}"] {
-            fleet.heard_touched(nonsense);
+            fleet.heard_changed(nonsense);
         }
-        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
+        assert!(matches!(look_up(&fleet, "q"), VersionLookup::Known(_)));
     }
 
     #[test]
@@ -132,10 +132,10 @@ mod tests {
         let told = Mutex::new(Vec::new());
         let cleared = |project: Option<&str>| told.lock().unwrap().push(project.map(str::to_owned));
         fleet.heard_cleared("project:p", &cleared);
-        assert_eq!(look(&fleet, "p"), Look::ReadAll);
-        assert!(matches!(look(&fleet, "q"), Look::Known(_)));
+        assert_eq!(look_up(&fleet, "p"), VersionLookup::ReadAll);
+        assert!(matches!(look_up(&fleet, "q"), VersionLookup::Known(_)));
         fleet.heard_cleared(ALL, &cleared);
-        assert_eq!(look(&fleet, "q"), Look::ReadAll);
+        assert_eq!(look_up(&fleet, "q"), VersionLookup::ReadAll);
         assert_eq!(*told.lock().unwrap(), [Some("p".to_owned()), None]);
     }
 }

@@ -1,21 +1,20 @@
-//! Which state of the data a question is about: the stamp of its days and hours.
+//! The version stamp of a question: the versions of its days and hours.
 //!
 //! ```text
-//! with Redis   tallyhouse:writers, four times a second: whether versions can be believed (`heartbeats.rs`)
+//! with Redis   tallyhouse:writers, four times a second: whether versions are current (`heartbeats.rs`)
 //!              HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
-//!              run_id and master_replid of INFO: counters mean something only as long as the same process counts the same data
+//!              run_id and master_replid of INFO: counters are comparable only while the same process counts the same data
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown
 //! ```
 //!
-//! A server that comes back with a snapshot, and a replica that takes over, may have lost the last counts together with
-//! nothing else: the same sums then mean other data. So nothing of before a restart of Redis is asked for after it.
+//! A server that restarts from a snapshot, and a replica that takes over, may have lost the last counts and nothing else: the same sums
+//! then mean other data. So no answer from before a restart of Redis is looked up after it.
 //!
-//! With Redis its hash is the authority, and counters of this process never enter a key that is shared. Whatever Redis
-//! does not say is *unknown*: then answers live by their short time. That is so of a hash that is not there, whether it never was or
-//! was evicted: whoever asks for it begins one, with a number of its own, and where that cannot be written nobody knows. The stamp
-//! is taken before the data is read, so a computation that an insert overtakes is kept under the older stamp, which nobody asks for
-//! any more.
+//! With Redis its hash is the authority, and counters of this process never enter a shared key. A version that Redis does not give is
+//! *unknown*: then answers live for a short time. That includes a hash that never existed or was evicted: the first reader creates one with
+//! a number of its own, and while it cannot be written, versions stay unknown. The stamp is taken before the data is read, so a computation
+//! that an insert overtakes is cached under the older stamp, which nobody looks up any more.
 
 mod fleet;
 mod listen;
@@ -99,8 +98,8 @@ impl Versions {
         Some(Proven { days, at_ms })
     }
 
-    /// Makes every key of the project, or of all, another one. Tells whether all instances learn of it. With all that is remembered
-    /// gone, nobody has to wait for writers that are silent: what they did not tell does no harm any more.
+    /// Makes every key of the project, or of all, another one. Fails when Redis did not take it, so that other instances do not learn of it. With all
+    /// that is remembered gone, nobody waits for silent writers: a change that they did not publish does no harm any more.
     pub async fn clear(&self, project: Option<&str>) -> Result<(), Away> {
         self.clear_counts.raise(project);
         let Source::Fleet(fleet) = &self.source else { return Ok(()) };
@@ -118,7 +117,7 @@ impl Versions {
     pub async fn raise(&self, days: &BTreeSet<DayChange>) -> Result<(), Away> {
         match &self.source {
             Source::Nobody => {
-                days.iter().for_each(|touched| self.clear_counts.raise(Some(&touched.project)));
+                days.iter().for_each(|change| self.clear_counts.raise(Some(&change.project)));
                 Ok(())
             }
             Source::Process(versions) => {
@@ -130,7 +129,7 @@ impl Versions {
                 while !some.is_empty() {
                     fleet.shared.ask::<()>(Request::Many(changed_days::commands(&some))).await?;
                     // Here at once, whatever becomes of the message.
-                    some.iter().for_each(|touched| fleet.table().heard(&touched.project, touched.units()));
+                    some.iter().for_each(|change| fleet.table().heard(&change.project, change.units()));
                     some = changed_days::next(days, some.last());
                 }
                 Ok(())
@@ -138,7 +137,7 @@ impl Versions {
         }
     }
 
-    /// Listens to what changes until `stopped`; `cleared` is told which project another process cleared.
+    /// Listens to what changes until `stopped`; `cleared` is called with the project that another process cleared.
     pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
         let Source::Fleet(fleet) = &self.source else { return };
         let listening = async {

@@ -1,4 +1,4 @@
-//! Reading Redis: who writes, what it is, and the versions of a project's days and hours.
+//! Reads Redis: the list of writers, the identity of the server and its data, and the versions of a project's days and hours.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tallyhouse_service::changed_days::{
 use tallyhouse_service::day_versions::{Hour, Unit};
 
 use super::super::RedisTimeBudget;
-use super::super::day_version_table::{Fetched, Look, Moment, Reread};
+use super::super::day_version_table::{Fetched, Moment, Reread, VersionLookup};
 use super::super::heartbeats::Reading;
 use super::super::shared::{Away, Request};
 use super::super::stamp::Generation;
@@ -70,17 +70,17 @@ impl Fleet {
     pub(super) async fn read(
         &self,
         project: &str,
-        look: Look,
+        lookup: VersionLookup,
         now: Moment,
         redis_time: &RedisTimeBudget,
     ) -> Result<(), Away> {
         let begun = self.table().reading(project, now);
-        let read = match look {
-            Look::Known(_) => return Ok(()),
-            Look::ReadAll => {
+        let read = match lookup {
+            VersionLookup::Known(_) => return Ok(()),
+            VersionLookup::ReadAll => {
                 self.read_all(project, redis_time).await.map(|all| self.table().took_all(project, begun, all))
             }
-            Look::Read(units) => {
+            VersionLookup::Read(units) => {
                 self.read_units(project, &units, redis_time).await.map(|read| self.table().took(project, begun, read))
             }
         };

@@ -1,23 +1,22 @@
 //! The statement of a funnel.
 //!
 //! ```text
-//! events -> one sorted array of keys a person -> how far every event gets -> the best attempt -> counts and medians
+//! events -> one sorted array of keys per person -> how far every event gets -> the best attempt -> counts and medians
 //! ```
 //!
-//! Not `windowFunnel`, though it finds the same for steps of different types in any order of other events (a test compares
-//! them), because
+//! `windowFunnel` finds the same for steps of different types with any other events between them (a test compares the two), but
 //! * it lets one event be two steps;
-//! * its `strict_order` gives a person up at the first event out of place, though a later attempt may succeed;
+//! * its `strict_order` gives up a person at the first event out of order, though a later attempt may succeed;
 //! * its `strict_increase` overlooks an earlier start when a later one shares the millisecond of the next step;
-//! * no mode tells when a step was reached or with which event the best attempt began.
+//! * no mode returns when a step was reached or with which event the best attempt began.
 //!
 //! With arrays it is one pass over a person's events for each step, in the same time (2.6 s and 2.9 s for 10.5 M events).
 //!
 //! A key is a number that sorts like the events of a person should: `ts` in milliseconds (42 bits reach to 2109), then the
-//! place of the first step that the event matches (4 bits, 15 for none), then a bit for each step that it matches (10 bits).
+//! number of the first step that the event matches (4 bits, 15 for none), then a bit for each step that it matches (10 bits).
 //!
 //! `start_k` holds, at each event that can be step k, the key of the latest event that can begin such an attempt, else 0;
-//! `begun_k` carries it forward. What begins later has more time left, so the latest is all that has to be kept.
+//! `begun_k` carries it forward. A later start leaves more time, so only the latest has to be kept.
 
 use serde::Deserialize;
 use tallyhouse_schema::dimension::OTHER;

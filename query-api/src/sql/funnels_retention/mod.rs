@@ -1,4 +1,4 @@
-//! The statements of funnels and retention: raw events, a person at a time.
+//! The statements of funnels and retention: raw events, grouped by person.
 
 mod funnel;
 mod retention;

@@ -1,7 +1,7 @@
-//! The events that questions are asked about: a year of them in each project, written in blocks that each hold
-//! all of the year, so that nearly all are late, and of which every other one, the first among them, is sent twice.
+//! The events that random questions are asked about: a year of them in each project, written in blocks that each span the
+//! whole year, so that nearly all are late. Every other block, the first among them, is sent twice.
 //!
-//! Values span all that an event may have, and still every sum of them is exact, in whatever order it is made, so that
+//! Values span the whole range that an event may have, and still every sum of them is exact, in whatever order it is computed, so that
 //! sums are compared to the last digit: see [`Values`].
 
 use std::ops::Range;

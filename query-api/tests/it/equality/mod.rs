@@ -1,4 +1,4 @@
-//! Rollups against raw events: questions that nobody thought of, each answered from the planned table, from raw events, in
+//! Rollups against raw events: random questions, each answered from the planned table, from raw events, in
 //! chunks, and over HTTP by two instances, and compared.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //!                  -> the whole readings, rendered = one instance = another, that knows a part of it = the first, from memory
 //! ```
 //!
-//! Only what is estimated may differ from raw events, by what the estimate allows; all other answers are equal to the last
-//! digit. So are two readings of one table, but for users: a set of some hundred becomes an estimate when one more is put into a full
+//! Only estimates may differ from raw events, within their stated error; all other answers are equal to the last
+//! digit. So are two readings of one table, but for users: a set of some hundred becomes an estimate when one more is added to a full
 //! one, also when it is in there already, so it depends on the order of merging (512 in one, 511 in the other; seen once in some
 //! thousand questions). Events are spread over projects, so that a reading of raw events is of [`EVENTS_OF_PROJECT`] at most.
 //!

@@ -1,4 +1,4 @@
-//! Events as odd clients send them: what is accepted of these must be counted as it is stored, whatever is made of it.
+//! Events as odd clients send them: those that are accepted must be counted as they are stored.
 //!
 //! Amounts are multiples of 1/8 below 2^33 or none, so that sums of a hundred thousand of them stay exact.
 

@@ -1,4 +1,4 @@
-//! Questions that nobody thought of: the same ones for the same seed and day.
+//! Random questions: the same ones for the same seed and day.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Funnels and retention by trying everything: slow, plain, and sharing nothing with the statements.
+//! A brute-force model of funnels and retention: slow, plain, and sharing no code with the statements.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Funnels and retention against a model that tries everything, and a few that can be checked by eye.
+//! Funnels and retention against a brute-force model, and a few cases that can be checked by eye.
 
 mod model;
 
