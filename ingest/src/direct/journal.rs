@@ -13,9 +13,9 @@ use tallyhouse_sql::native;
 
 use super::append::Appender;
 use crate::journal::{Journal, JournalError};
-use crate::metrics::Metrics;
 use crate::poison::{Alone, BatchWriter, Origin};
 use crate::store::Block;
+use crate::telemetry::Metrics;
 
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 

@@ -13,7 +13,7 @@ use super::ids::{self, Id, Source};
 use crate::intent::Intent;
 use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::metrics::Produced;
+use crate::telemetry::Produced;
 
 /// How the delivery of a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,7 @@ use super::records::Record;
 use crate::journal::JournalError;
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use deliver::pieces;
 
 /// Bytes that are sent at a time.

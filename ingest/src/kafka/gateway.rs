@@ -33,9 +33,9 @@ use super::delivery_result::DeliveryResult;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
-use crate::metrics::{Metrics, Produced};
 use crate::placement;
 use crate::request::TRACE_HEADER;
+use crate::telemetry::{Metrics, Produced};
 
 /// Where a request's records go.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::settings::Brokers;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// The group, the same for all who use a topic.
 const GROUP: &str = "tallyhouse.partitions";

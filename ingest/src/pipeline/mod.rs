@@ -30,10 +30,10 @@ use crate::dead_letters::Sink;
 use crate::decode;
 use crate::delivery::Delivery;
 use crate::limits::RequestLimits;
-use crate::metrics::Metrics;
 use crate::projects::Projects;
 use crate::request::body::{Encoding, read, reservation};
 use crate::request::{IngestOptions, RequestError, layout, trace};
+use crate::telemetry::Metrics;
 use take::Asked;
 
 /// Bodies above this are parsed on a thread for blocking work: they would hold up other requests.

@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::changed_days::Publisher;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn the_worst_trouble_is_told_until_its_batch_ends() {

@@ -13,7 +13,7 @@ use crate::batch::{Builder, Encoded, Source};
 use crate::event_key::KeyHasher;
 use crate::intent::{Intent, Skips};
 use crate::limits::BatchLimits;
-use crate::metrics::ConsumedCounts;
+use crate::telemetry::ConsumedCounts;
 use crate::window::Window;
 
 /// A record as it was read.

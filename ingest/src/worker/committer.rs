@@ -18,9 +18,9 @@ use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, Kind, State};
 use crate::intent::Intent;
-use crate::metrics::{ConsumedCounts, Metrics};
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::store::{Block, Store};
+use crate::telemetry::{ConsumedCounts, Metrics};
 use tallyhouse_service::retry;
 
 /// The partition belongs to another consumer.

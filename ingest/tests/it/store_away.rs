@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
-use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
