@@ -6,7 +6,7 @@
 
 pub mod gate;
 pub mod rebuild;
-mod settle;
+mod stable;
 pub mod stats;
 pub mod verify;
 

@@ -27,7 +27,7 @@ use tallyhouse_schema::Rollup;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::{self, Lock};
-use super::settle;
+use super::stable;
 use super::verify::{self, Drift, days, only, raw_horizon};
 use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_cluster, unit_of, within};
 use crate::error::StoreError;
@@ -111,7 +111,7 @@ pub async fn rebuild_locked(
         if round > 0 || !options.is_everything {
             let verify::Compared { drifts: still, moving, .. } =
                 verify::compare(client, &options.selection, options.pause).await?;
-            let settled = settle::settle(client, lock, options, moving).await?;
+            let settled = stable::settle(client, lock, options, moving).await?;
             drifts = still;
             drifts.extend(settled.drifts);
             differing = drifts.len() + settled.unsettled;
