@@ -62,7 +62,7 @@ pub struct DeadLetter {
     pub kind: Kind,
     /// Why, for programs.
     pub code: String,
-    /// Why, as the sender was told. Holds nothing that a sender is not told.
+    /// Why, as in the answer to the sender. Holds nothing that a sender may not see.
     pub reason: String,
     /// As received, at most [`MAX_PAYLOAD_BYTES`].
     pub payload: Vec<u8>,

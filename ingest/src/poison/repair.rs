@@ -144,7 +144,7 @@ struct Repair {
     token: String,
 }
 
-/// Compares and rebuilds days as they come, on a thread of its own, for as long as the future is polled: what a rebuild tells of
+/// Compares and rebuilds days as they come, on a thread of its own, for as long as the future is polled: what a rebuild reports
 /// changed days is no future that may change threads.
 pub async fn run(store: Store) {
     let (stop, runtime) = (CancellationToken::new(), Handle::current());

@@ -10,8 +10,7 @@
 //! else stays as it is, whatever raw still holds of it. The swap is one statement; a kill before it changes nothing, and a
 //! gate left closed is opened by the next that looks ([`super::gate`]).
 //!
-//! Whoever remembers answers has to hear which days were changed: the caller is told after each swap, and of everything that a
-//! killed rebuild may have swapped without telling, which is what its list of cells still says.
+//! After each swap `changed` gets the changed days, to invalidate caches; also those of a killed rebuild, from its list of cells.
 //!
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
@@ -75,7 +74,7 @@ pub struct Rebuilt {
     pub longest_gate: Duration,
 }
 
-/// Rebuilds what differs, until nothing does. `changed` is told of days right after they were, also when the rebuild then fails.
+/// Rebuilds what differs, until nothing does. `changed` gets days right after they were changed, also when the rebuild then fails.
 pub async fn rebuild(
     client: &Client,
     options: &Options,
@@ -85,7 +84,7 @@ pub async fn rebuild(
     rebuild_locked(client, &lock, options, &mut changed).await
 }
 
-/// Takes the lock, opens a gate that a killed rebuild left closed, and tells of the days that it may have swapped.
+/// Takes the lock, opens a gate that a killed rebuild left closed, and reports the days that it may have swapped.
 pub async fn begin(client: &Client, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Lock, RollupsError> {
     refuse_cluster(client).await?;
     let lock = Lock::take(client).await?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raw rows that lack a set -> note their day -> what they are counted under, as ingest decides it -> raw rows with it
-//!                          -> each noted day: rebuilt from raw, told, crossed out
+//!                          -> each noted day: rebuilt from raw, published as changed, crossed out
 //! ```
 //!
 //! A raw row says under what it is counted (`dims`), and rollups are rebuilt from that: so it is the raw row that is completed, by
@@ -94,7 +94,7 @@ fn of(Selection { from, to, .. }: &Selection) -> String {
 }
 
 impl Backfill<'_> {
-    /// Counts what is not, and rebuilds. `changed` is told of days right after they were.
+    /// Counts what is not, and rebuilds. `changed` gets days right after they were changed.
     pub async fn run(&self, mut changed: impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Backfilled, RollupsError> {
         // Held to the end: two runs would cross out each other's days.
         let lock = rebuild::begin(self.client, &mut changed).await?;

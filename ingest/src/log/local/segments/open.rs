@@ -108,7 +108,7 @@ impl<D: Disk> Segments<D> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if end.is_some_and(|end| segment.end >= end) {
-                // What a failed sync left behind: nobody was told of it, and the next segment has its offsets.
+                // What a failed sync left behind: it was not acknowledged, and the next segment has its offsets.
                 break;
             }
             match frame::look(rest, salt, segment.end) {
