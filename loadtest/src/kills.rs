@@ -131,7 +131,7 @@ pub async fn run(config: &KillsConfig, tell: impl Fn(String)) -> Result<KillsRep
     }
     let ledger = writers.finish().await?;
     let clickhouse = ClickHouse::new(&system.clickhouse())?;
-    verify::settle(&clickhouse, &ledger, RECOVER_WITHIN).await;
+    verify::until_complete(&clickhouse, &ledger, RECOVER_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
     if !verification.is_exact() {
         verification.keep(system.keep());

@@ -64,7 +64,7 @@ const BATCH: usize = 100;
 /// Load before the first measurement: connections, caches, the engine's threads.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long merges are waited for between two parts of a run.
-const SETTLED_WITHIN: Duration = Duration::from_secs(15);
+const MERGED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -128,18 +128,18 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
     tell("throughput through HTTP, batches, as many connections as async_insert will have");
     let compared = load::stored_loop(&closed(COMPARED_CONNECTIONS, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", compared.events_per_second));
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     tell("throughput through HTTP, batches, all connections");
     let profiling = profile::start(config.profile, at.pid, config.each);
     let batches = load::stored_loop(&closed(config.connections, config.each), &bodies).await?;
     tell(&format!("  {:.0} events/s", batches.events_per_second));
     let profile = profiling.finish().await;
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     tell("throughput through HTTP, single events");
     let singles = Bodies::render_single();
     let single = load::stored_loop(&closed(config.connections, config.each), &singles).await?;
     tell(&format!("  {:.0} events/s", single.events_per_second));
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     tell("the same into a bare handler");
     let bare = bare::measure(closed(config.connections, config.each), &singles).await?;
     tell(&format!("  {:.0} events/s", bare.events_per_second));
@@ -152,17 +152,17 @@ async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> R
     let memory = at.pid.map(process::memory).transpose()?;
 
     tell("the ceiling: the same rows, prepared, straight into ClickHouse");
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     let ceiling = direct::ceiling(&at.clickhouse, config.each).await?;
     tell(&format!("  {:.0} rows/s", ceiling.rows_per_second));
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     tell("ClickHouse's own async_insert");
     let async_insert = direct::async_insert(&at.clickhouse, COMPARED_CONNECTIONS, BATCH, config.each).await?;
     tell(&format!("  {:.0} rows/s", async_insert.rows_per_second));
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     let async_insert_all = direct::async_insert(&at.clickhouse, config.connections, BATCH, config.each).await?;
     tell(&format!("  {:.0} rows/s over all connections", async_insert_all.rows_per_second));
-    settle(&at.clickhouse).await?;
+    until_merged(&at.clickhouse).await?;
     tell("queries");
     let queries = queries::measure(&at.query, config.each).await?;
 
@@ -203,9 +203,9 @@ async fn half_load(
 
 /// Waits until no merge runs, so that one part of the run does not pay for the one before. Gives up after a while: the
 /// engine may have merges for longer than a benchmark should take.
-async fn settle(config: &ClickHouseConfig) -> Result<(), BenchError> {
+async fn until_merged(config: &ClickHouseConfig) -> Result<(), BenchError> {
     let clickhouse = ClickHouse::new(config)?;
-    let deadline = Instant::now() + SETTLED_WITHIN;
+    let deadline = Instant::now() + MERGED_WITHIN;
     while Instant::now() < deadline && clickhouse.number("SELECT count() FROM system.merges").await.unwrap_or(0) > 0 {
         sleep(Duration::from_millis(100)).await;
     }

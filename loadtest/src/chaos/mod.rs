@@ -36,7 +36,7 @@ pub use plan::Way;
 pub use report::{ChaosReport, Run};
 
 /// Everything must be consumed so long after the last fault.
-const SETTLE_WITHIN: Duration = Duration::from_secs(120);
+const COMPLETE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ async fn play(
     let (stop, stopped) = watch::channel(false);
     let client = ClientConfig {
         answer_within: Duration::from_secs(15),
-        give_up_after: SETTLE_WITHIN,
+        give_up_after: COMPLETE_WITHIN,
         ..ClientConfig::development(fleet.ingest_url())
     };
     let load = LoadConfig { client, rate: config.rate, run: session.index + 1, poison: config.poison };
@@ -139,7 +139,7 @@ async fn play(
     watching.send_replace(false);
     let silence = silence.await?;
     let clickhouse = ClickHouse::new(fleet.clickhouse())?;
-    verify::settle(&clickhouse, &ledger, SETTLE_WITHIN).await;
+    verify::until_complete(&clickhouse, &ledger, COMPLETE_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
     let is_consumed = fleet.bootstrap().is_none() || silence.is_drained();
     let stuck = silence.behind();
@@ -156,7 +156,7 @@ async fn play(
         withheld: sent.withheld,
         longest_gap: sent.longest_gap,
         delivered_after,
-        settled_after: healed.elapsed(),
+        complete_after: healed.elapsed(),
         silences: silence.longest().clone(),
         stuck,
         is_consumed,
@@ -193,7 +193,7 @@ async fn look(bootstrap: Option<String>, mut watched: watch::Receiver<bool>) -> 
                 return silence;
             }
         }
-        if is_over && Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + SETTLE_WITHIN) {
+        if is_over && Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + COMPLETE_WITHIN) {
             return silence;
         }
         sleep(LOOK_EVERY).await;

@@ -84,7 +84,7 @@ pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, 
     let clickhouse = ClickHouse::with_timeout(&stage.clickhouse_config(), generate::TIMEOUT)?;
     let arrivals = Arrivals { events: config.events, of_last_day: 1 };
     generate::events(&clickhouse, PROJECT, arrivals, |_| {}).await?;
-    reads::settled(&stage.clickhouse).await?;
+    reads::until_merged(&stage.clickhouse).await?;
     let questions = Arc::new(Questions::new());
     tell("a stampede");
     let stampede = stampede::measure(&mut stage, &questions).await?;

@@ -31,10 +31,10 @@ use panels::{Panel, QUARTER, Range, WEEK};
 use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// How long merges may take after the last event.
-const SETTLES_WITHIN: Duration = Duration::from_secs(180);
+const MERGED_WITHIN: Duration = Duration::from_secs(180);
 
 /// How long there are none once they are over: ClickHouse looks for others every few seconds.
-const SETTLED_FOR: Duration = Duration::from_secs(10);
+const QUIET_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct ReadsConfig {
@@ -143,7 +143,7 @@ async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Resul
         }
     })
     .await?;
-    settled(&clickhouse).await?;
+    until_merged(&clickhouse).await?;
     tell(&format!("uncached dashboards over {events} events"));
     let asked = Asked::of(&system)?;
     let week = asked.uncached(WEEK, config.dashboards).await?;
@@ -163,10 +163,10 @@ async fn parts(clickhouse: &ClickHouse) -> Result<u64, ReadsError> {
 }
 
 /// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
-pub(crate) async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
-    let until = Instant::now() + SETTLES_WITHIN;
+pub(crate) async fn until_merged(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
+    let until = Instant::now() + MERGED_WITHIN;
     let mut seen = Instant::now();
-    while Instant::now() < until && seen.elapsed() < SETTLED_FOR {
+    while Instant::now() < until && seen.elapsed() < QUIET_FOR {
         let merges: Vec<(u64,)> = clickhouse.rows("SELECT count() FROM system.merges").await?;
         if merges.first().is_none_or(|(count,)| *count > 0) {
             seen = Instant::now();

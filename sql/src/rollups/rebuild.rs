@@ -14,8 +14,8 @@
 //!
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
-//! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards; what
-//! does not stand still because events keep arriving is looked at behind the gate (`settle`).
+//! for a rollup whose log disagrees. So drift must be stable before it is rebuilt, and is verified again afterwards; what
+//! is not stable because events keep arriving is compared behind the gate (`stable`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -110,10 +110,10 @@ pub async fn rebuild_locked(
         if round > 0 || !options.is_everything {
             let verify::Compared { drifts: still, moving, .. } =
                 verify::compare(client, &options.selection, options.pause).await?;
-            let settled = stable::settle(client, lock, options, moving).await?;
+            let stable = stable::stable_drifts(client, lock, options, moving).await?;
             drifts = still;
-            drifts.extend(settled.drifts);
-            differing = drifts.len() + settled.unsettled;
+            drifts.extend(stable.drifts);
+            differing = drifts.len() + stable.unstable;
             if differing == 0 {
                 return Ok(rebuilt);
             }
