@@ -265,11 +265,14 @@ impl Job {
     fn repair_dedup_logs(&self) {
         match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
             Ok(0) => {}
-            Ok(torn) => {
-                self.metrics.torn_inserts.inc_by(torn as u64);
-                tracing::warn!(torn, "inserts that were torn by a crash were revoked; they will be repeated");
+            Ok(revoked) => {
+                self.metrics.revoked_inserts.inc_by(revoked as u64);
+                tracing::warn!(
+                    revoked,
+                    "entries of the deduplication log without their rows, left by a crash, were revoked; their inserts will be repeated"
+                );
             }
-            Err(error) => tracing::error!(%error, "inserts that were torn by a crash could not be looked for"),
+            Err(error) => tracing::error!(%error, "deduplication logs could not be checked and repaired"),
         }
     }
 
