@@ -245,10 +245,10 @@ async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError>
         ask(&warm, panel, |_| true).await?;
     }
     let until = Instant::now() + config.lasts;
-    let reader = async |lane: usize| {
+    let reader = async |number: usize| {
         let endpoint = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
         let (mut latencies, mut misses) = (Latencies::new(), 0);
-        for panel in panels.iter().cycle().skip(lane % panels.len().max(1)) {
+        for panel in panels.iter().cycle().skip(number % panels.len().max(1)) {
             if Instant::now() >= until {
                 break;
             }
@@ -264,12 +264,12 @@ async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError>
         Ok((latencies, misses))
     };
     let began = Instant::now();
-    let lanes = try_join_all((0..config.connections).map(reader)).await?;
+    let readers = try_join_all((0..config.connections).map(reader)).await?;
     let took = began.elapsed().as_secs_f64();
     let mut all = Latencies::new();
-    lanes.iter().for_each(|(latencies, _)| all.merge(latencies));
+    readers.iter().for_each(|(latencies, _)| all.merge(latencies));
     let latency = all.quantiles();
-    let misses = lanes.iter().map(|(_, misses)| misses).sum();
+    let misses = readers.iter().map(|(_, misses)| misses).sum();
     Ok(Cached { connections: config.connections, per_second: latency.count as f64 / took, misses, latency })
 }
 
