@@ -1,4 +1,4 @@
-//! The ClickHouse that all tests of a process share, and ways to have another and to ask either.
+//! The ClickHouse that all tests of a process share, and functions that start another or query either.
 
 use std::path::Path;
 use std::time::Duration;

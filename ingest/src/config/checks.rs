@@ -59,7 +59,7 @@ pub(super) fn late_within_retention(defaults: &ProjectDefaults) -> Result<(), Co
     at_most(late, ("RETENTION_DAYS", defaults.retention_days), "events that late would be taken and removed at once")
 }
 
-/// What only the Kafka way reads.
+/// Read only with Kafka.
 const OF_KAFKA: [&str; 9] = [
     "INGEST_INSERTS",
     "KAFKA_GROUP",

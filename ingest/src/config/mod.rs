@@ -1,4 +1,4 @@
-//! What can be set: [`settings`] defines the variables; of the Kafka way see `kafka/config.rs`. The only files of this crate that read
+//! Configuration: [`settings`] defines the variables; for Kafka delivery see `kafka/config.rs`. No other file of this crate reads
 //! variables.
 
 mod checks;

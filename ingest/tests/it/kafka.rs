@@ -1,4 +1,4 @@
-//! The Kafka way against a real broker: what is acknowledged is counted once, whoever dies in between.
+//! Kafka delivery against a real broker: what is acknowledged is counted once, whoever dies in between.
 
 use std::time::Duration;
 

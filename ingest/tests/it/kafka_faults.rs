@@ -1,4 +1,4 @@
-//! The Kafka way against a broker that answers with errors on demand (librdkafka's mock cluster).
+//! Kafka delivery against a broker that answers with errors on demand (librdkafka's mock cluster).
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;

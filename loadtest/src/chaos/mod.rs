@@ -31,8 +31,8 @@ use crate::writers::WritersError;
 use fleet::{Fleet, FleetError, GROUP, Programs, TOPIC};
 use lag::Silence;
 use load::LoadConfig;
+pub use plan::Deployment;
 use plan::Strike;
-pub use plan::Way;
 pub use report::{ChaosReport, Run};
 
 /// Everything must be consumed so long after the last fault.
@@ -43,7 +43,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct ChaosConfig {
     pub programs: Programs,
     /// How events come into the store.
-    pub way: Way,
+    pub deployment: Deployment,
     /// How long faults go on in a run.
     pub lasts: Duration,
     /// Seed of the first run; each further run has the next.
@@ -71,7 +71,7 @@ pub enum ChaosError {
 
 /// Plays all runs on a fleet of its own, until one shows a difference; `tell` hears of every run.
 pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
-    let mut fleet = Fleet::start(&config.programs, config.way.into()).await?;
+    let mut fleet = Fleet::start(&config.programs, config.deployment.into()).await?;
     if config.poison.is_some() {
         Refusal::View.install(&ClickHouse::new(fleet.clickhouse())?).await?;
     }
@@ -80,7 +80,7 @@ pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosRep
     let mut ledger = Ledger::default();
     for index in 0..config.runs {
         let seed = config.seed.wrapping_add(index.into());
-        let strikes = plan::plan(seed, config.lasts, config.way);
+        let strikes = plan::plan(seed, config.lasts, config.deployment);
         let played = play(config, &mut fleet, &Session { seed, index, strikes }, ledger).await;
         let (run, known) = match played {
             Ok(played) => played,
