@@ -2,8 +2,10 @@
 //!
 //! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
 //! [`gate`] keeps inserts away for the moment of the swap. [`mod@stats`] says how much smaller rollups are than what they count.
+//! [`backfill`] holds the statements of `tallyhouse rollups backfill`.
 //! One server only: a cluster is refused.
 
+pub mod backfill;
 pub mod gate;
 pub mod rebuild;
 mod stable;

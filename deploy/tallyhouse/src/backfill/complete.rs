@@ -12,8 +12,8 @@ use tallyhouse_schema::normalise::counted_under;
 use tallyhouse_schema::raw::{Property, PropertyValue};
 use tallyhouse_schema::{DimSet, Event};
 use tallyhouse_sql::clickhouse::{self, Row};
-use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::gate::Lock;
+use tallyhouse_sql::rollups::{RollupsError, backfill};
 use tallyhouse_sql::{StoreError, hex};
 
 use super::{Backfill, DAY, Unit, date, of, project};
@@ -255,7 +255,7 @@ impl Work<'_> {
         let project = &self.unit.project;
         // Types stay as they were stored.
         self.cardinality.apply(project, (self.completing.backfill.most_values)(project), |_| true, &mut events, |_| ());
-        self.completing.backfill.execute("TRUNCATE TABLE tallyhouse.backfill_rows SYNC").await?;
+        backfill::empty_rows(self.completing.backfill.client).await?;
         let client = self.completing.backfill.client;
         let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;
         for event in &events {

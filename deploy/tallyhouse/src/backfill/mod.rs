@@ -27,6 +27,7 @@ use serde::Deserialize;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::rollups::backfill;
 use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
@@ -38,9 +39,6 @@ pub use uncounted::{Uncounted, uncounted};
 pub const BATCH: usize = 50_000;
 
 const DAY: i64 = 86_400;
-
-/// What rows are completed with, a batch at a time.
-const DROP_ROWS: &str = "DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC";
 
 /// What is done with a selection of raw events.
 pub struct Backfill<'a> {
@@ -106,28 +104,17 @@ impl Backfill<'_> {
             let completing = Completing { backfill: self, lock: &lock, columns: &columns, event_type, sets: &sets };
             done.events += completing.run().await?;
         }
-        self.execute(DROP_ROWS).await?;
+        backfill::drop_rows(self.client).await?;
         self.merge().await?;
         done.days = self.rebuild(&lock, &mut changed).await?;
         lock.check()?;
-        self.execute("DROP TABLE IF EXISTS tallyhouse.backfill_days SYNC").await?;
+        backfill::drop_days(self.client).await?;
         Ok(done)
     }
 
     /// Makes the two tables of a run. Returns the columns of `events` that an insert gives.
     async fn prepare(&self) -> Result<Vec<String>, RollupsError> {
-        self.execute(
-            "CREATE TABLE IF NOT EXISTS tallyhouse.backfill_days (project_id String, day Int64) \
-             ENGINE = MergeTree ORDER BY (project_id, day)",
-        )
-        .await?;
-        // That of a killed run; a statement of it that still reads the table is waited for.
-        self.execute(DROP_ROWS).await?;
-        self.execute(
-            "CREATE TABLE tallyhouse.backfill_rows (ts Int64, user_hash UInt64, event_id String, \
-             added Array(Tuple(String, String))) ENGINE = MergeTree ORDER BY (ts, user_hash, event_id)",
-        )
-        .await?;
+        backfill::create_tables(self.client).await?;
         let columns = "SELECT name FROM system.columns WHERE database = 'tallyhouse' AND table = 'events' AND default_kind NOT IN \
                        ('MATERIALIZED', 'ALIAS') ORDER BY position";
         Ok(self.client.query(columns).fetch_all::<String>().await.map_err(StoreError::from)?)
@@ -149,12 +136,8 @@ impl Backfill<'_> {
             .await
             .map_err(StoreError::from)?;
         for partition in partitions {
-            let merge = format!(
-                "OPTIMIZE TABLE tallyhouse.events PARTITION ID '{partition}' FINAL \
-                 SETTINGS optimize_skip_merged_partitions = 1, optimize_throw_if_noop = 1"
-            );
-            // Rollups are rebuilt with FINAL, so it is not worth failing for.
-            match self.execute(&merge).await {
+            // Rollups are rebuilt with FINAL, so a failed merge is no failure of the run.
+            match backfill::merge(self.client, &partition).await {
                 Ok(()) => tracing::info!(partition, "merged the raw events of a week"),
                 Err(error) => {
                     tracing::warn!(partition, %error, "not merged: who reads raw events without FINAL sees some twice for now");
@@ -195,11 +178,5 @@ impl Backfill<'_> {
     async fn noted(&self) -> Result<Option<Unit>, StoreError> {
         let first = "SELECT project_id AS project, day FROM tallyhouse.backfill_days ORDER BY project, day LIMIT 1";
         Ok(self.client.query(first).fetch_optional::<Unit>().await?)
-    }
-
-    async fn execute(&self, sql: &str) -> Result<(), RollupsError> {
-        let call =
-            self.client.query_raw(sql).with_setting("wait_end_of_query", "1").with_setting("max_execution_time", "0");
-        Ok(call.execute().await.map_err(StoreError::from)?)
     }
 }
