@@ -51,9 +51,9 @@ pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
     journaled_in(data, "journal", extension)
 }
 
-/// Files of a spool with this extension.
-pub fn journaled_in(data: &Folder, spool: &str, extension: &str) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(data.path().join("ingest").join(spool)).unwrap().map(|entry| entry.unwrap().path());
+/// Files with this extension in a folder of the write path.
+pub fn journaled_in(data: &Folder, folder: &str, extension: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data.path().join("ingest").join(folder)).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
@@ -64,8 +64,8 @@ pub fn markers(data: &Folder) -> Vec<PathBuf> {
 
 /// Markers and folders of a data folder that somebody holds a lock on.
 fn held_files(data: &Folder) -> Vec<PathBuf> {
-    let locks = ["journal", "records"].map(|spool| data.path().join("ingest").join(spool).join("lock"));
-    // Only who has a Redis to tell has a marker.
+    let locks = ["journal", "records"].map(|folder| data.path().join("ingest").join(folder).join("lock"));
+    // There is a marker only with Redis.
     let has_markers = data.path().join("ingest").join("running").exists();
     let mut files = if has_markers { markers(data) } else { Vec::new() };
     files.extend(locks.into_iter().filter(|lock| lock.exists()));
