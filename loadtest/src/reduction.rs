@@ -42,7 +42,7 @@ pub enum ReductionError {
 }
 
 /// Makes the events in a system of its own, and returns what its rollups come to.
-pub async fn run(config: &ReductionConfig, tell: impl Fn(&str)) -> Result<String, ReductionError> {
+pub async fn run(config: &ReductionConfig, progress: impl Fn(&str)) -> Result<String, ReductionError> {
     let system = System::start(&config.binary).await?;
     let clickhouse = ClickHouse::with_timeout(&system.clickhouse(), TIMEOUT)?;
     let events = config.hours * 3_600 * config.rate;
@@ -51,10 +51,10 @@ pub async fn run(config: &ReductionConfig, tell: impl Fn(&str)) -> Result<String
         let count = BLOCK.min(events - from);
         clickhouse.raw(&insert(config, from, count)).await?;
         from += count;
-        tell(&format!("{from} of {events} events"));
+        progress(&format!("{from} of {events} events"));
     }
     for table in ["rollup_1m", "rollup_1h", "rollup_1d"] {
-        tell(&format!("merging {table}"));
+        progress(&format!("merging {table}"));
         clickhouse.raw(&format!("OPTIMIZE TABLE tallyhouse.{table} FINAL")).await?;
     }
     let answer = stats(config, &system).await?;

@@ -69,13 +69,13 @@ pub enum ChaosError {
     Panicked(#[from] JoinError),
 }
 
-/// Plays all runs on a fleet of its own, until one shows a difference; `tell` hears of every run.
-pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
+/// Plays all runs on a fleet of its own, until one shows a difference; `progress` gets a line per run.
+pub async fn run(config: &ChaosConfig, progress: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
     let mut fleet = Fleet::start(&config.programs, config.deployment.into()).await?;
     if config.poison.is_some() {
         Refusal::View.install(&ClickHouse::new(fleet.clickhouse())?).await?;
     }
-    tell("chaos: the fleet is ready".to_owned());
+    progress("chaos: the fleet is ready".to_owned());
     let mut report = ChaosReport::default();
     let mut ledger = Ledger::default();
     for index in 0..config.runs {
@@ -85,7 +85,7 @@ pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosRep
         let (run, known) = match played {
             Ok(played) => played,
             Err(error) => {
-                tell(format!(
+                progress(format!(
                     "chaos: seed {seed} could not be played to its end; logs are kept in {}",
                     fleet.keep().display()
                 ));
@@ -93,7 +93,7 @@ pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosRep
             }
         };
         ledger = known;
-        tell(run.to_string());
+        progress(run.to_string());
         let is_exact = run.is_exact();
         report.runs.push(run);
         if !is_exact {

@@ -117,20 +117,20 @@ pub struct Report {
     pub cached: Cached,
 }
 
-/// Measures everything; `tell` hears what is being done.
-pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
-    let (few, system) = sized(config, config.events / 10, &tell).await?;
+/// Measures everything; `progress` gets each step.
+pub async fn run(config: &ReadsConfig, progress: impl Fn(&str)) -> Result<Report, ReadsError> {
+    let (few, system) = sized(config, config.events / 10, &progress).await?;
     system.stop().await?;
-    let (many, system) = sized(config, config.events, &tell).await?;
-    tell("cached dashboards");
+    let (many, system) = sized(config, config.events, &progress).await?;
+    progress("cached dashboards");
     let cached = cached(config, &system.query_url()).await?;
     system.stop().await?;
     Ok(Report { machine: machine::describe(), of_last_day: config.of_last_day, sizes: [few, many], cached })
 }
 
 /// A system with so many events, which is left running.
-async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Result<(Size, System), ReadsError> {
-    tell("starting a system of its own");
+async fn sized(config: &ReadsConfig, events: u64, progress: &impl Fn(&str)) -> Result<(Size, System), ReadsError> {
+    progress("starting a system of its own");
     // Nothing is to be read but what is asked for.
     let system = System::start_with(&config.binary, &[("QUERY_CACHE_WARM", "off")]).await?;
     let clickhouse = ClickHouse::with_timeout(&system.clickhouse(), generate::TIMEOUT)?;
@@ -138,13 +138,13 @@ async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Resul
     let mut next = step;
     generate::events(&clickhouse, PROJECT, arrivals, |done| {
         if done >= next {
-            tell(&format!("{done} events"));
+            progress(&format!("{done} events"));
             next = done + step;
         }
     })
     .await?;
     until_merged(&clickhouse).await?;
-    tell(&format!("uncached dashboards over {events} events"));
+    progress(&format!("uncached dashboards over {events} events"));
     let asked = Asked::of(&system)?;
     let week = asked.uncached(WEEK, config.dashboards).await?;
     let quarter = asked.uncached(QUARTER, config.dashboards).await?;

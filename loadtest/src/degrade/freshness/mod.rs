@@ -109,9 +109,9 @@ impl fmt::Display for FreshnessReport {
     }
 }
 
-/// Runs for as long as configured; `tell` hears what is being done.
-pub async fn run(config: &FreshnessConfig, tell: impl Fn(&str)) -> Result<FreshnessReport, DegradeError> {
-    tell("starting a system of its own, and three instances");
+/// Runs for as long as configured; `progress` gets each step.
+pub async fn run(config: &FreshnessConfig, progress: impl Fn(&str)) -> Result<FreshnessReport, DegradeError> {
+    progress("starting a system of its own, and three instances");
     let mut stage = Stage::start(&config.programs).await?;
     let ttl = config.ttl.as_millis().to_string();
     let mut instances = Vec::new();
@@ -129,7 +129,7 @@ pub async fn run(config: &FreshnessConfig, tell: impl Fn(&str)) -> Result<Freshn
             tokio::spawn(ask(Arc::clone(&instance.api), config.seed.wrapping_add(number), stopped.clone()))
         })
         .collect();
-    let phases = breaks(&mut stage.redis, config, &tell).await;
+    let phases = breaks(&mut stage.redis, config, &progress).await;
     stop.send_replace(true);
     let ended = |error: tokio::task::JoinError| DegradeError::Worthless(error.to_string());
     let mut asked = Vec::new();
@@ -158,14 +158,18 @@ struct Phase {
     healthy_from: Instant,
 }
 
-async fn breaks(redis: &mut Redis, config: &FreshnessConfig, tell: &impl Fn(&str)) -> Result<Vec<Phase>, DegradeError> {
+async fn breaks(
+    redis: &mut Redis,
+    config: &FreshnessConfig,
+    progress: &impl Fn(&str),
+) -> Result<Vec<Phase>, DegradeError> {
     let (end, mut phases) = (Instant::now() + config.lasts, Vec::new());
     for state in STATES.into_iter().cycle() {
         let began = Instant::now();
         if began >= end {
             break;
         }
-        tell(&format!("Redis: {state:?}"));
+        progress(&format!("Redis: {state:?}"));
         let broken = config.phase.mul_f64(1.0 - HEALTHY_PART);
         let healthy = config.phase.mul_f64(HEALTHY_PART);
         match state {
