@@ -1,7 +1,7 @@
 //! What could not be counted, kept so that somebody can look at it and send it again.
 //!
 //! ```text
-//! rejected event -> Queue (bounded) -> writer: a batch a second -> dead_letters
+//! rejected event -> Queue (bounded) -> writer: one batch per second -> dead_letters
 //! ```
 //!
 //! A rejected event was refused to its sender, so a dead letter is a convenience and nothing that was acknowledged hangs on it:

@@ -1,4 +1,4 @@
-//! `tallyhouse doctor`: everything that `up` needs is tried, a line each, without starting or leaving anything.
+//! `tallyhouse doctor`: everything that `up` needs is tried, one line per check, without starting or leaving anything.
 //!
 //! [`machine`] is this machine: data folder, engine, ports, limits. [`services`] are others: ClickHouse, Kafka, Redis.
 
