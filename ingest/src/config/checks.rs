@@ -15,7 +15,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("INGEST_DECODED_BYTES", decoded),
         "a body is as large after decompression at least",
     )?;
-    // As `http/body.rs` reserves.
+    // As `request/body.rs` reserves.
     let largest = body + body.saturating_mul(10).min(decoded);
     if largest > request.open_bytes {
         let problem = format!(
