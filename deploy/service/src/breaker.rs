@@ -66,7 +66,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Breaker {
     rules: BreakerRules,
-    state: Mutex<State>,
+    state: Mutex<Circuit>,
 }
 
 /// The last minute, in slots.
@@ -94,7 +94,7 @@ enum Phase {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Circuit {
     slots: [Slot; SLOTS],
     in_a_row: u32,
     phase: Phase,
@@ -151,7 +151,7 @@ impl Breaker {
     pub fn succeeded(&self, now_ms: i64) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Probing { .. }) {
-            *state = State::default();
+            *state = Circuit::default();
         }
         state.count(now_ms, Verdict::Succeeded);
     }
@@ -201,7 +201,7 @@ impl Breaker {
         now_ms < until_ms && until_ms - now_ms <= self.rules.pause_ms
     }
 
-    fn is_too_much(&self, state: &State, now_ms: i64) -> bool {
+    fn is_too_much(&self, state: &Circuit, now_ms: i64) -> bool {
         let oldest = now_ms.div_euclid(SLOT_MS) - SLOTS as i64;
         let recent = state.slots.iter().filter(|slot| slot.number > oldest);
         let (calls, failures) =
@@ -210,12 +210,12 @@ impl Breaker {
         is_share || self.rules.in_a_row.is_some_and(|limit| state.in_a_row >= limit)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Circuit> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Circuit {
     fn count(&mut self, now_ms: i64, verdict: Verdict) {
         let is_failure = verdict == Verdict::Failed;
         self.in_a_row = if is_failure { self.in_a_row.saturating_add(1) } else { 0 };

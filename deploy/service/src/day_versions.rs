@@ -129,11 +129,11 @@ const MOST: usize = 200_000;
 /// The versions of this process; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct DayVersions {
-    state: Arc<RwLock<State>>,
+    table: Arc<RwLock<VersionTable>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct VersionTable {
     /// Raised when units were forgotten.
     epoch: u64,
     projects: HashMap<String, Project>,
@@ -188,35 +188,35 @@ impl Project {
 impl DayVersions {
     /// Raises the versions of changed days.
     pub fn raise(&self, changes: &[DayChange]) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
-            if state.entries >= MOST {
-                *state = State { epoch: state.epoch + 1, ..State::default() };
+            if table.entries >= MOST {
+                *table = VersionTable { epoch: table.epoch + 1, ..VersionTable::default() };
             }
-            if !state.projects.contains_key(&change.project) {
-                state.projects.insert(change.project.clone(), Project::default());
+            if !table.projects.contains_key(&change.project) {
+                table.projects.insert(change.project.clone(), Project::default());
             }
-            let Some(known) = state.projects.get_mut(&change.project) else { continue };
+            let Some(known) = table.projects.get_mut(&change.project) else { continue };
             let before = known.units.len();
             change.units().into_iter().for_each(|unit| known.raise(unit));
             let after = known.units.len();
-            state.entries = (state.entries + after).saturating_sub(before);
+            table.entries = (table.entries + after).saturating_sub(before);
         }
     }
 
     /// The version of a span, which changes with every write to it. Changes of a project are published once per `slot`;
     /// later ones follow in the next slot, so that a trickle of events does not change the version for every reader.
     pub fn of(&self, project: &str, span: &Span, slot: i64) -> (u64, u64) {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = state.projects.get(project) else { return (state.epoch, 0) };
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = table.projects.get(project) else { return (table.epoch, 0) };
         let (sum, is_old) = known.published(span);
         if !is_old || known.slot == Some(slot) {
-            return (state.epoch, sum);
+            return (table.epoch, sum);
         }
-        drop(state);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let epoch = state.epoch;
-        let Some(known) = state.projects.get_mut(project) else { return (epoch, 0) };
+        drop(table);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let epoch = table.epoch;
+        let Some(known) = table.projects.get_mut(project) else { return (epoch, 0) };
         // Another reader may have been first.
         if known.slot != Some(slot) {
             known.publish(slot);
@@ -326,14 +326,14 @@ mod tests {
         }
         versions.raise(&[changed("p", 1)]);
         assert_ne!(versions.of("p", &week(), 0), before);
-        assert!(versions.state.read().unwrap().entries <= MOST + 1);
+        assert!(versions.table.read().unwrap().entries <= MOST + 1);
         // Hours that nobody looks at any more are forgotten one by one.
         for hour in 0..1_000_i64 {
             let ms = hour * HOUR_S * 1_000;
             versions.raise(&[DayChange::of_event("h", ms, ms)]);
         }
         let hours =
-            versions.state.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();
+            versions.table.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();
         assert_eq!(hours, HOURS_KEPT as usize + 1);
     }
 }

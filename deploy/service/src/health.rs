@@ -29,7 +29,7 @@ pub struct Component {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     components: BTreeMap<String, Component>,
     draining: bool,
 }
@@ -37,7 +37,7 @@ struct State {
 /// The health of a process; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    state: Arc<RwLock<State>>,
+    state: Arc<RwLock<HealthState>>,
 }
 
 /// The whole picture, as `/health` prints it.

@@ -26,7 +26,7 @@ mod skip;
 mod small_disk;
 mod wait;
 
-pub use clickhouse::{GRAFANA_PROJECT, Shared, ask, engine, engine_in, execute, options, shared};
+pub use clickhouse::{GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, shared};
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
 pub use folder::Folder;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};

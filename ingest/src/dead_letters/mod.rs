@@ -11,7 +11,7 @@ mod dead_letter;
 mod queue;
 mod writer;
 
-pub use dead_letter::{Broken, DeadLetter, Kind, MAX_PAYLOAD_BYTES, Origin, State, block, cut};
+pub use dead_letter::{Broken, DeadLetter, DeadLetterState, Kind, MAX_PAYLOAD_BYTES, Origin, block, cut};
 pub use queue::Queue;
 pub use writer::DeadLetterWriter;
 

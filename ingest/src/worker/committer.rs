@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
-use crate::dead_letters::{self, DeadLetter, Kind, State};
+use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind};
 use crate::intent::Intent;
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::store::{Block, Store};
@@ -134,7 +134,7 @@ impl<P: Partition> BatchCommitter<P> {
             origin: dead_letters::Origin { topic: topic.to_owned(), partition, offset, key_id: String::new() },
             received_at: at,
             failed_at: now,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: now,
         }
     }

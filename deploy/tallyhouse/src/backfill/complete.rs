@@ -46,7 +46,7 @@ struct Completed<'a> {
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Known {
+struct CountedValue {
     hour: i64,
     set: String,
     value: String,
@@ -236,10 +236,10 @@ impl Work<'_> {
             ))
             .param("project", &self.unit.project)
             .param("sets", names.into_iter().collect::<Vec<_>>())
-            .fetch_all::<Known>()
+            .fetch_all::<CountedValue>()
             .await
             .map_err(StoreError::from)?;
-        for Known { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
+        for CountedValue { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
             self.cardinality.remember(&self.unit.project, set, value, *hour);
         }
         Ok(())

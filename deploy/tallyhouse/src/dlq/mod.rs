@@ -14,7 +14,7 @@ mod send;
 
 use std::time::Duration;
 
-use tallyhouse_ingest::dead_letters::{DeadLetter, State, block};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, block};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::{Connection, StoreError};
@@ -32,7 +32,7 @@ const MARKED_AT_ONCE: usize = 500;
 const MARK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Says what became of dead letters.
-pub async fn mark(writer: &Connection, dead_letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
+pub async fn mark(writer: &Connection, dead_letters: &[DeadLetter], state: DeadLetterState) -> Result<(), StoreError> {
     let client = writer.client();
     for dead_letters in dead_letters.chunks(MARKED_AT_ONCE) {
         // Newer than the row before, whatever the clock says.

@@ -70,7 +70,7 @@ fn newest_log(folder: &Path) -> io::Result<Option<PathBuf>> {
 /// What lies in a table's folder.
 #[derive(Debug, Default)]
 struct Parts {
-    whole: Vec<Part>,
+    whole: Vec<PartName>,
     /// Parts that were being written when the process died, by partition.
     unfinished: HashMap<String, usize>,
 }
@@ -93,11 +93,11 @@ impl Parts {
                 let partition = part.split('_').next().unwrap_or_default();
                 *self.unfinished.entry(partition.to_owned()).or_default() += 1;
             }
-            None => self.whole.extend(Part::parse(name)),
+            None => self.whole.extend(PartName::parse(name)),
         }
     }
 
-    fn holds(&self, part: &Part) -> bool {
+    fn holds(&self, part: &PartName) -> bool {
         self.whole.iter().any(|whole| whole.holds(part))
     }
 }
@@ -126,13 +126,13 @@ struct Entry<'a> {
 /// Entries that were added, not dropped since, whose rows are in no part, and for which an unfinished part is there. In the order
 /// of the log.
 fn interrupted_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
-    let mut added: HashMap<&str, (usize, Part, &str)> = HashMap::new();
+    let mut added: HashMap<&str, (usize, PartName, &str)> = HashMap::new();
     let newest: Vec<&str> = log.lines().rev().take(NEWEST).collect();
     for (place, line) in newest.into_iter().rev().enumerate() {
         let mut fields = line.split('\t');
         match (fields.next(), fields.next(), fields.next()) {
             (Some("1"), Some(name), Some(token)) => {
-                if let Some(part) = Part::parse(name) {
+                if let Some(part) = PartName::parse(name) {
                     drop(added.insert(token, (place, part, name)));
                 }
             }
@@ -153,14 +153,14 @@ fn interrupted_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
     missing.into_iter().rev().map(|(token, (_, _, part))| Entry { part, token }).collect()
 }
 
-/// A part's name: `partition_min_max_level`, with a mutation's number at the end if there was one.
+/// The name of a part: `partition_min_max_level`, with a mutation's number at the end if there was one.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct PartName {
     partition: String,
     blocks: (u64, u64),
 }
 
-impl Part {
+impl PartName {
     /// `None` for anything else that lies in a table's folder, such as `tmp_insert_…` and `detached`.
     fn parse(name: &str) -> Option<Self> {
         let mut fields = name.split('_');
@@ -189,10 +189,16 @@ mod tests {
 
     #[test]
     fn only_parts_are_parts() {
-        assert_eq!(Part::parse("20261116-730_3_9_2"), Some(Part { partition: "20261116-730".into(), blocks: (3, 9) }));
-        assert_eq!(Part::parse("20261101_1_1_0_7"), Some(Part { partition: "20261101".into(), blocks: (1, 1) }));
+        assert_eq!(
+            PartName::parse("20261116-730_3_9_2"),
+            Some(PartName { partition: "20261116-730".into(), blocks: (3, 9) })
+        );
+        assert_eq!(
+            PartName::parse("20261101_1_1_0_7"),
+            Some(PartName { partition: "20261101".into(), blocks: (1, 1) })
+        );
         for other in ["tmp_insert_20261101_2_2_0", "detached", "deduplication_logs", "format_version.txt"] {
-            assert_eq!(Part::parse(other), None, "{other}");
+            assert_eq!(PartName::parse(other), None, "{other}");
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ProcessState {
     stopping: bool,
     was_ready: bool,
     ended: bool,
@@ -72,20 +72,20 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Supervised {
     job: Job,
-    state: Mutex<State>,
+    state: Mutex<ProcessState>,
     changed: Condvar,
     phase: watch::Sender<Phase>,
 }
 
 /// The thread and its process. The process is killed when the value goes.
 #[derive(Debug)]
-pub(super) struct Supervisor(Arc<Shared>);
+pub(super) struct Supervisor(Arc<Supervised>);
 
 impl Supervisor {
     pub(super) fn start(job: Job) -> Result<Self, EngineError> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Supervised {
             job,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -153,8 +153,8 @@ impl Drop for Supervisor {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Supervised {
+    fn lock(&self) -> MutexGuard<'_, ProcessState> {
         // Nothing panics while it is held; if something did, the state is still the last that was written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
