@@ -1,4 +1,4 @@
-//! Leaves a dependency alone that does not answer, so that its silence is paid for once and not by every request.
+//! A circuit breaker: stops calls to a dependency that fails, so that not every request waits for its timeout.
 //!
 //! ```text
 //! closed --share of failures, or failures in a row--> open --pause is over--> half-open: one probe at a time

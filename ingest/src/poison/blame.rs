@@ -1,4 +1,4 @@
-//! Whose fault it is that a batch is refused, found out by rehearsals ([`super::search`] decides, here is acted).
+//! Decides by rehearsals whether events or ClickHouse cause a refusal; [`super::search`] chooses what to rehearse.
 
 use std::ops::Range;
 use std::sync::Arc;

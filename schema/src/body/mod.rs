@@ -1,4 +1,4 @@
-//! Bytes of a request -> the texts of its events, so that one bad event does not spoil its batch.
+//! Splits the bytes of a request into the texts of its events, so that one bad event does not spoil its batch.
 //!
 //! A body is one object, an array of objects, `{"events": […]}`, or one object per line (NDJSON).
 

@@ -1,4 +1,4 @@
-//! Finds its way in what is not quite JSON: where the elements of an array end, and which id an event has that cannot be read.
+//! Scans text that is not quite JSON: where the elements of an array end, and which id an event has that cannot be read.
 
 use crate::limits::MAX_ID_CHARS;
 

@@ -1,4 +1,4 @@
-//! Rollups against raw: finding where they differ, and making them equal again.
+//! Compares rollups with raw events, and repairs differences.
 //!
 //! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
 //! [`gate`] keeps inserts away for the moment of the swap. [`mod@stats`] says how much smaller rollups are than what they count.

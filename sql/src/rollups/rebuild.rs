@@ -1,4 +1,4 @@
-//! Making a rollup equal to raw again, while events arrive.
+//! Rebuilds a rollup from raw events while events arrive.
 //!
 //! ```text
 //! drift -> cells -> stamp raw -> recompute into staging                                (inserts go on)

@@ -1,4 +1,4 @@
-//! Raw against rollups, cell by cell; a cell is one project, dimension set and hour (a day in `rollup_1d`).
+//! Compares rollups with raw events, cell by cell; a cell is one project, dimension set and hour (a day in `rollup_1d`).
 //!
 //! ```text
 //! weeks of the range -> compare in ClickHouse -> cells that differ -> compare again until they are stable -> drift

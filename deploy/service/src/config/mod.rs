@@ -1,4 +1,4 @@
-//! What every service and command reads: the only folder of this crate that names variables.
+//! The variables that every service and command reads. No other folder of this crate names variables.
 
 mod log_filter;
 
