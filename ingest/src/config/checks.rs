@@ -1,4 +1,4 @@
-//! Variables that contradict each other, and those that do nothing.
+//! Checks for variables that contradict each other, and for variables without effect.
 
 use tallyhouse_service::env::{ConfigError, Env, apart, at_most, unused};
 

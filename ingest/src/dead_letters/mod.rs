@@ -1,10 +1,10 @@
-//! What could not be counted, kept so that somebody can look at it and send it again.
+//! Dead letters: events that could not be counted, kept for inspection and replay.
 //!
 //! ```text
 //! rejected event -> Queue (bounded) -> writer: one batch per second -> dead_letters
 //! ```
 //!
-//! A rejected event was refused to its sender, so a dead letter is a convenience and nothing that was acknowledged hangs on it:
+//! A rejected event was refused to its sender, so no acknowledged event depends on its dead letter:
 //! when the queue is full, and at the end of a drain, dead letters are dropped and counted. A payload is never logged.
 
 mod dead_letter;

@@ -1,4 +1,4 @@
-//! The local log as its worker sees it, and what feeds the worker.
+//! The local log as a partition of its worker, and the feeder of the worker.
 
 use std::ops::Range;
 use std::sync::Arc;

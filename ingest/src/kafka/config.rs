@@ -1,4 +1,4 @@
-//! What can be set for Kafka.
+//! The configuration of Kafka.
 
 use std::time::Duration;
 

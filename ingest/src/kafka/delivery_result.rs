@@ -1,4 +1,4 @@
-//! How the delivery of a record to Kafka ended.
+//! The result of delivering a record to Kafka.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What Kafka does not take while it is away: appended to a local log of the gateway, and sent in order as soon as Kafka takes it.
+//! The fallback while Kafka is away: records are appended to a local log of the gateway, and sent in order when Kafka is back.
 //!
 //! ```text
 //! put -> local log, synced -> acknowledged … read -> produce -> acknowledged by Kafka -> commit -> segments go

@@ -1,4 +1,4 @@
-//! The gateway's side: a request's events become records, and are durable when all replicas in sync have them.
+//! The gateway: produces a request's events as records, durable when all in-sync replicas have them.
 //!
 //! ```text
 //! prepare (topic, partitions) -> encode -> produce -> each record has a delivery result: acknowledged | too large | failed

@@ -1,4 +1,4 @@
-//! Over how many partitions a topic's events are spread: as many as it had when it was first seen, whatever is added later.
+//! Pins the number of partitions that a topic's events are spread over: as many as it had when first seen, whatever is added later.
 //!
 //! An event's partition follows from its id and this number, so that its repeats come to the consumer that knows it. Were the number to
 //! change while events wait, a repeat would reach another consumer before ClickHouse knows of the first one, and both would count. So

@@ -1,4 +1,4 @@
-//! One look at Kafka, for `tallyhouse doctor`: nothing is written, made or joined.
+//! Probes Kafka for `tallyhouse doctor`: writes nothing, creates nothing and joins no group.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```
 //!
-//! Up to `submit` nothing was taken and every error is a plain refusal. After it, a request ends in one of three ways:
+//! Before `submit` nothing was accepted, and every error is a plain refusal. After it, a request ends in one of three ways:
 //! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
 //! passed (503): they may still become durable, and a retry is recognised as a duplicate.
 

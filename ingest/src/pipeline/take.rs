@@ -1,4 +1,4 @@
-//! A body -> its events, submitted.
+//! Reads a body, and submits its events.
 
 use tallyhouse_schema::body::Layout;
 use tallyhouse_schema::event::Flags;

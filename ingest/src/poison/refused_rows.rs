@@ -1,4 +1,4 @@
-//! Refused rows as dead letters.
+//! Makes dead letters of refused rows.
 //!
 //! A dead letter's id is the batch's token and the row's number in it, so that whoever repeats the batch knows from the dead letters which of
 //! its rows are refused, and writes none twice. Its payload is the event as the API takes it, made from the row: what normalisation

@@ -1,4 +1,4 @@
-//! Which rows of a batch are refused. Decisions only: how a set of rows is tried is the caller's.
+//! Finds the refused rows of a batch. Decisions only: the caller tries sets of rows.
 //!
 //! ```text
 //! some rows by themselves -> is it the store, most of the batch, or some rows?           (`sample`, `suspect`)

@@ -1,4 +1,4 @@
-//! Records -> a batch: what each record of a partition is, decided in order and without I/O.
+//! Classifies the records of a partition and builds a batch of them, in order and without I/O.
 //!
 //! ```text
 //! record -> decode -> is it in the replayed intent? is its id known? -> kept | duplicate | replayed | poison

@@ -1,4 +1,4 @@
-//! A closed batch -> stored, in the order that makes it exact.
+//! Stores a closed batch, in the order that counts it exactly once.
 //!
 //! ```text
 //! intent committed (fence) -> dead letters -> insert, until it is done; the intent again before each late attempt

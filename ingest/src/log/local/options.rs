@@ -1,4 +1,4 @@
-//! What a log is opened with.
+//! The options of a log.
 
 use std::sync::Arc;
 use std::time::Duration;

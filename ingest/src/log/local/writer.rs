@@ -1,4 +1,4 @@
-//! The thread that writes: a group with all that came while the one before was synced.
+//! The writer thread: writes and syncs a group of all records that came while the one before was synced.
 
 use std::io;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! A start: every segment is read, the torn tail is cut, and damage is set aside.
+//! Recovery at start: reads every segment, cuts off the torn tail, and sets damage aside.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,4 @@
-//! Reading what is synced, without holding up who writes.
+//! Reads synced records without delaying the writer.
 
 use std::io;
 use std::sync::Arc;
