@@ -1,4 +1,4 @@
-//! `tallyhouse dlq`, carried out and printed.
+//! Runs `tallyhouse dlq`, and prints the result.
 
 #![allow(clippy::print_stdout, reason = "the answer to a command")]
 

@@ -1,4 +1,4 @@
-//! What integration tests share: one ClickHouse for all tests of a process, Redis and Kafka, both services inside the test
+//! Shared by integration tests: one ClickHouse for all tests of a process, Redis and Kafka, both services inside the test
 //! process, and what breaks the connections between them.
 //!
 //! In the shared ClickHouse a test is alone in a project of its own name. Only what kills or misconfigures a ClickHouse

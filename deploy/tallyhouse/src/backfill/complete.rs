@@ -1,4 +1,4 @@
-//! Completes raw rows: reads those that lack a set, decides what they are counted under, and inserts them once more.
+//! Completes raw rows: reads those that lack a set, assigns their dimension values, and inserts them once more.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

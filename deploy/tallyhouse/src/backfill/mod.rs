@@ -1,22 +1,20 @@
-//! `tallyhouse rollups backfill`: counts events under dimensions that were declared after they came.
+//! `tallyhouse rollups backfill`: counts events under dimensions that were declared after they were stored.
 //!
 //! ```text
-//! raw rows that lack a set -> note their day -> what they are counted under, as ingest decides it -> raw rows with it
+//! raw rows that lack a set -> note their day -> dimension values, assigned as in ingest -> raw rows with them
 //!                          -> each noted day: rebuilt from raw, published as changed, crossed out
 //! ```
 //!
-//! A raw row says under what it is counted (`dims`), and rollups are rebuilt from that: so it is the raw row that is completed, by
-//! inserting it once more with more `dims`. It has the same sorting key and `received_at`, so it takes the place of the other, at once
-//! for who reads with `FINAL` and for all when the parts are merged, which is asked for. Nothing is counted meanwhile: the views read
-//! `events_in`.
+//! Rollups are rebuilt from the dimension values of raw rows (`dims`). So raw rows are completed: each is inserted once more with more
+//! `dims`. It has the same sorting key and `received_at`, so it replaces the other, at once for reads with `FINAL` and for all reads
+//! after a merge, which the run requests. The insert itself counts nothing: the views read `events_in`.
 //!
-//! Killed at any moment and run again, it goes on: completed rows lack nothing any more, and the days that are noted are rebuilt.
-//! A batch that the killed run had sent may still be completing: dropping its table waits for that. Two runs cannot overlap: the lock
-//! of rebuilds is held to the end.
+//! Killed at any moment and run again, it continues: completed rows are skipped, and the noted days are rebuilt. A batch of the killed
+//! run may still be executing: dropping its table waits for that. Two runs cannot overlap: the lock of rebuilds is held to the end.
 //! Memory is bounded by a batch of rows and the values of one day.
 //!
-//! The bound on distinct values holds as it did for what came later: values that the hour already counts stay, new ones are taken
-//! while there is room, the rest is `__other__`.
+//! The bound on distinct values holds as at ingestion: values that the hour already counts stay, new ones are counted up to the
+//! bound, the rest is `__other__`.
 
 mod complete;
 mod uncounted;

@@ -1,4 +1,4 @@
-//! Filters -> dead letters.
+//! Finds dead letters by filters.
 
 use clap::Args;
 use serde::Deserialize;

@@ -1,11 +1,11 @@
-//! `tallyhouse dlq`: looks at dead letters, sends them again, or puts them away.
+//! `tallyhouse dlq`: lists, shows, replays or discards dead letters.
 //!
 //! ```text
 //! filters -> find (newest row of each dead letter) -> list | show | replay (prepare -> send -> mark) | discard (mark)
 //! ```
 //!
-//! A dead letter is marked by inserting it once more, newer. Replay marks after the event was taken: when that fails, the dead letter
-//! stays open, and replaying it again is a duplicate, because what is sent always has an id.
+//! A dead letter is marked by inserting it once more, newer. Replay marks after the event was accepted: when that fails, the dead letter
+//! stays open, and replaying it again is a duplicate, because a replayed event always has an id.
 
 mod find;
 mod print;

@@ -1,4 +1,4 @@
-//! Dead letters as text.
+//! Prints dead letters as text.
 
 use serde_json::json;
 use tallyhouse_ingest::dead_letters::DeadLetter;

@@ -1,4 +1,4 @@
-//! Dead letters -> the ingest API -> marks.
+//! Replays dead letters through the ingest API, and marks them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Keeps the process running until it is told to stop.
+//! Keeps the process running until the engine is stopped.
 //!
 //! One thread starts the process and waits for it. It has to be one and the same thread: the kernel kills the process
 //! when the *thread* that started it ends, and a runtime's worker threads come and go.
