@@ -1,7 +1,7 @@
-//! How much smaller rollups are than realistic traffic: 20 types of event, pages and users by Zipf's law, 1,000 events/s, a day.
+//! Measures the reduction of rollups for realistic traffic: 20 types of event, pages and users by Zipf's law, 1,000 events/s, a day.
 //!
-//! Events are made inside ClickHouse, through `events_in` and its views like all others. What it comes to is what
-//! `tallyhouse rollups stats` says, after all merges.
+//! Events are made inside ClickHouse, through `events_in` and its views like all others. The result is the output of
+//! `tallyhouse rollups stats` after all merges.
 
 use std::path::PathBuf;
 use std::process::Stdio;

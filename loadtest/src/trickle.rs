@@ -1,7 +1,7 @@
-//! What little traffic costs: single requests at a few rates, none at all, and 2,000 events/s beside dashboards.
+//! Measures the cost of little traffic: single requests at a few rates, none at all, and 2,000 events/s beside dashboards.
 //!
-//! A rate is kept twice. First nobody looks, and the processor time of both processes is read before and after. Then the ingester's
-//! counter of stored events is looked at a hundred times a second, which costs ClickHouse nothing and the services something.
+//! Each rate runs twice. First without polling: the processor time of both processes is read before and after. Then the ingester's
+//! counter of stored events is polled a hundred times a second, which costs ClickHouse nothing and the services something.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What durability costs, and how a backlog is caught up with: one fleet, one run, so that ratios mean something.
+//! Measures the cost of durability and the catching up of a backlog: one fleet, one run, so that ratios are comparable.
 //!
 //! ```text
 //! warm up -> ClickHouse paused: fill as fast as acknowledged -> resumed: how fast is it stored

@@ -1,4 +1,4 @@
-//! The least that a service in HTTP costs here: a handler that reads a body and answers, on threads of its own.
+//! The baseline of an HTTP service on this machine: a handler that reads a body and answers, on threads of its own.
 
 use axum::Router;
 use axum::http::StatusCode;

@@ -1,7 +1,7 @@
-//! One run, one report: what this machine's ClickHouse can take at most, what it takes without an ingester, and what
-//! Tallyhouse makes of it in throughput, latency, freshness, memory and reading.
+//! The benchmark: one run, one report. Measures the ceiling of this machine's ClickHouse, its rate without an ingester, and the
+//! throughput, latency, freshness, memory and reads of Tallyhouse.
 //!
-//! Ratios within one run mean something on any machine; absolute figures only on the machine named in the report.
+//! Ratios within one run are comparable on any machine; absolute figures only on the machine named in the report.
 
 pub mod bare;
 pub mod bodies;

@@ -1,4 +1,4 @@
-//! How fast metrics are read: the same question again and again, and questions that nobody asked before.
+//! Measures reads: the same query again and again (cached), and queries that were never asked before (uncached).
 
 use std::time::Duration;
 

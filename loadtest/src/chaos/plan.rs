@@ -1,4 +1,4 @@
-//! What is broken, how and when: a pure function of the seed.
+//! Plans the faults, their kinds and times: a pure function of the seed.
 
 use std::fmt;
 use std::time::Duration;

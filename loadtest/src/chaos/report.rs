@@ -1,4 +1,4 @@
-//! What came of it, as a table.
+//! The report of a run, as a table.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! How fast dashboards are read over a lot of events: uncached over ten times the data too, and cached under load.
+//! Measures dashboards over many events: uncached, also over ten times the data, and cached under load.
 //!
 //! ```text
 //! start -> a tenth of the events -> uncached dashboards -> stop

@@ -1,4 +1,4 @@
-//! Whether each poison event has become a dead letter, and the rest is exact.
+//! Verifies that each poison event has become a dead letter, and the rest is exact.
 
 use std::collections::BTreeMap;
 
