@@ -1,4 +1,4 @@
-//! User agents -> device, os, browser. Parsing one takes tens of microseconds and clients have few, so answers are kept.
+//! Parses user agents into device, os and browser. Parsing takes tens of microseconds and clients have few agents, so results are cached.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, PoisonError, RwLock};

@@ -1,4 +1,4 @@
-//! The answer to a request of which something was taken.
+//! The answer to a request whose events were accepted, wholly or in part.
 
 use tallyhouse_schema::limits::MAX_ANSWER_WARNINGS;
 use tallyhouse_schema::{Rejection, Warning, Warnings};

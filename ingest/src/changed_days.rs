@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::unclean_shutdown::ShutdownMarker;
 
 /// Between two sends, so that a busy day is not sent with every insert.

@@ -1,4 +1,4 @@
-//! Bytes of a body -> its text, within the bounds of the request -> its events.
+//! Decodes a body: bytes -> text, within the bounds of the request -> events.
 
 use tallyhouse_schema::body::{self, BodyError, Decoded, Layout, Text, Unread};
 use tallyhouse_schema::normalise::{Context, Normalised, normalise};

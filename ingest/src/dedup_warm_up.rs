@@ -35,7 +35,7 @@ pub enum IdFilter {
 pub struct RecentId {
     pub project_id: String,
     pub event_id: String,
-    /// Its offset in Kafka; -1 when it came another way.
+    /// Its offset in Kafka; -1 without Kafka.
     pub source_offset: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What a consumer is about to insert, as the metadata of an offset commit.
+//! The intent: what a consumer is about to insert, as the metadata of an offset commit.
 //!
 //! The commit's offset is the range's first; the metadata holds its last, and which offsets in between are not in the batch:
 //! duplicates, replays and dead letters. With it the batch can be built again from the log alone, whatever the window of

@@ -1,4 +1,4 @@
-//! Which partition an event belongs to.
+//! The partition of an event.
 
 use std::hash::Hasher as _;
 

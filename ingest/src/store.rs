@@ -12,7 +12,7 @@ use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
 use crate::changed_days::Publisher;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// Where blocks go.
 #[derive(Clone)]

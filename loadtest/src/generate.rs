@@ -53,19 +53,19 @@ pub struct Facts {
 pub struct Generator {
     rng: StdRng,
     run: u32,
-    lane: u16,
+    worker: u16,
     serial: u64,
     spread: Spread,
     poison: Option<NonZeroU64>,
 }
 
 impl Generator {
-    /// Ids are unique as long as `(run, lane)` is; everything else follows from them too.
-    pub fn new(run: u32, lane: u16, spread: Spread) -> Self {
+    /// Ids are unique as long as `(run, worker)` is; everything else follows from them too.
+    pub fn new(run: u32, worker: u16, spread: Spread) -> Self {
         Self {
-            rng: StdRng::seed_from_u64(u64::from(run) << 16 | u64::from(lane)),
+            rng: StdRng::seed_from_u64(u64::from(run) << 16 | u64::from(worker)),
             run,
-            lane,
+            worker,
             serial: 0,
             spread,
             poison: None,
@@ -91,7 +91,7 @@ impl Generator {
         if self.poison.is_some_and(|every| self.serial % every == 0) {
             facts.event_type = POISON;
         }
-        let id = format!("{:08x}-{:04x}-4000-8000-{:0SERIAL_DIGITS$x}", self.run, self.lane, self.serial);
+        let id = format!("{:08x}-{:04x}-4000-8000-{:0SERIAL_DIGITS$x}", self.run, self.worker, self.serial);
         let json = self.render(&id, &facts);
         (Outgoing { id, json }, facts)
     }
@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_events_and_ids_differ() {
         let now = Timestamp::from_millisecond(1_800_000_000_123).unwrap();
-        let make = |lane| {
-            let mut generator = Generator::new(7, lane, Spread::Recent);
+        let make = |worker| {
+            let mut generator = Generator::new(7, worker, Spread::Recent);
             (0..50).map(|_| generator.next(now)).collect::<Vec<_>>()
         };
         assert_eq!(make(1), make(1));

@@ -94,8 +94,8 @@ impl fmt::Display for KillsReport {
     }
 }
 
-/// Plays the scenario on a system of its own; `tell` hears of every kill.
-pub async fn run(config: &KillsConfig, tell: impl Fn(String)) -> Result<KillsReport, KillsError> {
+/// Plays the scenario on a system of its own; `progress` gets a line per kill.
+pub async fn run(config: &KillsConfig, progress: impl Fn(String)) -> Result<KillsReport, KillsError> {
     let mut rng = StdRng::seed_from_u64(config.seed);
     let mut victims: Vec<Victim> = (0..config.times).flat_map(|_| [Victim::Tallyhouse, Victim::ClickHouse]).collect();
     victims.shuffle(&mut rng);
@@ -122,7 +122,7 @@ pub async fn run(config: &KillsConfig, tell: impl Fn(String)) -> Result<KillsRep
             });
         }
         slowest_recovery = slowest_recovery.max(killed.elapsed());
-        tell(format!(
+        progress(format!(
             "kill {}/{} ({victim:?}): events are acknowledged again after {:.1?}",
             index + 1,
             victims.len(),
@@ -131,7 +131,7 @@ pub async fn run(config: &KillsConfig, tell: impl Fn(String)) -> Result<KillsRep
     }
     let ledger = writers.finish().await?;
     let clickhouse = ClickHouse::new(&system.clickhouse())?;
-    verify::settle(&clickhouse, &ledger, RECOVER_WITHIN).await;
+    verify::until_complete(&clickhouse, &ledger, RECOVER_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
     if !verification.is_exact() {
         verification.keep(system.keep());

@@ -1,4 +1,4 @@
-//! What the clients know: the events that were acknowledged, and what every rollup must therefore say.
+//! The ledger of the clients: acknowledged events, and the expected rows of every rollup.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -223,7 +223,7 @@ fn print(text: &str) -> Result<(), Failure> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
-/// To people, beside the result. When nobody can hear it there is nobody to tell.
+/// To people, beside the result. A closed standard error is no failure.
 fn say(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }

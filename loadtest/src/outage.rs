@@ -178,7 +178,7 @@ pub async fn run(config: &OutageConfig) -> Result<OutageReport, OutageError> {
     let probes = probing.finish().await?;
     let ledger = writers.finish().await?;
     let clickhouse = ClickHouse::new(&system.clickhouse())?;
-    verify::settle(&clickhouse, &ledger, RECOVER_WITHIN).await;
+    verify::until_complete(&clickhouse, &ledger, RECOVER_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
     let stored = verify::stored_ids(&clickhouse, &format!("'{PROBE_TYPE}'")).await?;
     let lost_probes = probes.taken.iter().filter(|id| stored.get(*id) != Some(&1)).count();

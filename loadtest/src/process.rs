@@ -1,4 +1,4 @@
-//! What the kernel knows of a process.
+//! Processor time and memory of a process, from the kernel, and signals to it.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! How much smaller rollups are than realistic traffic: 20 types of event, pages and users by Zipf's law, 1,000 events/s, a day.
+//! Measures the reduction of rollups for realistic traffic: 20 types of event, pages and users by Zipf's law, 1,000 events/s, a day.
 //!
-//! Events are made inside ClickHouse, through `events_in` and its views like all others. What it comes to is what
-//! `tallyhouse rollups stats` says, after all merges.
+//! Events are made inside ClickHouse, through `events_in` and its views like all others. The result is the output of
+//! `tallyhouse rollups stats` after all merges.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -42,7 +42,7 @@ pub enum ReductionError {
 }
 
 /// Makes the events in a system of its own, and returns what its rollups come to.
-pub async fn run(config: &ReductionConfig, tell: impl Fn(&str)) -> Result<String, ReductionError> {
+pub async fn run(config: &ReductionConfig, progress: impl Fn(&str)) -> Result<String, ReductionError> {
     let system = System::start(&config.binary).await?;
     let clickhouse = ClickHouse::with_timeout(&system.clickhouse(), TIMEOUT)?;
     let events = config.hours * 3_600 * config.rate;
@@ -51,10 +51,10 @@ pub async fn run(config: &ReductionConfig, tell: impl Fn(&str)) -> Result<String
         let count = BLOCK.min(events - from);
         clickhouse.raw(&insert(config, from, count)).await?;
         from += count;
-        tell(&format!("{from} of {events} events"));
+        progress(&format!("{from} of {events} events"));
     }
     for table in ["rollup_1m", "rollup_1h", "rollup_1d"] {
-        tell(&format!("merging {table}"));
+        progress(&format!("merging {table}"));
         clickhouse.raw(&format!("OPTIMIZE TABLE tallyhouse.{table} FINAL")).await?;
     }
     let answer = stats(config, &system).await?;

@@ -44,7 +44,7 @@ impl Relay {
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if let Ok(server) = TcpStream::connect(&target).await {
-                    // One end that closes closes both; there is nobody to tell.
+                    // One end that closes closes both; nobody waits for the error.
                     tokio::spawn(relay(client, server, modes.subscribe()));
                 }
             }

@@ -1,7 +1,7 @@
-//! What little traffic costs: single requests at a few rates, none at all, and 2,000 events/s beside dashboards.
+//! Measures the cost of little traffic: single requests at a few rates, none at all, and 2,000 events/s beside dashboards.
 //!
-//! A rate is kept twice. First nobody looks, and the processor time of both processes is read before and after. Then the ingester's
-//! counter of stored events is looked at a hundred times a second, which costs ClickHouse nothing and the services something.
+//! Each rate runs twice. First without polling: the processor time of both processes is read before and after. Then the ingester's
+//! counter of stored events is polled a hundred times a second, which costs ClickHouse nothing and the services something.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -112,23 +112,23 @@ impl fmt::Display for Report {
     }
 }
 
-/// Measures a system of its own; `tell` hears what is being done.
-pub async fn run(config: &TrickleConfig, tell: impl Fn(&str)) -> Result<Report, BenchError> {
-    tell("starting a system of its own");
+/// Measures a system of its own; `progress` gets each step.
+pub async fn run(config: &TrickleConfig, progress: impl Fn(&str)) -> Result<Report, BenchError> {
+    progress("starting a system of its own");
     let system = System::start(&config.binary).await?;
     sleep(REST).await;
-    tell("idle");
+    progress("idle");
     let ((), idle) = costs(&system, async { sleep_for(config.each).await }).await?;
     let mut rates = Vec::new();
     for events_per_second in RATES {
-        tell(&format!("{events_per_second} events/s"));
+        progress(&format!("{events_per_second} events/s"));
         rates.push(rate(&system, events_per_second, config.each).await?);
         sleep(REST).await;
     }
     let steady = if config.steady.is_zero() {
         None
     } else {
-        tell("2,000 events/s beside dashboards");
+        progress("2,000 events/s beside dashboards");
         Some(steady(&system, config.steady).await?)
     };
     system.stop().await?;

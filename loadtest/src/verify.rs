@@ -65,11 +65,11 @@ impl fmt::Display for Verification {
 
 /// Waits until as much is stored as was acknowledged, in raw rows and in every rollup, and what is poison has its dead letters and repairs:
 /// what a log has may still be on its way. Gives up without an error: the comparison that follows says what is missing.
-pub async fn settle(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) {
+pub async fn until_complete(clickhouse: &ClickHouse, ledger: &Ledger, within: Duration) {
     let deadline = Instant::now() + within;
     while Instant::now() < deadline {
         if is_stored(clickhouse, ledger).await.unwrap_or(false)
-            && (ledger.poison().is_empty() || poison::is_settled(clickhouse, ledger).await)
+            && (ledger.poison().is_empty() || poison::is_complete(clickhouse, ledger).await)
         {
             return;
         }

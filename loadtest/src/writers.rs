@@ -62,10 +62,10 @@ impl Writers {
         let (count, acknowledged) = watch::channel(0);
         let threads = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut tasks = JoinSet::new();
-        for lane in 0..config.workers {
+        for number in 0..config.workers {
             let worker = Worker {
                 client: Client::new(&config.client)?,
-                generator: Generator::new(config.run, lane, Spread::Recent).with_poison(config.poison),
+                generator: Generator::new(config.run, number, Spread::Recent).with_poison(config.poison),
                 batch: config.batch,
                 count: count.clone(),
                 stopped: stopped.clone(),

@@ -1,7 +1,7 @@
 //! What an event is, what makes it valid, and what it is counted by.
 //!
-//! Pure: no I/O, no clock, no async runtime. Whoever calls brings the bytes and the time. In the order of the flow:
-//! [`body`] takes a request apart, [`raw`] reads one event, [`normalise`] makes it an [`event::Event`], [`wire`] is how that travels.
+//! Pure: no I/O, no clock, no async runtime. The caller passes the bytes and the time. In the order of the flow:
+//! [`body`] splits a request, [`raw`] reads one event, [`normalise`] makes it an [`event::Event`], [`wire`] encodes it.
 #![warn(missing_docs)]
 
 pub mod body;

@@ -1,4 +1,4 @@
-//! `RawEvent` -> `Event`: believed, corrected, cut, and told what it is counted under.
+//! Validates and corrects an event, cuts long texts, and assigns its dimension values.
 //!
 //! Everything that is decided here is decided once, before the event is durable: retries, replays and rebuilds read the
 //! result and decide nothing.

@@ -1,6 +1,6 @@
-//! What a project may set for itself.
+//! The settings of a project.
 //!
-//! One JSON document a project; whatever is left out has the default of the installation:
+//! One JSON document per project; whatever is left out has the default of the installation:
 //!
 //! ```json
 //! {"project": "shop", "lateWindowDays": 30, "retentionDays": 365, "dimensionValues": 5000,

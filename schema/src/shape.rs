@@ -1,4 +1,4 @@
-//! What was probably meant by a body or an event of another shape than ours.
+//! Recognises bodies and events of other shapes, to suggest what was probably meant.
 
 use crate::property::{Property, PropertyValue};
 

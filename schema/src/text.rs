@@ -1,4 +1,4 @@
-//! Cleaning of texts.
+//! Sanitizes texts.
 
 use std::borrow::Cow;
 

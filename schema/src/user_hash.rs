@@ -1,7 +1,7 @@
 //! The keyed hash that stands for a user in distinct counts.
 //!
 //! Small `uniqCombined64` states keep the hashes themselves, so a plain hash would let anybody who can read a rollup test
-//! whether a known user is in it. The key makes that impossible, and destroying it de-links all states at once.
+//! whether a known user is in it. The key prevents that, and destroying it de-links all states at once.
 
 use std::fmt;
 use std::hash::Hasher;

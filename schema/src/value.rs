@@ -45,8 +45,8 @@ pub(crate) fn of(
     declared.value.as_deref().into_iter().chain(names.iter().copied()).find_map(|name| {
         let field = || name.to_owned();
         let number = match find(name, properties) {
-            Some(Found::Number(number)) => number,
-            Some(Found::Text(found)) => match decimal(found).or_else(|| beyond_doubles(found)) {
+            Some(Candidate::Number(number)) => number,
+            Some(Candidate::Text(found)) => match decimal(found).or_else(|| beyond_doubles(found)) {
                 Some(number) => number,
                 None => {
                     let found = text::cut(Cow::Borrowed(found), MAX_EXCERPT_BYTES).0.into_owned();
@@ -54,7 +54,7 @@ pub(crate) fn of(
                     return None;
                 }
             },
-            Some(Found::Object) => {
+            Some(Candidate::Object) => {
                 warn(Warning::ValueNotANumber { field: field(), found: "an object".to_owned() });
                 return None;
             }
@@ -78,20 +78,20 @@ pub(crate) fn of(
     })
 }
 
-/// What stands under a name.
-enum Found<'p> {
+/// What an event has under the name of its value.
+enum Candidate<'p> {
     Number(f64),
     Text(&'p str),
     /// Its entries are properties of their own, `name.…`.
     Object,
 }
 
-fn find<'p>(name: &str, properties: &'p [Property<'_>]) -> Option<Found<'p>> {
+fn find<'p>(name: &str, properties: &'p [Property<'_>]) -> Option<Candidate<'p>> {
     let is_entry = |property: &Property<'_>| property.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
     match properties.iter().find(|property| property.name == name).map(|property| &property.value) {
-        Some(PropertyValue::Number(number)) => Some(Found::Number(*number)),
-        Some(PropertyValue::Text(text)) => Some(Found::Text(text)),
-        None => properties.iter().any(is_entry).then_some(Found::Object),
+        Some(PropertyValue::Number(number)) => Some(Candidate::Number(*number)),
+        Some(PropertyValue::Text(text)) => Some(Candidate::Text(text)),
+        None => properties.iter().any(is_entry).then_some(Candidate::Object),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the sender of an accepted event is told: something in it was changed, or is not counted as was probably meant.
+//! Warnings about accepted events: something was changed, or is not counted as was probably meant.
 
 use crate::dimension::{MAX_VALUE_BYTES, OTHER};
 use crate::limits::{

@@ -1,9 +1,9 @@
-//! A normalised event as bytes: what travels through Kafka and lies in the gateway's spool.
+//! A normalised event as bytes: the record format of Kafka and of the local log.
 //!
 //! A record is a version byte and the fields in a fixed order: texts with their length in front, lengths as LEB128,
 //! numbers little endian, times of the client as zigzag LEB128 of their distance to `received_at`. Nothing is optional and
 //! nothing may follow, so a record that was cut or shifted does not decode. Bit errors are found by the checksums of
-//! whatever carries the record (a Kafka batch, a spool file); this format has none of its own.
+//! whatever carries the record (a Kafka batch, a group of the local log); this format has none of its own.
 //!
 //! Changing it: a new field goes to the end under a new version, and [`decode`] goes on reading every version that a topic
 //! may still hold (seven days), filling what an older one lacks. Consumers are upgraded before gateways; a record of a

@@ -1,4 +1,4 @@
-//! How ClickHouse is reached.
+//! The connection to ClickHouse.
 
 use std::fmt;
 

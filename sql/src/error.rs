@@ -1,4 +1,4 @@
-//! What went wrong between us and ClickHouse, and whether trying again can help.
+//! Errors of ClickHouse and of the connection to it, and whether a retry can help.
 
 use clickhouse::error::Error as ClientError;
 

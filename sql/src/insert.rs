@@ -1,4 +1,4 @@
-//! Inserting a prepared block, so that repeating it changes nothing.
+//! Inserts a prepared block; a repeat under the same token changes nothing.
 
 use std::time::Duration;
 

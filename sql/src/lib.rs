@@ -1,7 +1,7 @@
-//! Everything that Tallyhouse says to ClickHouse about structure, and how it says it.
+//! The structure of the database, and the client for it.
 //!
-//! `migrations/` holds the tables and views; [`runner`] applies them. [`native`] and [`insert`] are the way in,
-//! [`error`] is the way failures come out.
+//! `migrations/` holds the tables and views; [`runner`] applies them. [`native`] and [`insert`] write rows,
+//! [`error`] classifies failures.
 #![warn(missing_docs)]
 
 pub mod connection;

@@ -1,4 +1,4 @@
-//! The migration files, in order, and how one set of files makes a single node or a cluster.
+//! The migration files in order, and their rendering for a single node or a cluster.
 //!
 //! A file is one statement with a few `{{placeholders}}`. ClickHouse has no transactional DDL, so every statement can be
 //! run again; files are never edited after they were applied (their checksum is recorded) and numbers are never reused.

@@ -1,6 +1,6 @@
 //! ClickHouse's Native format: a block, column by column, as it lies in the server's memory.
 //!
-//! A writer of our own because it is small and what this product lives from: rows are appended to columns as events
+//! A writer of our own, because it is small and the hot path of the product: rows are appended to columns as events
 //! arrive, so that a full batch is already encoded. Layout (`docs/en/interfaces/formats/Native`, checked against a server by
 //! the ingest tests): number of columns and of rows as LEB128, then per column its name and type as length-prefixed
 //! strings and its values. Strings are length-prefixed; numbers little endian; a Nullable column is a byte map, then

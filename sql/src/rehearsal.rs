@@ -1,4 +1,4 @@
-//! Would ClickHouse take these rows? Asked without writing any.
+//! Rehearses an insert: tests whether ClickHouse would take rows, without writing any.
 //!
 //! A rehearsal is a copy of `events_in`, of every view behind it and of the tables that those write to, made from what ClickHouse
 //! says of them at that moment: so a constraint or a view that somebody added is in it too. All copied tables have the engine

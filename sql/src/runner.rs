@@ -1,4 +1,4 @@
-//! Applies migrations and says where a database stands.
+//! Applies migrations and reports the state of a database.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The admin port: `/metrics`, `/health`, `/health/live`, `/health/ready`. Never on the public listener, so that neither
-//! figures nor the state of dependencies are anybody's.
+//! The admin port: `/metrics`, `/health`, `/health/live`, `/health/ready`. Never on the public listener: metrics
+//! and the state of dependencies are not public.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};

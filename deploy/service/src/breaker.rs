@@ -1,4 +1,4 @@
-//! Leaves a dependency alone that does not answer, so that its silence is paid for once and not by every request.
+//! A circuit breaker: stops calls to a dependency that fails, so that not every request waits for its timeout.
 //!
 //! ```text
 //! closed --share of failures, or failures in a row--> open --pause is over--> half-open: one probe at a time
@@ -6,9 +6,9 @@
 //!    +------------------ the probe succeeds            +------ the probe fails ---+
 //! ```
 //!
-//! Which failures open it, and for how long, is a [`BreakerRules`]. Calls that overlap take a [`Pass`] and settle it: only
+//! Which failures open it, and for how long, is a [`BreakerRules`]. Calls that overlap take a [`Pass`] and record its outcome: only
 //! the probe's own success closes the breaker, not that of a call which began before it opened. A probe that was given
-//! up lets the next call probe; one that is never settled does so after a pause.
+//! up lets the next call probe; one whose outcome is never recorded does so after a pause.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +44,7 @@ pub enum BreakerState {
     Open,
 }
 
-/// The right to make one call, to be settled with [`Breaker::settle`].
+/// The right to make one call, whose outcome goes to [`Breaker::record`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     /// The breaker was closed.
@@ -66,7 +66,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Breaker {
     rules: BreakerRules,
-    state: Mutex<State>,
+    state: Mutex<Circuit>,
 }
 
 /// The last minute, in slots.
@@ -94,7 +94,7 @@ enum Phase {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Circuit {
     slots: [Slot; SLOTS],
     in_a_row: u32,
     phase: Phase,
@@ -125,8 +125,8 @@ impl Breaker {
         }
     }
 
-    /// What a call that had a pass said.
-    pub fn settle(&self, pass: Pass, verdict: Verdict, now_ms: i64) {
+    /// Records the outcome of a call that had a pass.
+    pub fn record(&self, pass: Pass, verdict: Verdict, now_ms: i64) {
         match (pass, verdict) {
             (Pass::Normal, Verdict::Succeeded) => self.lock().count(now_ms, Verdict::Succeeded),
             (Pass::Probe, Verdict::Succeeded) => self.succeeded(now_ms),
@@ -141,7 +141,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may be made, for callers that settle with [`Breaker::succeeded`] and [`Breaker::failed`]. When the
+    /// Whether a call may be made, for callers that record the outcome with [`Breaker::succeeded`] and [`Breaker::failed`]. When the
     /// pause is over one caller is let through; the next waits for another pause unless that call succeeds.
     pub fn allows(&self, now_ms: i64) -> bool {
         self.pass(now_ms).is_some()
@@ -151,7 +151,7 @@ impl Breaker {
     pub fn succeeded(&self, now_ms: i64) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Probing { .. }) {
-            *state = State::default();
+            *state = Circuit::default();
         }
         state.count(now_ms, Verdict::Succeeded);
     }
@@ -201,7 +201,7 @@ impl Breaker {
         now_ms < until_ms && until_ms - now_ms <= self.rules.pause_ms
     }
 
-    fn is_too_much(&self, state: &State, now_ms: i64) -> bool {
+    fn is_too_much(&self, state: &Circuit, now_ms: i64) -> bool {
         let oldest = now_ms.div_euclid(SLOT_MS) - SLOTS as i64;
         let recent = state.slots.iter().filter(|slot| slot.number > oldest);
         let (calls, failures) =
@@ -210,12 +210,12 @@ impl Breaker {
         is_share || self.rules.in_a_row.is_some_and(|limit| state.in_a_row >= limit)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Circuit> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Circuit {
     fn count(&mut self, now_ms: i64, verdict: Verdict) {
         let is_failure = verdict == Verdict::Failed;
         self.in_a_row = if is_failure { self.in_a_row.saturating_add(1) } else { 0 };
@@ -287,7 +287,7 @@ mod tests {
 
     fn opened() -> Breaker {
         let breaker = Breaker::new(SHARE);
-        (0..10).for_each(|_| breaker.settle(Pass::Normal, Verdict::Failed, 0));
+        (0..10).for_each(|_| breaker.record(Pass::Normal, Verdict::Failed, 0));
         assert_eq!(breaker.state(29_999), BreakerState::Open);
         breaker
     }
@@ -311,9 +311,9 @@ mod tests {
         assert_eq!([0, 29_999, 30_000].map(|now_ms| breaker.opens_in_ms(now_ms)), [Some(30_000), Some(1), None]);
         assert_eq!((breaker.pass(30_000), breaker.pass(30_001)), (Some(Pass::Probe), None));
         assert_eq!(breaker.opens_in_ms(30_001), None, "the probe decides");
-        breaker.settle(Pass::Probe, Verdict::Failed, 30_500);
+        breaker.record(Pass::Probe, Verdict::Failed, 30_500);
         assert_eq!((breaker.pass(60_499), breaker.pass(60_500)), (None, Some(Pass::Probe)));
-        breaker.settle(Pass::Probe, Verdict::Succeeded, 60_600);
+        breaker.record(Pass::Probe, Verdict::Succeeded, 60_600);
         assert_eq!((breaker.pass(60_600), breaker.state(60_600)), (Some(Pass::Normal), BreakerState::Closed));
         breaker.failed(60_700);
         assert!(!breaker.is_open(), "the past is forgotten");
@@ -322,11 +322,11 @@ mod tests {
     #[test]
     fn a_call_that_began_before_it_opened_neither_closes_it_nor_keeps_it_open() {
         let breaker = opened();
-        breaker.settle(Pass::Normal, Verdict::Succeeded, 1);
-        breaker.settle(Pass::Normal, Verdict::Failed, 20_000);
+        breaker.record(Pass::Normal, Verdict::Succeeded, 1);
+        breaker.record(Pass::Normal, Verdict::Failed, 20_000);
         assert_eq!((breaker.state(29_999), breaker.pass(30_000)), (BreakerState::Open, Some(Pass::Probe)));
-        breaker.settle(Pass::Normal, Verdict::Succeeded, 30_001);
-        breaker.settle(Pass::Normal, Verdict::Failed, 30_001);
+        breaker.record(Pass::Normal, Verdict::Succeeded, 30_001);
+        breaker.record(Pass::Normal, Verdict::Failed, 30_001);
         assert_eq!(breaker.pass(60_000), Some(Pass::Probe), "the probe was under way until its own end");
     }
 
@@ -334,8 +334,8 @@ mod tests {
     fn a_probe_that_is_given_up_or_lost_lets_the_next_call_try() {
         let breaker = opened();
         assert_eq!(breaker.pass(30_000), Some(Pass::Probe));
-        breaker.settle(Pass::Probe, Verdict::Nothing, 30_100);
+        breaker.record(Pass::Probe, Verdict::Nothing, 30_100);
         assert_eq!((breaker.pass(30_100), breaker.pass(60_099)), (Some(Pass::Probe), None));
-        assert_eq!(breaker.pass(60_100), Some(Pass::Probe), "never settled");
+        assert_eq!(breaker.pass(60_100), Some(Pass::Probe), "its outcome was never recorded");
     }
 }

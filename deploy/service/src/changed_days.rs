@@ -30,7 +30,7 @@
 //! No machine's clock is compared with another's. A list without writers is that of a system whose ingesters were all stopped in
 //! order: nobody writes, and versions hold.
 //!
-//! Peers of before hours were told understand the days of a message and their versions, which are raised as before; their own changes
+//! Peers of a version without hours understand the days of a message and their versions, which are raised as before; their own changes
 //! name no hour, and count for all hours of the day.
 //!
 //! At most [`AT_ONCE`] days are sent at a time ([`next`]). Redis carries out what it was sent also when the answer comes too

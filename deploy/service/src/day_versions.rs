@@ -1,8 +1,7 @@
-//! How often each day of each project was written to, and each hour of the newest days: what a cached answer about that time is
-//! worth.
+//! Day and hour versions, which decide whether a cached answer is valid.
 //!
-//! A version is part of what an answer is compared with. Whoever stores events, late ones too, raises the versions of the time that
-//! they fall on, so that an answer from before is no longer given. Versions mean nothing by themselves and start anew with the process.
+//! A version counts the writes to a day of a project, or to an hour of its newest days. Whoever stores events, late ones too, raises
+//! the versions of their days and hours; a cached answer of another version is not served. Versions start at zero with the process.
 //!
 //! ```text
 //! a day        [`Unit::Day`]    raised by every change of it
@@ -130,11 +129,11 @@ const MOST: usize = 200_000;
 /// The versions of this process; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct DayVersions {
-    state: Arc<RwLock<State>>,
+    table: Arc<RwLock<VersionTable>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct VersionTable {
     /// Raised when units were forgotten.
     epoch: u64,
     projects: HashMap<String, Project>,
@@ -144,27 +143,29 @@ struct State {
 #[derive(Debug, Default)]
 struct Project {
     units: BTreeMap<Unit, Version>,
-    /// When readers were last told what had changed.
+    /// The slot in which changes were last published to readers.
     slot: Option<i64>,
 }
 
 #[derive(Debug, Default)]
 struct Version {
     raised: u64,
-    /// As readers know it.
-    told: u64,
+    /// What readers see.
+    published: u64,
 }
 
 impl Project {
-    /// The sum of what readers were told of the span, and whether it is out of date.
-    fn told(&self, span: &Span) -> (u64, bool) {
+    /// The sum of the published versions of the span, and whether it is out of date.
+    fn published(&self, span: &Span) -> (u64, bool) {
         let asked = span.ranges().flat_map(|range| self.units.range(range)).map(|(_, version)| version);
-        asked.fold((0, false), |(sum, is_old), version| (sum + version.told, is_old || version.told != version.raised))
+        asked.fold((0, false), |(sum, is_old), version| {
+            (sum + version.published, is_old || version.published != version.raised)
+        })
     }
 
-    fn tell(&mut self, slot: i64) {
+    fn publish(&mut self, slot: i64) {
         self.slot = Some(slot);
-        self.units.values_mut().for_each(|version| version.told = version.raised);
+        self.units.values_mut().for_each(|version| version.published = version.raised);
     }
 
     fn raise(&mut self, unit: Unit) {
@@ -187,41 +188,40 @@ impl Project {
 impl DayVersions {
     /// Raises the versions of changed days.
     pub fn raise(&self, changes: &[DayChange]) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
-            if state.entries >= MOST {
-                *state = State { epoch: state.epoch + 1, ..State::default() };
+            if table.entries >= MOST {
+                *table = VersionTable { epoch: table.epoch + 1, ..VersionTable::default() };
             }
-            if !state.projects.contains_key(&change.project) {
-                state.projects.insert(change.project.clone(), Project::default());
+            if !table.projects.contains_key(&change.project) {
+                table.projects.insert(change.project.clone(), Project::default());
             }
-            let Some(known) = state.projects.get_mut(&change.project) else { continue };
+            let Some(known) = table.projects.get_mut(&change.project) else { continue };
             let before = known.units.len();
             change.units().into_iter().for_each(|unit| known.raise(unit));
             let after = known.units.len();
-            state.entries = (state.entries + after).saturating_sub(before);
+            table.entries = (table.entries + after).saturating_sub(before);
         }
     }
 
-    /// The version of a span: another whenever something of it was written to. Readers of one `slot` are told of
-    /// changes to a project once: what comes after is told in the next, so that a trickle of events does not make every
-    /// reader's version another.
+    /// The version of a span, which changes with every write to it. Changes of a project are published once per `slot`;
+    /// later ones follow in the next slot, so that a trickle of events does not change the version for every reader.
     pub fn of(&self, project: &str, span: &Span, slot: i64) -> (u64, u64) {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = state.projects.get(project) else { return (state.epoch, 0) };
-        let (sum, is_old) = known.told(span);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = table.projects.get(project) else { return (table.epoch, 0) };
+        let (sum, is_old) = known.published(span);
         if !is_old || known.slot == Some(slot) {
-            return (state.epoch, sum);
+            return (table.epoch, sum);
         }
-        drop(state);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let epoch = state.epoch;
-        let Some(known) = state.projects.get_mut(project) else { return (epoch, 0) };
+        drop(table);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let epoch = table.epoch;
+        let Some(known) = table.projects.get_mut(project) else { return (epoch, 0) };
         // Another reader may have been first.
         if known.slot != Some(slot) {
-            known.tell(slot);
+            known.publish(slot);
         }
-        (epoch, known.told(span).0)
+        (epoch, known.published(span).0)
     }
 }
 
@@ -326,14 +326,14 @@ mod tests {
         }
         versions.raise(&[changed("p", 1)]);
         assert_ne!(versions.of("p", &week(), 0), before);
-        assert!(versions.state.read().unwrap().entries <= MOST + 1);
+        assert!(versions.table.read().unwrap().entries <= MOST + 1);
         // Hours that nobody looks at any more are forgotten one by one.
         for hour in 0..1_000_i64 {
             let ms = hour * HOUR_S * 1_000;
             versions.raise(&[DayChange::of_event("h", ms, ms)]);
         }
         let hours =
-            versions.state.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();
+            versions.table.read().unwrap().projects["h"].units.range(Unit::Hour(0)..Unit::Hour(Hour::MAX)).count();
         assert_eq!(hours, HOURS_KEPT as usize + 1);
     }
 }

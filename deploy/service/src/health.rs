@@ -1,7 +1,7 @@
-//! What this process depends on and whether it is ready, as values that the admin port shows.
+//! Health and readiness of the process and its dependencies, served by the admin port.
 //!
 //! *Live* means that the process answers at all. *Ready* means that it should be sent requests: every required
-//! component is up and shutdown has not begun. Readiness goes off first at shutdown, then the drain starts.
+//! component is up and shutdown has not begun. At shutdown the process is first not ready, then it drains.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -29,7 +29,7 @@ pub struct Component {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     components: BTreeMap<String, Component>,
     draining: bool,
 }
@@ -37,7 +37,7 @@ struct State {
 /// The health of a process; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    state: Arc<RwLock<State>>,
+    state: Arc<RwLock<HealthState>>,
 }
 
 /// The whole picture, as `/health` prints it.

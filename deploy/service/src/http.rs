@@ -1,4 +1,4 @@
-//! What every HTTP answer has in common: the shape of an error, and the security headers.
+//! Common to all HTTP answers: the error body and the security headers.
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};

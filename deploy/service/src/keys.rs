@@ -1,7 +1,7 @@
-//! API keys: what a caller shows, and what it may do then.
+//! API keys and what they permit.
 //!
 //! Only SHA-256 digests are held. A look-up compares digests in constant time over all keys, so neither the time taken
-//! nor a core dump tells a key.
+//! nor a core dump reveals a key.
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;

@@ -1,4 +1,4 @@
-//! What every Tallyhouse service needs and no domain word: configuration that names its variables, secrets that do not
+//! Shared by all Tallyhouse services, without domain logic: configuration that names its variables, secrets that do not
 //! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
 
 pub mod admin;

@@ -1,4 +1,4 @@
-//! Start and stop: signals, serving until told to stop, and draining within a budget.
+//! Start and shutdown: signals, serving until shutdown, and draining within a budget.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! How the allocator of glibc keeps memory that was given back.
+//! Sets how much freed memory the allocator of glibc keeps.
 #![allow(unsafe_code, reason = "a C function is called")]
 
 /// Larger pieces go back to the system at once: batches are buffers of some MiB, and come and go all the time.
@@ -10,7 +10,7 @@ const MAPPED_FROM: i32 = 1 << 20;
 const TRIMMED_FROM: i32 = 4 << 20;
 
 /// Bounds what freed memory stays with the process. By default glibc raises the size from which memory goes back to 32 MiB, and has eight
-/// arenas a core: under full load both services took 328 MiB, and 223 MiB with these (`loadtest bench`, 2 cores, runs in turn). To be called
+/// arenas per core: under full load both services took 328 MiB, and 223 MiB with these (`loadtest bench`, 2 cores, runs in turn). To be called
 /// before there are threads.
 pub fn bound() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

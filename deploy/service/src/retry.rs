@@ -1,7 +1,7 @@
-//! How long to wait before something that failed is tried again. The pause doubles from failure to failure, and each is moved by up to
-//! 20 % either way, so that those that failed together do not come back together.
+//! Exponential backoff: the pause doubles with each failure, with a jitter of up to 20 % either way, so that callers that failed
+//! together do not retry together.
 //!
-//! Waiting for a condition (a port, a lock, a merge) is no retry: it looks at a fixed interval, where it is needed.
+//! Waiting for a condition (a port, a lock, a merge) is no retry: it polls at a fixed interval, where it is needed.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Logs: one JSON object a line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`).
+//! Logs: one JSON object per line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`).
 
 use crate::config;
 use crate::env::{ConfigError, Env};

@@ -1,4 +1,4 @@
-//! The ClickHouse that a command works on: the given one, else the embedded one, which may be running already.
+//! Connects a command to ClickHouse: the given one, else the embedded one, which may be running already.
 
 use std::time::Duration;
 

@@ -84,7 +84,7 @@ pub(crate) enum Rollups {
         #[arg(long)]
         json: bool,
     },
-    /// Recompute what differs from the raw events, while events arrive, and tell the query API (`REDIS_URL`, `QUERY_ADMIN_ADDR`)
+    /// Recompute what differs from the raw events, while events arrive, and invalidate the changed days in the query API (`REDIS_URL`, `QUERY_ADMIN_ADDR`)
     Rebuild {
         #[command(flatten)]
         range: Range,

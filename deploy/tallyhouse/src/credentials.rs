@@ -1,4 +1,4 @@
-//! Secrets that an installation makes for itself.
+//! The generated secrets of an installation.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

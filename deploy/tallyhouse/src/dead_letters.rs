@@ -1,4 +1,4 @@
-//! `tallyhouse dlq`, carried out and printed.
+//! Runs `tallyhouse dlq`, and prints the result.
 
 #![allow(clippy::print_stdout, reason = "the answer to a command")]
 
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tallyhouse::attach::{Attached, attach};
 use tallyhouse::config::{self, Config};
 use tallyhouse::dlq::{self, Filters, Sender, Sent};
-use tallyhouse_ingest::dead_letters::{DeadLetter, State};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState};
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 
@@ -107,7 +107,7 @@ async fn discard(attached: &Attached, filters: &Filters, dry_run: bool) -> Outco
     if dry_run {
         println!("{} dead letters would be discarded", dead_letters.len());
     } else {
-        dlq::mark(&attached.writer, &dead_letters, State::Discarded).await?;
+        dlq::mark(&attached.writer, &dead_letters, DeadLetterState::Discarded).await?;
         println!("{} discarded", dead_letters.len());
     }
     Ok(ExitCode::SUCCESS)

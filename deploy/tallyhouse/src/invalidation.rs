@@ -1,12 +1,12 @@
 //! Invalidates the days that a command has changed in the query API's caches.
 //!
 //! ```text
-//! days -> Redis, when REDIS_URL is set          as the ingester does: every query API hears within a second
+//! days -> Redis, when REDIS_URL is set          as the ingester does: every query API gets them within a second
 //!      -> else, or when it fails, the query API at QUERY_ADMIN_ADDR
-//!      -> else they are pending until the next call, and at the end the operator is told what is left to do
+//!      -> else they are pending until the next call, and at the end the operator is shown what is left to do
 //! ```
 //!
-//! A command never fails for it: what it did is done. Invalidating a day twice does no harm.
+//! A command never fails for it: its work is done. Invalidating a day twice does no harm.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -120,7 +120,7 @@ impl Invalidator {
 impl fmt::Display for PendingDays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { days, trouble, query } = self;
-        let projects: BTreeSet<&str> = days.iter().map(|touched| touched.project.as_str()).collect();
+        let projects: BTreeSet<&str> = days.iter().map(|changed| changed.project.as_str()).collect();
         write!(
             f,
             "no query API was told that {} days of {} projects were changed: {trouble}. One that runs may give answers from \

@@ -1,4 +1,4 @@
-//! Tallyhouse in one process: both services on a ClickHouse that is started, watched and stopped with them.
+//! Tallyhouse in one process: both services, and the ClickHouse that is started, supervised and stopped with them.
 //!
 //! [`up`] is the order of starting and stopping, [`store`] the same for ClickHouse alone. [`engine`] is the ClickHouse,
 //! [`credentials`] its users' passwords.

@@ -6,7 +6,7 @@ use prometheus::{IntCounter, Registry};
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) engine_restarts: IntCounter,
-    pub(crate) torn_inserts: IntCounter,
+    pub(crate) revoked_inserts: IntCounter,
 }
 
 impl Metrics {
@@ -17,11 +17,11 @@ impl Metrics {
             "Times that the embedded ClickHouse ended unasked and was started again",
         )?;
         registry.register(Box::new(engine_restarts.clone()))?;
-        let torn_inserts = IntCounter::new(
+        let revoked_inserts = IntCounter::new(
             "tallyhouse_engine_torn_inserts_total",
             "Entries of deduplication logs that a crash left without their rows and that were revoked",
         )?;
-        registry.register(Box::new(torn_inserts.clone()))?;
-        Ok(Self { engine_restarts, torn_inserts })
+        registry.register(Box::new(revoked_inserts.clone()))?;
+        Ok(Self { engine_restarts, revoked_inserts })
     }
 }

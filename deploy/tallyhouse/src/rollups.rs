@@ -1,4 +1,4 @@
-//! `tallyhouse rollups`: what was found, as a table or as JSON.
+//! Runs `tallyhouse rollups`, and prints the result as a table or as JSON.
 
 use std::fmt;
 

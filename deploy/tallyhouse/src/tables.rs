@@ -1,4 +1,4 @@
-//! The tables of the ClickHouse that is worked with: as this version needs them, synced as configured, and open for inserts.
+//! Prepares the tables of ClickHouse: migrated, synced as configured, and open for inserts.
 
 use std::convert::Infallible;
 use std::time::Duration;

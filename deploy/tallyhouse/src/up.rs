@@ -6,7 +6,7 @@
 //! signal -> not ready -> drain both -> stop ClickHouse
 //! ```
 //!
-//! So events are taken again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
+//! Events are accepted again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The ClickHouse that all tests of a process share, and ways to have another and to ask either.
+//! The ClickHouse that all tests of a process share, and functions that start another or query either.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use crate::programs;
 pub const GRAFANA_PROJECT: &str = "seen-by-grafana";
 
 /// The ClickHouse that all tests of this process share, with all tables.
-pub struct Shared {
+pub struct SharedClickHouse {
     pub engine: Engine,
     pub options: EngineOptions,
     _janitor: Janitor,
 }
 
 /// Starts the shared ClickHouse, or gives the one that runs. It ends, and its data goes, with this process.
-pub async fn shared() -> &'static Shared {
-    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+pub async fn shared() -> &'static SharedClickHouse {
+    static SHARED: OnceCell<SharedClickHouse> = OnceCell::const_new();
     SHARED
         .get_or_init(async || {
             let folder = new_folder();
@@ -38,7 +38,7 @@ pub async fn shared() -> &'static Shared {
             let options = options(&folder);
             let engine = Engine::start(options.clone()).await.unwrap_or_else(|error| panic!("{error}"));
             runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
-            Shared { engine, options, _janitor: janitor }
+            SharedClickHouse { engine, options, _janitor: janitor }
         })
         .await
 }

@@ -1,4 +1,4 @@
-//! Projects, and events to ask about.
+//! Projects and events for queries.
 
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;

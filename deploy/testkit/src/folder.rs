@@ -1,4 +1,4 @@
-//! Folders of tests, which go when the test or the process ends.
+//! Temporary folders, removed when the test or the process ends.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

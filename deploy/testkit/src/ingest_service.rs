@@ -34,7 +34,7 @@ use crate::wait::eventually;
 
 /// Files of the log with this extension.
 pub fn log_files(data: &Folder, extension: &str) -> Vec<PathBuf> {
-    let mut files = journaled_in(data, "log", extension);
+    let mut files = files_in(data, "log", extension);
     files.sort();
     files
 }
@@ -48,24 +48,24 @@ pub fn is_inserting(data: &Folder) -> bool {
 
 /// Files with this extension of the journal, which a version before the log had.
 pub fn journaled(data: &Folder, extension: &str) -> Vec<PathBuf> {
-    journaled_in(data, "journal", extension)
+    files_in(data, "journal", extension)
 }
 
-/// Files of a spool with this extension.
-pub fn journaled_in(data: &Folder, spool: &str, extension: &str) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(data.path().join("ingest").join(spool)).unwrap().map(|entry| entry.unwrap().path());
+/// Files with this extension in a folder of the write path.
+pub fn files_in(data: &Folder, folder: &str, extension: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data.path().join("ingest").join(folder)).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
 /// Files that say that a write path runs, or ran until it was killed.
 pub fn markers(data: &Folder) -> Vec<PathBuf> {
-    journaled_in(data, "running", "running")
+    files_in(data, "running", "running")
 }
 
 /// Markers and folders of a data folder that somebody holds a lock on.
 fn held_files(data: &Folder) -> Vec<PathBuf> {
-    let locks = ["journal", "records"].map(|spool| data.path().join("ingest").join(spool).join("lock"));
-    // Only who has a Redis to tell has a marker.
+    let locks = ["journal", "records"].map(|folder| data.path().join("ingest").join(folder).join("lock"));
+    // There is a marker only with Redis.
     let has_markers = data.path().join("ingest").join("running").exists();
     let mut files = if has_markers { markers(data) } else { Vec::new() };
     files.extend(locks.into_iter().filter(|lock| lock.exists()));

@@ -1,5 +1,5 @@
-//! What integration tests share: one ClickHouse for all tests of a process, Redis and Kafka, both services inside the test
-//! process, and what breaks the ways between them.
+//! Shared by integration tests: one ClickHouse for all tests of a process, Redis and Kafka, both services inside the test
+//! process, and what breaks the connections between them.
 //!
 //! In the shared ClickHouse a test is alone in a project of its own name. Only what kills or misconfigures a ClickHouse
 //! starts another.
@@ -26,7 +26,7 @@ mod skip;
 mod small_disk;
 mod wait;
 
-pub use clickhouse::{GRAFANA_PROJECT, Shared, ask, engine, engine_in, execute, options, shared};
+pub use clickhouse::{GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, shared};
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
 pub use folder::Folder;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};

@@ -1,4 +1,4 @@
-//! A way to ClickHouse that can keep answers back: an insert is carried out, and who sent it does not learn of it.
+//! A proxy to ClickHouse that can keep answers back: an insert is carried out, and who sent it does not learn of it.
 
 use tallyhouse_loadtest::relay::Relay;
 use tallyhouse_sql::Connection;

@@ -1,4 +1,4 @@
-//! Tests that are left out, which is never silent.
+//! Skips tests, never silently.
 
 use std::io::Write;
 

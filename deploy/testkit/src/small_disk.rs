@@ -1,4 +1,4 @@
-//! A disk that is soon full.
+//! A small disk, to be filled.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

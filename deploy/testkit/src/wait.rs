@@ -1,4 +1,4 @@
-//! Waiting for what happens soon.
+//! Waits for a condition.
 
 use std::time::Duration;
 

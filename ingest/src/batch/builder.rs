@@ -1,4 +1,4 @@
-//! Events -> columns of `events_in`.
+//! Builds the columns of `events_in` from events.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,7 @@
-//! About how many rows a batch leaves in its finest rollup: its *cells*, each a project, type, minute, set of dimensions and value.
+//! Estimates how many rows a batch adds to its finest rollup: its *cells*, each a project, type, minute, set of dimensions and value.
 //!
-//! ClickHouse keeps a state of users and one of values for each cell while it inserts, and that is what an insert takes memory for, not its
-//! events: those of one minute share a few thousand cells, those of an import may have one each. Cells are counted by linear counting
+//! ClickHouse keeps a state of users and one of values for each cell while it inserts, so cells, not events, decide the memory
+//! of an insert: events of one minute share a few thousand cells, those of an import may have one each. Cells are counted by linear counting
 //! (Whang et al. 1990): `n` of them set about `m (1 - e^(-n/m))` of `m` bits, within half a per cent here.
 
 use std::hash::Hasher;

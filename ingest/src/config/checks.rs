@@ -1,4 +1,4 @@
-//! Variables that contradict each other, and those that do nothing.
+//! Checks for variables that contradict each other, and for variables without effect.
 
 use tallyhouse_service::env::{ConfigError, Env, apart, at_most, unused};
 
@@ -15,7 +15,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("INGEST_DECODED_BYTES", decoded),
         "a body is as large after decompression at least",
     )?;
-    // As `http/body.rs` reserves.
+    // As `request/body.rs` reserves.
     let largest = body + body.saturating_mul(10).min(decoded);
     if largest > request.open_bytes {
         let problem = format!(
@@ -59,7 +59,7 @@ pub(super) fn late_within_retention(defaults: &ProjectDefaults) -> Result<(), Co
     at_most(late, ("RETENTION_DAYS", defaults.retention_days), "events that late would be taken and removed at once")
 }
 
-/// What only the Kafka way reads.
+/// Read only with Kafka.
 const OF_KAFKA: [&str; 9] = [
     "INGEST_INSERTS",
     "KAFKA_GROUP",

@@ -1,4 +1,4 @@
-//! What can be set: [`settings`] defines the variables; of the Kafka way see `kafka/config.rs`. The only files of this crate that read
+//! Configuration: [`settings`] defines the variables; for Kafka delivery see `kafka/config.rs`. No other file of this crate reads
 //! variables.
 
 mod checks;
@@ -50,7 +50,7 @@ pub struct Config {
     pub redis: Option<Secret>,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
-    /// `TALLYHOUSE_PROJECTS`: a folder of settings, a JSON file a project. Without it, and for what a file leaves out:
+    /// `TALLYHOUSE_PROJECTS`: a folder of settings, one JSON file per project. Without it, and for what a file leaves out:
     /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (written into each row), `DIMENSION_VALUES`,
     /// `KAFKA_TOPIC_PER_PROJECT`.
     pub projects: Projects,

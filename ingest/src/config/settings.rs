@@ -1,4 +1,4 @@
-//! The variables of the write path, each defined once; those of the Kafka way are in `kafka/config.rs`.
+//! The variables of the write path, each defined once; those of Kafka delivery are in `kafka/config.rs`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

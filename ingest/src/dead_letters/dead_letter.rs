@@ -22,7 +22,7 @@ pub enum Kind {
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum DeadLetterState {
     /// Nothing yet.
     Open,
     /// It was sent again and taken.
@@ -62,7 +62,7 @@ pub struct DeadLetter {
     pub kind: Kind,
     /// Why, for programs.
     pub code: String,
-    /// Why, as the sender was told. Holds nothing that a sender is not told.
+    /// Why, as in the answer to the sender. Holds nothing that a sender may not see.
     pub reason: String,
     /// As received, at most [`MAX_PAYLOAD_BYTES`].
     pub payload: Vec<u8>,
@@ -75,7 +75,7 @@ pub struct DeadLetter {
     /// When it was found to be bad.
     pub failed_at: i64,
     /// What became of it.
-    pub state: State,
+    pub state: DeadLetterState,
     /// When that was.
     pub updated_at: i64,
 }
@@ -124,7 +124,7 @@ struct Wire {
     origin: Origin,
     received_at: i64,
     failed_at: i64,
-    state: State,
+    state: DeadLetterState,
     updated_at: i64,
 }
 
@@ -204,7 +204,7 @@ impl Kind {
     }
 }
 
-impl State {
+impl DeadLetterState {
     /// The column's value.
     pub const fn label(self) -> &'static str {
         match self {
@@ -290,7 +290,7 @@ pub(crate) mod tests {
             origin: Origin { topic: "t".into(), partition: 3, offset: 9, key_id: "k".into() },
             received_at: 1,
             failed_at: 2,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: 3,
         }
     }

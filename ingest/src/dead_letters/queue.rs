@@ -1,4 +1,4 @@
-//! Dead letters on their way to ClickHouse, bounded by memory.
+//! The queue of dead letters for ClickHouse, bounded in memory.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Takes dead letters to ClickHouse.
+//! Writes dead letters to ClickHouse.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A request's events, appended to the local log: duplicates are found, and what is new gets its place.
+//! Appends a request's events to the local log: finds duplicates, and assigns offsets to new events.
 //!
 //! One lock guards the ids, held while a request's events are looked up and appended (about a microsecond each), never across an
 //! await. An id is known from the moment its event has an offset; a repeat waits for that very record. When the record's group is

@@ -1,12 +1,12 @@
-//! Up to where what is stored is on the disk of a ClickHouse on this machine, too.
+//! The checkpoint: up to which offset stored events are also on the disk of a ClickHouse on this machine.
 //!
-//! ClickHouse answers an insert when the kernel has its parts, and the kernel writes them up to half a minute later. So the log keeps what is
-//! stored until that is done:
+//! ClickHouse answers an insert when the kernel has its parts, and the kernel writes them up to half a minute later. So the log keeps stored
+//! events until they are synced:
 //!
 //! ```text
 //! each minute  what is stored by now -> the file system of ClickHouse's folder is synced -> checkpoint
 //! segments go  before the checkpoint
-//! start        the machine was not started since: from the commit, as ever
+//! start        the machine was not restarted since: from the commit, as always
 //!              it was: from the checkpoint. Everything is inserted again under new tokens; raw rows of one key are one event, and the days
 //!              of what may have been stored before are compared with raw events, and rebuilt
 //! ```

@@ -1,4 +1,4 @@
-//! The first start of a folder: recent ids come from ClickHouse, and are kept here from then on.
+//! The first start of a folder: reads recent ids from ClickHouse, and keeps ids in the folder from then on.
 
 use std::io;
 use std::time::Duration;

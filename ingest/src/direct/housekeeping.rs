@@ -1,4 +1,4 @@
-//! What is done for the log from time to time: measuring its backlog, retiring segments, keeping their ids, checkpoints.
+//! Periodic work on the log: measures its backlog, retires segments, saves their ids, and makes checkpoints.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The window of ids on the disk: what a start knows without ClickHouse.
+//! Saves the deduplication window on disk, so that a start does not need ClickHouse.
 //!
 //! ```text
 //! segment is read -> its ids, as far as the window still has them -> a file, synced -> the segment goes

@@ -1,5 +1,5 @@
-//! Batches that a version without a log left on the disk. Each may have been attempted, so only the same bytes under the same token can
-//! follow: they are sent as they are, before anything of the log.
+//! Sends the batches that a version without a log left on disk. Each may have been attempted, so the same bytes are sent under the same
+//! token, before anything of the log.
 //!
 //! Failure cases:
 //! * a file is damaged: it is set aside, and its events are lost unless they are sent again (`journal_damaged`);
@@ -13,9 +13,9 @@ use tallyhouse_sql::native;
 
 use super::append::Appender;
 use crate::journal::{Journal, JournalError};
-use crate::metrics::Metrics;
 use crate::poison::{Alone, BatchWriter, Origin};
 use crate::store::Block;
+use crate::telemetry::Metrics;
 
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 

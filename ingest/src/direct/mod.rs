@@ -1,4 +1,4 @@
-//! Ingestion without Kafka: the local log, and the worker that stores what it has.
+//! Ingestion without Kafka: the local log, and the worker that stores its events.
 //!
 //! ```text
 //! start  ids of the window, from files and from the log -> requests are taken

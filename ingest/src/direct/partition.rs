@@ -1,4 +1,4 @@
-//! The local log as its worker sees it, and what feeds the worker.
+//! The local log as a partition of its worker, and the feeder of the worker.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::ids::{self, Id, Source};
 use crate::intent::Intent;
 use crate::log::local::disk::{Disk, Folder as LogFolder};
 use crate::log::local::{Committed, LocalLog};
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;

@@ -1,4 +1,4 @@
-//! The public listener: routes, and how answers and errors of [`crate::pipeline`] look in HTTP.
+//! The public listener: routes, and answers and errors of [`crate::pipeline`] as HTTP.
 
 mod error;
 mod reply;

@@ -1,4 +1,4 @@
-//! A record with where it goes, as it waits in the gateway's log and in files beside it.
+//! A record with its topic and partition, as stored in the gateway's log and in files beside it.
 
 use bytes::{Buf, Bytes};
 

@@ -1,4 +1,4 @@
-//! What can be set for Kafka.
+//! The configuration of Kafka.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub struct KafkaConfig {
     pub revoke_within: Duration,
 }
 
-/// The variables of the Kafka way; `KAFKA_TOPIC_PER_PROJECT` is among those of projects.
+/// The variables of Kafka delivery; `KAFKA_TOPIC_PER_PROJECT` is among those of projects.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Kafka")]
 pub struct KafkaSettings {

@@ -1,10 +1,10 @@
-//! How the delivery of a record to Kafka ended.
+//! The result of delivering a record to Kafka.
 
 use std::collections::BTreeMap;
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::metrics::Produced;
+use crate::telemetry::Produced;
 
 /// How the delivery of a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

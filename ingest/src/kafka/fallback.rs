@@ -1,4 +1,4 @@
-//! What Kafka does not take while it is away: appended to a local log of the gateway, and sent in order as soon as Kafka takes it.
+//! The fallback while Kafka is away: records are appended to a local log of the gateway, and sent in order when Kafka is back.
 //!
 //! ```text
 //! put -> local log, synced -> acknowledged … read -> produce -> acknowledged by Kafka -> commit -> segments go
@@ -33,7 +33,7 @@ use super::records::Record;
 use crate::journal::JournalError;
 use crate::log::local::disk::Folder as LogFolder;
 use crate::log::local::{Limits, LocalLog, Options, Outcome, Sync, Writer, frame};
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use deliver::pieces;
 
 /// Bytes that are sent at a time.

@@ -1,4 +1,4 @@
-//! The gateway's side: a request's events become records, and are durable when all replicas in sync have them.
+//! The gateway: produces a request's events as records, durable when all in-sync replicas have them.
 //!
 //! ```text
 //! prepare (topic, partitions) -> encode -> produce -> each record has a delivery result: acknowledged | too large | failed
@@ -33,9 +33,9 @@ use super::delivery_result::DeliveryResult;
 use super::records::Records;
 use super::settings::Brokers;
 use super::topics::{Shape, TopicError, Topics};
-use crate::metrics::{Metrics, Produced};
 use crate::placement;
 use crate::request::TRACE_HEADER;
+use crate::telemetry::{Metrics, Produced};
 
 /// Where a request's records go.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! What the consumer and its partition workers are made of.
+//! The parts shared by the consumer and its partition workers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Over how many partitions a topic's events are spread: as many as it had when it was first seen, whatever is added later.
+//! Pins the number of partitions that a topic's events are spread over: as many as it had when first seen, whatever is added later.
 //!
 //! An event's partition follows from its id and this number, so that its repeats come to the consumer that knows it. Were the number to
 //! change while events wait, a repeat would reach another consumer before ClickHouse knows of the first one, and both would count. So
@@ -17,7 +17,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::settings::Brokers;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// The group, the same for all who use a topic.
 const GROUP: &str = "tallyhouse.partitions";

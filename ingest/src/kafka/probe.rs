@@ -1,4 +1,4 @@
-//! One look at Kafka, for `tallyhouse doctor`: nothing is written, made or joined.
+//! Probes Kafka for `tallyhouse doctor`: writes nothing, creates nothing and joins no group.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 /// What Kafka says.
 #[derive(Debug)]
-pub struct Found {
+pub struct ProbedCluster {
     /// How many brokers there are.
     pub brokers: usize,
     /// The shared topic, when it is there.
@@ -76,7 +76,7 @@ impl Topic {
 const DAY_MS: i64 = 24 * 3_600_000;
 
 /// Asks.
-pub async fn probe(config: &KafkaConfig) -> Result<Found, KafkaError> {
+pub async fn probe(config: &KafkaConfig) -> Result<ProbedCluster, KafkaError> {
     let admin: AdminClient<DefaultClientContext> = config.brokers.client().create()?;
     let topic = config.topics.shared.clone();
     let (admin, brokers, found) = tokio::task::spawn_blocking(move || {
@@ -92,12 +92,12 @@ pub async fn probe(config: &KafkaConfig) -> Result<Found, KafkaError> {
     })
     .await
     .unwrap_or(Err(KafkaError::Canceled))?;
-    let Some(mut topic) = found else { return Ok(Found { brokers, topic: None }) };
+    let Some(mut topic) = found else { return Ok(ProbedCluster { brokers, topic: None }) };
     let options = AdminOptions::new().request_timeout(Some(WITHIN));
     let described = admin.describe_configs([&ResourceSpecifier::Topic(&config.topics.shared)], &options).await;
     let settings = described.unwrap_or_default().into_iter().flatten().flat_map(|resource| resource.entries);
     topic.settings = settings.filter_map(|entry| Some((entry.name, entry.value?))).collect();
-    Ok(Found { brokers, topic: Some(topic) })
+    Ok(ProbedCluster { brokers, topic: Some(topic) })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What the consumers have stored, for senders that wait for it (`?wait=stored`).
+//! Tracks what the consumers have stored, for requests that wait for it (`?wait=stored`).
 //!
-//! The group's committed offsets say it: an offset below them is in `events` and in every rollup. They are asked for while
-//! somebody waits, once for all who wait.
+//! The group's committed offsets say it: an offset below them is in `events` and in every rollup. They are read while
+//! a request waits, once for all waiters.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! A request's events as records, before they are anywhere.
+//! Encodes a request's events as records, before they are produced.
 
 use tallyhouse_schema::{Event, wire};
 

@@ -1,4 +1,4 @@
-//! What runs beside the requests with Kafka: topics, the gateway's log, the consumer's thread, and shutdown.
+//! Background work with Kafka: topics, the gateway's log, the consumer's thread, and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;

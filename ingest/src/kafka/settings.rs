@@ -1,5 +1,5 @@
-//! What is said to librdkafka, and where each value comes from. `KAFKA_OPTIONS` may add to it (TLS, SASL, timeouts), but may not
-//! touch what the promises rest on.
+//! The settings of librdkafka, and the reason for each. `KAFKA_OPTIONS` may add others (TLS, SASL, timeouts), but may not change
+//! those that exactness and durability rest on.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The sender of a request, and the settings of its project.
+//! Authenticates the sender of a request, and looks up the settings of its project.
 
 use axum::http::HeaderMap;
 use tallyhouse_schema::normalise::ProjectRules;

@@ -1,4 +1,4 @@
-//! Submitted events -> the answer.
+//! Waits until submitted events are acknowledged, and makes the answer.
 
 use tallyhouse_schema::Rejection;
 use tokio::time::Instant;

@@ -6,7 +6,7 @@
 //!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```
 //!
-//! Up to `submit` nothing was taken and every error is a plain refusal. After it, a request ends in one of three ways:
+//! Before `submit` nothing was accepted, and every error is a plain refusal. After it, a request ends in one of three ways:
 //! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
 //! passed (503): they may still become durable, and a retry is recognised as a duplicate.
 
@@ -30,10 +30,10 @@ use crate::dead_letters::Sink;
 use crate::decode;
 use crate::delivery::Delivery;
 use crate::limits::RequestLimits;
-use crate::metrics::Metrics;
 use crate::projects::Projects;
 use crate::request::body::{Encoding, read, reservation};
 use crate::request::{IngestOptions, RequestError, layout, trace};
+use crate::telemetry::Metrics;
 use take::Asked;
 
 /// Bodies above this are parsed on a thread for blocking work: they would hold up other requests.

@@ -1,4 +1,4 @@
-//! A body -> its events, submitted.
+//! Reads a body, and submits its events.
 
 use tallyhouse_schema::body::Layout;
 use tallyhouse_schema::event::Flags;
@@ -13,7 +13,7 @@ use super::Pipeline;
 use super::authenticate::Caller;
 use crate::ack::SubmitError;
 use crate::answer::{Rejected, Warned};
-use crate::dead_letters::{self, DeadLetter, Kind, Origin, State};
+use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind, Origin};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Pending, Ready};
 use crate::request::RequestError;
@@ -124,7 +124,7 @@ impl Refusal<'_> {
             origin: Origin::of_key(&caller.key_id),
             received_at: now,
             failed_at: now,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: now,
         }
     }

@@ -1,4 +1,4 @@
-//! Whose fault it is that a batch is refused, found out by rehearsals ([`super::search`] decides, here is acted).
+//! Decides by rehearsals whether events or ClickHouse cause a refusal; [`super::search`] chooses what to rehearse.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tallyhouse_sql::{Fault, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::search::{self, Cause, Found, Limits, Suspect, Trial, Trials};
+use super::search::{self, Cause, Limits, RefusedRows, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
 use super::{BatchWriter, Fence, refused_rows, within};
@@ -39,7 +39,7 @@ enum Rehearsed {
     /// Not its events are to blame, or not yet.
     Blamed(Suspect, Cause),
     /// These rows are to blame.
-    Found(Found),
+    Found(RefusedRows),
 }
 
 /// What a search came to.
@@ -116,7 +116,7 @@ impl BatchWriter {
         if suspect == Suspect::Store || (suspect == Suspect::Most && !self.has_waited()) {
             return Ok(Rehearsed::Blamed(suspect, whole));
         }
-        let mut all = Found { refused: Vec::new(), untried: 0, is_complete: false };
+        let mut all = RefusedRows { refused: Vec::new(), untried: 0, is_complete: false };
         // What one view refuses is found through that one alone; then it is seen whether the others take the rest.
         let started = Instant::now();
         for _ in 0..MOST_VIEWS {

@@ -1,4 +1,4 @@
-//! What attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
+//! Removes what attempts and earlier batches left of refused events: rows in raw, and open dead letters of the same events.
 //!
 //! Others wait for the batch. So when ClickHouse answers that it does not do it (a projection on `events` forbids `DELETE`), this is
 //! tried 10 times only, and when statements do not end (a mutation before them hangs), twice, for half a minute; for as long as they end

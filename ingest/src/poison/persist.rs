@@ -1,7 +1,7 @@
-//! Rows that a batch leaves in tables of ours: dead letters and repairs.
+//! Writes the rows that a batch leaves in other tables: dead letters and repairs.
 //!
 //! A dead letter is the only copy of its event, so a block is dropped quickly (5 attempts, 3 s) only when ClickHouse refuses its
-//! values. An error whose number tells nothing may pass (a disk, a server that starts): it is tried 40 times, which takes 2 minutes.
+//! values. An error whose number says nothing may pass (a disk, a server that starts): it is tried 40 times, which takes 2 minutes.
 
 use bytes::Bytes;
 use tallyhouse_sql::insert::insert_block;

@@ -1,4 +1,4 @@
-//! Refused rows as dead letters.
+//! Makes dead letters of refused rows.
 //!
 //! A dead letter's id is the batch's token and the row's number in it, so that whoever repeats the batch knows from the dead letters which of
 //! its rows are refused, and writes none twice. Its payload is the event as the API takes it, made from the row: what normalisation
@@ -9,7 +9,7 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::native::{Rows, Value};
 
 use super::search::Cause;
-use crate::dead_letters::{DeadLetter, Kind, Origin, State, cut};
+use crate::dead_letters::{DeadLetter, DeadLetterState, Kind, Origin, cut};
 
 /// The code of these dead letters.
 pub const CODE: &str = "refused_by_store";
@@ -39,7 +39,7 @@ pub fn dead_letter(token: &str, topic: &str, rows: &Rows, row: usize, cause: &Ca
         origin,
         received_at: integer(rows, "received_at", row).unwrap_or(now),
         failed_at: now,
-        state: State::Open,
+        state: DeadLetterState::Open,
         updated_at: now,
     }
 }

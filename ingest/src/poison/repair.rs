@@ -1,6 +1,6 @@
-//! After refused rows: what an attempt had written of them goes.
+//! Repairs tables after refused rows: removes what an attempt had written of them.
 //!
-//! Raw rows are deleted at once (`leftovers`). Rollups are looked at in the background ([`run`]): of every day in the table
+//! Raw rows are deleted at once (`leftovers`). Rollups are compared in the background ([`run`]): of every day in the table
 //! `repairs` each rollup is compared with raw and rebuilt where it differs, as `tallyhouse rollups rebuild` does, by one process at a
 //! time. Until then a rollup may count an event that is a dead letter.
 //!
@@ -144,7 +144,7 @@ struct Repair {
     token: String,
 }
 
-/// Compares and rebuilds days as they come, on a thread of its own, for as long as the future is polled: what a rebuild tells of
+/// Compares and rebuilds days as they come, on a thread of its own, for as long as the future is polled: what a rebuild reports
 /// changed days is no future that may change threads.
 pub async fn run(store: Store) {
     let (stop, runtime) = (CancellationToken::new(), Handle::current());

@@ -1,4 +1,4 @@
-//! Which rows of a batch are refused. Decisions only: how a set of rows is tried is the caller's.
+//! Finds the refused rows of a batch. Decisions only: the caller tries sets of rows.
 //!
 //! ```text
 //! some rows by themselves -> is it the store, most of the batch, or some rows?           (`sample`, `suspect`)
@@ -121,7 +121,7 @@ pub fn suspect(rows: usize, sampled: usize, refused: usize, takes_canary: bool) 
 
 /// The rows that a search found to be refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct RefusedRows {
     /// In order of rows.
     pub refused: Vec<(usize, Cause)>,
     /// So many of them were refused together with others and not tried by themselves.
@@ -140,7 +140,7 @@ pub trait Trials: Sync {
 }
 
 /// Finds the rows that are refused; all rows together are known to be, for this cause.
-pub async fn find<T: Trials>(rows: usize, whole: Cause, limits: Limits, tried: &T) -> Result<Found, T::Error> {
+pub async fn find<T: Trials>(rows: usize, whole: Cause, limits: Limits, tried: &T) -> Result<RefusedRows, T::Error> {
     let (started, mut trials) = (Instant::now(), 0);
     let (mut refused, mut untried): (Vec<(usize, Cause)>, usize) = (Vec::new(), 0);
     // Parts of one size, each refused.
@@ -171,7 +171,7 @@ pub async fn find<T: Trials>(rows: usize, whole: Cause, limits: Limits, tried: &
     }
     refused.sort_by_key(|(row, _)| *row);
     let is_complete = drop_clashes(rows, &mut refused, limits, tried).await?;
-    Ok(Found { refused, untried, is_complete })
+    Ok(RefusedRows { refused, untried, is_complete })
 }
 
 /// A refused part.
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    fn find_in(rows: usize, limits: Limits, store: &Picky) -> Found {
+    fn find_in(rows: usize, limits: Limits, store: &Picky) -> RefusedRows {
         futures_util::FutureExt::now_or_never(find(rows, cause(), limits, store)).unwrap().unwrap()
     }
 

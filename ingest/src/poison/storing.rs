@@ -1,4 +1,4 @@
-//! Storing one batch, however often it takes.
+//! Stores one batch, with as many attempts as it takes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};

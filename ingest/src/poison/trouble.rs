@@ -1,5 +1,5 @@
-//! What `/health` says of batches that are refused: the worst of them. A batch may end anywhere, also when its partition is taken
-//! away, so its trouble ends with a value.
+//! Reports refused batches in `/health`: the worst of them. A batch may end anywhere, also when its partition is revoked, so its
+//! report ends when a value is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::changed_days::Publisher;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn the_worst_trouble_is_told_until_its_batch_ends() {

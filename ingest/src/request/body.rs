@@ -1,4 +1,4 @@
-//! Reading a body: capped as sent and after decompression, within a deadline.
+//! Reads a body: capped as sent and after decompression, within a deadline.
 
 use std::io::Read;
 

@@ -1,4 +1,4 @@
-//! What a request asks for, and reading its body. Nothing here knows what becomes of its events.
+//! The options of a request, and reading its body. Independent of where its events go.
 
 pub mod body;
 pub mod error;

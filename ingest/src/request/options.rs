@@ -1,4 +1,4 @@
-//! What the query string of a request asks for.
+//! The options in the query string of a request.
 
 use axum::http::Uri;
 

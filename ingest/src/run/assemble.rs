@@ -1,4 +1,4 @@
-//! Assembling what stores the events, from the configuration.
+//! Assembles the delivery and the store from the configuration.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -33,10 +33,10 @@ use crate::direct::{Direct, StartError};
 use crate::http;
 use crate::kafka::fallback::FallbackError;
 use crate::kafka::run::{Kafka, KafkaRunError};
-use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::poison::repair;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 use crate::unclean_shutdown::ShutdownMarker;
 
 /// What the write path depends on.

@@ -1,8 +1,8 @@
 //! The window in which a repeated event id is a duplicate: exact, bounded in time and in memory, fair between tenants.
 //!
-//! Each project has a ring of chunks in which its ids stand in the order in which they came; one index finds an id's place. What is
-//! older than the window leaves by the chunk. When there are too many ids, the oldest of the project with the most of them leaves: a
-//! loud project cannot make the ids of a quiet one unknown. So an id is known for the whole window and, where little arrives, for
+//! Each project has a ring of chunks with its ids in order of arrival; one index finds an id's place. Chunks older than the window
+//! are evicted. When there are too many ids, the oldest of the project with the most is evicted: a loud project cannot evict the ids
+//! of a quiet one. So an id is known for the whole window and, where little arrives, for
 //! longer - unless the bound on ids is reached first; [`Window::reach`] is what the window really is.
 //!
 //! An id takes 20 bytes in its ring and 5 to 12 in the index: 10 million take 290 MB (`holds_ten_million` measures it).

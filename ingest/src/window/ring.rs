@@ -1,4 +1,4 @@
-//! How the ids of a project stand in memory: chunks of entries, in the order in which they came.
+//! The ids of a project in memory: chunks of entries, in order of arrival.
 
 use std::collections::{BTreeSet, VecDeque};
 

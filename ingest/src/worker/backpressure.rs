@@ -1,4 +1,4 @@
-//! What waits for a worker, as whoever sends it records sees it.
+//! Bytes queued for a worker; its feeder pauses above a limit.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

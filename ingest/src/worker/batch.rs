@@ -1,4 +1,4 @@
-//! Records -> a batch: what each record of a partition is, decided in order and without I/O.
+//! Classifies the records of a partition and builds a batch of them, in order and without I/O.
 //!
 //! ```text
 //! record -> decode -> is it in the replayed intent? is its id known? -> kept | duplicate | replayed | poison
@@ -13,7 +13,7 @@ use crate::batch::{Builder, Encoded, Source};
 use crate::event_key::KeyHasher;
 use crate::intent::{Intent, Skips};
 use crate::limits::BatchLimits;
-use crate::metrics::ConsumedCounts;
+use crate::telemetry::ConsumedCounts;
 use crate::window::Window;
 
 /// A record as it was read.

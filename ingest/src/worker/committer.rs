@@ -1,4 +1,4 @@
-//! A closed batch -> stored, in the order that makes it exact.
+//! Stores a closed batch, in the order that counts it exactly once.
 //!
 //! ```text
 //! intent committed (fence) -> dead letters -> insert, until it is done; the intent again before each late attempt
@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
-use crate::dead_letters::{self, DeadLetter, Kind, State};
+use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind};
 use crate::intent::Intent;
-use crate::metrics::{ConsumedCounts, Metrics};
 use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
 use crate::store::{Block, Store};
+use crate::telemetry::{ConsumedCounts, Metrics};
 use tallyhouse_service::retry;
 
 /// The partition belongs to another consumer.
@@ -134,7 +134,7 @@ impl<P: Partition> BatchCommitter<P> {
             origin: dead_letters::Origin { topic: topic.to_owned(), partition, offset, key_id: String::new() },
             received_at: at,
             failed_at: now,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: now,
         }
     }

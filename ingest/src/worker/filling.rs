@@ -1,4 +1,4 @@
-//! Filling the next batch of a partition worker: which records are judged, and when the batch must be closed. No I/O.
+//! Fills the next batch of a partition worker: which records are classified, and when the batch must be closed. No I/O.
 
 use std::sync::{Arc, Mutex};
 

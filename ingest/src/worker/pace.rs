@@ -1,9 +1,9 @@
-//! How often one inserts.
+//! Paces inserts; their duration is the measure of cost.
 //!
-//! An insert of one row costs ClickHouse almost as much as one of a thousand, so what it costs is bounded by how many there are. A pause
-//! after an insert that took long is long: inserts are under way for a share of the time, until freshness asks for more. Full batches and
-//! people who wait for an insert (`?wait=stored`) are not held up. Time stands for cost: ClickHouse does not tell what an insert cost when
-//! it answers. Its four tables are worked at side by side, so that one insert takes more than one core while it lasts.
+//! An insert of one row costs ClickHouse almost as much as one of a thousand, so the number of inserts is bounded. The pause after an
+//! insert is proportional to its duration: inserts run for a share of the time, until freshness asks for more. Full batches and
+//! requests that wait for an insert (`?wait=stored`) are not delayed. ClickHouse does not report what an insert cost when it answers,
+//! hence the duration. It writes its four tables in parallel, so one insert takes more than one core while it lasts.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A partition of a log, as its worker sees it.
+//! The interface of a worker to a partition of a log.
 
 use std::io;
 use std::ops::Range;

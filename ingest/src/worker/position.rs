@@ -1,4 +1,4 @@
-//! Where in Kafka's log a worker is, and whether what comes follows it. No I/O.
+//! The position of a worker in Kafka's log, and whether the next records follow it. No I/O.
 //!
 //! ```text
 //! committed 100, log 0..160     100 101 …         they follow one another

@@ -1,4 +1,4 @@
-//! How a worker begins: where, with which batch to repeat, and with which ids.
+//! Starts a worker: its offset, the batch to repeat, and its recent ids.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;

@@ -1,21 +1,21 @@
 //! What must hold for any bytes of a segment. The fuzz target and the test on mutated segments check the same.
 
-use super::frame::{self, Found, GROUP_HEADER, GroupHeader};
+use super::frame::{self, GROUP_HEADER, GroupHeader, SegmentItem};
 
 /// Goes through bytes as a reader does, and returns how many records are whole.
 pub(crate) fn walk(bytes: &[u8], salt: u32) -> usize {
     let (mut rest, mut least, mut whole) = (bytes, 0, 0);
     while !rest.is_empty() {
         let passed = match frame::look(rest, salt, least) {
-            Found::Group(header) => {
+            SegmentItem::Group(header) => {
                 assert!(header.bytes() <= rest.len() && header.first >= least, "{header:?}");
                 let (group, _) = rest.split_at(header.bytes());
                 whole += group_records(header, salt, group);
                 least = header.end();
                 header.bytes()
             }
-            Found::Damage { bytes } => bytes,
-            Found::End => break,
+            SegmentItem::Damage { bytes } => bytes,
+            SegmentItem::End => break,
         };
         assert!((1..=rest.len()).contains(&passed), "{passed} of {}", rest.len());
         rest = rest.split_at(passed).1;

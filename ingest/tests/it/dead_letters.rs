@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, Origin, State, block};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, Kind, Origin, block};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
@@ -131,7 +131,7 @@ async fn any_bytes_come_back_as_they_were() {
         origin: Origin { topic: "events".into(), partition: 7, offset: 1 << 40, key_id: String::new() },
         received_at: now,
         failed_at: now,
-        state: State::Open,
+        state: DeadLetterState::Open,
         updated_at: now,
     };
     let token = format!("test-{id}");

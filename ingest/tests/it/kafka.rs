@@ -1,4 +1,4 @@
-//! The Kafka way against a real broker: what is acknowledged is counted once, whoever dies in between.
+//! Kafka delivery against a real broker: what is acknowledged is counted once, whoever dies in between.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tallyhouse_service::http_client::Endpoint;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::verify;
 
-use tallyhouse_testkit::ingest_service::{Service, count, everywhere, journaled_in, json, long_record_of, record_of};
+use tallyhouse_testkit::ingest_service::{Service, count, everywhere, files_in, json, long_record_of, record_of};
 use tallyhouse_testkit::proxy::{Mode, Proxy};
 use tallyhouse_testkit::{Folder, engine, eventually, kafka_or_skip, new_project, programs};
 
@@ -141,7 +141,7 @@ async fn files_of_a_version_without_a_log_go_to_kafka_once() {
     let connection = engine().await.writer();
     let service = log.service("all", connection.clone(), &data, &project).await;
     stored(&connection, &project, 10).await;
-    eventually("their file is gone", async || journaled_in(&data, "records", "batch").is_empty()).await;
+    eventually("their file is gone", async || files_in(&data, "records", "batch").is_empty()).await;
     assert_eq!(service.metric("tallyhouse_ingest_journal_replayed_total"), 1);
     assert_eq!(service.send(numbered(10..20)).await.status, 202);
     stored(&connection, &project, 20).await;

@@ -1,11 +1,11 @@
-//! The Kafka way against a broker that answers with errors on demand (librdkafka's mock cluster).
+//! Kafka delivery against a broker that answers with errors on demand (librdkafka's mock cluster).
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
 
-use tallyhouse_testkit::ingest_service::{Service, body, everywhere, journaled_in};
+use tallyhouse_testkit::ingest_service::{Service, body, everywhere, files_in};
 use tallyhouse_testkit::proxy::{Mode, Proxy};
 use tallyhouse_testkit::{Folder, SmallDisk, engine, eventually, new_project};
 
@@ -202,7 +202,7 @@ async fn what_waits_for_kafka_outlives_its_process_and_damage_holds_up_nobody() 
         assert_eq!(service.send(body(from..from + 10)).await.status, 202);
     }
     service.stop().await;
-    let segments = journaled_in(&cluster.data, "fallback", "log");
+    let segments = files_in(&cluster.data, "fallback", "log");
     assert_eq!(segments.len(), 1);
     // A byte in the text of one event, and the header of the group after it: these eleven are lost, and said to be.
     let mut bytes = std::fs::read(&segments[0]).unwrap();
@@ -217,7 +217,7 @@ async fn what_waits_for_kafka_outlives_its_process_and_damage_holds_up_nobody() 
     assert_eq!(service.metric("tallyhouse_ingest_log_lost_records_total"), 11);
     cluster.counted(29).await;
     eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
-    assert_eq!(journaled_in(&cluster.data, "fallback", "damaged").len(), 2);
+    assert_eq!(files_in(&cluster.data, "fallback", "damaged").len(), 2);
     service.stop().await;
     // What was sent is not sent again.
     let service = cluster.service().await;
@@ -256,7 +256,7 @@ async fn a_full_disk_hands_events_back() {
     let reply = service.send(body(10..400)).await;
     assert_eq!(reply.status, 503, "{}", reply.excerpt());
     assert_eq!(tallyhouse_testkit::ingest_service::json(&reply)["code"], "not_confirmed");
-    assert!(journaled_in(&cluster.data, "fallback", "log").is_empty());
+    assert!(files_in(&cluster.data, "fallback", "log").is_empty());
     cluster.mock.broker_up(1).unwrap();
     eventually("Kafka is used again", async || service.send(body(10..400)).await.status == 202).await;
     cluster.counted(400).await;

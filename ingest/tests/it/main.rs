@@ -10,8 +10,9 @@
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
 mod brokers;
+mod cardinality;
+mod changed_days;
 mod dead_letters;
-mod guard;
 mod ingest;
 mod kafka;
 mod kafka_faults;
@@ -22,6 +23,5 @@ mod odd_events;
 mod poison;
 mod poison_limits;
 mod store_away;
-mod touched;
 mod values;
 mod warnings;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
-use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
@@ -168,7 +168,7 @@ async fn a_full_log_refuses_out_loud_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
+async fn the_days_that_an_insert_changed_are_published_here_and_in_redis() {
     let place = Place::new().await;
     let mut redis = Redis::start().await;
     let service = place.service(&[("REDIS_URL", &redis.url)]).await;
@@ -178,7 +178,11 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
     let at = |day: i32| json!({"eventType": "a", "timestamp": i64::from(day) * 86_400_000 + 1});
     let body = json!([at(today), at(today - 2), at(today - 2)]).to_string();
     assert_eq!(service.send_stored(body.clone()).await.status, 200);
-    assert_ne!(service.days.of(&place.project, &day(today - 2), 0), before, "told before the sender is");
+    assert_ne!(
+        service.days.of(&place.project, &day(today - 2), 0),
+        before,
+        "published before the sender has its answer"
+    );
     assert_eq!(service.days.of(&place.project, &day(today - 1), 0), before);
     let field = format!("HGET tallyhouse:days:{} {}", place.project, today - 2);
     eventually("Redis knows", async || redis.command(&field).await.as_deref() == Some("$1")).await;
@@ -191,7 +195,7 @@ async fn the_days_that_an_insert_touched_are_told_here_and_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
+async fn pending_days_are_published_at_the_end_or_counted() {
     let (mut redis, data) = (Redis::start().await, Folder::create());
     let project = new_project();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
@@ -199,7 +203,7 @@ async fn days_that_wait_at_the_end_are_told_once_more_or_counted() {
     let (pool, stopped) = (tallyhouse_service::changed_days::pool(&redis.url, 2).unwrap(), CancellationToken::new());
     stopped.cancel();
     let days = |days: [i32; 2]| days.map(|day| DayChange::day(&project, day));
-    eventually("Redis is told by a sender that was stopped", async || {
+    eventually("Redis has the days of a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
         publisher.clone().send(pool.clone(), ShutdownMarker::place(data.path()), stopped.clone()).await;
         // Two days, and since when.

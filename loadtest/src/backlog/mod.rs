@@ -1,4 +1,4 @@
-//! What durability costs, and how a backlog is caught up with: one fleet, one run, so that ratios mean something.
+//! Measures the cost of durability and the catching up of a backlog: one fleet, one run, so that ratios are comparable.
 //!
 //! ```text
 //! warm up -> ClickHouse paused: fill as fast as acknowledged -> resumed: how fast is it stored
@@ -60,27 +60,30 @@ pub enum BacklogError {
     NotStored { missing: u64 },
 }
 
-/// Measures; `tell` hears what is being done.
-pub async fn run(config: &BacklogConfig, tell: impl Fn(&str)) -> Result<BacklogReport, BacklogError> {
+/// Measures; `progress` gets each step.
+pub async fn run(config: &BacklogConfig, progress: impl Fn(&str)) -> Result<BacklogReport, BacklogError> {
     let fleet = Fleet::start(&config.programs, config.layout.clone()).await?;
     let store = ClickHouse::new(fleet.clickhouse())?;
     let mut bench = Bench { config, store, fleet, bodies: Bodies::render(BATCH), sent: 0 };
-    tell("warming up");
+    progress("warming up");
     bench.fill(Duration::from_secs(2)).await?;
     bench.until(|counted, sent| counted >= sent).await?;
-    tell("filling while ClickHouse stands still");
+    progress("filling while ClickHouse stands still");
     bench.fleet.strike(Target::ClickHouse, Fault::Pause)?;
     let filled = bench.fill(config.each).await?;
     bench.fleet.heal(Target::ClickHouse, Fault::Pause).await?;
-    tell(&format!("  {:.0} events/s acknowledged; catching up", filled.events_per_second));
+    progress(&format!("  {:.0} events/s acknowledged; catching up", filled.events_per_second));
     let drained = bench.catch_up().await?;
-    tell(&format!("  {:.0} events/s stored, {:.0} to an insert", drained.events_per_second, drained.events_per_insert));
+    progress(&format!(
+        "  {:.0} events/s stored, {:.0} to an insert",
+        drained.events_per_second, drained.events_per_insert
+    ));
     let ceiling = direct::ceiling(bench.fleet.clickhouse(), config.each).await?;
-    tell(&format!("the ceiling: {:.0} rows/s", ceiling.rows_per_second));
-    tell("steady load");
+    progress(&format!("the ceiling: {:.0} rows/s", ceiling.rows_per_second));
+    progress("steady load");
     let (acks, visible) = bench.steady().await?;
-    tell(&format!("  acknowledged {acks}\n  visible {visible}"));
-    tell(&format!("ClickHouse away for {} s", config.away.as_secs()));
+    progress(&format!("  acknowledged {acks}\n  visible {visible}"));
+    progress(&format!("ClickHouse away for {} s", config.away.as_secs()));
     let outage = bench.outage().await?;
     bench.fleet.look_at_memory();
     let peaks = bench.fleet.peaks().iter().map(|(target, peak)| (target.to_string(), *peak)).collect();

@@ -1,4 +1,4 @@
-//! What a run came to, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::bench::quantiles::Quantiles;
 pub struct BacklogReport {
     /// Where and when.
     pub machine: Machine,
-    /// Kafka brokers; none: events are spooled by the process that stores them.
+    /// Kafka brokers; none: events wait in the local log of the process that stores them.
     pub brokers: usize,
     pub consumers: usize,
     /// Events per second of the steady load.

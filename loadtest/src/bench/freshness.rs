@@ -1,4 +1,4 @@
-//! How soon an event stands in the rollups: from the instant it is sent until a query over the rollup counts it.
+//! Measures freshness: from the instant it is sent until a query over the rollup counts it.
 
 use std::time::Duration;
 

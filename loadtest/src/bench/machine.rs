@@ -1,4 +1,4 @@
-//! Where a report was made.
+//! The machine that a report was made on.
 
 use std::process::Command;
 

@@ -1,7 +1,7 @@
-//! One run, one report: what this machine's ClickHouse can take at most, what it takes without an ingester, and what
-//! Tallyhouse makes of it in throughput, latency, freshness, memory and reading.
+//! The benchmark: one run, one report. Measures the ceiling of this machine's ClickHouse, its rate without an ingester, and the
+//! throughput, latency, freshness, memory and reads of Tallyhouse.
 //!
-//! Ratios within one run mean something on any machine; absolute figures only on the machine named in the report.
+//! Ratios within one run are comparable on any machine; absolute figures only on the machine named in the report.
 
 pub mod bare;
 pub mod bodies;
@@ -64,7 +64,7 @@ const BATCH: usize = 100;
 /// Load before the first measurement: connections, caches, the engine's threads.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long merges are waited for between two parts of a run.
-const SETTLED_WITHIN: Duration = Duration::from_secs(15);
+const MERGED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -95,16 +95,16 @@ struct Addresses {
     pid: Option<i32>,
 }
 
-/// Measures everything; `tell` hears what is being done.
-pub async fn run(config: &BenchConfig, tell: impl Fn(&str)) -> Result<Report, BenchError> {
+/// Measures everything; `progress` gets each step.
+pub async fn run(config: &BenchConfig, progress: impl Fn(&str)) -> Result<Report, BenchError> {
     match &config.subject {
         Subject::Running { ingest, query, clickhouse, pid } => {
             let addresses =
                 Addresses { ingest: ingest.clone(), query: query.clone(), clickhouse: clickhouse.clone(), pid: *pid };
-            measure(config, &addresses, tell).await
+            measure(config, &addresses, progress).await
         }
         Subject::Own(binary) => {
-            tell("starting a system of its own");
+            progress("starting a system of its own");
             let system = System::start(binary).await?;
             let addresses = Addresses {
                 ingest: system.ingest_url(),
@@ -112,58 +112,58 @@ pub async fn run(config: &BenchConfig, tell: impl Fn(&str)) -> Result<Report, Be
                 clickhouse: system.clickhouse(),
                 pid: Some(system.pid()?),
             };
-            let report = measure(config, &addresses, tell).await?;
+            let report = measure(config, &addresses, progress).await?;
             system.stop().await?;
             Ok(report)
         }
     }
 }
 
-async fn measure(config: &BenchConfig, at: &Addresses, tell: impl Fn(&str)) -> Result<Report, BenchError> {
+async fn measure(config: &BenchConfig, at: &Addresses, progress: impl Fn(&str)) -> Result<Report, BenchError> {
     let bodies = Bodies::render(BATCH);
     let closed = |connections, lasts| ClosedLoop { url: at.ingest.clone(), connections, lasts };
-    tell("warming up");
+    progress("warming up");
     load::stored_loop(&closed(COMPARED_CONNECTIONS, WARM_UP), &bodies).await?;
 
-    tell("throughput through HTTP, batches, as many connections as async_insert will have");
+    progress("throughput through HTTP, batches, as many connections as async_insert will have");
     let compared = load::stored_loop(&closed(COMPARED_CONNECTIONS, config.each), &bodies).await?;
-    tell(&format!("  {:.0} events/s", compared.events_per_second));
-    settle(&at.clickhouse).await?;
-    tell("throughput through HTTP, batches, all connections");
+    progress(&format!("  {:.0} events/s", compared.events_per_second));
+    until_merged(&at.clickhouse).await?;
+    progress("throughput through HTTP, batches, all connections");
     let profiling = profile::start(config.profile, at.pid, config.each);
     let batches = load::stored_loop(&closed(config.connections, config.each), &bodies).await?;
-    tell(&format!("  {:.0} events/s", batches.events_per_second));
+    progress(&format!("  {:.0} events/s", batches.events_per_second));
     let profile = profiling.finish().await;
-    settle(&at.clickhouse).await?;
-    tell("throughput through HTTP, single events");
+    until_merged(&at.clickhouse).await?;
+    progress("throughput through HTTP, single events");
     let singles = Bodies::render_single();
     let single = load::stored_loop(&closed(config.connections, config.each), &singles).await?;
-    tell(&format!("  {:.0} events/s", single.events_per_second));
-    settle(&at.clickhouse).await?;
-    tell("the same into a bare handler");
+    progress(&format!("  {:.0} events/s", single.events_per_second));
+    until_merged(&at.clickhouse).await?;
+    progress("the same into a bare handler");
     let bare = bare::measure(closed(config.connections, config.each), &singles).await?;
-    tell(&format!("  {:.0} events/s", bare.events_per_second));
+    progress(&format!("  {:.0} events/s", bare.events_per_second));
 
     let half = batches.best(&compared) / 2.0;
-    tell("latency and freshness at half of that load");
+    progress("latency and freshness at half of that load");
     let (latency, freshness) = half_load(config, at, &bodies, half).await?;
-    tell(&format!("  acknowledged {}", latency.acks));
-    tell(&format!("  visible {freshness}"));
+    progress(&format!("  acknowledged {}", latency.acks));
+    progress(&format!("  visible {freshness}"));
     let memory = at.pid.map(process::memory).transpose()?;
 
-    tell("the ceiling: the same rows, prepared, straight into ClickHouse");
-    settle(&at.clickhouse).await?;
+    progress("the ceiling: the same rows, prepared, straight into ClickHouse");
+    until_merged(&at.clickhouse).await?;
     let ceiling = direct::ceiling(&at.clickhouse, config.each).await?;
-    tell(&format!("  {:.0} rows/s", ceiling.rows_per_second));
-    settle(&at.clickhouse).await?;
-    tell("ClickHouse's own async_insert");
+    progress(&format!("  {:.0} rows/s", ceiling.rows_per_second));
+    until_merged(&at.clickhouse).await?;
+    progress("ClickHouse's own async_insert");
     let async_insert = direct::async_insert(&at.clickhouse, COMPARED_CONNECTIONS, BATCH, config.each).await?;
-    tell(&format!("  {:.0} rows/s", async_insert.rows_per_second));
-    settle(&at.clickhouse).await?;
+    progress(&format!("  {:.0} rows/s", async_insert.rows_per_second));
+    until_merged(&at.clickhouse).await?;
     let async_insert_all = direct::async_insert(&at.clickhouse, config.connections, BATCH, config.each).await?;
-    tell(&format!("  {:.0} rows/s over all connections", async_insert_all.rows_per_second));
-    settle(&at.clickhouse).await?;
-    tell("queries");
+    progress(&format!("  {:.0} rows/s over all connections", async_insert_all.rows_per_second));
+    until_merged(&at.clickhouse).await?;
+    progress("queries");
     let queries = queries::measure(&at.query, config.each).await?;
 
     Ok(Report {
@@ -203,9 +203,9 @@ async fn half_load(
 
 /// Waits until no merge runs, so that one part of the run does not pay for the one before. Gives up after a while: the
 /// engine may have merges for longer than a benchmark should take.
-async fn settle(config: &ClickHouseConfig) -> Result<(), BenchError> {
+async fn until_merged(config: &ClickHouseConfig) -> Result<(), BenchError> {
     let clickhouse = ClickHouse::new(config)?;
-    let deadline = Instant::now() + SETTLED_WITHIN;
+    let deadline = Instant::now() + MERGED_WITHIN;
     while Instant::now() < deadline && clickhouse.number("SELECT count() FROM system.merges").await.unwrap_or(0) > 0 {
         sleep(Duration::from_millis(100)).await;
     }

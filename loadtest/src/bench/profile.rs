@@ -1,4 +1,4 @@
-//! Where the processor time of the ingester goes, by `perf`, when it is asked for and there.
+//! Profiles the processor time of the ingester with `perf`, when asked for and installed.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Latencies, summed up.
+//! Quantiles of latencies.
 
 use std::fmt;
 use std::time::Duration;

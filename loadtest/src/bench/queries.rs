@@ -1,4 +1,4 @@
-//! How fast metrics are read: the same question again and again, and questions that nobody asked before.
+//! Measures reads: the same query again and again (cached), and queries that were never asked before (uncached).
 
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ struct Reads {
 
 async fn read(url: &str, lasts: Duration, path: impl Fn(usize) -> String) -> Result<Reads, BenchError> {
     let until = Instant::now() + lasts;
-    let reader = async |lane: usize| {
+    let reader = async |number: usize| {
         let endpoint = Endpoint::new(url, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
         let mut reads = Reads { hits: Latencies::new(), misses: Latencies::new() };
-        let mut asked = lane;
+        let mut asked = number;
         while Instant::now() < until {
             let path = path(asked);
             asked += READERS;

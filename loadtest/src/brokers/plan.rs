@@ -1,4 +1,4 @@
-//! What a broker is told: its `server.properties`, from its place among the brokers.
+//! The configuration of a broker: its `server.properties`, from its place among the brokers.
 
 use std::path::{Path, PathBuf};
 

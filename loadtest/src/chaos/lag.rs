@@ -1,4 +1,4 @@
-//! How far a consumer group is behind, partition by partition, as the brokers know it.
+//! The lag of a consumer group per partition, from the brokers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -31,19 +31,19 @@ use crate::writers::WritersError;
 use fleet::{Fleet, FleetError, GROUP, Programs, TOPIC};
 use lag::Silence;
 use load::LoadConfig;
+pub use plan::Deployment;
 use plan::Strike;
-pub use plan::Way;
 pub use report::{ChaosReport, Run};
 
 /// Everything must be consumed so long after the last fault.
-const SETTLE_WITHIN: Duration = Duration::from_secs(120);
+const COMPLETE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct ChaosConfig {
     pub programs: Programs,
     /// How events come into the store.
-    pub way: Way,
+    pub deployment: Deployment,
     /// How long faults go on in a run.
     pub lasts: Duration,
     /// Seed of the first run; each further run has the next.
@@ -69,23 +69,23 @@ pub enum ChaosError {
     Panicked(#[from] JoinError),
 }
 
-/// Plays all runs on a fleet of its own, until one shows a difference; `tell` hears of every run.
-pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
-    let mut fleet = Fleet::start(&config.programs, config.way.into()).await?;
+/// Plays all runs on a fleet of its own, until one shows a difference; `progress` gets a line per run.
+pub async fn run(config: &ChaosConfig, progress: impl Fn(String)) -> Result<ChaosReport, ChaosError> {
+    let mut fleet = Fleet::start(&config.programs, config.deployment.into()).await?;
     if config.poison.is_some() {
         Refusal::View.install(&ClickHouse::new(fleet.clickhouse())?).await?;
     }
-    tell("chaos: the fleet is ready".to_owned());
+    progress("chaos: the fleet is ready".to_owned());
     let mut report = ChaosReport::default();
     let mut ledger = Ledger::default();
     for index in 0..config.runs {
         let seed = config.seed.wrapping_add(index.into());
-        let strikes = plan::plan(seed, config.lasts, config.way);
+        let strikes = plan::plan(seed, config.lasts, config.deployment);
         let played = play(config, &mut fleet, &Session { seed, index, strikes }, ledger).await;
         let (run, known) = match played {
             Ok(played) => played,
             Err(error) => {
-                tell(format!(
+                progress(format!(
                     "chaos: seed {seed} could not be played to its end; logs are kept in {}",
                     fleet.keep().display()
                 ));
@@ -93,7 +93,7 @@ pub async fn run(config: &ChaosConfig, tell: impl Fn(String)) -> Result<ChaosRep
             }
         };
         ledger = known;
-        tell(run.to_string());
+        progress(run.to_string());
         let is_exact = run.is_exact();
         report.runs.push(run);
         if !is_exact {
@@ -120,7 +120,7 @@ async fn play(
     let (stop, stopped) = watch::channel(false);
     let client = ClientConfig {
         answer_within: Duration::from_secs(15),
-        give_up_after: SETTLE_WITHIN,
+        give_up_after: COMPLETE_WITHIN,
         ..ClientConfig::development(fleet.ingest_url())
     };
     let load = LoadConfig { client, rate: config.rate, run: session.index + 1, poison: config.poison };
@@ -139,7 +139,7 @@ async fn play(
     watching.send_replace(false);
     let silence = silence.await?;
     let clickhouse = ClickHouse::new(fleet.clickhouse())?;
-    verify::settle(&clickhouse, &ledger, SETTLE_WITHIN).await;
+    verify::until_complete(&clickhouse, &ledger, COMPLETE_WITHIN).await;
     let mut verification = verify::compare(&clickhouse, &ledger).await?;
     let is_consumed = fleet.bootstrap().is_none() || silence.is_drained();
     let stuck = silence.behind();
@@ -156,7 +156,7 @@ async fn play(
         withheld: sent.withheld,
         longest_gap: sent.longest_gap,
         delivered_after,
-        settled_after: healed.elapsed(),
+        complete_after: healed.elapsed(),
         silences: silence.longest().clone(),
         stuck,
         is_consumed,
@@ -193,7 +193,7 @@ async fn look(bootstrap: Option<String>, mut watched: watch::Receiver<bool>) -> 
                 return silence;
             }
         }
-        if is_over && Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + SETTLE_WITHIN) {
+        if is_over && Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + COMPLETE_WITHIN) {
             return silence;
         }
         sleep(LOOK_EVERY).await;

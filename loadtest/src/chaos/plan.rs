@@ -1,4 +1,4 @@
-//! What is broken, how and when: a pure function of the seed.
+//! Plans the faults, their kinds and times: a pure function of the seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,9 +17,9 @@ const BROKER_RECOVERS: Duration = Duration::from_secs(8);
 /// Anything else runs this long before it is struck again.
 const RECOVERS: Duration = Duration::from_secs(1);
 
-/// How events come into the store.
+/// What the fleet consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Deployment {
     /// Gateway, three brokers, two consumers.
     Kafka,
     /// One process without Kafka.
@@ -44,10 +44,10 @@ pub enum Target {
 }
 
 impl Target {
-    fn all(way: Way) -> Vec<Self> {
+    fn all(deployment: Deployment) -> Vec<Self> {
         let kafka = [Self::Consumer(0), Self::Consumer(1), Self::Broker(0), Self::Broker(1), Self::Broker(2)];
         let common = [Self::Gateway, Self::ClickHouse, Self::Store, Self::Redis];
-        if way == Way::Kafka { common.into_iter().chain(kafka).collect() } else { common.into() }
+        if deployment == Deployment::Kafka { common.into_iter().chain(kafka).collect() } else { common.into() }
     }
 
     fn is_broker(self) -> bool {
@@ -114,9 +114,9 @@ impl fmt::Display for Strike {
 }
 
 /// All faults of a run, in order of time; all are undone before it ends.
-pub fn plan(seed: u64, lasts: Duration, way: Way) -> Vec<Strike> {
+pub fn plan(seed: u64, lasts: Duration, deployment: Deployment) -> Vec<Strike> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let targets = Target::all(way);
+    let targets = Target::all(deployment);
     let longest = LONGEST.min(lasts / 3).max(SHORTEST);
     let mut strikes: Vec<Strike> = Vec::new();
     let mut at = Duration::ZERO;
@@ -149,14 +149,14 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_plan_and_another_seed_another() {
-        assert_eq!(plan(1, TEN_MINUTES, Way::Kafka), plan(1, TEN_MINUTES, Way::Kafka));
-        assert_ne!(plan(1, TEN_MINUTES, Way::Kafka), plan(2, TEN_MINUTES, Way::Kafka));
+        assert_eq!(plan(1, TEN_MINUTES, Deployment::Kafka), plan(1, TEN_MINUTES, Deployment::Kafka));
+        assert_ne!(plan(1, TEN_MINUTES, Deployment::Kafka), plan(2, TEN_MINUTES, Deployment::Kafka));
     }
 
     #[test]
     fn never_two_brokers_at_a_time_and_everything_runs_in_the_end() {
         for seed in 0..200 {
-            let strikes = plan(seed, TEN_MINUTES, Way::Kafka);
+            let strikes = plan(seed, TEN_MINUTES, Deployment::Kafka);
             let brokers: Vec<&Strike> = strikes.iter().filter(|strike| strike.target.is_broker()).collect();
             assert!(brokers.windows(2).all(|pair| pair[0].until + BROKER_RECOVERS <= pair[1].at), "seed {seed}");
             assert!(strikes.iter().all(|strike| strike.at < strike.until && strike.until <= TEN_MINUTES));
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn an_hour_breaks_everything_in_every_way() {
-        let strikes: Vec<Strike> = (1..=6).flat_map(|seed| plan(seed, TEN_MINUTES, Way::Kafka)).collect();
-        for target in Target::all(Way::Kafka) {
+        let strikes: Vec<Strike> = (1..=6).flat_map(|seed| plan(seed, TEN_MINUTES, Deployment::Kafka)).collect();
+        for target in Target::all(Deployment::Kafka) {
             for fault in [Fault::Kill, Fault::Pause, Fault::Restart] {
                 assert!(strikes.iter().any(|s| s.target == target && s.fault == fault), "{target}, {fault}");
             }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn short_runs_break_something_too() {
-        let empty = (0..100).filter(|&seed| plan(seed, Duration::from_secs(8), Way::Kafka).is_empty()).count();
+        let empty = (0..100).filter(|&seed| plan(seed, Duration::from_secs(8), Deployment::Kafka).is_empty()).count();
         assert_eq!(empty, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What came of it, as a table.
+//! The report of a run, as a table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,7 @@ pub struct Run {
     /// From the last fault's end until all was acknowledged.
     pub delivered_after: Duration,
     /// From the last fault's end until all was stored.
-    pub settled_after: Duration,
+    pub complete_after: Duration,
     /// The longest time that each partition stood still although it had something.
     pub silences: BTreeMap<i32, Duration>,
     /// Partitions that were not consumed to their end.
@@ -61,7 +61,7 @@ impl fmt::Display for Run {
             self.withheld,
             self.longest_gap,
             self.delivered_after,
-            self.settled_after,
+            self.complete_after,
             list(&self.stuck),
             self.is_consumed,
             self.verification,
@@ -110,7 +110,7 @@ impl fmt::Display for ChaosReport {
         writeln!(f, "tries handed back        {}", sum(|run| run.handed_back))?;
         writeln!(f, "tries without an answer  {}", sum(|run| run.unanswered))?;
         writeln!(f, "longest gap of answers   {:.1?}", longest(|run| run.longest_gap))?;
-        writeln!(f, "slowest recovery         {:.1?}", longest(|run| run.settled_after))?;
+        writeln!(f, "slowest recovery         {:.1?}", longest(|run| run.complete_after))?;
         for partition in self.runs.iter().flat_map(|run| run.silences.keys()).collect::<std::collections::BTreeSet<_>>()
         {
             let longest = self.runs.iter().filter_map(|run| run.silences.get(partition)).max();

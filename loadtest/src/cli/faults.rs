@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
+use tallyhouse_loadtest::chaos::{self, ChaosConfig, Deployment};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
 
@@ -92,8 +92,16 @@ pub(crate) struct ChaosArgs {
 impl ChaosArgs {
     pub(crate) fn config(&self) -> Result<ChaosConfig, ArgumentError> {
         let programs = programs(&self.binary, self.ingest.as_ref())?;
-        let (way, lasts) = (self.way(), Duration::from_secs(self.seconds));
-        Ok(ChaosConfig { programs, way, lasts, seed: self.seed, runs: self.runs, rate: self.rate, poison: self.poison })
+        let (deployment, lasts) = (self.deployment(), Duration::from_secs(self.seconds));
+        Ok(ChaosConfig {
+            programs,
+            deployment,
+            lasts,
+            seed: self.seed,
+            runs: self.runs,
+            rate: self.rate,
+            poison: self.poison,
+        })
     }
 
     /// The plans of all runs, for people.
@@ -102,13 +110,13 @@ impl ChaosArgs {
         let mut text = String::new();
         for seed in (self.seed..).take(self.runs as usize) {
             text.push_str(&format!("seed {seed}\n"));
-            let strikes = chaos::plan::plan(seed, lasts, self.way());
+            let strikes = chaos::plan::plan(seed, lasts, self.deployment());
             strikes.iter().for_each(|strike| text.push_str(&format!("{strike}\n")));
         }
         text
     }
 
-    fn way(&self) -> Way {
-        if self.embedded { Way::Embedded } else { Way::Kafka }
+    fn deployment(&self) -> Deployment {
+        if self.embedded { Deployment::Embedded } else { Deployment::Kafka }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line, and what it comes to.
+//! The command line.
 
 mod bench;
 mod faults;

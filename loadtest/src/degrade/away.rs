@@ -1,5 +1,5 @@
-//! ClickHouse stops under dashboards that are cached and ad hoc questions that are not: it refuses connections, and it
-//! stands still.
+//! ClickHouse is away, under cached dashboards and uncached ad hoc queries: it refuses connections, and it
+//! hangs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A browser's tab is closed while its question runs: how long the query is still there.
+//! A browser tab is closed while its query runs: how long the query goes on in ClickHouse.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One `query-api` process, and what its metrics say.
+//! One `query-api` process and its metrics.
 
 use std::path::Path;
 use std::sync::Arc;

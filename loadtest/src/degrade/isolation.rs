@@ -1,4 +1,4 @@
-//! Dashboards beside two hundred ad hoc questions: analysts' SQL and funnels over raw events, as many outstanding all the time.
+//! Dashboards beside two hundred ad hoc queries: analysts' SQL and funnels over raw events, always as many outstanding.
 //!
 //! Alone and beside them by turns, so that what else the machine does hits both.
 

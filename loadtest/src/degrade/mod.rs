@@ -75,30 +75,30 @@ pub enum DegradeError {
     Worthless(String),
 }
 
-/// Measures everything; `tell` hears what is being done.
-pub async fn run(config: &DegradeConfig, tell: impl Fn(&str)) -> Result<Report, DegradeError> {
+/// Measures everything; `progress` gets each step.
+pub async fn run(config: &DegradeConfig, progress: impl Fn(&str)) -> Result<Report, DegradeError> {
     stampede::raise_limit();
-    tell("starting a system of its own");
+    progress("starting a system of its own");
     let mut stage = Stage::start(&config.programs).await?;
-    tell("making events");
+    progress("making events");
     let clickhouse = ClickHouse::with_timeout(&stage.clickhouse_config(), generate::TIMEOUT)?;
     let arrivals = Arrivals { events: config.events, of_last_day: 1 };
     generate::events(&clickhouse, PROJECT, arrivals, |_| {}).await?;
-    reads::settled(&stage.clickhouse).await?;
+    reads::until_merged(&stage.clickhouse).await?;
     let questions = Arc::new(Questions::new());
-    tell("a stampede");
+    progress("a stampede");
     let stampede = stampede::measure(&mut stage, &questions).await?;
-    tell("who computes is killed");
+    progress("who computes is killed");
     let holder = killed_leader::measure(&mut stage, &questions).await?;
-    tell("dashboards without Redis");
+    progress("dashboards without Redis");
     let redis = redis::measure(&mut stage, &questions).await?;
-    tell("dashboards beside ad hoc questions");
+    progress("dashboards beside ad hoc questions");
     let isolation = isolation::measure(&mut stage, &questions).await?;
-    tell("late events");
+    progress("late events");
     let late = late::measure(&mut stage).await?;
-    tell("closed tabs");
+    progress("closed tabs");
     let tab = closed_tabs::measure(&mut stage, &questions).await?;
-    tell("without ClickHouse");
+    progress("without ClickHouse");
     let away = away::measure(&mut stage, &questions).await?;
     stage.stop().await?;
     let machine = machine::describe();

@@ -1,4 +1,4 @@
-//! What is asked: dashboards that nobody asked before, and questions that are heavy.
+//! The queries: uncached dashboards, and heavy ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Dashboards that nobody asked before, with Redis and without: it hangs, and it refuses connections.
+//! Uncached dashboards with Redis and without: it hangs, and it refuses connections.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a run came to, and what was aimed for.
+//! The report of a run, beside its targets.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is broken: ClickHouse and the ingester in one process, a Redis, and two instances of `query-api` on both.
+//! The system under test: ClickHouse and the ingester in one process, a Redis, and two instances of `query-api` on both.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Up to when flights were fed before, from the query API.
+//! Finds where an earlier feed stopped, from the query API.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What came of a feed.
+//! The summary of a feed.
 
 use std::collections::BTreeMap;
 use std::fmt;

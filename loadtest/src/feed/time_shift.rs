@@ -1,4 +1,4 @@
-//! When flights of 2013 are to have left. Pure.
+//! Shifts the departures of 2013 to the time of the feed. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -36,15 +36,15 @@ pub async fn events(
     clickhouse: &ClickHouse,
     project: &str,
     arrivals: Arrivals,
-    mut tell: impl FnMut(u64),
+    mut progress: impl FnMut(u64),
 ) -> Result<(), ReadsError> {
     let (before, last) = blocks(arrivals);
     for pair in before.chunks(2) {
-        let lanes = pair.iter().map(|block| one(clickhouse, project, block));
-        tell(try_join_all(lanes).await?.into_iter().max().unwrap_or_default());
+        let inserts = pair.iter().map(|block| one(clickhouse, project, block));
+        progress(try_join_all(inserts).await?.into_iter().max().unwrap_or_default());
     }
     for block in &last {
-        tell(one(clickhouse, project, block).await?);
+        progress(one(clickhouse, project, block).await?);
     }
     Ok(())
 }

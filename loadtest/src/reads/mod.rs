@@ -1,4 +1,4 @@
-//! How fast dashboards are read over a lot of events: uncached over ten times the data too, and cached under load.
+//! Measures dashboards over many events: uncached, also over ten times the data, and cached under load.
 //!
 //! ```text
 //! start -> a tenth of the events -> uncached dashboards -> stop
@@ -31,10 +31,10 @@ use panels::{Panel, QUARTER, Range, WEEK};
 use tallyhouse_service::http_client::{Endpoint, HttpError, Reply};
 
 /// How long merges may take after the last event.
-const SETTLES_WITHIN: Duration = Duration::from_secs(180);
+const MERGED_WITHIN: Duration = Duration::from_secs(180);
 
 /// How long there are none once they are over: ClickHouse looks for others every few seconds.
-const SETTLED_FOR: Duration = Duration::from_secs(10);
+const QUIET_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct ReadsConfig {
@@ -117,20 +117,20 @@ pub struct Report {
     pub cached: Cached,
 }
 
-/// Measures everything; `tell` hears what is being done.
-pub async fn run(config: &ReadsConfig, tell: impl Fn(&str)) -> Result<Report, ReadsError> {
-    let (few, system) = sized(config, config.events / 10, &tell).await?;
+/// Measures everything; `progress` gets each step.
+pub async fn run(config: &ReadsConfig, progress: impl Fn(&str)) -> Result<Report, ReadsError> {
+    let (few, system) = sized(config, config.events / 10, &progress).await?;
     system.stop().await?;
-    let (many, system) = sized(config, config.events, &tell).await?;
-    tell("cached dashboards");
+    let (many, system) = sized(config, config.events, &progress).await?;
+    progress("cached dashboards");
     let cached = cached(config, &system.query_url()).await?;
     system.stop().await?;
     Ok(Report { machine: machine::describe(), of_last_day: config.of_last_day, sizes: [few, many], cached })
 }
 
 /// A system with so many events, which is left running.
-async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Result<(Size, System), ReadsError> {
-    tell("starting a system of its own");
+async fn sized(config: &ReadsConfig, events: u64, progress: &impl Fn(&str)) -> Result<(Size, System), ReadsError> {
+    progress("starting a system of its own");
     // Nothing is to be read but what is asked for.
     let system = System::start_with(&config.binary, &[("QUERY_CACHE_WARM", "off")]).await?;
     let clickhouse = ClickHouse::with_timeout(&system.clickhouse(), generate::TIMEOUT)?;
@@ -138,13 +138,13 @@ async fn sized(config: &ReadsConfig, events: u64, tell: &impl Fn(&str)) -> Resul
     let mut next = step;
     generate::events(&clickhouse, PROJECT, arrivals, |done| {
         if done >= next {
-            tell(&format!("{done} events"));
+            progress(&format!("{done} events"));
             next = done + step;
         }
     })
     .await?;
-    settled(&clickhouse).await?;
-    tell(&format!("uncached dashboards over {events} events"));
+    until_merged(&clickhouse).await?;
+    progress(&format!("uncached dashboards over {events} events"));
     let asked = Asked::of(&system)?;
     let week = asked.uncached(WEEK, config.dashboards).await?;
     let quarter = asked.uncached(QUARTER, config.dashboards).await?;
@@ -163,10 +163,10 @@ async fn parts(clickhouse: &ClickHouse) -> Result<u64, ReadsError> {
 }
 
 /// Waits until no merges are under way, which would be measured with the queries; after a while it goes on all the same.
-pub(crate) async fn settled(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
-    let until = Instant::now() + SETTLES_WITHIN;
+pub(crate) async fn until_merged(clickhouse: &ClickHouse) -> Result<(), ReadsError> {
+    let until = Instant::now() + MERGED_WITHIN;
     let mut seen = Instant::now();
-    while Instant::now() < until && seen.elapsed() < SETTLED_FOR {
+    while Instant::now() < until && seen.elapsed() < QUIET_FOR {
         let merges: Vec<(u64,)> = clickhouse.rows("SELECT count() FROM system.merges").await?;
         if merges.first().is_none_or(|(count,)| *count > 0) {
             seen = Instant::now();
@@ -245,10 +245,10 @@ async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError>
         ask(&warm, panel, |_| true).await?;
     }
     let until = Instant::now() + config.lasts;
-    let reader = async |lane: usize| {
+    let reader = async |number: usize| {
         let endpoint = Endpoint::new(query, Duration::from_secs(30))?.api_key(QUERY_KEY)?;
         let (mut latencies, mut misses) = (Latencies::new(), 0);
-        for panel in panels.iter().cycle().skip(lane % panels.len().max(1)) {
+        for panel in panels.iter().cycle().skip(number % panels.len().max(1)) {
             if Instant::now() >= until {
                 break;
             }
@@ -264,12 +264,12 @@ async fn cached(config: &ReadsConfig, query: &str) -> Result<Cached, ReadsError>
         Ok((latencies, misses))
     };
     let began = Instant::now();
-    let lanes = try_join_all((0..config.connections).map(reader)).await?;
+    let readers = try_join_all((0..config.connections).map(reader)).await?;
     let took = began.elapsed().as_secs_f64();
     let mut all = Latencies::new();
-    lanes.iter().for_each(|(latencies, _)| all.merge(latencies));
+    readers.iter().for_each(|(latencies, _)| all.merge(latencies));
     let latency = all.quantiles();
-    let misses = lanes.iter().map(|(_, misses)| misses).sum();
+    let misses = readers.iter().map(|(_, misses)| misses).sum();
     Ok(Cached { connections: config.connections, per_second: latency.count as f64 / took, misses, latency })
 }
 

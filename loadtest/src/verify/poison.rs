@@ -1,4 +1,4 @@
-//! Whether each poison event has become a dead letter, and the rest is exact.
+//! Verifies that each poison event has become a dead letter, and the rest is exact.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::poison::{POISON, WHY};
 const OPEN_DEAD_LETTERS: &str = "tallyhouse.dead_letters FINAL WHERE code = 'refused_by_store' AND state = 'open'";
 
 /// Whether each poison event has its dead letter and nothing is left to be repaired.
-pub(super) async fn is_settled(clickhouse: &ClickHouse, ledger: &Ledger) -> bool {
+pub(super) async fn is_complete(clickhouse: &ClickHouse, ledger: &Ledger) -> bool {
     let dead_letters = format!("SELECT uniqExact(event_id) FROM {OPEN_DEAD_LETTERS}");
     let repairs = "SELECT count() FROM tallyhouse.repairs FINAL WHERE state != 'done'";
     clickhouse.number(&dead_letters).await.is_ok_and(|dead_letters| dead_letters >= ledger.poison().len() as u64)

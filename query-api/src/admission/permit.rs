@@ -135,7 +135,7 @@ impl Signals {
 
     fn finish(&self, pass: Pass, verdict: Verdict) {
         let before = self.breaker.is_open();
-        self.breaker.settle(pass, verdict, self.now_ms());
+        self.breaker.record(pass, verdict, self.now_ms());
         match (before, self.breaker.is_open()) {
             (false, true) => tracing::warn!("ClickHouse fails too often and is left alone"),
             (true, false) => tracing::info!("ClickHouse answers again"),

@@ -113,7 +113,7 @@ impl RedisClient {
             let began = Instant::now();
             (tokio::time::timeout(TIME_BUDGET, exchange(pool, request)).await, began.elapsed())
         });
-        let finish = |verdict| self.breaker.settle(pass, verdict, (self.clock)());
+        let finish = |verdict| self.breaker.record(pass, verdict, (self.clock)());
         let trouble = match exchange.await {
             Ok((Ok(Ok(value)), took)) => {
                 finish(Verdict::Succeeded);

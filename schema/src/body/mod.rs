@@ -1,6 +1,6 @@
-//! Bytes of a request -> the texts of its events, so that one bad event does not spoil its batch.
+//! Splits the bytes of a request into the texts of its events, so that one bad event does not spoil its batch.
 //!
-//! A body is one object, an array of objects, `{"events": […]}`, or one object a line (NDJSON).
+//! A body is one object, an array of objects, `{"events": […]}`, or one object per line (NDJSON).
 
 mod envelope;
 mod error;
@@ -27,7 +27,7 @@ pub use text::{Broken, Decoded, Text, decode};
 pub enum Layout {
     /// One JSON value.
     Json,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Ndjson,
 }
 

@@ -1,4 +1,4 @@
-//! Finds its way in what is not quite JSON: where the elements of an array end, and which id an event has that cannot be read.
+//! Scans text that is not quite JSON: where the elements of an array end, and which id an event has that cannot be read.
 
 use crate::limits::MAX_ID_CHARS;
 
@@ -16,14 +16,14 @@ enum End {
     /// The closing bracket is there, and nothing follows it.
     Closed,
     /// The text ends too early, or too late.
-    Torn,
+    CutOff,
 }
 
 impl<'a> Parts<'a> {
     /// Of a text that begins with a bracket.
     pub(super) fn of(text: &'a str) -> Self {
         let is_bracketed = text.starts_with(['[', '{']);
-        Self { text, at: 1, end: if is_bracketed { End::NotReached } else { End::Torn } }
+        Self { text, at: 1, end: if is_bracketed { End::NotReached } else { End::CutOff } }
     }
 
     /// Whether the text ended with its closing bracket. Known when all parts were seen.
@@ -49,7 +49,7 @@ impl<'a> Iterator for Parts<'a> {
                 b'[' | b'{' => depth += 1,
                 b']' | b'}' if depth == 0 => {
                     let is_last = self.text.get(at + 1..).is_some_and(|rest| rest.trim().is_empty());
-                    self.end = if is_last { End::Closed } else { End::Torn };
+                    self.end = if is_last { End::Closed } else { End::CutOff };
                     return self.text.get(self.at..at);
                 }
                 b']' | b'}' => depth -= 1,
@@ -57,7 +57,7 @@ impl<'a> Iterator for Parts<'a> {
                 _ => {}
             }
         }
-        self.end = End::Torn;
+        self.end = End::CutOff;
         self.text.get(self.at..)
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes of a body -> text. What is not UTF-8, and half a surrogate pair, becomes U+FFFD; whole bodies are copied only then.
+//! Decodes the bytes of a body as text. Invalid UTF-8, and half a surrogate pair, becomes U+FFFD; only then is the body copied.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Properties of one name: storage and counting must see the same one.
+//! Resolves properties of the same name: storage and counting must see the same one.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Values whose numbers are read as the text they are. Slower than reading them as numbers, and rare.
+//! Reads values with numbers kept as text, so that no digit is lost. Slower than reading numbers, and rarely needed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! One event as received: read, but not yet believed.
+//! One event as received: parsed, not validated.
 //!
 //! Reading never stops at a field of the wrong type: the rest is read and the first fault is reported, with the field's
 //! name. Texts are borrowed from the body wherever JSON has no escape in them.

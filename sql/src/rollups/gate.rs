@@ -1,8 +1,8 @@
-//! Keeping inserts away while a partition is swapped, and one rebuild at a time.
+//! Blocks inserts while a partition is swapped, and allows one rebuild at a time.
 //!
 //! **The gate** is a column of `events_in` that cannot be computed: an insert that comes now is refused before anything of
 //! it is written, and its writer repeats it with the same token. One that came earlier has the table's columns as they
-//! were; it is waited for. Anything that the views can feel is no gate: renaming `events_in` under an insert stores it in
+//! were; it is waited for. Nothing that affects the views can be the gate: renaming `events_in` under an insert stores it in
 //! some tables and not in others, because a view looks its source up by name for every block.
 //!
 //! **The lock** is a running query: ClickHouse refuses a second query of the same id, and ends this one when the connection

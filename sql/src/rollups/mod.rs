@@ -1,12 +1,14 @@
-//! Rollups against raw: finding where they differ, and making them equal again.
+//! Compares rollups with raw events, and repairs differences.
 //!
 //! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
 //! [`gate`] keeps inserts away for the moment of the swap. [`mod@stats`] says how much smaller rollups are than what they count.
+//! [`backfill`] holds the statements of `tallyhouse rollups backfill`.
 //! One server only: a cluster is refused.
 
+pub mod backfill;
 pub mod gate;
 pub mod rebuild;
-mod settle;
+mod stable;
 pub mod stats;
 pub mod verify;
 

@@ -1,4 +1,4 @@
-//! Making a rollup equal to raw again, while events arrive.
+//! Rebuilds a rollup from raw events while events arrive.
 //!
 //! ```text
 //! drift -> cells -> stamp raw -> recompute into staging                                (inserts go on)
@@ -10,13 +10,12 @@
 //! else stays as it is, whatever raw still holds of it. The swap is one statement; a kill before it changes nothing, and a
 //! gate left closed is opened by the next that looks ([`super::gate`]).
 //!
-//! Whoever remembers answers has to hear which days were changed: the caller is told after each swap, and of everything that a
-//! killed rebuild may have swapped without telling, which is what its list of cells still says.
+//! After each swap `changed` gets the changed days, to invalidate caches; also those of a killed rebuild, from its list of cells.
 //!
 //! `REPLACE PARTITION` fires no view and keeps the deduplication log: a token that was applied before stays applied. What
 //! the gate cannot see is an insert that reached only some of its tables and waits for its next attempt: raw then speaks
-//! for a rollup whose log disagrees. So drift must stand still before it is rebuilt, and is verified again afterwards; what
-//! does not stand still because events keep arriving is looked at behind the gate (`settle`).
+//! for a rollup whose log disagrees. So drift must be stable before it is rebuilt, and is verified again afterwards; what
+//! is not stable because events keep arriving is compared behind the gate (`stable`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use tallyhouse_schema::Rollup;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::{self, Lock};
-use super::settle;
+use super::stable;
 use super::verify::{self, Drift, days, only, raw_horizon};
 use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_cluster, unit_of, within};
 use crate::error::StoreError;
@@ -75,7 +74,7 @@ pub struct Rebuilt {
     pub longest_gate: Duration,
 }
 
-/// Rebuilds what differs, until nothing does. `changed` is told of days right after they were, also when the rebuild then fails.
+/// Rebuilds what differs, until nothing does. `changed` gets days right after they were changed, also when the rebuild then fails.
 pub async fn rebuild(
     client: &Client,
     options: &Options,
@@ -85,7 +84,7 @@ pub async fn rebuild(
     rebuild_locked(client, &lock, options, &mut changed).await
 }
 
-/// Takes the lock, opens a gate that a killed rebuild left closed, and tells of the days that it may have swapped.
+/// Takes the lock, opens a gate that a killed rebuild left closed, and reports the days that it may have swapped.
 pub async fn begin(client: &Client, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Lock, RollupsError> {
     refuse_cluster(client).await?;
     let lock = Lock::take(client).await?;
@@ -111,10 +110,10 @@ pub async fn rebuild_locked(
         if round > 0 || !options.is_everything {
             let verify::Compared { drifts: still, moving, .. } =
                 verify::compare(client, &options.selection, options.pause).await?;
-            let settled = settle::settle(client, lock, options, moving).await?;
+            let stable = stable::stable_drifts(client, lock, options, moving).await?;
             drifts = still;
-            drifts.extend(settled.drifts);
-            differing = drifts.len() + settled.unsettled;
+            drifts.extend(stable.drifts);
+            differing = drifts.len() + stable.unstable;
             if differing == 0 {
                 return Ok(rebuilt);
             }

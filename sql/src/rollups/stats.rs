@@ -1,4 +1,4 @@
-//! How much smaller rollups are than what they count.
+//! Measures the reduction of rollups.
 //!
 //! The *reduction* of a rollup is the events that it counts by each of its rows. Events are those of its totals (`dim_set` empty), not the
 //! rows of `events`: raw events expire sooner than hours and days, and later than minutes. Rows are counted as they lie in the

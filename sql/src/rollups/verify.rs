@@ -1,7 +1,7 @@
-//! Raw against rollups, cell by cell; a cell is one project, dimension set and hour (a day in `rollup_1d`).
+//! Compares rollups with raw events, cell by cell; a cell is one project, dimension set and hour (a day in `rollup_1d`).
 //!
 //! ```text
-//! weeks of the range -> compare in ClickHouse -> cells that differ -> look again until they stand still -> drift
+//! weeks of the range -> compare in ClickHouse -> cells that differ -> compare again until they are stable -> drift
 //! ```
 //!
 //! Raw is read with `FINAL`, which counts rows of one sorting key once whether they were merged or not, in bounded memory
@@ -95,7 +95,7 @@ impl Drift {
 /// What a verification found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Cells that differ and stand still, by table and time.
+    /// Cells whose difference is stable, by table and time.
     pub drifts: Vec<Drift>,
     /// Cells that differ and keep changing: look again when their hour is over.
     pub moving: usize,
@@ -109,7 +109,7 @@ pub async fn verify(client: &Client, selection: &Selection, pause: Duration) -> 
     Ok(Report { drifts, moving: moving.len(), is_truncated })
 }
 
-/// What a comparison found, with the cells that would not stand still.
+/// What a comparison found, with the moving cells.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
     pub drifts: Vec<Drift>,
@@ -127,7 +127,7 @@ pub(super) async fn compare(client: &Client, selection: &Selection, pause: Durat
         let mut start = from;
         while start < to && report.drifts.len() < MOST_CELLS {
             let window = (start, (start + WEEK).min(to));
-            settle(client, selection, rollup, window, pause, &mut report).await?;
+            compare_until_stable(client, selection, rollup, window, pause, &mut report).await?;
             start += WEEK;
         }
     }
@@ -159,8 +159,8 @@ pub(super) fn only(selection: &Selection) -> String {
     selection.project.as_deref().map(|name| format!(" AND project_id = {}", quoted(name))).unwrap_or_default()
 }
 
-/// Looks at a window until every difference in it is gone, stands still or has had its chances.
-async fn settle(
+/// Compares a window until every difference in it is gone or stable, [`LOOKS`] times at most.
+async fn compare_until_stable(
     client: &Client,
     selection: &Selection,
     rollup: Rollup,
@@ -199,7 +199,7 @@ async fn settle(
     Ok(())
 }
 
-/// Looks once more at cells of one rollup that would not stand still.
+/// Compares moving cells of one rollup once more.
 pub(super) async fn look_at(
     client: &Client,
     selection: &Selection,

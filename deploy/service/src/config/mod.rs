@@ -1,4 +1,4 @@
-//! What every service and command reads: the only folder of this crate that names variables.
+//! The variables that every service and command reads. No other folder of this crate names variables.
 
 mod log_filter;
 
@@ -51,7 +51,7 @@ pub struct Schemas {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Redis {
-    /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and is told which days were changed
+    /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and carries the changed days to them
     #[arg(env = "REDIS_URL", value_parser = secret)]
     pub redis_url: Option<Secret>,
 }

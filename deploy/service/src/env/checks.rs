@@ -1,4 +1,4 @@
-//! Values that contradict each other, and those that do nothing.
+//! Checks for values that contradict each other, and for values without effect.
 
 use std::fmt::Display;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Reads an [`Env`] as definitions say.
+//! Reads values from an [`Env`] by their definitions.
 
 use std::error::Error;
 

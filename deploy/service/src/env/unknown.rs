@@ -1,4 +1,4 @@
-//! Variables that are set and mean nothing: most often one is misspelt.
+//! Reports variables that are set but not defined, mostly misspelt ones.
 
 use strsim::osa_distance;
 

@@ -1,4 +1,4 @@
-//! What a value may be. Each parser says what it expects, and tells the bounds to whoever writes help.
+//! Parsers of values. Each names what it expects, and gives its bounds to the help text.
 
 use std::ffi::OsStr;
 use std::marker::PhantomData;

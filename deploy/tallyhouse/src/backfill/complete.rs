@@ -1,4 +1,4 @@
-//! Completes raw rows: reads those that lack a set, decides what they are counted under, and inserts them once more.
+//! Completes raw rows: reads those that lack a set, assigns their dimension values, and inserts them once more.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ use tallyhouse_schema::normalise::counted_under;
 use tallyhouse_schema::raw::{Property, PropertyValue};
 use tallyhouse_schema::{DimSet, Event};
 use tallyhouse_sql::clickhouse::{self, Row};
-use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::gate::Lock;
+use tallyhouse_sql::rollups::{RollupsError, backfill};
 use tallyhouse_sql::{StoreError, hex};
 
 use super::{Backfill, DAY, Unit, date, of, project};
@@ -46,7 +46,7 @@ struct Completed<'a> {
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Known {
+struct CountedValue {
     hour: i64,
     set: String,
     value: String,
@@ -236,10 +236,10 @@ impl Work<'_> {
             ))
             .param("project", &self.unit.project)
             .param("sets", names.into_iter().collect::<Vec<_>>())
-            .fetch_all::<Known>()
+            .fetch_all::<CountedValue>()
             .await
             .map_err(StoreError::from)?;
-        for Known { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
+        for CountedValue { hour, set, value } in known.iter().filter(|known| !known.value.contains(OTHER)) {
             self.cardinality.remember(&self.unit.project, set, value, *hour);
         }
         Ok(())
@@ -255,7 +255,7 @@ impl Work<'_> {
         let project = &self.unit.project;
         // Types stay as they were stored.
         self.cardinality.apply(project, (self.completing.backfill.most_values)(project), |_| true, &mut events, |_| ());
-        self.completing.backfill.execute("TRUNCATE TABLE tallyhouse.backfill_rows SYNC").await?;
+        backfill::empty_rows(self.completing.backfill.client).await?;
         let client = self.completing.backfill.client;
         let mut insert = client.insert::<Completed<'_>>("backfill_rows").await.map_err(StoreError::from)?;
         for event in &events {

@@ -1,22 +1,20 @@
-//! `tallyhouse rollups backfill`: counts events under dimensions that were declared after they came.
+//! `tallyhouse rollups backfill`: counts events under dimensions that were declared after they were stored.
 //!
 //! ```text
-//! raw rows that lack a set -> note their day -> what they are counted under, as ingest decides it -> raw rows with it
-//!                          -> each noted day: rebuilt from raw, told, crossed out
+//! raw rows that lack a set -> note their day -> dimension values, assigned as in ingest -> raw rows with them
+//!                          -> each noted day: rebuilt from raw, published as changed, crossed out
 //! ```
 //!
-//! A raw row says under what it is counted (`dims`), and rollups are rebuilt from that: so it is the raw row that is completed, by
-//! inserting it once more with more `dims`. It has the same sorting key and `received_at`, so it takes the place of the other, at once
-//! for who reads with `FINAL` and for all when the parts are merged, which is asked for. Nothing is counted meanwhile: the views read
-//! `events_in`.
+//! Rollups are rebuilt from the dimension values of raw rows (`dims`). So raw rows are completed: each is inserted once more with more
+//! `dims`. It has the same sorting key and `received_at`, so it replaces the other, at once for reads with `FINAL` and for all reads
+//! after a merge, which the run requests. The insert itself counts nothing: the views read `events_in`.
 //!
-//! Killed at any moment and run again, it goes on: completed rows lack nothing any more, and the days that are noted are rebuilt.
-//! A batch that the killed run had sent may still be completing: dropping its table waits for that. Two runs cannot overlap: the lock
-//! of rebuilds is held to the end.
+//! Killed at any moment and run again, it continues: completed rows are skipped, and the noted days are rebuilt. A batch of the killed
+//! run may still be executing: dropping its table waits for that. Two runs cannot overlap: the lock of rebuilds is held to the end.
 //! Memory is bounded by a batch of rows and the values of one day.
 //!
-//! The bound on distinct values holds as it did for what came later: values that the hour already counts stay, new ones are taken
-//! while there is room, the rest is `__other__`.
+//! The bound on distinct values holds as at ingestion: values that the hour already counts stay, new ones are counted up to the
+//! bound, the rest is `__other__`.
 
 mod complete;
 mod uncounted;
@@ -27,6 +25,7 @@ use serde::Deserialize;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::rollups::backfill;
 use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
@@ -38,9 +37,6 @@ pub use uncounted::{Uncounted, uncounted};
 pub const BATCH: usize = 50_000;
 
 const DAY: i64 = 86_400;
-
-/// What rows are completed with, a batch at a time.
-const DROP_ROWS: &str = "DROP TABLE IF EXISTS tallyhouse.backfill_rows SYNC";
 
 /// What is done with a selection of raw events.
 pub struct Backfill<'a> {
@@ -94,7 +90,7 @@ fn of(Selection { from, to, .. }: &Selection) -> String {
 }
 
 impl Backfill<'_> {
-    /// Counts what is not, and rebuilds. `changed` is told of days right after they were.
+    /// Counts what is not, and rebuilds. `changed` gets days right after they were changed.
     pub async fn run(&self, mut changed: impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Backfilled, RollupsError> {
         // Held to the end: two runs would cross out each other's days.
         let lock = rebuild::begin(self.client, &mut changed).await?;
@@ -106,28 +102,17 @@ impl Backfill<'_> {
             let completing = Completing { backfill: self, lock: &lock, columns: &columns, event_type, sets: &sets };
             done.events += completing.run().await?;
         }
-        self.execute(DROP_ROWS).await?;
+        backfill::drop_rows(self.client).await?;
         self.merge().await?;
         done.days = self.rebuild(&lock, &mut changed).await?;
         lock.check()?;
-        self.execute("DROP TABLE IF EXISTS tallyhouse.backfill_days SYNC").await?;
+        backfill::drop_days(self.client).await?;
         Ok(done)
     }
 
     /// Makes the two tables of a run. Returns the columns of `events` that an insert gives.
     async fn prepare(&self) -> Result<Vec<String>, RollupsError> {
-        self.execute(
-            "CREATE TABLE IF NOT EXISTS tallyhouse.backfill_days (project_id String, day Int64) \
-             ENGINE = MergeTree ORDER BY (project_id, day)",
-        )
-        .await?;
-        // That of a killed run; a statement of it that still reads the table is waited for.
-        self.execute(DROP_ROWS).await?;
-        self.execute(
-            "CREATE TABLE tallyhouse.backfill_rows (ts Int64, user_hash UInt64, event_id String, \
-             added Array(Tuple(String, String))) ENGINE = MergeTree ORDER BY (ts, user_hash, event_id)",
-        )
-        .await?;
+        backfill::create_tables(self.client).await?;
         let columns = "SELECT name FROM system.columns WHERE database = 'tallyhouse' AND table = 'events' AND default_kind NOT IN \
                        ('MATERIALIZED', 'ALIAS') ORDER BY position";
         Ok(self.client.query(columns).fetch_all::<String>().await.map_err(StoreError::from)?)
@@ -149,12 +134,8 @@ impl Backfill<'_> {
             .await
             .map_err(StoreError::from)?;
         for partition in partitions {
-            let merge = format!(
-                "OPTIMIZE TABLE tallyhouse.events PARTITION ID '{partition}' FINAL \
-                 SETTINGS optimize_skip_merged_partitions = 1, optimize_throw_if_noop = 1"
-            );
-            // Rollups are rebuilt with FINAL, so it is not worth failing for.
-            match self.execute(&merge).await {
+            // Rollups are rebuilt with FINAL, so a failed merge is no failure of the run.
+            match backfill::merge(self.client, &partition).await {
                 Ok(()) => tracing::info!(partition, "merged the raw events of a week"),
                 Err(error) => {
                     tracing::warn!(partition, %error, "not merged: who reads raw events without FINAL sees some twice for now");
@@ -195,11 +176,5 @@ impl Backfill<'_> {
     async fn noted(&self) -> Result<Option<Unit>, StoreError> {
         let first = "SELECT project_id AS project, day FROM tallyhouse.backfill_days ORDER BY project, day LIMIT 1";
         Ok(self.client.query(first).fetch_optional::<Unit>().await?)
-    }
-
-    async fn execute(&self, sql: &str) -> Result<(), RollupsError> {
-        let call =
-            self.client.query_raw(sql).with_setting("wait_end_of_query", "1").with_setting("max_execution_time", "0");
-        Ok(call.execute().await.map_err(StoreError::from)?)
     }
 }

@@ -1,4 +1,4 @@
-//! Finds raw events that are not counted under what their type declares.
+//! Finds raw events that lack dimensions which their type declares.
 
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::{Catalogue, DimSet};

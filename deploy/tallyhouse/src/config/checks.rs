@@ -1,4 +1,4 @@
-//! Variables that contradict each other in one process, and those that do nothing there.
+//! Checks for variables that contradict each other in one process, and for variables without effect there.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! Configuration: [`settings`] defines the variables, the services define their own. The only folder of this crate that reads any.
+//! Configuration: [`settings`] defines the variables, the services define their own. No other folder of this crate reads variables.
 
 mod checks;
 pub mod settings;

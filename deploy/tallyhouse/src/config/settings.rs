@@ -99,7 +99,7 @@ pub struct ForVerify {
     schemas: Schemas,
 }
 
-/// What `rollups rebuild` reads: also whom it tells.
+/// What `rollups rebuild` reads: also whom it notifies.
 #[derive(Debug, Args)]
 pub struct ForRebuild {
     #[command(flatten)]

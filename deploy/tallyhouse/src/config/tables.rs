@@ -1,4 +1,4 @@
-//! The tables of variables in the READMEs, compared with what is defined.
+//! Compares the tables of variables in the READMEs with the definitions.
 
 use std::collections::BTreeMap;
 use std::path::Path;

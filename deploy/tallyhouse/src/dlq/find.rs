@@ -1,8 +1,8 @@
-//! Filters -> dead letters.
+//! Finds dead letters by filters.
 
 use clap::Args;
 use serde::Deserialize;
-use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, Origin, State};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, Kind, Origin};
 use tallyhouse_schema::time;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::{Connection, StoreError, unhex};
@@ -45,7 +45,7 @@ pub struct BadFilter {
 }
 
 #[derive(Row, Deserialize)]
-struct Found {
+struct DeadLetterRow {
     project_id: String,
     id: String,
     kind: String,
@@ -64,8 +64,8 @@ struct Found {
     updated_at: i64,
 }
 
-impl From<Found> for DeadLetter {
-    fn from(row: Found) -> Self {
+impl From<DeadLetterRow> for DeadLetter {
+    fn from(row: DeadLetterRow) -> Self {
         Self {
             project: row.project_id,
             id: row.id,
@@ -83,9 +83,9 @@ impl From<Found> for DeadLetter {
             received_at: row.received_at,
             failed_at: row.failed_at,
             state: match row.state.as_str() {
-                "replayed" => State::Replayed,
-                "discarded" => State::Discarded,
-                _ => State::Open,
+                "replayed" => DeadLetterState::Replayed,
+                "discarded" => DeadLetterState::Discarded,
+                _ => DeadLetterState::Open,
             },
             updated_at: row.updated_at,
         }
@@ -145,7 +145,7 @@ pub async fn find(
         Value::Text(text) => query.param(name, text),
         Value::Number(number) => query.param(name, number),
     });
-    let rows = query.param("most", filters.limit).fetch_all::<Found>().await;
+    let rows = query.param("most", filters.limit).fetch_all::<DeadLetterRow>().await;
     Ok(rows.map(|rows| rows.into_iter().map(DeadLetter::from).collect()).map_err(StoreError::from))
 }
 

@@ -1,11 +1,11 @@
-//! `tallyhouse dlq`: looks at dead letters, sends them again, or puts them away.
+//! `tallyhouse dlq`: lists, shows, replays or discards dead letters.
 //!
 //! ```text
 //! filters -> find (newest row of each dead letter) -> list | show | replay (prepare -> send -> mark) | discard (mark)
 //! ```
 //!
-//! A dead letter is marked by inserting it once more, newer. Replay marks after the event was taken: when that fails, the dead letter
-//! stays open, and replaying it again is a duplicate, because what is sent always has an id.
+//! A dead letter is marked by inserting it once more, newer. Replay marks after the event was accepted: when that fails, the dead letter
+//! stays open, and replaying it again is a duplicate, because a replayed event always has an id.
 
 mod find;
 mod print;
@@ -14,7 +14,7 @@ mod send;
 
 use std::time::Duration;
 
-use tallyhouse_ingest::dead_letters::{DeadLetter, State, block};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, block};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::{Connection, StoreError};
@@ -32,7 +32,7 @@ const MARKED_AT_ONCE: usize = 500;
 const MARK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Says what became of dead letters.
-pub async fn mark(writer: &Connection, dead_letters: &[DeadLetter], state: State) -> Result<(), StoreError> {
+pub async fn mark(writer: &Connection, dead_letters: &[DeadLetter], state: DeadLetterState) -> Result<(), StoreError> {
     let client = writer.client();
     for dead_letters in dead_letters.chunks(MARKED_AT_ONCE) {
         // Newer than the row before, whatever the clock says.

@@ -1,4 +1,4 @@
-//! Dead letters as text.
+//! Prints dead letters as text.
 
 use serde_json::json;
 use tallyhouse_ingest::dead_letters::DeadLetter;
@@ -71,7 +71,7 @@ pub fn details(dead_letter: &DeadLetter) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tallyhouse_ingest::dead_letters::{Kind, Origin, State};
+    use tallyhouse_ingest::dead_letters::{DeadLetterState, Kind, Origin};
 
     use super::*;
 
@@ -91,7 +91,7 @@ mod tests {
             origin,
             received_at: 0,
             failed_at: 0,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: 0,
         };
         let line = json_line(&dead_letter);

@@ -1,10 +1,10 @@
-//! Dead letters -> the ingest API -> marks.
+//! Replays dead letters through the ingest API, and marks them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::{RawValue, to_raw_value};
-use tallyhouse_ingest::dead_letters::{DeadLetter, Kind, State};
+use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, Kind};
 use tallyhouse_schema::Rejection;
 use tallyhouse_schema::normalise::happened_at;
 use tallyhouse_schema::raw::RawTime;
@@ -93,7 +93,7 @@ pub async fn replay(writer: &Connection, sender: &Sender, dead_letter: &DeadLett
     };
     match sender.send(&event).await? {
         Answer::Taken => {
-            mark(writer, std::slice::from_ref(dead_letter), State::Replayed).await?;
+            mark(writer, std::slice::from_ref(dead_letter), DeadLetterState::Replayed).await?;
             Ok(Sent::Replayed)
         }
         Answer::Rejected { code, message } => Ok(Sent::Rejected { code, message }),
@@ -119,7 +119,7 @@ mod tests {
             origin: Origin::of_key("k"),
             received_at: 10_000,
             failed_at: 10_000,
-            state: State::Open,
+            state: DeadLetterState::Open,
             updated_at: 10_000,
         }
     }

@@ -1,4 +1,4 @@
-//! This machine: the data folder, the engine, ports, limits.
+//! Checks this machine: the data folder, the engine, ports, limits.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -1,6 +1,6 @@
-//! `tallyhouse doctor`: everything that `up` needs is tried, a line each, without starting or leaving anything.
+//! `tallyhouse doctor`: checks everything that `up` needs, one line per check, without starting or leaving anything.
 //!
-//! [`machine`] is this machine: data folder, engine, ports, limits. [`services`] are others: ClickHouse, Kafka, Redis.
+//! [`machine`] checks this machine: data folder, engine, ports, limits. [`services`] checks ClickHouse, Kafka and Redis.
 
 mod machine;
 mod services;

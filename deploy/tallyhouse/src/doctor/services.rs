@@ -1,4 +1,4 @@
-//! Others: a given ClickHouse, Kafka, Redis. Each is asked, and told nothing.
+//! Checks external services: a given ClickHouse, Kafka, Redis. Read-only.
 
 use std::time::Duration;
 

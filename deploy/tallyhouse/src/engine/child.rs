@@ -1,4 +1,4 @@
-//! `tallyhouse engine`: what the child process does. Not for people; `tallyhouse up` starts it.
+//! `tallyhouse engine`: the child process of the engine. Internal; `tallyhouse up` starts it.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,7 @@ const SERVE: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
     SELECT sleepEachRow(3) FROM numbers(1000000000000) \
     SETTINGS max_block_size = 1, max_execution_time = 0, interactive_delay = 3000000, function_sleep_max_microseconds_per_block = 0 FORMAT Null";
 
-/// What the child is told.
+/// The arguments of the child.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ChildArgs {
     /// libchdb.so

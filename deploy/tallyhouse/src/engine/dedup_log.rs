@@ -1,4 +1,4 @@
-//! Inserts that a crash tore between ClickHouse's deduplication log and the part that the log speaks of.
+//! Repairs ClickHouse's deduplication logs after a crash: revokes entries whose parts were never written.
 //!
 //! A plain `MergeTree` table remembers an insert *before* it renames the new part into place (`MergeTreeSink::commitPart`:
 //! `deduplication_log->addPart`, then `renameTempPartAndAdd`). A `kill -9` between the two leaves a log that says "stored"
@@ -9,9 +9,9 @@
 //! disk, and an entry without its part is revoked the way ClickHouse itself revokes those of dropped parts: by a record.
 //! A last line that was cut off in the middle is removed.
 //!
-//! A part that is gone was not torn: it expired, or a rebuild replaced its partition, and its token must go on being known, or
-//! a late retry would be counted twice. What was torn has left its rows behind as `tmp_insert_{partition}_…`. So of each
-//! partition at most as many entries are revoked as such folders are there, the newest ones.
+//! A part may also be gone because it expired or a rebuild replaced its partition; its token must stay known, or a late retry
+//! would be counted twice. An interrupted insert has left its rows behind as `tmp_insert_{partition}_…`. So of each partition at
+//! most as many entries are revoked as such folders are there, the newest ones.
 //!
 //! A record is a line `operation TAB part TAB token`, operation 1 for added and 2 for dropped.
 
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// (`MAX_PARTITIONS_PER_INSERT` for each).
 const NEWEST: usize = 8_000;
 
-/// Revokes what was torn. `disks` are the roots that parts can be on, first the one with the logs. Returns how many entries
+/// Revokes the entries of interrupted inserts. `disks` are the roots that parts can be on, first the one with the logs. Returns how many entries
 /// were revoked.
 pub(super) fn repair(disks: &[&Path]) -> io::Result<usize> {
     let Some(first) = disks.first() else { return Ok(0) };
@@ -70,7 +70,7 @@ fn newest_log(folder: &Path) -> io::Result<Option<PathBuf>> {
 /// What lies in a table's folder.
 #[derive(Debug, Default)]
 struct Parts {
-    whole: Vec<Part>,
+    whole: Vec<PartName>,
     /// Parts that were being written when the process died, by partition.
     unfinished: HashMap<String, usize>,
 }
@@ -93,11 +93,11 @@ impl Parts {
                 let partition = part.split('_').next().unwrap_or_default();
                 *self.unfinished.entry(partition.to_owned()).or_default() += 1;
             }
-            None => self.whole.extend(Part::parse(name)),
+            None => self.whole.extend(PartName::parse(name)),
         }
     }
 
-    fn holds(&self, part: &Part) -> bool {
+    fn holds(&self, part: &PartName) -> bool {
         self.whole.iter().any(|whole| whole.holds(part))
     }
 }
@@ -105,17 +105,17 @@ impl Parts {
 fn repair_log(log: &Path, parts: &Parts) -> io::Result<usize> {
     let text = fs::read_to_string(log)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    let torn = torn_entries(text.get(..whole).unwrap_or_default(), parts);
-    if torn.is_empty() && whole == text.len() {
+    let interrupted = interrupted_entries(text.get(..whole).unwrap_or_default(), parts);
+    if interrupted.is_empty() && whole == text.len() {
         return Ok(0);
     }
     let mut file = OpenOptions::new().append(true).open(log)?;
     file.set_len(whole as u64)?;
-    for Entry { part, token } in &torn {
+    for Entry { part, token } in &interrupted {
         writeln!(file, "2\t{part}\t{token}")?;
     }
     file.sync_all()?;
-    Ok(torn.len())
+    Ok(interrupted.len())
 }
 
 struct Entry<'a> {
@@ -125,14 +125,14 @@ struct Entry<'a> {
 
 /// Entries that were added, not dropped since, whose rows are in no part, and for which an unfinished part is there. In the order
 /// of the log.
-fn torn_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
-    let mut added: HashMap<&str, (usize, Part, &str)> = HashMap::new();
+fn interrupted_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
+    let mut added: HashMap<&str, (usize, PartName, &str)> = HashMap::new();
     let newest: Vec<&str> = log.lines().rev().take(NEWEST).collect();
     for (place, line) in newest.into_iter().rev().enumerate() {
         let mut fields = line.split('\t');
         match (fields.next(), fields.next(), fields.next()) {
             (Some("1"), Some(name), Some(token)) => {
-                if let Some(part) = Part::parse(name) {
+                if let Some(part) = PartName::parse(name) {
                     drop(added.insert(token, (place, part, name)));
                 }
             }
@@ -153,14 +153,14 @@ fn torn_entries<'a>(log: &'a str, parts: &Parts) -> Vec<Entry<'a>> {
     missing.into_iter().rev().map(|(token, (_, _, part))| Entry { part, token }).collect()
 }
 
-/// A part's name: `partition_min_max_level`, with a mutation's number at the end if there was one.
+/// The name of a part: `partition_min_max_level`, with a mutation's number at the end if there was one.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct PartName {
     partition: String,
     blocks: (u64, u64),
 }
 
-impl Part {
+impl PartName {
     /// `None` for anything else that lies in a table's folder, such as `tmp_insert_…` and `detached`.
     fn parse(name: &str) -> Option<Self> {
         let mut fields = name.split('_');
@@ -189,33 +189,39 @@ mod tests {
 
     #[test]
     fn only_parts_are_parts() {
-        assert_eq!(Part::parse("20261116-730_3_9_2"), Some(Part { partition: "20261116-730".into(), blocks: (3, 9) }));
-        assert_eq!(Part::parse("20261101_1_1_0_7"), Some(Part { partition: "20261101".into(), blocks: (1, 1) }));
+        assert_eq!(
+            PartName::parse("20261116-730_3_9_2"),
+            Some(PartName { partition: "20261116-730".into(), blocks: (3, 9) })
+        );
+        assert_eq!(
+            PartName::parse("20261101_1_1_0_7"),
+            Some(PartName { partition: "20261101".into(), blocks: (1, 1) })
+        );
         for other in ["tmp_insert_20261101_2_2_0", "detached", "deduplication_logs", "format_version.txt"] {
-            assert_eq!(Part::parse(other), None, "{other}");
+            assert_eq!(PartName::parse(other), None, "{other}");
         }
     }
 
     #[test]
-    fn an_entry_without_its_part_is_torn_and_others_are_not() {
+    fn an_entry_without_its_part_is_revoked_and_others_are_not() {
         let log = "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3_3_1\tc\n1\tq_1_1_0\td\n2\tq_1_1_0\td\n1\tp_4_4_0\te\n";
-        let torn = torn_entries(log, &parts(&["p_1_2_1", "p_3_3_1", "tmp_insert_p_9_9_0"]));
-        assert_eq!(torn.iter().map(|entry| (entry.part, entry.token)).collect::<Vec<_>>(), [("p_4_4_0", "e")]);
+        let interrupted = interrupted_entries(log, &parts(&["p_1_2_1", "p_3_3_1", "tmp_insert_p_9_9_0"]));
+        assert_eq!(interrupted.iter().map(|entry| (entry.part, entry.token)).collect::<Vec<_>>(), [("p_4_4_0", "e")]);
     }
 
     #[test]
-    fn parts_that_were_replaced_or_expired_are_not_torn() {
+    fn entries_of_replaced_or_expired_parts_are_kept() {
         let log = "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n1\tp_3_3_0\tc\n";
         // A rebuild replaced all of p by one part of a higher number.
-        assert!(torn_entries(log, &parts(&["p_4_4_0"])).is_empty());
-        // One insert was torn at the same time: the newest.
-        let torn = torn_entries(log, &parts(&["p_4_4_0", "tmp_insert_p_7_7_0", "tmp_insert_q_8_8_0"]));
-        assert_eq!(torn.iter().map(|entry| entry.token).collect::<Vec<_>>(), ["c"]);
+        assert!(interrupted_entries(log, &parts(&["p_4_4_0"])).is_empty());
+        // One insert was interrupted at the same time: the newest.
+        let interrupted = interrupted_entries(log, &parts(&["p_4_4_0", "tmp_insert_p_7_7_0", "tmp_insert_q_8_8_0"]));
+        assert_eq!(interrupted.iter().map(|entry| entry.token).collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]
-    fn a_repair_revokes_once_and_cuts_a_torn_line() {
-        let root = std::env::temp_dir().join(format!("tallyhouse-torn-{}", std::process::id()));
+    fn a_repair_revokes_once_and_removes_a_cut_off_line() {
+        let root = std::env::temp_dir().join(format!("tallyhouse-dedup-log-{}", std::process::id()));
         let table = root.join("store/abc/abcdef");
         fs::create_dir_all(table.join("deduplication_logs")).unwrap();
         fs::create_dir_all(table.join("p_1_1_0")).unwrap();

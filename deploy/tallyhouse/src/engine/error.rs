@@ -1,4 +1,4 @@
-//! Why there is no ClickHouse, in one line each that says what to do.
+//! Errors of the engine, each one line that says what to do.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,9 +4,9 @@
 //! Engine::start -> program, data, ports free? -> write settings -> supervisor thread -> `tallyhouse engine` -> ClickHouse
 //! ```
 //!
-//! The child is this program again (`tallyhouse engine`, see [`child`]): it binds its life to ours and becomes
-//! ClickHouse, either by loading it as a library or by turning into `clickhouse server`. The supervisor starts it
-//! again, later and later, whenever it ends unasked.
+//! The child is this program again (`tallyhouse engine`, see [`child`]): it ends when its parent ends, and becomes
+//! ClickHouse, either by loading it as a library or by executing `clickhouse server`. The supervisor restarts it, with
+//! growing pauses, whenever it ends unasked.
 
 pub mod child;
 mod dedup_log;

@@ -1,5 +1,5 @@
-//! What must be free before ClickHouse is started. Each is given a moment: a predecessor that was just killed may still
-//! be giving back its memory, and its lock and ports with it.
+//! Preflight: waits until the lock and the ports are free before ClickHouse starts. A predecessor that was just killed may still
+//! be freeing its memory, and holds its lock and ports until then.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! Whether it answers, and as what.
+//! Probes whether ClickHouse answers, and its version.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which ClickHouse is run.
+//! Finds the ClickHouse to run.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

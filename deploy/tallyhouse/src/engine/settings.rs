@@ -1,4 +1,4 @@
-//! config.xml and users.xml: written at every start, so that they are what this version needs.
+//! Writes config.xml and users.xml at every start, so that they match this version.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Keeps the process running until it is told to stop.
+//! Keeps the process running until the engine is stopped.
 //!
 //! One thread starts the process and waits for it. It has to be one and the same thread: the kernel kills the process
 //! when the *thread* that started it ends, and a runtime's worker threads come and go.
@@ -63,7 +63,7 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ProcessState {
     stopping: bool,
     was_ready: bool,
     ended: bool,
@@ -72,20 +72,20 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Supervised {
     job: Job,
-    state: Mutex<State>,
+    state: Mutex<ProcessState>,
     changed: Condvar,
     phase: watch::Sender<Phase>,
 }
 
 /// The thread and its process. The process is killed when the value goes.
 #[derive(Debug)]
-pub(super) struct Supervisor(Arc<Shared>);
+pub(super) struct Supervisor(Arc<Supervised>);
 
 impl Supervisor {
     pub(super) fn start(job: Job) -> Result<Self, EngineError> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Supervised {
             job,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -153,8 +153,8 @@ impl Drop for Supervisor {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Supervised {
+    fn lock(&self) -> MutexGuard<'_, ProcessState> {
         // Nothing panics while it is held; if something did, the state is still the last that was written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -265,11 +265,14 @@ impl Job {
     fn repair_dedup_logs(&self) {
         match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
             Ok(0) => {}
-            Ok(torn) => {
-                self.metrics.torn_inserts.inc_by(torn as u64);
-                tracing::warn!(torn, "inserts that were torn by a crash were revoked; they will be repeated");
+            Ok(revoked) => {
+                self.metrics.revoked_inserts.inc_by(revoked as u64);
+                tracing::warn!(
+                    revoked,
+                    "entries of the deduplication log without their rows, left by a crash, were revoked; their inserts will be repeated"
+                );
             }
-            Err(error) => tracing::error!(%error, "inserts that were torn by a crash could not be looked for"),
+            Err(error) => tracing::error!(%error, "deduplication logs could not be checked and repaired"),
         }
     }
 

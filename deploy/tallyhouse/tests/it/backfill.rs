@@ -1,4 +1,4 @@
-//! Dimensions that are declared after events came: said, seen, and counted afterwards.
+//! Dimensions that are declared after events were stored: reported, and counted by a backfill.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

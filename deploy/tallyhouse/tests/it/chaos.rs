@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tallyhouse_loadtest::chaos::fleet::Programs;
-use tallyhouse_loadtest::chaos::{self, ChaosConfig, Way};
+use tallyhouse_loadtest::chaos::{self, ChaosConfig, Deployment};
 
 use tallyhouse_testkit::{self as support, programs};
 
@@ -16,7 +16,7 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
     }
     let config = ChaosConfig {
         programs: Programs { tallyhouse: programs::tallyhouse(), ingest: programs::ingest() },
-        way: Way::Kafka,
+        deployment: Deployment::Kafka,
         lasts: Duration::from_secs(12),
         seed: 2_013,
         runs: 1,

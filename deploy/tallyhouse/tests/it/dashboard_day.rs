@@ -1,4 +1,4 @@
-//! People who look at dashboards for hours: nearly everything they see is remembered.
+//! Dashboards that are open for hours: nearly every answer is cached.
 //!
 //! `DASHBOARD_HOURS` makes it longer than a test needs (24: a day).
 
@@ -31,7 +31,7 @@ async fn dashboards_are_answered_from_the_cache() {
     let hours: i64 = ProcessEnv.get("DASHBOARD_HOURS").map_or(1, |text| text.parse().unwrap());
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 9 * 24).await;
-    // As in one process: it is told which days inserts touch.
+    // As in one process: it gets the days that inserts change.
     let settings = Settings { days: Some(DayVersions::default()), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings, &[&project]).await;
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! An insert that a crash tore between the deduplication log and its part is stored by its retry.
+//! An insert that a crash interrupted between the deduplication log and its part is stored by its retry.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,15 +33,15 @@ fn parts(data: &Path, table: &str) -> Vec<PathBuf> {
 async fn a_token_without_its_rows_is_revoked_before_the_next_start() {
     let folder = Folder::create();
     let options = options(folder.path());
-    let chunks = block_of("torn", &["1", "2", "3"]);
+    let chunks = block_of("interrupted", &["1", "2", "3"]);
     let insert = async |engine: &Engine| {
         let client = engine.writer().client();
-        insert_block(&client, "events_in", "torn-token", &chunks, Duration::from_secs(10)).await.unwrap();
+        insert_block(&client, "events_in", "interrupted-token", &chunks, Duration::from_secs(10)).await.unwrap();
     };
     let engine = Engine::start(options.clone()).await.unwrap();
     runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
     insert(&engine).await;
-    assert_eq!(everywhere(&engine.writer(), "torn").await, [3; 4]);
+    assert_eq!(everywhere(&engine.writer(), "interrupted").await, [3; 4]);
     engine.stop(Duration::from_secs(10)).await;
 
     // As a kill between the two steps leaves it: the log knows the insert, the part was never renamed into place.
@@ -54,8 +54,8 @@ async fn a_token_without_its_rows_is_revoked_before_the_next_start() {
         }
     }
     let engine = Engine::start(options).await.unwrap();
-    assert_eq!(everywhere(&engine.writer(), "torn").await, [0, 3, 0, 3]);
+    assert_eq!(everywhere(&engine.writer(), "interrupted").await, [0, 3, 0, 3]);
     insert(&engine).await;
-    assert_eq!(everywhere(&engine.writer(), "torn").await, [3; 4]);
+    assert_eq!(everywhere(&engine.writer(), "interrupted").await, [3; 4]);
     engine.stop(Duration::from_secs(10)).await;
 }

@@ -1,4 +1,4 @@
-//! Delivering records of the log: to Kafka, or beside the log when Kafka takes nothing for their topic or refuses them.
+//! Delivers records of the log to Kafka, or puts them beside the log when Kafka takes nothing for their topic or refuses them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! What the reader has done with the log: the next offset, and what is being inserted from there ([`crate::intent`]).
+//! The committed offset of the reader, and the intent from there ([`crate::intent`]).
 //!
-//! Two slots are written in turn. One that is torn does not count, and the other says what was true before.
+//! Two slots are written in turn. After a torn write the other slot holds the commit before.
 
 use std::io;
 

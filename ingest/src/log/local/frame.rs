@@ -121,9 +121,9 @@ pub fn is_whole(header: GroupHeader, salt: u32, body: &[u8]) -> bool {
     bytes == body.len()
 }
 
-/// What stands at a place of a segment.
+/// What a segment has at an offset in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum SegmentItem {
     /// A group whose header is whole, and whose body is there. Its records may be damaged.
     Group(GroupHeader),
     /// No group; the next one that is whole begins so many bytes later.
@@ -136,12 +136,12 @@ pub enum Found {
 }
 
 /// Looks at the beginning of `bytes` for a group of offsets from `least` on.
-pub fn look(bytes: &[u8], salt: u32, least: i64) -> Found {
+pub fn look(bytes: &[u8], salt: u32, least: i64) -> SegmentItem {
     let group = |bytes: &[u8]| {
         GroupHeader::decode(bytes, salt).filter(|header| header.first >= least && header.bytes() <= bytes.len())
     };
     if let Some(header) = group(bytes) {
-        return Found::Group(header);
+        return SegmentItem::Group(header);
     }
     let later = memchr::memmem::find_iter(bytes, &GROUP_MAGIC).find(|at| {
         bytes.get(*at..).and_then(group).is_some_and(|header| {
@@ -149,8 +149,8 @@ pub fn look(bytes: &[u8], salt: u32, least: i64) -> Found {
         })
     });
     match later {
-        Some(bytes) => Found::Damage { bytes },
-        None => Found::End,
+        Some(bytes) => SegmentItem::Damage { bytes },
+        None => SegmentItem::End,
     }
 }
 
@@ -219,10 +219,10 @@ mod tests {
         let next = group(9, &[b"next"]);
         let mut bytes = [group(7, &[&forged, &group(3, &[b"old"])]), next.clone()].concat();
         let first = bytes.len() - next.len();
-        assert!(matches!(look(&bytes, SALT, 7), Found::Group(header) if header.end() == 9));
+        assert!(matches!(look(&bytes, SALT, 7), SegmentItem::Group(header) if header.end() == 9));
         bytes[8] ^= 1;
-        assert_eq!(look(&bytes, SALT, 7), Found::Damage { bytes: first });
-        assert_eq!(look(&bytes[..first], SALT, 7), Found::End);
-        assert_eq!(look(&[0; 100], SALT, 0), Found::End);
+        assert_eq!(look(&bytes, SALT, 7), SegmentItem::Damage { bytes: first });
+        assert_eq!(look(&bytes[..first], SALT, 7), SegmentItem::End);
+        assert_eq!(look(&[0; 100], SALT, 0), SegmentItem::End);
     }
 }

@@ -1,4 +1,4 @@
-//! The group that grows while the one before is synced.
+//! The open group, which grows while the one before is synced.
 
 use std::sync::{Condvar, MutexGuard};
 

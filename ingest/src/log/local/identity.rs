@@ -1,4 +1,4 @@
-//! What a log is known by for as long as its folder lives.
+//! The identity of a log, which lasts as long as its folder.
 
 use std::io;
 

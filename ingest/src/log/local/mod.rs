@@ -49,7 +49,7 @@ use tokio::sync::watch;
 
 use crate::event_key::EventKey;
 use crate::intent::Intent;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 pub use commit::Committed;
 use commit::{COMMIT, Commits};
 use disk::{Disk, Folder};

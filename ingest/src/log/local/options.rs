@@ -1,10 +1,10 @@
-//! What a log is opened with.
+//! The options of a log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event_key::EventKey;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// Bytes of a segment, at least and at most: an eighth of what may wait.
 const SEGMENT_BYTES: (u64, u64) = (1 << 20, 64 << 20);

@@ -1,5 +1,5 @@
-//! The power goes, or the disk fails, at every operation of a log that is written, read, committed and retired. Whatever was on its
-//! way is on the disk in part: any sectors of it, and any of the names.
+//! Cuts the power, or fails the disk, at every operation of a log that is written, read, committed and retired. Unsynced
+//! writes are on the disk in part: any sectors of them, and any of the names.
 //!
 //! No acknowledged record is lost, none is invented, and what the log says of damage is true.
 

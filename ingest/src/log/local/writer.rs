@@ -1,4 +1,4 @@
-//! The thread that writes: a group with all that came while the one before was synced.
+//! The writer thread: writes and syncs a group of all records that came while the one before was synced.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -165,12 +165,12 @@ impl<D: Disk> LocalLog<D> {
             let synced = DiskFile::sync(&*unsynced.file);
             self.segments().synced_to(&unsynced, synced)?;
         }
-        self.tell_synced();
+        self.publish_synced();
         Ok(())
     }
 
     /// Publishes up to where the log may be read.
-    fn tell_synced(&self) {
+    fn publish_synced(&self) {
         let synced = self.segments().synced();
         self.unsynced().retain(|(end, ..)| *end > synced);
         self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
@@ -185,7 +185,7 @@ impl<D: Disk> LocalLog<D> {
             open.take()
         };
         let lost: Vec<_> = group.into_iter().chain([behind]).collect();
-        self.tell_synced();
+        self.publish_synced();
         let next = self.segments().next();
         let acknowledged = std::mem::take(&mut *self.unsynced());
         if !acknowledged.is_empty() {

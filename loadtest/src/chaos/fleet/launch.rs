@@ -1,4 +1,4 @@
-//! How each program of a fleet is started: its arguments and variables.
+//! The arguments and variables of each program of a fleet.
 
 use std::path::PathBuf;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::plan::{Fault, Target, Way};
+use super::plan::{Deployment, Fault, Target};
 use crate::brokers::{Brokers, BrokersError};
 use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
@@ -76,11 +76,11 @@ pub struct Layout {
     pub settings: Vec<(String, String)>,
 }
 
-impl From<Way> for Layout {
-    fn from(way: Way) -> Self {
-        match way {
-            Way::Kafka => Self { brokers: 3, consumers: 2, settings: Vec::new() },
-            Way::Embedded => Self::default(),
+impl From<Deployment> for Layout {
+    fn from(deployment: Deployment) -> Self {
+        match deployment {
+            Deployment::Kafka => Self { brokers: 3, consumers: 2, settings: Vec::new() },
+            Deployment::Embedded => Self::default(),
         }
     }
 }

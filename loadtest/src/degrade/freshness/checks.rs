@@ -1,4 +1,4 @@
-//! What is asked, and whether an answer is as young as promised.
+//! The queries, and the check that an answer is as fresh as promised.
 
 use std::fmt;
 use std::time::Duration;

@@ -66,7 +66,7 @@ pub struct FreshnessConfig {
 
 /// What Redis is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum RedisState {
     /// As it should be.
     Healthy,
     /// `maxmemory` without eviction: it answers reads and refuses writes.
@@ -79,7 +79,8 @@ pub enum State {
     Frozen,
 }
 
-const STATES: [State; 5] = [State::Healthy, State::Full, State::Evicting, State::Replaced, State::Frozen];
+const REDIS_STATES: [RedisState; 5] =
+    [RedisState::Healthy, RedisState::Full, RedisState::Evicting, RedisState::Replaced, RedisState::Frozen];
 
 /// The answers of a run, judged.
 #[derive(Debug, Clone)]
@@ -87,7 +88,7 @@ pub struct FreshnessReport {
     /// Late events that were stored.
     pub events: u64,
     /// By state of Redis.
-    pub phases: Vec<(State, Judged)>,
+    pub phases: Vec<(RedisState, Judged)>,
 }
 
 impl FreshnessReport {
@@ -100,7 +101,7 @@ impl FreshnessReport {
 impl fmt::Display for FreshnessReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "late events {}", self.events)?;
-        for state in STATES {
+        for state in REDIS_STATES {
             let mut all = Judged::default();
             self.phases.iter().filter(|(of, _)| *of == state).for_each(|(_, judged)| all.merge(judged));
             writeln!(f, "{state:?}: {all}")?;
@@ -109,9 +110,9 @@ impl fmt::Display for FreshnessReport {
     }
 }
 
-/// Runs for as long as configured; `tell` hears what is being done.
-pub async fn run(config: &FreshnessConfig, tell: impl Fn(&str)) -> Result<FreshnessReport, DegradeError> {
-    tell("starting a system of its own, and three instances");
+/// Runs for as long as configured; `progress` gets each step.
+pub async fn run(config: &FreshnessConfig, progress: impl Fn(&str)) -> Result<FreshnessReport, DegradeError> {
+    progress("starting a system of its own, and three instances");
     let mut stage = Stage::start(&config.programs).await?;
     let ttl = config.ttl.as_millis().to_string();
     let mut instances = Vec::new();
@@ -129,7 +130,7 @@ pub async fn run(config: &FreshnessConfig, tell: impl Fn(&str)) -> Result<Freshn
             tokio::spawn(ask(Arc::clone(&instance.api), config.seed.wrapping_add(number), stopped.clone()))
         })
         .collect();
-    let phases = breaks(&mut stage.redis, config, &tell).await;
+    let phases = breaks(&mut stage.redis, config, &progress).await;
     stop.send_replace(true);
     let ended = |error: tokio::task::JoinError| DegradeError::Worthless(error.to_string());
     let mut asked = Vec::new();
@@ -152,43 +153,47 @@ pub async fn run(config: &FreshnessConfig, tell: impl Fn(&str)) -> Result<Freshn
 
 /// A state of Redis, in time.
 struct Phase {
-    state: State,
+    state: RedisState,
     began: Instant,
     /// From here on it counts as healthy, until the next phase.
     healthy_from: Instant,
 }
 
-async fn breaks(redis: &mut Redis, config: &FreshnessConfig, tell: &impl Fn(&str)) -> Result<Vec<Phase>, DegradeError> {
+async fn breaks(
+    redis: &mut Redis,
+    config: &FreshnessConfig,
+    progress: &impl Fn(&str),
+) -> Result<Vec<Phase>, DegradeError> {
     let (end, mut phases) = (Instant::now() + config.lasts, Vec::new());
-    for state in STATES.into_iter().cycle() {
+    for state in REDIS_STATES.into_iter().cycle() {
         let began = Instant::now();
         if began >= end {
             break;
         }
-        tell(&format!("Redis: {state:?}"));
+        progress(&format!("Redis: {state:?}"));
         let broken = config.phase.mul_f64(1.0 - HEALTHY_PART);
         let healthy = config.phase.mul_f64(HEALTHY_PART);
         match state {
-            State::Healthy => sleep(broken).await,
-            State::Full => {
+            RedisState::Healthy => sleep(broken).await,
+            RedisState::Full => {
                 redis.command("CONFIG SET maxmemory 1").await?;
                 sleep(broken).await;
                 redis.command("CONFIG SET maxmemory 0").await?;
             }
-            State::Evicting => {
+            RedisState::Evicting => {
                 let until = Instant::now() + broken;
                 while Instant::now() < until {
                     redis.command(EVICTS).await?;
                     sleep(Duration::from_millis(700)).await;
                 }
             }
-            State::Replaced => {
+            RedisState::Replaced => {
                 sleep(broken / 2).await;
                 redis.kill();
                 redis.start_again().await?;
                 sleep(broken / 2).await;
             }
-            State::Frozen => {
+            RedisState::Frozen => {
                 redis.freeze()?;
                 sleep(broken).await;
                 redis.thaw()?;
@@ -196,7 +201,7 @@ async fn breaks(redis: &mut Redis, config: &FreshnessConfig, tell: &impl Fn(&str
         }
         let healed = Instant::now();
         sleep(healthy).await;
-        let healthy_from = if state == State::Healthy { began } else { healed + RECOVERS };
+        let healthy_from = if state == RedisState::Healthy { began } else { healed + RECOVERS };
         phases.push(Phase { state, began, healthy_from });
     }
     Ok(phases)

@@ -1,4 +1,4 @@
-//! Raw events by hour, as they were at many moments.
+//! Samples of raw events by hour, each with its time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

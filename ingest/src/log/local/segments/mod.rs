@@ -1,4 +1,4 @@
-//! The segments of a log, and what is in them. Blocking, and without a lock: [`super`] puts both around it.
+//! The segments of a log, and their contents. Blocking, and without a lock: [`super`] puts both around it.
 
 mod open;
 mod read;

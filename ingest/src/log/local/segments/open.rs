@@ -1,11 +1,11 @@
-//! A start: every segment is read, the torn tail is cut, and damage is set aside.
+//! Recovery at start: reads every segment, cuts off the torn tail, and sets damage aside.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use super::super::disk::{self, Disk, DiskFile};
-use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader};
+use super::super::frame::{self, GROUP_HEADER, GroupHeader, SegmentItem};
 use super::{Bounds, Damage, Name, Record, Segment, Segments, lost, spare};
 
 impl<D: Disk> Segments<D> {
@@ -108,16 +108,16 @@ impl<D: Disk> Segments<D> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if end.is_some_and(|end| segment.end >= end) {
-                // What a failed sync left behind: nobody was told of it, and the next segment has its offsets.
+                // What a failed sync left behind: it was not acknowledged, and the next segment has its offsets.
                 break;
             }
             match frame::look(rest, salt, segment.end) {
-                Found::Group(group) => {
+                SegmentItem::Group(group) => {
                     let body = rest.get(GROUP_HEADER..group.bytes()).unwrap_or_default();
                     let is_whole = frame::is_whole(group, salt, body);
                     let has_later = || {
                         let after = rest.get(group.bytes()..).unwrap_or_default();
-                        !is_last || frame::look(after, salt, group.end()) != Found::End
+                        !is_last || frame::look(after, salt, group.end()) != SegmentItem::End
                     };
                     if !is_whole && !has_later() {
                         damage = damage.and(self.cut(&segment, rest));
@@ -132,12 +132,12 @@ impl<D: Disk> Segments<D> {
                     segment.took(group, at as u64);
                     at += group.bytes();
                 }
-                Found::Damage { bytes } => {
+                SegmentItem::Damage { bytes } => {
                     self.keep(&format!("{name}.{at}.damaged"), rest.get(..bytes).unwrap_or_default());
                     damage.files += 1;
                     at += bytes;
                 }
-                Found::End => {
+                SegmentItem::End => {
                     if is_last {
                         damage = damage.and(self.cut(&segment, rest));
                     }

@@ -1,10 +1,10 @@
-//! Reading what is synced, without holding up who writes.
+//! Reads synced records without delaying the writer.
 
 use std::io;
 use std::sync::Arc;
 
 use super::super::disk::{self, DiskFile};
-use super::super::frame::{self, Found, GROUP_HEADER, GroupHeader};
+use super::super::frame::{self, GROUP_HEADER, GroupHeader, SegmentItem};
 use super::{Damage, Record, lost};
 
 /// Read at a time, unless a group is larger.
@@ -74,7 +74,7 @@ fn read_segment<F: DiskFile>(
                 break;
             }
             match frame::look(rest, segment.salt, expected) {
-                Found::Group(group) => {
+                SegmentItem::Group(group) => {
                     done += group.bytes();
                     expected = group.end();
                     if group.end() <= progress.next {
@@ -106,9 +106,9 @@ fn read_segment<F: DiskFile>(
                         return Ok(false);
                     }
                 }
-                Found::Damage { bytes } => done += bytes,
-                Found::End if is_rest => done = bytes.len(),
-                Found::End => break,
+                SegmentItem::Damage { bytes } => done += bytes,
+                SegmentItem::End if is_rest => done = bytes.len(),
+                SegmentItem::End => break,
             }
         }
         // The next group as a whole; where none is known, more.

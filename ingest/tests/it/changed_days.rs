@@ -1,4 +1,4 @@
-//! What an ingester has to tell Redis, whatever becomes of either: a cached answer about what was inserted is not given again.
+//! Changed days reach Redis, whatever becomes of it or of the ingester: a cached answer about what was inserted is not served again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
-use tallyhouse_ingest::metrics::Metrics;
+use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::changed_days::{
     ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
@@ -23,7 +23,7 @@ use tallyhouse_testkit::{
 /// Nobody listens there.
 const AWAY: &str = "redis://127.0.0.1:1";
 
-const TOLD: &str = "tallyhouse_ingest_touched_everything_total";
+const INVALIDATED: &str = "tallyhouse_ingest_touched_everything_total";
 const FAILED: &str = "tallyhouse_ingest_touched_days_failures_total";
 
 /// What can wait for Redis.
@@ -33,14 +33,14 @@ fn days(project: &str, days: std::ops::Range<i32>) -> Vec<DayChange> {
     days.map(|day| DayChange::day(project, day)).collect()
 }
 
-/// What tells Redis, without an ingester around it.
-struct Telling {
+/// A publisher to Redis, without an ingester around it.
+struct Publishing {
     metrics: Arc<Metrics>,
     publisher: Publisher,
     data: Folder,
 }
 
-impl Telling {
+impl Publishing {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
@@ -60,11 +60,11 @@ impl Telling {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_after_an_outage_is_taken_however_much_it_is() {
-    let (redis, project, telling) = (Redis::start().await, new_project(), Telling::new());
+    let (redis, project, publishing) = (Redis::start().await, new_project(), Publishing::new());
     let waiting = days(&project, 0..MOST);
     eventually("Redis takes all of them", async || {
-        telling.publisher.publish(&waiting);
-        telling.try_once(&redis.url).await
+        publishing.publisher.publish(&waiting);
+        publishing.try_once(&redis.url).await
     })
     .await;
     let known = redis.command(&format!("HLEN {DAYS_KEY}{project}")).await;
@@ -89,20 +89,20 @@ async fn a_query_api_passes_on_a_long_list_of_days() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_told_when_days_found_no_room() {
-    let (redis, project, telling) = (Redis::start().await, new_project(), Telling::new());
-    telling.publisher.publish(&days(&project, 0..MOST));
-    telling.publisher.publish(&days(&project, 1_000..MOST));
-    assert_eq!(telling.metrics.changed_days_dropped.get(), 0, "they wait already");
-    telling.publisher.publish(&days(&project, MOST - 1..MOST + 2));
-    assert_eq!(telling.metrics.changed_days_dropped.get(), 2);
-    eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
+async fn everything_is_invalidated_when_days_found_no_room() {
+    let (redis, project, publishing) = (Redis::start().await, new_project(), Publishing::new());
+    publishing.publisher.publish(&days(&project, 0..MOST));
+    publishing.publisher.publish(&days(&project, 1_000..MOST));
+    assert_eq!(publishing.metrics.changed_days_dropped.get(), 0, "they wait already");
+    publishing.publisher.publish(&days(&project, MOST - 1..MOST + 2));
+    assert_eq!(publishing.metrics.changed_days_dropped.get(), 2);
+    eventually("Redis takes what waits", async || publishing.try_once(&redis.url).await).await;
     // More than once where Redis was too slow for the days that follow.
-    let told = telling.metrics.changed_days_everything.get();
-    assert!(told >= 1 && redis.number(GENERATIONS, ALL).await >= 1, "{told}");
-    telling.publisher.publish(&days(&project, 0..1));
-    eventually("Redis takes what waits", async || telling.try_once(&redis.url).await).await;
-    assert_eq!(telling.metrics.changed_days_everything.get(), told, "not again");
+    let invalidated = publishing.metrics.changed_days_everything.get();
+    assert!(invalidated >= 1 && redis.number(GENERATIONS, ALL).await >= 1, "{invalidated}");
+    publishing.publisher.publish(&days(&project, 0..1));
+    eventually("Redis takes what waits", async || publishing.try_once(&redis.url).await).await;
+    assert_eq!(publishing.metrics.changed_days_everything.get(), invalidated, "not again");
 }
 
 /// A day's answer, cached through Redis, and ingesters that come and go.
@@ -132,9 +132,9 @@ impl Place {
         Ingester::start_with(engine().await.writer(), &self.data, &self.project, &settings).await
     }
 
-    /// Starts an ingester that reaches Redis, stops it, and gives how often it told that everything may have changed.
+    /// Starts an ingester that reaches Redis, stops it, and gives how often it invalidated everything.
     async fn start_and_stop(&self) -> u64 {
-        self.ingester(&self.redis.url).await.stop_and_measure(TOLD).await
+        self.ingester(&self.redis.url).await.stop_and_measure(INVALIDATED).await
     }
 
     /// An event of that day, stored.
@@ -142,7 +142,7 @@ impl Place {
         let event = json!({"eventType": "a", "timestamp": (self.from + 60) * 1_000}).to_string();
         let importer = ingester.endpoint_with_key(&format!("import-{}", self.project));
         assert_eq!(importer.post_with("wait=stored", event.into()).await.unwrap().status, 200);
-        // What an ingester would send again, it would tell of again.
+        // What an ingester would send again, it would publish again.
         eventually("it is committed", async || !is_inserting(&self.data)).await;
     }
 
@@ -157,30 +157,30 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_ingester_did_not_tell_shows_after_its_restart_and_an_orderly_one_forgets_nothing() {
+async fn what_a_killed_ingester_did_not_publish_shows_after_its_restart_and_an_orderly_one_forgets_nothing() {
     let place = Place::new().await;
     let hit = |events: u64| ("HIT".to_owned(), json!([events]));
     assert_eq!([place.start_and_stop().await, place.start_and_stop().await], [0, 0]);
     assert_eq!(place.answer().await, hit(3));
 
-    // Killed before it told Redis: this one because it never reached it.
+    // Killed before it published to Redis: this one because it never reached it.
     let doomed = place.ingester(AWAY).await;
     place.late_event(&doomed).await;
     doomed.kill(&place.data).await;
-    assert_eq!(place.answer().await, hit(3), "nobody told");
+    assert_eq!(place.answer().await, hit(3), "nothing was published");
     assert_eq!(place.start_and_stop().await, 1);
     place.shows(4).await;
     assert_eq!(place.start_and_stop().await, 0);
     assert_eq!(place.answer().await, hit(4));
 
-    // Stopped in order, and Redis was not there to be told.
+    // Stopped in order, and Redis was away.
     let lonely = place.ingester(AWAY).await;
     place.late_event(&lonely).await;
     assert_eq!(lonely.stop_and_measure("tallyhouse_ingest_touched_days_dropped_total").await, 1);
-    assert_eq!(place.answer().await, hit(4), "nobody told");
-    // Nor is this one heard, which has nothing to tell but that.
+    assert_eq!(place.answer().await, hit(4), "nothing was published");
+    // Nor does this one reach it, which has nothing else to publish.
     let unheard = place.ingester(AWAY).await;
-    assert_eq!(unheard.stop_and_measure(TOLD).await, 0);
+    assert_eq!(unheard.stop_and_measure(INVALIDATED).await, 0);
     assert_eq!(place.start_and_stop().await, 1);
     place.shows(5).await;
     assert!(markers(&place.data).is_empty());
@@ -197,12 +197,12 @@ async fn a_consumer_after_a_killed_one_tells_redis_as_soon_as_it_is_there() {
     let settings = [("REDIS_URL", &*redis_url), ("KAFKA_BROKERS", "127.0.0.1:1"), ("INGEST_ROLE", "consumer")];
     let consumer = Ingester::start_unready(engine().await.writer(), &data, &project, &settings).await;
     eventually("it has tried twice", async || consumer.metric(FAILED) >= 2).await;
-    assert_eq!((consumer.metric(TOLD), markers(&data).len()), (0, 2));
+    assert_eq!((consumer.metric(INVALIDATED), markers(&data).len()), (0, 2));
     let redis = Redis::start_on(port).await;
-    eventually("Redis is told", async || consumer.metric(TOLD) == 1).await;
+    eventually("everything is invalidated", async || consumer.metric(INVALIDATED) == 1).await;
     assert!(redis.number(GENERATIONS, ALL).await >= 1);
     eventually("only its own marker is left", async || markers(&data).len() == 1).await;
-    assert_eq!(consumer.stop_and_measure(TOLD).await, 1);
+    assert_eq!(consumer.stop_and_measure(INVALIDATED).await, 1);
     assert!(markers(&data).is_empty());
 }
 
@@ -222,7 +222,7 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     let day = BTreeSet::from([DayChange::day("p", 3)]);
     redis.command("HSET tallyhouse:writers gone 5").await.unwrap();
 
-    // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not tell.
+    // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not publish.
     redis.command("CONFIG SET maxmemory 1").await.unwrap();
     for refused in
         [invalidate_everything(&pool, &gone).await, invalidate(&pool, &day).await, beat(&pool, "gone", 6).await]
@@ -241,7 +241,7 @@ async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
 
     invalidate(&pool, &day).await.unwrap();
     invalidate_everything(&pool, &gone).await.unwrap();
-    let told =
+    let found =
         (redis.number(&key, "3").await, redis.number(GENERATIONS, ALL).await, redis.number(WRITERS, "gone").await);
-    assert_eq!(told, (1, 1, 0));
+    assert_eq!(found, (1, 1, 0));
 }

@@ -1,4 +1,4 @@
-//! Cells that would not stand still, compared while nothing is written.
+//! Compares moving cells behind the gate, while nothing is written: a stable difference is drift.
 //!
 //! A cell that inserts are always under way to never shows the same difference twice, whether it has drifted or not.
 //! Behind the gate nothing is under way: what differs there has drifted, or waits for the next attempt of an insert that
@@ -15,37 +15,37 @@ use super::rebuild::Options;
 use super::verify::{Drift, look_at};
 use crate::error::StoreError;
 
-/// What became of cells that moved.
+/// Moving cells, compared behind the gate.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// They differ, and stand still behind the gate.
+pub(super) struct Stable {
+    /// Cells whose difference is stable.
     pub drifts: Vec<Drift>,
     /// Cells whose difference was another one the second time: an attempt came in between, and is to be looked at again.
-    pub unsettled: usize,
+    pub unstable: usize,
 }
 
-/// Tells drift from movement among `moving`.
-pub(super) async fn settle(
+/// The cells among `moving` that have drifted.
+pub(super) async fn stable_drifts(
     client: &Client,
     lock: &Lock,
     options: &Options,
     moving: Vec<Drift>,
-) -> Result<Settled, RollupsError> {
+) -> Result<Stable, RollupsError> {
     let first = look_behind_the_gate(client, lock, options, &moving).await?;
     if first.is_empty() {
-        return Ok(Settled::default());
+        return Ok(Stable::default());
     }
     sleep(options.pause).await;
-    let mut settled = Settled::default();
+    let mut stable = Stable::default();
     for drift in look_behind_the_gate(client, lock, options, &first).await? {
         let is_same = |before: &Drift| before.key() == drift.key() && before.difference() == drift.difference();
         if first.iter().any(is_same) {
-            settled.drifts.push(drift);
+            stable.drifts.push(drift);
         } else {
-            settled.unsettled += 1;
+            stable.unstable += 1;
         }
     }
-    Ok(settled)
+    Ok(stable)
 }
 
 async fn look_behind_the_gate(
