@@ -58,7 +58,7 @@ fn write_secret(text: &mut String, definition: &Definition) {
     let _ok = write!(text, "\n  {}\n          {}", definition.name, definition.meaning);
 }
 
-/// Clap is not to read the variable: [`super::read`] does, and knows what a flag gave.
+/// Clap is not to read the variable: [`super::read()`] does, and knows what a flag gave.
 fn flag(arg: Arg, definition: &Definition) -> Arg {
     let bounds = definition.bounds.as_ref().map(|bounds| format!(" [{bounds}]")).unwrap_or_default();
     let unit = definition.bounds.as_ref().and_then(|bounds| bounds.rsplit(' ').next());

@@ -1,6 +1,6 @@
 //! `tallyhouse doctor`: checks everything that `up` needs, one line per check, without starting or leaving anything.
 //!
-//! [`machine`] checks this machine: data folder, engine, ports, limits. [`services`] checks ClickHouse, Kafka and Redis.
+//! `machine` checks this machine: data folder, engine, ports, limits. `services` checks ClickHouse, Kafka and Redis.
 
 mod machine;
 mod services;

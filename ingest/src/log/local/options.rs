@@ -62,6 +62,6 @@ pub struct Options {
     pub metrics: Arc<Metrics>,
     /// Who remembers ids.
     pub on_lost: OnLost,
-    /// See [`Bounds::saved`].
+    /// See `Bounds::saved` in `segments/`.
     pub saved: i64,
 }
