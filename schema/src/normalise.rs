@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dimension_that_is_not_counted_as_given_is_told() {
+    fn a_dimension_that_is_not_counted_as_given_is_reported() {
         let event_type = [("changed_dimension", "eventType".to_owned())];
         assert_eq!(warned(r#"{"eventType":"fli\u0009ght"}"#), event_type);
         let long = "x".repeat(MAX_VALUE_BYTES + 1);
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_sent_what_was_changed_is_told() {
+    fn whoever_sent_what_was_changed_is_reported() {
         let long = "x".repeat(MAX_TEXT_BYTES + 1);
         let json = format!(
             r#"{{"eventType":"a","timestamp":"9999-01-01T00:00:00Z","{long}":1,"p":"{long}","context":{{"ip":"?","country":"{long}"}}}}"#
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_are_taken_out_are_told() {
+    fn characters_that_are_taken_out_are_reported() {
         let json = r#"{"eventType":"flight","eventId":"1\n","userId":"u\u0000","sessionId":"s\t","anonymousId":"a",
             "context":{"country":"D\u0000E","page":"/\u0000"},"properties":{"origin":"J\u0000K","k\u0000":"line\n"}}"#;
         let expected = ["userId", "sessionId", "context.country", "context.page", "origin", "k"];

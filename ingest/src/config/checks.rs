@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_nothing_is_told() {
+    fn what_does_nothing_is_reported() {
         let mut set = env(&[("KAFKA_TOPIC", "t"), ("INGEST_BATCH_ROWS", "1")]);
         assert_eq!(without_effect(&set), ["KAFKA_TOPIC has no effect without KAFKA_BROKERS"]);
         set.extend(env(&[("KAFKA_BROKERS", "b")]));

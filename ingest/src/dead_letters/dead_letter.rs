@@ -304,7 +304,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_a_dead_letter_is_told_without_being_quoted() {
+    fn what_is_not_a_dead_letter_is_reported_without_being_quoted() {
         let error = DeadLetter::from_json(br#"{"v":1,"secret":"x"}"#).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
         assert_eq!(DeadLetter::from_json(br#"{"v":2}"#), Err(Broken::Version(2)));

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_lose_events_are_told() {
+    fn settings_that_lose_events_are_reported() {
         let topic = |copies, settings: &[(&str, &str)]| Topic {
             partitions: 4,
             copies,

@@ -77,7 +77,7 @@ mod tests {
     use crate::telemetry::Metrics;
 
     #[test]
-    fn the_worst_trouble_is_told_until_its_batch_ends() {
+    fn the_worst_trouble_is_reported_until_its_batch_ends() {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let store = Store {
             client: Client::default(),

@@ -311,7 +311,7 @@ async fn a_disk_that_fills_up_refuses_events_before_any_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_not_understood_is_told_with_what_to_do() {
+async fn a_commit_that_is_not_understood_is_reported_with_what_to_do() {
     let place = Place::new().await;
     let service = place.service(&[]).await;
     assert_eq!(service.send_stored(events(0..10)).await.status, 200);

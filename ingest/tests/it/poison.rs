@@ -277,7 +277,7 @@ async fn a_dead_letter_is_final_even_when_the_cause_is_gone_at_the_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_refuses_everything_makes_no_dead_letters_and_is_told() {
+async fn a_store_that_refuses_everything_makes_no_dead_letters_and_is_reported() {
     let place = Place::new().await;
     let service = place.service(&[("REFUSED_GRACE_MS", "1000")]).await;
     assert_eq!(service.send(mixed(10, &[])).await.status, 202);

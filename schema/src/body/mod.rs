@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_into_events_and_stands_beside_them_is_told() {
+    fn what_belongs_into_events_and_stands_beside_them_is_reported() {
         for last in ["{}", "NaN"] {
             for (beside, told) in [
                 (r#""sentAt":5,"apiKey":"x""#, None),

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_variable_is_told_with_the_nearest() {
+    fn a_misspelt_variable_is_reported_with_the_nearest() {
         let cases = [
             ("INGEST_BATCH_ROW", "INGEST_BATCH_ROWS"),
             ("QUERY_CACHE_TTL", "QUERY_CACHE_TTL_MS"),

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_nothing_is_told() {
+    fn what_does_nothing_is_reported() {
         assert_eq!(without_effect(&BTreeMap::new()), <[String; 0]>::default());
         let embedded = env(&[("CLICKHOUSE_USER", "u"), ("KAFKA_GROUP", "g")]);
         assert_eq!(

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_is_worked_on_is_told() {
+    fn data_that_is_worked_on_is_reported() {
         let data = std::env::temp_dir().join(format!("tallyhouse-doctor-lock-{}", std::process::id()));
         std::fs::create_dir_all(data.join("clickhouse")).unwrap();
         let path = data.join("clickhouse").join("status");

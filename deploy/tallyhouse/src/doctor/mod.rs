@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_told_with_the_variable() {
+    async fn what_is_wrong_is_reported_with_the_variable() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port().to_string();
         let problems = failures(&[
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn services_that_are_away_are_told() {
+    async fn services_that_are_away_are_reported() {
         let problems = failures(&[
             ("CLICKHOUSE_URL", "http://127.0.0.1:1"),
             ("KAFKA_BROKERS", "127.0.0.1:1"),

@@ -157,7 +157,7 @@ fn help_and_version_start_nothing() {
 }
 
 #[test]
-fn what_cannot_be_used_or_means_nothing_is_told_with_its_name() {
+fn what_cannot_be_used_or_means_nothing_is_reported_with_its_name() {
     let beside = std::path::Path::new(env!("CARGO_BIN_EXE_tallyhouse"));
     let ingest = |arguments: &[&str], env: &[(&str, &str)]| {
         let mut command = Command::new(beside.with_file_name("ingest"));

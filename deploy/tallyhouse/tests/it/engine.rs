@@ -115,7 +115,7 @@ async fn data_that_another_clickhouse_works_on_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_missing_library_is_told_with_the_way_out() {
+async fn a_missing_library_is_reported_with_the_way_out() {
     let folder = Folder::create();
     let path = folder.path().join("libchdb.so");
     let error = refusal(EngineOptions { program: Program::Library(path.clone()), ..options(folder.path()) }).await;
@@ -136,7 +136,7 @@ async fn a_library_of_another_version_is_not_loaded() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_library_is_told_at_once_in_its_own_words() {
+async fn what_is_not_a_library_is_reported_at_once_in_its_own_words() {
     let folder = Folder::create();
     let error = refusal(with_library(&folder, PINNED_VERSION)).await;
     let EngineError::Ended { log, .. } = &error else { panic!("{error}") };
