@@ -8,7 +8,7 @@ use tallyhouse_sql::Connection;
 
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::up::{self, UpError};
 
 /// How long a running one may take to answer.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 use crate::up::{STOP_WITHIN, UpError, engine_options};
 use crate::{migrate, tables};
 

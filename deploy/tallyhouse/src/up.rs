@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config, EngineConfig};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::engine::{Engine, EngineError, EngineOptions};
-use crate::metrics::Metrics;
 use crate::migrate;
 use crate::tables::{self, TablesError};
+use crate::telemetry::Metrics;
 
 /// How long ClickHouse may take to start: it loads every part of every table.
 const START_WITHIN: Duration = Duration::from_secs(120);

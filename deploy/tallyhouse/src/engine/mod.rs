@@ -24,7 +24,7 @@ use std::time::Duration;
 use tallyhouse_sql::Connection;
 
 use crate::credentials::Credentials;
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 pub use error::EngineError;
 pub use library::LibraryError;
 pub use preflight::data_in_use;

@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::credentials::Credentials;
-    use crate::metrics::Metrics;
+    use crate::telemetry::Metrics;
 
     fn options(program: Program, projects: &[&str]) -> EngineOptions {
         EngineOptions {

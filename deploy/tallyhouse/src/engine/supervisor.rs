@@ -22,7 +22,7 @@ use super::error::EngineError;
 use super::program::Program;
 use super::settings::Files;
 
-use crate::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
