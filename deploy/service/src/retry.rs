@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-/// What the ingester writes: inserts, dead letters, repairs, and what Kafka did not take (`ingest/src/store.rs`).
+/// What the ingester writes: inserts, dead letters, repairs, and what Kafka did not take (`ingest/src/poison/storing.rs`, `worker/committer.rs` and others).
 pub const WRITE: Policy = Policy::new(Duration::from_millis(100), Duration::from_millis(3_200));
 
 /// A start of the embedded ClickHouse that ended unasked (`deploy/tallyhouse/src/engine/supervisor.rs`).

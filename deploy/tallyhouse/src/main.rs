@@ -198,6 +198,8 @@ async fn migrations_on(
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 fn topics(env: &dyn Env, what: Topics) -> Result<ExitCode, Box<dyn Error>> {
+    telemetry::init(env)?;
+    env::warn_of_unknown(env);
     let Topics::Widen { topic } = what;
     let kafka = KafkaConfig::from_env(env, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;
     let topic = topic.unwrap_or(kafka.topics.shared);
