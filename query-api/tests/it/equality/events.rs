@@ -17,7 +17,8 @@ use super::DAY;
 /// Both hemispheres' changes of clocks are within a year, whenever that ends; a quarter is dense, for minutes.
 const DAYS: i64 = 360;
 
-const BLOCK: u64 = 250_000;
+/// A row of a year has a cell of its own in each rollup, whose states are some kilobytes: larger blocks do not fit into the memory of a small machine.
+const BLOCK: u64 = 10_000;
 
 /// Blocks that are written at once.
 const AT_ONCE: usize = 2;
