@@ -32,7 +32,6 @@ pub struct Rejected {
     pub index: usize,
     /// Its id, when it had a readable one.
     pub event_id: Option<String>,
-    /// Why.
     pub rejection: Rejection,
 }
 

@@ -45,13 +45,13 @@ pub enum WireError {
     /// A text that is not UTF-8.
     #[error("{field} is not UTF-8")]
     NotText {
-        /// Which.
+        /// Name of the field.
         field: &'static str,
     },
     /// A number that no writer writes.
     #[error("{field} is not a value that may stand there")]
     BadValue {
-        /// Which.
+        /// Name of the field.
         field: &'static str,
     },
     /// Something follows.

@@ -75,7 +75,7 @@ impl Topic {
 
 const DAY_MS: i64 = 24 * 3_600_000;
 
-/// Asks.
+/// Asks the brokers, each question with a deadline of its own.
 pub async fn probe(config: &KafkaConfig) -> Result<ProbedCluster, KafkaError> {
     let admin: AdminClient<DefaultClientContext> = config.brokers.client().create()?;
     let topic = config.topics.shared.clone();

@@ -46,7 +46,6 @@ pub enum RequestError {
     /// Not what `Content-Encoding` says.
     #[error("the body is not valid {encoding}: {problem}")]
     BadCompression {
-        /// Which.
         encoding: &'static str,
         /// What the decoder said.
         problem: String,

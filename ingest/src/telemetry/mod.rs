@@ -20,7 +20,6 @@ pub use self::refusals::RefusalMetrics;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
-    /// Kafka.
     pub kafka: KafkaMetrics,
     /// Events that ClickHouse refuses.
     pub refusals: RefusalMetrics,

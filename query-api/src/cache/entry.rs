@@ -68,7 +68,6 @@ pub enum Freshness {
     Ageing,
     /// Given only when there is no other: its time is over, or it is of older data, or from the future.
     StaleIfError,
-    /// Nothing.
     Unusable,
 }
 

@@ -77,7 +77,7 @@ pub struct Step {
 pub enum Order {
     /// Anything.
     Ordered,
-    /// Nothing.
+    /// No other event may come in between.
     StrictOrder,
 }
 

@@ -13,7 +13,6 @@ pub enum Lookup {
     Ageing,
     /// One that is given only when ClickHouse cannot answer, or not at all.
     Outdated,
-    /// Nothing.
     Miss,
 }
 

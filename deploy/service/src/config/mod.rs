@@ -10,7 +10,7 @@ use crate::env::{self, ConfigError, Env};
 use crate::keys::KeyRing;
 use crate::secret::Secret;
 
-/// Logs.
+/// What is logged.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Logging {
@@ -47,7 +47,7 @@ pub struct Schemas {
     pub tallyhouse_schemas: Option<PathBuf>,
 }
 
-/// Redis.
+/// The Redis that services and commands share.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Redis {

@@ -39,9 +39,11 @@ pub trait Env {
 pub struct ProcessEnv;
 
 impl Env for ProcessEnv {
+    /// What is not UTF-8 has U+FFFD in it, which [`read`] refuses: it must not count as not set.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the process environment")]
     fn get(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+        let value = std::env::var_os(name)?.to_string_lossy().into_owned();
+        Some(value).filter(|value| !value.trim().is_empty())
     }
 
     fn names(&self) -> Vec<String> {

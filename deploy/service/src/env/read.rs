@@ -47,7 +47,8 @@ pub(super) fn name(arg: &Arg) -> Option<String> {
 /// The values that `env` has for what `S` defines, else the defaults. Nothing else is read.
 pub fn read<S: Args>(env: &dyn Env) -> Result<S, ConfigError> {
     let defined = S::augment_args(Command::new("variables").no_binary_name(true).disable_help_flag(true));
-    let set: Vec<String> = defined.get_arguments().filter_map(name).filter_map(|name| given(env, &name)).collect();
+    let names = defined.get_arguments().filter_map(name);
+    let set = names.filter_map(|name| given(env, &name)).collect::<Result<Vec<String>, _>>()?;
     // A secret has no flag of its own, so each is called as its variable is.
     let command = defined.mut_args(|arg| match name(&arg) {
         Some(name) => arg.long(name).env(Resettable::Reset),
@@ -57,8 +58,10 @@ pub fn read<S: Args>(env: &dyn Env) -> Result<S, ConfigError> {
     S::from_arg_matches(&matches).map_err(|error| explained(&error))
 }
 
-fn given(env: &dyn Env, name: &str) -> Option<String> {
-    env.get(name).map(|value| format!("--{name}={value}"))
+fn given(env: &dyn Env, name: &str) -> Option<Result<String, ConfigError>> {
+    let value = env.get(name)?;
+    let is_broken = value.contains(char::REPLACEMENT_CHARACTER);
+    Some(if is_broken { Err(ConfigError::new(name, "is not UTF-8")) } else { Ok(format!("--{name}={value}")) })
 }
 
 /// Of what clap says only the variable and the reason are told: the value may be a secret.
@@ -135,6 +138,7 @@ mod tests {
             ("DEV", "Maybe", "`maybe` is neither 1 nor 0"),
             ("WORD", "what", "`what` is not a, b or c"),
             ("SECRET", "hunter2", "is not a small number"),
+            ("SECRET", "hunter\u{fffd}", "is not UTF-8"),
         ];
         for (name, value, reason) in cases {
             assert_eq!(error(&[(name, value)]), format!("{name}: {reason}"));

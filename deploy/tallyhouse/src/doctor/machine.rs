@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getrlimit};
 use tallyhouse_ingest::config::Config as IngestConfig;
+use tallyhouse_ingest::log::local::Limits;
 use tallyhouse_query_api::Config as QueryConfig;
 
 use super::{Findings, Outcome};
 use crate::config::{Config, EngineConfig};
 use crate::engine::{PINNED_VERSION, Program, data_in_use};
-
-/// The local log keeps so much of the disk free, and takes nothing below it.
-const RESERVED_BYTES: u64 = 256 << 20;
 
 /// For ClickHouse to merge in.
 const ROOM_BYTES: u64 = 1 << 30;
@@ -29,7 +27,7 @@ pub(super) fn examine(
     findings: &mut Findings,
 ) {
     findings.add("data", folder(&config.data));
-    findings.add("room", room(&config.data, ingest.map_or(0, |ingest| ingest.log.bytes)));
+    findings.add("room", room(&config.data, ingest.map(|ingest| ingest.log)));
     if let Some(engine) = &config.engine {
         findings.add("lock", lock(&config.data));
         findings.add("engine", program(engine));
@@ -74,18 +72,19 @@ fn folder(data: &Path) -> Outcome {
     }
 }
 
-fn room(data: &Path, log: u64) -> Outcome {
+fn room(data: &Path, log: Option<Limits>) -> Outcome {
     match statvfs(existing(data)) {
         Ok(found) => room_of(found.f_bavail.saturating_mul(found.f_frsize), log),
         Err(error) => Outcome::Warning(format!("the free room below {} cannot be seen: {error}", data.display())),
     }
 }
 
-fn room_of(free: u64, log: u64) -> Outcome {
+fn room_of(free: u64, log: Option<Limits>) -> Outcome {
     let mib = |bytes: u64| bytes >> 20;
-    let wanted = RESERVED_BYTES + ROOM_BYTES + log;
-    if free <= RESERVED_BYTES {
-        let least = mib(RESERVED_BYTES);
+    let (reserved, waiting) = log.map_or((0, 0), |log| (log.reserved_bytes(), log.bytes));
+    let wanted = reserved + ROOM_BYTES + waiting;
+    if free <= reserved {
+        let least = mib(reserved);
         return Outcome::Failed(format!(
             "{} MiB are free, and below {least} MiB no event is taken; free some",
             mib(free)
@@ -160,9 +159,11 @@ mod tests {
 
     #[test]
     fn a_full_disk_fails_and_a_small_one_warns() {
-        assert!(matches!(room_of(200 << 20, 1 << 30), Outcome::Failed(_)));
-        assert!(matches!(room_of(2 << 30, 1 << 30), Outcome::Warning(text) if text.contains("SPOOL_BYTES")));
-        assert_eq!(room_of(3 << 30, 1 << 30), Outcome::Ok("3072 MiB are free".to_owned()));
+        let room = |free, log| room_of(free, Some(Limits { bytes: log, age: std::time::Duration::from_secs(3_600) }));
+        assert!(matches!(room(200 << 20, 1 << 30), Outcome::Failed(_)));
+        assert!(matches!(room(2 << 30, 1 << 30), Outcome::Warning(text) if text.contains("SPOOL_BYTES")));
+        assert_eq!(room(3 << 30, 1 << 30), Outcome::Ok("3072 MiB are free".to_owned()));
+        assert!(matches!(room(200 << 20, 64 << 20), Outcome::Warning(_)), "a small log reserves less");
     }
 
     #[test]

@@ -61,9 +61,6 @@ use segments::{Bounds, Segments};
 pub use segments::{Damage, Progress, Record};
 pub use writer::Writer;
 
-/// With less room on the disk than so many segments nothing is appended: others need some, too.
-const RESERVED_SEGMENTS: u64 = 4;
-
 pub struct LocalLog<D: Disk = Folder> {
     segments: Mutex<Segments<D>>,
     open: Mutex<Open>,
@@ -256,7 +253,7 @@ impl<D: Disk> LocalLog<D> {
         };
         let age = oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest));
         let oldest = Duration::from_millis(u64::try_from(age).unwrap_or_default());
-        let has_room = free.is_none_or(|free| free > RESERVED_SEGMENTS * limits.segment_bytes());
+        let has_room = free.is_none_or(|free| free > limits.reserved_bytes());
         let is_full = bytes >= limits.bytes || oldest >= limits.age || !has_room;
         self.is_full.store(is_full, Ordering::Relaxed);
         Backlog { bytes, oldest, has_room }

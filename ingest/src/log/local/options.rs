@@ -43,9 +43,17 @@ pub struct Limits {
     pub age: Duration,
 }
 
+/// See [`Limits::reserved_bytes`].
+const RESERVED_SEGMENTS: u64 = 4;
+
 impl Limits {
     pub(super) fn segment_bytes(self) -> u64 {
         (self.bytes / 8).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1)
+    }
+
+    /// With no more room on the disk than this nothing is appended: others need some, too.
+    pub fn reserved_bytes(self) -> u64 {
+        RESERVED_SEGMENTS * self.segment_bytes()
     }
 }
 
