@@ -39,7 +39,7 @@ pub trait Env {
 pub struct ProcessEnv;
 
 impl Env for ProcessEnv {
-    /// What is not UTF-8 has U+FFFD in it, which [`read`] refuses: it must not count as not set.
+    /// What is not UTF-8 has U+FFFD in it, which [`read()`] refuses: it must not count as not set.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the process environment")]
     fn get(&self, name: &str) -> Option<String> {
         let value = std::env::var_os(name)?.to_string_lossy().into_owned();
