@@ -93,3 +93,29 @@ pub struct Event<'a> {
     pub flags: Flags,
     pub retention_days: u16,
 }
+
+/// Names of fields with what they hold, in one order.
+macro_rules! texts {
+    ($($field:ident),*) => {
+        /// How many texts every event has.
+        pub const TEXTS: usize = [$(stringify!($field)),*].len();
+
+        impl<'a> Event<'a> {
+            /// The texts that every event has, by the names of their columns. Records and blocks hold them in this order: a new one goes
+            /// to the end, under a new [version](crate::wire::VERSION).
+            pub fn texts(&self) -> [(&'static str, &Cow<'a, str>); TEXTS] {
+                [$((stringify!($field), &self.$field)),*]
+            }
+
+            /// The same, to be filled.
+            pub fn texts_mut(&mut self) -> [(&'static str, &mut Cow<'a, str>); TEXTS] {
+                [$((stringify!($field), &mut self.$field)),*]
+            }
+
+            /// The names alone.
+            pub const TEXT_COLUMNS: [&'static str; TEXTS] = [$(stringify!($field)),*];
+        }
+    };
+}
+
+texts!(event_id, event_type, user_id, anonymous_id, session_id, country, device, os, browser, locale, page, ip);

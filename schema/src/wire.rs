@@ -90,21 +90,8 @@ pub fn encode(project: &str, event: &Event<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&value.to_le_bytes());
         }
     }
-    for field in [
-        project,
-        &event.event_id,
-        &event.event_type,
-        &event.user_id,
-        &event.anonymous_id,
-        &event.session_id,
-        &event.country,
-        &event.device,
-        &event.os,
-        &event.browser,
-        &event.locale,
-        &event.page,
-        &event.ip,
-    ] {
+    text(out, project);
+    for (_, field) in event.texts() {
         text(out, field);
     }
     unsigned(out, event.properties.len() as u64);
@@ -145,7 +132,7 @@ pub fn identity(bytes: &[u8]) -> Result<Identity<'_>, WireError> {
     Ok(Identity { project, event_id, flags })
 }
 
-/// What a record begins with.
+/// What a record begins with: up to the first text of [`Event::texts`], the id.
 struct Head<'a> {
     received_at: i64,
     ts: i64,
@@ -198,19 +185,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
     let mut input = Input { bytes };
     let Head { received_at, ts, original_ts, user_hash, flags, retention_days, value, project, event_id } =
         Head::read(&mut input)?;
-    let mut field = |name| input.text(name).map(Cow::Borrowed);
-    let event_type = field("event_type")?;
-    let user_id = field("user_id")?;
-    let anonymous_id = field("anonymous_id")?;
-    let session_id = field("session_id")?;
-    let country = field("country")?;
-    let device = field("device")?;
-    let os = field("os")?;
-    let browser = field("browser")?;
-    let locale = field("locale")?;
-    let page = field("page")?;
-    let ip = field("ip")?;
-    let properties = input.many("properties", |input| {
+    let mut event = Event { received_at, ts, original_ts, user_hash, flags, retention_days, value, ..Event::default() };
+    event.event_id = Cow::Borrowed(event_id);
+    for (name, field) in event.texts_mut().into_iter().skip(1) {
+        *field = Cow::Borrowed(input.text(name)?);
+    }
+    event.properties = input.many("properties", |input| {
         let name = Cow::Borrowed(input.text("a property's name")?);
         let value = match input.byte("a property")? {
             TEXT => PropertyValue::Text(Cow::Borrowed(input.text("a property")?)),
@@ -219,35 +199,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
         };
         Ok(Property { name, value })
     })?;
-    let dims = input.many("dims", |input| {
+    event.dims = input.many("dims", |input| {
         Ok(Dim { set: input.text("a dimension's name")?, value: Cow::Borrowed(input.text("a dimension")?) })
     })?;
     if !input.bytes.is_empty() {
         return Err(WireError::Trailing(input.bytes.len()));
     }
-    let event = Event {
-        event_id: Cow::Borrowed(event_id),
-        event_type,
-        ts,
-        original_ts,
-        received_at,
-        value,
-        user_id,
-        anonymous_id,
-        user_hash,
-        session_id,
-        country,
-        device,
-        os,
-        browser,
-        locale,
-        page,
-        ip,
-        properties,
-        dims,
-        flags,
-        retention_days,
-    };
     Ok(Record { project, event })
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use tallyhouse_schema::Event;
+use tallyhouse_schema::event::TEXTS;
 use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_schema::raw::PropertyValue;
 use tallyhouse_service::day_versions::DayChange;
@@ -40,22 +41,11 @@ const MAX_COUNTED: usize = 1 << 20;
 pub struct Builder {
     rows: usize,
     project_id: Column,
-    event_id: Column,
-    event_type: Column,
+    texts: [Column; TEXTS],
     ts: Column,
     value_is_null: Column,
     value: Column,
-    user_id: Column,
-    anonymous_id: Column,
     user_hash: Column,
-    session_id: Column,
-    country: Column,
-    device: Column,
-    os: Column,
-    browser: Column,
-    locale: Column,
-    page: Column,
-    ip: Column,
     props_ends: Ends,
     props_names: Column,
     props_values: Column,
@@ -101,22 +91,13 @@ impl Builder {
         self.counted += 1 + event.dims.len();
         self.cells.add(project, event);
         self.project_id.text(project);
-        self.event_id.text(&event.event_id);
-        self.event_type.text(&event.event_type);
+        for (column, (_, text)) in self.texts.iter_mut().zip(event.texts()) {
+            column.text(text);
+        }
         self.ts.i64(event.ts);
         self.value_is_null.byte(u8::from(event.value.is_none()));
         self.value.f64(event.value.unwrap_or_default());
-        self.user_id.text(&event.user_id);
-        self.anonymous_id.text(&event.anonymous_id);
         self.user_hash.u64(event.user_hash);
-        self.session_id.text(&event.session_id);
-        self.country.text(&event.country);
-        self.device.text(&event.device);
-        self.os.text(&event.os);
-        self.browser.text(&event.browser);
-        self.locale.text(&event.locale);
-        self.page.text(&event.page);
-        self.ip.text(&event.ip);
         let (texts, numbers) = self.push_properties(event);
         self.push_dims(event);
         self.original_ts.i64(event.original_ts);
@@ -211,21 +192,9 @@ impl Builder {
         let time = |name, column| one(name, "DateTime64(3, 'UTC')", column);
         let mut fields = vec![
             text("project_id", self.project_id),
-            text("event_id", self.event_id),
-            text("event_type", self.event_type),
             time("ts", self.ts),
             Field { name: "value", kind: "Nullable(Float64)", parts: vec![self.value_is_null, self.value] },
-            text("user_id", self.user_id),
-            text("anonymous_id", self.anonymous_id),
             one("user_hash", "UInt64", self.user_hash),
-            text("session_id", self.session_id),
-            text("country", self.country),
-            text("device", self.device),
-            text("os", self.os),
-            text("browser", self.browser),
-            text("locale", self.locale),
-            text("page", self.page),
-            text("ip", self.ip),
             Field {
                 name: "props",
                 kind: "Map(String, String)",
@@ -246,6 +215,7 @@ impl Builder {
             one("flags", "UInt16", self.flags),
             one("retention_days", "UInt16", self.retention_days),
         ];
+        fields.extend(Event::TEXT_COLUMNS.into_iter().zip(self.texts).map(|(name, column)| text(name, column)));
         if !self.source_offset.is_empty() {
             fields.push(one("source_partition", "Int32", self.source_partition));
             fields.push(one("source_offset", "Int64", self.source_offset));
@@ -257,27 +227,7 @@ impl Builder {
 /// Encoded size of the columns that every event has: fixed ones, one length byte a text, and the texts.
 fn approximate_bytes(project: &str, event: &Event<'_>) -> usize {
     const FIXED: usize = 3 * 8 + 9 + 8 + 2 + 2 + 3 * 8;
-    const TEXTS: usize = 14;
-    FIXED
-        + TEXTS
-        + [
-            project,
-            &event.event_id,
-            &event.event_type,
-            &event.user_id,
-            &event.anonymous_id,
-            &event.session_id,
-            &event.country,
-            &event.device,
-            &event.os,
-            &event.browser,
-            &event.locale,
-            &event.page,
-            &event.ip,
-        ]
-        .map(str::len)
-        .iter()
-        .sum::<usize>()
+    FIXED + 1 + project.len() + event.texts().iter().map(|(_, text)| 1 + text.len()).sum::<usize>()
 }
 
 #[cfg(test)]
