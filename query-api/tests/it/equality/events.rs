@@ -1,5 +1,6 @@
-//! The events that random questions are asked about: a year of them in each project, written in blocks that each span the
-//! whole year, so that nearly all are late. Every other block, the first among them, is sent twice.
+//! The events that random questions are asked about: a year of them in each project. Most events of a block are within six
+//! hours, somewhere in the year, so that cells of the rollups hold many events; the others span the quarter or the whole
+//! year, so that nearly all are late. Every other block, the first among them, is sent twice.
 //!
 //! Values span the whole range that an event may have, and still every sum of them is exact, in whatever order it is computed, so that
 //! sums are compared to the last digit: see [`Values`].
@@ -17,8 +18,15 @@ use super::DAY;
 /// Both hemispheres' changes of clocks are within a year, whenever that ends; a quarter is dense, for minutes.
 const DAYS: i64 = 360;
 
-/// A row of a year has a cell of its own in each rollup, whose states are some kilobytes: larger blocks do not fit into the memory of a small machine.
-const BLOCK: u64 = 10_000;
+/// A row far from the others has a cell of its own in each rollup, whose states are some kilobytes: with more rows a block
+/// does not fit into the memory of a small machine.
+const BLOCK: u64 = 20_000;
+
+/// Most events of a block are within these many seconds.
+const DENSE: i64 = 6 * 3600;
+
+/// How far the dense part of a block is from that of the one before, in seconds: all of a project's are spread over the year.
+const STRIDE: i64 = 37 * DAY + 5 * 3600;
 
 /// Blocks that are written at once.
 const AT_ONCE: usize = 2;
@@ -83,7 +91,8 @@ const INSERT: &str = "INSERT INTO events_in
         reinterpretAsFloat64(bitShiftLeft(toUInt64(1023 + exponent), 52)) AS power
     SELECT {project:String}, toString(number), ['view', 'purchase', 'flight_departed'][h % 3 + 1] AS type,
         fromUnixTimestamp64Milli({until:Int64} * 1000
-            - toInt64(if(g % 10 < 6, g / 10 % 7776000, g / 10 % {span:UInt64})) * 1000 - toInt64(f % 1000), 'UTC'),
+            - toInt64(multiIf(g % 10 = 0, g / 10 % {span:UInt64}, g % 10 = 1, g / 10 % 7776000, {dense:UInt64} + g / 10 % {width:UInt64})) * 1000
+            - toInt64(f % 1000), 'UTC'),
         multiIf(f % 7 = 0, NULL,
             {steps:Int32} = 0, toFloat64(f % 10007) / 8 - 100,
             intDiv(f, 1024) % {signs:Int32} = 1, -power, power),
@@ -131,6 +140,8 @@ async fn send(client: &Client, block: Block<'_>, until: i64, times: u32) -> Resu
             .param("project", project)
             .param("until", until)
             .param("span", DAYS * DAY)
+            .param("dense", from as i64 / BLOCK as i64 * STRIDE % (DAYS * DAY - DENSE))
+            .param("width", DENSE)
             .param("from", from)
             .param("count", count)
             .param("base", base)
