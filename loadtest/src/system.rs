@@ -98,13 +98,12 @@ struct Ports {
     query: u16,
     query_admin: u16,
     clickhouse_http: u16,
-    clickhouse_tcp: u16,
 }
 
 impl Ports {
     fn free() -> Result<Self, std::io::Error> {
-        let [ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp] = free_array()?;
-        Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http, clickhouse_tcp })
+        let [ingest, ingest_admin, query, query_admin, clickhouse_http] = free_array()?;
+        Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http })
     }
 }
 
@@ -254,7 +253,6 @@ impl Program {
             .env("QUERY_ADDR", address(self.ports.query))
             .env("QUERY_ADMIN_ADDR", address(self.ports.query_admin))
             .env("CLICKHOUSE_HTTP_PORT", self.ports.clickhouse_http.to_string())
-            .env("CLICKHOUSE_TCP_PORT", self.ports.clickhouse_tcp.to_string())
             .env_remove("CLICKHOUSE_URL")
             .env_remove("KAFKA_BROKERS")
             .env_remove("REDIS_URL")

@@ -35,7 +35,9 @@ pub async fn shared() -> &'static SharedClickHouse {
         .get_or_init(async || {
             let folder = new_folder();
             let janitor = Janitor::of(&folder);
-            let options = options(&folder);
+            let [tcp_port] = free_ports();
+            // Both protocols: tests try to reach either.
+            let options = EngineOptions { tcp_port: Some(tcp_port), ..options(&folder) };
             let engine = Engine::start(options.clone()).await.unwrap_or_else(|error| panic!("{error}"));
             runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
             SharedClickHouse { engine, options, _janitor: janitor }
@@ -57,11 +59,11 @@ pub async fn engine_in(folder: &Folder) -> Engine {
 
 /// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
 pub fn options(folder: &Path) -> EngineOptions {
-    let [http_port, tcp_port] = free_ports();
+    let [http_port] = free_ports();
     EngineOptions {
         data: folder.join("data"),
         http_port,
-        tcp_port,
+        tcp_port: None,
         program: program(),
         credentials: Credentials::development(),
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),

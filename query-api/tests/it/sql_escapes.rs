@@ -176,7 +176,7 @@ async fn no_attempt_shows_another_projects_rows_or_changes_anything() {
         sql.replace("{other}", &other)
             .replace("{own}", &own)
             .replace("{http}", engine.http_url())
-            .replace("{tcp}", &shared.options.tcp_port.to_string())
+            .replace("{tcp}", &shared.options.tcp_port.unwrap().to_string())
     };
     for sql in HELD_BY_CLICKHOUSE.iter().map(|sql| filled(sql)) {
         let seen = straight(&analyst, &own, &sql).await;

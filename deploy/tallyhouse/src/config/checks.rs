@@ -39,7 +39,8 @@ pub fn ports_apart(
 
 fn ports(engine: &EngineConfig) -> Vec<(&'static str, SocketAddr)> {
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    vec![("CLICKHOUSE_HTTP_PORT", local(engine.http_port)), ("CLICKHOUSE_TCP_PORT", local(engine.tcp_port))]
+    let native = engine.tcp_port.map(|port| ("CLICKHOUSE_TCP_PORT", local(port)));
+    [("CLICKHOUSE_HTTP_PORT", local(engine.http_port))].into_iter().chain(native).collect()
 }
 
 /// Of a given ClickHouse.
@@ -98,7 +99,7 @@ mod tests {
     fn contradictions_are_refused_and_name_both() {
         let cases = [
             (("CLICKHOUSE_TCP_PORT", "8123"), "CLICKHOUSE_HTTP_PORT"),
-            (("INGEST_ADDR", "0.0.0.0:9000"), "CLICKHOUSE_TCP_PORT"),
+            (("CLICKHOUSE_TCP_PORT", "8081"), "INGEST_ADDR"),
             (("QUERY_ADDR", "127.0.0.1:8081"), "INGEST_ADDR"),
             (("QUERY_ADMIN_ADDR", "127.0.0.1:9081"), "INGEST_ADMIN_ADDR"),
             (("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"), "CLICKHOUSE_URL"),

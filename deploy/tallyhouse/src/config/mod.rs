@@ -35,7 +35,7 @@ pub struct EngineConfig {
     /// `CLICKHOUSE_HTTP_PORT`
     pub http_port: u16,
     /// `CLICKHOUSE_TCP_PORT`
-    pub tcp_port: u16,
+    pub tcp_port: Option<u16>,
     /// `TALLYHOUSE_ENGINE`: `auto`, `library` or `server`.
     pub choice: Choice,
     /// `TALLYHOUSE_ENGINE_LIBRARY`: where libchdb.so is, when it is not where `make run` puts it.

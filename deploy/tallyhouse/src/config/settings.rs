@@ -19,9 +19,9 @@ pub struct EngineSettings {
     /// HTTP port of the embedded ClickHouse, on loopback
     #[arg(long, env = "CLICKHOUSE_HTTP_PORT", default_value = "8123", value_parser = whole::<u16>(1, 65_535, "port"))]
     pub clickhouse_http_port: u16,
-    /// Port of its own protocol, on loopback
-    #[arg(long, env = "CLICKHOUSE_TCP_PORT", default_value = "9000", value_parser = whole::<u16>(1, 65_535, "port"))]
-    pub clickhouse_tcp_port: u16,
+    /// Port of its own protocol, on loopback; without it that protocol is not spoken
+    #[arg(long, env = "CLICKHOUSE_TCP_PORT", value_parser = whole::<u16>(1, 65_535, "port"))]
+    pub clickhouse_tcp_port: Option<u16>,
     /// What is run: the library, `clickhouse` on PATH (`server`), or whichever is there
     #[arg(long, env = "TALLYHOUSE_ENGINE", default_value = "auto", value_parser = choice::<Choice>(&["auto", "library", "server"]))]
     pub tallyhouse_engine: Choice,

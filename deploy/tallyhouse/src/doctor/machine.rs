@@ -32,7 +32,9 @@ pub(super) fn examine(
         findings.add("lock", lock(&config.data));
         findings.add("engine", program(engine));
         findings.add("port", free("CLICKHOUSE_HTTP_PORT", engine.http_port));
-        findings.add("port", free("CLICKHOUSE_TCP_PORT", engine.tcp_port));
+        if let Some(port) = engine.tcp_port {
+            findings.add("port", free("CLICKHOUSE_TCP_PORT", port));
+        }
     }
     if let Some(ingest) = ingest {
         findings.add("port", listenable("INGEST_ADDR", ingest.address));

@@ -10,12 +10,15 @@ use rustix::thread::set_no_new_privs;
 
 use super::library::{self, LibraryError};
 
-/// Opens both listeners, then does nothing for thirty thousand years.
+/// Opens the listener of ClickHouse's own protocol, when somebody asked for it.
+const SERVE_NATIVE: &str = "SYSTEM START LISTEN TCP; ";
+
+/// Opens the listener of HTTP, then does nothing for thirty thousand years.
 ///
 /// The engine ends with its query, so the query must not end. `max_execution_time` would end it, and
 /// `function_sleep_max_microseconds_per_block` would forbid it. SIGTERM ends it at once. `interactive_delay`: nobody watches its
 /// progress, which it would otherwise look at ten times a second.
-const SERVE: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; \
+const SERVE: &str = "SYSTEM START LISTEN HTTP; \
     SELECT sleepEachRow(3) FROM numbers(1000000000000) \
     SETTINGS max_block_size = 1, max_execution_time = 0, interactive_delay = 3000000, function_sleep_max_microseconds_per_block = 0 FORMAT Null";
 
@@ -31,6 +34,9 @@ pub struct ChildArgs {
     /// config.xml
     #[arg(long)]
     config: PathBuf,
+    /// Speak ClickHouse's own protocol beside HTTP
+    #[arg(long)]
+    native: bool,
     /// The process whose end is the child's end
     #[arg(long)]
     parent: i32,
@@ -72,11 +78,12 @@ pub fn run(args: &ChildArgs) -> Result<Infallible, ChildError> {
             Err(ChildError::Exec { program: program.clone(), source })
         }
         (None, Some(library)) => {
-            // The library logs at `trace` whatever config.xml says.
-            library::run(
-                library,
-                &["clickhouse", &config, "--log-level=warning", "--query", SERVE].map(str::to_owned),
-            )?;
+            let statements = format!("{}{SERVE}", if args.native { SERVE_NATIVE } else { "" });
+            // The library logs at `trace` whatever config.xml says. `--interactive`, on a terminal: an error of a connection does not end it
+            // (see `pty`).
+            let arguments = ["clickhouse", &config, "--log-level=warning", "--interactive", "--query", &statements]
+                .map(str::to_owned);
+            library::run(library, &arguments)?;
             Err(ChildError::Ended)
         }
         (None, None) => Err(ChildError::Ended),

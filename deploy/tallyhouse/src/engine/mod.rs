@@ -11,10 +11,13 @@
 pub mod child;
 mod dedup_log;
 mod error;
+mod job;
 mod library;
+mod output;
 mod preflight;
 mod probe;
 mod program;
+mod pty;
 mod settings;
 mod supervisor;
 
@@ -26,6 +29,7 @@ use tallyhouse_sql::Connection;
 use crate::credentials::Credentials;
 use crate::telemetry::Metrics;
 pub use error::EngineError;
+use job::{Job, Listeners};
 pub use library::LibraryError;
 pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
@@ -40,8 +44,8 @@ pub struct EngineOptions {
     pub data: PathBuf,
     /// Port of HTTP on 127.0.0.1.
     pub http_port: u16,
-    /// Port of ClickHouse's own protocol on 127.0.0.1.
-    pub tcp_port: u16,
+    /// Port of ClickHouse's own protocol on 127.0.0.1; `None`: it is not spoken. The product itself uses HTTP.
+    pub tcp_port: Option<u16>,
     pub program: Program,
     /// Passwords of its users.
     pub credentials: Credentials,
@@ -77,15 +81,18 @@ impl Engine {
         let files = settings::Files::below(&options.data)?;
         preflight::wait_for_data(&files).await?;
         preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
-        preflight::wait_for_port("CLICKHOUSE_TCP_PORT", options.tcp_port).await?;
+        if let Some(port) = options.tcp_port {
+            preflight::wait_for_port("CLICKHOUSE_TCP_PORT", port).await?;
+        }
         settings::write(&files, &options)?;
         Ok(Self {
             start_within: options.start_within,
             http_url: format!("http://127.0.0.1:{}", options.http_port),
-            supervisor: Supervisor::start(supervisor::Job {
+            supervisor: Supervisor::start(Job {
                 executable: options.executable,
                 program: options.program,
                 files,
+                listeners: if options.tcp_port.is_some() { Listeners::HttpAndNative } else { Listeners::Http },
                 metrics: options.metrics,
             })?,
             credentials: options.credentials,

@@ -64,6 +64,8 @@ pub(super) struct Files {
     pub(super) tables: PathBuf,
     /// What ClickHouse locks.
     pub(super) lock: PathBuf,
+    /// Rows of `system.query_log` and its like.
+    pub(super) system_logs: PathBuf,
     /// Old raw events.
     pub(super) cold: PathBuf,
     /// config.xml
@@ -91,6 +93,7 @@ impl Files {
         let engine = data.join("engine");
         let files = Self {
             lock: lock(&data),
+            system_logs: tables.join("data").join("system"),
             cold: data.join("clickhouse-cold"),
             config: engine.join("config.xml"),
             users: engine.join("users.xml"),
@@ -122,7 +125,10 @@ fn config(files: &Files, options: &EngineOptions) -> String {
         .replace("{{users}}", &path(&files.users))
         .replace("{{log}}", &path(&files.log))
         .replace("{{http_port}}", &options.http_port.to_string())
-        .replace("{{tcp_port}}", &options.tcp_port.to_string())
+        .replace(
+            "{{native}}",
+            &options.tcp_port.map_or_else(String::new, |port| format!("<tcp_port>{port}</tcp_port>")),
+        )
 }
 
 fn users(options: &EngineOptions) -> String {
@@ -196,7 +202,7 @@ mod tests {
         EngineOptions {
             data: PathBuf::from("/data"),
             http_port: 8123,
-            tcp_port: 9000,
+            tcp_port: Some(9000),
             program,
             credentials: Credentials::development(),
             grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
@@ -211,6 +217,7 @@ mod tests {
         let files = Files {
             tables: "/a&b".into(),
             lock: "l".into(),
+            system_logs: "y".into(),
             cold: "c".into(),
             config: "x".into(),
             users: "u".into(),

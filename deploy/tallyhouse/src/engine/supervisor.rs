@@ -4,11 +4,9 @@
 //! when the *thread* that started it ends, and a runtime's worker threads come and go.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,26 +15,14 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tallyhouse_service::retry;
 use tokio::sync::watch;
 
-use super::dedup_log;
 use super::error::EngineError;
-use super::program::Program;
-use super::settings::Files;
-
-use crate::telemetry::Metrics;
+use super::job::Job;
 
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
 
 /// After SIGKILL only the kernel can be slow.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
-
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) executable: PathBuf,
-    pub(super) program: Program,
-    pub(super) files: Files,
-    pub(super) metrics: Metrics,
-}
 
 /// A process that ended before it was ready.
 #[derive(Debug, Clone)]
@@ -204,20 +190,22 @@ impl Supervised {
             return None;
         }
         // Started under the lock: a stop either comes before and prevents it, or after and finds its number.
-        let mut child = match self.job.spawn() {
-            Ok(child) => child,
+        let mut process = match self.job.spawn() {
+            Ok(process) => process,
             Err(error) => return Some(Outcome::NotStarted(error)),
         };
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(process.child.id()).ok().and_then(Pid::from_raw);
         state.pid = pid;
         drop(state);
-        self.job.write_pid(child.id());
+        self.job.write_pid(process.child.id());
         if let Some(pid) = pid {
             await_end(pid);
         }
         // From here on the number can become somebody else's.
         self.lock().pid = None;
-        Some(child.wait().map_or_else(Outcome::NotStarted, Outcome::Ended))
+        let ended = process.child.wait();
+        process.output.drain();
+        Some(ended.map_or_else(Outcome::NotStarted, Outcome::Ended))
     }
 
     /// Waits, and says whether to go on.
@@ -260,74 +248,6 @@ fn await_end(pid: Pid) {
     while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
 }
 
-impl Job {
-    /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
-    fn repair_dedup_logs(&self) {
-        match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
-            Ok(0) => {}
-            Ok(revoked) => {
-                self.metrics.revoked_inserts.inc_by(revoked as u64);
-                tracing::warn!(
-                    revoked,
-                    "entries of the deduplication log without their rows, left by a crash, were revoked; their inserts will be repeated"
-                );
-            }
-            Err(error) => tracing::error!(%error, "deduplication logs could not be checked and repaired"),
-        }
-    }
-
-    fn spawn(&self) -> io::Result<Child> {
-        self.repair_dedup_logs();
-        let output = self.fresh_output()?;
-        let mut command = Command::new(&self.executable);
-        command.arg("engine").arg("--config").arg(&self.files.config);
-        command.arg("--parent").arg(std::process::id().to_string());
-        match &self.program {
-            Program::Library(path) => command.arg("--library").arg(path),
-            Program::Server(path) => command.arg("--server").arg(path),
-        };
-        command
-            // The library takes its time zone from here, whatever config.xml says.
-            .env("TZ", "UTC")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            // Its own group: ctrl-C is for us, who drain first and stop ClickHouse last.
-            .process_group(0)
-            .spawn()
-    }
-
-    /// An empty file for what the process prints; that of the run before is kept beside it.
-    fn fresh_output(&self) -> io::Result<File> {
-        let path = &self.files.output;
-        match std::fs::rename(path, path.with_extension("log.1")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => File::create(path),
-        }
-    }
-
-    fn write_pid(&self, pid: u32) {
-        if let Err(error) = std::fs::write(&self.files.pid, format!("{pid}\n")) {
-            tracing::warn!(%error, path = %self.files.pid.display(), "the process id was not written");
-        }
-    }
-
-    /// The last lines that the process printed, in one.
-    fn last_words(&self) -> String {
-        last_words(&std::fs::read_to_string(&self.files.output).unwrap_or_default())
-    }
-}
-
-fn last_words(printed: &str) -> String {
-    const LINES: usize = 3;
-    const CHARACTERS: usize = 600;
-    // ClickHouse says where it logs, each time.
-    let told = |line: &&str| !line.trim().is_empty() && !line.starts_with("Logging ");
-    let lines: Vec<&str> = printed.lines().filter(told).collect();
-    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join(" | ");
-    if last.is_empty() { "none".to_owned() } else { last.chars().take(CHARACTERS).collect() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,11 +257,5 @@ mod tests {
         let [signal, code] = [6, 3 << 8].map(|status| Outcome::Ended(ExitStatus::from_raw(status)));
         assert!(!is_hopeless(0, &signal) && is_hopeless(1, &signal));
         assert!(is_hopeless(0, &code) && is_hopeless(0, &Outcome::NotStarted(io::Error::other("no"))));
-    }
-
-    #[test]
-    fn last_words_are_few_and_in_one_line() {
-        assert_eq!(last_words("Logging warning to /x\n\na\nb\nc\nd\n"), "b | c | d");
-        assert_eq!(last_words("Logging warning to /x\n"), "none");
     }
 }

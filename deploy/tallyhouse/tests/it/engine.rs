@@ -53,6 +53,20 @@ async fn stopped_it_is_gone_and_starts_again_on_the_same_data() {
 }
 
 #[tokio::test]
+async fn the_system_logs_of_each_process_can_be_read() {
+    let folder = Folder::create();
+    let options = options(folder.path());
+    for run in 0..2 {
+        let engine = Engine::start(options.clone()).await.unwrap();
+        let writer = engine.writer();
+        execute(&writer, "SYSTEM FLUSH LOGS").await.unwrap();
+        let rows = ask(&writer, "SELECT count() > 0 FROM system.query_log").await;
+        assert_eq!(rows.as_deref(), Ok("1"), "run {run}");
+        engine.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn dropped_it_is_gone() {
     let folder = Folder::create();
     let engine = Engine::start(options(folder.path())).await.unwrap();
@@ -91,7 +105,7 @@ async fn a_taken_port_is_named_with_its_variable() {
         let mut options = options(folder.path());
         match variable {
             "CLICKHOUSE_HTTP_PORT" => options.http_port = port,
-            _ => options.tcp_port = port,
+            _ => options.tcp_port = Some(port),
         }
         let error = refusal(options).await;
         assert!(matches!(error, EngineError::PortTaken { .. }), "{error}");

@@ -16,6 +16,7 @@ mod commands;
 mod dashboard_day;
 mod dedup_log;
 mod engine;
+mod engine_attacks;
 mod feed_again;
 mod flights;
 mod freshness;

@@ -37,8 +37,8 @@ impl Fleet {
         redis::launch(port_of(address), self.scratch.path())
     }
 
-    pub(super) fn store(&self, programs: &Programs, http: &str, tcp: &str) -> Launch {
-        let env = [("CLICKHOUSE_HTTP_PORT", port_of(http)), ("CLICKHOUSE_TCP_PORT", port_of(tcp))];
+    pub(super) fn store(&self, programs: &Programs, http: &str) -> Launch {
+        let env = [("CLICKHOUSE_HTTP_PORT", port_of(http))];
         self.launch(Target::Store, programs.tallyhouse.clone(), &["store"], &env)
     }
 

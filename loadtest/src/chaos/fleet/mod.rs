@@ -116,7 +116,7 @@ impl Fleet {
         let addresses = free_addresses(2 + 1 + 2 * (1 + consumers))?;
         let mut addresses = addresses.into_iter();
         let mut address = || addresses.next().ok_or_else(|| std::io::Error::other("too few ports"));
-        let (http, tcp, redis) = (address()?, address()?, address()?);
+        let (http, redis) = (address()?, address()?);
         let clickhouse =
             ClickHouseConfig { url: format!("http://{http}"), user: "writer".to_owned(), password: "dev".to_owned() };
         let mut fleet = Self {
@@ -129,7 +129,7 @@ impl Fleet {
             scratch,
         };
         fleet.add(Target::Redis, fleet.redis(&redis), redis.clone(), None)?;
-        fleet.add(Target::Store, fleet.store(programs, &http, &tcp), http, None)?;
+        fleet.add(Target::Store, fleet.store(programs, &http), http, None)?;
         if brokers > 0 {
             fleet.brokers = Some(Brokers::start(brokers, fleet.scratch.path()).await?);
         }

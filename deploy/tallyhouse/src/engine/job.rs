@@ -1,0 +1,129 @@
+//! One process of the engine: how it is started, and what is left of it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::dedup_log;
+use super::output::Output;
+use super::program::Program;
+use super::pty;
+use super::settings::Files;
+use crate::telemetry::Metrics;
+
+/// What the processes of one engine have in common.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) executable: PathBuf,
+    pub(super) program: Program,
+    pub(super) files: Files,
+    pub(super) listeners: Listeners,
+    pub(super) metrics: Metrics,
+}
+
+/// Which protocols are spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listeners {
+    Http,
+    HttpAndNative,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) output: Output,
+    /// Our end of its standard input, open as long as it lives.
+    _terminal: OwnedFd,
+}
+
+impl Job {
+    pub(super) fn spawn(&self) -> io::Result<Process> {
+        self.repair_dedup_logs();
+        self.forget_system_logs()?;
+        let terminal = pty::open()?;
+        let (printed, output) = io::pipe()?;
+        let output_log = Output::record(printed, &self.files.output)?;
+        let mut command = Command::new(&self.executable);
+        command.arg("engine").arg("--config").arg(&self.files.config);
+        command.arg("--parent").arg(std::process::id().to_string());
+        if self.listeners == Listeners::HttpAndNative {
+            command.arg("--native");
+        }
+        match &self.program {
+            Program::Library(path) => command.arg("--library").arg(path),
+            Program::Server(path) => command.arg("--server").arg(path),
+        };
+        let child = command
+            // The library takes its time zone from here, whatever config.xml says.
+            .env("TZ", "UTC")
+            .stdin(Stdio::from(terminal.slave))
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Its own group: ctrl-C is for us, who drain first and stop ClickHouse last.
+            .process_group(0)
+            .spawn()?;
+        Ok(Process { child, output: output_log, _terminal: terminal.master })
+    }
+
+    /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
+    fn repair_dedup_logs(&self) {
+        match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
+            Ok(0) => {}
+            Ok(revoked) => {
+                self.metrics.revoked_inserts.inc_by(revoked as u64);
+                tracing::warn!(
+                    revoked,
+                    "entries of the deduplication log without their rows, left by a crash, were revoked; their inserts will be repeated"
+                );
+            }
+            Err(error) => tracing::error!(%error, "deduplication logs could not be checked and repaired"),
+        }
+    }
+
+    /// The library keeps the definitions of `system.query_log` and its like in memory only, and refuses to make tables where there are folders of
+    /// the run before: without this no run after the first would have system logs, and it would say so every few seconds.
+    fn forget_system_logs(&self) -> io::Result<()> {
+        if let Program::Server(_) = self.program {
+            return Ok(());
+        }
+        match std::fs::remove_dir_all(&self.files.system_logs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn write_pid(&self, pid: u32) {
+        if let Err(error) = std::fs::write(&self.files.pid, format!("{pid}\n")) {
+            tracing::warn!(%error, path = %self.files.pid.display(), "the process id was not written");
+        }
+    }
+
+    /// The last lines that the process printed, in one.
+    pub(super) fn last_words(&self) -> String {
+        last_words(&String::from_utf8_lossy(&std::fs::read(&self.files.output).unwrap_or_default()))
+    }
+}
+
+fn last_words(printed: &str) -> String {
+    const LINES: usize = 3;
+    const CHARACTERS: usize = 600;
+    // ClickHouse says where it logs, each time.
+    let told = |line: &&str| !line.trim().is_empty() && !line.starts_with("Logging ");
+    let lines: Vec<&str> = printed.lines().filter(told).collect();
+    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join(" | ");
+    if last.is_empty() { "none".to_owned() } else { last.chars().take(CHARACTERS).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_few_and_in_one_line() {
+        assert_eq!(last_words("Logging warning to /x\n\na\nb\nc\nd\n"), "b | c | d");
+        assert_eq!(last_words("Logging warning to /x\n"), "none");
+    }
+}
