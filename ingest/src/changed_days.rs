@@ -37,6 +37,7 @@ use tallyhouse_service::changed_days::{
     self, BEAT_EVERY, InvalidateError, beat, invalidate, invalidate_everything, leave,
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
+use tallyhouse_service::health::{Health, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -132,15 +133,15 @@ impl Publisher {
 
     /// Sends pending days to Redis until `stop`, and once more then; what Redis does not take is dropped and counted, and the marker
     /// stays. Without Redis it does nothing.
-    pub async fn send(self, pool: Pool, mut marker: ShutdownMarker, stop: CancellationToken) {
+    pub async fn send(self, pool: Pool, mut marker: ShutdownMarker, health: Health, stop: CancellationToken) {
         let Some(notifications) = &self.redis else { return };
         if marker.is_unclean() {
             tracing::warn!("the last shutdown was unclean: all cached answers are invalidated");
         }
-        let (mut is_failing, mut heartbeat) = (false, Heartbeat { id: marker.id(), beats: 0, last: None });
+        let mut heartbeat = Heartbeat { id: marker.id(), beats: 0, last: None };
         while !stop.is_cancelled() {
             let sent = self.flush_and_beat(notifications, &pool, &mut marker, &mut heartbeat).await;
-            self.log(&sent, &mut is_failing);
+            self.tell(&sent, &health);
             let pause = match sent {
                 Ok(0) => {
                     let woken = tokio::time::timeout(BEAT_EVERY, notifications.arrived.notified());
@@ -190,19 +191,16 @@ impl Publisher {
         Ok(sent)
     }
 
-    /// Counts every failure, and logs the first of a row.
-    fn log(&self, sent: &Result<usize, InvalidateError>, is_failing: &mut bool) {
+    /// Counts every failure, and tells the first of a row.
+    fn tell(&self, sent: &Result<usize, InvalidateError>, health: &Health) {
         match sent {
-            Ok(_) if *is_failing => tracing::info!("Redis takes changed days again"),
-            Ok(_) => {}
+            Ok(_) => health.set("redis", Status::Up, ""),
             Err(error) => {
                 self.metrics.changed_days_failures.inc();
-                if !*is_failing {
-                    tracing::warn!(%error, "Redis did not take changed days; they are sent again until it does");
-                }
+                let told = format!("does not take changed days; they are sent again until it does: {error}");
+                health.set("redis", Status::Degraded, told);
             }
         }
-        *is_failing = sent.is_err();
     }
 
     /// Sends all pending days and returns how many. What Redis does not take stays pending.

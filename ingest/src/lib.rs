@@ -21,6 +21,7 @@ pub mod dead_letters;
 pub mod decode;
 pub mod dedup_warm_up;
 pub mod delivery;
+mod dependencies;
 pub mod direct;
 pub mod event_key;
 pub mod http;

@@ -10,7 +10,8 @@ use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::health::Health;
-use tallyhouse_service::{lifecycle, telemetry};
+use tallyhouse_service::lifecycle;
+use tallyhouse_service::telemetry::{self, Start};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ingest: {error}");
+            telemetry::fatal("ingest", &error);
             ExitCode::FAILURE
         }
     }
@@ -52,6 +53,14 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         local_store: None,
     };
     let address = config.address;
+    Start {
+        program: "ingest",
+        version: env!("CARGO_PKG_VERSION"),
+        mode: config.mode(),
+        addresses: &[("INGEST_ADDR", address.to_string()), ("INGEST_ADMIN_ADDR", config.admin_address.to_string())],
+        is_development: tallyhouse_service::config::is_development(&env)?,
+    }
+    .log();
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
     let (stop, drain) = (CancellationToken::new(), config.drain);
     let health = admin.health.clone();

@@ -8,6 +8,7 @@ use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::error::Fault;
 use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ pub struct Store {
     /// One attempt may take this long.
     pub timeout: Duration,
     pub metrics: Arc<Metrics>,
-    /// Reports the state of ClickHouse.
+    /// Reports whether inserts succeed.
     pub health: Health,
     /// Publishes the days that inserts change.
     pub changed_days: Publisher,
@@ -55,7 +56,7 @@ impl Store {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
-                self.health.set("clickhouse", Status::Up, "");
+                self.health.set("inserts", Status::Up, "");
                 self.changed_days.publish(block.days);
                 Ok(())
             }
@@ -63,8 +64,14 @@ impl Store {
                 // Maybe stored: the next attempt publishes its days again, but may come late.
                 self.changed_days.publish(block.days);
                 self.metrics.insert_failed(error.class());
-                // Something durable stands in front of it: Kafka, or the disk.
-                self.health.set("clickhouse", Status::Degraded, "inserts fail; they are repeated until they succeed");
+                // What is refused for its events is told under `store`. Else something durable stands in front of it: Kafka, or the log.
+                if error.fault() == Fault::Operational {
+                    self.health.set(
+                        "inserts",
+                        Status::Degraded,
+                        format!("they fail, and are repeated until they succeed: {error}"),
+                    );
+                }
                 Err(error)
             }
         }

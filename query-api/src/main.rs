@@ -7,7 +7,7 @@ use tallyhouse_query_api::config::settings::Variables;
 use tallyhouse_query_api::{Config, Listeners, config, run};
 use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::lifecycle::{bind, stop_signal};
-use tallyhouse_service::telemetry;
+use tallyhouse_service::telemetry::{self, Start};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("query-api: {error}");
+            telemetry::fatal("query-api", &error);
             ExitCode::FAILURE
         }
     }
@@ -34,12 +34,22 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     env::warn_of_unknown(&env);
     config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
     let config = Config::from_env(&env)?;
+    Start {
+        program: "query-api",
+        version: env!("CARGO_PKG_VERSION"),
+        mode: "query",
+        addresses: &[
+            ("QUERY_ADDR", config.address.to_string()),
+            ("QUERY_ADMIN_ADDR", config.admin_address.to_string()),
+        ],
+        is_development: tallyhouse_service::config::is_development(&env)?,
+    }
+    .log();
     let deps = config::deps(&env)?;
     let listeners = Listeners {
         public: bind("QUERY_ADDR", config.address).await?,
         admin: bind("QUERY_ADMIN_ADDR", config.admin_address).await?,
     };
-    tracing::info!(address = %config.address, admin = %config.admin_address, "query-api is listening");
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {

@@ -101,6 +101,7 @@ pub async fn run(
     let registry = MetricRegistry::default();
     let coverage = Coverage::new(store.clone(), config.look_up);
     let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
+    deps.keys.report(&deps.health);
     let app = Arc::new(App {
         keys: deps.keys,
         catalogue: deps.catalogue,
@@ -114,7 +115,7 @@ pub async fn run(
         clock: deps.clock,
     });
     let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: shutdown.clone() };
-    deps.health.set(CLICKHOUSE, Status::Down, "not asked yet");
+    deps.health.starting(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
     let admin = admin.merge(crate::http::admin::router(cache.clone()));
     let stopped = CancellationToken::new();
@@ -205,9 +206,8 @@ impl Watch {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "ClickHouse does not answer");
                 let status = if was_up { Status::Degraded } else { Status::Down };
-                self.health.set(CLICKHOUSE, status, "does not answer");
+                self.health.set(CLICKHOUSE, status, format!("does not answer: {error}"));
                 false
             }
         }

@@ -6,6 +6,8 @@
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::health::{Health, Status};
+
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -51,6 +53,20 @@ impl KeyRing {
         ring.add("demo-ingest-key", grant("demo", "demo-ingest", &[Scope::Ingest, Scope::Import]));
         ring.add("demo-query-key", grant("demo", "demo-query", &[Scope::Query, Scope::Admin]));
         ring
+    }
+
+    /// Whether nobody is let in.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Says in `/health` whether anybody is let in. Without a key a process serves nobody, so it is not ready.
+    pub fn report(&self, health: &Health) {
+        let (status, detail) = match self.is_empty() {
+            true => (Status::Down, "there is no API key, so nobody is let in"),
+            false => (Status::Up, ""),
+        };
+        health.set("keys", status, detail);
     }
 
     /// Adds a key by its text, which is not kept.

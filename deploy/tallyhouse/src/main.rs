@@ -17,7 +17,8 @@ use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::{self, Env};
-use tallyhouse_service::{lifecycle, telemetry};
+use tallyhouse_service::lifecycle;
+use tallyhouse_service::telemetry::{self, Start};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::durability;
 use tallyhouse_sql::rollups::rebuild;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     tallyhouse_service::memory::bound();
+    let is_service = matches!(command, Command::Up | Command::Store);
     let outcome = match command {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
@@ -49,7 +51,12 @@ fn main() -> ExitCode {
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
-        eprintln!("tallyhouse: {error}");
+        // A service's last line is read by machines, a command's by people.
+        if is_service {
+            telemetry::fatal("tallyhouse", &error);
+        } else {
+            eprintln!("tallyhouse: {error}");
+        }
         ExitCode::FAILURE
     })
 }
@@ -65,12 +72,30 @@ fn in_runtime(
 
 async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    Box::pin(up::up(Config::from_env(env)?, env, stopped_by_signal())).await?;
+    let config = Config::from_env(env)?;
+    Start {
+        program: "tallyhouse",
+        version: env!("CARGO_PKG_VERSION"),
+        mode: config.mode(),
+        addresses: &up::addresses(env)?,
+        is_development: config.is_development,
+    }
+    .log();
+    Box::pin(up::up(config, env, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
-    Box::pin(store::store(Config::from_env(env)?, stopped_by_signal())).await?;
+    let config = Config::from_env(env)?;
+    Start {
+        program: "tallyhouse",
+        version: env!("CARGO_PKG_VERSION"),
+        mode: "store",
+        addresses: &[],
+        is_development: config.is_development,
+    }
+    .log();
+    Box::pin(store::store(config, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }
 

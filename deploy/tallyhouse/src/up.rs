@@ -67,6 +67,17 @@ pub enum UpError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// The addresses of both services, by their variables.
+pub fn addresses(env: &dyn Env) -> Result<[(&'static str, String); 4], ConfigError> {
+    let (ingest, query) = (tallyhouse_ingest::config::Config::from_env(env)?, query_api::Config::from_env(env)?);
+    Ok([
+        ("INGEST_ADDR", ingest.address.to_string()),
+        ("INGEST_ADMIN_ADDR", ingest.admin_address.to_string()),
+        ("QUERY_ADDR", query.address.to_string()),
+        ("QUERY_ADMIN_ADDR", query.admin_address.to_string()),
+    ])
+}
+
 /// The ClickHouse that everything works with.
 struct Store {
     engine: Option<Engine>,

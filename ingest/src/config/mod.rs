@@ -59,6 +59,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// What the process does, in a word: `direct`, or its role with Kafka.
+    pub fn mode(&self) -> &'static str {
+        self.kafka.as_ref().map_or("direct", |kafka| kafka.role.name())
+    }
+
     /// Reads the configuration, and refuses what contradicts itself.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let settings: IngestSettings = env::read(env)?;

@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError;
 use rdkafka::{Statistics, TopicPartitionList};
-use tallyhouse_service::health::Status;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -137,18 +136,12 @@ impl Context {
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "the consumer's connection to Kafka has trouble");
-        if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
-            self.parts.store.health.set("kafka", Status::Degraded, "no broker can be reached");
-        }
     }
 
     fn stats(&self, statistics: Statistics) {
         let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
         let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
         self.parts.store.metrics.kafka.consumer_lag(lag);
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            self.parts.store.health.set("kafka", Status::Up, "");
-        }
     }
 }
 

@@ -21,6 +21,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// As `INGEST_ROLE` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Consumer => "consumer",
+            Self::All => "all",
+        }
+    }
+
     /// Whether it takes events.
     pub fn has_gateway(self) -> bool {
         self != Self::Consumer

@@ -49,6 +49,7 @@ pub mod parts;
 pub mod pins;
 pub mod probe;
 pub mod progress;
+mod reachable;
 pub mod records;
 pub mod run;
 pub mod settings;

@@ -15,6 +15,7 @@ use super::consumer;
 use super::delivery::KafkaDelivery;
 use super::fallback::FallbackError;
 use super::parts::ConsumerParts;
+use super::reachable;
 use super::topics::Topics;
 use crate::cardinality::{CardinalityLimiter, warm_up};
 
@@ -45,6 +46,8 @@ pub struct Kafka {
     pub tables_ready: CancellationToken,
 }
 
+const TO_THE_LOG: &str = "events go to the local log";
+
 impl Kafka {
     /// Runs until `stop`; then the consumer finishes what is on its way and leaves the group.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KafkaRunError> {
@@ -62,14 +65,15 @@ impl Kafka {
 
     async fn work(self, beside: &mut JoinSet<()>, stop: CancellationToken) -> Result<(), KafkaError> {
         let Self { topics, gateway, consumer, cardinality, client, health, tables_ready } = self;
+        let takes_events = gateway.is_some();
         if let Some(delivery) = gateway {
             // Before Kafka was ever reached: the local log takes events meanwhile.
-            health.set("kafka", Status::Degraded, "not reached yet; events go to the local log");
+            health.starting("kafka", Status::Degraded, "not reached yet; events go to the local log");
             health.set("ingest", Status::Up, "");
             beside_the_gateway(beside, &delivery);
             beside.spawn(async move { warm_up::load(&client, &cardinality).await });
         } else {
-            health.set("kafka", Status::Down, "not reached yet");
+            health.starting("kafka", Status::Down, "not reached yet");
         }
         tokio::select! {
             () = prepare(&topics) => {}
@@ -77,6 +81,7 @@ impl Kafka {
         }
         health.set("kafka", Status::Up, "");
         health.set("ingest", Status::Up, "");
+        beside.spawn(reachable::watch(topics, health, if takes_events { TO_THE_LOG } else { "events wait there" }));
         match consumer {
             Some(parts) => match stop.run_until_cancelled(tables_ready.cancelled()).await {
                 Some(()) => consume(parts, stop).await,

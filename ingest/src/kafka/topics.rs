@@ -123,6 +123,11 @@ const DEFAULT_MESSAGE_BYTES: usize = 1_048_588;
 const BATCH_OVERHEAD: usize = 256;
 
 impl Topics {
+    /// Whether Kafka answers within this time. Blocking.
+    pub fn answers(&self, within: Duration) -> Result<(), KafkaError> {
+        self.admin.inner().fetch_metadata(Some(&self.rules.shared), within).map(drop)
+    }
+
     /// Speaks to nobody yet.
     pub fn new(rules: TopicRules, brokers: &Brokers, pins: Arc<Pins>) -> Result<Self, KafkaError> {
         let admin = brokers.client().create()?;

@@ -106,7 +106,8 @@ impl Pipeline {
     fn refused(&self, why: SubmitError, events: usize) -> RequestError {
         self.metrics.handed_back(events);
         let components = self.health.report().components;
-        RequestError::not_taken(why, components.get("clickhouse").is_some_and(|store| store.status == Status::Up))
+        let stores = ["clickhouse", "inserts"].map(|name| components.get(name));
+        RequestError::not_taken(why, stores.into_iter().flatten().all(|component| component.status == Status::Up))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::cardinality::CardinalityLimiter;
 use crate::changed_days::Publisher;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
+use crate::dependencies::{watch_clickhouse, watch_dead_letters};
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{Direct, StartError};
 use crate::http;
@@ -111,7 +112,7 @@ impl Ingest {
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let health = deps.admin.health.clone();
-        health.set("ingest", Status::Down, "starting");
+        health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
         let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
         let redis = config.redis.as_ref().filter(|_| inserts);
@@ -140,6 +141,7 @@ impl Ingest {
         };
         let (drain, folder) = (config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
+            deps.keys.report(&health);
             Arc::new(Pipeline {
                 keys: deps.keys,
                 catalogue: deps.catalogue,
@@ -173,7 +175,8 @@ impl Ingest {
         if let Some(pool) = redis {
             // Before the first insert.
             let marker = ShutdownMarker::place(&folder);
-            publishing.spawn(store.changed_days.clone().send(pool, marker, all_stored.clone()));
+            let health = store.health.clone();
+            publishing.spawn(store.changed_days.clone().send(pool, marker, health, all_stored.clone()));
         }
         let mut dead_letter_writer = JoinSet::new();
         let carry = DeadLetterWriter { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
@@ -188,10 +191,12 @@ impl Ingest {
             Back::Direct(_) => true,
             Back::Kafka(kafka) => kafka.consumer.is_some(),
         };
-        let mut repairs = JoinSet::new();
+        let mut beside = JoinSet::new();
+        beside.spawn(watch_dead_letters(Arc::clone(&store.metrics), store.health.clone()));
         if inserts {
+            beside.spawn(watch_clickhouse(store.client.clone(), store.health.clone()));
             let store = store.clone();
-            repairs.spawn(async move {
+            beside.spawn(async move {
                 tables_ready.cancelled().await;
                 repair::run(store).await;
             });
@@ -213,7 +218,7 @@ impl Ingest {
         };
         let ((), ended) = tokio::join!(serve, back);
         // A rebuild that is dropped is taken up again: its days are still in the table.
-        repairs.shutdown().await;
+        beside.shutdown().await;
         // Only now: days change until the last batch is stored. This ends by itself: pending days are bounded, each chunk has a deadline, and
         // the first that Redis does not take is the last.
         all_stored.cancel();

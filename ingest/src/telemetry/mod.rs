@@ -168,6 +168,16 @@ impl Metrics {
         self.rejected.with_label_values(&[code]).inc();
     }
 
+    /// Events that were refused to their senders so far.
+    pub(crate) fn events_rejected(&self) -> u64 {
+        self.events.with_label_values(&["rejected"]).get()
+    }
+
+    /// Events that were taken and cannot be stored, so far.
+    pub(crate) fn events_dead_lettered(&self) -> u64 {
+        self.events.with_label_values(&["dead_lettered"]).get()
+    }
+
     /// A sender was warned.
     pub fn warned(&self, code: &'static str) {
         self.warnings.with_label_values(&[code]).inc();

@@ -12,6 +12,7 @@ use tallyhouse_service::changed_days::{
     ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
+use tallyhouse_service::health::Health;
 use tokio_util::sync::CancellationToken;
 
 use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting, markers};
@@ -53,7 +54,7 @@ impl Publishing {
         stopped.cancel();
         let failures = self.metrics.changed_days_failures.get();
         let marker = ShutdownMarker::place(self.data.path());
-        self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, stopped).await;
+        self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, Health::default(), stopped).await;
         self.metrics.changed_days_failures.get() == failures
     }
 }

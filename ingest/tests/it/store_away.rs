@@ -9,7 +9,7 @@ use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
-use tallyhouse_service::health::Status;
+use tallyhouse_service::health::{Health, Status};
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     assert_eq!(service.metric("tallyhouse_ingest_log_records_total"), 41, "duplicates are not appended");
     assert_eq!(stored(), 10, "the others are only in the log");
     eventually("it is measured", async || service.metric("tallyhouse_ingest_log_bytes") > 31 * 2_000).await;
-    assert_eq!(service.health.report().components["clickhouse"].status, Status::Degraded);
+    assert_eq!(service.health.report().components["inserts"].status, Status::Degraded);
     place.proxy.set(Mode::Pass);
     place.counted(41).await;
     eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
@@ -149,7 +149,7 @@ async fn a_full_log_refuses_out_loud_and_loses_nothing() {
         place.proxy.set(mode);
         // Once an insert has failed, or waits for its answer.
         assert_eq!(service.send(body(10..20)).await.status, 202);
-        let has_failed = || service.health.report().components["clickhouse"].status == Status::Degraded;
+        let has_failed = || service.health.report().components["inserts"].status == Status::Degraded;
         eventually("it is tried", async || if mode == Mode::Away { has_failed() } else { is_inserting(&place.data) })
             .await;
         let (taken, refused) = service.fill(20).await;
@@ -205,7 +205,10 @@ async fn pending_days_are_published_at_the_end_or_counted() {
     let days = |days: [i32; 2]| days.map(|day| DayChange::day(&project, day));
     eventually("Redis has the days of a sender that was stopped", async || {
         publisher.publish(&days([1, 2]));
-        publisher.clone().send(pool.clone(), ShutdownMarker::place(data.path()), stopped.clone()).await;
+        publisher
+            .clone()
+            .send(pool.clone(), ShutdownMarker::place(data.path()), Health::default(), stopped.clone())
+            .await;
         // Two days, and since when.
         redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
     })
@@ -214,7 +217,7 @@ async fn pending_days_are_published_at_the_end_or_counted() {
     redis.kill().await;
     let dropped = metrics.changed_days_dropped.get();
     publisher.publish(&days([3, 4]));
-    publisher.send(pool, ShutdownMarker::place(data.path()), stopped).await;
+    publisher.send(pool, ShutdownMarker::place(data.path()), Health::default(), stopped).await;
     assert_eq!(metrics.changed_days_dropped.get() - dropped, 2);
 }
 

@@ -47,6 +47,11 @@ pub struct EngineConfig {
 }
 
 impl Config {
+    /// What the process is, in a word.
+    pub fn mode(&self) -> &'static str {
+        if self.engine.is_some() { "all in one" } else { "all but ClickHouse" }
+    }
+
     /// Reads the configuration, and refuses what contradicts itself.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let is_development = tallyhouse_service::config::is_development(env)?;

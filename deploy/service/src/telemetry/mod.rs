@@ -1,0 +1,78 @@
+//! Logs: one JSON object per line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
+//! told once and then counted, see [`repeats`]; the last words of a process are a line like the others.
+
+mod repeats;
+
+use std::fmt::Display;
+
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, filter::FilterExt, fmt, registry};
+
+use self::repeats::Repeats;
+use crate::config;
+use crate::env::{ConfigError, Env};
+
+/// Starts logging. Call once, from `main`; a second call leaves the first in force.
+pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
+    start(config::log_filter(env)?);
+    Ok(())
+}
+
+fn start(filter: EnvFilter) {
+    let repeats = Repeats::default();
+    let lines = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    let started = registry().with(lines.with_filter(filter.and(repeats.clone()))).try_init();
+    if started.is_err() {
+        tracing::debug!("logging was started before");
+        return;
+    }
+    repeats.tell_every_minute();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("a panic without words");
+        tracing::error!(place, what, "a fault of ours ended a task");
+    }));
+}
+
+/// What a service says when it starts: the first line after its configuration was read.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Name of the program.
+    pub program: &'a str,
+    /// Version of the program.
+    pub version: &'a str,
+    /// What it is started as.
+    pub mode: &'a str,
+    /// Variables of addresses, and what they are.
+    pub addresses: &'a [(&'a str, String)],
+    /// `TALLYHOUSE_DEV`: keys that everybody knows.
+    pub is_development: bool,
+}
+
+impl Start<'_> {
+    /// Logs it.
+    pub fn log(&self) {
+        let addresses: Vec<String> = self.addresses.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        let (program, version, mode, addresses) = (self.program, self.version, self.mode, addresses.join(" "));
+        if self.is_development {
+            tracing::warn!(
+                program,
+                version,
+                mode,
+                addresses,
+                "starting in DEVELOPMENT mode: keys that everybody knows are accepted"
+            );
+        } else {
+            tracing::info!(program, version, mode, addresses, "starting");
+        }
+    }
+}
+
+/// The last line of a service that cannot go on, also when logging was not started.
+pub fn fatal(program: &str, error: &dyn Display) {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        start(EnvFilter::new("error"));
+    }
+    tracing::error!(program, %error, "cannot go on");
+}
