@@ -34,9 +34,18 @@ fn command() -> Command {
 
 async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&env)?;
+    let config = config::Config::from_env(&env).inspect_err(|_| env::warn_of_unknown(&env))?;
+    let address = config.address;
+    Start {
+        program: "ingest",
+        version: env!("CARGO_PKG_VERSION"),
+        mode: config.mode(),
+        addresses: &[("INGEST_ADDR", address.to_string()), ("INGEST_ADMIN_ADDR", config.admin_address.to_string())],
+        is_development: tallyhouse_service::config::is_development(&env)?,
+    }
+    .log();
     env::warn_of_unknown(&env);
     config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let config = config::Config::from_env(&env)?;
     let keys = tallyhouse_service::config::keys(&env)?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
     // Somebody else makes them.
@@ -52,15 +61,6 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         tables_ready,
         local_store: None,
     };
-    let address = config.address;
-    Start {
-        program: "ingest",
-        version: env!("CARGO_PKG_VERSION"),
-        mode: config.mode(),
-        addresses: &[("INGEST_ADDR", address.to_string()), ("INGEST_ADMIN_ADDR", config.admin_address.to_string())],
-        is_development: tallyhouse_service::config::is_development(&env)?,
-    }
-    .log();
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
     let (stop, drain) = (CancellationToken::new(), config.drain);
     let health = admin.health.clone();

@@ -31,9 +31,7 @@ fn command() -> Command {
 
 async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&env)?;
-    env::warn_of_unknown(&env);
-    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let config = Config::from_env(&env)?;
+    let config = Config::from_env(&env).inspect_err(|_| env::warn_of_unknown(&env))?;
     Start {
         program: "query-api",
         version: env!("CARGO_PKG_VERSION"),
@@ -45,6 +43,8 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         is_development: tallyhouse_service::config::is_development(&env)?,
     }
     .log();
+    env::warn_of_unknown(&env);
+    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
     let deps = config::deps(&env)?;
     let listeners = Listeners {
         public: bind("QUERY_ADDR", config.address).await?,

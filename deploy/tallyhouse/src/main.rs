@@ -44,10 +44,10 @@ fn main() -> ExitCode {
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
         Command::Up => in_runtime(&env, run(&env)),
         Command::Store => in_runtime(&env, keep_store(&env)),
-        Command::Migrate(what) => in_runtime(&env, migrations(&env, what)),
-        Command::Rollups(what) => in_runtime(&env, rollups_command(&env, what)),
+        Command::Migrate(what) => in_runtime(&env, warned(&env, migrations(&env, what))),
+        Command::Rollups(what) => in_runtime(&env, warned(&env, rollups_command(&env, what))),
         Command::Topics(what) => topics(&env, what),
-        Command::Dlq(what) => in_runtime(&env, dead_letters(&env, what)),
+        Command::Dlq(what) => in_runtime(&env, warned(&env, dead_letters(&env, what))),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
@@ -66,13 +66,17 @@ fn in_runtime(
     work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     telemetry::init(env)?;
-    env::warn_of_unknown(env);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
+/// Does what a command asks for, after a word on misspelt variables.
+async fn warned<T>(env: &dyn Env, work: impl Future<Output = T>) -> T {
+    env::warn_of_unknown(env);
+    work.await
+}
+
 async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
-    config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let config = Config::from_env(env)?;
+    let config = Config::from_env(env).inspect_err(|_| env::warn_of_unknown(env))?;
     Start {
         program: "tallyhouse",
         version: env!("CARGO_PKG_VERSION"),
@@ -81,12 +85,14 @@ async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
         is_development: config.is_development,
     }
     .log();
+    env::warn_of_unknown(env);
+    config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
     Box::pin(up::up(config, env, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
-    let config = Config::from_env(env)?;
+    let config = Config::from_env(env).inspect_err(|_| env::warn_of_unknown(env))?;
     Start {
         program: "tallyhouse",
         version: env!("CARGO_PKG_VERSION"),
@@ -95,6 +101,7 @@ async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
         is_development: config.is_development,
     }
     .log();
+    env::warn_of_unknown(env);
     Box::pin(store::store(config, stopped_by_signal())).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -78,9 +78,13 @@ async fn events_are_acknowledged_while_clickhouse_is_away() {
     assert_eq!(service.metric("tallyhouse_ingest_log_records_total"), 41, "duplicates are not appended");
     assert_eq!(stored(), 10, "the others are only in the log");
     eventually("it is measured", async || service.metric("tallyhouse_ingest_log_bytes") > 31 * 2_000).await;
-    assert_eq!(service.health.report().components["inserts"].status, Status::Degraded);
+    let told = |name: &str| service.health.report().components[name].clone();
+    assert_eq!(told("inserts").status, Status::Degraded);
+    eventually("it is seen without an insert, too", async || told("clickhouse").status == Status::Degraded).await;
     place.proxy.set(Mode::Pass);
     place.counted(41).await;
+    let is_up = |name: &str| told(name).status == Status::Up && told(name).detail.is_empty();
+    eventually("it is up again", async || is_up("inserts") && is_up("clickhouse")).await;
     eventually("nothing waits", async || service.metric("tallyhouse_ingest_log_bytes") == 0).await;
     assert_eq!(stored(), 41);
     assert_eq!(json(&service.send(body(0..41)).await)["duplicates"].as_u64(), Some(41));

@@ -165,14 +165,22 @@ fn what_cannot_be_used_or_means_nothing_is_reported_with_its_name() {
         assert!(!output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    let error = ingest(&[], &[("INGEST_BATCH_ROWS", "1000000")]);
-    assert!(error.contains("ingest: INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072"), "{error}");
-    let error = ingest(&["--ingest-pace-ms", "701"], &[]);
-    assert!(error.contains("ingest: INGEST_PACE_MS: 701 is more than INGEST_PACE_MOST_MS, which is 700"), "{error}");
-    let error = ingest(&[], &[("TALLYHOUSE_LOG", "warning")]);
-    assert!(error.contains("ingest: TALLYHOUSE_LOG: `warning` is not a level; say `warn`"), "{error}");
+    let last_words = |printed: &str| {
+        let last: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+        assert_eq!((last["level"].as_str(), last["program"].as_str()), (Some("ERROR"), Some("ingest")), "{printed}");
+        last["error"].as_str().unwrap().to_owned()
+    };
+    let error = last_words(&ingest(&[], &[("INGEST_BATCH_ROWS", "1000000")]));
+    assert!(error.starts_with("INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072"), "{error}");
+    let error = last_words(&ingest(&["--ingest-pace-ms", "701"], &[]));
+    assert!(error.starts_with("INGEST_PACE_MS: 701 is more than INGEST_PACE_MOST_MS, which is 700"), "{error}");
+    let error = last_words(&ingest(&[], &[("TALLYHOUSE_LOG", "warning")]));
+    assert!(error.starts_with("TALLYHOUSE_LOG: `warning` is not a level; say `warn`"), "{error}");
     let error = ingest(&[], &[("INGEST_BATCH_ROW", "1"), ("KAFKA_HOME", "/opt"), ("QUERY_CACHE_WARM", "off")]);
     let warnings = error.lines().filter(|line| line.contains("is not a variable of Tallyhouse")).collect::<Vec<_>>();
     assert_eq!(warnings.len(), 1, "{error}");
+    let first: serde_json::Value = serde_json::from_str(error.lines().next().unwrap()).unwrap();
+    let told = ["message", "version", "mode"].map(|name| first[name].as_str());
+    assert_eq!(told, [Some("starting"), Some(env!("CARGO_PKG_VERSION")), Some("direct")], "{error}");
     assert!(warnings[0].contains("INGEST_BATCH_ROW is not") && warnings[0].contains("did you mean INGEST_BATCH_ROWS?"));
 }
