@@ -180,7 +180,8 @@ impl Coverage {
             Rows::Set { set, types } => sql::counted_by_set(project, set, types),
             Rows::Quarters => sql::counted_by_quarter(project),
         };
-        let (ask, read) = (AdmissionRequest { class: Class::Dashboard, project: project.to_string() }, Instant::now());
+        let ask = AdmissionRequest { class: Class::Dashboard, project: project.to_string(), deadline: None };
+        let read = Instant::now();
         match self.store.rows::<CountedDay>(&statement, &ask).await {
             Ok(days) => {
                 let missing = Arc::new(Missing::of(&days));

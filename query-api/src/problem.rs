@@ -121,6 +121,9 @@ pub fn of_read_error(error: ReadError) -> Problem {
         ReadError::TenantBusy { retry_after_s } => {
             with(StatusCode::TOO_MANY_REQUESTS, "too_many_queries").retry_after(retry_after_s)
         }
+        ReadError::OutOfTime { retry_after_s } => {
+            with(StatusCode::GATEWAY_TIMEOUT, "timed_out").retry_after(retry_after_s)
+        }
         ReadError::TooExpensive { limit } => {
             with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
         }
@@ -150,6 +153,7 @@ mod tests {
         };
         assert_eq!(problem(ReadError::Overloaded { retry_after_s: 7 }), (503, "overloaded", Some(7)));
         assert_eq!(problem(ReadError::TenantBusy { retry_after_s: 9 }), (429, "too_many_queries", Some(9)));
+        assert_eq!(problem(ReadError::OutOfTime { retry_after_s: 3 }), (504, "timed_out", Some(3)));
         assert_eq!(problem(ReadError::Unavailable), (503, "unavailable", Some(2)));
         assert_eq!(problem(ReadError::LeftAlone { retry_after_s: 30 }), (503, "unavailable", Some(30)));
     }

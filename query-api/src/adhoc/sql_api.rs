@@ -196,7 +196,7 @@ pub async fn answer(
     ask.sql = sql_allow_list::check(&ask.sql)?;
     adhoc.refused.check(&scope, &ask)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
-    let asking = AdmissionRequest { class: Class::AdHoc, project: scope.project().to_owned() };
+    let asking = AdmissionRequest { class: Class::AdHoc, project: scope.project().to_owned(), deadline: None };
     let permit = app.sources.store.admit(&asking).await?;
     // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
     let send_permit = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// How urgent a question is. The order is that of importance under stress: what comes later is refused first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -9,19 +11,22 @@ pub enum Class {
     Dashboard,
     /// The last minutes. Cheap, asked every second, and a value of a moment ago is as good.
     Realtime,
+    /// Ticks of streams. Each is asked again within seconds, by as many as there are streams: they must not queue before panels.
+    Stream,
     /// Raw events, SQL, funnels: each may take as long as a thousand dashboards. Refused first.
     AdHoc,
 }
 
 impl Class {
     /// All of them, the last to be refused first.
-    pub const ALL: [Self; 3] = [Self::Dashboard, Self::Realtime, Self::AdHoc];
+    pub const ALL: [Self; 4] = [Self::Dashboard, Self::Realtime, Self::Stream, Self::AdHoc];
 
     /// As in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Dashboard => "dashboard",
             Self::Realtime => "realtime",
+            Self::Stream => "stream",
             Self::AdHoc => "ad_hoc",
         }
     }
@@ -32,8 +37,10 @@ impl Class {
 pub struct AdmissionRequest {
     /// How urgent it is.
     pub class: Class,
-    /// The project. Projects are served round robin.
+    /// The project. Projects are served in turn.
     pub project: String,
+    /// When whoever asks no longer waits; `None` for work that nobody waits for. The deadline of the class holds all the same.
+    pub deadline: Option<Instant>,
 }
 
 /// What a class may take in this process.
@@ -54,6 +61,12 @@ impl Limits {
         self.queue.div_ceil(2)
     }
 
+    /// Slots that one project may hold: all but one, so that another project that comes finds one, however long the first one's
+    /// queries take. A query that runs cannot be asked to leave.
+    pub const fn slots_of_project(&self) -> usize {
+        if self.concurrency > 1 { self.concurrency - 1 } else { 1 }
+    }
+
     /// The longest wait: half of the deadline, so that whoever gets a permit has at least as long to run.
     pub fn longest_wait(&self) -> Duration {
         self.deadline / 2
@@ -67,25 +80,30 @@ pub struct Policy {
     pub realtime: Limits,
     /// Of [`Class::Dashboard`].
     pub dashboard: Limits,
+    /// Of [`Class::Stream`].
+    pub stream: Limits,
     /// Of [`Class::AdHoc`].
     pub ad_hoc: Limits,
 }
 
 impl Policy {
-    /// Limits for `total` queries at once over all classes: an eighth ad hoc, a quarter real-time, the rest dashboards,
-    /// and at least one each. No class lends its slots: a query that runs cannot be asked to leave.
+    /// Limits for `total` queries at once over all classes: a fifth ad hoc and a fifth real-time, a tenth for streams, the rest
+    /// dashboards, and at least one each. Ad hoc has two where there are three in all, so that a statement of one project is not
+    /// waited for by all others. No class lends its slots: a query that runs cannot be asked to leave.
     ///
     /// The lengths of the queues are chosen, not measured: at 50 ms a dashboard and 8 ms a real-time question, the slots
     /// of the default total empty them within the longest wait. That of ad hoc holds people, who would rather wait than
     /// ask again.
     pub fn for_total(total: usize) -> Self {
-        let (ad_hoc, realtime) = ((total / 8).max(1), (total / 4).max(1));
-        let dashboard = total.saturating_sub(ad_hoc + realtime).max(1);
+        let ad_hoc = (total / 5).max(if total > 2 { 2 } else { 1 });
+        let (realtime, stream) = ((total / 5).max(1), (total / 10).max(1));
+        let dashboard = total.saturating_sub(ad_hoc + realtime + stream).max(1);
         let limits =
             |concurrency, queue, seconds| Limits { concurrency, queue, deadline: Duration::from_secs(seconds) };
         Self {
             realtime: limits(realtime, 256, 2),
             dashboard: limits(dashboard, 512, 10),
+            stream: limits(stream, 256, 10),
             ad_hoc: limits(ad_hoc, 256, 30),
         }
     }
@@ -95,6 +113,7 @@ impl Policy {
         match class {
             Class::Realtime => &self.realtime,
             Class::Dashboard => &self.dashboard,
+            Class::Stream => &self.stream,
             Class::AdHoc => &self.ad_hoc,
         }
     }
@@ -157,6 +176,13 @@ const fn work(class: Class) -> &'static [(&'static str, &'static str)] {
         Class::Dashboard => {
             &[("priority", "2"), STEP, ("max_memory_usage", "1073741824"), ("max_rows_to_read", "500000000")]
         }
+        Class::Stream => &[
+            ("priority", "3"),
+            STEP,
+            ("max_threads", "1"),
+            ("max_memory_usage", "1073741824"),
+            ("max_rows_to_read", "500000000"),
+        ],
         Class::AdHoc => &[
             ("priority", "3"),
             STEP,
@@ -176,9 +202,17 @@ mod tests {
     #[test]
     fn a_total_is_split_and_nobody_is_left_without() {
         let split = |total| Class::ALL.map(|class| Policy::for_total(total).of(class).concurrency);
-        assert_eq!(split(8), [5, 2, 1]);
-        assert_eq!(split(64), [40, 16, 8]);
-        assert_eq!(split(1), [1, 1, 1]);
+        assert_eq!(split(10), [5, 2, 1, 2]);
+        assert_eq!(split(8), [4, 1, 1, 2]);
+        assert_eq!(split(64), [34, 12, 6, 12]);
+        assert_eq!(split(1), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn one_project_leaves_a_slot_to_others_where_there_are_two() {
+        let of_project =
+            |concurrency| Limits { concurrency, queue: 2, deadline: Duration::from_secs(1) }.slots_of_project();
+        assert_eq!([1, 2, 5].map(of_project), [1, 1, 4]);
     }
 
     #[test]

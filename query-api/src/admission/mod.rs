@@ -7,10 +7,16 @@
 //!                                                     TenantBusy: the project's share of the queue is full
 //! ```
 //!
-//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, projects are served round robin.
+//! Each class has its own slots, so an ad hoc query never holds one that a dashboard needs; within a class, no project holds every slot
+//! (`slots.rs`), and the one that holds fewest is served next (`queue.rs`). A request brings its deadline: it waits for at most half of
+//! what is left of it, and its query is given the rest.
+//!
+//! The breaker opens for failures that are ClickHouse's: a question that is too slow or too big counts as far as others are so too
+//! (`blame.rs`). When its pause is over, the next dashboard or the next look of the health page closes it ([`Admission::probe`]).
 //! Under stress classes are refused in order (`shed.rs`); ClickHouse's own settings keep running queries from slowing dashboards
 //! (`class.rs`). No query is sent without a [`QueryPermit`]; dropping the future, or the permit, gives everything back.
 
+mod blame;
 mod class;
 mod permit;
 mod queue;
@@ -21,11 +27,11 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState};
+use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState, Verdict};
 use tokio::time::Instant;
 
 pub use class::{AdmissionRequest, Class, Limits, MAX_RESULT_ROWS, Policy};
-pub use permit::QueryPermit;
+pub use permit::{Call, QueryPermit};
 pub use send_permits::{SendPermit, SendPermits};
 
 use crate::telemetry::{AdmissionRefusal, Metrics};
@@ -39,6 +45,9 @@ const BREAKER: BreakerRules = BreakerRules { ratio: 0.3, least: 10, in_a_row: No
 
 /// Bounds of `Retry-After`. A minute's queue may well be gone in a second.
 const RETRY_AFTER: (u64, u64) = (1, 60);
+
+/// A query of which less is left is not sent: it would only be stopped.
+const LEAST_LEFT: Duration = Duration::from_millis(10);
 
 /// How long to come back after while somebody else's question is tried: it ends sooner or later, on no clock.
 const PROBED: Duration = Duration::from_secs(2);
@@ -61,6 +70,11 @@ pub enum NotAdmitted {
         /// When to retry, in seconds.
         retry_after_s: u32,
     },
+    /// Nothing is left of the request's time.
+    OutOfTime {
+        /// When to retry, in seconds.
+        retry_after_s: u32,
+    },
 }
 
 /// Admission to ClickHouse. Clones share everything.
@@ -74,6 +88,7 @@ struct AdmissionShared {
     policy: Policy,
     realtime: ClassSlots,
     dashboard: ClassSlots,
+    stream: ClassSlots,
     ad_hoc: ClassSlots,
     signals: Arc<Signals>,
     metrics: Metrics,
@@ -86,6 +101,7 @@ impl Admission {
         let shared = AdmissionShared {
             realtime: slots(Class::Realtime),
             dashboard: slots(Class::Dashboard),
+            stream: slots(Class::Stream),
             ad_hoc: slots(Class::AdHoc),
             signals: Arc::new(Signals::new(Breaker::new(BREAKER), metrics.clone())),
             policy,
@@ -97,10 +113,15 @@ impl Admission {
     /// A permit to ask, at once or after a wait. Dropping the future gives up the wait.
     pub async fn admit(&self, ask: &AdmissionRequest) -> Result<QueryPermit, NotAdmitted> {
         let (class, shared) = (ask.class, &*self.shared);
-        let began = Instant::now();
+        let (began, limits) = (Instant::now(), shared.policy.of(class));
+        let deadline = ask.deadline.map_or(began + limits.deadline, |asked| asked.min(began + limits.deadline));
+        let left = deadline.saturating_duration_since(began);
+        if left < LEAST_LEFT {
+            return Err(self.out_of_time(class));
+        }
         self.shed(class)?;
         let waiting = shared.metrics.waiting(class.label());
-        let entered = self.slots(class).enter(&ask.project).await;
+        let entered = self.slots(class).enter(&ask.project, limits.longest_wait().min(left / 2)).await;
         drop(waiting);
         let slot = entered.map_err(|refused| match refused.reason {
             Reason::Share => {
@@ -114,8 +135,21 @@ impl Admission {
         self.shed(class)?;
         let Some(pass) = shared.signals.pass() else { return Err(self.unavailable(class)) };
         shared.metrics.waited(class.label(), began.elapsed());
-        let deadline = began + shared.policy.of(class).deadline;
-        Ok(QueryPermit::new(class, deadline, slot, shared.signals.call(pass)))
+        Ok(QueryPermit::new(ask, deadline, slot, shared.signals.call(pass)))
+    }
+
+    /// The right to settle a half-open breaker by a look at ClickHouse; `None` where there is nothing to settle. Else ad hoc would be
+    /// refused after an outage until somebody asked for a dashboard.
+    pub fn probe(&self) -> Option<Call> {
+        self.shared.signals.probe()
+    }
+
+    /// Whether ClickHouse was there when somebody looked.
+    pub fn pinged(&self, probe: Option<Call>, is_there: bool) {
+        self.shared.signals.pinged(is_there);
+        if let Some(mut probe) = probe {
+            probe.finish(if is_there { Verdict::Succeeded } else { Verdict::Failed });
+        }
     }
 
     /// The longest that an answer for the class may take.
@@ -152,6 +186,7 @@ impl Admission {
         match class {
             Class::Realtime => &self.shared.realtime,
             Class::Dashboard => &self.shared.dashboard,
+            Class::Stream => &self.shared.stream,
             Class::AdHoc => &self.shared.ad_hoc,
         }
     }
@@ -159,6 +194,11 @@ impl Admission {
     fn overloaded(&self, class: Class, reason: AdmissionRefusal, after: Duration) -> NotAdmitted {
         self.shared.metrics.refused(class.label(), reason);
         NotAdmitted::Overloaded { retry_after_s: retry_after(after) }
+    }
+
+    fn out_of_time(&self, class: Class) -> NotAdmitted {
+        self.shared.metrics.refused(class.label(), AdmissionRefusal::OutOfTime);
+        NotAdmitted::OutOfTime { retry_after_s: retry_after(self.slots(class).pressure().drains_in) }
     }
 
     fn unavailable(&self, class: Class) -> NotAdmitted {
@@ -176,17 +216,19 @@ fn retry_after(after: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use prometheus::Registry;
-    use tallyhouse_service::breaker::Verdict;
-
     use super::*;
+    use prometheus::Registry;
 
     fn admission() -> Admission {
         Admission::new(Policy::for_total(8), Metrics::register(&Registry::new()).unwrap())
     }
 
     fn ask(class: Class) -> AdmissionRequest {
-        AdmissionRequest { class, project: "p".to_owned() }
+        of("p", class)
+    }
+
+    fn of(project: &str, class: Class) -> AdmissionRequest {
+        AdmissionRequest { class, project: project.to_owned(), deadline: None }
     }
 
     const COME_BACK: NotAdmitted = NotAdmitted::Overloaded { retry_after_s: 1 };
@@ -276,6 +318,77 @@ mod tests {
         admission.admit(&ask(Class::Realtime)).await.unwrap().finish(Verdict::Succeeded);
         assert_eq!(admission.breaker(), BreakerState::Closed);
         assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_brings_its_deadline_through_the_wait_and_into_the_query() {
+        let admission = admission();
+        let held = admission.admit(&ask(Class::AdHoc)).await.unwrap();
+        let until = |seconds| AdmissionRequest {
+            deadline: Some(Instant::now() + Duration::from_secs(seconds)),
+            ..ask(Class::AdHoc)
+        };
+        let (late, began) = (until(4), Instant::now());
+        let refused = admission.admit(&late).await.unwrap_err();
+        assert_eq!((refused, began.elapsed()), (COME_BACK, Duration::from_secs(2)), "half of what was left");
+        drop(held);
+        let admitted = admission.admit(&late).await.unwrap();
+        assert_eq!(admitted.remaining(), Duration::from_secs(2), "not a whole deadline anew");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let out = admission.admit(&late).await.unwrap_err();
+        assert!(matches!(out, NotAdmitted::OutOfTime { .. }), "{out:?}");
+        drop(admitted);
+        let own = admission.admit(&until(3_600)).await.unwrap();
+        assert_eq!(own.remaining(), Duration::from_secs(30), "never more than its class has");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_outage_a_look_at_clickhouse_lets_ad_hoc_in_again() {
+        let admission = admission();
+        for _ in 0..10 {
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().finish(Verdict::Failed);
+        }
+        assert!(admission.probe().is_none(), "it is left alone");
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(admission.admit(&ask(Class::AdHoc)).await.unwrap_err(), COME_BACK);
+        admission.pinged(admission.probe(), false);
+        assert_eq!(admission.breaker(), BreakerState::Open, "it is still away");
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let probe = admission.probe();
+        assert!(admission.probe().is_none(), "one at a time");
+        admission.pinged(probe, true);
+        assert_eq!(admission.breaker(), BreakerState::Closed);
+        assert!(admission.admit(&ask(Class::AdHoc)).await.is_ok());
+        assert!(admission.probe().is_none(), "nothing to settle");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_project_s_slow_questions_do_not_open_the_breaker_for_all() {
+        let admission = admission();
+        let slow = async |project: &str| {
+            admission.admit(&of(project, Class::Dashboard)).await.unwrap().came_to_no_end();
+        };
+        for _ in 0..40 {
+            slow("greedy").await;
+            admission.admit(&of("modest", Class::Dashboard)).await.unwrap().finish(Verdict::Succeeded);
+        }
+        assert_eq!(admission.breaker(), BreakerState::Closed);
+        for project in ["a", "b", "c", "d", "e"].iter().cycle().take(60) {
+            if admission.breaker() == BreakerState::Closed {
+                slow(project).await;
+            }
+        }
+        assert_eq!(admission.breaker(), BreakerState::Open, "those of all are ClickHouse's fault");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_clickhouse_does_not_answer_pings_one_project_is_enough() {
+        let admission = admission();
+        admission.pinged(None, false);
+        for _ in 0..10 {
+            admission.admit(&ask(Class::Dashboard)).await.unwrap().came_to_no_end();
+        }
+        assert_eq!(admission.breaker(), BreakerState::Open);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tallyhouse_service::breaker::{Breaker, BreakerState, Pass, Verdict};
 use tokio::time::Instant;
 
-use super::class::{Class, settings};
+use super::blame::Blame;
+use super::class::{AdmissionRequest, Class, settings};
 use super::shed::MANY_OVERLOADS;
 use super::slots::Slot;
 use crate::telemetry::Metrics;
@@ -19,6 +20,7 @@ const LATELY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct QueryPermit {
     class: Class,
+    project: String,
     deadline: Instant,
     // Dropped before the slot: the next query must find the breaker up to date.
     call: Call,
@@ -26,8 +28,8 @@ pub struct QueryPermit {
 }
 
 impl QueryPermit {
-    pub(super) fn new(class: Class, deadline: Instant, slot: Slot, call: Call) -> Self {
-        Self { class, deadline, call, _slot: slot }
+    pub(super) fn new(ask: &AdmissionRequest, deadline: Instant, slot: Slot, call: Call) -> Self {
+        Self { class: ask.class, project: ask.project.clone(), deadline, call, _slot: slot }
     }
 
     /// What it was asked for.
@@ -59,19 +61,25 @@ impl QueryPermit {
     /// ClickHouse said that it has too much to do.
     pub fn overloaded(&mut self) {
         self.call.signals.overloaded();
-        self.finish(Verdict::Failed);
+        self.came_to_no_end();
+    }
+
+    /// The query came to no end: it was too slow, or too big. Whether that says something about ClickHouse is for [`Blame`].
+    pub fn came_to_no_end(&mut self) {
+        let verdict = if self.call.signals.is_of_the_store(&self.project) { Verdict::Failed } else { Verdict::Nothing };
+        self.finish(verdict);
     }
 }
 
 /// A call to ClickHouse that the breaker let through.
 #[derive(Debug)]
-pub(super) struct Call {
+pub struct Call {
     signals: Arc<Signals>,
     pass: Option<Pass>,
 }
 
 impl Call {
-    fn finish(&mut self, verdict: Verdict) {
+    pub(super) fn finish(&mut self, verdict: Verdict) {
         if let Some(pass) = self.pass.take() {
             self.signals.finish(pass, verdict);
         }
@@ -91,13 +99,14 @@ pub(super) struct Signals {
     epoch: Instant,
     /// The latest times that it had too much to do, at most [`MANY_OVERLOADS`].
     overloads: Mutex<VecDeque<Instant>>,
+    blame: Mutex<Blame>,
     metrics: Metrics,
 }
 
 impl Signals {
     pub(super) fn new(breaker: Breaker, metrics: Metrics) -> Self {
         metrics.breaker(BreakerState::Closed);
-        Self { breaker, epoch: Instant::now(), overloads: Mutex::default(), metrics }
+        Self { breaker, epoch: Instant::now(), overloads: Mutex::default(), blame: Mutex::default(), metrics }
     }
 
     pub(super) fn breaker(&self) -> BreakerState {
@@ -113,6 +122,22 @@ impl Signals {
 
     pub(super) fn pass(&self) -> Option<Pass> {
         self.breaker.pass(self.now_ms())
+    }
+
+    /// A call that settles a half-open breaker, unless another one does already. A breaker that is closed needs none.
+    pub(super) fn probe(self: &Arc<Self>) -> Option<Call> {
+        let pass = (self.breaker() == BreakerState::HalfOpen).then(|| self.pass()).flatten();
+        pass.map(|pass| self.call(pass))
+    }
+
+    /// ClickHouse was looked at.
+    pub(super) fn pinged(&self, is_there: bool) {
+        self.blame.lock().unwrap_or_else(PoisonError::into_inner).pinged(is_there);
+    }
+
+    fn is_of_the_store(&self, project: &str) -> bool {
+        let mut blame = self.blame.lock().unwrap_or_else(PoisonError::into_inner);
+        blame.is_of_the_store(project, Instant::now())
     }
 
     pub(super) fn call(self: &Arc<Self>, pass: Pass) -> Call {

@@ -1,10 +1,11 @@
-//! The fair queue of a class: round robin between projects, first come, first served within one.
+//! The fair queue of a class: the project that holds the fewest slots is next, round robin between equals; first come, first
+//! served within one.
 //!
 //! ```text
 //! push -> [project A: 1 2 3] [project B: 4] -> pop: 1, 4, 2, 3
 //! ```
 //!
-//! A project that waits for one slot is delayed by at most one query of each other project, however many those wait for. When
+//! A project that holds as many as it may is passed over. A project that waits for one slot is delayed by at most one query of each other project, however many those wait for. When
 //! the queue is full, a project that waits for less evicts the newest query of the project that waits for most, so a greedy
 //! project cannot close the queue to others.
 
@@ -73,18 +74,20 @@ impl<T> FairQueue<T> {
         Ok((Ticket { project: project.to_owned(), number }, evicted))
     }
 
-    /// The item that is next.
-    pub(super) fn pop(&mut self) -> Option<T> {
-        let project = self.round.pop_front()?;
+    /// The item that is next, and its project. `held` says how many slots a project holds, or `None` when it may hold no more.
+    pub(super) fn pop(&mut self, held: impl Fn(&str) -> Option<usize>) -> Option<(String, T)> {
+        let turns = self.round.iter().enumerate();
+        let (_, place) = turns.filter_map(|(place, project)| Some((held(project)?, place))).min()?;
+        let project = self.round.remove(place)?;
         let line = self.waiting.get_mut(&project)?;
         let (_, item) = line.pop_front()?;
         self.len -= 1;
         if line.is_empty() {
             self.waiting.remove(&project);
         } else {
-            self.round.push_back(project);
+            self.round.push_back(project.clone());
         }
-        Some(item)
+        Some((project, item))
     }
 
     /// The item of this ticket, taken out of the queue; `None` when it was popped already.
@@ -132,7 +135,7 @@ mod tests {
     }
 
     fn drained(mut queue: FairQueue<u32>) -> Vec<u32> {
-        std::iter::from_fn(|| queue.pop()).collect()
+        std::iter::from_fn(|| queue.pop(|_| Some(0))).map(|(_, item)| item).collect()
     }
 
     #[test]
@@ -143,6 +146,22 @@ mod tests {
         }
         queue.push("modest", 5_000).unwrap();
         assert_eq!(drained(queue)[..3], [0, 5_000, 1]);
+    }
+
+    #[test]
+    fn the_project_that_holds_least_is_next_and_one_that_holds_enough_is_passed_over() {
+        let mut queue = queue(9, 3);
+        for (project, item) in [("a", 1), ("b", 2), ("c", 3), ("c", 4)] {
+            queue.push(project, item).unwrap();
+        }
+        let mut pop = |held: [Option<usize>; 3]| {
+            let of = |project: &str| held[["a", "b", "c"].iter().position(|name| *name == project).unwrap()];
+            queue.pop(of).map(|(_, item)| item)
+        };
+        assert_eq!(pop([Some(2), Some(1), Some(0)]), Some(3));
+        assert_eq!(pop([None, Some(1), Some(1)]), Some(2));
+        assert_eq!(pop([None, Some(1), None]), None, "b does not wait any more");
+        assert_eq!(pop([Some(2), Some(2), Some(2)]), Some(1), "first come, first served");
     }
 
     #[test]
@@ -233,9 +252,9 @@ mod tests {
                             }
                         }
                     }
-                    Op::Pop => match queue.pop() {
+                    Op::Pop => match queue.pop(|_| Some(0)) {
                         None => prop_assert!(model.is_empty()),
-                        Some(item) => {
+                        Some((_, item)) => {
                             let at = model.iter().position(|waiter| waiter.item == item).unwrap();
                             let served = model.remove(at);
                             prop_assert!(model[..at].iter().all(|waiter| waiter.project != served.project), "in order");

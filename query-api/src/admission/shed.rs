@@ -1,7 +1,7 @@
 //! Load shedding: one decision, from how loaded the classes and ClickHouse are, about which classes are refused.
 //!
 //! ```text
-//! calm -> ad hoc refused -> real-time refused too (its cached values are given instead) -> all refused (breaker open)
+//! calm -> ad hoc refused -> real-time and streams refused too (cached values are given instead) -> all refused (breaker open)
 //! ```
 //!
 //! The queue of ad hoc queries does not count as load: its length does not matter while dashboards do not wait.
@@ -32,7 +32,7 @@ pub(super) enum Shed {
     Nobody,
     /// Ad hoc questions.
     AdHoc,
-    /// Real-time ones too.
+    /// Real-time ones and streams too.
     Realtime,
     /// Everybody: ClickHouse is left alone.
     Everybody,
@@ -76,7 +76,7 @@ impl Shed {
         match (self, class) {
             (Self::Nobody, _) => false,
             (Self::AdHoc, class) => matches!(class, Class::AdHoc),
-            (Self::Realtime, class) => matches!(class, Class::AdHoc | Class::Realtime),
+            (Self::Realtime, class) => matches!(class, Class::AdHoc | Class::Stream | Class::Realtime),
             (Self::Everybody, _) => true,
         }
     }

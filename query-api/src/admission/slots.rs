@@ -1,14 +1,17 @@
 //! The slots of one class: which queries run, which wait, and which are refused.
 //!
 //! ```text
-//! enter -> a slot is free? -> Slot
+//! enter -> a slot is free, and the project may hold one more? -> Slot
 //!       -> queue (fair between projects) -> Slot | refused: share, queue, too long
 //! Slot dropped -> given to the next in the queue
 //! ```
 //!
+//! One project never holds every slot ([`Limits::slots_of_project`]): a project whose queries take long leaves one to the others.
+//!
 //! A slot is a value that is sent to the next waiter. A cancelled waiter passes its slot on; one that is cancelled earlier leaves
-//! the queue. So no slot is lost and no waiter is forgotten: nobody waits while a slot is free.
+//! the queue. So no slot is lost and no waiter is forgotten: nobody waits while a slot is free that its project may hold.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,16 +57,19 @@ pub(super) struct ClassSlots {
 #[derive(Debug)]
 struct SlotsShared {
     concurrency: usize,
-    longest_wait: Duration,
     state: Mutex<SlotsState>,
 }
 
 #[derive(Debug)]
 struct SlotsState {
     free: usize,
+    /// Slots of one project at most.
+    of_project: usize,
+    /// Slots by project; of those that hold any.
+    held: HashMap<String, usize>,
     queue: FairQueue<Waiter>,
     /// How long a slot is held, smoothed.
-    held: Duration,
+    held_for: Duration,
 }
 
 #[derive(Debug)]
@@ -78,22 +84,23 @@ const NEWEST: u32 = 8;
 impl ClassSlots {
     pub(super) fn new(limits: &Limits) -> Self {
         let capacity = Capacity { total: limits.queue, share: limits.share() };
-        let state = SlotsState { free: limits.concurrency, queue: FairQueue::new(capacity), held: Duration::ZERO };
-        let shared = SlotsShared {
-            concurrency: limits.concurrency,
-            longest_wait: limits.longest_wait(),
-            state: Mutex::new(state),
+        let state = SlotsState {
+            free: limits.concurrency,
+            of_project: limits.slots_of_project(),
+            held: HashMap::new(),
+            queue: FairQueue::new(capacity),
+            held_for: Duration::ZERO,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(SlotsShared { concurrency: limits.concurrency, state: Mutex::new(state) }) }
     }
 
     /// A slot, at once or after a wait. Dropping the future gives up the wait.
-    pub(super) async fn enter(&self, project: &str) -> Result<Slot, NoSlot> {
+    pub(super) async fn enter(&self, project: &str, longest_wait: Duration) -> Result<Slot, NoSlot> {
         let mut waiting = match self.try_enter(project).map_err(|reason| self.refused(reason))? {
             EnterOutcome::Admitted(slot) => return Ok(slot),
             EnterOutcome::Queued(waiting) => waiting,
         };
-        let reason = match tokio::time::timeout(self.shared.longest_wait, &mut waiting.slot).await {
+        let reason = match tokio::time::timeout(longest_wait, &mut waiting.slot).await {
             Ok(Ok(Ok(slot))) => return Ok(slot),
             Ok(Ok(Err(reason))) => reason,
             // The sender lives in the queue and nowhere else, so only the longest wait can have ended here.
@@ -111,9 +118,9 @@ impl ClassSlots {
 
     fn try_enter(&self, project: &str) -> Result<EnterOutcome, Reason> {
         let mut state = self.shared.lock();
-        if state.free > 0 {
-            state.free -= 1;
-            return Ok(EnterOutcome::Admitted(Slot::new(&self.shared)));
+        // Who waits already and could take it would have it.
+        if state.take(project) {
+            return Ok(EnterOutcome::Admitted(Slot::new(&self.shared, project)));
         }
         let (slot, receiver) = oneshot::channel();
         let waiter = Waiter { since: Instant::now(), slot };
@@ -142,7 +149,7 @@ impl SlotsShared {
     fn drains_in(&self, state: &SlotsState) -> Duration {
         let waiting = u32::try_from(state.queue.len() + 1).unwrap_or(u32::MAX);
         let slots = u32::try_from(self.concurrency).unwrap_or(u32::MAX).max(1);
-        state.held.saturating_mul(waiting) / slots
+        state.held_for.saturating_mul(waiting) / slots
     }
 }
 
@@ -177,36 +184,36 @@ impl Drop for Waiting {
 pub(super) struct Slot {
     /// `None` once it was handed on.
     shared: Option<Arc<SlotsShared>>,
+    project: String,
     since: Instant,
 }
 
 impl Slot {
-    fn new(shared: &Arc<SlotsShared>) -> Self {
-        Self { shared: Some(Arc::clone(shared)), since: Instant::now() }
+    fn new(shared: &Arc<SlotsShared>, project: &str) -> Self {
+        Self { shared: Some(Arc::clone(shared)), project: project.to_owned(), since: Instant::now() }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
+        let mut returned = std::mem::take(&mut self.project);
         shared.lock().measured(self.since.elapsed());
         // A loop, not a slot dropped by a failed send: that would nest as deep as the queue is long.
         loop {
             let next = {
                 let mut state = shared.lock();
-                let next = state.queue.pop();
-                if next.is_none() {
-                    state.free += 1;
-                }
-                next
+                state.give_back(&returned);
+                state.next()
             };
-            let Some(waiter) = next else { return };
-            match waiter.slot.send(Ok(Self::new(&shared))) {
+            let Some((project, waiter)) = next else { return };
+            match waiter.slot.send(Ok(Self::new(&shared, &project))) {
                 Ok(()) => return,
                 Err(unsent) => {
                     if let Ok(mut slot) = unsent {
                         slot.shared = None;
                     }
+                    returned = project;
                 }
             }
         }
@@ -214,8 +221,45 @@ impl Drop for Slot {
 }
 
 impl SlotsState {
-    fn measured(&mut self, held: Duration) {
-        self.held = if self.held.is_zero() { held } else { (self.held * (NEWEST - 1) + held) / NEWEST };
+    fn measured(&mut self, held_for: Duration) {
+        self.held_for =
+            if self.held_for.is_zero() { held_for } else { (self.held_for * (NEWEST - 1) + held_for) / NEWEST };
+    }
+
+    /// Takes a slot for a project, if there is one that it may hold.
+    fn take(&mut self, project: &str) -> bool {
+        let held = self.held.get(project).copied().unwrap_or_default();
+        if self.free == 0 || held >= self.of_project {
+            return false;
+        }
+        self.free -= 1;
+        self.held.insert(project.to_owned(), held + 1);
+        true
+    }
+
+    fn give_back(&mut self, project: &str) {
+        self.free += 1;
+        if let Some(held) = self.held.get_mut(project) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.held.remove(project);
+            }
+        }
+    }
+
+    /// Takes a slot for whoever is next. One that comes back lets one waiter in: its own project's, or another's.
+    fn next(&mut self) -> Option<(String, Waiter)> {
+        if self.free == 0 {
+            return None;
+        }
+        let (held, of_project) = (&self.held, self.of_project);
+        let may_hold = |project: &str| {
+            let held = held.get(project).copied().unwrap_or_default();
+            (held < of_project).then_some(held)
+        };
+        let (project, waiter) = self.queue.pop(may_hold)?;
+        self.take(&project);
+        Some((project, waiter))
     }
 }
 
@@ -235,6 +279,16 @@ mod tests {
     }
 
     impl ClassSlots {
+        async fn enter_soon(&self, project: &str) -> Result<Slot, NoSlot> {
+            self.enter(project, Duration::from_secs(5)).await
+        }
+
+        /// Whether whoever waits is of a project that holds as much as it may, or no slot is free.
+        fn nobody_could_enter(&self) -> bool {
+            let mut state = self.shared.lock();
+            state.next().is_none()
+        }
+
         fn free_and_waiting(&self) -> (usize, usize) {
             let state = self.shared.lock();
             (state.free, state.queue.len())
@@ -244,26 +298,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_with_a_place_or_when_it_took_too_long() {
         let slots = slots(1, 4);
-        let first = slots.enter("a").await.unwrap();
+        let first = slots.enter_soon("a").await.unwrap();
         let began = Instant::now();
-        assert_eq!(slots.enter("a").await.unwrap_err().reason, Reason::TimedOut);
+        assert_eq!(slots.enter_soon("a").await.unwrap_err().reason, Reason::TimedOut);
         assert_eq!((began.elapsed(), slots.free_and_waiting()), (Duration::from_secs(5), (0, 0)));
-        let (second, ()) = tokio::join!(slots.enter("a"), async { drop(first) });
+        let (second, ()) = tokio::join!(slots.enter_soon("a"), async { drop(first) });
         assert!(second.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_refused_learns_how_long_the_queue_takes() {
         let slots = slots(2, 8);
-        let held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
+        let held = [slots.enter_soon("a").await.unwrap(), slots.enter_soon("b").await.unwrap()];
         tokio::time::advance(Duration::from_secs(4)).await;
         drop(held);
-        let _held = [slots.enter("a").await.unwrap(), slots.enter("a").await.unwrap()];
+        let _held = [slots.enter_soon("a").await.unwrap(), slots.enter_soon("b").await.unwrap()];
         let waiting: Vec<_> = (0..4)
             .map(|_| {
                 tokio::spawn({
                     let slots = slots.clone();
-                    async move { slots.enter("a").await.map(drop) }
+                    async move { slots.enter_soon("a").await.map(drop) }
                 })
             })
             .collect();
@@ -271,18 +325,42 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // Four wait and this one would be the fifth; two slots, four seconds each.
-        let refused = slots.enter("a").await.unwrap_err();
+        let refused = slots.enter_soon("a").await.unwrap_err();
         assert_eq!(refused, NoSlot { reason: Reason::Share, after: Duration::from_secs(10) });
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_project_never_holds_every_slot_while_another_waits() {
+        let slots = slots(3, 16);
+        let mut held = vec![slots.enter_soon("a").await.unwrap(), slots.enter_soon("a").await.unwrap()];
+        assert_eq!(slots.enter_soon("a").await.unwrap_err().reason, Reason::TimedOut, "the last is for others");
+        let began = Instant::now();
+        held.push(slots.enter_soon("b").await.unwrap());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // Both wait; the slot that comes back is of whoever holds less then.
+        let enter = |project: &'static str| {
+            let slots = slots.clone();
+            tokio::spawn(async move { slots.enter_soon(project).await })
+        };
+        let (first, second) = (enter("a"), enter("c"));
+        while slots.free_and_waiting().1 < 2 {
+            tokio::task::yield_now().await;
+        }
+        drop(held.remove(0));
+        let c = second.await.unwrap().unwrap();
+        drop(held.remove(0));
+        let a = first.await.unwrap().unwrap();
+        assert_eq!(["a", "b", "c"], [&a, &held[0], &c].map(|slot| slot.project.as_str()));
     }
 
     #[tokio::test]
     async fn who_gives_way_in_a_full_queue_is_told_that_it_was_its_share() {
         let slots = slots(1, 3);
-        let held = slots.enter("a").await.unwrap();
+        let held = slots.enter_soon("a").await.unwrap();
         let enter = |project: &'static str| {
             let slots = slots.clone();
-            tokio::spawn(async move { slots.enter(project).await })
+            tokio::spawn(async move { slots.enter_soon(project).await })
         };
         let greedy = [enter("a"), enter("a")];
         while slots.free_and_waiting().1 < 2 {
@@ -326,7 +404,7 @@ mod tests {
                 .map(|n| {
                     let (slots, running) = (slots.clone(), Arc::clone(&running));
                     tokio::spawn(async move {
-                        let _slot = slots.enter(["a", "b", "c"][n % 3]).await.unwrap();
+                        let _slot = slots.enter_soon(["a", "b", "c"][n % 3]).await.unwrap();
                         // Dropped before the slot, also when aborted.
                         let _counted = Counted::new(&running);
                         tokio::task::yield_now().await;
@@ -375,13 +453,13 @@ mod tests {
         fn no_place_is_lost_and_nobody_forgotten(ops in ops()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let _entered = runtime.enter();
-            let slots = slots(2, 6);
+            let slots = slots(3, 6);
             let (mut entering, mut inside): (Vec<Entering>, Vec<Slot>) = Default::default();
             for op in ops {
                 match op {
                     Op::Enter(project) => {
                         let slots = slots.clone();
-                        entering.push(Box::pin(async move { slots.enter(["a", "b", "c"][project]).await }));
+                        entering.push(Box::pin(async move { slots.enter_soon(["a", "b", "c"][project]).await }));
                     }
                     Op::Poll(index) if !entering.is_empty() => {
                         let at = index.index(entering.len());
@@ -394,9 +472,11 @@ mod tests {
                     Op::Leave(index) if !inside.is_empty() => drop(inside.remove(index.index(inside.len()))),
                     Op::Poll(_) | Op::GiveUp(_) | Op::Leave(_) => {}
                 }
-                let (free, waiting) = slots.free_and_waiting();
-                prop_assert!(free == 0 || waiting == 0, "{waiting} wait for {free} free slots");
-                prop_assert!(inside.len() + free <= 2);
+                let free = slots.free_and_waiting().0;
+                prop_assert!(slots.nobody_could_enter(), "somebody waits for a slot that is free");
+                prop_assert!(inside.len() + free <= 3);
+                let of_project = |name: &str| inside.iter().filter(|slot: &&Slot| slot.project == name).count();
+                prop_assert!(["a", "b", "c"].into_iter().all(|name| of_project(name) <= 2), "one project holds all");
             }
             // Whoever still waits is served, one after the other.
             while !entering.is_empty() {
@@ -411,7 +491,7 @@ mod tests {
                 prop_assert!(entering.len() < before, "nobody moves");
             }
             drop(inside);
-            prop_assert_eq!(slots.free_and_waiting(), (2, 0));
+            prop_assert_eq!(slots.free_and_waiting(), (3, 0));
         }
     }
 }

@@ -81,6 +81,7 @@ mod tests {
             ReadError::LeftAlone { retry_after_s: 1 },
             ReadError::Overloaded { retry_after_s: 1 },
             ReadError::TenantBusy { retry_after_s: 1 },
+            ReadError::OutOfTime { retry_after_s: 1 },
             ReadError::TimedOut,
             ReadError::Failed,
         ] {

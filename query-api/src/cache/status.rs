@@ -50,7 +50,10 @@ impl StaleReason {
         match error {
             ReadError::Unavailable | ReadError::LeftAlone { .. } => Some(Self::Unavailable),
             // It was answered in time once.
-            ReadError::Overloaded { .. } | ReadError::TenantBusy { .. } | ReadError::TimedOut => Some(Self::Overloaded),
+            ReadError::Overloaded { .. }
+            | ReadError::TenantBusy { .. }
+            | ReadError::OutOfTime { .. }
+            | ReadError::TimedOut => Some(Self::Overloaded),
             ReadError::TooExpensive { .. }
             | ReadError::TooManyEvents { .. }
             | ReadError::TooFewPoints { .. }

@@ -38,6 +38,7 @@ fn classes_within_total(settings: &ClassSettings) -> Result<(), ConfigError> {
     let classes = [
         ("QUERY_CONCURRENCY_REALTIME", settings.query_concurrency_realtime),
         ("QUERY_CONCURRENCY_DASHBOARD", settings.query_concurrency_dashboard),
+        ("QUERY_CONCURRENCY_STREAM", settings.query_concurrency_stream),
         ("QUERY_CONCURRENCY_ADHOC", settings.query_concurrency_adhoc),
     ];
     for (name, of_one) in classes.into_iter().filter_map(|(name, of_one)| Some((name, of_one?))) {
@@ -73,6 +74,7 @@ mod tests {
             [("QUERY_STREAM_QUESTIONS_PER_PROJECT", "6"), ("QUERY_STREAM_QUESTIONS", "5")],
             [("QUERY_CONCURRENCY_REALTIME", "6"), ("QUERY_CLICKHOUSE_CONCURRENCY", "5")],
             [("QUERY_CONCURRENCY_DASHBOARD", "6"), ("QUERY_CLICKHOUSE_CONCURRENCY", "5")],
+            [("QUERY_CONCURRENCY_STREAM", "6"), ("QUERY_CLICKHOUSE_CONCURRENCY", "5")],
             [("QUERY_CONCURRENCY_ADHOC", "6"), ("QUERY_CLICKHOUSE_CONCURRENCY", "5")],
             [("QUERY_ADMIN_ADDR", "127.0.0.1:6"), ("QUERY_ADDR", "0.0.0.0:6")],
         ];

@@ -38,7 +38,7 @@ pub struct Config {
     /// Who may ask ClickHouse. `QUERY_CLICKHOUSE_CONCURRENCY`: queries at once, split between the classes as
     /// [`Policy::for_total`] says. `QUERY_CONCURRENCY_<CLASS>` sets a class by itself, `QUERY_QUEUE_<CLASS>` how many
     /// questions of it may wait (half of them of one project), and `QUERY_DEADLINE_<CLASS>_MS` how long an answer may take,
-    /// waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD` or `ADHOC`.
+    /// waiting included; `<CLASS>` is `REALTIME`, `DASHBOARD`, `STREAM` or `ADHOC`.
     pub admission: Policy,
     /// `QUERY_STREAM_LISTENERS` and, of one project, `QUERY_STREAM_LISTENERS_PER_PROJECT`: open streams. Each takes a
     /// connection. `QUERY_STREAM_QUESTIONS` and `QUERY_STREAM_QUESTIONS_PER_PROJECT`: different ones, each of which asks
@@ -109,6 +109,12 @@ fn admission(settings: &ClassSettings) -> Policy {
             settings.query_concurrency_dashboard,
             settings.query_queue_dashboard,
             settings.query_deadline_dashboard_ms,
+        ),
+        stream: limits(
+            default.stream,
+            settings.query_concurrency_stream,
+            settings.query_queue_stream,
+            settings.query_deadline_stream_ms,
         ),
         ad_hoc: limits(
             default.ad_hoc,
@@ -211,10 +217,10 @@ mod tests {
             ("QUERY_QUEUE_ADHOC", "3"),
         ]);
         let policy = Config::from_env(&set).unwrap().admission;
-        assert_eq!((policy.ad_hoc.concurrency, policy.realtime.concurrency, policy.dashboard.concurrency), (5, 4, 10));
+        assert_eq!((policy.ad_hoc.concurrency, policy.realtime.concurrency, policy.dashboard.concurrency), (5, 3, 9));
         assert_eq!(policy.realtime.deadline, Duration::from_millis(700));
         assert_eq!((policy.ad_hoc.queue, policy.ad_hoc.share(), policy.realtime.queue), (3, 2, 256));
-        assert_eq!(policy.dashboard, Limits { concurrency: 10, ..Policy::for_total(8).dashboard });
+        assert_eq!(policy.dashboard, Limits { concurrency: 9, ..Policy::for_total(8).dashboard });
         let none = env(&[("QUERY_CONCURRENCY_DASHBOARD", "0")]);
         assert_eq!(
             Config::from_env(&none).unwrap_err().to_string(),

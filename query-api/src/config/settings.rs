@@ -95,15 +95,18 @@ fn streams(unit: &'static str) -> Whole<usize> {
 #[command(next_help_heading = "Admission")]
 pub struct ClassSettings {
     /// ClickHouse queries at a time, split between the classes
-    #[arg(long, env = "QUERY_CLICKHOUSE_CONCURRENCY", default_value = "8", value_parser = concurrency())]
+    #[arg(long, env = "QUERY_CLICKHOUSE_CONCURRENCY", default_value = "10", value_parser = concurrency())]
     pub query_clickhouse_concurrency: usize,
-    /// Of what is real time; a quarter of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 2)
+    /// Of what is real time; a fifth of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 2)
     #[arg(long, env = "QUERY_CONCURRENCY_REALTIME", value_parser = concurrency())]
     pub query_concurrency_realtime: Option<usize>,
     /// Of what rollups answer; the rest of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 5)
     #[arg(long, env = "QUERY_CONCURRENCY_DASHBOARD", value_parser = concurrency())]
     pub query_concurrency_dashboard: Option<usize>,
-    /// Of what reads raw events; an eighth of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 1)
+    /// Of ticks of streams; a tenth of `QUERY_CLICKHOUSE_CONCURRENCY` (default: 1)
+    #[arg(long, env = "QUERY_CONCURRENCY_STREAM", value_parser = concurrency())]
+    pub query_concurrency_stream: Option<usize>,
+    /// Of what reads raw events; a fifth of `QUERY_CLICKHOUSE_CONCURRENCY`, two at least (default: 2)
     #[arg(long, env = "QUERY_CONCURRENCY_ADHOC", value_parser = concurrency())]
     pub query_concurrency_adhoc: Option<usize>,
     /// For an answer in real time, waiting included
@@ -112,6 +115,9 @@ pub struct ClassSettings {
     /// For an answer of rollups, waiting included
     #[arg(long, env = "QUERY_DEADLINE_DASHBOARD_MS", default_value = "10000", value_parser = millis(DEADLINE_MS.0, DEADLINE_MS.1))]
     pub query_deadline_dashboard_ms: Duration,
+    /// For a tick of a stream, waiting included
+    #[arg(long, env = "QUERY_DEADLINE_STREAM_MS", default_value = "10000", value_parser = millis(DEADLINE_MS.0, DEADLINE_MS.1))]
+    pub query_deadline_stream_ms: Duration,
     /// For an answer of raw events, waiting included
     #[arg(long, env = "QUERY_DEADLINE_ADHOC_MS", default_value = "30000", value_parser = millis(DEADLINE_MS.0, DEADLINE_MS.1))]
     pub query_deadline_adhoc_ms: Duration,
@@ -121,6 +127,9 @@ pub struct ClassSettings {
     /// Questions for rollups that may wait; of one project half of them
     #[arg(long, env = "QUERY_QUEUE_DASHBOARD", default_value = "512", value_parser = queue())]
     pub query_queue_dashboard: usize,
+    /// Ticks of streams that may wait; of one project half of them
+    #[arg(long, env = "QUERY_QUEUE_STREAM", default_value = "256", value_parser = queue())]
+    pub query_queue_stream: usize,
     /// Questions for raw events that may wait; of one project half of them
     #[arg(long, env = "QUERY_QUEUE_ADHOC", default_value = "256", value_parser = queue())]
     pub query_queue_adhoc: usize,

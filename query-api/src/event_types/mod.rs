@@ -143,8 +143,8 @@ impl EventTypes {
     }
 
     async fn read(self, project: Arc<str>) -> Result<Arc<KnownTypes>, ReadError> {
-        let (read_ms, ask) =
-            ((self.clock)(), AdmissionRequest { class: Class::Dashboard, project: project.to_string() });
+        let ask = AdmissionRequest { class: Class::Dashboard, project: project.to_string(), deadline: None };
+        let read_ms = (self.clock)();
         let rows = self.store.rows(&sql::event_types(&project, MOST_TYPES + 1), &ask).await?;
         let known = Arc::new(KnownTypes::of(rows, read_ms));
         self.known.insert(project, Arc::clone(&known));

@@ -115,8 +115,9 @@ impl Sources {
         moment: Moment,
         redis_time: RedisTimeBudget,
     ) -> Execution {
-        let ask = AdmissionRequest { class: plan.class(), project: scope.project().to_owned() };
-        let ends = Instant::now() + self.store.deadline(ask.class);
+        let class = plan.class();
+        let ends = Instant::now() + self.store.deadline(class);
+        let ask = AdmissionRequest { class, project: scope.project().to_owned(), deadline: Some(ends) };
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
         Execution { sources, scope, moment, ask, ends, redis_time, age, cost: Cost::default(), budget: Budget::whole() }
     }

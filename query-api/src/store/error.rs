@@ -28,6 +28,12 @@ pub enum ReadError {
         /// When to retry.
         retry_after_s: u32,
     },
+    /// What the request waited for took all of its time.
+    #[error("the request's time was over before its query could run; try again in {retry_after_s} s")]
+    OutOfTime {
+        /// When to retry.
+        retry_after_s: u32,
+    },
     /// The question is too big.
     #[error(
         "the query needs more than its limit of {limit}: ask for a shorter range, a coarser granularity or fewer groups"
@@ -75,6 +81,7 @@ impl ReadError {
             | Self::LeftAlone { .. }
             | Self::Overloaded { .. }
             | Self::TenantBusy { .. }
+            | Self::OutOfTime { .. }
             | Self::TimedOut
             | Self::Failed => false,
         }
@@ -90,6 +97,7 @@ impl From<NotAdmitted> for ReadError {
             NotAdmitted::Unavailable { retry_after_s } => Self::LeftAlone { retry_after_s },
             NotAdmitted::Overloaded { retry_after_s } => Self::Overloaded { retry_after_s },
             NotAdmitted::TenantBusy { retry_after_s } => Self::TenantBusy { retry_after_s },
+            NotAdmitted::OutOfTime { retry_after_s } => Self::OutOfTime { retry_after_s },
         }
     }
 }
@@ -103,6 +111,8 @@ pub(super) enum HealthSignal {
     Fails,
     /// It has too much to do.
     Overloaded,
+    /// It does not, unless the question was too much: others tell.
+    NoEnd,
     /// Neither.
     Nothing,
 }
@@ -148,11 +158,11 @@ pub(super) fn signal(error: &StoreError, class: Class) -> HealthSignal {
     }
 }
 
-/// Dashboards and real-time questions are small by construction, so a slow one is ClickHouse's fault. An ad hoc one may
-/// just have been too big.
+/// Dashboards and real-time questions are small by construction, so that slow ones of several projects are ClickHouse's fault. An ad
+/// hoc one may just have been too big.
 pub(super) fn of_timeout(class: Class) -> HealthSignal {
     match class {
-        Class::Dashboard | Class::Realtime => HealthSignal::Fails,
+        Class::Dashboard | Class::Realtime | Class::Stream => HealthSignal::NoEnd,
         Class::AdHoc => HealthSignal::Nothing,
     }
 }
@@ -209,6 +219,6 @@ mod tests {
         }
         assert_eq!(signal(&StoreError::Unreachable(String::new()), Class::AdHoc), HealthSignal::Fails);
         assert_eq!(signal(&refused(159, ""), Class::AdHoc), HealthSignal::Nothing);
-        assert_eq!(signal(&refused(159, ""), Class::Dashboard), HealthSignal::Fails);
+        assert_eq!(signal(&refused(159, ""), Class::Dashboard), HealthSignal::NoEnd);
     }
 }

@@ -119,14 +119,17 @@ impl Store {
         self.admission.breaker()
     }
 
-    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no permit, and is tried also while the breaker is open.
+    /// Whether ClickHouse answers within `timeout`; if not, why. Takes no permit, and is tried also while the breaker is open; a
+    /// half-open one is settled by it.
     pub async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
+        let probe = self.admission.probe();
         // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
         let answer = self.client.query(sql::PING).fetch_all::<u8>();
-        tokio::time::timeout(timeout, answer)
-            .await
-            .map_err(|_| StoreError::TimedOut)?
-            .map(drop)
-            .map_err(StoreError::from)
+        let answered = match tokio::time::timeout(timeout, answer).await {
+            Ok(answered) => answered.map(drop).map_err(StoreError::from),
+            Err(_) => Err(StoreError::TimedOut),
+        };
+        self.admission.pinged(probe, answered.is_ok());
+        answered
     }
 }

@@ -91,16 +91,29 @@ impl Watched {
         }
         if let Some(held) = &self.held {
             let signal = error::signal(error, held.class());
-            self.ended(QueryOutcome::Failed, signal);
+            self.failed_with(error, signal);
         }
         error::public(error)
+    }
+
+    /// A connection that broke does not end a query: it may be running all the same.
+    fn failed_with(&mut self, error: &StoreError, signal: HealthSignal) {
+        match error {
+            StoreError::Refused { .. } | StoreError::Unintelligible(_) => self.ended(QueryOutcome::Failed, signal),
+            StoreError::Unreachable(_) | StoreError::TimedOut => {
+                self.outcome = QueryOutcome::Failed;
+                if let Some(held) = &mut self.held {
+                    held.finish(signal);
+                }
+            }
+        }
     }
 
     /// ClickHouse failed at a statement that is an analyst's own: that it is wrong, or too much, says nothing of ClickHouse.
     pub fn failed_at_theirs(mut self, error: &StoreError) {
         tracing::info!(%error, query_id = self.query_id, "an analyst's statement failed");
         match error {
-            StoreError::Unreachable(_) => self.ended(QueryOutcome::Failed, HealthSignal::Fails),
+            StoreError::Unreachable(_) => self.failed_with(error, HealthSignal::Fails),
             StoreError::TimedOut => drop(self.timed_out()),
             StoreError::Refused { .. } | StoreError::Unintelligible(_) => {
                 self.ended(QueryOutcome::Failed, HealthSignal::Nothing)
@@ -137,6 +150,7 @@ fn finish(permit: &mut QueryPermit, signal: HealthSignal) {
         HealthSignal::Works => permit.finish(Verdict::Succeeded),
         HealthSignal::Fails => permit.finish(Verdict::Failed),
         HealthSignal::Overloaded => permit.overloaded(),
+        HealthSignal::NoEnd => permit.came_to_no_end(),
         HealthSignal::Nothing => permit.finish(Verdict::Nothing),
     }
 }
@@ -146,7 +160,7 @@ impl Drop for Watched {
         self.metrics.query_ended(self.outcome, self.began.elapsed());
         if let Some(held) = self.held.take() {
             let (query_id, client) = (std::mem::take(&mut self.query_id), self.stop.client.clone());
-            self.stop.killer.stop(Condemned { query_id, client, held });
+            self.stop.killer.stop(Condemned { query_id, client, sent: self.began.elapsed(), held });
         }
     }
 }

@@ -89,6 +89,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     breaker: IntGauge,
     kills: IntCounterVec,
+    stopping: IntGauge,
     stream_listeners: IntGauge,
     stream_questions: IntGauge,
     stream_events: IntCounterVec,
@@ -159,6 +160,10 @@ impl Metrics {
                 Opts::new("tallyhouse_query_kills_total", "Queries nobody waited for, by what became of them"),
                 &["result"],
             )?,
+            stopping: IntGauge::new(
+                "tallyhouse_query_stopping",
+                "Queries nobody waits for that ClickHouse has not stopped yet; each holds its slot",
+            )?,
             stream_listeners: IntGauge::new("tallyhouse_query_stream_listeners", "Open streams")?,
             stream_questions: IntGauge::new(
                 "tallyhouse_query_stream_questions",
@@ -203,6 +208,7 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.breaker.clone()),
             Box::new(self.kills.clone()),
+            Box::new(self.stopping.clone()),
             Box::new(self.stream_listeners.clone()),
             Box::new(self.stream_questions.clone()),
             Box::new(self.stream_events.clone()),

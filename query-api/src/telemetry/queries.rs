@@ -34,6 +34,8 @@ pub enum AdmissionRefusal {
     TenantShare,
     /// It waited too long.
     WaitedTooLong,
+    /// Nothing was left of the request's time.
+    OutOfTime,
 }
 
 /// What became of a query that nobody waits for.
@@ -43,7 +45,7 @@ pub enum Kill {
     Stopped,
     /// ClickHouse did not have it (any more).
     NotFound,
-    /// ClickHouse did not stop it.
+    /// ClickHouse did not stop it in time, or cannot be reached.
     Failed,
     /// Too many waited to be stopped; it was left to ClickHouse.
     Lost,
@@ -104,6 +106,7 @@ impl Metrics {
             AdmissionRefusal::QueueFull => "queue_full",
             AdmissionRefusal::TenantShare => "tenant_share",
             AdmissionRefusal::WaitedTooLong => "waited_too_long",
+            AdmissionRefusal::OutOfTime => "out_of_time",
         };
         self.refused.with_label_values(&[class, reason]).inc();
     }
@@ -115,6 +118,11 @@ impl Metrics {
             BreakerState::HalfOpen => 1,
             BreakerState::Open => 2,
         });
+    }
+
+    /// A query that nobody waits for is being stopped, and holds its slot until the guard is dropped.
+    pub fn stopping(&self) -> Running {
+        Running::new(&self.stopping)
     }
 
     /// A query nobody waited for was dealt with.

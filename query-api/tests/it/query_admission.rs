@@ -1,7 +1,7 @@
 //! Admission against a real ClickHouse: no query runs that nobody waits for, and a ClickHouse that fails is left alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 use tallyhouse_query_api::admission::Policy;
@@ -18,6 +18,9 @@ use tallyhouse_testkit::{self as support, eventually, new_project};
 
 /// The promise: a query that nobody waits for is gone within a second.
 const GONE: Duration = Duration::from_secs(1);
+
+/// Steps that take ClickHouse some seconds, within one block.
+const DEAF_STEPS: u32 = 400_000;
 
 /// A store of its own, its metrics, and a way to look at ClickHouse.
 struct Desk {
@@ -37,6 +40,10 @@ impl Desk {
     fn ask_for_long(self: &Arc<Self>, class: Class, mark: &str) -> JoinHandle<Result<Vec<u64>, ReadError>> {
         let text =
             format!("SELECT sum(length(hex(sipHash128(toString(number))))) /* {mark} */ FROM numbers(400000000)");
+        self.ask_for(class, mark, text)
+    }
+
+    fn ask_for(self: &Arc<Self>, class: Class, mark: &str, text: String) -> JoinHandle<Result<Vec<u64>, ReadError>> {
         let (desk, ask) = (Arc::clone(self), ask(class, mark));
         tokio::spawn(async move { desk.store.rows(&Statement { text, params: Vec::new() }, &ask).await })
     }
@@ -75,7 +82,7 @@ impl Desk {
 }
 
 fn ask(class: Class, project: &str) -> AdmissionRequest {
-    AdmissionRequest { class, project: project.to_owned() }
+    AdmissionRequest { class, project: project.to_owned(), deadline: None }
 }
 
 fn statement(text: &str) -> Statement {
@@ -173,12 +180,34 @@ async fn a_question_that_leaves_the_queue_is_never_sent() {
     );
 }
 
+/// A statement of one block, which ClickHouse cannot stop between two blocks, holds its slot until it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_does_not_stop_holds_its_slot_until_it_has() {
+    let engine = support::engine().await;
+    let (deaf, next) = (new_project(), new_project());
+    let desk = Desk::new(&clinging(engine.reader()).await, engine.writer(), Policy::for_total(1));
+    let text = format!(
+        "SELECT arrayFold((sum, x) -> sipHash64(sum, x), range({DEAF_STEPS}), toUInt64(0)) /* {deaf} */ \
+         FROM numbers(1)"
+    );
+    let asking = desk.ask_for(Class::AdHoc, &deaf, text);
+    desk.runs(&deaf, 1).await;
+    let began = Instant::now();
+    asking.abort();
+    let small = statement(&format!("SELECT 1 /* {next} */"));
+    let after = desk.store.rows::<u8>(&small, &ask(Class::AdHoc, &next)).await;
+    eprintln!("the slot was free after {:?}", began.elapsed());
+    assert_eq!((after, desk.running(&deaf).await), (Ok(vec![1]), 0), "the slot is free once the statement is gone");
+    assert_eq!(desk.metric("tallyhouse_query_kills_total", &["stopped"]), 1.0);
+}
+
 /// Sixty readers for three slots, each gone as soon as its query runs: all queries are stopped, and no slot is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_that_leaves_is_stopped_and_leaves_its_slots() {
     let (engine, mark) = (support::engine().await, new_project());
     let mut policy = Policy::for_total(8);
-    policy.dashboard.concurrency = 3;
+    // One is for other projects.
+    policy.dashboard.concurrency = 4;
     let desk = Desk::new(&engine.reader(), engine.writer(), policy);
     let mut left = 0.0;
     for _ in 0..20 {

@@ -40,7 +40,7 @@ fn store(connection: &Connection) -> Store {
 }
 
 fn as_analyst(project: &str) -> AdmissionRequest {
-    AdmissionRequest { class: Class::AdHoc, project: project.to_owned() }
+    AdmissionRequest { class: Class::AdHoc, project: project.to_owned(), deadline: None }
 }
 
 fn plan(question: &Value, now_ms: i64) -> Plan {
