@@ -5,7 +5,7 @@ insert format, the size of a block and how many inserts run at a time.
 Runs against a throw-away Tallyhouse (it leaves rows of a project `measure` behind) and prints Markdown. Absolute figures are
 of one machine; compare the rows of one run.
 
-    loadtest/measure.py http://127.0.0.1:8123 USER PASSWORD
+    loadtest/measure.py http://127.0.0.1:8123 writer "$(sed -n 's/^WRITER_PASSWORD=//p' data/credentials)"
 """
 import sys
 import time
@@ -15,7 +15,7 @@ import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-URL, USER, PASSWORD = (sys.argv[1:] + ["http://127.0.0.1:8123", "writer", "dev"][len(sys.argv) - 1:])[:3]
+URL, USER, PASSWORD = (sys.argv[1:] + ["http://127.0.0.1:8123", "writer", ""][len(sys.argv) - 1:])[:3]
 SCRATCH = "tallyhouse.measure_"  # what the names of scratch tables begin with
 
 

@@ -47,6 +47,13 @@ if [[ ${DEMO:-1} != 0 ]]; then
     "$binaries/loadtest" feed --flights .setup/flights.csv --url "http://$ingest" --chart "http://$query"
 fi
 
+# Its passwords were made for this data folder; a given ClickHouse has its own.
+clickhouse=${CLICKHOUSE_URL:-}
+if [[ -z $clickhouse ]]; then
+    password=$(sed -n 's/^READER_PASSWORD=//p' "$TALLYHOUSE_DATA/credentials")
+    clickhouse="http://127.0.0.1:${CLICKHOUSE_HTTP_PORT:-8123}      (user reader, password $password; others: $TALLYHOUSE_DATA/credentials)"
+fi
+
 cat <<TEXT
 
 Tallyhouse is up.
@@ -54,7 +61,7 @@ Tallyhouse is up.
   metrics out     http://$query/v1/metrics/events      (X-API-Key: demo-query-key)
   health          http://$ingest_admin/health   http://$query_admin/health
   Prometheus      http://$ingest_admin/metrics  http://$query_admin/metrics
-  ClickHouse      ${CLICKHOUSE_URL:-http://127.0.0.1:${CLICKHOUSE_HTTP_PORT:-8123}}      (user reader, password dev)
+  ClickHouse      $clickhouse
 
 Ctrl-C drains and stops.
 TEXT

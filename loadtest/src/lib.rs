@@ -20,6 +20,7 @@ pub mod chaos;
 pub mod chart;
 pub mod clickhouse;
 pub mod client;
+pub mod credentials;
 pub mod daemon;
 pub mod degrade;
 pub mod development;

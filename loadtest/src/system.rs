@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clickhouse::ClickHouseConfig;
+use crate::credentials;
 use crate::ports::free_array;
 use crate::process::{self, ProcessError};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
@@ -137,6 +138,8 @@ impl System {
             ports: Ports::free().map_err(|source| io("cannot find free ports".to_owned(), source))?,
             scratch: Scratch::create()?,
         };
+        credentials::write(&program.scratch.path().join("data"))
+            .map_err(|source| io("cannot write credentials".to_owned(), source))?;
         let child = program.spawn()?;
         let mut system = Self { program, child };
         system.ready().await?;
@@ -220,7 +223,7 @@ impl System {
         ClickHouseConfig {
             url: format!("http://127.0.0.1:{}", self.program.ports.clickhouse_http),
             user: "writer".to_owned(),
-            password: "dev".to_owned(),
+            password: credentials::PASSWORD.to_owned(),
         }
     }
 

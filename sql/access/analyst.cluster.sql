@@ -4,7 +4,7 @@
 -- API is given CLICKHOUSE_ANALYST_USER=analyst_{project} and CLICKHOUSE_ANALYST_PASSWORD.
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' SETTINGS
-    readonly = 1, allow_ddl = 0, allow_introspection_functions = 0,
+    log_queries = 0 CONST, add_http_cors_header = 0 CONST, readonly = 1, allow_ddl = 0, allow_introspection_functions = 0,
     max_execution_time = 30, timeout_overflow_mode = 'throw', max_memory_usage = 2000000000,
     max_rows_to_read = 1000000000, max_bytes_to_read = 100000000000, read_overflow_mode = 'throw',
     max_result_rows = 1000000, max_result_bytes = 104857600, result_overflow_mode = 'throw',
@@ -29,7 +29,7 @@ GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1d_local TO tallyhouse_an
 -- `analyst_` has eight letters.
 CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER'
     ON tallyhouse.events_local, tallyhouse.rollup_1m_local, tallyhouse.rollup_1h_local, tallyhouse.rollup_1d_local
-    USING project_id = substring(currentUser(), 9) AND project_id != '' TO tallyhouse_analyst;
+    USING project_id = nullIf(substring(currentUser(), 9), '') TO tallyhouse_analyst;
 
 -- The query API stops a statement that nobody waits for as the user that runs it: each sees its own project's.
 GRANT ON CLUSTER 'CLUSTER' SELECT ON system.processes TO tallyhouse_analyst;

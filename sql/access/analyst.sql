@@ -1,4 +1,4 @@
--- Analysts' SQL on one given ClickHouse server: run as an administrator, with a password of your own, and give it to the
+-- Analysts' SQL on one given ClickHouse server: run as an administrator after `services.sql`, with a password of your own, and give it to the
 -- query API as CLICKHOUSE_ANALYST_PASSWORD. The same as `analyst` in deploy/tallyhouse/src/engine/templates/users.xml.
 --
 -- The server must have `users_without_row_policies_can_read_rows` on (else give the other users policies), and
@@ -6,7 +6,7 @@
 -- `user_files_path`: the function `file` reads there without a grant.
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
-    readonly = 1, allow_ddl = 0, allow_introspection_functions = 0, allow_get_client_http_header = 1,
+    INHERIT tallyhouse_pinned, log_queries = 0 CONST, readonly = 1, allow_ddl = 0, allow_get_client_http_header = 1,
     max_execution_time = 30, timeout_overflow_mode = 'throw', max_memory_usage = 2000000000,
     max_rows_to_read = 1000000000, max_bytes_to_read = 100000000000, read_overflow_mode = 'throw',
     max_result_rows = 1000000, max_result_bytes = 104857600, result_overflow_mode = 'throw',
@@ -25,12 +25,12 @@ GRANT SELECT ON tallyhouse.rollup_1h TO analyst;
 GRANT SELECT ON tallyhouse.rollup_1d TO analyst;
 
 CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst ON tallyhouse.events, tallyhouse.rollup_1m, tallyhouse.rollup_1h, tallyhouse.rollup_1d
-    USING project_id = getClientHTTPHeader('X-Tallyhouse-Project') AND project_id != '' TO analyst;
+    USING project_id = nullIf(getClientHTTPHeader('X-Tallyhouse-Project'), '') TO analyst;
 
 -- The query API stops a statement that nobody waits for as the user that runs it, and names it in a header.
 GRANT SELECT ON system.processes TO analyst;
 CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst_stop ON system.processes
-    USING query_id = getClientHTTPHeader('X-Tallyhouse-Stop') AND query_id != '' TO analyst;
+    USING query_id = nullIf(getClientHTTPHeader('X-Tallyhouse-Stop'), '') TO analyst;
 
 CREATE QUOTA IF NOT EXISTS tallyhouse_analyst KEYED BY client_key
     FOR INTERVAL 1 hour MAX queries = 1000, read_rows = 50000000000 TO analyst;

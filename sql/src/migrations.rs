@@ -109,6 +109,11 @@ files![
     "0039_rollup_1h_merges",
     "0040_rollup_1d_merges",
     "0050_repairs",
+    "0060_views",
+    "0061_views_events",
+    "0062_views_series_1m",
+    "0063_views_series_1h",
+    "0064_views_series_1d",
 ];
 
 impl Migration {

@@ -40,26 +40,44 @@ const GRAFANA: &str = "GRAFANA_PASSWORD";
 const ANALYST: &str = "ANALYST_PASSWORD";
 const USER_HASH_KEY: &str = "USER_HASH_KEY";
 
+/// Under which development systems hashed users when they had no file.
+const DEVELOPMENT_HASH_KEY: &str = "000102030405060708090a0b0c0d0e0f";
+
 impl Credentials {
-    /// The well-known ones, for `TALLYHOUSE_DEV=1`.
-    pub fn development() -> Self {
+    /// Fixed ones, for tests: nothing else is started with them.
+    pub fn fixed() -> Self {
         Self {
             writer: Secret::new("dev"),
             reader: Secret::new("dev"),
             grafana: Secret::new("dev"),
             analyst: Secret::new("dev"),
-            user_hash_key: Secret::new("000102030405060708090a0b0c0d0e0f"),
+            user_hash_key: Secret::new(DEVELOPMENT_HASH_KEY),
         }
+    }
+
+    /// As [`Credentials::load_or_create`]. A development folder of an older version has no such file, and its users are hashed
+    /// under a well-known key: that stays, or they would be counted as strangers.
+    pub fn for_development(data: &Path) -> Result<Self, CredentialsError> {
+        let is_older = Self::load(data)?.is_none() && data.join("clickhouse").exists();
+        if is_older {
+            Self { user_hash_key: Secret::new(DEVELOPMENT_HASH_KEY), ..Self::random() }.keep(data)?;
+        }
+        Self::load_or_create(data)
     }
 
     /// Those in `credentials` below the data folder; made up and written, for the owner's eyes only, at the first start.
     pub fn load_or_create(data: &Path) -> Result<Self, CredentialsError> {
-        let path = data.join("credentials");
         let (known, is_complete) = Self::load(data)?.unwrap_or_else(|| (Self::random(), false));
         if !is_complete {
-            known.write(&path).map_err(|source| CredentialsError::File { path, source })?;
+            known.keep(data)?;
         }
         Ok(known)
+    }
+
+    /// Writes them to `credentials` below a data folder.
+    pub fn keep(&self, data: &Path) -> Result<(), CredentialsError> {
+        let path = data.join("credentials");
+        self.write(&path).map_err(|source| CredentialsError::File { path, source })
     }
 
     /// Those that are there, and whether all are; `None` before the first start. Writes nothing.

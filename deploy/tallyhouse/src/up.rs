@@ -171,8 +171,11 @@ impl Store {
 
 /// What the embedded ClickHouse is started with.
 pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) -> Result<EngineOptions, UpError> {
-    let credentials =
-        if config.is_development { Credentials::development() } else { Credentials::load_or_create(&config.data)? };
+    let credentials = if config.is_development {
+        Credentials::for_development(&config.data)?
+    } else {
+        Credentials::load_or_create(&config.data)?
+    };
     Ok(EngineOptions {
         data: config.data.clone(),
         http_port: engine.http_port,

@@ -57,7 +57,7 @@ pub async fn engine_in(folder: &Folder) -> Engine {
     engine
 }
 
-/// Options of a ClickHouse with its data in a folder, on free ports, with the development passwords.
+/// Options of a ClickHouse with its data in a folder, on free ports, with fixed passwords.
 pub fn options(folder: &Path) -> EngineOptions {
     let [http_port] = free_ports();
     EngineOptions {
@@ -65,7 +65,7 @@ pub fn options(folder: &Path) -> EngineOptions {
         http_port,
         tcp_port: None,
         program: program(),
-        credentials: Credentials::development(),
+        credentials: Credentials::fixed(),
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
         executable: programs::engine(),
         start_within: Duration::from_secs(60),

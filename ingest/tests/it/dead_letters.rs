@@ -151,6 +151,7 @@ async fn any_bytes_come_back_as_they_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_attaches_to_the_embedded_clickhouse_that_runs() {
     let (shared, folder) = (support::shared().await, Folder::create());
+    shared.options.credentials.keep(folder.path()).unwrap();
     let mut command = tokio::process::Command::new(programs::tallyhouse());
     let output = command
         .args(["dlq", "list", "--project", "nobody"])

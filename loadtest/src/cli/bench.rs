@@ -41,8 +41,8 @@ pub(crate) struct BenchArgs {
     /// The user there; it must be allowed to read all projects and to insert into `events_in`
     #[arg(long, default_value = "writer")]
     clickhouse_user: String,
-    /// Its password
-    #[arg(long, default_value = "dev")]
+    /// Its password: WRITER_PASSWORD of `credentials` in the data folder
+    #[arg(long, default_value = "")]
     clickhouse_password: String,
     /// The process of its ingester
     #[arg(long)]

@@ -9,6 +9,7 @@ use hyper::Method;
 
 use super::DegradeError;
 use super::stage::until;
+use crate::credentials;
 use crate::daemon::{Daemon, Launch, log_tail};
 use crate::development::QUERY_KEY;
 use crate::ports::free_address;
@@ -52,8 +53,8 @@ impl Instance {
             ("QUERY_ADMIN_ADDR", &admin),
             ("CLICKHOUSE_URL", start.clickhouse_url),
             ("CLICKHOUSE_USER", "reader"),
-            ("CLICKHOUSE_PASSWORD", "dev"),
-            ("CLICKHOUSE_ANALYST_PASSWORD", "dev"),
+            ("CLICKHOUSE_PASSWORD", credentials::PASSWORD),
+            ("CLICKHOUSE_ANALYST_PASSWORD", credentials::PASSWORD),
             ("REDIS_URL", start.redis_url),
         ];
         let launch = Launch {

@@ -98,7 +98,7 @@ fn trimmed(text: &str) -> Result<String, String> {
     Ok(text.trim().to_owned())
 }
 
-/// `TALLYHOUSE_DEV`: well-known keys and passwords.
+/// `TALLYHOUSE_DEV`: well-known keys.
 pub fn is_development(env: &dyn Env) -> Result<bool, ConfigError> {
     env::read(env).map(|Development { tallyhouse_dev }| tallyhouse_dev)
 }

@@ -22,7 +22,7 @@ use settings::{Durability, EngineSettings, ReplayKey};
 pub struct Config {
     /// `TALLYHOUSE_DATA`: everything that is kept.
     pub data: PathBuf,
-    /// `TALLYHOUSE_DEV`: well-known keys and passwords.
+    /// `TALLYHOUSE_DEV`: well-known keys.
     pub is_development: bool,
     /// `CLICKHOUSE_FSYNC`: `on` for inserts that survive a power cut.
     pub fsync: Fsync,

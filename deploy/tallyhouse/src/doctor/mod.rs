@@ -132,9 +132,6 @@ fn hash_key(config: &Config, env: &dyn Env) -> Outcome {
         let key = ingest::user_hash_key(env).map_err(|error| error.to_string());
         return key.map(|_| "32 hexadecimal digits (USER_HASH_KEY)").into();
     }
-    if config.is_development {
-        return Outcome::Ok("the well-known one of development".to_owned());
-    }
     match Credentials::load(&config.data) {
         Ok(None) => Outcome::Ok("will be made, in `credentials` below the data folder".to_owned()),
         Ok(Some((known, _))) if ingest::parse_key(known.user_hash_key.expose()).is_some() => {

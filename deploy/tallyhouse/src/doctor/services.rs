@@ -17,8 +17,10 @@ use crate::migrate;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the user of the services does, as `sql/access/services.sql` grants it.
-const WRITER_RIGHTS: [&str; 4] = [
+const WRITER_RIGHTS: [&str; 6] = [
     "SELECT, INSERT, ALTER TABLE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW, TRUNCATE, OPTIMIZE ON tallyhouse.*",
+    "CREATE DATABASE, CREATE VIEW, DROP VIEW ON tallyhouse_views.*",
+    "SET DEFINER ON definer",
     "SELECT ON system.parts",
     "SELECT ON system.tables",
     "SELECT ON system.processes",

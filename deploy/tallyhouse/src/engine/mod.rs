@@ -14,6 +14,7 @@ mod error;
 mod job;
 mod library;
 mod output;
+mod pinned;
 mod preflight;
 mod probe;
 mod program;

@@ -12,13 +12,14 @@ use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_INSERT;
 
 use super::EngineOptions;
 use super::error::EngineError;
+use super::pinned;
 use super::program::Program;
 
 const CONFIG: &str = include_str!("templates/config.xml");
 const USERS: &str = include_str!("templates/users.xml");
 
-/// Tables that dashboards and analysts may read. Each gets a row policy.
-const DASHBOARD_TABLES: [&str; 4] = ["events", "rollup_1m", "rollup_1h", "rollup_1d"];
+/// Tables that analysts may read, and the views that dashboards read. Each gets a row policy.
+const SHARED_TABLES: [&str; 4] = ["events", "rollup_1m", "rollup_1h", "rollup_1d"];
 
 /// The library runs its endless query as `default` without a password, and that user's name is not ours to choose. The
 /// endless query is its one session, so nobody else ever gets in as `default`.
@@ -39,7 +40,13 @@ const ENGINE_USER: &str = "        <default>
 
 /// What an analyst sees: the project that the query API names in a header of its request. SQL can change settings (a
 /// subquery's `SETTINGS` clause even those that are read-only), and no header. Without the header there are no rows.
-const ANALYST_FILTER: &str = "project_id = getClientHTTPHeader('X-Tallyhouse-Project') AND project_id != ''";
+///
+/// In this form it reaches the primary key; `project_id = … AND project_id != ''` is folded so that it does not, and each statement
+/// reads the rows of all projects.
+const ANALYST_FILTER: &str = "project_id = nullIf(getClientHTTPHeader('X-Tallyhouse-Project'), '')";
+
+/// A hash that no password is known to have.
+const NO_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A project's id, as it may stand in a row policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +121,20 @@ impl Files {
 /// Writes both files.
 pub(super) fn write(files: &Files, options: &EngineOptions) -> Result<(), EngineError> {
     write_private(&files.config, &config(files, options))?;
-    write_private(&files.users, &users(options))
+    write_private(&files.users, &users(options))?;
+    shut_functions(&files.tables)
+}
+
+/// Puts a definition of ours in the place of the functions that read files of the server: see [`pinned::SHUT`].
+fn shut_functions(tables: &Path) -> Result<(), EngineError> {
+    let folder = tables.join("user_defined");
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::set_permissions(&folder, Permissions::from_mode(0o700)))
+        .map_err(|source| file_error(&folder, source))?;
+    for function in pinned::SHUT {
+        write_private(&folder.join(format!("function_{function}.sql")), &pinned::shut(function))?;
+    }
+    Ok(())
 }
 
 fn config(files: &Files, options: &EngineOptions) -> String {
@@ -145,27 +165,31 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{reader_sha256}}", &sha256(credentials.reader.expose()))
         .replace("{{grafana_sha256}}", &sha256(credentials.grafana.expose()))
         .replace("{{analyst_sha256}}", &sha256(credentials.analyst.expose()))
-        .replace("{{grafana_grants}}", &grants())
-        .replace("{{analyst_grants}}", &grants())
+        .replace("{{no_sha256}}", NO_SHA256)
+        .replace("{{pinned_settings}}", &pinned::settings())
+        .replace("{{pinned_constraints}}", &pinned::constraints())
+        .replace("{{table_grants}}", &grants())
         .replace("{{analyst_policies}}", &policies(ANALYST_FILTER))
-        .replace("{{grafana_policies}}", &grafana_policies(&options.grafana_projects))
+        .replace("{{definer_policies}}", &definer_policies(&options.grafana_projects))
 }
 
 fn grants() -> String {
     let grant = |table| format!("                <query>GRANT SELECT ON tallyhouse.{table}</query>");
-    DASHBOARD_TABLES.map(grant).join("\n")
+    SHARED_TABLES.map(grant).join("\n")
 }
 
-/// One policy a table: a table without one is readable in full. Without projects nothing is visible.
-fn grafana_policies(projects: &[ProjectName]) -> String {
+/// What the views show to whom. One policy a table: a table without one is readable in full. Without projects nothing is visible.
+fn definer_policies(projects: &[ProjectName]) -> String {
     let names: Vec<String> = projects.iter().map(|project| format!("'{}'", project.0)).collect();
-    let filter = if names.is_empty() { "0".to_owned() } else { format!("project_id IN ({})", names.join(", ")) };
-    policies(&filter)
+    if names.is_empty() {
+        return policies("0");
+    }
+    policies(&format!("currentUser() = 'grafana' AND project_id IN ({})", names.join(", ")))
 }
 
 fn policies(filter: &str) -> String {
     let policy = |table| format!("                    <{table}><filter>{filter}</filter></{table}>");
-    DASHBOARD_TABLES.map(policy).join("\n")
+    SHARED_TABLES.map(policy).join("\n")
 }
 
 fn sha256(text: &str) -> String {
@@ -204,7 +228,7 @@ mod tests {
             http_port: 8123,
             tcp_port: Some(9000),
             program,
-            credentials: Credentials::development(),
+            credentials: Credentials::fixed(),
             grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
             executable: PathBuf::from("tallyhouse"),
             start_within: Duration::from_secs(1),
@@ -240,12 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn every_table_of_grafana_has_a_policy_and_no_project_means_no_rows() {
+    fn every_table_behind_the_views_has_a_policy_and_no_project_means_no_rows() {
         let users = |projects: &[&str]| users(&options(Program::Server("s".into()), projects));
-        for table in DASHBOARD_TABLES {
-            assert!(
-                users(&["a", "b"]).contains(&format!("<{table}><filter>project_id IN ('a', 'b')</filter></{table}>"))
-            );
+        for table in SHARED_TABLES {
+            assert!(users(&["a", "b"]).contains(&format!(
+                "<{table}><filter>currentUser() = 'grafana' AND project_id IN ('a', 'b')</filter></{table}>"
+            )));
             assert!(users(&[]).contains(&format!("<{table}><filter>0</filter></{table}>")));
         }
     }

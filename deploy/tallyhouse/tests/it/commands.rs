@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
+use tallyhouse::credentials::Credentials;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::durability::{self, Fsync};
 
@@ -68,7 +69,11 @@ async fn the_store_syncs_what_it_is_told_to_sync() {
     command.env("CLICKHOUSE_HTTP_PORT", http.to_string()).env("CLICKHOUSE_TCP_PORT", tcp.to_string());
     let _store = Running(command.spawn().unwrap());
     let url = format!("http://127.0.0.1:{http}");
-    let writer = Connection { url, user: "writer".to_owned(), password: "dev".to_owned() };
+    let data = folder.path();
+    let password = async || Credentials::load(data).ok().flatten().map(|(known, _)| known.writer.expose().to_owned());
+    eventually("there are credentials", async || password().await.is_some()).await;
+    let writer = Connection { url, user: "writer".to_owned(), password: password().await.unwrap() };
+    assert_ne!(writer.password, "dev");
     eventually("parts are synced", async || matches!(durability::status(&writer).await, Ok(Fsync::On))).await;
 }
 

@@ -22,3 +22,4 @@ mod flights;
 mod freshness;
 mod kills;
 mod outage;
+mod views;

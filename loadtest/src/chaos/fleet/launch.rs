@@ -12,12 +12,20 @@ const PARTITIONS: usize = 6;
 /// Same on every instance; the one of development mode.
 const USER_HASH_KEY: &str = "000102030405060708090a0b0c0d0e0f";
 
+fn name_of(target: Target) -> String {
+    target.to_string().replace(' ', "-")
+}
+
 impl Fleet {
+    pub(super) fn data_of(&self, target: Target) -> PathBuf {
+        self.scratch.path().join(name_of(target))
+    }
+
     fn launch(&self, target: Target, program: PathBuf, arguments: &[&str], env: &[(&str, &str)]) -> Launch {
-        let name = target.to_string().replace(' ', "-");
+        let name = name_of(target);
         let mut env: Vec<(String, String)> =
             env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let data = self.scratch.path().join(&name).display().to_string();
+        let data = self.data_of(target).display().to_string();
         env.extend(self.settings.iter().cloned());
         env.extend([("TALLYHOUSE_DATA".to_owned(), data), ("TALLYHOUSE_DEV".to_owned(), "1".to_owned())]);
         Launch {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::plan::{Deployment, Fault, Target};
 use crate::brokers::{Brokers, BrokersError};
 use crate::clickhouse::{ClickHouseConfig, ClickHouseError};
+use crate::credentials;
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
 use crate::ports::free_addresses;
 use crate::process::{self, ProcessError};
@@ -117,8 +118,11 @@ impl Fleet {
         let mut addresses = addresses.into_iter();
         let mut address = || addresses.next().ok_or_else(|| std::io::Error::other("too few ports"));
         let (http, redis) = (address()?, address()?);
-        let clickhouse =
-            ClickHouseConfig { url: format!("http://{http}"), user: "writer".to_owned(), password: "dev".to_owned() };
+        let clickhouse = ClickHouseConfig {
+            url: format!("http://{http}"),
+            user: "writer".to_owned(),
+            password: credentials::PASSWORD.to_owned(),
+        };
         let mut fleet = Self {
             members: BTreeMap::new(),
             brokers: None,
@@ -129,6 +133,7 @@ impl Fleet {
             scratch,
         };
         fleet.add(Target::Redis, fleet.redis(&redis), redis.clone(), None)?;
+        credentials::write(&fleet.data_of(Target::Store))?;
         fleet.add(Target::Store, fleet.store(programs, &http), http, None)?;
         if brokers > 0 {
             fleet.brokers = Some(Brokers::start(brokers, fleet.scratch.path()).await?);
