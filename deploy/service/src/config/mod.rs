@@ -4,6 +4,7 @@ mod log_filter;
 
 use std::path::PathBuf;
 
+use axum::http::Uri;
 use clap::{ArgAction, Args};
 
 use crate::env::{self, ConfigError, Env};
@@ -61,7 +62,7 @@ pub struct Redis {
 #[command(next_help_heading = "ClickHouse")]
 pub struct GivenClickHouse {
     /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123`; `ingest` and `query-api` by themselves need it (default: embedded)
-    #[arg(long, env = "CLICKHOUSE_URL", value_parser = trimmed)]
+    #[arg(long, env = "CLICKHOUSE_URL", value_parser = clickhouse_url)]
     pub clickhouse_url: Option<String>,
     /// Who works on it (default: writer, of the query API reader)
     #[arg(long, env = "CLICKHOUSE_USER")]
@@ -74,8 +75,8 @@ pub struct GivenClickHouse {
 impl GivenClickHouse {
     /// Where it is, which has to be known.
     pub fn url(&self) -> Result<String, ConfigError> {
-        let problem = "is not set; it must be the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123";
-        self.clickhouse_url.clone().ok_or_else(|| ConfigError::new("CLICKHOUSE_URL", problem))
+        let problem = || ConfigError::new("CLICKHOUSE_URL", format!("is not set; it {AN_ADDRESS}"));
+        self.clickhouse_url.clone().ok_or_else(problem)
     }
 
     /// The password, which may be none.
@@ -94,7 +95,16 @@ pub fn untrimmed_secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text))
 }
 
-fn trimmed(text: &str) -> Result<String, String> {
+const AN_ADDRESS: &str = "must be the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123";
+
+/// An address that may be printed: the value is not in the errors either, because a password may be in it.
+fn clickhouse_url(text: &str) -> Result<String, String> {
+    let uri: Uri = text.trim().parse().map_err(|_| AN_ADDRESS.to_owned())?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let authority = uri.authority().filter(|_| is_http).ok_or_else(|| AN_ADDRESS.to_owned())?;
+    if authority.as_str().contains('@') {
+        return Err("names a user: say CLICKHOUSE_USER and CLICKHOUSE_PASSWORD instead".to_owned());
+    }
     Ok(text.trim().to_owned())
 }
 
@@ -138,6 +148,17 @@ mod tests {
             keys(&env("TALLYHOUSE_DEV", "maybe")).err().unwrap().to_string(),
             "TALLYHOUSE_DEV: `maybe` is neither 1 nor 0"
         );
+    }
+
+    #[test]
+    fn an_address_of_clickhouse_holds_no_password() {
+        assert_eq!(clickhouse_url(" http://127.0.0.1:8123 "), Ok("http://127.0.0.1:8123".to_owned()));
+        assert!(clickhouse_url("https://[::1]:8443/").is_ok());
+        for wrong in ["", "127.0.0.1:8123", "localhost", "tcp://a:9000", "http://", "http://a b"] {
+            assert_eq!(clickhouse_url(wrong), Err(AN_ADDRESS.to_owned()), "{wrong}");
+        }
+        let error = clickhouse_url("http://joe:hunter2@a:8123").unwrap_err();
+        assert!(error.contains("CLICKHOUSE_PASSWORD") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]
