@@ -1,6 +1,6 @@
 //! The structure of the database, and the client for it.
 //!
-//! `migrations/` holds the tables and views; [`runner`] applies them. [`native`] and [`insert`] write rows,
+//! `migrations/` holds the tables and views; [`runner`] applies them, one process at a time ([`lock`]). [`native`] and [`insert`] write rows,
 //! [`error`] classifies failures.
 #![warn(missing_docs)]
 
@@ -9,6 +9,7 @@ pub mod durability;
 pub mod error;
 mod hexadecimal;
 pub mod insert;
+pub mod lock;
 pub mod migrations;
 pub mod native;
 pub mod rehearsal;

@@ -18,6 +18,16 @@ pub enum Topology {
     Cluster(String),
 }
 
+impl Topology {
+    /// The table of what runs, on every server.
+    pub fn processes(&self) -> String {
+        match self {
+            Self::Single => "system.processes".to_owned(),
+            Self::Cluster(name) => format!("clusterAllReplicas('{name}', system.processes)"),
+        }
+    }
+}
+
 /// How the files are rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rendering {
@@ -151,10 +161,6 @@ impl Migration {
         } else {
             String::new()
         };
-        let processes = cluster.map_or_else(
-            || "system.processes".to_owned(),
-            |name| format!("clusterAllReplicas('{name}', system.processes)"),
-        );
         let policy = rendering.tiered_policy.as_deref();
         let text = self
             .text
@@ -163,7 +169,7 @@ impl Migration {
             .replace("{{replicated}}", cluster.map_or("", |_| "Replicated"))
             .replace("{{local}}", cluster.map_or("", |_| "_local"))
             .replace("{{dedup_window}}", &format!("{window}{granule}"))
-            .replace("{{processes}}", &processes)
+            .replace("{{processes}}", &rendering.topology.processes())
             .replace("{{storage_policy}}", &policy.map(|p| format!(", storage_policy = '{p}'")).unwrap_or_default());
         cold_tier(&text, policy.is_some())
     }

@@ -29,7 +29,12 @@ pub enum TablesError {
 impl TablesError {
     /// Whether ClickHouse may answer otherwise in a moment.
     pub fn is_passing(&self) -> bool {
-        let (Self::Migrate(MigrateError::Statement { source: error, .. } | MigrateError::Record(error))
+        if let Self::Migrate(MigrateError::LockLost { .. } | MigrateError::Busy { .. }) = self {
+            return true;
+        }
+        let (Self::Migrate(
+            MigrateError::Statement { source: error, .. } | MigrateError::Record(error) | MigrateError::Lock(error),
+        )
         | Self::Rollups(RollupsError::Store(error))
         | Self::Fsync(error)) = self
         else {

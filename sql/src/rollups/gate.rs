@@ -5,20 +5,20 @@
 //! were; it is waited for. Nothing that affects the views can be the gate: renaming `events_in` under an insert stores it in
 //! some tables and not in others, because a view looks its source up by name for every block.
 //!
-//! **The lock** is a running query: ClickHouse refuses a second query of the same id, and ends this one when the connection
-//! closes. So it goes with the process that holds it, however that ends, and there is no stale lock to judge.
+//! **The lock** is that of [`crate::lock`]: it goes with the process that holds it, however that ends.
 //! A gate that is closed while nobody holds the lock was left behind: whoever takes the lock opens it.
 
 use std::time::Duration;
 
 use clickhouse::Client;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::{RollupsError, execute, number, within};
 use crate::error::StoreError;
+use crate::lock::QueryLock;
 
-const LOCK: &str = "tallyhouse-rollups-rebuild";
+/// The name of the lock, which is the id of a query.
+pub(crate) const LOCK: &str = "tallyhouse-rollups-rebuild";
 const BAR: &str = "closed_for_rebuild";
 const POLL: Duration = Duration::from_millis(20);
 
@@ -29,62 +29,23 @@ const LOCK_WITHIN: Duration = Duration::from_secs(3);
 const OPEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The right to change rollups, as long as the value lives.
-pub struct Lock(JoinHandle<()>);
+pub struct Lock(QueryLock);
 
 impl Lock {
     /// Takes it. [`RollupsError::Busy`] when another process has it.
     pub async fn take(client: &Client) -> Result<Self, RollupsError> {
-        let deadline = Instant::now() + LOCK_WITHIN;
-        let mine = format!("SELECT '{}', sleepEachRow(1) FROM numbers(1000000) FORMAT Null", ulid());
-        loop {
-            let query = client
-                .query_raw(&mine)
-                .with_setting("query_id", LOCK)
-                // Only a read-only query ends with its connection.
-                .with_setting("readonly", "2")
-                .with_setting("cancel_http_readonly_queries_on_client_close", "1")
-                .with_setting("max_execution_time", "0")
-                .with_setting("max_block_size", "1")
-                .with_setting("function_sleep_max_microseconds_per_block", "0");
-            let held = Self(tokio::spawn(async move { drop(query.execute().await) }));
-            while !held.is_lost() && Instant::now() < deadline {
-                let is_mine = format!(
-                    "SELECT count() FROM system.processes WHERE query_id = '{LOCK}' AND query = {}",
-                    super::quoted(&mine)
-                );
-                if number(client, &is_mine).await? > 0 {
-                    return Ok(held);
-                }
-                sleep(POLL).await;
-            }
-            if Instant::now() >= deadline {
-                return Err(RollupsError::Busy);
-            }
-            sleep(POLL).await;
-        }
+        QueryLock::take(client, LOCK, LOCK_WITHIN).await?.map(Self).ok_or(RollupsError::Busy)
     }
 
     /// Whether somebody else may have it by now.
     pub fn is_lost(&self) -> bool {
-        self.0.is_finished()
+        self.0.is_lost()
     }
 
     /// [`RollupsError::LockLost`] when somebody else may have it by now.
     pub fn check(&self) -> Result<(), RollupsError> {
         if self.is_lost() { Err(RollupsError::LockLost) } else { Ok(()) }
     }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Something that no other process says.
-fn ulid() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("{}-{:016x}", std::process::id(), RandomState::new().hash_one(std::process::id()))
 }
 
 /// Closes the gate. Not to be dropped before it is done: ClickHouse would go on and close it behind our back.

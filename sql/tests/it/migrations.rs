@@ -6,12 +6,13 @@ use tallyhouse::engine::Engine;
 use tallyhouse::{migrate, rollups};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::lock::QueryLock;
 use tallyhouse_sql::migrations::{ALL, DEDUPLICATION_WINDOW, Migration, Rendering, Topology};
 use tallyhouse_sql::rollups::verify::verify;
-use tallyhouse_sql::runner::{self, MigrateError, Standing};
+use tallyhouse_sql::runner::{self, LOCK, MigrateError, STEP, Standing};
 
 use tallyhouse_testkit::ingest_service::block_of;
-use tallyhouse_testkit::{Folder, ask, execute, options, shared};
+use tallyhouse_testkit::{Folder, ask, eventually, execute, options, shared};
 
 #[tokio::test]
 async fn the_cluster_rendering_parses() {
@@ -111,7 +112,7 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     let (client, slow) = (writer.clone(), slow.to_owned());
     let under_way = tokio::spawn(async move { execute(&client, &slow).await });
     let listed = "SELECT count() FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%sleepEachRow%'";
-    tallyhouse_testkit::eventually("the insert has begun", async || ask(&writer, listed).await.unwrap() == "1").await;
+    eventually("the insert has begun", async || ask(&writer, listed).await.unwrap() == "1").await;
     let applied = runner::up(&writer, &rendering).await.unwrap();
     assert!(under_way.is_finished(), "the insert was not waited for");
     under_way.await.unwrap().unwrap();
@@ -136,6 +137,105 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     assert!(insert(&engine.writer(), "before").await && insert(&engine.writer(), "after").await);
     assert_eq!(ask(&engine.writer(), every).await.unwrap(), "14");
     engine.stop(Duration::from_secs(10)).await;
+}
+
+const ROUNDS: usize = 2;
+const AT_ONCE: usize = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_that_migrate_at_once_one_applies_each_file() {
+    let folder = Folder::create();
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
+    for round in 0..ROUNDS {
+        execute(&writer, "DROP DATABASE IF EXISTS tallyhouse SYNC").await.unwrap();
+        at_once(&writer, &rendering).await;
+        back_to(&writer, 20).await;
+        assert!(insert(&writer, "before").await);
+        at_once(&writer, &rendering).await;
+        let selection = rollups::selection(None, None, None, None);
+        let verified = verify(&writer.client(), &selection, Duration::from_millis(20)).await.unwrap();
+        assert_eq!(verified.drifts, Vec::new(), "round {round}");
+    }
+    engine.stop(Duration::from_secs(10)).await;
+}
+
+/// All of them are content, and each file was applied by one.
+async fn at_once(writer: &Connection, rendering: &Rendering) {
+    let standings = runner::status(writer, rendering).await.unwrap();
+    let pending = standings.iter().filter(|(_, standing)| *standing == Standing::Pending).count();
+    let mut migrating = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (writer, rendering) = (writer.clone(), rendering.clone());
+        migrating.spawn(async move { runner::up(&writer, &rendering).await.unwrap().len() });
+    }
+    let applied = migrating.join_all().await;
+    assert!(pending > 0 && applied.iter().sum::<usize>() == pending, "{applied:?} of {pending}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_migrates_is_waited_for_and_what_it_left_running() {
+    let folder = Folder::create();
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
+    let client = writer.client().with_database("system");
+    let take = async |name| QueryLock::take(&client, name, Duration::from_secs(5)).await.unwrap();
+    let mut migrations = take(LOCK).await;
+    let rollups = take("tallyhouse-rollups-rebuild").await;
+    assert!(migrations.is_some() && rollups.is_some());
+    assert!(QueryLock::take(&client, LOCK, Duration::from_millis(200)).await.unwrap().is_none());
+
+    // A statement of somebody who is gone.
+    let left = client.query_raw("SELECT sleepEachRow(1) FROM numbers(600) FORMAT Null SETTINGS max_block_size = 1");
+    let left = left.with_setting("query_id", STEP).with_setting("function_sleep_max_microseconds_per_block", "0");
+    let left = tokio::spawn(async move { left.execute().await });
+    let running = format!("SELECT count() FROM system.processes WHERE query_id = '{STEP}'");
+    eventually("it runs", async || ask(&writer, &running).await.unwrap() == "1").await;
+
+    let who = format!("SELECT query FROM system.processes WHERE query_id = '{LOCK}'");
+    let me = ask(&writer, &who).await.unwrap();
+    let refusals = async || -> u64 {
+        let of_the_same_id =
+            "SELECT sum(value) FROM system.errors WHERE name = 'QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING'";
+        ask(&writer, of_the_same_id).await.unwrap().parse().unwrap()
+    };
+    let is_refused = async |what: &str| {
+        let before = refusals().await;
+        eventually(what, async || refusals().await > before + 2).await;
+    };
+    let up = {
+        let writer = writer.clone();
+        tokio::spawn(async move { runner::up(&writer, &rendering).await })
+    };
+    let databases = "SELECT count() FROM system.databases WHERE name = 'tallyhouse'";
+    let has_nothing = async || ask(&writer, databases).await.unwrap() == "0" && !up.is_finished();
+    is_refused("the lock is refused").await;
+    assert!(has_nothing().await);
+    // As when its process is killed: the connection goes. The lock is the waiter's then.
+    drop((migrations.take(), rollups));
+    eventually("the waiter has the lock", async || {
+        let now = ask(&writer, &who).await.unwrap();
+        !now.is_empty() && now != me
+    })
+    .await;
+    is_refused("a file is refused").await;
+    assert!(has_nothing().await, "a statement of a migration still runs");
+    execute(&writer, &format!("KILL QUERY WHERE query_id = '{STEP}' SYNC")).await.unwrap();
+    assert!(left.await.unwrap().is_err());
+    assert!(!up.await.unwrap().unwrap().is_empty());
+    engine.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn who_has_lost_the_lock_learns_it() {
+    let writer = shared().await.engine.writer();
+    let client = writer.client();
+    let (one, other) = ("tallyhouse-test-one", "tallyhouse-test-other");
+    let take = async |name| QueryLock::take(&client, name, Duration::from_secs(5)).await.unwrap().unwrap();
+    let (one, other) = (take(one).await, take(other).await);
+    assert!(one.check_with(&other).await.unwrap());
+    execute(&writer, "KILL QUERY WHERE query_id = 'tallyhouse-test-other' SYNC").await.unwrap();
+    assert!(!one.check_with(&other).await.unwrap());
 }
 
 async fn insert(writer: &Connection, token: &str) -> bool {
