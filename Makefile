@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help kafka reads run test
+.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help kafka reads run siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,3 +79,8 @@ chaos: ## Break a fleet of gateway, consumers, brokers, ClickHouse and Redis und
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest chaos $(ARGS)
+
+siege: ## Attack a running system in every way that was tried, beside somebody else's load, then compare (ARGS="--only half-open")
+	@deploy/tallyhouse/setup.sh
+	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
+	@$(TARGET)/release/loadtest siege $(ARGS)

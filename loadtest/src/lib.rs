@@ -4,6 +4,7 @@
 //! * [`feed`] streams a real data set in, [`chart`] reads it back.
 //! * [`kills`] and [`outage`] break a system of their own ([`system`]) under load and compare what is stored with what the
 //!   clients know ([`ledger`], [`verify`]).
+//! * [`siege`] plays every attack that was tried beside somebody else's load.
 //! * [`mod@poison`] mixes in events that the store refuses for good.
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
 //! * [`degrade`] measures how reading holds up when something goes wrong.
@@ -37,6 +38,7 @@ pub mod reads;
 pub mod redis;
 pub mod reduction;
 pub mod relay;
+pub mod siege;
 pub mod system;
 pub mod trickle;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, siege, brokers.
 
 mod cli;
 
@@ -11,13 +11,13 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, TimeShift};
-use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, trickle};
+use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, siege, trickle};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, SiegeArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -43,6 +43,8 @@ enum Failure {
     Backlog(#[from] backlog::BacklogError),
     #[error(transparent)]
     Chaos(#[from] chaos::ChaosError),
+    #[error(transparent)]
+    Siege(#[from] siege::SiegeError),
     #[error(transparent)]
     Brokers(#[from] BrokersError),
     #[error(transparent)]
@@ -83,6 +85,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Freshness(args) => freshness(&args).await,
         Command::Backlog(args) => backlog(&args).await,
         Command::Chaos(args) => chaos(&args).await,
+        Command::Siege(args) => siege(&args).await,
         Command::Brokers(args) => brokers(&args).await,
     }
 }
@@ -184,6 +187,13 @@ async fn chaos(args: &ChaosArgs) -> Result<(), Failure> {
     let report = chaos::run(&args.config()?, |line| say(&line)).await?;
     print(&report.to_string())?;
     if report.is_exact() { Ok(()) } else { Err(Failure::Broken("see above".to_owned())) }
+}
+
+async fn siege(args: &SiegeArgs) -> Result<(), Failure> {
+    let report = siege::run(&args.config()?, |line| say(&line)).await?;
+    print(&report.to_string())?;
+    let broken = report.broken();
+    if broken.is_empty() { Ok(()) } else { Err(Failure::Broken(broken.join("\n  "))) }
 }
 
 /// Ctrl-C is the way to end it; a broker that ends by itself is a failure.

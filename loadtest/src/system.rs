@@ -92,16 +92,16 @@ impl Drop for Scratch {
 }
 
 /// The ports of one system.
-#[derive(Debug, Clone, Copy)]
-struct Ports {
-    ingest: u16,
-    ingest_admin: u16,
-    query: u16,
-    query_admin: u16,
-    clickhouse_http: u16,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemPorts {
+    pub ingest: u16,
+    pub ingest_admin: u16,
+    pub query: u16,
+    pub query_admin: u16,
+    pub clickhouse_http: u16,
 }
 
-impl Ports {
+impl SystemPorts {
     fn free() -> Result<Self, std::io::Error> {
         let [ingest, ingest_admin, query, query_admin, clickhouse_http] = free_array()?;
         Ok(Self { ingest, ingest_admin, query, query_admin, clickhouse_http })
@@ -120,7 +120,7 @@ pub struct System {
 struct Program {
     binary: PathBuf,
     settings: Vec<(String, String)>,
-    ports: Ports,
+    ports: SystemPorts,
     scratch: Scratch,
 }
 
@@ -135,7 +135,7 @@ impl System {
         let program = Program {
             binary: binary.to_owned(),
             settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            ports: Ports::free().map_err(|source| io("cannot find free ports".to_owned(), source))?,
+            ports: SystemPorts::free().map_err(|source| io("cannot find free ports".to_owned(), source))?,
             scratch: Scratch::create()?,
         };
         credentials::write(&program.scratch.path().join("data"))
@@ -171,6 +171,17 @@ impl System {
         Ok(())
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// The same data and ports again, once it has ended, and waits until it is ready.
+    pub async fn start_again(&mut self) -> Result<(), SystemError> {
+        self.child = self.program.spawn()?;
+        self.ready().await
+    }
+
     /// Sends SIGTERM and waits until it has drained and gone.
     pub async fn stop(mut self) -> Result<(), SystemError> {
         process::signal(self.pid()?, Signal::TERM)?;
@@ -199,6 +210,10 @@ impl System {
         (process::parent(pid).ok()? == self.pid().ok()?).then_some(pid)
     }
 
+    pub fn ports(&self) -> SystemPorts {
+        self.program.ports
+    }
+
     pub fn ingest_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.program.ports.ingest)
     }
@@ -220,9 +235,14 @@ impl System {
 
     /// Its ClickHouse, as the user that writes.
     pub fn clickhouse(&self) -> ClickHouseConfig {
+        self.clickhouse_as("writer")
+    }
+
+    /// The same as another of its users.
+    pub fn clickhouse_as(&self, user: &str) -> ClickHouseConfig {
         ClickHouseConfig {
             url: format!("http://127.0.0.1:{}", self.program.ports.clickhouse_http),
-            user: "writer".to_owned(),
+            user: user.to_owned(),
             password: credentials::PASSWORD.to_owned(),
         }
     }

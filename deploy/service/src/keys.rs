@@ -47,11 +47,14 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// The keys of development mode: project `demo`, `demo-ingest-key` (ingest, import) and `demo-query-key` (query,
-    /// admin).
+    /// admin); and project `guest` beside it, with `guest-ingest-key` and `guest-query-key` of the same kinds.
     pub fn development() -> Self {
         let mut ring = Self::default();
-        ring.add("demo-ingest-key", grant("demo", "demo-ingest", &[Scope::Ingest, Scope::Import]));
-        ring.add("demo-query-key", grant("demo", "demo-query", &[Scope::Query, Scope::Admin]));
+        for project in ["demo", "guest"] {
+            let (ingest, query) = (format!("{project}-ingest"), format!("{project}-query"));
+            ring.add(&format!("{ingest}-key"), grant(project, &ingest, &[Scope::Ingest, Scope::Import]));
+            ring.add(&format!("{query}-key"), grant(project, &query, &[Scope::Query, Scope::Admin]));
+        }
         ring
     }
 

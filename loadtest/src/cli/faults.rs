@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 use tallyhouse_loadtest::chaos::{self, ChaosConfig, Deployment};
+use tallyhouse_loadtest::development::{ATTACKER_INGEST_KEY, ATTACKER_QUERY_KEY};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
+use tallyhouse_loadtest::siege::{Attacker, Scale, SiegeConfig};
 
 use super::{ArgumentError, BinaryArg, programs};
 
@@ -118,5 +120,37 @@ impl ChaosArgs {
 
     fn deployment(&self) -> Deployment {
         if self.embedded { Deployment::Embedded } else { Deployment::Kafka }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SiegeArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// A tenth of everything, for seconds
+    #[arg(long)]
+    short: bool,
+    /// Only attacks with this in their names; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// The key that the attacker sends events with
+    #[arg(long, default_value = ATTACKER_INGEST_KEY)]
+    attacker_ingest_key: String,
+    /// The key that it asks with
+    #[arg(long, default_value = ATTACKER_QUERY_KEY)]
+    attacker_query_key: String,
+}
+
+impl SiegeArgs {
+    pub(crate) fn config(&self) -> Result<SiegeConfig, ArgumentError> {
+        Ok(SiegeConfig {
+            binary: self.binary.path()?,
+            scale: if self.short { Scale::Short } else { Scale::Full },
+            attacker: Attacker {
+                ingest_key: self.attacker_ingest_key.clone(),
+                query_key: self.attacker_query_key.clone(),
+            },
+            only: self.only.clone(),
+        })
     }
 }

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tallyhouse_loadtest::chaos::fleet::Programs;
 
 pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TrickleArgs};
-pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs};
+pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs, SiegeArgs};
 pub(crate) use feed::{ChartArgs, FeedArgs};
 pub(crate) use reading::{DegradeArgs, FreshnessArgs, ReadsArgs};
 
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
     Chaos(ChaosArgs),
+    /// Attack a system in every way that was tried, one after another beside somebody else's load, then compare.
+    Siege(SiegeArgs),
     /// Run Kafka on this machine until ctrl-C.
     Brokers(BrokersArgs),
 }

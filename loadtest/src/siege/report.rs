@@ -1,0 +1,133 @@
+//! What came of a siege: a row per attack, and whether all of it held.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::attacks::{Attack, Engine, Findings};
+use super::bystander::{Kind, Served};
+use super::watch::Seen;
+use crate::verify::Verification;
+
+/// Of the bystander's requests, how many are served at least.
+const SERVED_PERCENT: f64 = 99.0;
+
+/// What became of the attack and of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) findings: Findings,
+    /// From the end of the attack until everything was served; `None`: it was not.
+    pub(super) recovered: Option<Duration>,
+    /// The service was gone, and was started again.
+    pub(super) service_ended: bool,
+}
+
+/// One attack.
+pub(super) struct Row {
+    pub(super) attack: &'static Attack,
+    pub(super) served: Vec<Served>,
+    pub(super) seen: Seen,
+    pub(super) outcome: Outcome,
+}
+
+impl Row {
+    /// What did not hold.
+    pub(super) fn broken(&self) -> Vec<String> {
+        let promise = self.attack.promise;
+        let unserved = self
+            .served
+            .iter()
+            .filter(|served| promise.served.contains(&served.kind) && served.percent() < SERVED_PERCENT);
+        let mut broken: Vec<String> =
+            unserved.map(|served| format!("{:?}: {} of {} served", served.kind, served.served, served.sent)).collect();
+        let mut expect = |holds: bool, otherwise: String| {
+            if !holds {
+                broken.push(otherwise);
+            }
+        };
+        expect(!self.outcome.service_ended, "the service ended".to_owned());
+        expect(self.outcome.recovered.is_some(), "the bystander was not served again".to_owned());
+        let restarts = self.seen.engine_restarts;
+        // With the service its engine ends, too.
+        let may_restart = promise.engine == Engine::MayRestart || self.outcome.service_ended;
+        expect(restarts == 0 || may_restart, format!("the engine was started again {restarts} times"));
+        let peak = self.seen.service_peak;
+        let limit = promise.memory.unwrap_or(u64::MAX);
+        expect(peak <= limit, format!("the service took {} MB, more than {}", mb(peak), mb(limit)));
+        broken.extend(self.outcome.findings.broken.iter().cloned());
+        broken
+    }
+
+    /// In a line, while the siege goes on.
+    pub(super) fn verdict(&self) -> String {
+        let broken = self.broken();
+        let verdict = if broken.is_empty() { "held".to_owned() } else { format!("BROKEN: {}", broken.join("; ")) };
+        format!("{}: {verdict}", self.attack.name)
+    }
+
+    fn of(&self, kind: Kind) -> Option<&Served> {
+        self.served.iter().find(|served| served.kind == kind)
+    }
+}
+
+fn mb(bytes: u64) -> u64 {
+    bytes / 1_000_000
+}
+
+/// A row of the table.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "| {} |", self.attack.name)?;
+        for kind in Kind::ALL {
+            match self.of(kind) {
+                Some(served) => write!(f, " {:.1} |", served.percent())?,
+                None => write!(f, " - |")?,
+            }
+        }
+        for kind in [Kind::Ingest, Kind::Query] {
+            match self.of(kind).map(|served| served.latencies) {
+                Some(of) => write!(f, " {:.0} / {:.0} |", of.p50_ms, of.p99_ms)?,
+                None => write!(f, " - |")?,
+            }
+        }
+        let Seen { service_before, service_peak, engine_peak, engine_restarts } = self.seen;
+        write!(f, " {} -> {} | {} | {engine_restarts} |", mb(service_before), mb(service_peak), mb(engine_peak))?;
+        match self.outcome.recovered {
+            Some(after) => write!(f, " {:.1} |", after.as_secs_f64())?,
+            None => write!(f, " never |")?,
+        }
+        let verdict = if self.broken().is_empty() { "held" } else { "**broken**" };
+        write!(f, " {verdict} | {} |", self.outcome.findings.notes.join(", "))
+    }
+}
+
+/// What came of it.
+pub struct SiegeReport {
+    pub(super) rows: Vec<Row>,
+    /// Everything that was acknowledged, compared with what is stored.
+    pub verification: Verification,
+}
+
+impl SiegeReport {
+    /// What did not hold, by attack.
+    pub fn broken(&self) -> Vec<String> {
+        let of_row = |row: &Row| row.broken().into_iter().map(|what| format!("{}: {what}", row.attack.name));
+        let mut broken: Vec<String> = self.rows.iter().flat_map(of_row).collect();
+        if !self.verification.is_exact() {
+            broken.push(self.verification.to_string());
+        }
+        broken
+    }
+}
+
+impl fmt::Display for SiegeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| attack | ingest served % | query served % | admin served % | ingest p50 / p99 ms | query p50 / p99 ms | \
+             service MB, before -> peak | engine MB, peak | engine restarts | recovered after s | | what was done |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+        self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))?;
+        write!(f, "\n{}", self.verification)
+    }
+}
