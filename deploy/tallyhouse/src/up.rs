@@ -98,6 +98,9 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
     };
     let tables_ready = CancellationToken::new();
     let health = services.health.clone();
+    if let Some(engine) = &store.engine {
+        health.set("cage", engine.cage().status(), engine.cage().to_string());
+    }
     let mut running = Box::pin(services.run(&store, tables_ready.clone(), stop.clone()));
     let served = tokio::select! {
         served = &mut running => served,
@@ -181,6 +184,7 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
         http_port: engine.http_port,
         tcp_port: engine.tcp_port,
         program: engine.program().map_err(EngineError::from)?,
+        cage: engine.cage,
         credentials,
         grafana_projects: engine.grafana_projects.clone(),
         executable: std::env::current_exe().map_err(EngineError::Spawn)?,

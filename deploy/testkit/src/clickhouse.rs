@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tallyhouse::config::Config;
 use tallyhouse::credentials::Credentials;
-use tallyhouse::engine::{Engine, EngineOptions, Program};
+use tallyhouse::engine::{Cage, Engine, EngineOptions, Program};
 use tallyhouse::migrate;
 use tallyhouse::telemetry::Metrics;
 use tallyhouse_service::env::ProcessEnv;
@@ -65,6 +65,7 @@ pub fn options(folder: &Path) -> EngineOptions {
         http_port,
         tcp_port: None,
         program: program(),
+        cage: Cage::On,
         credentials: Credentials::fixed(),
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
         executable: programs::engine(),

@@ -78,6 +78,7 @@ pub const NAMES: &[&str] = &[
     "RETENTION_DAYS",
     "SPOOL_BYTES",
     "SPOOL_MAX_AGE_HOURS",
+    "TALLYHOUSE_CAGE",
     "TALLYHOUSE_DATA",
     "TALLYHOUSE_DEV",
     "TALLYHOUSE_ENGINE",

@@ -54,10 +54,11 @@ const OF_GIVEN: [&str; 6] = [
 ];
 
 /// Of the embedded one.
-const OF_EMBEDDED: [&str; 5] = [
+const OF_EMBEDDED: [&str; 6] = [
     "CLICKHOUSE_HTTP_PORT",
     "CLICKHOUSE_TCP_PORT",
     "GRAFANA_PROJECTS",
+    "TALLYHOUSE_CAGE",
     "TALLYHOUSE_ENGINE",
     "TALLYHOUSE_ENGINE_LIBRARY",
 ];
@@ -99,7 +100,7 @@ mod tests {
     fn contradictions_are_refused_and_name_both() {
         let cases = [
             (("CLICKHOUSE_TCP_PORT", "8123"), "CLICKHOUSE_HTTP_PORT"),
-            (("CLICKHOUSE_TCP_PORT", "8081"), "INGEST_ADDR"),
+            (("INGEST_ADDR", "0.0.0.0:8123"), "CLICKHOUSE_HTTP_PORT"),
             (("QUERY_ADDR", "127.0.0.1:8081"), "INGEST_ADDR"),
             (("QUERY_ADMIN_ADDR", "127.0.0.1:9081"), "INGEST_ADMIN_ADDR"),
             (("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"), "CLICKHOUSE_URL"),

@@ -13,7 +13,7 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
 
-use crate::engine::{Choice, Program, ProgramError, ProjectName};
+use crate::engine::{Cage, Choice, Program, ProgramError, ProjectName};
 pub use checks::{ports_apart, without_effect};
 use settings::{Durability, EngineSettings, ReplayKey};
 
@@ -40,6 +40,8 @@ pub struct EngineConfig {
     pub choice: Choice,
     /// `TALLYHOUSE_ENGINE_LIBRARY`: where libchdb.so is, when it is not where `make run` puts it.
     pub library: Option<PathBuf>,
+    /// `TALLYHOUSE_CAGE`
+    pub cage: Cage,
     /// `GRAFANA_PROJECTS`: what the ClickHouse user `grafana` sees, with commas between; `demo` in development.
     pub grafana_projects: Vec<ProjectName>,
     /// `PATH`, to look for `clickhouse`.
@@ -76,6 +78,7 @@ impl EngineConfig {
             tcp_port: settings.clickhouse_tcp_port,
             choice: settings.tallyhouse_engine,
             library: settings.tallyhouse_engine_library,
+            cage: settings.tallyhouse_cage,
             grafana_projects: projects(settings.grafana_projects.as_deref().unwrap_or(default))?,
             path: env.get("PATH").unwrap_or_default(),
         })

@@ -10,7 +10,7 @@ use tallyhouse_service::config::{DataFolder, Development, GivenClickHouse, Loggi
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
 
-use crate::engine::Choice;
+use crate::engine::{Cage, Choice};
 
 /// The embedded ClickHouse, without `CLICKHOUSE_URL`.
 #[derive(Debug, Args)]
@@ -28,6 +28,9 @@ pub struct EngineSettings {
     /// Path of `libchdb.so` (default: set up)
     #[arg(long, env = "TALLYHOUSE_ENGINE_LIBRARY")]
     pub tallyhouse_engine_library: Option<PathBuf>,
+    /// What the kernel lets the embedded engine do: only what it needs, or (`off`, to find out whether that is in the way) everything
+    #[arg(long, env = "TALLYHOUSE_CAGE", default_value = "on", value_parser = choice::<Cage>(&["on", "off"]))]
+    pub tallyhouse_cage: Cage,
     /// Projects that the ClickHouse user `grafana` sees, with commas between (default: demo in development)
     #[arg(long, env = "GRAFANA_PROJECTS")]
     pub grafana_projects: Option<String>,

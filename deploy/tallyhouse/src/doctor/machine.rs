@@ -9,10 +9,11 @@ use rustix::process::{Resource, getrlimit};
 use tallyhouse_ingest::config::Config as IngestConfig;
 use tallyhouse_ingest::log::local::Limits;
 use tallyhouse_query_api::Config as QueryConfig;
+use tallyhouse_service::health::Status;
 
 use super::{Findings, Outcome};
 use crate::config::{Config, EngineConfig};
-use crate::engine::{PINNED_VERSION, Program, data_in_use};
+use crate::engine::{PINNED_VERSION, Program, Strength, data_in_use};
 
 /// For ClickHouse to merge in.
 const ROOM_BYTES: u64 = 1 << 30;
@@ -31,6 +32,7 @@ pub(super) fn examine(
     if let Some(engine) = &config.engine {
         findings.add("lock", lock(&config.data));
         findings.add("engine", program(engine));
+        findings.add("cage", cage(engine));
         findings.add("port", free("CLICKHOUSE_HTTP_PORT", engine.http_port));
         if let Some(port) = engine.tcp_port {
             findings.add("port", free("CLICKHOUSE_TCP_PORT", port));
@@ -120,6 +122,16 @@ fn program(engine: &EngineConfig) -> Outcome {
         Program::Server(path) => format!("server {}", path.display()),
     });
     found.into()
+}
+
+fn cage(engine: &EngineConfig) -> Outcome {
+    // Which it is, is found above.
+    let is_library = !matches!(engine.program(), Ok(Program::Server(_)));
+    let strength = Strength::of(engine.cage, is_library);
+    match strength.status() {
+        Status::Up => Outcome::Ok(format!("{strength} (TALLYHOUSE_CAGE)")),
+        _ => Outcome::Warning(strength.to_string()),
+    }
 }
 
 fn free(variable: &str, port: u16) -> Outcome {

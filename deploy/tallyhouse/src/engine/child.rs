@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::set_no_new_privs;
 
+use super::cage::{self, Allowed, CageError};
 use super::library::{self, LibraryError};
 
 /// Opens the listener of ClickHouse's own protocol, when somebody asked for it.
@@ -37,6 +38,15 @@ pub struct ChildArgs {
     /// Speak ClickHouse's own protocol beside HTTP
     #[arg(long)]
     native: bool,
+    /// A folder to write to
+    #[arg(long)]
+    writable: Vec<PathBuf>,
+    /// A port to listen on
+    #[arg(long)]
+    port: Vec<u16>,
+    /// Give nothing away
+    #[arg(long)]
+    uncaged: bool,
     /// The process whose end is the child's end
     #[arg(long)]
     parent: i32,
@@ -51,6 +61,9 @@ pub enum ChildError {
     /// The kernel refused to bind its life to its parent's.
     #[error("the engine cannot be bound to its parent: {0}")]
     Bind(rustix::io::Errno),
+    /// The kernel refused what it offers.
+    #[error("the engine cannot be caged: {0}; TALLYHOUSE_CAGE=off starts it without")]
+    Cage(#[from] CageError),
     #[error("{0}")]
     Library(#[from] LibraryError),
     /// The program did not run.
@@ -61,6 +74,17 @@ pub enum ChildError {
     Ended,
 }
 
+impl ChildArgs {
+    fn allowed(&self, library: &Path) -> Allowed {
+        let configuration = self.config.parent().unwrap_or(Path::new("/nowhere"));
+        Allowed {
+            writable: self.writable.clone(),
+            readable: vec![configuration.to_owned(), library.to_owned()],
+            ports: self.port.clone(),
+        }
+    }
+}
+
 /// Becomes ClickHouse. Returns only when that failed or ended.
 pub fn run(args: &ChildArgs) -> Result<Infallible, ChildError> {
     // Set by the child, not between fork and exec: that would need `unsafe`. A parent that died before this line has
@@ -69,15 +93,18 @@ pub fn run(args: &ChildArgs) -> Result<Infallible, ChildError> {
     if getppid() != Pid::from_raw(args.parent) {
         return Err(ChildError::Orphaned);
     }
+    // A package may have given the file capabilities, and gaining them would clear the death signal.
+    set_no_new_privs(true).map_err(ChildError::Bind)?;
     let config = format!("--config-file={}", args.config.display());
     match (&args.server, &args.library) {
         (Some(program), _) => {
-            // A package may have given the file capabilities, and gaining them would clear the death signal.
-            set_no_new_privs(true).map_err(ChildError::Bind)?;
             let source = Command::new(program).arg("server").arg(config).exec();
             Err(ChildError::Exec { program: program.clone(), source })
         }
         (None, Some(library)) => {
+            if !args.uncaged {
+                cage::enter(&args.allowed(library))?;
+            }
             let statements = format!("{}{SERVE}", if args.native { SERVE_NATIVE } else { "" });
             // The library logs at `trace` whatever config.xml says. `--interactive`, on a terminal: an error of a connection does not end it
             // (see `pty`).

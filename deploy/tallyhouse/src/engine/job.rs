@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::cage::Cage;
 use super::dedup_log;
 use super::output::Output;
 use super::program::Program;
@@ -19,15 +20,10 @@ pub(super) struct Job {
     pub(super) executable: PathBuf,
     pub(super) program: Program,
     pub(super) files: Files,
-    pub(super) listeners: Listeners,
+    pub(super) http_port: u16,
+    pub(super) tcp_port: Option<u16>,
+    pub(super) cage: Cage,
     pub(super) metrics: Metrics,
-}
-
-/// Which protocols are spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listeners {
-    Http,
-    HttpAndNative,
 }
 
 /// A process that was started.
@@ -49,16 +45,20 @@ impl Job {
         let mut command = Command::new(&self.executable);
         command.arg("engine").arg("--config").arg(&self.files.config);
         command.arg("--parent").arg(std::process::id().to_string());
-        if self.listeners == Listeners::HttpAndNative {
+        if self.tcp_port.is_some() {
             command.arg("--native");
+        }
+        match self.cage {
+            Cage::On => self.allow(&mut command),
+            Cage::Off => drop(command.arg("--uncaged")),
         }
         match &self.program {
             Program::Library(path) => command.arg("--library").arg(path),
             Program::Server(path) => command.arg("--server").arg(path),
         };
         let child = command
-            // The library takes its time zone from here, whatever config.xml says.
-            .env("TZ", "UTC")
+            // Ours has secrets, and SQL can read the environment of a process.
+            .env_clear()
             .stdin(Stdio::from(terminal.slave))
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -66,6 +66,16 @@ impl Job {
             .process_group(0)
             .spawn()?;
         Ok(Process { child, output: output_log, _terminal: terminal.master })
+    }
+
+    /// See [`super::cage`].
+    fn allow(&self, command: &mut Command) {
+        for folder in [&self.files.tables, &self.files.cold, &self.files.logs] {
+            command.arg("--writable").arg(folder);
+        }
+        for port in [Some(self.http_port), self.tcp_port].into_iter().flatten() {
+            command.arg("--port").arg(port.to_string());
+        }
     }
 
     /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.

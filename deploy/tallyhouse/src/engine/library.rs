@@ -36,6 +36,13 @@ pub enum LibraryError {
 /// Call it once, from the first thread of a process that has nothing else to do: the library installs signal handlers
 /// and allocates as if the process were its own.
 pub(crate) fn run(path: &Path, arguments: &[String]) -> Result<(), LibraryError> {
+    // The library takes its time zone from here, whatever config.xml says. Set here and not by the parent, `/proc/self/environ` is empty, which SQL can
+    // read.
+    #[allow(clippy::disallowed_methods, reason = "it is the library's input")]
+    // SAFETY: this process has no other threads.
+    unsafe {
+        std::env::set_var("TZ", "UTC");
+    }
     let owned: Vec<CString> = arguments.iter().map(|text| CString::new(text.as_str())).collect::<Result<_, _>>()?;
     let mut pointers: Vec<*mut c_char> = owned.iter().map(|text| text.as_ptr().cast_mut()).collect();
     let count = c_int::try_from(pointers.len()).unwrap_or(c_int::MAX);

@@ -8,6 +8,7 @@
 //! ClickHouse, either by loading it as a library or by executing `clickhouse server`. The supervisor restarts it, with
 //! growing pauses, whenever it ends unasked.
 
+pub mod cage;
 pub mod child;
 mod dedup_log;
 mod error;
@@ -25,12 +26,14 @@ mod supervisor;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
 
 use crate::credentials::Credentials;
 use crate::telemetry::Metrics;
+pub use cage::{Cage, Strength};
 pub use error::EngineError;
-use job::{Job, Listeners};
+use job::Job;
 pub use library::LibraryError;
 pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
@@ -41,13 +44,15 @@ use supervisor::{Phase, Supervisor};
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// `TALLYHOUSE_DATA`. The tables are in `clickhouse/` below it, old raw events in `clickhouse-cold/`, written settings
-    /// and logs in `engine/`, and the process id in `clickhouse.pid`.
+    /// in `engine/`, and the process id in `clickhouse.pid`.
     pub data: PathBuf,
     /// Port of HTTP on 127.0.0.1.
     pub http_port: u16,
     /// Port of ClickHouse's own protocol on 127.0.0.1; `None`: it is not spoken. The product itself uses HTTP.
     pub tcp_port: Option<u16>,
     pub program: Program,
+    /// What the kernel lets it do.
+    pub cage: Cage,
     /// Passwords of its users.
     pub credentials: Credentials,
     /// Projects that the user `grafana` sees.
@@ -67,6 +72,7 @@ pub struct Engine {
     credentials: Credentials,
     supervisor: Supervisor,
     start_within: Duration,
+    strength: Strength,
 }
 
 impl Engine {
@@ -86,14 +92,21 @@ impl Engine {
             preflight::wait_for_port("CLICKHOUSE_TCP_PORT", port).await?;
         }
         settings::write(&files, &options)?;
+        let strength = Strength::of(options.cage, matches!(options.program, Program::Library(_)));
+        if strength.status() != Status::Up {
+            tracing::warn!("{strength}");
+        }
         Ok(Self {
+            strength,
             start_within: options.start_within,
             http_url: format!("http://127.0.0.1:{}", options.http_port),
             supervisor: Supervisor::start(Job {
                 executable: options.executable,
                 program: options.program,
                 files,
-                listeners: if options.tcp_port.is_some() { Listeners::HttpAndNative } else { Listeners::Http },
+                http_port: options.http_port,
+                tcp_port: options.tcp_port,
+                cage: options.cage,
                 metrics: options.metrics,
             })?,
             credentials: options.credentials,
@@ -138,6 +151,11 @@ impl Engine {
     /// Its process, while there is one.
     pub fn pid(&self) -> Option<u32> {
         self.supervisor.pid()
+    }
+
+    /// What the kernel lets it do.
+    pub fn cage(&self) -> Strength {
+        self.strength
     }
 
     /// How often it was started again after it had ended unasked.

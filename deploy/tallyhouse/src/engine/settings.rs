@@ -79,6 +79,8 @@ pub(super) struct Files {
     pub(super) config: PathBuf,
     /// users.xml
     pub(super) users: PathBuf,
+    /// Where it logs; apart from the settings, which it may not write.
+    pub(super) logs: PathBuf,
     /// ClickHouse's own log; it rotates it by size.
     pub(super) log: PathBuf,
     /// What the process prints: little, and the reason when it does not start.
@@ -98,18 +100,20 @@ impl Files {
         let data = std::path::absolute(data).map_err(|source| file_error(data, source))?;
         let tables = data.join("clickhouse");
         let engine = data.join("engine");
+        let logs = data.join("clickhouse-log");
         let files = Self {
             lock: lock(&data),
             system_logs: tables.join("data").join("system"),
             cold: data.join("clickhouse-cold"),
             config: engine.join("config.xml"),
             users: engine.join("users.xml"),
-            log: engine.join("clickhouse.log"),
+            log: logs.join("clickhouse.log"),
+            logs,
             output: engine.join("output.log"),
             pid: data.join("clickhouse.pid"),
             tables,
         };
-        for folder in [&files.tables, &files.cold, &engine] {
+        for folder in [&files.tables, &files.cold, &files.logs, &engine] {
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
                 .map_err(|source| file_error(folder, source))?;
@@ -220,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::credentials::Credentials;
+    use crate::engine::Cage;
     use crate::telemetry::Metrics;
 
     fn options(program: Program, projects: &[&str]) -> EngineOptions {
@@ -228,6 +233,7 @@ mod tests {
             http_port: 8123,
             tcp_port: Some(9000),
             program,
+            cage: Cage::On,
             credentials: Credentials::fixed(),
             grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
             executable: PathBuf::from("tallyhouse"),
@@ -245,6 +251,7 @@ mod tests {
             cold: "c".into(),
             config: "x".into(),
             users: "u".into(),
+            logs: "f".into(),
             log: "g".into(),
             output: "o".into(),
             pid: "p".into(),

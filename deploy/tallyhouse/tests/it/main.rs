@@ -11,6 +11,7 @@
 
 mod access;
 mod backfill;
+mod cage;
 mod chaos;
 mod commands;
 mod dashboard_day;
