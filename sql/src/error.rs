@@ -2,6 +2,8 @@
 
 use clickhouse::error::Error as ClientError;
 
+use crate::redacted::redacted;
+
 /// A failed call to ClickHouse.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -11,12 +13,12 @@ pub enum StoreError {
     /// No answer in time: the call may or may not have been carried out.
     #[error("ClickHouse did not answer in time")]
     TimedOut,
-    /// ClickHouse refused the call.
-    #[error("ClickHouse refused (code {code}): {message}")]
+    /// ClickHouse refused the call. Shown without the statement and the values that ClickHouse quotes.
+    #[error("ClickHouse refused (code {code}): {}", redacted(message))]
     Refused {
         /// ClickHouse's error number.
         code: u32,
-        /// Its text, for logs only: it may quote values.
+        /// Its text as it came: it may quote the statement and values.
         message: String,
     },
     /// An answer that cannot be understood: a fault of ours, or something else on that port.

@@ -12,6 +12,7 @@ pub mod insert;
 pub mod lock;
 pub mod migrations;
 pub mod native;
+mod redacted;
 pub mod rehearsal;
 pub mod rollups;
 pub mod runner;

@@ -9,7 +9,6 @@ use super::DEADLINE;
 use super::PROJECT_HEADER;
 use super::sql_api::SqlRequest;
 use crate::authorize::Scope;
-use crate::store::Cost;
 
 /// Stands for the project in the user's name, where a cluster has a user for each project.
 const PROJECT: &str = "{project}";
@@ -35,7 +34,6 @@ pub struct Complete {
     /// Its first bytes.
     pub first: Option<Bytes>,
     pub cursor: BytesCursor,
-    pub cost: Cost,
 }
 
 impl Analyst {
@@ -79,8 +77,7 @@ impl Bound {
         let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         let mut cursor = query.fetch_bytes(ask.format.clickhouse())?;
         let first = tokio::time::timeout(TIMEOUT, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
-        let cost = Cost::of_summary(cursor.summary());
-        Ok(Complete { first, cursor, cost })
+        Ok(Complete { first, cursor })
     }
 }
 

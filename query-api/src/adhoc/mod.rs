@@ -8,8 +8,8 @@
 //! ClickHouse enforces who sees what: every table that `analyst` may read has a row policy that compares
 //! `project_id` with the request header [`PROJECT_HEADER`], which this service sets from the caller's key and no SQL can
 //! change. (A setting would not do: a subquery's `SETTINGS` clause changes settings even when they are read-only.) Grants
-//! allow four tables, `readonly = 1` forbids writes, and a profile and a quota limit the user. [`sql_allow_list`] refuses the
-//! functions and clauses that grants and policies do not cover.
+//! allow four tables, `readonly = 1` forbids writes, and a profile and a quota limit the user. [`sql_allow_list`] lets
+//! through the functions of a reviewed list ([`functions`]) and none of the clauses that grants and policies do not cover.
 //!
 //! Failure cases:
 //! * SQL that ClickHouse refuses is a 400 with its sanitized text, a limit a 422, a quota a 429: always before the first
@@ -24,6 +24,7 @@
 pub mod analyst;
 pub mod error;
 pub mod export;
+pub mod functions;
 pub mod int64;
 pub mod local_times;
 pub mod refused_statements;

@@ -14,19 +14,17 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::render;
-use crate::render::meta::{self, Work};
-use crate::store::Cost;
+use crate::render::meta;
 
 /// The longest names and types together, in bytes; a statement has 10 KB and a column is named in it or in a table.
 const MAX_HEADER_BYTES: usize = 1 << 20;
 
-/// What an answer says about itself: that part of what every answer says which can be known of a statement that is not ours.
+/// What an answer says about itself. Not how many rows were read: these are whole granules, in which rows of others may lie, so that
+/// their number would tell of others.
 #[derive(Serialize)]
 struct Meta {
     rows: u64,
     truncated: bool,
-    #[serde(flatten)]
-    work: Work,
     elapsed_ms: f64,
 }
 
@@ -36,14 +34,13 @@ pub struct JsonRows {
     header: Option<Vec<u8>>,
     rows: u64,
     is_between: bool,
-    cost: Cost,
     began: Instant,
 }
 
 impl JsonRows {
-    /// Nothing yet. The cost and the time since `began` become part of the answer.
-    pub fn new(cost: Cost, began: Instant) -> Self {
-        Self { header: Some(Vec::new()), rows: 0, is_between: false, cost, began }
+    /// Nothing yet. The time since `began` becomes part of the answer.
+    pub fn new(began: Instant) -> Self {
+        Self { header: Some(Vec::new()), rows: 0, is_between: false, began }
     }
 
     /// What is to be sent for the next bytes; `None` when they are not what ClickHouse was asked for.
@@ -86,7 +83,6 @@ impl JsonRows {
         let meta = Meta {
             rows: self.rows,
             truncated: false,
-            work: Work::from(&self.cost),
             elapsed_ms: meta::rounded(self.began.elapsed().as_secs_f64() * 1_000.0),
         };
         self.header.is_none().then(|| format!("],\"meta\":{}}}", render::json::text(&meta)).into())
@@ -98,7 +94,7 @@ mod tests {
     use super::*;
 
     fn whole(text: &str, size: usize) -> serde_json::Value {
-        let mut rows = JsonRows::new(Cost { rows_read: 7, ..Cost::default() }, Instant::now());
+        let mut rows = JsonRows::new(Instant::now());
         let mut out = Vec::new();
         for chunk in text.as_bytes().chunks(size) {
             out.extend_from_slice(&rows.push(chunk).unwrap());
@@ -114,15 +110,15 @@ mod tests {
             let answer = whole(text, size);
             assert_eq!(answer["columns"][1], json!({"name": "b", "type": "String"}), "{size}");
             assert_eq!(answer["rows"], json!([[1, "x\ny"], [2, null]]), "{size}");
-            assert_eq!((&answer["meta"]["rows"], &answer["meta"]["rows_read"]), (&json!(2), &json!(7)));
+            assert_eq!((&answer["meta"]["rows"], &answer["meta"]["rows_read"]), (&json!(2), &json!(null)));
         }
         assert_eq!(whole("[\"a\"]\n[\"UInt8\"]\n", 3)["rows"], json!([]));
     }
 
     #[test]
     fn what_is_not_rows_is_refused() {
-        let mut rows = JsonRows::new(Cost::default(), Instant::now());
+        let mut rows = JsonRows::new(Instant::now());
         assert_eq!(rows.push(b"PAR1\n\n"), None);
-        assert_eq!(JsonRows::new(Cost::default(), Instant::now()).finish(), None);
+        assert_eq!(JsonRows::new(Instant::now()).finish(), None);
     }
 }

@@ -72,7 +72,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::store::Cost;
 
     #[test]
     fn text_is_utf_8_in_every_form_and_binary_stays_what_it_is() {
@@ -84,7 +83,7 @@ mod tests {
         };
         assert_eq!(whole(Shape::Binary), bytes);
         assert_eq!(whole(Shape::text(Form::AsIs)), String::from_utf8_lossy(&bytes).as_bytes());
-        let rows = Box::new(JsonRows::new(Cost::default(), Instant::now()));
+        let rows = Box::new(JsonRows::new(Instant::now()));
         let answer: serde_json::Value = serde_json::from_slice(&whole(Shape::text(Form::Json(rows)))).unwrap();
         assert_eq!((&answer["columns"][0]["name"], &answer["rows"][0][0]), (&"\u{fffd}".into(), &"a\u{fffd}".into()));
     }

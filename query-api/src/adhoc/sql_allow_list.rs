@@ -1,4 +1,5 @@
-//! The SQL allow-list: a statement is one `SELECT`, without the few words that bypass grants and row policies.
+//! The SQL allow-list: a statement is one `SELECT`, calls functions of a reviewed list only ([`functions`]), and has none of the few
+//! words that bypass grants and row policies.
 //!
 //! ClickHouse's row policies keep tenants apart, not this list. But ClickHouse 26.7 has functions and clauses that check
 //! neither grants nor policies (found by trial, `query-api/tests/it/sql_escapes.rs`):
@@ -9,8 +10,13 @@
 //! * `system` tables count the rows of all projects.
 //! * `{name:Identifier}` would bring any of these in as a value.
 //!
+//! A word before `(` has to be a function of the list, a type or a keyword. A function is also called by its bare name, as an argument of
+//! `arrayMap` and its like, or of `APPLY`: there a name that is refused is refused, too.
+//!
 //! Words are read as ClickHouse's lexer reads them; what the two could read differently is refused. Comments (ClickHouse nests some,
 //! and starts some with `//` and `#`) are removed, so that only this file decides where one ends.
+
+use super::functions;
 
 /// Why a statement is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +33,11 @@ pub enum SqlRefusal {
     /// A name that is not available.
     #[error("`{0}` is not available here; only the tables events, rollup_1m, rollup_1h and rollup_1d are")]
     Name(String),
+    /// A function that is not in the list.
+    #[error(
+        "`{0}(…)` is not available here: functions that only look at their arguments and at rows are; write a lambda or a macro of your own out"
+    )]
+    Function(String),
     /// `SETTINGS`
     #[error("SETTINGS is not available here; a column of that name is written in backquotes")]
     Settings,
@@ -71,9 +82,8 @@ const NAMES: [&str; 10] = [
 /// Beginnings of such names. `_part_…` and `_block_…` are virtual columns that tell where in shared parts rows lie.
 const BEGINNINGS: [&str; 3] = ["mergetree", "_part_", "_block_"];
 
-/// Functions that tell about the machine; harmless as names of columns.
-const CALLS: [&str; 8] =
-    ["hostname", "fqdn", "fullhostname", "displayname", "tcpport", "serveruuid", "buildid", "getoskernelversion"];
+/// Beginnings of functions that call the function of which they are given the name.
+const CALLERS: [&str; 3] = ["array", "map", "apply"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
@@ -99,7 +109,8 @@ pub fn check(sql: &str) -> Result<String, SqlRefusalAt> {
     first(tokens)?;
     for (index, token) in tokens.iter().enumerate() {
         let next = tokens.get(index + 1);
-        if let Some(refused) = refusal(token, next, tokens.get(index + 2).is_none()) {
+        let refused = refusal(token, next, tokens.get(index + 2).is_none());
+        if let Some(refused) = refused.or_else(|| uncalled(tokens.get(..index).unwrap_or_default(), token)) {
             return Err(SqlRefusalAt { refused, position: token.position });
         }
     }
@@ -136,8 +147,11 @@ fn refusal(token: &Token, next: Option<&Token>, next_is_last: bool) -> Option<Sq
     if token.kind == Kind::Sign(';') {
         return Some(SqlRefusal::Several);
     }
-    if is_name && is_side_door(name, is_called) {
-        return Some(SqlRefusal::Name(name.chars().take(64).collect()));
+    if is_name && is_side_door(name) {
+        return Some(SqlRefusal::Name(shortened(name)));
+    }
+    if is_name && is_called && !functions::may_be_called(name) {
+        return Some(SqlRefusal::Function(shortened(name)));
     }
     let next_is_name = next.is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted));
     if token.kind == Kind::Word && name == "settings" && next_is_name {
@@ -148,10 +162,25 @@ fn refusal(token: &Token, next: Option<&Token>, next_is_last: bool) -> Option<Sq
     (ends_with_format && !is_order).then_some(SqlRefusal::Format)
 }
 
-fn is_side_door(name: &str, is_called: bool) -> bool {
-    NAMES.contains(&name)
-        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-        || is_called && CALLS.contains(&name)
+/// A function that may not be called, given by its name to one that would call it.
+fn uncalled(before: &[Token], token: &Token) -> Option<SqlRefusal> {
+    let is_name = |token: &Token| matches!(token.kind, Kind::Word | Kind::Quoted);
+    let calls = |token: &Token| is_name(token) && CALLERS.iter().any(|caller| token.text.starts_with(caller));
+    let is_given = match before {
+        [.., caller, sign] if sign.kind == Kind::Sign('(') => calls(caller),
+        [.., word] => word.kind == Kind::Word && word.text == "apply",
+        [] => false,
+    };
+    (is_given && is_name(token) && functions::is_refused(&token.text))
+        .then(|| SqlRefusal::Function(shortened(&token.text)))
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+fn is_side_door(name: &str) -> bool {
+    NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 /// Whether a word that begins with a digit is a number, or the part of one that stands between signs.
@@ -290,7 +319,12 @@ mod tests {
             "WITH x AS (SELECT 1) SELECT * FROM x",
             "SELECT props['file'], a.settings, settings + 1 FROM events ORDER BY format DESC",
             "SELECT \"hostname\", hostname FROM t",
-            "SELECT format('{}', 'a')",
+            "SELECT format('{}', 'a'), version, uptime FROM (SELECT props['v'] AS version, 1 AS uptime FROM events)",
+            "SELECT COUNT(*), sumIf(value, 1), uniqCombined64Merge(14)(users), quantilesDDMerge(0.01, 0.5)(q) FROM rollup_1h",
+            "WITH x AS (SELECT 1) SELECT sum(a) OVER (PARTITION BY b ORDER BY c) FROM x WHERE a IN (1) AND (b) OR NOT (c) AND EXISTS (SELECT 1)",
+            "SELECT CAST(a AS Decimal(10, 2)), b::Nullable(DateTime64(3, 'UTC')), EXTRACT(DAY FROM c), CASE (a) WHEN (1) THEN (2) ELSE (3) END",
+            "SELECT * EXCEPT (a) REPLACE (1 AS b) APPLY(sum) FROM numbers(10) GROUP BY GROUPING SETS ((a), (b)) LIMIT (5) WITH TIES",
+            "SELECT arrayMap((x, i) -> (x + i), a, b), DATE_ADD(DAY, 1, d), sumForEach(c), groupArraySorted(3)(d) FROM t",
             "DESCRIBE TABLE events",
             "SELECT 1.5e-3, .5, 1_000, 0xfF, 0b11, 2e10, t.1, 1e+5, 3e FROM t",
         ] {
@@ -315,6 +349,7 @@ mod tests {
     #[test]
     fn side_doors_are_shut_however_they_are_written() {
         let name = |name: &str| SqlRefusal::Name(name.to_owned());
+        let function = |name: &str| SqlRefusal::Function(name.to_owned());
         for (sql, expected) in [
             ("SELECT file('/x')", name("file")),
             ("SELECT `file` /**/ ('/x')", name("file")),
@@ -336,7 +371,16 @@ mod tests {
             ("SELECT * FROM mergeTreeIndex('a', 'b')", name("mergetreeindex")),
             ("SELECT * FROM SYSTEM.tables", name("system")),
             ("SELECT {f:Identifier}", name("identifier")),
-            ("SELECT hostName()", name("hostname")),
+            ("SELECT hostName()", function("hostname")),
+            ("SELECT `hostName`()", function("hostname")),
+            ("SELECT arrayMap(hostName, [1])", function("hostname")),
+            ("SELECT * APPLY(tcpPort) FROM t", function("tcpport")),
+            ("SELECT * APPLY tcpPort FROM t", function("tcpport")),
+            ("SELECT * FROM remote('127.0.0.1', t)", function("remote")),
+            ("SELECT * FROM eval('SELECT 1')", function("eval")),
+            ("SELECT a.b.dictGet('x', 'y', 1)", function("dictget")),
+            ("WITH (x -> x) AS f SELECT f(1)", function("f")),
+            ("SELECT noSuchFunction(1)", function("nosuchfunction")),
             ("SELECT * FROM (SELECT 1 SETTINGS max_rows_to_read=0)", SqlRefusal::Settings),
             ("SELECT * FROM (SELECT 1 settings/**/`readonly`=0)", SqlRefusal::Settings),
             ("SELECT 1 FORMAT Native", SqlRefusal::Format),

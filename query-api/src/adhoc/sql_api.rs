@@ -2,7 +2,7 @@
 //! "int64": "number"|"string"}`; `int64` may also be a parameter of the URL.
 //!
 //! `params` are bound where the statement says `{name:Type}`. A JSON answer is
-//! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","rows_read","elapsed_ms","truncated"}}`. An answer that is too
+//! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","elapsed_ms","truncated"}}`. An answer that is too
 //! large is a 422 and never cut, so `truncated` is always false.
 
 use std::time::Instant;
@@ -215,7 +215,7 @@ pub async fn answer(
     // What comes now waits in ClickHouse, complete: no query runs for it any more.
     watched.answered();
     let shape = match ask.format {
-        Format::Json => Shape::text(Form::Json(Box::new(JsonRows::new(complete.cost, began)))),
+        Format::Json => Shape::text(Form::Json(Box::new(JsonRows::new(began)))),
         Format::Ndjson | Format::Csv => Shape::text(Form::AsIs),
         Format::Parquet => Shape::Binary,
     };

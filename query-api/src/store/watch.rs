@@ -111,7 +111,12 @@ impl Watched {
 
     /// ClickHouse failed at a statement that is an analyst's own: that it is wrong, or too much, says nothing of ClickHouse.
     pub fn failed_at_theirs(mut self, error: &StoreError) {
-        tracing::info!(%error, query_id = self.query_id, "an analyst's statement failed");
+        // Their words stay out of the log, also those that ClickHouse repeats.
+        let code = match error {
+            StoreError::Refused { code, .. } => Some(*code),
+            StoreError::Unreachable(_) | StoreError::TimedOut | StoreError::Unintelligible(_) => None,
+        };
+        tracing::info!(code, query_id = self.query_id, "an analyst's statement failed");
         match error {
             StoreError::Unreachable(_) => self.failed_with(error, HealthSignal::Fails),
             StoreError::TimedOut => drop(self.timed_out()),

@@ -23,4 +23,5 @@ mod flights;
 mod freshness;
 mod kills;
 mod outage;
+mod sql_functions;
 mod views;
