@@ -35,6 +35,9 @@ use crate::telemetry::Metrics;
 /// How long ClickHouse may take to start: it loads every part of every table.
 const START_WITHIN: Duration = Duration::from_secs(120);
 
+/// How long ClickHouse may answer nobody. Many times what it ever took under load: a restart costs seconds, and loads all parts again.
+const HUNG_AFTER: Duration = Duration::from_secs(60);
+
 /// Between two attempts to prepare the tables of a ClickHouse that does not answer.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -189,6 +192,7 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
         grafana_projects: engine.grafana_projects.clone(),
         executable: std::env::current_exe().map_err(EngineError::Spawn)?,
         start_within: START_WITHIN,
+        hung_after: HUNG_AFTER,
         metrics,
     })
 }

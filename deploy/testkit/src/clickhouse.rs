@@ -70,6 +70,7 @@ pub fn options(folder: &Path) -> EngineOptions {
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
         executable: programs::engine(),
         start_within: Duration::from_secs(60),
+        hung_after: Duration::from_secs(60),
         metrics: Metrics::register(&Registry::new()).unwrap(),
     }
 }

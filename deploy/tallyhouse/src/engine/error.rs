@@ -32,6 +32,9 @@ pub enum EngineError {
     /// No process or no thread.
     #[error("ClickHouse cannot be started: {0}")]
     Spawn(std::io::Error),
+    /// Its URL is not one.
+    #[error(transparent)]
+    Url(#[from] tallyhouse_service::http_client::HttpError),
     /// It ended while it was starting.
     #[error("ClickHouse ended while it was starting ({status}); its last words: {log}")]
     Ended {

@@ -12,6 +12,7 @@ pub mod cage;
 pub mod child;
 mod dedup_log;
 mod error;
+mod hang;
 mod job;
 mod library;
 mod output;
@@ -24,10 +25,12 @@ mod settings;
 mod supervisor;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
+use tokio::task::JoinHandle;
 
 use crate::credentials::Credentials;
 use crate::telemetry::Metrics;
@@ -61,6 +64,8 @@ pub struct EngineOptions {
     pub executable: PathBuf,
     /// How long a start may take, loading tables included.
     pub start_within: Duration,
+    /// How long a running one may answer nobody before it is killed and started again.
+    pub hung_after: Duration,
     /// Where it is counted how often it had to be started again.
     pub metrics: Metrics,
 }
@@ -73,6 +78,9 @@ pub struct Engine {
     supervisor: Supervisor,
     start_within: Duration,
     strength: Strength,
+    /// Looks whether it hangs, from when it was ready.
+    watch: OnceLock<JoinHandle<()>>,
+    hung_after: Duration,
 }
 
 impl Engine {
@@ -96,19 +104,23 @@ impl Engine {
         if strength.status() != Status::Up {
             tracing::warn!("{strength}");
         }
+        let http_url = format!("http://127.0.0.1:{}", options.http_port);
+        let job = Job {
+            executable: options.executable,
+            program: options.program,
+            files,
+            http_port: options.http_port,
+            tcp_port: options.tcp_port,
+            cage: options.cage,
+            metrics: options.metrics,
+        };
         Ok(Self {
             strength,
+            watch: OnceLock::new(),
+            hung_after: options.hung_after,
             start_within: options.start_within,
-            http_url: format!("http://127.0.0.1:{}", options.http_port),
-            supervisor: Supervisor::start(Job {
-                executable: options.executable,
-                program: options.program,
-                files,
-                http_port: options.http_port,
-                tcp_port: options.tcp_port,
-                cage: options.cage,
-                metrics: options.metrics,
-            })?,
+            http_url,
+            supervisor: Supervisor::start(job)?,
             credentials: options.credentials,
         })
     }
@@ -119,6 +131,9 @@ impl Engine {
     pub async fn ready(&self) -> Result<(), EngineError> {
         let version = self.answers_within(self.start_within).await?;
         self.supervisor.mark_ready();
+        let limits = hang::Limits { start_within: self.start_within, hung_after: self.hung_after };
+        let endpoint = hang::endpoint(&self.http_url)?;
+        self.watch.get_or_init(|| self.supervisor.watch(endpoint, limits));
         tracing::info!(version, url = self.http_url, pid = self.pid(), "ClickHouse is up");
         Ok(())
     }
@@ -165,7 +180,15 @@ impl Engine {
 
     /// Asks it to end, and kills it when `budget` runs out.
     pub async fn stop(mut self, budget: Duration) {
+        self.unwatch();
         self.supervisor.stop(budget).await;
+    }
+
+    /// From now on silence is meant.
+    fn unwatch(&self) {
+        if let Some(watch) = self.watch.get() {
+            watch.abort();
+        }
     }
 
     fn connection(&self, user: &str, password: &str) -> Connection {
@@ -187,5 +210,11 @@ impl Engine {
                 Err(EngineError::Silent { within: budget, log: self.supervisor.last_words() })
             }
         }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.unwatch();
     }
 }

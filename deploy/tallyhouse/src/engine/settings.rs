@@ -238,6 +238,7 @@ mod tests {
             grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
             executable: PathBuf::from("tallyhouse"),
             start_within: Duration::from_secs(1),
+            hung_after: Duration::from_secs(60),
             metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
         }
     }

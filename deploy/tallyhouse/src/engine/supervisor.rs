@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tallyhouse_service::http_client::Endpoint;
 use tallyhouse_service::retry;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::error::EngineError;
+use super::hang;
 use super::job::Job;
 
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
@@ -95,7 +98,7 @@ impl Supervisor {
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.0.lock().pid.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
+        self.0.pid()
     }
 
     pub(super) fn restarts(&self) -> u64 {
@@ -105,6 +108,12 @@ impl Supervisor {
     /// From now on its end is a crash to recover from, not a failure to report.
     pub(super) fn mark_ready(&self) {
         self.0.lock().was_ready = true;
+    }
+
+    /// Kills the process whenever it hangs, until the task is aborted.
+    pub(super) fn watch(&self, endpoint: Endpoint, limits: hang::Limits) -> JoinHandle<()> {
+        let [looked_at, killed] = [&self.0, &self.0].map(Arc::clone);
+        tokio::spawn(async move { hang::watch(endpoint, limits, || looked_at.pid(), |pid| killed.kill(pid)).await })
     }
 
     pub(super) fn last_words(&self) -> String {
@@ -143,6 +152,21 @@ impl Supervised {
     fn lock(&self) -> MutexGuard<'_, ProcessState> {
         // Nothing panics while it is held; if something did, the state is still the last that was written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.lock().pid.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
+    }
+
+    /// Kills this process if it still is the one; it is started again.
+    fn kill(&self, hung: u32) {
+        let state = self.lock();
+        if let Some(pid) = state.pid
+            && u32::try_from(pid.as_raw_nonzero().get()) == Ok(hung)
+            && let Err(error) = kill_process(pid, Signal::KILL)
+        {
+            tracing::debug!(%error, "ClickHouse was not killed");
+        }
     }
 
     fn end(&self, signal: Signal) {

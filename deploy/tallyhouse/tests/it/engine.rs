@@ -41,6 +41,19 @@ async fn killed_it_comes_back_with_every_acknowledged_row() {
 }
 
 #[tokio::test]
+async fn one_that_hangs_is_killed_and_started_again() {
+    let folder = Folder::create();
+    let options = EngineOptions { hung_after: Duration::from_secs(2), ..options(folder.path()) };
+    let engine = Engine::start(options).await.unwrap();
+    let (writer, hung) = (engine.writer(), engine.pid().unwrap());
+    signal(hung, Signal::STOP);
+    eventually("ClickHouse is another process", async || engine.pid().is_some_and(|pid| pid != hung)).await;
+    eventually("ClickHouse answers again", async || ask(&writer, "SELECT 1").await.is_ok()).await;
+    assert_eq!(engine.restarts(), 1);
+    engine.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
 async fn stopped_it_is_gone_and_starts_again_on_the_same_data() {
     let folder = Folder::create();
     let options = options(folder.path());
@@ -173,7 +186,11 @@ async fn refusal(options: EngineOptions) -> EngineError {
 }
 
 fn kill(pid: u32) {
-    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
 /// Whether it exists and has not ended: whoever inherits an orphan may take its time to wait for it.
