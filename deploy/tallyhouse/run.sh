@@ -14,10 +14,26 @@ ingest_admin=${INGEST_ADMIN_ADDR:-127.0.0.1:9081}
 query_admin=${QUERY_ADMIN_ADDR:-127.0.0.1:9082}
 log=$TALLYHOUSE_DATA/tallyhouse.log
 
-# What was started before is told by `tallyhouse up` itself: which port, and what to do.
+fail() {
+    printf 'run: %s\n' "$*" >&2
+    exit 1
+}
+
+# Beside a running one nothing is touched: not its log, not its data. `tallyhouse` locks the files of the parts that it works on.
+umask 077
 mkdir -p "$TALLYHOUSE_DATA"
+exec 8>>"$TALLYHOUSE_DATA/tallyhouse.lock"
+in_use() { fail "Tallyhouse runs already in $TALLYHOUSE_DATA$1; stop it, or choose another folder with TALLYHOUSE_DATA"; }
+flock --nonblock 8 || in_use ""
+for part in services engine; do
+    instance=$TALLYHOUSE_DATA/$part.instance
+    if [[ -f $instance ]] && ! flock --nonblock "$instance" true; then
+        in_use "$(sed -n 's/.*"pid":\([0-9]*\).*/ (process \1)/p' "$instance")"
+    fi
+done
+
 [[ ! -f $log ]] || mv "$log" "$log.1"
-"$binaries/tallyhouse" up >"$log" 2>&1 &
+"$binaries/tallyhouse" up >"$log" 2>&1 8>&- &
 server=$!
 
 # Whatever ends this script ends the server, which drains first.
@@ -28,7 +44,12 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-is_ready() { curl --silent --fail --output /dev/null --max-time 2 "http://$1/health/ready"; }
+# Another one may listen on the same port.
+is_ready() {
+    local health
+    health=$(curl --silent --max-time 2 "http://$1/health") || return 1
+    [[ $health == *'"ready":true'* && $health =~ \"pid\":$server[,}] ]]
+}
 echo "Starting (log: $log)"
 deadline=$((SECONDS + 150))
 until is_ready "$ingest_admin" && is_ready "$query_admin"; do

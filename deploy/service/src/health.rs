@@ -58,6 +58,8 @@ pub struct Report {
     pub status: Status,
     /// Whether requests should be sent here.
     pub ready: bool,
+    /// The process: who starts one beside another knows which of them answers.
+    pub pid: u32,
     pub components: BTreeMap<String, Component>,
 }
 
@@ -118,7 +120,7 @@ impl Health {
 
     pub fn report(&self) -> Report {
         let Ok(state) = self.state.read() else {
-            return Report { status: Status::Down, ready: false, components: BTreeMap::new() };
+            return Report { status: Status::Down, ready: false, pid: std::process::id(), components: BTreeMap::new() };
         };
         let any = |status| state.components.values().any(|component| component.status == status);
         let status = match () {
@@ -126,7 +128,7 @@ impl Health {
             () if any(Status::Degraded) => Status::Degraded,
             () => Status::Up,
         };
-        Report { status, ready: status != Status::Down, components: state.components.clone() }
+        Report { status, ready: status != Status::Down, pid: std::process::id(), components: state.components.clone() }
     }
 }
 

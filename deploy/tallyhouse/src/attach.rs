@@ -7,6 +7,7 @@ use tallyhouse_service::env::Env;
 use tallyhouse_sql::Connection;
 
 use crate::config::Config;
+use crate::data_folder::{DataFolder, Part};
 use crate::engine::Engine;
 use crate::telemetry::Metrics;
 use crate::up::{self, UpError};
@@ -26,6 +27,8 @@ pub struct Attached {
     pub reader: Connection,
     /// The embedded one, when it had to be started.
     pub engine: Option<Engine>,
+    /// Of the engine; it goes after it.
+    data: Option<DataFolder>,
 }
 
 /// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started.
@@ -35,6 +38,7 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
             writer: tallyhouse_ingest::config::clickhouse(env)?,
             reader: tallyhouse_query_api::config::clickhouse(env)?,
             engine: None,
+            data: None,
         });
     };
     let options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
@@ -46,10 +50,11 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
     let writer = user("writer", options.credentials.writer.expose());
     let reader = user("reader", options.credentials.reader.expose());
     if answers(&writer).await {
-        return Ok(Attached { writer, reader, engine: None });
+        return Ok(Attached { writer, reader, engine: None, data: None });
     }
+    let data = Some(DataFolder::open(&config.data, &[Part::Engine]).await?);
     let engine = Engine::start(options).await?;
-    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine) })
+    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), data })
 }
 
 impl Attached {
@@ -58,6 +63,7 @@ impl Attached {
         if let Some(engine) = self.engine {
             engine.stop(STOP_WITHIN).await;
         }
+        drop(self.data);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod backfill;
 pub mod config;
 pub mod credentials;
+pub mod data_folder;
 pub mod dlq;
 pub mod doctor;
 pub mod engine;

@@ -11,6 +11,7 @@ use tallyhouse_service::env::ConfigError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::data_folder::{DataFolder, Part};
 use crate::engine::Engine;
 use crate::telemetry::Metrics;
 use crate::up::{STOP_WITHIN, UpError, engine_options};
@@ -21,6 +22,8 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
     let Some(embedded) = &config.engine else {
         return Err(ConfigError::new("CLICKHOUSE_URL", "must not be set: the store is the embedded ClickHouse").into());
     };
+    // Until ClickHouse has ended.
+    let _data = DataFolder::open(&config.data, &[Part::Engine]).await?;
     let options = engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
     let engine = tokio::select! {
         engine = Engine::start(options) => engine?,

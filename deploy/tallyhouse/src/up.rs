@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, EngineConfig};
 use crate::credentials::{Credentials, CredentialsError};
+use crate::data_folder::{DataFolder, DataFolderError, Part};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::migrate;
 use crate::tables::{self, TablesError};
@@ -49,6 +50,8 @@ pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub enum UpError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Data(#[from] DataFolderError),
     /// A port of the services.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -94,6 +97,9 @@ struct Store {
 
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
+    let parts: &[Part] = if config.engine.is_some() { &[Part::Engine, Part::Services] } else { &[Part::Services] };
+    // Until everything has ended.
+    let _data = DataFolder::open(&config.data, parts).await?;
     let services = Services::configure(&config, env).await?;
     let store = tokio::select! {
         store = Store::open(&config, env, &services.registry) => store?,

@@ -13,6 +13,7 @@ use tallyhouse_service::health::Status;
 
 use super::{Findings, Outcome};
 use crate::config::{Config, EngineConfig};
+use crate::data_folder;
 use crate::engine::{PINNED_VERSION, Program, Strength, data_in_use};
 
 /// For ClickHouse to merge in.
@@ -28,6 +29,9 @@ pub(super) fn examine(
     findings: &mut Findings,
 ) {
     findings.add("data", folder(&config.data));
+    if let Err(error) = data_folder::examine(&config.data) {
+        findings.add("data", Outcome::Failed(error.to_string()));
+    }
     findings.add("room", room(&config.data, ingest.map(|ingest| ingest.log)));
     if let Some(engine) = &config.engine {
         findings.add("lock", lock(&config.data));

@@ -98,6 +98,9 @@ mod tests {
         let silent = answered.after(Some(7), false, at(150));
         assert_eq!((silent.hung(LIMITS, at(160)), silent.hung(LIMITS, at(161))), (None, Some(7)));
         let restarted = silent.after(Some(8), false, at(161));
-        assert_eq!((restarted.hung(LIMITS, at(200)), restarted.after(None, false, at(900)).hung(LIMITS, at(999))), (None, None));
+        assert_eq!(
+            (restarted.hung(LIMITS, at(200)), restarted.after(None, false, at(900)).hung(LIMITS, at(999))),
+            (None, None)
+        );
     }
 }

@@ -23,5 +23,6 @@ mod flights;
 mod freshness;
 mod kills;
 mod outage;
+mod run_script;
 mod sql_functions;
 mod views;
