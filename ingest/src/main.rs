@@ -62,7 +62,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         local_store: None,
     };
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
-    let (stop, drain) = (CancellationToken::new(), config.drain);
+    let (stop, drain, guard) = (CancellationToken::new(), config.drain, config.admin_guard.clone());
     let health = admin.health.clone();
     let ingest = Ingest::new(config, deps)?;
     let listener = match ingest.takes_events() {
@@ -71,8 +71,13 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     };
 
     let admin_stop = CancellationToken::new();
-    let admin_server =
-        tokio::spawn(lifecycle::serve("admin", admin_listener, admin.router(), admin_stop.clone(), drain));
+    let admin_server = tokio::spawn(lifecycle::serve(
+        "admin",
+        admin_listener,
+        guard.protect(admin.router()),
+        admin_stop.clone(),
+        drain,
+    ));
     let signal = stop.clone();
     tokio::spawn(async move {
         lifecycle::stop_signal().await;

@@ -117,13 +117,13 @@ pub async fn run(
     let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: shutdown.clone() };
     deps.health.starting(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
-    let admin = admin.merge(crate::http::admin::router(cache.clone()));
+    let admin = config.admin_guard.protect(admin.merge(crate::http::admin::router(cache.clone())));
     let stopped = CancellationToken::new();
     let public = async {
         serve(
             "query",
             listeners.public,
-            router(crate::http::HttpState { app, adhoc, live, metrics }),
+            router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins),
             shutdown.clone(),
             config.drain,
         )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
 use hyper::http::uri::InvalidUri;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
@@ -79,6 +79,14 @@ impl Endpoint {
         let mut value = HeaderValue::from_str(key)?;
         value.set_sensitive(true);
         self.headers.insert(HeaderName::from_static("x-api-key"), value);
+        Ok(self)
+    }
+
+    /// Adds a token as `Authorization: Bearer`, which is never printed.
+    pub fn bearer(mut self, token: &str) -> Result<Self, HttpError> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, value);
         Ok(self)
     }
 

@@ -3,8 +3,11 @@
 //! Only SHA-256 digests are held. A look-up compares digests in constant time over all keys, so neither the time taken
 //! nor a core dump reveals a key.
 
+use axum::http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::cors::Origins;
 
 use crate::health::{Health, Status};
 
@@ -30,12 +33,20 @@ pub struct Grant {
     pub key_id: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// Web pages that may send events with it; a key that is in a page is known to everybody.
+    pub origins: Origins,
 }
 
 impl Grant {
     /// Whether the key has the scope.
     pub fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    /// The same for web pages of these origins.
+    #[must_use]
+    pub fn with_origins(self, origins: Origins) -> Self {
+        Self { origins, ..self }
     }
 }
 
@@ -52,10 +63,25 @@ impl KeyRing {
         let mut ring = Self::default();
         for project in ["demo", "guest"] {
             let (ingest, query) = (format!("{project}-ingest"), format!("{project}-query"));
-            ring.add(&format!("{ingest}-key"), grant(project, &ingest, &[Scope::Ingest, Scope::Import]));
+            let of_pages = grant(project, &ingest, &[Scope::Ingest, Scope::Import]).with_origins(Origins::Loopback);
+            ring.add(&format!("{ingest}-key"), of_pages);
             ring.add(&format!("{query}-key"), grant(project, &query, &[Scope::Query, Scope::Admin]));
         }
         ring
+    }
+
+    /// Whether no web page may send events.
+    pub fn has_no_origins(&self) -> bool {
+        self.keys.iter().all(|(_, grant)| grant.origins.is_none())
+    }
+
+    /// Whether a page of this origin may send what has these headers: as its key says. A preflight has no key: any that could follow
+    /// is asked.
+    pub fn allows_origin(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+        match presented(headers) {
+            Some(key) => self.find(key).is_some_and(|grant| grant.origins.allows(origin)),
+            None => self.keys.iter().any(|(_, grant)| grant.origins.allows(origin)),
+        }
     }
 
     /// Whether nobody is let in.
@@ -92,11 +118,11 @@ impl KeyRing {
 
 /// A grant for `project`.
 pub fn grant(project: &str, key_id: &str, scopes: &[Scope]) -> Grant {
-    Grant { project: project.to_owned(), key_id: key_id.to_owned(), scopes: scopes.to_vec() }
+    Grant { project: project.to_owned(), key_id: key_id.to_owned(), scopes: scopes.to_vec(), origins: Origins::None }
 }
 
 /// The key in `X-API-Key` or `Authorization: Bearer`; `None` when neither is there or is text.
-pub fn presented(headers: &axum::http::HeaderMap) -> Option<&str> {
+pub fn presented(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
         return key.to_str().ok().map(str::trim);
     }
@@ -110,7 +136,7 @@ fn digest(key: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderMap, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 
@@ -123,6 +149,23 @@ mod tests {
         for wrong in ["", "demo-ingest-ke", "demo-ingest-key ", "DEMO-INGEST-KEY"] {
             assert_eq!(ring.find(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_page_sends_with_a_key_that_allows_its_origin() {
+        let mut ring = KeyRing::default();
+        ring.add("of-no-page", grant("p", "none", &[Scope::Ingest]));
+        assert!(ring.has_no_origins());
+        let listed = Origins::Listed(vec!["https://app.example".parse().unwrap()]);
+        ring.add("of-pages", grant("p", "pages", &[Scope::Ingest]).with_origins(listed));
+        assert!(!ring.has_no_origins());
+        let allows = |origin: &'static str, key: Option<&'static str>| {
+            let headers = key.map(|key| (HeaderName::from_static("x-api-key"), HeaderValue::from_static(key)));
+            ring.allows_origin(&HeaderValue::from_static(origin), &headers.into_iter().collect())
+        };
+        assert!(allows("https://app.example", Some("of-pages")) && allows("https://app.example", None));
+        assert!(!allows("https://app.example", Some("of-no-page")) && !allows("https://app.example", Some("unknown")));
+        assert!(!allows("https://evil.example", Some("of-pages")) && !allows("https://evil.example", None));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
 
 pub mod admin;
+pub mod admin_guard;
 pub mod breaker;
 pub mod changed_days;
 pub mod clock;
 pub mod config;
+pub mod cors;
 pub mod day_versions;
 pub mod documents;
 pub mod env;

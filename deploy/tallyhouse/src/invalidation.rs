@@ -10,14 +10,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use deadpool_redis::Pool;
+use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::{Day, DayChange};
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
+use tallyhouse_service::secret::Secret;
 
 use crate::config;
 
@@ -31,6 +34,8 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 pub struct Invalidator {
     redis: Option<Pool>,
     query: String,
+    /// What the query API asks for.
+    token: Option<Secret>,
     /// Sent to nobody yet.
     pending: BTreeSet<DayChange>,
     /// Why the last call failed.
@@ -42,17 +47,20 @@ pub struct Invalidator {
 pub struct PendingDays {
     days: BTreeSet<DayChange>,
     trouble: String,
-    query: String,
+    /// Clears the cache of the query API by hand.
+    clear: String,
 }
 
 impl Invalidator {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let config::InvalidationTargets { redis_url, query_admin } = config::InvalidationTargets::from_env(env)?;
+        let config::InvalidationTargets { redis_url, query_admin, admin_token } =
+            config::InvalidationTargets::from_env(env)?;
         let pool = redis_url.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
-            query: format!("http://{query_admin}"),
+            query: format!("http://{}", reachable(query_admin)),
+            token: admin_token,
             pending: BTreeSet::new(),
             trouble: String::new(),
         })
@@ -72,8 +80,10 @@ impl Invalidator {
     /// Sends what is pending once more, and returns what nobody took.
     pub async fn finish(mut self) -> Option<PendingDays> {
         self.flush().await;
-        let Self { pending: days, trouble, query, .. } = self;
-        (!days.is_empty()).then_some(PendingDays { days, trouble, query })
+        let Self { pending: days, trouble, query, token, .. } = self;
+        let header = if token.is_some() { "-H \"Authorization: Bearer $ADMIN_TOKEN\" " } else { "" };
+        let clear = format!("curl -X DELETE {header}{query}/v1/cache");
+        (!days.is_empty()).then_some(PendingDays { days, trouble, clear })
     }
 
     async fn flush(&mut self) {
@@ -101,11 +111,14 @@ impl Invalidator {
     async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
         let sent = async {
-            Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?
+            let endpoint = Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?
                 .header(CONTENT_TYPE, "application/json")?
-                .max_reply_bytes(MAX_REPLY_BYTES)
-                .post(body.into())
-                .await
+                .max_reply_bytes(MAX_REPLY_BYTES);
+            let endpoint = match &self.token {
+                Some(token) => endpoint.bearer(token.expose())?,
+                None => endpoint,
+            };
+            endpoint.post(body.into()).await
         };
         let status = match sent.await {
             Ok(reply) => reply.status,
@@ -113,19 +126,32 @@ impl Invalidator {
             Err(HttpError::Broken(_)) => return Err("cannot be reached".to_owned()),
             Err(error @ HttpError::Malformed(_)) => return Err(error.to_string()),
         };
-        if status.is_success() { Ok(()) } else { Err(format!("answers {status}")) }
+        match status {
+            status if status.is_success() => Ok(()),
+            StatusCode::UNAUTHORIZED => Err(format!("answers {status}: ADMIN_TOKEN is not the one that it has")),
+            status => Err(format!("answers {status}")),
+        }
     }
+}
+
+/// Where a port is reached that listens on all addresses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr = match address.ip() {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    if address.ip().is_unspecified() { SocketAddr::new(loopback, address.port()) } else { address }
 }
 
 impl fmt::Display for PendingDays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { days, trouble, query } = self;
+        let Self { days, trouble, clear } = self;
         let projects: BTreeSet<&str> = days.iter().map(|changed| changed.project.as_str()).collect();
         write!(
             f,
             "no query API was told that {} days of {} projects were changed: {trouble}. One that runs may give answers from \
              before for up to 140 minutes: set REDIS_URL or QUERY_ADMIN_ADDR as it has them and run this again with --all, or \
-             clear each with `curl -X DELETE {query}/v1/cache`. If none runs, nothing is remembered and nothing is to be done",
+             clear each with `{clear}`. If none runs, nothing is remembered and nothing is to be done",
             days.len(),
             projects.len()
         )

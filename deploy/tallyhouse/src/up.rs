@@ -274,7 +274,8 @@ impl Services {
         let admin_stop = CancellationToken::new();
         let health = admin_pages.health.clone();
         // The admin port outlives the public one: a drain can be watched.
-        let admin = lifecycle::serve("ingest admin", admin, admin_pages.router(), admin_stop.clone(), drain);
+        let pages = ingest.admin_guard.clone().protect(admin_pages.router());
+        let admin = lifecycle::serve("ingest admin", admin, pages, admin_stop.clone(), drain);
         let ingest = async {
             // It reads the log: ClickHouse starts meanwhile.
             let opened = tokio::task::spawn_blocking(move || Ingest::new(ingest, ingest_deps)).await;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::project::{Priority, ProjectSettings};
-use tallyhouse_service::config::{DataFolder, GivenClickHouse, Redis};
+use tallyhouse_service::admin_guard::AdminGuard;
+use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
@@ -31,6 +32,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// `INGEST_ADMIN_ADDR`: metrics and health.
     pub admin_address: SocketAddr,
+    /// `ADMIN_TOKEN` and `ADMIN_HOSTS`: who may ask there.
+    pub admin_guard: AdminGuard,
     /// `TALLYHOUSE_DATA`: the local log is in `ingest/` below it.
     pub data: PathBuf,
     /// Sizes of requests.
@@ -72,6 +75,7 @@ impl Config {
         let config = Self {
             address: address(env)?,
             admin_address: settings.ingest_admin_addr,
+            admin_guard: env::read::<AdminAccess>(env)?.guard("INGEST_ADMIN_ADDR", settings.ingest_admin_addr)?,
             data: env::read::<DataFolder>(env)?.tallyhouse_data,
             request: RequestLimits {
                 body_bytes: settings.ingest_body_bytes,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
-use tallyhouse_service::config::{DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas};
+use tallyhouse_service::config::{AdminAccess, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas};
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
@@ -20,6 +20,8 @@ pub struct Variables {
     logging: Logging,
     #[command(flatten)]
     development: Development,
+    #[command(flatten)]
+    access: AdminAccess,
     #[command(flatten)]
     data: DataFolder,
     #[command(flatten)]

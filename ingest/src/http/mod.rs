@@ -8,22 +8,37 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::ALLOW;
+use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use tallyhouse_service::cors::{self, AllowOrigin, CorsLayer};
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::pipeline::Pipeline;
 
 pub fn router(pipeline: Arc<Pipeline>) -> Router {
+    let cors = cors(&pipeline);
     let router = Router::new()
         .route("/v1/events", post(events).fallback(only_post))
         .fallback(not_found)
         // Ours is stricter and knows about compression: see `body`.
         .layer(DefaultBodyLimit::disable())
         .with_state(pipeline);
-    with_security_headers(router)
+    with_security_headers(match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+/// For web pages, as keys allow them.
+fn cors(pipeline: &Arc<Pipeline>) -> Option<CorsLayer> {
+    if pipeline.keys.has_no_origins() {
+        return None;
+    }
+    let pipeline = Arc::clone(pipeline);
+    let allow = AllowOrigin::predicate(move |origin, head| pipeline.keys.allows_origin(origin, &head.headers));
+    Some(cors::layer(allow, vec![Method::POST]))
 }
 
 async fn events(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {

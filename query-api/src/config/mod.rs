@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tallyhouse_schema::Catalogue;
-use tallyhouse_service::config::{GivenClickHouse, Redis};
+use tallyhouse_service::admin_guard::AdminGuard;
+use tallyhouse_service::config::{AdminAccess, GivenClickHouse, Redis};
+use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
@@ -26,6 +28,10 @@ pub struct Config {
     pub address: SocketAddr,
     /// `QUERY_ADMIN_ADDR`: metrics and health.
     pub admin_address: SocketAddr,
+    /// `ADMIN_TOKEN` and `ADMIN_HOSTS`: who may ask there.
+    pub admin_guard: AdminGuard,
+    /// `QUERY_ORIGINS`: web pages that may ask. Without any, in development: those of this machine.
+    pub origins: Origins,
     /// `REDIS_URL`: shares answers between instances; without it each has its own. May hold a password.
     pub redis_url: Option<Secret>,
     /// `QUERY_CACHE_BYTES`: answers held in this process, and their parts; half each.
@@ -63,6 +69,8 @@ impl Config {
         let config = Self {
             address: settings.query_addr,
             admin_address: admin_address(env)?,
+            admin_guard: env::read::<AdminAccess>(env)?.guard("QUERY_ADMIN_ADDR", admin_address(env)?)?,
+            origins: origins(env, settings.query_origins)?,
             redis_url: env::read::<Redis>(env)?.redis_url,
             cache_bytes: settings.query_cache_bytes,
             cache_ttl: settings.query_cache_ttl_ms,
@@ -83,6 +91,11 @@ impl Config {
         checks::check(env, &config)?;
         Ok(config)
     }
+}
+
+fn origins(env: &dyn Env, listed: Vec<Origin>) -> Result<Origins, ConfigError> {
+    let is_development = tallyhouse_service::config::is_development(env)?;
+    Ok(if listed.is_empty() && is_development { Origins::Loopback } else { Origins::Listed(listed) })
 }
 
 /// `QUERY_ADMIN_ADDR`: metrics and health, and where commands send the days that they changed.

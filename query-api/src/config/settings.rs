@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use tallyhouse_service::config::{Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret};
+use tallyhouse_service::config::{
+    AdminAccess, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
+};
+use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
 use tallyhouse_service::secret::Secret;
 
@@ -15,6 +18,8 @@ pub struct Variables {
     logging: Logging,
     #[command(flatten)]
     development: Development,
+    #[command(flatten)]
+    access: AdminAccess,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]
@@ -142,6 +147,9 @@ pub struct QuerySettings {
     /// Address where questions come in
     #[arg(long, env = "QUERY_ADDR", default_value = "127.0.0.1:8082", value_parser = address)]
     pub query_addr: SocketAddr,
+    /// Origins of web pages that may ask the query API, such as `https://app.example`, with commas between (default: none, in development those of this machine)
+    #[arg(long, env = "QUERY_ORIGINS", value_delimiter = ',')]
+    pub query_origins: Vec<Origin>,
     /// Answers and their parts that are held in the process; half each
     #[arg(long, env = "QUERY_CACHE_BYTES", default_value = "134217728", value_parser = whole::<u64>(1 << 20, 64 << 30, "bytes"))]
     pub query_cache_bytes: u64,

@@ -12,10 +12,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use tallyhouse_service::cors::{self, AllowOrigin, Origins};
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::adhoc::Adhoc;
@@ -38,8 +39,8 @@ pub struct HttpState {
     pub metrics: Metrics,
 }
 
-/// All public routes.
-pub fn router(shared: HttpState) -> Router {
+/// All public routes, for pages of `origins` too.
+pub fn router(shared: HttpState, origins: Origins) -> Router {
     // One count for each request, instead of one for each metric that there is.
     let shared = Arc::new(shared);
     let router = Router::new()
@@ -56,7 +57,13 @@ pub fn router(shared: HttpState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared);
-    with_security_headers(router)
+    with_security_headers(match origins.is_none() {
+        true => router,
+        false => {
+            let allow = AllowOrigin::predicate(move |origin, _| origins.allows(origin));
+            router.layer(cors::layer(allow, vec![Method::GET, Method::POST]))
+        }
+    })
 }
 
 async fn metric(

@@ -2,11 +2,13 @@
 
 mod log_filter;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use axum::http::Uri;
 use clap::{ArgAction, Args};
 
+use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env};
 use crate::keys::KeyRing;
 use crate::secret::Secret;
@@ -55,6 +57,26 @@ pub struct Redis {
     /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and carries the changed days to them
     #[arg(env = "REDIS_URL", value_parser = secret)]
     pub redis_url: Option<Secret>,
+}
+
+/// Who may ask the admin ports.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct AdminAccess {
+    /// What the admin ports ask for, as `Authorization: Bearer`, at least 16 characters; without it they listen on loopback only
+    #[arg(env = "ADMIN_TOKEN", value_parser = admin_token)]
+    pub admin_token: Option<Secret>,
+    /// Names under which the admin ports may be asked, with commas between, beside loopback and the address that they listen on
+    #[arg(long, env = "ADMIN_HOSTS", value_delimiter = ',', value_parser = host_name)]
+    pub admin_hosts: Vec<String>,
+}
+
+impl AdminAccess {
+    /// The guard of the admin port at `address`, which `variable` configured. A port that others reach is refused without a token.
+    pub fn guard(&self, variable: &'static str, address: SocketAddr) -> Result<AdminGuard, ConfigError> {
+        AdminGuard::new(address, self.admin_token.as_ref(), &self.admin_hosts)
+            .map_err(|unprotected| ConfigError::new(variable, unprotected.to_string()))
+    }
 }
 
 /// A given ClickHouse.
@@ -106,6 +128,25 @@ fn clickhouse_url(text: &str) -> Result<String, String> {
         return Err("names a user: say CLICKHOUSE_USER and CLICKHOUSE_PASSWORD instead".to_owned());
     }
     Ok(text.trim().to_owned())
+}
+
+/// Short enough to be guessed is no token.
+fn admin_token(text: &str) -> Result<Secret, String> {
+    const LEAST: usize = 16;
+    let text = text.trim();
+    if text.len() < LEAST {
+        return Err(format!("it has fewer than {LEAST} characters"));
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("it has characters that no header holds".to_owned());
+    }
+    Ok(Secret::new(text))
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if is_name { Ok(name.to_ascii_lowercase()) } else { Err(format!("`{name}` is not the name of a host")) }
 }
 
 /// `TALLYHOUSE_DEV`: well-known keys.

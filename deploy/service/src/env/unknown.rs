@@ -6,6 +6,8 @@ use super::Env;
 
 /// Every variable of every program: a deployment shares one file of them. A test of `tallyhouse` compares it with what is defined.
 pub const NAMES: &[&str] = &[
+    "ADMIN_HOSTS",
+    "ADMIN_TOKEN",
     "CLICKHOUSE_ANALYST_PASSWORD",
     "CLICKHOUSE_ANALYST_USER",
     "CLICKHOUSE_FSYNC",
@@ -65,6 +67,7 @@ pub const NAMES: &[&str] = &[
     "QUERY_EXPORT_MAX_BYTES",
     "QUERY_EXPORT_STALL_MS",
     "QUERY_LOOK_UP_MS",
+    "QUERY_ORIGINS",
     "QUERY_QUEUE_ADHOC",
     "QUERY_QUEUE_DASHBOARD",
     "QUERY_QUEUE_REALTIME",

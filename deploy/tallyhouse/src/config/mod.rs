@@ -8,7 +8,7 @@ mod tables;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tallyhouse_service::config::{DataFolder, GivenClickHouse, Redis};
+use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
@@ -101,12 +101,15 @@ pub struct InvalidationTargets {
     pub redis_url: Option<Secret>,
     /// `QUERY_ADMIN_ADDR`: of the query API that runs.
     pub query_admin: SocketAddr,
+    /// `ADMIN_TOKEN`: what that one asks for.
+    pub admin_token: Option<Secret>,
 }
 
 impl InvalidationTargets {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let redis_url = env::read::<Redis>(env)?.redis_url;
-        Ok(Self { redis_url, query_admin: tallyhouse_query_api::config::admin_address(env)? })
+        let admin_token = env::read::<AdminAccess>(env)?.admin_token;
+        Ok(Self { redis_url, query_admin: tallyhouse_query_api::config::admin_address(env)?, admin_token })
     }
 }
 

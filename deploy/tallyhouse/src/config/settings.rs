@@ -6,7 +6,9 @@ use clap::{ArgAction, Args};
 use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
-use tallyhouse_service::config::{DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret};
+use tallyhouse_service::config::{
+    AdminAccess, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret,
+};
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
 
@@ -111,6 +113,8 @@ pub struct ForRebuild {
     redis: Redis,
     #[command(flatten)]
     admin: query::AdminAddress,
+    #[command(flatten)]
+    access: AdminAccess,
 }
 
 /// What `rollups backfill` reads.
@@ -157,4 +161,6 @@ pub struct ForUp {
     ingest: ingest::Own,
     #[command(flatten)]
     query: query::Own,
+    #[command(flatten)]
+    access: AdminAccess,
 }

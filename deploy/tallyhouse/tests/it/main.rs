@@ -14,6 +14,7 @@ mod backfill;
 mod cage;
 mod chaos;
 mod commands;
+mod cross_site;
 mod dashboard_day;
 mod dedup_log;
 mod engine;
