@@ -70,7 +70,8 @@ fn request() -> CacheRequest {
         name: "the last day".into(),
         fallback: FallbackKeys { span: [0; 32], shorter: [1; 32], start: [2; 32] },
         within: Duration::from_secs(10),
-        compute: Arc::new(move |_| {
+        deadline: tokio::time::Instant::now() + Duration::from_secs(3_600),
+        compute: Arc::new(move |_, _| {
             let rendered = rendered.clone();
             Box::pin(async move { Ok(rendered) })
         }),

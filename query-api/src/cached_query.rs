@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tallyhouse_schema::Catalogue;
+use tokio::time::Instant;
 
 use crate::authorize::Scope;
 use crate::cache::cache_request::{CacheRequest, ComputeFn, FallbackKeys};
@@ -47,14 +48,16 @@ pub struct CachedQuery {
 }
 
 impl CachedQuery {
-    /// The request to the cache at an instant.
+    /// The request to the cache at an instant, of somebody who begins to wait now.
     pub fn cache_request(self: &Arc<Self>, now_ms: i64) -> Result<CacheRequest, Unplannable> {
         let plan = Arc::new(plan(&self.query, &self.catalogue, now_ms)?);
         let Names { name, fallback } = Names::of(self.scope.project(), &self.query, &plan, now_ms);
         let later = Arc::clone(self);
+        let within = self.sources.store.deadline(plan.class());
         Ok(CacheRequest {
             scope: self.scope.clone(),
-            within: self.sources.store.deadline(plan.class()),
+            within,
+            deadline: Instant::now() + within,
             compute: self.compute_fn(&plan),
             plan,
             name,
@@ -66,9 +69,9 @@ impl CachedQuery {
     /// Computes the answer, now and when it is to be refreshed.
     fn compute_fn(self: &Arc<Self>, plan: &Arc<Plan>) -> ComputeFn {
         let (me, plan) = (Arc::clone(self), Arc::clone(plan));
-        Arc::new(move |redis_time| {
-            let moment = Moment { now_ms: (me.clock)(), recall: me.recall };
-            let execution = me.sources.execution(&me.scope, &plan, moment, redis_time);
+        Arc::new(move |redis_time, deadline| {
+            let moment = Moment { now_ms: (me.clock)(), recall: me.recall, class: plan.class(), deadline };
+            let execution = me.sources.execution(&me.scope, moment, redis_time);
             let plan = Arc::clone(&plan);
             Box::pin(async move { execution.run(&plan).await })
         })
@@ -154,7 +157,7 @@ fn timeless_query(query: &Query) -> Query {
 
 /// A plan's JSON without its instants, and the first one after which a range begins. Within a text of JSON every quote is escaped, so
 /// that what looks like a name is one.
-fn without_instants(json: &str) -> (String, Option<i64>) {
+pub(crate) fn without_instants(json: &str) -> (String, Option<i64>) {
     let (mut text, mut first, mut is_instant, mut is_start) = (String::with_capacity(json.len()), None, false, false);
     for (place, piece) in json.split("\":").enumerate() {
         if place > 0 {

@@ -125,10 +125,11 @@ impl Coverage {
     }
 
     /// A warning for each set of dimensions that does not hold every event of what a plan reads, and one for quarters of an hour.
-    pub async fn warnings(&self, project: &str, plan: &Plan) -> Vec<Warning> {
+    pub async fn warnings(&self, project: &str, plan: &Plan, deadline: Instant) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
-        let missing = self.all_missing(project, asked.iter().map(|(rows, ..)| rows)).await;
+        let until = deadline.min(Instant::now() + self.look_up);
+        let missing = self.all_missing(project, asked.iter().map(|(rows, ..)| rows), until).await;
         for ((rows, from, to), missing) in asked.into_iter().zip(missing) {
             let warning = match missing {
                 Some(missing) => match missing.within(from, to) {
@@ -145,8 +146,12 @@ impl Coverage {
     }
 
     /// Looked up at once: the time that an answer waits is for all of them.
-    async fn all_missing(&self, project: &str, asked: impl Iterator<Item = &Rows>) -> Vec<Option<Arc<Missing>>> {
-        let until = Instant::now() + self.look_up;
+    async fn all_missing(
+        &self,
+        project: &str,
+        asked: impl Iterator<Item = &Rows>,
+        until: Instant,
+    ) -> Vec<Option<Arc<Missing>>> {
         join_all(asked.map(|rows| self.missing((Arc::from(project), rows.clone()), until))).await
     }
 
@@ -266,7 +271,9 @@ mod tests {
         let coverage = Coverage::new(store, Duration::from_secs(60));
         let set = |set: &str| Rows::Set { set: set.to_owned(), types: vec!["a".to_owned()] };
         let asked = [set("country"), set("device"), Rows::Quarters];
-        let looking = tokio::spawn(async move { coverage.all_missing("p", asked.iter()).await });
+        let looking = tokio::spawn(async move {
+            coverage.all_missing("p", asked.iter(), Instant::now() + Duration::from_secs(60)).await
+        });
         // Nobody answers the first.
         let all = async { [listener.accept().await, listener.accept().await, listener.accept().await] };
         let asked = tokio::time::timeout(Duration::from_secs(5), all).await;

@@ -71,6 +71,7 @@ pub async fn run(
         None => None,
     };
     let adhoc = adhoc(&config, &deps, &metrics);
+    let fresh = Limiter::new(redis.clone());
     let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
@@ -109,7 +110,7 @@ pub async fn run(
         sources: Arc::new(sources),
         event_types,
         coverage,
-        fresh: Limiter::default(),
+        fresh,
         registry: registry.clone(),
         definitions: definitions.clone(),
         clock: deps.clock,

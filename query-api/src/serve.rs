@@ -1,15 +1,19 @@
 //! The whole flow, in order: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
+//!
+//! A request has one deadline: the time of its class from when it came. It travels with the request through every wait: for others who
+//! compute the same, in this process or the fleet, for a slot, for ClickHouse, and for what is only said beside the answer.
 
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::keys::{self, KeyRing};
+use tokio::time::Instant;
 
 use crate::authorize::{Denied, Scope, authorize};
 use crate::cache::cache_request::CacheOutcome;
 use crate::cache::fresh::{self, Limiter};
-use crate::cache::{Answers, CacheStatus, Entry};
+use crate::cache::{Answers, CacheRequest, CacheStatus, Entry};
 use crate::cached_query::CachedQuery;
 use crate::clock::Clock;
 use crate::coverage::Coverage;
@@ -68,6 +72,16 @@ pub enum Question<'a> {
     Document(&'a [u8]),
 }
 
+/// Who asks, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    pub headers: &'a HeaderMap,
+    /// The query string.
+    pub raw: Option<&'a str>,
+    /// When the request came: its deadline counts from here.
+    pub came: Instant,
+}
+
 /// An answer and where it came from.
 #[derive(Debug)]
 pub struct Answer {
@@ -110,15 +124,17 @@ pub enum Refusal {
 pub async fn serve(
     app: &App,
     question: Question<'_>,
-    headers: &HeaderMap,
-    raw: Option<&str>,
+    Asking { headers, raw, came }: Asking<'_>,
 ) -> Result<Answer, Refusal> {
     let scope = authorize(&app.keys, headers)?;
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
-    let is_allowed = is_fresh && keys::presented(headers).is_some_and(|key| app.fresh.allows(key, now_ms));
+    let is_allowed = match keys::presented(headers).filter(|_| is_fresh) {
+        Some(key) => app.fresh.allows(key, now_ms).await,
+        None => false,
+    };
     let cached_query = CachedQuery {
         sources: Arc::clone(&app.sources),
         catalogue: Arc::clone(&app.catalogue),
@@ -129,10 +145,14 @@ pub async fn serve(
         recall: if is_allowed { Recall::Nothing } else { Recall::All },
     };
     let request = Arc::new(cached_query).cache_request(now_ms)?;
+    let request = CacheRequest { deadline: came + request.within, ..request };
     let given = async { if is_allowed { app.answers.fresh(&request).await } else { app.answers.get(&request).await } };
     let project = request.scope.project();
-    let (given, mut warnings, incomplete) =
-        tokio::join!(given, app.event_types.warnings(project, &asked), app.coverage.warnings(project, &request.plan));
+    let (given, mut warnings, incomplete) = tokio::join!(
+        given,
+        app.event_types.warnings(project, &asked, request.deadline),
+        app.coverage.warnings(project, &request.plan, request.deadline)
+    );
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);
     let (cached, status): CacheOutcome = match given {
@@ -141,7 +161,8 @@ pub async fn serve(
         }
         given => given?,
     };
-    let from_cache = is_fresh && status != CacheStatus::Miss;
+    let is_computed = status == CacheStatus::Miss || (is_allowed && status == CacheStatus::Coalesced);
+    let from_cache = is_fresh && !is_computed;
     Ok(Answer { entry: cached.open().await.ok_or(ReadError::Failed)?, status, warnings, from_cache })
 }
 

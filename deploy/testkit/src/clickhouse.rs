@@ -67,6 +67,8 @@ pub fn options(folder: &Path) -> EngineOptions {
         program: program(),
         cage: Cage::On,
         credentials: Credentials::fixed(),
+        // Of all tests that share it.
+        ad_hoc_slots: 62,
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
         executable: programs::engine(),
         start_within: Duration::from_secs(60),

@@ -8,7 +8,6 @@
 //! `session_id`, `country`, `device`, `os`, `browser`, `locale`, `page`, `ip` (masked), `props` and `num_props` (objects;
 //! JSON text in CSV), `original_ts` (as the client gave it), `received_at`.
 
-use axum::http::HeaderMap;
 use tallyhouse_sql::clickhouse::query::BytesCursor;
 use tallyhouse_sql::{Class, StoreError};
 
@@ -21,7 +20,7 @@ use super::{Adhoc, AdhocError, DEADLINE};
 use crate::authorize::{Scope, authorize};
 use crate::request::error::quoted;
 use crate::request::{BadRequest, Params, Window, values};
-use crate::serve::App;
+use crate::serve::{App, Asking};
 use crate::store::{HeldPermit, ReadError};
 use crate::time::Zone;
 use crate::warning::Warning;
@@ -142,15 +141,22 @@ pub struct Exported {
 }
 
 /// Answers a request, up to the first byte; the rest follows as the client reads it.
-pub async fn answer(app: &App, adhoc: &Adhoc, headers: &HeaderMap, raw: Option<&str>) -> Result<Exported, AdhocError> {
+pub async fn answer(
+    app: &App,
+    adhoc: &Adhoc,
+    Asking { headers, raw, came }: Asking<'_>,
+) -> Result<Exported, AdhocError> {
+    let deadline = came + DEADLINE;
     let scope = authorize(&app.keys, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
     let permit = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
     let watched = app.sources.store.watch(HeldPermit::Export(permit), &adhoc.reader);
     let mut cursor = begin(adhoc, &ask, &scope, watched.query_id()).map_err(|error| failed(&error))?;
     let asked = ask.event_type.iter().cloned().collect();
-    let (first, warnings) =
-        tokio::join!(tokio::time::timeout(DEADLINE, cursor.next()), app.event_types.warnings(scope.project(), &asked));
+    let (first, warnings) = tokio::join!(
+        tokio::time::timeout_at(deadline, cursor.next()),
+        app.event_types.warnings(scope.project(), &asked, deadline)
+    );
     let first = match first {
         Ok(Ok(first)) => first,
         Ok(Err(error)) => {

@@ -5,8 +5,6 @@
 //! `{"columns":[{"name","type"}],"rows":[[…]],"meta":{"rows","elapsed_ms","truncated"}}`. An answer that is too
 //! large is a 422 and never cut, so `truncated` is always false.
 
-use std::time::Instant;
-
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use serde_json::{Map, Value};
@@ -25,7 +23,7 @@ use crate::request::error::{did_you_mean, quoted};
 use crate::request::suggest::nearest;
 use crate::request::unique::{self, Fault};
 use crate::request::{BadRequest, Params};
-use crate::serve::App;
+use crate::serve::{App, Asking};
 use crate::store::{AdmissionRequest, Class, HeldPermit, ReadError};
 
 /// The longest body in bytes.
@@ -183,11 +181,9 @@ fn params(value: Option<Value>) -> Result<Map<String, Value>, BadBody> {
 pub async fn answer(
     app: &App,
     adhoc: &Adhoc,
-    headers: &HeaderMap,
-    raw: Option<&str>,
+    Asking { headers, raw, came }: Asking<'_>,
     body: Body,
 ) -> Result<(Format, Outgoing), AdhocError> {
-    let began = Instant::now();
     let scope = authorize(&app.keys, headers)?;
     let int64 = Int64::parameter(&Params::parse(raw, &[INT64])?)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
@@ -196,7 +192,9 @@ pub async fn answer(
     ask.sql = sql_allow_list::check(&ask.sql)?;
     adhoc.refused.check(&scope, &ask)?;
     let bound = analyst.bound(&scope).ok_or(ReadError::Failed)?;
-    let asking = AdmissionRequest { class: Class::AdHoc, project: scope.project().to_owned(), deadline: None };
+    let class = Class::AdHoc;
+    let deadline = Some(came + app.sources.store.deadline(class));
+    let asking = AdmissionRequest { class, project: scope.project().to_owned(), deadline };
     let permit = app.sources.store.admit(&asking).await?;
     // Before it runs, so that no work is done for an answer that cannot be sent; and without waiting, for others wait here.
     let send_permit = adhoc.answers.take_now(scope.project()).map_err(ReadError::from)?;
@@ -215,7 +213,7 @@ pub async fn answer(
     // What comes now waits in ClickHouse, complete: no query runs for it any more.
     watched.answered();
     let shape = match ask.format {
-        Format::Json => Shape::text(Form::Json(Box::new(JsonRows::new(began)))),
+        Format::Json => Shape::text(Form::Json(Box::new(JsonRows::new(came.into_std())))),
         Format::Ndjson | Format::Csv => Shape::text(Form::AsIs),
         Format::Parquet => Shape::Binary,
     };

@@ -9,12 +9,19 @@
 //! ```
 //!
 //! While computing fails, each request tries again, and does not wait long for it. `stale_reason` is that of the last failure.
+//!
+//! Every wait is within the request's deadline. A computation has the deadline of the request that started it; a request that joined it
+//! and has more time left tries once more. One whose time is over while others compute is given an older answer, or an error that says
+//! when to come back.
+//!
+//! `fresh=true` computes past the cache, once for all who ask for it meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant as Deadline, timeout_at};
 
 use super::cache_request::{CacheOutcome, CacheRequest};
 use super::compute::{Accept, Obtained, Origin};
@@ -23,7 +30,7 @@ use super::hot_keys::HotKeys;
 use super::lock::Locks;
 use super::refusals::Refusals;
 use super::shared::SharedCache;
-use super::single_flight::{Role, SingleFlight};
+use super::single_flight::{Lost, Role, SingleFlight};
 use super::stamp::{DaysStamp, Proven, VersionStamp};
 use super::time_span::TimeSpan;
 use super::ttl::{Kind, Policy};
@@ -44,6 +51,12 @@ const TROUBLED: Duration = Duration::from_secs(60);
 
 /// Long enough for an answer of a ClickHouse that is back. The try goes on beside.
 const TRY_WITHIN: Duration = Duration::from_millis(500);
+
+/// So much beyond its deadline a request waits for a computation that has the same: it ends by itself, and says why.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// When to come back for an answer that was still being computed, in seconds.
+pub(super) const COME_BACK_S: u32 = 1;
 
 /// Questions whose last failure is remembered.
 const TROUBLES: u64 = 10_000;
@@ -68,6 +81,8 @@ pub struct Answers {
     pub clock: Clock,
     pub random: Random,
     pub(super) single_flight: SingleFlight<(Key, VersionStamp), Result<Obtained, ReadError>>,
+    /// Computations past the cache.
+    fresh_flight: SingleFlight<(Key, VersionStamp), Result<Obtained, ReadError>>,
     refreshes: Arc<Semaphore>,
     pub(super) troubles: Cache<[u8; 32], Trouble>,
     pub(super) refusals: Refusals,
@@ -120,6 +135,7 @@ impl Answers {
             clock,
             random,
             single_flight: SingleFlight::default(),
+            fresh_flight: SingleFlight::default(),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             troubles: Cache::builder().max_capacity(TROUBLES).time_to_live(TROUBLED).build(),
             refusals: Refusals::new(),
@@ -143,19 +159,30 @@ impl Answers {
         Ok(self.counted(given))
     }
 
-    /// The answer, computed for this caller alone; it replaces the remembered one.
+    /// The answer, computed past the cache for all who ask for it so meanwhile; it replaces the remembered one.
     pub async fn fresh(&self, request: &CacheRequest) -> Result<CacheOutcome, ReadError> {
         let lookup = self.lookup(request).await?;
+        let compute = || self.clone().compute_fresh(lookup.clone());
+        let key = (lookup.key.clone(), lookup.stamp);
+        let (role, found) = within(&lookup, self.fresh_flight.join(key, compute)).await;
+        match (found, role) {
+            (Ok(found), Role::Leader) => Ok((found.cached, CacheStatus::Miss)),
+            (Ok(found), Role::Follower) => {
+                self.metrics.coalesced();
+                Ok((found.cached, CacheStatus::Coalesced))
+            }
+            (Err(error), _) => self.stale_if_error(&lookup, error).await.map(|given| self.counted(given)),
+        }
+    }
+
+    async fn compute_fresh(self, lookup: CacheLookup) -> Result<Obtained, ReadError> {
         let lease = match self.fleet(&lookup) {
             Some(locks) => locks.token(&lookup).await,
             None => None,
         };
         let found = self.compute(&lookup, lease).await;
         self.metrics.cache.refreshed(Refresh::Fresh, found.is_ok());
-        match found {
-            Ok(found) => Ok((found.cached, CacheStatus::Miss)),
-            Err(error) => self.stale_if_error(&lookup, error).await.map(|given| self.counted(given)),
-        }
+        found
     }
 
     fn counted(&self, given: CacheOutcome) -> CacheOutcome {
@@ -194,7 +221,8 @@ impl Answers {
     }
 
     fn refresh(&self, lookup: &CacheLookup, accept: Accept, permit: Option<OwnedSemaphorePermit>) {
-        let (answers, lookup) = (self.clone(), lookup.clone());
+        let answers = self.clone();
+        let lookup = CacheLookup { request: lookup.request.in_background(), ..lookup.clone() };
         let key = (lookup.key.clone(), lookup.stamp);
         self.single_flight.launch(&key, || async move {
             let _permit = permit;
@@ -226,9 +254,17 @@ impl Answers {
         {
             return self.troubled(lookup, trouble, cached).await;
         }
+        let (role, found) = self.joined(lookup).await;
+        if role == Role::Follower && found.as_ref().err().is_some_and(|error| has_more_time(lookup, *error)) {
+            let (role, found) = self.joined(lookup).await;
+            return self.given(lookup, role, found).await;
+        }
+        self.given(lookup, role, found).await
+    }
+
+    async fn joined(&self, lookup: &CacheLookup) -> (Role, Result<Obtained, ReadError>) {
         let compute = || self.clone().find_or_compute(lookup.clone(), Accept::Usable);
-        let (role, found) = self.single_flight.join(self.flight_key(lookup), compute).await;
-        self.given(lookup, role, found.unwrap_or(Err(ReadError::Failed))).await
+        within(lookup, self.single_flight.join(self.flight_key(lookup), compute)).await
     }
 
     /// The last try failed, and there is an older answer: who asks does not wait long for another try.
@@ -249,7 +285,8 @@ impl Answers {
             self.refresh(lookup, Accept::Usable, Some(permit));
         }
         let compute = || self.clone().find_or_compute(lookup.clone(), Accept::Usable);
-        match tokio::time::timeout(TRY_WITHIN, self.single_flight.join(key, compute)).await {
+        let until = lookup.request.deadline.min(Deadline::now() + TRY_WITHIN);
+        match timeout_at(until, self.single_flight.join(key, compute)).await {
             Ok((role, found)) => self.given(lookup, role, found.unwrap_or(Err(ReadError::Failed))).await,
             Err(_) => {
                 // The others are given it at once, for a while.
@@ -323,4 +360,22 @@ impl Answers {
     pub(super) fn fleet(&self, lookup: &CacheLookup) -> Option<&Locks> {
         self.locks.as_ref().filter(|_| !lookup.redis_time.is_over())
     }
+}
+
+/// The outcome of a computation, waited for as long as the request has time.
+async fn within(
+    lookup: &CacheLookup,
+    joining: impl Future<Output = (Role, Result<Result<Obtained, ReadError>, Lost>)>,
+) -> (Role, Result<Obtained, ReadError>) {
+    match timeout_at(lookup.request.deadline + GRACE, joining).await {
+        Ok((role, found)) => (role, found.unwrap_or(Err(ReadError::Failed))),
+        Err(_) => (Role::Follower, Err(ReadError::OutOfTime { retry_after_s: COME_BACK_S })),
+    }
+}
+
+/// Whether a computation that ran out of time was that of a request with less time than this one.
+fn has_more_time(lookup: &CacheLookup, error: ReadError) -> bool {
+    let request = &lookup.request;
+    let is_of_time = matches!(error, ReadError::TimedOut | ReadError::OutOfTime { .. });
+    is_of_time && request.deadline.saturating_duration_since(Deadline::now()) > request.within / 2
 }

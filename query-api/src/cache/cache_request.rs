@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::entry::CachedAnswer;
 use super::status::CacheStatus;
 use super::{RedisTimeBudget, Rendered};
@@ -12,9 +14,9 @@ use crate::authorize::Scope;
 use crate::plan::Plan;
 use crate::store::ReadError;
 
-/// Computes an answer, waiting for Redis within the time budget it is given; also later, to refresh it.
+/// Computes an answer until a deadline, waiting for Redis within the time budget it is given; also later, to refresh it.
 pub type ComputeFn = Arc<
-    dyn Fn(RedisTimeBudget) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>>
+    dyn Fn(RedisTimeBudget, Instant) -> Pin<Box<dyn Future<Output = Result<Rendered, ReadError>> + Send>>
         + Send
         + Sync
         + 'static,
@@ -30,11 +32,20 @@ pub struct CacheRequest {
     pub name: Arc<str>,
     /// Keys under which a later request finds the answer while ClickHouse is away.
     pub fallback: FallbackKeys,
-    /// How long computing it may take, waiting for ClickHouse included.
+    /// How long an answer may take, whatever is waited for.
     pub within: Duration,
+    /// When whoever asks no longer waits: that long after the request came. Every wait for the answer is within it.
+    pub deadline: Instant,
     pub compute: ComputeFn,
     /// The same request at a later instant.
     pub renew: Renew,
+}
+
+impl CacheRequest {
+    /// The same for nobody who waits: it has all of its time.
+    pub(super) fn in_background(&self) -> Self {
+        Self { deadline: Instant::now() + self.within, ..self.clone() }
+    }
 }
 
 /// Asks a question anew at an instant, in milliseconds since the epoch: of a window that slides, another range is read then.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::answers::{Answers, CacheLookup, Trouble};
+use super::answers::{Answers, COME_BACK_S, CacheLookup, Trouble};
 use super::compressed::{Compressed, beside};
 use super::entry::{CachedAnswer, Freshness};
 use super::lock::{FleetOutcome, Lease};
@@ -70,6 +70,7 @@ impl Answers {
             FleetOutcome::Found(cached) => Ok(self.found(&lookup, cached, Origin::Elsewhere)),
             FleetOutcome::Lead(lease) => self.compute(&lookup, Some(*lease)).await,
             FleetOutcome::Alone => self.compute(&lookup, None).await,
+            FleetOutcome::OutOfTime => Err(ReadError::OutOfTime { retry_after_s: COME_BACK_S }),
         }
     }
 
@@ -81,7 +82,7 @@ impl Answers {
 
     pub(super) async fn compute(&self, lookup: &CacheLookup, lease: Option<Lease>) -> Result<Obtained, ReadError> {
         let began_ms = (self.clock)();
-        let computing = (lookup.request.compute)(lookup.redis_time.clone());
+        let computing = (lookup.request.compute)(lookup.redis_time.clone(), lookup.request.deadline);
         let rendered = match &lease {
             Some(lease) => lease.during(computing).await,
             None => computing.await,

@@ -1,32 +1,84 @@
-//! `?fresh=true`: bypasses the cache, at most once in 5 s per caller.
+//! `?fresh=true`: bypasses the cache, at most once in 5 s per caller, over all instances that share a Redis.
+//!
+//! ```text
+//! asked of this instance just now                        -> no
+//! else: a key in Redis that lives for the pause, if new  -> yes
+//!                                         it is there    -> no
+//!                                         Redis is away  -> yes: each instance counts for itself
+//! ```
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use deadpool_redis::redis;
+use sha2::{Digest, Sha256};
+use tallyhouse_sql::hex;
+
+use super::RedisTimeBudget;
+use super::shared::{Request, SharedCache};
 use crate::request::BadRequest;
 
 const NAME: &str = "fresh";
 
-/// Between two computations for one caller, in this instance.
+/// Between two computations for one caller.
 const PAUSE_MS: i64 = 5_000;
 
 /// Callers that are remembered. When all of them asked within the pause, a further one gets the cached answer.
 const MOST: usize = 10_000;
 
 /// Who asked for a fresh answer, when.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Limiter {
+    here: Local,
+    fleet: Option<Arc<SharedCache>>,
+}
+
+impl Limiter {
+    /// Of the instances that share a Redis, or of this one.
+    pub fn new(fleet: Option<Arc<SharedCache>>) -> Self {
+        Self { here: Local::default(), fleet }
+    }
+
+    /// Whether the holder of `key` may go past the cache now; if so, that counts.
+    pub async fn allows(&self, key: &str, now_ms: i64) -> bool {
+        if !self.here.allows(key, now_ms) {
+            return false;
+        }
+        let Some(fleet) = &self.fleet else { return true };
+        // A digest: Redis is not told keys.
+        let name = format!("tallyhouse:fresh:{}", hex(&Sha256::digest(key)));
+        let mut command = redis::cmd("SET");
+        command.arg(name).arg(1).arg("NX").arg("PX").arg(PAUSE_MS);
+        let taken: Result<Option<String>, _> = fleet.ask_for(&RedisTimeBudget::default(), Request::One(command)).await;
+        let is_of_another = taken.is_ok_and(|taken| taken.is_none());
+        if is_of_another {
+            self.here.forget(key);
+        }
+        !is_of_another
+    }
+}
+
+/// Who asked this instance.
+#[derive(Debug, Default)]
+struct Local {
     hasher: RandomState,
     last_ms: Mutex<HashMap<u64, i64>>,
 }
 
-impl Limiter {
-    /// Whether the holder of `key` may go past the cache now; if so, that counts.
-    pub fn allows(&self, key: &str, now_ms: i64) -> bool {
+impl Local {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, i64>> {
+        self.last_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, key: &str) {
+        self.lock().remove(&self.hasher.hash_one(key));
+    }
+
+    fn allows(&self, key: &str, now_ms: i64) -> bool {
         let caller = self.hasher.hash_one(key);
-        let mut last = self.last_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.lock();
         // A clock that went back must not shut a caller out.
         let is_recent = |then: i64| (0..PAUSE_MS).contains(&(now_ms - then));
         if last.get(&caller).is_some_and(|then| is_recent(*then)) {
@@ -73,7 +125,7 @@ mod tests {
 
     #[test]
     fn once_per_caller_and_pause() {
-        let limiter = Limiter::default();
+        let limiter = Local::default();
         assert!(limiter.allows("a", 10_000) && limiter.allows("b", 10_000));
         assert!(!limiter.allows("a", 14_999));
         assert!(limiter.allows("a", 15_000) && !limiter.allows("a", 15_001));
@@ -82,7 +134,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_a_crowd_is_answered_from_the_cache() {
-        let limiter = Limiter::default();
+        let limiter = Local::default();
         assert!((0..MOST).all(|caller| limiter.allows(&caller.to_string(), 0)));
         assert!(!limiter.allows("one more", PAUSE_MS - 1));
         assert!(limiter.allows("one more", PAUSE_MS));

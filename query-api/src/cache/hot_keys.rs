@@ -131,9 +131,21 @@ mod tests {
         let plan = Arc::new(Plan::Realtime(RealtimePlan { short_from: number, long_from: 0, to: 0 }));
         let (scope, name) = (Scope::for_test("p"), Arc::from(number.to_string()));
         let key = Key::of(&scope, &name, Generation::Process { all: 0, project: 0 }).unwrap();
-        let compute = Arc::new(|_| Box::pin(async { Err(ReadError::Failed) }) as _);
+        let compute = Arc::new(|_, _| Box::pin(async { Err(ReadError::Failed) }) as _);
         let (fallback, renew) = (FallbackKeys { span: [0; 32], shorter: [1; 32], start: [2; 32] }, Arc::new(|_| None));
-        (key, CacheRequest { scope, plan, name, fallback, within: Duration::ZERO, compute, renew })
+        (
+            key,
+            CacheRequest {
+                scope,
+                plan,
+                name,
+                fallback,
+                within: Duration::ZERO,
+                deadline: tokio::time::Instant::now(),
+                compute,
+                renew,
+            },
+        )
     }
 
     fn touch(hot_keys: &HotKeys, number: i64, times: usize) {

@@ -8,14 +8,14 @@
 //!
 //! * A leader that dies stops renewing; its lock expires within [`LOCK`] and a follower takes over.
 //! * A leader that was only slow, and lost its lock, has an old fencing token: its answer replaces no newer one.
-//! * Nobody waits longer than a query may take: after the deadline, compute without the lock.
+//! * Nobody waits beyond the request's deadline. The leader's query is the same, and began earlier: to send it once more would help nobody.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
 use super::answers::CacheLookup;
 use super::entry::CachedAnswer;
@@ -72,6 +72,8 @@ pub(super) enum FleetOutcome {
     Found(CachedAnswer),
     /// Compute; nobody knows of it.
     Alone,
+    /// The request's time is over, and somebody else still computes.
+    OutOfTime,
 }
 
 /// Locks of the fleet.
@@ -83,14 +85,14 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Waits until there is an answer that `is_good`, or this instance has the lock; for no longer than one computation
-    /// may take, a dead leader's lock included, or failures of a fleet would be waited for one after the other.
+    /// Waits until there is an answer that `is_good`, or this instance has the lock; no longer than the request does. A dead leader's
+    /// lock is over after [`LOCK`], and what is left of the time is for the query.
     pub(super) async fn acquire_or_wait(
         &self,
         lookup: &CacheLookup,
         is_good: impl Fn(&CachedAnswer) -> bool,
     ) -> FleetOutcome {
-        let deadline = Instant::now() + lookup.request.within + LOCK;
+        let deadline = lookup.request.deadline;
         let mut has_waited = false;
         loop {
             match self.acquire(lookup).await {
@@ -109,10 +111,17 @@ impl Locks {
                 self.metrics.cache.lock(LockEvent::Waited);
             }
             has_waited = true;
-            let Ok(Ok(())) = timeout_at(deadline, self.until_unlocked(lookup)).await else {
-                self.metrics.cache.lock(LockEvent::GaveUp);
-                return FleetOutcome::Alone;
-            };
+            match timeout_at(deadline, self.until_unlocked(lookup)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(Away)) => {
+                    self.metrics.cache.lock(LockEvent::GaveUp);
+                    return FleetOutcome::Alone;
+                }
+                Err(_) => {
+                    self.metrics.cache.lock(LockEvent::GaveUp);
+                    return FleetOutcome::OutOfTime;
+                }
+            }
             match self.shared.get(&lookup.key, &lookup.redis_time).await {
                 Ok(Some(cached)) if is_good(&cached) => return FleetOutcome::Found(cached),
                 Ok(_) => {}

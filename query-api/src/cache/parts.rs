@@ -72,6 +72,16 @@ pub struct ComputedPart {
     pub key: PartKey,
     pub bytes: Bytes,
     pub life: Life,
+    pub reach: Reach,
+}
+
+/// Who is given a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All instances.
+    Fleet,
+    /// This process.
+    Process,
 }
 
 /// What [`Parts`] is made of.
@@ -131,10 +141,10 @@ impl Parts {
     /// Remembers parts that were read at `read_ms`, in milliseconds since the epoch. Redis is written to beside the caller.
     pub async fn put_many(&self, parts: Vec<ComputedPart>, read_ms: i64) {
         let bytes = parts.iter().map(|part| part.bytes.len()).sum();
-        let pack = |part: ComputedPart| (part.key, Compressed::of(&part.bytes), part.life);
+        let pack = |part: ComputedPart| (part.key, Compressed::of(&part.bytes), part.life, part.reach);
         let packed = beside(bytes, move || parts.into_iter().map(pack).collect::<Vec<_>>()).await.unwrap_or_default();
         let mut written = Vec::new();
-        for (key, body, life) in packed {
+        for (key, body, life, reach) in packed {
             // Nobody would notice that its days were written to.
             let life = if key.stamp.days == DaysStamp::Unknown { Life::Open } else { life };
             let time = life.duration(&self.policy, (self.random)());
@@ -143,7 +153,7 @@ impl Parts {
             let part = StoredPart { body, days, read_ms, ends_ms, project };
             if part.body.held().len() > MAX_BYTES {
                 self.metrics.cache.dropped(Dropped::TooLarge);
-            } else if key.stamp.generation.is_shared() {
+            } else if reach == Reach::Fleet && key.stamp.generation.is_shared() {
                 written.push((Arc::clone(&key.name), part.encode(), u64::try_from(time.as_millis()).unwrap_or(1)));
             }
             self.memory.insert(key.name, part);
@@ -303,7 +313,7 @@ mod tests {
     }
 
     fn computed(key: PartKey, bytes: Bytes, life: Life) -> ComputedPart {
-        ComputedPart { key, bytes, life }
+        ComputedPart { key, bytes, life, reach: Reach::Fleet }
     }
 
     async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {

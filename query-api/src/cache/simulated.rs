@@ -99,7 +99,7 @@ fn request(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU
         other => other.clone(),
     });
     let (counts, broken) = (Arc::clone(&computed), Arc::clone(&fails));
-    let compute = move |_| {
+    let compute = move |_, _| {
         let (counts, broken) = (Arc::clone(&counts), Arc::clone(&broken));
         let computing = async move {
             if broken.load(Ordering::SeqCst) > 0 {
@@ -121,6 +121,7 @@ fn request(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU
         name: format!("panel {panel}, the last day").into(),
         fallback: FallbackKeys { span: digest(0), shorter: digest(1), start: digest(2) },
         within: Duration::from_secs(10),
+        deadline: tokio::time::Instant::now() + Duration::from_secs(10),
         compute: Arc::new(compute),
         renew: Arc::new(move |now_ms| Some(request(panel, now_ms, Arc::clone(&computed), Arc::clone(&fails)))),
     }
@@ -138,6 +139,72 @@ fn day(from: i64, to: i64) -> Plan {
         to,
         complete: false,
     })
+}
+
+/// A question whose computation takes so long, and that many times it was begun.
+fn slow(takes: Duration, begun: &Arc<AtomicU64>) -> CacheRequest {
+    let begun = Arc::clone(begun);
+    let compute = move |_, deadline| {
+        begun.fetch_add(1, Ordering::SeqCst);
+        let computing = async move {
+            tokio::time::timeout_at(deadline, tokio::time::sleep(takes)).await.map_err(|_| ReadError::TimedOut)?;
+            Ok(Rendered { head: Bytes::from_static(b"{"), etag: String::new(), oldest_ms: None, seen_ms: None })
+        };
+        Box::pin(computing) as _
+    };
+    let asked = request(0, 1_000 * HOUR_MS, Arc::default(), Arc::default());
+    CacheRequest { compute: Arc::new(compute), ..asked }
+}
+
+/// The same, by somebody who has so much time left.
+fn with_left(request: &CacheRequest, left: Duration) -> CacheRequest {
+    CacheRequest { deadline: tokio::time::Instant::now() + left, ..request.clone() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_the_request_has_time() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (all, begun) = (Panels::new(), Arc::default());
+    let asked = slow(20 * SECOND, &begun);
+    let began = tokio::time::Instant::now();
+    let late = with_left(&asked, 3 * SECOND);
+    let joined = async {
+        tokio::time::sleep(SECOND).await;
+        let outcome = all.answers.get(&with_left(&asked, SECOND)).await.map(drop);
+        (outcome, began.elapsed())
+    };
+    let (first, (second, second_took)) = tokio::join!(all.answers.get(&late), joined);
+    assert_eq!((first.map(drop), began.elapsed()), (Err(ReadError::TimedOut), 3 * SECOND));
+    // The computation would have gone on for another second.
+    assert!(matches!(second, Err(ReadError::OutOfTime { .. })), "{second:?}");
+    assert_eq!((second_took, begun.load(Ordering::SeqCst)), (2 * SECOND + Duration::from_millis(500), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_more_time_than_the_request_that_it_joined_tries_once_more() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (all, begun) = (Panels::new(), Arc::default());
+    let asked = slow(4 * SECOND, &begun);
+    let hurried = with_left(&asked, 2 * SECOND);
+    let joined = async {
+        tokio::time::sleep(SECOND).await;
+        all.answers.get(&with_left(&asked, 10 * SECOND)).await.map(|(_, status)| status)
+    };
+    let (first, second) = tokio::join!(all.answers.get(&hurried), joined);
+    assert_eq!(first.map(drop), Err(ReadError::TimedOut));
+    assert_eq!((second, begun.load(Ordering::SeqCst)), (Ok(CacheStatus::Miss), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_that_asks_for_a_fresh_answer_costs_one_computation() {
+    let (all, begun) = (Panels::new(), Arc::default());
+    let asked = with_left(&slow(Duration::from_secs(1), &begun), Duration::from_secs(10));
+    assert_eq!(all.answers.get(&asked).await.unwrap().1, CacheStatus::Miss);
+    let herd = futures_util::future::join_all((0..100).map(|_| all.answers.fresh(&asked))).await;
+    let statuses: Vec<_> = herd.into_iter().map(|answer| answer.unwrap().1).collect();
+    let computed = statuses.iter().filter(|status| **status == CacheStatus::Miss).count();
+    let joined = statuses.iter().filter(|status| **status == CacheStatus::Coalesced).count();
+    assert_eq!((computed, joined, begun.load(Ordering::SeqCst)), (1, 99, 2));
 }
 
 #[tokio::test]

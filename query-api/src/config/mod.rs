@@ -103,6 +103,11 @@ pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
     env::read(env).map(|AdminAddress { query_admin_addr }| query_admin_addr)
 }
 
+/// Ad hoc queries at once, for the engine's own limit of what analysts run.
+pub fn ad_hoc_slots(env: &dyn Env) -> Result<usize, ConfigError> {
+    env::read(env).map(|settings| admission(&settings).ad_hoc.concurrency)
+}
+
 fn admission(settings: &ClassSettings) -> Policy {
     let default = Policy::for_total(settings.query_clickhouse_concurrency);
     let limits = |default: Limits, concurrency: Option<usize>, queue, deadline| Limits {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::time::Instant;
 
 use crate::cache::single_flight::SingleFlight;
 use crate::clock::Clock;
@@ -152,8 +153,8 @@ impl EventTypes {
     }
 
     /// A warning for each of the names that no event of the project ever had. None where that cannot be told: while
-    /// ClickHouse does not answer, and in a project with more than [`MOST_TYPES`] types.
-    pub async fn warnings(&self, project: &str, asked: &BTreeSet<String>) -> Vec<Warning> {
+    /// ClickHouse does not answer within the time that is left, and in a project with more than [`MOST_TYPES`] types.
+    pub async fn warnings(&self, project: &str, asked: &BTreeSet<String>, deadline: Instant) -> Vec<Warning> {
         let remembered = self.known.get(project);
         if asked.iter().all(|name| remembered.as_ref().is_some_and(|known| known.has(name))) {
             return Vec::new();
@@ -161,7 +162,8 @@ impl EventTypes {
         if self.failed.contains_key(project) {
             return Vec::new();
         }
-        let Ok(Ok(known)) = tokio::time::timeout(self.look_up, self.of(project, NEW_AFTER)).await else {
+        let until = deadline.min(Instant::now() + self.look_up);
+        let Ok(Ok(known)) = tokio::time::timeout_at(until, self.of(project, NEW_AFTER)).await else {
             self.failed.insert(project.into(), ());
             return Vec::new();
         };

@@ -85,7 +85,7 @@ impl Execution {
         let keys = self.keys::<K>(chunks).await;
         let mut parts = self.remembered::<K>(chunks, &keys).await?;
         while parts.iter().any(Option::is_none) {
-            let work = self.work(chunks, &keys, &parts);
+            let work = self.work(&keys, &parts);
             self.compute::<K>(chunks, &keys, &work, &mut parts).await?;
             // All owned parts are published or dropped before the first of the others' is waited for.
             let waiters: Vec<_> = work.into_iter().map(PartWork::waiter).collect();
@@ -100,10 +100,9 @@ impl Execution {
     }
 
     /// Who computes each of the missing parts: this execution, or another that has reserved it.
-    fn work<P>(&self, chunks: &[Chunk], keys: &[PartKey], parts: &[Option<P>]) -> Vec<PartWork> {
-        let is_shared = |chunk: &Chunk| self.moment.recall.allows(chunk.is_closed);
-        let is_reserved = |(chunk, part): (&Chunk, &Option<P>)| part.is_none() && is_shared(chunk);
-        let reserved: Vec<bool> = chunks.iter().zip(parts).map(is_reserved).collect();
+    fn work<P>(&self, keys: &[PartKey], parts: &[Option<P>]) -> Vec<PartWork> {
+        let is_shared = self.moment.recall.allows_in_flight();
+        let reserved: Vec<bool> = parts.iter().map(|part| part.is_none() && is_shared).collect();
         let wanted = keys.iter().zip(&reserved).filter_map(|(key, is_reserved)| is_reserved.then_some(key));
         let mut reservations = self.sources.parts.reserve(self.ask.class, wanted).into_iter();
         let of_part = |(part, is_reserved): (&Option<P>, bool)| match (part, is_reserved) {
@@ -140,13 +139,13 @@ impl Execution {
             for ((place, chunk), part) in run.zip(asked).zip(K::split(asked, rows)?) {
                 self.budget.take(K::points(&part))?;
                 let life = if chunk.is_closed { Life::Closed } else { Life::Open };
-                let is_kept = chunk.is_closed || self.moment.recall != Recall::Closed;
-                if let (Some(key), Ok(written), true) = (keys.get(place), postcard::to_stdvec(&part), is_kept) {
+                if let (Some(key), Ok(written)) = (keys.get(place), postcard::to_stdvec(&part)) {
                     let bytes = Bytes::from(written);
                     if let Some(PartWork::Owner(Some(owner))) = work.get(place) {
                         owner.publish(CachedPart { bytes: bytes.clone(), read_ms });
                     }
-                    computed.push(ComputedPart { key: key.clone(), bytes, life });
+                    let reach = self.moment.recall.reach(chunk.is_closed);
+                    computed.push(ComputedPart { key: key.clone(), bytes, life, reach });
                 }
                 if let Some(slot) = parts.get_mut(place) {
                     *slot = Some(part);
@@ -178,7 +177,7 @@ impl Execution {
         }
         let found = self.sources.parts.get_many(keys, &self.redis_time).await;
         let recalled = |(part, chunk): (Option<CachedPart>, &Chunk)| match part {
-            Some(part) if recall.allows(chunk.is_closed) => self.recalled::<K>(&part, chunk),
+            Some(part) if recall.allows(chunk.is_closed, part.read_ms) => self.recalled::<K>(&part, chunk),
             Some(_) | None => Ok(None),
         };
         found.into_iter().zip(chunks).map(recalled).collect()

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::anomalies;
 use crate::authorize::Scope;
+use crate::cache::parts::Reach;
 use crate::cache::{Parts, RedisTimeBudget, Rendered, Versions};
 use crate::event_types;
 use crate::funnels_retention;
@@ -40,7 +41,7 @@ use crate::render::structured::{Others, PlanPoints};
 use crate::render::table::Greatest;
 use crate::request::structured::Form;
 use crate::sql::{self, Line, MOST_ROWS, Point, Statement, section};
-use crate::store::{AdmissionRequest, Cost, ReadError, Store};
+use crate::store::{AdmissionRequest, Class, Cost, ReadError, Store};
 use age::Age;
 use budget::Budget;
 
@@ -65,6 +66,10 @@ pub struct Moment {
     pub now_ms: i64,
     /// What of it may be remembered.
     pub recall: Recall,
+    /// Who waits for it.
+    pub class: Class,
+    /// Until when: no statement of it, and no wait, goes on beyond.
+    pub deadline: Instant,
 }
 
 /// Which chunks may be taken from memory.
@@ -72,18 +77,37 @@ pub struct Moment {
 pub enum Recall {
     /// All that are known.
     All,
-    /// Those that are over; what still changes is read, and not remembered.
-    Closed,
+    /// Those that are over, and what still changes if it was read since this instant, in milliseconds since the epoch. It is
+    /// remembered in this process alone.
+    Since(i64),
     /// None: everything is read anew.
     Nothing,
 }
 
 impl Recall {
-    const fn allows(self, is_closed: bool) -> bool {
+    /// Whether a chunk may be taken that was read then.
+    const fn allows(self, is_closed: bool, read_ms: i64) -> bool {
         match self {
             Self::All => true,
-            Self::Closed => is_closed,
+            Self::Since(oldest_ms) => is_closed || read_ms >= oldest_ms,
             Self::Nothing => false,
+        }
+    }
+
+    /// Whether a chunk may be taken that somebody else reads just now.
+    const fn allows_in_flight(self) -> bool {
+        match self {
+            Self::All | Self::Since(_) => true,
+            Self::Nothing => false,
+        }
+    }
+
+    /// Who else is given what is read of a chunk.
+    const fn reach(self, is_closed: bool) -> Reach {
+        match self {
+            // Each second another: not worth writing down.
+            Self::Since(_) if !is_closed => Reach::Process,
+            Self::All | Self::Since(_) | Self::Nothing => Reach::Fleet,
         }
     }
 }
@@ -94,7 +118,7 @@ pub struct Execution {
     scope: Scope,
     moment: Moment,
     ask: AdmissionRequest,
-    /// When the time of its class is over. What is only said beside the answer is not waited for beyond it.
+    /// When its time is over. What is only said beside the answer is not waited for beyond it.
     ends: Instant,
     /// What may be waited for Redis.
     redis_time: RedisTimeBudget,
@@ -108,15 +132,8 @@ pub struct Execution {
 
 impl Sources {
     /// The beginning of carrying out a plan for a caller who waits so long for Redis.
-    pub fn execution(
-        self: &Arc<Self>,
-        scope: &Scope,
-        plan: &Plan,
-        moment: Moment,
-        redis_time: RedisTimeBudget,
-    ) -> Execution {
-        let class = plan.class();
-        let ends = Instant::now() + self.store.deadline(class);
+    pub fn execution(self: &Arc<Self>, scope: &Scope, moment: Moment, redis_time: RedisTimeBudget) -> Execution {
+        let (class, ends) = (moment.class, moment.deadline);
         let ask = AdmissionRequest { class, project: scope.project().to_owned(), deadline: Some(ends) };
         let (sources, scope, age) = (Arc::clone(self), scope.clone(), Age::of(moment.now_ms));
         Execution { sources, scope, moment, ask, ends, redis_time, age, cost: Cost::default(), budget: Budget::whole() }
@@ -124,7 +141,7 @@ impl Sources {
 }
 
 impl Execution {
-    /// Reads and renders a plan, within the time of its class: whatever is still being read then is stopped.
+    /// Reads and renders a plan, until its deadline: whatever is still being read then is stopped.
     pub async fn run(mut self, plan: &Plan) -> Result<Rendered, ReadError> {
         let end = self.ends + GRACE;
         let rendered = tokio::time::timeout_at(end, self.rendered(plan)).await.map_err(|_| ReadError::TimedOut)??;

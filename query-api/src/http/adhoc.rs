@@ -13,6 +13,7 @@ use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
 use crate::render::json;
+use crate::serve::Asking;
 use crate::telemetry::Route;
 use crate::warning::Warning;
 
@@ -27,7 +28,7 @@ pub(super) async fn sql(
 ) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
-    let answer = sql_api::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref(), body).await;
+    let answer = sql_api::answer(&shared.app, &shared.adhoc, asking(&headers, raw.as_deref(), began), body).await;
     finish(&shared, Route::Sql, answer, began)
 }
 
@@ -38,7 +39,7 @@ pub(super) async fn export(
 ) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
-    let answer = export::answer(&shared.app, &shared.adhoc, &headers, raw.as_deref()).await;
+    let answer = export::answer(&shared.app, &shared.adhoc, asking(&headers, raw.as_deref(), began)).await;
     let (answer, warnings) = match answer {
         Ok(Exported { format, outgoing, warnings }) => (Ok((format, outgoing)), warnings),
         Err(refusal) => (Err(refusal), Vec::new()),
@@ -47,6 +48,10 @@ pub(super) async fn export(
     let warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
     response.headers_mut().extend(warnings.and_then(|warnings| Some((X_WARNINGS, header_of(&warnings)?))));
     response
+}
+
+fn asking<'r>(headers: &'r HeaderMap, raw: Option<&'r str>, began: Instant) -> Asking<'r> {
+    Asking { headers, raw, came: began.into() }
 }
 
 fn header_of(warnings: &[Warning]) -> Option<HeaderValue> {

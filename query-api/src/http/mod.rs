@@ -27,7 +27,7 @@ use crate::registry::NotRegistered;
 use crate::request::body::MAX_BODY_BYTES;
 use crate::request::body_reading;
 use crate::request::params::Params;
-use crate::serve::{Answer, App, Question, Refusal, serve};
+use crate::serve::{Answer, App, Asking, Question, Refusal, serve};
 use crate::telemetry::{Metrics, Route, Running};
 
 /// What the handlers share.
@@ -135,7 +135,7 @@ async fn structured(
 ) -> Response {
     let asked = Asked::now(&shared, Route::Structured);
     let answer = match document(&shared.app, &headers, body).await {
-        Ok(body) => serve(&shared.app, Question::Document(&body), &headers, raw.as_deref()).await,
+        Ok(body) => serve(&shared.app, Question::Document(&body), asked.asking(&headers, raw.as_deref())).await,
         Err(refusal) => Err(refusal),
     };
     asked.answered(answer, &headers)
@@ -197,7 +197,8 @@ async fn answer(shared: &HttpState, question: Question<'_>, headers: &HeaderMap,
         Question::Document(_) => Route::Structured,
     };
     let asked = Asked::now(shared, route);
-    asked.answered(serve(&shared.app, question, headers, raw).await, headers)
+    let answer = serve(&shared.app, question, asked.asking(headers, raw)).await;
+    asked.answered(answer, headers)
 }
 
 /// A request that is being answered, from when it came.
@@ -211,6 +212,10 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn now(shared: &'a HttpState, route: Route) -> Self {
         Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
+    }
+
+    fn asking<'r>(&self, headers: &'r HeaderMap, raw: Option<&'r str>) -> Asking<'r> {
+        Asking { headers, raw, came: self.began.into() }
     }
 
     fn answered(self, answer: Result<Answer, Refusal>, headers: &HeaderMap) -> Response {

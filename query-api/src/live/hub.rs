@@ -219,11 +219,13 @@ impl Drop for RemoveOnDrop {
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+    use tallyhouse_schema::Catalogue;
 
     use super::*;
     use crate::authorize::Scope;
     use crate::live::query::STREAM_PARAMS;
     use crate::live::{StreamQuery, update::Failure};
+    use crate::plan::{Plan, one_series};
     use crate::request::{MetricQuery, Params, SeriesQuery};
 
     const LIMITS: Limits = Limits { listeners: 4, listeners_per_project: 3, questions: 3, questions_per_project: 2 };
@@ -237,7 +239,8 @@ mod tests {
         let params = Params::parse(Some(&raw), STREAM_PARAMS).unwrap();
         let series = SeriesQuery::BuiltIn(MetricQuery::parse("events", &params, &Vec::new, 0).unwrap());
         let query = StreamQuery::of(series, &params).unwrap();
-        query.key(&Scope::for_test(project)).unwrap()
+        let plan = one_series(&query.series, &Catalogue::built_in().unwrap(), 0).unwrap();
+        query.key(&Scope::for_test(project), &Plan::from(plan)).unwrap()
     }
 
     fn failed(code: &'static str) -> Update {

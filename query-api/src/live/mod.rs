@@ -9,7 +9,8 @@
 //! That is per process: each instance of the service queries for its own listeners.
 //!
 //! * [`query`] reads the parameters; questions that mean the same have the same key, and a key has one ticker.
-//! * [`ticker`] queries at each interval and publishes to a `watch`: a slow listener skips values, nothing queues up.
+//! * [`ticker`] queries at each interval and publishes to a `watch`: a slow listener skips values, nothing queues up. Ticks have slots of
+//!   their own in admission, and share the chunks that they read.
 //! * [`update`] decides, without I/O, what an answer or a failure changes, and which frames a listener is sent.
 //! * [`frame`] encodes events; a frame is encoded once and shared by all listeners.
 //! * [`stream`] is one listener: values, heartbeats, its end.
@@ -43,7 +44,7 @@ pub use hub::{Full, Hub, Limits};
 pub use query::{StreamKey, StreamQuery};
 
 use crate::authorize::authorize;
-use crate::plan::one_series;
+use crate::plan::{Plan, one_series};
 use crate::request::{BadRequest, Params};
 use crate::serve::{App, Refusal, series};
 use stream::Listening;
@@ -104,8 +105,8 @@ fn question(
     let now_ms = (app.clock)();
     let params = Params::parse(raw, query::STREAM_PARAMS)?;
     let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;
-    one_series(&query.series, &app.catalogue, now_ms)?;
-    let key = query.key(&scope).ok_or(crate::store::ReadError::Failed)?;
+    let plan = Plan::from(one_series(&query.series, &app.catalogue, now_ms)?);
+    let key = query.key(&scope, &plan).ok_or(crate::store::ReadError::Failed)?;
     let cursor = Cursor::resume(last_event_id(headers)?);
     Ok((key, cursor, Upstream { app: Arc::clone(app), scope, query }))
 }

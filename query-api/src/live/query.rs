@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::authorize::Scope;
-use crate::metric_definitions::{Definition, Metric};
+use crate::cached_query::without_instants;
+use crate::metric_definitions::Definition;
+use crate::plan::Plan;
+use crate::render::json;
 use crate::request::error::quoted;
 use crate::request::params::FILTER;
-use crate::request::structured::Shape;
-use crate::request::{BadRequest, MetricQuery, Params, SeriesQuery, StructuredQuery, Window, values};
+use crate::request::{BadRequest, Params, SeriesQuery, Window, values};
 use crate::time::{DAY, MINUTE};
 
 /// Parameters of `GET /v1/metrics/{name}/stream`.
@@ -58,32 +58,23 @@ impl StreamQuery {
         series
     }
 
-    /// The key for a caller. The window is in it as a length, so that it does not change with the time of asking.
-    pub fn key(&self, scope: &Scope) -> Option<StreamKey> {
+    /// The key for a caller: the plan without times, as answers are named in the cache, and what warnings are about. Questions that are
+    /// planned alike have equal answers, however they were written. The window is in it as a length, so that it does not change with
+    /// the time of asking.
+    pub fn key(&self, scope: &Scope, plan: &Plan) -> Option<StreamKey> {
         let Window::Last { seconds } = self.series.window() else { return None };
-        let question = match &self.series {
-            SeriesQuery::BuiltIn(query) => built_in(query),
-            SeriesQuery::Registered(query) => registered(query),
+        // Listeners of one version share a ticker, whatever becomes of the metric.
+        let versions: Vec<_> = match &self.series {
+            SeriesQuery::BuiltIn(_) => Vec::new(),
+            SeriesQuery::Registered(query) => {
+                query.shape.metrics.iter().map(|metric| (&metric.name, metric.version)).collect()
+            }
         };
-        let question = serde_json::to_string(&(question.ok()?, seconds, self.interval.as_secs())).ok()?.into();
-        Some(StreamKey { project: scope.project().into(), question })
+        let (timeless, _) = without_instants(&json::text(plan));
+        let warned = (self.series.event_types(), self.series.numbers_as_texts());
+        let question = (timeless, versions, warned, seconds, self.interval.as_secs());
+        Some(StreamKey { project: scope.project().into(), question: serde_json::to_string(&question).ok()?.into() })
     }
-}
-
-// Both are taken apart without `..`: a field that is added must be thought of here.
-
-fn built_in(query: &MetricQuery) -> serde_json::Result<Value> {
-    let MetricQuery { metric, event_type, window: _, granularity, zone, group_by, filters, limit, other: _ } = query;
-    let Metric { name, measure: _, event_type: _, granularity: _ } = metric;
-    serde_json::to_value((name, event_type, granularity, zone, group_by, filters, limit))
-}
-
-fn registered(query: &StructuredQuery) -> serde_json::Result<Value> {
-    let StructuredQuery { shape, window: _, time, raw } = query;
-    let Shape { metrics, zone, by, time_place: _, condition, order_by, limit, offset, include, form } = shape;
-    // Listeners of one version share a ticker, whatever becomes of the metric.
-    let metrics: Vec<_> = metrics.iter().map(|metric| (&metric.name, metric.version)).collect();
-    serde_json::to_value((metrics, zone, time, by, condition, order_by, limit, offset, include, raw, form))
 }
 
 fn window(params: &Params) -> Result<i64, BadRequest> {
@@ -109,7 +100,20 @@ fn interval(params: &Params) -> Result<Duration, BadRequest> {
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_schema::Catalogue;
+
     use super::*;
+    use crate::metric_definitions::Metric;
+    use crate::plan::one_series;
+    use crate::request::{MetricQuery, StructuredQuery};
+
+    /// 2026-11-20T12:34:56.789Z
+    const NOW: i64 = 1_795_178_096_789;
+
+    fn key_of(query: &StreamQuery, project: &str, now_ms: i64) -> StreamKey {
+        let plan = one_series(&query.series, &Catalogue::built_in().unwrap(), now_ms).unwrap();
+        query.key(&Scope::for_test(project), &Plan::from(plan)).unwrap()
+    }
 
     fn query(query: &str, now_ms: i64) -> Result<StreamQuery, BadRequest> {
         let params = Params::parse(Some(query), STREAM_PARAMS)?;
@@ -119,15 +123,30 @@ mod tests {
 
     #[test]
     fn what_means_the_same_is_listened_to_together_whenever_it_is_asked() {
-        let key = |project: &str, text: &str, now_ms| query(text, now_ms).unwrap().key(&Scope::for_test(project));
-        let one = key("p", "window=60m&filter=device:a&filter=country:FR,DE", 0);
-        assert!(one.is_some());
-        assert_eq!(one, key("p", "filter=country:DE,FR&interval=1&filter=device:a", 99_999_999));
-        assert_ne!(one, key("q", "filter=country:DE,FR&filter=device:a", 0), "another project");
-        for other in ["", "window=2h", "interval=2", "granularity=minute", "groupBy=country", "eventType=a"] {
-            let question = format!("filter=country:DE,FR&filter=device:a&{other}");
-            assert_eq!(key("p", &question, 0) == one, other.is_empty(), "{other}");
+        let key = |project: &str, text: &str, now_ms| key_of(&query(text, now_ms).unwrap(), project, now_ms);
+        let one = key("p", "window=60m&filter=device:a&filter=country:FR,DE", NOW);
+        assert_eq!(one, key("p", "filter=country:DE,FR&interval=1&filter=device:a", NOW + 17 * 60_000));
+        assert_ne!(one, key("q", "filter=country:DE,FR&filter=device:a", NOW), "another project");
+        for (other, is_same) in [
+            ("", true),
+            // Defaults, and what changes nothing without groups.
+            ("limit=5", true),
+            ("limit=1000&timezone=utc", true),
+            ("timezone=Etc/UTC", true),
+            ("granularity=minute", true),
+            ("window=2h", false),
+            ("interval=2", false),
+            ("granularity=5m", false),
+            ("groupBy=country", false),
+            ("eventType=a", false),
+            ("timezone=Europe/Berlin", false),
+        ] {
+            let question = format!("filter=country:DE,FR,DE&filter=device:a&{other}");
+            assert_eq!(key("p", &question, NOW) == one, is_same, "{other}");
         }
+        let grouped = |limit| key("p", &format!("groupBy=country{limit}"), NOW);
+        assert_eq!(grouped(""), grouped("&limit=100"));
+        assert_ne!(grouped(""), grouped("&limit=5"));
     }
 
     #[test]
@@ -138,12 +157,11 @@ mod tests {
             let series = StructuredQuery::series(Arc::new(metric), &params, 0).unwrap();
             StreamQuery::of(SeriesQuery::Registered(Box::new(series)), &params).unwrap()
         };
-        let key = |version, text: &str| of(version, text).key(&Scope::for_test("p"));
+        let key = |version, text: &str| key_of(&of(version, text), "p", NOW);
         let one = key(1, "filter=country:FR,DE");
-        assert!(one.is_some());
-        assert_eq!(one, key(1, "filter=country:DE,FR&window=60m"));
-        assert_ne!(one, query("filter=country:FR,DE", 0).unwrap().key(&Scope::for_test("p")), "a built-in one");
-        for other in ["window=2h", "interval=2", "granularity=minute", "groupBy=country", "timezone=Asia/Tokyo"] {
+        assert_eq!(one, key(1, "filter=country:DE,FR&window=60m&limit=7"));
+        assert_ne!(one, key_of(&query("filter=country:FR,DE", NOW).unwrap(), "p", NOW), "a built-in one");
+        for other in ["window=2h", "interval=2", "granularity=5m", "groupBy=country", "timezone=Asia/Tokyo"] {
             assert_ne!(one, key(1, &format!("filter=country:FR,DE&{other}")), "{other}");
         }
         assert_ne!(one, key(2, "filter=country:FR,DE"));

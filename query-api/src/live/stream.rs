@@ -117,6 +117,7 @@ impl Stream {
 mod tests {
     use futures_util::StreamExt;
     use prometheus::Registry;
+    use tallyhouse_schema::Catalogue;
     use tokio::sync::watch;
 
     use super::*;
@@ -124,6 +125,7 @@ mod tests {
     use crate::live::query::STREAM_PARAMS;
     use crate::live::update::Update;
     use crate::live::{Hub, Limits, StreamQuery};
+    use crate::plan::{Plan, one_series};
     use crate::request::{MetricQuery, Params, SeriesQuery};
 
     const LIMITS: Limits = Limits { listeners: 9, listeners_per_project: 9, questions: 9, questions_per_project: 9 };
@@ -135,7 +137,8 @@ mod tests {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let params = Params::parse(None, STREAM_PARAMS).unwrap();
         let series = SeriesQuery::BuiltIn(MetricQuery::parse("events", &params, &Vec::new, 0).unwrap());
-        let key = StreamQuery::of(series, &params).unwrap().key(&Scope::for_test("p")).unwrap();
+        let plan = Plan::from(one_series(&series, &Catalogue::built_in().unwrap(), 0).unwrap());
+        let key = StreamQuery::of(series, &params).unwrap().key(&Scope::for_test("p"), &plan).unwrap();
         let listener = Hub::new(LIMITS, metrics.clone()).listen(key, tick).unwrap_or_else(|full| panic!("{full}"));
         let cursor = Cursor::resume(None);
         Listening { listener, cursor, shutdown: CancellationToken::new(), metrics, retry_ms: 1_500 }

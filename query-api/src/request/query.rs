@@ -157,16 +157,17 @@ impl MetricQuery {
 
     /// Reads the parameters of a metric.
     pub fn of(metric: Metric, params: &Params, now_ms: i64) -> Result<Self, BadRequest> {
-        let zone = values::zone_parameter(params)?;
+        let (zone, group_by) = (values::zone_parameter(params)?, group_by(params)?);
         Ok(Self {
             metric,
             event_type: event_type(metric, params)?,
             window: Window::parse(params.get("startTime"), params.get("endTime"), &zone, now_ms)?,
             granularity: granularity(metric, params)?,
             zone,
-            group_by: group_by(params)?,
             filters: filters(params.filters())?,
-            limit: limit(params)?,
+            // Without groups it changes nothing: such questions are the same.
+            limit: if group_by.is_empty() { limit(params).map(|_| GROUPS.0)? } else { limit(params)? },
+            group_by,
             other: other(params)?,
         })
     }

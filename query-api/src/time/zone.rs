@@ -8,6 +8,9 @@ use jiff::tz::{self, TimeZone};
 
 use super::rfc3339;
 
+/// The names of coordinated universal time: of one time, answers are the same.
+const UTC: [&str; 8] = ["UTC", "Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "UCT", "Universal", "Zulu"];
+
 /// A time zone of the tz database.
 #[derive(Clone)]
 pub struct Zone {
@@ -24,7 +27,7 @@ impl Zone {
 
     /// The zone of that IANA name, in any case; `None` when there is none.
     pub fn named(name: &str) -> Option<Self> {
-        if name.eq_ignore_ascii_case("UTC") {
+        if UTC.iter().any(|utc| name.eq_ignore_ascii_case(utc)) {
             return Some(Self::utc());
         }
         let zone = tz::db().get(name).ok()?;

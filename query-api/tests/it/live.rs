@@ -120,6 +120,38 @@ async fn two_hundred_listeners_cost_what_one_does_and_nothing_when_they_left() {
     assert_eq!(service.gauge("tallyhouse_query_stream_listeners"), 0);
 }
 
+/// What does not change an answer makes no other question, and different questions read what they have in common once.
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_streams_over_the_same_events_share_questions_and_what_is_read() {
+    let (engine, project) = (support::engine().await, new_project());
+    insert_events(&engine.writer(), &project, this_minute() - 600, 1).await;
+    let service = Service::start(engine.reader(), &[&project], None).await;
+    let mut same = Vec::new();
+    for limit in 1..=10 {
+        let path = format!("/v1/metrics/events/stream?window=1h&granularity=minute&interval=60&limit={limit}");
+        same.push(Listener::open(&service, &project, &path).await);
+    }
+    assert_eq!(service.gauge("tallyhouse_query_stream_questions"), 1);
+    drop(same);
+    let mut different = Vec::new();
+    for minutes in 60..90 {
+        let path = format!("/v1/metrics/events/stream?window={minutes}m&granularity=minute");
+        different.push(Listener::open(&service, &project, &path).await);
+    }
+    for listener in &mut different {
+        assert_eq!(total(&listener.event().await.unwrap()), 3);
+    }
+    let before = service.queries();
+    for _ in 0..3 {
+        for listener in &mut different {
+            listener.block().await;
+        }
+    }
+    let queries = service.queries() - before;
+    eprintln!("90 ticks of 30 streams: {queries} queries");
+    assert!(queries <= 45, "{queries} queries for 90 ticks");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_inserted_arrives_in_the_form_of_the_metric() {
     let (engine, project, other) = (support::engine().await, new_project(), new_project());

@@ -44,6 +44,8 @@ pub struct EngineConfig {
     pub cage: Cage,
     /// `GRAFANA_PROJECTS`: what the ClickHouse user `grafana` sees, with commas between; `demo` in development.
     pub grafana_projects: Vec<ProjectName>,
+    /// `QUERY_CONCURRENCY_ADHOC`: statements of analysts that the query API runs at once.
+    pub ad_hoc_slots: usize,
     /// `PATH`, to look for `clickhouse`.
     path: String,
 }
@@ -80,6 +82,7 @@ impl EngineConfig {
             library: settings.tallyhouse_engine_library,
             cage: settings.tallyhouse_cage,
             grafana_projects: projects(settings.grafana_projects.as_deref().unwrap_or(default))?,
+            ad_hoc_slots: tallyhouse_query_api::config::ad_hoc_slots(env)?,
             path: env.get("PATH").unwrap_or_default(),
         })
     }
