@@ -10,13 +10,16 @@ use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::health::Health;
-use tallyhouse_service::lifecycle;
+use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::server::telemetry::ListenerMetrics;
+use tallyhouse_service::server::{Limits, Server, descriptors};
 use tallyhouse_service::telemetry::{self, Start};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
+    descriptors::raise();
     let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(env)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,7 +65,8 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         local_store: None,
     };
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
-    let (stop, drain, guard) = (CancellationToken::new(), config.drain, config.admin_guard.clone());
+    let (drain, guard) = (config.drain, config.admin_guard.clone());
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?);
     let health = admin.health.clone();
     let ingest = Ingest::new(config, deps)?;
     let listener = match ingest.takes_events() {
@@ -70,22 +74,23 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         false => None,
     };
 
-    let admin_stop = CancellationToken::new();
-    let admin_server = tokio::spawn(lifecycle::serve(
-        "admin",
-        admin_listener,
-        guard.protect(admin.router()),
-        admin_stop.clone(),
-        drain,
-    ));
-    let signal = stop.clone();
+    // The admin port outlives the public one: a drain can be watched.
+    let admin_stop = Stop::default();
+    let admin_server = Server {
+        what: "admin",
+        listener: admin_listener,
+        router: guard.protect(admin.router()),
+        limits: Limits::ADMIN,
+        metrics: ListenerMetrics::NONE,
+    };
+    let admin_server = tokio::spawn(admin_server.serve(admin_stop.clone(), drain));
+    let announced = stop.clone();
     tokio::spawn(async move {
-        lifecycle::stop_signal().await;
+        announced.announced().await;
         health.begin_drain();
-        signal.cancel();
     });
     let ended = ingest.run(listener, stop).await;
-    admin_stop.cancel();
+    admin_stop.stop();
     admin_server.await?;
     Ok(ended?)
 }

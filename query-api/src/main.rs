@@ -6,13 +6,14 @@ use clap::Command;
 use tallyhouse_query_api::config::settings::Variables;
 use tallyhouse_query_api::{Config, Listeners, config, run};
 use tallyhouse_service::env::{self, FlagsAndEnv};
-use tallyhouse_service::lifecycle::{bind, stop_signal};
+use tallyhouse_service::lifecycle::{Stop, bind};
+use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
-use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
+    descriptors::raise();
     let served =
         tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(Box::pin(start(env))));
     match served {
@@ -50,12 +51,7 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         public: bind("QUERY_ADDR", config.address).await?,
         admin: bind("QUERY_ADMIN_ADDR", config.admin_address).await?,
     };
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        stop_signal().await;
-        stop.cancel();
-    });
-    Box::pin(run(config, deps, listeners, shutdown)).await?;
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?);
+    Box::pin(run(config, deps, listeners, stop)).await?;
     Ok(())
 }

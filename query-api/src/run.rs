@@ -6,7 +6,9 @@ use std::time::Duration;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_service::health::{Health, Status};
-use tallyhouse_service::lifecycle::serve;
+use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
+use tallyhouse_service::server::{Limits as ConnectionLimits, Server};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -58,14 +60,11 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Runs until `shutdown`: readiness goes off first, then open requests are answered within the configured time.
-pub async fn run(
-    config: Config,
-    deps: Deps,
-    listeners: Listeners,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
+/// Runs until `stop`: readiness goes off first, then open requests are answered within the configured time.
+pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl Into<Stop>) -> Result<(), RunError> {
+    let stop: Stop = stop.into();
     let metrics = Metrics::register(&deps.registry)?;
+    let server_metrics = ServerMetrics::register(&deps.registry)?;
     let redis = match &config.redis_url {
         Some(url) => Some(Arc::new(SharedCache::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
@@ -115,28 +114,35 @@ pub async fn run(
         definitions: definitions.clone(),
         clock: deps.clock,
     });
-    let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: shutdown.clone() };
+    let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: stop.token() };
     deps.health.starting(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
     let admin = config.admin_guard.protect(admin.merge(crate::http::admin::router(cache.clone())));
     let stopped = CancellationToken::new();
     let public = async {
-        serve(
-            "query",
-            listeners.public,
-            router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins),
-            shutdown.clone(),
-            config.drain,
-        )
-        .await;
+        let server = Server {
+            what: "query",
+            listener: listeners.public,
+            router: router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins),
+            limits: config.connections,
+            metrics: server_metrics.of("query"),
+        };
+        server.serve(stop.clone(), config.drain).await;
         stopped.cancel();
     };
     let drain = async {
-        shutdown.cancelled().await;
+        stop.announced().await;
         deps.health.begin_drain();
     };
     // The admin port outlives the public one: a drain can be watched.
-    let admin = serve("query admin", listeners.admin, admin, stopped.clone(), Duration::from_secs(1));
+    let admin = Server {
+        what: "query admin",
+        listener: listeners.admin,
+        router: admin,
+        limits: ConnectionLimits::ADMIN,
+        metrics: ListenerMetrics::NONE,
+    };
+    let admin = admin.serve(stopped.clone().into(), Duration::from_secs(1));
     tokio::join!(
         public,
         admin,

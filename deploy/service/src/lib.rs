@@ -19,4 +19,5 @@ pub mod lifecycle;
 pub mod memory;
 pub mod retry;
 pub mod secret;
+pub mod server;
 pub mod telemetry;

@@ -1,11 +1,16 @@
-//! Start and shutdown: signals, serving until shutdown, and draining within a budget.
+//! Start and shutdown: listening, signals, and draining within a budget.
+//!
+//! ```text
+//! signal -> announced: not ready, requests are served … `TALLYHOUSE_SHUTDOWN_DELAY_MS` or a second signal -> stopped: drain -> end
+//! ```
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// How a drain ended.
@@ -17,24 +22,106 @@ pub enum Drain {
     GaveUp,
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut stream) => {
-                stream.recv().await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "SIGTERM cannot be awaited; only ctrl-C stops this process");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
+/// The two moments of a stop. At the first readiness goes off and requests are served as before, so that load balancers notice; at the second
+/// the drain begins.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    announced: CancellationToken,
+    stopped: CancellationToken,
+}
+
+/// Both at once.
+impl From<CancellationToken> for Stop {
+    fn from(stopped: CancellationToken) -> Self {
+        Self { announced: stopped.clone(), stopped }
     }
+}
+
+impl Stop {
+    /// One that SIGTERM, SIGINT or SIGHUP begins. `delay` is between the two moments; a second signal ends it.
+    pub fn on_signal(delay: Duration) -> Self {
+        let stop = Self::default();
+        let begun = stop.clone();
+        tokio::spawn(async move {
+            let mut signals = Signals::listen();
+            let signal = signals.next().await;
+            tracing::info!(signal, delay_ms = delay.as_millis(), "stopping");
+            begun.announced.cancel();
+            drop(tokio::time::timeout(delay, signals.next()).await);
+            begun.stopped.cancel();
+        });
+        stop
+    }
+
+    /// Readiness goes off.
+    pub fn announce(&self) {
+        self.announced.cancel();
+    }
+
+    /// Stops now.
+    pub fn stop(&self) {
+        self.announced.cancel();
+        self.stopped.cancel();
+    }
+
+    /// Ends when the stop is announced.
+    pub async fn announced(&self) {
+        tokio::select! {
+            () = self.announced.cancelled() => {}
+            () = self.stopped.cancelled() => {}
+        }
+    }
+
+    /// Ends when the drain begins.
+    pub async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+
+    /// Cancelled when the drain begins.
+    pub fn token(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+}
+
+/// The signals that stop a program.
+struct Signals(Vec<(&'static str, Signal)>);
+
+impl Signals {
+    fn listen() -> Self {
+        let mut wanted = vec![("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())];
+        // Who started the program with `nohup` wants it to go on.
+        if !is_hangup_ignored() {
+            wanted.push(("SIGHUP", SignalKind::hangup()));
+        }
+        let listened = wanted.into_iter().filter_map(|(name, kind)| match signal(kind) {
+            Ok(signal) => Some((name, signal)),
+            Err(error) => {
+                tracing::error!(%error, "{name} cannot be awaited");
+                None
+            }
+        });
+        Self(listened.collect())
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        std::future::poll_fn(|context| {
+            let mut came =
+                self.0.iter_mut().filter_map(|(name, signal)| signal.poll_recv(context).is_ready().then_some(*name));
+            came.next().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+/// Whether SIGHUP was ignored by whoever started this process. Known on Linux only.
+fn is_hangup_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Waits for `work`, at most for `budget`, and logs which of the two it was.
@@ -67,79 +154,24 @@ pub async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpList
     TcpListener::bind(address).await.map_err(|source| BindError { variable, address, source })
 }
 
-/// The longest that a peer may take nothing of what was written to it: an answer, or a stream of events.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Closes a connection whose peer takes nothing for `timeout`. The kernel sees to it, because a server that waits for room
-/// to write polls nothing else. Elsewhere than on Linux there is no such option, and only dead peers are noticed.
-fn limit_writes(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        let ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?;
-    }
-    Ok(())
-}
-
-/// Serves `router` until `stop` is cancelled and the requests in flight are answered, at most `budget` longer.
-///
-/// `TCP_NODELAY` is set: answers are small, and Nagle's algorithm would hold them back for up to 40 ms.
-pub async fn serve(
-    what: &'static str,
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-    budget: Duration,
-) {
-    use axum::serve::ListenerExt;
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
-        if let Err(error) = limit_writes(stream, WRITE_TIMEOUT) {
-            tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
-        }
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let signal = stop.clone();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move { signal.cancelled().await });
-    let mut running = std::pin::pin!(std::future::IntoFuture::into_future(server));
-    tokio::select! {
-        ended = &mut running => report(what, ended),
-        () = async { stop.cancelled().await; tokio::time::sleep(budget).await } => {
-            tracing::warn!(what, budget_ms = budget.as_millis(), "requests were still open when the budget ran out");
-        }
-    }
-}
-
-fn report(what: &str, ended: std::io::Result<()>) {
-    match ended {
-        Ok(()) => tracing::info!(what, "stopped"),
-        Err(error) => tracing::error!(what, %error, "the server failed"),
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-
     use super::*;
 
+    #[test]
+    fn a_hangup_that_is_ignored_is_seen() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000000001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
+    }
+
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_left() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        limit_writes(&stream, Duration::from_millis(500)).unwrap();
-        let endless = async {
-            loop {
-                if let Err(error) = stream.write_all(&[0; 64 << 10]).await {
-                    return error;
-                }
-            }
-        };
-        let error = tokio::time::timeout(Duration::from_secs(60), endless).await.expect("it ends by itself");
-        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-        drop(silent);
+    async fn a_token_is_both_moments() {
+        let (token, stop) = (CancellationToken::new(), Stop::default());
+        let both = Stop::from(token.clone());
+        token.cancel();
+        tokio::join!(both.announced(), both.stopped());
+        stop.stop();
+        tokio::join!(stop.announced(), stop.stopped());
     }
 }

@@ -17,13 +17,13 @@ use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::{self, Env};
-use tallyhouse_service::lifecycle;
+use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::durability;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
-use tokio_util::sync::CancellationToken;
 
 mod cli;
 mod dead_letters;
@@ -87,7 +87,9 @@ async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     .log();
     env::warn_of_unknown(env);
     config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    Box::pin(up::up(config, env, stopped_by_signal())).await?;
+    descriptors::raise();
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(env)?);
+    Box::pin(up::up(config, env, stop)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,18 +104,10 @@ async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     }
     .log();
     env::warn_of_unknown(env);
-    Box::pin(store::store(config, stopped_by_signal())).await?;
+    // Nobody sends it requests through a load balancer.
+    let stop = Stop::on_signal(Duration::ZERO);
+    Box::pin(store::store(config, stop.token())).await?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn stopped_by_signal() -> CancellationToken {
-    let stop = CancellationToken::new();
-    let signal = stop.clone();
-    tokio::spawn(async move {
-        lifecycle::stop_signal().await;
-        signal.cancel();
-    });
-    stop
 }
 
 async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {

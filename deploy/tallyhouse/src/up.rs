@@ -20,7 +20,9 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::keys::KeyRing;
-use tallyhouse_service::lifecycle::{self, BindError};
+use tallyhouse_service::lifecycle::{self, BindError, Stop};
+use tallyhouse_service::server::telemetry::ListenerMetrics;
+use tallyhouse_service::server::{Limits, Server};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -96,14 +98,14 @@ struct Store {
 }
 
 /// Starts everything, runs until `stop`, and stops everything.
-pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Result<(), UpError> {
+pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError> {
     let parts: &[Part] = if config.engine.is_some() { &[Part::Engine, Part::Services] } else { &[Part::Services] };
     // Until everything has ended.
     let _data = DataFolder::open(&config.data, parts).await?;
     let services = Services::configure(&config, env).await?;
     let store = tokio::select! {
         store = Store::open(&config, env, &services.registry) => store?,
-        () = stop.cancelled() => return Ok(()),
+        () = stop.stopped() => return Ok(()),
     };
     let tables_ready = CancellationToken::new();
     let health = services.health.clone();
@@ -115,7 +117,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: CancellationToken) -> Resul
         served = &mut running => served,
         error = keep_ready(&store, &config, &health, tables_ready) => {
             // Events may have been taken: they are in the log, and whoever waits is answered.
-            stop.cancel();
+            stop.stop();
             running.as_mut().await.and(Err(error))
         }
     };
@@ -241,7 +243,7 @@ impl Services {
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
-    async fn run(self, store: &Store, tables_ready: CancellationToken, stop: CancellationToken) -> Result<(), UpError> {
+    async fn run(self, store: &Store, tables_ready: CancellationToken, stop: Stop) -> Result<(), UpError> {
         let Self {
             ingest,
             query,
@@ -272,11 +274,17 @@ impl Services {
         };
         let drain = ingest.drain;
 
-        let admin_stop = CancellationToken::new();
+        let admin_stop = Stop::default();
         let health = admin_pages.health.clone();
         // The admin port outlives the public one: a drain can be watched.
-        let pages = ingest.admin_guard.clone().protect(admin_pages.router());
-        let admin = lifecycle::serve("ingest admin", admin, pages, admin_stop.clone(), drain);
+        let admin = Server {
+            what: "ingest admin",
+            listener: admin,
+            router: ingest.admin_guard.clone().protect(admin_pages.router()),
+            limits: Limits::ADMIN,
+            metrics: ListenerMetrics::NONE,
+        };
+        let admin = admin.serve(admin_stop.clone(), drain);
         let ingest = async {
             // It reads the log: ClickHouse starts meanwhile.
             let opened = tokio::task::spawn_blocking(move || Ingest::new(ingest, ingest_deps)).await;
@@ -285,21 +293,21 @@ impl Services {
                 Ok(Err(error)) => Err(error.into()),
                 Err(error) => Err(error.into()),
             };
-            stop.cancel();
-            admin_stop.cancel();
+            stop.stop();
+            admin_stop.stop();
             ended
         };
         let query = async {
             // Before they are migrated, tables may be missing or of another version.
-            if stop.run_until_cancelled(tables_ready.cancelled()).await.is_none() {
+            if stop.token().run_until_cancelled(tables_ready.cancelled()).await.is_none() {
                 return Ok(());
             }
             let ended = Box::pin(query_api::run(query, query_deps, query_listeners, stop.clone())).await;
-            stop.cancel();
+            stop.stop();
             ended
         };
         let unready = async {
-            stop.cancelled().await;
+            stop.announced().await;
             health.begin_drain();
         };
         let (ingest, query, (), ()) = tokio::join!(ingest, query, admin, unready);

@@ -57,6 +57,8 @@ pub struct Config {
     /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (written into each row), `DIMENSION_VALUES`,
     /// `KAFKA_TOPIC_PER_PROJECT`.
     pub projects: Projects,
+    /// What the public listener may hold.
+    pub connections: tallyhouse_service::server::Limits,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
 }
@@ -106,6 +108,7 @@ impl Config {
             redis: env::read::<Redis>(env)?.redis_url,
             kafka,
             projects,
+            connections: tallyhouse_service::config::connections(env)?,
             drain: settings.ingest_drain_ms,
         };
         checks::check(&config)?;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
-use tallyhouse_service::config::{AdminAccess, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas};
+use tallyhouse_service::config::{
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas,
+};
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
 
@@ -24,6 +26,8 @@ pub struct Variables {
     access: AdminAccess,
     #[command(flatten)]
     data: DataFolder,
+    #[command(flatten)]
+    connections: Connections,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]

@@ -16,7 +16,8 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::keys::KeyRing;
-use tallyhouse_service::lifecycle;
+use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -97,6 +98,8 @@ pub struct Ingest {
     redis: Option<Pool>,
     /// Below the data folder.
     folder: PathBuf,
+    connections: Limits,
+    server_metrics: ServerMetrics,
     drain: Duration,
     tables_ready: CancellationToken,
 }
@@ -111,6 +114,7 @@ impl Ingest {
     /// Puts it together. Reads the local log, but neither listens nor speaks to ClickHouse or Kafka yet.
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
+        let server_metrics = ServerMetrics::register(&deps.admin.registry)?;
         let health = deps.admin.health.clone();
         health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
@@ -139,7 +143,7 @@ impl Ingest {
                 assemble::kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?
             }
         };
-        let (drain, folder) = (config.drain, config.data.join("ingest"));
+        let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
             deps.keys.report(&health);
             Arc::new(Pipeline {
@@ -158,7 +162,18 @@ impl Ingest {
             })
         });
         let tables_ready = deps.tables_ready;
-        Ok(Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready })
+        Ok(Self {
+            pipeline,
+            back,
+            dead_letters,
+            store,
+            redis,
+            folder,
+            connections,
+            server_metrics,
+            drain,
+            tables_ready,
+        })
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -169,8 +184,21 @@ impl Ingest {
     /// Serves until `stop`, then drains: what was taken is stored and answered, within the budget of the configuration.
     ///
     /// Requests that come before it is ready are answered 503. Without a listener it only consumes.
-    pub async fn run(self, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { pipeline, back, dead_letters, store, redis, folder, drain, tables_ready } = self;
+    pub async fn run(self, listener: Option<TcpListener>, stop: impl Into<Stop>) -> Result<(), RunError> {
+        let Self {
+            pipeline,
+            back,
+            dead_letters,
+            store,
+            redis,
+            folder,
+            connections: limits,
+            server_metrics,
+            drain,
+            tables_ready,
+        } = self;
+        let stopping: Stop = stop.into();
+        let stop = stopping.token();
         let (mut publishing, all_stored) = (JoinSet::new(), CancellationToken::new());
         if let Some(pool) = redis {
             // Before the first insert.
@@ -181,10 +209,10 @@ impl Ingest {
         let mut dead_letter_writer = JoinSet::new();
         let carry = DeadLetterWriter { queue: Arc::clone(&dead_letters), client: store.client.clone() }.run();
         let ready = tables_ready.clone();
-        let stopping = stop.clone();
+        let ending = stop.clone();
         dead_letter_writer.spawn(async move {
             // At the end it is tried, whoever is ready.
-            stopping.run_until_cancelled(ready.cancelled()).await;
+            ending.run_until_cancelled(ready.cancelled()).await;
             carry.await;
         });
         let inserts = match &back {
@@ -213,7 +241,8 @@ impl Ingest {
             let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
             let router = http::router(Arc::clone(&pipeline));
-            lifecycle::serve("ingest", listener, router, stop.clone(), drain).await;
+            let server = Server { what: "ingest", listener, router, limits, metrics: server_metrics.of("ingest") };
+            server.serve(stopping, drain).await;
             gauges.abort();
         };
         let ((), ended) = tokio::join!(serve, back);

@@ -58,6 +58,8 @@ pub struct Config {
     pub export_stall: Duration,
     /// `QUERY_LOOK_UP_MS`: how long an answer waits for what is only said beside it, its warnings and the instant of the newest event.
     pub look_up: Duration,
+    /// What the public listener may hold.
+    pub connections: tallyhouse_service::server::Limits,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -86,6 +88,7 @@ impl Config {
             export_max_bytes: settings.query_export_max_bytes,
             export_stall: settings.query_export_stall_ms,
             look_up: settings.query_look_up_ms,
+            connections: tallyhouse_service::config::connections(env)?,
             drain: settings.query_drain_ms,
         };
         checks::check(env, &config)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_service::config::{
-    AdminAccess, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
+    AdminAccess, Connections, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
@@ -20,6 +20,8 @@ pub struct Variables {
     development: Development,
     #[command(flatten)]
     access: AdminAccess,
+    #[command(flatten)]
+    connections: Connections,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]

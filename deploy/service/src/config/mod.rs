@@ -4,14 +4,16 @@ mod log_filter;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::http::Uri;
 use clap::{ArgAction, Args};
 
 use crate::admin_guard::AdminGuard;
-use crate::env::{self, ConfigError, Env};
+use crate::env::{self, ConfigError, Env, millis, whole};
 use crate::keys::KeyRing;
 use crate::secret::Secret;
+use crate::server::{HEAD_WITHIN, Limits};
 
 /// What is logged.
 #[derive(Debug, Clone, Args)]
@@ -31,6 +33,29 @@ pub struct Development {
     #[arg(long, env = "TALLYHOUSE_DEV", default_value = "off", value_parser = env::switch(), action = ArgAction::Set)]
     pub tallyhouse_dev: bool,
 }
+
+/// What the public listeners hold, and how they stop.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct Connections {
+    /// Open connections of a public listener; beyond it those without a request make room, else 503. Fewer where `ulimit -n` is low
+    #[arg(long, env = "TALLYHOUSE_CONNECTIONS", default_value = "4096", value_parser = whole::<usize>(1, 1 << 20, "connections"))]
+    pub tallyhouse_connections: usize,
+    /// The same of one address (of IPv6: one /64 network); behind a load balancer all come from few addresses: as many as
+    /// `TALLYHOUSE_CONNECTIONS` there
+    #[arg(long, env = "TALLYHOUSE_CONNECTIONS_PER_ADDRESS", default_value = "1024", value_parser = whole::<usize>(1, 1 << 20, "connections"))]
+    pub tallyhouse_connections_per_address: usize,
+    /// How long a connection may wait for its next request; longer than a load balancer keeps its own
+    #[arg(long, env = "TALLYHOUSE_IDLE_MS", default_value = "75000", value_parser = millis(1_000, 3_600_000))]
+    pub tallyhouse_idle_ms: Duration,
+    /// How long requests are served after SIGTERM with readiness off, so that load balancers notice, before the drain begins (default: 2,000, in
+    /// development 0)
+    #[arg(long, env = "TALLYHOUSE_SHUTDOWN_DELAY_MS", value_parser = millis(0, 300_000))]
+    pub tallyhouse_shutdown_delay_ms: Option<Duration>,
+}
+
+/// Between SIGTERM and the drain, unless it is set.
+const SHUTDOWN_DELAY: Duration = Duration::from_secs(2);
 
 /// The data folder.
 #[derive(Debug, Clone, Args)]
@@ -154,6 +179,24 @@ pub fn is_development(env: &dyn Env) -> Result<bool, ConfigError> {
     env::read(env).map(|Development { tallyhouse_dev }| tallyhouse_dev)
 }
 
+/// What a public listener may hold.
+pub fn connections(env: &dyn Env) -> Result<Limits, ConfigError> {
+    let settings: Connections = env::read(env)?;
+    Ok(Limits {
+        connections: settings.tallyhouse_connections,
+        per_address: settings.tallyhouse_connections_per_address,
+        head: HEAD_WITHIN,
+        idle: settings.tallyhouse_idle_ms,
+        is_admin: false,
+    })
+}
+
+/// `TALLYHOUSE_SHUTDOWN_DELAY_MS`: between SIGTERM and the drain.
+pub fn shutdown_delay(env: &dyn Env) -> Result<Duration, ConfigError> {
+    let Connections { tallyhouse_shutdown_delay_ms: set, .. } = env::read(env)?;
+    Ok(set.unwrap_or(if is_development(env)? { Duration::ZERO } else { SHUTDOWN_DELAY }))
+}
+
 /// The keys that are known: those of development mode, else none, which is warned of.
 pub fn keys(env: &dyn Env) -> Result<KeyRing, ConfigError> {
     if is_development(env)? {
@@ -200,6 +243,16 @@ mod tests {
         }
         let error = clickhouse_url("http://joe:hunter2@a:8123").unwrap_err();
         assert!(error.contains("CLICKHOUSE_PASSWORD") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn nobody_waits_for_load_balancers_in_development() {
+        let ms = |pairs: &[(&str, &str)]| {
+            let env: BTreeMap<_, _> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            shutdown_delay(&env).unwrap().as_millis()
+        };
+        assert_eq!((ms(&[]), ms(&[("TALLYHOUSE_DEV", "1")])), (2_000, 0));
+        assert_eq!(ms(&[("TALLYHOUSE_DEV", "1"), ("TALLYHOUSE_SHUTDOWN_DELAY_MS", "5000")]), 5_000);
     }
 
     #[test]

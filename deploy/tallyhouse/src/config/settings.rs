@@ -7,7 +7,7 @@ use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
 use tallyhouse_service::config::{
-    AdminAccess, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret,
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
@@ -151,6 +151,8 @@ pub struct ForTopics {
 pub struct ForUp {
     #[command(flatten)]
     clickhouse: OnClickHouse,
+    #[command(flatten)]
+    connections: Connections,
     #[command(flatten)]
     durability: Durability,
     #[command(flatten)]

@@ -1,0 +1,197 @@
+//! One connection: hyper speaks HTTP, and what the connection waits for is watched.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tower::Service as _;
+
+use super::descriptors::Descriptor;
+use super::pace::Paced;
+use super::slot::{Phase, Slot, Verdict};
+use super::table::Place;
+use super::{HALF_OPEN_WITHIN, HEAD_BYTES, READ_BYTES, Shared};
+
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) place: Place,
+    /// What is given back at its end.
+    pub(super) guard: (watch::Receiver<()>, Option<Descriptor>),
+}
+
+impl Connection {
+    pub(super) async fn serve(self, stream: TcpStream) {
+        let Self { shared, place, guard } = self;
+        shared.metrics.opened();
+        Box::pin(serve(stream, &shared, &place.slot)).await;
+        shared.metrics.gone();
+        drop((place, guard));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
+    let socket = TokioIo::new(Watched { stream, slot: Arc::clone(slot) });
+    let service = service_fn(|request| respond(shared, slot, request));
+    let connection = http1::Builder::new()
+        // Heads have a deadline of their own: hyper's would close connections that wait for their next request, too.
+        .header_read_timeout(None)
+        .max_buf_size(READ_BYTES)
+        .max_header_size(HEAD_BYTES)
+        .serve_connection(socket, service);
+    let mut connection = std::pin::pin!(connection);
+    let mut look = std::pin::pin!(sleep(shared.limits.head));
+    let mut is_last_request = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::trace!(%error, "a connection ended");
+                }
+                return;
+            }
+            () = slot.replaced.notified() => {
+                if slot.phase() == Phase::Head {
+                    return;
+                }
+                // An idle one is closed at once; a request that has just begun is answered.
+                connection.as_mut().graceful_shutdown();
+                is_last_request = true;
+            }
+            () = shared.drain.cancelled(), if !is_last_request => {
+                connection.as_mut().graceful_shutdown();
+                is_last_request = true;
+                look.as_mut().reset(Instant::now() + HALF_OPEN_WITHIN);
+            }
+            () = shared.give_up.cancelled() => return,
+            () = look.as_mut() => match slot.verdict(shared.limits) {
+                _ if is_last_request && slot.phase() == Phase::Head => return,
+                Verdict::Wait(time) => look.as_mut().reset(Instant::now() + time),
+                Verdict::Close(reason) => {
+                    shared.metrics.closed(reason);
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Answers one request.
+fn respond(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
+    let under_way = UnderWay::begin(slot);
+    let (metrics, shared) = (shared.metrics.clone(), Arc::clone(shared));
+    let request = request.map(|body| match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::new(Paced::new(body, move || metrics.closed("slow_body"))),
+    });
+    let response = shared.router.clone().call(request);
+    async move {
+        let mut response = response.await?;
+        if shared.is_closing.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Answer { body, _under_way: under_way }))
+    }
+}
+
+/// A request, until its response has been handed over.
+struct UnderWay(Arc<Slot>);
+
+impl UnderWay {
+    fn begin(slot: &Arc<Slot>) -> Self {
+        slot.enter(Phase::Request);
+        Self(Arc::clone(slot))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+    }
+}
+
+/// The body of a response.
+struct Answer {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket that notes when bytes come.
+struct Watched {
+    stream: TcpStream,
+    slot: Arc<Slot>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.slot.received();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+}
