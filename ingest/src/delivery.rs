@@ -35,11 +35,11 @@ pub enum Pending {
 }
 
 impl Delivery {
-    /// Finds out what submitting needs, waiting if it must.
-    pub async fn prepare(&self, project: &str) -> Ready {
+    /// Finds out what submitting needs, at most until the deadline.
+    pub async fn prepare(&self, project: &str, deadline: Instant) -> Ready {
         match self {
             Self::Local(_) => Ready::Local,
-            Self::Kafka(kafka) => Ready::Kafka(kafka.route(project).await),
+            Self::Kafka(kafka) => Ready::Kafka(kafka.route(project, deadline).await),
         }
     }
 

@@ -11,7 +11,8 @@ pub struct RequestLimits {
     pub decoded_bytes: usize,
     /// `INGEST_OPEN_BYTES`: bodies being worked on at a time; a request that does not fit is refused.
     pub open_bytes: usize,
-    /// `INGEST_ACK_TIMEOUT_MS`: how long a request waits for its events to be durable, or stored with `?wait=stored`.
+    /// `INGEST_ACK_TIMEOUT_MS`: from the last byte of its body on, how long a request may wait in all: for a thread, for Kafka, and until its
+    /// events are durable, or stored with `?wait=stored`.
     pub ack_timeout: Duration,
     /// Reading a body may take this long: a client that trickles must not hold memory. Not configurable.
     pub read_timeout: Duration,

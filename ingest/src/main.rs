@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
     descriptors::raise();
-    let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(env)));
+    let served = lifecycle::block_on(run(env)).map_err(Into::into).and_then(|served| served);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -66,7 +66,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     };
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
     let (drain, guard) = (config.drain, config.admin_guard.clone());
-    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?);
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?, drain);
     let health = admin.health.clone();
     let ingest = Ingest::new(config, deps)?;
     let listener = match ingest.takes_events() {

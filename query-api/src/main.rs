@@ -6,7 +6,7 @@ use clap::Command;
 use tallyhouse_query_api::config::settings::Variables;
 use tallyhouse_query_api::{Config, Listeners, config, run};
 use tallyhouse_service::env::{self, FlagsAndEnv};
-use tallyhouse_service::lifecycle::{Stop, bind};
+use tallyhouse_service::lifecycle::{Stop, bind, block_on};
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
 
@@ -14,8 +14,7 @@ fn main() -> ExitCode {
     let (_, env) = env::from_command_line(command());
     tallyhouse_service::memory::bound();
     descriptors::raise();
-    let served =
-        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(Box::pin(start(env))));
+    let served = block_on(Box::pin(start(env))).map_err(Into::into).and_then(|served| served);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,7 +50,7 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         public: bind("QUERY_ADDR", config.address).await?,
         admin: bind("QUERY_ADMIN_ADDR", config.admin_address).await?,
     };
-    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?);
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?, config.drain);
     Box::pin(run(config, deps, listeners, stop)).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How a drain ended.
@@ -38,8 +39,9 @@ impl From<CancellationToken> for Stop {
 }
 
 impl Stop {
-    /// One that SIGTERM, SIGINT or SIGHUP begins. `delay` is between the two moments; a second signal ends it.
-    pub fn on_signal(delay: Duration) -> Self {
+    /// One that SIGTERM, SIGINT or SIGHUP begins. `delay` is between the two moments; a second signal ends it. The process ends within `budget`
+    /// and a margin from then on, by itself or not.
+    pub fn on_signal(delay: Duration, budget: Duration) -> Self {
         let stop = Self::default();
         let begun = stop.clone();
         tokio::spawn(async move {
@@ -49,6 +51,7 @@ impl Stop {
             begun.announced.cancel();
             drop(tokio::time::timeout(delay, signals.next()).await);
             begun.stopped.cancel();
+            end_within(budget);
         });
         stop
     }
@@ -136,6 +139,34 @@ pub async fn drain(what: &str, budget: Duration, work: impl Future<Output = ()>)
             Drain::GaveUp
         }
     }
+}
+
+/// What is left until the deadline of a stop. A moment is always left: what ends by itself is not cut off because something before it took long.
+pub fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(2))
+}
+
+/// How much longer than its drain a program may take to end.
+const MARGIN: Duration = Duration::from_secs(8);
+
+/// How long threads that may wait have when everything else has ended.
+const THREADS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Runs a program. Its threads may still wait for somebody when it has ended: they hold nobody up.
+pub fn block_on<T>(program: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(program);
+    runtime.shutdown_timeout(THREADS_WITHIN);
+    Ok(ended)
+}
+
+/// Ends the process when it does not end by itself in time. What was acknowledged is on the disk or in Kafka: it is as safe as after a kill.
+fn end_within(budget: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(budget + MARGIN);
+        tracing::error!(budget_ms = budget.as_millis(), "the program did not end within its drain, and is ended");
+        std::process::exit(1);
+    });
 }
 
 /// An address that cannot be listened on.

@@ -17,7 +17,7 @@ use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
 use tallyhouse_service::env::{self, Env};
-use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::lifecycle::{Stop, block_on};
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
 use tallyhouse_sql::Connection;
@@ -66,7 +66,7 @@ fn in_runtime(
     work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     telemetry::init(env)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    block_on(work)?
 }
 
 /// Does what a command asks for, after a word on misspelt variables.
@@ -88,7 +88,7 @@ async fn run(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     env::warn_of_unknown(env);
     config::without_effect(env).iter().for_each(|warning| tracing::warn!("{warning}"));
     descriptors::raise();
-    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(env)?);
+    let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(env)?, up::stop_budget(env)?);
     Box::pin(up::up(config, env, stop)).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -105,7 +105,7 @@ async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     .log();
     env::warn_of_unknown(env);
     // Nobody sends it requests through a load balancer.
-    let stop = Stop::on_signal(Duration::ZERO);
+    let stop = Stop::on_signal(Duration::ZERO, up::STOP_WITHIN);
     Box::pin(store::store(config, stop.token())).await?;
     Ok(ExitCode::SUCCESS)
 }

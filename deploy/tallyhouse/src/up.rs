@@ -45,7 +45,7 @@ const HUNG_AFTER: Duration = Duration::from_secs(60);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long it may take to stop; SIGTERM ends it in less than a second.
-pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
+pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why it is not up.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,12 @@ pub fn addresses(env: &dyn Env) -> Result<[(&'static str, String); 4], ConfigErr
         ("QUERY_ADDR", query.address.to_string()),
         ("QUERY_ADMIN_ADDR", query.admin_address.to_string()),
     ])
+}
+
+/// How long all of a stop may take: both services at once, then ClickHouse.
+pub fn stop_budget(env: &dyn Env) -> Result<Duration, ConfigError> {
+    let ingest = tallyhouse_ingest::config::Config::from_env(env)?.drain;
+    Ok(ingest.max(query_api::Config::from_env(env)?.drain) + STOP_WITHIN)
 }
 
 /// The ClickHouse that everything works with.

@@ -32,6 +32,7 @@ use tallyhouse_service::lifecycle;
 use tallyhouse_sql::StoreError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cardinality::{CardinalityLimiter, warm_up};
@@ -55,7 +56,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a start waits for dimension values that are known. They are read meanwhile, however long it takes.
 const LEARN_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the batch on its way may take after the drain. Past it, it is repeated at the next start.
+/// How long the batch on its way may take at the end. Past it, it is repeated at the next start.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the ingester cannot start, or cannot go on.
@@ -264,12 +265,15 @@ impl Direct {
             drop(tokio::task::spawn_blocking(move || this.look()).await);
         }
         self.appender.stop();
+        let deadline = Instant::now() + self.drain;
         lifecycle::drain("events of the log", self.drain, self.appender.all_stored()).await;
         drain.cancel();
-        lifecycle::drain("the last batch", END_WITHIN, async { while worker.join_next().await.is_some() {} }).await;
+        let last = async { while worker.join_next().await.is_some() {} };
+        lifecycle::drain("the last batch", lifecycle::left(deadline).min(END_WITHIN), last).await;
         let this = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || this.checkpoint());
-        lifecycle::drain("ClickHouse's files", END_WITHIN, async { drop(made.await) }).await;
+        let made = async { drop(made.await) };
+        lifecycle::drain("ClickHouse's files", lifecycle::left(deadline).min(END_WITHIN), made).await;
         Ok(())
     }
 

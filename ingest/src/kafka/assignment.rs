@@ -29,6 +29,9 @@ use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
 use crate::worker::filling::Chunk;
 
+/// How long commits that are on their way are waited for when their partitions are given up.
+const COMMIT_WITHIN: Duration = Duration::from_secs(1);
+
 /// A partition of a topic.
 pub(super) type TopicPartition = (String, i32);
 
@@ -113,6 +116,7 @@ impl Context {
         self.gone().extend(places.iter().cloned());
         self.has_gone.store(true, Ordering::Release);
         let deadline = Instant::now() + within;
+        let mut ended_workers = Vec::with_capacity(ending.len());
         for ((topic, partition), mut worker) in ending {
             let left = deadline.saturating_duration_since(Instant::now());
             let ended = self.runtime.block_on(async { tokio::time::timeout(left, &mut worker.task).await });
@@ -123,8 +127,14 @@ impl Context {
                     "a partition worker was aborted during an insert; the next owner of the partition repeats the batch"
                 );
             }
-            worker.ownership.lose();
             worker.task.abort();
+            ended_workers.push((topic, partition, worker.ownership));
+        }
+        let deadline = Instant::now() + COMMIT_WITHIN;
+        for (topic, partition, ownership) in ended_workers {
+            if !ownership.lose(deadline.saturating_duration_since(Instant::now())) {
+                tracing::warn!(topic, partition, "a commit was not answered, and is left");
+            }
             self.parts.store.metrics.kafka.partition_gone(&topic, partition);
         }
         let workers = self.workers().len();

@@ -39,6 +39,9 @@ const MOST_BYTES: usize = 96 << 20;
 /// Messages and bytes taken before they are handed to their workers.
 const POLLED: (usize, usize) = (2_000, 4 << 20);
 
+/// How long leaving the group may take.
+pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
 const POLL_WITHIN: Duration = Duration::from_millis(50);
 
 /// Polls until `stop`, then drains and leaves the group. Blocking: it wants a thread of its own, outside the runtime's.
@@ -57,15 +60,30 @@ pub fn run(parts: &ConsumerParts, runtime: &Handle, stop: &CancellationToken) ->
             std::mem::forget(consumer);
             return Err(error);
         }
-        consumer.context().end(&all, parts.drain);
-        // Dropping it leaves the group.
-        drop(consumer);
+        let within = if stop.is_cancelled() { parts.drain_at_stop() } else { parts.drain };
+        consumer.context().end(&all, within);
+        leave(consumer);
         if let Err(Ended::Worker) = ended {
             tracing::error!("a partition worker ended by itself; the consumer joins the group again");
             std::thread::sleep(Duration::from_secs(1));
         }
     }
     Ok(())
+}
+
+/// Leaves the group, which dropping the client does. That waits for brokers, and has no deadline of its own: past ours the group notices by
+/// itself that this member is gone.
+fn leave(consumer: Arc<BaseConsumer<Context>>) {
+    let (left, leaving) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("kafka-leave".to_owned());
+    let spawned = thread.spawn(move || {
+        drop(consumer);
+        // Nobody may wait any more.
+        left.send(()).ok()
+    });
+    if spawned.is_ok() && leaving.recv_timeout(LEAVE_WITHIN).is_err() {
+        tracing::warn!("the consumer's group could not be left in time");
+    }
 }
 
 /// Why polling ended by itself.

@@ -1,6 +1,7 @@
 //! Delivery to Kafka, and to the local log while Kafka does not take events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tallyhouse_schema::Event;
 use tallyhouse_service::breaker::Breaker;
@@ -24,6 +25,8 @@ pub struct KafkaDelivery {
     pub fallback: Arc<Fallback>,
     /// Leaves Kafka alone while it does not answer.
     pub breaker: Breaker,
+    /// `KAFKA_TIMEOUT_MS`: how long a request waits to learn of a topic.
+    pub answer_within: Duration,
 }
 
 /// Where the events of a request go.
@@ -60,15 +63,22 @@ impl Pending {
 }
 
 impl KafkaDelivery {
-    /// Finds out where the events of a project go.
-    pub async fn route(&self, project: &str) -> Route {
+    /// Finds out where the events of a project go. Kafka has as long for the answer as it has for a record, so that the local log is reached well
+    /// before the deadline.
+    pub async fn route(&self, project: &str, deadline: Instant) -> Route {
         let topic = self.gateway.topic(project);
         if self.fallback.is_held(&topic) || !self.breaker.allows(steady_ms()) {
             return Route::LocalLog(topic.into());
         }
-        match self.gateway.destination(&topic).await {
-            Ok(destination) => Route::Kafka(destination),
-            Err(error) => {
+        let until = deadline.min(Instant::now() + self.answer_within);
+        match tokio::time::timeout_at(until, self.gateway.destination(&topic)).await {
+            Ok(Ok(destination)) => Route::Kafka(destination),
+            Err(_) => {
+                self.breaker.failed(steady_ms());
+                tracing::warn!(topic, "Kafka does not answer in time; events go to the local log");
+                Route::LocalLog(topic.into())
+            }
+            Ok(Err(error)) => {
                 if error.is_answer {
                     self.breaker.succeeded(steady_ms());
                 } else {

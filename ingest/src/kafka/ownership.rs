@@ -2,9 +2,13 @@
 //!
 //! The broker fences members that left the group, but not a member that lost one partition and kept others. A worker that was
 //! given up in the middle of an insert could otherwise come back and commit an old offset over the new owner's.
+//!
+//! A commit has no deadline in librdkafka: when the broker ends before it answers, the call returns only when there is a coordinator again. So
+//! nothing waits for it without a bound. Giving a partition up waits a moment for the commit that is on its way, and leaves it then: what was
+//! sent carries the generation of before, which the broker refuses once somebody else has the partition, and the same commit is not begun anew.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -22,7 +26,16 @@ pub struct Ownership<C: ConsumerContext> {
     observer: ClientConfig,
     topic: String,
     partition: i32,
-    is_held: Mutex<bool>,
+    right: Mutex<Right>,
+    /// A commit has ended.
+    ended: Condvar,
+}
+
+/// The right to commit.
+#[derive(Debug, Clone, Copy)]
+struct Right {
+    is_held: bool,
+    is_committing: bool,
 }
 
 const ASK_WITHIN: Duration = Duration::from_secs(5);
@@ -36,7 +49,15 @@ impl<C: ConsumerContext + 'static> Ownership<C> {
         topic: &str,
         partition: i32,
     ) -> Self {
-        Self { consumer, pins, observer, topic: topic.to_owned(), partition, is_held: Mutex::new(true) }
+        Self {
+            consumer,
+            pins,
+            observer,
+            topic: topic.to_owned(),
+            partition,
+            right: Mutex::new(Right { is_held: true, is_committing: false }),
+            ended: Condvar::new(),
+        }
     }
 
     /// Where the log was cut off, if the committed offset has an epoch by which Kafka knows. A client of its own begins at that offset:
@@ -65,9 +86,16 @@ impl<C: ConsumerContext + 'static> Ownership<C> {
         Ok(Some(first.unwrap_or(range.end)).filter(|first| *first > range.start))
     }
 
-    /// Gives the right up, for good. Waits for a commit that is on its way.
-    pub fn lose(&self) {
-        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    /// Gives the right up, for good. Waits for a commit that is on its way, at most so long; false when it is still on its way.
+    pub fn lose(&self, within: Duration) -> bool {
+        let mut right = self.right();
+        right.is_held = false;
+        let waited = self.ended.wait_timeout_while(right, within, |right| right.is_committing);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn right(&self) -> MutexGuard<'_, Right> {
+        self.right.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,12 +121,23 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
         if list.find_partition(&self.topic, self.partition).is_none() {
             return Err(CommitError::Lost);
         }
-        // Held while committing: giving the partition up waits for a commit that is on its way.
-        let is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*is_held {
-            return Err(CommitError::Lost);
+        {
+            let mut right = self.right();
+            if !right.is_held {
+                return Err(CommitError::Lost);
+            }
+            right.is_committing = true;
         }
-        Ok(self.consumer.commit(&list, CommitMode::Sync)?)
+        let committed = self.consumer.commit(&list, CommitMode::Sync);
+        let mut right = self.right();
+        right.is_committing = false;
+        self.ended.notify_all();
+        match committed {
+            Ok(()) => Ok(()),
+            // Not to be tried again.
+            Err(_) if !right.is_held => Err(CommitError::Lost),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn committed(&self) -> Result<Start, ReadError> {

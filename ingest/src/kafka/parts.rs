@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::consumer::LEAVE_WITHIN;
 use super::pins::Pins;
 use super::settings::Brokers;
 use super::topics::TopicRules;
@@ -23,4 +24,13 @@ pub struct ConsumerParts {
     pub common: Arc<Common>,
     /// How long a rebalance, or the end, waits for batches on their way.
     pub drain: Duration,
+    /// How long all of a stop may take.
+    pub stop_within: Duration,
+}
+
+impl ConsumerParts {
+    /// How long a stop waits for batches on their way: the group has to be left, too.
+    pub(super) fn drain_at_stop(&self) -> Duration {
+        self.drain.min(self.stop_within.saturating_sub(LEAVE_WITHIN))
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::settings::Brokers;
@@ -23,6 +23,9 @@ use crate::telemetry::Metrics;
 const GROUP: &str = "tallyhouse.partitions";
 
 const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether a number is there.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// So long before it would expire.
 const COMMIT_EVERY: Duration = Duration::from_secs(3_600);
@@ -48,9 +51,11 @@ impl Pins {
         let pinned = found.filter(|pinned| *pinned <= there).unwrap_or(there);
         let before = self.lock().get(topic).copied();
         if found != Some(pinned) || before.is_none_or(|(at, _)| at.elapsed() >= COMMIT_EVERY) {
+            pin(&self.group, topic, pinned)?;
             // Requests wait for a number that is not known, not for one that is only written once more.
-            let mode = if found == Some(pinned) { CommitMode::Async } else { CommitMode::Sync };
-            pin(&self.group, topic, pinned, mode)?;
+            if found != Some(pinned) {
+                until_pinned(&self.group, topic, pinned)?;
+            }
             self.lock().insert(topic.to_owned(), (Instant::now(), there));
         }
         if before.is_none_or(|(_, seen)| seen != there) {
@@ -82,10 +87,23 @@ fn pinned(group: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> 
     Ok(element.offset().to_raw().filter(|offset| *offset > 0).and_then(|offset| i32::try_from(offset).ok()))
 }
 
-fn pin(group: &BaseConsumer, topic: &str, partitions: i32, mode: CommitMode) -> Result<(), KafkaError> {
+/// Begins to write a number. A commit that waits for its answer may wait for ever: when the broker ends meanwhile.
+fn pin(group: &BaseConsumer, topic: &str, partitions: i32) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(partitions.into()))?;
-    group.commit(&list, mode)
+    group.commit(&list, CommitMode::Async)
+}
+
+/// Waits until the number is there, at most [`ASK_WITHIN`] and one answer more.
+fn until_pinned(group: &BaseConsumer, topic: &str, partitions: i32) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + ASK_WITHIN;
+    while pinned(group, topic)? != Some(partitions) {
+        if Instant::now() >= deadline {
+            return Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// Why added partitions cannot be used yet.
@@ -138,6 +156,7 @@ pub fn widen(brokers: &Brokers, group: &str, topic: &str) -> Result<(i32, i32), 
     }
     let pins: BaseConsumer = brokers.observer(GROUP).create()?;
     let before = pinned(&pins, topic)?.unwrap_or(there);
-    pin(&pins, topic, there, CommitMode::Sync)?;
+    pin(&pins, topic, there)?;
+    until_pinned(&pins, topic, there)?;
     Ok((before, there))
 }

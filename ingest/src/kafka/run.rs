@@ -113,6 +113,7 @@ fn beside_the_gateway(beside: &mut JoinSet<()>, delivery: &Arc<KafkaDelivery>) {
 
 /// On a thread of its own: it blocks for as long as the process lives.
 async fn consume(parts: ConsumerParts, stop: CancellationToken) -> Result<(), KafkaError> {
+    let (stopped, within) = (stop.clone(), parts.stop_within);
     let runtime = Handle::current();
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kafka-poll".to_owned());
@@ -121,7 +122,13 @@ async fn consume(parts: ConsumerParts, stop: CancellationToken) -> Result<(), Ka
         tracing::error!(%error, "the consumer's thread cannot be started");
         return Err(KafkaError::Canceled);
     }
-    end.await.unwrap_or(Err(KafkaError::Canceled))
+    tokio::select! {
+        ended = end => ended.unwrap_or(Err(KafkaError::Canceled)),
+        () = async { stopped.cancelled().await; tokio::time::sleep(within).await } => {
+            tracing::warn!("the consumer did not end in time; the next owner repeats what it was storing");
+            Ok(())
+        }
+    }
 }
 
 /// Makes sure that the shared topic is there. Tries until Kafka answers.

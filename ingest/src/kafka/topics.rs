@@ -72,7 +72,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(2);
 const GONE_FOR: Duration = Duration::from_secs(5 * super::settings::GONE_AFTER.as_secs());
 
 /// Why a topic cannot be used now.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("topic {topic}: {problem}")]
 pub struct TopicError {
     pub topic: String,
@@ -88,7 +88,8 @@ pub struct Topics {
     admin: AdminClient<DefaultClientContext>,
     pins: Arc<Pins>,
     states: Mutex<HashMap<String, TopicState>>,
-    making: tokio::sync::Mutex<()>,
+    /// Who asks; and when Kafka last did not answer, with what was said then.
+    making: tokio::sync::Mutex<Option<(Instant, TopicError)>>,
 }
 
 /// What a producer must know of a topic.
@@ -144,23 +145,31 @@ impl Topics {
         self.lock().get(topic).map(|known| known.shape)
     }
 
-    /// A topic's shape, asked for when it is old; the topic is made when it is not there.
+    /// A topic's shape, asked for when it is old; the topic is made when it is not there. One asks at a time: who waited while Kafka did not
+    /// answer does not ask again, or each would wait for all those before it.
     pub async fn ensure(self: &Arc<Self>, topic: &str) -> Result<Shape, TopicError> {
         if let Some(shape) = self.fresh(topic) {
             return Ok(shape);
         }
-        let _one_at_a_time = self.making.lock().await;
+        let came = Instant::now();
+        let mut unanswered = self.making.lock().await;
         if let Some(shape) = self.fresh(topic) {
             return Ok(shape);
         }
-        match self.ask(topic).await {
-            Ok(partitions) if partitions > 0 => {
-                let learned = self.learn(topic, partitions).await;
-                return learned.or_else(|error| self.known(topic).ok_or(error));
-            }
-            Ok(_) => {}
-            // Better what was true a minute ago than nothing.
-            Err(error) => return self.known(topic).ok_or(error),
+        if let Some((_, error)) = unanswered.as_ref().filter(|(at, _)| *at >= came) {
+            return self.known(topic).ok_or_else(|| TopicError { topic: topic.to_owned(), ..error.clone() });
+        }
+        let found = self.find_or_make(topic).await;
+        *unanswered =
+            found.as_ref().err().filter(|error| !error.is_answer).map(|error| (Instant::now(), error.clone()));
+        // Better what was true a minute ago than nothing.
+        found.or_else(|error| self.known(topic).filter(|_| !error.is_answer).ok_or(error))
+    }
+
+    async fn find_or_make(self: &Arc<Self>, topic: &str) -> Result<Shape, TopicError> {
+        let partitions = self.ask(topic).await?;
+        if partitions > 0 {
+            return self.learn(topic, partitions).await;
         }
         if !self.may_be_made(topic) {
             return Err(answer(topic, "it is gone, and is made anew when its consumers have seen that"));

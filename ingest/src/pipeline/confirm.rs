@@ -11,8 +11,7 @@ use crate::request::{RequestError, Wait};
 
 impl Pipeline {
     /// Waits until every event is acknowledged, at most until the deadline.
-    pub(super) async fn confirm(&self, taken: Taken, wait: Wait) -> Result<Reply, RequestError> {
-        let deadline = Instant::now() + self.limits.ack_timeout;
+    pub(super) async fn confirm(&self, taken: Taken, wait: Wait, deadline: Instant) -> Result<Reply, RequestError> {
         let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
         let outcomes = match pending {
             Some(pending) => self.delivery.acknowledge(pending, wait, deadline).await,

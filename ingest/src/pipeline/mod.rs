@@ -21,6 +21,7 @@ use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Rejection};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
+use tokio::time::Instant;
 
 use crate::admit::Budget;
 use crate::agent::Agents;
@@ -66,7 +67,9 @@ impl Pipeline {
         let limits = self.limits;
         let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
         let body = read(body, encoding, limits).await?;
-        let ready = self.delivery.prepare(&caller.rules.project).await;
+        // The one deadline of every wait from here on.
+        let deadline = Instant::now() + limits.ack_timeout;
+        let ready = self.delivery.prepare(&caller.rules.project, deadline).await;
         let (sent, sent_layout) = (body.clone(), layout);
         let asked = Asked {
             layout,
@@ -86,7 +89,7 @@ impl Pipeline {
         } else {
             self.take(&body, asked)?
         };
-        let mut reply = self.confirm(taken, options.wait).await?;
+        let mut reply = self.confirm(taken, options.wait, deadline).await?;
         let is_late =
             |rejection: &Rejection| matches!(rejection, Rejection::TooLargeForLog | Rejection::RefusedByStore { .. });
         for rejected in reply.rejected.iter_mut().filter(|rejected| is_late(&rejected.rejection)) {

@@ -78,7 +78,13 @@ pub(super) fn kafka(
         )?;
         let gateway = Gateway::new(&kafka.brokers, Arc::clone(&topics), metrics, kafka.deliver_within)?;
         let progress = Progress::new(&kafka.brokers, &kafka.group)?;
-        let delivery = KafkaDelivery { gateway, progress, fallback: Arc::new(fallback), breaker: Breaker::default() };
+        let delivery = KafkaDelivery {
+            gateway,
+            progress,
+            fallback: Arc::new(fallback),
+            breaker: Breaker::default(),
+            answer_within: kafka.deliver_within,
+        };
         Ok::<_, RunError>(Arc::new(delivery))
     });
     let gateway = gateway.transpose()?;
@@ -100,6 +106,7 @@ pub(super) fn kafka(
         }),
         store,
         drain: kafka.revoke_within,
+        stop_within: config.drain,
     });
     let delivery = gateway.as_ref().map(|delivery| Delivery::Kafka(Arc::clone(delivery)));
     Ok((

@@ -21,6 +21,7 @@ use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Budget;
@@ -245,7 +246,11 @@ impl Ingest {
             server.serve(stopping, drain).await;
             gauges.abort();
         };
-        let ((), ended) = tokio::join!(serve, back);
+        let deadline = async {
+            stop.cancelled().await;
+            Instant::now() + drain
+        };
+        let ((), ended, deadline) = tokio::join!(serve, back, deadline);
         // A rebuild that is dropped is taken up again: its days are still in the table.
         beside.shutdown().await;
         // Only now: days change until the last batch is stored. This ends by itself: pending days are bounded, each chunk has a deadline, and
@@ -253,8 +258,8 @@ impl Ingest {
         all_stored.cancel();
         while publishing.join_next().await.is_some() {}
         dead_letters.close();
-        lifecycle::drain("dead letters", drain, async { while dead_letter_writer.join_next().await.is_some() {} })
-            .await;
+        let last = async { while dead_letter_writer.join_next().await.is_some() {} };
+        lifecycle::drain("dead letters", lifecycle::left(deadline), last).await;
         ended
     }
 }

@@ -22,6 +22,7 @@ mod odd_bodies;
 mod odd_events;
 mod poison;
 mod poison_limits;
+mod stops;
 mod store_away;
 mod values;
 mod warnings;

@@ -220,7 +220,13 @@ async fn the_breaker_is_for_brokers_that_cannot_be_reached() {
     let fallback = place.open(1 << 20);
     let writer = fallback.start().unwrap();
     let progress = Progress::new(&place.brokers, "group").unwrap();
-    let kafka = KafkaDelivery { gateway: place.gateway(), progress, fallback, breaker: Breaker::default() };
+    let kafka = KafkaDelivery {
+        gateway: place.gateway(),
+        progress,
+        fallback,
+        breaker: Breaker::default(),
+        answer_within: Duration::from_secs(10),
+    };
     let send = async || {
         let destination = kafka.gateway.destination("a").await.unwrap();
         let mut records = Records::default();
