@@ -9,8 +9,11 @@
 //!
 //! Settings are pinned by constraints ([`PINNED`]). A subquery's `SETTINGS` goes around these, but settings of formats matter there to
 //! the functions `formatRow…` only; so these are shut as `file` is ([`SHUT`]): a function that is defined by SQL comes before a
-//! built-in one of its name. `CREATE FUNCTION` refuses such a name, but loads it from its folder, where it is written at every start,
-//! and nobody has the right to drop it.
+//! built-in one of its name. `CREATE FUNCTION` refuses such a name, but the engine loads it from its folder, where it is written at
+//! every start, beside the settings, and nobody has the right to drop it.
+//!
+//! What is left: the table function `sqlite('/path', 'x')` makes an empty file before it asks for the right. The cage keeps that
+//! within the data folder; `POST /v1/sql` refuses it.
 
 /// Functions that read files, or show what a setting makes them read.
 pub(super) const SHUT: [&str; 4] = ["file", "formatRow", "formatRowNoNewline", "catboostEvaluate"];

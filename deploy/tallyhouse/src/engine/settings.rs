@@ -79,6 +79,8 @@ pub(super) struct Files {
     pub(super) config: PathBuf,
     /// users.xml
     pub(super) users: PathBuf,
+    /// Functions in the place of others; beside the settings, where SQL cannot make a file.
+    pub(super) functions: PathBuf,
     /// Where it logs; apart from the settings, which it may not write.
     pub(super) logs: PathBuf,
     /// ClickHouse's own log; it rotates it by size.
@@ -107,13 +109,14 @@ impl Files {
             cold: data.join("clickhouse-cold"),
             config: engine.join("config.xml"),
             users: engine.join("users.xml"),
+            functions: engine.join("functions"),
             log: logs.join("clickhouse.log"),
             logs,
             output: engine.join("output.log"),
             pid: data.join("clickhouse.pid"),
             tables,
         };
-        for folder in [&files.tables, &files.cold, &files.logs, &engine] {
+        for folder in [&files.tables, &files.cold, &files.logs, &engine, &files.functions] {
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
                 .map_err(|source| file_error(folder, source))?;
@@ -122,21 +125,12 @@ impl Files {
     }
 }
 
-/// Writes both files.
+/// Writes both files, and puts a definition of ours in the place of the functions that read files of the server: see [`pinned::SHUT`].
 pub(super) fn write(files: &Files, options: &EngineOptions) -> Result<(), EngineError> {
     write_private(&files.config, &config(files, options))?;
     write_private(&files.users, &users(options))?;
-    shut_functions(&files.tables)
-}
-
-/// Puts a definition of ours in the place of the functions that read files of the server: see [`pinned::SHUT`].
-fn shut_functions(tables: &Path) -> Result<(), EngineError> {
-    let folder = tables.join("user_defined");
-    std::fs::create_dir_all(&folder)
-        .and_then(|()| std::fs::set_permissions(&folder, Permissions::from_mode(0o700)))
-        .map_err(|source| file_error(&folder, source))?;
     for function in pinned::SHUT {
-        write_private(&folder.join(format!("function_{function}.sql")), &pinned::shut(function))?;
+        write_private(&files.functions.join(format!("function_{function}.sql")), &pinned::shut(function))?;
     }
     Ok(())
 }
@@ -150,6 +144,7 @@ fn config(files: &Files, options: &EngineOptions) -> String {
         .replace("{{data}}", &path(&files.tables))
         .replace("{{cold}}", &path(&files.cold))
         .replace("{{users}}", &path(&files.users))
+        .replace("{{functions}}", &path(&files.functions))
         .replace("{{log}}", &path(&files.log))
         .replace("{{http_port}}", &options.http_port.to_string())
         .replace(
@@ -257,6 +252,7 @@ mod tests {
             cold: "c".into(),
             config: "x".into(),
             users: "u".into(),
+            functions: "f".into(),
             logs: "f".into(),
             log: "g".into(),
             output: "o".into(),

@@ -107,6 +107,8 @@ async fn no_function_shows_a_file_of_the_server_or_of_another_project() {
         [format!("'{column}'"), format!("'{passwd}'"), format!("'{users}', '{users}'")]
             .map(|arguments| format!("SELECT `{name}`({arguments})"))
     };
+    // Asked for another's right, it has made an empty file of that name already: here as little as may be.
+    let tables = tables.into_iter().filter(|name| name != "sqlite").collect::<BTreeSet<_>>();
     let of_table = |name: &String| {
         [
             format!("'{passwd}'"),
