@@ -1,8 +1,9 @@
-# Apache Kafka: its own jars, at the version of kafka/pom.xml, for tests and `make kafka`.
+# Apache Kafka: its own jars, at the version of kafka/pom.xml and with the hashes of kafka/jars.sha256, for tests and `make kafka`.
+# For a new version: `sha256sum *.jar` in .setup/kafka/libs, from two networks that have nothing to do with each other.
 
 install_kafka() {
-    local pom="$here/kafka/pom.xml" home="$state/kafka"
-    if is_made kafka "$pom" && compgen -G "$home/libs/kafka_2.13-*.jar" >/dev/null; then
+    local pom="$here/kafka/pom.xml" hashes="$here/kafka/jars.sha256" home="$state/kafka"
+    if is_made kafka "$pom" "$hashes" && compgen -G "$home/libs/kafka_2.13-*.jar" >/dev/null; then
         return
     fi
     local java
@@ -11,9 +12,14 @@ install_kafka() {
     say "Kafka: installing its jars (54 MB)"
     rm -rf "$home"
     mkdir -p "$home"
-    attempt mvn --quiet --batch-mode --file "$pom" dependency:copy-dependencies \
+    attempt mvn --quiet --batch-mode --strict-checksums --file "$pom" dependency:copy-dependencies \
         -DoutputDirectory="$home/libs" -DincludeScope=runtime >&2 ||
         fail "Maven could not install Kafka's jars; is the network there?
        KAFKA_TESTS=off leaves out the tests that need Kafka; each says so"
-    mark_made kafka "$pom"
+    # Maven compares with what the repository itself says; this compares with what was pinned. Neither more jars nor fewer.
+    if ! (cd "$home/libs" && sha256sum --check --strict --quiet "$hashes" && diff <(sed 's/^[0-9a-f]* [ *]//' "$hashes") <(LC_ALL=C ls)) >&2; then
+        rm -rf "$home"
+        fail "Kafka's jars are not those of deploy/tallyhouse/kafka/jars.sha256, and were removed"
+    fi
+    mark_made kafka "$pom" "$hashes"
 }

@@ -1,12 +1,14 @@
 //! The generated secrets of an installation.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tallyhouse_service::secret::Secret;
+
+use crate::private_file;
 
 /// Passwords of the embedded ClickHouse, and the key under which users are hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +31,19 @@ pub enum CredentialsError {
     /// It cannot be read or written.
     #[error("{}: {source}", .path.display())]
     File { path: PathBuf, source: std::io::Error },
+    /// Somebody else may have read it.
+    #[error(
+        "{} may be read or written by others (mode {mode:o}): `chmod 600` it; whoever has read it knows the passwords of ClickHouse, and under which key users are hashed",
+        .path.display()
+    )]
+    Open { path: PathBuf, mode: u32 },
     /// A line is missing.
     #[error("{}: {name} is missing; put it back from a backup (a new one would not fit the data)", .path.display())]
     Missing { path: PathBuf, name: &'static str },
 }
+
+/// Rights of anybody but the owner.
+const OTHERS: u32 = 0o077;
 
 const WRITER: &str = "WRITER_PASSWORD";
 const READER: &str = "READER_PASSWORD";
@@ -77,14 +88,19 @@ impl Credentials {
     /// Writes them to `credentials` below a data folder.
     pub fn keep(&self, data: &Path) -> Result<(), CredentialsError> {
         let path = data.join("credentials");
-        self.write(&path).map_err(|source| CredentialsError::File { path, source })
+        let write = || {
+            DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+            private_file::write(&path, &self.text())
+        };
+        write().map_err(|source| CredentialsError::File { path: path.clone(), source })
     }
 
     /// Those that are there, and whether all are; `None` before the first start. Writes nothing.
     pub fn load(data: &Path) -> Result<Option<(Self, bool)>, CredentialsError> {
         let path = data.join("credentials");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&path, &text).map(Some),
+        match read(&path) {
+            Ok((_, mode)) if mode & OTHERS != 0 => Err(CredentialsError::Open { path, mode }),
+            Ok((text, _)) => Self::parse(&path, &text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CredentialsError::File { path, source }),
         }
@@ -113,28 +129,50 @@ impl Credentials {
         Ok((known, is_complete))
     }
 
-    /// Complete or not at all: written beside its place, made durable, then moved.
-    fn write(&self, path: &Path) -> std::io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let draft = path.with_extension("new");
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-        for (name, secret) in [
+    fn text(&self) -> String {
+        let lines = [
             (WRITER, &self.writer),
             (READER, &self.reader),
             (GRAFANA, &self.grafana),
             (ANALYST, &self.analyst),
             (USER_HASH_KEY, &self.user_hash_key),
-        ] {
-            writeln!(file, "{name}={}", secret.expose())?;
-        }
-        file.sync_all()?;
-        std::fs::rename(&draft, path)?;
-        std::fs::File::open(folder)?.sync_all()
+        ];
+        lines.map(|(name, secret)| format!("{name}={}\n", secret.expose())).concat()
     }
+}
+
+/// The text, and the mode of the very file that was read.
+fn read(path: &Path) -> std::io::Result<(String, u32)> {
+    let mut file = File::open(path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok((text, file.metadata()?.mode() & 0o7777))
 }
 
 /// The thread's generator is a cryptographic one, seeded by the system.
 fn secret() -> Secret {
     Secret::new(format!("{:032x}", rand::random::<u128>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn they_are_private_from_the_start_and_refused_when_others_may_read_them() {
+        let data = std::env::temp_dir().join(format!("tallyhouse-credentials-{}", std::process::id()));
+        let made = Credentials::load_or_create(&data).unwrap();
+        let path = data.join("credentials");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(Credentials::load_or_create(&data).unwrap(), made);
+        for mode in [0o644, 0o640, 0o602] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let refused = Credentials::load_or_create(&data).unwrap_err().to_string();
+            assert!(refused.contains("chmod 600") && !refused.contains(made.writer.expose()), "{refused}");
+        }
+        fs::remove_dir_all(data).unwrap();
+    }
 }

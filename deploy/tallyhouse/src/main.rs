@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::FromArgMatches;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tallyhouse::attach::attach;
 use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
@@ -32,6 +34,8 @@ use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
 
 fn main() -> ExitCode {
+    // Nothing that is written here is for other users, and files of libraries have no mode of their own.
+    umask(Mode::RWXG | Mode::RWXO);
     let (matches, env) = env::from_command_line(cli::command());
     let command = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command,

@@ -14,7 +14,7 @@ use tallyhouse_service::health::Status;
 use super::{Findings, Outcome};
 use crate::config::{Config, EngineConfig};
 use crate::data_folder;
-use crate::engine::{PINNED_VERSION, Program, Strength, data_in_use};
+use crate::engine::{PINNED_VERSION, Program, ProgramError, Strength, data_in_use};
 
 /// For ClickHouse to merge in.
 const ROOM_BYTES: u64 = 1 << 30;
@@ -22,7 +22,7 @@ const ROOM_BYTES: u64 = 1 << 30;
 /// ClickHouse and both services with few connections. Below it not even these.
 const FILES: (u64, u64) = (1_024, 4_096);
 
-pub(super) fn examine(
+pub(super) async fn examine(
     config: &Config,
     ingest: Option<&IngestConfig>,
     query: Option<&QueryConfig>,
@@ -35,7 +35,7 @@ pub(super) fn examine(
     findings.add("room", room(&config.data, ingest.map(|ingest| ingest.log)));
     if let Some(engine) = &config.engine {
         findings.add("lock", lock(&config.data));
-        findings.add("engine", program(engine));
+        findings.add("engine", program(engine, &config.data).await);
         findings.add("cage", cage(engine));
         findings.add("port", free("CLICKHOUSE_HTTP_PORT", engine.http_port));
         if let Some(port) = engine.tcp_port {
@@ -119,9 +119,14 @@ fn lock(data: &Path) -> Outcome {
     }
 }
 
-fn program(engine: &EngineConfig) -> Outcome {
-    let found = engine.program().and_then(|program| program.check().map(|()| program));
-    let found = found.map_err(|error| error.to_string()).map(|program| match program {
+async fn program(engine: &EngineConfig, data: &Path) -> Outcome {
+    let found = async {
+        let program = engine.program()?;
+        program.check()?;
+        program.verify(data).await?;
+        Ok::<_, ProgramError>(program)
+    };
+    let found = found.await.map_err(|error| error.to_string()).map(|program| match program {
         Program::Library(path) => format!("library {PINNED_VERSION}, {}", path.display()),
         Program::Server(path) => format!("server {}", path.display()),
     });

@@ -88,7 +88,7 @@ pub async fn examine(env: &dyn Env) -> Vec<Finding> {
         query::Config::from_env(env).map_err(|error| findings.add("query-api", Outcome::Failed(text(&error)))).ok();
     findings.add("schemas", schemas(env));
     if let Some(config) = &own {
-        machine::examine(config, ingest.as_ref(), query.as_ref(), &mut findings);
+        machine::examine(config, ingest.as_ref(), query.as_ref(), &mut findings).await;
         findings.add("keys", keys(config));
         findings.add("hash key", hash_key(config, env));
         findings.add("fsync", Outcome::Ok(format!("{} (CLICKHOUSE_FSYNC)", config.fsync)));

@@ -17,8 +17,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// Entries that are looked at, from the newest: far more than the inserts that can be in flight leave
 /// (`MAX_PARTITIONS_PER_INSERT` for each).
@@ -50,8 +53,11 @@ fn tables(store: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(tables)
 }
 
-/// What is in a folder; nothing when there is none.
+/// What is in a folder; nothing when there is none. The engine could have put a link there, to have us write elsewhere.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if folder.is_symlink() {
+        return Err(io::Error::other(format!("{} is a symlink", folder.display())));
+    }
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
@@ -103,13 +109,15 @@ impl Parts {
 }
 
 fn repair_log(log: &Path, parts: &Parts) -> io::Result<usize> {
-    let text = fs::read_to_string(log)?;
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut text = String::new();
+    OpenOptions::new().read(true).custom_flags(no_link).open(log)?.read_to_string(&mut text)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let interrupted = interrupted_entries(text.get(..whole).unwrap_or_default(), parts);
     if interrupted.is_empty() && whole == text.len() {
         return Ok(0);
     }
-    let mut file = OpenOptions::new().append(true).open(log)?;
+    let mut file = OpenOptions::new().append(true).custom_flags(no_link).open(log)?;
     file.set_len(whole as u64)?;
     for Entry { part, token } in &interrupted {
         writeln!(file, "2\t{part}\t{token}")?;
@@ -232,6 +240,13 @@ mod tests {
         assert_eq!(repair(&[&root]).unwrap(), 1);
         assert_eq!(fs::read_to_string(&log).unwrap(), "1\tp_1_1_0\ta\n1\tp_2_2_0\tb\n2\tp_2_2_0\tb\n");
         assert_eq!(repair(&[&root]).unwrap(), 0);
+
+        let elsewhere = root.join("elsewhere");
+        fs::write(&elsewhere, "cut off, but not ours").unwrap();
+        fs::remove_file(&log).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &log).unwrap();
+        assert!(repair(&[&root]).is_err());
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "cut off, but not ours");
         fs::remove_dir_all(root).unwrap();
     }
 }

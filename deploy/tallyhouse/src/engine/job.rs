@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::cage::Cage;
@@ -12,6 +12,7 @@ use super::output::Output;
 use super::program::Program;
 use super::pty;
 use super::settings::Files;
+use crate::private_file;
 use crate::telemetry::Metrics;
 
 /// What the processes of one engine have in common.
@@ -99,6 +100,10 @@ impl Job {
         if let Program::Server(_) = self.program {
             return Ok(());
         }
+        // It may be anywhere else, for all that we know of a folder that the engine writes to.
+        if self.files.system_logs.parent().is_some_and(Path::is_symlink) {
+            return Err(io::Error::other(format!("{} is below a symlink", self.files.system_logs.display())));
+        }
         match std::fs::remove_dir_all(&self.files.system_logs) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -106,7 +111,7 @@ impl Job {
     }
 
     pub(super) fn write_pid(&self, pid: u32) {
-        if let Err(error) = std::fs::write(&self.files.pid, format!("{pid}\n")) {
+        if let Err(error) = private_file::write(&self.files.pid, &format!("{pid}\n")) {
             tracing::warn!(%error, path = %self.files.pid.display(), "the process id was not written");
         }
     }

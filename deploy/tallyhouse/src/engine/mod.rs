@@ -23,6 +23,7 @@ mod program;
 mod pty;
 mod settings;
 mod supervisor;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -96,6 +97,7 @@ impl Engine {
     pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
         let files = settings::Files::below(&options.data)?;
+        options.program.verify(&options.data).await?;
         preflight::wait_for_data(&files).await?;
         preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
         if let Some(port) = options.tcp_port {

@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::verify;
+
 /// The library's package, as `deploy/tallyhouse/package.json` pins it.
 pub const PINNED_VERSION: &str = "26.7.3-stable.1";
+
+/// Of `libchdb.so` in that package: `sha256sum` after npm has checked the archive.
+pub(super) const PINNED_SHA256: &str = "36ad4e999882821ef13cf2d0f52c93f48e6ee1b4498b35a201c23ce4b8d15bf5";
 
 /// Where `make run` puts it, below the repository.
 const INSTALLED: &str = ".setup/engine/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so";
@@ -56,6 +61,12 @@ pub enum ProgramError {
         /// The version of its package.
         found: String,
     },
+    /// The library is another one.
+    #[error("{} is not the library {PINNED_VERSION}: its SHA-256 is {found}, not {PINNED_SHA256}; remove it, and `make run` sets it up again",
+        .path.display())]
+    LibraryHash { path: PathBuf, found: String },
+    #[error("{} cannot be read: {problem}", .path.display())]
+    UnreadableLibrary { path: PathBuf, problem: String },
     /// No program on PATH.
     #[error("there is no `clickhouse` on PATH; install it, or use the library with TALLYHOUSE_ENGINE=library")]
     NoServer,
@@ -90,6 +101,18 @@ impl Program {
     }
 }
 
+impl Program {
+    /// Whether the library is the pinned one: reads all of it, unless the data folder knows it.
+    pub async fn verify(&self, data: &Path) -> Result<(), ProgramError> {
+        let Self::Library(path) = self else { return Ok(()) };
+        let (library, remembered) = (path.clone(), verify::remembered(data));
+        let verified = tokio::task::spawn_blocking(move || verify::library(&library, &remembered)).await;
+        verified.unwrap_or_else(|error| {
+            Err(ProgramError::UnreadableLibrary { path: path.clone(), problem: error.to_string() })
+        })
+    }
+}
+
 /// The version of the npm package that the library lies in; `None` when it came another way.
 fn package_version(library: &Path) -> Option<String> {
     let text = std::fs::read_to_string(library.with_file_name("package.json")).ok()?;
@@ -97,15 +120,11 @@ fn package_version(library: &Path) -> Option<String> {
     Some(package.get("version")?.as_str()?.to_owned())
 }
 
-/// Looks upwards from the working directory, then from this program, so that it is found from anywhere in a checkout.
+/// Looks upwards from this program, so that it is found from anywhere in a checkout. Not from the working directory: whoever it belongs to would choose
+/// what is loaded.
 fn installed() -> PathBuf {
-    let starts = [std::env::current_dir(), std::env::current_exe()];
-    let found = starts
-        .iter()
-        .flatten()
-        .flat_map(|start| start.ancestors())
-        .map(|folder| folder.join(INSTALLED))
-        .find(|path| path.is_file());
+    let program = std::env::current_exe().unwrap_or_default();
+    let found = program.ancestors().map(|folder| folder.join(INSTALLED)).find(|path| path.is_file());
     found.unwrap_or_else(|| PathBuf::from(INSTALLED))
 }
 

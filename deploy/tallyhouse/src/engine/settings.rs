@@ -1,8 +1,7 @@
 //! Writes config.xml and users.xml at every start, so that they match this version.
 
-use std::fs::{OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,6 +13,7 @@ use super::EngineOptions;
 use super::error::EngineError;
 use super::pinned;
 use super::program::Program;
+use crate::private_file;
 
 const CONFIG: &str = include_str!("templates/config.xml");
 const USERS: &str = include_str!("templates/users.xml");
@@ -204,13 +204,7 @@ fn escape(text: &str) -> String {
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), EngineError> {
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-        // `mode` applies to new files only.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())
-    };
-    write().map_err(|source| file_error(path, source))
+    private_file::write(path, text).map_err(|source| file_error(path, source))
 }
 
 fn file_error(path: &Path, source: std::io::Error) -> EngineError {

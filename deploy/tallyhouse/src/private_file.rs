@@ -1,0 +1,48 @@
+//! Files that only their owner reads, and that are written whole or not at all, through no symlink.
+//!
+//! Whoever may write to a folder, as the engine may to its own, could put a symlink in the place of a file that we write there, and have us write
+//! another one. So a file is made anew beside its place, which follows no link and gives it its mode from the first byte, and is moved there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Replaces a file, and returns when the disk has it.
+pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let draft = path.with_added_extension("new");
+    // Of a start that was killed here.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_private_and_replaces_a_link_instead_of_following_it() {
+        let folder = std::env::temp_dir().join(format!("tallyhouse-private-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (victim, path) = (folder.join("victim"), folder.join("file"));
+        fs::write(&victim, "precious").unwrap();
+        for link in [path.clone(), folder.join("file.new")] {
+            symlink(&victim, link).unwrap();
+        }
+        write(&path, "ours").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        let found = fs::symlink_metadata(&path).unwrap();
+        assert!(found.is_file() && found.mode() & 0o777 == 0o600, "{found:?}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
