@@ -3,9 +3,8 @@
 --
 -- The server must have `users_without_row_policies_can_read_rows` on (else give the other users policies), and
 -- `select_from_system_db_requires_grant` and `select_from_information_schema_requires_grant` on. Nothing may lie in
--- `user_files_path`: the function `file` reads there without a grant.
-
--- `max_concurrent_queries_for_user`: QUERY_CONCURRENCY_ADHOC of all instances of the query API together, and a few that are ending.
+-- `user_files_path`: the function `file` reads there without a grant. `max_concurrent_queries_for_user` is for three instances of the
+-- query API: for each QUERY_CONCURRENCY_ADHOC, 16 answers that are being read, and a few that are ending.
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
     INHERIT tallyhouse_pinned, log_queries = 0 CONST, readonly = 1, allow_ddl = 0, allow_get_client_http_header = 1,
@@ -13,7 +12,7 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
     max_rows_to_read = 1000000000, max_bytes_to_read = 100000000000, read_overflow_mode = 'throw',
     max_result_rows = 1000000, max_result_bytes = 104857600, result_overflow_mode = 'throw',
     max_memory_usage_for_user = 4000000000, max_temporary_data_on_disk_size_for_query = 1000000000,
-    max_query_size = 16384, max_concurrent_queries_for_user = 8, cancel_http_readonly_queries_on_client_close = 1,
+    max_query_size = 16384, max_concurrent_queries_for_user = 64, cancel_http_readonly_queries_on_client_close = 1,
     priority = 3, low_priority_query_wait_time_ms = 50, os_thread_priority = 10, max_threads = 1,
     use_query_cache = 0, use_query_condition_cache = 0,
     output_format_json_quote_64bit_integers = 0 CHANGEABLE_IN_READONLY, output_format_json_quote_denormals = 0,

@@ -204,7 +204,7 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
         cage: engine.cage,
         credentials,
         grafana_projects: engine.grafana_projects.clone(),
-        ad_hoc_slots: engine.ad_hoc_slots,
+        analyst_statements: engine.analyst_statements,
         executable: std::env::current_exe().map_err(EngineError::Spawn)?,
         start_within: START_WITHIN,
         hung_after: HUNG_AFTER,

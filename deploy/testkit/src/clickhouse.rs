@@ -68,7 +68,7 @@ pub fn options(folder: &Path) -> EngineOptions {
         cage: Cage::On,
         credentials: Credentials::fixed(),
         // Of all tests that share it.
-        ad_hoc_slots: 62,
+        analyst_statements: 64,
         grafana_projects: [GRAFANA_PROJECT, "demo"].map(|name| name.parse().unwrap()).into(),
         executable: programs::engine(),
         start_within: Duration::from_secs(60),

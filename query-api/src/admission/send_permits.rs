@@ -23,6 +23,9 @@ const EXPORTS_OF_PROJECT: usize = 3;
 /// Complete answers that may wait for their readers.
 const WAITING: usize = 16;
 
+/// Statements that have been answered to their end, or given up, and that ClickHouse is about to end.
+const ENDING: usize = 4;
+
 /// Those of one project.
 const WAITING_OF_PROJECT: usize = 4;
 
@@ -60,6 +63,12 @@ impl SendPermits {
     /// The answers of statements, of which `running` may run at once.
     pub fn of_statements(running: usize) -> Self {
         Self::new(running + WAITING, running + WAITING_OF_PROJECT)
+    }
+
+    /// Statements that ClickHouse lists at once at most, where `running` may run: an answer that waits for its reader is listed until it
+    /// is read. For the engine's own limit.
+    pub const fn listed_statements(running: usize) -> usize {
+        running + WAITING + ENDING
     }
 
     fn new(all: usize, of_project: usize) -> Self {

@@ -15,7 +15,7 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
-use crate::admission::{Limits, Policy};
+use crate::admission::{Limits, Policy, SendPermits};
 use crate::deps::Deps;
 use crate::live;
 pub use checks::without_effect;
@@ -106,9 +106,9 @@ pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
     env::read(env).map(|AdminAddress { query_admin_addr }| query_admin_addr)
 }
 
-/// Ad hoc queries at once, for the engine's own limit of what analysts run.
-pub fn ad_hoc_slots(env: &dyn Env) -> Result<usize, ConfigError> {
-    env::read(env).map(|settings| admission(&settings).ad_hoc.concurrency)
+/// Statements of analysts that one process has in ClickHouse at most, for the engine's own limit.
+pub fn analyst_statements(env: &dyn Env) -> Result<usize, ConfigError> {
+    env::read(env).map(|settings| SendPermits::listed_statements(admission(&settings).ad_hoc.concurrency))
 }
 
 fn admission(settings: &ClassSettings) -> Policy {

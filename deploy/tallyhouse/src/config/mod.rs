@@ -44,8 +44,8 @@ pub struct EngineConfig {
     pub cage: Cage,
     /// `GRAFANA_PROJECTS`: what the ClickHouse user `grafana` sees, with commas between; `demo` in development.
     pub grafana_projects: Vec<ProjectName>,
-    /// `QUERY_CONCURRENCY_ADHOC`: statements of analysts that the query API runs at once.
-    pub ad_hoc_slots: usize,
+    /// Statements of analysts that the query API has in ClickHouse at most; follows from `QUERY_CONCURRENCY_ADHOC`.
+    pub analyst_statements: usize,
     /// `PATH`, to look for `clickhouse`.
     path: String,
 }
@@ -82,7 +82,7 @@ impl EngineConfig {
             library: settings.tallyhouse_engine_library,
             cage: settings.tallyhouse_cage,
             grafana_projects: projects(settings.grafana_projects.as_deref().unwrap_or(default))?,
-            ad_hoc_slots: tallyhouse_query_api::config::ad_hoc_slots(env)?,
+            analyst_statements: tallyhouse_query_api::config::analyst_statements(env)?,
             path: env.get("PATH").unwrap_or_default(),
         })
     }

@@ -61,8 +61,8 @@ pub struct EngineOptions {
     pub credentials: Credentials,
     /// Projects that the user `grafana` sees.
     pub grafana_projects: Vec<ProjectName>,
-    /// Statements of analysts that are run at once.
-    pub ad_hoc_slots: usize,
+    /// Statements of analysts at once: those that run, and those whose answers are being read.
+    pub analyst_statements: usize,
     /// The `tallyhouse` program, which the child starts as.
     pub executable: PathBuf,
     /// How long a start may take, loading tables included.

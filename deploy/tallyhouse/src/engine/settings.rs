@@ -135,9 +135,6 @@ pub(super) fn write(files: &Files, options: &EngineOptions) -> Result<(), Engine
     Ok(())
 }
 
-/// Statements of analysts beyond those that have a slot: they have been answered, or given up, and ClickHouse is about to end them.
-const ENDING: usize = 2;
-
 fn config(files: &Files, options: &EngineOptions) -> String {
     let path = |path: &Path| escape(&path.display().to_string());
     CONFIG
@@ -170,7 +167,7 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{no_sha256}}", NO_SHA256)
         .replace("{{pinned_settings}}", &pinned::settings())
         .replace("{{pinned_constraints}}", &pinned::constraints())
-        .replace("{{analyst_statements}}", &(options.ad_hoc_slots + ENDING).to_string())
+        .replace("{{analyst_statements}}", &options.analyst_statements.to_string())
         .replace("{{table_grants}}", &grants())
         .replace("{{analyst_policies}}", &policies(ANALYST_FILTER))
         .replace("{{definer_policies}}", &definer_policies(&options.grafana_projects))
@@ -228,7 +225,7 @@ mod tests {
             program,
             cage: Cage::On,
             credentials: Credentials::fixed(),
-            ad_hoc_slots: 2,
+            analyst_statements: 22,
             grafana_projects: projects.iter().map(|name| name.parse().unwrap()).collect(),
             executable: PathBuf::from("tallyhouse"),
             start_within: Duration::from_secs(1),
