@@ -38,7 +38,7 @@ use crate::ports::free_array;
 use crate::process::ProcessError;
 use crate::system::{System, SystemError};
 use crate::verify;
-use attacks::{Attack, Findings};
+use attacks::{Attack, Findings, LIMIT};
 use bystander::{Bystander, BystanderError};
 use report::{Outcome, Row};
 use target::Target;
@@ -139,15 +139,15 @@ async fn play(
     let mut watch = Watch::begin(system);
     let window = bystander.begin_window();
     let findings = tokio::select! {
-        findings = timeout(attack.limit(target.scale), (attack.play)(target)) => match findings {
+        findings = timeout(LIMIT, (attack.play)(target)) => match findings {
             Ok(findings) => findings?,
-            Err(_) => Findings::broken(format!("not over within {:?}", attack.limit(target.scale))),
+            Err(_) => Findings::broken(format!("not over within {LIMIT:?}")),
         },
         never = watch.look(system) => match never {},
     };
     let ended = Instant::now();
-    let service_ended = system.has_ended();
-    if service_ended {
+    let ended_with = system.ended();
+    if ended_with.is_some() {
         system.start_again().await?;
     }
     // The engine may be on its way up: it is watched until the bystander is served.
@@ -156,7 +156,7 @@ async fn play(
         never = watch.look(system) => match never {},
     };
     let served = bystander.end_window(window).await;
-    Ok(Row { attack, served, seen: watch.seen(), outcome: Outcome { findings, recovered, service_ended } })
+    Ok(Row { attack, served, seen: watch.seen(), outcome: Outcome { findings, recovered, ended_with } })
 }
 
 /// From the end of an attack until the bystander is served and the engine answers.

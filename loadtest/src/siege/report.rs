@@ -1,9 +1,10 @@
 //! What came of a siege: a row per attack, and whether all of it held.
 
 use std::fmt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::attacks::{Attack, Engine, Findings};
+use super::attacks::{Attack, Findings, Process};
 use super::bystander::{Kind, Served};
 use super::watch::Seen;
 use crate::verify::Verification;
@@ -18,7 +19,7 @@ pub(super) struct Outcome {
     /// From the end of the attack until everything was served; `None`: it was not.
     pub(super) recovered: Option<Duration>,
     /// The service was gone, and was started again.
-    pub(super) service_ended: bool,
+    pub(super) ended_with: Option<ExitStatus>,
 }
 
 /// One attack.
@@ -44,12 +45,16 @@ impl Row {
                 broken.push(otherwise);
             }
         };
-        expect(!self.outcome.service_ended, "the service ended".to_owned());
+        if let Some(status) = self.outcome.ended_with {
+            let in_order = promise.service == Process::MayEnd && status.success();
+            expect(in_order, format!("the service ended: {status}"));
+        }
         expect(self.outcome.recovered.is_some(), "the bystander was not served again".to_owned());
         let restarts = self.seen.engine_restarts;
-        // With the service its engine ends, too.
-        let may_restart = promise.engine == Engine::MayRestart || self.outcome.service_ended;
-        expect(restarts == 0 || may_restart, format!("the engine was started again {restarts} times"));
+        expect(
+            restarts == 0 || promise.engine == Process::MayEnd,
+            format!("the engine was started again {restarts} times"),
+        );
         let peak = self.seen.service_peak;
         let limit = promise.memory.unwrap_or(u64::MAX);
         expect(peak <= limit, format!("the service took {} MB, more than {}", mb(peak), mb(limit)));

@@ -76,6 +76,15 @@ impl Target {
         Ok(process::signal(self.service, signal)?)
     }
 
+    pub(super) fn service_lives(&self) -> bool {
+        process::memory(self.service).is_ok()
+    }
+
+    /// Whether the engine that there was is still there.
+    pub(super) fn engine_lives(&self) -> bool {
+        self.engine.is_some_and(|engine| process::memory(engine).is_ok())
+    }
+
     /// Whether there was an engine to be signalled.
     pub(super) fn signal_engine(&self, signal: Signal) -> bool {
         self.engine.is_some_and(|engine| process::signal(engine, signal).is_ok())

@@ -26,8 +26,9 @@ pub(super) async fn play(target: &Target) -> Result<Findings, SiegeError> {
     let until = Instant::now() + target.scale.lasts();
     let (mut sent, mut most) = (0, 0);
     while sent < 10 || Instant::now() < until {
-        let sql =
-            format!("SELECT sum(sipHash64(event_id, i) % 7) AS siege_{sent} FROM events ARRAY JOIN range(200000) AS i");
+        // One block of rows, which ClickHouse does not leave half-way.
+        let fold = "arrayFold((acc, x) -> sipHash64(acc, x), range(40000), sipHash64(event_id))";
+        let sql = format!("SELECT max({fold}) AS siege_{sent} FROM events");
         let body = json!({ "sql": sql }).to_string();
         let headers = [("x-api-key", target.attacker.query_key.as_str()), ("content-type", "application/json")];
         if let Ok(mut stream) = connect(target.ports.query).await {

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use super::SiegeError;
 use super::bystander::Kind;
-use super::target::{Scale, Target};
+use super::target::Target;
+use half_open::Listener;
 
 type Playing<'a> = Pin<Box<dyn Future<Output = Result<Findings, SiegeError>> + Send + 'a>>;
 
@@ -29,42 +30,55 @@ pub(super) struct Attack {
     pub(super) promise: Promise,
 }
 
-/// What an attack must not change. The bystander is served, the service goes on, everything acknowledged is stored: always.
+/// What an attack must not change. That everything acknowledged is stored is promised always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Promise {
     /// Whom 99 per cent are promised to.
     pub(super) served: &'static [Kind],
-    pub(super) engine: Engine,
+    pub(super) engine: Process,
+    pub(super) service: Process,
     /// Resident bytes of the service at its highest.
     pub(super) memory: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Engine {
+pub(super) enum Process {
     /// It is the same process afterwards.
     Stays,
-    /// The attack is that it does not answer: it may be started again.
-    MayRestart,
+    /// What is done to it may end it, in order: a service drains, an engine is started again.
+    MayEnd,
 }
 
-const SERVED: Promise = Promise { served: &Kind::ALL, engine: Engine::Stays, memory: None };
+const SERVED: Promise = Promise { served: &Kind::ALL, engine: Process::Stays, service: Process::Stays, memory: None };
 
 /// Of compressed bodies: they inflate to gigabytes.
-const BOUNDED: Promise = Promise { memory: Some(300 << 20), ..SERVED };
+const BOUNDED: Promise = Promise { memory: Some(300_000_000), ..SERVED };
 
 /// While ClickHouse stands still nobody can be told what was never asked before.
-const WITHOUT_ENGINE: Promise = Promise { served: &[Kind::Ingest, Kind::Admin], engine: Engine::MayRestart, ..SERVED };
+const WITHOUT_ENGINE: Promise = Promise { served: &[Kind::Ingest, Kind::Admin], engine: Process::MayEnd, ..SERVED };
+
+/// A hang-up stops the service as SIGTERM does, when it was not started to ignore it: nobody is served between its end and its next
+/// start.
+const STOPPED: Promise = Promise { served: &[], engine: Process::MayEnd, service: Process::MayEnd, memory: None };
 
 /// In the order in which they are played.
 pub(super) const ALL: &[Attack] = &[
     attack("engine, HTTP packets", |target| Box::pin(engine_http::play(target)), SERVED),
     attack("engine, native packets", |target| Box::pin(engine_native::play(target)), SERVED),
-    attack("half-open, ingest", |target| Box::pin(half_open::play(target, target.ports.ingest, 2_000)), SERVED),
-    attack("half-open, query", |target| Box::pin(half_open::play(target, target.ports.query, 2_000)), SERVED),
-    attack("half-open, admin", |target| Box::pin(half_open::play(target, target.ports.ingest_admin, 2_000)), SERVED),
+    attack(
+        "half-open, ingest",
+        |target| Box::pin(half_open::play(target, target.ports.ingest, Listener::Ours)),
+        SERVED,
+    ),
+    attack("half-open, query", |target| Box::pin(half_open::play(target, target.ports.query, Listener::Ours)), SERVED),
+    attack(
+        "half-open, admin",
+        |target| Box::pin(half_open::play(target, target.ports.ingest_admin, Listener::Ours)),
+        SERVED,
+    ),
     attack(
         "half-open, engine",
-        |target| Box::pin(half_open::play(target, target.ports.clickhouse_http, 2_000)),
+        |target| Box::pin(half_open::play(target, target.ports.clickhouse_http, Listener::Engine)),
         SERVED,
     ),
     attack("trickled headers", |target| Box::pin(trickle::headers(target)), SERVED),
@@ -78,7 +92,7 @@ pub(super) const ALL: &[Attack] = &[
     attack("admin, cross-site", |target| Box::pin(admin::play(target)), SERVED),
     attack("forbidden SQL", |target| Box::pin(sql::play(target)), SERVED),
     attack("engine, SIGSTOP", |target| Box::pin(signals::stop_engine(target)), WITHOUT_ENGINE),
-    attack("service, SIGHUP", |target| Box::pin(signals::hang_up(target)), SERVED),
+    attack("service, SIGHUP", |target| Box::pin(signals::hang_up(target)), STOPPED),
 ];
 
 const fn attack(name: &'static str, play: for<'a> fn(&'a Target) -> Playing<'a>, promise: Promise) -> Attack {
@@ -90,12 +104,8 @@ pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|attack| attack.name).collect()
 }
 
-impl Attack {
-    /// The longest that it may take.
-    pub(super) fn limit(&self, scale: Scale) -> Duration {
-        scale.lasts() + Duration::from_secs(40)
-    }
-}
+/// The longest that an attack may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the attacker itself found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
