@@ -136,3 +136,46 @@ impl fmt::Display for SiegeReport {
         write!(f, "\n{}", self.verification)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::attacks;
+    use super::*;
+    use crate::bench::quantiles::Latencies;
+
+    fn row(attack: &str) -> Row {
+        let served =
+            |kind| Served { kind, sent: 100, served: 99, latencies: Latencies::new().quantiles(), refusal: None };
+        let outcome = Outcome { findings: Findings::default(), recovered: Some(Duration::ZERO), ended_with: None };
+        Row {
+            attack: attacks::ALL.iter().find(|known| known.name == attack).unwrap(),
+            served: Kind::ALL.map(served).into(),
+            seen: Seen::default(),
+            outcome,
+        }
+    }
+
+    #[test]
+    fn what_is_promised_depends_on_the_attack() {
+        let breaks: [fn(&mut Row); 6] = [
+            |row| row.served[1].served = 98,
+            |row| row.seen.engine_restarts = 1,
+            |row| row.seen.service_peak = 301_000_000,
+            |row| row.outcome.recovered = None,
+            |row| row.outcome.ended_with = Some(ExitStatus::default()),
+            |row| row.outcome.findings.broken.push("told".to_owned()),
+        ];
+        let broken = |attack: &str| {
+            assert_eq!(row(attack).broken(), Vec::<String>::new(), "{attack}");
+            breaks.map(|break_it| {
+                let mut row = row(attack);
+                break_it(&mut row);
+                !row.broken().is_empty()
+            })
+        };
+        assert_eq!(broken("streams"), [true, true, false, true, true, true]);
+        assert_eq!(broken("gzip bombs"), [true; 6]);
+        assert_eq!(broken("engine, SIGSTOP"), [false, false, false, true, true, true]);
+        assert_eq!(broken("service, SIGHUP"), [false, false, false, true, false, true]);
+    }
+}
