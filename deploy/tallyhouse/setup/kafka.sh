@@ -10,16 +10,20 @@ install_kafka() {
     java=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
     [[ ${java:-0} -ge 17 ]] || fail "Kafka needs Java 17 or newer; the java on PATH is ${java:-of no known version}"
     say "Kafka: installing its jars (54 MB)"
-    rm -rf "$home"
-    mkdir -p "$home"
+    # Beside its place: a broker may be running on the one that is there.
+    local fresh="$home.new"
+    rm -rf "$fresh"
+    mkdir -p "$fresh"
     attempt mvn --quiet --batch-mode --strict-checksums --file "$pom" dependency:copy-dependencies \
-        -DoutputDirectory="$home/libs" -DincludeScope=runtime >&2 ||
+        -DoutputDirectory="$fresh/libs" -DincludeScope=runtime >&2 ||
         fail "Maven could not install Kafka's jars; is the network there?
        KAFKA_TESTS=off leaves out the tests that need Kafka; each says so"
     # Maven compares with what the repository itself says; this compares with what was pinned. Neither more jars nor fewer.
-    if ! (cd "$home/libs" && sha256sum --check --strict --quiet "$hashes" && diff <(sed 's/^[0-9a-f]* [ *]//' "$hashes") <(LC_ALL=C ls)) >&2; then
-        rm -rf "$home"
+    if ! (cd "$fresh/libs" && sha256sum --check --strict --quiet "$hashes" && diff <(sed 's/^[0-9a-f]* [ *]//' "$hashes") <(LC_ALL=C ls)) >&2; then
+        rm -rf "$fresh"
         fail "Kafka's jars are not those of deploy/tallyhouse/kafka/jars.sha256, and were removed"
     fi
+    rm -rf "$home"
+    mv "$fresh" "$home"
     mark_made kafka "$pom" "$hashes"
 }
