@@ -2,26 +2,20 @@
 
 use tallyhouse_schema::body::{self, BodyError, Decoded, Layout, Text, Unread};
 use tallyhouse_schema::normalise::{Context, Normalised, normalise};
-use tallyhouse_schema::project::Priority;
 use tallyhouse_schema::raw::{self, RawEvent, RawTime};
 use tallyhouse_schema::{Event, Rejection, Warning, Warnings};
 
-use crate::admit::{Budget, Reservation};
+use crate::admit::Room;
 use crate::answer::Rejected;
 use crate::request::RequestError;
 
-/// The text of a body, and the room that it takes when it had to be copied; `most` bytes then.
-pub(crate) fn text<'a>(
-    bytes: &'a [u8],
-    most: usize,
-    budget: &Budget,
-    priority: Priority,
-) -> Result<(Text<'a>, Option<Reservation>), RequestError> {
+/// The text of a body; when it has to be copied it takes more room, and may have `most` bytes.
+pub(crate) fn text<'a>(bytes: &'a [u8], most: usize, room: &mut Room) -> Result<Text<'a>, RequestError> {
     match body::decode(bytes)? {
-        Decoded::Clean(text) => Ok((text, None)),
+        Decoded::Clean(text) => Ok(text),
         Decoded::Broken(broken) => {
-            let room = budget.reserve(broken.most_bytes(most), priority)?;
-            Ok((broken.repair(most)?, Some(room)))
+            room.cover(bytes.len() + broken.most_bytes(most))?;
+            Ok(broken.repair(most)?)
         }
     }
 }

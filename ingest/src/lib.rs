@@ -14,6 +14,7 @@ pub mod admit;
 pub mod agent;
 pub mod answer;
 pub mod batch;
+pub mod body;
 pub mod cardinality;
 pub mod changed_days;
 pub mod config;

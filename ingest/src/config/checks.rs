@@ -15,8 +15,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("INGEST_DECODED_BYTES", decoded),
         "a body is as large after decompression at least",
     )?;
-    // As `request/body.rs` reserves.
-    let largest = body + body.saturating_mul(10).min(decoded);
+    // As `body.rs` reserves: as sent, and inflated.
+    let largest = body + decoded;
     if largest > request.open_bytes {
         let problem = format!(
             "{} is less than {largest}, what one compressed body of INGEST_BODY_BYTES may take with INGEST_DECODED_BYTES: it would \

@@ -17,27 +17,28 @@ mod take;
 use std::sync::Arc;
 
 use axum::extract::Request;
+use bytes::Bytes;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Rejection};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::keys::KeyRing;
 use tokio::time::Instant;
 
-use crate::admit::Budget;
+use crate::admit::{Budget, Room, Threads};
 use crate::agent::Agents;
 use crate::answer::Reply;
+use crate::body::{Encoding, check_announced, inflate, receive};
 use crate::cardinality::CardinalityLimiter;
 use crate::dead_letters::Sink;
 use crate::decode;
 use crate::delivery::Delivery;
 use crate::limits::RequestLimits;
 use crate::projects::Projects;
-use crate::request::body::{Encoding, read, reservation};
 use crate::request::{IngestOptions, RequestError, layout, trace};
 use crate::telemetry::Metrics;
-use take::Asked;
+use take::{Asked, Taken};
 
-/// Bodies above this are parsed on a thread for blocking work: they would hold up other requests.
+/// Bodies above this are parsed on one of [`Threads`]: they would hold up other requests.
 const LARGE_BODY: usize = 256 * 1024;
 
 /// What every request needs.
@@ -49,11 +50,18 @@ pub struct Pipeline {
     pub(crate) hasher: UserHasher,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
+    pub(crate) threads: Threads,
     pub(crate) delivery: Delivery,
     pub(crate) dead_letters: Arc<dyn Sink>,
     pub(crate) cardinality: Arc<CardinalityLimiter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
+}
+
+/// A body, and the room that it takes.
+struct Body {
+    bytes: Bytes,
+    room: Room,
 }
 
 impl Pipeline {
@@ -64,13 +72,12 @@ impl Pipeline {
         let (options, layout, encoding) =
             (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
-        let limits = self.limits;
-        let _room = self.budget.reserve(reservation(&head.headers, encoding, limits)?, caller.settings.priority)?;
-        let body = read(body, encoding, limits).await?;
+        check_announced(&head.headers, self.limits)?;
+        let mut room = self.budget.enter(&caller.rules.project, caller.settings.priority)?;
+        let sent = receive(body, self.limits, &mut room).await?;
         // The one deadline of every wait from here on.
-        let deadline = Instant::now() + limits.ack_timeout;
+        let deadline = Instant::now() + self.limits.ack_timeout;
         let ready = self.delivery.prepare(&caller.rules.project, deadline).await;
-        let (sent, sent_layout) = (body.clone(), layout);
         let asked = Asked {
             layout,
             caller,
@@ -78,24 +85,40 @@ impl Pipeline {
             ready,
             trace: trace(&head.headers),
         };
-
-        let taken = if body.len() > LARGE_BODY {
-            let pipeline = Arc::clone(self);
-            let work = tokio::task::spawn_blocking(move || pipeline.take(&body, asked));
-            work.await.map_err(|error| {
-                tracing::error!(%error, "parsing a body failed");
-                RequestError::Internal
-            })??
-        } else {
-            self.take(&body, asked)?
-        };
+        let (taken, body) = self.read(Body { bytes: sent, room }, encoding, asked, deadline).await?;
         let mut reply = self.confirm(taken, options.wait, deadline).await?;
         let is_late =
             |rejection: &Rejection| matches!(rejection, Rejection::TooLargeForLog | Rejection::RefusedByStore { .. });
         for rejected in reply.rejected.iter_mut().filter(|rejected| is_late(&rejected.rejection)) {
-            rejected.event_id = decode::event_id_at(&sent, limits.decoded_bytes, sent_layout, rejected.index);
+            rejected.event_id = decode::event_id_at(&body.bytes, self.limits.decoded_bytes, layout, rejected.index);
         }
         Ok(reply)
+    }
+
+    /// Inflates a body and submits its events. What may take long is done on a thread of its own, both at once: a body that was inflated takes
+    /// the most room, and does not wait for those that are still small.
+    async fn read(
+        self: &Arc<Self>,
+        body: Body,
+        encoding: Encoding,
+        asked: Asked,
+        deadline: Instant,
+    ) -> Result<(Taken, Body), RequestError> {
+        let Body { bytes: sent, mut room } = body;
+        if encoding == Encoding::Plain && sent.len() <= LARGE_BODY {
+            return Ok((self.take(&sent, asked, &mut room)?, Body { bytes: sent, room }));
+        }
+        let (pipeline, project) = (Arc::clone(self), asked.caller.rules.project.clone());
+        let read = move || {
+            let bytes = match encoding {
+                Encoding::Plain => sent,
+                Encoding::Gzip | Encoding::Zstd => inflate(&sent, encoding, pipeline.limits, &mut room)?,
+            };
+            let taken = pipeline.take(&bytes, asked, &mut room)?;
+            room.shrink_to(bytes.len());
+            Ok((taken, Body { bytes, room }))
+        };
+        self.threads.run(&project, deadline, read).await?
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -12,6 +12,7 @@ use ulid::Ulid;
 use super::Pipeline;
 use super::authenticate::Caller;
 use crate::ack::SubmitError;
+use crate::admit::Room;
 use crate::answer::{Rejected, Warned};
 use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind, Origin};
 use crate::decode::{self, Events, Refusal};
@@ -41,10 +42,10 @@ pub(super) struct Taken {
 
 impl Pipeline {
     /// Bytes -> submitted events. Pure but for the delivery, the ids and the clock.
-    pub(super) fn take(&self, bytes: &[u8], asked: Asked) -> Result<Taken, RequestError> {
+    pub(super) fn take(&self, bytes: &[u8], asked: Asked, room: &mut Room) -> Result<Taken, RequestError> {
         let Asked { layout, caller, keeps_dead_letters, ready, trace } = asked;
         let most = self.limits.decoded_bytes;
-        let (text, _room) = decode::text(bytes, most, &self.budget, caller.settings.priority)?;
+        let text = decode::text(bytes, most, room)?;
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         let context = Context {

@@ -1,6 +1,5 @@
-//! The options of a request, and reading its body. Independent of where its events go.
+//! The options of a request. Independent of where its events go.
 
-pub mod body;
 pub mod error;
 pub mod options;
 

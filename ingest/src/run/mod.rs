@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::Budget;
+use crate::admit::{Budget, Threads};
 use crate::agent::Agents;
 use crate::cardinality::CardinalityLimiter;
 use crate::changed_days::Publisher;
@@ -152,7 +152,8 @@ impl Ingest {
                 catalogue: deps.catalogue,
                 hasher: deps.hasher,
                 agents: Agents::default(),
-                budget: Budget::new(config.request.open_bytes),
+                budget: Budget::new(&config.request),
+                threads: Threads::of_machine(),
                 delivery,
                 cardinality,
                 dead_letters: Arc::clone(&dead_letters) as Arc<dyn Sink>,

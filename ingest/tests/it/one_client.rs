@@ -1,4 +1,4 @@
-//! Deadlines: of a request, and of a stop.
+//! What one client, or one broker, cannot do to the others: deadlines, stops, connections and memory.
 
 use std::time::{Duration, Instant};
 
@@ -140,6 +140,88 @@ mod program {
             stream.write_all(b"POST /v1/events HTTP/1.1\r\n").await.ok()?;
             Some(stream)
         }
+    }
+
+    /// Blanks, as much as is taken after decompression.
+    fn blanks() -> Vec<u8> {
+        let mut blanks = vec![b' '; 16 << 20];
+        blanks[0] = b'[';
+        blanks[(16 << 20) - 1] = b']';
+        blanks
+    }
+
+    fn gzip_bomb() -> Vec<u8> {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&blanks()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// With the largest window that HTTP allows, or a larger one.
+    fn zstd_bomb(window_log: u32) -> Vec<u8> {
+        use std::io::Write;
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(window_log).unwrap();
+        encoder.write_all(&blanks()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    impl Program {
+        async fn bomb(&self, encoding: &str, body: Vec<u8>) -> u16 {
+            let url = format!("http://127.0.0.1:{}/v1/events", self.public);
+            let endpoint = Endpoint::new(&url, Duration::from_secs(30)).unwrap().api_key("demo-ingest-key").unwrap();
+            let endpoint = endpoint.header(hyper::header::CONTENT_ENCODING, encoding).unwrap();
+            endpoint.post(body.into()).await.unwrap().status.as_u16()
+        }
+
+        /// Events of another project, one after the other, until nobody else works on what is given.
+        async fn beside<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
+            let url = format!("http://127.0.0.1:{}/v1/events", self.public);
+            let guest = Endpoint::new(&url, Duration::from_secs(20)).unwrap().api_key("guest-ingest-key").unwrap();
+            let mut work = std::pin::pin!(work);
+            for sent in 0.. {
+                tokio::select! {
+                    done = &mut work => return (done, sent),
+                    reply = guest.post("{\"eventType\":\"a\"}".into()) => {
+                        let reply = reply.unwrap();
+                        assert_eq!(reply.status, 202, "{}", reply.excerpt());
+                    }
+                }
+            }
+            unreachable!("it is done before");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bodies_that_inflate_or_never_come_take_little_and_keep_nobody_out() {
+        let data = Folder::create();
+        let program = Program::start(&data).await;
+        let program = &program;
+        let (gzip, allowed, beyond) = (gzip_bomb(), zstd_bomb(23), zstd_bomb(27));
+        assert!(gzip.len() < 20_000 && allowed.len() < 4_000);
+        let bombs = (0..90).map(async |n| match n % 3 {
+            0 => program.bomb("gzip", gzip.clone()).await,
+            1 => program.bomb("zstd", allowed.clone()).await,
+            _ => program.bomb("zstd", beyond.clone()).await,
+        });
+        let (answers, sent) = program.beside(futures_util::future::join_all(bombs)).await;
+        assert!(answers.iter().all(|status| [400, 429].contains(status)), "{answers:?}");
+        assert!(sent > 0);
+        let peak = process::memory(i32::try_from(program.child.id()).unwrap()).unwrap().peak;
+        assert!(peak < 300_000_000, "{peak}");
+
+        // They announce 80 MB in all, or nothing, and send little.
+        let idle = "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: demo-ingest-key\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n";
+        let trickled =
+            "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: demo-ingest-key\r\ncontent-length: 4000000\r\n\r\n[";
+        let mut open = Vec::new();
+        for head in [idle; 3].into_iter().chain([trickled; 20]) {
+            let mut stream = TcpStream::connect(("127.0.0.1", program.public)).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+        let ((), _) = program.beside(tokio::time::sleep(Duration::from_secs(1))).await;
+        assert_eq!(program.send().await.status, 202, "of the same project");
     }
 
     #[tokio::test(flavor = "multi_thread")]
