@@ -297,3 +297,35 @@ async fn nobody_changes_what_reads_files_calls_servers_or_answers_any_site() {
         assert!(file.contains("the function file is not available"), "{}: {file}", user.user);
     }
 }
+
+#[tokio::test]
+async fn what_is_asked_stays_out_of_the_engines_logs() {
+    let shared = support::shared().await;
+    let engine = &shared.engine;
+    let hidden = "zxstatementzx";
+    for user in [engine.writer(), engine.reader(), engine.analyst(), engine.grafana()] {
+        for sql in [
+            format!("SELECT '{hidden}', toUInt64('{hidden}')"),
+            format!("SELECT {hidden} FROM nowhere"),
+            format!("SELECT '{hidden}"),
+            format!("SELEC {hidden}"),
+            format!("SELECT throwIf(1, '{hidden}')"),
+            format!("SELECT * FROM file('{hidden}')"),
+            format!("INSERT INTO nowhere VALUES ('{hidden}'"),
+        ] {
+            rows(&user, &sql, &[]).await.expect_err(&sql);
+        }
+    }
+    let mut read = 0;
+    for folder in ["clickhouse-log", "engine"] {
+        for file in std::fs::read_dir(shared.options.data.join(folder)).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+                assert!(!text.contains(hidden), "{}: {text}", path.display());
+                read += 1;
+            }
+        }
+    }
+    assert!(read >= 2, "{read} logs");
+}
