@@ -41,7 +41,7 @@ pub(crate) struct BenchArgs {
     /// The user there; it must be allowed to read all projects and to insert into `events_in`
     #[arg(long, default_value = "writer")]
     clickhouse_user: String,
-    /// Its password: `WRITER_PASSWORD` of `credentials` in the data folder
+    /// Its password: that of the writer in `credentials` below the data folder
     #[arg(long, default_value = "")]
     clickhouse_password: String,
     /// The process of its ingester
