@@ -190,8 +190,10 @@ impl Builder {
         let one = |name, kind, column| Field { name, kind, parts: vec![column] };
         let text = |name, column| one(name, "String", column);
         let time = |name, column| one(name, "DateTime64(3, 'UTC')", column);
-        let mut fields = vec![
-            text("project_id", self.project_id),
+        // The ids stand first, where whoever reads only them finds them.
+        let mut fields = vec![text("project_id", self.project_id)];
+        fields.extend(Event::TEXT_COLUMNS.into_iter().zip(self.texts).map(|(name, column)| text(name, column)));
+        fields.extend([
             time("ts", self.ts),
             Field { name: "value", kind: "Nullable(Float64)", parts: vec![self.value_is_null, self.value] },
             one("user_hash", "UInt64", self.user_hash),
@@ -214,8 +216,7 @@ impl Builder {
             time("received_at", self.received_at),
             one("flags", "UInt16", self.flags),
             one("retention_days", "UInt16", self.retention_days),
-        ];
-        fields.extend(Event::TEXT_COLUMNS.into_iter().zip(self.texts).map(|(name, column)| text(name, column)));
+        ]);
         if !self.source_offset.is_empty() {
             fields.push(one("source_partition", "Int32", self.source_partition));
             fields.push(one("source_offset", "Int64", self.source_offset));
