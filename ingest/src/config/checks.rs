@@ -102,7 +102,7 @@ mod tests {
             (&[("INGEST_OPEN_BYTES", "20971519")], ["INGEST_OPEN_BYTES", "INGEST_BODY_BYTES"]),
             (&[("INGEST_PACE_MS", "701")], ["INGEST_PACE_MS", "INGEST_PACE_MOST_MS"]),
             (&[("SPOOL_MAX_AGE_HOURS", "24")], ["SPOOL_MAX_AGE_HOURS", "DEDUP_WINDOW_HOURS"]),
-            (&[("INGEST_ADMIN_ADDR", "0.0.0.0:8081")], ["INGEST_ADMIN_ADDR", "INGEST_ADDR"]),
+            (&[("INGEST_ADMIN_ADDR", "127.0.0.1:8081")], ["INGEST_ADMIN_ADDR", "INGEST_ADDR"]),
             (&[("KAFKA_BROKERS", "b"), ("KAFKA_TIMEOUT_MS", "5001")], ["KAFKA_TIMEOUT_MS", "INGEST_ACK_TIMEOUT_MS"]),
         ];
         for (pairs, [first, second]) in cases {
