@@ -96,10 +96,10 @@ fn respond(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
     let under_way = UnderWay::begin(slot);
-    let (metrics, shared) = (shared.metrics.clone(), Arc::clone(shared));
+    let (of_body, shared) = (Arc::clone(shared), Arc::clone(shared));
     let request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::new(Paced::new(body, move || metrics.closed("slow_body"))),
+        false => Body::new(Paced::new(body, move || of_body.metrics.closed("slow_body"))),
     });
     let response = shared.router.clone().call(request);
     async move {

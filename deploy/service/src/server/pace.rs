@@ -26,11 +26,11 @@ pub fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// A body with a least pace.
-pub(super) struct Paced<B> {
+pub(super) struct Paced<B, F> {
     body: B,
     /// There is none while everything is there.
     window: Option<Window>,
-    on_slow: Option<Box<dyn FnOnce() + Send>>,
+    on_slow: Option<F>,
 }
 
 struct Window {
@@ -38,14 +38,15 @@ struct Window {
     bytes: usize,
 }
 
-impl<B> Paced<B> {
-    pub(super) fn new(body: B, on_slow: impl FnOnce() + Send + 'static) -> Self {
-        Self { body, window: None, on_slow: Some(Box::new(on_slow)) }
+impl<B, F: FnOnce()> Paced<B, F> {
+    pub(super) fn new(body: B, on_slow: F) -> Self {
+        Self { body, window: None, on_slow: Some(on_slow) }
     }
 }
 
-impl<B> HttpBody for Paced<B>
+impl<B, F> HttpBody for Paced<B, F>
 where
+    F: FnOnce() + Unpin,
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<axum::BoxError>,
 {
