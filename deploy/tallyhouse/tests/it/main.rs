@@ -25,5 +25,6 @@ mod freshness;
 mod kills;
 mod outage;
 mod run_script;
+mod siege;
 mod sql_functions;
 mod views;
