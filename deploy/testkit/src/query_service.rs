@@ -182,7 +182,8 @@ impl Service {
 
     /// `POST` of a document on the admin port.
     pub async fn post_as_operator(&self, path: &str, body: impl Into<Bytes>) -> Reply {
-        self.ask(Request::post(format!("{}{path}", self.admin)), &[], body.into()).await
+        let json = [("content-type", "application/json")];
+        self.ask(Request::post(format!("{}{path}", self.admin)), &json, body.into()).await
     }
 
     /// `DELETE` on the admin port.

@@ -4,6 +4,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use serde_json::json;
+use tallyhouse_service::health::Status;
 
 use tallyhouse_testkit::ingest_service::{Service, body, everywhere, files_in};
 use tallyhouse_testkit::proxy::{Mode, Proxy};
@@ -34,7 +35,14 @@ impl Cluster {
     }
 
     async fn service_with(&self, more: &[(&str, &str)]) -> Service {
-        Service::start_with(engine().await.writer(), &self.data, &self.project, &self.settings(more)).await
+        let service =
+            Service::start_with(engine().await.writer(), &self.data, &self.project, &self.settings(more)).await;
+        // Before, events go to the local log.
+        eventually("Kafka is reached", async || {
+            service.health.report().components.get("kafka").is_some_and(|kafka| kafka.status == Status::Up)
+        })
+        .await;
+        service
     }
 
     fn settings<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {

@@ -97,7 +97,8 @@ mod program {
         async fn start(data: &Folder) -> Self {
             let (connection, [public, admin]) = (engine().await.writer(), free_ports());
             let child = Command::new("sh")
-                .args(["-c", "ulimit -n 256 && exec \"$0\""])
+                // Whoever runs the tests may ignore hang-ups, and a child inherits that.
+                .args(["-c", "ulimit -n 256 && exec env --default-signal=HUP \"$0\""])
                 .arg(programs::ingest())
                 .env("TALLYHOUSE_DEV", "1")
                 .env("TALLYHOUSE_DATA", data.path())
