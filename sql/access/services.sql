@@ -44,7 +44,12 @@ GRANT SELECT ON tallyhouse.* TO reader;
 GRANT SELECT ON system.processes TO reader;
 
 -- As whom the views run that dashboards read; nobody comes in as this user. It sees nothing until `dashboards.sql` says who sees what.
-CREATE USER IF NOT EXISTS definer HOST NONE SETTINGS PROFILE 'tallyhouse_pinned';
+-- A view runs with the settings of whoever asks as far as these constraints let them pass: a filter for a table behind it would be asked
+-- with the rights of `definer`.
+CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_definer SETTINGS
+    INHERIT tallyhouse_pinned, additional_table_filters = '{}' CONST, additional_result_filter = '' CONST, parallel_replicas_custom_key = '' CONST;
+
+CREATE USER IF NOT EXISTS definer HOST NONE SETTINGS PROFILE 'tallyhouse_definer';
 
 GRANT SELECT ON tallyhouse.events TO definer;
 GRANT SELECT ON tallyhouse.rollup_1m TO definer;
