@@ -99,7 +99,7 @@ fn respond(
     let (of_body, shared) = (Arc::clone(shared), Arc::clone(shared));
     let request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::new(Paced::new(body, move || of_body.metrics.closed("slow_body"))),
+        false => Body::new(Paced::new(body, shared.drain.clone(), move || of_body.metrics.closed("slow_body"))),
     });
     let response = shared.router.clone().call(request);
     async move {

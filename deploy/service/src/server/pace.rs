@@ -8,12 +8,16 @@ use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// The pace is looked at over each such time in which somebody waits for the body.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// What has to arrive in a window: 1 KiB per second.
 pub const LEAST_BYTES: usize = 10 << 10;
+
+/// The same pace, looked at more often while the server drains: a body that stands still does not hold up a stop.
+const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 
 /// The body came slower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,17 +34,33 @@ pub(super) struct Paced<B, F> {
     body: B,
     /// There is none while everything is there.
     window: Option<Window>,
+    /// Ends when the server begins to drain.
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
     on_slow: Option<F>,
 }
 
 struct Window {
     end: Pin<Box<Sleep>>,
     bytes: usize,
+    length: Duration,
+}
+
+impl Window {
+    fn begin(length: Duration) -> Self {
+        Self { end: Box::pin(tokio::time::sleep(length)), bytes: 0, length }
+    }
+
+    /// Begins the next one. Whether enough came in this one.
+    fn go_on(&mut self) -> bool {
+        self.end.as_mut().reset(Instant::now() + self.length);
+        let least = LEAST_BYTES as f64 * self.length.div_duration_f64(WINDOW);
+        std::mem::take(&mut self.bytes) as f64 >= least
+    }
 }
 
 impl<B, F: FnOnce()> Paced<B, F> {
-    pub(super) fn new(body: B, on_slow: F) -> Self {
-        Self { body, window: None, on_slow: Some(on_slow) }
+    pub(super) fn new(body: B, drain: CancellationToken, on_slow: F) -> Self {
+        Self { body, window: None, drain: Box::pin(drain.cancelled_owned()), on_slow: Some(on_slow) }
     }
 }
 
@@ -64,16 +84,19 @@ where
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let this = &mut *self;
-        let window = this.window.get_or_insert_with(|| Window { end: Box::pin(tokio::time::sleep(WINDOW)), bytes: 0 });
+        let length = if this.drain.as_mut().poll(context).is_ready() { DRAIN_WINDOW } else { WINDOW };
+        let window = this.window.get_or_insert_with(|| Window::begin(length));
+        if window.length != length {
+            *window = Window::begin(length);
+        }
         loop {
             ready!(window.end.as_mut().poll(context));
-            if std::mem::take(&mut window.bytes) < LEAST_BYTES {
+            if !window.go_on() {
                 if let Some(on_slow) = this.on_slow.take() {
                     on_slow();
                 }
                 return Poll::Ready(Some(Err(TooSlow.into())));
             }
-            window.end.as_mut().reset(Instant::now() + WINDOW);
         }
     }
 
@@ -103,11 +126,22 @@ mod tests {
             tokio::time::sleep(WINDOW / 2).await;
             Some((Ok::<_, std::io::Error>(Bytes::from(vec![b' '; piece])), sent + 1))
         });
-        let paced = Paced::new(Body::from_stream(Box::pin(pieces)), || {});
+        let paced = Paced::new(Body::from_stream(Box::pin(pieces)), CancellationToken::new(), || {});
         match paced.collect().await {
             Ok(body) => Ok(body.to_bytes().len()),
             Err(error) => Err(is_too_slow(&*error)),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_does_not_hold_up_a_drain() {
+        let (drain, started) = (CancellationToken::new(), Instant::now());
+        let stalled = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let body = tokio::spawn(Paced::new(stalled, drain.clone(), || {}).collect());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drain.cancel();
+        assert!(body.await.unwrap().is_err_and(|error| is_too_slow(&*error)));
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
