@@ -64,7 +64,7 @@ impl QueryPermit {
         self.came_to_no_end();
     }
 
-    /// The query came to no end: it was too slow, or too big. Whether that says something about ClickHouse is for [`Blame`].
+    /// The query came to no end: it was too slow, or too big. Whether that says something about ClickHouse is for `blame.rs`.
     pub fn came_to_no_end(&mut self) {
         let verdict = if self.call.signals.is_of_the_store(&self.project) { Verdict::Failed } else { Verdict::Nothing };
         self.finish(verdict);
