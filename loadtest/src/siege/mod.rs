@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The bystander is another project from another address: it sends events, asks dashboards and looks at the admin ports at a fixed rate,
-//! whatever became of the requests before ([`bystander`]). Its request counts as served when it is answered with a success within ten
+//! whatever became of the requests before (`bystander.rs`). Its request counts as served when it is answered with a success within ten
 //! seconds. The attacker has keys of a project of its own ([`Attacker`]) and comes from `127.0.0.66`, so that what is limited per address
 //! or per project limits the attacker alone.
 //!
