@@ -15,7 +15,7 @@
 //! * all of many addresses together: the address with the most connections makes room first;
 //! * descriptors become few: public listeners stop accepting while the reserve is all that is left ([`descriptors`]), so admin ports, ClickHouse
 //!   and files have theirs. `accept` failing nevertheless is logged once, makes room, and is tried again after a pause;
-//! * a stop: a connection without a whole head is no request, and is dropped after [`HALF_OPEN_WITHIN`]. What is not answered within the budget
+//! * a stop: a connection without a whole head is no request, and is dropped after half a second. What is not answered within the budget
 //!   is cut off.
 //!
 //! Behind a load balancer all connections come from few addresses: raise `TALLYHOUSE_CONNECTIONS_PER_ADDRESS` there.

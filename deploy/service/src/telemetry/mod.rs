@@ -1,5 +1,5 @@
 //! Logs: one JSON object per line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
-//! told once and then counted, see [`repeats`]; the last words of a process are a line like the others.
+//! told once and then counted, see `repeats.rs`; the last words of a process are a line like the others.
 
 mod repeats;
 
