@@ -202,6 +202,7 @@ impl Waiter<'_> {
             };
             match (taken, other.map_err(MigrateError::Lock)?) {
                 (Some(taken), None) => return Ok(Some(taken)),
+                (None, None) if self.began.elapsed() >= WAIT => return Err(MigrateError::Lock(StoreError::TimedOut)),
                 (None, None) => {}
                 // Also when this server's is ours and another server's is not: ours goes here.
                 (_, Some(holder)) if self.began.elapsed() >= WAIT => return Err(MigrateError::Busy { holder, lock }),

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -43,6 +44,35 @@ impl Connection {
     }
 }
 
+/// What interrupts a connection, whatever it does.
+enum Signal {
+    /// It makes room for another.
+    Replaced,
+    Drain,
+    GiveUp,
+}
+
+type Signals<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send + 'a>>>;
+
+/// Each is looked at when it has happened, and not whenever the connection moves: all connections share the tokens, and looking at one takes
+/// its lock.
+fn signals<'a>(shared: &'a Shared, slot: &'a Slot) -> Signals<'a> {
+    let signals = Signals::new();
+    signals.push(Box::pin(async {
+        slot.replaced.notified().await;
+        Signal::Replaced
+    }));
+    signals.push(Box::pin(async {
+        shared.drain.cancelled().await;
+        Signal::Drain
+    }));
+    signals.push(Box::pin(async {
+        shared.give_up.cancelled().await;
+        Signal::GiveUp
+    }));
+    signals
+}
+
 async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
     let socket = TokioIo::new(Watched { stream, slot: Arc::clone(slot) });
     let service = service_fn(|request| respond(shared, slot, request));
@@ -55,6 +85,7 @@ async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
     let mut connection = std::pin::pin!(connection);
     let mut look = std::pin::pin!(sleep(shared.limits.head));
     let mut is_last_request = false;
+    let mut signals = signals(shared, slot);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -63,20 +94,19 @@ async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
                 }
                 return;
             }
-            () = slot.replaced.notified() => {
-                if slot.phase() == Phase::Head {
-                    return;
+            Some(signal) = signals.next() => match signal {
+                Signal::GiveUp => return,
+                Signal::Replaced if slot.phase() == Phase::Head => return,
+                Signal::Drain if is_last_request => {}
+                // An idle connection is closed at once; a request that has just begun is answered.
+                Signal::Replaced | Signal::Drain => {
+                    connection.as_mut().graceful_shutdown();
+                    is_last_request = true;
+                    if matches!(signal, Signal::Drain) {
+                        look.as_mut().reset(Instant::now() + HALF_OPEN_WITHIN);
+                    }
                 }
-                // An idle one is closed at once; a request that has just begun is answered.
-                connection.as_mut().graceful_shutdown();
-                is_last_request = true;
-            }
-            () = shared.drain.cancelled(), if !is_last_request => {
-                connection.as_mut().graceful_shutdown();
-                is_last_request = true;
-                look.as_mut().reset(Instant::now() + HALF_OPEN_WITHIN);
-            }
-            () = shared.give_up.cancelled() => return,
+            },
             () = look.as_mut() => match slot.verdict(shared.limits) {
                 _ if is_last_request && slot.phase() == Phase::Head => return,
                 Verdict::Wait(time) => look.as_mut().reset(Instant::now() + time),
@@ -96,10 +126,14 @@ fn respond(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
     let under_way = UnderWay::begin(slot);
-    let (of_body, shared) = (Arc::clone(shared), Arc::clone(shared));
+    let (of_body, drained, shared) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::new(Paced::new(body, shared.drain.clone(), move || of_body.metrics.closed("slow_body"))),
+        false => Body::new(Paced::new(
+            body,
+            move || drained.drain.clone().cancelled_owned(),
+            move || of_body.metrics.closed("slow_body"),
+        )),
     });
     let response = shared.router.clone().call(request);
     async move {

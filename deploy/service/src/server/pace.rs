@@ -8,7 +8,7 @@ use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// The pace is looked at over each such time in which somebody waits for the body.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -30,24 +30,33 @@ pub fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// A body with a least pace.
-pub(super) struct Paced<B, F> {
+pub(super) struct Paced<B, D, F> {
     body: B,
-    /// There is none while everything is there.
+    /// There is none while everything is there: a body that came with its head costs nothing.
     window: Option<Window>,
-    /// Ends when the server begins to drain.
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Gives what ends when the server begins to drain.
+    drain: D,
     on_slow: Option<F>,
 }
 
 struct Window {
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
     end: Pin<Box<Sleep>>,
     bytes: usize,
     length: Duration,
 }
 
 impl Window {
-    fn begin(length: Duration) -> Self {
-        Self { end: Box::pin(tokio::time::sleep(length)), bytes: 0, length }
+    fn begin(drain: WaitForCancellationFutureOwned) -> Self {
+        Self { drain: Box::pin(drain), end: Box::pin(tokio::time::sleep(WINDOW)), bytes: 0, length: WINDOW }
+    }
+
+    /// Begins a shorter one when the server drains.
+    fn look_for_drain(&mut self, context: &mut Context<'_>) {
+        if self.length != DRAIN_WINDOW && self.drain.as_mut().poll(context).is_ready() {
+            (self.length, self.bytes) = (DRAIN_WINDOW, 0);
+            self.end.as_mut().reset(Instant::now() + DRAIN_WINDOW);
+        }
     }
 
     /// Begins the next one. Whether enough came in this one.
@@ -58,14 +67,15 @@ impl Window {
     }
 }
 
-impl<B, F: FnOnce()> Paced<B, F> {
-    pub(super) fn new(body: B, drain: CancellationToken, on_slow: F) -> Self {
-        Self { body, window: None, drain: Box::pin(drain.cancelled_owned()), on_slow: Some(on_slow) }
+impl<B, D: Fn() -> WaitForCancellationFutureOwned, F: FnOnce()> Paced<B, D, F> {
+    pub(super) fn new(body: B, drain: D, on_slow: F) -> Self {
+        Self { body, window: None, drain, on_slow: Some(on_slow) }
     }
 }
 
-impl<B, F> HttpBody for Paced<B, F>
+impl<B, D, F> HttpBody for Paced<B, D, F>
 where
+    D: Fn() -> WaitForCancellationFutureOwned + Unpin,
     F: FnOnce() + Unpin,
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<axum::BoxError>,
@@ -84,11 +94,8 @@ where
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let this = &mut *self;
-        let length = if this.drain.as_mut().poll(context).is_ready() { DRAIN_WINDOW } else { WINDOW };
-        let window = this.window.get_or_insert_with(|| Window::begin(length));
-        if window.length != length {
-            *window = Window::begin(length);
-        }
+        let window = this.window.get_or_insert_with(|| Window::begin((this.drain)()));
+        window.look_for_drain(context);
         loop {
             ready!(window.end.as_mut().poll(context));
             if !window.go_on() {
@@ -114,6 +121,7 @@ mod tests {
     use axum::body::Body;
     use futures_util::stream;
     use http_body_util::BodyExt;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -126,7 +134,8 @@ mod tests {
             tokio::time::sleep(WINDOW / 2).await;
             Some((Ok::<_, std::io::Error>(Bytes::from(vec![b' '; piece])), sent + 1))
         });
-        let paced = Paced::new(Body::from_stream(Box::pin(pieces)), CancellationToken::new(), || {});
+        let paced =
+            Paced::new(Body::from_stream(Box::pin(pieces)), || CancellationToken::new().cancelled_owned(), || {});
         match paced.collect().await {
             Ok(body) => Ok(body.to_bytes().len()),
             Err(error) => Err(is_too_slow(&*error)),
@@ -136,8 +145,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stands_still_does_not_hold_up_a_drain() {
         let (drain, started) = (CancellationToken::new(), Instant::now());
+        let drained = drain.clone();
         let stalled = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let body = tokio::spawn(Paced::new(stalled, drain.clone(), || {}).collect());
+        let body = tokio::spawn(Paced::new(stalled, move || drained.clone().cancelled_owned(), || {}).collect());
         tokio::time::sleep(Duration::from_secs(1)).await;
         drain.cancel();
         assert!(body.await.unwrap().is_err_and(|error| is_too_slow(&*error)));
