@@ -1,6 +1,7 @@
 //! Shared by all Tallyhouse services, without domain logic: configuration that names its variables, secrets that do not
 //! print, API keys, JSON logs, Prometheus metrics and health on an admin port, and a shutdown with a budget.
 
+pub mod access;
 pub mod admin;
 pub mod admin_guard;
 pub mod breaker;

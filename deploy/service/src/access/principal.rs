@@ -1,0 +1,57 @@
+//! An authenticated caller.
+
+use std::sync::Arc;
+
+use super::rights::{Right, Rights};
+use crate::cors::Origins;
+
+/// Whose data a caller works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tenant {
+    /// One project's.
+    Project(Arc<str>),
+    /// Nobody's: operators create projects and keys, and see no event.
+    Installation,
+}
+
+/// Who a caller is, for limits, logs and the audit log. Never a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A key, by its id.
+    Key(Arc<str>),
+    /// A person, as the identity provider names them.
+    User(Arc<str>),
+}
+
+impl Subject {
+    /// As logs and the audit log name it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Key(name) | Self::User(name) => name,
+        }
+    }
+}
+
+/// An authenticated caller. Only authentication makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub tenant: Tenant,
+    pub subject: Subject,
+    pub rights: Rights,
+    /// Web pages that may use the credentials; those in a page are known to everybody.
+    pub origins: Origins,
+}
+
+impl Principal {
+    /// The project; `None` of an operator.
+    pub fn project(&self) -> Option<&str> {
+        match &self.tenant {
+            Tenant::Project(name) => Some(name),
+            Tenant::Installation => None,
+        }
+    }
+
+    pub const fn may(&self, right: Right) -> bool {
+        self.rights.has(right)
+    }
+}
