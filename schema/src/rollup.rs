@@ -3,9 +3,12 @@
 //! One row of a rollup is one `(project_id, event_type, dim_set, dim_value, bucket)`. The columns are written down
 //! once, in `sql/migrations`; this file holds what a planner must decide with: how wide a bucket is and how long it lives.
 //!
-//! The hourly and the daily rollup count everything once more under every type of event: `event_type` is empty in such a
-//! row, and [`EVERY_TYPE`] stands before its `dim_set`, so that nobody adds it to the others by mistake. The hourly one counts
-//! everything once more by quarters of an hour, with [`QUARTER`] before `dim_set`: a rollup by itself, in the same table.
+//! Every rollup counts once more under every type of event: `event_type` is empty in such a row, and [`EVERY_TYPE`] stands before
+//! its `dim_set`, so that nobody adds it to the others by mistake. That of minutes does so for the total, the hourly and the daily one
+//! for each set. The hourly one counts everything once more by quarters of an hour, with [`QUARTER`] before `dim_set`: a rollup by
+//! itself, in the same table.
+
+use crate::dimension::DimSet;
 
 /// Before the `dim_set` of a row of every type. No dimension's name begins so.
 pub const EVERY_TYPE: &str = "*";
@@ -68,9 +71,13 @@ impl Rollup {
         }
     }
 
-    /// Whether it has rows of every type.
-    pub const fn has_every_type(self) -> bool {
-        matches!(self, Self::Hour | Self::Day)
+    /// Whether it has rows of every type under this set.
+    pub fn has_every_type(self, set: &DimSet) -> bool {
+        match self {
+            Self::Minute => set.is_total(),
+            Self::Quarter => false,
+            Self::Hour | Self::Day => true,
+        }
     }
 
     /// Precision parameter of the `uniqCombined64` state in the column `users`; states of different precision do not merge.

@@ -82,7 +82,7 @@ impl Read {
 
     /// Whether nothing depends on the type of an event, so that rows of every type answer where a rollup has them.
     pub fn is_of_every_type(&self) -> bool {
-        let has_them = matches!(&self.source, Source::Rollup { rollup, .. } if rollup.has_every_type());
+        let has_them = matches!(&self.source, Source::Rollup { rollup, set } if rollup.has_every_type(set));
         has_them && !self.by.contains(&Field::EventType) && !self.condition.looks_at(&Field::EventType)
     }
 }

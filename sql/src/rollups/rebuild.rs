@@ -388,7 +388,9 @@ fn recomputing(rollup: Rollup, condition: &str) -> String {
     let text =
         ALL.iter().rev().find(|migration| migration.name.ends_with(&name)).map_or("", |migration| migration.text);
     let select = text.split_once("SELECT").map_or("", |(_, select)| select);
-    let from_raw = select.replace("FROM tallyhouse.events_in", "FROM tallyhouse.events FINAL");
+    let from_raw = select
+        .replace("FROM tallyhouse.events_in AS e\n", "FROM tallyhouse.events AS e FINAL\n")
+        .replace("FROM tallyhouse.events_in\n", "FROM tallyhouse.events FINAL\n");
     format!("SELECT{}", from_raw.replace(" AS dim\n", &format!(" AS dim\nWHERE {condition}\n")))
 }
 
@@ -403,7 +405,11 @@ mod tests {
             assert!(sql.starts_with("SELECT\n    project_id"), "{sql}");
             let inner: Vec<&str> =
                 sql.lines().map(str::trim).skip_while(|line| !line.starts_with("FROM tally")).collect();
-            assert_eq!(inner[0], "FROM tallyhouse.events FINAL");
+            let is_minute = rollup == Rollup::Minute;
+            assert_eq!(
+                inner[0],
+                if is_minute { "FROM tallyhouse.events AS e FINAL" } else { "FROM tallyhouse.events FINAL" }
+            );
             assert!(inner[1].starts_with("ARRAY JOIN ") && inner[1].ends_with(" AS dim"), "{sql}");
             assert!(inner[2] == "WHERE 1 = 1" && inner[3].starts_with("GROUP BY"), "{sql}");
             assert!(!sql.contains("events_in"));

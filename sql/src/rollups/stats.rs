@@ -30,7 +30,7 @@ pub struct Stats {
 pub struct Size {
     /// The project.
     pub project_id: String,
-    /// `days`, `hours`, `quarters` or `minutes`, `of every type` behind it for rows that are of no type by itself.
+    /// `days`, `hours`, `quarters` or `minutes`, `of every type` behind it for rows that are of no type by themselves.
     pub rollup: String,
     /// Events that its totals count.
     pub events: u64,
@@ -121,7 +121,7 @@ async fn tables(client: &Client) -> Result<Vec<Table>, RollupsError> {
 /// The expression that names the rollup of a row.
 fn name_of(rollup: Rollup) -> String {
     match rollup {
-        Rollup::Minute => "'minutes'".to_owned(),
+        Rollup::Minute => format!("if(startsWith(t.dim_set, '{EVERY_TYPE}'), 'minutes of every type', 'minutes')"),
         Rollup::Quarter | Rollup::Hour => format!(
             "multiIf(startsWith(t.dim_set, '{EVERY_TYPE}'), 'hours of every type', startsWith(t.dim_set, '{QUARTER}'), 'quarters', 'hours')"
         ),

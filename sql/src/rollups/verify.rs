@@ -241,15 +241,14 @@ async fn look(
         (raw_key("event_type", "dim.1", rollup), raw_key("''", &marked(EVERY_TYPE, "dim.1"), rollup));
     let of_quarters = raw_key("event_type", &marked(QUARTER, "dim.1"), Rollup::Quarter);
     let rollup_key = key("event_type", "dim_set", "dim_value", "bucket");
-    // What a view counts an event under: its type, in some rollups every type, and quarters of an hour beside the hours.
-    let mut under = vec!["(own, k_own)".to_owned()];
-    if rollup.has_every_type() {
-        under.push(format!("({}, k_every)", marked(EVERY_TYPE, "own")));
-    }
-    if rollup == Rollup::Hour {
-        under.push(format!("({}, k_quarters)", marked(QUARTER, "own")));
-    }
-    let under = under.join(", ");
+    // What a view counts an event under: its type, every type, and quarters of an hour beside the hours.
+    let (every_type, quarters) =
+        (format!("({}, k_every)", marked(EVERY_TYPE, "own")), format!("({}, k_quarters)", marked(QUARTER, "own")));
+    let under = match rollup {
+        Rollup::Minute => format!("arrayConcat([(own, k_own)], if(own = '', [{every_type}], []))"),
+        Rollup::Quarter | Rollup::Hour => format!("[(own, k_own), {every_type}, {quarters}]"),
+        Rollup::Day => format!("[(own, k_own), {every_type}]"),
+    };
     // An absent minimum is +inf on both sides; `minIf` over no rows would say 0.
     let sql = format!(
         "SELECT toString(p) AS project_id, toString(set) AS dim_set, toUInt32(u) AS unit, \
@@ -269,7 +268,7 @@ async fn look(
              FROM tallyhouse.events FINAL ARRAY JOIN arrayPushFront(dims, ('', '')) AS dim \
              WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{of_raw} \
              GROUP BY p, own, u \
-           ) ARRAY JOIN [{under}] AS under \
+           ) ARRAY JOIN {under} AS under \
            UNION ALL \
            SELECT 1 AS side, project_id AS p, dim_set AS set, {unit}(bucket) AS u, sum(r.events) AS n, \
              sum(r.value_count) AS vc, sum(r.value_sum) AS vs, 0. AS va, min(r.value_min) AS mn, max(r.value_max) AS mx, \

@@ -103,7 +103,7 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     assert!(block("before").await);
     assert_eq!(ask(&writer, every).await.unwrap(), "0");
     let tables: std::collections::BTreeSet<_> = drifts().await.into_iter().map(|drift| drift.table).collect();
-    assert_eq!(tables.into_iter().collect::<Vec<_>>(), ["rollup_1d", "rollup_1h"]);
+    assert_eq!(tables.into_iter().collect::<Vec<_>>(), ["rollup_1d", "rollup_1h", "rollup_1m"]);
 
     // An insert that is under way when the migration comes is counted too: it is waited for.
     let slow = "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, received_at, retention_days) \
@@ -122,12 +122,12 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     assert_eq!(ask(&writer, every).await.unwrap(), "12");
 
     // A fill that was interrupted, or not recorded, adds nothing the second time; and inserts go on.
-    for version in [26, 27, 35] {
+    for version in [26, 27, 35, 55] {
         let forget =
             format!("ALTER TABLE tallyhouse.migrations DELETE WHERE version = {version} SETTINGS mutations_sync = 2");
         execute(&writer, &forget).await.unwrap();
     }
-    assert_eq!(runner::up(&writer, &rendering).await.unwrap().len(), 3);
+    assert_eq!(runner::up(&writer, &rendering).await.unwrap().len(), 4);
     // What was inserted before is still known: repeated it counts nothing, also when ClickHouse was restarted.
     assert!(block("before").await);
     assert!(block("after").await);

@@ -1,0 +1,2 @@
+-- Inserts begin again (0051).
+ALTER TABLE tallyhouse.events_in {{on_cluster}} DROP COLUMN IF EXISTS closed_for_migration
