@@ -49,14 +49,15 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     .log();
     env::warn_of_unknown(&env);
     config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let keys = tallyhouse_service::config::keys(&env)?;
+    let connection = config::clickhouse(&env)?;
+    let control = tallyhouse_control::config::open(&env, "ingest", &connection, Some(&connection))?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
     // Somebody else makes them.
     let tables_ready = CancellationToken::new();
     tables_ready.cancel();
     let deps = Deps {
-        connection: config::clickhouse(&env)?,
-        keys,
+        connection,
+        control: control.clone(),
         catalogue: config::catalogue(&env)?,
         hasher: UserHasher::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
@@ -89,7 +90,11 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         announced.announced().await;
         health.begin_drain();
     });
+    let done = CancellationToken::new();
+    let keeping = tokio::spawn(control.run(done.clone()));
     let ended = ingest.run(listener, stop).await;
+    done.cancel();
+    keeping.await?;
     admin_stop.stop();
     admin_server.await?;
     Ok(ended?)

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tallyhouse_schema::project::{ProjectSettings, SettingsError};
+use tallyhouse_schema::project::{ProjectName, ProjectSettings, SettingsError};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
 /// Settings by project; a project without a document has the default ones.
 #[derive(Debug, Clone)]
 pub struct Projects {
     default: ProjectSettings,
-    named: BTreeMap<String, ProjectSettings>,
+    named: BTreeMap<ProjectName, ProjectSettings>,
 }
 
 /// Projects with a topic of their own.
@@ -47,7 +47,7 @@ pub enum ProjectsError {
     Twice {
         /// The second one's file.
         path: String,
-        project: String,
+        project: ProjectName,
     },
     /// Events would be taken and removed at once.
     #[error(
@@ -113,7 +113,7 @@ impl Projects {
     pub fn own_topics(&self) -> OwnTopics {
         let is_default = self.default.own_topic;
         let differ = self.named.iter().filter(|(_, settings)| settings.own_topic != is_default);
-        OwnTopics { is_default, exceptions: differ.map(|(name, _)| name.clone()).collect() }
+        OwnTopics { is_default, exceptions: differ.map(|(name, _)| name.to_string()).collect() }
     }
 }
 

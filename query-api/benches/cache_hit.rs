@@ -8,6 +8,7 @@ use bytes::Bytes;
 use divan::{AllocProfiler, Bencher};
 use hyper::HeaderMap;
 use prometheus::Registry;
+use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::answers::Layers;
 use tallyhouse_query_api::cache::cache_request::FallbackKeys;
@@ -17,7 +18,6 @@ use tallyhouse_query_api::cache::{Answers, CacheRequest, Memory, Rendered};
 use tallyhouse_query_api::clock::Clock;
 use tallyhouse_query_api::plan::{Plan, RealtimePlan};
 use tallyhouse_query_api::telemetry::Metrics;
-use tallyhouse_service::keys::KeyRing;
 use tokio::runtime::Builder;
 
 #[global_allocator]
@@ -82,5 +82,5 @@ fn request() -> CacheRequest {
 fn scope() -> Scope {
     let mut headers = HeaderMap::new();
     headers.insert("X-API-Key", "demo-query-key".parse().expect("a key is a header"));
-    authorize(&KeyRing::development(), &headers).expect("the key is known in development")
+    authorize(&Control::fixed(FixedKeys::development()), &headers).expect("the key is known in development")
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use tallyhouse_control::Control;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_sql::Connection;
 
 use crate::clock::{Clock, Random};
@@ -20,8 +20,8 @@ pub struct Deps {
     pub writer: Option<Connection>,
     /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
     pub analyst: Option<Connection>,
-    /// Who may ask.
-    pub keys: Arc<KeyRing>,
+    /// Who may ask. Whoever makes it keeps it up to date ([`Control::run`]).
+    pub control: Control,
     /// What is rolled up.
     pub catalogue: Arc<Catalogue>,
     /// Where the service says how it is.
@@ -36,12 +36,12 @@ pub struct Deps {
 
 impl Deps {
     /// Real time and real randomness, fresh health and metrics.
-    pub fn new(connection: Connection, keys: KeyRing, catalogue: Catalogue) -> Self {
+    pub fn new(connection: Connection, control: Control, catalogue: Catalogue) -> Self {
         Self {
             connection,
             writer: None,
             analyst: None,
-            keys: Arc::new(keys),
+            control,
             catalogue: Arc::new(catalogue),
             health: Health::default(),
             registry: Registry::new(),

@@ -9,6 +9,7 @@ use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::lifecycle::{Stop, bind, block_on};
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let (_, env) = env::from_command_line(command());
@@ -51,6 +52,10 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         admin: bind("QUERY_ADMIN_ADDR", config.admin_address).await?,
     };
     let stop = Stop::on_signal(tallyhouse_service::config::shutdown_delay(&env)?, config.drain);
-    Box::pin(run(config, deps, listeners, stop)).await?;
-    Ok(())
+    let (control, ended) = (deps.control.clone(), CancellationToken::new());
+    let keeping = tokio::spawn(control.run(ended.clone()));
+    let served = Box::pin(run(config, deps, listeners, stop)).await;
+    ended.cancel();
+    keeping.await?;
+    Ok(served?)
 }

@@ -40,7 +40,11 @@ pub fn of_unread(unread: UnreadBody) -> Problem {
 pub fn of_denied(denied: Denied) -> Problem {
     let (status, code) = match denied {
         Denied::NoKey => (StatusCode::UNAUTHORIZED, "missing_key"),
-        Denied::UnknownKey => (StatusCode::UNAUTHORIZED, "unknown_key"),
+        Denied::Key(error) => {
+            let mut problem = Problem::new(error.status(), error.code(), error.to_string());
+            problem.retry_after = error.retry_after();
+            return problem;
+        }
         Denied::WrongScope => (StatusCode::FORBIDDEN, "wrong_scope"),
         Denied::NoAdmin => (StatusCode::FORBIDDEN, "no_admin"),
     };

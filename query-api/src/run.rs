@@ -101,9 +101,9 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let registry = MetricRegistry::default();
     let coverage = Coverage::new(store.clone(), config.look_up);
     let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
-    deps.keys.report(&deps.health);
+    deps.control.report_to(&deps.health);
     let app = Arc::new(App {
-        keys: deps.keys,
+        control: deps.control,
         catalogue: deps.catalogue,
         answers,
         sources: Arc::new(sources),

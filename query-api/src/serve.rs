@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use tallyhouse_control::Control;
 use tallyhouse_schema::Catalogue;
-use tallyhouse_service::keys::{self, KeyRing};
+use tallyhouse_service::keys;
 use tokio::time::Instant;
 
 use crate::authorize::{Denied, Scope, authorize};
@@ -35,7 +36,7 @@ use crate::warning::Warning;
 /// Everything that answering needs.
 pub struct App {
     /// Who may ask.
-    pub keys: Arc<KeyRing>,
+    pub control: Control,
     /// What is rolled up.
     pub catalogue: Arc<Catalogue>,
     /// Answers that are known.
@@ -126,7 +127,7 @@ pub async fn serve(
     question: Question<'_>,
     Asking { headers, raw, came }: Asking<'_>,
 ) -> Result<Answer, Refusal> {
-    let scope = authorize(&app.keys, headers)?;
+    let scope = authorize(&app.control, headers)?;
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;

@@ -1,4 +1,4 @@
-//! The settings of a project.
+//! The name of a project, and its settings.
 //!
 //! One JSON document per project; whatever is left out has the default of the installation:
 //!
@@ -7,10 +7,91 @@
 //!  "priority": "high", "deadLetters": true, "ownTopic": true}
 //! ```
 
-use serde::Deserialize;
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a project: 1 to [`MAX_NAME`] letters, digits, `_`, `.` and `-`, of ASCII, beginning with a letter or a digit. Names are
+/// compared exactly: `Shop` and `shop` are two projects.
+///
+/// Such a name can stand in a path, a header, a Kafka topic, a Redis message and a quoted SQL text as it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ProjectName(Arc<str>);
+
+/// The longest name of a project: what it is part of, such as a topic, has room for more.
+pub const MAX_NAME: usize = 64;
+
+/// A text that is no project's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{found}` is not the name of a project: 1 to 64 letters, digits, `_`, `.` or `-`, of which the first is a letter or a digit"
+)]
+pub struct BadProjectName {
+    /// What it is, shortened.
+    pub found: String,
+}
+
+impl ProjectName {
+    /// Whether a text is one.
+    pub fn is_valid(text: &str) -> bool {
+        let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        (1..=MAX_NAME).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(is_inside)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same, shared.
+    pub fn shared(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
+impl FromStr for ProjectName {
+    type Err = BadProjectName;
+
+    fn from_str(text: &str) -> Result<Self, BadProjectName> {
+        let found = || text.chars().take(MAX_NAME).flat_map(char::escape_debug).collect();
+        if Self::is_valid(text) { Ok(Self(text.into())) } else { Err(BadProjectName { found: found() }) }
+    }
+}
+
+impl TryFrom<String> for ProjectName {
+    type Error = BadProjectName;
+
+    fn try_from(text: String) -> Result<Self, BadProjectName> {
+        text.parse()
+    }
+}
+
+impl From<ProjectName> for String {
+    fn from(name: ProjectName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl Borrow<str> for ProjectName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Who is refused first when more arrives than can be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// First.
@@ -59,8 +140,8 @@ pub enum SettingsError {
     #[error("{0}")]
     Malformed(String),
     /// No project's name.
-    #[error("`project` must be 1 to 64 letters, digits, `_`, `.` or `-`")]
-    Name,
+    #[error("`project`: {0}")]
+    Name(#[from] BadProjectName),
     /// Outside its bounds.
     #[error("`{field}` is {found}, and must be within {least} to {most}")]
     OutOfBounds {
@@ -80,7 +161,7 @@ pub const MAX_DIMENSION_VALUES: u32 = 100_000;
 
 impl ProjectSettings {
     /// Reads a document; what it leaves out is as in `defaults`. Gives the project's name too.
-    pub fn read(text: &str, defaults: &Self, max_retention_days: u32) -> Result<(String, Self), SettingsError> {
+    pub fn read(text: &str, defaults: &Self, max_retention_days: u32) -> Result<(ProjectName, Self), SettingsError> {
         let document: Document =
             serde_json::from_str(text).map_err(|error| SettingsError::Malformed(error.to_string()))?;
         let settings = Self {
@@ -94,19 +175,12 @@ impl ProjectSettings {
         within("lateWindowDays", settings.late_window_days.into(), max_retention_days)?;
         within("retentionDays", settings.retention_days.into(), max_retention_days)?;
         within("dimensionValues", settings.dimension_values, MAX_DIMENSION_VALUES)?;
-        if !is_valid_project(&document.project) {
-            return Err(SettingsError::Name);
-        }
-        Ok((document.project, settings))
+        Ok((document.project.parse()?, settings))
     }
 }
 
 fn within(field: &'static str, found: u32, most: u32) -> Result<(), SettingsError> {
     if (1..=most).contains(&found) { Ok(()) } else { Err(SettingsError::OutOfBounds { field, found, least: 1, most }) }
-}
-
-fn is_valid_project(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 #[cfg(test)]
@@ -125,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_left_out_is_the_default() {
         let read = |text| ProjectSettings::read(text, &DEFAULTS, 1_470).unwrap();
-        assert_eq!(read(r#"{"project":"shop"}"#), ("shop".to_owned(), DEFAULTS));
+        assert_eq!(read(r#"{"project":"shop"}"#), ("shop".parse().unwrap(), DEFAULTS));
         let all = r#"{"project":"shop","lateWindowDays":30,"retentionDays":365,"dimensionValues":5000,
             "priority":"high","deadLetters":true,"ownTopic":true}"#;
         let expected = ProjectSettings {
@@ -145,12 +219,45 @@ mod tests {
             (r#"{"project":"a","retention":5}"#, "unknown field `retention`"),
             (r#"{"project":"a","priority":"urgent"}"#, "unknown variant `urgent`"),
             (r#"{"retentionDays":5}"#, "missing field `project`"),
-            (r#"{"project":"a b"}"#, "`project` must be"),
+            (r#"{"project":"a b"}"#, "`project`: `a b` is not the name of a project"),
             (r#"{"project":"a","retentionDays":1471}"#, "`retentionDays` is 1471, and must be within 1 to 1470"),
             (r#"{"project":"a","dimensionValues":0}"#, "`dimensionValues` is 0"),
         ] {
             let error = ProjectSettings::read(text, &DEFAULTS, 1_470).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_what_stands_anywhere_as_it_is() {
+        for name in ["a", "0", "shop", "Shop", "shop-eu_1.test", "a..b", &"x".repeat(64)] {
+            assert_eq!(name.parse::<ProjectName>().unwrap().as_str(), name);
+        }
+        let long = "x".repeat(65);
+        let odd = [
+            "", " ", "a b", " a", "a ", "a\n", "a\0", ".", "..", ".a", "-a", "_a", "a/b", "a\\b", "a:b", "a,b", "a'b",
+            "a\"b",
+        ];
+        let more = [
+            "a`b",
+            "a;b",
+            "a%20b",
+            "*",
+            "a*",
+            "a?b",
+            "a#b",
+            "a@b",
+            "{a}",
+            "<a>",
+            "caf\u{e9}",
+            "\u{430}",
+            "a\u{200b}",
+            "a\u{a0}b",
+        ];
+        for name in odd.iter().chain(&more).chain([&long.as_str()]) {
+            let refused = name.parse::<ProjectName>().unwrap_err().to_string();
+            assert!(!refused.contains(['\n', '\0', '\u{200b}']), "{refused:?}");
+            assert!(serde_json::from_value::<ProjectName>((*name).into()).is_err(), "{name:?}");
         }
     }
 }

@@ -130,6 +130,12 @@ files![
     "0062_views_series_1m",
     "0063_views_series_1h",
     "0064_views_series_1d",
+    "0070_control",
+    "0071_control_distributed.cluster",
+    "0072_audit",
+    "0073_audit_distributed.cluster",
+    "0074_key_use",
+    "0075_key_use_distributed.cluster",
 ];
 
 impl Migration {
@@ -226,7 +232,9 @@ mod tests {
             (Rendering::default(), "non_replicated_deduplication_window"),
             (cluster(), " replicated_deduplication_window "),
         ] {
-            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
+            for table in
+                ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "control", "audit", "key_use"]
+            {
                 let file = ALL.iter().find(|m| m.name.ends_with(&format!("_{table}"))).unwrap();
                 assert!(file.render(&rendering).contains(setting), "{table}");
             }

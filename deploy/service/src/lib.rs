@@ -18,6 +18,7 @@ pub mod http_client;
 pub mod keys;
 pub mod lifecycle;
 pub mod memory;
+pub mod private_file;
 pub mod retry;
 pub mod secret;
 pub mod server;

@@ -1,14 +1,13 @@
 //! The generated secrets of an installation.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use tallyhouse_service::private_file::{self, PrivateFile};
 use tallyhouse_service::secret::Secret;
-
-use crate::private_file;
 
 /// Passwords of the embedded ClickHouse, and the key under which users are hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +40,6 @@ pub enum CredentialsError {
     #[error("{}: {name} is missing; put it back from a backup (a new one would not fit the data)", .path.display())]
     Missing { path: PathBuf, name: &'static str },
 }
-
-/// Rights of anybody but the owner.
-const OTHERS: u32 = 0o077;
 
 const WRITER: &str = "WRITER_PASSWORD";
 const READER: &str = "READER_PASSWORD";
@@ -98,9 +94,9 @@ impl Credentials {
     /// Those that are there, and whether all are; `None` before the first start. Writes nothing.
     pub fn load(data: &Path) -> Result<Option<(Self, bool)>, CredentialsError> {
         let path = data.join("credentials");
-        match read(&path) {
-            Ok((_, mode)) if mode & OTHERS != 0 => Err(CredentialsError::Open { path, mode }),
-            Ok((text, _)) => Self::parse(&path, &text).map(Some),
+        match PrivateFile::read(&path) {
+            Ok(file) if file.is_open() => Err(CredentialsError::Open { path, mode: file.mode }),
+            Ok(file) => Self::parse(&path, &file.text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CredentialsError::File { path, source }),
         }
@@ -141,14 +137,6 @@ impl Credentials {
     }
 }
 
-/// The text, and the mode of the very file that was read.
-fn read(path: &Path) -> std::io::Result<(String, u32)> {
-    let mut file = File::open(path)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    Ok((text, file.metadata()?.mode() & 0o7777))
-}
-
 /// The thread's generator is a cryptographic one, seeded by the system.
 fn secret() -> Secret {
     Secret::new(format!("{:032x}", rand::random::<u128>()))
@@ -157,7 +145,7 @@ fn secret() -> Secret {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

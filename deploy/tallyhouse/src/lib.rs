@@ -13,7 +13,6 @@ pub mod doctor;
 pub mod engine;
 pub mod invalidation;
 pub mod migrate;
-mod private_file;
 pub mod rollups;
 pub mod store;
 pub mod tables;

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use prometheus::Registry;
+use tallyhouse_control::Control;
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
 use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
@@ -19,7 +20,6 @@ use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::{Health, Status};
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, BindError, Stop};
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server};
@@ -118,7 +118,8 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     if let Some(engine) = &store.engine {
         health.set("cage", engine.cage().status(), engine.cage().to_string());
     }
-    let mut running = Box::pin(services.run(&store, tables_ready.clone(), stop.clone()));
+    let control = tallyhouse_control::config::open(env, "up", &store.reader, Some(&store.writer))?;
+    let mut running = Box::pin(services.run(&store, control, tables_ready.clone(), stop.clone()));
     let served = tokio::select! {
         served = &mut running => served,
         error = keep_ready(&store, &config, &health, tables_ready) => {
@@ -219,7 +220,6 @@ struct Services {
     ingest_listeners: [TcpListener; 2],
     query_listeners: query_api::Listeners,
     catalogue: tallyhouse_schema::Catalogue,
-    keys: KeyRing,
     registry: Registry,
     /// Of the ingester; the query API has its own.
     health: Health,
@@ -240,7 +240,6 @@ impl Services {
                 admin: lifecycle::bind("QUERY_ADMIN_ADDR", query.admin_address).await?,
             },
             catalogue: tallyhouse_ingest::config::catalogue(env)?,
-            keys: tallyhouse_service::config::keys(env)?,
             ingest,
             query,
             registry: Registry::new(),
@@ -249,28 +248,26 @@ impl Services {
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
-    async fn run(self, store: &Store, tables_ready: CancellationToken, stop: Stop) -> Result<(), UpError> {
-        let Self {
-            ingest,
-            query,
-            ingest_listeners: [public, admin],
-            query_listeners,
-            catalogue,
-            keys,
-            registry,
-            health,
-        } = self;
+    async fn run(
+        self,
+        store: &Store,
+        control: Control,
+        tables_ready: CancellationToken,
+        stop: Stop,
+    ) -> Result<(), UpError> {
+        let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, registry, health } =
+            self;
         let days = DayVersions::default();
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
             writer: Some(store.writer.clone()),
             analyst: store.analyst.clone(),
-            ..query_api::Deps::new(store.reader.clone(), keys.clone(), catalogue.clone())
+            ..query_api::Deps::new(store.reader.clone(), control.clone(), catalogue.clone())
         };
         let admin_pages = Admin { registry, health };
         let ingest_deps = IngestDeps {
             connection: store.writer.clone(),
-            keys,
+            control: control.clone(),
             catalogue,
             hasher: UserHasher::new(store.user_hash_key),
             admin: admin_pages.clone(),
@@ -316,7 +313,13 @@ impl Services {
             stop.announced().await;
             health.begin_drain();
         };
-        let (ingest, query, (), ()) = tokio::join!(ingest, query, admin, unready);
+        let served = CancellationToken::new();
+        let services = async {
+            let ended = tokio::join!(ingest, query, admin, unready);
+            served.cancel();
+            ended
+        };
+        let ((ingest, query, (), ()), ()) = tokio::join!(services, control.run(served.clone()));
         ingest?;
         Ok(query?)
     }

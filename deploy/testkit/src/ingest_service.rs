@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
@@ -17,12 +18,12 @@ use tallyhouse_schema::normalise::{Agent, Context, ProjectRules, normalise};
 use tallyhouse_schema::raw::read;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Event, wire};
+use tallyhouse_service::access::Scope;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
-use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -129,14 +130,14 @@ impl Service {
             ("INGEST_DECODED_BYTES".to_owned(), (2 << 20).to_string()),
         ]);
         env.extend(overrides.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut keys = KeyRing::default();
-        keys.add(project, grant(project, "ingest", &[Scope::Ingest]));
-        keys.add(&format!("import-{project}"), grant(project, "import", &[Scope::Ingest, Scope::Import]));
-        keys.add(&format!("query-{project}"), grant(project, "query", &[Scope::Query]));
+        let mut keys = FixedKeys::default();
+        keys.add(project, FixedKey::new(project, "ingest", &[Scope::Ingest]));
+        keys.add(&format!("import-{project}"), FixedKey::new(project, "import", &[Scope::Ingest, Scope::Import]));
+        keys.add(&format!("query-{project}"), FixedKey::new(project, "query", &[Scope::Query]));
         let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
         let deps = Deps {
             connection,
-            keys,
+            control: Control::fixed(keys),
             catalogue: Catalogue::built_in().unwrap(),
             hasher: UserHasher::new([7; 16]),
             admin: Admin { registry: registry.clone(), health: health.clone() },

@@ -15,11 +15,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use prometheus::Registry;
 use serde_json::Value;
+use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
 use tallyhouse_schema::Catalogue;
+use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
-use tallyhouse_service::keys::{KeyRing, Scope, grant};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -107,15 +108,18 @@ impl Service {
     /// Starts one for these projects.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
         let Settings { connection, env, days, writer, analyst, now_ms: still_ms } = settings;
-        let mut keys = KeyRing::default();
+        let mut keys = FixedKeys::default();
+        const READING: [Scope; 3] = [Scope::Query, Scope::Export, Scope::Sql];
         for project in projects {
-            keys.add(project, grant(project, "query", &[Scope::Query]));
-            keys.add(&format!("admin-{project}"), grant(project, "admin", &[Scope::Query, Scope::Admin]));
-            keys.add(&format!("ingest-{project}"), grant(project, "ingest", &[Scope::Ingest]));
+            keys.add(project, FixedKey::new(project, "query", &READING));
+            let admin = [&READING[..], &[Scope::Admin]].concat();
+            keys.add(&format!("admin-{project}"), FixedKey::new(project, "admin", &admin));
+            keys.add(&format!("ingest-{project}"), FixedKey::new(project, "ingest", &[Scope::Ingest]));
         }
+        let control = Control::fixed(keys);
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
-        let mut deps = Deps::new(connection, keys, Catalogue::built_in().unwrap());
+        let mut deps = Deps::new(connection, control, Catalogue::built_in().unwrap());
         deps.analyst = analyst;
         deps.clock = Arc::new(move || still_ms.unwrap_or_else(now_ms) + shift.load(Ordering::SeqCst));
         deps.days = days;

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tallyhouse_service::cors::{self, AllowOrigin, CorsLayer};
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
+use tallyhouse_service::keys;
 
 use crate::pipeline::Pipeline;
 
@@ -25,20 +26,16 @@ pub fn router(pipeline: Arc<Pipeline>) -> Router {
         // Ours is stricter and knows about compression: see `body`.
         .layer(DefaultBodyLimit::disable())
         .with_state(pipeline);
-    with_security_headers(match cors {
-        Some(cors) => router.layer(cors),
-        None => router,
-    })
+    with_security_headers(router.layer(cors))
 }
 
 /// For web pages, as keys allow them.
-fn cors(pipeline: &Arc<Pipeline>) -> Option<CorsLayer> {
-    if pipeline.keys.has_no_origins() {
-        return None;
-    }
+fn cors(pipeline: &Arc<Pipeline>) -> CorsLayer {
     let pipeline = Arc::clone(pipeline);
-    let allow = AllowOrigin::predicate(move |origin, head| pipeline.keys.allows_origin(origin, &head.headers));
-    Some(cors::layer(allow, vec![Method::POST]))
+    let allow = AllowOrigin::predicate(move |origin, head| {
+        pipeline.control.allows_origin(origin, keys::presented(&head.headers))
+    });
+    cors::layer(allow, vec![Method::POST])
 }
 
 async fn events(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {

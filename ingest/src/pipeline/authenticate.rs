@@ -1,9 +1,11 @@
 //! Authenticates the sender of a request, and looks up the settings of its project.
 
 use axum::http::HeaderMap;
+use tallyhouse_control::KeyError;
 use tallyhouse_schema::normalise::ProjectRules;
 use tallyhouse_schema::project::ProjectSettings;
-use tallyhouse_service::keys::{self, Grant, Scope};
+use tallyhouse_service::access::Right;
+use tallyhouse_service::keys;
 
 use super::Pipeline;
 use crate::request::RequestError;
@@ -16,19 +18,21 @@ pub(super) struct Caller {
 }
 
 impl Pipeline {
-    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, RequestError> {
-        let key = keys::presented(headers).ok_or(RequestError::MissingKey)?;
-        let grant: &Grant = self.keys.find(key).ok_or(RequestError::UnknownKey)?;
-        if !grant.allows(Scope::Ingest) {
+    pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, RequestError> {
+        let text = keys::presented(headers).ok_or(RequestError::MissingKey)?;
+        let key = self.control.authenticate(text).await?;
+        let principal = &key.principal;
+        if !principal.may(Right::SendEvents) {
             return Err(RequestError::WrongScope);
         }
-        let settings = self.projects.of(&grant.project);
+        let project = principal.project().ok_or(KeyError::Unknown)?;
+        let settings = self.projects.of(project);
         let rules = ProjectRules {
-            project: grant.project.clone(),
+            project: project.to_owned(),
             late_window_days: settings.late_window_days,
             retention_days: settings.retention_days,
-            may_import: grant.allows(Scope::Import),
+            may_import: principal.may(Right::ImportHistory),
         };
-        Ok(Caller { rules, key_id: grant.key_id.clone(), settings: settings.clone() })
+        Ok(Caller { rules, key_id: key.id.to_string(), settings: settings.clone() })
     }
 }

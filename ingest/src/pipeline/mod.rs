@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
+use tallyhouse_control::Control;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_schema::{Catalogue, Rejection};
 use tallyhouse_service::health::Health;
-use tallyhouse_service::keys::KeyRing;
 use tokio::time::Instant;
 
 use crate::admit::{Budget, Room, Threads};
@@ -45,7 +45,7 @@ const LARGE_BODY: usize = 256 * 1024;
 pub struct Pipeline {
     pub(crate) limits: RequestLimits,
     pub(crate) projects: Projects,
-    pub(crate) keys: KeyRing,
+    pub(crate) control: Control,
     pub(crate) catalogue: Catalogue,
     pub(crate) hasher: UserHasher,
     pub(crate) agents: Agents,
@@ -68,7 +68,7 @@ impl Pipeline {
     /// Handles a request.
     pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
-        let caller = self.authenticate(&head.headers)?;
+        let caller = self.authenticate(&head.headers).await?;
         let (options, layout, encoding) =
             (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 

@@ -1,5 +1,6 @@
 //! Why a request failed as a whole, and what its sender can do about it.
 
+use tallyhouse_control::KeyError;
 use tallyhouse_schema::body::BodyError;
 
 use crate::ack::SubmitError;
@@ -10,9 +11,9 @@ pub enum RequestError {
     /// No key.
     #[error("send a key in `X-API-Key` or in `Authorization: Bearer`")]
     MissingKey,
-    /// A key that is not known.
-    #[error("the key is not known")]
-    UnknownKey,
+    /// A key that opens nothing.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A key for something else.
     #[error("the key has no scope `ingest`")]
     WrongScope,
@@ -83,7 +84,7 @@ impl RequestError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::MissingKey => "missing_key",
-            Self::UnknownKey => "unknown_key",
+            Self::Key(error) => error.code(),
             Self::WrongScope => "wrong_scope",
             Self::UnknownMediaType => "unknown_media_type",
             Self::UnknownEncoding => "unknown_encoding",
@@ -107,8 +108,8 @@ impl RequestError {
         match self {
             Self::Overloaded | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => Some(1),
             Self::StoreUnavailable => Some(2),
+            Self::Key(error) => error.retry_after(),
             Self::MissingKey
-            | Self::UnknownKey
             | Self::WrongScope
             | Self::UnknownMediaType
             | Self::UnknownEncoding

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use deadpool_redis::Pool;
 use rdkafka::error::KafkaError;
+use tallyhouse_control::Control;
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
@@ -15,7 +16,6 @@ use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
-use tallyhouse_service::keys::KeyRing;
 use tallyhouse_service::lifecycle::{self, Stop};
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_sql::Connection;
@@ -46,8 +46,8 @@ use crate::unclean_shutdown::ShutdownMarker;
 pub struct Deps {
     /// ClickHouse, as a user that may insert into `events_in` and read `events`.
     pub connection: Connection,
-    /// The keys that may send events.
-    pub keys: KeyRing,
+    /// Who may send events. Whoever makes it keeps it up to date ([`Control::run`]).
+    pub control: Control,
     /// Declarations of event types.
     pub catalogue: Catalogue,
     pub hasher: UserHasher,
@@ -146,9 +146,9 @@ impl Ingest {
         };
         let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
-            deps.keys.report(&health);
+            deps.control.report_to(&health);
             Arc::new(Pipeline {
-                keys: deps.keys,
+                control: deps.control,
                 catalogue: deps.catalogue,
                 hasher: deps.hasher,
                 agents: Agents::default(),

@@ -147,7 +147,7 @@ pub async fn answer(
     Asking { headers, raw, came }: Asking<'_>,
 ) -> Result<Exported, AdhocError> {
     let deadline = came + DEADLINE;
-    let scope = authorize(&app.keys, headers)?;
+    let scope = authorize(&app.control, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
     let permit = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
     let watched = app.sources.store.watch(HeldPermit::Export(permit), &adhoc.reader);

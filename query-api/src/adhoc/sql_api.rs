@@ -184,7 +184,7 @@ pub async fn answer(
     Asking { headers, raw, came }: Asking<'_>,
     body: Body,
 ) -> Result<(Format, Outgoing), AdhocError> {
-    let scope = authorize(&app.keys, headers)?;
+    let scope = authorize(&app.control, headers)?;
     let int64 = Int64::parameter(&Params::parse(raw, &[INT64])?)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
     is_json(headers)?;

@@ -183,11 +183,9 @@ fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
 /// What a service of its own works with, on a given ClickHouse.
 pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
     let reader = clickhouse(env)?;
-    Ok(Deps {
-        writer: clickhouse_writer(env, &reader)?,
-        analyst: analyst(env)?,
-        ..Deps::new(reader, tallyhouse_service::config::keys(env)?, catalogue(env)?)
-    })
+    let writer = clickhouse_writer(env, &reader)?;
+    let control = tallyhouse_control::config::open(env, "query", &reader, writer.as_ref())?;
+    Ok(Deps { writer, analyst: analyst(env)?, ..Deps::new(reader, control, catalogue(env)?) })
 }
 
 #[cfg(test)]
@@ -202,6 +200,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let env = BTreeMap::from([
             ("CLICKHOUSE_URL".to_owned(), "http://ch:8123".to_owned()),
+            ("TALLYHOUSE_DATA".to_owned(), folder.display().to_string()),
             ("TALLYHOUSE_SCHEMAS".to_owned(), folder.display().to_string()),
         ]);
         std::fs::write(folder.join("signup.json"), r#"{"eventType": "signup", "dimensions": ["plan"]}"#).unwrap();

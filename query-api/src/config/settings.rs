@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_service::config::{
-    AdminAccess, Connections, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
@@ -18,6 +18,8 @@ pub struct Variables {
     logging: Logging,
     #[command(flatten)]
     development: Development,
+    #[command(flatten)]
+    data: DataFolder,
     #[command(flatten)]
     access: AdminAccess,
     #[command(flatten)]

@@ -11,8 +11,9 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tallyhouse_service::cors::{self, AllowOrigin, Origins};
 use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
 
 use crate::adhoc::Adhoc;
-use crate::authorize::authorize;
+use crate::authorize::{self, authorize};
 use crate::live::{self, Live};
 use crate::problem::of_refusal;
 use crate::registry::NotRegistered;
@@ -56,6 +57,7 @@ pub fn router(shared: HttpState, origins: Origins) -> Router {
         .route("/v1/export", get(adhoc::export))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), known))
         .with_state(shared);
     with_security_headers(match origins.is_none() {
         true => router,
@@ -64,6 +66,12 @@ pub fn router(shared: HttpState, origins: Origins) -> Router {
             router.layer(cors::layer(allow, vec![Method::GET, Method::POST]))
         }
     })
+}
+
+/// Looks for a key that was made a moment ago.
+async fn known(State(shared): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
+    authorize::know(&shared.app.control, request.headers()).await;
+    next.run(request).await
 }
 
 async fn metric(
@@ -82,7 +90,7 @@ async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, 
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let listed = || {
-        let scope = authorize(&shared.app.keys, &headers)?;
+        let scope = authorize(&shared.app.control, &headers)?;
         Params::parse(raw.as_deref(), &[])?;
         Ok::<_, Refusal>(shared.app.registry.list(scope.project()))
     };
@@ -120,7 +128,7 @@ async fn registered(
     raw: Option<&str>,
     body: Body,
 ) -> Result<(String, u32), NotRegistered> {
-    let scope = authorize(&app.keys, headers)?;
+    let scope = authorize(&app.control, headers)?;
     scope.administers()?;
     Params::parse(raw, &[])?;
     let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
@@ -143,7 +151,7 @@ async fn structured(
 
 /// The key first: a stranger's document is not read.
 async fn document(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
-    authorize(&app.keys, headers)?;
+    authorize(&app.control, headers)?;
     Ok(body_reading::read(headers, body, MAX_BODY_BYTES).await?)
 }
 

@@ -101,7 +101,7 @@ fn question(
     headers: &HeaderMap,
     raw: Option<&str>,
 ) -> Result<(StreamKey, Cursor, Upstream), Refusal> {
-    let scope = authorize(&app.keys, headers)?;
+    let scope = authorize(&app.control, headers)?;
     let now_ms = (app.clock)();
     let params = Params::parse(raw, query::STREAM_PARAMS)?;
     let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_query_api::authorize::{Scope, authorize};
 use tallyhouse_query_api::cache::parts::{ComputedPart, PartsDeps, Reach};
 use tallyhouse_query_api::cache::ttl::Policy;
@@ -15,10 +16,10 @@ use tallyhouse_query_api::cache::{
     DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp,
 };
 use tallyhouse_query_api::telemetry::Metrics;
+use tallyhouse_service::access::Scope as KeyScope;
 use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayChange;
-use tallyhouse_service::keys::{KeyRing, Scope as KeyScope, grant};
 use tokio::runtime::Runtime;
 
 use tallyhouse_testkit::proxy::{Mode, Proxy};
@@ -461,10 +462,10 @@ async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
 }
 
 fn scope(project: &str) -> Scope {
-    let mut keys = KeyRing::default();
-    keys.add(project, grant(project, "query", &[KeyScope::Query]));
+    let mut keys = FixedKeys::default();
+    keys.add(project, FixedKey::new(project, "query", &[KeyScope::Query]));
     let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), project.parse().unwrap())]);
-    authorize(&keys, &headers).unwrap()
+    authorize(&Control::fixed(keys), &headers).unwrap()
 }
 
 #[tokio::test]

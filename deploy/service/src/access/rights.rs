@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// One thing that may be done. Every route asks for exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
@@ -78,8 +80,9 @@ impl fmt::Debug for Rights {
     }
 }
 
-/// What a key is for. A key has any number of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What a key is for. A key has any number of them, or [`Scope::Browser`] alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     Ingest,
     Import,
@@ -87,10 +90,13 @@ pub enum Scope {
     Export,
     Sql,
     Admin,
+    /// Sends events from web pages of listed origins. It is in those pages, so everybody knows it.
+    Browser,
 }
 
 impl Scope {
-    pub const ALL: [Self; 6] = [Self::Ingest, Self::Import, Self::Query, Self::Export, Self::Sql, Self::Admin];
+    pub const ALL: [Self; 7] =
+        [Self::Ingest, Self::Import, Self::Query, Self::Export, Self::Sql, Self::Admin, Self::Browser];
 
     /// As commands and documents spell it.
     pub const fn name(self) -> &'static str {
@@ -101,13 +107,14 @@ impl Scope {
             Self::Export => "export",
             Self::Sql => "sql",
             Self::Admin => "admin",
+            Self::Browser => "browser",
         }
     }
 
     /// What it permits.
     pub const fn rights(self) -> Rights {
         match self {
-            Self::Ingest => Rights::of(&[Right::SendEvents]),
+            Self::Ingest | Self::Browser => Rights::of(&[Right::SendEvents]),
             Self::Import => Rights::of(&[Right::SendEvents, Right::ImportHistory]),
             Self::Query => Rights::of(&[Right::ReadMetrics]),
             Self::Export => Rights::of(&[Right::Export]),
@@ -129,7 +136,7 @@ impl FromStr for Scope {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let known = "ingest, import, query, export, sql, admin";
+        let known = "ingest, import, query, export, sql, admin, browser";
         Self::ALL
             .into_iter()
             .find(|scope| scope.name() == text)
@@ -206,6 +213,6 @@ mod tests {
         assert!(Scope::ALL.iter().all(|scope| scope.name().parse() == Ok(*scope)));
         assert!(Role::ALL.iter().all(|role| role.name().parse() == Ok(*role)));
         let error = "Query".parse::<Scope>().unwrap_err().to_string();
-        assert_eq!(error, "`Query` is none of ingest, import, query, export, sql, admin");
+        assert_eq!(error, "`Query` is none of ingest, import, query, export, sql, admin, browser");
     }
 }

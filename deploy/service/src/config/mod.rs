@@ -11,7 +11,6 @@ use clap::{ArgAction, Args};
 
 use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
-use crate::keys::KeyRing;
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
 
@@ -197,15 +196,6 @@ pub fn shutdown_delay(env: &dyn Env) -> Result<Duration, ConfigError> {
     Ok(set.unwrap_or(if is_development(env)? { Duration::ZERO } else { SHUTDOWN_DELAY }))
 }
 
-/// The keys that are known: those of development mode, else none, which is warned of.
-pub fn keys(env: &dyn Env) -> Result<KeyRing, ConfigError> {
-    if is_development(env)? {
-        return Ok(KeyRing::development());
-    }
-    tracing::warn!("there is no API key, so nobody is let in; TALLYHOUSE_DEV=1 accepts the development keys");
-    Ok(KeyRing::default())
-}
-
 /// `TALLYHOUSE_LOG`: which log lines are written.
 pub(crate) fn log_filter(env: &dyn Env) -> Result<tracing_subscriber::EnvFilter, ConfigError> {
     let Logging { tallyhouse_log } = env::read(env)?;
@@ -224,12 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_known_but_in_development() {
-        let known = |env: &BTreeMap<String, String>| keys(env).unwrap().find("demo-query-key").is_some();
-        assert!(!known(&BTreeMap::new()));
-        assert!(known(&env("TALLYHOUSE_DEV", "1")));
+    fn development_is_asked_for() {
+        assert_eq!(is_development(&BTreeMap::new()), Ok(false));
+        assert_eq!(is_development(&env("TALLYHOUSE_DEV", "1")), Ok(true));
         assert_eq!(
-            keys(&env("TALLYHOUSE_DEV", "maybe")).err().unwrap().to_string(),
+            is_development(&env("TALLYHOUSE_DEV", "maybe")).unwrap_err().to_string(),
             "TALLYHOUSE_DEV: `maybe` is neither 1 nor 0"
         );
     }

@@ -12,8 +12,8 @@ use super::output::Output;
 use super::program::Program;
 use super::pty;
 use super::settings::Files;
-use crate::private_file;
 use crate::telemetry::Metrics;
+use tallyhouse_service::private_file;
 
 /// What the processes of one engine have in common.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::EngineOptions;
 use super::error::EngineError;
 use super::pinned;
 use super::program::Program;
-use crate::private_file;
+use tallyhouse_service::private_file;
 
 const CONFIG: &str = include_str!("templates/config.xml");
 const USERS: &str = include_str!("templates/users.xml");

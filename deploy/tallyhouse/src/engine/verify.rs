@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tallyhouse_sql::hex;
 
 use super::program::{PINNED_SHA256, ProgramError};
-use crate::private_file;
+use tallyhouse_service::private_file;
 
 /// Below a data folder.
 pub(super) fn remembered(data: &Path) -> PathBuf {

@@ -4,12 +4,38 @@
 //! another one. So a file is made anew beside its place, which follows no link and gives it its mode from the first byte, and is moved there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+/// Rights of anybody but the owner.
+const OTHERS: u32 = 0o077;
+
+/// A file that is there.
+#[derive(Debug)]
+pub struct PrivateFile {
+    pub text: String,
+    /// The mode of the very file that was read.
+    pub mode: u32,
+}
+
+impl PrivateFile {
+    /// Reads a file whole.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(Self { text, mode: file.metadata()?.mode() & 0o7777 })
+    }
+
+    /// Whether others than its owner may read or write it.
+    pub const fn is_open(&self) -> bool {
+        self.mode & OTHERS != 0
+    }
+}
+
 /// Replaces a file, and returns when the disk has it.
-pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let draft = path.with_added_extension("new");
     // Of a start that was killed here.

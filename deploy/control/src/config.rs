@@ -1,0 +1,49 @@
+//! The control plane of a service, from its variables.
+
+use std::sync::Arc;
+
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::config::{DataFolder, is_development};
+use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_sql::Connection;
+
+use crate::handle::{Control, ControlOptions};
+use crate::snapshot::FixedKeys;
+use crate::store::ControlStore;
+
+/// What is known at the start: the copy in `TALLYHOUSE_DATA`, and with `TALLYHOUSE_DEV` the keys of development. Without a `writer` nothing
+/// can be created here.
+pub fn open(
+    env: &dyn Env,
+    service: &'static str,
+    reader: &Connection,
+    writer: Option<&Connection>,
+) -> Result<Control, ConfigError> {
+    Ok(Control::open(ControlOptions {
+        service,
+        data: Some(env::read::<DataFolder>(env)?.tallyhouse_data),
+        store: Some(ControlStore::new(reader, writer)),
+        fixed: fixed_keys(env)?,
+        clock: Arc::new(now_ms),
+    }))
+}
+
+/// The keys that are known without ClickHouse: those of development, else none.
+pub fn fixed_keys(env: &dyn Env) -> Result<FixedKeys, ConfigError> {
+    Ok(if is_development(env)? { FixedKeys::development() } else { FixedKeys::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_known_but_in_development() {
+        let env = |value: &str| BTreeMap::from([("TALLYHOUSE_DEV".to_owned(), value.to_owned())]);
+        assert!(fixed_keys(&BTreeMap::new()).unwrap().is_empty());
+        let control = Control::fixed(fixed_keys(&env("1")).unwrap());
+        assert!(control.find("demo-query-key").is_ok() && control.find("demo-query-key ").is_err());
+    }
+}

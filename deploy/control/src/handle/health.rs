@@ -1,0 +1,39 @@
+//! How keys and the control plane are, for `/health`.
+
+use tallyhouse_service::health::{Health, Status};
+
+use crate::snapshot::Snapshot;
+use crate::store::ControlError;
+
+/// Whether anybody is let in. Without a key a process serves nobody, so it is not ready.
+const KEYS: &str = "keys";
+
+/// Whether what is known is up to date.
+const CONTROL: &str = "control";
+
+/// What came of the last look: `None` before the first.
+type Looked<'a> = Option<Result<bool, &'a ControlError>>;
+
+/// Says how they are; `looked` is `None` where there is no ClickHouse to look at.
+pub(super) fn tell(health: &Health, snapshot: &Snapshot, looked: Option<Looked<'_>>) {
+    let is_known = snapshot.mark().is_some() || looked.is_none();
+    match (snapshot.keys().next().is_some(), is_known) {
+        (true, _) => health.set(KEYS, Status::Up, ""),
+        (false, true) => health.set(
+            KEYS,
+            Status::Down,
+            "there is no API key, so nobody is let in; `tallyhouse keys create --project NAME --scope ingest` makes one",
+        ),
+        (false, false) => health.starting(KEYS, Status::Down, "not known yet: ClickHouse has not been read"),
+    }
+    match looked {
+        None => {}
+        Some(None) => health.starting(CONTROL, Status::Degraded, "ClickHouse has not been read yet"),
+        Some(Some(Ok(_))) => health.set(CONTROL, Status::Up, ""),
+        Some(Some(Err(_))) => health.set(
+            CONTROL,
+            Status::Degraded,
+            "ClickHouse does not answer: projects, keys and settings are as they were last read",
+        ),
+    }
+}

@@ -1,0 +1,52 @@
+//! Projects.
+
+use serde::{Deserialize, Serialize};
+use tallyhouse_schema::project::Priority;
+
+use super::Document;
+use crate::kind::Kind;
+
+/// How much a project may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    Free,
+    #[default]
+    Standard,
+    Enterprise,
+}
+
+/// A project. What is left out is as its file in `TALLYHOUSE_PROJECTS` says, else as the installation says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProjectDocument {
+    /// It takes and answers nothing any more.
+    #[serde(skip_serializing_if = "is_false")]
+    pub deleted: bool,
+    pub tier: Tier,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_window_days: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimension_values: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<bool>,
+    /// Events a day, instead of the tier's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_per_day: Option<u64>,
+    /// Events at once, instead of the tier's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_burst: Option<u64>,
+}
+
+impl Document for ProjectDocument {
+    const KIND: Kind = Kind::Project;
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
