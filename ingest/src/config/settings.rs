@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables,
 };
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
@@ -30,6 +30,8 @@ pub struct Variables {
     connections: Connections,
     #[command(flatten)]
     schemas: Schemas,
+    #[command(flatten)]
+    tokens: TokenVariables,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

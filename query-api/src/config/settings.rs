@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, untrimmed_secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables,
+    untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
@@ -26,6 +27,8 @@ pub struct Variables {
     connections: Connections,
     #[command(flatten)]
     schemas: Schemas,
+    #[command(flatten)]
+    tokens: TokenVariables,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

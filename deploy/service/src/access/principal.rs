@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::denied::Denied;
 use super::rights::{Right, Rights};
 use crate::cors::Origins;
 
@@ -53,5 +57,18 @@ impl Principal {
 
     pub const fn may(&self, right: Right) -> bool {
         self.rights.has(right)
+    }
+}
+
+/// The caller of a request, for handlers: `Caller(principal): Caller`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller(pub Arc<Principal>);
+
+/// Whoever authenticated is in the request's extensions. Nobody is there on a route that the gate did not see, which is refused.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Denied> {
+        parts.extensions.get::<Self>().cloned().ok_or(Denied::NoRule)
     }
 }

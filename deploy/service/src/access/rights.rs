@@ -42,6 +42,21 @@ impl Right {
         Self::ManageProject,
         Self::ManageInstallation,
     ];
+
+    /// As answers and documents spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SendEvents => "send_events",
+            Self::ImportHistory => "import_history",
+            Self::ReadMetrics => "read_metrics",
+            Self::Export => "export",
+            Self::Sql => "sql",
+            Self::ManageMetrics => "manage_metrics",
+            Self::ManageSchemas => "manage_schemas",
+            Self::ManageProject => "manage_project",
+            Self::ManageInstallation => "manage_installation",
+        }
+    }
 }
 
 /// A set of rights.
@@ -67,6 +82,17 @@ impl Rights {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     pub const fn is_empty(self) -> bool {

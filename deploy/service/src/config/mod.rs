@@ -1,6 +1,7 @@
 //! The variables that every service and command reads. No other folder of this crate names variables.
 
 mod log_filter;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
+
+pub use tokens::{TokenVariables, tokens};
 
 /// What is logged.
 #[derive(Debug, Clone, Args)]

@@ -7,7 +7,7 @@ use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables, secret,
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
@@ -157,6 +157,8 @@ pub struct ForUp {
     durability: Durability,
     #[command(flatten)]
     schemas: Schemas,
+    #[command(flatten)]
+    tokens: TokenVariables,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

@@ -96,8 +96,9 @@ fn the_names_that_every_program_knows_are_those_that_are_defined() {
 fn secrets_have_no_flags() {
     let secrets: Vec<String> =
         all().into_iter().filter(|definition| definition.is_secret).map(|definition| definition.name).collect();
-    let is_secret =
-        |name: &str| ["PASSWORD", "KEY", "TOKEN", "REDIS_URL", "OPTIONS"].iter().any(|word| name.ends_with(word));
+    let is_secret = |name: &str| {
+        ["PASSWORD", "KEY", "TOKEN", "SECRET", "REDIS_URL", "OPTIONS"].iter().any(|word| name.ends_with(word))
+    };
     let expected: Vec<&str> = NAMES.iter().copied().filter(|name| is_secret(name)).collect();
     let mut secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     secrets.sort_unstable();
