@@ -32,12 +32,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::Pool;
 use tallyhouse_service::changed_days::{
     self, BEAT_EVERY, InvalidateError, beat, invalidate, invalidate_everything, leave,
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::redis::Pool;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

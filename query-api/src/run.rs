@@ -7,6 +7,7 @@ use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::redis::OpenError;
 use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
 use tallyhouse_service::server::{Limits as ConnectionLimits, Server};
 use tokio::net::TcpListener;
@@ -53,8 +54,8 @@ pub struct Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// `REDIS_URL` is not one.
-    #[error("REDIS_URL: {0}; it must be such as redis://127.0.0.1:6379")]
-    Redis(#[from] crate::cache::shared::BadUrl),
+    #[error("REDIS_URL: {0}")]
+    Redis(#[from] OpenError),
     /// The registry has these metrics already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -66,7 +67,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let metrics = Metrics::register(&deps.registry)?;
     let server_metrics = ServerMetrics::register(&deps.registry)?;
     let redis = match &config.redis_url {
-        Some(url) => Some(Arc::new(SharedCache::new(url.expose(), metrics.clone(), Arc::clone(&deps.clock))?)),
+        Some(url) => Some(Arc::new(SharedCache::new(url, metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
     let adhoc = adhoc(&config, &deps, &metrics);

@@ -1,17 +1,20 @@
 //! Cache invalidation over Redis: which days changed, and the heartbeats which say that every change has been published.
 //!
 //! ```text
-//! time        HSETNX  tallyhouse:days:{project} since ..       -> which hash it is: one that was lost and began again counts from the start
-//!             HINCRBY tallyhouse:days:{project} {day} 1        -> what an answer about the day is compared with
-//!             HINCRBY tallyhouse:days:{project} h{hour} 1      -> of the newest days, about the hour; hours since 1970
-//!             HINCRBY tallyhouse:days:{project} w{day} 1       -> changes of the day that named hours: {day} - w{day} named none
-//!             PUBLISH tallyhouse:touched {project} {days} h{hours}  -> who listens reads those again
-//! everything, HINCRBY tallyhouse:cache:generations {field} 1   -> part of every answer's key: none from before is found
-//! a project   PUBLISH tallyhouse:cleared {field}               -> who listens forgets what it holds
-//! writers     HSETNX  tallyhouse:writers since ..              -> which list it is
-//!             HSET    tallyhouse:writers {id} {beat}           -> every change of what I stored before this beat is published
-//!             HDEL    tallyhouse:writers {id}                  -> I stopped, and every change is published
+//! time        HSETNX  …:days:<project> since ..           -> which hash it is: one that was lost and began again counts from the start
+//!             HINCRBY …:days:<project> <day> 1            -> what an answer about the day is compared with
+//!             HINCRBY …:days:<project> h<hour> 1          -> of the newest days, about the hour; hours since 1970
+//!             HINCRBY …:days:<project> w<day> 1           -> changes of the day that named hours: <day> - w<day> named none
+//!             PUBLISH tallyhouse:touched <project> <days> h<hours>  -> who listens reads those again
+//! everything, HINCRBY …:generations <field> 1             -> part of every answer's key: none from before is found
+//! a project   PUBLISH tallyhouse:cleared <field>          -> who listens forgets what it holds
+//! writers     HSETNX  …:writers since ..                  -> which list it is
+//!             HSET    …:writers <id> <beat>               -> every change of what I stored before this beat is published
+//!             HDEL    …:writers <id>                      -> I stopped, and every change is published
 //! ```
+//!
+//! `…` is `tallyhouse:{versions}`. The text in braces keeps all of them in one slot of a Redis Cluster: transactions touch several of them, and
+//! versions are compared with beats and with the name of the server that has them.
 //!
 //! Every process that changes stored data publishes the changed days: the ingester after each insert, commands after they changed
 //! rollups. Without knowledge of the days everything is invalidated: by an operator, or by an ingester whose predecessor was killed.
@@ -40,13 +43,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use deadpool_redis::redis::{self, Pipeline, RedisError};
-use deadpool_redis::{Config, Pool, PoolConfig, PoolError, Runtime, Timeouts};
-
 use crate::day_versions::{Day, DayChange, Hour, Unit};
+use crate::redis::{self, Pipeline, Pool, RedisError, Unavailable};
 
 /// The hash of a project's days, by project.
-pub const DAYS_KEY: &str = "tallyhouse:days:";
+pub const DAYS_KEY: &str = "tallyhouse:{versions}:days:";
 
 /// The field that makes the sums of two hashes of a project differ: a random number.
 pub const SINCE: &str = "since";
@@ -55,7 +56,7 @@ pub const SINCE: &str = "since";
 pub const CHANNEL: &str = "tallyhouse:touched";
 
 /// How often answers were invalidated: a hash by [`cleared_field`], and its own [`INCARNATION`].
-pub const GENERATIONS: &str = "tallyhouse:cache:generations";
+pub const GENERATIONS: &str = "tallyhouse:{versions}:generations";
 
 /// The field of [`GENERATIONS`] that counts for all projects.
 pub const ALL: &str = "all";
@@ -70,7 +71,7 @@ pub const CLEARED: &str = "tallyhouse:cleared";
 const PROJECT: &str = "project:";
 
 /// The hash of who writes: by id the number of the last beat, and [`SINCE`].
-pub const WRITERS: &str = "tallyhouse:writers";
+pub const WRITERS: &str = "tallyhouse:{versions}:writers";
 
 /// Between two beats of a writer.
 pub const BEAT_EVERY: Duration = Duration::from_millis(250);
@@ -92,24 +93,13 @@ const KEPT_SECONDS: i64 = 8 * 24 * 3_600;
 pub enum InvalidateError {
     /// No connection.
     #[error("{0}")]
-    Pool(#[from] PoolError),
+    Pool(#[from] Unavailable),
     /// It refused.
     #[error("{0}")]
     Redis(#[from] RedisError),
     /// It hangs.
     #[error("no answer within {TIME_BUDGET:?}")]
     NoAnswer,
-}
-
-/// At most so many connections to a Redis, each waited for no longer than [`TIME_BUDGET`]. The error tells nothing of the URL, which
-/// may hold a password.
-pub fn pool(url: &str, connections: usize) -> Result<Pool, String> {
-    let mut config = Config::from_url(url);
-    let timeouts = Timeouts { wait: Some(TIME_BUDGET), create: Some(TIME_BUDGET), recycle: Some(TIME_BUDGET) };
-    config.pool = Some(PoolConfig { max_size: connections, timeouts, ..PoolConfig::default() });
-    config
-        .create_pool(Some(Runtime::Tokio1))
-        .map_err(|_| "is not a Redis URL, such as redis://127.0.0.1:6379".to_owned())
 }
 
 /// The days to send next, at most [`AT_ONCE`]: the first pending ones behind `after`.

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod memory;
 pub mod private_file;
+pub mod redis;
 pub mod retry;
 pub mod secret;
 pub mod server;

@@ -13,13 +13,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use deadpool_redis::Pool;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::{Day, DayChange};
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
+use tallyhouse_service::redis::Pool;
 use tallyhouse_service::secret::Secret;
 
 use crate::config;
@@ -56,9 +56,9 @@ impl Invalidator {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let config::InvalidationTargets { redis_url, query_admin, admin_token } =
             config::InvalidationTargets::from_env(env)?;
-        let pool = redis_url.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
+        let pool = redis_url.map(|url| Pool::new(&url, changed_days::CONNECTIONS)).transpose();
         Ok(Self {
-            redis: pool.map_err(|problem| ConfigError::new("REDIS_URL", problem))?,
+            redis: pool.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?,
             query: format!("http://{}", reachable(query_admin)),
             token: admin_token,
             pending: BTreeSet::new(),

@@ -31,7 +31,7 @@ impl Redis {
 
     /// As after ingesters that were all stopped in order: a test raises versions itself.
     pub async fn nobody_writes(&self) {
-        self.command("HSETNX tallyhouse:writers since 1").await.unwrap();
+        self.command("HSETNX tallyhouse:{versions}:writers since 1").await.unwrap();
     }
 
     /// Kills it and starts it again, with what it held at its last `SAVE`.

@@ -14,7 +14,7 @@ use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
-use tallyhouse_service::secret::Secret;
+use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_sql::Connection;
 
 use crate::kafka::config::KafkaConfig;
@@ -50,7 +50,7 @@ pub struct Config {
     /// waits, nothing new is taken; less than the window of ids.
     pub log: Limits,
     /// `REDIS_URL`: changed days are published to it.
-    pub redis: Option<Secret>,
+    pub redis: Option<RedisUrl>,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, one JSON file per project. Without it, and for what a file leaves out:

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::Pool;
 use rdkafka::error::KafkaError;
 use tallyhouse_control::Control;
 use tallyhouse_schema::Catalogue;
@@ -17,6 +16,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
@@ -128,8 +128,8 @@ impl Ingest {
             health: health.clone(),
             changed_days: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
-        let redis = redis.map(|url| changed_days::pool(url.expose(), changed_days::CONNECTIONS)).transpose();
-        let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
+        let redis = redis.map(|url| Pool::new(url, changed_days::CONNECTIONS)).transpose();
+        let redis = redis.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
         let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {

@@ -9,10 +9,11 @@ use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::changed_days::{
-    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything, pool,
+    ALL, CONNECTIONS, DAYS_KEY, GENERATIONS, InvalidateError, WRITERS, beat, invalidate, invalidate_everything,
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tallyhouse_service::health::Health;
+use tallyhouse_service::redis::Pool;
 use tokio_util::sync::CancellationToken;
 
 use tallyhouse_testkit::ingest_service::{Service as Ingester, is_inserting, markers};
@@ -54,7 +55,10 @@ impl Publishing {
         stopped.cancel();
         let failures = self.metrics.changed_days_failures.get();
         let marker = ShutdownMarker::place(self.data.path());
-        self.publisher.clone().send(pool(redis_url, 1).unwrap(), marker, Health::default(), stopped).await;
+        self.publisher
+            .clone()
+            .send(Pool::new(&redis_url.parse().unwrap(), 1).unwrap(), marker, Health::default(), stopped)
+            .await;
         self.metrics.changed_days_failures.get() == failures
     }
 }
@@ -218,10 +222,10 @@ async fn without_redis_there_is_no_marker() {
 #[tokio::test]
 async fn what_redis_refuses_is_an_error_and_nothing_of_it_is_carried_out() {
     let redis = Redis::start().await;
-    let pool = pool(&redis.url, CONNECTIONS).unwrap();
+    let pool = Pool::new(&redis.url.parse().unwrap(), CONNECTIONS).unwrap();
     let gone = ["gone".to_owned()];
     let day = BTreeSet::from([DayChange::day("p", 3)]);
-    redis.command("HSET tallyhouse:writers gone 5").await.unwrap();
+    redis.command("HSET tallyhouse:{versions}:writers gone 5").await.unwrap();
 
     // `HDEL` would be taken by a full Redis, and nobody would doubt what the killed writer did not publish.
     redis.command("CONFIG SET maxmemory 1").await.unwrap();

@@ -188,7 +188,7 @@ async fn the_days_that_an_insert_changed_are_published_here_and_in_redis() {
         "published before the sender has its answer"
     );
     assert_eq!(service.days.of(&place.project, &day(today - 1), 0), before);
-    let field = format!("HGET tallyhouse:days:{} {}", place.project, today - 2);
+    let field = format!("HGET tallyhouse:{{versions}}:days:{} {}", place.project, today - 2);
     eventually("Redis knows", async || redis.command(&field).await.as_deref() == Some("$1")).await;
     // Without Redis ingestion goes on, and this process knows.
     redis.kill().await;
@@ -204,7 +204,8 @@ async fn pending_days_are_published_at_the_end_or_counted() {
     let project = new_project();
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     let publisher = Publisher::new(DayVersions::default(), true, Arc::clone(&metrics));
-    let (pool, stopped) = (tallyhouse_service::changed_days::pool(&redis.url, 2).unwrap(), CancellationToken::new());
+    let (pool, stopped) =
+        (tallyhouse_service::redis::Pool::new(&redis.url.parse().unwrap(), 2).unwrap(), CancellationToken::new());
     stopped.cancel();
     let days = |days: [i32; 2]| days.map(|day| DayChange::day(&project, day));
     eventually("Redis has the days of a sender that was stopped", async || {
@@ -214,7 +215,7 @@ async fn pending_days_are_published_at_the_end_or_counted() {
             .send(pool.clone(), ShutdownMarker::place(data.path()), Health::default(), stopped.clone())
             .await;
         // Two days, and since when.
-        redis.command(&format!("HLEN tallyhouse:days:{project}")).await.as_deref() == Some(":3")
+        redis.command(&format!("HLEN tallyhouse:{{versions}}:days:{project}")).await.as_deref() == Some(":3")
     })
     .await;
 

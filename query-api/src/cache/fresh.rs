@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use deadpool_redis::redis;
 use sha2::{Digest, Sha256};
+use tallyhouse_service::redis;
 use tallyhouse_sql::hex;
 
 use super::RedisTimeBudget;

@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis;
+use tallyhouse_service::redis;
 use tokio::time::{sleep, timeout_at};
 
 use super::answers::CacheLookup;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use deadpool_redis::redis;
 use moka::Expiry;
 use moka::sync::Cache;
+use tallyhouse_service::redis;
 use tokio::sync::Semaphore;
 
 use super::RedisTimeBudget;

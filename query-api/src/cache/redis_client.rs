@@ -12,12 +12,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::redis::{self, FromRedisValue, RedisError};
-use deadpool_redis::{Pool, PoolError};
 use tallyhouse_service::breaker::{Breaker, Pass, Verdict};
-use tallyhouse_service::changed_days;
 /// The longest that a command may take.
 pub(super) use tallyhouse_service::changed_days::TIME_BUDGET;
+use tallyhouse_service::redis::{self, FromRedisValue, RedisError};
+use tallyhouse_service::redis::{OpenError, Pool, RedisUrl, Unavailable};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::clock::Clock;
@@ -42,19 +41,14 @@ pub(super) enum Request {
     Many(redis::Pipeline),
 }
 
-/// A Redis URL that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BadUrl(pub(super) String);
-
 /// Redis was no help: it failed, was too slow, or is being left alone. It has been counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Away;
 
 impl RedisClient {
     /// To `url`; connects when first used.
-    pub(super) fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let pool = changed_days::pool(url, CONNECTIONS).map_err(BadUrl)?;
+    pub(super) fn new(url: &RedisUrl, metrics: Metrics, clock: Clock) -> Result<Self, OpenError> {
+        let pool = Pool::new(url, CONNECTIONS)?;
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
         Ok(Self { pool, breaker: Breaker::default(), metrics, clock, thread })
@@ -157,7 +151,7 @@ async fn exchange<T: FromRedisValue>(pool: Pool, request: Request) -> Result<T, 
 enum Trouble {
     /// No connection.
     #[error("{0}")]
-    Pool(#[from] PoolError),
+    Pool(#[from] Unavailable),
     #[error("{0}")]
     Command(#[from] RedisError),
 }
@@ -172,9 +166,9 @@ mod tests {
     use super::*;
 
     /// It takes connections and says nothing.
-    async fn hung() -> String {
+    async fn hung() -> RedisUrl {
         let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("redis://{}", hung.local_addr().unwrap());
+        let url = format!("redis://{}", hung.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move {
             let mut held = Vec::new();
             while let Ok((stream, _)) = hung.accept().await {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis::{self, FromRedisValue, RedisError};
+use tallyhouse_service::changed_days::WRITERS;
+use tallyhouse_service::redis::{self, FromRedisValue, OpenError, RedisUrl, SubscribeError, Subscriber};
 
 use super::compressed::beside;
 use super::entry::CachedAnswer;
+pub use super::redis_client::Away;
 use super::redis_client::RedisClient;
-pub use super::redis_client::{Away, BadUrl};
 pub(super) use super::redis_client::{Request, TIME_BUDGET};
 use super::{Key, RedisTimeBudget};
 use crate::clock::Clock;
@@ -21,13 +22,13 @@ pub(super) const MAX_BYTES: usize = 4 << 20;
 /// A connection to Redis that nothing depends on.
 pub struct SharedCache {
     client: Arc<RedisClient>,
-    subscriber: redis::Client,
+    subscriber: Subscriber,
 }
 
 impl SharedCache {
     /// A client for `url`; connects when first used.
-    pub fn new(url: &str, metrics: Metrics, clock: Clock) -> Result<Self, BadUrl> {
-        let subscriber = redis::Client::open(url).map_err(|error| BadUrl(error.to_string()))?;
+    pub fn new(url: &RedisUrl, metrics: Metrics, clock: Clock) -> Result<Self, OpenError> {
+        let subscriber = Subscriber::new(url, WRITERS)?;
         Ok(Self { client: Arc::new(RedisClient::new(url, metrics, clock)?), subscriber })
     }
 
@@ -70,8 +71,8 @@ impl SharedCache {
     }
 
     /// A connection of one's own, for listening.
-    pub(super) async fn listen(&self) -> Result<redis::aio::PubSub, RedisError> {
-        self.subscriber.get_async_pubsub().await
+    pub(super) async fn listen(&self) -> Result<redis::aio::PubSub, SubscribeError> {
+        self.subscriber.connect().await
     }
 
     /// Asks Redis for an answer, as long as that still waits for it.

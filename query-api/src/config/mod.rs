@@ -12,7 +12,7 @@ use tallyhouse_service::config::{AdminAccess, GivenClickHouse, Redis};
 use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
-use tallyhouse_service::secret::Secret;
+use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_sql::Connection;
 
 use crate::admission::{Limits, Policy, SendPermits};
@@ -33,7 +33,7 @@ pub struct Config {
     /// `QUERY_ORIGINS`: web pages that may ask. Without any, in development: those of this machine.
     pub origins: Origins,
     /// `REDIS_URL`: shares answers between instances; without it each has its own. May hold a password.
-    pub redis_url: Option<Secret>,
+    pub redis_url: Option<RedisUrl>,
     /// `QUERY_CACHE_BYTES`: answers held in this process, and their parts; half each.
     pub cache_bytes: u64,
     /// `QUERY_CACHE_TTL_MS`: how long an answer that touches today is fresh, +- a sixth. For all other times see

@@ -32,7 +32,7 @@ const GONE: Duration = Duration::from_secs(86_401);
 /// As the ingester does after an insert.
 async fn raise(redis: &Redis, project: &str, from: i64) {
     let day = from / 86_400;
-    redis.command(&format!("HINCRBY tallyhouse:days:{project} {day} 1")).await.unwrap();
+    redis.command(&format!("HINCRBY tallyhouse:{{versions}}:days:{project} {day} 1")).await.unwrap();
     redis.command(&format!("PUBLISH tallyhouse:touched \"{project} {day}\"")).await.unwrap();
 }
 
@@ -255,7 +255,7 @@ async fn a_late_event_shows_on_every_instance() {
     // Messages are lost: a subscription that ends makes everything be read again.
     insert_events(&engine.writer(), &project, from, 1).await;
     let day = from / 86_400;
-    redis.command(&format!("HINCRBY tallyhouse:days:{project} {day} 1")).await.unwrap();
+    redis.command(&format!("HINCRBY tallyhouse:{{versions}}:days:{project} {day} 1")).await.unwrap();
     redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
     eventually("the event shows without its message", async || shows(9).await).await;
     // A look at Redis that came to nothing costs a query, and is counted; nothing else does.
@@ -397,7 +397,8 @@ async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_thos
     let (engine, project, from) = (support::engine().await, new_project(), ten_days_ago());
     insert_events(&engine.writer(), &project, from, 1).await;
     let redis = Redis::start().await;
-    let (pool, day) = (tallyhouse_service::changed_days::pool(&redis.url, 1).unwrap(), (from / 86_400) as i32);
+    let (pool, day) =
+        (tallyhouse_service::redis::Pool::new(&redis.url.parse().unwrap(), 1).unwrap(), (from / 86_400) as i32);
     let changed = BTreeSet::from([DayChange::day(&project, day)]);
     let late = async || invalidate(&pool, &changed).await.unwrap();
     late().await;
@@ -405,7 +406,7 @@ async fn the_days_of_a_project_that_ended_and_began_again_are_not_taken_for_thos
     assert_eq!(service.get(&project, &a_day(from)).await.values(), [json!(3)]);
     // As after days in which nothing came: the counter is 1 again, and the data is another.
     insert_events(&engine.writer(), &project, from, 1).await;
-    redis.command(&format!("DEL tallyhouse:days:{project}")).await.unwrap();
+    redis.command(&format!("DEL tallyhouse:{{versions}}:days:{project}")).await.unwrap();
     late().await;
     let shows = async || service.get(&project, &a_day(from)).await.values() == [json!(6)];
     eventually("the event shows", shows).await;
@@ -450,7 +451,7 @@ async fn an_operator_clears_a_project_on_every_instance() {
 /// Parts of an instance of its own.
 fn parts(redis_url: &str) -> Parts {
     let metrics = Metrics::register(&Registry::new()).unwrap();
-    let shared = SharedCache::new(redis_url, metrics.clone(), Arc::new(now_ms)).unwrap();
+    let shared = SharedCache::new(&redis_url.parse().unwrap(), metrics.clone(), Arc::new(now_ms)).unwrap();
     let (clock, random) = (Arc::new(now_ms), Arc::new(|| 0.5));
     let policy = Policy { open: Duration::from_secs(60) };
     Parts::new(PartsDeps { bytes: 1 << 20, shared: Some(Arc::new(shared)), policy, metrics, clock, random })

@@ -36,7 +36,7 @@ impl Place {
         let ingester =
             Ingester::start_with(engine.writer(), &data, &project, &[("REDIS_URL", redis.url.as_str())]).await;
         eventually("the ingester beats", async || {
-            redis.command("HLEN tallyhouse:writers").await.as_deref() == Some(":2")
+            redis.command("HLEN tallyhouse:{versions}:writers").await.as_deref() == Some(":2")
         })
         .await;
         let api = instance(&project, &redis).await;
@@ -129,9 +129,11 @@ async fn a_hash_of_versions_that_was_evicted_revives_no_answer() {
     assert_eq!(first.values(), [json!(3)]);
     place.late().await;
     place.shows("the change was published").await;
-    for evicted in
-        [format!("tallyhouse:days:{}", place.project), WRITERS.to_owned(), "tallyhouse:cache:generations".to_owned()]
-    {
+    for evicted in [
+        format!("tallyhouse:{{versions}}:days:{}", place.project),
+        WRITERS.to_owned(),
+        "tallyhouse:{versions}:generations".to_owned(),
+    ] {
         assert_eq!(place.redis.command(&format!("DEL {evicted}")).await.as_deref(), Some(":1"));
         place.redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
         let begun = Instant::now();
@@ -166,7 +168,7 @@ async fn what_was_cleared_is_not_given_again_when_the_count_of_clearings_is_lost
     place.events += 3;
     assert_eq!(place.api.delete_as_operator("/v1/cache").await.status, 200);
     place.shows("it was cleared").await;
-    assert_eq!(place.redis.command("DEL tallyhouse:cache:generations").await.as_deref(), Some(":1"));
+    assert_eq!(place.redis.command("DEL tallyhouse:{versions}:generations").await.as_deref(), Some(":1"));
     place.redis.command("CLIENT KILL TYPE pubsub").await.unwrap();
     let begun = Instant::now();
     // Longer than anything read before is believed without messages.

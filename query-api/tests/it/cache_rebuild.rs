@@ -85,7 +85,7 @@ async fn who_cannot_be_told_is_named_and_a_killed_rebuild_is_told_by_the_next() 
     assert!(!told(&output).contains("no query API was told"), "{output:?}");
     for (project, times) in [("killed", 1), (project.as_str(), 3)] {
         let day = from / 86_400;
-        let version = redis.number(&format!("tallyhouse:days:{project}"), &day.to_string()).await;
+        let version = redis.number(&format!("tallyhouse:{{versions}}:days:{project}"), &day.to_string()).await;
         assert_eq!(version, times, "{project}: once for each swap");
     }
 

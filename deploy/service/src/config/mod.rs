@@ -12,6 +12,7 @@ use clap::{ArgAction, Args};
 
 use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
+use crate::redis::{BadRedisUrl, RedisUrl};
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
 
@@ -81,9 +82,10 @@ pub struct Schemas {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Redis {
-    /// Redis, such as `redis://127.0.0.1:6379`: shares answers between query instances, and carries the changed days to them
-    #[arg(env = "REDIS_URL", value_parser = secret)]
-    pub redis_url: Option<Secret>,
+    /// Redis, such as `redis://127.0.0.1:6379`, `redis+sentinel://a:26379,b:26379/mymaster` or `redis+cluster://a:6379,b:6379`: shares answers
+    /// between query instances, carries the changed days to them, and counts for the rate limits
+    #[arg(env = "REDIS_URL", value_parser = redis_url)]
+    pub redis_url: Option<RedisUrl>,
 }
 
 /// Who may ask the admin ports.
@@ -132,6 +134,11 @@ impl GivenClickHouse {
     pub fn password(&self) -> String {
         self.clickhouse_password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default()
     }
+}
+
+/// An error tells nothing of the URL, which may hold a password.
+fn redis_url(text: &str) -> Result<RedisUrl, BadRedisUrl> {
+    text.parse()
 }
 
 /// A secret without blanks around it.

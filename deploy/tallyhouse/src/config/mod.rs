@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
 
@@ -101,7 +102,7 @@ pub fn replay_key(env: &dyn Env) -> Result<Option<Secret>, ConfigError> {
 /// Where commands invalidate the days that they change.
 pub struct InvalidationTargets {
     /// `REDIS_URL`
-    pub redis_url: Option<Secret>,
+    pub redis_url: Option<RedisUrl>,
     /// `QUERY_ADMIN_ADDR`: of the query API that runs.
     pub query_admin: SocketAddr,
     /// `ADMIN_TOKEN`: what that one asks for.

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis;
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::probe::{self, Topic};
-use tallyhouse_service::changed_days;
 use tallyhouse_service::env::Env;
-use tallyhouse_service::secret::Secret;
+use tallyhouse_service::redis::{self, Pool, RedisUrl};
 use tallyhouse_sql::Connection;
 
 use super::{Findings, Outcome};
@@ -141,11 +139,11 @@ fn made(name: &str, topic: &Topic) -> Outcome {
 }
 
 /// The URL is never shown: it may hold a password.
-pub(super) async fn redis(url: Option<&Secret>) -> Outcome {
+pub(super) async fn redis(url: Option<&RedisUrl>) -> Outcome {
     let Some(url) = url else {
         return Outcome::Ok("REDIS_URL is not set: answers are cached in the process".to_owned());
     };
-    let pool = match changed_days::pool(url.expose(), 1) {
+    let pool = match Pool::new(url, 1) {
         Ok(pool) => pool,
         Err(problem) => return Outcome::Failed(format!("REDIS_URL: {problem}")),
     };

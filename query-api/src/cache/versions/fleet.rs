@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tallyhouse_service::day_versions::Span;
+use tokio::sync::Notify;
 
 use super::super::RedisTimeBudget;
 use super::super::day_version_table::{DayVersionTable, Moment, Slot, VersionLookup};
@@ -21,6 +22,8 @@ pub(super) struct Fleet {
     reading: SingleFlight<String, Result<Duration, Away>>,
     /// The first reading of the pulse.
     heartbeat_reading: SingleFlight<(), Result<Duration, Away>>,
+    /// Redis is another one: the subscription may be to the one before, which still answers.
+    pub(super) moved: Notify,
     pub(super) metrics: Metrics,
 }
 
@@ -32,6 +35,7 @@ impl Fleet {
             heartbeats: Mutex::default(),
             reading: SingleFlight::default(),
             heartbeat_reading: SingleFlight::default(),
+            moved: Notify::new(),
             metrics,
         }
     }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool_redis::redis;
 use futures_util::StreamExt;
 use tallyhouse_service::changed_days::{self, CHANNEL as TOUCHED, CLEARED};
+use tallyhouse_service::redis::{self, SubscribeError};
 use tokio::time::timeout;
 
 use super::super::day_version_table::Link;
@@ -39,6 +39,7 @@ impl Fleet {
                         self.heard_changed(&text);
                     }
                 }
+                () = self.moved.notified() => return Err(ListenError::Moved),
                 _ = ping.tick() => {
                     let sent = Instant::now();
                     timeout(PONG_WITHIN, sink.ping::<()>()).await??;
@@ -66,8 +67,12 @@ impl Fleet {
 pub(super) enum ListenError {
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
+    #[error("{0}")]
+    NotOpened(#[from] SubscribeError),
     #[error("no answer in time")]
     Slow(#[from] tokio::time::error::Elapsed),
+    #[error("Redis is another one")]
+    Moved,
     #[error("closed by Redis")]
     Closed,
 }
@@ -94,7 +99,8 @@ mod tests {
     fn fleet() -> Fleet {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         // Nobody listens there; nothing is asked.
-        let shared = SharedCache::new("redis://127.0.0.1:1", metrics.clone(), Arc::new(|| 0)).unwrap();
+        let shared =
+            SharedCache::new(&"redis://127.0.0.1:1".parse().unwrap(), metrics.clone(), Arc::new(|| 0)).unwrap();
         let fleet = Fleet::new(Arc::new(shared), metrics);
         fleet.table().linked(1, Instant::now() + Duration::from_secs(86_400));
         for project in ["p", "q"] {

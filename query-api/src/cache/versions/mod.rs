@@ -1,8 +1,8 @@
 //! The version stamp of a question: the versions of its days and hours.
 //!
 //! ```text
-//! with Redis   tallyhouse:writers, four times a second: whether versions are current (`heartbeats.rs`)
-//!              HGETALL tallyhouse:days:{project} on first use, then what `tallyhouse:touched` says has changed
+//! with Redis   `…:writers`, four times a second: whether versions are current (`heartbeats.rs`)
+//!              HGETALL `…:days:<project>` on first use, then what `tallyhouse:touched` says has changed
 //!              run_id and master_replid of INFO: counters are comparable only while the same process counts the same data
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown

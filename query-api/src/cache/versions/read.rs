@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use deadpool_redis::redis;
 use sha2::{Digest, Sha256};
 use tallyhouse_service::changed_days::{
     self, ALL, DAYS_KEY, GENERATIONS, INCARNATION, SINCE, WRITERS, cleared_field, hour_field, hour_of, with_hours_field,
 };
 use tallyhouse_service::day_versions::{Hour, Unit};
+use tallyhouse_service::redis;
 
 use super::super::RedisTimeBudget;
 use super::super::day_version_table::{Fetched, Moment, Reread, VersionLookup};
@@ -58,6 +58,7 @@ impl Fleet {
             tracing::info!("Redis is another one, or lost something: no answer from before is given again");
             self.table().cleared(None);
             cleared(None);
+            self.moved.notify_one();
         }
         if !outlived.is_empty() {
             let mut commands = redis::pipe();
