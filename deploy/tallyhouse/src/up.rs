@@ -199,12 +199,15 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
     };
     Ok(EngineOptions {
         data: config.data.clone(),
+        listen: engine.listen,
+        client_networks: engine.client_networks.clone(),
         http_port: engine.http_port,
         tcp_port: engine.tcp_port,
         program: engine.program().map_err(EngineError::from)?,
         cage: engine.cage,
         credentials,
         grafana_projects: engine.grafana_projects.clone(),
+        accounts: Vec::new(),
         analyst_statements: engine.analyst_statements,
         executable: std::env::current_exe().map_err(EngineError::Spawn)?,
         start_within: START_WITHIN,

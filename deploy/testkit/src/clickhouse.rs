@@ -62,6 +62,9 @@ pub fn options(folder: &Path) -> EngineOptions {
     let [http_port] = free_ports();
     EngineOptions {
         data: folder.join("data"),
+        listen: [127, 0, 0, 1].into(),
+        client_networks: Vec::new(),
+        accounts: Vec::new(),
         http_port,
         tcp_port: None,
         program: program(),

@@ -1,6 +1,6 @@
 //! Checks for variables that contradict each other in one process, and for variables without effect there.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use tallyhouse_query_api as query_api;
 use tallyhouse_service::env::{ConfigError, Env, apart, unused};
@@ -38,7 +38,7 @@ pub fn ports_apart(
 }
 
 fn ports(engine: &EngineConfig) -> Vec<(&'static str, SocketAddr)> {
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let local = |port| SocketAddr::from((engine.listen, port));
     let native = engine.tcp_port.map(|port| ("CLICKHOUSE_TCP_PORT", local(port)));
     [("CLICKHOUSE_HTTP_PORT", local(engine.http_port))].into_iter().chain(native).collect()
 }
@@ -54,8 +54,10 @@ const OF_GIVEN: [&str; 6] = [
 ];
 
 /// Of the embedded one.
-const OF_EMBEDDED: [&str; 6] = [
+const OF_EMBEDDED: [&str; 8] = [
+    "CLICKHOUSE_CLIENT_NETWORKS",
     "CLICKHOUSE_HTTP_PORT",
+    "CLICKHOUSE_LISTEN",
     "CLICKHOUSE_TCP_PORT",
     "GRAFANA_PROJECTS",
     "TALLYHOUSE_CAGE",

@@ -5,7 +5,7 @@ pub mod settings;
 #[cfg(test)]
 mod tables;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
@@ -14,7 +14,7 @@ use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::durability::Fsync;
 
-use crate::engine::{Cage, Choice, Program, ProgramError, ProjectName};
+use crate::engine::{Cage, Choice, Network, Program, ProgramError, ProjectName};
 pub use checks::{ports_apart, without_effect};
 use settings::{Durability, EngineSettings, ReplayKey};
 
@@ -33,6 +33,10 @@ pub struct Config {
 
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
+    /// `CLICKHOUSE_LISTEN`
+    pub listen: IpAddr,
+    /// `CLICKHOUSE_CLIENT_NETWORKS`
+    pub client_networks: Vec<Network>,
     /// `CLICKHOUSE_HTTP_PORT`
     pub http_port: u16,
     /// `CLICKHOUSE_TCP_PORT`
@@ -77,6 +81,8 @@ impl EngineConfig {
         let settings: EngineSettings = env::read(env)?;
         let default = if is_development { "demo" } else { "" };
         Ok(Self {
+            listen: settings.clickhouse_listen,
+            client_networks: networks(settings.clickhouse_client_networks.as_deref().unwrap_or_default())?,
             http_port: settings.clickhouse_http_port,
             tcp_port: settings.clickhouse_tcp_port,
             choice: settings.tallyhouse_engine,
@@ -117,6 +123,15 @@ impl InvalidationTargets {
     }
 }
 
+fn networks(text: &str) -> Result<Vec<Network>, ConfigError> {
+    let bad = |text: &str| {
+        let problem = format!("`{text}` is not an address or a network, such as 172.17.0.0/16");
+        ConfigError::new("CLICKHOUSE_CLIENT_NETWORKS", problem)
+    };
+    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    texts.map(|text| text.parse().map_err(|()| bad(text))).collect()
+}
+
 fn projects(text: &str) -> Result<Vec<ProjectName>, ConfigError> {
     let bad = |name: &str| ConfigError::new("GRAFANA_PROJECTS", format!("`{name}` is not the name of a project"));
     text.split(',')
@@ -148,6 +163,10 @@ mod tests {
         assert_eq!(
             read(&[("GRAFANA_PROJECTS", "a,b' OR 1")]).unwrap_err(),
             "GRAFANA_PROJECTS: `b' OR 1` is not the name of a project"
+        );
+        assert_eq!(
+            read(&[("CLICKHOUSE_CLIENT_NETWORKS", "10.0.0.0/8, 10.0.0.0/99")]).unwrap_err(),
+            "CLICKHOUSE_CLIENT_NETWORKS: `10.0.0.0/99` is not an address or a network, such as 172.17.0.0/16"
         );
     }
 

@@ -1,5 +1,6 @@
 //! The variables of the embedded engine and of commands, each defined once; the services have their own.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
@@ -18,10 +19,16 @@ use crate::engine::{Cage, Choice};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Embedded ClickHouse")]
 pub struct EngineSettings {
-    /// HTTP port of the embedded ClickHouse, on loopback
+    /// Address that the embedded ClickHouse listens on beside loopback, for people's tools on other machines or in containers
+    #[arg(long, env = "CLICKHOUSE_LISTEN", default_value = "127.0.0.1", value_parser = listen)]
+    pub clickhouse_listen: IpAddr,
+    /// Networks from where accounts of people's tools may come, with commas between, such as `172.17.0.0/16` (default: loopback)
+    #[arg(long, env = "CLICKHOUSE_CLIENT_NETWORKS")]
+    pub clickhouse_client_networks: Option<String>,
+    /// HTTP port of the embedded ClickHouse
     #[arg(long, env = "CLICKHOUSE_HTTP_PORT", default_value = "8123", value_parser = whole::<u16>(1, 65_535, "port"))]
     pub clickhouse_http_port: u16,
-    /// Port of its own protocol, on loopback; without it that protocol is not spoken
+    /// Port of its own protocol; without it that protocol is not spoken
     #[arg(long, env = "CLICKHOUSE_TCP_PORT", value_parser = whole::<u16>(1, 65_535, "port"))]
     pub clickhouse_tcp_port: Option<u16>,
     /// What is run: the library, `clickhouse` on PATH (`server`), or whichever is there
@@ -36,6 +43,11 @@ pub struct EngineSettings {
     /// Projects that the ClickHouse user `grafana` sees, with commas between (default: demo in development)
     #[arg(long, env = "GRAFANA_PROJECTS")]
     pub grafana_projects: Option<String>,
+}
+
+fn listen(text: &str) -> Result<IpAddr, String> {
+    let text = text.trim();
+    text.parse().map_err(|_| format!("`{text}` is not an address, such as 0.0.0.0"))
 }
 
 /// When parts reach the disk.

@@ -1,5 +1,6 @@
 //! Errors of the engine, each one line that says what to do.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ pub enum EngineError {
         /// The variable that sets it.
         variable: &'static str,
     },
+    /// No address of this machine.
+    #[error("CLICKHOUSE_LISTEN: {address} is no address of this machine")]
+    NotOurs { address: IpAddr },
+    /// A running server did not take other accounts.
+    #[error("ClickHouse did not read its accounts anew: {0}")]
+    Accounts(String),
     /// Another ClickHouse works on the same data.
     #[error("{} is in use by another ClickHouse{}; stop it, or choose another folder with TALLYHOUSE_DATA",
         .path.display(), holder(*.pid))]

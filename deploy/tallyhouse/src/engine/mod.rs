@@ -8,6 +8,7 @@
 //! ClickHouse, either by loading it as a library or by executing `clickhouse server`. The supervisor restarts it, with
 //! growing pauses, whenever it ends unasked.
 
+pub mod accounts;
 pub mod cage;
 pub mod child;
 mod dedup_log;
@@ -15,6 +16,7 @@ mod error;
 mod hang;
 mod job;
 mod library;
+mod network;
 mod output;
 mod pinned;
 mod preflight;
@@ -25,24 +27,31 @@ mod settings;
 mod supervisor;
 mod verify;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::credentials::Credentials;
 use crate::telemetry::Metrics;
+pub use accounts::Account;
 pub use cage::{Cage, Strength};
 pub use error::EngineError;
 use job::Job;
 pub use library::LibraryError;
+pub use network::Network;
 pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
 pub use settings::ProjectName;
 use supervisor::{Phase, Supervisor};
+
+/// How long a process may take to end that is replaced by one with other accounts.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What an engine needs to know.
 #[derive(Debug, Clone)]
@@ -50,9 +59,13 @@ pub struct EngineOptions {
     /// `TALLYHOUSE_DATA`. The tables are in `clickhouse/` below it, old raw events in `clickhouse-cold/`, written settings
     /// in `engine/`, and the process id in `clickhouse.pid`.
     pub data: PathBuf,
-    /// Port of HTTP on 127.0.0.1.
+    /// Where it listens beside loopback.
+    pub listen: IpAddr,
+    /// From where people's tools may come, beside loopback; the product's own users come from loopback only.
+    pub client_networks: Vec<Network>,
+    /// Port of HTTP.
     pub http_port: u16,
-    /// Port of ClickHouse's own protocol on 127.0.0.1; `None`: it is not spoken. The product itself uses HTTP.
+    /// Port of ClickHouse's own protocol; `None`: it is not spoken. The product itself uses HTTP.
     pub tcp_port: Option<u16>,
     pub program: Program,
     /// What the kernel lets it do.
@@ -61,6 +74,8 @@ pub struct EngineOptions {
     pub credentials: Credentials,
     /// Projects that the user `grafana` sees.
     pub grafana_projects: Vec<ProjectName>,
+    /// Of people's tools; [`Engine::set_accounts`] changes them.
+    pub accounts: Vec<Account>,
     /// Statements of analysts at once: those that run, and those whose answers are being read.
     pub analyst_statements: usize,
     /// The `tallyhouse` program, which the child starts as.
@@ -79,6 +94,11 @@ pub struct Engine {
     http_url: String,
     credentials: Credentials,
     supervisor: Supervisor,
+    files: settings::Files,
+    /// As it was started, but for the accounts.
+    options: EngineOptions,
+    /// Those in force.
+    accounts: Mutex<Vec<Account>>,
     start_within: Duration,
     strength: Strength,
     /// Looks whether it hangs, from when it was ready.
@@ -99,9 +119,11 @@ impl Engine {
         let files = settings::Files::below(&options.data)?;
         options.program.verify(&options.data).await?;
         preflight::wait_for_data(&files).await?;
-        preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", options.http_port).await?;
-        if let Some(port) = options.tcp_port {
-            preflight::wait_for_port("CLICKHOUSE_TCP_PORT", port).await?;
+        for address in network::listened(options.listen) {
+            preflight::wait_for_port("CLICKHOUSE_HTTP_PORT", (address, options.http_port).into()).await?;
+            if let Some(port) = options.tcp_port {
+                preflight::wait_for_port("CLICKHOUSE_TCP_PORT", (address, port).into()).await?;
+            }
         }
         settings::write(&files, &options)?;
         let strength = Strength::of(options.cage, matches!(options.program, Program::Library(_)));
@@ -110,13 +132,13 @@ impl Engine {
         }
         let http_url = format!("http://127.0.0.1:{}", options.http_port);
         let job = Job {
-            executable: options.executable,
-            program: options.program,
-            files,
+            executable: options.executable.clone(),
+            program: options.program.clone(),
+            files: files.clone(),
             http_port: options.http_port,
             tcp_port: options.tcp_port,
             cage: options.cage,
-            metrics: options.metrics,
+            metrics: options.metrics.clone(),
         };
         Ok(Self {
             strength,
@@ -125,7 +147,10 @@ impl Engine {
             start_within: options.start_within,
             http_url,
             supervisor: Supervisor::start(job)?,
-            credentials: options.credentials,
+            credentials: options.credentials.clone(),
+            files,
+            accounts: Mutex::new(options.accounts.clone()),
+            options,
         })
     }
 
@@ -175,6 +200,28 @@ impl Engine {
     /// What the kernel lets it do.
     pub fn cage(&self) -> Strength {
         self.strength
+    }
+
+    /// Lets these accounts in, and no others, and returns when that is in force.
+    ///
+    /// A library reads its users only when it starts, so it is started again: what runs is cut off, and inserts are repeated under their
+    /// tokens. A server reads them anew.
+    pub async fn set_accounts(&self, accounts: Vec<Account>) -> Result<(), EngineError> {
+        let mut in_force = self.accounts.lock().await;
+        if *in_force == accounts {
+            return Ok(());
+        }
+        settings::write_users(&self.files, &EngineOptions { accounts: accounts.clone(), ..self.options.clone() })?;
+        match self.options.program {
+            Program::Library(_) => self.supervisor.replace(STOP_WITHIN).await,
+            Program::Server(_) => {
+                let reloaded = self.writer().client().query("SYSTEM RELOAD USERS").execute().await;
+                reloaded.map_err(|error| EngineError::Accounts(error.to_string()))?;
+            }
+        }
+        self.answers_within(self.start_within).await?;
+        *in_force = accounts;
+        Ok(())
     }
 
     /// How often it was started again after it had ended unasked.

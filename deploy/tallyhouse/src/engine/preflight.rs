@@ -3,7 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,11 +30,14 @@ pub(super) async fn wait_for_data(files: &Files) -> Result<(), EngineError> {
 }
 
 /// Waits until a port of this machine can be listened on.
-pub(super) async fn wait_for_port(variable: &'static str, port: u16) -> Result<(), EngineError> {
+pub(super) async fn wait_for_port(variable: &'static str, address: SocketAddr) -> Result<(), EngineError> {
     let deadline = Instant::now() + PORT_WITHIN;
-    while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
+    while let Err(error) = TcpListener::bind(address) {
+        if error.kind() == ErrorKind::AddrNotAvailable {
+            return Err(EngineError::NotOurs { address: address.ip() });
+        }
         if Instant::now() > deadline {
-            return Err(EngineError::PortTaken { port, variable });
+            return Err(EngineError::PortTaken { port: address.port(), variable });
         }
         sleep(POLL).await;
     }

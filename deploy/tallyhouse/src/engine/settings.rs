@@ -1,4 +1,4 @@
-//! Writes config.xml and users.xml at every start, so that they match this version.
+//! Writes config.xml and users.xml at every start, so that they match this version, and users.xml again when accounts change.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,9 @@ use tallyhouse_sql::hex;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_INSERT;
 
 use super::EngineOptions;
+use super::accounts;
 use super::error::EngineError;
+use super::network;
 use super::pinned;
 use super::program::Program;
 use tallyhouse_service::private_file;
@@ -51,6 +53,12 @@ const NO_SHA256: &str = "0000000000000000000000000000000000000000000000000000000
 /// A project's id, as it may stand in a row policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectName(String);
+
+impl ProjectName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl FromStr for ProjectName {
     type Err = ();
@@ -128,11 +136,16 @@ impl Files {
 /// Writes both files, and puts a definition of ours in the place of the functions that read files of the server: see [`pinned::SHUT`].
 pub(super) fn write(files: &Files, options: &EngineOptions) -> Result<(), EngineError> {
     write_private(&files.config, &config(files, options))?;
-    write_private(&files.users, &users(options))?;
+    write_users(files, options)?;
     for function in pinned::SHUT {
         write_private(&files.functions.join(format!("function_{function}.sql")), &pinned::shut(function))?;
     }
     Ok(())
+}
+
+/// Who may come in from now on.
+pub(super) fn write_users(files: &Files, options: &EngineOptions) -> Result<(), EngineError> {
+    write_private(&files.users, &users(options))
 }
 
 fn config(files: &Files, options: &EngineOptions) -> String {
@@ -143,11 +156,16 @@ fn config(files: &Files, options: &EngineOptions) -> String {
         .replace("{{users}}", &path(&files.users))
         .replace("{{functions}}", &path(&files.functions))
         .replace("{{log}}", &path(&files.log))
+        .replace("{{listen}}", &listen(options))
         .replace("{{http_port}}", &options.http_port.to_string())
         .replace(
             "{{native}}",
             &options.tcp_port.map_or_else(String::new, |port| format!("<tcp_port>{port}</tcp_port>")),
         )
+}
+
+fn listen(options: &EngineOptions) -> String {
+    network::listened(options.listen).iter().map(|address| format!("<listen_host>{address}</listen_host>")).collect()
 }
 
 fn users(options: &EngineOptions) -> String {
@@ -156,6 +174,7 @@ fn users(options: &EngineOptions) -> String {
         Program::Server(_) => ("", ""),
     };
     let credentials = &options.credentials;
+    let networks = network::networks(&options.client_networks);
     USERS
         .replace("{{engine_profile}}", engine_profile)
         .replace("{{engine_user}}", engine_user)
@@ -170,7 +189,9 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{analyst_statements}}", &options.analyst_statements.to_string())
         .replace("{{table_grants}}", &grants())
         .replace("{{analyst_policies}}", &policies(ANALYST_FILTER))
-        .replace("{{definer_policies}}", &definer_policies(&options.grafana_projects))
+        .replace("{{definer_policies}}", &policies(&accounts::seen_by(&options.grafana_projects, &options.accounts)))
+        .replace("{{client_networks}}", &networks)
+        .replace("{{accounts}}", &accounts::users(&options.accounts, &networks))
 }
 
 fn grants() -> String {
@@ -178,15 +199,7 @@ fn grants() -> String {
     SHARED_TABLES.map(grant).join("\n")
 }
 
-/// What the views show to whom. One policy a table: a table without one is readable in full. Without projects nothing is visible.
-fn definer_policies(projects: &[ProjectName]) -> String {
-    let names: Vec<String> = projects.iter().map(|project| format!("'{}'", project.0)).collect();
-    if names.is_empty() {
-        return policies("0");
-    }
-    policies(&format!("currentUser() = 'grafana' AND project_id IN ({})", names.join(", ")))
-}
-
+/// One policy a table: a table without one is readable in full.
 fn policies(filter: &str) -> String {
     let policy = |table| format!("                    <{table}><filter>{filter}</filter></{table}>");
     SHARED_TABLES.map(policy).join("\n")
@@ -222,6 +235,9 @@ mod tests {
             data: PathBuf::from("/data"),
             http_port: 8123,
             tcp_port: Some(9000),
+            listen: [172, 17, 0, 1].into(),
+            client_networks: vec!["172.17.0.0/16".parse().unwrap()],
+            accounts: Vec::new(),
             program,
             cage: Cage::On,
             credentials: Credentials::fixed(),
@@ -254,6 +270,12 @@ mod tests {
             let (config, users) = (config(&files, &options), users(&options));
             assert!(!config.contains("{{") && config.contains("<path>/a&amp;b/</path>"), "{config}");
             assert!(!users.contains("{{") && !users.contains(">dev<"), "{users}");
+            assert!(
+                config.contains("<listen_host>127.0.0.1</listen_host><listen_host>172.17.0.1</listen_host>"),
+                "{config}"
+            );
+            // Of `grafana` alone: the product's own users come from this machine.
+            assert_eq!(users.matches("<ip>172.17.0.0/16</ip>").count(), 1, "{users}");
         }
     }
 
@@ -276,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_project_name_cannot_break_out_of_a_policy() {
-        for bad in ["", "a' OR 1", "a<b", "a b"] {
+        for bad in ["", "a' OR 1", "a<b", "a b", "a`b"] {
             assert_eq!(ProjectName::from_str(bad), Err(()), "{bad}");
         }
     }

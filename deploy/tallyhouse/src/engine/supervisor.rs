@@ -24,6 +24,9 @@ use super::job::Job;
 /// A process that ran this long had no trouble starting: the next wait is the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether another process is there.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// After SIGKILL only the kernel can be slow.
 const REAP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,8 @@ pub(super) enum Phase {
 #[derive(Debug, Default)]
 struct ProcessState {
     stopping: bool,
+    /// The process ends because another one, with other settings, is to take its place.
+    replacing: bool,
     was_ready: bool,
     ended: bool,
     /// Set while the process exists and was not waited for: only then the number is surely its own.
@@ -120,6 +125,22 @@ impl Supervisor {
         self.0.job.last_words()
     }
 
+    /// Ends the process, and returns when another one has taken its place, which has yet to load its tables. Nothing is done between
+    /// two processes: the next one reads its settings anyway.
+    pub(super) async fn replace(&self, budget: Duration) {
+        let Some(before) = self.pid() else { return };
+        self.0.replace(Signal::TERM);
+        let deadline = tokio::time::Instant::now() + budget;
+        let mut is_killed = false;
+        while self.pid().is_none_or(|pid| pid == before) && matches!(*self.phase().borrow(), Phase::Active) {
+            if !is_killed && tokio::time::Instant::now() > deadline {
+                self.0.replace(Signal::KILL);
+                is_killed = true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// SIGTERM, and SIGKILL after `budget`.
     pub(super) async fn stop(&mut self, budget: Duration) {
         let mut phase = self.phase();
@@ -169,6 +190,15 @@ impl Supervised {
         }
     }
 
+    fn replace(&self, signal: Signal) {
+        let mut state = self.lock();
+        let Some(pid) = state.pid else { return };
+        state.replacing = true;
+        if let Err(error) = kill_process(pid, signal) {
+            tracing::debug!(%error, "ClickHouse was not signalled");
+        }
+    }
+
     fn end(&self, signal: Signal) {
         let mut state = self.lock();
         state.stopping = true;
@@ -187,6 +217,11 @@ impl Supervised {
             let Some(outcome) = self.run_once() else { return Phase::Stopped };
             if self.lock().stopping {
                 return Phase::Stopped;
+            }
+            if std::mem::take(&mut self.lock().replacing) {
+                tracing::info!("ClickHouse is started again with other accounts");
+                failures = 0;
+                continue;
             }
             let failure = Failure { status: outcome.to_string(), log: self.job.last_words() };
             if !self.lock().was_ready && is_hopeless(failures, &outcome) {

@@ -10,6 +10,7 @@
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
 mod access;
+mod accounts;
 mod backfill;
 mod cage;
 mod chaos;
