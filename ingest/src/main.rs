@@ -14,6 +14,7 @@ use tallyhouse_service::lifecycle::{self, Stop};
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server, descriptors};
 use tallyhouse_service::telemetry::{self, Start};
+use tallyhouse_service::tls::Tls;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -48,10 +49,12 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     }
     .log();
     env::warn_of_unknown(&env);
-    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
+    let idle = [config::without_effect(&env), tallyhouse_service::config::without_tls(&env)].concat();
+    idle.iter().for_each(|warning| tracing::warn!("{warning}"));
     let connection = config::clickhouse(&env)?;
     let control = tallyhouse_control::config::open(&env, "ingest", &connection, Some(&connection))?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
+    let tls = tallyhouse_service::config::open_tls(config.tls.as_ref(), &admin.registry, &admin.health)?;
     // Somebody else makes them.
     let tables_ready = CancellationToken::new();
     tables_ready.cancel();
@@ -64,6 +67,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         days: DayVersions::default(),
         tables_ready,
         local_store: None,
+        tls: tls.clone(),
     };
     let admin_listener = lifecycle::bind("INGEST_ADMIN_ADDR", config.admin_address).await?;
     let (drain, guard) = (config.drain, config.admin_guard.clone());
@@ -83,6 +87,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         router: guard.protect(admin.router()),
         limits: Limits::ADMIN,
         metrics: ListenerMetrics::NONE,
+        tls: tls.as_ref().map(Tls::admin),
     };
     let admin_server = tokio::spawn(admin_server.serve(admin_stop.clone(), drain));
     let announced = stop.clone();

@@ -206,7 +206,7 @@ enum Verdict {
 fn verdict(reply: Result<Reply, HttpError>) -> Result<Verdict, DeliveryError> {
     let reply = match reply {
         Ok(reply) => reply,
-        Err(error @ HttpError::Malformed(_)) => return Err(DeliveryError::Http(error)),
+        Err(error @ (HttpError::Malformed(_) | HttpError::Tls(_))) => return Err(DeliveryError::Http(error)),
         Err(error @ (HttpError::TimedOut(_) | HttpError::Broken(_))) => return Ok(Verdict::Unanswered(error)),
     };
     match reply.status {

@@ -17,6 +17,7 @@
 pub mod backlog;
 pub mod bench;
 pub mod brokers;
+pub mod certificates;
 pub mod chaos;
 pub mod chart;
 pub mod clickhouse;

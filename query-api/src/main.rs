@@ -45,7 +45,8 @@ async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     }
     .log();
     env::warn_of_unknown(&env);
-    config::without_effect(&env).iter().for_each(|warning| tracing::warn!("{warning}"));
+    let idle = [config::without_effect(&env), tallyhouse_service::config::without_tls(&env)].concat();
+    idle.iter().for_each(|warning| tracing::warn!("{warning}"));
     let deps = config::deps(&env)?;
     let listeners = Listeners {
         public: bind("QUERY_ADDR", config.address).await?,

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
+use tallyhouse_service::config::open_tls;
+use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::Stop;
 use tallyhouse_service::redis::OpenError;
 use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
 use tallyhouse_service::server::{Limits as ConnectionLimits, Server};
+use tallyhouse_service::tls::Tls;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +59,9 @@ pub enum RunError {
     /// `REDIS_URL` is not one.
     #[error("REDIS_URL: {0}")]
     Redis(#[from] OpenError),
+    /// The certificate of the listeners.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The registry has these metrics already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -66,6 +72,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let stop: Stop = stop.into();
     let metrics = Metrics::register(&deps.registry)?;
     let server_metrics = ServerMetrics::register(&deps.registry)?;
+    let tls = open_tls(config.tls.as_ref(), &deps.registry, &deps.health)?;
     let redis = match &config.redis_url {
         Some(url) => Some(Arc::new(SharedCache::new(url, metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
@@ -127,6 +134,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
             router: router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins),
             limits: config.connections,
             metrics: server_metrics.of("query"),
+            tls: tls.as_ref().map(Tls::public),
         };
         server.serve(stop.clone(), config.drain).await;
         stopped.cancel();
@@ -142,6 +150,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         router: admin,
         limits: ConnectionLimits::ADMIN,
         metrics: ListenerMetrics::NONE,
+        tls: tls.as_ref().map(Tls::admin),
     };
     let admin = admin.serve(stopped.clone().into(), Duration::from_secs(1));
     tokio::join!(

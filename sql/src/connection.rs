@@ -1,8 +1,15 @@
 //! The connection to ClickHouse.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clickhouse::{Client, Compression};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
 
 /// The database that everything lives in.
 pub const DATABASE: &str = "tallyhouse";
@@ -10,13 +17,21 @@ pub const DATABASE: &str = "tallyhouse";
 /// Where ClickHouse is and who we are there.
 #[derive(Clone)]
 pub struct Connection {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     pub url: String,
     /// The user.
     pub user: String,
     /// Its password.
     pub password: String,
+    /// Whom `https://` believes; without it only `http://` is of use.
+    pub tls: Option<Arc<ClientConfig>>,
 }
+
+/// A dead peer is noticed after about so long.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// ClickHouse closes connections that are idle for 3 s.
+const IDLE_AT_MOST: Duration = Duration::from_secs(2);
 
 impl Connection {
     /// A client for [`DATABASE`]. Clones of it share its pool of connections.
@@ -28,12 +43,26 @@ impl Connection {
     }
 
     /// A client bound to no database, for the statement that creates it.
-    pub(crate) fn server(&self) -> Client {
-        Client::default()
+    pub fn server(&self) -> Client {
+        self.transport()
             .with_url(&self.url)
             .with_user(&self.user)
             .with_password(&self.password)
             .with_compression(Compression::None)
+    }
+
+    /// The crate's own would read the system's authorities for each client, also for `http://`, and end the process where there are none, as in a
+    /// slim container.
+    fn transport(&self) -> Client {
+        let mut http = HttpConnector::new();
+        http.set_keepalive(Some(KEEP_ALIVE));
+        http.enforce_http(self.tls.is_none());
+        let mut client = HttpClient::builder(TokioExecutor::new());
+        client.pool_idle_timeout(IDLE_AT_MOST);
+        match &self.tls {
+            Some(tls) => Client::with_http_client(client.build(HttpsConnector::from((http, Arc::clone(tls))))),
+            None => Client::with_http_client(client.build(http)),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::http::Problem;
+use crate::http::{Problem, with_security_headers};
 use crate::secret::Secret;
 
 /// Paths that need no token.
@@ -80,7 +80,7 @@ impl AdminGuard {
 
     /// Every route, also what is not found, behind the guard.
     pub fn protect(self, router: Router) -> Router {
-        router.layer(middleware::from_fn_with_state(self, guard))
+        with_security_headers(router.layer(middleware::from_fn_with_state(self, guard)))
     }
 
     fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {

@@ -56,14 +56,18 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Adds the security headers to every answer. They cost nothing and keep a browser from making a page of an API's answer.
+/// What a browser is told over TLS alone: over plain HTTP it has no meaning (RFC 6797), and anybody between could have said it.
+pub const STRICT_TRANSPORT: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+
+/// Adds the security headers to every answer. They cost nothing and keep a browser from making a page of an API's answer, or from keeping one:
+/// answers that caches may keep say so themselves. [`STRICT_TRANSPORT`] comes with the connection.
 pub fn with_security_headers(router: Router) -> Router {
     const HEADERS: [(HeaderName, &str); 5] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
+        (header::CACHE_CONTROL, "no-store"),
     ];
     let [a, b, c, d, e] =
         HEADERS.map(|(name, value)| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value)));

@@ -1,4 +1,5 @@
-//! The HTTP client of all commands: one call with a deadline. Nothing is retried here, and a status is an answer, not an error.
+//! The HTTP client of all commands: one call with a deadline, over TLS when the URL says `https://`. Nothing is retried here, and a status is an
+//! answer, not an error.
 
 use std::time::Duration;
 
@@ -7,9 +8,12 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
 use hyper::http::uri::InvalidUri;
 use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+
+use crate::tls::{ClientTls, ClientTlsError};
 
 /// Why there is no answer. The call may or may not have been carried out.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,9 @@ pub enum HttpError {
     /// Not a call that can be made; nothing was sent.
     #[error("not an HTTP call: {0}")]
     Malformed(String),
+    /// No secure connection can be made; nothing was sent.
+    #[error("TLS: {0}")]
+    Tls(#[from] ClientTlsError),
 }
 
 /// What came back.
@@ -51,7 +58,7 @@ impl Reply {
 /// One endpoint over a pool of connections of its own: a worker that calls one at a time uses exactly one connection.
 #[derive(Debug)]
 pub struct Endpoint {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     headers: HeaderMap,
     deadline: Duration,
@@ -59,13 +66,23 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint by its full URL; each call gives up after `deadline`.
+    /// An endpoint by its full URL; each call gives up after `deadline`. Of `https://` servers those are believed that the system believes.
     pub fn new(url: &str, deadline: Duration) -> Result<Self, HttpError> {
+        let is_secure = url.parse::<Uri>()?.scheme_str() == Some("https");
+        let tls = if is_secure { ClientTls::of_system()? } else { ClientTls::of_nobody()? };
+        Self::over(&tls, url, deadline)
+    }
+
+    /// The same, believing those that `tls` believes.
+    pub fn over(tls: &ClientTls, url: &str, deadline: Duration) -> Result<Self, HttpError> {
+        let uri = url.parse()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(deadline));
+        connector.enforce_http(false);
+        let connector = HttpsConnector::from((connector, tls.config()));
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, uri: url.parse()?, headers: HeaderMap::new(), deadline, max_reply_bytes: usize::MAX })
+        Ok(Self { client, uri, headers: HeaderMap::new(), deadline, max_reply_bytes: usize::MAX })
     }
 
     /// Adds a header to every call.

@@ -46,6 +46,7 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
         url: format!("http://127.0.0.1:{}", options.http_port),
         user: name.to_owned(),
         password: password.to_owned(),
+        tls: None,
     };
     let writer = user("writer", options.credentials.writer.expose());
     let reader = user("reader", options.credentials.reader.expose());

@@ -9,8 +9,10 @@ use tallyhouse::attach::{Attached, attach};
 use tallyhouse::config::{self, Config};
 use tallyhouse::dlq::{self, Filters, Sender, Sent};
 use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState};
+use tallyhouse_service::config::own_listener;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::secret::Secret;
+use tallyhouse_service::tls::ClientTls;
 
 use crate::cli::Dlq;
 
@@ -30,8 +32,11 @@ async fn carry_out(env: &dyn Env, attached: &Attached, what: Dlq) -> Outcome {
         Dlq::Show { id } => show(attached, id).await,
         Dlq::Replay { filters, url, key, dry_run } => {
             let key = key.map(Secret::new).map_or_else(|| config::replay_key(env), |key| Ok(Some(key)))?;
-            let url = url.map_or_else(|| ingest_url(env), Ok)?;
-            replay(attached, &filters, Target { url, key, dry_run }).await
+            let (url, tls) = match url {
+                Some(url) => (url, None),
+                None => own_ingest(env)?,
+            };
+            replay(attached, &filters, Target { url, tls, key, dry_run }).await
         }
         Dlq::Discard { filters, dry_run } => discard(attached, &filters, dry_run).await,
     }
@@ -60,12 +65,17 @@ async fn show(attached: &Attached, id: String) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ingest_url(env: &dyn Env) -> Result<String, ConfigError> {
-    Ok(format!("http://{}/v1/events", tallyhouse_ingest::config::address(env)?))
+/// The ingester whose settings this command shares.
+fn own_ingest(env: &dyn Env) -> Result<(String, Option<ClientTls>), ConfigError> {
+    let tls = own_listener(env)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    Ok((format!("{scheme}://{}/v1/events", tallyhouse_ingest::config::address(env)?), tls))
 }
 
 struct Target {
     url: String,
+    /// As the system believes, without.
+    tls: Option<ClientTls>,
     key: Option<Secret>,
     dry_run: bool,
 }
@@ -84,7 +94,7 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
     let key = target.key.ok_or("replay needs a key of the project: --key or TALLYHOUSE_KEY")?;
     let url = target.url;
     println!("sending to {url}; the API does not tell whose key it is: it must be one of `{project}`");
-    let sender = Sender::new(&url, &key)?;
+    let sender = Sender::new(&url, target.tls.as_ref(), &key)?;
     let (mut replayed, mut open) = (0, 0);
     for dead_letter in &dead_letters {
         let why = match dlq::replay(&attached.writer, &sender, dead_letter).await? {

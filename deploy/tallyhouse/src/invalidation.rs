@@ -21,6 +21,7 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::secret::Secret;
+use tallyhouse_service::tls::ClientTls;
 
 use crate::config;
 
@@ -36,6 +37,8 @@ pub struct Invalidator {
     query: String,
     /// What the query API asks for.
     token: Option<Secret>,
+    /// When it speaks TLS.
+    tls: Option<ClientTls>,
     /// Sent to nobody yet.
     pending: BTreeSet<DayChange>,
     /// Why the last call failed.
@@ -54,12 +57,13 @@ pub struct PendingDays {
 impl Invalidator {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let config::InvalidationTargets { redis_url, query_admin, admin_token } =
+        let config::InvalidationTargets { redis_url, query_admin, admin_token, tls } =
             config::InvalidationTargets::from_env(env)?;
         let pool = redis_url.map(|url| Pool::new(&url, changed_days::CONNECTIONS)).transpose();
         Ok(Self {
             redis: pool.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?,
-            query: format!("http://{}", reachable(query_admin)),
+            query: format!("{}://{}", if tls.is_some() { "https" } else { "http" }, reachable(query_admin)),
+            tls,
             token: admin_token,
             pending: BTreeSet::new(),
             trouble: String::new(),
@@ -111,9 +115,12 @@ impl Invalidator {
     async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
         let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
         let sent = async {
-            let endpoint = Endpoint::new(&format!("{}/v1/touched", self.query), ANSWER_WITHIN)?
-                .header(CONTENT_TYPE, "application/json")?
-                .max_reply_bytes(MAX_REPLY_BYTES);
+            let url = format!("{}/v1/touched", self.query);
+            let endpoint = match &self.tls {
+                Some(tls) => Endpoint::over(tls, &url, ANSWER_WITHIN)?,
+                None => Endpoint::new(&url, ANSWER_WITHIN)?,
+            };
+            let endpoint = endpoint.header(CONTENT_TYPE, "application/json")?.max_reply_bytes(MAX_REPLY_BYTES);
             let endpoint = match &self.token {
                 Some(token) => endpoint.bearer(token.expose())?,
                 None => endpoint,
@@ -124,7 +131,7 @@ impl Invalidator {
             Ok(reply) => reply.status,
             Err(HttpError::TimedOut(_)) => return Err("no answer in time".to_owned()),
             Err(HttpError::Broken(_)) => return Err("cannot be reached".to_owned()),
-            Err(error @ HttpError::Malformed(_)) => return Err(error.to_string()),
+            Err(error @ (HttpError::Malformed(_) | HttpError::Tls(_))) => return Err(error.to_string()),
         };
         match status {
             status if status.is_success() => Ok(()),

@@ -17,12 +17,14 @@ use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
+use tallyhouse_service::config::open_tls;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::{self, BindError, Stop};
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server};
+use tallyhouse_service::tls::Tls;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -226,6 +228,8 @@ struct Services {
     registry: Registry,
     /// Of the ingester; the query API has its own.
     health: Health,
+    /// Of the ingester's listeners; the query API opens its own, of the same files.
+    tls: Option<Tls>,
 }
 
 impl Services {
@@ -233,7 +237,9 @@ impl Services {
         let ingest = tallyhouse_ingest::config::Config::from_env(env)?;
         let query = query_api::Config::from_env(env)?;
         config::ports_apart(config, &ingest, &query)?;
+        let (registry, health) = (Registry::new(), Health::default());
         Ok(Self {
+            tls: open_tls(ingest.tls.as_ref(), &registry, &health)?,
             ingest_listeners: [
                 lifecycle::bind("INGEST_ADDR", ingest.address).await?,
                 lifecycle::bind("INGEST_ADMIN_ADDR", ingest.admin_address).await?,
@@ -245,8 +251,8 @@ impl Services {
             catalogue: tallyhouse_ingest::config::catalogue(env)?,
             ingest,
             query,
-            registry: Registry::new(),
-            health: Health::default(),
+            registry,
+            health,
         })
     }
 
@@ -258,8 +264,16 @@ impl Services {
         tables_ready: CancellationToken,
         stop: Stop,
     ) -> Result<(), UpError> {
-        let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, catalogue, registry, health } =
-            self;
+        let Self {
+            ingest,
+            query,
+            ingest_listeners: [public, admin],
+            query_listeners,
+            catalogue,
+            registry,
+            health,
+            tls,
+        } = self;
         let days = DayVersions::default();
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
@@ -277,6 +291,7 @@ impl Services {
             days,
             tables_ready: tables_ready.clone(),
             local_store: store.local.clone(),
+            tls: tls.clone(),
         };
         let drain = ingest.drain;
 
@@ -289,6 +304,7 @@ impl Services {
             router: ingest.admin_guard.clone().protect(admin_pages.router()),
             limits: Limits::ADMIN,
             metrics: ListenerMetrics::NONE,
+            tls: tls.as_ref().map(Tls::admin),
         };
         let admin = admin.serve(admin_stop.clone(), drain);
         let ingest = async {

@@ -10,7 +10,6 @@ use tallyhouse::engine::{Cage, Engine, EngineOptions, Program};
 use tallyhouse::migrate;
 use tallyhouse::telemetry::Metrics;
 use tallyhouse_service::env::ProcessEnv;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::{Connection, runner};
 use tokio::sync::OnceCell;
 
@@ -90,8 +89,7 @@ fn program() -> Program {
 
 /// The one value that a query gives, or what ClickHouse says instead.
 pub async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
-    let client =
-        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    let client = connection.server();
     // A scalar subquery is nullable whatever it selects.
     let query = format!("SELECT ifNull(toString(({sql})), '')");
     client.query_raw(&query).fetch_one::<String>().await.map_err(|error| error.to_string())
@@ -99,7 +97,6 @@ pub async fn ask(connection: &Connection, sql: &str) -> Result<String, String> {
 
 /// Runs a statement without an answer.
 pub async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
-    let client =
-        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    let client = connection.server();
     client.query_raw(sql).execute().await.map_err(|error| error.to_string())
 }

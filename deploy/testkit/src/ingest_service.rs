@@ -21,6 +21,7 @@ use tallyhouse_schema::{Catalogue, Event, wire};
 use tallyhouse_service::access::Scope;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::config::open_tls;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
@@ -135,6 +136,9 @@ impl Service {
         keys.add(&format!("import-{project}"), FixedKey::new(project, "import", &[Scope::Ingest, Scope::Import]));
         keys.add(&format!("query-{project}"), FixedKey::new(project, "query", &[Scope::Query]));
         let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
+        let config = Config::from_env(&env).unwrap();
+        let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let deps = Deps {
             connection,
             control: Control::fixed(keys),
@@ -146,11 +150,12 @@ impl Service {
             local_store: env
                 .get(BOOT)
                 .map(|boot| LocalStore { folders: vec![data.path().to_owned()], boot: boot.clone() }),
+            tls,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1/events", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/v1/events", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let ingest = Ingest::new(Config::from_env(&env).unwrap(), deps).unwrap();
+        let ingest = Ingest::new(config, deps).unwrap();
         let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));
         let locks = ["journal", "records"].map(|folder| data.path().join("ingest").join(folder).join("lock"));
         Self { url, project: project.to_owned(), health, days, registry, stop, running, locks }

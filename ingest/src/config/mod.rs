@@ -15,6 +15,7 @@ use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::redis::RedisUrl;
+use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
 
 use crate::kafka::config::KafkaConfig;
@@ -59,6 +60,8 @@ pub struct Config {
     pub projects: Projects,
     /// What the public listener may hold.
     pub connections: tallyhouse_service::server::Limits,
+    /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
+    pub tls: Option<ServerFiles>,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
 }
@@ -109,6 +112,7 @@ impl Config {
             kafka,
             projects,
             connections: tallyhouse_service::config::connections(env)?,
+            tls: tallyhouse_service::config::listener_tls(env)?,
             drain: settings.ingest_drain_ms,
         };
         checks::check(&config)?;
@@ -143,6 +147,7 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
     let given: GivenClickHouse = env::read(env)?;
     Ok(Connection {
         url: given.url()?,
+        tls: given.tls()?,
         password: given.password(),
         user: given.clickhouse_user.unwrap_or_else(|| "writer".to_owned()),
     })

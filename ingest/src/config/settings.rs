@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, Redis, Schemas,
+    TokenVariables,
 };
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
@@ -28,6 +29,8 @@ pub struct Variables {
     data: DataFolder,
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    tls: ListenerTlsSettings,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]

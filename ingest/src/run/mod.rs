@@ -18,6 +18,7 @@ use tallyhouse_service::health::Status;
 use tallyhouse_service::lifecycle::{self, Stop};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
+use tallyhouse_service::tls::{ListenerTls, Tls};
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -58,6 +59,8 @@ pub struct Deps {
     pub tables_ready: CancellationToken,
     /// A ClickHouse on this machine, which does not sync what it stores.
     pub local_store: Option<LocalStore>,
+    /// Of the listeners; without it they speak plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 /// Why the write path could not run.
@@ -101,6 +104,7 @@ pub struct Ingest {
     folder: PathBuf,
     connections: Limits,
     server_metrics: ServerMetrics,
+    tls: Option<ListenerTls>,
     drain: Duration,
     tables_ready: CancellationToken,
 }
@@ -173,6 +177,7 @@ impl Ingest {
             folder,
             connections,
             server_metrics,
+            tls: deps.tls.as_ref().map(Tls::public),
             drain,
             tables_ready,
         })
@@ -196,6 +201,7 @@ impl Ingest {
             folder,
             connections: limits,
             server_metrics,
+            tls,
             drain,
             tables_ready,
         } = self;
@@ -243,7 +249,8 @@ impl Ingest {
             let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
             let router = http::router(Arc::clone(&pipeline));
-            let server = Server { what: "ingest", listener, router, limits, metrics: server_metrics.of("ingest") };
+            let metrics = server_metrics.of("ingest");
+            let server = Server { what: "ingest", listener, router, limits, metrics, tls };
             server.serve(stopping, drain).await;
             gauges.abort();
         };

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn only_a_plain_project_is_bound() {
-        let connection = Connection { url: String::new(), user: "analyst".into(), password: String::new() };
+        let connection = Connection { url: String::new(), user: "analyst".into(), password: String::new(), tls: None };
         let is_bound = |project| Analyst::new(&connection).bound(&Scope::for_test(project)).is_some();
         assert!(is_bound("a-1_b.c"));
         for bad in ["", " a", "a b", "a\nX: y", "ä"] {

@@ -1,6 +1,6 @@
 //! Checks for variables that contradict each other, and warnings about those without effect.
 
-use tallyhouse_service::env::{ConfigError, Env, apart, at_most, read, unused};
+use tallyhouse_service::env::{ConfigError, Env, apart, at_most, is_set, read, unused};
 
 use super::Config;
 use super::settings::ClassSettings;
@@ -53,7 +53,7 @@ pub fn without_effect(env: &dyn Env) -> Vec<String> {
         ("CLICKHOUSE_WRITER_PASSWORD", "CLICKHOUSE_WRITER_USER", "without CLICKHOUSE_WRITER_USER"),
         ("CLICKHOUSE_ANALYST_USER", "CLICKHOUSE_ANALYST_PASSWORD", "without CLICKHOUSE_ANALYST_PASSWORD"),
     ];
-    let idle = pairs.iter().filter(|(_, needed, _)| env.get(needed).is_none());
+    let idle = pairs.iter().filter(|(_, needed, _)| !is_set(env, needed));
     idle.flat_map(|(name, _, reason)| unused(env, &[name], reason)).collect()
 }
 

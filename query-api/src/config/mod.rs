@@ -13,6 +13,7 @@ use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::redis::RedisUrl;
+use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
 
 use crate::admission::{Limits, Policy, SendPermits};
@@ -60,6 +61,8 @@ pub struct Config {
     pub look_up: Duration,
     /// What the public listener may hold.
     pub connections: tallyhouse_service::server::Limits,
+    /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
+    pub tls: Option<ServerFiles>,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -89,6 +92,7 @@ impl Config {
             export_stall: settings.query_export_stall_ms,
             look_up: settings.query_look_up_ms,
             connections: tallyhouse_service::config::connections(env)?,
+            tls: tallyhouse_service::config::listener_tls(env)?,
             drain: settings.query_drain_ms,
         };
         checks::check(env, &config)?;
@@ -151,6 +155,7 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
     let given: GivenClickHouse = env::read(env)?;
     Ok(Connection {
         url: given.url()?,
+        tls: given.tls()?,
         password: given.password(),
         user: given.clickhouse_user.unwrap_or_else(|| "reader".to_owned()),
     })
@@ -161,7 +166,7 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
 fn clickhouse_writer(env: &dyn Env, reader: &Connection) -> Result<Option<Connection>, ConfigError> {
     let users: WriterUser = env::read(env)?;
     let password = users.clickhouse_writer_password.map(|password| password.expose().to_owned()).unwrap_or_default();
-    Ok(users.clickhouse_writer_user.map(|user| Connection { url: reader.url.clone(), user, password }))
+    Ok(users.clickhouse_writer_user.map(|user| Connection { user, password, ..reader.clone() }))
 }
 
 /// The user for analysts' SQL on a given ClickHouse: `CLICKHOUSE_ANALYST_PASSWORD`, and `CLICKHOUSE_ANALYST_USER` (default

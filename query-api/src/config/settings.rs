@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables,
-    untrimmed_secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, Redis, Schemas,
+    TokenVariables, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
@@ -25,6 +25,8 @@ pub struct Variables {
     access: AdminAccess,
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    tls: ListenerTlsSettings,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]

@@ -163,7 +163,7 @@ async fn failing_half_way() -> Connection {
             });
         }
     });
-    Connection { url, user: "reader".to_owned(), password: String::new() }
+    Connection { url, user: "reader".to_owned(), password: String::new(), tls: None }
 }
 
 #[tokio::test]

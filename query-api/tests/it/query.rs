@@ -307,7 +307,8 @@ async fn only_a_query_key_opens() {
 async fn without_clickhouse_the_caller_is_told_to_come_back() {
     let project = new_project();
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let nowhere = Connection { url: format!("http://{closed}"), user: "reader".into(), password: String::new() };
+    let nowhere =
+        Connection { url: format!("http://{closed}"), user: "reader".into(), password: String::new(), tls: None };
     let service = Service::start(nowhere, &[&project], None).await;
     for path in ["/v1/metrics/events", "/v1/metrics/events", "/v1/dashboards/realtime", "/v1/reports/daily"] {
         let reply = service.get(&project, path).await;

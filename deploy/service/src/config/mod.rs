@@ -2,6 +2,7 @@
 
 mod log_filter;
 mod tokens;
+mod transport;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
 
 pub use tokens::{TokenVariables, tokens};
+pub use transport::{
+    AdminClient, ListenerTlsSettings, listener_tls, open_tls, own_listener, tls_variable, without_tls,
+};
 
 /// What is logged.
 #[derive(Debug, Clone, Args)]
@@ -112,9 +116,12 @@ impl AdminAccess {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "ClickHouse")]
 pub struct GivenClickHouse {
-    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123`; `ingest` and `query-api` by themselves need it (default: embedded)
+    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123` or `https://clickhouse.internal:8443`; `ingest` and `query-api` by themselves need it (default: embedded)
     #[arg(long, env = "CLICKHOUSE_URL", value_parser = clickhouse_url)]
     pub clickhouse_url: Option<String>,
+    /// Whose certificate `https://` believes, instead of the system's authorities: a PEM file
+    #[arg(long, env = "CLICKHOUSE_CA", value_name = "PATH")]
+    pub clickhouse_ca: Option<PathBuf>,
     /// Who works on it (default: writer, of the query API reader)
     #[arg(long, env = "CLICKHOUSE_USER")]
     pub clickhouse_user: Option<String>,

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-use super::{ConfigError, Env};
+use super::{ConfigError, Env, is_set};
 
 /// Refuses a first value that is more than the second. `why` says what would come of it.
 pub fn at_most<T: Copy + PartialOrd + Display>(
@@ -36,7 +36,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 
 /// A warning for each of `names` that is set, and does nothing for the reason given: `without KAFKA_BROKERS`.
 pub fn unused(env: &dyn Env, names: &[&str], reason: &str) -> Vec<String> {
-    let set = names.iter().filter(|name| env.get(name).is_some());
+    let set = names.iter().filter(|name| is_set(env, name));
     set.map(|name| format!("{name} has no effect {reason}")).collect()
 }
 

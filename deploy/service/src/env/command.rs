@@ -28,7 +28,9 @@ impl Env for FlagsAndEnv {
 
 /// What `S` defines.
 pub fn definitions<S: Args>() -> Vec<Definition> {
-    S::augment_args(Command::new("variables")).get_arguments().filter_map(Definition::of).collect()
+    let defined = S::augment_args(Command::new("variables"));
+    let own = defined.get_arguments().filter_map(Definition::of);
+    own.flat_map(|definition| [definition.file(), Some(definition)]).flatten().collect()
 }
 
 /// Adds what `S` defines to a command: flags, and a text about those that are given as variables only.
@@ -40,8 +42,9 @@ pub fn with<S: Args>(command: Command) -> Command {
     let mut flags = Vec::new();
     for arg in defined.get_arguments() {
         let Some(definition) = Definition::of(arg) else { continue };
-        if definition.is_secret {
+        if let Some(file) = definition.file() {
             write_secret(&mut secrets, &definition);
+            flags.push(flag_of_file(arg, &file));
         } else {
             flags.push(flag(arg.clone(), &definition));
         }
@@ -50,12 +53,23 @@ pub fn with<S: Args>(command: Command) -> Command {
     if secrets.is_empty() {
         return command;
     }
-    command.after_help(format!("Secrets, given as variables only:{secrets}"))
+    command.after_help(format!("Secrets, given as variables, or in files (`NAME_FILE`):{secrets}"))
 }
 
 fn write_secret(text: &mut String, definition: &Definition) {
     // Writing to a `String` cannot fail.
     let _ok = write!(text, "\n  {}\n          {}", definition.name, definition.meaning);
+}
+
+/// A path may be seen.
+fn flag_of_file(secret: &Arg, file: &Definition) -> Arg {
+    let help = format!("{} [env: {}]", file.meaning, file.name);
+    let long = file.name.to_lowercase().replace('_', "-");
+    let flag = Arg::new(file.name.clone()).long(long).value_name("PATH").help(help);
+    match secret.get_help_heading() {
+        Some(heading) => flag.help_heading(heading.to_owned()),
+        None => flag,
+    }
 }
 
 /// Clap is not to read the variable: [`super::read()`] does, and knows what a flag gave.
@@ -121,11 +135,12 @@ mod tests {
         let help = command().find_subcommand_mut("below").unwrap().render_long_help().to_string();
         let expected =
             ["Batches:", "--batch-rows <ROWS>", "A batch is full at this size [1 to 9 rows]", "[env: BATCH_ROWS]"];
-        for text in expected.iter().chain(&["[default: 5]", "[possible values: on, off]", "SECRET_KEY", "Opens doors"])
-        {
+        let more =
+            ["[default: 5]", "[possible values: on, off]", "SECRET_KEY", "Opens doors", "--secret-key-file <PATH>"];
+        for text in expected.iter().chain(&more) {
             assert!(help.contains(text), "{text}: {help}");
         }
-        assert!(!help.contains("--secret-key") && !help.contains(env!("CARGO_MANIFEST_DIR")), "{help}");
+        assert!(!help.contains("--secret-key ") && !help.contains(env!("CARGO_MANIFEST_DIR")), "{help}");
     }
 
     #[test]
@@ -144,5 +159,7 @@ mod tests {
         let error = read(&["program", "below", "--batch-rows", "70"]).unwrap_err().to_string();
         assert!(error.contains("70 is not within 1 to 9"), "{error}");
         assert!(read(&["program", "below", "a-secret"]).is_err(), "a secret is not taken from the command line");
+        let of_file = read(&["program", "below", "--secret-key-file", "/run/key"]).unwrap();
+        assert_eq!(of_file, BTreeMap::from([("SECRET_KEY_FILE".to_owned(), "/run/key".to_owned())]));
     }
 }

@@ -4,6 +4,7 @@
 //! #[derive(clap::Args)] with `env = "NAME"`   the one definition: name, default, unit, bounds, meaning
 //!   -> command   flags and help of a program
 //!   -> read      values of an Env, parsed as the definition says
+//!   -> file      a secret (it has no flag) may stand in the file that `NAME_FILE` names
 //!   -> unknown   what is set and defined nowhere
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod checks;
 mod command;
+mod file;
 mod read;
 mod unknown;
 mod values;
@@ -32,6 +34,11 @@ pub trait Env {
 
     /// The names of all that are set.
     fn names(&self) -> Vec<String>;
+}
+
+/// Whether a variable has a value: its own, or as a secret that of its file.
+pub fn is_set(env: &dyn Env, name: &str) -> bool {
+    env.get(name).is_some() || env.get(&file::variable_of(name)).is_some()
 }
 
 /// The environment of this process.

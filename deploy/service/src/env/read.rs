@@ -6,7 +6,7 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, Command};
 
-use super::{ConfigError, Env};
+use super::{ConfigError, Env, file};
 
 /// What is defined about a variable.
 #[derive(Debug, Clone)]
@@ -34,7 +34,18 @@ impl Definition {
             default: (!default.is_empty()).then(|| default.join(" ")),
             bounds,
             meaning: arg.get_help().map(ToString::to_string).unwrap_or_default(),
-            is_secret: arg.get_long().is_none(),
+            is_secret: is_secret(arg),
+        })
+    }
+
+    /// The variable that names the file of a secret.
+    pub(super) fn file(&self) -> Option<Self> {
+        self.is_secret.then(|| Self {
+            name: file::variable_of(&self.name),
+            default: None,
+            bounds: None,
+            meaning: format!("File that holds `{}`", self.name),
+            is_secret: false,
         })
     }
 }
@@ -44,11 +55,16 @@ pub(super) fn name(arg: &Arg) -> Option<String> {
     arg.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
+/// A secret has no flag: other processes would see its value.
+fn is_secret(arg: &Arg) -> bool {
+    arg.get_long().is_none()
+}
+
 /// The values that `env` has for what `S` defines, else the defaults. Nothing else is read.
 pub fn read<S: Args>(env: &dyn Env) -> Result<S, ConfigError> {
     let defined = S::augment_args(Command::new("variables").no_binary_name(true).disable_help_flag(true));
-    let names = defined.get_arguments().filter_map(name);
-    let set = names.filter_map(|name| given(env, &name)).collect::<Result<Vec<String>, _>>()?;
+    let names = defined.get_arguments().filter_map(|arg| Some((name(arg)?, is_secret(arg))));
+    let set = names.filter_map(|(name, is_secret)| given(env, &name, is_secret)).collect::<Result<Vec<String>, _>>()?;
     // A secret has no flag of its own, so each is called as its variable is.
     let command = defined.mut_args(|arg| match name(&arg) {
         Some(name) => arg.long(name).env(Resettable::Reset),
@@ -58,8 +74,14 @@ pub fn read<S: Args>(env: &dyn Env) -> Result<S, ConfigError> {
     S::from_arg_matches(&matches).map_err(|error| explained(&error))
 }
 
-fn given(env: &dyn Env, name: &str) -> Option<Result<String, ConfigError>> {
-    let value = env.get(name)?;
+fn given(env: &dyn Env, name: &str, is_secret: bool) -> Option<Result<String, ConfigError>> {
+    let value = env.get(name);
+    let of_file = if is_secret { file::given(env, name, value.as_deref()) } else { None };
+    let value = match of_file {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => return Some(Err(error)),
+        None => value?,
+    };
     let is_broken = value.contains(char::REPLACEMENT_CHARACTER);
     Some(if is_broken { Err(ConfigError::new(name, "is not UTF-8")) } else { Ok(format!("--{name}={value}")) })
 }

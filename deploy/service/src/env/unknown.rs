@@ -2,23 +2,31 @@
 
 use strsim::osa_distance;
 
-use super::Env;
+use super::{Env, file};
 
 /// Every variable of every program: a deployment shares one file of them. A test of `tallyhouse` compares it with what is defined.
 pub const NAMES: &[&str] = &[
+    "ADMIN_CLIENT_CA",
+    "ADMIN_CLIENT_CERT",
+    "ADMIN_CLIENT_KEY",
     "ADMIN_HOSTS",
     "ADMIN_TOKEN",
+    "ADMIN_TOKEN_FILE",
     "CLICKHOUSE_ANALYST_PASSWORD",
+    "CLICKHOUSE_ANALYST_PASSWORD_FILE",
     "CLICKHOUSE_ANALYST_USER",
+    "CLICKHOUSE_CA",
     "CLICKHOUSE_CLIENT_NETWORKS",
     "CLICKHOUSE_FSYNC",
     "CLICKHOUSE_HTTP_PORT",
     "CLICKHOUSE_LISTEN",
     "CLICKHOUSE_PASSWORD",
+    "CLICKHOUSE_PASSWORD_FILE",
     "CLICKHOUSE_TCP_PORT",
     "CLICKHOUSE_URL",
     "CLICKHOUSE_USER",
     "CLICKHOUSE_WRITER_PASSWORD",
+    "CLICKHOUSE_WRITER_PASSWORD_FILE",
     "CLICKHOUSE_WRITER_USER",
     "DEDUP_WINDOW_HOURS",
     "DEDUP_WINDOW_IDS",
@@ -44,9 +52,11 @@ pub const NAMES: &[&str] = &[
     "JWT_CLAIM",
     "JWT_ISSUER",
     "JWT_SECRET",
+    "JWT_SECRET_FILE",
     "KAFKA_BROKERS",
     "KAFKA_GROUP",
     "KAFKA_OPTIONS",
+    "KAFKA_OPTIONS_FILE",
     "KAFKA_PARTITIONS",
     "KAFKA_REPLICATION",
     "KAFKA_REVOKE_MS",
@@ -84,6 +94,7 @@ pub const NAMES: &[&str] = &[
     "QUERY_STREAM_QUESTIONS",
     "QUERY_STREAM_QUESTIONS_PER_PROJECT",
     "REDIS_URL",
+    "REDIS_URL_FILE",
     "REFUSED_GRACE_MS",
     "RETENTION_DAYS",
     "SPOOL_BYTES",
@@ -97,19 +108,24 @@ pub const NAMES: &[&str] = &[
     "TALLYHOUSE_ENGINE_LIBRARY",
     "TALLYHOUSE_IDLE_MS",
     "TALLYHOUSE_KEY",
+    "TALLYHOUSE_KEY_FILE",
     "TALLYHOUSE_LOG",
     "TALLYHOUSE_PROJECTS",
     "TALLYHOUSE_SCHEMAS",
     "TALLYHOUSE_SHUTDOWN_DELAY_MS",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_MIN_VERSION",
     "USER_HASH_KEY",
+    "USER_HASH_KEY_FILE",
 ];
 
 /// Nobody else's variables begin so. Every other beginning of [`NAMES`] is shared with other programs.
 const OURS: [&str; 5] = ["DEDUP_", "INGEST_", "QUERY_", "SPOOL_", "TALLYHOUSE_"];
 
-/// Logs what [`unknown`] finds.
+/// Logs what [`unknown`] finds, and files of secrets that everybody may read.
 pub fn warn_of_unknown(env: &dyn Env) {
-    unknown(env).iter().for_each(|warning| tracing::warn!("{warning}"));
+    unknown(env).iter().chain(&file::open_to_all(env)).for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// A warning for each variable that looks like one of ours and is none.
@@ -122,6 +138,11 @@ pub fn unknown(env: &dyn Env) -> Vec<String> {
 fn warning(name: &str) -> Option<String> {
     if NAMES.contains(&name) || is_service_link(name) {
         return None;
+    }
+    if let Some(known) = file::secret_of(name).filter(|known| NAMES.contains(known)) {
+        return Some(format!(
+            "{name} is not a variable of Tallyhouse: only secrets are read from files, and {known} is none"
+        ));
     }
     let begins_as_ours = |known: &str| known.split_once('_').is_some_and(|(head, _)| begins(name, head));
     let is_ours = OURS.iter().any(|prefix| name.starts_with(prefix));
@@ -175,6 +196,12 @@ mod tests {
             warning("TALLYHOUSE_SOMETHING_ELSE").unwrap(),
             "TALLYHOUSE_SOMETHING_ELSE is not a variable of Tallyhouse; `--help` lists them"
         );
+        assert!(
+            warning("KAFKA_BROKERS_FILE")
+                .unwrap()
+                .ends_with("only secrets are read from files, and KAFKA_BROKERS is none")
+        );
+        assert!(warning("REDIS_URL_FIL").unwrap().ends_with("did you mean REDIS_URL_FILE?"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One connection: hyper speaks HTTP, and what the connection waits for is watched.
+//! One connection: after the handshake, where TLS is spoken, hyper speaks HTTP, and what the connection waits for is watched.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
@@ -22,10 +23,12 @@ use tokio::time::{Instant, sleep};
 use tower::Service as _;
 
 use super::descriptors::Descriptor;
+use super::handshake::handshake;
 use super::pace::Paced;
 use super::slot::{Phase, Slot, Verdict};
 use super::table::Place;
 use super::{HALF_OPEN_WITHIN, HEAD_BYTES, READ_BYTES, Shared};
+use crate::http::STRICT_TRANSPORT;
 
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
@@ -38,7 +41,14 @@ impl Connection {
     pub(super) async fn serve(self, stream: TcpStream) {
         let Self { shared, place, guard } = self;
         shared.metrics.opened();
-        Box::pin(serve(stream, &shared, &place.slot)).await;
+        match &shared.tls {
+            None => Box::pin(serve(stream, &shared, &place.slot)).await,
+            Some(tls) => {
+                if let Some(stream) = handshake(tls, stream, &shared, &place.slot).await {
+                    Box::pin(serve(stream, &shared, &place.slot)).await;
+                }
+            }
+        }
         shared.metrics.gone();
         drop((place, guard));
     }
@@ -73,7 +83,10 @@ fn signals<'a>(shared: &'a Shared, slot: &'a Slot) -> Signals<'a> {
     signals
 }
 
-async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
+async fn serve<S>(stream: S, shared: &Arc<Shared>, slot: &Arc<Slot>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let socket = TokioIo::new(Watched { stream, slot: Arc::clone(slot) });
     let service = service_fn(|request| respond(shared, slot, request));
     let connection = http1::Builder::new()
@@ -83,7 +96,11 @@ async fn serve(stream: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) {
         .max_header_size(HEAD_BYTES)
         .serve_connection(socket, service);
     let mut connection = std::pin::pin!(connection);
-    let mut look = std::pin::pin!(sleep(shared.limits.head));
+    // A handshake took some of the time of the first head.
+    let mut look = std::pin::pin!(sleep(match slot.verdict(shared.limits) {
+        Verdict::Wait(left) => left,
+        Verdict::Close(_) => Duration::ZERO,
+    }));
     let mut is_last_request = false;
     let mut signals = signals(shared, slot);
     loop {
@@ -141,6 +158,9 @@ fn respond(
         if shared.is_closing.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        if shared.tls.is_some() {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT);
+        }
         Ok(response.map(|body| Answer { body, _under_way: under_way }))
     }
 }
@@ -188,12 +208,12 @@ impl HttpBody for Answer {
 }
 
 /// A socket that notes when bytes come.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     slot: Arc<Slot>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, into);
@@ -204,7 +224,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -1,8 +1,8 @@
 //! The HTTP server of every listener of every program: hyper for the protocol, and around it the bounds that one client may not pass.
 //!
 //! ```text
-//! accept -> room? -> one task per connection: head -> request -> response -> idle -> head …        (`connection`)
-//!            |                                 10 s    body: 1 KiB/s       75 s
+//! accept -> room? -> one task per connection: (TLS ->) head -> request -> response -> idle -> head …        (`connection`)
+//!            |                                    10 s        body: 1 KiB/s       75 s
 //!            '-> full: the oldest connection without a request makes room; when all have one, 503 (`table`, `refusal`)
 //! stop announced -> `Connection: close` on each response -> stop -> no more is accepted, idle ones are closed, requests are answered
 //! ```
@@ -18,11 +18,15 @@
 //! * a stop: a connection without a whole head is no request, and is dropped after half a second. What is not answered within the budget
 //!   is cut off.
 //!
+//! TLS ([`crate::tls`]) is of the connection: its handshake has the bounds and, together with the first head, the time of a head (`handshake`). axum-server
+//! would bring TLS with a second server beside this one, without its bounds.
+//!
 //! Behind a load balancer all connections come from few addresses: raise `TALLYHOUSE_CONNECTIONS_PER_ADDRESS` there.
 
 mod address;
 mod connection;
 pub mod descriptors;
+mod handshake;
 pub mod pace;
 mod refusal;
 mod slot;
@@ -46,6 +50,7 @@ use self::refusal::Refusals;
 use self::table::{Full, Table};
 use self::telemetry::ListenerMetrics;
 use crate::lifecycle::Stop;
+use crate::tls::ListenerTls;
 
 /// See [`Limits::head`]. Not configurable.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -94,6 +99,8 @@ pub struct Server {
     pub router: Router,
     pub limits: Limits,
     pub metrics: ListenerMetrics,
+    /// Plain HTTP without.
+    pub tls: Option<ListenerTls>,
 }
 
 /// What the connections of a listener share.
@@ -102,6 +109,7 @@ struct Shared {
     limits: Limits,
     table: Arc<Table>,
     metrics: ListenerMetrics,
+    tls: Option<ListenerTls>,
     /// A stop is announced: each response closes its connection.
     is_closing: AtomicBool,
     /// No further request.
@@ -113,7 +121,7 @@ struct Shared {
 impl Server {
     /// Serves until `stop`, and until the requests in flight are answered, at most `budget` longer.
     pub async fn serve(self, stop: Stop, budget: Duration) {
-        let Self { what, listener, router, limits, metrics } = self;
+        let Self { what, listener, router, limits, metrics, tls } = self;
         let descriptors = Descriptors::of_process();
         if !limits.is_admin && limits.connections > descriptors.budget() {
             let budget = descriptors.budget();
@@ -124,6 +132,7 @@ impl Server {
             limits,
             table: Arc::new(Table::new(limits)),
             metrics,
+            tls,
             is_closing: AtomicBool::new(false),
             drain: CancellationToken::new(),
             give_up: CancellationToken::new(),
@@ -234,7 +243,7 @@ impl Accepting {
                     Full::OfAddress => "address",
                     Full::All => "connections",
                 });
-                self.refusals.answer(stream, descriptor);
+                self.refusals.answer(stream, descriptor, self.shared.tls.is_some());
             }
         }
     }
@@ -266,3 +275,5 @@ fn is_of_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -34,7 +34,8 @@ impl ServerMetrics {
             closed: IntCounterVec::new(
                 Opts::new(
                     "tallyhouse_http_connections_closed_total",
-                    "Connections closed by the service: head_timeout, idle_timeout, slow_body, or replaced by another",
+                    "Connections closed by the service: head_timeout, idle_timeout, slow_body, handshake (of TLS, failed), plaintext (where TLS is spoken), or \
+                     replaced by another",
                 ),
                 &["listener", "reason"],
             )?,

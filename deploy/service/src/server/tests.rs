@@ -4,13 +4,13 @@ use axum::body::Body;
 use axum::response::sse::{Event, Sse};
 use axum::routing::{get, post};
 use futures_util::{StreamExt as _, stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
 
 /// Short times, and bounds that nobody reaches by chance.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     connections: 100,
     per_address: 100,
     head: Duration::from_millis(400),
@@ -18,13 +18,17 @@ const LIMITS: Limits = Limits {
     is_admin: false,
 };
 
-struct Running {
-    address: SocketAddr,
-    stop: Stop,
-    serving: JoinHandle<()>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) stop: Stop,
+    pub(super) serving: JoinHandle<()>,
 }
 
 async fn start(limits: Limits) -> Running {
+    start_with(limits, None).await
+}
+
+pub(super) async fn start_with(limits: Limits, tls: Option<ListenerTls>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), Stop::default());
     let ticks = || async {
@@ -44,13 +48,13 @@ async fn start(limits: Limits) -> Running {
         .route("/slow", get(slow))
         .route("/ticks", get(ticks))
         .route("/length", post(length));
-    let server = Server { what: "test", listener, router, limits, metrics: ListenerMetrics::NONE };
+    let server = Server { what: "test", listener, router, limits, metrics: ListenerMetrics::NONE, tls };
     let serving = tokio::spawn(server.serve(stop.clone(), Duration::from_secs(10)));
     Running { address, stop, serving }
 }
 
 impl Running {
-    async fn open(&self, first: &str) -> TcpStream {
+    pub(super) async fn open(&self, first: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(first.as_bytes()).await.unwrap();
         stream
@@ -63,7 +67,7 @@ impl Running {
 }
 
 /// What comes until the connection is closed.
-async fn to_end(mut stream: TcpStream) -> String {
+pub(super) async fn to_end(mut stream: impl AsyncRead + Unpin) -> String {
     let mut all = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all)).await;
     drop(read.expect("it is closed"));

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use tallyhouse_query_api as query_api;
-use tallyhouse_service::env::{ConfigError, Env, apart, unused};
+use tallyhouse_service::config::without_tls;
+use tallyhouse_service::env::{self, ConfigError, Env, apart, unused};
 
 use super::{Config, EngineConfig};
 
@@ -11,7 +12,7 @@ use super::{Config, EngineConfig};
 pub(super) fn check(env: &dyn Env, config: &Config) -> Result<(), ConfigError> {
     let Some(engine) = &config.engine else { return Ok(()) };
     apart(&ports(engine))?;
-    if env.get("USER_HASH_KEY").is_some() {
+    if env::is_set(env, "USER_HASH_KEY") {
         let problem = format!(
             "is only for a given ClickHouse (CLICKHOUSE_URL): the embedded one has a key of its own in {}",
             config.data.join("credentials").display()
@@ -44,9 +45,10 @@ fn ports(engine: &EngineConfig) -> Vec<(&'static str, SocketAddr)> {
 }
 
 /// Of a given ClickHouse.
-const OF_GIVEN: [&str; 6] = [
+const OF_GIVEN: [&str; 7] = [
     "CLICKHOUSE_ANALYST_PASSWORD",
     "CLICKHOUSE_ANALYST_USER",
+    "CLICKHOUSE_CA",
     "CLICKHOUSE_PASSWORD",
     "CLICKHOUSE_USER",
     "CLICKHOUSE_WRITER_PASSWORD",
@@ -75,6 +77,7 @@ pub fn without_effect(env: &dyn Env) -> Vec<String> {
         warnings.extend(query_api::config::without_effect(env));
     }
     warnings.extend(tallyhouse_ingest::config::without_effect(env));
+    warnings.extend(without_tls(env));
     warnings
 }
 

@@ -8,10 +8,11 @@ mod tables;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
+use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis, own_listener};
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::secret::Secret;
+use tallyhouse_service::tls::ClientTls;
 use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Cage, Choice, Network, Program, ProgramError, ProjectName};
@@ -113,13 +114,16 @@ pub struct InvalidationTargets {
     pub query_admin: SocketAddr,
     /// `ADMIN_TOKEN`: what that one asks for.
     pub admin_token: Option<Secret>,
+    /// How it is spoken to, when it speaks TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl InvalidationTargets {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let redis_url = env::read::<Redis>(env)?.redis_url;
         let admin_token = env::read::<AdminAccess>(env)?.admin_token;
-        Ok(Self { redis_url, query_admin: tallyhouse_query_api::config::admin_address(env)?, admin_token })
+        let query_admin = tallyhouse_query_api::config::admin_address(env)?;
+        Ok(Self { redis_url, query_admin, admin_token, tls: own_listener(env)? })
     }
 }
 

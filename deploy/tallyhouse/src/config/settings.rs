@@ -8,7 +8,8 @@ use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, Logging, Redis, Schemas, TokenVariables, secret,
+    AdminAccess, AdminClient, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging,
+    Redis, Schemas, TokenVariables, secret,
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
@@ -116,6 +117,15 @@ pub struct ForVerify {
     schemas: Schemas,
 }
 
+/// How commands find out whether listeners speak TLS, and what they show there.
+#[derive(Debug, Args)]
+pub struct OwnListener {
+    #[command(flatten)]
+    tls: ListenerTlsSettings,
+    #[command(flatten)]
+    client: AdminClient,
+}
+
 /// What `rollups rebuild` reads: also whom it notifies.
 #[derive(Debug, Args)]
 pub struct ForRebuild {
@@ -127,6 +137,8 @@ pub struct ForRebuild {
     admin: query::AdminAddress,
     #[command(flatten)]
     access: AdminAccess,
+    #[command(flatten)]
+    tls: OwnListener,
 }
 
 /// What `rollups backfill` reads.
@@ -149,6 +161,8 @@ pub struct ForReplay {
     address: ingest::Address,
     #[command(flatten)]
     key: ReplayKey,
+    #[command(flatten)]
+    tls: OwnListener,
 }
 
 /// What `topics` reads.
@@ -165,6 +179,8 @@ pub struct ForUp {
     clickhouse: OnClickHouse,
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    tls: ListenerTlsSettings,
     #[command(flatten)]
     durability: Durability,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use hyper::header::CONTENT_TYPE;
 use serde_json::Value;
 use tallyhouse_service::http_client::{Endpoint, HttpError};
 use tallyhouse_service::secret::Secret;
+use tallyhouse_service::tls::ClientTls;
 
 /// One call.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -51,10 +52,18 @@ pub struct Sender(Endpoint);
 
 impl Sender {
     /// To `url`, the full address of `/v1/events`. What is refused again does not become another dead letter.
-    pub fn new(url: &str, key: &Secret) -> Result<Self, SendError> {
+    pub fn new(url: &str, tls: Option<&ClientTls>, key: &Secret) -> Result<Self, SendError> {
         let joint = if url.contains('?') { '&' } else { '?' };
-        let endpoint = Endpoint::new(&format!("{url}{joint}dead_letters=off"), ANSWER_WITHIN);
-        let endpoint = endpoint.map_err(|_| SendError::Url(url.to_owned()))?.max_reply_bytes(MAX_ANSWER_BYTES);
+        let full = format!("{url}{joint}dead_letters=off");
+        let endpoint = match tls {
+            Some(tls) => Endpoint::over(tls, &full, ANSWER_WITHIN),
+            None => Endpoint::new(&full, ANSWER_WITHIN),
+        };
+        let endpoint = endpoint.map_err(|error| match error {
+            HttpError::Tls(problem) => SendError::Unavailable(problem.to_string()),
+            _ => SendError::Url(url.to_owned()),
+        });
+        let endpoint = endpoint?.max_reply_bytes(MAX_ANSWER_BYTES);
         let with_headers =
             |endpoint: Endpoint| endpoint.api_key(key.expose())?.header(CONTENT_TYPE, "application/json");
         with_headers(endpoint).map(Self).map_err(|_: HttpError| SendError::Key)

@@ -11,8 +11,9 @@ use tallyhouse_ingest::config as ingest;
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_query_api::config as query;
-use tallyhouse_service::config::Redis;
+use tallyhouse_service::config::{Redis, tls_variable};
 use tallyhouse_service::env::{Env, read, unknown};
+use tallyhouse_service::tls::ServerFiles;
 
 use crate::config::{Config, ports_apart, without_effect};
 use crate::credentials::Credentials;
@@ -87,6 +88,9 @@ pub async fn examine(env: &dyn Env) -> Vec<Finding> {
     let query =
         query::Config::from_env(env).map_err(|error| findings.add("query-api", Outcome::Failed(text(&error)))).ok();
     findings.add("schemas", schemas(env));
+    if let Some(files) = ingest.as_ref().and_then(|ingest| ingest.tls.as_ref()) {
+        findings.add("tls", certificate(files));
+    }
     if let Some(config) = &own {
         machine::examine(config, ingest.as_ref(), query.as_ref(), &mut findings).await;
         findings.add("keys", keys(config));
@@ -109,6 +113,14 @@ pub async fn examine(env: &dyn Env) -> Vec<Finding> {
         findings.add("redis", services::redis(redis_url.as_ref()).await);
     }
     findings.0
+}
+
+fn certificate(files: &ServerFiles) -> Outcome {
+    match files.examine() {
+        Ok((until, None)) => Outcome::Ok(format!("the certificate is valid until {until} (TLS_CERT)")),
+        Ok((_, Some(problem))) => Outcome::Warning(format!("{problem} (TLS_CERT)")),
+        Err(error) => Outcome::Failed(format!("{}: {error}", tls_variable(files, &error))),
+    }
 }
 
 fn schemas(env: &dyn Env) -> Outcome {

@@ -243,7 +243,7 @@ impl Engine {
     }
 
     fn connection(&self, user: &str, password: &str) -> Connection {
-        Connection { url: self.http_url.clone(), user: user.to_owned(), password: password.to_owned() }
+        Connection { url: self.http_url.clone(), user: user.to_owned(), password: password.to_owned(), tls: None }
     }
 
     /// Waits until it answers as `writer`, or is known not to come up.

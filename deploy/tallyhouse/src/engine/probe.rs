@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::clickhouse::Client;
 use tokio::time::{sleep, timeout};
 
 use super::error::EngineError;
@@ -17,8 +16,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Asks until a real user is answered. `/ping` would answer before the tables are loaded, and whoever asks.
 pub(super) async fn version(connection: Connection) -> String {
     // Bound to no database: before the first migration there is none.
-    let client =
-        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    let client = connection.server();
     loop {
         match timeout(ATTEMPT, client.query("SELECT version()").fetch_one::<String>()).await {
             Ok(Ok(version)) => return version,

@@ -11,8 +11,12 @@ use tallyhouse_testkit::{self as support, Folder, ask, execute};
 async fn the_engines_own_users_let_nobody_in() {
     let engine = support::engine().await;
     for (user, password) in [("default", ""), ("default", "dev"), ("definer", ""), ("definer", "dev")] {
-        let stranger =
-            Connection { url: engine.http_url().to_owned(), user: user.to_owned(), password: password.to_owned() };
+        let stranger = Connection {
+            url: engine.http_url().to_owned(),
+            user: user.to_owned(),
+            password: password.to_owned(),
+            tls: None,
+        };
         let refused = ask(&stranger, "SELECT 1").await.unwrap_err();
         assert!(refused.contains("Code: 700") || refused.contains("Code: 516"), "{refused}");
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tallyhouse::engine::{Cage, Engine, EngineOptions, Strength};
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_testkit::{Folder, ask, engine_in, execute, options};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -118,8 +117,7 @@ impl Surroundings {
 
 /// The text of an answer, whatever it is: what an error quotes is read as well.
 async fn seen(connection: &Connection, sql: String) -> String {
-    let client =
-        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    let client = connection.server();
     let bytes = async {
         let mut cursor = client.query_raw(&sql).fetch_bytes("TSV").map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&cursor.collect().await.map_err(|error| error.to_string())?).into_owned())

@@ -72,7 +72,7 @@ async fn the_store_syncs_what_it_is_told_to_sync() {
     let data = folder.path();
     let password = async || Credentials::load(data).ok().flatten().map(|(known, _)| known.writer.expose().to_owned());
     eventually("there are credentials", async || password().await.is_some()).await;
-    let writer = Connection { url, user: "writer".to_owned(), password: password().await.unwrap() };
+    let writer = Connection { url, user: "writer".to_owned(), password: password().await.unwrap(), tls: None };
     assert_ne!(writer.password, "dev");
     eventually("parts are synced", async || matches!(durability::status(&writer).await, Ok(Fsync::On))).await;
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use tallyhouse_query_api::adhoc::functions::{AGGREGATES, COMBINATORS, REFUSED, SCALARS, TABLES, may_be_called, names};
 use tallyhouse_query_api::adhoc::sql_allow_list::check;
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::clickhouse::Client;
 use tokio::task::JoinSet;
 
 use tallyhouse_testkit::{self as support, ask, execute, new_project};
@@ -61,8 +60,7 @@ struct Attempt {
 
 /// What an attempt gives, rows or refusal.
 async fn outcome(attempt: &Attempt) -> String {
-    let Connection { url, user, password } = &attempt.user;
-    let client = Client::default().with_url(url).with_user(user).with_password(password);
+    let client = attempt.user.server();
     let client = client.with_header("X-Tallyhouse-Project", "somebody-else");
     let query = client.query_raw(&attempt.sql).with_setting("quota_key", &attempt.quota_key);
     match query.fetch_bytes("TSV") {

@@ -1,7 +1,6 @@
 //! What dashboards and BI tools see through the views, and what they cannot see.
 
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::clickhouse::Client;
 
 use tallyhouse_testkit::{self as support, GRAFANA_PROJECT, ask, execute, insert_events, new_project, ten_days_ago};
 
@@ -13,8 +12,7 @@ const SECRET: &str = "zxsecretzx";
 /// Rows as text, or ClickHouse's refusal.
 async fn rows(connection: &Connection, sql: &str, settings: &[(&str, &str)]) -> Result<String, String> {
     // As a tool that names no database: what is read then is the user's own.
-    let client =
-        Client::default().with_url(&connection.url).with_user(&connection.user).with_password(&connection.password);
+    let client = connection.server();
     let query = client.query_raw(sql);
     let query = settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
     let mut cursor = query.fetch_bytes("TSV").map_err(|error| error.to_string())?;
