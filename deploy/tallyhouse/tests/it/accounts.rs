@@ -20,7 +20,7 @@ fn account(name: &str, project: &str, password: &str) -> Account {
 }
 
 fn as_user(engine: &Engine, user: &str, password: &str) -> Connection {
-    Connection { url: engine.http_url().to_owned(), user: user.to_owned(), password: password.to_owned() }
+    Connection { url: engine.http_url().to_owned(), user: user.to_owned(), password: password.to_owned(), tls: None }
 }
 
 /// The one project that an account sees in each view; empty when it sees none.
