@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tallyhouse_schema::project::{ProjectName, ProjectSettings, SettingsError};
+use tallyhouse_schema::project::{ProjectName, ProjectSettings, SettingsError, retention_weeks};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
 /// Settings by project; a project without a document has the default ones.
@@ -101,7 +101,7 @@ impl Projects {
         }
         let retentions: BTreeSet<u16> =
             projects.named.values().chain([&projects.default]).map(|settings| settings.retention_days).collect();
-        let found = retentions.into_iter().map(weeks).sum();
+        let found = retentions.into_iter().map(retention_weeks).sum();
         if found > MAX_PARTITIONS_PER_BATCH { Err(ProjectsError::TooManyPartitions { found }) } else { Ok(projects) }
     }
 
@@ -115,11 +115,6 @@ impl Projects {
         let differ = self.named.iter().filter(|(_, settings)| settings.own_topic != is_default);
         OwnTopics { is_default, exceptions: differ.map(|(name, _)| name.to_string()).collect() }
     }
-}
-
-/// Weeks that events of a retention may lie in, the running ones at both ends included.
-fn weeks(retention_days: u16) -> u32 {
-    u32::from(retention_days).div_ceil(7) + 2
 }
 
 #[cfg(test)]

@@ -26,14 +26,7 @@ pub fn of_refusal(refusal: &Refusal) -> Problem {
 
 /// A body that did not arrive.
 pub fn of_unread(unread: UnreadBody) -> Problem {
-    let with = |status, code| Problem::new(status, code, unread.to_string());
-    match unread {
-        UnreadBody::TooLong { limit } => {
-            with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", limit)
-        }
-        UnreadBody::Late => with(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
-        UnreadBody::Broken => with(StatusCode::BAD_REQUEST, "body_broken"),
-    }
+    unread.into()
 }
 
 /// A caller who may not ask.

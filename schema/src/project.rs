@@ -156,6 +156,11 @@ pub enum SettingsError {
     },
 }
 
+/// Weeks that events of a retention may lie in, the running ones at both ends included.
+pub fn retention_weeks(retention_days: u16) -> u32 {
+    u32::from(retention_days).div_ceil(7) + 2
+}
+
 /// The most distinct values that a project may ask for: beyond, rollups are no smaller than the events.
 pub const MAX_DIMENSION_VALUES: u32 = 100_000;
 

@@ -57,8 +57,9 @@ pub(crate) async fn write(store: &ControlStore, uses: &[KeyUse]) -> Result<(), C
     Ok(())
 }
 
-/// When the keys of a project were last used, by any process; milliseconds since 1970.
-pub async fn last_used(store: &ControlStore, project: &str) -> Result<HashMap<String, i64>, ControlError> {
-    let rows = store.reader().query(sql::LAST_USED).param("project", project).fetch_all::<LastUsed>();
+/// When keys were last used, by any process: of a project, or all. Milliseconds since 1970.
+pub async fn last_used(store: &ControlStore, project: Option<&str>) -> Result<HashMap<String, i64>, ControlError> {
+    let rows = store.reader().query(sql::LAST_USED).param("all", u8::from(project.is_none()));
+    let rows = rows.param("project", project.unwrap_or_default()).fetch_all::<LastUsed>();
     Ok(within(rows).await?.into_iter().map(|row| (row.key_id, row.used_ms)).collect())
 }

@@ -11,9 +11,11 @@
 pub mod audit;
 pub mod config;
 pub mod handle;
+pub mod http;
 pub mod key_text;
 pub mod key_use;
 pub mod kind;
+pub mod operations;
 pub mod records;
 pub mod snapshot;
 mod sql;

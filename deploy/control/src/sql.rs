@@ -38,9 +38,9 @@ pub(crate) const USED: &str = "INSERT INTO key_use (project_id, key_id, used_at)
      SELECT use.1, use.2, fromUnixTimestamp64Milli(use.3) \
      FROM (SELECT arrayJoin(arrayZip({projects:Array(String)}, {keys:Array(String)}, {used:Array(Int64)})) AS use)";
 
-/// When the keys of a project were used, by any process.
+/// When keys were used, by any process: of a project, or all.
 pub(crate) const LAST_USED: &str = "SELECT key_id, toUnixTimestamp64Milli(max(used_at)) AS used_ms FROM key_use \
-     WHERE project_id = {project:String} GROUP BY key_id";
+     WHERE ({all:UInt8} OR project_id = {project:String}) GROUP BY key_id";
 
 /// Writes a line of the audit log.
 pub(crate) const AUDIT: &str = "INSERT INTO audit (at, id, project_id, actor, action, object, result, details) \

@@ -14,6 +14,7 @@ pub mod documents;
 pub mod env;
 pub mod health;
 pub mod http;
+pub mod http_body;
 pub mod http_client;
 pub mod keys;
 pub mod lifecycle;

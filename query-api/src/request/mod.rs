@@ -2,7 +2,6 @@
 
 pub mod anomalies;
 pub mod body;
-pub mod body_reading;
 pub mod comparison;
 pub mod error;
 pub mod event_types;
@@ -27,4 +26,5 @@ pub use query::{DailyQuery, Filter, MetricQuery, Query};
 pub use retention::Retention;
 pub use series::SeriesQuery;
 pub use structured::StructuredQuery;
+pub use tallyhouse_service::http_body as body_reading;
 pub use window::Window;

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
+
+use crate::http::Problem;
 
 /// The longest that a body may take to arrive: the longest that is taken comes in that time at 13 kB/s.
 pub const WITHIN: Duration = Duration::from_secs(5);
@@ -25,6 +27,19 @@ pub enum UnreadBody {
     /// It ended before its end. Mostly the client is gone.
     #[error("the body did not arrive whole; send it again")]
     Broken,
+}
+
+impl From<UnreadBody> for Problem {
+    fn from(unread: UnreadBody) -> Self {
+        let with = |status, code| Self::new(status, code, unread.to_string());
+        match unread {
+            UnreadBody::TooLong { limit } => {
+                with(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").with("limit_bytes", limit)
+            }
+            UnreadBody::Late => with(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            UnreadBody::Broken => with(StatusCode::BAD_REQUEST, "body_broken"),
+        }
+    }
 }
 
 /// The whole body. One that says that it is too long is not waited for.
