@@ -38,6 +38,7 @@ pub mod projects;
 pub mod request;
 mod run;
 pub mod store;
+mod suppression_acks;
 pub mod telemetry;
 pub mod unclean_shutdown;
 pub mod window;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Command;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_ingest::config::settings::Variables;
 use tallyhouse_ingest::{Deps, Ingest, config};
-use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{self, FlagsAndEnv};
@@ -62,7 +62,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
         connection,
         control: control.clone(),
         catalogue: config::catalogue(&env)?,
-        hasher: UserHasher::new(config::user_hash_key(&env)?),
+        user_hash_key: InstallationKey::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
         days: DayVersions::default(),
         tables_ready,

@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod durability;
+pub mod erasure;
 pub mod error;
 mod hexadecimal;
 pub mod insert;
@@ -16,6 +17,7 @@ mod redacted;
 pub mod rehearsal;
 pub mod rollups;
 pub mod runner;
+pub mod suppression_acks;
 
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};

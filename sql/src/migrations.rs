@@ -136,6 +136,8 @@ files![
     "0073_audit_distributed.cluster",
     "0074_key_use",
     "0075_key_use_distributed.cluster",
+    "0090_privacy_subjects",
+    "0091_suppression_acks",
 ];
 
 impl Migration {

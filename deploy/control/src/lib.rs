@@ -16,6 +16,7 @@ pub mod key_text;
 pub mod key_use;
 pub mod kind;
 pub mod operations;
+pub mod privacy;
 pub mod records;
 pub mod snapshot;
 mod sql;

@@ -27,7 +27,7 @@ pub fn selection(project: Option<String>, from: Option<i64>, to: Option<i64>, ta
         Some("1d") => vec![Rollup::Day],
         _ => vec![Rollup::Minute, Rollup::Hour, Rollup::Day],
     };
-    Selection { project, from: from.unwrap_or(now - 7 * DAY), to: to.unwrap_or(now + DAY), tables }
+    Selection { project, from: from.unwrap_or(now - 7 * DAY), to: to.unwrap_or(now + DAY), tables, days: None }
 }
 
 /// Invalidates the days that a rebuild changed.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tallyhouse_control::Control;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
 use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
-use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::config::open_tls;
 use tallyhouse_service::day_versions::DayVersions;
@@ -286,7 +286,7 @@ impl Services {
             connection: store.writer.clone(),
             control: control.clone(),
             catalogue,
-            hasher: UserHasher::new(store.user_hash_key),
+            user_hash_key: InstallationKey::new(store.user_hash_key),
             admin: admin_pages.clone(),
             days,
             tables_ready: tables_ready.clone(),

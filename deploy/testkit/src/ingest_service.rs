@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
@@ -85,6 +87,8 @@ pub struct Service {
     pub health: Health,
     pub days: DayVersions,
     registry: Registry,
+    /// Whose events it does not store.
+    pub suppressions: Suppressions,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
     locks: [PathBuf; 2],
@@ -143,7 +147,7 @@ impl Service {
             connection,
             control: Control::fixed(keys),
             catalogue: Catalogue::built_in().unwrap(),
-            hasher: UserHasher::new([7; 16]),
+            user_hash_key: InstallationKey::new([7; 16]),
             admin: Admin { registry: registry.clone(), health: health.clone() },
             days: days.clone(),
             tables_ready,
@@ -156,9 +160,10 @@ impl Service {
         let url = format!("{scheme}://{}/v1/events", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let ingest = Ingest::new(config, deps).unwrap();
+        let suppressions = ingest.suppressions();
         let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));
         let locks = ["journal", "records"].map(|folder| data.path().join("ingest").join(folder).join("lock"));
-        Self { url, project: project.to_owned(), health, days, registry, stop, running, locks }
+        Self { url, project: project.to_owned(), health, days, registry, suppressions, stop, running, locks }
     }
 
     /// An endpoint with the ingest key.

@@ -26,7 +26,9 @@ mod skip;
 mod small_disk;
 mod wait;
 
-pub use clickhouse::{GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, shared};
+pub use clickhouse::{
+    GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, remove_replaced_files_soon, shared,
+};
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
 pub use folder::Folder;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};

@@ -2,8 +2,10 @@
 
 use axum::http::HeaderMap;
 use tallyhouse_control::KeyError;
+use tallyhouse_control::privacy::feed;
 use tallyhouse_schema::normalise::ProjectRules;
 use tallyhouse_schema::project::ProjectSettings;
+use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::access::Right;
 use tallyhouse_service::keys;
 
@@ -15,6 +17,8 @@ pub(super) struct Caller {
     pub(super) rules: ProjectRules,
     pub(super) key_id: String,
     pub(super) settings: ProjectSettings,
+    /// Hashes its people.
+    pub(super) hasher: UserHasher,
 }
 
 impl Pipeline {
@@ -33,6 +37,7 @@ impl Pipeline {
             retention_days: settings.retention_days,
             may_import: principal.may(Right::ImportHistory),
         };
-        Ok(Caller { rules, key_id: key.id.to_string(), settings: settings.clone() })
+        let hasher = self.user_hash_key.hasher(feed::key_part(&self.control.snapshot(), project).as_deref());
+        Ok(Caller { rules, key_id: key.id.to_string(), settings: settings.clone(), hasher })
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use bytes::Bytes;
 use tallyhouse_control::Control;
-use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_schema::{Catalogue, Rejection};
 use tallyhouse_service::health::Health;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ pub struct Pipeline {
     pub(crate) projects: Projects,
     pub(crate) control: Control,
     pub(crate) catalogue: Catalogue,
-    pub(crate) hasher: UserHasher,
+    pub(crate) user_hash_key: InstallationKey,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
     pub(crate) threads: Threads,

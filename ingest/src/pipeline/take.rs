@@ -51,7 +51,7 @@ impl Pipeline {
         let context = Context {
             catalogue: &self.catalogue,
             rules: &caller.rules,
-            hasher: &self.hasher,
+            hasher: &caller.hasher,
             agent: &agent,
             new_id: &new_id,
             received_at: now_ms(),

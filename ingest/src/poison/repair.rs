@@ -261,6 +261,7 @@ async fn compare(store: &Store, lock: &Lock, project: &str, days: &Range<i32>) -
         from: i64::from(days.start) * DAY_SECONDS,
         to: i64::from(days.end) * DAY_SECONDS,
         tables: Rollup::OF_EACH_TABLE.to_vec(),
+        days: None,
     };
     let options = Options { selection, is_everything: false, gate: GATE, pause: PAUSE };
     let mut changed = async |changed| publish(store, changed);

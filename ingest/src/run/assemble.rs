@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_service::breaker::Breaker;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ pub(super) fn local(
     cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
     local_store: Option<LocalStore>,
+    suppressions: Suppressions,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
@@ -46,6 +48,7 @@ pub(super) fn local(
         permits: Arc::new(Semaphore::new(config.batch.inserts)),
         workers: AtomicUsize::new(1),
         pace: config.pace,
+        suppressions,
     });
     let (sync, limits, drain) = (config.log_sync, config.log, config.drain);
     let parts = DirectParts { store, common, cardinality, sync, limits, drain, tables_ready, local_store };
@@ -60,6 +63,7 @@ pub(super) fn kafka(
     store: Store,
     cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
+    suppressions: Suppressions,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
         direct::warn_of_unread_log(&config.data.join("ingest"));
@@ -103,6 +107,7 @@ pub(super) fn kafka(
             workers: AtomicUsize::new(0),
             // Every partition keeps the least pace: whoever waits for an insert is in another process.
             pace: Pace { most: config.pace.least, ..config.pace },
+            suppressions,
         }),
         store,
         drain: kafka.revoke_within,

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use tallyhouse_control::Control;
+use tallyhouse_control::privacy::feed;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_schema::Catalogue;
-use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
@@ -40,6 +42,7 @@ use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::pipeline::Pipeline;
 use crate::poison::repair;
 use crate::store::Store;
+use crate::suppression_acks;
 use crate::telemetry::Metrics;
 use crate::unclean_shutdown::ShutdownMarker;
 
@@ -51,7 +54,8 @@ pub struct Deps {
     pub control: Control,
     /// Declarations of event types.
     pub catalogue: Catalogue,
-    pub hasher: UserHasher,
+    /// Under which people are hashed.
+    pub user_hash_key: InstallationKey,
     pub admin: Admin,
     /// Versions of changed days, shared with the query cache of this process.
     pub days: DayVersions,
@@ -107,6 +111,9 @@ pub struct Ingest {
     tls: Option<ListenerTls>,
     drain: Duration,
     tables_ready: CancellationToken,
+    suppressions: Suppressions,
+    control: Control,
+    user_hash_key: InstallationKey,
 }
 
 /// What stores the events.
@@ -134,6 +141,8 @@ impl Ingest {
         };
         let redis = redis.map(|url| Pool::new(url, changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        let suppressions = Suppressions::default();
+        suppressions.replace(feed::set(&deps.control.snapshot(), &deps.user_hash_key));
         let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {
@@ -143,18 +152,21 @@ impl Ingest {
                 Arc::clone(&cardinality),
                 deps.tables_ready.clone(),
                 deps.local_store,
+                suppressions.clone(),
             )?,
             Some(given) => {
-                assemble::kafka(&config, given, store.clone(), Arc::clone(&cardinality), deps.tables_ready.clone())?
+                let tables_ready = deps.tables_ready.clone();
+                let (cardinality, suppressions) = (Arc::clone(&cardinality), suppressions.clone());
+                assemble::kafka(&config, given, store.clone(), cardinality, tables_ready, suppressions)?
             }
         };
         let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
             deps.control.report_to(&health);
             Arc::new(Pipeline {
-                control: deps.control,
+                control: deps.control.clone(),
                 catalogue: deps.catalogue,
-                hasher: deps.hasher,
+                user_hash_key: deps.user_hash_key.clone(),
                 agents: Agents::default(),
                 budget: Budget::new(&config.request),
                 threads: Threads::of_machine(),
@@ -180,7 +192,15 @@ impl Ingest {
             tls: deps.tls.as_ref().map(Tls::public),
             drain,
             tables_ready,
+            suppressions,
+            control: deps.control,
+            user_hash_key: deps.user_hash_key,
         })
+    }
+
+    /// Whose events it does not store.
+    pub fn suppressions(&self) -> Suppressions {
+        self.suppressions.clone()
     }
 
     /// Whether this process takes events, so that [`Ingest::run`] wants a listener.
@@ -204,6 +224,9 @@ impl Ingest {
             tls,
             drain,
             tables_ready,
+            suppressions,
+            control,
+            user_hash_key,
         } = self;
         let stopping: Stop = stop.into();
         let stop = stopping.token();
@@ -227,7 +250,16 @@ impl Ingest {
             Back::Direct(_) => true,
             Back::Kafka(kafka) => kafka.consumer.is_some(),
         };
-        let mut beside = JoinSet::new();
+        let (mut telling, mut beside) = (JoinSet::new(), JoinSet::new());
+        if inserts {
+            beside.spawn(feed::follow(control, user_hash_key, suppressions.clone(), CancellationToken::new()));
+            let (client, ready, ended) = (store.client.clone(), tables_ready.clone(), all_stored.clone());
+            telling.spawn(async move {
+                if ended.run_until_cancelled(ready.cancelled()).await.is_some() {
+                    suppression_acks::tell(client, suppressions, ended).await;
+                }
+            });
+        }
         beside.spawn(watch_dead_letters(Arc::clone(&store.metrics), store.health.clone()));
         if inserts {
             beside.spawn(watch_clickhouse(store.client.clone(), store.health.clone()));
@@ -265,6 +297,7 @@ impl Ingest {
         // the first that Redis does not take is the last.
         all_stored.cancel();
         while publishing.join_next().await.is_some() {}
+        while telling.join_next().await.is_some() {}
         dead_letters.close();
         let last = async { while dead_letter_writer.join_next().await.is_some() {} };
         lifecycle::drain("dead letters", lifecycle::left(deadline), last).await;

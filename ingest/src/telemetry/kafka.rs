@@ -45,6 +45,8 @@ pub struct ConsumedCounts {
     pub replayed: usize,
     /// Records that cannot be read.
     pub poison: usize,
+    /// Events of people whose data was erased after they were received.
+    pub suppressed: usize,
 }
 
 impl std::ops::AddAssign for ConsumedCounts {
@@ -53,6 +55,7 @@ impl std::ops::AddAssign for ConsumedCounts {
         self.duplicates += other.duplicates;
         self.replayed += other.replayed;
         self.poison += other.poison;
+        self.suppressed += other.suppressed;
     }
 }
 
@@ -251,6 +254,7 @@ impl KafkaMetrics {
             ("duplicate", counts.duplicates),
             ("replayed", counts.replayed),
             ("poison", counts.poison),
+            ("suppressed", counts.suppressed),
         ];
         for (kind, count) in kinds {
             self.consumed.with_label_values(&[kind]).inc_by(count as u64);

@@ -56,8 +56,7 @@ pub struct Metrics {
 
 /// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
 /// yet: see `log`.
-const EVENTS: &str =
-    "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, handed_back";
+const EVENTS: &str = "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, suppressed, handed_back";
 
 impl Metrics {
     /// Registers all of them.
@@ -222,6 +221,7 @@ impl Metrics {
         self.stored(counts.kept, refused);
         self.duplicates(counts.duplicates);
         self.fates("dead_lettered", counts.poison);
+        self.fates("suppressed", counts.suppressed);
     }
 
     /// Events of a batch are stored, but for those that ClickHouse refused, with its numbers.

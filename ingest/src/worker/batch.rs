@@ -1,10 +1,11 @@
 //! Classifies the records of a partition and builds a batch of them, in order and without I/O.
 //!
 //! ```text
-//! record -> decode -> is it in the replayed intent? is its id known? -> kept | duplicate | replayed | poison
+//! record -> decode -> is it in the replayed intent? is it erased? is its id known? -> kept | suppressed | duplicate | replayed | poison
 //! ```
 
 use bytes::Bytes;
+use tallyhouse_control::privacy::suppressions::{Person, SuppressionSet};
 use tallyhouse_schema::wire;
 use tallyhouse_service::day_versions::DayChange;
 use tokio::time::Instant;
@@ -58,6 +59,8 @@ pub struct RecordContext<'a> {
     pub window: Option<&'a mut Window>,
     /// The intent being replayed.
     pub replay: Option<&'a Intent>,
+    /// Whose events are not stored any more.
+    pub suppressions: &'a SuppressionSet,
     /// Now, by the steady clock.
     pub now: i64,
 }
@@ -75,6 +78,9 @@ pub struct Building {
     checksum: crc32fast::Hasher,
     /// Of each row.
     offsets: Vec<i64>,
+    /// The version of suppressions that its first record was judged by.
+    judged: u64,
+    has_leftovers: bool,
     opened: Instant,
 }
 
@@ -82,7 +88,7 @@ pub struct Building {
 const MAX_POISON_BYTES: usize = 4 << 20;
 
 impl Building {
-    pub fn new(first: i64) -> Self {
+    pub fn new(first: i64, judged: u64) -> Self {
         Self {
             first,
             last: first,
@@ -93,6 +99,8 @@ impl Building {
             counts: ConsumedCounts::default(),
             checksum: crc32fast::Hasher::new(),
             offsets: Vec::new(),
+            judged,
+            has_leftovers: false,
             opened: Instant::now(),
         }
     }
@@ -120,6 +128,18 @@ impl Building {
                 return Ok(());
             }
         };
+        let event = &record.event;
+        let person =
+            Person { user_id: &event.user_id, anonymous_id: &event.anonymous_id, received_at: event.received_at };
+        if context.suppressions.covers(record.project, person) {
+            if !must_keep {
+                self.counts.suppressed += 1;
+                self.skip(read.offset);
+                return Ok(());
+            }
+            // The batch is the same each time that it is sent, or a table that has it would count it again.
+            self.has_leftovers = true;
+        }
         if let Some(window) = context.window.as_deref_mut() {
             let key = context.hasher.key(record.project, &record.event.event_id);
             if let Some(offset) = window.find(key).filter(|_| !must_keep) {
@@ -169,6 +189,11 @@ impl Building {
         self.builder.is_full(limits) || self.skips.is_full() || self.poison_bytes >= MAX_POISON_BYTES
     }
 
+    /// The version of suppressions that its first record was judged by.
+    pub fn judged(&self) -> u64 {
+        self.judged
+    }
+
     /// When it was begun.
     pub fn opened(&self) -> Instant {
         self.opened
@@ -181,7 +206,7 @@ impl Building {
 
     /// What is inserted and committed. A repeated batch has the range of its intent, whatever is left of it.
     pub fn close(self, topic: &str, partition: Option<i32>, replay: Option<&Intent>) -> Closed {
-        let Self { first, builder, skips, poison, counts, checksum, offsets, .. } = self;
+        let Self { first, builder, skips, poison, counts, checksum, offsets, judged, has_leftovers, .. } = self;
         let last = replay.map_or(self.last, |intent| intent.last);
         let token = match partition {
             // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
@@ -202,6 +227,8 @@ impl Building {
             skips,
             poison,
             begun: replay.map(|intent| intent.at),
+            judged,
+            has_leftovers,
             counts,
         }
     }
@@ -228,6 +255,10 @@ pub struct Closed {
     pub poison: Vec<Poison>,
     /// When an earlier process began it, in milliseconds since 1970: it may have made dead letters of some of its events.
     pub begun: Option<i64>,
+    /// The version of suppressions that it was judged by.
+    pub judged: u64,
+    /// Whether it has events that are erased: it was begun before, and is the same each time.
+    pub has_leftovers: bool,
     /// How many records were what.
     pub counts: ConsumedCounts,
 }
@@ -261,15 +292,20 @@ mod tests {
     struct TestPartition {
         hasher: KeyHasher,
         window: Window,
+        suppressions: SuppressionSet,
     }
 
     impl TestPartition {
         fn new() -> Self {
-            Self { hasher: KeyHasher::random(), window: Window::new(Duration::from_secs(3_600), 1_000) }
+            Self {
+                hasher: KeyHasher::random(),
+                window: Window::new(Duration::from_secs(3_600), 1_000),
+                suppressions: SuppressionSet::default(),
+            }
         }
 
         fn build(&mut self, first: i64, ids: &[&str], replay: Option<&Intent>) -> Result<Closed, CannotReplay> {
-            let mut building = Building::new(first);
+            let mut building = Building::new(first, 0);
             for (offset, id) in (first..).zip(ids) {
                 let payload = if *id == "?" { b"poison".to_vec() } else { record(id) };
                 let mut context = RecordContext {
@@ -277,6 +313,7 @@ mod tests {
                     hasher: &self.hasher,
                     window: Some(&mut self.window),
                     replay,
+                    suppressions: &self.suppressions,
                     now: 1,
                 };
                 building.take(Read { offset, at: 1, payload: &payload }, &mut context)?;
@@ -289,14 +326,14 @@ mod tests {
     fn records_are_told_apart() {
         let mut partition = TestPartition::new();
         let first = partition.build(10, &["a", "b", "a", "?"], None).unwrap();
-        assert_eq!(first.counts, ConsumedCounts { kept: 2, duplicates: 1, replayed: 0, poison: 1 });
+        assert_eq!(first.counts, ConsumedCounts { kept: 2, duplicates: 1, poison: 1, ..ConsumedCounts::default() });
         assert_eq!(
             (first.rows, first.last, first.poison[0].offset, first.poison[0].code),
             (2, 13, 13, "unknown_version")
         );
         // The offset went back, and then an old id comes under a new offset.
         let again = partition.build(10, &["a", "c", "a"], None).unwrap();
-        assert_eq!(again.counts, ConsumedCounts { kept: 1, duplicates: 1, replayed: 1, poison: 0 });
+        assert_eq!(again.counts, ConsumedCounts { kept: 1, duplicates: 1, replayed: 1, ..ConsumedCounts::default() });
     }
 
     #[test]
@@ -327,7 +364,7 @@ mod tests {
     #[test]
     fn a_batch_is_full_of_partitions() {
         let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
-        let (mut partition, mut building) = (TestPartition::new(), Building::new(0));
+        let (mut partition, mut building) = (TestPartition::new(), Building::new(0, 0));
         for offset in 0..212 {
             assert!(!building.is_full(limits), "{offset}");
             let id = offset.to_string();
@@ -339,6 +376,7 @@ mod tests {
                 hasher: &partition.hasher,
                 window: Some(&mut partition.window),
                 replay: None,
+                suppressions: &partition.suppressions,
                 now: 1,
             };
             building.take(Read { offset, at: 1, payload: &payload }, &mut context).unwrap();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use tallyhouse_control::privacy::suppressions::SuppressionSet;
 use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Read, RecordContext};
@@ -43,6 +44,8 @@ pub struct Judge<'a> {
     pub hasher: &'a KeyHasher,
     /// Bounds of a batch.
     pub limits: BatchLimits,
+    /// Whose events are not stored any more.
+    pub suppressions: &'a SuppressionSet,
     /// Now, by the steady clock.
     pub now: i64,
 }
@@ -94,6 +97,11 @@ impl Filling {
     /// Bytes of the batch so far.
     pub fn bytes(&self) -> usize {
         self.building.as_ref().map_or(0, Building::bytes)
+    }
+
+    /// The version of suppressions that the batch was judged by.
+    pub fn judged(&self) -> Option<u64> {
+        self.building.as_ref().map(Building::judged)
     }
 
     /// Whether the batch must be closed before another record. A replayed batch is as large as it was.
@@ -160,10 +168,12 @@ impl Filling {
                 hasher: judge.hasher,
                 window: window.as_deref_mut(),
                 replay: self.replay.as_ref(),
+                suppressions: judge.suppressions,
                 now: judge.now,
             };
             let first = context.replay.map_or(read.offset, |intent| intent.first);
-            self.building.get_or_insert_with(|| Building::new(first)).take(read, &mut context)?;
+            let judged = judge.suppressions.version();
+            self.building.get_or_insert_with(|| Building::new(first, judged)).take(read, &mut context)?;
             self.cursor += 1;
             self.position.taken(read.offset);
             self.must_close = self.replay.as_ref().is_some_and(|intent| read.offset == intent.last);
@@ -228,7 +238,8 @@ mod tests {
         let intent = Intent::read(10, &Intent::metadata(14, 1, skips)).unwrap();
         let (mut filling, mut batches) = (Filling::new(None, intent, Position::default()), Vec::new());
         let hasher = KeyHasher::random();
-        let judge = Judge { partition: None, hasher: &hasher, limits, now: 1 };
+        let suppressions = SuppressionSet::default();
+        let judge = Judge { partition: None, hasher: &hasher, limits, suppressions: &suppressions, now: 1 };
         let mut chunks = chunks.into_iter();
         loop {
             while filling.judge(&judge).unwrap() {}

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_service::clock::steady_ms;
 use tallyhouse_service::health::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -65,6 +66,8 @@ pub struct Common {
     pub workers: AtomicUsize,
     /// Time between inserts.
     pub pace: Pace,
+    /// Whose events are not stored any more.
+    pub suppressions: Suppressions,
 }
 
 /// Which partition, and how its records come.
@@ -141,6 +144,15 @@ struct Inserts {
     took: Duration,
     /// Offsets before it are in a batch that was closed.
     closed: i64,
+    /// The version of suppressions that the batch under way was judged by.
+    judged: Option<u64>,
+}
+
+impl Inserts {
+    /// The version that the oldest record was judged by that is not stored yet.
+    fn held(&self, filling: &Filling) -> Option<u64> {
+        self.judged.into_iter().chain(filling.judged()).min()
+    }
 }
 
 /// A blocked partition: `/health` reports it until an operator has acted and the value is dropped.
@@ -194,16 +206,25 @@ impl<P: Partition> Worker<P> {
         let partition = self.partition();
         let mut share = Share { all: &self.common, mine: 0 };
         let mut running = InsertTasks::new();
+        let judging = self.common.suppressions.judging();
         let mut permit: Option<OwnedSemaphorePermit> = None;
-        let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN };
+        let mut inserts = Inserts { last: None, took: Duration::ZERO, closed: i64::MIN, judged: None };
         loop {
             let is_draining = self.drain.is_cancelled();
             if is_draining && running.is_empty() {
                 return Ok(());
             }
             let limits = share.limits(filling.bytes());
-            let judge = Judge { partition: partition.number(), hasher: &self.common.hasher, limits, now: steady_ms() };
+            let suppressions = judging.begin(inserts.held(filling));
+            let judge = Judge {
+                partition: partition.number(),
+                hasher: &self.common.hasher,
+                limits,
+                suppressions: &suppressions,
+                now: steady_ms(),
+            };
             let has_more = !is_draining && filling.judge(&judge)?;
+            judging.end(inserts.held(filling));
             self.backpressure.taken(filling.take_freed());
             // What was stored before the jump is committed before it.
             if running.is_empty()
@@ -223,6 +244,7 @@ impl<P: Partition> Worker<P> {
             let is_due = due.is_some_and(|due| due <= Instant::now());
             if is_due && let Some(permit) = permit.take() {
                 inserts.last = Some(Instant::now());
+                inserts.judged = filling.judged();
                 inserts.closed = self.start(filling, permit, &mut running).unwrap_or(inserts.closed);
                 continue;
             }
@@ -257,8 +279,14 @@ impl<P: Partition> Worker<P> {
             self.committer.metrics.kafka.window(partition.topic(), number, ids, reach);
         }
         let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
+        let (suppressions, judged, has_leftovers) =
+            (self.common.suppressions.clone(), closed.judged, closed.has_leftovers);
         running.spawn(async move {
             let refused = committer.store_batch(closed).await?;
+            // An erasure does not wait for ever for who stores nothing: it looks again when it hears of this.
+            if has_leftovers || suppressions.load().version() != judged {
+                suppressions.add_leftover();
+            }
             drop(permit);
             Ok(Done::Stored { next, refused, took: started.elapsed() })
         });
@@ -276,6 +304,7 @@ impl<P: Partition> Worker<P> {
         match ended {
             Ok(Ok(Done::Stored { next, refused, took })) => {
                 inserts.took = took;
+                inserts.judged = None;
                 // A retry of them is not a duplicate.
                 if let Some(window) = &filling.window {
                     let mut window = locked(window);

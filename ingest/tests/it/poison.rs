@@ -109,6 +109,7 @@ impl Place {
             from: now - 86_400,
             to: now + 86_400,
             tables: Rollup::OF_EACH_TABLE.to_vec(),
+            days: None,
         };
         let report = verify(&self.connection.client(), &selection, PAUSE).await.unwrap();
         assert!(report.drifts.is_empty(), "{:?}", report.drifts);

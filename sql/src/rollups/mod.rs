@@ -12,6 +12,7 @@ mod stable;
 pub mod stats;
 pub mod verify;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clickhouse::Client;
@@ -33,6 +34,32 @@ pub struct Selection {
     pub to: i64,
     /// Tables, one rollup of each.
     pub tables: Vec<Rollup>,
+    /// Only these days of it, as days since 1970. Raw must still hold all of each: that is not looked at again, since an erasure may
+    /// have removed the last row that would tell.
+    pub days: Option<BTreeSet<i32>>,
+}
+
+impl Selection {
+    /// These days of a project, in every rollup.
+    pub fn of_days(project: &str, days: BTreeSet<i32>) -> Self {
+        let seconds = |day: i32| i64::from(day) * verify::DAY;
+        Self {
+            project: Some(project.to_owned()),
+            from: days.first().copied().map_or(0, seconds),
+            to: days.last().copied().map_or(0, |day| seconds(day) + verify::DAY),
+            tables: Rollup::OF_EACH_TABLE.to_vec(),
+            days: Some(days),
+        }
+    }
+
+    /// ` AND …`: a time of SQL is within the days, where they are named.
+    fn on_days(&self, time: &str) -> String {
+        let Some(days) = &self.days else { return String::new() };
+        let days: Vec<_> = days.iter().map(ToString::to_string).collect();
+        // `IN ()` is no SQL.
+        let days = if days.is_empty() { "-1".to_owned() } else { days.join(", ") };
+        format!(" AND toInt32(toDate({time}, 'UTC')) IN ({days})")
+    }
 }
 
 /// Why rollups could not be verified or rebuilt.
@@ -85,22 +112,22 @@ const fn bucket_of(rollup: Rollup) -> &'static str {
 }
 
 /// `'text'` for SQL. A project's name comes from whoever runs the command.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {
+pub(crate) async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {
     let call = client.query_raw(sql).with_setting("wait_end_of_query", "1").execute();
     within(call).await
 }
 
-async fn number(client: &Client, sql: &str) -> Result<u64, StoreError> {
+pub(crate) async fn number(client: &Client, sql: &str) -> Result<u64, StoreError> {
     // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
     let rows = within(client.query_raw(sql).fetch_all::<u64>()).await?;
     Ok(rows.first().copied().unwrap_or_default())
 }
 
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
+pub(crate) async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
     match tokio::time::timeout(STATEMENT_DEADLINE, call).await {
         Ok(result) => result.map_err(StoreError::from),
         Err(_) => Err(StoreError::TimedOut),

@@ -197,14 +197,15 @@ impl Job<'_> {
             let (table, unit) = (self.rollup.table(), unit_of(self.rollup));
             let selection = &self.options.selection;
             let (from, to) = days(selection, self.rollup, raw_horizon(self.client, selection).await?);
-            let project = only(selection);
+            let (project, raw_days) = (only(selection), selection.on_days("ts"));
+            let rollup_days = selection.on_days("bucket");
             return self
                 .fill(&format!(
                     "INSERT INTO tallyhouse.rebuild_cells SELECT DISTINCT project_id, u FROM ( \
                        SELECT project_id, {unit}(toDateTime(ts, 'UTC')) AS u FROM tallyhouse.events \
-                       WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project} \
+                       WHERE ts >= toDateTime64({from}, 3, 'UTC') AND ts < toDateTime64({to}, 3, 'UTC'){project}{raw_days} \
                        UNION ALL SELECT project_id, {unit}(bucket) AS u FROM tallyhouse.{table} \
-                       WHERE bucket >= toDateTime({from}, 'UTC') AND bucket < toDateTime({to}, 'UTC'){project})"
+                       WHERE bucket >= toDateTime({from}, 'UTC') AND bucket < toDateTime({to}, 'UTC'){project}{rollup_days})"
                 ))
                 .await;
         }

@@ -24,8 +24,9 @@ use tallyhouse_schema::Rollup;
 use tallyhouse_schema::rollup::{EVERY_TYPE, QUARTER};
 
 use super::{RollupsError, Selection, bucket_of, number, quoted, refuse_cluster, unit_of, within};
+use crate::error::StoreError;
 
-const DAY: i64 = 86_400;
+pub(super) const DAY: i64 = 86_400;
 const WEEK: i64 = 7 * DAY;
 
 /// How often a difference must be seen again, unchanged.
@@ -123,21 +124,47 @@ pub(super) async fn compare(client: &Client, selection: &Selection, pause: Durat
     let horizon = raw_horizon(client, selection).await?;
     let mut report = Compared::default();
     for &rollup in &selection.tables {
-        let (from, to) = days(selection, rollup, horizon);
-        let mut start = from;
-        while start < to && report.drifts.len() < MOST_CELLS {
-            let window = (start, (start + WEEK).min(to));
+        for window in windows(selection, days(selection, rollup, horizon)) {
+            if report.drifts.len() >= MOST_CELLS {
+                break;
+            }
             compare_until_stable(client, selection, rollup, window, pause, &mut report).await?;
-            start += WEEK;
         }
     }
     report.is_truncated |= report.drifts.len() >= MOST_CELLS;
     Ok(report)
 }
 
+/// What is compared at a time, in seconds since the epoch: weeks, or days in a row of those that are named.
+fn windows(selection: &Selection, (from, to): (i64, i64)) -> Vec<(i64, i64)> {
+    let Some(days) = &selection.days else {
+        let starts = std::iter::successors(Some(from), |start| Some(start + WEEK)).take_while(|start| *start < to);
+        return starts.map(|start| (start, (start + WEEK).min(to))).collect();
+    };
+    let mut windows: Vec<(i64, i64)> = Vec::new();
+    for start in days.iter().map(|day| i64::from(*day) * DAY).filter(|start| (from..to).contains(start)) {
+        match windows.last_mut() {
+            Some((first, end)) if *end == start && start - *first < WEEK => *end += DAY,
+            _ => windows.push((start, start + DAY)),
+        }
+    }
+    windows
+}
+
 /// Seconds since the epoch of the first whole day of which raw certainly still holds everything.
 pub(super) async fn raw_horizon(client: &Client, selection: &Selection) -> Result<i64, RollupsError> {
-    let project = only(selection);
+    match selection.days {
+        Some(_) => Ok(i64::MIN),
+        None => Ok(horizon(client, &only(selection)).await?),
+    }
+}
+
+/// The same of one project.
+pub async fn horizon_of(client: &Client, project: &str) -> Result<i64, StoreError> {
+    horizon(client, &format!(" AND project_id = {}", quoted(project))).await
+}
+
+async fn horizon(client: &Client, project: &str) -> Result<i64, StoreError> {
     // The shortest retention that any row has: older rows with it may be gone.
     let sql = format!(
         "SELECT toUInt64(if(count() = 0, 0, toUnixTimestamp(toStartOfDay(now('UTC'))) - (min(retention_days) - 1) * 86400)) \

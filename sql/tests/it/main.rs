@@ -9,5 +9,6 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
+mod erasure;
 mod migrations;
 mod rollups;

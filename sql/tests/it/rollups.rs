@@ -63,7 +63,7 @@ async fn remove(writer: &Connection, project: &str, table: &str) {
 }
 
 /// All that a project's rows say, merged.
-async fn merged(writer: &Connection, project: &str) -> String {
+pub(crate) async fn merged(writer: &Connection, project: &str) -> String {
     let one = |table: &str, users: &str| {
         format!(
             "(SELECT groupArray(tuple(*)) FROM (SELECT event_type, dim_set, dim_value, bucket, sum(events), {users}(users), \

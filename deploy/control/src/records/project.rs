@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::project::Priority;
+use tallyhouse_sql::{hex, unhex};
 
 use super::Document;
 use crate::kind::Kind;
@@ -40,6 +41,22 @@ pub struct ProjectDocument {
     /// Events at once, instead of the tier's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_burst: Option<u64>,
+    /// The random part of the key under which its people are hashed, in hexadecimal: [`crate::privacy::hash_key`]. None: a project from
+    /// before, which uses the installation's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_key_part: Option<String>,
+}
+
+impl ProjectDocument {
+    /// [`ProjectDocument::hash_key_part`] of a new project.
+    pub fn new_hash_key_part() -> String {
+        hex(&rand::random::<[u8; 16]>()).to_lowercase()
+    }
+
+    /// As bytes.
+    pub fn key_part(&self) -> Option<Vec<u8>> {
+        self.hash_key_part.as_deref().and_then(unhex)
+    }
 }
 
 impl Document for ProjectDocument {

@@ -6,13 +6,16 @@ mod transport;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Uri;
 use clap::{ArgAction, Args};
+use regex::Regex;
 
 use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
+use crate::redact;
 use crate::redis::{BadRedisUrl, RedisUrl};
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
@@ -30,6 +33,10 @@ pub struct Logging {
     /// on standard error
     #[arg(long, env = "TALLYHOUSE_LOG", default_value = "info", value_parser = log_filter::check)]
     pub tallyhouse_log: String,
+    /// Regular expressions, one a line, of what log lines must not hold, beside addresses of e-mail, machines and ids of people, which are
+    /// always taken out
+    #[arg(long, env = "LOG_REDACT", value_delimiter = '\n', value_parser = log_pattern)]
+    pub log_redact: Vec<Regex>,
 }
 
 /// Keys and passwords of development.
@@ -213,9 +220,22 @@ pub fn shutdown_delay(env: &dyn Env) -> Result<Duration, ConfigError> {
     Ok(set.unwrap_or(if is_development(env)? { Duration::ZERO } else { SHUTDOWN_DELAY }))
 }
 
+/// `LOG_REDACT`: what is taken out of log lines.
+pub(crate) fn log_patterns(env: &dyn Env) -> Result<Arc<[Regex]>, ConfigError> {
+    let Logging { log_redact, .. } = env::read(env)?;
+    if log_redact.len() > redact::MOST_PATTERNS {
+        return Err(ConfigError::new("LOG_REDACT", format!("has more than {} patterns", redact::MOST_PATTERNS)));
+    }
+    Ok(log_redact.into())
+}
+
+fn log_pattern(text: &str) -> Result<Regex, String> {
+    redact::pattern(text.trim())
+}
+
 /// `TALLYHOUSE_LOG`: which log lines are written.
 pub(crate) fn log_filter(env: &dyn Env) -> Result<tracing_subscriber::EnvFilter, ConfigError> {
-    let Logging { tallyhouse_log } = env::read(env)?;
+    let Logging { tallyhouse_log, .. } = env::read(env)?;
     tracing_subscriber::EnvFilter::try_new(&tallyhouse_log)
         .map_err(|error| ConfigError::new("TALLYHOUSE_LOG", format!("`{tallyhouse_log}` is not a log filter: {error}")))
 }

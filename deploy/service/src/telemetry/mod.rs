@@ -1,10 +1,13 @@
 //! Logs: one JSON object per line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
-//! told once and then counted, see `repeats.rs`; the last words of a process are a line like the others.
+//! told once and then counted, see `repeats.rs`; the last words of a process are a line like the others. What says who somebody is is
+//! taken out, see `redact.rs`.
 
 mod repeats;
 
 use std::fmt::Display;
+use std::sync::Arc;
 
+use regex::Regex;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, filter::FilterExt, fmt, registry};
@@ -12,16 +15,18 @@ use tracing_subscriber::{EnvFilter, filter::FilterExt, fmt, registry};
 use self::repeats::Repeats;
 use crate::config;
 use crate::env::{ConfigError, Env};
+use crate::redact::Redacted;
 
 /// Starts logging. Call once, from `main`; a second call leaves the first in force.
 pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
-    start(config::log_filter(env)?);
+    start(config::log_filter(env)?, config::log_patterns(env)?);
     Ok(())
 }
 
-fn start(filter: EnvFilter) {
+fn start(filter: EnvFilter, patterns: Arc<[Regex]>) {
     let repeats = Repeats::default();
-    let lines = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    let writer = move || Redacted::new(std::io::stderr(), Arc::clone(&patterns));
+    let lines = fmt::layer().json().flatten_event(true).with_writer(writer);
     let started = registry().with(lines.with_filter(filter.and(repeats.clone()))).try_init();
     if started.is_err() {
         tracing::debug!("logging was started before");
@@ -72,7 +77,7 @@ impl Start<'_> {
 /// The last line of a service that cannot go on, also when logging was not started.
 pub fn fatal(program: &str, error: &dyn Display) {
     if !tracing::enabled!(tracing::Level::ERROR) {
-        start(EnvFilter::new("error"));
+        start(EnvFilter::new("error"), Arc::from([]));
     }
     tracing::error!(program, %error, "cannot go on");
 }

@@ -156,7 +156,7 @@ impl Backfill<'_> {
             let query = self.client.query(last).param("project", &project).param("day", day);
             let last = query.fetch_one::<i64>().await.map_err(StoreError::from)?;
             let tables = Rollup::OF_EACH_TABLE.to_vec();
-            let selection = Selection { project: Some(project.clone()), from: day, to: last + DAY, tables };
+            let selection = Selection { project: Some(project.clone()), from: day, to: last + DAY, tables, days: None };
             let options = Options { selection, is_everything: true, gate: self.gate, pause: self.pause };
             rebuild::rebuild_locked(self.client, lock, &options, changed).await?;
             lock.check()?;

@@ -1,0 +1,378 @@
+//! Takes out of log lines what says who somebody is, whatever put it there: a field, a message, an error of a library, a panic.
+//!
+//! ```text
+//! ids        "user_id":"ann"          -> "user_id":"#3f9a51c2"    the same id has the same hash while the process lives
+//! e-mail     ann@example.org          -> [email]
+//! addresses  203.0.113.77:443         -> 203.0.113.0:443          of IPv6 the first 48 bits stay; loopback stays as it is
+//! patterns   `LOG_REDACT`             -> [redacted]
+//! ```
+//!
+//! It works on the written line, so that nothing goes past it. A line in which nothing is found is not copied: it is searched for `@`,
+//! for four numbers with dots, for `::` or many `:`, and for names of ids.
+//!
+//! What it cannot see: an id without a name beside it, in a text that is no e-mail address. Code does not log ids; this is the second line.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use memchr::{memchr, memchr_iter, memmem};
+use regex::Regex;
+
+/// What stands before a value that is an id of a person, in fields of ours and in JSON of senders.
+const ID_NAMES: [&str; 6] = ["user_id", "userId", "anonymous_id", "anonymousId", "distinct_id", "distinctId"];
+
+/// Patterns at most, and the most bytes that each may take when compiled.
+pub(crate) const MOST_PATTERNS: usize = 20;
+const PATTERN_BYTES: usize = 256 << 10;
+
+/// Compiles a pattern of `LOG_REDACT`. It is matched in linear time, whatever it is.
+pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
+    let pattern = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES).build();
+    let pattern = pattern.map_err(|error| format!("`{text}` is not a regular expression: {error}"))?;
+    if pattern.is_match("") { Err(format!("`{text}` matches everything")) } else { Ok(pattern) }
+}
+
+/// Writes lines without what is to be taken out.
+#[derive(Clone)]
+pub(crate) struct Redacted<W> {
+    inner: W,
+    patterns: Arc<[Regex]>,
+}
+
+impl<W> Redacted<W> {
+    pub(crate) fn new(inner: W, patterns: Arc<[Regex]>) -> Self {
+        Self { inner, patterns }
+    }
+}
+
+impl<W: Write> Write for Redacted<W> {
+    /// A line comes as a whole.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(bytes);
+        self.inner.write_all(redact(&line, &self.patterns).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// The line without what is to be taken out.
+pub(crate) fn redact<'a>(line: &'a str, patterns: &[Regex]) -> Cow<'a, str> {
+    let mut line = Cow::Borrowed(line);
+    for step in [ids, emails, addresses] {
+        let found = step(&line);
+        if !found.is_empty() {
+            line = Cow::Owned(replaced(&line, &found));
+        }
+    }
+    for pattern in patterns {
+        if let Cow::Owned(changed) = pattern.replace_all(&line, "[redacted]") {
+            line = Cow::Owned(changed);
+        }
+    }
+    line
+}
+
+/// Where something is, and what comes in its place.
+type Found = Vec<(Range<usize>, String)>;
+
+fn replaced(line: &str, found: &Found) -> String {
+    let (mut out, mut at) = (String::with_capacity(line.len()), 0);
+    for (range, instead) in found {
+        out.push_str(line.get(at..range.start).unwrap_or_default());
+        out.push_str(instead);
+        at = range.end;
+    }
+    out.push_str(line.get(at..).unwrap_or_default());
+    out
+}
+
+fn ids(line: &str) -> Found {
+    let bytes = line.as_bytes();
+    let mut found = Found::new();
+    for name in ID_NAMES {
+        for at in memmem::find_iter(bytes, name) {
+            if at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_alphanumeric) {
+                continue;
+            }
+            found.extend(id_value(line, at + name.len()));
+        }
+    }
+    found.sort_by_key(|(range, _)| range.start);
+    found.dedup_by(|next, before| next.0.start < before.0.end);
+    found
+}
+
+/// The value behind a name: `":"ann"`, `\":\"ann\"`, `":42`, `=ann`, `: "ann"`; quoted as often as texts were put into texts.
+fn id_value(line: &str, after: usize) -> Option<(Range<usize>, String)> {
+    let rest = line.get(after..)?;
+    let (name_quote, unquoted) = quote(rest);
+    let value = unquoted.trim_start().strip_prefix([':', '='])?.trim_start_matches(' ');
+    let value = value.strip_prefix("Some(").unwrap_or(value);
+    let (open, value) = quote(value);
+    let is_end = |c: char| matches!(c, ',' | '}' | ']' | '&' | ')' | '"' | '\\') || c.is_whitespace();
+    let length = match open {
+        None => value.find(is_end).unwrap_or(value.len()),
+        Some(backslashes) => closing(value, backslashes),
+    };
+    let text = value.get(..length)?;
+    if text.is_empty() || text == "null" || text.starts_with('#') {
+        return None;
+    }
+    let start = line.len() - value.len();
+    let hash = hashed(text);
+    // A number that becomes a text.
+    let instead = if name_quote == Some(0) && open.is_none() { format!("\"{hash}\"") } else { hash };
+    Some((start..start + length, instead))
+}
+
+/// Takes a quote off, and says how many backslashes it has; `None`: there is none.
+fn quote(text: &str) -> (Option<usize>, &str) {
+    let rest = text.trim_start_matches('\\');
+    match rest.strip_prefix('"') {
+        Some(behind) => (Some(text.len() - rest.len()), behind),
+        None => (None, text),
+    }
+}
+
+/// Up to the backslashes and the quote that close a text: one within it has more of them.
+fn closing(value: &str, backslashes: usize) -> usize {
+    let mut run = 0;
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            b'"' if run <= backslashes || (backslashes == 0 && run % 2 == 0) => return at - run.min(backslashes),
+            b'\\' => run += 1,
+            _ => run = 0,
+        }
+    }
+    value.len()
+}
+
+/// Under a secret of this process: nobody finds out by trying whose hash it is.
+fn hashed(id: &str) -> String {
+    static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    format!("#{:08x}", SECRET.hash_one(id) >> 32)
+}
+
+fn emails(line: &str) -> Found {
+    let bytes = line.as_bytes();
+    let mut found = Found::new();
+    if memchr(b'@', bytes).is_none() {
+        return found;
+    }
+    for at in memchr_iter(b'@', bytes) {
+        let is_local = |c: char| c.is_alphanumeric() || "._%+-'!#$&*/=?^`{|}~".contains(c);
+        let local = line.get(..at).unwrap_or_default();
+        let start = local.char_indices().rev().take_while(|(_, c)| is_local(*c)).last().map_or(at, |(start, _)| start);
+        let domain = line.get(at + 1..).unwrap_or_default();
+        let is_domain = |c: char| c.is_alphanumeric() || c == '.' || c == '-';
+        let length = domain.find(|c: char| !is_domain(c)).unwrap_or(domain.len());
+        let domain = domain.get(..length).unwrap_or_default().trim_end_matches(['.', '-']);
+        // What a JSON escape ends with is not the address: `\nann@…`.
+        let start = if line.get(..start).is_some_and(|before| before.ends_with('\\')) { start + 1 } else { start };
+        if start < at
+            && domain.contains('.')
+            && found.last().is_none_or(|(before, _): &(Range<usize>, _)| before.end <= start)
+        {
+            found.push((start..at + 1 + domain.len(), "[email]".to_owned()));
+        }
+    }
+    found
+}
+
+/// Before a number with three dots that is a version.
+const VERSIONS: [&str; 3] = ["version ", "version\":\"", "ClickHouse "];
+
+fn addresses(line: &str) -> Found {
+    let bytes = line.as_bytes();
+    let mut found = Found::new();
+    let mut at = 0;
+    let is_part = |byte: u8| byte.is_ascii_hexdigit() || byte == b'.' || byte == b':';
+    // Both forms have one of these within five characters.
+    while let Some(next) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'.', b':', rest)) {
+        let mark = at + next;
+        let before = bytes.get(at..mark).unwrap_or_default();
+        let start = mark - before.iter().rev().take_while(|byte| is_part(**byte)).count();
+        let rest = bytes.get(start..).unwrap_or_default();
+        let end = start + rest.iter().take_while(|byte| is_part(**byte)).count();
+        at = end.max(mark + 1);
+        let is_whole =
+            |at: Option<usize>| !at.and_then(|at| bytes.get(at)).is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if !is_whole(start.checked_sub(1)) || !is_whole(Some(end)) {
+            continue;
+        }
+        let Some(text) = line.get(start..end) else { continue };
+        let before = line.get(..start).unwrap_or_default();
+        if let Some((length, masked)) = masked(text, before) {
+            found.push((start..start + length, masked));
+        }
+    }
+    found
+}
+
+/// How much of a text is an address, and what it becomes.
+fn masked(text: &str, before: &str) -> Option<(usize, String)> {
+    let trimmed = text.trim_end_matches(['.', ':']);
+    let (host, _port) = match trimmed.split_once(':') {
+        Some((host, port)) if host.contains('.') && port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
+        _ => (trimmed, ""),
+    };
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        let is_version = VERSIONS.iter().any(|word| before.ends_with(word));
+        let [a, b, c, _] = address.octets();
+        let stays = address.is_loopback() || address.is_unspecified() || is_version;
+        return (!stays).then(|| (host.len(), Ipv4Addr::new(a, b, c, 0).to_string()));
+    }
+    let address = trimmed.parse::<Ipv6Addr>().ok()?;
+    if let Some(inner) = address.to_ipv4_mapped() {
+        let [a, b, c, _] = inner.octets();
+        return (!inner.is_loopback()).then(|| (trimmed.len(), format!("::ffff:{}", Ipv4Addr::new(a, b, c, 0))));
+    }
+    let stays = address.is_loopback() || address.is_unspecified();
+    let [a, b, c, ..] = address.segments();
+    (!stays).then(|| (trimmed.len(), Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::fmt;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    fn cut(line: &str) -> String {
+        redact(line, &[]).into_owned()
+    }
+
+    #[test]
+    fn addresses_are_cut_and_versions_stay() {
+        for (line, expected) in [
+            ("from 203.0.113.77:443 to", "from 203.0.113.0:443 to"),
+            ("203.0.113.77.", "203.0.113.0."),
+            ("peer=10.1.2.3", "peer=10.1.2.0"),
+            ("(2001:db8:1:2:3:4:5:6)", "(2001:db8:1::)"),
+            ("[2001:db8::77]:443", "[2001:db8::]:443"),
+            ("::ffff:203.0.113.77", "::ffff:203.0.113.0"),
+            ("fe80::1%eth0", "fe80::%eth0"),
+        ] {
+            assert_eq!(cut(line), expected);
+        }
+        for line in [
+            "127.0.0.1:8123 and [::1]:9000 and 0.0.0.0:80",
+            "(version 26.7.2.1)",
+            "2026-11-28T16:15:07.123456Z",
+            "a::b::c tallyhouse_ingest::worker",
+            "1.2.3 and 1.2.3.4.5 and 1.2.3.400 and v1.2.3.4",
+            r#"{"a":{"b":1.5,"c":-0.25}}"#,
+            "12:30:45",
+        ] {
+            assert!(matches!(redact(line, &[]), Cow::Borrowed(_)), "{line} -> {}", cut(line));
+        }
+    }
+
+    #[test]
+    fn e_mail_addresses_go_whatever_surrounds_them() {
+        for (line, expected) in [
+            ("to ann@example.org, bob.b+x@mail.example.co.uk.", "to [email], [email]."),
+            (r#"{"message":"<jörg@exämple.de>"}"#, r#"{"message":"<[email]>"}"#),
+            (r"line\nann@example.org\n", r"line\n[email]\n"),
+            ("ann@localhost @b.c a@ @", "ann@localhost @b.c a@ @"),
+            ("a@b.c@d.e", "[email]@d.e"),
+            ("ann%40example.org", "ann%40example.org"),
+        ] {
+            assert_eq!(cut(line), expected);
+        }
+    }
+
+    #[test]
+    fn ids_are_hashed_wherever_they_are_named() {
+        let hash = hashed("ann");
+        for (line, expected) in [
+            (r#"{"user_id":"ann","n":1}"#, format!(r#"{{"user_id":"{hash}","n":1}}"#)),
+            (r#"{"message":"{\"userId\":\"ann\"}"}"#, format!(r#"{{"message":"{{\"userId\":\"{hash}\"}}"}}"#)),
+            ("anonymousId=ann&x=1", format!("anonymousId={hash}&x=1")),
+            ("user_id: ann, then", format!("user_id: {hash}, then")),
+            (r#"user_id: Some("ann")"#, format!(r#"user_id: Some("{hash}")"#)),
+        ] {
+            assert_eq!(cut(line), expected);
+        }
+        let number = cut(r#"{"userId":42}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&number).unwrap()["userId"], hashed("42"));
+        for line in [r#"{"user_id":""}"#, r#"{"userId":null}"#, "user_id", "superuser_idea=1", "anonymousId:"] {
+            assert_eq!(cut(line), line);
+        }
+    }
+
+    #[test]
+    fn patterns_of_ones_own_are_taken_out() {
+        let patterns = [pattern(r"\bORD-\d+\b").unwrap()];
+        assert_eq!(redact("order ORD-123 of ann", &patterns), "order [redacted] of ann");
+        assert!(pattern("(").unwrap_err().starts_with("`(` is not a regular expression"));
+        assert_eq!(pattern("x*").unwrap_err(), "`x*` matches everything");
+        assert!(pattern(r"\w{1000}{1000}").is_err(), "too large");
+    }
+
+    /// What services write, as they write it.
+    fn logged(log: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Buffer(Arc<Mutex<Vec<u8>>>);
+        impl Write for Buffer {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let buffer = Buffer::default();
+        let writer = Redacted::new(buffer.clone(), Arc::from([]));
+        let lines = fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn every_line_stays_json_and_tells_nobody() {
+        let odd = "ann@example.org \u{1b}[2J\"} \n 203.0.113.77 \u{202e} {\"userId\":\"ann \\\" b\"} \\";
+        let text = logged(|| {
+            let error = io::Error::other(odd);
+            tracing::warn!(user_id = "ann@example.org", peer = %odd, ?error, "request of {odd} refused");
+            tracing::info_span!("request", anonymous_id = "ann", from = odd)
+                .in_scope(|| tracing::error!(what = odd, "failed"));
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        for line in text.lines() {
+            let read: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(read["level"].is_string());
+            for secret in ["example.org", "113.77", "\"ann", "ann "] {
+                assert!(!line.contains(secret), "{secret}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_bytes_never_panic() {
+        let pieces =
+            ["@", ".", ":", "::", "é", "\\\"", "\"", "user_id", "=", "1.2.3.4", "a@b.c", "\u{202e}", ",", "ffff:", " "];
+        let mut seed = 17_u64;
+        for _ in 0..5_000 {
+            let line: String = (0..12)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    pieces[(seed >> 33) as usize % pieces.len()]
+                })
+                .collect();
+            cut(&line);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Removes a person's rows from raw events and dead letters, physically.
+//!
+//! ```text
+//! name (ids into privacy_subjects, under a job) -> find days -> delete by partition, until no row is left -> forget the ids
+//!                                                               parts that held the rows leave the disk later: `files_since`
+//! ```
+//!
+//! No statement has an id in its text: ClickHouse keeps the text of mutations on the disk, and of queries in `system.query_log`. A
+//! statement names the job, and reads the ids from `privacy_subjects`. Where only a keyed hash is known, [`name_by_hash`] finds the ids.
+//!
+//! Failure cases:
+//! * killed, or ClickHouse restarts: a mutation that was accepted goes on by itself; every step may be done again, and finds what is left;
+//! * a row that is inserted meanwhile is not seen by a mutation that began before: [`delete_events`] looks again, and so does the caller,
+//!   who must have made sure that nothing from before comes any more;
+//! * a mutation that cannot be carried out (a full disk) is told by its reason, and waited for until the deadline.
+
+use std::time::Duration;
+
+use clickhouse::query::Query;
+use clickhouse::{Client, Row};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::error::StoreError;
+use crate::rollups::{execute, number, quoted, within};
+
+/// Tables that hold ids of people, or states made of their hashes.
+const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters', 'privacy_subjects')";
+
+/// How long the mutations of one erasure may take: they rewrite the parts of whole weeks.
+const MUTATED_WITHIN: Duration = Duration::from_secs(4 * 3_600);
+
+/// How often what is left is deleted again.
+const PASSES: u32 = 5;
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// An id of a person in a project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Id {
+    /// `user_id`.
+    User(String),
+    /// `anonymous_id`.
+    Anonymous(String),
+}
+
+/// The rows of one job.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Whose events they are.
+    pub project: &'a str,
+    /// Under which the ids are in `privacy_subjects`: letters, digits and `-`.
+    pub job: &'a str,
+    /// Rows that were received before, in milliseconds since 1970.
+    pub before: i64,
+}
+
+/// Rows of a UTC day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct DayRows {
+    /// Days since 1970.
+    pub day: i32,
+    /// How many.
+    pub rows: u64,
+}
+
+/// The keyed hash under which a person is suppressed, and from when on rows are kept again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed {
+    /// As `tallyhouse_schema::user_hash` has it.
+    pub hash: u64,
+    /// In milliseconds since 1970.
+    pub before: i64,
+}
+
+impl Target<'_> {
+    fn subjects(&self, column: &str) -> String {
+        let job = quoted(self.job);
+        format!("SELECT {column} FROM tallyhouse.privacy_subjects WHERE job = {job} AND {column} != ''")
+    }
+
+    fn received_before(&self) -> String {
+        format!(
+            "project_id = {} AND received_at < fromUnixTimestamp64Milli(toInt64({}), 'UTC')",
+            quoted(self.project),
+            self.before
+        )
+    }
+
+    fn events(&self) -> String {
+        format!(
+            "{} AND (user_id IN ({}) OR anonymous_id IN ({}))",
+            self.received_before(),
+            self.subjects("user_id"),
+            self.subjects("anonymous_id")
+        )
+    }
+
+    /// A payload is an event as it was sent, whole or cut, or a Kafka record of any version: then the project stands in it, and an id has
+    /// its length before it.
+    fn dead_letters(&self) -> String {
+        let any = |spellings: [&str; 2], column: &str| {
+            let subjects = self.subjects(column);
+            let [camel, snake] = spellings;
+            let field = |name: &str| {
+                format!(
+                    "trim(BOTH '\"' FROM JSONExtractRaw(payload, '{name}')) IN ({subjects}) OR JSONExtractString(payload, '{name}') IN ({subjects})"
+                )
+            };
+            format!("{} OR {}", field(camel), field(snake))
+        };
+        let texts = format!(
+            "(SELECT groupArray(id) FROM (SELECT if(user_id = '', anonymous_id, user_id) AS id FROM tallyhouse.privacy_subjects WHERE job = {}))",
+            quoted(self.job)
+        );
+        let own = self.received_before();
+        let before = format!("received_at < fromUnixTimestamp64Milli(toInt64({}), 'UTC')", self.before);
+        format!(
+            "({own} AND kind = 'json' AND isValidJSON(payload) AND ({users} OR {anonymous})) \
+             OR ({own} AND kind = 'json' AND NOT isValidJSON(payload) AND \
+                 arrayExists(id -> position(payload, toJSONString(id)) > 0, {texts})) \
+             OR (project_id IN ('', {project}) AND {before} AND kind = 'record' AND position(payload, {project}) > 0 AND \
+                 arrayExists(id -> position(payload, concat(char(length(id)), id)) > 0, {texts}))",
+            users = any(["userId", "user_id"], "user_id"),
+            anonymous = any(["anonymousId", "anonymous_id"], "anonymous_id"),
+            project = quoted(self.project),
+        )
+    }
+}
+
+/// Writes down whose rows a job is about.
+pub async fn name(client: &Client, job: &str, ids: &[Id]) -> Result<(), StoreError> {
+    for id in ids {
+        let (user, anonymous) = match id {
+            Id::User(id) => (id.as_str(), ""),
+            Id::Anonymous(id) => ("", id.as_str()),
+        };
+        let sql = "INSERT INTO tallyhouse.privacy_subjects (job, user_id, anonymous_id) \
+                   SELECT {job:String}, {user:String}, {anonymous:String}";
+        let query = client.query(sql).param("job", job).param("user", user).param("anonymous", anonymous);
+        within(query.with_setting("async_insert", "0").execute()).await?;
+    }
+    Ok(())
+}
+
+/// The same where only hashes are known: the ids are found in the rows. Returns how many.
+pub async fn name_by_hash(
+    client: &Client,
+    target: Target<'_>,
+    key: [u8; 16],
+    hashes: &[u64],
+) -> Result<u64, StoreError> {
+    let sql = format!(
+        "INSERT INTO tallyhouse.privacy_subjects (job, user_id, anonymous_id) \
+         SELECT DISTINCT {{job:String}}, if(kind = 'u', id, ''), if(kind = 'u', '', id) FROM ( \
+           SELECT arrayJoin([('u', user_id), ('a', anonymous_id)]) AS of, of.1 AS kind, of.2 AS id \
+           FROM tallyhouse.events WHERE {} ) WHERE id != '' AND {} IN {{hashes:Array(UInt64)}}",
+        target.received_before(),
+        hash_of("kind", "id")
+    );
+    let query = client.query(&sql).param("job", target.job).param("hashes", hashes);
+    within(keyed(query, target.project, key).with_setting("async_insert", "0").execute()).await?;
+    let count = format!("SELECT count() FROM tallyhouse.privacy_subjects WHERE job = {}", quoted(target.job));
+    number(client, &count).await
+}
+
+/// Which of these hashes have rows from before their time: of a restored backup, or of a batch that was begun before.
+pub async fn leftovers(
+    client: &Client,
+    project: &str,
+    key: [u8; 16],
+    suppressed: &[Hashed],
+) -> Result<Vec<u64>, StoreError> {
+    let sql = format!(
+        "SELECT DISTINCT {hash} AS hash FROM ( \
+           SELECT arrayJoin([('u', user_id), ('a', anonymous_id)]) AS of, of.1 AS kind, of.2 AS id, \
+             toUnixTimestamp64Milli(received_at) AS received \
+           FROM tallyhouse.events WHERE project_id = {{project:String}} \
+             AND received_at < fromUnixTimestamp64Milli({{latest:Int64}}, 'UTC')) \
+         WHERE id != '' AND received < transform(hash, {{hashes:Array(UInt64)}}, {{before:Array(Int64)}}, toInt64(0))",
+        hash = hash_of("kind", "id")
+    );
+    let hashes: Vec<_> = suppressed.iter().map(|one| one.hash).collect();
+    let before: Vec<_> = suppressed.iter().map(|one| one.before).collect();
+    let latest = before.iter().copied().max().unwrap_or_default();
+    let query = client.query(&sql).param("hashes", hashes).param("before", before).param("latest", latest);
+    within(keyed(query, project, key).with_setting("max_threads", "1").fetch_all::<u64>()).await
+}
+
+/// As `tallyhouse_schema::user_hash` has it.
+fn hash_of(kind: &str, id: &str) -> String {
+    format!(
+        "greatest(sipHash64Keyed(({{k0:UInt64}}, {{k1:UInt64}}), concat({{project:String}}, unhex('FF'), {kind}, {id})), 1)"
+    )
+}
+
+/// Binds the parameters of [`hash_of`].
+fn keyed(query: Query, project: &str, key: [u8; 16]) -> Query {
+    let [k0, k1] = [0, 8].map(|at| {
+        let half: [u8; 8] = std::array::from_fn(|byte| key.get(at + byte).copied().unwrap_or_default());
+        u64::from_le_bytes(half)
+    });
+    query.param("project", project).param("k0", k0).param("k1", k1)
+}
+
+/// The days with rows, by day.
+pub async fn days(client: &Client, target: Target<'_>) -> Result<Vec<DayRows>, StoreError> {
+    let sql = format!(
+        "SELECT toInt32(toDate(ts, 'UTC')) AS day, count() AS rows FROM tallyhouse.events WHERE {} GROUP BY day ORDER BY day",
+        target.events()
+    );
+    within(client.query_raw(&sql).fetch_all::<DayRows>()).await
+}
+
+/// Deletes raw rows, and returns when none is left. They are on the disk until the parts that held them are removed.
+pub async fn delete_events(client: &Client, target: Target<'_>) -> Result<(), StoreError> {
+    delete(client, "events", &target.events(), target.job).await
+}
+
+/// How many dead letters there are.
+pub async fn dead_letters(client: &Client, target: Target<'_>) -> Result<u64, StoreError> {
+    number(client, &format!("SELECT count() FROM tallyhouse.dead_letters WHERE {}", target.dead_letters())).await
+}
+
+/// The same of dead letters.
+pub async fn delete_dead_letters(client: &Client, target: Target<'_>) -> Result<(), StoreError> {
+    delete(client, "dead_letters", &target.dead_letters(), target.job).await
+}
+
+async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Result<(), StoreError> {
+    for _ in 0..PASSES {
+        let sql = format!("SELECT DISTINCT _partition_id FROM tallyhouse.{table} WHERE {condition}");
+        let partitions = within(client.query_raw(&sql).fetch_all::<String>()).await?;
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        for partition in partitions {
+            let sql = format!(
+                "ALTER TABLE tallyhouse.{table} DELETE IN PARTITION ID {} WHERE {condition} SETTINGS mutations_sync = 0",
+                quoted(&partition)
+            );
+            execute(client, &sql).await?;
+        }
+        mutated(client, table, job).await?;
+    }
+    Err(StoreError::TimedOut)
+}
+
+#[derive(Row, Deserialize)]
+struct Mutations {
+    pending: u64,
+    trouble: String,
+}
+
+/// Waits until no mutation of a job is left to do.
+async fn mutated(client: &Client, table: &str, job: &str) -> Result<(), StoreError> {
+    let until = Instant::now() + MUTATED_WITHIN;
+    let sql = "SELECT countIf(NOT is_done) AS pending, anyIf(latest_fail_reason, NOT is_done AND latest_fail_reason != '') AS trouble \
+               FROM system.mutations WHERE database = 'tallyhouse' AND table = {table:String} AND position(command, {job:String}) > 0";
+    loop {
+        let query = client.query(sql).param("table", table).param("job", job);
+        let Mutations { pending, trouble } = within(query.fetch_one::<Mutations>()).await?;
+        if pending == 0 {
+            return Ok(());
+        }
+        if !trouble.is_empty() {
+            tracing::warn!(table, job, pending, "a deletion is not carried out yet: see system.mutations");
+        }
+        if Instant::now() >= until {
+            return Err(StoreError::TimedOut);
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Removes the ids of a job.
+pub async fn forget(client: &Client, job: &str) -> Result<(), StoreError> {
+    let sql = format!(
+        "ALTER TABLE tallyhouse.privacy_subjects DELETE WHERE job = {} SETTINGS mutations_sync = 1",
+        quoted(job)
+    );
+    execute(client, &sql).await
+}
+
+/// The server's clock, in seconds since 1970: what [`files_since`] is asked with.
+pub async fn now(client: &Client) -> Result<u64, StoreError> {
+    number(client, "SELECT toUInt64(toUnixTimestamp(now()))").await
+}
+
+/// Replaced parts that are still on the disk, of those that were replaced up to a time. ClickHouse keeps them for `old_parts_lifetime`
+/// (8 min), in case a power cut takes their successors.
+pub async fn files_since(client: &Client, until: u64) -> Result<u64, StoreError> {
+    let sql = format!(
+        "SELECT count() FROM system.parts WHERE database = 'tallyhouse' AND table IN {TABLES} AND NOT active \
+         AND remove_time <= toDateTime({until})"
+    );
+    number(client, &sql).await
+}
+
+/// Removes all that a project has in raw events, rollups and dead letters.
+pub async fn delete_project(client: &Client, project: &str) -> Result<(), StoreError> {
+    let condition = format!("project_id = {}", quoted(project));
+    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
+        delete(client, table, &condition, &condition).await?;
+    }
+    Ok(())
+}
