@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::certificates::Files;
 use crate::daemon::{Daemon, DaemonError, Launch, log_tail};
 use crate::ports;
 use crate::process::{self, ProcessError};
@@ -81,6 +82,24 @@ impl Redis {
         let redis = Self { daemon: Daemon::start(&launch)?, launch, address: format!("127.0.0.1:{port}") };
         redis.ready().await?;
         Ok(redis)
+    }
+
+    /// One that also speaks TLS, on another port, and asks for certificates of the authority in `ca`. What it was given is
+    /// for tests; commands of this value go over the plain port.
+    pub async fn start_secure(folder: &Path, shown: &Files, ca: &Path) -> Result<(Self, u16), RedisError> {
+        let [plain, secure] = ports::free_array()?;
+        let mut launch = launch(plain, folder);
+        let options = [
+            ("--tls-port", secure.to_string().into()),
+            ("--tls-cert-file", shown.certificate.as_os_str().to_owned()),
+            ("--tls-key-file", shown.key.as_os_str().to_owned()),
+            ("--tls-ca-cert-file", ca.as_os_str().to_owned()),
+            ("--tls-auth-clients", "yes".into()),
+        ];
+        launch.arguments.extend(options.into_iter().flat_map(|(name, value)| [name.into(), value]));
+        let redis = Self { daemon: Daemon::start(&launch)?, launch, address: format!("127.0.0.1:{plain}") };
+        redis.ready().await?;
+        Ok((redis, secure))
     }
 
     /// Where it is.

@@ -22,6 +22,7 @@ pub mod programs;
 pub mod proxy;
 pub mod query_service;
 mod redis;
+pub mod secure;
 mod skip;
 mod small_disk;
 mod wait;

@@ -108,7 +108,7 @@ impl Config {
             },
             log_sync: settings.log_sync,
             log: Limits { bytes: settings.spool_bytes, age: Duration::from_secs(3_600 * settings.spool_max_age_hours) },
-            redis: env::read::<Redis>(env)?.redis_url,
+            redis: env::read::<Redis>(env)?.url()?,
             kafka,
             projects,
             connections: tallyhouse_service::config::connections(env)?,

@@ -76,7 +76,7 @@ impl Config {
             admin_address: admin_address(env)?,
             admin_guard: env::read::<AdminAccess>(env)?.guard("QUERY_ADMIN_ADDR", admin_address(env)?)?,
             origins: origins(env, settings.query_origins)?,
-            redis_url: env::read::<Redis>(env)?.redis_url,
+            redis_url: env::read::<Redis>(env)?.url()?,
             cache_bytes: settings.query_cache_bytes,
             cache_ttl: settings.query_cache_ttl_ms,
             cache_warm: settings.query_cache_warm,

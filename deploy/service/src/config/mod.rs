@@ -89,14 +89,23 @@ pub struct Schemas {
     pub tallyhouse_schemas: Option<PathBuf>,
 }
 
-/// The Redis that services and commands share.
+/// The Redis that services and commands share; [`Redis::url`] is where it is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Redis {
     /// Redis, such as `redis://127.0.0.1:6379`, `redis+sentinel://a:26379,b:26379/mymaster` or `redis+cluster://a:6379,b:6379`: shares answers
     /// between query instances, carries the changed days to them, and counts for the rate limits
     #[arg(env = "REDIS_URL", value_parser = redis_url)]
-    pub redis_url: Option<RedisUrl>,
+    redis_url: Option<RedisUrl>,
+    /// Authorities that `rediss://` believes, instead of the system's: a PEM file
+    #[arg(long, env = "REDIS_CA", value_name = "PATH")]
+    redis_ca: Option<PathBuf>,
+    /// What is shown to a Redis that asks for certificates: a PEM file
+    #[arg(long, env = "REDIS_CLIENT_CERT", value_name = "PATH")]
+    redis_client_cert: Option<PathBuf>,
+    /// Its private key: a PEM file
+    #[arg(long, env = "REDIS_CLIENT_KEY", value_name = "PATH")]
+    redis_client_key: Option<PathBuf>,
 }
 
 /// Who may ask the admin ports.
@@ -126,7 +135,7 @@ pub struct GivenClickHouse {
     /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123` or `https://clickhouse.internal:8443`; `ingest` and `query-api` by themselves need it (default: embedded)
     #[arg(long, env = "CLICKHOUSE_URL", value_parser = clickhouse_url)]
     pub clickhouse_url: Option<String>,
-    /// Whose certificate `https://` believes, instead of the system's authorities: a PEM file
+    /// Authorities that `https://` believes, instead of the system's: a PEM file
     #[arg(long, env = "CLICKHOUSE_CA", value_name = "PATH")]
     pub clickhouse_ca: Option<PathBuf>,
     /// Who works on it (default: writer, of the query API reader)

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use prometheus::Registry;
+use redis::{ClientTlsConfig, TlsCertificates};
 use rustls::ClientConfig;
 
-use super::GivenClickHouse;
-use crate::env::{self, ConfigError, Env, choice, unused};
+use super::{GivenClickHouse, Redis};
+use crate::env::{self, ConfigError, Env, choice, is_set, unused};
 use crate::health::Health;
-use crate::tls::{ClientTls, OpenError, OwnCertificate, ServerFiles, Tls, TlsError, Versions};
+use crate::redis::RedisUrl;
+use crate::tls::{self, ClientTls, OpenError, OwnCertificate, ServerFiles, Tls, TlsError, Versions};
 
 /// TLS of all listeners of a process.
 #[derive(Debug, Clone, Args)]
@@ -103,6 +105,30 @@ impl GivenClickHouse {
     }
 }
 
+impl Redis {
+    /// Where it is, with the certificates that its connections need.
+    pub fn url(self) -> Result<Option<RedisUrl>, ConfigError> {
+        let own = pair(("REDIS_CLIENT_CERT", self.redis_client_cert), ("REDIS_CLIENT_KEY", self.redis_client_key))?;
+        let Some(url) = self.redis_url else { return Ok(None) };
+        let certificates = [("REDIS_CA", self.redis_ca.is_some()), ("REDIS_CLIENT_CERT", own.is_some())];
+        let set = certificates.into_iter().find(|(_, is_set)| *is_set);
+        match (set, url.is_tls()) {
+            // What is meant to be secure is not made insecure by a letter.
+            (Some((name, _)), false) => Err(ConfigError::new(name, "needs REDIS_URL to begin with rediss")),
+            (None, false) => Ok(Some(url)),
+            (set, true) => {
+                tls::install();
+                let named = |name: &'static str| move |error: TlsError| ConfigError::new(name, error.to_string());
+                let ca = self.redis_ca.as_deref().map(tls::authorities_pem).transpose().map_err(named("REDIS_CA"))?;
+                let own = own.as_ref().map(OwnCertificate::pem).transpose().map_err(named("REDIS_CLIENT_CERT"))?;
+                let client_tls = own.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+                let certificates = TlsCertificates { client_tls, root_cert: ca };
+                Ok(Some(if set.is_some() { url.with_certificates(certificates) } else { url }))
+            }
+        }
+    }
+}
+
 /// Two files that mean nothing without each other.
 fn pair(
     (certificate_name, certificate): (&'static str, Option<PathBuf>),
@@ -119,10 +145,12 @@ fn pair(
 
 /// A warning for each variable of TLS that is set and does nothing.
 pub fn without_tls(env: &dyn Env) -> Vec<String> {
-    match env.get("TLS_CERT") {
-        None => unused(env, &["TLS_MIN_VERSION"], "without TLS_CERT"),
-        Some(_) => Vec::new(),
-    }
+    let groups: [(&str, &[&str], &str); 2] = [
+        ("TLS_CERT", &["TLS_MIN_VERSION"], "without TLS_CERT"),
+        ("REDIS_URL", &["REDIS_CA", "REDIS_CLIENT_CERT", "REDIS_CLIENT_KEY"], "without REDIS_URL"),
+    ];
+    let idle = groups.into_iter().filter(|(needed, ..)| !is_set(env, needed));
+    idle.flat_map(|(_, names, reason)| unused(env, names, reason)).collect()
 }
 
 #[cfg(test)]
@@ -139,14 +167,15 @@ mod tests {
         let env = env(pairs);
         let read = || {
             listener_tls(&env)?;
-            env::read::<GivenClickHouse>(&env)?.tls().map(drop)
+            env::read::<GivenClickHouse>(&env)?.tls()?;
+            env::read::<Redis>(&env)?.url().map(drop)
         };
         read().unwrap_err().to_string()
     }
 
     #[test]
     fn half_of_what_secures_is_refused() {
-        let cases: [(&[(&str, &str)], &str); 6] = [
+        let cases: [(&[(&str, &str)], &str); 9] = [
             (&[("TLS_CERT", "c")], "TLS_KEY: is not set, and TLS_CERT is: both are needed"),
             (&[("TLS_KEY", "k")], "TLS_CERT: is not set, and TLS_KEY is: both are needed"),
             (
@@ -162,6 +191,15 @@ mod tests {
                 &[("CLICKHOUSE_URL", "https://ch:8443"), ("CLICKHOUSE_CA", "/none/ca.pem")],
                 "CLICKHOUSE_CA: /none/ca.pem: No such file or directory (os error 2)",
             ),
+            (
+                &[("REDIS_URL", "rediss://r"), ("REDIS_CLIENT_KEY", "k")],
+                "REDIS_CLIENT_CERT: is not set, and REDIS_CLIENT_KEY is: both are needed",
+            ),
+            (
+                &[("REDIS_URL", "rediss+cluster://:hunter2@r"), ("REDIS_CA", "/none/ca.pem")],
+                "REDIS_CA: /none/ca.pem: No such file or directory (os error 2)",
+            ),
+            (&[("REDIS_URL", "redis://r"), ("REDIS_CA", "/none")], "REDIS_CA: needs REDIS_URL to begin with rediss"),
         ];
         for (pairs, expected) in cases {
             assert_eq!(refused(pairs), expected);
@@ -170,8 +208,9 @@ mod tests {
 
     #[test]
     fn without_certificates_nothing_is_asked_of_files() {
-        let env = env(&[("CLICKHOUSE_URL", "http://ch:8123")]);
+        let env = env(&[("CLICKHOUSE_URL", "http://ch:8123"), ("REDIS_URL", "rediss://r")]);
         assert_eq!(listener_tls(&env), Ok(None));
+        assert!(env::read::<Redis>(&env).unwrap().url().unwrap().unwrap().is_tls());
         assert!(env::read::<GivenClickHouse>(&env).unwrap().tls().unwrap().is_none());
     }
 }

@@ -60,7 +60,7 @@ impl ListenerTls {
     }
 
     /// Begins the handshake of a connection.
-    pub(crate) fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+    pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
         TlsAcceptor::from(self.current.0.load_full()).accept(stream)
     }
 }

@@ -120,7 +120,7 @@ pub struct InvalidationTargets {
 
 impl InvalidationTargets {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
-        let redis_url = env::read::<Redis>(env)?.redis_url;
+        let redis_url = env::read::<Redis>(env)?.url()?;
         let admin_token = env::read::<AdminAccess>(env)?.admin_token;
         let query_admin = tallyhouse_query_api::config::admin_address(env)?;
         Ok(Self { redis_url, query_admin, admin_token, tls: own_listener(env)? })

@@ -109,8 +109,8 @@ pub async fn examine(env: &dyn Env) -> Vec<Finding> {
     if let Ok(kafka) = KafkaConfig::from_env(env, OwnTopics::default()) {
         services::kafka(kafka.as_ref(), &mut findings).await;
     }
-    if let Ok(Redis { redis_url }) = read(env) {
-        findings.add("redis", services::redis(redis_url.as_ref()).await);
+    if let Ok(url) = read::<Redis>(env).and_then(Redis::url) {
+        findings.add("redis", services::redis(url.as_ref()).await);
     }
     findings.0
 }

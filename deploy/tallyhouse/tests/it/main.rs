@@ -28,4 +28,5 @@ mod outage;
 mod run_script;
 mod siege;
 mod sql_functions;
+mod tls;
 mod views;
