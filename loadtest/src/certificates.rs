@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,7 @@ impl Authority {
     pub fn new() -> Result<Self, CertificateError> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "authority");
         Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
@@ -44,7 +45,9 @@ impl Authority {
     /// Writes a certificate for loopback and its key into a folder, as `NAME.pem` and `NAME.key`.
     pub fn issue(&self, folder: &Path, name: &str) -> Result<Files, CertificateError> {
         let key = KeyPair::generate()?;
-        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        // Of the authority's own name OpenSSL would take it for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer)?;
         let files = Files { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
         put(&files.certificate, &certificate.pem())?;
