@@ -6,6 +6,7 @@ use prometheus::Registry;
 use tallyhouse_service::env::Env;
 use tallyhouse_sql::Connection;
 
+use crate::accounts::keeper::Keeper;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
 use crate::engine::Engine;
@@ -41,7 +42,7 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
             data: None,
         });
     };
-    let options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
+    let mut options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
     let user = |name: &str, password: &str| Connection {
         url: format!("http://127.0.0.1:{}", options.http_port),
         user: name.to_owned(),
@@ -54,6 +55,7 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
         return Ok(Attached { writer, reader, engine: None, data: None });
     }
     let data = Some(DataFolder::open(&config.data, &[Part::Engine]).await?);
+    options.accounts = Keeper::open(&config.data, &writer).accounts();
     let engine = Engine::start(options).await?;
     Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), data })
 }

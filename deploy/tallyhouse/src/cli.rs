@@ -6,6 +6,7 @@ use tallyhouse::config::settings::{
 };
 use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
+use tallyhouse_control::records::grant::Tool;
 use tallyhouse_service::env::with;
 
 /// Event analytics on ClickHouse, in one process.
@@ -36,6 +37,9 @@ pub(crate) enum Command {
     /// Look at events that were refused, send them again, or put them away
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Let people's tools (Grafana, BI, dbt) read a project in ClickHouse, or no longer
+    #[command(subcommand)]
+    Users(Users),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
     /// Become the embedded ClickHouse
@@ -169,6 +173,47 @@ pub(crate) enum Dlq {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Users {
+    /// Make an account, and print its password once
+    Create {
+        /// What it sees: one project
+        #[arg(long)]
+        project: String,
+        /// What it is for: grafana, bi (tools that only read) or dbt (on a given ClickHouse)
+        #[arg(long = "for", value_name = "TOOL")]
+        tool: Tool,
+        /// A note for people
+        #[arg(long)]
+        name: Option<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// One line per account
+    List {
+        /// One project only
+        #[arg(long)]
+        project: Option<String>,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an account another password, and print it once
+    Rotate {
+        /// Its name
+        account: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nobody in any more with an account
+    Delete {
+        /// Its name
+        account: String,
+    },
+}
+
 /// The command line, with the variables that each command reads.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
@@ -187,6 +232,11 @@ pub(crate) fn command() -> clap::Command {
                 .mut_subcommand("stats", with::<OnClickHouse>)
                 .mut_subcommand("rebuild", with::<ForRebuild>)
                 .mut_subcommand("backfill", with::<ForBackfill>)
+        })
+        .mut_subcommand("users", |users| {
+            ["create", "list", "rotate", "delete"]
+                .into_iter()
+                .fold(users, |users, name| users.mut_subcommand(name, with::<OnClickHouse>))
         })
         .mut_subcommand("topics", |topics| topics.mut_subcommand("widen", with::<ForTopics>))
         .mut_subcommand("dlq", |dlq| {
@@ -238,6 +288,7 @@ mod tests {
             (&["rollups", "stats"], "TALLYHOUSE_LOG"),
             (&["rollups", "rebuild"], "QUERY_ADMIN_ADDR"),
             (&["rollups", "backfill"], "DIMENSION_VALUES"),
+            (&["users", "create"], "CLICKHOUSE_URL"),
             (&["topics", "widen"], "KAFKA_BROKERS"),
             (&["dlq", "list"], "TALLYHOUSE_DATA"),
             (&["dlq", "replay"], "TALLYHOUSE_KEY"),

@@ -3,6 +3,7 @@
 //! [`up`] is the order of starting and stopping, [`store`] the same for ClickHouse alone. [`engine`] is the ClickHouse,
 //! [`credentials`] its users' passwords.
 
+pub mod accounts;
 pub mod attach;
 pub mod backfill;
 pub mod config;

@@ -29,9 +29,11 @@ use tallyhouse_sql::rollups::verify::PAUSE;
 
 mod cli;
 mod dead_letters;
+mod users;
 
 use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
+use users::users;
 
 fn main() -> ExitCode {
     // Nothing that is written here is for other users, and files of libraries have no mode of their own.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Rollups(what) => in_runtime(&env, warned(&env, rollups_command(&env, what))),
         Command::Topics(what) => topics(&env, what),
         Command::Dlq(what) => in_runtime(&env, warned(&env, dead_letters(&env, what))),
+        Command::Users(what) => in_runtime(&env, warned(&env, users(&env, what))),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

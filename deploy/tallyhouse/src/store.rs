@@ -10,6 +10,7 @@ use prometheus::Registry;
 use tallyhouse_service::env::ConfigError;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::keeper::Keeper;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
 use crate::engine::Engine;
@@ -24,7 +25,9 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
     };
     // Until ClickHouse has ended.
     let _data = DataFolder::open(&config.data, &[Part::Engine]).await?;
-    let options = engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
+    let mut options = engine_options(&config, embedded, Metrics::register(&Registry::new())?)?;
+    let accounts = Keeper::open(&config.data, &options.writer());
+    options.accounts = accounts.accounts();
     let engine = tokio::select! {
         engine = Engine::start(options) => engine?,
         () = stop.cancelled() => return Ok(()),
@@ -33,7 +36,10 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
     let kept = async {
         tables::prepare(&writer, &migrate::rendering(true), config.fsync).await?;
         tracing::info!(url = engine.http_url(), "the store is ready");
-        match tables::keep_open(&writer).await {}
+        tokio::select! {
+            never = tables::keep_open(&writer) => match never {},
+            never = accounts.keep(&engine) => match never {},
+        }
     };
     let ended = tokio::select! {
         ended = kept => ended,

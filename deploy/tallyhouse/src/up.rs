@@ -29,6 +29,7 @@ use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::keeper::Keeper;
 use crate::config::{self, Config, EngineConfig};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::data_folder::{DataFolder, DataFolderError, Part};
@@ -97,6 +98,8 @@ pub fn stop_budget(env: &dyn Env) -> Result<Duration, ConfigError> {
 /// The ClickHouse that everything works with.
 struct Store {
     engine: Option<Engine>,
+    /// Of the engine.
+    accounts: Option<Keeper>,
     writer: Connection,
     reader: Connection,
     analyst: Option<Connection>,
@@ -159,7 +162,16 @@ async fn keep_ready(store: &Store, config: &Config, health: &Health, tables_read
     }
     health.set("tables", Status::Up, "");
     tables_ready.cancel();
-    match tables::keep_open(&store.writer).await {}
+    let kept = async {
+        match (&store.accounts, &store.engine) {
+            (Some(accounts), Some(engine)) => accounts.keep(engine).await,
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        never = tables::keep_open(&store.writer) => match never {},
+        never = kept => match never {},
+    }
 }
 
 impl Store {
@@ -167,6 +179,7 @@ impl Store {
         let Some(embedded) = &config.engine else {
             return Ok(Self {
                 engine: None,
+                accounts: None,
                 writer: tallyhouse_ingest::config::clickhouse(env)?,
                 reader: query_api::config::clickhouse(env)?,
                 analyst: query_api::config::analyst(env)?,
@@ -174,18 +187,21 @@ impl Store {
                 local: None,
             });
         };
-        let options = engine_options(config, embedded, Metrics::register(registry)?)?;
+        let mut options = engine_options(config, embedded, Metrics::register(registry)?)?;
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
         // Also where inserts are synced as they come: they were not always.
         let folders = ["clickhouse", "clickhouse-cold"].map(|name| config.data.join(name));
         let local = LocalStore::of(folders.to_vec());
+        let accounts = Keeper::open(&config.data, &options.writer());
+        options.accounts = accounts.accounts();
         let engine = Engine::spawn(options).await?;
         Ok(Self {
             writer: engine.writer(),
             reader: engine.reader(),
             analyst: Some(engine.analyst()),
             engine: Some(engine),
+            accounts: Some(accounts),
             user_hash_key,
             local: Some(local),
         })

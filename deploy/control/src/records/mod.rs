@@ -3,6 +3,7 @@
 //! A kind is a document: a type that says what its JSON is. Another kind needs a file like [`key`] with `impl Document`, and an
 //! operation that creates it.
 
+pub mod grant;
 pub mod key;
 pub mod project;
 
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::kind::Kind;
 
+pub use grant::GrantDocument;
 pub use key::KeyDocument;
 pub use project::ProjectDocument;
 

@@ -8,6 +8,7 @@ mod tables;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use tallyhouse_schema::project::{BadProjectName, ProjectName};
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis, own_listener};
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::redis::RedisUrl;
@@ -15,7 +16,7 @@ use tallyhouse_service::secret::Secret;
 use tallyhouse_service::tls::ClientTls;
 use tallyhouse_sql::durability::Fsync;
 
-use crate::engine::{Cage, Choice, Network, Program, ProgramError, ProjectName};
+use crate::engine::{Cage, Choice, Network, Program, ProgramError};
 pub use checks::{ports_apart, without_effect};
 use settings::{Durability, EngineSettings, ReplayKey};
 
@@ -137,11 +138,12 @@ fn networks(text: &str) -> Result<Vec<Network>, ConfigError> {
 }
 
 fn projects(text: &str) -> Result<Vec<ProjectName>, ConfigError> {
-    let bad = |name: &str| ConfigError::new("GRAFANA_PROJECTS", format!("`{name}` is not the name of a project"));
     text.split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())
-        .map(|name| name.parse().map_err(|()| bad(name)))
+        .map(|name| {
+            name.parse().map_err(|error: BadProjectName| ConfigError::new("GRAFANA_PROJECTS", error.to_string()))
+        })
         .collect()
 }
 
@@ -166,7 +168,7 @@ mod tests {
         );
         assert_eq!(
             read(&[("GRAFANA_PROJECTS", "a,b' OR 1")]).unwrap_err(),
-            "GRAFANA_PROJECTS: `b' OR 1` is not the name of a project"
+            "GRAFANA_PROJECTS: `b\\' OR 1` is not the name of a project: 1 to 64 letters, digits, `_`, `.` or `-`, of which the first is a letter or a digit"
         );
         assert_eq!(
             read(&[("CLICKHOUSE_CLIENT_NETWORKS", "10.0.0.0/8, 10.0.0.0/99")]).unwrap_err(),

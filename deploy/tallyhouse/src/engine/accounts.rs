@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-use super::settings::ProjectName;
+use tallyhouse_schema::project::ProjectName;
 
 /// The name of an account: letters, digits, `_` and `-`, a letter first. It stands in XML and in SQL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub struct PasswordHash(String);
 /// What cannot stand in users.xml.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` cannot be an account's")]
-pub struct NotPlain(String);
+pub struct NotPlain(pub String);
 
 impl AccountName {
     pub fn as_str(&self) -> &str {
@@ -142,6 +142,9 @@ mod tests {
         }
         for bad in ["", "0F", &"0F".repeat(32), &"0g".repeat(32), &"0f".repeat(33)] {
             assert!(bad.parse::<PasswordHash>().is_err(), "{bad}");
+        }
+        for bad in ["", "a' OR 1", "a<b", "a b", "a`b"] {
+            assert!(bad.parse::<ProjectName>().is_err(), "{bad}");
         }
     }
 

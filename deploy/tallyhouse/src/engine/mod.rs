@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::health::Status;
 use tallyhouse_sql::Connection;
 use tokio::sync::Mutex;
@@ -47,7 +48,6 @@ pub use library::LibraryError;
 pub use network::Network;
 pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
-pub use settings::ProjectName;
 use supervisor::{Phase, Supervisor};
 
 /// How long a process may take to end that is replaced by one with other accounts.
@@ -86,6 +86,14 @@ pub struct EngineOptions {
     pub hung_after: Duration,
     /// Where it is counted how often it had to be started again.
     pub metrics: Metrics,
+}
+
+impl EngineOptions {
+    /// The user that writes, as it will be.
+    pub fn writer(&self) -> Connection {
+        let url = format!("http://127.0.0.1:{}", self.http_port);
+        Connection { url, user: "writer".to_owned(), password: self.credentials.writer.expose().to_owned(), tls: None }
+    }
 }
 
 /// A running ClickHouse. It is killed when the value goes; [`Engine::stop`] is the friendly way.

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
@@ -76,6 +78,103 @@ async fn an_account_comes_in_at_once_sees_its_project_alone_and_goes_at_once() {
     let engine = Engine::start(EngineOptions { accounts: vec![other], ..options }).await.unwrap();
     assert_eq!(seen(&as_other).await.unwrap(), "a-b");
     engine.stop(Duration::from_secs(10)).await;
+}
+
+/// The command, on the data folder of a test; what it printed.
+fn users(data: &Path, http: u16, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    command.arg("users").args(arguments).env("TALLYHOUSE_DEV", "1").env("TALLYHOUSE_DATA", data);
+    let output = command.env("CLICKHOUSE_HTTP_PORT", http.to_string()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// A store in a process of its own, which is killed whatever becomes of the test.
+struct Store(Child);
+
+impl Store {
+    fn start(data: &Path, http: u16) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+        command.arg("store").env("TALLYHOUSE_DEV", "1").env("TALLYHOUSE_DATA", data);
+        Self(command.env("CLICKHOUSE_HTTP_PORT", http.to_string()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn the_command_makes_changes_and_removes_accounts_of_a_store_that_runs() {
+    let (folder, [http]) = (Folder::create(), support::free_ports());
+    let data = folder.path().join("data");
+    let store = Store::start(&data, http);
+    let as_account = |made: &serde_json::Value| Connection {
+        url: made["http"].as_str().unwrap().to_owned(),
+        user: made["account"].as_str().unwrap().to_owned(),
+        password: made["password"].as_str().unwrap().to_owned(),
+        tls: None,
+    };
+    let comes_in = async |account: &Connection| ask(account, "SELECT currentDatabase()").await;
+    let run = |arguments: &[&str]| users(&data, http, arguments);
+    let json = |text: Result<String, String>| serde_json::from_str::<serde_json::Value>(&text.unwrap()).unwrap();
+    let made = json(
+        eventually_ok(|| run(&["create", "--project", "demo", "--for", "grafana", "--name", "wall", "--json"])).await,
+    );
+    let account = as_account(&made);
+    assert_eq!(comes_in(&account).await.unwrap(), "tallyhouse_views");
+    let listed = json(run(&["list", "--json"]));
+    assert_eq!(
+        (&listed[0]["account"], &listed[0]["for"], &listed[0]["note"]),
+        (&made["account"], &"grafana".into(), &"wall".into())
+    );
+    // Nothing that is kept opens anything.
+    assert!(!listed.to_string().contains(&account.password) && !listed.to_string().contains("sha256"));
+
+    let rotated = as_account(&json(run(&["rotate", &account.user, "--json"])));
+    assert!(comes_in(&account).await.is_err() && comes_in(&rotated).await.is_ok());
+    store.stop();
+    let store = Store::start(&data, http);
+    eventually("the account comes in after a restart", async || comes_in(&rotated).await.is_ok()).await;
+
+    let asked_at = Instant::now();
+    run(&["delete", &account.user]).unwrap();
+    assert!(comes_in(&rotated).await.unwrap_err().contains("Code: 516"));
+    assert!(asked_at.elapsed() < Duration::from_secs(60), "{:?}", asked_at.elapsed());
+    assert_eq!(json(run(&["list", "--json"])), serde_json::json!([]));
+    for (arguments, expected) in [
+        (&["delete", "grafana"][..], "there is no account `grafana`"),
+        (&["create", "--project", "nobody", "--for", "bi"], "there is no project `nobody`"),
+        (&["create", "--project", "demo", "--for", "dbt"], "dbt needs a ClickHouse server"),
+        (&["create", "--project", "demo", "--for", "excel"], "none of grafana, bi, dbt"),
+    ] {
+        let refused = run(arguments).expect_err(expected);
+        assert!(refused.contains(expected), "{refused}");
+    }
+    store.stop();
+    // Without anything that runs, the engine is started for the command.
+    let made = as_account(&json(run(&["create", "--project", "demo", "--for", "bi", "--json"])));
+    let _store = Store::start(&data, http);
+    eventually("the account comes in", async || comes_in(&made).await.is_ok()).await;
+}
+
+/// Until the store is there, the command would start one of its own, and finds the folder taken.
+async fn eventually_ok(work: impl Fn() -> Result<String, String>) -> Result<String, String> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match work() {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 fn kill(pid: u32) {

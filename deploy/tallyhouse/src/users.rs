@@ -1,0 +1,92 @@
+//! Runs `tallyhouse users`, and prints the result.
+
+#![allow(clippy::print_stdout, reason = "the answer to a command")]
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde_json::json;
+use tallyhouse::accounts::commands::{Accounts, Listed, Made, Place};
+use tallyhouse::attach::attach;
+use tallyhouse::config::Config;
+use tallyhouse_service::env::Env;
+
+use crate::cli::Users;
+
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// The project that development has without a record.
+const DEVELOPMENT: &str = "demo";
+
+/// Carries a command out.
+pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
+    let config = Config::from_env(env)?;
+    let attached = Box::pin(attach(&config, env)).await?;
+    let native = config.engine.as_ref().and_then(|engine| engine.tcp_port).map(|port| format!("127.0.0.1:{port}"));
+    let is_known = |project: &str| config.is_development && project == DEVELOPMENT;
+    let outcome = async {
+        let (writer, engine) = (&attached.writer, attached.engine.as_ref());
+        let accounts = Accounts::open(Place { writer, is_embedded: config.engine.is_some(), engine, native }).await?;
+        match what {
+            Users::Create { project, tool, name, json } => {
+                let made = accounts.create(&project, tool, &name.unwrap_or_default(), is_known(&project)).await?;
+                show(&made, json);
+            }
+            Users::Rotate { account, json } => show(&accounts.rotate(&account).await?, json),
+            Users::List { project, json } => list(&accounts.list(project.as_deref())?, json),
+            Users::Delete { account } => {
+                let left = accounts.delete(&account).await?;
+                print!("{}", to_be_run(&left));
+                println!("{account} {}", if left.is_empty() { "is deleted" } else { "is deleted once these have run" });
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    };
+    let outcome = outcome.await;
+    attached.detach().await;
+    outcome
+}
+
+fn show(made: &Made, json: bool) {
+    if json {
+        println!("{}", json!(made));
+        return;
+    }
+    let Made { account, project, tool, password, database, http, native, statements } = made;
+    let (password, native) = (password.expose(), native.as_deref().unwrap_or("not spoken (CLICKHOUSE_TCP_PORT)"));
+    print!(
+        "account   {account}   ({tool}, project {project})
+password  {password}   (shown once)
+database  {database}
+HTTP      {http}
+native    {native}
+
+curl --user '{account}:{password}' '{http}' --data-binary 'SHOW TABLES'
+"
+    );
+    print!("{}", to_be_run(statements));
+}
+
+fn to_be_run(statements: &[String]) -> String {
+    if statements.is_empty() {
+        return String::new();
+    }
+    let head = "\n-- Not in force yet: run these as an administrator of the ClickHouse server.\n".to_owned();
+    statements.iter().fold(head, |mut text, statement| {
+        // Writing to a `String` cannot fail.
+        let _ok = writeln!(text, "{statement};");
+        text
+    })
+}
+
+fn list(accounts: &[Listed], json: bool) {
+    if json {
+        println!("{}", json!(accounts));
+        return;
+    }
+    println!("{:<40} {:<24} {:<8} {:<25} note", "account", "project", "for", "created");
+    for Listed { account, project, tool, note, created_at, .. } in accounts {
+        println!("{account:<40} {project:<24} {tool:<8} {created_at:<25} {note}");
+    }
+}
