@@ -28,8 +28,16 @@ const HEADERS: [HeaderName; 6] = [
 ];
 
 /// What a page may read beside the body.
-const EXPOSED: [HeaderName; 4] =
-    [header::RETRY_AFTER, header::ETAG, HeaderName::from_static("x-cache"), HeaderName::from_static("server-timing")];
+pub(crate) const EXPOSED: [HeaderName; 8] = [
+    header::RETRY_AFTER,
+    header::ETAG,
+    HeaderName::from_static("x-cache"),
+    HeaderName::from_static("server-timing"),
+    HeaderName::from_static("x-ratelimit-scope"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
 
 /// One origin, as browsers send it: `https://app.example`, with a port when it is not the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]

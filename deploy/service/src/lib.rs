@@ -20,6 +20,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod memory;
 pub mod private_file;
+pub mod rate_limit;
 mod redact;
 pub mod redis;
 pub mod retry;

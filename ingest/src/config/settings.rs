@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, Redis, Schemas,
-    TokenVariables,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
+    Redis, Schemas, TokenVariables,
 };
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
@@ -35,6 +35,8 @@ pub struct Variables {
     schemas: Schemas,
     #[command(flatten)]
     tokens: TokenVariables,
+    #[command(flatten)]
+    rate_limits: RateLimiting,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tallyhouse_service::config::{
-    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, Redis, Schemas,
-    TokenVariables, untrimmed_secret,
+    AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
+    Redis, Schemas, TokenVariables, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, millis, switch, whole};
@@ -31,6 +31,8 @@ pub struct Variables {
     schemas: Schemas,
     #[command(flatten)]
     tokens: TokenVariables,
+    #[command(flatten)]
+    rate_limits: RateLimiting,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! The variables that every service and command reads. No other folder of this crate names variables.
 
 mod log_filter;
+mod rate_limits;
 mod tokens;
 mod transport;
 
@@ -20,6 +21,7 @@ use crate::redis::{BadRedisUrl, RedisUrl};
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
 
+pub use rate_limits::{RateLimiting, rate_limits};
 pub use tokens::{TokenVariables, tokens};
 pub use transport::{
     AdminClient, ListenerTlsSettings, listener_tls, open_tls, own_listener, tls_variable, without_tls,

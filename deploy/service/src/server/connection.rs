@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,23 +30,26 @@ use super::slot::{Phase, Slot, Verdict};
 use super::table::Place;
 use super::{HALF_OPEN_WITHIN, HEAD_BYTES, READ_BYTES, Shared};
 use crate::http::STRICT_TRANSPORT;
+use crate::rate_limit::Peer;
 
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) place: Place,
+    /// The other end.
+    pub(super) peer: IpAddr,
     /// What is given back at its end.
     pub(super) guard: (watch::Receiver<()>, Option<Descriptor>),
 }
 
 impl Connection {
     pub(super) async fn serve(self, stream: TcpStream) {
-        let Self { shared, place, guard } = self;
+        let Self { shared, place, peer, guard } = self;
         shared.metrics.opened();
         match &shared.tls {
-            None => Box::pin(serve(stream, &shared, &place.slot)).await,
+            None => Box::pin(serve(stream, &shared, &place.slot, Peer(peer))).await,
             Some(tls) => {
                 if let Some(stream) = handshake(tls, stream, &shared, &place.slot).await {
-                    Box::pin(serve(stream, &shared, &place.slot)).await;
+                    Box::pin(serve(stream, &shared, &place.slot, Peer(peer))).await;
                 }
             }
         }
@@ -83,12 +87,12 @@ fn signals<'a>(shared: &'a Shared, slot: &'a Slot) -> Signals<'a> {
     signals
 }
 
-async fn serve<S>(stream: S, shared: &Arc<Shared>, slot: &Arc<Slot>)
+async fn serve<S>(stream: S, shared: &Arc<Shared>, slot: &Arc<Slot>, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let socket = TokioIo::new(Watched { stream, slot: Arc::clone(slot) });
-    let service = service_fn(|request| respond(shared, slot, request));
+    let service = service_fn(|request| respond(shared, slot, peer, request));
     let connection = http1::Builder::new()
         // Heads have a deadline of their own: hyper's would close connections that wait for their next request, too.
         .header_read_timeout(None)
@@ -140,9 +144,11 @@ where
 fn respond(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
-    request: Request<Incoming>,
+    peer: Peer,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
     let under_way = UnderWay::begin(slot);
+    request.extensions_mut().insert(peer);
     let (of_body, drained, shared) = (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     let request = request.map(|body| match body.is_end_stream() {
         true => Body::empty(),

@@ -235,7 +235,7 @@ impl Accepting {
                     self.shared.metrics.closed("replaced");
                 }
                 let shared = Arc::clone(&self.shared);
-                let connection = Connection { shared, place, guard: (self.guard.clone(), descriptor) };
+                let connection = Connection { shared, place, peer: peer.ip(), guard: (self.guard.clone(), descriptor) };
                 tokio::spawn(connection.serve(stream));
             }
             Err(full) => {

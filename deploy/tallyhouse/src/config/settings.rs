@@ -9,7 +9,7 @@ use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
 use tallyhouse_service::config::{
     AdminAccess, AdminClient, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging,
-    Redis, Schemas, TokenVariables, secret,
+    RateLimiting, Redis, Schemas, TokenVariables, secret,
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
@@ -187,6 +187,8 @@ pub struct ForUp {
     schemas: Schemas,
     #[command(flatten)]
     tokens: TokenVariables,
+    #[command(flatten)]
+    rate_limits: RateLimiting,
     #[command(flatten)]
     redis: Redis,
     #[command(flatten)]

@@ -1,0 +1,472 @@
+//! What one caller may do in this process: tokens lent by Redis, or a bucket of its own while Redis is away. Pure: the time is passed in.
+//!
+//! ```text
+//! leases, two at most: the older is used first -> nearly used up: the next one is asked for
+//!                                              -> over: what is left of it is given back with the next exchange
+//! Redis had fewer than were needed             -> empty until it has one again
+//! Redis is away                                -> a local bucket, which begins with this instance's share of what Redis had left; what it
+//!                                                 admits is owed, and Redis takes it off when it is back
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::bucket::Bucket;
+use super::rule::Rule;
+
+/// How long lent tokens may be used, from when they were asked for; the script counts them as lent for at least as long.
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+
+/// Tokens of the first lease.
+const FIRST_CHUNK: u64 = 8;
+const LEAST_CHUNK: u64 = 4;
+const MOST_CHUNK: u64 = 1 << 16;
+
+/// Redis lends no more than such a part of what it has, unless more is needed.
+const PART: u64 = 8;
+
+/// Tokens, and the epoch of Redis's clock in which it lent them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Lent {
+    pub(super) tokens: u64,
+    pub(super) epoch: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    lent: Lent,
+    ends: Instant,
+    granted: u64,
+}
+
+/// What became of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Landing {
+    UnderWay,
+    Done,
+    Failed,
+}
+
+/// What Redis is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct LeaseRequest {
+    pub(super) name: Arc<str>,
+    pub(super) rule: Rule,
+    pub(super) needed: u64,
+    pub(super) wanted: u64,
+    pub(super) back: Lent,
+    pub(super) owed: u64,
+}
+
+/// What it said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseReply {
+    pub(super) lent: Lent,
+    /// What the bucket has left.
+    pub(super) left: u64,
+    /// Until it has another one.
+    pub(super) wait: Duration,
+    /// When it was asked.
+    pub(super) sent: Instant,
+}
+
+/// What a caller was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) tokens: u64,
+    /// What is left, here and, as far as is known, in Redis.
+    pub(super) left: u64,
+    /// Until there is another one, when fewer were given than wanted.
+    pub(super) wait: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Account {
+    name: Option<Arc<str>>,
+    rule: Rule,
+    /// The older one first.
+    leases: [Option<Lease>; 2],
+    /// To be given back.
+    stale: Lent,
+    chunk: u64,
+    /// What Redis had left at the last exchange.
+    left: Option<u64>,
+    empty_until: Option<Instant>,
+    owed: u64,
+    local: Option<Bucket>,
+    flight: Option<watch::Receiver<Landing>>,
+    used_at: Instant,
+}
+
+impl Account {
+    pub(super) fn new(rule: Rule, now: Instant) -> Self {
+        Self {
+            name: None,
+            rule,
+            leases: [None; 2],
+            stale: Lent::default(),
+            chunk: FIRST_CHUNK,
+            left: None,
+            empty_until: None,
+            owed: 0,
+            local: None,
+            flight: None,
+            used_at: now,
+        }
+    }
+
+    /// Somebody asks, with the rule that holds now.
+    pub(super) fn begin(&mut self, rule: Rule, now: Instant) {
+        self.rule = rule;
+        self.used_at = self.used_at.max(now);
+        self.expire(now);
+    }
+
+    pub(super) fn used_at(&self) -> Instant {
+        self.used_at
+    }
+
+    /// Takes lent tokens; `None` when Redis may have what is missing.
+    pub(super) fn take_lent(&mut self, want: u64, now: Instant) -> Option<Taken> {
+        let is_empty = self.empty_until.is_some_and(|until| now < until);
+        if self.lent() < want && !is_empty {
+            return None;
+        }
+        Some(self.take_what_is_lent(want, now))
+    }
+
+    /// Whether there is one, which is not taken; `None` when Redis may have one.
+    pub(super) fn look_at_lent(&self, now: Instant) -> Option<Taken> {
+        let (lent, left) = (self.lent(), self.left.unwrap_or(0));
+        if lent > 0 {
+            return Some(Taken { tokens: 1, left: lent + left, wait: Duration::ZERO });
+        }
+        let until = self.empty_until.filter(|until| now < *until)?;
+        Some(Taken { tokens: 0, left, wait: until.saturating_duration_since(now) })
+    }
+
+    /// The same, when nobody is asked for more.
+    pub(super) fn take_what_is_lent(&mut self, want: u64, now: Instant) -> Taken {
+        let mut missing = want;
+        for lease in self.leases.iter_mut().flatten() {
+            let part = lease.lent.tokens.min(missing);
+            lease.lent.tokens -= part;
+            missing -= part;
+        }
+        self.drop_used();
+        let until_one = self.empty_until.map_or(Duration::from_millis(1), |until| until.saturating_duration_since(now));
+        let wait = if missing == 0 { Duration::ZERO } else { until_one + self.rule.time_of(missing as f64 - 1.0) };
+        Taken { tokens: want - missing, left: self.lent() + self.left.unwrap_or(0), wait }
+    }
+
+    /// Takes from what is lent, and then from the local bucket of one of so many instances.
+    pub(super) fn take_local(&mut self, want: u64, instances: u64, is_owed: bool, now: Instant) -> Taken {
+        let of_lease = self.take_what_is_lent(want, now).tokens;
+        let (rule, bucket) = self.local_bucket(instances, now);
+        let taken = bucket.take(&rule, want - of_lease, now);
+        if is_owed {
+            self.owed = self.owed.saturating_add(taken);
+        }
+        let (tokens, (rule, bucket)) = (of_lease + taken, self.local_bucket(instances, now));
+        let wait = if tokens < want { bucket.wait_for(&rule, want - tokens) } else { Duration::ZERO };
+        Taken { tokens, left: bucket.left(&rule, now), wait }
+    }
+
+    /// Whether there is one, which is not taken.
+    pub(super) fn look_at_local(&mut self, instances: u64, now: Instant) -> Taken {
+        let lent = self.lent();
+        let (rule, bucket) = self.local_bucket(instances, now);
+        let left = lent + bucket.left(&rule, now);
+        Taken { tokens: left.min(1), left, wait: if left > 0 { Duration::ZERO } else { bucket.wait_for(&rule, 1) } }
+    }
+
+    fn local_bucket(&mut self, instances: u64, now: Instant) -> (Rule, &mut Bucket) {
+        let rule = self.rule.divided(instances);
+        let bucket = self.local.get_or_insert_with(|| {
+            // What Redis had left is everybody's; a caller that it never heard of has all of its share.
+            let share = self.left.map_or(rule.burst, |left| (left / instances.max(1)).min(rule.burst));
+            Bucket::with(share, now)
+        });
+        (rule, bucket)
+    }
+
+    /// Takes back what was not used after all.
+    pub(super) fn give_back(&mut self, tokens: u64, instances: u64) {
+        self.empty_until = None;
+        match &mut self.local {
+            Some(bucket) => {
+                bucket.give_back(&self.rule.divided(instances), tokens);
+                self.owed = self.owed.saturating_sub(tokens);
+            }
+            None => {
+                let epoch = self.leases.iter().flatten().next().map_or(self.stale.epoch, |lease| lease.lent.epoch);
+                self.add_stale(Lent { tokens, epoch });
+            }
+        }
+    }
+
+    /// The exchange that is under way, if there is one.
+    pub(super) fn flight(&self) -> Option<watch::Receiver<Landing>> {
+        self.flight.clone()
+    }
+
+    /// Whether the next lease should be asked for before this one is used up.
+    pub(super) fn wants_more(&self, now: Instant) -> bool {
+        let is_empty = self.empty_until.is_some_and(|until| now < until);
+        let may_have = self.left.is_some_and(|left| left >= PART);
+        self.flight.is_none() && !is_empty && may_have && self.lent() <= self.chunk / 4
+    }
+
+    /// Begins an exchange: what to ask for, and who tells of its end.
+    pub(super) fn ask(
+        &mut self,
+        needed: u64,
+        name: impl FnOnce() -> Arc<str>,
+    ) -> (LeaseRequest, watch::Sender<Landing>) {
+        let (sender, receiver) = watch::channel(Landing::UnderWay);
+        self.flight = Some(receiver);
+        let name = Arc::clone(self.name.get_or_insert_with(name));
+        let request = LeaseRequest {
+            name,
+            rule: self.rule,
+            needed,
+            wanted: self.chunk.max(needed),
+            back: std::mem::take(&mut self.stale),
+            owed: std::mem::take(&mut self.owed),
+        };
+        // Used up before its end: the next one may be larger.
+        self.chunk = (self.chunk * 2).min((self.rule.burst / PART).clamp(LEAST_CHUNK, MOST_CHUNK));
+        (request, sender)
+    }
+
+    pub(super) fn landed(&mut self, request: &LeaseRequest, reply: LeaseReply, now: Instant) {
+        self.flight = None;
+        self.local = None;
+        self.left = Some(reply.left);
+        self.empty_until = (reply.lent.tokens < request.needed).then(|| now + reply.wait);
+        if reply.lent.tokens > 0 {
+            self.add_lease(Lease { lent: reply.lent, ends: reply.sent + LEASE, granted: reply.lent.tokens });
+        }
+    }
+
+    /// Redis did not answer: whether it did what it was asked for is not known. What is owed is asked for again, what was given back is not.
+    pub(super) fn failed(&mut self, request: &LeaseRequest) {
+        self.flight = None;
+        self.owed = self.owed.saturating_add(request.owed);
+    }
+
+    /// It was not asked.
+    pub(super) fn not_sent(&mut self, request: &LeaseRequest) {
+        self.failed(request);
+        self.add_stale(request.back);
+    }
+
+    /// What is to be given back though nobody asks: leases that are over.
+    pub(super) fn left_over(&mut self, now: Instant) -> Option<LeaseRequest> {
+        self.expire(now);
+        self.hand_over()
+    }
+
+    /// The same at the end of the process, of all leases.
+    pub(super) fn close(&mut self) -> Option<LeaseRequest> {
+        for lease in std::mem::take(&mut self.leases).into_iter().flatten() {
+            self.add_stale(lease.lent);
+        }
+        self.hand_over()
+    }
+
+    fn hand_over(&mut self) -> Option<LeaseRequest> {
+        let name = self.name.clone().filter(|_| self.flight.is_none() && self.stale.tokens + self.owed > 0)?;
+        let (back, owed) = (std::mem::take(&mut self.stale), std::mem::take(&mut self.owed));
+        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, owed })
+    }
+
+    /// Whether forgetting it changes nothing.
+    pub(super) fn is_forgettable(&mut self, instances: u64, now: Instant) -> bool {
+        let rule = self.rule.divided(instances);
+        let is_as_new = self.local.as_mut().is_none_or(|bucket| bucket.is_full(&rule, now));
+        let is_idle = now.saturating_duration_since(self.used_at) > 2 * LEASE;
+        is_idle && is_as_new && self.flight.is_none() && self.lent() + self.stale.tokens + self.owed == 0
+    }
+
+    fn lent(&self) -> u64 {
+        self.leases.iter().flatten().map(|lease| lease.lent.tokens).sum()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let is_over = |lease: &Lease| now >= lease.ends;
+        if !self.leases.iter().flatten().any(is_over) {
+            return;
+        }
+        for lease in std::mem::take(&mut self.leases).into_iter().flatten() {
+            if is_over(&lease) {
+                if lease.lent.tokens * 2 > lease.granted {
+                    self.chunk = (self.chunk / 2).max(LEAST_CHUNK);
+                }
+                self.add_stale(lease.lent);
+            } else {
+                self.add_lease(lease);
+            }
+        }
+    }
+
+    fn drop_used(&mut self) {
+        for place in &mut self.leases {
+            *place = place.filter(|lease| lease.lent.tokens > 0);
+        }
+        if let [None, Some(second)] = self.leases {
+            self.leases = [Some(second), None];
+        }
+    }
+
+    fn add_lease(&mut self, new: Lease) {
+        self.drop_used();
+        match &mut self.leases {
+            [first @ None, _] => *first = Some(new),
+            [_, second @ None] => *second = Some(new),
+            [_, Some(second)] => {
+                // Both end as the older one does.
+                second.lent = Lent { tokens: second.lent.tokens + new.lent.tokens, ..second.lent };
+                second.granted += new.granted;
+            }
+        }
+    }
+
+    /// Of two epochs the older one: the script counts the tokens as lent for too long then, never too short.
+    fn add_stale(&mut self, lent: Lent) {
+        if lent.tokens == 0 {
+            return;
+        }
+        let epoch = if self.stale.tokens == 0 { lent.epoch } else { self.stale.epoch.min(lent.epoch) };
+        self.stale = Lent { tokens: self.stale.tokens + lent.tokens, epoch };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: Rule = Rule::per_minute(1_000);
+
+    fn name() -> Arc<str> {
+        "bucket".into()
+    }
+
+    fn reply(tokens: u64, left: u64, wait_ms: u64, sent: Instant) -> LeaseReply {
+        LeaseReply { lent: Lent { tokens, epoch: 1 }, left, wait: Duration::from_millis(wait_ms), sent }
+    }
+
+    /// An account that has just been lent so much.
+    fn with(tokens: u64, left: u64, now: Instant) -> Account {
+        let mut account = Account::new(RULE, now);
+        let (request, _) = account.ask(1, name);
+        account.landed(&request, reply(tokens, left, 0, now), now);
+        account
+    }
+
+    #[test]
+    fn lent_tokens_are_used_until_their_end_and_then_given_back() {
+        let start = Instant::now();
+        let mut account = with(8, 992, start);
+        assert_eq!(account.take_lent(1, start), Some(Taken { tokens: 1, left: 7 + 992, wait: Duration::ZERO }));
+        let end = start + LEASE;
+        account.begin(RULE, end);
+        assert_eq!(account.take_lent(1, end), None, "they are over");
+        let (request, _) = account.ask(1, name);
+        assert_eq!((request.needed, request.back), (1, Lent { tokens: 7, epoch: 1 }));
+    }
+
+    #[test]
+    fn the_next_lease_is_asked_for_before_the_last_is_used_up_and_is_larger() {
+        let start = Instant::now();
+        let mut account = with(8, 992, start);
+        assert!(!account.wants_more(start));
+        assert!(account.take_lent(6, start).is_some());
+        assert!(account.wants_more(start));
+        let (request, _) = account.ask(0, name);
+        assert_eq!((request.needed, request.wanted), (0, 16));
+        assert!(!account.wants_more(start), "one at a time");
+        account.landed(&request, reply(16, 976, 0, start), start);
+        assert_eq!(account.take_lent(18, start).map(|taken| (taken.tokens, taken.left)), Some((18, 976)));
+    }
+
+    #[test]
+    fn an_empty_bucket_is_not_asked_before_it_has_one_again() {
+        let start = Instant::now();
+        let mut account = Account::new(RULE, start);
+        let (request, _) = account.ask(5, name);
+        account.landed(&request, reply(3, 0, 60, start), start);
+        let soon = start + Duration::from_millis(10);
+        let taken = account.take_lent(5, soon).unwrap();
+        assert_eq!((taken.tokens, taken.left), (3, 0));
+        assert!(taken.wait >= Duration::from_millis(50), "{:?}", taken.wait);
+        assert_eq!(account.take_lent(1, soon).unwrap().tokens, 0);
+        assert_eq!(account.take_lent(1, start + Duration::from_millis(60)), None, "it may have one again");
+    }
+
+    #[test]
+    fn while_redis_is_away_the_share_of_what_it_had_left_is_there_and_owed() {
+        let start = Instant::now();
+        let mut account = with(8, 300, start);
+        let taken = account.take_local(1_000, 3, true, start);
+        assert_eq!(taken.tokens, 8 + 100, "what is lent, and a third of what was left");
+        assert!(taken.wait > Duration::ZERO);
+        assert_eq!(account.take_local(1, 3, true, start).tokens, 0);
+        let (request, _) = account.ask(1, name);
+        assert_eq!(request.owed, 100);
+        account.failed(&request);
+        let (again, _) = account.ask(1, name);
+        assert_eq!(again.owed, 100, "it is asked for until Redis took it");
+        // Of a caller that Redis never heard of.
+        let mut new = Account::new(RULE, start);
+        assert_eq!(new.take_local(1_000, 3, false, start).tokens, 333);
+        assert_eq!(new.ask(1, name).0.owed, 0, "without Redis nothing is owed");
+    }
+
+    #[test]
+    fn redis_that_comes_and_goes_fills_no_bucket() {
+        let start = Instant::now();
+        let mut account = with(0, 300, start);
+        assert_eq!(account.take_local(1_000, 1, true, start).tokens, 300);
+        for _ in 0..5 {
+            let (request, _) = account.ask(1, name);
+            account.failed(&request);
+            assert_eq!(account.take_local(1_000, 1, true, start).tokens, 0);
+        }
+        let (request, _) = account.ask(1, name);
+        assert_eq!(request.owed, 300);
+        account.landed(&request, reply(0, 0, 60, start), start);
+        assert_eq!(account.take_local(1_000, 1, true, start).tokens, 0, "as Redis had nothing left");
+    }
+
+    #[test]
+    fn what_was_not_used_is_there_again() {
+        let start = Instant::now();
+        let mut account = with(8, 0, start);
+        assert!(account.take_lent(8, start).is_some());
+        account.give_back(5, 1);
+        let (request, _) = account.ask(1, name);
+        assert_eq!(request.back.tokens, 5);
+        let mut local = Account::new(RULE, start);
+        assert_eq!(local.take_local(1_000, 1, true, start).tokens, 1_000);
+        local.give_back(10, 1);
+        assert_eq!(local.take_local(1_000, 1, true, start).tokens, 10);
+    }
+
+    #[test]
+    fn an_idle_account_gives_back_what_it_has_and_is_forgotten() {
+        let start = Instant::now();
+        let mut account = with(8, 0, start);
+        assert!(account.left_over(start).is_none());
+        let later = start + 3 * LEASE;
+        assert!(!account.is_forgettable(1, later));
+        assert_eq!(account.left_over(later).map(|request| request.back.tokens), Some(8));
+        assert!(account.is_forgettable(1, later));
+        let mut local = Account::new(RULE, start);
+        local.take_local(500, 1, false, start);
+        assert!(!local.is_forgettable(1, start + Duration::from_secs(25)), "it would begin with a full bucket");
+        assert!(local.is_forgettable(1, start + Duration::from_secs(31)));
+    }
+}

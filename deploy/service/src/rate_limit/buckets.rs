@@ -1,0 +1,270 @@
+//! Takes tokens for callers: from leases of Redis, or from local buckets.
+//!
+//! ```text
+//! ask  -> lent tokens suffice, or the bucket is known to be empty      -> at once; nearly used up: an exchange begins beside
+//!      -> else one exchange for all who wait                           -> again, with what came
+//!      -> Redis is away, or there is none                              -> a local bucket of this instance's share
+//! ```
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::account::{Account, Landing, LeaseRequest, Taken};
+use super::exchange::{Away, Exchange, WITHIN};
+use super::rule::{Kind, Rule};
+use super::table::Table;
+use super::telemetry::{LeaseOutcome, RateLimitMetrics};
+
+/// Whoever finds what came taken by others asks again, so often; then it is given what is there.
+const ATTEMPTS: usize = 4;
+
+/// Who is counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) kind: Kind,
+    /// Together they are one caller.
+    pub(super) names: [&'a [u8]; 2],
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ask {
+    Take(u64),
+    /// Whether there is one.
+    Look,
+}
+
+impl Ask {
+    const fn needs(self) -> u64 {
+        match self {
+            Self::Take(want) => want,
+            Self::Look => 1,
+        }
+    }
+}
+
+pub(super) struct Buckets {
+    service: &'static str,
+    addresses: Table,
+    callers: Table,
+    hasher: RandomState,
+    exchange: Option<Arc<Exchange>>,
+    /// How many share what is counted while Redis is away.
+    instances: AtomicU64,
+    metrics: RateLimitMetrics,
+}
+
+/// What has to be done before tokens can be had.
+enum Step {
+    Taken(Taken, Option<Launch>),
+    Wait(watch::Receiver<Landing>, Option<Launch>),
+}
+
+type Launch = (LeaseRequest, watch::Sender<Landing>);
+
+impl Buckets {
+    pub(super) fn new(
+        service: &'static str,
+        exchange: Option<Exchange>,
+        instances: u64,
+        metrics: RateLimitMetrics,
+    ) -> Self {
+        Self {
+            service,
+            addresses: Table::default(),
+            callers: Table::default(),
+            hasher: RandomState::new(),
+            exchange: exchange.map(Arc::new),
+            instances: AtomicU64::new(instances.max(1)),
+            metrics,
+        }
+    }
+
+    /// Takes tokens, as many as there are and at most so many; or only looks.
+    pub(super) async fn ask(self: &Arc<Self>, caller: &Caller<'_>, rule: Rule, ask: Ask) -> Taken {
+        let hash = self.hash(caller);
+        let Some(exchange) = &self.exchange else { return self.ask_local(caller.kind, hash, rule, ask) };
+        for _ in 0..ATTEMPTS {
+            match self.step(caller, hash, rule, ask) {
+                Step::Taken(taken, launch) => {
+                    if let Some(launch) = launch {
+                        self.launch(exchange, caller.kind, hash, launch);
+                    }
+                    return taken;
+                }
+                Step::Wait(landing, launch) => {
+                    if let Some(launch) = launch {
+                        if !exchange.is_open() {
+                            self.metrics.lease(LeaseOutcome::Avoided);
+                            self.of(caller.kind).with_known(hash, |account| account.not_sent(&launch.0));
+                            return self.ask_local(caller.kind, hash, rule, ask);
+                        }
+                        self.launch(exchange, caller.kind, hash, launch);
+                    }
+                    if !has_landed(landing).await {
+                        return self.ask_local(caller.kind, hash, rule, ask);
+                    }
+                }
+            }
+        }
+        // Others were quicker each time.
+        self.with(caller.kind, hash, rule, |account, now| match ask {
+            Ask::Take(want) => account.take_what_is_lent(want, now),
+            Ask::Look => account.take_what_is_lent(0, now),
+        })
+    }
+
+    /// Gives back what was taken and not used.
+    pub(super) fn put_back(&self, caller: &Caller<'_>, rule: Rule, tokens: u64) {
+        let instances = self.instances();
+        self.with(caller.kind, self.hash(caller), rule, |account, _| account.give_back(tokens, instances));
+    }
+
+    fn step(&self, caller: &Caller<'_>, hash: u64, rule: Rule, ask: Ask) -> Step {
+        let name = || self.name(caller);
+        let there = |account: &mut Account, now| match ask {
+            Ask::Take(want) => account.take_lent(want, now),
+            Ask::Look => account.look_at_lent(now),
+        };
+        self.with(caller.kind, hash, rule, |account, now| match there(account, now) {
+            Some(taken) => {
+                let launch = account.wants_more(now).then(|| account.ask(0, name));
+                Step::Taken(taken, launch)
+            }
+            None => match account.flight() {
+                Some(landing) => Step::Wait(landing, None),
+                None => {
+                    let launch = account.ask(ask.needs(), name);
+                    Step::Wait(launch.1.subscribe(), Some(launch))
+                }
+            },
+        })
+    }
+
+    /// An exchange goes on when nobody waits for it any more: what it brings is for the next.
+    fn launch(self: &Arc<Self>, exchange: &Arc<Exchange>, kind: Kind, hash: u64, (request, landing): Launch) {
+        let (buckets, exchange) = (Arc::clone(self), Arc::clone(exchange));
+        exchange.runtime().spawn(async move {
+            let reply = exchange.lease(&request).await;
+            let landed = match reply {
+                Ok(reply) => {
+                    let is_empty = reply.lent.tokens < request.needed;
+                    buckets.metrics.lease(if is_empty { LeaseOutcome::Empty } else { LeaseOutcome::Granted });
+                    buckets.of(kind).with_known(hash, |account| account.landed(&request, reply, Instant::now()));
+                    Landing::Done
+                }
+                Err(away) => {
+                    buckets.metrics.lease(match away {
+                        Away::Failed => LeaseOutcome::Failed,
+                        Away::Avoided => LeaseOutcome::Avoided,
+                    });
+                    buckets.of(kind).with_known(hash, |account| account.failed(&request));
+                    Landing::Failed
+                }
+            };
+            landing.send_replace(landed);
+        });
+    }
+
+    fn ask_local(&self, kind: Kind, hash: u64, rule: Rule, ask: Ask) -> Taken {
+        let (instances, is_owed) = (self.instances(), self.exchange.is_some());
+        self.with(kind, hash, rule, |account, now| match ask {
+            Ask::Take(want) => account.take_local(want, instances, is_owed, now),
+            Ask::Look => account.look_at_local(instances, now),
+        })
+    }
+
+    fn with<T>(&self, kind: Kind, hash: u64, rule: Rule, work: impl FnOnce(&mut Account, Instant) -> T) -> T {
+        let now = Instant::now();
+        let (done, forgotten) = self.of(kind).with(hash, rule, self.instances(), now, |account| work(account, now));
+        self.metrics.forgotten(forgotten);
+        done
+    }
+
+    /// A flood of addresses takes no key's place.
+    fn of(&self, kind: Kind) -> &Table {
+        match kind {
+            Kind::Address | Kind::Admin => &self.addresses,
+            Kind::Queries | Kind::Events => &self.callers,
+        }
+    }
+
+    fn hash(&self, caller: &Caller<'_>) -> u64 {
+        self.hasher.hash_one((caller.kind, caller.names))
+    }
+
+    /// In Redis: of a digest, which is told neither addresses nor people. The text in braces is the key's slot in a cluster.
+    fn name(&self, caller: &Caller<'_>) -> Arc<str> {
+        let [first, second] = caller.names;
+        let digest = Sha256::new().chain_update(first).chain_update([0]).chain_update(second).finalize();
+        let id: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("tallyhouse:limit:{{{}:{}:{id}}}", self.service, caller.kind.name()).into()
+    }
+
+    pub(super) fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    /// Counts the instances in Redis, unless their number was `given`. Whether Redis answered.
+    pub(super) async fn count_instances(&self, id: &str, is_given: bool) -> bool {
+        let Some(exchange) = self.exchange.clone() else { return false };
+        let list = format!("tallyhouse:limit:{{{}:instances}}", self.service);
+        let id = id.to_owned();
+        let runtime = exchange.runtime();
+        let counted = runtime.spawn(async move { exchange.instances(&list, &id).await }).await;
+        match counted {
+            Ok(Ok(instances)) => {
+                if !is_given {
+                    self.instances.store(instances.max(1), Ordering::Relaxed);
+                }
+                true
+            }
+            Ok(Err(Away::Failed | Away::Avoided)) | Err(_) => false,
+        }
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.exchange.is_some()
+    }
+
+    /// Forgets callers whose loss changes nothing, and gives back leases that are over.
+    pub(super) async fn tidy(&self) {
+        let (instances, now) = (self.instances(), Instant::now());
+        let left_over: Vec<LeaseRequest> =
+            [&self.addresses, &self.callers].into_iter().flat_map(|table| table.tidy(instances, now)).collect();
+        self.metrics.buckets(self.addresses.len() + self.callers.len());
+        self.send(left_over).await;
+    }
+
+    /// Gives everything back.
+    pub(super) async fn close(&self) {
+        self.send([&self.addresses, &self.callers].into_iter().flat_map(Table::close).collect()).await;
+    }
+
+    /// What Redis does not take is lost to the callers until their buckets have filled again; never the other way round.
+    async fn send(&self, requests: Vec<LeaseRequest>) {
+        let Some(exchange) = self.exchange.clone().filter(|_| !requests.is_empty()) else { return };
+        let runtime = exchange.runtime();
+        let sent = runtime.spawn(async move {
+            for request in requests {
+                if exchange.lease(&request).await.is_err() {
+                    return;
+                }
+            }
+        });
+        if sent.await.is_err() {
+            tracing::debug!("leases were not given back");
+        }
+    }
+}
+
+async fn has_landed(mut landing: watch::Receiver<Landing>) -> bool {
+    let landed = landing.wait_for(|landing| *landing != Landing::UnderWay);
+    let landed = tokio::time::timeout(2 * WITHIN, landed).await;
+    landed.is_ok_and(|landed| landed.is_ok_and(|landing| *landing == Landing::Done))
+}

@@ -1,0 +1,34 @@
+-- Lends tokens of a bucket to a process. One key, so it runs on a Redis Cluster as well.
+-- KEYS: the bucket. ARGV: burst, tokens a millisecond, tokens needed, tokens wanted, tokens given back, the epoch they were lent in,
+-- tokens owed, milliseconds of an epoch.
+-- The time is that of Redis: no instance's clock counts.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local burst, rate, needed, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local back, lent_in, owed, span = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local epoch = math.floor(now / span)
+local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at', 'epoch', 'lent', 'before')
+local tokens, at = tonumber(bucket[1]) or burst, tonumber(bucket[2]) or now
+local lent, before = tonumber(bucket[4]) or 0, tonumber(bucket[5]) or 0
+-- What was lent may still be unused: in this epoch, and in the one before.
+local passed = epoch - (tonumber(bucket[3]) or epoch)
+if passed == 1 then before, lent = lent, 0
+elseif passed > 1 then before, lent = 0, 0
+elseif passed < 0 then before, lent = before + lent, 0 end
+if back > 0 then
+    if lent_in == epoch then lent = math.max(lent - back, 0)
+    elseif lent_in == epoch - 1 then before = math.max(before - back, 0) end
+end
+-- Together with what is lent never more than the burst.
+tokens = math.min(tokens + back + math.max(now - at, 0) * rate, math.max(burst - lent - before, 0))
+tokens = math.max(tokens - owed, 0)
+local whole = math.floor(tokens)
+local lease = math.min(whole, math.max(needed, math.min(wanted, math.floor(whole / 8))))
+tokens, lent = tokens - lease, lent + lease
+redis.call('HSET', KEYS[1], 'tokens', tokens, 'at', now, 'epoch', epoch, 'lent', lent, 'before', before)
+local function time_of(amount) return math.ceil(math.min(amount / rate, 86400000)) end
+-- Then it is as a new one would be.
+redis.call('PEXPIRE', KEYS[1], time_of(burst - tokens) + 2 * span)
+local wait = 0
+if lease < needed then wait = time_of(1 - (tokens - math.floor(tokens))) end
+return {lease, math.floor(tokens), wait, epoch}
