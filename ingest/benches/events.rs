@@ -6,7 +6,7 @@ use divan::{AllocProfiler, Bencher};
 
 mod hot_path;
 
-use hot_path::{HotPath, Records, body};
+use hot_path::{HotPath, Records, body, schema};
 
 #[global_allocator]
 static ALLOC: AllocProfiler = AllocProfiler::system();
@@ -35,4 +35,27 @@ fn store(bencher: Bencher<'_, '_>, events: usize) {
     let mut records = Records::for_events(events);
     path.take(&body(0, events), &mut records);
     bencher.counter(ItemsCount::new(events)).bench_local(|| path.store(&records));
+}
+
+/// A body of events with twenty properties -> records of the log: without a schema, and with one that is enforced.
+#[divan::bench(args = [("unchecked", schema::NONE), ("enforced", schema::DOCUMENT)].map(|(name, document)| Declared { name, document }))]
+fn take_twenty_fields(bencher: Bencher<'_, '_>, declared: &Declared) {
+    const EVENTS: usize = 100;
+    let path = HotPath::declaring(declared.document);
+    let body = schema::body(EVENTS);
+    bencher.counter(ItemsCount::new(EVENTS)).with_inputs(|| Records::for_events(EVENTS)).bench_local_refs(|records| {
+        path.take(&body, records);
+    });
+}
+
+/// A declaration, by a name for the report.
+struct Declared {
+    name: &'static str,
+    document: &'static str,
+}
+
+impl std::fmt::Display for Declared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
 }

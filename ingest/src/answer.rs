@@ -21,6 +21,8 @@ pub struct Reply {
     pub duplicates: usize,
     /// Events that were refused.
     pub rejected: Vec<Rejected>,
+    /// Events of people who refused consent.
+    pub dropped: Vec<Dropped>,
     /// What was changed or not understood in the others.
     pub warned: Warned,
 }
@@ -33,6 +35,15 @@ pub struct Rejected {
     /// Its id, when it had a readable one.
     pub event_id: Option<String>,
     pub rejection: Rejection,
+}
+
+/// An event of which nothing is kept, because its person refused consent. No error: its sender has nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its place in the body, from 0.
+    pub index: usize,
+    /// Its id, when it had a readable one.
+    pub event_id: Option<String>,
 }
 
 /// The warnings of an answer. Duplicates have theirs too: a retry gets the warnings of the first attempt.

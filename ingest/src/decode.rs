@@ -3,10 +3,10 @@
 use tallyhouse_schema::body::{self, BodyError, Decoded, Layout, Text, Unread};
 use tallyhouse_schema::normalise::{Context, Normalised, normalise};
 use tallyhouse_schema::raw::{self, RawEvent, RawTime};
-use tallyhouse_schema::{Event, Rejection, Warning, Warnings};
+use tallyhouse_schema::{Event, Rejection, Warning, Warnings, consent};
 
 use crate::admit::Room;
-use crate::answer::Rejected;
+use crate::answer::{Dropped, Rejected};
 use crate::request::RequestError;
 
 /// The text of a body; when it has to be copied it takes more room, and may have `most` bytes.
@@ -31,6 +31,21 @@ pub struct Events<'a> {
     /// Those of the events that have any, by their place in `events`.
     pub warnings: Vec<(usize, Warnings)>,
     pub refusals: Vec<Refusal<'a>>,
+    /// Those whose person refused consent: nothing of them is kept.
+    pub dropped: Vec<Dropped>,
+}
+
+/// What became of one event of a body.
+enum Read<'a> {
+    Event(Normalised<'a>),
+    Rejected(Rejection),
+    Dropped,
+}
+
+impl<'a> From<Result<Normalised<'a>, Rejection>> for Read<'a> {
+    fn from(read: Result<Normalised<'a>, Rejection>) -> Self {
+        read.map_or_else(Self::Rejected, Self::Event)
+    }
 }
 
 /// A refused event and its text.
@@ -43,8 +58,11 @@ pub struct Refusal<'a> {
 /// The events of a body's text, valid or refused.
 pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) -> Result<Events<'a>, BodyError> {
     let normalise = |part: &'a str, mut raw: RawEvent<'a>, batch_sent_at: Option<&RawTime<'a>>| {
+        if consent::is_refused(&raw) {
+            return Read::Dropped;
+        }
         raw.is_repaired = text.is_repaired(part);
-        normalise(raw, batch_sent_at, context)
+        normalise(raw, batch_sent_at, context).into()
     };
     let mut events = Events::default();
     let is_single = body::read_all(text.as_str(), layout, |text, raw| {
@@ -58,10 +76,13 @@ pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) 
     let mut events = Events { is_single: envelope.is_single, ..Events::default() };
     for item in envelope.items {
         let (text, mut read) = match item {
-            Ok(text) => (text, raw::read(text).and_then(|raw| normalise(text, raw, envelope.sent_at.as_ref()))),
-            Err(Unread { text, rejection }) => (text, Err(rejection)),
+            Ok(text) => match raw::read(text) {
+                Ok(raw) => (text, normalise(text, raw, envelope.sent_at.as_ref())),
+                Err(rejection) => (text, Read::Rejected(rejection)),
+            },
+            Err(Unread { text, rejection }) => (text, Read::Rejected(rejection)),
         };
-        if let Ok(Normalised { warnings, .. }) = &mut read
+        if let Read::Event(Normalised { warnings, .. }) = &mut read
             && let Some(field) = beside.take()
         {
             // About all of them, reported once.
@@ -73,17 +94,22 @@ pub fn events<'a>(text: &'a Text<'_>, layout: Layout, context: Context<'a, '_>) 
 }
 
 impl<'a> Events<'a> {
-    fn add(&mut self, text: &'a str, read: Result<Normalised<'a>, Rejection>) {
-        let index = self.events.len() + self.refusals.len();
+    fn add(&mut self, text: &'a str, read: Read<'a>) {
+        let index = self.events.len() + self.refusals.len() + self.dropped.len();
         match read {
-            Ok(Normalised { event, warnings }) => {
+            Read::Event(Normalised { event, warnings }) => {
                 if !warnings.is_empty() {
                     self.warnings.push((self.events.len(), warnings));
                 }
                 self.events.push(event);
                 self.indices.push(index);
             }
-            Err(rejection) => {
+            Read::Dropped => self.dropped.push(Dropped { index, event_id: body::event_id(text) }),
+            // A dead letter would keep it.
+            Read::Rejected(_) if consent::is_refused_in(text) => {
+                self.dropped.push(Dropped { index, event_id: body::event_id(text) });
+            }
+            Read::Rejected(rejection) => {
                 let event_id = body::event_id(text);
                 self.refusals.push(Refusal { text, rejected: Rejected { index, event_id, rejection } });
             }

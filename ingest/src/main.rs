@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Command;
+use tallyhouse_control::LiveCatalogue;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::schemas::Seeds;
 use tallyhouse_ingest::config::settings::Variables;
 use tallyhouse_ingest::{Deps, Ingest, config};
 use tallyhouse_service::admin::Admin;
@@ -61,7 +63,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     let deps = Deps {
         connection,
         control: control.clone(),
-        catalogue: config::catalogue(&env)?,
+        catalogue: LiveCatalogue::new(control.clone(), Seeds::from_env(&env)?),
         user_hash_key: InstallationKey::new(config::user_hash_key(&env)?),
         admin: admin.clone(),
         days: DayVersions::default(),

@@ -8,7 +8,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[path = "../benches/hot_path/mod.rs"]
 mod hot_path;
 
-use hot_path::{HotPath, Records, body};
+use hot_path::{HotPath, Records, body, schema};
 
 #[global_allocator]
 static ALLOC: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -39,4 +39,14 @@ fn an_event_needs_few_allocations() {
         per_event(taken.reallocations)
     );
     assert!(per_event(all.allocations + all.reallocations) <= 10.0, "{all:?}");
+    let of_orders = |document: &str| {
+        let (path, body, mut records) =
+            (HotPath::declaring(document), schema::body(EVENTS), Records::for_events(EVENTS));
+        path.take(&body, &mut Records::for_events(EVENTS));
+        let region = Region::new(ALLOC);
+        path.take(&body, &mut records);
+        region.change().allocations
+    };
+    let (unchecked, enforced) = (of_orders(schema::NONE), of_orders(schema::DOCUMENT));
+    assert!(enforced <= unchecked + EVENTS / 50, "a schema asks for no memory: {unchecked} and {enforced}");
 }

@@ -12,12 +12,13 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tallyhouse_schema::Catalogue;
+use tallyhouse_control::LiveCatalogue;
 use tokio::time::Instant;
 
 use crate::authorize::Scope;
 use crate::cache::cache_request::{CacheRequest, ComputeFn, FallbackKeys};
 use crate::clock::Clock;
+use crate::coverage;
 use crate::execute::{Moment, Recall, Sources};
 use crate::plan::{Plan, Unplannable, plan};
 use crate::render::json;
@@ -35,8 +36,8 @@ const PAST: i64 = 6 * 3_600;
 pub struct CachedQuery {
     /// Where it is computed from.
     pub sources: Arc<Sources>,
-    /// What is rolled up.
-    pub catalogue: Arc<Catalogue>,
+    /// What is rolled up. Looked at for each plan: a refresh, long after, plans by what is declared then.
+    pub catalogue: LiveCatalogue,
     /// Tells the present at each later computation.
     pub clock: Clock,
     /// The project, and what the key may do.
@@ -50,8 +51,10 @@ pub struct CachedQuery {
 impl CachedQuery {
     /// The request to the cache at an instant, of somebody who begins to wait now.
     pub fn cache_request(self: &Arc<Self>, now_ms: i64) -> Result<CacheRequest, Unplannable> {
-        let plan = Arc::new(plan(&self.query, &self.catalogue, now_ms)?);
-        let Names { name, fallback } = Names::of(self.scope.project(), &self.query, &plan, now_ms);
+        let catalogue = self.catalogue.of(self.scope.project());
+        let plan = Arc::new(plan(&self.query, &catalogue, now_ms)?);
+        let declared = coverage::declared(&plan, &catalogue);
+        let Names { name, fallback } = Names::of(self.scope.project(), &self.query, &plan, &declared, now_ms);
         let later = Arc::clone(self);
         let within = self.sources.store.deadline(plan.class());
         Ok(CacheRequest {
@@ -86,8 +89,10 @@ struct Names {
 }
 
 impl Names {
-    fn of(project: &str, query: &Query, plan: &Plan, now_ms: i64) -> Self {
-        let exact = json::text(plan);
+    /// `declared` are the versions of the declarations that the plan relies on: another one may have begun to count, or stopped.
+    fn of(project: &str, query: &Query, plan: &Plan, declared: &str, now_ms: i64) -> Self {
+        let mut exact = json::text(plan);
+        exact.push_str(declared);
         let (timeless, first) = without_instants(&exact);
         let digest = |kind: &str, what: &str, numbers: [i64; 2]| {
             let mut digest = Sha256::new();
@@ -99,7 +104,7 @@ impl Names {
             digest.finalize().into()
         };
         // Of the question: where its plan reads depends on how the range lies.
-        let asked = format!("{:?}", timeless_query(query));
+        let asked = format!("{:?}{declared}", timeless_query(query));
         let span = |length: i64, ago: i64| {
             let minutes = length.div_euclid(60);
             [minutes, minutes - 1].map(|minutes| digest("span", &asked, [minutes, ago.div_euclid(60)]))
@@ -176,6 +181,8 @@ pub(crate) fn without_instants(json: &str) -> (String, Option<i64>) {
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_schema::Catalogue;
+
     use super::*;
     use crate::registry::MetricRegistry;
     use crate::request::query::METRIC_PARAMS;
@@ -209,7 +216,7 @@ mod tests {
 
     fn named(query: &Query, now_ms: i64) -> Names {
         let plan = plan(query, &Catalogue::built_in().unwrap(), now_ms).unwrap();
-        Names::of("p", query, &plan, now_ms)
+        Names::of("p", query, &plan, "", now_ms)
     }
 
     #[test]
@@ -292,6 +299,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_answer_is_not_found_under_another_declaration() {
+        let query = Query::Realtime;
+        let plan = plan(&query, &Catalogue::default(), NOW).unwrap();
+        let named = |declared: &str| Names::of("p", &query, &plan, declared, NOW);
+        let (one, two) = (named(" purchase@2"), named(" purchase@3"));
+        assert!(one.name != two.name && one.fallback.all().iter().all(|key| !two.fallback.own().contains(key)));
+        assert_eq!(one, named(" purchase@2"));
     }
 
     #[test]

@@ -44,8 +44,8 @@ const MOST_SETS: u64 = 10_000;
 /// What of a project is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Rows {
-    /// Those of a set, of these types.
-    Set { set: String, types: Vec<String> },
+    /// Those of a set, of these types as they were declared: what was read before a change is not believed after it.
+    Set { set: String, types: Vec<String>, declared: String },
     /// Those of quarters of an hour.
     Quarters,
 }
@@ -125,9 +125,10 @@ impl Coverage {
     }
 
     /// A warning for each set of dimensions that does not hold every event of what a plan reads, and one for quarters of an hour.
-    pub async fn warnings(&self, project: &str, plan: &Plan, deadline: Instant) -> Vec<Warning> {
+    pub async fn warnings(&self, project: &str, plan: &Plan, catalogue: &Catalogue, deadline: Instant) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        let asked: BTreeSet<(Rows, i64, i64)> = readings(plan).iter().filter_map(|read| asked(read)).collect();
+        let readings = readings(plan);
+        let asked: BTreeSet<(Rows, i64, i64)> = readings.iter().filter_map(|read| asked(read, catalogue)).collect();
         let until = deadline.min(Instant::now() + self.look_up);
         let missing = self.all_missing(project, asked.iter().map(|(rows, ..)| rows), until).await;
         for ((rows, from, to), missing) in asked.into_iter().zip(missing) {
@@ -182,7 +183,7 @@ impl Coverage {
         }
         let (project, rows) = &key;
         let statement = match rows {
-            Rows::Set { set, types } => sql::counted_by_set(project, set, types),
+            Rows::Set { set, types, .. } => sql::counted_by_set(project, set, types),
             Rows::Quarters => sql::counted_by_quarter(project),
         };
         let ask = AdmissionRequest { class: Class::Dashboard, project: project.to_string(), deadline: None };
@@ -216,7 +217,7 @@ fn unknown(rows: Rows) -> Warning {
 
 fn named(rows: Rows) -> (Option<String>, Vec<String>) {
     match rows {
-        Rows::Set { set, types } => (Some(set), types),
+        Rows::Set { set, types, .. } => (Some(set), types),
         Rows::Quarters => (None, Vec::new()),
     }
 }
@@ -228,15 +229,36 @@ fn is_of_all(set: &DimSet) -> bool {
 }
 
 /// Sets that every type always had are not asked about.
-fn asked(read: &Read) -> Option<(Rows, i64, i64)> {
+fn asked(read: &Read, catalogue: &Catalogue) -> Option<(Rows, i64, i64)> {
     let Source::Rollup { rollup, set } = &read.source else { return None };
     let types = if is_of_all(set) { None } else { read.condition.event_types() };
     let rows = match types {
-        Some(types) => Rows::Set { set: set.key().to_owned(), types: types.into_iter().map(str::to_owned).collect() },
+        Some(types) => Rows::Set {
+            set: set.key().to_owned(),
+            declared: revisions(&types, catalogue),
+            types: types.into_iter().map(str::to_owned).collect(),
+        },
         None if *rollup == Rollup::Quarter => Rows::Quarters,
         None => return None,
     };
     Some((rows, read.from, read.to))
+}
+
+/// The declarations that a plan relies on, as a part of the names of its answers; empty when it reads what every type always had.
+pub fn declared(plan: &Plan, catalogue: &Catalogue) -> String {
+    let relies = |read: &Cow<'_, Read>| match &read.source {
+        Source::Rollup { set, .. } if !is_of_all(set) => {
+            Some(read.condition.event_types().map_or_else(String::new, |types| revisions(&types, catalogue)))
+        }
+        Source::Rollup { .. } | Source::Raw => None,
+    };
+    let all: BTreeSet<String> = readings(plan).iter().filter_map(relies).collect();
+    all.into_iter().collect()
+}
+
+/// Which declarations of these types are in force.
+fn revisions(types: &BTreeSet<&str>, catalogue: &Catalogue) -> String {
+    types.iter().map(|name| format!(" {name:?}@{}", catalogue.event_type(name).revision)).collect()
 }
 
 fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
@@ -269,7 +291,7 @@ mod tests {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let store = Store::new(client, Policy::for_total(8), metrics);
         let coverage = Coverage::new(store, Duration::from_secs(60));
-        let set = |set: &str| Rows::Set { set: set.to_owned(), types: vec!["a".to_owned()] };
+        let set = |set: &str| Rows::Set { set: set.to_owned(), types: vec!["a".to_owned()], declared: String::new() };
         let asked = [set("country"), set("device"), Rows::Quarters];
         let looking = tokio::spawn(async move {
             coverage.all_missing("p", asked.iter(), Instant::now() + Duration::from_secs(60)).await

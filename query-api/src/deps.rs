@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tallyhouse_control::Control;
-use tallyhouse_schema::Catalogue;
+use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
@@ -23,7 +22,7 @@ pub struct Deps {
     /// Who may ask. Whoever makes it keeps it up to date ([`Control::run`]).
     pub control: Control,
     /// What is rolled up.
-    pub catalogue: Arc<Catalogue>,
+    pub catalogue: LiveCatalogue,
     /// Where the service says how it is.
     pub health: Health,
     /// Where its metrics go.
@@ -36,13 +35,13 @@ pub struct Deps {
 
 impl Deps {
     /// Real time and real randomness, fresh health and metrics.
-    pub fn new(connection: Connection, control: Control, catalogue: Catalogue) -> Self {
+    pub fn new(connection: Connection, control: Control, catalogue: LiveCatalogue) -> Self {
         Self {
             connection,
             writer: None,
             analyst: None,
             control,
-            catalogue: Arc::new(catalogue),
+            catalogue,
             health: Health::default(),
             registry: Registry::new(),
             clock: Arc::new(now_ms),

@@ -107,6 +107,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
+    let catalogue = deps.catalogue.clone();
     let coverage = Coverage::new(store.clone(), config.look_up);
     let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
     deps.control.report_to(&deps.health);
@@ -159,7 +160,8 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         drain,
         watch.until(stopped.clone()),
         cache.keep(config.cache_warm, stopped.clone()),
-        registry.watch(&definitions, stopped.clone())
+        registry.watch(&definitions, stopped.clone()),
+        catalogue.keep(stopped.clone())
     );
     Ok(())
 }

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use tallyhouse_control::Control;
-use tallyhouse_schema::Catalogue;
+use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::keys;
 use tokio::time::Instant;
 
@@ -38,7 +37,7 @@ pub struct App {
     /// Who may ask.
     pub control: Control,
     /// What is rolled up.
-    pub catalogue: Arc<Catalogue>,
+    pub catalogue: LiveCatalogue,
     /// Answers that are known.
     pub answers: Answers,
     /// Where others are computed from.
@@ -138,7 +137,7 @@ pub async fn serve(
     };
     let cached_query = CachedQuery {
         sources: Arc::clone(&app.sources),
-        catalogue: Arc::clone(&app.catalogue),
+        catalogue: app.catalogue.clone(),
         clock: Arc::clone(&app.clock),
         scope,
         query,
@@ -149,10 +148,11 @@ pub async fn serve(
     let request = CacheRequest { deadline: came + request.within, ..request };
     let given = async { if is_allowed { app.answers.fresh(&request).await } else { app.answers.get(&request).await } };
     let project = request.scope.project();
+    let catalogue = app.catalogue.of(project);
     let (given, mut warnings, incomplete) = tokio::join!(
         given,
         app.event_types.warnings(project, &asked, request.deadline),
-        app.coverage.warnings(project, &request.plan, request.deadline)
+        app.coverage.warnings(project, &request.plan, &catalogue, request.deadline)
     );
     warnings.extend(Warning::of_numbers(numbers));
     warnings.extend(incomplete);

@@ -1,19 +1,32 @@
 //! What each event type declares: which property is its value, and which dimensions its rollups are kept for.
 //!
-//! Declarations are JSON documents, one per event type (`schema/events/*.json`), read at start:
+//! Declarations are JSON documents, one per event type:
 //!
 //! ```json
 //! {"eventType": "flight_departed", "value": "dep_delay",
-//!  "dimensions": ["origin", "carrier"], "combinations": [["origin", "carrier"]]}
+//!  "dimensions": ["origin", "carrier"], "combinations": [["origin", "carrier"]],
+//!  "mode": "enforce", "compatibility": "backward", "coerce": ["dep_delay"],
+//!  "schema": {"required": ["origin"], "properties": {"origin": {"type": "string"}, "dep_delay": {"type": "number"}}}}
 //! ```
+//!
+//! Those of a folder (`schema/events/*.json`) are what an installation begins with; registered ones take their place, per project.
 //!
 //! An event type without a declaration has the default sets and takes its value from `value`, `amount` or `revenue`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::dimension::{DEFAULT_SETS, DimSet, is_valid_name};
+use crate::json_schema::compatibility::Compatibility;
+use crate::json_schema::{EventSchema, Fault, MAX_SCHEMA_BYTES, Mode};
+use crate::limits::{MAX_ID_CHARS, MAX_KEY_BYTES};
+
+/// A document in bytes.
+pub const MAX_DOCUMENT_BYTES: usize = 2 * MAX_SCHEMA_BYTES;
 
 /// Sets that one event type may declare beyond the default ones: each costs a row per bucket and value in three tables.
 pub const MAX_DECLARED_SETS: usize = 16;
@@ -21,24 +34,49 @@ pub const MAX_DECLARED_SETS: usize = 16;
 /// Properties that are an event's value when its type declares none: the first that can be counted wins.
 pub const FALLBACK_VALUE_PROPERTIES: [&str; 3] = ["value", "amount", "revenue"];
 
+/// The longest description, in characters.
+const MAX_DESCRIPTION: usize = 1_000;
+
 /// One declaration, as written.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EventTypeDeclaration {
     /// The event type that it is about.
     pub event_type: String,
     /// For people; not used.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// The property that is the event's value.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// Properties (or `country`, `device`, `os`, `browser`, `locale`) that are rolled up alone.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<String>,
     /// Those that are rolled up together.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub combinations: Vec<Vec<String>>,
+    /// What happens to events that violate the schema.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What a new version of the schema has to promise.
+    #[serde(default)]
+    pub compatibility: Compatibility,
+    /// What the properties must be: JSON Schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// Properties that may come as text and are read as what the schema says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coerce: Vec<String>,
+}
+
+impl EventTypeDeclaration {
+    /// Reads a document.
+    pub fn read(document: &str) -> Result<Self, DeclarationError> {
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(DeclarationError::TooLarge { found: document.len() });
+        }
+        serde_json::from_str(document).map_err(|error| DeclarationError::Malformed(error.to_string()))
+    }
 }
 
 /// What an event type's events are rolled up by.
@@ -48,11 +86,23 @@ pub struct EventType {
     pub value: Option<String>,
     /// Every set but the total: the default ones first, then the declared.
     pub sets: Vec<DimSet>,
+    /// What its properties must be.
+    pub schema: Option<Arc<EventSchema>>,
+    /// Tells its declaration from others of the same type; 0 of one that is not registered.
+    pub revision: u64,
+    /// Since when sets are counted that were not always, in milliseconds since 1970, by their keys.
+    pub since: BTreeMap<String, i64>,
 }
 
 impl Default for EventType {
     fn default() -> Self {
-        Self { value: None, sets: DEFAULT_SETS.iter().map(|names| DimSet::of(names.iter().copied())).collect() }
+        Self {
+            value: None,
+            sets: DEFAULT_SETS.iter().map(|names| DimSet::of(names.iter().copied())).collect(),
+            schema: None,
+            revision: 0,
+            since: BTreeMap::new(),
+        }
     }
 }
 
@@ -71,6 +121,24 @@ pub enum DeclarationError {
         /// How many there are.
         found: usize,
     },
+    /// Longer than a document may be.
+    #[error("the document has {found} bytes, at most {MAX_DOCUMENT_BYTES} are taken")]
+    TooLarge {
+        /// Its size.
+        found: usize,
+    },
+    /// A name that no event can have.
+    #[error("`{0}` cannot be an event type: 1 to {MAX_ID_CHARS} characters, none of them a control character")]
+    EventType(String),
+    /// A name that no property can have.
+    #[error("`{0}` cannot be the value: the name of a property has 1 to {MAX_KEY_BYTES} bytes")]
+    Value(String),
+    /// A description that is too long.
+    #[error("the description has more than {MAX_DESCRIPTION} characters")]
+    Description,
+    /// Its schema cannot be used.
+    #[error("{0}")]
+    Schema(#[from] Fault),
     /// Two documents about one event type.
     #[error("event type `{0}` is declared twice")]
     Twice(String),
@@ -79,12 +147,12 @@ pub enum DeclarationError {
 /// All declarations.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
-    types: BTreeMap<String, EventType>,
+    types: BTreeMap<String, Arc<EventType>>,
     undeclared: EventType,
 }
 
 /// The declarations of `schema/events`, which are there unless a deployment brings its own.
-const BUILT_IN: [&str; 3] = [
+pub const BUILT_IN: [&str; 3] = [
     include_str!("../events/flight_cancelled.json"),
     include_str!("../events/flight_departed.json"),
     include_str!("../events/purchase.json"),
@@ -96,28 +164,32 @@ impl Catalogue {
         Self::from_documents(BUILT_IN)
     }
 
-    /// The given declarations; without any, the built-in ones.
-    pub fn given_or_built_in(documents: Option<&[String]>) -> Result<Self, DeclarationError> {
-        documents.map_or_else(Self::built_in, |documents| Self::from_documents(documents.iter().map(String::as_str)))
-    }
-
     /// Reads declarations, one JSON document each.
     pub fn from_documents<'a>(documents: impl IntoIterator<Item = &'a str>) -> Result<Self, DeclarationError> {
         let mut catalogue = Self::default();
         for document in documents {
-            let declaration: EventTypeDeclaration =
-                serde_json::from_str(document).map_err(|e| DeclarationError::Malformed(e.to_string()))?;
+            let declaration = EventTypeDeclaration::read(document)?;
             let name = declaration.event_type.clone();
-            if catalogue.types.insert(name.clone(), EventType::declared(declaration)?).is_some() {
+            if catalogue.types.insert(name.clone(), Arc::new(EventType::declared(&declaration)?)).is_some() {
                 return Err(DeclarationError::Twice(name));
             }
         }
         Ok(catalogue)
     }
 
+    /// The same with another declaration of one type; `None` takes it away.
+    #[must_use]
+    pub fn with(mut self, name: &str, event_type: Option<Arc<EventType>>) -> Self {
+        match event_type {
+            Some(event_type) => drop(self.types.insert(name.to_owned(), event_type)),
+            None => drop(self.types.remove(name)),
+        }
+        self
+    }
+
     /// What events of this type are rolled up by; undeclared types have the defaults.
     pub fn event_type(&self, name: &str) -> &EventType {
-        self.types.get(name).unwrap_or(&self.undeclared)
+        self.types.get(name).map_or(&self.undeclared, |declared| declared)
     }
 
     /// Whether this event type is declared.
@@ -134,6 +206,7 @@ impl Catalogue {
     pub fn dimension_names(&self) -> BTreeSet<&str> {
         self.types
             .values()
+            .map(|declared| &**declared)
             .chain([&self.undeclared])
             .flat_map(|t| &t.sets)
             .flat_map(DimSet::names)
@@ -153,11 +226,18 @@ impl Catalogue {
 }
 
 impl EventType {
-    fn declared(declaration: EventTypeDeclaration) -> Result<Self, DeclarationError> {
-        let mut event_type = Self { value: declaration.value, ..Self::default() };
+    /// What a declaration says.
+    pub fn declared(declaration: &EventTypeDeclaration) -> Result<Self, DeclarationError> {
+        names_are_possible(declaration)?;
+        let schema = match &declaration.schema {
+            Some(schema) => Some(Arc::new(EventSchema::compile(schema, &declaration.coerce, declaration.mode)?)),
+            None if declaration.coerce.is_empty() => None,
+            None => return Err(Fault::at("/coerce", "`coerce` needs a `schema`, which says what is read").into()),
+        };
+        let mut event_type = Self { value: declaration.value.clone(), schema, ..Self::default() };
         let defaults = event_type.sets.len();
-        let singles = declaration.dimensions.into_iter().map(|name| vec![name]);
-        for names in singles.chain(declaration.combinations) {
+        let singles = declaration.dimensions.iter().map(|name| vec![name.clone()]);
+        for names in singles.chain(declaration.combinations.iter().cloned()) {
             if let Some(bad) = names.iter().find(|name| !is_valid_name(name)) {
                 return Err(DeclarationError::Name(bad.clone()));
             }
@@ -174,6 +254,18 @@ impl EventType {
     pub fn has(&self, set: &DimSet) -> bool {
         set.is_total() || self.sets.contains(set)
     }
+}
+
+fn names_are_possible(declaration: &EventTypeDeclaration) -> Result<(), DeclarationError> {
+    let EventTypeDeclaration { event_type, value, description, .. } = declaration;
+    let is_type = (1..=MAX_ID_CHARS).contains(&event_type.chars().count()) && !event_type.chars().any(char::is_control);
+    if !is_type {
+        return Err(DeclarationError::EventType(event_type.chars().take(MAX_ID_CHARS).collect()));
+    }
+    if let Some(value) = value.as_ref().filter(|value| !(1..=MAX_KEY_BYTES).contains(&value.len())) {
+        return Err(DeclarationError::Value(value.chars().take(MAX_ID_CHARS).collect()));
+    }
+    if description.chars().count() > MAX_DESCRIPTION { Err(DeclarationError::Description) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 
 pub mod body;
 pub mod catalogue;
+pub mod consent;
 pub mod dimension;
 pub mod event;
+pub mod json_schema;
 pub mod limits;
 pub mod normalise;
 pub mod number;

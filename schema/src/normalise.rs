@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use crate::catalogue::Catalogue;
 use crate::dimension::{DimSet, MAX_VALUE_BYTES, VALUE_SEPARATOR, counted_value};
 use crate::event::{Dim, Event, Flags};
+use crate::json_schema::{Mode, Sent};
 use crate::limits::{MAX_ID_CHARS, MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_USER_CHARS};
 use crate::number;
 use crate::property::{Property, PropertyValue};
@@ -122,6 +123,24 @@ pub fn normalise<'a>(
     let session_id = identifier("sessionId", raw.session_id, &mut changes)?.unwrap_or_default();
     let sent_at = raw.sent_at.as_ref().or(batch_sent_at);
     let times = Times::decide(raw.timestamp.as_ref(), sent_at, context.received_at, context.rules, &mut changes)?;
+    let declared = context.catalogue.event_type(&event_type);
+    let mut properties = raw.properties;
+    if let Some(schema) = &declared.schema {
+        let sent = Sent { properties: &mut properties, empty_objects: &raw.empty_objects, nulls: &raw.nulls };
+        let violations = schema.check(sent);
+        match schema.mode() {
+            _ if violations.is_empty() => {}
+            Mode::Enforce => {
+                let (event_type, violations) = (event_type.into_owned(), Box::new(violations));
+                return Err(Rejection::SchemaViolation { event_type, violations });
+            }
+            Mode::Report | Mode::Off => {
+                for violation in violations.listed() {
+                    changes.warnings.add(Warning::SchemaViolation(violation.clone()));
+                }
+            }
+        }
+    }
     for field in raw.collisions {
         changes.note(Flags::NAME_COLLISION, Warning::NameCollision { field: field.to_owned() });
     }
@@ -132,7 +151,6 @@ pub fn normalise<'a>(
     let device = text_within(device, "context.device", MAX_VALUE_BYTES, &mut changes);
     let locale = text_within(raw.context.locale, "context.locale", MAX_VALUE_BYTES, &mut changes);
     let page = text_within(raw.context.page, "context.page", MAX_TEXT_BYTES, &mut changes);
-    let mut properties = raw.properties;
     for property in &mut properties {
         clean(property, &mut changes);
     }
@@ -145,7 +163,6 @@ pub fn normalise<'a>(
         })
     });
 
-    let declared = context.catalogue.event_type(&event_type);
     let value = value::of(declared, &properties, &raw.empty_objects, |warning| changes.note(Flags::BAD_VALUE, warning));
     let mut event = Event {
         value,

@@ -37,6 +37,16 @@ pub fn counted(text: &str) -> Option<String> {
     })
 }
 
+/// A plain decimal text as a number: digits, at most one point among them, a sign in front, spaces around. No exponent, no comma,
+/// no grouping: what they mean differs from sender to sender.
+pub(crate) fn decimal(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    // The parser refuses a second point and a text without digits.
+    if is_plain { text.parse().ok() } else { None }
+}
+
 impl PropertyValue<'_> {
     pub(crate) fn of_i64(number: i64) -> Self {
         if number.unsigned_abs() <= EXACT { Self::Number(number as f64) } else { written(number.to_string().into()) }

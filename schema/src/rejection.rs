@@ -1,5 +1,6 @@
 //! Why one event is refused while the rest of its batch is taken.
 
+use crate::json_schema::Violations;
 use crate::limits::{MAX_DEPTH, MAX_EVENT_BYTES, MAX_PROPERTIES};
 use crate::time::NotATime;
 
@@ -102,6 +103,14 @@ pub enum Rejection {
         /// The window.
         window_days: u16,
     },
+    /// Not as the schema of its type says.
+    #[error("the event violates the schema of `{event_type}`: {violations}")]
+    SchemaViolation {
+        /// Its type.
+        event_type: String,
+        /// In what.
+        violations: Box<Violations>,
+    },
     /// So old that it would be deleted at once.
     #[error("the event is older than the {retention_days} days that raw events are kept; check its `timestamp`")]
     Expired {
@@ -129,8 +138,14 @@ impl Rejection {
             Self::TooLong { .. } => "too_long",
             Self::InvalidTime { .. } => "invalid_timestamp",
             Self::TooOld { .. } => "too_old",
+            Self::SchemaViolation { .. } => "schema_violation",
             Self::Expired { .. } => "expired",
         }
+    }
+
+    /// What of its schema it violates.
+    pub fn violations(&self) -> Option<&Violations> {
+        if let Self::SchemaViolation { violations, .. } = self { Some(violations) } else { None }
     }
 
     /// Line and column of the body, both 1-based, where it is known.
@@ -156,6 +171,7 @@ impl Rejection {
             | Self::TooLargeForLog
             | Self::RefusedByStore { .. }
             | Self::TooDeep
+            | Self::SchemaViolation { .. }
             | Self::TooManyProperties => None,
         }
     }

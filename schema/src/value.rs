@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::catalogue::{EventType, FALLBACK_VALUE_PROPERTIES};
 use crate::limits::{MAX_VALUE, MIN_VALUE};
+use crate::number::decimal;
 use crate::property::{Property, PropertyValue};
 use crate::text;
 use crate::warning::Warning;
@@ -95,16 +96,6 @@ fn find<'p>(name: &str, properties: &'p [Property<'_>]) -> Option<Candidate<'p>>
     }
 }
 
-/// A plain decimal text as a number: digits, at most one point among them, a sign in front, spaces around. No exponent, no comma,
-/// no grouping: what they mean differs from sender to sender.
-fn decimal(text: &str) -> Option<f64> {
-    let text = text.trim();
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    // The parser refuses a second point and a text without digits.
-    if is_plain { text.parse().ok() } else { None }
-}
-
 /// A number that no double can hold is kept as the text it was, and is too large in any notation.
 fn beyond_doubles(text: &str) -> Option<f64> {
     let is_number = text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
@@ -117,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_property_comes_before_the_entries_of_an_object_of_its_name() {
-        let property = |name: &'static str, value| Property { name: name.into(), value };
+        let property = |name: &'static str, value| Property::new(name, value);
         let entry = property("amount.of", PropertyValue::Number(1.0));
         let amount = property("amount", PropertyValue::Text("9007199254740993".into()));
         for properties in [[entry.clone(), amount.clone()], [amount, entry]] {

@@ -1,6 +1,7 @@
 //! Warnings about accepted events: something was changed, or is not counted as was probably meant.
 
 use crate::dimension::{MAX_VALUE_BYTES, OTHER};
+use crate::json_schema::Violation;
 use crate::limits::{
     DAY_MS, MAX_EVENT_WARNINGS, MAX_FUTURE_MS, MAX_SENT_AHEAD_MS, MAX_SENT_BEFORE_MS, MAX_VALUE, MIN_VALUE,
 };
@@ -106,6 +107,9 @@ pub enum Warning {
         /// The field, or the property's name after flattening.
         field: String,
     },
+    /// Not as the schema of its type says, which is only reported.
+    #[error("the event violates the schema of its type, which is not enforced yet: {0}")]
+    SchemaViolation(Violation),
     /// The project has too many types of event within the hour.
     #[error(
         "`eventType` is counted as {OTHER}: the project has too many types within this hour; send what varies as a property"
@@ -114,6 +118,9 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// The code of violations that are reported.
+    pub const SCHEMA_VIOLATION: &'static str = "schema_violation";
+
     /// For programs and metrics.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -130,6 +137,7 @@ impl Warning {
             Self::IgnoredSentAt => "ignored_sent_at",
             Self::ChangedDimension { .. } => "changed_dimension",
             Self::NameCollision { .. } => "name_collision",
+            Self::SchemaViolation(_) => Self::SCHEMA_VIOLATION,
             Self::TooManyEventTypes => "too_many_event_types",
         }
     }
@@ -148,6 +156,7 @@ impl Warning {
             | Self::NameCollision { field } => Some(field),
             Self::ConvertedTime { field, .. } | Self::IgnoredField { field } => Some(field),
             Self::IgnoredSentAt => Some("sentAt"),
+            Self::SchemaViolation(violation) => Some(&violation.pointer),
             Self::BadIp => Some("context.ip"),
             Self::TooManyEventTypes => Some("eventType"),
             Self::RepairedText { field } => field.as_deref(),

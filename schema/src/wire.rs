@@ -197,7 +197,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, WireError> {
             NUMBER => PropertyValue::Number(f64::from_le_bytes(input.array("a property")?)),
             _ => return Err(WireError::BadValue { field: "a property" }),
         };
-        Ok(Property { name, value })
+        Ok(Property::new(name, value))
     })?;
     event.dims = input.many("dims", |input| {
         Ok(Dim { set: input.text("a dimension's name")?, value: Cow::Borrowed(input.text("a dimension")?) })
@@ -309,8 +309,8 @@ mod tests {
             page: "/".into(),
             ip: "203.0.113.0".into(),
             properties: vec![
-                Property { name: "a.b".into(), value: PropertyValue::Number(f64::MIN) },
-                Property { name: "c".into(), value: PropertyValue::Text("x".repeat(300).into()) },
+                Property::new("a.b", PropertyValue::Number(f64::MIN)),
+                Property::new("c", PropertyValue::Text("x".repeat(300).into())),
             ],
             dims: vec![Dim { set: "country,device", value: "DE\u{1f}mobile".into() }],
             flags: Flags::SKEW,

@@ -18,6 +18,7 @@ pub mod kind;
 pub mod operations;
 pub mod privacy;
 pub mod records;
+pub mod schemas;
 pub mod snapshot;
 mod sql;
 pub mod store;
@@ -25,5 +26,6 @@ pub mod time;
 
 pub use handle::{Control, ControlOptions};
 pub use kind::Kind;
+pub use schemas::LiveCatalogue;
 pub use snapshot::{FixedKey, FixedKeys, Key, KeyError, Snapshot};
 pub use store::{ControlError, ControlStore, New};

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod invalidation;
 pub mod migrate;
 pub mod rollups;
+pub mod schemas;
 pub mod store;
 pub mod tables;
 pub mod telemetry;

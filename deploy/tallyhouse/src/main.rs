@@ -13,7 +13,7 @@ use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::invalidation::Invalidator;
-use tallyhouse::{config, doctor, migrate, rollups, store, tables, up};
+use tallyhouse::{config, doctor, migrate, rollups, schemas, store, tables, up};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
@@ -149,8 +149,8 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
         |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
     match what {
         Rollups::Verify { range, json, limit } => {
-            let catalogue = tallyhouse_ingest::config::catalogue(env)?;
-            let found = rollups::verify(&client, &catalogue, &selection(range, None), limit).await?;
+            let catalogues = schemas::in_force(env, connection).await?.all();
+            let found = rollups::verify(&client, &catalogues, &selection(range, None), limit).await?;
             print!("{}", if json { found.json() } else { found.to_string() });
             Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -183,12 +183,12 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
             Ok(ExitCode::SUCCESS)
         }
         Rollups::Backfill { range, dimension, gate_seconds } => {
-            let catalogue = tallyhouse_ingest::config::catalogue(env)?;
+            let catalogues = schemas::in_force(env, connection).await?.all();
             let projects = tallyhouse_ingest::config::projects(env)?;
             let everything = cli::Range { from: range.from.or(Some(0)), ..range };
             let backfill = Backfill {
                 client: &client,
-                catalogue: &catalogue,
+                catalogues: &catalogues,
                 most_values: &|project| projects.of(project).dimension_values,
                 selection: selection(everything, None),
                 set: dimension.map(|names| DimSet::of(names.split(','))),

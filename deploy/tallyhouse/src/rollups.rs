@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde_json::json;
-use tallyhouse_schema::{Catalogue, Rollup};
+use tallyhouse_control::schemas::Catalogues;
+use tallyhouse_schema::Rollup;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_sql::clickhouse::Client;
@@ -48,14 +49,14 @@ pub struct Findings {
 /// Compares the rollups with raw, and looks for what raw holds twice and for what is not counted under a set that its type declares.
 pub async fn verify(
     client: &Client,
-    catalogue: &Catalogue,
+    catalogues: &Catalogues,
     selection: &Selection,
     limit: usize,
 ) -> Result<Findings, RollupsError> {
     gate::open_left_behind(client).await?;
     let report = verify::verify(client, selection, PAUSE).await?;
     let audit = verify::audit(client, selection, limit).await?;
-    let uncounted = backfill::uncounted(client, catalogue, selection).await?;
+    let uncounted = backfill::uncounted(client, catalogues, selection).await?;
     Ok(Findings { report, audit, uncounted, limit })
 }
 

@@ -11,8 +11,9 @@
 use std::time::Duration;
 
 use prometheus::Registry;
-use tallyhouse_control::Control;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::schemas::Seeds;
+use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
 use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
@@ -240,7 +241,7 @@ struct Services {
     query: query_api::Config,
     ingest_listeners: [TcpListener; 2],
     query_listeners: query_api::Listeners,
-    catalogue: tallyhouse_schema::Catalogue,
+    seeds: Seeds,
     registry: Registry,
     /// Of the ingester; the query API has its own.
     health: Health,
@@ -264,7 +265,7 @@ impl Services {
                 public: lifecycle::bind("QUERY_ADDR", query.address).await?,
                 admin: lifecycle::bind("QUERY_ADMIN_ADDR", query.admin_address).await?,
             },
-            catalogue: tallyhouse_ingest::config::catalogue(env)?,
+            seeds: Seeds::from_env(env)?,
             ingest,
             query,
             registry,
@@ -280,17 +281,10 @@ impl Services {
         tables_ready: CancellationToken,
         stop: Stop,
     ) -> Result<(), UpError> {
-        let Self {
-            ingest,
-            query,
-            ingest_listeners: [public, admin],
-            query_listeners,
-            catalogue,
-            registry,
-            health,
-            tls,
-        } = self;
+        let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, seeds, registry, health, tls } =
+            self;
         let days = DayVersions::default();
+        let catalogue = LiveCatalogue::new(control.clone(), seeds);
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
             writer: Some(store.writer.clone()),

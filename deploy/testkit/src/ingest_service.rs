@@ -9,7 +9,8 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::suppressions::Suppressions;
-use tallyhouse_control::{Control, FixedKey, FixedKeys};
+use tallyhouse_control::schemas::Seeds;
+use tallyhouse_control::{Control, FixedKey, FixedKeys, LiveCatalogue};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
@@ -143,10 +144,11 @@ impl Service {
         let config = Config::from_env(&env).unwrap();
         let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
+        let control = Control::fixed(keys);
         let deps = Deps {
             connection,
-            control: Control::fixed(keys),
-            catalogue: Catalogue::built_in().unwrap(),
+            control: control.clone(),
+            catalogue: LiveCatalogue::new(control, Seeds::from_env(&env).unwrap()),
             user_hash_key: InstallationKey::new([7; 16]),
             admin: Admin { registry: registry.clone(), health: health.clone() },
             days: days.clone(),

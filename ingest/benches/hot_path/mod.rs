@@ -53,6 +53,42 @@ pub(crate) fn body(round: usize, events: usize) -> Vec<u8> {
     format!("[{}]", events.join(",")).into_bytes()
 }
 
+/// A schema of twenty properties, and events of that type.
+pub(crate) mod schema {
+    /// Types, bounds, lengths, a pattern, formats and an enumeration, as schemas of orders have them.
+    pub(crate) const DOCUMENT: &str = r#"{"eventType":"order","schema":{"required":["order_id","amount","currency","customer"],"properties":{
+        "order_id":{"type":"string","format":"uuid"},"amount":{"type":"number","minimum":0},"currency":{"enum":["EUR","USD","GBP"]},
+        "coupon":{"type":["string","null"],"pattern":"^[A-Z0-9-]{4,12}$"},"items":{"type":"integer","minimum":1,"maximum":1000},
+        "express":{"type":"boolean"},"shipped_at":{"type":"string","format":"date-time"},"channel":{"enum":["web","app","store"]},
+        "campaign":{"type":"string","maxLength":64},"discount":{"type":"number","minimum":0,"maximum":1},"tax":{"type":"number","minimum":0},
+        "payment":{"type":"string","minLength":2,"maxLength":32},"is_gift":{"type":"boolean"},"warehouse":{"type":"string","pattern":"^W[0-9]+$"},
+        "weight":{"type":"number","exclusiveMinimum":0},"note":{"type":"string","maxLength":200},"language":{"type":"string","minLength":2},
+        "customer":{"type":"object","required":["tier"],"properties":{"tier":{"enum":["new","silver","gold"]},"since":{"type":"string","format":"date"},
+        "orders":{"type":"integer","minimum":0}}}}}}"#;
+
+    /// The same declaration without a schema.
+    pub(crate) const NONE: &str = r#"{"eventType":"order"}"#;
+
+    pub(crate) fn event(n: usize) -> String {
+        format!(
+            concat!(
+                r#"{{"eventId":"7c9e6679-7425-40de-944b-{n:012x}","eventType":"order","userId":"user-{n:05}","sessionId":"s-{n:08x}","#,
+                r#""timestamp":"2027-01-15T07:59:58.123Z","properties":{{"order_id":"7c9e6679-7425-40de-944b-{n:012x}","amount":{n}.25,"currency":"EUR","#,
+                r#""coupon":"WINTER-{n}","items":3,"express":true,"shipped_at":"2027-01-15T09:00:00Z","channel":"web","campaign":"newsletter","discount":0.15,"#,
+                r#""tax":4.2,"payment":"card","is_gift":false,"warehouse":"W{n}","weight":1.75,"note":"Leave it at the door","language":"de-DE","#,
+                r#""customer":{{"tier":"gold","since":"2020-02-29","orders":17}}}},"context":{{"ip":"203.0.113.7","userAgent":"{agent}","country":"DE"}}}}"#
+            ),
+            n = n,
+            agent = super::of(&super::USER_AGENTS, n),
+        )
+    }
+
+    pub(crate) fn body(events: usize) -> Vec<u8> {
+        let events: Vec<String> = (0..events).map(event).collect();
+        format!("[{}]", events.join(",")).into_bytes()
+    }
+}
+
 /// What a process has, and what one request's events are written as.
 pub(crate) struct HotPath {
     catalogue: Catalogue,
@@ -101,6 +137,11 @@ impl Default for HotPath {
 }
 
 impl HotPath {
+    /// One with a declaration.
+    pub(crate) fn declaring(document: &str) -> Self {
+        Self { catalogue: Catalogue::from_documents([document]).expect("it can be used"), ..Self::default() }
+    }
+
     /// Bytes of a body -> records.
     pub(crate) fn take(&self, body: &[u8], out: &mut Records) {
         let Ok(Decoded::Clean(text)) = body::decode(body) else { panic!("the body is text") };

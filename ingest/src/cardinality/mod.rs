@@ -263,7 +263,7 @@ fn count_as_other(event: &mut Event<'_>) {
     let sent = std::mem::replace(&mut event.event_type, Cow::Borrowed(OTHER));
     event.flags.set(Flags::OTHER_TYPE);
     if event.properties.iter().all(|property| property.name != SENT_TYPE) {
-        event.properties.push(Property { name: Cow::Borrowed(SENT_TYPE), value: PropertyValue::Text(sent) });
+        event.properties.push(Property::new(SENT_TYPE, PropertyValue::Text(sent)));
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
         let mut events = ["a", "b", "c", "a", "declared", OTHER].map(event);
         limiter.apply("p", 2, |kind| kind == "declared", &mut events, |set| panic!("{set} has no values"));
         assert_eq!(events.each_ref().map(|event| event.event_type.as_ref()), ["a", "b", OTHER, "a", "declared", OTHER]);
-        let sent = Property { name: SENT_TYPE.into(), value: PropertyValue::Text("c".into()) };
+        let sent = Property::new(SENT_TYPE, PropertyValue::Text("c".into()));
         assert_eq!((&events[2].properties, events[2].flags), (&vec![sent], Flags::OTHER_TYPE));
         assert!(events[0].properties.is_empty() && events[5].flags == Flags::default());
     }

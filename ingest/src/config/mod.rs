@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::project::{Priority, ProjectSettings};
 use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
@@ -151,13 +150,6 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
         password: given.password(),
         user: given.clickhouse_user.unwrap_or_else(|| "writer".to_owned()),
     })
-}
-
-/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations; the built-in ones when it is not set. The query API reads it
-/// too.
-pub fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
-    Catalogue::given_or_built_in(documents::json_files(env, "TALLYHOUSE_SCHEMAS")?.as_deref())
-        .map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
 }
 
 /// `USER_HASH_KEY`: 32 hexadecimal digits, the same on every instance that writes to one ClickHouse.

@@ -5,7 +5,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::answer::{EventWarning, Rejected, Reply, Warned};
+use tallyhouse_schema::consent;
+use tallyhouse_schema::json_schema::{Violation, Violations};
+
+use crate::answer::{Dropped, EventWarning, Rejected, Reply, Warned};
 use crate::request::Wait;
 
 #[derive(Serialize)]
@@ -17,6 +20,31 @@ struct One<'a> {
     warnings: WarningList<'a>,
 }
 
+/// An event that was dropped, alone.
+#[derive(Serialize)]
+struct OneDropped<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    entry: DroppedEntry<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DroppedEntry<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<&'a str>,
+    code: &'static str,
+    message: &'static str,
+}
+
+impl<'a> From<&'a Dropped> for DroppedEntry<'a> {
+    fn from(dropped: &'a Dropped) -> Self {
+        let Dropped { index, event_id } = dropped;
+        Self { index: *index, event_id: event_id.as_deref(), code: consent::DROPPED, message: consent::DROPPED_MESSAGE }
+    }
+}
+
 #[derive(Serialize)]
 struct Many<'a> {
     #[serde(flatten)]
@@ -24,6 +52,8 @@ struct Many<'a> {
     accepted: usize,
     duplicates: usize,
     rejected: Vec<Entry<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<DroppedEntry<'a>>,
     #[serde(flatten)]
     warnings: WarningList<'a>,
 }
@@ -87,7 +117,29 @@ struct Entry<'a> {
     line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
+    #[serde(flatten)]
+    violation: Option<ViolationEntry<'a>>,
     message: String,
+}
+
+/// In what an event violates its schema: the first, and all that are listed when there are several.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ViolationEntry<'a> {
+    #[serde(flatten)]
+    first: &'a Violation,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    violations: &'a [Violation],
+    #[serde(skip_serializing_if = "is_zero")]
+    violations_omitted: usize,
+}
+
+impl<'a> ViolationEntry<'a> {
+    fn of(violations: &'a Violations) -> Option<Self> {
+        let first = violations.listed().first()?;
+        let all = if violations.count() > 1 { violations.listed() } else { &[] };
+        Some(Self { first, violations: all, violations_omitted: violations.omitted() })
+    }
 }
 
 impl<'a> From<&'a Rejected> for Entry<'a> {
@@ -100,6 +152,7 @@ impl<'a> From<&'a Rejected> for Entry<'a> {
             event_id: rejected.event_id.as_deref(),
             code: rejected.rejection.code(),
             field: rejected.rejection.field(),
+            violation: rejected.rejection.violations().and_then(ViolationEntry::of),
             message: rejected.rejection.to_string(),
         }
     }
@@ -115,6 +168,9 @@ const fn status(wait: Wait) -> StatusCode {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
+        if let (true, Some(dropped)) = (self.is_single, self.dropped.first()) {
+            return (status(self.wait), Json(OneDropped { status: "dropped", entry: dropped.into() })).into_response();
+        }
         match (self.is_single, self.rejected.first()) {
             // A single event that was refused is the whole request: the sender must not read a 2xx as "taken".
             (true, Some(rejected)) => (StatusCode::BAD_REQUEST, Json(Entry::from(rejected))).into_response(),
@@ -131,8 +187,9 @@ impl IntoResponse for Reply {
                 let status = if error.is_some() { StatusCode::BAD_REQUEST } else { status(self.wait) };
                 let rejected = self.rejected.iter().map(Entry::from).collect();
                 let warnings = WarningList::from(&self.warned);
+                let dropped = self.dropped.iter().map(DroppedEntry::from).collect();
                 let (accepted, duplicates) = (self.accepted, self.duplicates);
-                (status, Json(Many { error, accepted, duplicates, rejected, warnings })).into_response()
+                (status, Json(Many { error, accepted, duplicates, rejected, dropped, warnings })).into_response()
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::request::{RequestError, Wait};
 impl Pipeline {
     /// Waits until every event is acknowledged, at most until the deadline.
     pub(super) async fn confirm(&self, taken: Taken, wait: Wait, deadline: Instant) -> Result<Reply, RequestError> {
-        let Taken { is_single, event_id, pending, indices, mut rejected, mut warned } = taken;
+        let Taken { is_single, event_id, pending, indices, mut rejected, dropped, mut warned } = taken;
         let outcomes = match pending {
             Some(pending) => self.delivery.acknowledge(pending, wait, deadline).await,
             None => Vec::new(),
@@ -31,7 +31,7 @@ impl Pipeline {
             .filter(|(outcome, _)| is_unconfirmed(outcome))
             .map(|(_, index)| *index)
             .collect();
-        let events = outcomes.len() + rejected.len();
+        let events = outcomes.len() + rejected.len() + dropped.len();
         // What was accepted is counted where it ends: when it is stored, or in the log.
         self.metrics.duplicates(duplicates + count(AckOutcome::LateDuplicate));
         self.metrics.handed_back(count(AckOutcome::Unconfirmed));
@@ -55,6 +55,6 @@ impl Pipeline {
             }
         }
         rejected.sort_by_key(|rejected| rejected.index);
-        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, warned })
+        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, dropped, warned })
     }
 }

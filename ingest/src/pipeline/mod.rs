@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use tallyhouse_control::Control;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
-use tallyhouse_schema::{Catalogue, Rejection};
+use tallyhouse_control::{Control, LiveCatalogue};
+use tallyhouse_schema::Rejection;
 use tallyhouse_service::health::Health;
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ pub struct Pipeline {
     pub(crate) limits: RequestLimits,
     pub(crate) projects: Projects,
     pub(crate) control: Control,
-    pub(crate) catalogue: Catalogue,
+    pub(crate) catalogue: LiveCatalogue,
     pub(crate) user_hash_key: InstallationKey,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,

@@ -2,9 +2,10 @@
 
 use tallyhouse_schema::body::Layout;
 use tallyhouse_schema::event::Flags;
+use tallyhouse_schema::json_schema::Mode;
 use tallyhouse_schema::normalise::Context;
 use tallyhouse_schema::warning::Warnings;
-use tallyhouse_schema::{Event, Warning};
+use tallyhouse_schema::{Catalogue, Event, Rejection, Warning, consent};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Status;
 use ulid::Ulid;
@@ -13,7 +14,7 @@ use super::Pipeline;
 use super::authenticate::Caller;
 use crate::ack::SubmitError;
 use crate::admit::Room;
-use crate::answer::{Rejected, Warned};
+use crate::answer::{Dropped, Rejected, Warned};
 use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind, Origin};
 use crate::decode::{self, Events, Refusal};
 use crate::delivery::{Pending, Ready};
@@ -37,6 +38,7 @@ pub(super) struct Taken {
     /// Where in the body each submitted event was.
     pub(super) indices: Vec<usize>,
     pub(super) rejected: Vec<Rejected>,
+    pub(super) dropped: Vec<Dropped>,
     pub(super) warned: Warned,
 }
 
@@ -48,16 +50,19 @@ impl Pipeline {
         let text = decode::text(bytes, most, room)?;
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
+        // One for the whole request, whatever is registered meanwhile.
+        let catalogue = self.catalogue.of(&caller.rules.project);
         let context = Context {
-            catalogue: &self.catalogue,
+            catalogue: &catalogue,
             rules: &caller.rules,
             hasher: &caller.hasher,
             agent: &agent,
             new_id: &new_id,
             received_at: now_ms(),
         };
-        let Events { is_single, mut events, indices, mut warnings, refusals } = decode::events(&text, layout, context)?;
-        self.bound(&caller, &mut events, &mut warnings);
+        let Events { is_single, mut events, indices, mut warnings, refusals, dropped } =
+            decode::events(&text, layout, context)?;
+        self.bound(&caller, &catalogue, &mut events, &mut warnings);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let pending = if events.is_empty() {
             None
@@ -67,10 +72,19 @@ impl Pipeline {
         };
         // Counted only now: a request that was refused as a whole comes again.
         refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
+        for refusal in &refusals {
+            if let Rejection::SchemaViolation { event_type, .. } = &refusal.rejected.rejection {
+                self.metrics.schemas.violated(Mode::Enforce, event_type);
+            }
+        }
+        self.metrics.dropped(consent::DROPPED, dropped.len());
         let mut warned = Warned::default();
         for (at, warnings) in warnings {
             warnings.codes().for_each(|code| self.metrics.warned(code));
             if let (Some(index), Some(event)) = (indices.get(at), events.get(at)) {
+                if warnings.codes().any(|code| code == Warning::SCHEMA_VIOLATION) {
+                    self.metrics.schemas.violated(Mode::Report, &event.event_type);
+                }
                 warned.add(*index, &event.event_id, warnings);
             }
         }
@@ -78,12 +92,18 @@ impl Pipeline {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
-        Ok(Taken { is_single, event_id, pending, indices, rejected, warned })
+        Ok(Taken { is_single, event_id, pending, indices, rejected, dropped, warned })
     }
 
     /// Limits the cardinality of dimensions and event types, and warns of rewritten types.
-    fn bound(&self, caller: &Caller, events: &mut [Event<'_>], warnings: &mut Vec<(usize, Warnings)>) {
-        let is_declared = |name: &str| self.catalogue.declares(name);
+    fn bound(
+        &self,
+        caller: &Caller,
+        catalogue: &Catalogue,
+        events: &mut [Event<'_>],
+        warnings: &mut Vec<(usize, Warnings)>,
+    ) {
+        let is_declared = |name: &str| catalogue.declares(name);
         let most = caller.settings.dimension_values;
         self.cardinality.apply(&caller.rules.project, most, is_declared, events, |set| {
             self.metrics.dimension_overflowed(set);

@@ -286,8 +286,8 @@ fn canaries(project: &str, kind: &str) -> [Vec<Bytes>; 2] {
         retention_days: 30,
         ..Event::default()
     };
-    let number = Property { name: "value".into(), value: PropertyValue::Number(1.0) };
-    let text = Property { name: "plan".into(), value: PropertyValue::Text("canary".into()) };
+    let number = Property::new("value", PropertyValue::Number(1.0));
+    let text = Property::new("plan", PropertyValue::Text("canary".into()));
     let full = Event {
         value: Some(1.0),
         user_id: "canary".into(),

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
-use tallyhouse_control::Control;
 use tallyhouse_control::privacy::feed;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::suppressions::Suppressions;
-use tallyhouse_schema::Catalogue;
+use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
@@ -52,8 +51,8 @@ pub struct Deps {
     pub connection: Connection,
     /// Who may send events. Whoever makes it keeps it up to date ([`Control::run`]).
     pub control: Control,
-    /// Declarations of event types.
-    pub catalogue: Catalogue,
+    /// Declarations of event types. [`Ingest::run`] keeps them up to date.
+    pub catalogue: LiveCatalogue,
     /// Under which people are hashed.
     pub user_hash_key: InstallationKey,
     pub admin: Admin,
@@ -280,11 +279,14 @@ impl Ingest {
         let serve = async {
             let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
+            let catalogue = pipeline.catalogue.clone();
+            let following = tokio::spawn(async move { catalogue.keep(CancellationToken::new()).await });
             let router = http::router(Arc::clone(&pipeline));
             let metrics = server_metrics.of("ingest");
             let server = Server { what: "ingest", listener, router, limits, metrics, tls };
             server.serve(stopping, drain).await;
             gauges.abort();
+            following.abort();
         };
         let deadline = async {
             stop.cancelled().await;

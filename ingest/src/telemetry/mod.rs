@@ -5,6 +5,7 @@ mod kafka;
 mod log;
 mod refusals;
 mod registrar;
+mod schemas;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use self::registrar::{Registrar, seconds};
 pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
 pub use self::refusals::RefusalMetrics;
+pub use self::schemas::SchemaMetrics;
 
 /// The metrics. Labels come from enums and constants, so their cardinality is bounded.
 pub struct Metrics {
@@ -27,10 +29,13 @@ pub struct Metrics {
     pub journal: JournalMetrics,
     /// The local log.
     pub log: LogMetrics,
+    /// Violations of schemas.
+    pub schemas: SchemaMetrics,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     events: IntCounterVec,
     rejected: IntCounterVec,
+    dropped: IntCounterVec,
     warnings: IntCounterVec,
     insert_seconds: Histogram,
     insert_rows: Histogram,
@@ -56,7 +61,7 @@ pub struct Metrics {
 
 /// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
 /// yet: see `log`.
-const EVENTS: &str = "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dead_lettered, suppressed, handed_back";
+const EVENTS: &str = "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dropped, dead_lettered, suppressed, handed_back";
 
 impl Metrics {
     /// Registers all of them.
@@ -67,6 +72,7 @@ impl Metrics {
             refusals: RefusalMetrics::register(registrar)?,
             journal: JournalMetrics::register(registrar)?,
             log: LogMetrics::register(registrar)?,
+            schemas: SchemaMetrics::register(registrar)?,
             requests: registrar.counters(
                 "tallyhouse_ingest_requests_total",
                 "Requests by the code of their answer",
@@ -80,6 +86,11 @@ impl Metrics {
             )?,
             events: registrar.counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
             rejected: registrar.counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
+            dropped: registrar.counters(
+                "tallyhouse_ingest_dropped_total",
+                "Events that were dropped before anything of them was kept, by code",
+                &["code"],
+            )?,
             warnings: registrar.counters(
                 "tallyhouse_ingest_warnings_total",
                 "Warnings in answers about accepted events, by code",
@@ -165,6 +176,14 @@ impl Metrics {
     pub fn rejected(&self, code: &'static str) {
         self.events.with_label_values(&["rejected"]).inc();
         self.rejected.with_label_values(&[code]).inc();
+    }
+
+    /// Events of which nothing is kept, as their people wish.
+    pub fn dropped(&self, code: &'static str, events: usize) {
+        self.fates("dropped", events);
+        if events > 0 {
+            self.dropped.with_label_values(&[code]).inc_by(events as u64);
+        }
     }
 
     /// Events that were refused to their senders so far.

@@ -6,11 +6,11 @@ pub mod settings;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tallyhouse_schema::Catalogue;
+use tallyhouse_control::LiveCatalogue;
+use tallyhouse_control::schemas::Seeds;
 use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, GivenClickHouse, Redis};
 use tallyhouse_service::cors::{Origin, Origins};
-use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
@@ -178,19 +178,13 @@ pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
     Ok(Some(Connection { user, password, ..clickhouse(env)? }))
 }
 
-/// `TALLYHOUSE_SCHEMAS`: a folder of event type declarations, the same that ingesters have; the built-in ones when it is not
-/// set.
-fn catalogue(env: &dyn Env) -> Result<Catalogue, ConfigError> {
-    Catalogue::given_or_built_in(documents::json_files(env, "TALLYHOUSE_SCHEMAS")?.as_deref())
-        .map_err(|error| ConfigError::new("TALLYHOUSE_SCHEMAS", error.to_string()))
-}
-
 /// What a service of its own works with, on a given ClickHouse.
 pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
     let reader = clickhouse(env)?;
     let writer = clickhouse_writer(env, &reader)?;
     let control = tallyhouse_control::config::open(env, "query", &reader, writer.as_ref())?;
-    Ok(Deps { writer, analyst: analyst(env)?, ..Deps::new(reader, control, catalogue(env)?) })
+    let catalogue = LiveCatalogue::new(control.clone(), Seeds::from_env(env)?);
+    Ok(Deps { writer, analyst: analyst(env)?, ..Deps::new(reader, control, catalogue) })
 }
 
 #[cfg(test)]
@@ -209,7 +203,7 @@ mod tests {
             ("TALLYHOUSE_SCHEMAS".to_owned(), folder.display().to_string()),
         ]);
         std::fs::write(folder.join("signup.json"), r#"{"eventType": "signup", "dimensions": ["plan"]}"#).unwrap();
-        assert!(deps(&env).unwrap().catalogue.dimension_names().contains("plan"));
+        assert!(deps(&env).unwrap().catalogue.of("any").dimension_names().contains("plan"));
         std::fs::write(folder.join("signup.json"), "{").unwrap();
         let error = deps(&env).err().unwrap().to_string();
         std::fs::remove_dir_all(&folder).unwrap();

@@ -132,7 +132,7 @@ async fn registered(
     scope.administers()?;
     Params::parse(raw, &[])?;
     let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
-    app.registry.register(&app.definitions, &scope, &app.catalogue, &body).await
+    app.registry.register(&app.definitions, &scope, &app.catalogue.of(scope.project()), &body).await
 }
 
 async fn structured(

@@ -105,7 +105,7 @@ fn question(
     let now_ms = (app.clock)();
     let params = Params::parse(raw, query::STREAM_PARAMS)?;
     let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;
-    let plan = Plan::from(one_series(&query.series, &app.catalogue, now_ms)?);
+    let plan = Plan::from(one_series(&query.series, &app.catalogue.of(scope.project()), now_ms)?);
     let key = query.key(&scope, &plan).ok_or(crate::store::ReadError::Failed)?;
     let cursor = Cursor::resume(last_event_id(headers)?);
     Ok((key, cursor, Upstream { app: Arc::clone(app), scope, query }))

@@ -61,7 +61,8 @@ impl Upstream {
         let app = &self.app;
         let computed_ms = (app.clock)();
         let series = self.query.as_defined(|name| app.registry.find(self.scope.project(), name));
-        let plan = Plan::from(one_series(&series, &app.catalogue, computed_ms)?);
+        let catalogue = app.catalogue.of(self.scope.project());
+        let plan = Plan::from(one_series(&series, &catalogue, computed_ms)?);
         let class = Class::Stream;
         let deadline = Instant::now() + app.sources.store.deadline(class);
         let moment = Moment { now_ms: computed_ms, recall: Recall::Since(computed_ms - SHARED_MS), class, deadline };
@@ -71,7 +72,7 @@ impl Upstream {
         let (rendered, mut warnings, incomplete) = tokio::join!(
             running,
             app.event_types.warnings(project, &asked, deadline),
-            app.coverage.warnings(project, &plan, deadline)
+            app.coverage.warnings(project, &plan, &catalogue, deadline)
         );
         warnings.extend(Warning::of_numbers(series.numbers_as_texts()));
         warnings.extend(incomplete);

@@ -68,8 +68,10 @@ impl Read {
 pub fn plan(query: &MetricQuery, catalogue: &Catalogue, now_ms: i64) -> Result<SeriesPlan, Unplannable> {
     let condition = query.condition();
     let needed = DimSet::of(condition.dimensions().into_iter().chain(query.group_by.iter().map(String::as_str)));
-    let set = dimensions::choose(condition.event_types().as_ref(), &needed, catalogue)?;
-    let (frame, rollup) = frame::choose(query.window, query.granularity, &query.zone, now_ms)?;
+    let framed = frame::choose(query.window, query.granularity, &query.zone, now_ms);
+    let from = framed.as_ref().map_or(i64::MAX, |(frame, _)| frame.from);
+    let set = dimensions::choose(condition.event_types().as_ref(), &needed, catalogue, from)?.set;
+    let (frame, rollup) = framed?;
     Ok(SeriesPlan {
         metric: query.metric.name,
         measure: query.metric.measure,

@@ -4,6 +4,7 @@ use serde::Serialize;
 use tallyhouse_schema::{Catalogue, DimSet};
 
 use super::comparison::{Before, Current, RunningBucket};
+use super::dimensions::Chosen;
 use super::error::Unplannable;
 use super::frame::{self, Frame};
 use super::read::{Read, Source};
@@ -312,10 +313,12 @@ impl Planner<'_> {
         };
         let asked = condition.dimensions().into_iter().map(str::to_owned).chain(by.iter().filter_map(dimension));
         let types = condition.event_types();
-        let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue);
+        let set = dimensions::choose(types.as_ref(), &DimSet::of(asked), self.catalogue, from);
         let rollup = source::choose(from, to, &grid, self.now_ms);
         match (set, rollup) {
-            (Ok(set), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
+            // What came before the dimension was declared is in the raw events alone.
+            (Ok(Chosen { is_complete: false, .. }), _) if self.query.raw => Ok(Source::Raw),
+            (Ok(Chosen { set, .. }), Ok(rollup)) => Ok(Source::Rollup { rollup, set }),
             _ if self.query.raw => Ok(Source::Raw),
             (Err(refusal), _) | (_, Err(refusal)) => Err(refusal),
         }

@@ -242,7 +242,8 @@ fn answerable(root: &JsonPart<'_>, definition: &Definition, catalogue: &Catalogu
     for part in &definition.parts {
         let needed = DimSet::of(part.condition.dimensions());
         let types = part.condition.event_types();
-        dimensions::choose(types.as_ref(), &needed, catalogue).map_err(|refusal| root.bad(refusal.to_string()))?;
+        dimensions::choose(types.as_ref(), &needed, catalogue, i64::MAX)
+            .map_err(|refusal| root.bad(refusal.to_string()))?;
     }
     Ok(())
 }

@@ -66,8 +66,7 @@ mod tests {
 
     #[test]
     fn the_last_of_a_name_is_kept_among_few_and_many() {
-        let number =
-            |name: &str, number: f64| Property { name: name.to_owned().into(), value: PropertyValue::Number(number) };
+        let number = |name: &str, number: f64| Property::new(name.to_owned(), PropertyValue::Number(number));
         for others in [0, 100] {
             let mut properties = vec![number("a", 1.0), number("b", 1.0), number("a", 2.0), number("b", 1.0)];
             properties.extend((0..others).map(|n| number(&format!("o{n}"), 0.0)));

@@ -10,20 +10,10 @@ use super::exact::{self, Unwritten};
 use super::{Name, Numbers, PropertyValue, Reader};
 use crate::limits::{MAX_DEPTH, MAX_KEY_BYTES};
 use crate::number::{self, MAYBE_LONG};
+use crate::property::{Kind, Place, Sent};
 use crate::rejection::Rejection;
 
-/// Where a property was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// An unknown entry of `context`.
-    Context,
-    /// An unknown top-level field.
-    TopLevel,
-    /// `properties`.
-    Properties,
-}
-
-impl Origin {
+impl Place {
     /// Of two properties with one name the greater rank counts.
     pub(super) fn rank(self, depth: usize) -> u8 {
         const LEVELS: u8 = MAX_DEPTH as u8 + 1;
@@ -34,7 +24,7 @@ impl Origin {
 /// Any value under a name: scalars become properties, objects are gone into, arrays are kept as JSON.
 pub(super) struct Flatten<'r, 'a> {
     reader: &'r mut Reader<'a>,
-    origin: Origin,
+    place: Place,
     name: Cow<'a, str>,
     depth: usize,
     /// The field that must hold an object, while we stand at it.
@@ -43,14 +33,14 @@ pub(super) struct Flatten<'r, 'a> {
 
 impl<'r, 'a> Flatten<'r, 'a> {
     /// The value of `properties` or `context`, which must be an object. What is in the context is named `context.…`.
-    pub(super) fn root(reader: &'r mut Reader<'a>, origin: Origin) -> Self {
-        let (field, prefix) = if origin == Origin::Context { ("context", "context") } else { ("properties", "") };
-        Self { reader, origin, name: Cow::Borrowed(prefix), depth: 0, root: Some(field) }
+    pub(super) fn root(reader: &'r mut Reader<'a>, place: Place) -> Self {
+        let (field, prefix) = if place == Place::Context { ("context", "context") } else { ("properties", "") };
+        Self { reader, place, name: Cow::Borrowed(prefix), depth: 0, root: Some(field) }
     }
 
     /// The value of an unknown top-level field.
     pub(super) fn field(reader: &'r mut Reader<'a>, name: Cow<'a, str>) -> Self {
-        Self { reader, origin: Origin::TopLevel, name, depth: 1, root: None }
+        Self { reader, place: Place::TopLevel, name, depth: 1, root: None }
     }
 }
 
@@ -63,7 +53,7 @@ impl<'de> DeserializeSeed<'de> for Flatten<'_, 'de> {
         }
         let raw = <&RawValue>::deserialize(deserializer)?;
         match raw.get().as_bytes().first() {
-            Some(b'-' | b'0'..=b'9') => self.keep(number::written(Cow::Borrowed(raw.get()))),
+            Some(b'-' | b'0'..=b'9') => self.keep(Kind::Number, number::written(Cow::Borrowed(raw.get()))),
             Some(b'[') => {
                 let left = MAX_DEPTH.saturating_sub(self.depth);
                 self.keep_array(exact::array(raw, left))
@@ -74,7 +64,7 @@ impl<'de> DeserializeSeed<'de> for Flatten<'_, 'de> {
 }
 
 impl<'a> Flatten<'_, 'a> {
-    fn keep<E>(self, value: PropertyValue<'a>) -> Result<(), E> {
+    fn keep<E>(self, kind: Kind, value: PropertyValue<'a>) -> Result<(), E> {
         match self.root {
             Some(field) => {
                 let is_json = matches!(&value, PropertyValue::Text(text) if text.trim_start().starts_with('{'));
@@ -82,14 +72,14 @@ impl<'a> Flatten<'_, 'a> {
                     if is_json { "an object, not a text that holds JSON (it was encoded twice)" } else { "an object" };
                 self.reader.fault(Rejection::WrongType { field, expected });
             }
-            None => self.reader.add(self.origin, self.depth, self.name, value),
+            None => self.reader.add(Sent { kind, place: self.place }, self.depth, self.name, value),
         }
         Ok(())
     }
 
     fn keep_array<E: serde::de::Error>(self, array: Result<String, Unwritten>) -> Result<(), E> {
         match array {
-            Ok(text) => self.keep(PropertyValue::Text(Cow::Owned(text))),
+            Ok(text) => self.keep(Kind::Array, PropertyValue::Text(Cow::Owned(text))),
             Err(Unwritten::TooDeep) => {
                 self.reader.fault(Rejection::TooDeep);
                 Ok(())
@@ -107,32 +97,35 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
+        if self.depth > 0 && self.place != Place::Context {
+            self.reader.nulls.push(self.name);
+        }
         Ok(())
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.keep(PropertyValue::Text(Cow::Borrowed(if value { "true" } else { "false" })))
+        self.keep(Kind::Boolean, PropertyValue::Text(Cow::Borrowed(if value { "true" } else { "false" })))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.keep(PropertyValue::of_i64(value))
+        self.keep(Kind::Number, PropertyValue::of_i64(value))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.keep(PropertyValue::of_u64(value))
+        self.keep(Kind::Number, PropertyValue::of_u64(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
         self.reader.look_at(value);
-        self.keep(PropertyValue::of_f64(value))
+        self.keep(Kind::Number, PropertyValue::of_f64(value))
     }
 
     fn visit_borrowed_str<E>(self, value: &'de str) -> Result<(), E> {
-        self.keep(PropertyValue::Text(Cow::Borrowed(value)))
+        self.keep(Kind::Text, PropertyValue::Text(Cow::Borrowed(value)))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.keep(PropertyValue::Text(Cow::Owned(value.to_owned())))
+        self.keep(Kind::Text, PropertyValue::Text(Cow::Owned(value.to_owned())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
@@ -147,7 +140,7 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { reader, origin, name, depth, root: _ } = self;
+        let Self { reader, place, name, depth, root: _ } = self;
         if depth >= MAX_DEPTH {
             reader.fault(Rejection::TooDeep);
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -161,7 +154,7 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
                 1..=MAX_KEY_BYTES => joined(&name, &key),
                 _ => name.clone(),
             };
-            map.next_value_seed(Flatten { reader: &mut *reader, origin, name: path, depth: depth + 1, root: None })?;
+            map.next_value_seed(Flatten { reader: &mut *reader, place, name: path, depth: depth + 1, root: None })?;
         }
         if reader.properties.len() == before && depth > 0 {
             reader.empty_objects.push(name);

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::limits::{MAX_EVENT_BYTES, MAX_PROPERTIES};
 use crate::number::{self, MAYBE_LONG};
+use crate::property::{Place, Sent};
 pub use crate::property::{Property, PropertyValue};
 use crate::rejection::Rejection;
 use crate::shape;
@@ -29,7 +30,7 @@ mod flatten;
 mod scalar;
 mod slot;
 
-use flatten::{Flatten, Origin};
+use flatten::Flatten;
 pub(crate) use scalar::{Name, Scalar};
 pub(crate) use slot::Slot;
 
@@ -69,6 +70,8 @@ pub struct RawEvent<'a> {
     pub properties: Vec<Property<'a>>,
     /// Names of objects, after flattening, that came to no property.
     pub empty_objects: Vec<Cow<'a, str>>,
+    /// Names of properties, after flattening, that are `null`; those of the context are left out.
+    pub nulls: Vec<Cow<'a, str>>,
     /// Fields of the event and its context that were given two different values.
     pub collisions: Vec<&'static str>,
     /// Whether something of its text was replaced before it was read; the caller says so.
@@ -147,6 +150,7 @@ struct Reader<'a> {
     ranks: [u8; MAX_PROPERTIES],
     /// Names of objects, after flattening, that came to no property.
     empty_objects: Vec<Cow<'a, str>>,
+    nulls: Vec<Cow<'a, str>>,
     fault: Option<Rejection>,
 }
 
@@ -159,6 +163,7 @@ impl<'a> Reader<'a> {
             properties: Vec::with_capacity(8),
             ranks: [0; MAX_PROPERTIES],
             empty_objects: Vec::new(),
+            nulls: Vec::new(),
             fault: None,
         }
     }
@@ -201,17 +206,17 @@ impl<'a> Reader<'a> {
 
     /// Puts properties in the order in which the last of a name counts.
     fn finish(self) -> RawEvent<'a> {
-        let Self { fields, mut properties, ranks, empty_objects, .. } = self;
+        let Self { fields, mut properties, ranks, empty_objects, nulls, .. } = self;
         if ranks.get(..properties.len()).is_some_and(|ranks| !ranks.is_sorted()) {
             let mut ranked: Vec<_> = ranks.into_iter().zip(properties).collect();
             ranked.sort_by_key(|(rank, _)| *rank);
             properties = ranked.into_iter().map(|(_, property)| property).collect();
         }
-        RawEvent { properties, empty_objects, ..fields.finish() }
+        RawEvent { properties, empty_objects, nulls, ..fields.finish() }
     }
 
-    fn add(&mut self, origin: Origin, depth: usize, name: Cow<'a, str>, value: PropertyValue<'a>) {
-        if origin == Origin::Context
+    fn add(&mut self, sent: Sent, depth: usize, name: Cow<'a, str>, value: PropertyValue<'a>) {
+        if sent.place == Place::Context
             && let Some(field) = self.fields.of_context(&name)
         {
             let text = match value {
@@ -224,8 +229,8 @@ impl<'a> Reader<'a> {
         let Some(rank) = self.ranks.get_mut(self.properties.len()) else {
             return self.fault(Rejection::TooManyProperties);
         };
-        *rank = origin.rank(depth);
-        self.properties.push(Property { name, value });
+        *rank = sent.place.rank(depth);
+        self.properties.push(Property { name, value, sent });
     }
 }
 
@@ -277,8 +282,8 @@ impl<'de> Visitor<'de> for TopLevel<'_, 'de> {
                 }
                 "timestamp" => reader.fields.timestamp.put(reader.scalar(&mut map)?.into_time(), &key),
                 "sentAt" | "sent_at" => reader.fields.sent_at.put(reader.scalar(&mut map)?.into_time(), &key),
-                "properties" => map.next_value_seed(Flatten::root(reader, Origin::Properties))?,
-                "context" => map.next_value_seed(Flatten::root(reader, Origin::Context))?,
+                "properties" => map.next_value_seed(Flatten::root(reader, Place::Properties))?,
+                "context" => map.next_value_seed(Flatten::root(reader, Place::Context))?,
                 _ => map.next_value_seed(Flatten::field(reader, key))?,
             }
         }

@@ -6,6 +6,7 @@
 pub mod grant;
 pub mod key;
 pub mod project;
+pub mod schema;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::kind::Kind;
 pub use grant::GrantDocument;
 pub use key::KeyDocument;
 pub use project::ProjectDocument;
+pub use schema::SchemaDocument;
 
 /// The JSON of a kind.
 pub trait Document: Serialize + DeserializeOwned {

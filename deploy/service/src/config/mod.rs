@@ -86,7 +86,7 @@ pub struct DataFolder {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct Schemas {
-    /// Folder of event type declarations, the same for both services (default: built in)
+    /// Folder of event type declarations that an installation begins with (default: built in)
     #[arg(long, env = "TALLYHOUSE_SCHEMAS")]
     pub tallyhouse_schemas: Option<PathBuf>,
 }

@@ -16,7 +16,7 @@ use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::{RollupsError, backfill};
 use tallyhouse_sql::{StoreError, hex};
 
-use super::{Backfill, DAY, Unit, date, of, project};
+use super::{Backfill, DAY, Scope, Unit, date, of};
 
 const HOUR: i64 = 3_600;
 
@@ -55,6 +55,7 @@ struct CountedValue {
 /// Completes the raw events of one type.
 pub(super) struct Completing<'a> {
     pub(super) backfill: &'a Backfill<'a>,
+    pub(super) scope: &'a Scope<'a>,
     pub(super) lock: &'a Lock,
     /// Of `events`.
     pub(super) columns: &'a [String],
@@ -90,15 +91,17 @@ impl Completing<'_> {
 
     /// The days of projects with such events.
     async fn units(&self) -> Result<Vec<Unit>, RollupsError> {
-        let selection = &self.backfill.selection;
         let sql = format!(
             "SELECT toString(project_id) AS project, toInt64(toUnixTimestamp(toStartOfDay(ts))) AS day FROM tallyhouse.events FINAL \
              WHERE {} AND arrayExists(s -> NOT arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}}) \
              GROUP BY project, day ORDER BY project, day",
-            of(selection)
+            of(self.scope)
         );
         let query = self.backfill.client.query(&sql).param("sets", self.names());
-        let query = query.param("type", self.event_type).param("project", project(selection));
+        let query = query
+            .param("type", self.event_type)
+            .param("project", self.scope.project)
+            .param("except", &self.scope.except);
         Ok(query.fetch_all::<Unit>().await.map_err(StoreError::from)?)
     }
 
@@ -307,8 +310,7 @@ impl Work<'_> {
     fn event<'r>(&'r self, row: &'r Stored) -> Event<'r> {
         let texts = row.texts.iter().map(|(name, text)| (name, PropertyValue::Text(Cow::Borrowed(text))));
         let numbers = row.numbers.iter().map(|(name, number)| (name, PropertyValue::Number(*number)));
-        let properties =
-            texts.chain(numbers).map(|(name, value)| Property { name: Cow::Borrowed(name), value }).collect();
+        let properties = texts.chain(numbers).map(|(name, value)| Property::new(name, value)).collect();
         let mut event = Event {
             event_id: Cow::Borrowed(&row.event_id),
             event_type: Cow::Borrowed(self.completing.event_type),

@@ -22,6 +22,7 @@ mod uncounted;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tallyhouse_control::schemas::Catalogues;
 use tallyhouse_schema::{Catalogue, DimSet, Rollup};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
@@ -43,7 +44,7 @@ pub struct Backfill<'a> {
     /// ClickHouse, as the writer.
     pub client: &'a Client,
     /// What event types declare.
-    pub catalogue: &'a Catalogue,
+    pub catalogues: &'a Catalogues,
     /// The most values of a dimension, by project.
     pub most_values: &'a dyn Fn(&str) -> u32,
     /// Which raw events; its tables are not looked at.
@@ -77,15 +78,37 @@ fn date(day: i64) -> String {
     jiff::Timestamp::from_second(day).map_or_else(|_| day.to_string(), |time| time.strftime("%F").to_string())
 }
 
-fn project(selection: &Selection) -> &str {
-    selection.project.as_deref().unwrap_or_default()
+/// Projects that have one catalogue, and which of their raw events.
+struct Scope<'a> {
+    catalogue: &'a Catalogue,
+    /// Empty: all but `except`.
+    project: &'a str,
+    /// Those with a catalogue of their own.
+    except: Vec<&'a str>,
+    selection: &'a Selection,
 }
 
-/// The raw rows of a selection of one type, as a condition with parameters.
-fn of(Selection { from, to, .. }: &Selection) -> String {
+/// The scopes of a selection: each project of it is in one.
+fn scopes<'a>(catalogues: &'a Catalogues, selection: &'a Selection) -> Vec<Scope<'a>> {
+    let asked = selection.project.as_deref();
+    let is_asked = |project: &&String| asked.is_none_or(|asked| asked == project.as_str());
+    let own = catalogues.own.keys().filter(is_asked);
+    let own = own.filter_map(|project| Some((project, catalogues.own.get(project)?)));
+    let scope = |catalogue, project, except| Scope { catalogue, project, except, selection };
+    let mut scopes: Vec<_> =
+        own.map(|(project, catalogue)| scope(&**catalogue, project.as_str(), Vec::new())).collect();
+    if asked.is_none_or(|asked| !catalogues.own.contains_key(asked)) {
+        let except = catalogues.own.keys().map(String::as_str).collect();
+        scopes.push(scope(&catalogues.others, asked.unwrap_or_default(), except));
+    }
+    scopes
+}
+
+/// The raw rows of a scope of one type, as a condition with parameters.
+fn of(Scope { selection: Selection { from, to, .. }, .. }: &Scope<'_>) -> String {
     format!(
         "events.event_type = {{type:String}} AND ({{project:String}} = '' OR events.project_id = {{project:String}}) \
-         AND events.ts >= toDateTime64({from}, 3, 'UTC') AND events.ts < toDateTime64({to}, 3, 'UTC')"
+         AND NOT has({{except:Array(String)}}, toString(events.project_id)) AND events.ts >= toDateTime64({from}, 3, 'UTC') AND events.ts < toDateTime64({to}, 3, 'UTC')"
     )
 }
 
@@ -96,11 +119,13 @@ impl Backfill<'_> {
         let lock = rebuild::begin(self.client, &mut changed).await?;
         let columns = self.prepare().await?;
         let mut done = Backfilled::default();
-        for event_type in self.catalogue.declared() {
-            let sets: Vec<&DimSet> =
-                self.catalogue.event_type(event_type).sets.iter().filter(|set| self.is_asked(set)).collect();
-            let completing = Completing { backfill: self, lock: &lock, columns: &columns, event_type, sets: &sets };
-            done.events += completing.run().await?;
+        for scope in &scopes(self.catalogues, &self.selection) {
+            for event_type in scope.catalogue.declared() {
+                let sets: Vec<&DimSet> =
+                    scope.catalogue.event_type(event_type).sets.iter().filter(|set| self.is_asked(set)).collect();
+                let (lock, columns, sets) = (&lock, columns.as_slice(), sets.as_slice());
+                done.events += Completing { backfill: self, scope, lock, columns, event_type, sets }.run().await?;
+            }
         }
         backfill::drop_rows(self.client).await?;
         self.merge().await?;

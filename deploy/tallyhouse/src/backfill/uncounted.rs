@@ -1,12 +1,13 @@
 //! Finds raw events that lack dimensions which their type declares.
 
 use serde::{Deserialize, Serialize};
-use tallyhouse_schema::{Catalogue, DimSet};
+use tallyhouse_control::schemas::Catalogues;
+use tallyhouse_schema::DimSet;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::rollups::Selection;
 
-use super::{of, project};
+use super::{of, scopes};
 
 /// Raw events of one type that are not counted under a set that it declares.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
@@ -28,22 +29,24 @@ pub struct Uncounted {
 /// Raw events of a selection that lack a set which their type declares.
 pub async fn uncounted(
     client: &Client,
-    catalogue: &Catalogue,
+    catalogues: &Catalogues,
     selection: &Selection,
 ) -> Result<Vec<Uncounted>, StoreError> {
     let mut found = Vec::new();
-    for event_type in catalogue.declared() {
-        let sets: Vec<&str> = catalogue.event_type(event_type).sets.iter().map(DimSet::key).collect();
-        let sql = format!(
-            "SELECT toString(project_id) AS project_id, toString(event_type) AS event_type, arrayJoin(arrayFilter(s -> NOT \
-             arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}})) AS dim_set, count() AS events, \
-             toString(toDate(min(ts), 'UTC')) AS first, toString(toDate(max(ts), 'UTC')) AS last \
-             FROM tallyhouse.events FINAL WHERE {} GROUP BY project_id, event_type, dim_set ORDER BY project_id, dim_set",
-            of(selection)
-        );
-        let query =
-            client.query(&sql).param("sets", sets).param("type", event_type).param("project", project(selection));
-        found.extend(query.fetch_all::<Uncounted>().await?);
+    for scope in scopes(catalogues, selection) {
+        for event_type in scope.catalogue.declared() {
+            let sets: Vec<&str> = scope.catalogue.event_type(event_type).sets.iter().map(DimSet::key).collect();
+            let sql = format!(
+                "SELECT toString(project_id) AS project_id, toString(event_type) AS event_type, arrayJoin(arrayFilter(s -> NOT \
+                 arrayExists(d -> d.1 = s, dims), {{sets:Array(String)}})) AS dim_set, count() AS events, \
+                 toString(toDate(min(ts), 'UTC')) AS first, toString(toDate(max(ts), 'UTC')) AS last \
+                 FROM tallyhouse.events FINAL WHERE {} GROUP BY project_id, event_type, dim_set ORDER BY project_id, dim_set",
+                of(&scope)
+            );
+            let query = client.query(&sql).param("sets", sets).param("type", event_type);
+            let query = query.param("project", scope.project).param("except", &scope.except);
+            found.extend(query.fetch_all::<Uncounted>().await?);
+        }
     }
     Ok(found)
 }

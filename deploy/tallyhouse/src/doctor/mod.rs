@@ -7,6 +7,7 @@ mod services;
 
 use std::fmt;
 
+use tallyhouse_control::schemas::Seeds;
 use tallyhouse_ingest::config as ingest;
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::projects::OwnTopics;
@@ -124,9 +125,14 @@ fn certificate(files: &ServerFiles) -> Outcome {
 }
 
 fn schemas(env: &dyn Env) -> Outcome {
-    let catalogue = ingest::catalogue(env).map_err(|error| error.to_string());
-    catalogue
-        .map(|catalogue| format!("{} event types are declared (TALLYHOUSE_SCHEMAS)", catalogue.declared().count()))
+    let seeds = Seeds::from_env(env).map_err(|error| error.to_string());
+    seeds
+        .map(|seeds| {
+            format!(
+                "{} event types are declared at the first start (TALLYHOUSE_SCHEMAS)",
+                seeds.catalogue().declared().count()
+            )
+        })
         .into()
 }
 

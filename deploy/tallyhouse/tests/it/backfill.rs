@@ -43,14 +43,14 @@ async fn store(writer: &Connection, project: &str, days_ago: i64, count: u64) {
 
 async fn lacking(writer: &Connection, project: &str) -> Vec<Uncounted> {
     let selection = rollups::selection(Some(project.to_owned()), Some(0), None, None);
-    uncounted(&writer.client(), &declared(), &selection).await.unwrap()
+    uncounted(&writer.client(), &declared().into(), &selection).await.unwrap()
 }
 
 async fn backfill(writer: &Connection, project: &str, most: u32) -> Result<Backfilled, RollupsError> {
-    let (client, catalogue) = (writer.client(), declared());
+    let (client, catalogues) = (writer.client(), declared().into());
     let backfill = Backfill {
         client: &client,
-        catalogue: &catalogue,
+        catalogues: &catalogues,
         most_values: &|_| most,
         selection: rollups::selection(Some(project.to_owned()), Some(0), None, None),
         set: None,

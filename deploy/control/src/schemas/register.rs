@@ -1,0 +1,264 @@
+//! Registering a declaration, and taking one away.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tallyhouse_schema::catalogue::{DeclarationError, EventType, EventTypeDeclaration};
+use tallyhouse_schema::dimension::DEFAULT_SETS;
+use tallyhouse_schema::json_schema::compatibility::{Break, Comparison};
+
+use super::live::{InForce, LiveCatalogue, event_type};
+use crate::audit;
+use crate::kind::Kind;
+use crate::records::SchemaDocument;
+use crate::store::{ControlError, New};
+
+/// Declarations of one project at most.
+const MOST_PER_PROJECT: usize = 1_000;
+
+/// Whose declaration it is, and who registers it.
+#[derive(Debug, Clone, Copy)]
+pub struct Who<'a> {
+    /// Empty: for all projects without one of their own.
+    pub project: &'a str,
+    /// The id of a key, a user, or the command line.
+    pub by: &'a str,
+}
+
+/// A declaration that can be registered.
+#[derive(Debug, Clone)]
+pub struct Proposal {
+    document: SchemaDocument,
+    /// What its writer should know.
+    pub notes: Vec<Break>,
+}
+
+/// A declaration that is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    pub version: u32,
+    /// It was in force already, and nothing was written.
+    pub is_unchanged: bool,
+    pub notes: Vec<Break>,
+}
+
+/// Why a declaration was not registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// It cannot be used.
+    #[error(transparent)]
+    Declaration(#[from] DeclarationError),
+    /// It breaks what it promises.
+    #[error("{}", incompatible(.0))]
+    Incompatible(Vec<Break>),
+    /// The project has as many as it may.
+    #[error("the project has {MOST_PER_PROJECT} declarations, which is the most")]
+    Full,
+    /// Nothing of that name is registered there.
+    #[error("`{0}` is not registered here, so there is nothing to take away")]
+    NotRegistered(String),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+fn incompatible(breaks: &[Break]) -> String {
+    let first = breaks.first().map(ToString::to_string).unwrap_or_default();
+    let more = match breaks.len() {
+        0 | 1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    format!(
+        "the schema does not go with the version in force: {first}{more}; change it, or send `\"compatibility\": \"none\"` if senders \
+         are prepared"
+    )
+}
+
+/// What is in force before a change.
+struct Before {
+    event_type: EventType,
+    declaration: Option<EventTypeDeclaration>,
+}
+
+/// Compares a declaration with what is in force. Writes nothing.
+pub fn propose(
+    catalogue: &LiveCatalogue,
+    project: &str,
+    declaration: &EventTypeDeclaration,
+) -> Result<Proposal, SchemaError> {
+    let in_force = catalogue.declarations(project).remove(&declaration.event_type);
+    proposal(&before(in_force)?, declaration, catalogue.control().now_ms())
+}
+
+fn before(in_force: Option<InForce>) -> Result<Before, SchemaError> {
+    let Some(InForce { since, declaration, .. }) = in_force else {
+        return Ok(Before { event_type: EventType::default(), declaration: None });
+    };
+    let document = SchemaDocument { declaration: Some(declaration), since };
+    // One that cannot be read any more stands in nobody's way.
+    let known = event_type(&document, 0).ok().flatten();
+    let event_type = known.map_or_else(EventType::default, |known| (*known).clone());
+    Ok(Before { event_type, declaration: document.declaration })
+}
+
+fn proposal(before: &Before, declaration: &EventTypeDeclaration, now_ms: i64) -> Result<Proposal, SchemaError> {
+    let declared = EventType::declared(declaration)?;
+    let schema = |event_type: &EventType| event_type.schema.as_ref().map(|schema| schema.expanded().clone());
+    let old = before.declaration.is_some().then(|| schema(&before.event_type)).flatten();
+    // Without a schema in force there is no promise yet.
+    let Comparison { breaks, mut notes } = match old {
+        None => Comparison::default(),
+        old => declaration.compatibility.compare(old.as_ref(), schema(&declared).as_ref()),
+    };
+    if !breaks.is_empty() {
+        return Err(SchemaError::Incompatible(breaks));
+    }
+    let mut since = BTreeMap::new();
+    for set in declared.sets.iter().skip(DEFAULT_SETS.len()) {
+        if !before.event_type.has(set) {
+            since.insert(set.key().to_owned(), now_ms);
+            let problem = format!(
+                "`{set}` is counted from now on; `tallyhouse rollups backfill --dimension {}` counts earlier events",
+                set.names().first().map_or("", String::as_str)
+            );
+            notes.push(Break { pointer: "/dimensions".to_owned(), problem });
+        } else if let Some(began) = before.event_type.since.get(set.key()) {
+            since.insert(set.key().to_owned(), *began);
+        }
+    }
+    for set in before.event_type.sets.iter().filter(|set| !declared.has(set)) {
+        let problem = format!("`{set}` is not counted from now on, and cannot be asked for");
+        notes.push(Break { pointer: "/dimensions".to_owned(), problem });
+    }
+    if before.declaration.is_some() && before.event_type.value != declared.value {
+        let problem =
+            "the value is taken from another property from now on; events that are stored keep theirs".to_owned();
+        notes.push(Break { pointer: "/value".to_owned(), problem });
+    }
+    Ok(Proposal { document: SchemaDocument { declaration: Some(declaration.clone()), since }, notes })
+}
+
+/// Registers the next version of a declaration. `replaces` is the version that its writer knows, 0 for none of that level.
+pub async fn register(
+    catalogue: &LiveCatalogue,
+    who: Who<'_>,
+    declaration: &EventTypeDeclaration,
+    replaces: u32,
+) -> Result<Registered, SchemaError> {
+    // By what ClickHouse has now: another process may have registered a moment ago.
+    drop(catalogue.control().refresh().await);
+    catalogue.catch_up().await;
+    let snapshot = catalogue.control().snapshot();
+    let name = declaration.event_type.as_str();
+    let own = snapshot.record(Kind::Schema, who.project, name);
+    let in_force = own.map_or(0, |record| record.version);
+    // Told before anything else: what it is compared with would be another version.
+    if in_force != replaces {
+        return Err(ControlError::Conflict { in_force }.into());
+    }
+    if own.is_none() && snapshot.records_of(Kind::Schema, who.project).count() >= MOST_PER_PROJECT {
+        return Err(SchemaError::Full);
+    }
+    let before = before(catalogue.declarations(who.project).remove(name))?;
+    let Proposal { document, notes } = proposal(&before, declaration, catalogue.control().now_ms())?;
+    if own
+        .and_then(|record| record.read::<SchemaDocument>().ok())
+        .is_some_and(|known| known.declaration == document.declaration)
+    {
+        return Ok(Registered { version: in_force, is_unchanged: true, notes: Vec::new() });
+    }
+    let version = write(catalogue, who, name, replaces, &document).await?;
+    Ok(Registered { version, is_unchanged: false, notes })
+}
+
+/// Takes a declaration away: the type has none for this project, or for this installation, from the next version on.
+pub async fn delete(catalogue: &LiveCatalogue, who: Who<'_>, name: &str, replaces: u32) -> Result<u32, SchemaError> {
+    drop(catalogue.control().refresh().await);
+    let is_declared = catalogue.declarations(who.project).contains_key(name);
+    let record = catalogue.control().snapshot().record(Kind::Schema, who.project, name).cloned();
+    let in_force = record.as_ref().map_or(0, |record| record.version);
+    if !is_declared {
+        return Err(SchemaError::NotRegistered(name.to_owned()));
+    }
+    if in_force != replaces {
+        return Err(ControlError::Conflict { in_force }.into());
+    }
+    let document = SchemaDocument { declaration: None, since: BTreeMap::new() };
+    write(catalogue, who, name, replaces, &document).await
+}
+
+async fn write(
+    catalogue: &LiveCatalogue,
+    who: Who<'_>,
+    name: &str,
+    replaces: u32,
+    document: &SchemaDocument,
+) -> Result<u32, SchemaError> {
+    let control = catalogue.control();
+    let store = control.store().ok_or(ControlError::NotConfigured)?;
+    let text = serde_json::to_string(document).map_err(|error| DeclarationError::Malformed(error.to_string()))?;
+    let new = New { kind: Kind::Schema, project: who.project, name, replaces, document: &text, by: who.by };
+    let created = store.create(&new).await;
+    let action = if document.declaration.is_some() { "schemas.register" } else { "schemas.delete" };
+    let (result, details): (&str, Value) = match &created {
+        Ok(version) => ("done", json!({ "version": version })),
+        Err(ControlError::Conflict { in_force }) => ("conflict", json!({ "inForce": in_force })),
+        Err(_) => ("failed", Value::Null),
+    };
+    audit::write(store, &audit::Done { project: who.project, actor: who.by, action, object: name, result, details })
+        .await;
+    let version = created?;
+    // The caller's next event or question may be about it.
+    drop(control.refresh().await);
+    catalogue.catch_up().await;
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declaration(text: &str) -> EventTypeDeclaration {
+        EventTypeDeclaration::read(text).unwrap()
+    }
+
+    fn in_force(text: &str, since: &[(&str, i64)]) -> Before {
+        let since = since.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect();
+        before(Some(InForce { version: 1, level: super::super::Level::Project, since, declaration: declaration(text) }))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_set_of_dimensions_starts_when_it_is_declared_and_goes_on_while_it_is() {
+        let before = in_force(
+            r#"{"eventType":"a","dimensions":["always","lately","gone"],"combinations":[["always","lately"]]}"#,
+            &[("lately", 5), ("always,lately", 6)],
+        );
+        let next = declaration(
+            r#"{"eventType":"a","dimensions":["new","lately","always"],"combinations":[["lately","always"]]}"#,
+        );
+        let proposal = proposal(&before, &next, 9).unwrap();
+        let since: Vec<_> = proposal.document.since.iter().map(|(key, at)| (key.as_str(), *at)).collect();
+        assert_eq!(since, [("always,lately", 6), ("lately", 5), ("new", 9)]);
+        let notes: Vec<_> =
+            proposal.notes.iter().map(|note| note.problem.split(' ').take(4).collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(notes, ["`new` is counted from", "`gone` is not counted"]);
+    }
+
+    #[test]
+    fn a_schema_has_to_keep_its_promise() {
+        let before = in_force(r#"{"eventType":"a","schema":{"properties":{"n":{"type":"number"}}}}"#, &[]);
+        let next = |compatibility: &str| {
+            declaration(&format!(
+                r#"{{"eventType":"a","compatibility":"{compatibility}","schema":{{"properties":{{"n":{{"type":"integer"}}}}}}}}"#
+            ))
+        };
+        let refused = proposal(&before, &next("backward"), 0).unwrap_err();
+        assert!(
+            matches!(&refused, SchemaError::Incompatible(breaks) if breaks[0].pointer == "/schema/properties/n/type")
+        );
+        assert!(refused.to_string().contains("compatibility"));
+        assert!(proposal(&before, &next("forward"), 0).is_ok() && proposal(&before, &next("none"), 0).is_ok());
+        let first = Before { event_type: EventType::default(), declaration: None };
+        assert!(proposal(&first, &next("full"), 0).is_ok(), "there was no promise");
+    }
+}
