@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use divan::{AllocProfiler, Bencher};
-use hyper::HeaderMap;
 use prometheus::Registry;
 use tallyhouse_control::{Control, FixedKeys};
-use tallyhouse_query_api::authorize::{Scope, authorize};
+use tallyhouse_query_api::authorize::Scope;
 use tallyhouse_query_api::cache::answers::Layers;
 use tallyhouse_query_api::cache::cache_request::FallbackKeys;
 use tallyhouse_query_api::cache::ttl::Policy;
@@ -80,7 +79,7 @@ fn request() -> CacheRequest {
 }
 
 fn scope() -> Scope {
-    let mut headers = HeaderMap::new();
-    headers.insert("X-API-Key", "demo-query-key".parse().expect("a key is a header"));
-    authorize(&Control::fixed(FixedKeys::development()), &headers).expect("the key is known in development")
+    let control = Control::fixed(FixedKeys::development());
+    let key = control.find("demo-query-key").expect("the key is known in development");
+    Scope::of(Arc::clone(&key.principal)).expect("it is of a project")
 }

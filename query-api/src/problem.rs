@@ -3,7 +3,6 @@
 use axum::http::StatusCode;
 use tallyhouse_service::http::Problem;
 
-use crate::authorize::Denied;
 use crate::plan::Unplannable;
 use crate::request::BadRequest;
 use crate::request::body_reading::UnreadBody;
@@ -13,7 +12,6 @@ use crate::store::ReadError;
 /// What a refusal looks like to the caller.
 pub fn of_refusal(refusal: &Refusal) -> Problem {
     match refusal {
-        Refusal::Denied(denied) => of_denied(*denied),
         Refusal::Unread(unread) => of_unread(*unread),
         Refusal::BadRequest(bad) => of_bad_request(bad),
         Refusal::Unplannable(unplannable) => of_unplannable(unplannable),
@@ -27,21 +25,6 @@ pub fn of_refusal(refusal: &Refusal) -> Problem {
 /// A body that did not arrive.
 pub fn of_unread(unread: UnreadBody) -> Problem {
     unread.into()
-}
-
-/// A caller who may not ask.
-pub fn of_denied(denied: Denied) -> Problem {
-    let (status, code) = match denied {
-        Denied::NoKey => (StatusCode::UNAUTHORIZED, "missing_key"),
-        Denied::Key(error) => {
-            let mut problem = Problem::new(error.status(), error.code(), error.to_string());
-            problem.retry_after = error.retry_after();
-            return problem;
-        }
-        Denied::WrongScope => (StatusCode::FORBIDDEN, "wrong_scope"),
-        Denied::NoAdmin => (StatusCode::FORBIDDEN, "no_admin"),
-    };
-    Problem::new(status, code, denied.to_string())
 }
 
 /// A question that is not understood.

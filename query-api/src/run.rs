@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tallyhouse_control::access::Gate;
+use tallyhouse_service::access::telemetry::AccessMetrics;
+use tallyhouse_service::access::tokens::{TokenSetupError, Tokens};
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_service::config::open_tls;
@@ -65,6 +68,9 @@ pub enum RunError {
     /// The registry has these metrics already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Tokens cannot be verified.
+    #[error("JWKS_URL: {0}")]
+    Tokens(#[from] TokenSetupError),
 }
 
 /// Runs until `stop`: readiness goes off first, then open requests are answered within the configured time.
@@ -111,8 +117,10 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let coverage = Coverage::new(store.clone(), config.look_up);
     let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
     deps.control.report_to(&deps.health);
+    let access = AccessMetrics::register(&deps.registry)?;
+    let tokens = config.tokens.map(|settings| Tokens::new(settings, access.clone())).transpose()?;
+    let gate = Gate { listener: "query", control: deps.control, tokens, metrics: access };
     let app = Arc::new(App {
-        control: deps.control,
         catalogue: deps.catalogue,
         answers,
         sources: Arc::new(sources),
@@ -132,7 +140,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         let server = Server {
             what: "query",
             listener: listeners.public,
-            router: router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins),
+            router: router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins, gate),
             limits: config.connections,
             metrics: server_metrics.of("query"),
             tls: tls.as_ref().map(Tls::public),

@@ -1,4 +1,4 @@
-//! The whole flow, in order: authorize -> parameters -> query -> plan -> cache -> ClickHouse -> render.
+//! The whole flow, in order: scope of the caller -> parameters -> query -> plan -> cache -> ClickHouse -> render.
 //!
 //! A request has one deadline: the time of its class from when it came. It travels with the request through every wait: for others who
 //! compute the same, in this process or the fleet, for a slot, for ClickHouse, and for what is only said beside the answer.
@@ -6,11 +6,10 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use tallyhouse_control::{Control, LiveCatalogue};
-use tallyhouse_service::keys;
+use tallyhouse_control::LiveCatalogue;
 use tokio::time::Instant;
 
-use crate::authorize::{Denied, Scope, authorize};
+use crate::authorize::Scope;
 use crate::cache::cache_request::CacheOutcome;
 use crate::cache::fresh::{self, Limiter};
 use crate::cache::{Answers, CacheRequest, CacheStatus, Entry};
@@ -34,8 +33,6 @@ use crate::warning::Warning;
 
 /// Everything that answering needs.
 pub struct App {
-    /// Who may ask.
-    pub control: Control,
     /// What is rolled up.
     pub catalogue: LiveCatalogue,
     /// Answers that are known.
@@ -73,8 +70,9 @@ pub enum Question<'a> {
 }
 
 /// Who asks, and since when.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Asking<'a> {
+    pub scope: Scope,
     pub headers: &'a HeaderMap,
     /// The query string.
     pub raw: Option<&'a str>,
@@ -97,9 +95,6 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// The caller may not ask.
-    #[error(transparent)]
-    Denied(#[from] Denied),
     /// The question did not arrive.
     #[error(transparent)]
     Unread(#[from] UnreadBody),
@@ -124,17 +119,13 @@ pub enum Refusal {
 pub async fn serve(
     app: &App,
     question: Question<'_>,
-    Asking { headers, raw, came }: Asking<'_>,
+    Asking { scope, raw, came, .. }: Asking<'_>,
 ) -> Result<Answer, Refusal> {
-    let scope = authorize(&app.control, headers)?;
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
-    let is_allowed = match keys::presented(headers).filter(|_| is_fresh) {
-        Some(key) => app.fresh.allows(key, now_ms).await,
-        None => false,
-    };
+    let is_allowed = is_fresh && app.fresh.allows(&scope.unique_caller(), now_ms).await;
     let cached_query = CachedQuery {
         sources: Arc::clone(&app.sources),
         catalogue: app.catalogue.clone(),

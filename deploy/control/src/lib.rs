@@ -8,6 +8,7 @@
 //!                                                                                   '-> its copy on the disk
 //! ```
 
+pub mod access;
 pub mod audit;
 pub mod config;
 pub mod handle;

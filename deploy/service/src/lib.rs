@@ -16,7 +16,6 @@ pub mod health;
 pub mod http;
 pub mod http_body;
 pub mod http_client;
-pub mod keys;
 pub mod lifecycle;
 pub mod memory;
 pub mod private_file;

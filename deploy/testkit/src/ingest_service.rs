@@ -25,6 +25,7 @@ use tallyhouse_service::access::Scope;
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::config::open_tls;
+use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
@@ -81,6 +82,9 @@ fn held_files(data: &Folder) -> Vec<PathBuf> {
 /// A variable for tests: which start of the machine it is, and that ClickHouse is on it.
 pub const BOOT: &str = "TEST_BOOT";
 
+/// The page that may use the keys `only-SCOPE-…`.
+pub const PAGE: &str = "https://app.example";
+
 /// A running write path.
 pub struct Service {
     pub url: String,
@@ -96,7 +100,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts one whose keys are the project's name (ingest), `import-…` and `query-…`, and waits until it is ready.
+    /// Starts one whose keys are the project's name (ingest), `import-…`, `query-…` and `only-SCOPE-…` (of pages of [`PAGE`]), `other-…` of another
+    /// project, and `operator`; and waits until it is ready.
     pub async fn start(connection: Connection, data: &Folder, project: &str) -> Self {
         Self::start_with(connection, data, project, &[]).await
     }
@@ -140,6 +145,13 @@ impl Service {
         keys.add(project, FixedKey::new(project, "ingest", &[Scope::Ingest]));
         keys.add(&format!("import-{project}"), FixedKey::new(project, "import", &[Scope::Ingest, Scope::Import]));
         keys.add(&format!("query-{project}"), FixedKey::new(project, "query", &[Scope::Query]));
+        for scope in Scope::ALL {
+            let name = format!("only-{}", scope.name());
+            let key = FixedKey::new(project, &name, &[scope]).with_origins(Origins::Listed(vec![page()]));
+            keys.add(&format!("{name}-{project}"), key);
+        }
+        keys.add(&format!("other-{project}"), FixedKey::new(&format!("{project}-other"), "other", &[Scope::Ingest]));
+        keys.add("operator", FixedKey::operator("operator"));
         let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
         let config = Config::from_env(&env).unwrap();
         let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();
@@ -252,6 +264,10 @@ fn metric(registry: &Registry, name: &str) -> u64 {
     let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
     let metric = &family.get_metric()[0];
     (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+}
+
+fn page() -> Origin {
+    PAGE.parse().unwrap()
 }
 
 /// A body of numbered events of 2 KB each.

@@ -15,6 +15,7 @@
 mod clickhouse;
 mod fixtures;
 mod folder;
+mod identity_provider;
 pub mod ingest_service;
 mod kafka;
 mod ports;
@@ -22,6 +23,7 @@ pub mod programs;
 pub mod proxy;
 pub mod query_service;
 mod redis;
+mod route_table;
 pub mod secure;
 mod skip;
 mod small_disk;
@@ -32,8 +34,10 @@ pub use clickhouse::{
 };
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
 pub use folder::Folder;
+pub use identity_provider::IdentityProvider;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};
 pub use ports::free_ports;
 pub use redis::Redis;
+pub use route_table::route_table;
 pub use small_disk::SmallDisk;
 pub use wait::eventually;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::http::request::Builder;
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -58,14 +58,6 @@ impl Settings {
     }
 }
 
-/// The whole answer.
-async fn read(response: Response<Incoming>) -> Reply {
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
-    Reply { status: parts.status, headers: parts.headers, body }
-}
-
 /// A running query API.
 pub struct Service {
     public: String,
@@ -86,6 +78,14 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The whole answer.
+    pub async fn of(response: Response<Incoming>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -105,7 +105,8 @@ impl Service {
         Self::start_with(settings, projects).await
     }
 
-    /// Starts one for these projects.
+    /// Starts one for these projects. Of each there are the keys with its name (reads, exports, SQL), `admin-…` (the same and administers),
+    /// `ingest-…`, and `only-SCOPE-…`; and there is the key `operator`.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
         let Settings { connection, env, days, writer, analyst, now_ms: still_ms } = settings;
         let mut keys = FixedKeys::default();
@@ -115,7 +116,12 @@ impl Service {
             let admin = [&READING[..], &[Scope::Admin]].concat();
             keys.add(&format!("admin-{project}"), FixedKey::new(project, "admin", &admin));
             keys.add(&format!("ingest-{project}"), FixedKey::new(project, "ingest", &[Scope::Ingest]));
+            for scope in Scope::ALL {
+                let name = format!("only-{}", scope.name());
+                keys.add(&format!("{name}-{project}"), FixedKey::new(project, &name, &[scope]));
+            }
         }
+        keys.add("operator", FixedKey::operator("operator"));
         let control = Control::fixed(keys);
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
@@ -177,12 +183,12 @@ impl Service {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        read(self.send(request.body(Full::new(body)).unwrap()).await).await
+        Reply::of(self.send(request.body(Full::new(body)).unwrap()).await).await
     }
 
     /// `GET` on the admin port.
     pub async fn get_as_operator(&self, path: &str) -> Reply {
-        read(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
+        Reply::of(self.send(Request::get(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
     }
 
     /// `POST` of a document on the admin port.
@@ -193,11 +199,27 @@ impl Service {
 
     /// `DELETE` on the admin port.
     pub async fn delete_as_operator(&self, path: &str) -> Reply {
-        read(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await).await
+        Reply::of(self.send(Request::delete(format!("{}{path}", self.admin)).body(Full::default()).unwrap()).await)
+            .await
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
         self.client.request(request).await.unwrap()
+    }
+
+    /// Any request; the body of its answer is not read yet.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> Response<Incoming> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.public));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::from(body)).unwrap()).await
     }
 
     /// `GET` with these headers, the body not read yet.

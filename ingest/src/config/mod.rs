@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse_schema::project::{Priority, ProjectSettings};
+use tallyhouse_service::access::tokens::TokenSettings;
 use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::documents;
@@ -57,6 +58,8 @@ pub struct Config {
     /// `LATE_WINDOW_DAYS`, `RETENTION_DAYS` (written into each row), `DIMENSION_VALUES`,
     /// `KAFKA_TOPIC_PER_PROJECT`.
     pub projects: Projects,
+    /// Whose tokens people sign in with.
+    pub tokens: Option<TokenSettings>,
     /// What the public listener may hold.
     pub connections: tallyhouse_service::server::Limits,
     /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
@@ -110,6 +113,7 @@ impl Config {
             redis: env::read::<Redis>(env)?.url()?,
             kafka,
             projects,
+            tokens: tallyhouse_service::config::tokens(env)?,
             connections: tallyhouse_service::config::connections(env)?,
             tls: tallyhouse_service::config::listener_tls(env)?,
             drain: settings.ingest_drain_ms,

@@ -8,9 +8,6 @@ use crate::request::RequestError;
 
 const fn status(error: &RequestError) -> StatusCode {
     match error {
-        RequestError::MissingKey => StatusCode::UNAUTHORIZED,
-        RequestError::Key(error) => error.status(),
-        RequestError::WrongScope => StatusCode::FORBIDDEN,
         RequestError::UnknownMediaType | RequestError::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         RequestError::BodyTooLarge { .. }
         | RequestError::Body(BodyError::TooMany { .. } | BodyError::RepairedTooLarge { .. }) => {
@@ -58,8 +55,6 @@ impl From<RequestError> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use tallyhouse_control::KeyError;
-
     use super::*;
 
     #[test]
@@ -70,7 +65,6 @@ mod tests {
             RequestError::Starting,
             RequestError::Stopping,
             RequestError::Internal,
-            RequestError::Key(KeyError::NotLoaded),
             RequestError::NotConfirmed { events: 2, indices: vec![1] },
         ] {
             assert!(error.retry_after().is_some());

@@ -8,39 +8,39 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::ALLOW;
-use axum::http::{HeaderValue, Method};
+use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use tallyhouse_control::Control;
+use tallyhouse_control::access::{Gate, allows_origin};
+use tallyhouse_service::access::{Access, Caller, GuardedRouter, Right};
 use tallyhouse_service::cors::{self, AllowOrigin, CorsLayer};
-use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
-use tallyhouse_service::keys;
+use tallyhouse_service::http::{Problem, not_found, with_security_headers};
 
 use crate::pipeline::Pipeline;
 
-pub fn router(pipeline: Arc<Pipeline>) -> Router {
-    let cors = cors(&pipeline);
-    let router = Router::new()
-        .route("/v1/events", post(events).fallback(only_post))
-        .fallback(not_found)
+/// Every route, and what it asks of its caller.
+pub fn routes() -> GuardedRouter<Arc<Pipeline>> {
+    GuardedRouter::default().post("/v1/events", Access::NeedsOrKeyInBody(Right::SendEvents), events).map(|router| {
         // Ours is stricter and knows about compression: see `body`.
-        .layer(DefaultBodyLimit::disable())
-        .with_state(pipeline);
-    with_security_headers(router.layer(cors))
+        router.fallback(not_found).layer(DefaultBodyLimit::disable())
+    })
+}
+
+/// All routes behind their gate.
+pub fn router(pipeline: Arc<Pipeline>, gate: Gate) -> Router {
+    let cors = cors(gate.control.clone());
+    with_security_headers(gate.protect(routes().with_state(pipeline)).layer(cors))
 }
 
 /// For web pages, as keys allow them.
-fn cors(pipeline: &Arc<Pipeline>) -> CorsLayer {
-    let pipeline = Arc::clone(pipeline);
-    let allow = AllowOrigin::predicate(move |origin, head| {
-        pipeline.control.allows_origin(origin, keys::presented(&head.headers))
-    });
+fn cors(control: Control) -> CorsLayer {
+    let allow = AllowOrigin::predicate(move |origin, head| allows_origin(&control, origin, head));
     cors::layer(allow, vec![Method::POST])
 }
 
-async fn events(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
+async fn events(State(pipeline): State<Arc<Pipeline>>, Caller(caller): Caller, request: Request) -> Response {
     let started = Instant::now();
-    let answer = pipeline.run(request).await;
+    let answer = pipeline.run(&caller, request).await;
     let metrics = pipeline.metrics();
     match answer {
         Ok(reply) => {
@@ -52,10 +52,4 @@ async fn events(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Resp
             Problem::from(error).into_response()
         }
     }
-}
-
-async fn only_post() -> Response {
-    let mut response = method_not_allowed().await.into_response();
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-    response
 }

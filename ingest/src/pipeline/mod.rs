@@ -1,7 +1,7 @@
 //! A request, forwards:
 //!
 //! ```text
-//! request -> authenticate -> admit -> read -> open -> normalise -> submit -> acknowledge -> reply
+//! request -> sender -> admit -> read -> open -> normalise -> submit -> acknowledge -> reply
 //!                                                                  |
 //!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```
@@ -10,8 +10,8 @@
 //! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
 //! passed (503): they may still become durable, and a retry is recognised as a duplicate.
 
-mod authenticate;
 mod confirm;
+mod sender;
 mod take;
 
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_schema::Rejection;
+use tallyhouse_service::access::Principal;
 use tallyhouse_service::health::Health;
 use tokio::time::Instant;
 
@@ -66,21 +67,21 @@ struct Body {
 
 impl Pipeline {
     /// Handles a request.
-    pub async fn run(self: &Arc<Self>, request: Request) -> Result<Reply, RequestError> {
+    pub async fn run(self: &Arc<Self>, caller: &Principal, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
-        let caller = self.authenticate(&head.headers).await?;
+        let sender = self.sender(caller)?;
         let (options, layout, encoding) =
             (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 
         check_announced(&head.headers, self.limits)?;
-        let mut room = self.budget.enter(&caller.rules.project, caller.settings.priority)?;
+        let mut room = self.budget.enter(&sender.rules.project, sender.settings.priority)?;
         let sent = receive(body, self.limits, &mut room).await?;
         // The one deadline of every wait from here on.
         let deadline = Instant::now() + self.limits.ack_timeout;
-        let ready = self.delivery.prepare(&caller.rules.project, deadline).await;
+        let ready = self.delivery.prepare(&sender.rules.project, deadline).await;
         let asked = Asked {
             layout,
-            caller,
+            sender,
             keeps_dead_letters: options.keeps_dead_letters,
             ready,
             trace: trace(&head.headers),
@@ -108,7 +109,7 @@ impl Pipeline {
         if encoding == Encoding::Plain && sent.len() <= LARGE_BODY {
             return Ok((self.take(&sent, asked, &mut room)?, Body { bytes: sent, room }));
         }
-        let (pipeline, project) = (Arc::clone(self), asked.caller.rules.project.clone());
+        let (pipeline, project) = (Arc::clone(self), asked.sender.rules.project.clone());
         let read = move || {
             let bytes = match encoding {
                 Encoding::Plain => sent,

@@ -11,7 +11,7 @@ use tallyhouse_service::health::Status;
 use ulid::Ulid;
 
 use super::Pipeline;
-use super::authenticate::Caller;
+use super::sender::Sender;
 use crate::ack::SubmitError;
 use crate::admit::Room;
 use crate::answer::{Dropped, Rejected, Warned};
@@ -23,7 +23,7 @@ use crate::request::RequestError;
 /// What a request asks for, beside its body.
 pub(super) struct Asked {
     pub(super) layout: Layout,
-    pub(super) caller: Caller,
+    pub(super) sender: Sender,
     pub(super) keeps_dead_letters: bool,
     pub(super) ready: Ready,
     pub(super) trace: Option<String>,
@@ -45,29 +45,29 @@ pub(super) struct Taken {
 impl Pipeline {
     /// Bytes -> submitted events. Pure but for the delivery, the ids and the clock.
     pub(super) fn take(&self, bytes: &[u8], asked: Asked, room: &mut Room) -> Result<Taken, RequestError> {
-        let Asked { layout, caller, keeps_dead_letters, ready, trace } = asked;
+        let Asked { layout, sender, keeps_dead_letters, ready, trace } = asked;
         let most = self.limits.decoded_bytes;
         let text = decode::text(bytes, most, room)?;
         let agent = |user_agent: &str| self.agents.read(user_agent);
         let new_id = || Ulid::generate().to_string();
         // One for the whole request, whatever is registered meanwhile.
-        let catalogue = self.catalogue.of(&caller.rules.project);
+        let catalogue = self.catalogue.of(&sender.rules.project);
         let context = Context {
             catalogue: &catalogue,
-            rules: &caller.rules,
-            hasher: &caller.hasher,
+            rules: &sender.rules,
+            hasher: &sender.hasher,
             agent: &agent,
             new_id: &new_id,
             received_at: now_ms(),
         };
         let Events { is_single, mut events, indices, mut warnings, refusals, dropped } =
             decode::events(&text, layout, context)?;
-        self.bound(&caller, &catalogue, &mut events, &mut warnings);
+        self.bound(&sender, &catalogue, &mut events, &mut warnings);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let pending = if events.is_empty() {
             None
         } else {
-            let pending = self.delivery.submit(ready, &caller.rules.project, &events, trace.as_deref());
+            let pending = self.delivery.submit(ready, &sender.rules.project, &events, trace.as_deref());
             Some(pending.map_err(|why| self.refused(why, events.len()))?)
         };
         // Counted only now: a request that was refused as a whole comes again.
@@ -88,8 +88,8 @@ impl Pipeline {
                 warned.add(*index, &event.event_id, warnings);
             }
         }
-        if caller.settings.dead_letters && keeps_dead_letters {
-            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&caller)).collect());
+        if sender.settings.dead_letters && keeps_dead_letters {
+            self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&sender)).collect());
         }
         let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
         Ok(Taken { is_single, event_id, pending, indices, rejected, dropped, warned })
@@ -98,14 +98,14 @@ impl Pipeline {
     /// Limits the cardinality of dimensions and event types, and warns of rewritten types.
     fn bound(
         &self,
-        caller: &Caller,
+        sender: &Sender,
         catalogue: &Catalogue,
         events: &mut [Event<'_>],
         warnings: &mut Vec<(usize, Warnings)>,
     ) {
         let is_declared = |name: &str| catalogue.declares(name);
-        let most = caller.settings.dimension_values;
-        self.cardinality.apply(&caller.rules.project, most, is_declared, events, |set| {
+        let most = sender.settings.dimension_values;
+        self.cardinality.apply(&sender.rules.project, most, is_declared, events, |set| {
             self.metrics.dimension_overflowed(set);
         });
         let others = events.iter().enumerate().filter(|(_, event)| event.flags.has(Flags::OTHER_TYPE));
@@ -133,17 +133,17 @@ impl Pipeline {
 }
 
 impl Refusal<'_> {
-    fn dead_letter(&self, caller: &Caller) -> DeadLetter {
+    fn dead_letter(&self, sender: &Sender) -> DeadLetter {
         let (now, rejected) = (now_ms(), &self.rejected);
         DeadLetter {
-            project: caller.rules.project.clone(),
+            project: sender.rules.project.clone(),
             id: Ulid::generate().to_string(),
             kind: Kind::Json,
             code: rejected.rejection.code().to_owned(),
             reason: rejected.rejection.to_string(),
             payload: dead_letters::cut(self.text.as_bytes()),
             event_id: rejected.event_id.clone().unwrap_or_default(),
-            origin: Origin::of_key(&caller.key_id),
+            origin: Origin::of_key(&sender.key_id),
             received_at: now,
             failed_at: now,
             state: DeadLetterState::Open,

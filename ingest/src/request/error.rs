@@ -1,6 +1,5 @@
 //! Why a request failed as a whole, and what its sender can do about it.
 
-use tallyhouse_control::KeyError;
 use tallyhouse_schema::body::BodyError;
 
 use crate::ack::SubmitError;
@@ -8,15 +7,6 @@ use crate::ack::SubmitError;
 /// A request that failed as a whole. Everything that a sender can do about it is in `Display`; nothing of us is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No key.
-    #[error("send a key in `X-API-Key` or in `Authorization: Bearer`")]
-    MissingKey,
-    /// A key that opens nothing.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// A key for something else.
-    #[error("the key has no scope `ingest`")]
-    WrongScope,
     /// `Content-Type` says that it is something else.
     #[error(
         "send `application/json` or `application/x-ndjson`; other formats, such as CloudEvents, forms or protobuf, are not read"
@@ -83,9 +73,6 @@ impl RequestError {
     /// For programs and metrics.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::MissingKey => "missing_key",
-            Self::Key(error) => error.code(),
-            Self::WrongScope => "wrong_scope",
             Self::UnknownMediaType => "unknown_media_type",
             Self::UnknownEncoding => "unknown_encoding",
             Self::UnknownParameter(_) => "unknown_parameter",
@@ -108,10 +95,7 @@ impl RequestError {
         match self {
             Self::Overloaded | Self::Starting | Self::Stopping | Self::NotConfirmed { .. } | Self::Internal => Some(1),
             Self::StoreUnavailable => Some(2),
-            Self::Key(error) => error.retry_after(),
-            Self::MissingKey
-            | Self::WrongScope
-            | Self::UnknownMediaType
+            Self::UnknownMediaType
             | Self::UnknownEncoding
             | Self::UnknownParameter(_)
             | Self::BodyTooLarge { .. }

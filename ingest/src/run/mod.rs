@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
+use tallyhouse_control::access::Gate;
 use tallyhouse_control::privacy::feed;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_control::{Control, LiveCatalogue};
+use tallyhouse_service::access::telemetry::AccessMetrics;
+use tallyhouse_service::access::tokens::{TokenSetupError, Tokens};
 use tallyhouse_service::admin::Admin;
 use tallyhouse_service::changed_days;
 use tallyhouse_service::day_versions::DayVersions;
@@ -81,6 +84,9 @@ pub enum RunError {
     /// The Kafka client cannot be set up or cannot go on.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
+    /// Tokens cannot be verified.
+    #[error("JWKS_URL: {0}")]
+    Tokens(#[from] TokenSetupError),
     /// Two metrics have one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -105,6 +111,7 @@ pub struct Ingest {
     redis: Option<Pool>,
     /// Below the data folder.
     folder: PathBuf,
+    gate: Gate,
     connections: Limits,
     server_metrics: ServerMetrics,
     tls: Option<ListenerTls>,
@@ -126,6 +133,9 @@ impl Ingest {
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
         let server_metrics = ServerMetrics::register(&deps.admin.registry)?;
+        let access = AccessMetrics::register(&deps.admin.registry)?;
+        let tokens = config.tokens.clone().map(|settings| Tokens::new(settings, access.clone())).transpose()?;
+        let gate = Gate { listener: "ingest", control: deps.control.clone(), tokens, metrics: access };
         let health = deps.admin.health.clone();
         health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
@@ -161,7 +171,7 @@ impl Ingest {
         };
         let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
         let pipeline = delivery.map(|delivery| {
-            deps.control.report_to(&health);
+            gate.control.report_to(&health);
             Arc::new(Pipeline {
                 control: deps.control.clone(),
                 catalogue: deps.catalogue,
@@ -186,6 +196,7 @@ impl Ingest {
             store,
             redis,
             folder,
+            gate,
             connections,
             server_metrics,
             tls: deps.tls.as_ref().map(Tls::public),
@@ -218,6 +229,7 @@ impl Ingest {
             store,
             redis,
             folder,
+            gate,
             connections: limits,
             server_metrics,
             tls,
@@ -281,7 +293,7 @@ impl Ingest {
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
             let catalogue = pipeline.catalogue.clone();
             let following = tokio::spawn(async move { catalogue.keep(CancellationToken::new()).await });
-            let router = http::router(Arc::clone(&pipeline));
+            let router = http::router(Arc::clone(&pipeline), gate);
             let metrics = server_metrics.of("ingest");
             let server = Server { what: "ingest", listener, router, limits, metrics, tls };
             server.serve(stopping, drain).await;

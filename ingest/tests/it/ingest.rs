@@ -166,7 +166,7 @@ async fn only_a_key_for_ingestion_is_let_in() {
     let body = Bytes::from_static(b"{\"eventType\":\"a\"}");
     let query = format!("query-{project}");
     for (key, status, code) in
-        [("wrong", 401, "unknown_key"), ("", 401, "unknown_key"), (query.as_str(), 403, "wrong_scope")]
+        [("wrong", 401, "unknown_key"), ("", 401, "missing_key"), (query.as_str(), 403, "missing_right")]
     {
         let reply = service.endpoint_with_key(key).post(body.clone()).await.unwrap();
         assert_eq!((reply.status.as_u16(), json(&reply)["code"].as_str()), (status, Some(code)));

@@ -7,7 +7,6 @@ use tallyhouse_sql::StoreError;
 use super::sanitize::{quota_ends, sanitize};
 use super::sql_allow_list::SqlRefusalAt;
 use super::sql_api::BadBody;
-use crate::authorize::Denied;
 use crate::request::BadRequest;
 use crate::request::body_reading::UnreadBody;
 use crate::store::ReadError;
@@ -15,9 +14,6 @@ use crate::store::ReadError;
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AdhocError {
-    /// The caller may not ask.
-    #[error(transparent)]
-    Denied(#[from] Denied),
     /// Parameters of an export.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),

@@ -17,7 +17,7 @@ use super::shape::{Form, Shape};
 use super::statements::{EXPORT_SETTINGS, export, format_settings};
 use super::stream::Outgoing;
 use super::{Adhoc, AdhocError, DEADLINE};
-use crate::authorize::{Scope, authorize};
+use crate::authorize::Scope;
 use crate::request::error::quoted;
 use crate::request::{BadRequest, Params, Window, values};
 use crate::serve::{App, Asking};
@@ -144,10 +144,9 @@ pub struct Exported {
 pub async fn answer(
     app: &App,
     adhoc: &Adhoc,
-    Asking { headers, raw, came }: Asking<'_>,
+    Asking { scope, raw, came, .. }: Asking<'_>,
 ) -> Result<Exported, AdhocError> {
     let deadline = came + DEADLINE;
-    let scope = authorize(&app.control, headers)?;
     let ask = ExportAsk::parse(raw, (app.clock)())?;
     let permit = adhoc.exports.take(scope.project()).await.map_err(ReadError::from)?;
     let watched = app.sources.store.watch(HeldPermit::Export(permit), &adhoc.reader);

@@ -17,7 +17,6 @@ use super::rows::JsonRows;
 use super::shape::{Form, Shape};
 use super::stream::{Limits, Outgoing};
 use super::{Adhoc, AdhocError, sql_allow_list};
-use crate::authorize::authorize;
 use crate::request::body_reading;
 use crate::request::error::{did_you_mean, quoted};
 use crate::request::suggest::nearest;
@@ -181,10 +180,9 @@ fn params(value: Option<Value>) -> Result<Map<String, Value>, BadBody> {
 pub async fn answer(
     app: &App,
     adhoc: &Adhoc,
-    Asking { headers, raw, came }: Asking<'_>,
+    Asking { scope, headers, raw, came }: Asking<'_>,
     body: Body,
 ) -> Result<(Format, Outgoing), AdhocError> {
-    let scope = authorize(&app.control, headers)?;
     let int64 = Int64::parameter(&Params::parse(raw, &[INT64])?)?;
     let analyst = adhoc.analyst.as_ref().ok_or(AdhocError::NotSetUp)?;
     is_json(headers)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tallyhouse_control::LiveCatalogue;
 use tallyhouse_control::schemas::Seeds;
+use tallyhouse_service::access::tokens::TokenSettings;
 use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, GivenClickHouse, Redis};
 use tallyhouse_service::cors::{Origin, Origins};
@@ -59,6 +60,8 @@ pub struct Config {
     pub export_stall: Duration,
     /// `QUERY_LOOK_UP_MS`: how long an answer waits for what is only said beside it, its warnings and the instant of the newest event.
     pub look_up: Duration,
+    /// Whose tokens people sign in with.
+    pub tokens: Option<TokenSettings>,
     /// What the public listener may hold.
     pub connections: tallyhouse_service::server::Limits,
     /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
@@ -91,6 +94,7 @@ impl Config {
             export_max_bytes: settings.query_export_max_bytes,
             export_stall: settings.query_export_stall_ms,
             look_up: settings.query_look_up_ms,
+            tokens: tallyhouse_service::config::tokens(env)?,
             connections: tallyhouse_service::config::connections(env)?,
             tls: tallyhouse_service::config::listener_tls(env)?,
             drain: settings.query_drain_ms,

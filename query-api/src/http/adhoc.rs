@@ -12,6 +12,7 @@ use super::{HttpState, error};
 use crate::adhoc::export::{self, Exported, Format};
 use crate::adhoc::stream::Outgoing;
 use crate::adhoc::{AdhocError, sql_api};
+use crate::authorize::Scope;
 use crate::render::json;
 use crate::serve::Asking;
 use crate::telemetry::Route;
@@ -23,23 +24,26 @@ const X_WARNINGS: HeaderName = HeaderName::from_static("x-warnings");
 pub(super) async fn sql(
     State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
+    scope: Scope,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
-    let answer = sql_api::answer(&shared.app, &shared.adhoc, asking(&headers, raw.as_deref(), began), body).await;
+    let answer =
+        sql_api::answer(&shared.app, &shared.adhoc, asking(scope, &headers, raw.as_deref(), began), body).await;
     finish(&shared, Route::Sql, answer, began)
 }
 
 pub(super) async fn export(
     State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
+    scope: Scope,
     headers: HeaderMap,
 ) -> Response {
     let began = Instant::now();
     let _running = shared.metrics.request_began();
-    let answer = export::answer(&shared.app, &shared.adhoc, asking(&headers, raw.as_deref(), began)).await;
+    let answer = export::answer(&shared.app, &shared.adhoc, asking(scope, &headers, raw.as_deref(), began)).await;
     let (answer, warnings) = match answer {
         Ok(Exported { format, outgoing, warnings }) => (Ok((format, outgoing)), warnings),
         Err(refusal) => (Err(refusal), Vec::new()),
@@ -50,8 +54,8 @@ pub(super) async fn export(
     response
 }
 
-fn asking<'r>(headers: &'r HeaderMap, raw: Option<&'r str>, began: Instant) -> Asking<'r> {
-    Asking { headers, raw, came: began.into() }
+fn asking<'r>(scope: Scope, headers: &'r HeaderMap, raw: Option<&'r str>, began: Instant) -> Asking<'r> {
+    Asking { scope, headers, raw, came: began.into() }
 }
 
 fn header_of(warnings: &[Warning]) -> Option<HeaderValue> {

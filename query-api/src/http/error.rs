@@ -6,7 +6,7 @@ use tallyhouse_service::http::Problem;
 use crate::adhoc::AdhocError;
 use crate::adhoc::sql_api::BadBody;
 use crate::live::{Full, NotOpened};
-use crate::problem::{of_bad_request, of_denied, of_read_error, of_refusal, of_unread};
+use crate::problem::{of_bad_request, of_read_error, of_refusal, of_unread};
 use crate::registry::NotRegistered;
 use crate::registry::store::RegisterError;
 
@@ -22,7 +22,6 @@ pub fn of_stream(refused: &NotOpened) -> Problem {
 pub fn registering(refused: &NotRegistered) -> Problem {
     let with = |status, code| Problem::new(status, code, refused.to_string());
     match refused {
-        NotRegistered::Denied(denied) => of_denied(*denied),
         NotRegistered::Unread(unread) => of_unread(*unread),
         NotRegistered::Bad(bad) => of_bad_request(bad),
         NotRegistered::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_metrics"),
@@ -40,7 +39,6 @@ pub fn registering(refused: &NotRegistered) -> Problem {
 pub fn of_adhoc(error: &AdhocError) -> Problem {
     let with = |status, code| Problem::new(status, code, error.to_string());
     match error {
-        AdhocError::Denied(denied) => of_denied(*denied),
         AdhocError::BadRequest(bad) => of_bad_request(bad),
         AdhocError::Unread(unread) => of_unread(*unread),
         AdhocError::BadBody(bad) => of_bad_body(bad),

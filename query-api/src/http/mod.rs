@@ -8,20 +8,20 @@ pub mod reply;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use bytes::Bytes;
+use axum::{Extension, Router};
+use tallyhouse_control::access::{Gate, Lease};
+use tallyhouse_service::access::Access::Needs;
+use tallyhouse_service::access::{GuardedRouter, Right};
 use tallyhouse_service::cors::{self, AllowOrigin, Origins};
-use tallyhouse_service::http::{Problem, method_not_allowed, not_found, with_security_headers};
+use tallyhouse_service::http::{Problem, not_found, with_security_headers};
 
 use crate::adhoc::Adhoc;
-use crate::authorize::{self, authorize};
+use crate::authorize::Scope;
 use crate::live::{self, Live};
 use crate::problem::of_refusal;
 use crate::registry::NotRegistered;
@@ -40,25 +40,27 @@ pub struct HttpState {
     pub metrics: Metrics,
 }
 
-/// All public routes, for pages of `origins` too.
-pub fn router(shared: HttpState, origins: Origins) -> Router {
+/// Every route, and what it asks of its caller.
+pub fn routes() -> GuardedRouter<Arc<HttpState>> {
+    GuardedRouter::default()
+        .get("/v1/metrics", Needs(Right::ReadMetrics), metrics)
+        .post("/v1/metrics", Needs(Right::ManageMetrics), register)
+        .get("/v1/metrics/{name}", Needs(Right::ReadMetrics), metric)
+        .get("/v1/metrics/{name}/stream", Needs(Right::ReadMetrics), stream)
+        .get("/v1/metrics/{name}/anomalies", Needs(Right::ReadMetrics), anomalies)
+        .post("/v1/query", Needs(Right::ReadMetrics), structured)
+        .get("/v1/dashboards/realtime", Needs(Right::ReadMetrics), realtime)
+        .get("/v1/reports/daily", Needs(Right::ReadMetrics), daily)
+        .get("/v1/event-types", Needs(Right::ReadMetrics), event_types)
+        .post("/v1/sql", Needs(Right::Sql), adhoc::sql)
+        .get("/v1/export", Needs(Right::Export), adhoc::export)
+        .map(|router| router.fallback(not_found))
+}
+
+/// All public routes behind their gate, for pages of `origins` too.
+pub fn router(shared: HttpState, origins: Origins, gate: Gate) -> Router {
     // One count for each request, instead of one for each metric that there is.
-    let shared = Arc::new(shared);
-    let router = Router::new()
-        .route("/v1/metrics", get(metrics).post(register))
-        .route("/v1/metrics/{name}", get(metric))
-        .route("/v1/query", post(structured))
-        .route("/v1/metrics/{name}/stream", get(stream))
-        .route("/v1/metrics/{name}/anomalies", get(anomalies))
-        .route("/v1/dashboards/realtime", get(realtime))
-        .route("/v1/reports/daily", get(daily))
-        .route("/v1/event-types", get(event_types))
-        .route("/v1/sql", post(adhoc::sql))
-        .route("/v1/export", get(adhoc::export))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), known))
-        .with_state(shared);
+    let router = gate.protect(routes().with_state(Arc::new(shared)));
     with_security_headers(match origins.is_none() {
         true => router,
         false => {
@@ -68,29 +70,23 @@ pub fn router(shared: HttpState, origins: Origins) -> Router {
     })
 }
 
-/// Looks for a key that was made a moment ago.
-async fn known(State(shared): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
-    authorize::know(&shared.app.control, request.headers()).await;
-    next.run(request).await
-}
-
 async fn metric(
     State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
+    scope: Scope,
     headers: HeaderMap,
 ) -> Response {
     match name {
-        Ok(Path(name)) => answer(&shared, Question::Metric(&name), &headers, raw.as_deref()).await,
+        Ok(Path(name)) => answer(&shared, Question::Metric(&name), scope, &headers, raw.as_deref()).await,
         Err(_) => bad_path(),
     }
 }
 
-async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
+async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, scope: Scope) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
     let listed = || {
-        let scope = authorize(&shared.app.control, &headers)?;
         Params::parse(raw.as_deref(), &[])?;
         Ok::<_, Refusal>(shared.app.registry.list(scope.project()))
     };
@@ -105,12 +101,13 @@ async fn metrics(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, 
 async fn register(
     State(shared): State<Arc<HttpState>>,
     RawQuery(raw): RawQuery,
+    scope: Scope,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let _running = shared.metrics.request_began();
     let began = Instant::now();
-    let response = match registered(&shared.app, &headers, raw.as_deref(), body).await {
+    let response = match registered(&shared.app, &scope, &headers, raw.as_deref(), body).await {
         Ok((name, version)) => {
             let created = axum::Json(serde_json::json!({"name": name, "version": version}));
             (StatusCode::CREATED, created).into_response()
@@ -121,38 +118,31 @@ async fn register(
     response
 }
 
-/// The key first: who may not register anything is not read.
 async fn registered(
     app: &App,
+    scope: &Scope,
     headers: &HeaderMap,
     raw: Option<&str>,
     body: Body,
 ) -> Result<(String, u32), NotRegistered> {
-    let scope = authorize(&app.control, headers)?;
-    scope.administers()?;
     Params::parse(raw, &[])?;
     let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
-    app.registry.register(&app.definitions, &scope, &app.catalogue.of(scope.project()), &body).await
+    app.registry.register(&app.definitions, scope, &app.catalogue.of(scope.project()), &body).await
 }
 
 async fn structured(
     State(shared): State<Arc<HttpState>>,
+    scope: Scope,
     headers: HeaderMap,
     RawQuery(raw): RawQuery,
     body: Body,
 ) -> Response {
     let asked = Asked::now(&shared, Route::Structured);
-    let answer = match document(&shared.app, &headers, body).await {
-        Ok(body) => serve(&shared.app, Question::Document(&body), asked.asking(&headers, raw.as_deref())).await,
-        Err(refusal) => Err(refusal),
+    let answer = match body_reading::read(&headers, body, MAX_BODY_BYTES).await {
+        Ok(body) => serve(&shared.app, Question::Document(&body), asked.asking(scope, &headers, raw.as_deref())).await,
+        Err(unread) => Err(unread.into()),
     };
     asked.answered(answer, &headers)
-}
-
-/// The key first: a stranger's document is not read.
-async fn document(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
-    authorize(&app.control, headers)?;
-    Ok(body_reading::read(headers, body, MAX_BODY_BYTES).await?)
 }
 
 fn bad_path() -> Response {
@@ -163,11 +153,13 @@ async fn stream(
     State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
+    (scope, Extension(lease)): (Scope, Extension<Lease>),
     headers: HeaderMap,
 ) -> Response {
     let began = Instant::now();
     let Ok(Path(name)) = name else { return bad_path() };
-    let response = live::open(&shared.app, &shared.live, &name, &headers, raw.as_deref())
+    let asked = live::Asked { name: &name, headers: &headers, raw: raw.as_deref() };
+    let response = live::open(&shared.app, &shared.live, (scope, lease), asked)
         .unwrap_or_else(|refused| error::of_stream(&refused).into_response());
     shared.metrics.answered(Route::Stream, response.status(), None, began.elapsed());
     response
@@ -177,25 +169,47 @@ async fn anomalies(
     State(shared): State<Arc<HttpState>>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(raw): RawQuery,
+    scope: Scope,
     headers: HeaderMap,
 ) -> Response {
     let Ok(Path(name)) = name else { return bad_path() };
-    answer(&shared, Question::Anomalies(&name), &headers, raw.as_deref()).await
+    answer(&shared, Question::Anomalies(&name), scope, &headers, raw.as_deref()).await
 }
 
-async fn realtime(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
-    answer(&shared, Question::Realtime, &headers, raw.as_deref()).await
+async fn realtime(
+    State(shared): State<Arc<HttpState>>,
+    RawQuery(raw): RawQuery,
+    scope: Scope,
+    headers: HeaderMap,
+) -> Response {
+    answer(&shared, Question::Realtime, scope, &headers, raw.as_deref()).await
 }
 
-async fn daily(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
-    answer(&shared, Question::Daily, &headers, raw.as_deref()).await
+async fn daily(
+    State(shared): State<Arc<HttpState>>,
+    RawQuery(raw): RawQuery,
+    scope: Scope,
+    headers: HeaderMap,
+) -> Response {
+    answer(&shared, Question::Daily, scope, &headers, raw.as_deref()).await
 }
 
-async fn event_types(State(shared): State<Arc<HttpState>>, RawQuery(raw): RawQuery, headers: HeaderMap) -> Response {
-    answer(&shared, Question::EventTypes, &headers, raw.as_deref()).await
+async fn event_types(
+    State(shared): State<Arc<HttpState>>,
+    RawQuery(raw): RawQuery,
+    scope: Scope,
+    headers: HeaderMap,
+) -> Response {
+    answer(&shared, Question::EventTypes, scope, &headers, raw.as_deref()).await
 }
 
-async fn answer(shared: &HttpState, question: Question<'_>, headers: &HeaderMap, raw: Option<&str>) -> Response {
+async fn answer(
+    shared: &HttpState,
+    question: Question<'_>,
+    scope: Scope,
+    headers: &HeaderMap,
+    raw: Option<&str>,
+) -> Response {
     let route = match question {
         Question::Metric(_) => Route::Metric,
         Question::Realtime => Route::Realtime,
@@ -205,7 +219,7 @@ async fn answer(shared: &HttpState, question: Question<'_>, headers: &HeaderMap,
         Question::Document(_) => Route::Structured,
     };
     let asked = Asked::now(shared, route);
-    let answer = serve(&shared.app, question, asked.asking(headers, raw)).await;
+    let answer = serve(&shared.app, question, asked.asking(scope, headers, raw)).await;
     asked.answered(answer, headers)
 }
 
@@ -222,8 +236,8 @@ impl<'a> Asked<'a> {
         Self { shared, route, began: Instant::now(), _running: shared.metrics.request_began() }
     }
 
-    fn asking<'r>(&self, headers: &'r HeaderMap, raw: Option<&'r str>) -> Asking<'r> {
-        Asking { headers, raw, came: self.began.into() }
+    fn asking<'r>(&self, scope: Scope, headers: &'r HeaderMap, raw: Option<&'r str>) -> Asking<'r> {
+        Asking { scope, headers, raw, came: self.began.into() }
     }
 
     fn answered(self, answer: Result<Answer, Refusal>, headers: &HeaderMap) -> Response {

@@ -24,7 +24,7 @@
 //! | nothing else was sent for 15 s | a comment, so that a dead connection is noticed |
 //! | a client does not read | values are skipped; once the kernel's buffers are full, the connection ends after 30 s |
 //! | the last listener leaves | the ticker ends, and the query that it waits for is killed |
-//! | the service stops, or an hour is over | `event: bye`; a client that comes back is authorized anew |
+//! | the service stops, an hour is over, or the key is revoked or the token expires | `event: bye`; a client that comes back is authorized anew |
 //! | too many listeners or questions | 429 (of the project) or 503 (of all), with `Retry-After` |
 
 pub mod frame;
@@ -38,12 +38,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use tallyhouse_control::access::Lease;
 use tokio_util::sync::CancellationToken;
 
 pub use hub::{Full, Hub, Limits};
 pub use query::{StreamKey, StreamQuery};
 
-use crate::authorize::authorize;
+use crate::authorize::Scope;
 use crate::plan::{Plan, one_series};
 use crate::request::{BadRequest, Params};
 use crate::serve::{App, Refusal, series};
@@ -74,20 +75,30 @@ pub enum NotOpened {
     Full(#[from] Full),
 }
 
-/// Opens a stream of the metric `name`. What is wrong with the question is said now, as for any other.
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Of the metric.
+    pub name: &'a str,
+    pub headers: &'a HeaderMap,
+    /// The query string.
+    pub raw: Option<&'a str>,
+}
+
+/// Opens a stream. What is wrong with the question is said now, as for any other.
 pub fn open(
     app: &Arc<App>,
     live: &Live,
-    name: &str,
-    headers: &HeaderMap,
-    raw: Option<&str>,
+    (scope, lease): (Scope, Lease),
+    asked: Asked<'_>,
 ) -> Result<Response<Body>, NotOpened> {
-    let (key, cursor, upstream) = question(app, name, headers, raw)?;
+    let (key, cursor, upstream) = question(app, scope, asked)?;
     let listener = live.hub.listen(key, |publish| ticker::run(upstream, publish))?;
     let listening = Listening {
         listener,
         cursor,
         shutdown: live.shutdown.clone(),
+        lease,
         metrics: app.answers.metrics.clone(),
         retry_ms: stream::retry_ms(rand::random()),
     };
@@ -97,11 +108,9 @@ pub fn open(
 /// What is asked: its key, where its reader goes on, and who asks it at each tick.
 fn question(
     app: &Arc<App>,
-    name: &str,
-    headers: &HeaderMap,
-    raw: Option<&str>,
+    scope: Scope,
+    Asked { name, headers, raw }: Asked<'_>,
 ) -> Result<(StreamKey, Cursor, Upstream), Refusal> {
-    let scope = authorize(&app.control, headers)?;
     let now_ms = (app.clock)();
     let params = Params::parse(raw, query::STREAM_PARAMS)?;
     let query = StreamQuery::of(series(app, &scope, name, &params, now_ms)?, &params)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
+use tallyhouse_control::access::Lease;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::telemetry::{Metrics, Sent};
 /// The longest silence. Proxies commonly close connections that are silent for 30 or 60 s.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The longest that a stream lasts: keys are looked at when it opens, so a revoked one reads no longer than this.
+/// The longest that a stream lasts.
 const LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// Milliseconds that clients wait before they come back, from and to: those of an instance that stops are spread.
@@ -35,6 +36,8 @@ pub struct Listening {
     pub cursor: Cursor,
     /// The end of the service.
     pub shutdown: CancellationToken,
+    /// How long the listener may listen.
+    pub lease: Lease,
     /// Counts what is sent.
     pub metrics: Metrics,
     /// When its client is to come back.
@@ -51,10 +54,14 @@ pub fn retry_ms(random: f64) -> u64 {
 pub fn body(listening: Listening) -> Body {
     // The first bytes at once: the client learns that it is connected before there is any value.
     let first = frame::retry(listening.retry_ms);
+    let lease = listening.lease.clone();
     let stream = Stream {
         listening,
         first: Some(first),
-        expires: Box::pin(sleep(LIFETIME)),
+        expires: Box::pin(async {
+            // Whichever is first.
+            drop(tokio::time::timeout(LIFETIME, lease.ended()).await);
+        }),
         heartbeat: Box::pin(sleep(HEARTBEAT)),
     };
     Body::from_stream(stream::unfold(Some(stream), |stream| async {
@@ -66,7 +73,7 @@ pub fn body(listening: Listening) -> Body {
 struct Stream {
     listening: Listening,
     first: Option<Bytes>,
-    expires: Pin<Box<Sleep>>,
+    expires: Pin<Box<dyn Future<Output = ()> + Send>>,
     heartbeat: Pin<Box<Sleep>>,
 }
 
@@ -141,7 +148,8 @@ mod tests {
         let key = StreamQuery::of(series, &params).unwrap().key(&Scope::for_test("p"), &plan).unwrap();
         let listener = Hub::new(LIMITS, metrics.clone()).listen(key, tick).unwrap_or_else(|full| panic!("{full}"));
         let cursor = Cursor::resume(None);
-        Listening { listener, cursor, shutdown: CancellationToken::new(), metrics, retry_ms: 1_500 }
+        let lease = Lease::until(i64::MAX);
+        Listening { listener, cursor, shutdown: CancellationToken::new(), lease, metrics, retry_ms: 1_500 }
     }
 
     async fn silent(publish: watch::Sender<Update>) {
@@ -159,6 +167,14 @@ mod tests {
         let rest: Vec<_> = frames.map(Result::unwrap).collect().await;
         assert_eq!(rest.last().unwrap(), &frame::bye(Bye::Expired));
         assert_eq!(began.elapsed().as_secs(), LIFETIME.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_whose_credentials_end_is_sent_away() {
+        let until = tallyhouse_service::clock::now_ms() + 20_000;
+        let frames = body(Listening { lease: Lease::until(until), ..listening(silent) }).into_data_stream();
+        let frames: Vec<_> = frames.map(Result::unwrap).collect().await;
+        assert_eq!(frames, [frame::retry(1_500), frame::heartbeat(), frame::bye(Bye::Expired)]);
     }
 
     #[tokio::test]

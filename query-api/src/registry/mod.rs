@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tallyhouse_schema::Catalogue;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::{Denied, Scope};
+use crate::authorize::Scope;
 use crate::metric_definitions::{Definition, METRICS};
 use crate::request::BadRequest;
 use crate::request::body::{self, JsonPart};
@@ -52,9 +52,6 @@ pub struct MetricRegistry {
 /// Why a metric was not registered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NotRegistered {
-    /// The caller may not.
-    #[error(transparent)]
-    Denied(#[from] Denied),
     /// The document did not arrive.
     #[error(transparent)]
     Unread(#[from] UnreadBody),
@@ -107,7 +104,6 @@ impl MetricRegistry {
         catalogue: &Catalogue,
         raw: &[u8],
     ) -> Result<(String, u32), NotRegistered> {
-        scope.administers()?;
         let project = scope.project();
         let snapshot = self.snapshot();
         let own = snapshot.get(project);
@@ -118,7 +114,7 @@ impl MetricRegistry {
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
             return Err(NotRegistered::Full);
         }
-        let version = definitions.register(project, scope.key_id(), &proposal).await?;
+        let version = definitions.register(project, scope.caller(), &proposal).await?;
         // The caller's next question may be about it. It is registered, whether it is known here at once or not.
         if let Err(error) = self.refresh(definitions).await {
             tracing::warn!(%error, "a new metric is not known here yet");

@@ -42,13 +42,13 @@ async fn a_body_is_read_for_who_may_send_it_and_no_longer_than_it_may_take() {
         [
             // Who comes without a good key is told so while the body is still to come.
             (*path, "nobody", "content-length: 100", "", 401, "unknown_key"),
-            (*path, "ingest-x", "content-length: 100", "{", 403, "wrong_scope"),
+            (*path, "ingest-x", "content-length: 100", "{", 403, "missing_right"),
             (*path, *key, "content-length: 100000", "", 413, "body_too_large"),
             (*path, *key, "transfer-encoding: chunked", too_long.as_str(), 413, "body_too_large"),
             (*path, *key, "content-length: 100", "{\"metrics\":", 408, "body_timeout"),
         ]
     });
-    let no_admin = ("/v1/metrics", "x", "content-length: 100", "", 403, "no_admin");
+    let no_admin = ("/v1/metrics", "x", "content-length: 100", "", 403, "missing_right");
     let answered = asked.chain([no_admin]).map(async |(path, key, length, sent, status, code)| {
         let answer = post(&service, path, key, length, sent).await;
         assert_eq!(answer, (status, code.to_owned()), "{path} {key} {length}");

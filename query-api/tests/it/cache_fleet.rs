@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::HeaderMap;
 use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_control::{Control, FixedKey, FixedKeys};
-use tallyhouse_query_api::authorize::{Scope, authorize};
+use tallyhouse_query_api::authorize::Scope;
 use tallyhouse_query_api::cache::parts::{ComputedPart, PartsDeps, Reach};
 use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{
@@ -465,8 +464,7 @@ async fn get(parts: &Parts, keys: &[PartKey]) -> Vec<Option<Bytes>> {
 fn scope(project: &str) -> Scope {
     let mut keys = FixedKeys::default();
     keys.add(project, FixedKey::new(project, "query", &[KeyScope::Query]));
-    let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), project.parse().unwrap())]);
-    authorize(&Control::fixed(keys), &headers).unwrap()
+    Scope::of(Arc::clone(&Control::fixed(keys).find(project).unwrap().principal)).unwrap()
 }
 
 #[tokio::test]

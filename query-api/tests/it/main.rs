@@ -9,6 +9,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
+mod access;
 mod accuracy;
 mod anomalies;
 mod bodies;

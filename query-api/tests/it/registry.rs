@@ -164,7 +164,7 @@ async fn bad_metrics_and_those_who_may_not_are_refused() {
     let project = new_project();
     let service = service(&[&project]).await;
     let body = json!({"name": "m", "measure": "count"}).to_string();
-    assert_eq!(service.post(&project, "/v1/metrics", body.clone()).await.body["code"], "no_admin");
+    assert_eq!(service.post(&project, "/v1/metrics", body.clone()).await.body["code"], "missing_right");
     assert_eq!(service.post("nobody", "/v1/metrics", body).await.body["code"], "unknown_key");
     let admin = format!("admin-{project}");
     for (body, code, field) in [

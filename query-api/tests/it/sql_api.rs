@@ -148,7 +148,7 @@ async fn bad_bodies_and_keys_are_refused() {
     for (headers, body, status, code) in [
         (&[JSON][..], "{}", 401, "missing_key"),
         (&[JSON, ("x-api-key", "nobody")], "{}", 401, "unknown_key"),
-        (&[JSON, ("x-api-key", "ingest-x")], "{}", 403, "wrong_scope"),
+        (&[JSON, ("x-api-key", "ingest-x")], "{}", 403, "missing_right"),
         (&[("x-api-key", "x")], "{}", 415, "unknown_media_type"),
         (&[("x-api-key", "x"), ("content-type", "text/plain")], "{}", 415, "unknown_media_type"),
         (&[JSON, ("x-api-key", "x")], "{", 400, "invalid_json"),

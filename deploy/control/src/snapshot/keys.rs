@@ -56,6 +56,11 @@ impl Key {
         Some(self.used_ms.load(Ordering::Relaxed)).filter(|used_ms| *used_ms > 0)
     }
 
+    /// Whether it does at that time.
+    pub(super) fn opens(&self, now_ms: i64) -> bool {
+        self.check(now_ms).is_ok()
+    }
+
     fn check(&self, now_ms: i64) -> Result<(), KeyError> {
         match (self.revoked_ms, self.expires_ms) {
             (Some(_), _) => Err(KeyError::Revoked),
@@ -113,6 +118,7 @@ impl KeyError {
 /// A key that a process knows without ClickHouse.
 #[derive(Debug, Clone)]
 pub struct FixedKey {
+    /// Empty: an operator's.
     pub project: String,
     pub id: String,
     pub scopes: Vec<Scope>,
@@ -123,6 +129,11 @@ impl FixedKey {
     /// For programs only.
     pub fn new(project: &str, id: &str, scopes: &[Scope]) -> Self {
         Self { project: project.to_owned(), id: id.to_owned(), scopes: scopes.to_vec(), origins: Origins::None }
+    }
+
+    /// An operator's.
+    pub fn operator(id: &str) -> Self {
+        Self::new("", id, &[])
     }
 
     /// The same for web pages of these origins.
@@ -154,9 +165,10 @@ impl FixedKeys {
     /// Adds a key by its text, which is not kept.
     pub fn add(&mut self, text: &str, key: FixedKey) {
         let FixedKey { project, id, scopes, origins } = key;
+        let project = Some(project).filter(|project| !project.is_empty());
         let key = Key {
-            principal: principal(Some(&project), &id, &scopes, origins),
-            project: Some(project.into()),
+            principal: principal(project.as_deref(), &id, &scopes, origins),
+            project: project.map(Arc::from),
             id: id.into(),
             scopes,
             expires_ms: None,

@@ -113,6 +113,18 @@ impl Snapshot {
         self.projects.get(name)
     }
 
+    /// Whether there is such a project. Those of development have keys and no record.
+    pub fn has_project(&self, name: &str) -> bool {
+        self.projects.contains_key(name)
+            || self.keys().any(|key| key.is_fixed() && key.project.as_deref() == Some(name))
+    }
+
+    /// Whether a key that was found in an older snapshot opens anything now.
+    pub fn still_opens(&self, key: &Key, now_ms: i64) -> bool {
+        let is_same = |held: &&Arc<Key>| held.id == key.id && held.project == key.project;
+        self.keys().find(is_same).is_some_and(|held| held.opens(now_ms))
+    }
+
     /// All projects that are there, in no order.
     pub fn projects(&self) -> impl Iterator<Item = &Arc<Project>> {
         self.projects.values()
