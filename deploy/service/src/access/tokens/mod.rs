@@ -34,6 +34,7 @@ use self::provider::{PACE, Pace, Provider};
 use super::denied::Denied;
 use super::presented::MAX_TOKEN_BYTES;
 use super::telemetry::AccessMetrics;
+use crate::http_client::HttpError;
 use crate::secret::Secret;
 
 /// How far the clocks of a provider and of ours may be apart, in seconds.
@@ -66,8 +67,8 @@ pub enum Signer {
 /// Tokens cannot be verified at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenSetupError {
-    #[error("certificates of the system, which `https` needs, cannot be read: {0}")]
-    Roots(#[from] std::io::Error),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("the secret cannot be used")]
     Secret,
 }
@@ -94,7 +95,10 @@ impl Tokens {
     fn paced(settings: TokenSettings, pace: Pace, metrics: AccessMetrics) -> Result<Self, TokenSetupError> {
         let checks = Checks { issuer: settings.issuer, audience: settings.audience };
         let keys = match settings.signer {
-            Signer::Provider(uri) => Keys::Provider(Arc::new(Provider::new(Fetch::new(uri)?, pace, checks, metrics))),
+            Signer::Provider(uri) => {
+                let fetch = Fetch::new(&uri, pace.within)?;
+                Keys::Provider(Arc::new(Provider::new(fetch, pace, checks, metrics)))
+            }
             Signer::Secret(secret) => {
                 let key = DecodingKey::from_secret(secret.expose().as_bytes());
                 let key = key.map_err(|_| TokenSetupError::Secret)?;

@@ -117,7 +117,7 @@ impl Provider {
     }
 
     async fn refresh(&self) {
-        let fetched = self.fetch.get(self.pace.within).await.map_err(|error| error.to_string());
+        let fetched = self.fetch.get().await.map_err(|error| error.to_string());
         let parsed = fetched.and_then(|body| KeySet::parse(&body, &self.checks).map_err(|error| error.to_string()));
         let had_failed = self.ended(parsed.is_err());
         match parsed {
