@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 use axum::http::HeaderValue;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::health::Health;
+use tallyhouse_sql::Connection;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,13 @@ impl Control {
     /// Fixed keys and nothing else: for tests and benchmarks.
     pub fn fixed(fixed: FixedKeys) -> Self {
         Self::open(ControlOptions { service: "fixed", data: None, store: None, fixed, clock: Arc::new(now_ms) })
+    }
+
+    /// What a command works with: it keeps nothing, and looks when it is told to.
+    pub fn for_command(reader: &Connection, writer: &Connection) -> Self {
+        let store = Some(ControlStore::new(reader, Some(writer)));
+        let fixed = FixedKeys::default();
+        Self::open(ControlOptions { service: "command", data: None, store, fixed, clock: Arc::new(now_ms) })
     }
 
     /// What the disk has, which may be nothing. ClickHouse is not asked before [`Control::run`].

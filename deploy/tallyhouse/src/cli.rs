@@ -2,11 +2,15 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tallyhouse::config::settings::{
-    ForBackfill, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp, ForVerify, OnClickHouse,
+    ForAdministration, ForBackfill, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp, ForVerify,
+    OnClickHouse,
 };
 use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
 use tallyhouse_control::records::grant::Tool;
+use tallyhouse_control::time;
+use tallyhouse_service::access::Scope;
+use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::with;
 
 /// Event analytics on ClickHouse, in one process.
@@ -40,6 +44,15 @@ pub(crate) enum Command {
     /// Let people's tools (Grafana, BI, dbt) read a project in ClickHouse, or no longer
     #[command(subcommand)]
     Users(Users),
+    /// Create projects, and change their settings
+    #[command(subcommand)]
+    Projects(Projects),
+    /// Create API keys, rotate and revoke them
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Look at who changed projects and keys
+    #[command(subcommand)]
+    Audit(Audit),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
     /// Become the embedded ClickHouse
@@ -214,6 +227,127 @@ pub(crate) enum Users {
     },
 }
 
+/// Settings: `tier` (free, standard, enterprise), `priority` (low, normal, high), `eventsPerDay`, `eventsBurst`, `dimensionValues`,
+/// `lateWindowDays`, `retentionDays`, `deadLetters`. They take effect within 5 s.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Projects {
+    /// Create a project
+    Create {
+        name: String,
+        /// A setting; several times for several
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// One line per project
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// A project with its settings
+    Show {
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change settings: `tallyhouse projects set shop tier=enterprise retentionDays=365`; `name=` goes back to what the installation says
+    Set {
+        name: String,
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+    pair.ok_or_else(|| format!("`{text}` is not NAME=VALUE"))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make a key, and print its text, this once
+    Create {
+        /// The project
+        #[arg(long, required_unless_present = "operator", conflicts_with = "operator")]
+        project: Option<String>,
+        /// An operator's key: it makes projects and keys, and sees no event
+        #[arg(long, conflicts_with = "scopes")]
+        operator: bool,
+        /// What it is for: ingest, import, query, export, sql, admin, or browser alone; several times for several
+        #[arg(long = "scope", value_name = "SCOPE", required_unless_present = "operator")]
+        scopes: Vec<Scope>,
+        /// A web page that may send with a key of the scope `browser`, such as `https://app.example`; several times for several
+        #[arg(long = "origin", value_name = "ORIGIN")]
+        origins: Vec<String>,
+        /// When it ends: a date, RFC 3339, or a time from now such as 90d or 12h; default: never
+        #[arg(long, value_name = "WHEN", value_parser = expires)]
+        expires: Option<i64>,
+        /// A line for people
+        #[arg(long, default_value = "")]
+        note: String,
+        /// Print one JSON object: id, key, project, scopes, expires
+        #[arg(long)]
+        json: bool,
+    },
+    /// One line per key, never its text
+    List {
+        /// One project; default: all
+        #[arg(long)]
+        project: Option<String>,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a key another text, which is printed this once; the old one stays good for a while
+    Rotate {
+        id: String,
+        /// How long the old text stays good, such as 24h, 15m or 0s; default: 24h
+        #[arg(long, value_name = "TIME", value_parser = span)]
+        overlap: Option<i64>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Close a key for good; everywhere within 5 s
+    Revoke {
+        id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn expires(text: &str) -> Result<i64, String> {
+    time::parse(text, now_ms())
+}
+
+fn span(text: &str) -> Result<i64, String> {
+    time::span_ms(text).ok_or_else(|| format!("`{text}` is not a length of time such as 24h, 15m or 0s"))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// One line per change, the newest first
+    List {
+        /// One project; default: all
+        #[arg(long)]
+        project: Option<String>,
+        /// Print this many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+        limit: usize,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// The command line, with the variables that each command reads.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
@@ -239,6 +373,17 @@ pub(crate) fn command() -> clap::Command {
                 .fold(users, |users, name| users.mut_subcommand(name, with::<OnClickHouse>))
         })
         .mut_subcommand("topics", |topics| topics.mut_subcommand("widen", with::<ForTopics>))
+        .mut_subcommand("projects", |projects| {
+            ["create", "list", "show", "set"]
+                .into_iter()
+                .fold(projects, |projects, name| projects.mut_subcommand(name, with::<ForAdministration>))
+        })
+        .mut_subcommand("keys", |keys| {
+            ["create", "list", "rotate", "revoke"]
+                .into_iter()
+                .fold(keys, |keys, name| keys.mut_subcommand(name, with::<ForAdministration>))
+        })
+        .mut_subcommand("audit", |audit| audit.mut_subcommand("list", with::<ForAdministration>))
         .mut_subcommand("dlq", |dlq| {
             dlq.mut_subcommand("list", with::<OnClickHouse>)
                 .mut_subcommand("show", with::<OnClickHouse>)
@@ -290,6 +435,9 @@ mod tests {
             (&["rollups", "backfill"], "DIMENSION_VALUES"),
             (&["users", "create"], "CLICKHOUSE_URL"),
             (&["topics", "widen"], "KAFKA_BROKERS"),
+            (&["keys", "create"], "TALLYHOUSE_URL"),
+            (&["projects", "set"], "TALLYHOUSE_DATA"),
+            (&["audit", "list"], "TALLYHOUSE_KEY"),
             (&["dlq", "list"], "TALLYHOUSE_DATA"),
             (&["dlq", "replay"], "TALLYHOUSE_KEY"),
         ];

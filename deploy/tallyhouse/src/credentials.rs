@@ -47,6 +47,12 @@ const GRAFANA: &str = "GRAFANA_PASSWORD";
 const ANALYST: &str = "ANALYST_PASSWORD";
 const USER_HASH_KEY: &str = "USER_HASH_KEY";
 
+/// Written for people; nothing here reads it.
+const OPERATOR_KEY: &str = "OPERATOR_KEY";
+
+/// The lines that are ours to read.
+const OURS: [&str; 5] = [WRITER, READER, GRAFANA, ANALYST, USER_HASH_KEY];
+
 /// Under which development systems hashed users when they had no file.
 const DEVELOPMENT_HASH_KEY: &str = "000102030405060708090a0b0c0d0e0f";
 
@@ -83,12 +89,20 @@ impl Credentials {
 
     /// Writes them to `credentials` below a data folder.
     pub fn keep(&self, data: &Path) -> Result<(), CredentialsError> {
-        let path = data.join("credentials");
-        let write = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(data)?;
-            private_file::write(&path, &self.text())
-        };
-        write().map_err(|source| CredentialsError::File { path: path.clone(), source })
+        let is_ours = |line: &&str| line.split_once('=').is_some_and(|(name, _)| OURS.contains(&name.trim()));
+        replace(data, |before| {
+            let others = before.lines().filter(|line| !is_ours(line)).map(|line| format!("{line}\n"));
+            self.text() + &others.collect::<String>()
+        })?;
+        Ok(())
+    }
+
+    /// Adds the operator's key, in place of another one. Returns the file.
+    pub fn keep_operator_key(data: &Path, key: &Secret) -> Result<PathBuf, CredentialsError> {
+        replace(data, |before| {
+            let others = before.lines().filter(|line| !line.starts_with(OPERATOR_KEY)).map(|line| format!("{line}\n"));
+            others.collect::<String>() + &format!("{OPERATOR_KEY}={}\n", key.expose())
+        })
     }
 
     /// Those that are there, and whether all are; `None` before the first start. Writes nothing.
@@ -96,6 +110,10 @@ impl Credentials {
         let path = data.join("credentials");
         match PrivateFile::read(&path) {
             Ok(file) if file.is_open() => Err(CredentialsError::Open { path, mode: file.mode }),
+            // With a given ClickHouse the file may hold nothing but an operator's key.
+            Ok(file) if !OURS.iter().any(|name| file.text.lines().any(|line| line.trim().starts_with(name))) => {
+                Ok(None)
+            }
             Ok(file) => Self::parse(&path, &file.text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CredentialsError::File { path, source }),
@@ -137,6 +155,22 @@ impl Credentials {
     }
 }
 
+/// Writes what becomes of the file, for the owner's eyes only. Returns its path.
+fn replace(data: &Path, change: impl FnOnce(&str) -> String) -> Result<PathBuf, CredentialsError> {
+    let path = data.join("credentials");
+    let write = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+        let before = match PrivateFile::read(&path) {
+            Ok(file) => file.text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        private_file::write(&path, &change(&before))
+    };
+    write().map_err(|source| CredentialsError::File { path: path.clone(), source })?;
+    Ok(path)
+}
+
 /// The thread's generator is a cryptographic one, seeded by the system.
 fn secret() -> Secret {
     Secret::new(format!("{:032x}", rand::random::<u128>()))
@@ -161,6 +195,23 @@ mod tests {
             let refused = Credentials::load_or_create(&data).unwrap_err().to_string();
             assert!(refused.contains("chmod 600") && !refused.contains(made.writer.expose()), "{refused}");
         }
+        fs::remove_dir_all(data).unwrap();
+    }
+
+    #[test]
+    fn an_operators_key_and_what_others_wrote_stay() {
+        let data = std::env::temp_dir().join(format!("tallyhouse-operator-{}", std::process::id()));
+        let path = Credentials::keep_operator_key(&data, &Secret::new("th_adm_1")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(Credentials::load(&data).unwrap(), None, "there is nothing but the operator's key");
+        let made = Credentials::load_or_create(&data).unwrap();
+        private_file::write(&path, &(fs::read_to_string(&path).unwrap() + "# mine\n")).unwrap();
+        Credentials::keep_operator_key(&data, &Secret::new("th_adm_2")).unwrap();
+        made.keep(&data).unwrap();
+        assert_eq!(Credentials::load_or_create(&data).unwrap(), made);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("OPERATOR_KEY=th_adm_2\n") && text.contains("# mine\n"), "{text}");
+        assert!(!text.contains("th_adm_1") && text.matches("WRITER_PASSWORD").count() == 1, "{text}");
         fs::remove_dir_all(data).unwrap();
     }
 }

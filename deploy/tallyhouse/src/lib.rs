@@ -4,6 +4,7 @@
 //! [`credentials`] its users' passwords.
 
 pub mod accounts;
+pub mod administration;
 pub mod attach;
 pub mod backfill;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod data_folder;
 pub mod dlq;
 pub mod doctor;
 pub mod engine;
+mod first_start;
 pub mod invalidation;
 pub mod migrate;
 pub mod rollups;

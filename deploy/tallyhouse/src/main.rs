@@ -27,6 +27,7 @@ use tallyhouse_sql::durability;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 
+mod administer;
 mod cli;
 mod dead_letters;
 mod users;
@@ -55,6 +56,9 @@ fn main() -> ExitCode {
         Command::Topics(what) => topics(&env, what),
         Command::Dlq(what) => in_runtime(&env, warned(&env, dead_letters(&env, what))),
         Command::Users(what) => in_runtime(&env, warned(&env, users(&env, what))),
+        Command::Projects(what) => in_runtime(&env, warned(&env, administer::projects(&env, what))),
+        Command::Keys(what) => in_runtime(&env, warned(&env, administer::keys(&env, what))),
+        Command::Audit(what) => in_runtime(&env, warned(&env, administer::audit(&env, what))),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

@@ -8,6 +8,7 @@
 //!
 //! Events are accepted again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -35,6 +36,7 @@ use crate::config::{self, Config, EngineConfig};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::data_folder::{DataFolder, DataFolderError, Part};
 use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::first_start::first_start;
 use crate::migrate;
 use crate::tables::{self, TablesError};
 use crate::telemetry::Metrics;
@@ -125,10 +127,10 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
         health.set("cage", engine.cage().status(), engine.cage().to_string());
     }
     let control = tallyhouse_control::config::open(env, "up", &store.reader, Some(&store.writer))?;
-    let mut running = Box::pin(services.run(&store, control, tables_ready.clone(), stop.clone()));
+    let mut running = Box::pin(services.run(&store, control.clone(), tables_ready.clone(), stop.clone()));
     let served = tokio::select! {
         served = &mut running => served,
-        error = keep_ready(&store, &config, &health, tables_ready) => {
+        error = keep_ready(&store, &config, &control, &health, tables_ready) => {
             // Events may have been taken: they are in the log, and whoever waits is answered.
             stop.stop();
             running.as_mut().await.and(Err(error))
@@ -142,7 +144,13 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
 }
 
 /// Waits for ClickHouse, prepares the tables, and keeps them open for inserts. Returns only what cannot be mended by waiting.
-async fn keep_ready(store: &Store, config: &Config, health: &Health, tables_ready: CancellationToken) -> UpError {
+async fn keep_ready(
+    store: &Store,
+    config: &Config,
+    control: &Control,
+    health: &Health,
+    tables_ready: CancellationToken,
+) -> UpError {
     if let Some(engine) = &store.engine
         && let Err(error) = engine.ready().await
     {
@@ -169,9 +177,14 @@ async fn keep_ready(store: &Store, config: &Config, health: &Health, tables_read
             _ => std::future::pending().await,
         }
     };
+    let first_start = async {
+        first_start(control, config).await;
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
         never = tables::keep_open(&store.writer) => match never {},
         never = kept => match never {},
+        never = first_start => match never {},
     }
 }
 

@@ -18,7 +18,7 @@ use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Cage, Choice, Network, Program, ProgramError};
 pub use checks::{ports_apart, without_effect};
-use settings::{Durability, EngineSettings, ReplayKey};
+use settings::{Durability, EngineSettings, FirstStart, RemoteUrl, ReplayKey};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub fsync: Fsync,
     /// `None` when `CLICKHOUSE_URL` says where another ClickHouse is.
     pub engine: Option<EngineConfig>,
+    /// `TALLYHOUSE_PROJECT`: what the first start makes.
+    pub first_project: tallyhouse_schema::project::ProjectName,
 }
 
 #[derive(Debug, Clone)]
@@ -72,7 +74,9 @@ impl Config {
         };
         let Durability { clickhouse_fsync } = env::read(env)?;
         let fsync = if clickhouse_fsync { Fsync::On } else { Fsync::Off };
-        let config = Self { data: env::read::<DataFolder>(env)?.tallyhouse_data, is_development, fsync, engine };
+        let data = env::read::<DataFolder>(env)?.tallyhouse_data;
+        let FirstStart { tallyhouse_project: first_project } = env::read(env)?;
+        let config = Self { data, is_development, fsync, engine, first_project };
         checks::check(env, &config)?;
         Ok(config)
     }
@@ -100,6 +104,23 @@ impl EngineConfig {
     pub fn program(&self) -> Result<Program, ProgramError> {
         Program::find(self.choice, self.library.clone(), &self.path)
     }
+}
+
+/// A query service that commands ask.
+#[derive(Debug, Clone)]
+pub struct RemoteAccess {
+    /// `TALLYHOUSE_URL`
+    pub url: String,
+    /// `TALLYHOUSE_KEY`
+    pub key: Secret,
+}
+
+/// `TALLYHOUSE_URL` and `TALLYHOUSE_KEY`: a query service to ask, instead of working on ClickHouse.
+pub fn remote(env: &dyn Env) -> Result<Option<RemoteAccess>, ConfigError> {
+    let RemoteUrl { tallyhouse_url } = env::read(env)?;
+    let Some(url) = tallyhouse_url else { return Ok(None) };
+    let missing = || ConfigError::new("TALLYHOUSE_KEY", "is not set; TALLYHOUSE_URL needs an admin or operator key");
+    Ok(Some(RemoteAccess { url, key: replay_key(env)?.ok_or_else(missing)? }))
 }
 
 /// `TALLYHOUSE_KEY`: the key with which `dlq replay` sends.

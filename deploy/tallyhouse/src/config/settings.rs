@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::config::{
     AdminAccess, AdminClient, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging,
     RateLimiting, Redis, Schemas, TokenVariables, secret,
@@ -60,11 +61,31 @@ pub struct Durability {
     pub clickhouse_fsync: bool,
 }
 
-/// With which `dlq replay` sends.
+/// What the first start makes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Process")]
+pub struct FirstStart {
+    /// The project that the first start outside development makes, with an operator's key that is shown once on a terminal, or else written to
+    /// `$TALLYHOUSE_DATA/credentials`
+    #[arg(long, env = "TALLYHOUSE_PROJECT", default_value = "main")]
+    pub tallyhouse_project: ProjectName,
+}
+
+/// Where commands find a query service.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Remote")]
+pub struct RemoteUrl {
+    /// The query service that `projects`, `keys` and `audit` ask with `TALLYHOUSE_KEY`, such as `https://query.example`, instead of working on
+    /// ClickHouse
+    #[arg(long, env = "TALLYHOUSE_URL")]
+    pub tallyhouse_url: Option<String>,
+}
+
+/// With which commands send.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Replay")]
 pub struct ReplayKey {
-    /// The key `dlq replay` sends with, instead of `--key`
+    /// The key that commands send with: `dlq replay` instead of `--key`, and `projects`, `keys` and `audit` with `TALLYHOUSE_URL`
     #[arg(env = "TALLYHOUSE_KEY", value_parser = secret)]
     pub tallyhouse_key: Option<Secret>,
 }
@@ -82,6 +103,17 @@ pub struct OnClickHouse {
     given: GivenClickHouse,
     #[command(flatten)]
     engine: EngineSettings,
+}
+
+/// What `projects`, `keys` and `audit` read.
+#[derive(Debug, Args)]
+pub struct ForAdministration {
+    #[command(flatten)]
+    clickhouse: OnClickHouse,
+    #[command(flatten)]
+    remote: RemoteUrl,
+    #[command(flatten)]
+    key: ReplayKey,
 }
 
 /// What `migrate up` reads.
@@ -177,6 +209,8 @@ pub struct ForTopics {
 pub struct ForUp {
     #[command(flatten)]
     clickhouse: OnClickHouse,
+    #[command(flatten)]
+    first_start: FirstStart,
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]

@@ -7,13 +7,19 @@ use tallyhouse_query_api::config::settings::WriterUser;
 use tallyhouse_service::config::AdminClient;
 use tallyhouse_service::env::{Definition, NAMES, definitions};
 
-use super::settings::{ForUp, ReplayKey};
+use super::settings::{ForUp, RemoteUrl, ReplayKey};
 
 const HEAD: &str = "| variable | default | meaning |";
 
 fn all() -> Vec<Definition> {
-    [definitions::<ForUp>(), definitions::<WriterUser>(), definitions::<ReplayKey>(), definitions::<AdminClient>()]
-        .concat()
+    [
+        definitions::<ForUp>(),
+        definitions::<WriterUser>(),
+        definitions::<ReplayKey>(),
+        definitions::<RemoteUrl>(),
+        definitions::<AdminClient>(),
+    ]
+    .concat()
 }
 
 /// The variables of a README's tables with their defaults, which are as many as the names, or one for all of them.

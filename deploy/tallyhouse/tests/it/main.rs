@@ -21,6 +21,7 @@ mod dedup_log;
 mod engine;
 mod engine_attacks;
 mod feed_again;
+mod first_start;
 mod flights;
 mod freshness;
 mod kills;
