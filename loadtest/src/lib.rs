@@ -41,6 +41,7 @@ pub mod reduction;
 pub mod relay;
 pub mod siege;
 pub mod system;
+pub mod tls;
 pub mod trickle;
 pub mod verify;
 pub mod writers;

@@ -11,13 +11,13 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, TimeShift};
-use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, siege, trickle};
+use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, siege, tls, trickle};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, SiegeArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, SiegeArgs, TlsArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -76,6 +76,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Outage(args) => outage(&args).await,
         Command::Bench(args) => bench(&args).await,
         Command::Trickle(args) => trickle(&args).await,
+        Command::Tls(args) => tls(&args).await,
         Command::Reduction(args) => {
             let say = |step: &str| say(&format!("reduction: {step}"));
             print(&reduction::run(&args.config()?, say).await?)
@@ -150,6 +151,11 @@ async fn bench(args: &BenchArgs) -> Result<(), Failure> {
 
 async fn trickle(args: &TrickleArgs) -> Result<(), Failure> {
     let report = trickle::run(&args.config()?, |step| say(&format!("trickle: {step}"))).await?;
+    if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn tls(args: &TlsArgs) -> Result<(), Failure> {
+    let report = tls::run(&args.config()?, |step| say(&format!("tls: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
 }
 

@@ -15,6 +15,7 @@ use crate::credentials;
 use crate::ports::free_array;
 use crate::process::{self, ProcessError};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
+use tallyhouse_service::tls::ClientTls;
 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -122,6 +123,8 @@ struct Program {
     settings: Vec<(String, String)>,
     ports: SystemPorts,
     scratch: Scratch,
+    /// When its listeners speak TLS.
+    tls: Option<ClientTls>,
 }
 
 impl System {
@@ -132,11 +135,16 @@ impl System {
 
     /// The same with some of its variables set.
     pub async fn start_with(binary: &Path, settings: &[(&str, &str)]) -> Result<Self, SystemError> {
+        let certificate = settings.iter().find(|(name, _)| *name == "TLS_CERT");
         let program = Program {
             binary: binary.to_owned(),
             settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             ports: SystemPorts::free().map_err(|source| io("cannot find free ports".to_owned(), source))?,
             scratch: Scratch::create()?,
+            tls: certificate
+                .map(|(_, path)| ClientTls::of_own_server(path.as_ref(), None))
+                .transpose()
+                .map_err(HttpError::from)?,
         };
         credentials::write(&program.scratch.path().join("data"))
             .map_err(|source| io("cannot write credentials".to_owned(), source))?;
@@ -149,8 +157,8 @@ impl System {
     /// Waits until both services take requests.
     pub async fn ready(&mut self) -> Result<(), SystemError> {
         let deadline = Instant::now() + START_WITHIN;
-        for port in [self.program.ports.ingest_admin, self.program.ports.query_admin] {
-            let health = Endpoint::new(&format!("http://127.0.0.1:{port}/"), Duration::from_secs(5))?;
+        for url in [self.ingest_admin_url(), self.query_admin_url()] {
+            let health = self.endpoint(&url, Duration::from_secs(5))?;
             while !health.get("/health/ready").await.is_ok_and(|reply| reply.status.is_success()) {
                 if self.child.try_wait().is_ok_and(|status| status.is_some()) {
                     return Err(SystemError::Ended { log: self.log_tail() });
@@ -214,23 +222,36 @@ impl System {
         self.program.ports
     }
 
+    /// An endpoint of it, as it speaks.
+    pub fn endpoint(&self, url: &str, deadline: Duration) -> Result<Endpoint, HttpError> {
+        match &self.program.tls {
+            Some(tls) => Endpoint::over(tls, url, deadline),
+            None => Endpoint::new(url, deadline),
+        }
+    }
+
+    fn url(&self, port: u16) -> String {
+        let scheme = if self.program.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}")
+    }
+
     pub fn ingest_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.program.ports.ingest)
+        self.url(self.program.ports.ingest)
     }
 
     /// What operators ask of the ingest API.
     pub fn ingest_admin_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.program.ports.ingest_admin)
+        self.url(self.program.ports.ingest_admin)
     }
 
     /// The query API.
     pub fn query_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.program.ports.query)
+        self.url(self.program.ports.query)
     }
 
     /// What operators ask of the query API.
     pub fn query_admin_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.program.ports.query_admin)
+        self.url(self.program.ports.query_admin)
     }
 
     /// Its ClickHouse, as the user that writes.
@@ -281,6 +302,8 @@ impl Program {
             .env_remove("REDIS_URL")
             // Whoever looks at its admin ports has no token.
             .env_remove("ADMIN_TOKEN")
+            .env_remove("TLS_CERT")
+            .env_remove("TLS_KEY")
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(out)

@@ -9,6 +9,7 @@ use tallyhouse_loadtest::bench::{BenchConfig, Subject};
 use tallyhouse_loadtest::chaos::fleet::Layout;
 use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::reduction::ReductionConfig;
+use tallyhouse_loadtest::tls::TlsConfig;
 use tallyhouse_loadtest::trickle::TrickleConfig;
 
 use super::{ArgumentError, BinaryArg, QUERY_URL, programs};
@@ -90,6 +91,31 @@ impl TrickleArgs {
             binary: self.binary.path()?,
             each: Duration::from_secs(self.seconds),
             steady: Duration::from_secs(self.steady),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TlsArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long reads and events are sent to either system in a round
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Rounds, of which the middle one counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=50))]
+    rounds: u64,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl TlsArgs {
+    pub(crate) fn config(&self) -> Result<TlsConfig, ArgumentError> {
+        Ok(TlsConfig {
+            binary: self.binary.path()?,
+            each: Duration::from_secs(self.seconds),
+            rounds: usize::try_from(self.rounds).unwrap_or(1),
         })
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use tallyhouse_loadtest::chaos::fleet::Programs;
 
-pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TrickleArgs};
+pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TlsArgs, TrickleArgs};
 pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs, SiegeArgs};
 pub(crate) use feed::{ChartArgs, FeedArgs};
 pub(crate) use reading::{DegradeArgs, FreshnessArgs, ReadsArgs};
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Measure what little traffic costs: single requests at 1 to 100 events/s, and none.
     Trickle(TrickleArgs),
+    /// Measure what TLS costs on connections that stay open.
+    Tls(TlsArgs),
     /// Make a day of realistic traffic inside ClickHouse, and say how much smaller its rollups are.
     Reduction(ReductionArgs),
     /// Measure how fast dashboards are read over a lot of events.
