@@ -24,9 +24,13 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// From `Content-Encoding`.
+    /// From `Content-Encoding`. Two of them are a list, as `gzip, zstd` is: a body that is compressed twice is not taken.
     pub fn of(headers: &HeaderMap) -> Result<Self, RequestError> {
-        let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Self::Plain) };
+        let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+        let Some(value) = values.next() else { return Ok(Self::Plain) };
+        if values.next().is_some() {
+            return Err(RequestError::UnknownEncoding);
+        }
         match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Self::Plain),
             "gzip" | "x-gzip" => Ok(Self::Gzip),
@@ -157,6 +161,20 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn one_encoding_is_taken_and_two_are_not() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| drop(headers.append(header::CONTENT_ENCODING, value.parse().unwrap())));
+            Encoding::of(&headers)
+        };
+        assert_eq!(of(&[]).unwrap(), Encoding::Plain);
+        assert_eq!(of(&[" GZip "]).unwrap(), Encoding::Gzip);
+        for refused in [&["br"][..], &["gzip, zstd"], &["gzip", "zstd"], &["gzip", "identity"], &["identity", "gzip"]] {
+            assert!(matches!(of(refused), Err(RequestError::UnknownEncoding)), "{refused:?}");
+        }
     }
 
     fn room() -> Room {

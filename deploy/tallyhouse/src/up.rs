@@ -6,6 +6,9 @@
 //! signal -> not ready -> drain both -> stop ClickHouse
 //! ```
 //!
+//! A ClickHouse that somebody froze (SIGSTOP) is let go on when the drain begins: it takes the last batch, and ends as told. What it may take to end is what
+//! the drain left, and a moment.
+//!
 //! Events are accepted again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
 
 use std::convert::Infallible;
@@ -29,6 +32,7 @@ use tallyhouse_service::server::{Limits, Server};
 use tallyhouse_service::tls::Tls;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::keeper::Keeper;
@@ -94,8 +98,13 @@ pub fn addresses(env: &dyn Env) -> Result<[(&'static str, String); 4], ConfigErr
 
 /// How long all of a stop may take: both services at once, then ClickHouse.
 pub fn stop_budget(env: &dyn Env) -> Result<Duration, ConfigError> {
+    Ok(drain(env)? + STOP_WITHIN)
+}
+
+/// How long both services may take.
+fn drain(env: &dyn Env) -> Result<Duration, ConfigError> {
     let ingest = tallyhouse_ingest::config::Config::from_env(env)?.drain;
-    Ok(ingest.max(query_api::Config::from_env(env)?.drain) + STOP_WITHIN)
+    Ok(ingest.max(query_api::Config::from_env(env)?.drain))
 }
 
 /// The ClickHouse that everything works with.
@@ -116,6 +125,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     let parts: &[Part] = if config.engine.is_some() { &[Part::Engine, Part::Services] } else { &[Part::Services] };
     // Until everything has ended.
     let _data = DataFolder::open(&config.data, parts).await?;
+    let drain = drain(env)?;
     let services = Services::configure(&config, env).await?;
     let store = tokio::select! {
         store = Store::open(&config, env, &services.registry) => store?,
@@ -128,17 +138,30 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     }
     let control = tallyhouse_control::config::open(env, "up", &store.reader, Some(&store.writer))?;
     let mut running = Box::pin(services.run(&store, control.clone(), tables_ready.clone(), stop.clone()));
-    let served = tokio::select! {
-        served = &mut running => served,
-        error = keep_ready(&store, &config, &control, &health, tables_ready) => {
-            // Events may have been taken: they are in the log, and whoever waits is answered.
-            stop.stop();
-            running.as_mut().await.and(Err(error))
+    let serve = async {
+        tokio::select! {
+            served = &mut running => {
+                stop.stop();
+                served
+            }
+            error = keep_ready(&store, &config, &control, &health, tables_ready) => {
+                // Events may have been taken: they are in the log, and whoever waits is answered.
+                stop.stop();
+                running.as_mut().await.and(Err(error))
+            }
         }
     };
+    let begin_drain = async {
+        stop.stopped().await;
+        if let Some(engine) = &store.engine {
+            engine.thaw();
+        }
+        Instant::now()
+    };
+    let (served, drain_began) = tokio::join!(serve, begin_drain);
     drop(running);
     if let Some(engine) = store.engine {
-        engine.stop(STOP_WITHIN).await;
+        engine.stop(lifecycle::left(drain_began + drain).min(STOP_WITHIN)).await;
     }
     served
 }

@@ -243,6 +243,11 @@ impl Engine {
         self.supervisor.stop(budget).await;
     }
 
+    /// Lets it go on when somebody froze it. A process that runs notices nothing.
+    pub fn thaw(&self) {
+        self.supervisor.thaw();
+    }
+
     /// From now on silence is meant.
     fn unwatch(&self) {
         if let Some(watch) = self.watch.get() {

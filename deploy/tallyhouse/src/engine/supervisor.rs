@@ -141,6 +141,16 @@ impl Supervisor {
         }
     }
 
+    /// SIGCONT. What was stopped by a signal would not end by another one either.
+    pub(super) fn thaw(&self) {
+        let state = self.0.lock();
+        if let Some(pid) = state.pid
+            && let Err(error) = kill_process(pid, Signal::CONT)
+        {
+            tracing::debug!(%error, "ClickHouse was not signalled");
+        }
+    }
+
     /// SIGTERM, and SIGKILL after `budget`.
     pub(super) async fn stop(&mut self, budget: Duration) {
         let mut phase = self.phase();

@@ -1,8 +1,14 @@
 //! ClickHouse stands still under load. The same scenario, longer: `loadtest outage --seconds 30`.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use tallyhouse_loadtest::development::INGEST_KEY;
 use tallyhouse_loadtest::outage::{self, Ending, OutageConfig, OutageReport};
+use tallyhouse_loadtest::process;
+use tallyhouse_loadtest::system::System;
+use tallyhouse_service::http_client::Endpoint;
 
 /// More than the ingester may hold in its bounded queues, far less than a queue without a limit would take.
 const MEMORY_HEADROOM: u64 = 96 << 20;
@@ -28,4 +34,18 @@ async fn while_clickhouse_stands_still_events_are_acknowledged_and_durable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_in_an_outage_survives_a_crash_at_its_end() {
     play(Duration::from_secs(5), Ending::Crash).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_beside_a_frozen_clickhouse_ends_within_its_drain() {
+    let drain = [("INGEST_DRAIN_MS", "8000"), ("QUERY_DRAIN_MS", "8000")];
+    let system = System::start_with(Path::new(env!("CARGO_BIN_EXE_tallyhouse")), &drain).await.unwrap();
+    let ingest = Endpoint::new(&format!("{}/v1/events", system.ingest_url()), Duration::from_secs(5)).unwrap();
+    let ingest = ingest.api_key(INGEST_KEY).unwrap();
+    process::signal(system.clickhouse_pid().unwrap(), Signal::STOP).unwrap();
+    let taken = ingest.post(r#"{"eventType":"before_the_stop"}"#.into()).await.unwrap();
+    assert_eq!(taken.status, 202, "{}", taken.excerpt());
+    let began = Instant::now();
+    system.stop().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
