@@ -34,7 +34,7 @@ pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
                 show(&made, json);
             }
             Users::Rotate { account, json } => show(&accounts.rotate(&account).await?, json),
-            Users::List { project, json } => list(&accounts.list(project.as_deref())?, json),
+            Users::List { project, json } => list(&accounts.list(project.as_deref()), json),
             Users::Delete { account } => {
                 let left = accounts.delete(&account).await?;
                 print!("{}", to_be_run(&left));

@@ -7,6 +7,7 @@
 //! Every list has a bound and says where it goes on (`next`). A 409 says which version is in force.
 
 mod audit;
+mod grants;
 mod jobs;
 mod keys;
 mod page;
@@ -43,6 +44,7 @@ pub fn routes(operations: Operations) -> GuardedRouter {
         .post("/v1/admin/keys/{id}/rotate", manage, keys::rotate)
         .post("/v1/admin/keys/{id}/revoke", manage, keys::revoke)
         .delete("/v1/admin/keys/{id}", manage, keys::revoke)
+        .get("/v1/admin/grants", manage, grants::list)
         .get("/v1/admin/audit", manage, audit::list)
         .get("/v1/admin/jobs", manage, jobs::list)
         .with_state(Arc::new(operations))

@@ -9,6 +9,7 @@
 
 pub mod error;
 pub mod first_start;
+pub mod grants;
 pub mod jobs;
 pub mod keys;
 pub mod projects;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 use tallyhouse_control::audit::{self, Done};
+use tallyhouse_control::records::Record;
 use tallyhouse_control::records::grant::{GrantDocument, Tool};
-use tallyhouse_control::records::{Record, Unreadable};
 use tallyhouse_control::{Control, ControlError, Kind, New, time};
 use tallyhouse_schema::project::{BadProjectName, ProjectName};
 use tallyhouse_service::secret::Secret;
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const ACCESS_DENIED: u32 = 497;
 
 /// The command line.
-const ACTOR: &str = "cli";
+const ACTOR: &str = "command line";
 
 /// Why an account is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +47,6 @@ pub enum AccountsError {
     EmbeddedDbt,
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -128,8 +126,8 @@ impl<'a> Accounts<'a> {
     }
 
     /// Those that are in force, of one project or of all.
-    pub fn list(&self, project: Option<&str>) -> Result<Vec<Listed>, AccountsError> {
-        let listed = self.in_force(project)?.into_iter().map(|(record, document)| Listed {
+    pub fn list(&self, project: Option<&str>) -> Vec<Listed> {
+        let listed = self.in_force(project).into_iter().map(|(record, document)| Listed {
             account: record.name.to_string(),
             project: record.project.to_string(),
             tool: document.tool.name(),
@@ -137,7 +135,7 @@ impl<'a> Accounts<'a> {
             created_at: time::text(document.created_ms),
             rotated_at: document.rotated_ms.map(time::text),
         });
-        Ok(listed.collect())
+        listed.collect()
     }
 
     /// Makes an account. `is_known` says that the project needs no record, as in development.
@@ -149,7 +147,7 @@ impl<'a> Accounts<'a> {
         if tool == Tool::Dbt && self.place.is_embedded {
             return Err(AccountsError::EmbeddedDbt);
         }
-        if self.in_force(Some(project))?.len() >= MOST {
+        if self.in_force(Some(project)).len() >= MOST {
             return Err(AccountsError::TooMany { project: project.to_owned() });
         }
         let (name, password) = (password::account_name(tool, project), password::generate());
@@ -189,17 +187,23 @@ impl<'a> Accounts<'a> {
         self.put_in_force(&project, name, tool, Change::Deleted, &Secret::new("")).await
     }
 
-    fn in_force(&self, project: Option<&str>) -> Result<Vec<(Record, GrantDocument)>, AccountsError> {
+    /// One that cannot be read opens nothing, and stands in nobody's way.
+    fn in_force(&self, project: Option<&str>) -> Vec<(Record, GrantDocument)> {
         let snapshot = self.control.snapshot();
         let records = snapshot.records(Kind::Grant);
         let records = records.filter(|record| project.is_none_or(|project| &*record.project == project));
-        let read = records.map(|record| Ok((Record::clone(record), record.read::<GrantDocument>()?)));
-        let read: Vec<_> = read.collect::<Result<_, Unreadable>>()?;
-        Ok(read.into_iter().filter(|(_, document)| document.deleted_ms.is_none()).collect())
+        let read = records.filter_map(|record| match record.read::<GrantDocument>() {
+            Ok(document) => Some((Record::clone(record), document)),
+            Err(error) => {
+                tracing::warn!(%error, "an account is left out");
+                None
+            }
+        });
+        read.filter(|(_, document)| document.deleted_ms.is_none()).collect()
     }
 
     fn find(&self, name: &str) -> Result<(Record, GrantDocument), AccountsError> {
-        let found = self.in_force(None)?.into_iter().find(|(record, _)| &*record.name == name);
+        let found = self.in_force(None).into_iter().find(|(record, _)| &*record.name == name);
         found.ok_or_else(|| AccountsError::Unknown(name.to_owned()))
     }
 

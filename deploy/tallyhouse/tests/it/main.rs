@@ -24,6 +24,7 @@ mod feed_again;
 mod first_start;
 mod flights;
 mod freshness;
+mod isolation;
 mod kills;
 mod outage;
 mod run_script;
