@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help kafka reads run siege test
+.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help isolation kafka reads run siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ equality: ## Ask questions that nobody thought of, of rollups and of raw events 
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
 		$(CARGO) test --release --locked -p tallyhouse-query-api --test it -- --nocapture equality::
+
+isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse
+	@ISOLATION_REQUESTS=$(or $(REQUESTS),70000) $(if $(SEED),ISOLATION_SEED=$(SEED)) \
+		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture isolation::
 
 kafka: ## Start Kafka on 127.0.0.1:9092 with its data in ./data/kafka (KAFKA_BROKER_COUNT=3: three brokers); ctrl-C stops
 	@deploy/tallyhouse/setup.sh --kafka

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use hyper::Method;
 use serde_json::{Value, json};
+use tallyhouse_service::access::Rules;
 
 use super::statements;
 
@@ -22,7 +24,7 @@ pub const ADMIN: usize = 2;
 #[derive(Debug, Clone)]
 pub struct Request {
     pub service: Service,
-    pub method: &'static str,
+    pub method: String,
     pub target: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
@@ -74,7 +76,11 @@ const GRANULARITIES: &[&str] = &["hour", "day", "15m", "5m", "minute", "week", "
 const ZONES: &[&str] = &["UTC", "Europe/Berlin", "Asia/Kolkata", "Mars/Base"];
 const STARTS: &[&str] =
     &["startTime={30d}", "startTime={2d}", "startTime={12d}&endTime={8d}", "", "startTime=yesterday"];
-const OPERATORS_PATHS: &[&str] = &[
+/// What stands for a part of a path.
+const PARTS: &[&str] = &["theirs", "iso-b", "purchase", "events", "1"];
+
+/// Paths that are no routes of today, and pages of operators.
+const OTHER_PATHS: &[&str] = &[
     "/v1/admin/projects",
     "/v1/admin/projects/iso-b",
     "/v1/admin/keys",
@@ -127,12 +133,19 @@ fn days_ago(days: i64) -> i64 {
 }
 
 fn get(target: String) -> Request {
-    Request { service: Service::Query, method: "GET", target, headers: Vec::new(), body: String::new(), key: QUERY }
+    Request {
+        service: Service::Query,
+        method: "GET".to_owned(),
+        target,
+        headers: Vec::new(),
+        body: String::new(),
+        key: QUERY,
+    }
 }
 
 fn post(target: &str, body: &Value) -> Request {
     let headers = vec![("Content-Type", "application/json".to_owned())];
-    Request { method: "POST", headers, body: body.to_string(), ..get(target.to_owned()) }
+    Request { method: "POST".to_owned(), headers, body: body.to_string(), ..get(target.to_owned()) }
 }
 
 /// Any request.
@@ -162,6 +175,11 @@ pub fn generate(dice: &mut Dice) -> Request {
             &json!({"sql": statements::of_tables(dice), "format": dice.pick(&["json", "csv", "ndjson"])}),
         ),
         17 => sent(dice),
+        18 if dice.below(2) == 0 => {
+            let routes = all_routes();
+            let route = &routes[dice.below(routes.len())];
+            of_route(dice, route)
+        }
         18 => administered(dice),
         _ => registered(dice),
     };
@@ -181,6 +199,38 @@ pub fn generate(dice: &mut Dice) -> Request {
         ]));
     }
     request
+}
+
+/// Every route of both services, as their tables of rights have them.
+pub fn all_routes() -> Vec<(Service, Method, &'static str)> {
+    let query = tallyhouse_query_api::http::routes();
+    let ingest = tallyhouse_ingest::http::routes();
+    let of =
+        |service, rules: &Rules| rules.iter().map(|rule| (service, rule.method.clone(), rule.path)).collect::<Vec<_>>();
+    [of(Service::Query, query.rules()), of(Service::Ingest, ingest.rules())].concat()
+}
+
+/// A request of a route that nothing else is known of.
+pub fn of_route(dice: &mut Dice, (service, method, path): &(Service, Method, &'static str)) -> Request {
+    let filled = path.split('/').map(|part| if part.starts_with('{') { dice.pick(PARTS) } else { part });
+    let target =
+        format!("{}{}", filled.collect::<Vec<_>>().join("/"), dice.pick(&["", "", "?project=iso-b", "?limit=1000"]));
+    let body = match dice.below(3) {
+        _ if *method == Method::GET => Value::Null,
+        0 => json!({}),
+        1 => json!({"project": "iso-b", "name": "theirs", "userId": "theirs"}),
+        _ => {
+            json!({"scopes": ["query"], "project": "iso-b", "note": "x", "type": "theirs", "schema": {"type": "object"}})
+        }
+    };
+    let key = match (service, dice.below(3)) {
+        (Service::Ingest, 0 | 1) => INGEST,
+        (_, 2) => QUERY,
+        _ => ADMIN,
+    };
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let headers = vec![("Content-Type", "application/json".to_owned())];
+    Request { service: *service, method: method.as_str().to_owned(), target, headers, body, key }
 }
 
 fn start(dice: &mut Dice) -> String {
@@ -247,7 +297,7 @@ fn sent(dice: &mut Dice) -> Request {
 }
 
 fn administered(dice: &mut Dice) -> Request {
-    let target = dice.pick(OPERATORS_PATHS).to_owned();
+    let target = dice.pick(OTHER_PATHS).to_owned();
     let method = ["GET", "GET", "POST", "PATCH", "PUT"][dice.below(5)];
     let body = if method == "GET" {
         String::new()
@@ -256,7 +306,14 @@ fn administered(dice: &mut Dice) -> Request {
     };
     let service = if dice.below(4) == 0 { Service::Ingest } else { Service::Query };
     let headers = vec![("Content-Type", "application/json".to_owned())];
-    Request { service, method, headers, body, key: [ADMIN, ADMIN, QUERY][dice.below(3)], ..get(target) }
+    Request {
+        service,
+        method: method.to_owned(),
+        headers,
+        body,
+        key: [ADMIN, ADMIN, QUERY][dice.below(3)],
+        ..get(target)
+    }
 }
 
 /// A metric of the name that another project has.

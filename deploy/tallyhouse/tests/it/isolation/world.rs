@@ -141,7 +141,7 @@ impl World {
             let document = json!({"name": name, "description": MARKER, "measure": "count", "event_type": MARKER});
             let request = Request {
                 service: Service::Query,
-                method: "POST",
+                method: "POST".to_owned(),
                 target: "/v1/metrics".to_owned(),
                 headers: vec![("Content-Type", "application/json".to_owned())],
                 body: document.to_string(),
@@ -150,7 +150,7 @@ impl World {
             let registered = async || ask(&self.query, &request, &self.other).await.status;
             eventually("a metric is registered", async || matches!(registered().await, 201 | 409)).await;
         }
-        let types = Request { method: "GET", target: "/v1/event-types".to_owned(), ..request_of_nothing() };
+        let types = Request { target: "/v1/event-types".to_owned(), ..request_of_nothing() };
         eventually("the markers are seen by their owner", async || {
             !markers(&ask(&self.query, &types, &self.other).await).is_empty()
         })
@@ -161,7 +161,7 @@ impl World {
 fn request_of_nothing() -> Request {
     Request {
         service: Service::Query,
-        method: "GET",
+        method: "GET".to_owned(),
         target: "/".to_owned(),
         headers: Vec::new(),
         body: String::new(),
