@@ -1,6 +1,6 @@
 -- Dashboards and BI tools on one given ClickHouse server: run as an administrator after `services.sql`, with a password of your own. The
--- same as `grafana` in deploy/tallyhouse/src/engine/templates/users.xml; there is said why. For another account with other projects: its
--- CREATE USER, GRANT and CREATE ROW POLICY once more, under other names.
+-- same as `grafana` in deploy/tallyhouse/src/engine/templates/users.xml; there is said why. Accounts of one project are made by
+-- `tallyhouse users create`, with these profiles.
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_dashboards SETTINGS
     INHERIT tallyhouse_pinned, readonly = 2, max_execution_time = 30 MIN 1 MAX 65, timeout_overflow_mode = 'throw' CONST,
@@ -11,6 +11,12 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_dashboards SETTINGS
     result_overflow_mode = 'throw' CONST, max_query_size = 262144 MAX 262144, max_threads MAX 16,
     use_query_cache = 0 CONST, use_query_condition_cache = 0 CONST, log_queries = 0 CONST,
     cancel_http_readonly_queries_on_client_close = 1;
+
+-- dbt, in a database of its own: for longer, and it changes tables. Where they are stored is not its choice: with a disk of its own making it
+-- could read other tables' parts. What is nested deeper than the server reads at its start would keep it from starting.
+CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_dbt SETTINGS
+    INHERIT tallyhouse_dashboards, readonly = 0, max_execution_time = 600 MIN 1 MAX 600, max_parser_depth = 1000 CONST,
+    merge_tree_disk = '' CONST, merge_tree_table_disk = 0 CONST, merge_tree_storage_policy = 'default' CONST;
 
 CREATE USER IF NOT EXISTS grafana IDENTIFIED WITH sha256_password BY 'change me' DEFAULT DATABASE tallyhouse_views
     SETTINGS PROFILE 'tallyhouse_dashboards';

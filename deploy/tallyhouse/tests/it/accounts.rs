@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
+use tallyhouse::accounts::statements::OnServer;
 use tallyhouse::engine::{Account, Engine, EngineOptions};
+use tallyhouse_control::records::grant::Tool;
 use tallyhouse_sql::{Connection, hex, runner};
 
 use tallyhouse_testkit::{self as support, Folder, ask, eventually, execute, insert_events, options, ten_days_ago};
@@ -175,6 +177,24 @@ async fn eventually_ok(work: impl Fn() -> Result<String, String>) -> Result<Stri
             outcome => return outcome,
         }
     }
+}
+
+#[tokio::test]
+async fn the_statements_for_given_servers_are_understood() {
+    let writer = support::engine().await.writer();
+    let (name, project) = ("dbt_a-b_x".parse().unwrap(), "a.b".parse().unwrap());
+    let hash = "0f".repeat(32).parse().unwrap();
+    for tool in Tool::ALL {
+        let account = OnServer { name: &name, project: &project, tool };
+        let statements = [account.create(&hash), account.rotate(&hash), account.delete()].concat();
+        for statement in statements {
+            let parsed = execute(&writer, &format!("EXPLAIN AST {statement}")).await;
+            parsed.unwrap_or_else(|refused| panic!("{statement}: {refused}"));
+        }
+    }
+    // Who may make no users is refused, and gets them printed.
+    let refused = execute(&writer, "DROP USER IF EXISTS nobody").await.unwrap_err();
+    assert!(refused.contains("Code: 497"), "{refused}");
 }
 
 fn kill(pid: u32) {
