@@ -1,7 +1,11 @@
 //! The settings of all projects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use tallyhouse_control::Control;
+use tallyhouse_control::records::ProjectDocument;
 use tallyhouse_schema::project::{ProjectName, ProjectSettings, SettingsError, retention_weeks};
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
@@ -105,6 +109,33 @@ impl Projects {
         if found > MAX_PARTITIONS_PER_BATCH { Err(ProjectsError::TooManyPartitions { found }) } else { Ok(projects) }
     }
 
+    /// The same with what projects have of their own in the control plane, which wins over their files.
+    ///
+    /// What would contradict itself, or make more partitions than a batch may touch, is left as it was: whoever set it knew neither the files
+    /// nor the variables of this process.
+    #[must_use]
+    pub fn with_own<'a>(&self, own: impl IntoIterator<Item = (&'a ProjectName, &'a ProjectDocument)>) -> Self {
+        let mut projects = self.clone();
+        let of_files = self.named.values().chain([&self.default]).map(|settings| settings.retention_days);
+        let mut retentions: BTreeSet<u16> = of_files.collect();
+        let mut own: Vec<_> = own.into_iter().collect();
+        // Of two that do not fit together the same one is left out everywhere.
+        own.sort_by_key(|(name, _)| *name);
+        for (name, document) in own {
+            let mut settings = overlaid(self.of(name.as_str()), document);
+            let weeks = retentions.iter().chain([&settings.retention_days]).copied().collect::<BTreeSet<u16>>();
+            if weeks.into_iter().map(retention_weeks).sum::<u32>() > MAX_PARTITIONS_PER_BATCH {
+                tracing::error!(project = %name, retention_days = settings.retention_days,
+                    "this retention makes more partitions than a batch may touch: it is left out");
+                settings.retention_days = self.of(name.as_str()).retention_days;
+            }
+            settings.late_window_days = settings.late_window_days.min(settings.retention_days);
+            retentions.insert(settings.retention_days);
+            projects.named.insert(name.clone(), settings);
+        }
+        projects
+    }
+
     pub fn of(&self, project: &str) -> &ProjectSettings {
         self.named.get(project).unwrap_or(&self.default)
     }
@@ -114,6 +145,53 @@ impl Projects {
         let is_default = self.default.own_topic;
         let differ = self.named.iter().filter(|(_, settings)| settings.own_topic != is_default);
         OwnTopics { is_default, exceptions: differ.map(|(name, _)| name.to_string()).collect() }
+    }
+}
+
+/// What a project has of its own, else what it had.
+fn overlaid(before: &ProjectSettings, own: &ProjectDocument) -> ProjectSettings {
+    ProjectSettings {
+        late_window_days: own.late_window_days.unwrap_or(before.late_window_days),
+        retention_days: own.retention_days.unwrap_or(before.retention_days),
+        dimension_values: own.dimension_values.unwrap_or(before.dimension_values),
+        priority: own.priority.unwrap_or(before.priority),
+        dead_letters: own.dead_letters.unwrap_or(before.dead_letters),
+        own_topic: before.own_topic,
+    }
+}
+
+/// The settings in force, which follow the control plane.
+pub struct LiveProjects {
+    of_files: Projects,
+    control: Control,
+    /// And of which snapshot they are.
+    current: ArcSwap<(u64, Projects)>,
+}
+
+impl LiveProjects {
+    pub fn new(of_files: Projects, control: Control) -> Self {
+        let current = Self::derive(&of_files, &control);
+        Self { of_files, control, current: ArcSwap::from_pointee(current) }
+    }
+
+    pub fn of(&self, project: &str) -> ProjectSettings {
+        let current = self.current.load();
+        if current.0 == self.control.generation() {
+            return current.1.of(project).clone();
+        }
+        // Of several requests that see a new snapshot each may derive from it: they find the same.
+        let next = Self::derive(&self.of_files, &self.control);
+        let settings = next.1.of(project).clone();
+        self.current.store(Arc::new(next));
+        settings
+    }
+
+    fn derive(of_files: &Projects, control: &Control) -> (u64, Projects) {
+        // The number first: a snapshot that comes in between is looked at again.
+        let generation = control.generation();
+        let snapshot = control.snapshot();
+        let own = snapshot.projects().map(|project| (&project.name, &project.settings));
+        (generation, of_files.with_own(own))
     }
 }
 
@@ -168,6 +246,30 @@ mod tests {
             let expected = OwnTopics { is_default: own_topic, exceptions: [exception.to_owned()].into() };
             assert_eq!(projects.own_topics(), expected);
         }
+    }
+
+    #[test]
+    fn what_a_project_has_of_its_own_wins_over_its_file() {
+        let shop = ("shop.json", r#"{"project":"shop","lateWindowDays":30,"deadLetters":true}"#);
+        let files = Projects::from_documents(DEFAULT, [shop]).unwrap();
+        let own = |name: &str, json: &str| (name.parse().unwrap(), serde_json::from_str(json).unwrap());
+        let own: Vec<(ProjectName, ProjectDocument)> = vec![
+            own("shop", r#"{"retentionDays":20,"priority":"high"}"#),
+            own("other", r#"{"deadLetters":true}"#),
+            own("zoo", r#"{"retentionDays":1000}"#),
+        ];
+        let live = files.with_own(own.iter().map(|(name, document)| (name, document)));
+        let of_shop = ProjectSettings {
+            late_window_days: 20,
+            retention_days: 20,
+            priority: Priority::High,
+            dead_letters: true,
+            ..DEFAULT
+        };
+        assert_eq!(live.of("shop"), &of_shop);
+        assert_eq!(live.of("other"), &ProjectSettings { dead_letters: true, ..DEFAULT });
+        assert_eq!(live.of("zoo"), &DEFAULT, "its retention does not fit");
+        assert_eq!(live.of("nobody"), &DEFAULT);
     }
 
     #[test]

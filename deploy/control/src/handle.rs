@@ -166,6 +166,11 @@ impl Control {
         self.0.changed.subscribe()
     }
 
+    /// Which of the snapshots it is: it counts those of this process.
+    pub fn generation(&self) -> u64 {
+        *self.0.changed.borrow()
+    }
+
     /// Says in `health` how the keys and the control plane are, now and whenever it changes.
     pub fn report_to(&self, health: &Health) {
         health::tell(health, &self.snapshot(), self.0.store.is_some().then_some(None));

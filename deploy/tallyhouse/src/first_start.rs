@@ -4,10 +4,9 @@ use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use tallyhouse_control::Control;
 use tallyhouse_control::operations::keys::MadeKey;
-use tallyhouse_control::operations::projects::Changes;
-use tallyhouse_control::operations::{Actor, OperationError, Operations};
+use tallyhouse_control::operations::{OperationError, Operations};
+use tallyhouse_control::{Control, ControlError, Kind, New};
 use tallyhouse_service::secret::Secret;
 
 use crate::config::Config;
@@ -41,17 +40,22 @@ pub(crate) async fn first_start(control: &Control, config: &Config) {
 }
 
 /// Their keys are known without ClickHouse; with a record they can have others, and settings.
+///
+/// Not as new projects are created: their events come before they have a record, and their people stay hashed as they were.
 async fn development(operations: &Operations) -> Result<(), OperationError> {
-    operations.control().refresh().await?;
+    let control = operations.control();
+    let store = control.store().ok_or(ControlError::NotConfigured)?;
+    control.refresh().await?;
     for name in OF_DEVELOPMENT {
-        if operations.control().snapshot().project(name).is_none() {
-            match operations.create_project(&Actor::command_line(), name, &Changes::new()).await {
-                Ok(_) | Err(OperationError::Exists { .. }) => {}
-                Err(error) => return Err(error),
+        if control.snapshot().record(Kind::Project, name, name).is_none() {
+            let (kind, by) = (Kind::Project, "first start");
+            match store.create(&New { kind, project: name, name, replaces: 0, document: "{}", by }).await {
+                Ok(_) | Err(ControlError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
-    Ok(())
+    Ok(control.refresh().await?)
 }
 
 /// To the terminal, or where there is none, to the file of the other secrets.

@@ -34,7 +34,7 @@ use crate::dead_letters::Sink;
 use crate::decode;
 use crate::delivery::Delivery;
 use crate::limits::RequestLimits;
-use crate::projects::Projects;
+use crate::projects::LiveProjects;
 use crate::request::{IngestOptions, RequestError, layout, trace};
 use crate::telemetry::Metrics;
 use take::{Asked, Taken};
@@ -45,7 +45,7 @@ const LARGE_BODY: usize = 256 * 1024;
 /// What every request needs.
 pub struct Pipeline {
     pub(crate) limits: RequestLimits,
-    pub(crate) projects: Projects,
+    pub(crate) projects: LiveProjects,
     pub(crate) control: Control,
     pub(crate) catalogue: LiveCatalogue,
     pub(crate) user_hash_key: InstallationKey,

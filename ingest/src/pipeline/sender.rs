@@ -31,6 +31,6 @@ impl Pipeline {
             may_import: caller.may(Right::ImportHistory),
         };
         let hasher = self.user_hash_key.hasher(feed::key_part(&self.control.snapshot(), project).as_deref());
-        Ok(Sender { rules, key_id: caller.subject.name().to_owned(), settings: settings.clone(), hasher })
+        Ok(Sender { rules, key_id: caller.subject.name().to_owned(), settings, hasher })
     }
 }

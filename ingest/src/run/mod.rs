@@ -43,6 +43,7 @@ use crate::kafka::fallback::FallbackError;
 use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::pipeline::Pipeline;
 use crate::poison::repair;
+use crate::projects::LiveProjects;
 use crate::store::Store;
 use crate::suppression_acks;
 use crate::telemetry::Metrics;
@@ -185,7 +186,7 @@ impl Ingest {
                 metrics,
                 health,
                 limits: config.request,
-                projects: config.projects,
+                projects: LiveProjects::new(config.projects, deps.control.clone()),
             })
         });
         let tables_ready = deps.tables_ready;

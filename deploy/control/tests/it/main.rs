@@ -9,6 +9,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
+mod administration;
 mod snapshots;
 mod store;
 mod support;
