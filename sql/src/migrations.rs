@@ -138,6 +138,7 @@ files![
     "0075_key_use_distributed.cluster",
     "0090_privacy_subjects",
     "0091_suppression_acks",
+    "0092_control_metrics",
 ];
 
 impl Migration {

@@ -28,6 +28,7 @@ pub fn registering(refused: &NotRegistered) -> Problem {
         NotRegistered::Store(RegisterError::Conflict { in_force }) => {
             with(StatusCode::CONFLICT, "version_conflict").with("version", *in_force)
         }
+        NotRegistered::Store(RegisterError::TooLarge { .. }) => with(StatusCode::UNPROCESSABLE_ENTITY, "too_large"),
         NotRegistered::Store(RegisterError::NotConfigured) => with(StatusCode::NOT_IMPLEMENTED, "not_configured"),
         NotRegistered::Store(RegisterError::Unavailable) => {
             with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2)

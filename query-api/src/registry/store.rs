@@ -1,26 +1,13 @@
-//! Definitions in ClickHouse. A version is inserted with a token of its own (`claim`) and then read back: the writer that finds
-//! its own token has won.
+//! Definitions in the control plane: records of the kind `metric`, created by compare-and-set.
 
-use std::time::Duration;
-
-use serde::Deserialize;
-use tallyhouse_sql::clickhouse::{self, Client, Row};
-use tallyhouse_sql::{Connection, StoreError};
-use ulid::Ulid;
+use tallyhouse_control::{ControlError, ControlStore, Kind, New};
+use tallyhouse_sql::Connection;
 
 use super::document::Proposal;
-use crate::sql;
-
-/// The longest that ClickHouse may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where definitions are kept.
 #[derive(Clone)]
-pub struct Definitions {
-    reader: Client,
-    /// `None` where the service was given no user that may write: then metrics cannot be registered here.
-    writer: Option<Client>,
-}
+pub struct Definitions(ControlStore);
 
 /// Why a metric was not registered or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +21,9 @@ pub enum RegisterError {
         /// The one in force; 0 when there is none.
         in_force: u32,
     },
+    /// With every metric that it refers to written out.
+    #[error("the metric has {found} bytes with those that it refers to; refer to fewer")]
+    TooLarge { found: usize },
     /// ClickHouse. Details are in the log.
     #[error("the data store is not available at the moment; try again")]
     Unavailable,
@@ -46,8 +36,19 @@ fn conflict(in_force: u32) -> String {
     }
 }
 
+impl From<ControlError> for RegisterError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::NotConfigured => Self::NotConfigured,
+            ControlError::Conflict { in_force } => Self::Conflict { in_force },
+            ControlError::TooLarge { found } => Self::TooLarge { found },
+            ControlError::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
 /// A definition as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Whose it is.
     pub project_id: String,
@@ -61,57 +62,26 @@ pub struct Stored {
 impl Definitions {
     /// Definitions of this ClickHouse.
     pub fn new(reader: &Connection, writer: Option<&Connection>) -> Self {
-        Self { reader: reader.client(), writer: writer.map(Connection::client) }
+        Self(ControlStore::new(reader, writer))
     }
 
     /// The versions in force, of all projects.
     pub async fn read(&self) -> Result<Vec<Stored>, RegisterError> {
-        within(self.reader.query(sql::METRICS).fetch_all::<Stored>()).await
+        let records = self.0.read_kind(Kind::Metric).await?;
+        let stored = records.into_iter().map(|record| Stored {
+            project_id: record.project.to_string(),
+            name: record.name.to_string(),
+            version: record.version,
+            document: record.document,
+        });
+        Ok(stored.collect())
     }
 
     /// Writes the next version. Returns its number.
-    pub async fn register(&self, project: &str, key_id: &str, proposal: &Proposal) -> Result<u32, RegisterError> {
-        let writer = self.writer.as_ref().ok_or(RegisterError::NotConfigured)?;
-        let in_force = self.in_force(writer, project, &proposal.name).await?;
-        if in_force != proposal.replaces {
-            return Err(RegisterError::Conflict { in_force });
-        }
-        let (version, claim) = (in_force + 1, Ulid::generate().to_string());
-        let insert = writer
-            .query(sql::REGISTER)
-            .param("project", project)
-            .param("name", &proposal.name)
-            .param("version", version)
-            .param("document", proposal.document.to_string())
-            .param("claim", &claim)
-            .param("created_by", key_id)
-            .with_setting("async_insert", "0")
-            .with_setting("insert_deduplicate", "1")
-            .with_setting("deduplicate_insert", "enable")
-            // By itself a SELECT is not taken for the same as another one, whatever its token.
-            .with_setting("deduplicate_insert_select", "force_enable")
-            .with_setting("insert_deduplication_token", format!("metric/{project}/{}/{version}", proposal.name));
-        within(insert.execute()).await?;
-        let winner = writer
-            .query(sql::WINNER)
-            .param("project", project)
-            .param("name", &proposal.name)
-            .param("version", version)
-            .fetch_one::<String>();
-        if within(winner).await? == claim { Ok(version) } else { Err(RegisterError::Conflict { in_force: version }) }
+    pub async fn register(&self, project: &str, by: &str, proposal: &Proposal) -> Result<u32, RegisterError> {
+        let document = proposal.document.to_string();
+        let (kind, replaces) = (Kind::Metric, proposal.replaces);
+        let new = New { kind, project, name: &proposal.name, replaces, document: &document, by };
+        Ok(self.0.create(&new).await?)
     }
-
-    async fn in_force(&self, writer: &Client, project: &str, name: &str) -> Result<u32, RegisterError> {
-        within(writer.query(sql::IN_FORCE).param("project", project).param("name", name).fetch_one::<u32>()).await
-    }
-}
-
-async fn within<T>(call: impl Future<Output = Result<T, clickhouse::error::Error>>) -> Result<T, RegisterError> {
-    let error = match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => StoreError::from(error),
-        Err(_) => StoreError::TimedOut,
-    };
-    tracing::warn!(%error, "metric definitions");
-    Err(RegisterError::Unavailable)
 }

@@ -73,22 +73,3 @@ fn bucket(grid: &Grid, seconds: &str, statement: &mut Statement) -> String {
         }
     }
 }
-
-/// The metrics in force, of all projects.
-pub const METRICS: &str = "SELECT toString(project_id) AS project_id, name, max(v) AS version, argMax(d, v) AS document \
-                           FROM (SELECT project_id, name, version AS v, document AS d FROM metric_definitions) \
-                           GROUP BY project_id, name ORDER BY project_id, name";
-
-/// The version of a metric that is in force, 0 when there is none.
-pub const IN_FORCE: &str = "SELECT max(version) FROM metric_definitions \
-                            WHERE project_id = {project:String} AND name = {name:String}";
-
-/// Writes a version of a metric.
-pub const REGISTER: &str = "INSERT INTO metric_definitions \
-                            (project_id, name, version, document, claim, created_by, created_at) \
-                            SELECT {project:String}, {name:String}, {version:UInt32}, {document:String}, {claim:String}, \
-                            {created_by:String}, now64(3)";
-
-/// Who wrote a version: of two at once, the one that ClickHouse kept.
-pub const WINNER: &str = "SELECT claim FROM metric_definitions WHERE project_id = {project:String} \
-                          AND name = {name:String} AND version = {version:UInt32} ORDER BY created_at, claim LIMIT 1";

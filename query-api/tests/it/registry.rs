@@ -147,7 +147,7 @@ async fn of_many_who_register_one_name_one_wins_and_all_instances_learn_of_it() 
     let replies = futures_util::future::join_all(attempts).await;
     let with = |status| replies.iter().filter(|reply| reply.status == status).count();
     assert_eq!((with(StatusCode::CREATED), with(StatusCode::CONFLICT)), (1, 7), "{replies:?}");
-    let kept = "SELECT count() FROM metric_definitions WHERE project_id = {project:String}";
+    let kept = "SELECT count() FROM control WHERE kind = 'metric' AND project_id = {project:String}";
     assert_eq!(count(&support::engine().await.writer(), &project, kept).await, 1);
     for service in [&one, &two] {
         eventually("the metric is known", async || {
