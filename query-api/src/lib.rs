@@ -26,6 +26,7 @@ pub mod funnels_retention;
 pub mod http;
 pub mod live;
 pub mod metric_definitions;
+pub mod observed;
 pub mod plan;
 pub mod problem;
 pub mod registry;

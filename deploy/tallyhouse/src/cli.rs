@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tallyhouse::config::settings::{
     ForAdministration, ForBackfill, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp, ForVerify,
@@ -41,6 +43,9 @@ pub(crate) enum Command {
     /// Look at events that were refused, send them again, or put them away
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Say what events of each type are: value, dimensions and schema
+    #[command(subcommand)]
+    Schemas(Schemas),
     /// Let people's tools (Grafana, BI, dbt) read a project in ClickHouse, or no longer
     #[command(subcommand)]
     Users(Users),
@@ -348,6 +353,56 @@ pub(crate) enum Audit {
     },
 }
 
+/// Whose declarations are meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Whose {
+    /// The project; without it, what all projects have that have none of their own
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// Print one JSON value
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Schemas {
+    /// Register files: in force everywhere within 5 seconds. What is in force already is left alone
+    Apply {
+        #[command(flatten)]
+        whose: Whose,
+        /// Declarations, one JSON document a file
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// One line per event type
+    List {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Print the declaration that is in force
+    Show {
+        #[command(flatten)]
+        whose: Whose,
+        /// The event type
+        event_type: String,
+    },
+    /// Say what files would change, and whether they may: exit code 1 when one may not
+    Diff {
+        #[command(flatten)]
+        whose: Whose,
+        /// Declarations, one JSON document a file
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Take a declaration away
+    Delete {
+        #[command(flatten)]
+        whose: Whose,
+        /// The event type
+        event_type: String,
+    },
+}
+
 /// The command line, with the variables that each command reads.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
@@ -366,6 +421,11 @@ pub(crate) fn command() -> clap::Command {
                 .mut_subcommand("stats", with::<OnClickHouse>)
                 .mut_subcommand("rebuild", with::<ForRebuild>)
                 .mut_subcommand("backfill", with::<ForBackfill>)
+        })
+        .mut_subcommand("schemas", |schemas| {
+            ["apply", "list", "show", "diff", "delete"]
+                .into_iter()
+                .fold(schemas, |schemas, name| schemas.mut_subcommand(name, with::<ForVerify>))
         })
         .mut_subcommand("users", |users| {
             ["create", "list", "rotate", "delete"]
@@ -434,6 +494,7 @@ mod tests {
             (&["rollups", "rebuild"], "QUERY_ADMIN_ADDR"),
             (&["rollups", "backfill"], "DIMENSION_VALUES"),
             (&["users", "create"], "CLICKHOUSE_URL"),
+            (&["schemas", "apply"], "TALLYHOUSE_SCHEMAS"),
             (&["topics", "widen"], "KAFKA_BROKERS"),
             (&["keys", "create"], "TALLYHOUSE_URL"),
             (&["projects", "set"], "TALLYHOUSE_DATA"),

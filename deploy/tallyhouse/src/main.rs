@@ -30,10 +30,12 @@ use tallyhouse_sql::rollups::verify::PAUSE;
 mod administer;
 mod cli;
 mod dead_letters;
+mod schemas_command;
 mod users;
 
 use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
+use schemas_command::schemas_command;
 use users::users;
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Rollups(what) => in_runtime(&env, warned(&env, rollups_command(&env, what))),
         Command::Topics(what) => topics(&env, what),
         Command::Dlq(what) => in_runtime(&env, warned(&env, dead_letters(&env, what))),
+        Command::Schemas(what) => in_runtime(&env, warned(&env, schemas_command(&env, what))),
         Command::Users(what) => in_runtime(&env, warned(&env, users(&env, what))),
         Command::Projects(what) => in_runtime(&env, warned(&env, administer::projects(&env, what))),
         Command::Keys(what) => in_runtime(&env, warned(&env, administer::keys(&env, what))),

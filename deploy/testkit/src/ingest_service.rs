@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_control::schemas::Seeds;
-use tallyhouse_control::{Control, FixedKey, FixedKeys, LiveCatalogue};
+use tallyhouse_control::{Control, ControlOptions, ControlStore, FixedKey, FixedKeys, LiveCatalogue};
 use tallyhouse_ingest::batch::Builder;
 use tallyhouse_ingest::config::Config;
 use tallyhouse_ingest::direct::checkpoint::LocalStore;
@@ -85,6 +86,9 @@ pub const BOOT: &str = "TEST_BOOT";
 /// The page that may use the keys `only-SCOPE-…`.
 pub const PAGE: &str = "https://app.example";
 
+/// A variable for tests: it follows the control plane of its ClickHouse.
+pub const FOLLOWS: &str = "TEST_FOLLOWS";
+
 /// A running write path.
 pub struct Service {
     pub url: String,
@@ -156,7 +160,17 @@ impl Service {
         let config = Config::from_env(&env).unwrap();
         let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let control = Control::fixed(keys);
+        let control = match env.contains_key(FOLLOWS) {
+            false => Control::fixed(keys),
+            true => Control::open(ControlOptions {
+                service: "ingest",
+                data: None,
+                store: Some(ControlStore::new(&connection, Some(&connection))),
+                fixed: keys,
+                clock: Arc::new(now_ms),
+            }),
+        };
+        let following = control.clone();
         let deps = Deps {
             connection,
             control: control.clone(),
@@ -173,6 +187,7 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{scheme}://{}/v1/events", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
+        tokio::spawn(following.run(stop.clone()));
         let ingest = Ingest::new(config, deps).unwrap();
         let suppressions = ingest.suppressions();
         let running = tokio::spawn(ingest.run(Some(listener), stop.clone()));

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use prometheus::Registry;
 use serde_json::Value;
 use tallyhouse_control::schemas::Seeds;
-use tallyhouse_control::{Control, FixedKey, FixedKeys, LiveCatalogue};
+use tallyhouse_control::{Control, ControlOptions, ControlStore, FixedKey, FixedKeys, LiveCatalogue};
 use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
 use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
@@ -122,10 +122,21 @@ impl Service {
             }
         }
         keys.add("operator", FixedKey::operator("operator"));
-        let control = Control::fixed(keys);
+        // Where something can be registered, it is also read.
+        let control = match &writer {
+            None => Control::fixed(keys),
+            Some(writer) => Control::open(ControlOptions {
+                service: "query",
+                data: None,
+                store: Some(ControlStore::new(&connection, Some(writer))),
+                fixed: keys,
+                clock: Arc::new(now_ms),
+            }),
+        };
         let shifted_ms = Arc::new(AtomicI64::new(0));
         let shift = Arc::clone(&shifted_ms);
-        let catalogue = LiveCatalogue::new(control.clone(), Seeds::from_env(&env).unwrap());
+        let (catalogue, following) =
+            (LiveCatalogue::new(control.clone(), Seeds::from_env(&env).unwrap()), control.clone());
         let mut deps = Deps::new(connection, control, catalogue);
         deps.analyst = analyst;
         deps.clock = Arc::new(move || still_ms.unwrap_or_else(now_ms) + shift.load(Ordering::SeqCst));
@@ -139,6 +150,7 @@ impl Service {
         let [public, admin] =
             [&listeners.public, &listeners.admin].map(|listener| format!("http://{}", listener.local_addr().unwrap()));
         let shutdown = CancellationToken::new();
+        tokio::spawn(following.run(shutdown.clone()));
         let running = tokio::spawn(run(Config::from_env(&env).unwrap(), deps, listeners, shutdown.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { public, admin, client, registry, shifted_ms, shutdown, running }
@@ -177,6 +189,12 @@ impl Service {
     /// `POST` of a document, as the holder of a project's key.
     pub async fn post(&self, project: &str, path: &str, body: impl Into<Bytes>) -> Reply {
         self.ask(Request::post(format!("{}{path}", self.public)), &[("x-api-key", project)], body.into()).await
+    }
+
+    /// `DELETE`, as the holder of a project's key.
+    pub async fn delete(&self, project: &str, path: &str) -> Reply {
+        let request = Request::delete(format!("{}{path}", self.public));
+        self.ask(request, &[("x-api-key", project)], Bytes::new()).await
     }
 
     async fn ask(&self, mut request: Builder, headers: &[(&str, &str)], body: Bytes) -> Reply {

@@ -4,6 +4,7 @@ mod adhoc;
 pub mod admin;
 pub mod error;
 pub mod reply;
+mod schemas;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,6 +53,12 @@ pub fn routes() -> GuardedRouter<Arc<HttpState>> {
         .get("/v1/dashboards/realtime", Needs(Right::ReadMetrics), realtime)
         .get("/v1/reports/daily", Needs(Right::ReadMetrics), daily)
         .get("/v1/event-types", Needs(Right::ReadMetrics), event_types)
+        .get("/v1/admin/schemas", Needs(Right::ManageSchemas), schemas::list)
+        .post("/v1/admin/schemas", Needs(Right::ManageSchemas), schemas::register)
+        .get("/v1/admin/schemas/{type}", Needs(Right::ManageSchemas), schemas::show)
+        .delete("/v1/admin/schemas/{type}", Needs(Right::ManageSchemas), schemas::delete)
+        .get("/v1/schemas/{type}", Needs(Right::ReadMetrics), schemas::show)
+        .get("/v1/schemas/{type}/observed", Needs(Right::ReadMetrics), schemas::observed)
         .post("/v1/sql", Needs(Right::Sql), adhoc::sql)
         .get("/v1/export", Needs(Right::Export), adhoc::export)
         .map(|router| router.fallback(not_found))

@@ -39,6 +39,8 @@ pub enum Route {
     Sql,
     /// `/v1/export`
     Export,
+    /// `/v1/admin/schemas`, `/v1/schemas/{type}` and what was observed of it
+    Schemas,
 }
 
 /// A layer of the cache.
@@ -276,6 +278,7 @@ impl Route {
             Self::Anomalies => "anomalies",
             Self::Sql => "sql",
             Self::Export => "export",
+            Self::Schemas => "schemas",
         }
     }
 }

@@ -27,7 +27,7 @@ const fn reads(rule: &'static str, path: &'static str, status: u16) -> Line {
 }
 
 /// Of our own routes; those of the control plane are tested beside it.
-const LINES: [Line; 11] = [
+const LINES: [Line; 13] = [
     reads("GET /v1/metrics", "/v1/metrics", 200),
     Line {
         rule: "POST /v1/metrics",
@@ -51,6 +51,8 @@ const LINES: [Line; 11] = [
     reads("GET /v1/dashboards/realtime", "/v1/dashboards/realtime", 200),
     reads("GET /v1/reports/daily", "/v1/reports/daily", 200),
     reads("GET /v1/event-types", "/v1/event-types", 200),
+    reads("GET /v1/schemas/{type}", "/v1/schemas/purchase", 200),
+    reads("GET /v1/schemas/{type}/observed", "/v1/schemas/purchase/observed", 404),
     Line {
         rule: "POST /v1/sql",
         path: "/v1/sql",

@@ -32,6 +32,7 @@ mod query_answers;
 mod query_cache;
 mod query_structured;
 mod registry;
+mod schemas;
 mod sql_api;
 mod sql_escapes;
 mod sql_values;

@@ -28,6 +28,7 @@ mod isolation;
 mod kills;
 mod outage;
 mod run_script;
+mod schemas;
 mod siege;
 mod sql_functions;
 mod tls;
