@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tallyhouse_control::access::{Gate, Lease};
+use tallyhouse_control::operations::Operations;
 use tallyhouse_service::access::Access::Needs;
 use tallyhouse_service::access::{GuardedRouter, Right};
 use tallyhouse_service::cors::{self, AllowOrigin, Origins};
@@ -41,7 +42,7 @@ pub struct HttpState {
     pub metrics: Metrics,
 }
 
-/// Every route, and what it asks of its caller.
+/// Every route, and what it asks of its caller; those of the control plane come beside them.
 pub fn routes() -> GuardedRouter<Arc<HttpState>> {
     GuardedRouter::default()
         .get("/v1/metrics", Needs(Right::ReadMetrics), metrics)
@@ -67,12 +68,14 @@ pub fn routes() -> GuardedRouter<Arc<HttpState>> {
 /// All public routes behind their gate, for pages of `origins` too.
 pub fn router(shared: HttpState, origins: Origins, gate: Gate) -> Router {
     // One count for each request, instead of one for each metric that there is.
-    let router = gate.protect(routes().with_state(Arc::new(shared)));
+    let operations = Operations::new(gate.control.clone());
+    let routes = routes().with_state(Arc::new(shared)).merge(tallyhouse_control::http::routes(operations));
+    let router = gate.protect(routes);
     with_security_headers(match origins.is_none() {
         true => router,
         false => {
             let allow = AllowOrigin::predicate(move |origin, _| origins.allows(origin));
-            router.layer(cors::layer(allow, vec![Method::GET, Method::POST]))
+            router.layer(cors::layer(allow, vec![Method::GET, Method::POST, Method::PATCH, Method::DELETE]))
         }
     })
 }

@@ -3,8 +3,10 @@
 use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use tallyhouse_control::operations::Operations;
+use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_query_api::http::routes;
-use tallyhouse_service::access::{Access, Role, Scope};
+use tallyhouse_service::access::{Access, GuardedRouter, Right, Role, Scope};
 use tallyhouse_testkit::query_service::{Reply, Service, Settings};
 use tallyhouse_testkit::{self as support, IdentityProvider, route_table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,16 +140,58 @@ async fn each_route_is_for_who_has_its_right_and_nobody_else() {
     service.stop().await;
 }
 
+/// All that administers, and what whoever may is answered where nothing is kept.
+#[tokio::test]
+async fn only_administrators_and_operators_administer() {
+    let provider = IdentityProvider::start().await;
+    let service = service(&provider, &["x", "y"]).await;
+    let (admin, weak) = (json!({"x": "admin"}), json!({"tallyhouse": {"projects": {"x": "admin"}}}));
+    let (admin, weak) = (format!("Bearer {}", provider.token(&admin)), format!("Bearer {}", provider.sign(&weak)));
+    for rule in admin_routes().rules().iter() {
+        let path = rule.path.replace("{name}", "z").replace("{id}", "z");
+        let is_of_operators = rule.access == Access::Needs(Right::ManageInstallation);
+        let ask = async |headers: &[(&str, &str)]| {
+            let json = [("content-type", "application/json")];
+            let response = service.request(rule.method.clone(), &path, &[headers, &json].concat(), "{}").await;
+            let Reply { status, body, .. } = Reply::of(response).await;
+            (status.as_u16(), body["code"].as_str().unwrap_or_default().to_owned())
+        };
+        let denied = |status: u16, code: &str| (status, code.to_owned());
+        assert_eq!(ask(&[]).await, denied(401, "missing_key"), "{path}");
+        for scope in Scope::ALL.map(Scope::name) {
+            let answer = ask(&[("x-api-key", &format!("only-{scope}-x"))]).await;
+            let may = scope == "admin" && !is_of_operators;
+            assert_eq!(answer == denied(403, "missing_right"), !may, "{path} with {scope}: {answer:?}");
+            assert_ne!(answer.0, 401);
+        }
+        for role in Role::ALL.map(Role::name) {
+            let token = format!("Bearer {}", provider.token(&json!({"x": role})));
+            let answer = ask(&[("authorization", &token)]).await;
+            let may = role == "admin" && !is_of_operators;
+            assert_eq!(answer == denied(403, "missing_right"), !may, "{path} as {role}: {answer:?}");
+        }
+        let expected = if is_of_operators { "missing_right" } else { "second_factor_needed" };
+        assert_eq!(ask(&[("authorization", &weak)]).await, denied(403, expected), "{path}");
+        let elsewhere = [("authorization", admin.as_str()), ("x-tallyhouse-project", "y")];
+        assert_eq!(ask(&elsewhere).await, denied(403, "wrong_project"), "{path}");
+        let (status, code) = ask(&[("x-api-key", "operator")]).await;
+        assert!(status != 401 && code != "missing_right", "{path}: {status} {code}");
+    }
+    service.stop().await;
+}
+
+fn admin_routes() -> GuardedRouter {
+    tallyhouse_control::http::routes(Operations::new(Control::fixed(FixedKeys::default())))
+}
+
 #[test]
 fn every_route_has_a_line_above_and_one_in_the_readme() {
-    let (rules, lines): (Vec<_>, Vec<_>) =
-        (routes().rules().iter().cloned().collect(), LINES.map(|line| line.rule).to_vec());
-    let ours = rules.iter().filter(|rule| !rule.path.starts_with("/v1/admin/"));
-    let names: Vec<String> = ours.map(|rule| format!("{} {}", rule.method, rule.path)).collect();
-    assert_eq!(names, lines);
+    let rules: Vec<_> = routes().rules().iter().cloned().collect();
+    let names: Vec<String> = rules.iter().map(|rule| format!("{} {}", rule.method, rule.path)).collect();
+    assert_eq!(names, LINES.map(|line| line.rule));
     assert!(rules.iter().all(|rule| matches!(rule.access, Access::Needs(_))), "none is public yet");
     let readme = include_str!("../../README.md");
-    for line in route_table(routes().rules()) {
+    for line in [route_table(routes().rules()), route_table(admin_routes().rules())].concat() {
         assert!(readme.contains(&line), "README.md lacks the line\n{line}");
     }
 }

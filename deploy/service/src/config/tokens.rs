@@ -113,16 +113,16 @@ mod tests {
 
     #[test]
     fn a_secret_is_for_development() {
-        let secret = "0123456789abcdef0123456789abcdef";
+        let (secret, short) = ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcde");
         let development = ("TALLYHOUSE_DEV", "1");
         assert!(read(&[("JWT_SECRET", secret), development]).is_ok());
         for (pairs, problem) in [
             (&[("JWT_SECRET", secret)][..], "is for development only"),
-            (&[("JWT_SECRET", &secret[1..]), development], "has fewer than 32 bytes"),
+            (&[("JWT_SECRET", short), development], "has fewer than 32 bytes"),
             (&[("JWT_SECRET", secret), development, ("JWKS_URL", "https://a")], "is set beside JWKS_URL"),
         ] {
             let error = read(pairs).unwrap_err();
-            assert!(error.contains(problem) && !error.contains(&secret[1..]), "{error}");
+            assert!(error.contains(problem) && !error.contains(short), "{error}");
         }
     }
 }
