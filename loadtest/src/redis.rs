@@ -84,6 +84,24 @@ impl Redis {
         Ok(redis)
     }
 
+    /// One with more options, such as `--replicaof 127.0.0.1 6379`.
+    pub async fn start_with(port: u16, folder: &Path, options: &[&str]) -> Result<Self, RedisError> {
+        let mut launch = launch(port, folder);
+        launch.arguments.extend(options.iter().map(Into::into));
+        let redis = Self { daemon: Daemon::start(&launch)?, launch, address: format!("127.0.0.1:{port}") };
+        redis.ready().await?;
+        Ok(redis)
+    }
+
+    /// A Sentinel on the port that its settings name.
+    pub async fn start_sentinel(port: u16, folder: &Path, settings: &Path) -> Result<Self, RedisError> {
+        let arguments = vec![settings.into(), "--sentinel".into()];
+        let launch = Launch { name: "sentinel".to_owned(), arguments, ..launch(port, folder) };
+        let redis = Self { daemon: Daemon::start(&launch)?, launch, address: format!("127.0.0.1:{port}") };
+        redis.ready().await?;
+        Ok(redis)
+    }
+
     /// One that also speaks TLS, on another port, and asks for certificates of the authority in `ca`. What it was given is
     /// for tests; commands of this value go over the plain port.
     pub async fn start_secure(folder: &Path, shown: &Files, ca: &Path) -> Result<(Self, u16), RedisError> {
@@ -102,7 +120,12 @@ impl Redis {
         Ok((redis, secure))
     }
 
-    /// Where it is.
+    /// Where it is, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }

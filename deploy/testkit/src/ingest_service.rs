@@ -143,6 +143,7 @@ impl Service {
             ("INGEST_DRAIN_MS".to_owned(), "10000".to_owned()),
             ("INGEST_BODY_BYTES".to_owned(), (1 << 20).to_string()),
             ("INGEST_DECODED_BYTES".to_owned(), (2 << 20).to_string()),
+            ("RATE_LIMITS".to_owned(), "off".to_owned()),
         ]);
         env.extend(overrides.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let mut keys = FixedKeys::default();

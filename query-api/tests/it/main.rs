@@ -31,6 +31,8 @@ mod query_admission;
 mod query_answers;
 mod query_cache;
 mod query_structured;
+mod rate_limits;
+mod redis_fleets;
 mod registry;
 mod schemas;
 mod sql_api;

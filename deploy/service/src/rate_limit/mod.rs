@@ -312,6 +312,11 @@ impl RateLimits {
         }
     }
 
+    /// How many instances are counted, this one included.
+    pub fn instances(&self) -> u64 {
+        self.0.buckets.instances()
+    }
+
     pub fn is_off(&self) -> bool {
         self.0.settings.mode == Mode::Off
     }
