@@ -2,6 +2,7 @@
 
 use tallyhouse_schema::limits::MAX_ANSWER_WARNINGS;
 use tallyhouse_schema::{Rejection, Warning, Warnings};
+use tallyhouse_service::rate_limit::{Refused, Standing};
 
 use crate::request::Wait;
 
@@ -25,6 +26,10 @@ pub struct Reply {
     pub dropped: Vec<Dropped>,
     /// What was changed or not understood in the others.
     pub warned: Warned,
+    /// How the key stands with its limit.
+    pub standing: Option<Standing>,
+    /// Why events are refused that came beyond it.
+    pub refused: Option<Refused>,
 }
 
 /// A refused event.

@@ -12,6 +12,7 @@ use tallyhouse_service::config::open_tls;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::OpenError;
 use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
 use tallyhouse_service::server::{Limits as ConnectionLimits, Server};
@@ -119,7 +120,9 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     deps.control.report_to(&deps.health);
     let access = AccessMetrics::register(&deps.registry)?;
     let tokens = config.tokens.map(|settings| Tokens::new(settings, access.clone())).transpose()?;
-    let gate = Gate { listener: "query", control: deps.control, tokens, metrics: access };
+    let limit_metrics = RateLimitMetrics::register(&deps.registry)?;
+    let limits = RateLimits::new("query", config.rate_limits, config.redis_url.as_ref(), limit_metrics)?;
+    let gate = Gate { listener: "query", control: deps.control, tokens, metrics: access, limits: limits.clone() };
     let app = Arc::new(App {
         catalogue: deps.catalogue,
         answers,
@@ -169,7 +172,8 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         watch.until(stopped.clone()),
         cache.keep(config.cache_warm, stopped.clone()),
         registry.watch(&definitions, stopped.clone()),
-        catalogue.keep(stopped.clone())
+        catalogue.keep(stopped.clone()),
+        limits.tend(&deps.health, stopped.clone())
     );
     Ok(())
 }

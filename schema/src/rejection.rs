@@ -48,6 +48,12 @@ pub enum Rejection {
     /// Too many bytes for Kafka, as it is configured.
     #[error("the event is larger than the log takes (`max.message.bytes` of its topic)")]
     TooLargeForLog,
+    /// More came than the limit of its key takes.
+    #[error("more events came than the limit of the key takes; send it again in {retry_after_s} s (`Retry-After`)")]
+    RateLimited {
+        /// Seconds until it may fit.
+        retry_after_s: u32,
+    },
     /// It fits every limit of ours, and ClickHouse refuses to store it.
     #[error(
         "the database refuses the event for good (ClickHouse error {code}); it is kept as a dead letter \
@@ -130,6 +136,7 @@ impl Rejection {
             Self::BrokenId { .. } => "broken_id",
             Self::TooLarge { .. } => "event_too_large",
             Self::TooLargeForLog => "too_large_for_log",
+            Self::RateLimited { .. } => "rate_limited",
             Self::RefusedByStore { .. } => "refused_by_store",
             Self::TooDeep => "too_deep",
             Self::TooManyProperties => "too_many_properties",
@@ -169,6 +176,7 @@ impl Rejection {
             | Self::DoubleEncoded
             | Self::TooLarge { .. }
             | Self::TooLargeForLog
+            | Self::RateLimited { .. }
             | Self::RefusedByStore { .. }
             | Self::TooDeep
             | Self::SchemaViolation { .. }

@@ -14,6 +14,7 @@ use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, DataFolder, GivenClickHouse, Redis};
 use tallyhouse_service::documents;
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
@@ -52,6 +53,8 @@ pub struct Config {
     pub log: Limits,
     /// `REDIS_URL`: changed days are published to it.
     pub redis: Option<RedisUrl>,
+    /// How many requests and events are taken, of whom.
+    pub rate_limits: RateLimitSettings,
     /// Kafka, when events go through it.
     pub kafka: Option<KafkaConfig>,
     /// `TALLYHOUSE_PROJECTS`: a folder of settings, one JSON file per project. Without it, and for what a file leaves out:
@@ -111,6 +114,7 @@ impl Config {
             log_sync: settings.log_sync,
             log: Limits { bytes: settings.spool_bytes, age: Duration::from_secs(3_600 * settings.spool_max_age_hours) },
             redis: env::read::<Redis>(env)?.url()?,
+            rate_limits: tallyhouse_service::config::rate_limits(env)?,
             kafka,
             projects,
             tokens: tallyhouse_service::config::tokens(env)?,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use tallyhouse_schema::consent;
 use tallyhouse_schema::json_schema::{Violation, Violations};
+use tallyhouse_service::rate_limit::RetryAfter;
 
 use crate::answer::{Dropped, EventWarning, Rejected, Reply, Warned};
 use crate::request::Wait;
@@ -168,12 +169,30 @@ const fn status(wait: Wait) -> StatusCode {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
+        let mut response = self.response();
+        if let Some(standing) = self.standing {
+            response.extensions_mut().insert(standing);
+        }
+        if let Some(refused) = self.refused {
+            response.extensions_mut().insert(RetryAfter(refused.retry_after_s));
+        }
+        response
+    }
+}
+
+impl Reply {
+    /// The status of a request of which nothing was taken. What was refused for a limit fits later.
+    const fn refusal(&self) -> StatusCode {
+        if self.refused.is_some() { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::BAD_REQUEST }
+    }
+
+    fn response(&self) -> Response {
         if let (true, Some(dropped)) = (self.is_single, self.dropped.first()) {
             return (status(self.wait), Json(OneDropped { status: "dropped", entry: dropped.into() })).into_response();
         }
         match (self.is_single, self.rejected.first()) {
             // A single event that was refused is the whole request: the sender must not read a 2xx as "taken".
-            (true, Some(rejected)) => (StatusCode::BAD_REQUEST, Json(Entry::from(rejected))).into_response(),
+            (true, Some(rejected)) => (self.refusal(), Json(Entry::from(rejected))).into_response(),
             (true, None) => {
                 let fate = if self.duplicates > 0 { "duplicate" } else { "accepted" };
                 let warnings = WarningList::from(&self.warned);
@@ -181,10 +200,10 @@ impl IntoResponse for Reply {
             }
             (false, _) => {
                 let error = self.is_all_rejected().then(|| AllRejected {
-                    code: "all_rejected",
+                    code: if self.refused.is_some() { "rate_limited" } else { "all_rejected" },
                     message: format!("none of the {} events was taken; `rejected` says why", self.rejected.len()),
                 });
-                let status = if error.is_some() { StatusCode::BAD_REQUEST } else { status(self.wait) };
+                let status = if error.is_some() { self.refusal() } else { status(self.wait) };
                 let rejected = self.rejected.iter().map(Entry::from).collect();
                 let warnings = WarningList::from(&self.warned);
                 let dropped = self.dropped.iter().map(DroppedEntry::from).collect();

@@ -12,7 +12,7 @@ use crate::request::{RequestError, Wait};
 impl Pipeline {
     /// Waits until every event is acknowledged, at most until the deadline.
     pub(super) async fn confirm(&self, taken: Taken, wait: Wait, deadline: Instant) -> Result<Reply, RequestError> {
-        let Taken { is_single, event_id, pending, indices, mut rejected, dropped, mut warned } = taken;
+        let Taken { is_single, event_id, pending, indices, mut rejected, dropped, mut warned, charge } = taken;
         let outcomes = match pending {
             Some(pending) => self.delivery.acknowledge(pending, wait, deadline).await,
             None => Vec::new(),
@@ -35,6 +35,9 @@ impl Pipeline {
         // What was accepted is counted where it ends: when it is stored, or in the log.
         self.metrics.duplicates(duplicates + count(AckOutcome::LateDuplicate));
         self.metrics.handed_back(count(AckOutcome::Unconfirmed));
+        // What may still become durable stays charged.
+        let is_taken = |outcome: &&AckOutcome| matches!(outcome, AckOutcome::Accepted | AckOutcome::Late);
+        self.give_back(&charge, outcomes.len() - outcomes.iter().filter(is_taken).count());
         if !unconfirmed.is_empty() {
             return Err(RequestError::NotConfirmed { events, indices: unconfirmed });
         }
@@ -55,6 +58,7 @@ impl Pipeline {
             }
         }
         rejected.sort_by_key(|rejected| rejected.index);
-        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, dropped, warned })
+        let (standing, refused) = (charge.counted.standing, charge.counted.refused);
+        Ok(Reply { wait, is_single, event_id, accepted, duplicates, rejected, dropped, warned, standing, refused })
     }
 }

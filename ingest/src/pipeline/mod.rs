@@ -1,8 +1,8 @@
 //! A request, forwards:
 //!
 //! ```text
-//! request -> sender -> admit -> read -> open -> normalise -> submit -> acknowledge -> reply
-//!                                                                  |
+//! request -> sender -> admit -> read -> open -> normalise -> charge -> submit -> acknowledge -> reply
+//!                                                                            |
 //!                          into the local log (`direct`) or into Kafka (`kafka`)
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! every event is durable (2xx), some were handed back before any attempt (503, nothing of them is kept), or the deadline
 //! passed (503): they may still become durable, and a retry is recognised as a duplicate.
 
+mod charge;
 mod confirm;
 mod sender;
 mod take;
@@ -23,6 +24,8 @@ use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_schema::Rejection;
 use tallyhouse_service::access::Principal;
 use tallyhouse_service::health::Health;
+use tallyhouse_service::rate_limit::RateLimits;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::admit::{Budget, Room, Threads};
@@ -57,6 +60,7 @@ pub struct Pipeline {
     pub(crate) cardinality: Arc<CardinalityLimiter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
+    pub(crate) rate_limits: RateLimits,
 }
 
 /// A body, and the room that it takes.
@@ -107,7 +111,7 @@ impl Pipeline {
     ) -> Result<(Taken, Body), RequestError> {
         let Body { bytes: sent, mut room } = body;
         if encoding == Encoding::Plain && sent.len() <= LARGE_BODY {
-            return Ok((self.take(&sent, asked, &mut room)?, Body { bytes: sent, room }));
+            return Ok((self.take(&sent, asked, &mut room).await?, Body { bytes: sent, room }));
         }
         let (pipeline, project) = (Arc::clone(self), asked.sender.rules.project.clone());
         let read = move || {
@@ -115,7 +119,8 @@ impl Pipeline {
                 Encoding::Plain => sent,
                 Encoding::Gzip | Encoding::Zstd => inflate(&sent, encoding, pipeline.limits, &mut room)?,
             };
-            let taken = pipeline.take(&bytes, asked, &mut room)?;
+            // Charging may wait for Redis, for a moment.
+            let taken = Handle::current().block_on(pipeline.take(&bytes, asked, &mut room))?;
             room.shrink_to(bytes.len());
             Ok((taken, Body { bytes, room }))
         };

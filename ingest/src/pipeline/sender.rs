@@ -3,9 +3,10 @@
 
 use tallyhouse_control::privacy::feed;
 use tallyhouse_schema::normalise::ProjectRules;
-use tallyhouse_schema::project::ProjectSettings;
+use tallyhouse_schema::project::{Priority, ProjectSettings};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_service::access::{Principal, Right};
+use tallyhouse_service::rate_limit::{self, LimitsOf};
 
 use super::Pipeline;
 use crate::request::RequestError;
@@ -15,6 +16,8 @@ pub(super) struct Sender {
     pub(super) rules: ProjectRules,
     pub(super) key_id: String,
     pub(super) settings: ProjectSettings,
+    /// What it may send.
+    pub(super) limits: LimitsOf,
     /// Hashes its people.
     pub(super) hasher: UserHasher,
 }
@@ -30,7 +33,14 @@ impl Pipeline {
             retention_days: settings.retention_days,
             may_import: caller.may(Right::ImportHistory),
         };
-        let hasher = self.user_hash_key.hasher(feed::key_part(&self.control.snapshot(), project).as_deref());
-        Ok(Sender { rules, key_id: caller.subject.name().to_owned(), settings, hasher })
+        let snapshot = self.control.snapshot();
+        let hasher = self.user_hash_key.hasher(feed::key_part(&snapshot, project).as_deref());
+        let limits = snapshot.limits_of(caller).with_priority(match settings.priority {
+            Priority::Low => rate_limit::Priority::Low,
+            Priority::Normal => rate_limit::Priority::Normal,
+            Priority::High => rate_limit::Priority::High,
+        });
+        let key_id = caller.subject.name().to_owned();
+        Ok(Sender { rules, key_id, settings, limits, hasher })
     }
 }

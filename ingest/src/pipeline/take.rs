@@ -11,6 +11,7 @@ use tallyhouse_service::health::Status;
 use ulid::Ulid;
 
 use super::Pipeline;
+use super::charge::Charge;
 use super::sender::Sender;
 use crate::ack::SubmitError;
 use crate::admit::Room;
@@ -40,36 +41,45 @@ pub(super) struct Taken {
     pub(super) rejected: Vec<Rejected>,
     pub(super) dropped: Vec<Dropped>,
     pub(super) warned: Warned,
+    pub(super) charge: Charge,
 }
 
 impl Pipeline {
-    /// Bytes -> submitted events. Pure but for the delivery, the ids and the clock.
-    pub(super) fn take(&self, bytes: &[u8], asked: Asked, room: &mut Room) -> Result<Taken, RequestError> {
+    /// Bytes -> submitted events. Pure but for the delivery, the limits, the ids and the clock.
+    pub(super) async fn take(&self, bytes: &[u8], asked: Asked, room: &mut Room) -> Result<Taken, RequestError> {
         let Asked { layout, sender, keeps_dead_letters, ready, trace } = asked;
         let most = self.limits.decoded_bytes;
         let text = decode::text(bytes, most, room)?;
-        let agent = |user_agent: &str| self.agents.read(user_agent);
-        let new_id = || Ulid::generate().to_string();
         // One for the whole request, whatever is registered meanwhile.
         let catalogue = self.catalogue.of(&sender.rules.project);
-        let context = Context {
-            catalogue: &catalogue,
-            rules: &sender.rules,
-            hasher: &sender.hasher,
-            agent: &agent,
-            new_id: &new_id,
-            received_at: now_ms(),
+        let mut decoded = {
+            let agent = |user_agent: &str| self.agents.read(user_agent);
+            let new_id = || Ulid::generate().to_string();
+            let context = Context {
+                catalogue: &catalogue,
+                rules: &sender.rules,
+                hasher: &sender.hasher,
+                agent: &agent,
+                new_id: &new_id,
+                received_at: now_ms(),
+            };
+            decode::events(&text, layout, context)?
         };
-        let Events { is_single, mut events, indices, mut warnings, refusals, dropped } =
-            decode::events(&text, layout, context)?;
+        let (charge, limited) = self.charge(&sender, &mut decoded).await;
+        let Events { is_single, mut events, indices, mut warnings, refusals, dropped } = decoded;
         self.bound(&sender, &catalogue, &mut events, &mut warnings);
         let event_id = events.first().map(|event| event.event_id.to_string()).unwrap_or_default();
         let pending = if events.is_empty() {
             None
         } else {
             let pending = self.delivery.submit(ready, &sender.rules.project, &events, trace.as_deref());
-            Some(pending.map_err(|why| self.refused(why, events.len()))?)
+            let refused = |why| {
+                self.give_back(&charge, events.len());
+                self.refused(why, events.len())
+            };
+            Some(pending.map_err(refused)?)
         };
+        self.metrics.handed_back(limited.len());
         // Counted only now: a request that was refused as a whole comes again.
         refusals.iter().for_each(|refusal| self.metrics.rejected(refusal.rejected.rejection.code()));
         for refusal in &refusals {
@@ -91,8 +101,8 @@ impl Pipeline {
         if sender.settings.dead_letters && keeps_dead_letters {
             self.dead_letters.offer(refusals.iter().map(|refusal| refusal.dead_letter(&sender)).collect());
         }
-        let rejected = refusals.into_iter().map(|refusal| refusal.rejected).collect();
-        Ok(Taken { is_single, event_id, pending, indices, rejected, dropped, warned })
+        let rejected = refusals.into_iter().map(|refusal| refusal.rejected).chain(limited).collect();
+        Ok(Taken { is_single, event_id, pending, indices, rejected, dropped, warned, charge })
     }
 
     /// Limits the cardinality of dimensions and event types, and warns of rewritten types.

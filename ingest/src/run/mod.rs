@@ -1,6 +1,7 @@
 //! Assembles the write path, starts it and stops it.
 
 mod assemble;
+mod stress;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_service::tls::{ListenerTls, Tls};
@@ -117,6 +119,8 @@ pub struct Ingest {
     server_metrics: ServerMetrics,
     tls: Option<ListenerTls>,
     drain: Duration,
+    /// What may wait in the local log.
+    spool_bytes: u64,
     tables_ready: CancellationToken,
     suppressions: Suppressions,
     control: Control,
@@ -136,7 +140,11 @@ impl Ingest {
         let server_metrics = ServerMetrics::register(&deps.admin.registry)?;
         let access = AccessMetrics::register(&deps.admin.registry)?;
         let tokens = config.tokens.clone().map(|settings| Tokens::new(settings, access.clone())).transpose()?;
-        let gate = Gate { listener: "ingest", control: deps.control.clone(), tokens, metrics: access };
+        let limit_metrics = RateLimitMetrics::register(&deps.admin.registry)?;
+        let rate_limits = RateLimits::new("ingest", config.rate_limits.clone(), config.redis.as_ref(), limit_metrics);
+        let rate_limits = rate_limits.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        let limits = rate_limits.clone();
+        let gate = Gate { listener: "ingest", control: deps.control.clone(), tokens, metrics: access, limits };
         let health = deps.admin.health.clone();
         health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
@@ -187,6 +195,7 @@ impl Ingest {
                 health,
                 limits: config.request,
                 projects: LiveProjects::new(config.projects, deps.control.clone()),
+                rate_limits,
             })
         });
         let tables_ready = deps.tables_ready;
@@ -202,6 +211,7 @@ impl Ingest {
             server_metrics,
             tls: deps.tls.as_ref().map(Tls::public),
             drain,
+            spool_bytes: config.log.bytes,
             tables_ready,
             suppressions,
             control: deps.control,
@@ -235,6 +245,7 @@ impl Ingest {
             server_metrics,
             tls,
             drain,
+            spool_bytes,
             tables_ready,
             suppressions,
             control,
@@ -292,6 +303,10 @@ impl Ingest {
         let serve = async {
             let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
+            let tight = tokio::spawn(stress::watch(Arc::clone(&pipeline), folder, spool_bytes));
+            let (limits_of, told) = (pipeline.rate_limits.clone(), pipeline.health.clone());
+            let ended = all_stored.clone();
+            telling.spawn(async move { limits_of.tend(&told, ended).await });
             let catalogue = pipeline.catalogue.clone();
             let following = tokio::spawn(async move { catalogue.keep(CancellationToken::new()).await });
             let router = http::router(Arc::clone(&pipeline), gate);
@@ -299,6 +314,7 @@ impl Ingest {
             let server = Server { what: "ingest", listener, router, limits, metrics, tls };
             server.serve(stopping, drain).await;
             gauges.abort();
+            tight.abort();
             following.abort();
         };
         let deadline = async {

@@ -27,6 +27,11 @@ pub struct LogMetrics {
 }
 
 impl LogMetrics {
+    /// Bytes of events that wait in it, as of the last look.
+    pub fn waiting_bytes(&self) -> u64 {
+        u64::try_from(self.bytes.get()).unwrap_or(0)
+    }
+
     pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
         Ok(Self {
             groups: registrar

@@ -13,6 +13,7 @@ use tallyhouse_service::admin_guard::AdminGuard;
 use tallyhouse_service::config::{AdminAccess, GivenClickHouse, Redis};
 use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
@@ -36,6 +37,8 @@ pub struct Config {
     pub origins: Origins,
     /// `REDIS_URL`: shares answers between instances; without it each has its own. May hold a password.
     pub redis_url: Option<RedisUrl>,
+    /// How many requests and questions are answered, of whom.
+    pub rate_limits: RateLimitSettings,
     /// `QUERY_CACHE_BYTES`: answers held in this process, and their parts; half each.
     pub cache_bytes: u64,
     /// `QUERY_CACHE_TTL_MS`: how long an answer that touches today is fresh, +- a sixth. For all other times see
@@ -80,6 +83,7 @@ impl Config {
             admin_guard: env::read::<AdminAccess>(env)?.guard("QUERY_ADMIN_ADDR", admin_address(env)?)?,
             origins: origins(env, settings.query_origins)?,
             redis_url: env::read::<Redis>(env)?.url()?,
+            rate_limits: tallyhouse_service::config::rate_limits(env)?,
             cache_bytes: settings.query_cache_bytes,
             cache_ttl: settings.query_cache_ttl_ms,
             cache_warm: settings.query_cache_warm,

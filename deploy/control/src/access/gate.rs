@@ -14,11 +14,15 @@ use tallyhouse_service::access::presented::{self, Place, Presented};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::access::tokens::Tokens;
 use tallyhouse_service::access::{Access, Caller, Denied, GuardedRouter, Principal, Right, Rights, Rules};
+use tallyhouse_service::rate_limit::{self, Holder, RateLimits, Refused, Standing};
 
 use super::beacon::Beacons;
 use super::lease::Lease;
 use crate::handle::Control;
 use crate::snapshot::{Key, KeyError};
+
+/// Administrative routes have a limit of their own.
+const ADMIN: &str = "/v1/admin/";
 
 /// What a gate works with.
 #[derive(Clone)]
@@ -29,6 +33,8 @@ pub struct Gate {
     /// Of the identity provider, if there is one.
     pub tokens: Option<Tokens>,
     pub metrics: AccessMetrics,
+    /// How much is let in, of whom.
+    pub limits: RateLimits,
 }
 
 /// A gate and the routes behind it.
@@ -105,11 +111,12 @@ impl Entry {
 }
 
 impl Guard {
-    async fn admit(&self, request: Request) -> Result<Request, Denied> {
+    /// The request as the handler sees it, and what of whom it asks; nothing of who asks for a public route.
+    async fn admit(&self, request: Request) -> Result<(Request, Option<(Arc<Principal>, Right)>), Denied> {
         // Without a path that matched there is no route: the router's own answer to that is the same for everybody.
-        let Some(path) = request.extensions().get::<MatchedPath>() else { return Ok(request) };
+        let Some(path) = request.extensions().get::<MatchedPath>() else { return Ok((request, None)) };
         let (right, may_be_in_body) = match self.rules.of(request.method(), path.as_str())? {
-            Access::Public => return Ok(request),
+            Access::Public => return Ok((request, None)),
             Access::Needs(right) => (right, false),
             Access::NeedsOrKeyInBody(right) => (right, true),
         };
@@ -129,19 +136,54 @@ impl Guard {
         entry.needs(right)?;
         take_key_out_of_url(&mut parts);
         parts.extensions.insert(entry.lease);
-        parts.extensions.insert(Caller(entry.principal));
-        Ok(Request::from_parts(parts, body))
+        parts.extensions.insert(Caller(Arc::clone(&entry.principal)));
+        Ok((Request::from_parts(parts, body), Some((entry.principal, right))))
+    }
+
+    /// Charges a request to its address, then to who sends it. Events are charged when they are known; whether one is left is looked at here.
+    async fn pass(&self, request: Request, next: Next, standing: &mut Option<Standing>) -> Response {
+        let (limits, listener) = (&self.gate.limits, self.gate.listener);
+        let (head, body) = request.into_parts();
+        let is_admin = head.uri.path().starts_with(ADMIN);
+        match limits.admit_address(&head, is_admin).await {
+            Ok(of_address) => *standing = of_address,
+            Err(refused) => return refused.into_response(),
+        }
+        let (request, asks) = match self.admit(Request::from_parts(head, body)).await {
+            Ok(admitted) => admitted,
+            Err(denied) => {
+                self.gate.metrics.denied(listener, &denied);
+                return denied.into_response();
+            }
+        };
+        if let Some((principal, right)) = asks {
+            match self.charge(&principal, right).await {
+                Ok(of_caller) => *standing = of_caller.or(*standing),
+                Err(refused) => return refused.into_response(),
+            }
+        }
+        next.run(request).await
+    }
+
+    async fn charge(&self, principal: &Principal, right: Right) -> Result<Option<Standing>, Refused> {
+        let limits = &self.gate.limits;
+        if limits.is_off() {
+            return Ok(None);
+        }
+        let of = self.gate.control.snapshot().limits_of(principal);
+        let holder = Holder { project: principal.project().unwrap_or_default(), subject: principal.subject.name() };
+        match right {
+            Right::SendEvents | Right::ImportHistory => limits.admit_sender(holder, &of).await,
+            _ => limits.admit_query(holder, &of).await,
+        }
     }
 }
 
 async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    match guard.admit(request).await {
-        Ok(request) => next.run(request).await,
-        Err(denied) => {
-            guard.gate.metrics.denied(guard.gate.listener, &denied);
-            denied.into_response()
-        }
-    }
+    let mut standing = None;
+    let mut response = guard.pass(request, next, &mut standing).await;
+    rate_limit::complete(&mut response, standing);
+    response
 }
 
 fn take_key_out_of_url(parts: &mut Parts) {

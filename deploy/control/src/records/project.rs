@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::project::Priority;
+use tallyhouse_service::rate_limit::{self, LimitsOf};
 use tallyhouse_sql::{hex, unhex};
 
 use super::Document;
@@ -48,6 +49,21 @@ pub struct ProjectDocument {
 }
 
 impl ProjectDocument {
+    /// What its keys and people may do.
+    pub fn limits(&self) -> LimitsOf {
+        let tier = match self.tier {
+            Tier::Free => rate_limit::Tier::Free,
+            Tier::Standard => rate_limit::Tier::Standard,
+            Tier::Enterprise => rate_limit::Tier::Enterprise,
+        };
+        let priority = match self.priority.unwrap_or_default() {
+            Priority::Low => rate_limit::Priority::Low,
+            Priority::Normal => rate_limit::Priority::Normal,
+            Priority::High => rate_limit::Priority::High,
+        };
+        LimitsOf::tier(tier).with_events(self.events_per_day, self.events_burst).with_priority(priority)
+    }
+
     /// [`ProjectDocument::hash_key_part`] of a new project.
     pub fn new_hash_key_part() -> String {
         hex(&rand::random::<[u8; 16]>()).to_lowercase()

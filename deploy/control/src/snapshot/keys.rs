@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode};
 use subtle::ConstantTimeEq;
 use tallyhouse_service::access::{Principal, Right, Rights, Scope, Subject, Tenant};
 use tallyhouse_service::cors::{Origin, Origins};
+use tallyhouse_service::rate_limit::LimitsOf;
 
 use super::Project;
 use crate::key_text::{self, Form, KeyDigest};
@@ -144,8 +145,18 @@ impl FixedKey {
 }
 
 /// Keys that a process knows without ClickHouse: those of development.
-#[derive(Debug, Clone, Default)]
-pub struct FixedKeys(Vec<(KeyDigest, Arc<Key>)>);
+#[derive(Debug, Clone)]
+pub struct FixedKeys {
+    keys: Vec<(KeyDigest, Arc<Key>)>,
+    /// What may be done with them.
+    pub(super) limits: LimitsOf,
+}
+
+impl Default for FixedKeys {
+    fn default() -> Self {
+        Self { keys: Vec::new(), limits: LimitsOf::NONE }
+    }
+}
 
 impl FixedKeys {
     /// The keys of development mode: project `demo`, `demo-ingest-key` (ingest, import) and `demo-query-key` (query, export, sql,
@@ -176,11 +187,17 @@ impl FixedKeys {
             used_ms: Arc::default(),
             is_fixed: true,
         };
-        self.0.push((key_text::digest(text), Arc::new(key)));
+        self.keys.push((key_text::digest(text), Arc::new(key)));
+    }
+
+    /// With limits, for tests of these.
+    #[must_use]
+    pub fn with_limits(self, limits: LimitsOf) -> Self {
+        Self { limits, ..self }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 }
 
@@ -210,7 +227,7 @@ struct Pages {
 impl KeyTable {
     pub(super) fn new(fixed: &FixedKeys) -> Self {
         let mut table = Self::default();
-        for (digest, key) in &fixed.0 {
+        for (digest, key) in &fixed.keys {
             table.add(Opening { digest: *digest, until_ms: None, key: Arc::clone(key) });
             table.list(Arc::clone(key));
         }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use tallyhouse_schema::project::ProjectName;
+use tallyhouse_service::access::Principal;
+use tallyhouse_service::rate_limit::LimitsOf;
 
 use crate::kind::Kind;
 use crate::records::{Document, ProjectDocument, Record, Unreadable};
@@ -37,12 +39,14 @@ pub struct Snapshot {
     records: BTreeMap<RecordId, Arc<Record>>,
     projects: HashMap<Arc<str>, Arc<Project>>,
     keys: KeyTable,
+    /// Of projects that have no record: those of development.
+    limits_of_others: LimitsOf,
 }
 
 impl Snapshot {
     /// What is known without having read anything.
     pub fn of_fixed(fixed: &FixedKeys) -> Self {
-        Self { keys: KeyTable::new(fixed), ..Self::default() }
+        Self { keys: KeyTable::new(fixed), limits_of_others: fixed.limits, ..Self::default() }
     }
 
     /// The same with what was read: all records, or those that are newer. A version that is older than the one that is held is left out,
@@ -72,7 +76,7 @@ impl Snapshot {
             records.values().filter_map(project).map(|project| (Arc::clone(project.name.shared()), project)).collect();
         let stored = records.values().filter(|record| record.kind == Kind::Key);
         let keys = KeyTable::new(fixed).with(stored, &projects, &self.keys);
-        Self { mark, records, projects, keys }
+        Self { mark, records, projects, keys, limits_of_others: fixed.limits }
     }
 
     /// Which state of the table it is; `None`: nothing has been read yet, so what is not there may exist.
@@ -111,6 +115,14 @@ impl Snapshot {
     /// A project; `None`: there is none, or it was deleted.
     pub fn project(&self, name: &str) -> Option<&Arc<Project>> {
         self.projects.get(name)
+    }
+
+    /// What somebody may do. Operators have the limits of a project that says nothing.
+    pub fn limits_of(&self, principal: &Principal) -> LimitsOf {
+        match principal.project() {
+            Some(name) => self.project(name).map_or(self.limits_of_others, |project| project.settings.limits()),
+            None => LimitsOf::default(),
+        }
     }
 
     /// Whether there is such a project. Those of development have keys and no record.

@@ -1,13 +1,14 @@
 //! What one caller may do in this process: tokens lent by Redis, or a bucket of its own while Redis is away. Pure: the time is passed in.
 //!
 //! ```text
-//! leases, two at most: the older is used first -> nearly used up: the next one is asked for
+//! leases, the older first                      -> nearly used up: the next one is asked for
 //!                                              -> over: what is left of it is given back with the next exchange
 //! Redis had fewer than were needed             -> empty until it has one again
 //! Redis is away                                -> a local bucket, which begins with this instance's share of what Redis had left; what it
 //!                                                 admits is owed, and Redis takes it off when it is back
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,10 @@ pub(super) struct LeaseRequest {
     pub(super) rule: Rule,
     pub(super) needed: u64,
     pub(super) wanted: u64,
-    pub(super) back: Lent,
+    /// Not used, and back in the bucket.
+    pub(super) back: u64,
+    /// Lent, and now used or given back: no longer to be reckoned with.
+    pub(super) settled: Vec<Lent>,
     pub(super) owed: u64,
 }
 
@@ -86,10 +90,12 @@ pub(super) struct Taken {
 pub(super) struct Account {
     name: Option<Arc<str>>,
     rule: Rule,
-    /// The older one first.
-    leases: [Option<Lease>; 2],
+    /// The older one first. Mostly two.
+    leases: VecDeque<Lease>,
     /// To be given back.
-    stale: Lent,
+    back: u64,
+    /// What of leases was used or is given back, since the last exchange.
+    settled: Vec<Lent>,
     chunk: u64,
     /// What Redis had left at the last exchange.
     left: Option<u64>,
@@ -105,8 +111,9 @@ impl Account {
         Self {
             name: None,
             rule,
-            leases: [None; 2],
-            stale: Lent::default(),
+            leases: VecDeque::new(),
+            back: 0,
+            settled: Vec::new(),
             chunk: FIRST_CHUNK,
             left: None,
             empty_until: None,
@@ -150,12 +157,15 @@ impl Account {
     /// The same, when nobody is asked for more.
     pub(super) fn take_what_is_lent(&mut self, want: u64, now: Instant) -> Taken {
         let mut missing = want;
-        for lease in self.leases.iter_mut().flatten() {
-            let part = lease.lent.tokens.min(missing);
-            lease.lent.tokens -= part;
-            missing -= part;
+        while let Some(lease) = self.leases.front_mut().filter(|_| missing > 0) {
+            let part = Lent { tokens: lease.lent.tokens.min(missing), ..lease.lent };
+            lease.lent.tokens -= part.tokens;
+            missing -= part.tokens;
+            if lease.lent.tokens == 0 {
+                self.leases.pop_front();
+            }
+            self.settle(part);
         }
-        self.drop_used();
         let until_one = self.empty_until.map_or(Duration::from_millis(1), |until| until.saturating_duration_since(now));
         let wait = if missing == 0 { Duration::ZERO } else { until_one + self.rule.time_of(missing as f64 - 1.0) };
         Taken { tokens: want - missing, left: self.lent() + self.left.unwrap_or(0), wait }
@@ -200,10 +210,8 @@ impl Account {
                 bucket.give_back(&self.rule.divided(instances), tokens);
                 self.owed = self.owed.saturating_sub(tokens);
             }
-            None => {
-                let epoch = self.leases.iter().flatten().next().map_or(self.stale.epoch, |lease| lease.lent.epoch);
-                self.add_stale(Lent { tokens, epoch });
-            }
+            // Settled when it was used.
+            None => self.back += tokens,
         }
     }
 
@@ -233,7 +241,8 @@ impl Account {
             rule: self.rule,
             needed,
             wanted: self.chunk.max(needed),
-            back: std::mem::take(&mut self.stale),
+            back: std::mem::take(&mut self.back),
+            settled: std::mem::take(&mut self.settled),
             owed: std::mem::take(&mut self.owed),
         };
         // Used up before its end: the next one may be larger.
@@ -247,7 +256,7 @@ impl Account {
         self.left = Some(reply.left);
         self.empty_until = (reply.lent.tokens < request.needed).then(|| now + reply.wait);
         if reply.lent.tokens > 0 {
-            self.add_lease(Lease { lent: reply.lent, ends: reply.sent + LEASE, granted: reply.lent.tokens });
+            self.leases.push_back(Lease { lent: reply.lent, ends: reply.sent + LEASE, granted: reply.lent.tokens });
         }
     }
 
@@ -260,7 +269,8 @@ impl Account {
     /// It was not asked.
     pub(super) fn not_sent(&mut self, request: &LeaseRequest) {
         self.failed(request);
-        self.add_stale(request.back);
+        self.back += request.back;
+        request.settled.iter().for_each(|settled| self.settle(*settled));
     }
 
     /// What is to be given back though nobody asks: leases that are over.
@@ -271,16 +281,17 @@ impl Account {
 
     /// The same at the end of the process, of all leases.
     pub(super) fn close(&mut self) -> Option<LeaseRequest> {
-        for lease in std::mem::take(&mut self.leases).into_iter().flatten() {
-            self.add_stale(lease.lent);
+        while let Some(lease) = self.leases.pop_front() {
+            self.return_lease(lease);
         }
         self.hand_over()
     }
 
     fn hand_over(&mut self) -> Option<LeaseRequest> {
-        let name = self.name.clone().filter(|_| self.flight.is_none() && self.stale.tokens + self.owed > 0)?;
-        let (back, owed) = (std::mem::take(&mut self.stale), std::mem::take(&mut self.owed));
-        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, owed })
+        let name = self.name.clone().filter(|_| self.flight.is_none() && self.back + self.owed > 0)?;
+        let (back, owed) = (std::mem::take(&mut self.back), std::mem::take(&mut self.owed));
+        let settled = std::mem::take(&mut self.settled);
+        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, settled, owed })
     }
 
     /// Whether forgetting it changes nothing.
@@ -288,59 +299,38 @@ impl Account {
         let rule = self.rule.divided(instances);
         let is_as_new = self.local.as_mut().is_none_or(|bucket| bucket.is_full(&rule, now));
         let is_idle = now.saturating_duration_since(self.used_at) > 2 * LEASE;
-        is_idle && is_as_new && self.flight.is_none() && self.lent() + self.stale.tokens + self.owed == 0
+        is_idle && is_as_new && self.flight.is_none() && self.lent() + self.back + self.owed == 0
     }
 
     fn lent(&self) -> u64 {
-        self.leases.iter().flatten().map(|lease| lease.lent.tokens).sum()
+        self.leases.iter().map(|lease| lease.lent.tokens).sum()
     }
 
+    /// Leases end in the order in which they were asked for.
     fn expire(&mut self, now: Instant) {
-        let is_over = |lease: &Lease| now >= lease.ends;
-        if !self.leases.iter().flatten().any(is_over) {
-            return;
+        while let Some(lease) = self.leases.pop_front_if(|lease| now >= lease.ends) {
+            if lease.lent.tokens * 2 > lease.granted {
+                self.chunk = (self.chunk / 2).max(LEAST_CHUNK);
+            }
+            self.return_lease(lease);
         }
-        for lease in std::mem::take(&mut self.leases).into_iter().flatten() {
-            if is_over(&lease) {
-                if lease.lent.tokens * 2 > lease.granted {
-                    self.chunk = (self.chunk / 2).max(LEAST_CHUNK);
-                }
-                self.add_stale(lease.lent);
-            } else {
-                self.add_lease(lease);
+    }
+
+    fn return_lease(&mut self, lease: Lease) {
+        self.back += lease.lent.tokens;
+        self.settle(lease.lent);
+    }
+
+    /// The script knows two epochs; of older ones nothing is reckoned with.
+    fn settle(&mut self, lent: Lent) {
+        match self.settled.iter_mut().find(|settled| settled.epoch == lent.epoch) {
+            Some(settled) => settled.tokens += lent.tokens,
+            None => {
+                let newest = self.settled.iter().map(|settled| settled.epoch).max().unwrap_or(0).max(lent.epoch);
+                self.settled.retain(|settled| settled.epoch + 1 >= newest);
+                self.settled.push(lent);
             }
         }
-    }
-
-    fn drop_used(&mut self) {
-        for place in &mut self.leases {
-            *place = place.filter(|lease| lease.lent.tokens > 0);
-        }
-        if let [None, Some(second)] = self.leases {
-            self.leases = [Some(second), None];
-        }
-    }
-
-    fn add_lease(&mut self, new: Lease) {
-        self.drop_used();
-        match &mut self.leases {
-            [first @ None, _] => *first = Some(new),
-            [_, second @ None] => *second = Some(new),
-            [_, Some(second)] => {
-                // Both end as the older one does.
-                second.lent = Lent { tokens: second.lent.tokens + new.lent.tokens, ..second.lent };
-                second.granted += new.granted;
-            }
-        }
-    }
-
-    /// Of two epochs the older one: the script counts the tokens as lent for too long then, never too short.
-    fn add_stale(&mut self, lent: Lent) {
-        if lent.tokens == 0 {
-            return;
-        }
-        let epoch = if self.stale.tokens == 0 { lent.epoch } else { self.stale.epoch.min(lent.epoch) };
-        self.stale = Lent { tokens: self.stale.tokens + lent.tokens, epoch };
     }
 }
 
@@ -375,7 +365,7 @@ mod tests {
         account.begin(RULE, end);
         assert_eq!(account.take_lent(1, end), None, "they are over");
         let (request, _) = account.ask(1, name);
-        assert_eq!((request.needed, request.back), (1, Lent { tokens: 7, epoch: 1 }));
+        assert_eq!((request.needed, request.back, request.settled), (1, 7, vec![Lent { tokens: 8, epoch: 1 }]));
     }
 
     #[test]
@@ -448,7 +438,7 @@ mod tests {
         assert!(account.take_lent(8, start).is_some());
         account.give_back(5, 1);
         let (request, _) = account.ask(1, name);
-        assert_eq!(request.back.tokens, 5);
+        assert_eq!((request.back, request.settled), (5, vec![Lent { tokens: 8, epoch: 1 }]));
         let mut local = Account::new(RULE, start);
         assert_eq!(local.take_local(1_000, 1, true, start).tokens, 1_000);
         local.give_back(10, 1);
@@ -462,7 +452,7 @@ mod tests {
         assert!(account.left_over(start).is_none());
         let later = start + 3 * LEASE;
         assert!(!account.is_forgettable(1, later));
-        assert_eq!(account.left_over(later).map(|request| request.back.tokens), Some(8));
+        assert_eq!(account.left_over(later).map(|request| request.back), Some(8));
         assert!(account.is_forgettable(1, later));
         let mut local = Account::new(RULE, start);
         local.take_local(500, 1, false, start);

@@ -69,10 +69,13 @@ impl Exchange {
 
     /// Asks for tokens, and gives back what is not used.
     pub(super) async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Away> {
-        let LeaseRequest { name, rule, needed, wanted, back, owed } = request;
+        let LeaseRequest { name, rule, needed, wanted, back, settled, owed } = request;
         let mut script = redis::cmd("EVAL");
         script.arg(LEASE_SCRIPT).arg(1).arg(&**name).arg(rule.burst).arg(rule.per_ms());
-        script.arg(needed).arg(wanted).arg(back.tokens).arg(back.epoch).arg(owed).arg(millis(LEASE));
+        script.arg(needed).arg(wanted).arg(back).arg(owed).arg(millis(LEASE));
+        settled.iter().for_each(|settled| {
+            script.arg(settled.epoch).arg(settled.tokens);
+        });
         let sent = Instant::now();
         let (tokens, left, wait_ms, epoch): (u64, u64, u64, u64) = self.send(script).await?;
         Ok(LeaseReply { lent: Lent { tokens, epoch }, left, wait: Duration::from_millis(wait_ms), sent })

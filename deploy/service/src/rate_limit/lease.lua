@@ -1,11 +1,11 @@
 -- Lends tokens of a bucket to a process. One key, so it runs on a Redis Cluster as well.
--- KEYS: the bucket. ARGV: burst, tokens a millisecond, tokens needed, tokens wanted, tokens given back, the epoch they were lent in,
--- tokens owed, milliseconds of an epoch.
+-- KEYS: the bucket. ARGV: burst, tokens a millisecond, tokens needed, tokens wanted, tokens given back, tokens owed, milliseconds of an
+-- epoch; then, of tokens that were lent and are used or given back, pairs of the epoch they were lent in and their number.
 -- The time is that of Redis: no instance's clock counts.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local burst, rate, needed, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local back, lent_in, owed, span = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local back, owed, span = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local epoch = math.floor(now / span)
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at', 'epoch', 'lent', 'before')
 local tokens, at = tonumber(bucket[1]) or burst, tonumber(bucket[2]) or now
@@ -15,11 +15,12 @@ local passed = epoch - (tonumber(bucket[3]) or epoch)
 if passed == 1 then before, lent = lent, 0
 elseif passed > 1 then before, lent = 0, 0
 elseif passed < 0 then before, lent = before + lent, 0 end
-if back > 0 then
-    if lent_in == epoch then lent = math.max(lent - back, 0)
-    elseif lent_in == epoch - 1 then before = math.max(before - back, 0) end
+for pair = 8, #ARGV, 2 do
+    local lent_in, settled = tonumber(ARGV[pair]), tonumber(ARGV[pair + 1])
+    if lent_in == epoch then lent = math.max(lent - settled, 0)
+    elseif lent_in == epoch - 1 then before = math.max(before - settled, 0) end
 end
--- Together with what is lent never more than the burst.
+-- Together with what is lent and may be unused never more than the burst.
 tokens = math.min(tokens + back + math.max(now - at, 0) * rate, math.max(burst - lent - before, 0))
 tokens = math.max(tokens - owed, 0)
 local whole = math.floor(tokens)

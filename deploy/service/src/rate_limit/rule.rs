@@ -134,6 +134,12 @@ pub struct LimitsOf {
     pub priority: Priority,
 }
 
+impl Default for LimitsOf {
+    fn default() -> Self {
+        Self::tier(Tier::Standard)
+    }
+}
+
 impl LimitsOf {
     pub const fn tier(tier: Tier) -> Self {
         Self { events: tier.events(), queries: tier.queries(), priority: Priority::Normal }

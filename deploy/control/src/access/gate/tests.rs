@@ -39,7 +39,8 @@ fn router() -> Router {
                 .fallback(async || StatusCode::NOT_FOUND)
         });
     let metrics = AccessMetrics::unregistered().unwrap();
-    Gate { listener: "test", control: control(), tokens: None, metrics }.protect(guarded)
+    Gate { listener: "test", control: control(), tokens: None, metrics, limits: RateLimits::off().unwrap() }
+        .protect(guarded)
 }
 
 /// Status, and code or what the handler saw.
