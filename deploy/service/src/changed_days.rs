@@ -5,15 +5,15 @@
 //!             HINCRBY …:days:<project> <day> 1            -> what an answer about the day is compared with
 //!             HINCRBY …:days:<project> h<hour> 1          -> of the newest days, about the hour; hours since 1970
 //!             HINCRBY …:days:<project> w<day> 1           -> changes of the day that named hours: <day> - w<day> named none
-//!             PUBLISH tallyhouse:touched <project> <days> h<hours>  -> who listens reads those again
+//!             PUBLISH …:touched <project> <days> h<hours> -> who listens reads those again
 //! everything, HINCRBY …:generations <field> 1             -> part of every answer's key: none from before is found
-//! a project   PUBLISH tallyhouse:cleared <field>          -> who listens forgets what it holds
+//! a project   PUBLISH …:cleared <field>                   -> who listens forgets what it holds
 //! writers     HSETNX  …:writers since ..                  -> which list it is
 //!             HSET    …:writers <id> <beat>               -> every change of what I stored before this beat is published
 //!             HDEL    …:writers <id>                      -> I stopped, and every change is published
 //! ```
 //!
-//! `…` is `tallyhouse:{versions}`. The text in braces keeps all of them in one slot of a Redis Cluster: transactions touch several of them, and
+//! `…` is `tallyhouse:{versions}`. The text in braces keeps all of them, channels too, in one slot of a Redis Cluster: transactions touch several of them, and
 //! versions are compared with beats and with the name of the server that has them.
 //!
 //! Every process that changes stored data publishes the changed days: the ingester after each insert, commands after they changed
@@ -53,7 +53,7 @@ pub const DAYS_KEY: &str = "tallyhouse:{versions}:days:";
 pub const SINCE: &str = "since";
 
 /// The channel: a project, then days since 1970 and `h` with hours since 1970, blanks between.
-pub const CHANNEL: &str = "tallyhouse:touched";
+pub const CHANNEL: &str = "tallyhouse:{versions}:touched";
 
 /// How often answers were invalidated: a hash by [`cleared_field`], and its own [`INCARNATION`].
 pub const GENERATIONS: &str = "tallyhouse:{versions}:generations";
@@ -65,7 +65,7 @@ pub const ALL: &str = "all";
 pub const INCARNATION: &str = "incarnation";
 
 /// The channel that names what is invalidated: a [`cleared_field`].
-pub const CLEARED: &str = "tallyhouse:cleared";
+pub const CLEARED: &str = "tallyhouse:{versions}:cleared";
 
 /// Before a project's name in a [`cleared_field`].
 const PROJECT: &str = "project:";

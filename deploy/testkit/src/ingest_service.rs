@@ -30,6 +30,7 @@ use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
+use tallyhouse_service::rate_limit::LimitsOf;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -88,6 +89,9 @@ pub const PAGE: &str = "https://app.example";
 
 /// A variable for tests: it follows the control plane of its ClickHouse.
 pub const FOLLOWS: &str = "TEST_FOLLOWS";
+
+/// A variable for tests: how many events each key may send; none come after these.
+pub const EVENTS: &str = "TEST_EVENTS";
 
 /// A running write path.
 pub struct Service {
@@ -157,6 +161,9 @@ impl Service {
         }
         keys.add(&format!("other-{project}"), FixedKey::new(&format!("{project}-other"), "other", &[Scope::Ingest]));
         keys.add("operator", FixedKey::operator("operator"));
+        if let Some(events) = env.get(EVENTS) {
+            keys = keys.with_limits(LimitsOf::NONE.with_events(Some(1), Some(events.parse().unwrap())));
+        }
         let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
         let config = Config::from_env(&env).unwrap();
         let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();

@@ -21,10 +21,14 @@ use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
 use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
+use tallyhouse_service::rate_limit::LimitsOf;
 use tallyhouse_sql::Connection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// A variable for tests: how many questions a minute each key may ask.
+pub const QUESTIONS: &str = "TEST_QUESTIONS";
 
 /// What a query API is started with besides its projects.
 pub struct Settings {
@@ -123,6 +127,9 @@ impl Service {
             }
         }
         keys.add("operator", FixedKey::operator("operator"));
+        if let Some(questions) = env.get(QUESTIONS) {
+            keys = keys.with_limits(LimitsOf::NONE.with_queries(Some(questions.parse().unwrap())));
+        }
         // Where something can be registered, it is also read.
         let control = match &writer {
             None => Control::fixed(keys),

@@ -24,6 +24,7 @@ mod odd_events;
 mod one_client;
 mod poison;
 mod poison_limits;
+mod rate_limits;
 mod schemas;
 mod store_away;
 mod values;

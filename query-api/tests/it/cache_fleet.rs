@@ -32,7 +32,7 @@ const GONE: Duration = Duration::from_secs(86_401);
 async fn raise(redis: &Redis, project: &str, from: i64) {
     let day = from / 86_400;
     redis.command(&format!("HINCRBY tallyhouse:{{versions}}:days:{project} {day} 1")).await.unwrap();
-    redis.command(&format!("PUBLISH tallyhouse:touched \"{project} {day}\"")).await.unwrap();
+    redis.command(&format!("PUBLISH tallyhouse:{{versions}}:touched \"{project} {day}\"")).await.unwrap();
 }
 
 /// `readers` on each of the services ask `times` in a row; gives how many answers had which `X-Cache`.

@@ -9,7 +9,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -22,6 +22,9 @@ use super::telemetry::{LeaseOutcome, RateLimitMetrics};
 
 /// Whoever finds what came taken by others asks again, so often; then it is given what is there.
 const ATTEMPTS: usize = 4;
+
+/// Between two looks at exchanges that are under way when the process ends.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Who is counted.
 #[derive(Debug, Clone, Copy)]
@@ -232,18 +235,31 @@ impl Buckets {
         self.exchange.is_some()
     }
 
-    /// Forgets callers whose loss changes nothing, and gives back leases that are over.
-    pub(super) async fn tidy(&self) {
+    /// Forgets callers whose loss changes nothing. While Redis is there, gives back leases that are over, and what is owed.
+    pub(super) async fn tidy(&self, is_shared: bool) {
         let (instances, now) = (self.instances(), Instant::now());
-        let left_over: Vec<LeaseRequest> =
-            [&self.addresses, &self.callers].into_iter().flat_map(|table| table.tidy(instances, now)).collect();
+        let left_over: Vec<LeaseRequest> = [&self.addresses, &self.callers]
+            .into_iter()
+            .flat_map(|table| table.tidy(is_shared, instances, now))
+            .collect();
         self.metrics.buckets(self.addresses.len() + self.callers.len());
         self.send(left_over).await;
     }
 
-    /// Gives everything back.
+    /// Gives everything back. Whoever calls it bounds the time.
     pub(super) async fn close(&self) {
-        self.send([&self.addresses, &self.callers].into_iter().flat_map(Table::close).collect()).await;
+        loop {
+            let (mut requests, mut flights) = (Vec::new(), 0);
+            for table in [&self.addresses, &self.callers] {
+                flights += table.close(&mut requests);
+            }
+            self.send(requests).await;
+            if flights == 0 {
+                return;
+            }
+            // What they bring is given back, too.
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
     }
 
     /// What Redis does not take is lost to the callers until their buckets have filled again; never the other way round.

@@ -329,8 +329,8 @@ impl RateLimits {
         let (id, is_given) = (format!("{:016x}", rand::random::<u64>()), self.0.settings.instances.is_some());
         while !stop.is_cancelled() {
             let is_shared = self.0.buckets.count_instances(&id, is_given).await;
+            self.0.buckets.tidy(is_shared).await;
             self.tell(health, is_shared);
-            self.0.buckets.tidy().await;
             stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;
         }
         if tokio::time::timeout(CLOSE_WITHIN, self.0.buckets.close()).await.is_err() {

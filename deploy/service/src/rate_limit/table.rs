@@ -84,24 +84,32 @@ impl Table {
         }
     }
 
-    /// Forgets accounts that are as new ones would be. Gives what others have to give back.
-    pub(super) fn tidy(&self, instances: u64, now: Instant) -> Vec<LeaseRequest> {
+    /// Forgets accounts that are as new ones would be. Gives what others have to give back, if Redis is there to take it.
+    pub(super) fn tidy(&self, is_shared: bool, instances: u64, now: Instant) -> Vec<LeaseRequest> {
         let mut left_over = Vec::new();
         for shard in &self.shards {
             lock(shard).retain(|_, account| {
-                left_over.extend(account.left_over(now));
+                if is_shared {
+                    left_over.extend(account.left_over(now));
+                }
                 !account.is_forgettable(instances, now)
             });
         }
         left_over
     }
 
-    /// What all accounts have to give back.
-    pub(super) fn close(&self) -> Vec<LeaseRequest> {
-        self.shards
-            .iter()
-            .flat_map(|shard| lock(shard).values_mut().filter_map(Account::close).collect::<Vec<_>>())
-            .collect()
+    /// What all accounts have to give back. Gives how many have an exchange under way, and have not.
+    pub(super) fn close(&self, requests: &mut Vec<LeaseRequest>) -> usize {
+        let mut flights = 0;
+        for shard in &self.shards {
+            for account in lock(shard).values_mut() {
+                match account.flight() {
+                    Some(_) => flights += 1,
+                    None => requests.extend(account.close()),
+                }
+            }
+        }
+        flights
     }
 
     pub(super) fn len(&self) -> usize {
@@ -149,7 +157,7 @@ mod tests {
             }
         }
         assert!(table.len() <= MOST, "{}", table.len());
-        table.tidy(1, start + Duration::from_secs(3_600));
+        table.tidy(false, 1, start + Duration::from_secs(3_600));
         assert_eq!(table.len(), 0);
     }
 }

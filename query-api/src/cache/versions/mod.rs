@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! with Redis   `…:writers`, four times a second: whether versions are current (`heartbeats.rs`)
-//!              HGETALL `…:days:<project>` on first use, then what `tallyhouse:touched` says has changed
+//!              HGETALL `…:days:<project>` on first use, then what `…:touched` says has changed
 //!              run_id and master_replid of INFO: counters are comparable only while the same process counts the same data
 //! embedded     the versions that the ingester of this process raises
 //! neither      unknown
