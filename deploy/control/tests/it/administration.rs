@@ -11,6 +11,7 @@ use tallyhouse_control::http::routes;
 use tallyhouse_control::operations::keys::NewKey;
 use tallyhouse_control::operations::{Actor, Operations};
 use tallyhouse_service::access::telemetry::AccessMetrics;
+use tallyhouse_service::rate_limit::RateLimits;
 use tallyhouse_testkit::{engine, route_table};
 use tower::ServiceExt as _;
 
@@ -30,7 +31,7 @@ impl Api {
         let new = NewKey { operator: true, ..NewKey::default() };
         let operator = operations.create_key(&Actor::command_line(), new).await.unwrap().key;
         let metrics = AccessMetrics::register(&Registry::new()).unwrap();
-        let gate = Gate { listener: "test", control, tokens: None, metrics };
+        let gate = Gate { listener: "test", control, tokens: None, metrics, limits: RateLimits::off().unwrap() };
         Self { router: gate.protect(routes(operations)), operator }
     }
 
