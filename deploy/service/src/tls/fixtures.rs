@@ -7,6 +7,7 @@ use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyP
 
 use super::{ServerFiles, Versions};
 
+#[derive(Clone, Copy)]
 pub(crate) enum Lifetime {
     /// From and until, in days from now.
     Days(i64, i64),

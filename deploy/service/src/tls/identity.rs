@@ -183,7 +183,7 @@ mod tests {
         assert!(problem(&certificate, &certificate).contains("holds no private key"));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(problem(broken, &key).contains("cert.pem cannot be used"), "{}", problem(broken, &key));
-        assert!(problem(&certificate[..certificate.len() / 2], &key).contains("is not PEM"));
+        assert!(problem(certificate.get(..certificate.len() / 2).unwrap(), &key).contains("is not PEM"));
         let other_key = problem(&certificate, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
         assert!(other_key.contains("key.pem cannot be used"), "{other_key}");
         std::fs::remove_file(&files.key).unwrap();

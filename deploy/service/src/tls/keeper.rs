@@ -81,7 +81,10 @@ fn configs(identity: &Identity, files: &ServerFiles) -> Result<Configs, TlsError
 
 /// What tells one state of the files from another. A mounted secret is a link that is led elsewhere: the file behind it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp(Vec<Option<(u64, u64, i64, i64, u64)>>);
+struct Stamp(Vec<Option<FileStamp>>);
+
+/// Device, inode, time of change in seconds and nanoseconds, size.
+type FileStamp = (u64, u64, i64, i64, u64);
 
 impl Stamp {
     fn of(files: &ServerFiles) -> Self {
