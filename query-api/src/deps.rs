@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
@@ -21,6 +22,8 @@ pub struct Deps {
     pub analyst: Option<Connection>,
     /// Who may ask. Whoever makes it keeps it up to date ([`Control::run`]).
     pub control: Control,
+    /// Under which people are hashed; without it nobody can be erased here.
+    pub user_hash_key: Option<InstallationKey>,
     /// What is rolled up.
     pub catalogue: LiveCatalogue,
     /// Where the service says how it is.
@@ -41,6 +44,7 @@ impl Deps {
             writer: None,
             analyst: None,
             control,
+            user_hash_key: None,
             catalogue,
             health: Health::default(),
             registry: Registry::new(),

@@ -20,6 +20,7 @@ pub mod condition;
 pub mod config;
 pub mod coverage;
 pub mod deps;
+mod erasures;
 pub mod event_types;
 pub mod execute;
 pub mod funnels_retention;

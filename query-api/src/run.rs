@@ -33,6 +33,7 @@ use crate::cache::{Answers, Memory, Parts, SharedCache, Versions};
 use crate::config::Config;
 use crate::coverage::Coverage;
 use crate::deps::Deps;
+use crate::erasures;
 use crate::event_types::EventTypes;
 use crate::execute::Sources;
 use crate::http::router;
@@ -84,6 +85,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         Some(url) => Some(Arc::new(SharedCache::new(url, metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
+    let (runner, privacy) = (erasures::runner(&deps), erasures::routes(&deps));
     let adhoc = adhoc(&config, &deps, &metrics);
     let fresh = Limiter::new(redis.clone());
     let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
@@ -111,6 +113,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         look_up: config.look_up,
     };
     let cache = Cache { answers: answers.clone(), parts: parts.clone() };
+    let runner = runner.map(|runner| runner(cache.clone()));
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
     let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
     let registry = MetricRegistry::default();
@@ -143,7 +146,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         let server = Server {
             what: "query",
             listener: listeners.public,
-            router: router(crate::http::HttpState { app, adhoc, live, metrics }, config.origins, gate),
+            router: router(crate::http::HttpState { app, adhoc, live, metrics }, privacy, config.origins, gate),
             limits: config.connections,
             metrics: server_metrics.of("query"),
             tls: tls.as_ref().map(Tls::public),
@@ -173,7 +176,8 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         cache.keep(config.cache_warm, stopped.clone()),
         registry.watch(&definitions, stopped.clone()),
         catalogue.keep(stopped.clone()),
-        limits.tend(&deps.health, stopped.clone())
+        limits.tend(&deps.health, stopped.clone()),
+        erasures::work(runner, stopped.clone())
     );
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::error::StoreError;
 use crate::rollups::{execute, number, quoted, within};
 
 /// Tables that hold ids of people, or states made of their hashes.
-const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters', 'privacy_subjects')";
+const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters', 'privacy_subjects', 'control')";
 
 /// How long the mutations of one erasure may take: they rewrite the parts of whole weeks.
 const MUTATED_WITHIN: Duration = Duration::from_secs(4 * 3_600);
@@ -300,8 +300,20 @@ pub async fn files_since(client: &Client, until: u64) -> Result<u64, StoreError>
 /// Removes all that a project has in raw events, rollups and dead letters.
 pub async fn delete_project(client: &Client, project: &str) -> Result<(), StoreError> {
     let condition = format!("project_id = {}", quoted(project));
-    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
+    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "metric_definitions"] {
         delete(client, table, &condition, &condition).await?;
     }
     Ok(())
+}
+
+/// Empties the documents of a project's record, but for the version in force: the older ones have the random part of its key. Rows of
+/// the table stay, so that versions go on counting.
+pub async fn empty_documents(client: &Client, project: &str) -> Result<(), StoreError> {
+    let project = quoted(project);
+    let older = format!(
+        "kind = 'project' AND project_id = {project} AND document != '' AND version < (SELECT max(version) FROM tallyhouse.control \
+         WHERE kind = 'project' AND project_id = {project})"
+    );
+    let sql = format!("ALTER TABLE tallyhouse.control UPDATE document = '' WHERE {older} SETTINGS mutations_sync = 1");
+    execute(client, &sql).await
 }

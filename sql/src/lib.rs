@@ -13,6 +13,7 @@ pub mod insert;
 pub mod lock;
 pub mod migrations;
 pub mod native;
+pub mod person_export;
 mod redacted;
 pub mod rehearsal;
 pub mod rollups;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::config::{DataFolder, is_development};
 use tallyhouse_service::env::{self, ConfigError, Env};
@@ -10,6 +11,27 @@ use tallyhouse_sql::Connection;
 use crate::handle::{Control, ControlOptions};
 use crate::snapshot::FixedKeys;
 use crate::store::ControlStore;
+
+/// The key under which users are hashed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Process")]
+pub struct UserHashKey {
+    /// 32 hexadecimal digits, under which users are hashed: only with `CLICKHOUSE_URL`, then the same on every instance; without it the query API
+    /// erases nobody (default: generated)
+    #[arg(env = "USER_HASH_KEY", value_parser = |text: &str| parse_key(text).ok_or("is not 32 hexadecimal digits"))]
+    pub user_hash_key: Option<[u8; 16]>,
+}
+
+/// Reads 32 hexadecimal digits.
+pub fn parse_key(text: &str) -> Option<[u8; 16]> {
+    let text = text.trim();
+    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
+}
+
+/// `USER_HASH_KEY`, where it is set.
+pub fn user_hash_key(env: &dyn Env) -> Result<Option<[u8; 16]>, ConfigError> {
+    Ok(env::read::<UserHashKey>(env)?.user_hash_key)
+}
 
 /// What is known at the start: the copy in `TALLYHOUSE_DATA`, and with `TALLYHOUSE_DEV` the keys of development. Without a `writer` nothing
 /// can be created here.

@@ -37,6 +37,13 @@ pub(crate) async fn projects(env: &dyn Env, what: Projects) -> Outcome {
             }
             Projects::List { json } => list(&administration.projects().await?, json, &PROJECTS, project_row),
             Projects::Show { name, json } => show_project(&administration.project(&name).await?, json),
+            Projects::Delete { name, confirm } => {
+                administration.delete_project(&name, &confirm).await?;
+                println!(
+                    "{} is deleted: nobody is let in any more, and a running query API removes what it has",
+                    printable(&name)
+                );
+            }
             Projects::Set { name, settings, json } => {
                 show_project(&administration.set_project(&name, &changes(settings)).await?, json);
             }

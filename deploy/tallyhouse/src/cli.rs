@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tallyhouse::config::settings::{
-    ForAdministration, ForBackfill, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp, ForVerify,
-    OnClickHouse,
+    ForAdministration, ForBackfill, ForErase, ForMigrateUp, ForRebuild, ForReplay, ForStore, ForTopics, ForUp,
+    ForVerify, OnClickHouse,
 };
 use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
@@ -58,6 +58,11 @@ pub(crate) enum Command {
     /// Look at who changed projects and keys
     #[command(subcommand)]
     Audit(Audit),
+    /// Remove all that is kept about a person: raw events, their part of the rollups, dead letters, cached answers
+    Erase(Erase),
+    /// Look at erasures
+    #[command(subcommand)]
+    Erasures(Erasures),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
     /// Become the embedded ClickHouse
@@ -191,6 +196,40 @@ pub(crate) enum Dlq {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Erase {
+    /// The project
+    #[arg(long, required_unless_present = "reapply")]
+    pub(crate) project: Option<String>,
+    /// The person's `userId`
+    #[arg(long, required_unless_present_any = ["anonymous", "reapply"])]
+    pub(crate) user: Option<String>,
+    /// The person's `anonymousId`
+    #[arg(long)]
+    pub(crate) anonymous: Option<String>,
+    /// Drop what they send from now on, too; otherwise they begin anew
+    #[arg(long)]
+    pub(crate) keep_suppressed: bool,
+    /// Work on it here, unless a service does, until it is done
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Erase again what came back of people who were erased: after a restore
+    #[arg(long, conflicts_with_all = ["project", "user", "anonymous", "keep_suppressed"])]
+    pub(crate) reapply: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Erasures {
+    /// Say whether a report is as this installation signed it
+    Verify {
+        /// The report, or the job with its report, as JSON
+        file: std::path::PathBuf,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Users {
     /// Make an account, and print its password once
@@ -258,6 +297,13 @@ pub(crate) enum Projects {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Delete a project, its keys and everything that it has; nothing of it can be brought back
+    Delete {
+        name: String,
+        /// Its name once more
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
     },
     /// Change settings: `tallyhouse projects set shop tier=enterprise retentionDays=365`; `name=` goes back to what the installation says
     Set {
@@ -422,6 +468,8 @@ pub(crate) fn command() -> clap::Command {
                 .mut_subcommand("rebuild", with::<ForRebuild>)
                 .mut_subcommand("backfill", with::<ForBackfill>)
         })
+        .mut_subcommand("erase", with::<ForErase>)
+        .mut_subcommand("erasures", |erasures| erasures.mut_subcommand("verify", with::<ForErase>))
         .mut_subcommand("schemas", |schemas| {
             ["apply", "list", "show", "diff", "delete"]
                 .into_iter()
@@ -434,7 +482,7 @@ pub(crate) fn command() -> clap::Command {
         })
         .mut_subcommand("topics", |topics| topics.mut_subcommand("widen", with::<ForTopics>))
         .mut_subcommand("projects", |projects| {
-            ["create", "list", "show", "set"]
+            ["create", "list", "show", "set", "delete"]
                 .into_iter()
                 .fold(projects, |projects, name| projects.mut_subcommand(name, with::<ForAdministration>))
         })

@@ -13,6 +13,7 @@ pub mod data_folder;
 pub mod dlq;
 pub mod doctor;
 pub mod engine;
+pub mod erasures;
 mod first_start;
 pub mod invalidation;
 pub mod migrate;

@@ -30,11 +30,13 @@ use tallyhouse_sql::rollups::verify::PAUSE;
 mod administer;
 mod cli;
 mod dead_letters;
+mod erase_command;
 mod schemas_command;
 mod users;
 
 use cli::{Cli, Command, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
+use erase_command::{erase, erasures};
 use schemas_command::schemas_command;
 use users::users;
 
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         Command::Projects(what) => in_runtime(&env, warned(&env, administer::projects(&env, what))),
         Command::Keys(what) => in_runtime(&env, warned(&env, administer::keys(&env, what))),
         Command::Audit(what) => in_runtime(&env, warned(&env, administer::audit(&env, what))),
+        Command::Erase(what) => in_runtime(&env, warned(&env, erase(&env, what))),
+        Command::Erasures(what) => erasures(&env, what),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

@@ -325,6 +325,7 @@ impl Services {
             days: Some(days.clone()),
             writer: Some(store.writer.clone()),
             analyst: store.analyst.clone(),
+            user_hash_key: Some(InstallationKey::new(store.user_hash_key)),
             ..query_api::Deps::new(store.reader.clone(), control.clone(), catalogue.clone())
         };
         let admin_pages = Admin { registry, health };

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tallyhouse_control::config::UserHashKey;
+pub use tallyhouse_control::config::parse_key;
 use tallyhouse_schema::project::{Priority, ProjectSettings};
 use tallyhouse_service::access::tokens::TokenSettings;
 use tallyhouse_service::admin_guard::AdminGuard;
@@ -25,7 +27,7 @@ use crate::log::local::{Limits, Sync};
 use crate::projects::Projects;
 use crate::worker::pace::Pace;
 pub use checks::without_effect;
-use settings::{Address, IngestSettings, ProjectDefaults, UserHashKey};
+use settings::{Address, IngestSettings, ProjectDefaults};
 
 /// Everything that can be set. Defaults suit one instance on a small machine.
 #[derive(Debug, Clone)]
@@ -164,12 +166,6 @@ pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
 pub fn user_hash_key(env: &dyn Env) -> Result<[u8; 16], ConfigError> {
     let problem = "is not set; it must be 32 hexadecimal digits, the same on every instance";
     env::read::<UserHashKey>(env)?.user_hash_key.ok_or_else(|| ConfigError::new("USER_HASH_KEY", problem))
-}
-
-/// Reads 32 hexadecimal digits.
-pub fn parse_key(text: &str) -> Option<[u8; 16]> {
-    let text = text.trim();
-    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
 }
 
 #[cfg(test)]

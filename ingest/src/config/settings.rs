@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
+use tallyhouse_control::config::UserHashKey;
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
 use tallyhouse_service::config::{
     AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
@@ -67,15 +68,6 @@ pub struct Address {
     /// Address where events come in
     #[arg(long, env = "INGEST_ADDR", default_value = "127.0.0.1:8081", value_parser = address)]
     pub ingest_addr: SocketAddr,
-}
-
-/// The key under which users are hashed.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Ingest")]
-pub struct UserHashKey {
-    /// 32 hexadecimal digits, under which users are hashed: only with `CLICKHOUSE_URL`, then the same on every instance (default: generated)
-    #[arg(env = "USER_HASH_KEY", value_parser = |text: &str| super::parse_key(text).ok_or("is not 32 hexadecimal digits"))]
-    pub user_hash_key: Option<[u8; 16]>,
 }
 
 /// What projects have whose settings say nothing else.

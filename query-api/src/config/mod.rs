@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tallyhouse_control::LiveCatalogue;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::schemas::Seeds;
 use tallyhouse_service::access::tokens::TokenSettings;
 use tallyhouse_service::admin_guard::AdminGuard;
@@ -191,8 +192,9 @@ pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
     let reader = clickhouse(env)?;
     let writer = clickhouse_writer(env, &reader)?;
     let control = tallyhouse_control::config::open(env, "query", &reader, writer.as_ref())?;
+    let user_hash_key = tallyhouse_control::config::user_hash_key(env)?.map(InstallationKey::new);
     let catalogue = LiveCatalogue::new(control.clone(), Seeds::from_env(env)?);
-    Ok(Deps { writer, analyst: analyst(env)?, ..Deps::new(reader, control, catalogue) })
+    Ok(Deps { writer, analyst: analyst(env)?, user_hash_key, ..Deps::new(reader, control, catalogue) })
 }
 
 #[cfg(test)]

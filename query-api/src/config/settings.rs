@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
+use tallyhouse_control::config::UserHashKey;
 use tallyhouse_service::config::{
     AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
     Redis, Schemas, TokenVariables, untrimmed_secret,
@@ -39,6 +40,8 @@ pub struct Variables {
     clickhouse: GivenClickHouse,
     #[command(flatten)]
     writer: WriterUser,
+    #[command(flatten)]
+    user_hash_key: UserHashKey,
     #[command(flatten)]
     own: Own,
 }

@@ -65,11 +65,12 @@ pub fn routes() -> GuardedRouter<Arc<HttpState>> {
         .map(|router| router.fallback(not_found))
 }
 
-/// All public routes behind their gate, for pages of `origins` too.
-pub fn router(shared: HttpState, origins: Origins, gate: Gate) -> Router {
+/// All public routes behind their gate, for pages of `origins` too; `privacy`: those of erasures.
+pub fn router(shared: HttpState, privacy: GuardedRouter, origins: Origins, gate: Gate) -> Router {
     // One count for each request, instead of one for each metric that there is.
     let operations = Operations::new(gate.control.clone());
-    let routes = routes().with_state(Arc::new(shared)).merge(tallyhouse_control::http::routes(operations));
+    let routes =
+        routes().with_state(Arc::new(shared)).merge(tallyhouse_control::http::routes(operations)).merge(privacy);
     let router = gate.protect(routes);
     with_security_headers(match origins.is_none() {
         true => router,

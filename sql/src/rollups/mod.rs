@@ -140,7 +140,12 @@ async fn exists(client: &Client, table: &str) -> Result<bool, StoreError> {
     Ok(number(client, &sql).await? > 0)
 }
 
+/// Whether the tables are those of a cluster.
+pub async fn is_cluster(client: &Client) -> Result<bool, StoreError> {
+    exists(client, "events_local").await
+}
+
 /// Rollups of a cluster are neither verified nor rebuilt.
 async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
-    if exists(client, "events_local").await? { Err(RollupsError::Cluster) } else { Ok(()) }
+    if is_cluster(client).await? { Err(RollupsError::Cluster) } else { Ok(()) }
 }

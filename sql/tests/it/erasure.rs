@@ -102,7 +102,7 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     ] {
         execute(&writer, &letter(id, payload, kind)).await.unwrap();
     }
-    let parts = folder.path().join("data").join("clickhouse");
+    let parts = folder.path().join("data");
     assert!(!files_with(&parts, b"ann-5c81d7e2").is_empty(), "the search finds what is there");
 
     let client = writer.client();

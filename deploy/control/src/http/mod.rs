@@ -39,6 +39,7 @@ pub fn routes(operations: Operations) -> GuardedRouter {
         .post("/v1/admin/projects", Access::Needs(Right::ManageInstallation), projects::create)
         .get("/v1/admin/projects/{name}", manage, projects::show)
         .patch("/v1/admin/projects/{name}", manage, projects::set)
+        .delete("/v1/admin/projects/{name}", Access::Needs(Right::ManageInstallation), projects::delete)
         .get("/v1/admin/keys", manage, keys::list)
         .post("/v1/admin/keys", manage, keys::create)
         .post("/v1/admin/keys/{id}/rotate", manage, keys::rotate)

@@ -57,6 +57,29 @@ pub(super) async fn show(
     answer(StatusCode::OK, shown())
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    #[serde(default)]
+    confirm: String,
+}
+
+pub(super) async fn delete(
+    State(operations): Shared,
+    Caller(caller): Caller,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let deleted = async {
+        let (actor, name) = (Actor::of(&caller)?, text(name)?);
+        let Delete { confirm } = document(&headers, body).await?;
+        operations.delete_project(&actor, &name, &confirm).await?;
+        Ok(serde_json::json!({ "name": name, "state": "deleting" }))
+    };
+    answer(StatusCode::ACCEPTED, deleted.await)
+}
+
 pub(super) async fn set(
     State(operations): Shared,
     Caller(caller): Caller,

@@ -9,6 +9,7 @@ use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
 use super::{Actor, Audited, OperationError, Operations};
 use crate::kind::Kind;
+use crate::privacy::deletion;
 use crate::records::ProjectDocument;
 use crate::snapshot::{Project, Snapshot};
 use crate::store::{ControlError, New};
@@ -72,7 +73,9 @@ impl Operations {
         if snapshot.record(Kind::Project, name.as_str(), name.as_str()).is_some() {
             return Err(exists(&name));
         }
-        let settings = changed(actor, &ProjectDocument::default(), changes)?;
+        let new =
+            ProjectDocument { hash_key_part: Some(ProjectDocument::new_hash_key_part()), ..ProjectDocument::default() };
+        let settings = changed(actor, &new, changes)?;
         fits(&snapshot, &name, &settings)?;
         match self.write(actor, &name, 0, &settings).await {
             // Somebody was faster, or this process did not know of it yet.
@@ -93,6 +96,29 @@ impl Operations {
     /// One project.
     pub fn show_project(&self, actor: &Actor, name: &str) -> Result<ProjectView, OperationError> {
         Ok(view(&self.control.snapshot(), &*self.project(actor, name)?))
+    }
+
+    /// Deletes a project and everything that it has. Only operators can. `confirmed` is its name once more.
+    pub async fn delete_project(&self, actor: &Actor, name: &str, confirmed: &str) -> Result<(), OperationError> {
+        let outcome = self.delete(actor, name, confirmed).await;
+        let what = Audited { action: "projects.delete", project: name, object: name, details: json!({}) };
+        self.audited(actor, what, outcome).await
+    }
+
+    async fn delete(&self, actor: &Actor, name: &str, confirmed: &str) -> Result<(), OperationError> {
+        actor.operates()?;
+        let project = self.project(actor, name)?;
+        if confirmed != name {
+            return Err(OperationError::invalid(
+                "confirm",
+                "must be the name of the project: nothing of it can be brought back",
+            ));
+        }
+        let settings = ProjectDocument { deleted: true, ..ProjectDocument::default() };
+        self.write(actor, &project.name, project.version, &settings).await?;
+        deletion::request(self.store()?, name, actor.name()).await?;
+        self.written().await;
+        Ok(())
     }
 
     /// Changes settings of a project. `version`: only while that one is in force.
@@ -136,8 +162,13 @@ impl Operations {
         let version = self.store()?.create(&new).await?;
         self.written().await;
         let changed = time::text(self.control.now_ms());
-        Ok(ProjectView { name: name.clone(), version, changed, settings: settings.clone() })
+        Ok(ProjectView { name: name.clone(), version, changed, settings: shown(settings) })
     }
+}
+
+/// Without what is nobody's business.
+fn shown(settings: &ProjectDocument) -> ProjectDocument {
+    ProjectDocument { hash_key_part: None, ..settings.clone() }
 }
 
 fn exists(name: &ProjectName) -> OperationError {
@@ -150,7 +181,7 @@ fn view(snapshot: &Snapshot, project: &Project) -> ProjectView {
         name: project.name.clone(),
         version: project.version,
         changed: time::text(record.map_or(0, |record| record.created_ms)),
-        settings: project.settings.clone(),
+        settings: shown(&project.settings),
     }
 }
 

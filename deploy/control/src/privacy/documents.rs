@@ -17,7 +17,15 @@ pub const ERASURE: &str = "erasure-";
 pub enum SubjectKind {
     UserId,
     AnonymousId,
+    /// All of a project that is deleted.
+    Everybody,
 }
+
+/// The name of the suppression of everybody in a project that is deleted.
+pub const EVERYBODY: &str = "everybody";
+
+/// The name of the job that deletes a project.
+pub const DELETION: &str = "deletion";
 
 /// A person, as a keyed hash of an id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,6 +141,32 @@ impl ErasureDocument {
     pub fn events(&self) -> u64 {
         self.days.iter().map(|day| day.rows).sum()
     }
+}
+
+/// The deletion of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletionDocument {
+    pub state: DeletionStep,
+    pub requested_ms: i64,
+    /// ClickHouse's clock when the last part was replaced, in seconds since 1970.
+    #[serde(default)]
+    pub replaced_at: u64,
+    #[serde(default)]
+    pub files_left: u64,
+}
+
+/// How far a deletion is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeletionStep {
+    Deleting,
+    RemovingFiles,
+    Done,
+}
+
+impl Document for DeletionDocument {
+    const KIND: Kind = Kind::Job;
 }
 
 /// Whether a record is an erasure.

@@ -33,21 +33,24 @@
 //! * A batch was begun before the suppression was known: its rows are the same each time that it is sent, or a rollup that has them would
 //!   count them again. The erasure waits until no such batch is under way anywhere. A process that is cut off or dead is not waited for
 //!   for ever: what it stores of such a batch later it tells as a *leftover*, and the runner looks again ([`runner`]).
-//! * A backup is restored: the runner looks for rows from before a suppression when it starts, each hour and on every leftover, and
-//!   erases them again by their hash. A backup that is older than the suppression itself: services keep suppressions in a file of their
-//!   own, and the runner records those that are missing.
-//! * A dead letter is replayed: those of the person are deleted with the raw rows; what comes from a restored one is a new event to the
-//!   ingester, so `dlq replay` looks suppressions up itself.
+//! * A backup is restored: the runner looks for raw rows from before a suppression when it starts, each hour and on every leftover, and
+//!   erases them again by their hash. A backup that is older than the suppression itself, with `control` in it, has to be erased from
+//!   once more: nothing outside ClickHouse keeps suppressions but the copies of the snapshot, which go back with it.
+//! * A dead letter is replayed: those of the person are deleted with the raw rows. One that a backup brings back, and that is replayed,
+//!   is received anew and counts as a new event; discard restored dead letters.
 //! * Inserts cannot be held back, or another rebuild is at work: rebuilding is tried again until it succeeds; until then rollups count the
 //!   person and the job says so.
 //! * The key under which ids are hashed is not known (`USER_HASH_KEY`): nothing is erased, 503.
 //! * A cluster: rollups cannot be rebuilt there, so erasures are refused, 501.
 
+pub mod deletion;
 pub mod documents;
 pub mod erasure;
+pub mod export;
 pub mod feed;
 pub mod hash_key;
 mod hmac;
+pub mod http;
 pub mod report;
 pub mod runner;
 pub mod suppressions;

@@ -17,14 +17,15 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::erasure::{self as rows, Hashed, Target};
 use tallyhouse_sql::lock::QueryLock;
-use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
+use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{PAUSE, horizon_of};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
 use tallyhouse_sql::{StoreError, suppression_acks};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::documents::{ErasureDocument, Step, Subject, SuppressionDocument, is_erasure};
+use super::deletion;
+use super::documents::{ErasureDocument, Step, Subject, SubjectKind, SuppressionDocument, is_erasure};
 use super::erasure::{Erasure, ErasureError, Erasures};
 use super::feed;
 use super::hash_key::InstallationKey;
@@ -135,7 +136,7 @@ impl Runner {
     }
 
     fn has_open(&self) -> bool {
-        !self.open().is_empty()
+        !self.open().is_empty() || !deletion::open(&self.control.snapshot()).is_empty()
     }
 
     /// Erasures that are not done, as this process knows them: the oldest first.
@@ -161,6 +162,9 @@ impl Runner {
                 self.tell(&project, &id, &error).await;
                 return Err(error);
             }
+        }
+        for (project, version, job) in deletion::open(&self.control.snapshot()) {
+            self.delete_project(&project, version, job).await?;
         }
         Ok(())
     }
@@ -248,19 +252,7 @@ impl Runner {
         for subject in erasure.document.subjects.clone() {
             self.suppress_one(project, erasure, subject).await?;
         }
-        self.control.refresh().await?;
-        let version = feed::version(&self.control.snapshot());
-        let until = Instant::now() + CONFIRMED_WITHIN;
-        loop {
-            let running = suppression_acks::running(&self.client).await?;
-            let unconfirmed = running.iter().filter(|ack| ack.known < version).count() as u64;
-            if unconfirmed == 0 || Instant::now() >= until {
-                erasure.document.confirmed = running.len() as u64 - unconfirmed;
-                erasure.document.unconfirmed = unconfirmed;
-                break;
-            }
-            sleep(CONFIRMED_POLL).await;
-        }
+        (erasure.document.confirmed, erasure.document.unconfirmed) = self.confirmed().await?;
         if erasure.document.is_again {
             let key = self.key.of_project(feed::key_part(&self.control.snapshot(), project).as_deref());
             let hashes: Vec<u64> = erasure.document.subjects.iter().filter_map(Subject::number).collect();
@@ -270,6 +262,21 @@ impl Runner {
         self.look(project, erasure).await?;
         erasure.document.state = Step::Deleting;
         Ok(())
+    }
+
+    /// Waits until every process that stores events knows all suppressions. Returns how many do, and how many do not.
+    pub(super) async fn confirmed(&self) -> Result<(u64, u64), StepError> {
+        self.control.refresh().await?;
+        let version = feed::version(&self.control.snapshot());
+        let until = Instant::now() + CONFIRMED_WITHIN;
+        loop {
+            let running = suppression_acks::running(&self.client).await?;
+            let unconfirmed = running.iter().filter(|ack| ack.known < version).count() as u64;
+            if unconfirmed == 0 || Instant::now() >= until {
+                return Ok((running.len() as u64 - unconfirmed, unconfirmed));
+            }
+            sleep(CONFIRMED_POLL).await;
+        }
     }
 
     async fn suppress_one(&self, project: &str, erasure: &Erasure, subject: Subject) -> Result<(), StepError> {
@@ -347,9 +354,7 @@ impl Runner {
         if !days.is_empty() {
             let selection = Selection::of_days(project, days.clone());
             let options = Options { selection, is_everything: true, gate: GATE, pause: PAUSE };
-            let invalidate = &self.invalidate;
-            let done = rebuild::rebuild(&self.client, &options, async |days| invalidate(days).await).await?;
-            erasure.document.partitions = done.partitions;
+            erasure.document.partitions = self.rebuilt(options).await?.partitions;
             // Once more, when nothing is computed from before any more.
             let all = days.into_iter().map(|day| ChangedDay { project_id: project.to_owned(), day });
             (self.invalidate)(all.collect()).await;
@@ -360,17 +365,38 @@ impl Runner {
         Ok(())
     }
 
+    /// Rebuilds on a thread of its own: the compiler cannot tell that such a future may move between threads.
+    async fn rebuilt(&self, options: Options) -> Result<Rebuilt, StepError> {
+        let (client, invalidate, stop) = (self.client.clone(), Arc::clone(&self.invalidate), CancellationToken::new());
+        // Whoever does not wait any more does not have it go on.
+        let _dropped = stop.clone().drop_guard();
+        let runtime = tokio::runtime::Handle::current();
+        let work = move || {
+            let rebuilding = rebuild::rebuild(&client, &options, async |days| invalidate(days).await);
+            runtime.block_on(stop.run_until_cancelled(rebuilding))
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Some(rebuilt)) => Ok(rebuilt?),
+            Ok(None) | Err(_) => Err(StepError::LockLost),
+        }
+    }
+
     /// Whether the files are gone, or will not be.
     async fn remove_files(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
-        let since = erasure.document.replaced_at;
-        let (left, now) = (rows::files_since(&self.client, since).await?, rows::now(&self.client).await?);
-        if left > 0 && now < since + FILES_WITHIN_S {
+        let (is_over, left) = self.files(erasure.document.replaced_at).await?;
+        if !is_over {
             return Ok(false);
         }
         erasure.document.files_left = left;
         erasure.document.state = Step::Done;
         erasure.document.report = Some(self.report(project, erasure));
         Ok(true)
+    }
+
+    /// Whether replaced files are not waited for any more, and how many are left.
+    pub(super) async fn files(&self, since: u64) -> Result<(bool, u64), StepError> {
+        let (left, now) = (rows::files_since(&self.client, since).await?, rows::now(&self.client).await?);
+        Ok((left == 0 || now >= since + FILES_WITHIN_S, left))
     }
 
     fn report(&self, project: &str, erasure: &Erasure) -> serde_json::Value {
@@ -410,7 +436,7 @@ impl Runner {
         for (project, document) in feed::documents(&snapshot) {
             // A person whose events are never taken has none that could come back but from before.
             let before = document.before_ms.unwrap_or(i64::MAX / 2);
-            if let Some(hash) = document.subject.number() {
+            if let Some(hash) = document.subject.number().filter(|_| document.subject.kind != SubjectKind::Everybody) {
                 projects.entry(project).or_default().insert(hash, (document.subject, before));
             }
         }

@@ -21,6 +21,9 @@ pub struct Suppression {
 /// [`Suppression::before`] of a person whose events are never taken again.
 pub const FOREVER: i64 = i64::MAX;
 
+/// [`Suppression::hash`] of everybody: no person's hash is 0.
+pub const EVERYBODY: u64 = 0;
+
 /// The ids of an event that suppressions are about.
 #[derive(Debug, Clone, Copy)]
 pub struct Person<'a> {
@@ -73,6 +76,9 @@ impl SuppressionSet {
             return false;
         }
         let Some(OfProject { hasher, before }) = self.projects.get(project) else { return false };
+        if before.get(&EVERYBODY).is_some_and(|before| person.received_at < *before) {
+            return true;
+        }
         let is_before = |hash: u64| before.get(&hash).is_some_and(|before| person.received_at < *before);
         let Person { user_id, anonymous_id, .. } = person;
         (!user_id.is_empty() && is_before(hasher.hash(project, user_id, "")))
@@ -195,6 +201,14 @@ mod tests {
         }
         assert!(covers(&self::set(1, FOREVER), "shop", "ann", "", i64::MAX - 1));
         assert!(!covers(&SuppressionSet::default(), "shop", "ann", "", 0));
+    }
+
+    #[test]
+    fn a_project_that_is_deleted_covers_everybody() {
+        let all = Suppression { project: "shop".into(), hash: EVERYBODY, before: FOREVER };
+        let set = SuppressionSet::new(1, [all], |_| UserHasher::new(KEY));
+        assert!(covers(&set, "shop", "", "", 5) && covers(&set, "shop", "ann", "", 5));
+        assert!(!covers(&set, "other", "ann", "", 5));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #![allow(unreachable_pub, reason = "nothing outside a test binary reaches anything")]
 
 mod administration;
+mod erasures;
 mod snapshots;
 mod store;
 mod support;

@@ -123,6 +123,17 @@ impl Administration {
         }
     }
 
+    /// `confirm`: its name once more.
+    pub async fn delete_project(&self, name: &str, confirm: &str) -> Result<(), AdministrationError> {
+        match self {
+            Self::Here { operations, actor, .. } => Ok(operations.delete_project(actor, name, confirm).await?),
+            Self::There(remote) => {
+                let body = serde_json::json!({ "confirm": confirm });
+                Ok(remote.delete::<serde_json::Value>(&["projects", name], &body).await.map(drop)?)
+            }
+        }
+    }
+
     pub async fn create_key(&self, new: NewKey) -> Result<MadeKey, AdministrationError> {
         match self {
             Self::Here { operations, actor, .. } => Ok(operations.create_key(actor, new).await?),

@@ -64,6 +64,10 @@ impl Remote {
         self.call(Method::PATCH, &path(segments), Bytes::from(body.to_string())).await
     }
 
+    pub(super) async fn delete<T: DeserializeOwned>(&self, segments: &[&str], body: &Value) -> Result<T, RemoteError> {
+        self.call(Method::DELETE, &path(segments), Bytes::from(body.to_string())).await
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         segments: &[&str],

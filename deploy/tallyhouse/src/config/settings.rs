@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
+use tallyhouse_control::config::UserHashKey;
 use tallyhouse_ingest::config::settings as ingest;
 use tallyhouse_ingest::kafka::config::KafkaSettings;
 use tallyhouse_query_api::config::settings as query;
@@ -171,6 +172,15 @@ pub struct ForRebuild {
     access: AdminAccess,
     #[command(flatten)]
     tls: OwnListener,
+}
+
+/// What `erase` reads.
+#[derive(Debug, Args)]
+pub struct ForErase {
+    #[command(flatten)]
+    rebuild: ForRebuild,
+    #[command(flatten)]
+    user_hash_key: UserHashKey,
 }
 
 /// What `rollups backfill` reads.

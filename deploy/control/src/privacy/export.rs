@@ -1,0 +1,102 @@
+//! Streams everything that is kept about a person.
+//!
+//! Tables are read one after the other, and lines are given on as they come: nothing is held but what the reader has not taken yet.
+//! An export that stands still, takes too long or grows too large is broken off, which the reader sees as a connection that ends
+//! before its end.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::person_export::{TABLES, read};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::erasure::Person;
+
+/// All of it.
+const WITHIN: Duration = Duration::from_secs(900);
+
+/// How long the reader may stand still.
+const STALL: Duration = Duration::from_secs(30);
+
+/// The first bytes.
+const FIRST_WITHIN: Duration = Duration::from_secs(60);
+
+const MAX_BYTES: u64 = 4 << 30;
+
+/// Pieces that the reader has not taken.
+const AHEAD: usize = 4;
+
+/// An export that has begun.
+pub struct Export {
+    lines: mpsc::Receiver<io::Result<Bytes>>,
+}
+
+impl Export {
+    /// Its lines, in pieces.
+    pub fn lines(self) -> impl Stream<Item = io::Result<Bytes>> {
+        stream::unfold(self.lines, async |mut lines| lines.recv().await.map(|piece| (piece, lines)))
+    }
+}
+
+/// Begins one; an error here is one of ClickHouse before the first line.
+pub async fn begin(
+    client: &Client,
+    project: &str,
+    Person { user_id, anonymous_id }: Person,
+    permit: OwnedSemaphorePermit,
+) -> Result<Export, StoreError> {
+    let (user, anonymous) = (user_id.unwrap_or_default(), anonymous_id.unwrap_or_default());
+    let mut cursors = Vec::new();
+    for table in TABLES {
+        cursors.push(read(client, table, project, &user, &anonymous)?);
+    }
+    let mut cursors = cursors.into_iter();
+    let Some(mut cursor) = cursors.next() else { return Err(StoreError::TimedOut) };
+    let first = timeout(FIRST_WITHIN, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
+    let (sender, lines) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let _permit = permit;
+        let (mut next, mut bytes, until) = (first, 0_u64, Instant::now() + WITHIN);
+        loop {
+            if let Some(piece) = next {
+                bytes += piece.len() as u64;
+                let is_taken = timeout(STALL, sender.send(Ok(piece))).await.is_ok_and(|sent| sent.is_ok());
+                if !is_taken {
+                    return;
+                }
+                if bytes > MAX_BYTES {
+                    broken(&sender, "the export of a person is too large").await;
+                    return;
+                }
+            } else {
+                match cursors.next() {
+                    Some(other) => cursor = other,
+                    None => return,
+                }
+            }
+            next = match timeout_at(until, cursor.next()).await {
+                Ok(Ok(piece)) => piece,
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %StoreError::from(error), "the export of a person broke off");
+                    broken(&sender, "the data store broke off").await;
+                    return;
+                }
+                Err(_) => {
+                    broken(&sender, "the export of a person took too long").await;
+                    return;
+                }
+            };
+        }
+    });
+    Ok(Export { lines })
+}
+
+async fn broken(sender: &mpsc::Sender<io::Result<Bytes>>, why: &'static str) {
+    drop(timeout(STALL, sender.send(Err(io::Error::other(why)))).await);
+}

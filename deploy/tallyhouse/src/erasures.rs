@@ -1,0 +1,147 @@
+//! `tallyhouse erase` and `tallyhouse erasures`: people are erased by the same functions as over HTTP, also while no service runs.
+//!
+//! ```text
+//! erase          request -> job -> printed; --wait: worked on here, unless a service does, until its files are gone
+//! erase --reapply    rows of erased people that came back (a restored backup) -> jobs -> worked on
+//! erasures verify    is the report as this installation signed it?
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tallyhouse_control::audit::{self, Done};
+use tallyhouse_control::privacy::erasure::{Erasure, ErasureError, Erasures, Person, Request};
+use tallyhouse_control::privacy::feed;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::privacy::report::{self, BadReport};
+use tallyhouse_control::privacy::runner::{Runner, StepError};
+use tallyhouse_control::{Control, ControlError, ControlStore};
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_sql::rollups::is_cluster;
+use tokio::sync::Mutex;
+
+use crate::attach::Attached;
+use crate::config::Config;
+use crate::credentials::{Credentials, CredentialsError};
+use crate::invalidation::{Invalidator, PendingDays};
+use crate::rollups;
+
+/// In the audit log.
+const ACTOR: &str = "command line";
+
+/// Why nobody was erased.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    #[error(transparent)]
+    Store(#[from] tallyhouse_sql::StoreError),
+    #[error("{}: {source}", .path.display())]
+    Report { path: std::path::PathBuf, source: std::io::Error },
+    #[error("{}: it is not JSON", .0.display())]
+    NotJson(std::path::PathBuf),
+    #[error("{}: {problem}", .path.display())]
+    NotOurs { path: std::path::PathBuf, problem: BadReport },
+}
+
+/// The key under which the people of this installation are hashed.
+pub fn key(config: &Config, env: &dyn Env) -> Result<InstallationKey, EraseError> {
+    let wrong = || ConfigError::new("USER_HASH_KEY", "is not known here: set it as the ingester has it");
+    if config.engine.is_none() {
+        let key = tallyhouse_control::config::user_hash_key(env)?.ok_or_else(wrong)?;
+        return Ok(InstallationKey::new(key));
+    }
+    let known = Credentials::load(&config.data)?.ok_or_else(wrong)?.0;
+    let key = tallyhouse_control::config::parse_key(known.user_hash_key.expose()).ok_or_else(wrong)?;
+    Ok(InstallationKey::new(key))
+}
+
+/// Works on erasures from the command line.
+pub struct Eraser {
+    runner: Runner,
+    store: ControlStore,
+    invalidator: Arc<Mutex<Invalidator>>,
+}
+
+impl Eraser {
+    /// What is kept is read first.
+    pub async fn new(attached: &Attached, config: &Config, env: &dyn Env) -> Result<Self, EraseError> {
+        let key = key(config, env)?;
+        if is_cluster(&attached.writer.client()).await? {
+            return Err(ErasureError::Cluster.into());
+        }
+        let store = ControlStore::new(&attached.reader, Some(&attached.writer));
+        let control = Control::for_command(&attached.reader, &attached.writer);
+        control.refresh().await?;
+        let invalidator = Arc::new(Mutex::new(Invalidator::from_env(env)?));
+        let invalidating = Arc::clone(&invalidator);
+        let runner = Runner {
+            control,
+            store: store.clone(),
+            client: attached.writer.client(),
+            key,
+            invalidate: Arc::new(move |days| {
+                let invalidator = Arc::clone(&invalidating);
+                Box::pin(async move { rollups::invalidate(&mut *invalidator.lock().await, days).await })
+            }),
+        };
+        Ok(Self { runner, store, invalidator })
+    }
+
+    /// Asks for an erasure; one of the same person that is under way is given instead.
+    pub async fn request(&self, project: &str, person: Person, keep_suppressed: bool) -> Result<Erasure, EraseError> {
+        person.check().map_err(ErasureError::from)?;
+        let part = feed::key_part(&self.runner.control.snapshot(), project);
+        let erasures = Erasures {
+            store: &self.store,
+            writer: &self.runner.client,
+            key: &self.runner.key,
+            key_part: part.as_deref(),
+            project,
+            by: ACTOR,
+            now_ms: now_ms(),
+        };
+        let erasure = erasures.request(&Request { person, keep_suppressed }).await?;
+        let details = json!({ "subjects": erasure.document.subjects, "keepSuppressed": keep_suppressed });
+        let (action, object) = ("privacy.erase", erasure.id.as_str());
+        audit::write(&self.store, &Done { project, actor: ACTOR, action, object, result: "done", details }).await;
+        Ok(erasure)
+    }
+
+    /// Works on an erasure, or waits for a service that does, until it is done.
+    pub async fn finish(&self, project: &str, id: &str) -> Result<Erasure, EraseError> {
+        Ok(self.runner.finish_one(project, id).await?)
+    }
+
+    /// Erases again what came back.
+    pub async fn reapply(&self) -> Result<Vec<(String, Erasure)>, EraseError> {
+        Ok(self.runner.sweep().await?)
+    }
+
+    /// Days of which nobody was told that they changed.
+    pub async fn end(self) -> Option<PendingDays> {
+        let Self { runner, invalidator, .. } = self;
+        drop(runner);
+        Arc::into_inner(invalidator)?.into_inner().finish().await
+    }
+}
+
+/// Whether a report is as this installation signed it. A job as the API shows it has its report within.
+pub fn verify(path: &Path, key: &InstallationKey) -> Result<Value, EraseError> {
+    let path = path.to_owned();
+    let text = std::fs::read(&path).map_err(|source| EraseError::Report { path: path.clone(), source })?;
+    let value: Value = serde_json::from_slice(&text).map_err(|_| EraseError::NotJson(path.clone()))?;
+    let report = value.get("report").cloned().unwrap_or(value);
+    report::verify(key, &report).map_err(|problem| EraseError::NotOurs { path, problem })?;
+    Ok(report)
+}
