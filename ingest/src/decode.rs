@@ -36,6 +36,7 @@ pub struct Events<'a> {
 }
 
 /// What became of one event of a body.
+#[allow(clippy::large_enum_variant, reason = "one at a time, for as long as a call")]
 enum Read<'a> {
     Event(Normalised<'a>),
     Rejected(Rejection),

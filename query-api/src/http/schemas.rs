@@ -187,6 +187,7 @@ fn bad_field(field: &'static str, problem: &str) -> Problem {
 }
 
 /// A declaration that was not registered.
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn of_schema(error: SchemaError) -> Problem {
     let with = |status, code| Problem::new(status, code, error.to_string());
     match &error {

@@ -205,7 +205,8 @@ impl Widening<'_> {
                 Some(narrow) => narrow >= limit,
                 None => false,
             };
-            if !is_within && !(keyword == "minLength" && limit == 0.0) {
+            let says_nothing = keyword == "minLength" && limit == 0.0;
+            if !is_within && !says_nothing {
                 let given = narrow.get(keyword).map_or_else(|| "no such bound".to_owned(), Value::to_string);
                 self.breaks(
                     below(pointer, keyword),

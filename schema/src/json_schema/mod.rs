@@ -132,6 +132,7 @@ impl EventSchema {
     }
 
     /// Coerces what is declared so, then checks. Nothing is checked in the mode `off`.
+    #[allow(clippy::needless_pass_by_value, reason = "what is coerced is changed in place")]
     pub fn check(&self, sent: Sent<'_, '_>) -> Violations {
         let mut violations = Violations::default();
         if self.mode != Mode::Off {

@@ -25,7 +25,7 @@ impl Whole {
         }
         let fault =
             |error: ValidationError<'_>| Fault::at(format!("{place}{}", error.instance_path()), error.to_string());
-        options.build(expanded).map(Self).map_err(|error| fault(error))
+        options.build(expanded).map(Self).map_err(fault)
     }
 
     /// Checks the properties of an event.

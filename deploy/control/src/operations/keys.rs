@@ -356,6 +356,7 @@ mod tests {
 
     const NOW: i64 = 1_795_178_096_789;
 
+    #[allow(clippy::needless_pass_by_value, reason = "a literal of the tests")]
     fn scopes(new: NewKey) -> Result<Vec<Scope>, String> {
         sound(&new, NOW).map_err(|error| error.to_string())
     }

@@ -253,6 +253,7 @@ impl Erasures<'_> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 pub(super) fn unavailable(error: StoreError) -> ErasureError {
     tracing::warn!(%error, "erasures");
     ControlError::Unavailable.into()

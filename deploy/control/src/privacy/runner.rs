@@ -179,10 +179,9 @@ impl Runner {
             if erasure.document.state == Step::Done {
                 return Ok(erasure);
             }
-            match QueryLock::take(&self.client, LOCK, LOCK_WITHIN).await? {
-                Some(lock) => self.finish(&lock, Open { project: project.to_owned(), erasure }).await?,
-                // A service works on it.
-                None => {}
+            // Without the lock a service works on it.
+            if let Some(lock) = QueryLock::take(&self.client, LOCK, LOCK_WITHIN).await? {
+                self.finish(&lock, Open { project: project.to_owned(), erasure }).await?;
             }
             sleep(LOOK_EVERY).await;
         }

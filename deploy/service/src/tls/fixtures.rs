@@ -22,6 +22,7 @@ pub(crate) struct Issued {
 
 impl Issued {
     /// Signed by another, or by itself.
+    #[allow(clippy::needless_pass_by_value, reason = "a literal of the tests")]
     pub(crate) fn new(names: &[&str], lifetime: Lifetime, issuer: Option<&Issued>) -> Self {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();

@@ -31,6 +31,7 @@ use remote::Remote;
 const AT_ONCE: usize = 1_000;
 
 /// Where the operations are done.
+#[allow(clippy::large_enum_variant, reason = "a command has one")]
 pub enum Administration {
     Here { operations: Operations, actor: Actor, attached: Box<Attached> },
     There(Remote),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tallyhouse_control::operations::Operations;
+use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_service::access::Rules;
 
 use super::statements;
@@ -37,7 +39,7 @@ impl fmt::Display for Request {
     }
 }
 
-/// SplitMix64: a request is a function of the seed.
+/// `SplitMix64`: a request is a function of the seed.
 pub struct Dice(u64);
 
 impl Dice {
@@ -205,9 +207,11 @@ pub fn generate(dice: &mut Dice) -> Request {
 pub fn all_routes() -> Vec<(Service, Method, &'static str)> {
     let query = tallyhouse_query_api::http::routes();
     let ingest = tallyhouse_ingest::http::routes();
+    let control = tallyhouse_control::http::routes(Operations::new(Control::fixed(FixedKeys::default())));
     let of =
         |service, rules: &Rules| rules.iter().map(|rule| (service, rule.method.clone(), rule.path)).collect::<Vec<_>>();
-    [of(Service::Query, query.rules()), of(Service::Ingest, ingest.rules())].concat()
+    [of(Service::Query, query.rules()), of(Service::Query, control.rules()), of(Service::Ingest, ingest.rules())]
+        .concat()
 }
 
 /// A request of a route that nothing else is known of.
