@@ -5,6 +5,7 @@ use super::compatibility::Compatibility;
 use super::*;
 use crate::raw;
 
+#[allow(clippy::needless_pass_by_value, reason = "a literal of the tests")]
 fn compile(schema: Value) -> EventSchema {
     EventSchema::compile(&schema, &[], Mode::Enforce).unwrap_or_else(|fault| panic!("{schema}: {fault}"))
 }
