@@ -57,12 +57,13 @@ fn show(erasure: &Erasure, json: bool) {
         print(&format!("{value}\n"));
         return;
     }
-    let counts = &value["counts"];
+    let field = |name: &str| value.get(name).cloned().unwrap_or(Value::Null);
+    let counts = field("counts");
     let count = |name: &str| counts.get(name).cloned().unwrap_or(Value::Null);
     print(&format!(
         "{}: {}; {} events on {} days, {} dead letters, {} days not rebuilt, {} replaced files left\n",
         erasure.id,
-        value["state"].as_str().unwrap_or_default(),
+        field("state").as_str().unwrap_or_default(),
         count("rawEvents"),
         count("days"),
         count("deadLetters"),

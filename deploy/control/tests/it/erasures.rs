@@ -35,7 +35,7 @@ const OF_ANN: u64 = 10_000;
 const DAYS: u64 = 40;
 
 fn all_events() -> u64 {
-    std::env::var("TALLYHOUSE_ERASURE_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
+    std::env::var_os("TALLYHOUSE_ERASURE_EVENTS").and_then(|text| text.to_str()?.parse().ok()).unwrap_or(100_000)
 }
 
 fn key() -> InstallationKey {
