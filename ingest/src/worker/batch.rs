@@ -356,6 +356,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_erased_is_not_stored_unless_its_batch_was_begun_before() {
+        use tallyhouse_control::privacy::suppressions::{EVERYBODY, Suppression};
+        use tallyhouse_schema::user_hash::UserHasher;
+        let erased = |before| {
+            let suppression = Suppression { project: "p".into(), hash: EVERYBODY, before };
+            SuppressionSet::new(2, [suppression], |_| UserHasher::new([1; 16]))
+        };
+        // Received at 1.
+        let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
+        let closed = partition.build(10, &["a", "b"], None).unwrap();
+        assert_eq!((closed.rows, closed.has_leftovers), (0, false));
+        assert_eq!(closed.counts, ConsumedCounts { suppressed: 2, ..ConsumedCounts::default() });
+        let mut partition = TestPartition { suppressions: erased(1), ..TestPartition::new() };
+        assert_eq!(partition.build(10, &["a"], None).unwrap().rows, 1, "it came afterwards");
+        let before = TestPartition::new().build(10, &["a", "b"], None).unwrap();
+        let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
+        let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
+        let again = partition.build(10, &["a", "b"], Some(&intent)).unwrap();
+        assert_eq!((&again.token, &again.chunks, again.has_leftovers), (&before.token, &before.chunks, true));
+    }
+
+    #[test]
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
         let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
         assert_eq!(TestPartition::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
