@@ -244,9 +244,9 @@ impl Service {
     /// The value of a counter with one label, 0 while it was never counted.
     pub fn counted(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
-        let metrics = families.iter().find(|family| family.name() == name).map(|family| family.get_metric());
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
         let has_label = |metric: &&prometheus::proto::Metric| metric.get_label().iter().any(|l| l.value() == label);
-        metrics.into_iter().flatten().find(has_label).map_or(0, |metric| metric.get_counter().get_value() as u64)
+        metrics.filter(has_label).map(|metric| metric.get_counter().get_value() as u64).sum()
     }
 
     /// Waits until it ends by itself.

@@ -283,7 +283,8 @@ async fn of_a_trickle_of_late_events_readers_wait_for_one_in_half_a_second() {
     let redis = Redis::start().await;
     let settings = Settings { now_ms: Some(now_ms()), ..Settings::of(engine.reader()) };
     let service = Service::start_with(settings.with("REDIS_URL", &redis.url), &[&project, &other]).await;
-    let is_heard = async || redis.command("PUBLISH tallyhouse:touched nobody").await.as_deref() == Some(":1");
+    let is_heard =
+        async || redis.command("PUBLISH tallyhouse:{versions}:touched nobody").await.as_deref() == Some(":1");
     eventually("the service listens", is_heard).await;
     for project in [&project, &other] {
         insert_events(&engine.writer(), project, from, 1).await;

@@ -172,8 +172,9 @@ async fn redis_that_goes_and_comes_back_doubles_nothing() {
             taken += instance.limits.count_events(of("k"), &limits, 1_000).await.fits;
         }
     }
-    // 600 were left when the last instance asked; the first knew of 800 (a third each), the second of 700.
-    assert!((300 + 600..=300 + 266 + 233 + 200).contains(&taken), "{taken}");
+    // Each goes on with a third of what was left when it asked, about 800, 700 and 600, and with the few tokens of its lease.
+    let most = 300 + 266 + 233 + 200 + 3 * 16;
+    assert!((300 + 600..=most).contains(&taken), "{taken}");
     eventually("health says so", async || instances.iter().all(|instance| instance.is(Status::Degraded))).await;
     // A flapping Redis fills no bucket.
     for _ in 0..3 {
@@ -183,7 +184,7 @@ async fn redis_that_goes_and_comes_back_doubles_nothing() {
             taken += instance.limits.count_events(of("k"), &limits, 1_000).await.fits;
         }
     }
-    assert!(taken <= 300 + 266 + 233 + 200, "{taken}");
+    assert!(taken <= most, "{taken}");
     redis.thaw().await;
     eventually("Redis is asked again", async || instances.iter().all(|instance| instance.is(Status::Up))).await;
     for instance in &instances {

@@ -56,7 +56,14 @@ impl Pair {
     async fn change(&self, sum: i64) -> i64 {
         insert_events(&support::engine().await.writer(), &self.project, self.from, 5).await;
         let days = BTreeSet::from([DayChange::day(&self.project, (self.from / 86_400) as i32)]);
-        eventually("the change is published", async || invalidate(&self.pool, &days).await.is_ok()).await;
+        eventually("the change is published", async || {
+            let published = invalidate(&self.pool, &days).await;
+            if let Err(error) = &published {
+                eprintln!("not published yet: {error}");
+            }
+            published.is_ok()
+        })
+        .await;
         let (path, sum) = (a_day(self.from), sum + 15);
         for service in [&self.one, &self.other] {
             let sees = async || service.get(&self.project, &path).await.values() == [json!(sum)];

@@ -24,11 +24,17 @@ impl Connection {
         self.object.as_deref_mut().ok_or_else(gone)
     }
 
-    /// A server that takes no writes became a replica: the next connection is to the master.
+    /// A server that takes no writes became a replica: the next connection is to the master. That of a cluster follows redirections by
+    /// itself, but for those that abort a transaction: it would be sent to the same node again.
     fn note(&mut self, error: &RedisError) {
-        let is_of_cluster = matches!(self.object.as_deref(), Some(Opened::Cluster(_)));
-        let is_replica = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-        self.is_broken |= !is_of_cluster && (is_replica || error.is_connection_dropped() || error.is_io_error());
+        use ServerErrorKind::{ExecAbort, Moved, ReadOnly};
+        let kind = error.kind();
+        self.is_broken |= match self.object.as_deref() {
+            Some(Opened::Cluster(_)) => matches!(kind, ErrorKind::Server(ExecAbort | Moved | ReadOnly)),
+            Some(Opened::Server(_)) | None => {
+                kind == ErrorKind::Server(ReadOnly) || error.is_connection_dropped() || error.is_io_error()
+            }
+        };
     }
 }
 
