@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check degrade deny equality freshness fuzz help isolation kafka reads run siege test
+.PHONY: backlog bench chaos check degrade deny equality erasure freshness fuzz help isolation kafka reads run siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ equality: ## Ask questions that nobody thought of, of rollups and of raw events 
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
 		$(CARGO) test --release --locked -p tallyhouse-query-api --test it -- --nocapture equality::
+
+erasure: ## Erase a person among 5 million events while others arrive, and look for what is left (EVENTS=1000000)
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse
+	@TALLYHOUSE_ERASURE_EVENTS=$(or $(EVENTS),5000000) \
+		$(CARGO) test --release --locked -p tallyhouse-control --test it -- --nocapture erasures::
 
 isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests
