@@ -23,8 +23,8 @@ pub struct RateLimiting {
     /// How many instances share the limits while Redis is away: each takes its part (default: as many as Redis last counted, without Redis 1)
     #[arg(long, env = "RATE_LIMIT_INSTANCES", value_parser = whole::<u64>(1, 10_000, "instances"))]
     pub rate_limit_instances: Option<u64>,
-    /// Networks of proxies that are believed whose requests they pass on, such as `10.0.0.0/8,fd00::/8` (default: none, so that of a proxy's
-    /// requests all are the proxy's)
+    /// Networks of proxies that are believed whose requests they pass on, such as `10.0.0.0/8,fd00::/8`; without them all requests
+    /// that a proxy passes on are the proxy's (default: none)
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = |text: &str| text.parse::<Network>())]
     pub trusted_proxies: Vec<Network>,
     /// The header in which they say it: `x-forwarded-for` or `forwarded`; the other one is not read

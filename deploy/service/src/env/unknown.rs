@@ -64,6 +64,7 @@ pub const NAMES: &[&str] = &[
     "KAFKA_TOPIC",
     "KAFKA_TOPIC_PER_PROJECT",
     "LATE_WINDOW_DAYS",
+    "LOG_REDACT",
     "LOG_SYNC",
     "QUERY_ADDR",
     "QUERY_ADMIN_ADDR",
