@@ -342,6 +342,8 @@ impl Services {
         };
         let drain = ingest.drain;
 
+        // Before the admin port answers, which is ready where nothing is said.
+        admin_pages.health.starting("ingest", Status::Down, "starting");
         let admin_stop = Stop::default();
         let health = admin_pages.health.clone();
         // The admin port outlives the public one: a drain can be watched.

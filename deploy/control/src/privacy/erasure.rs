@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tallyhouse_schema::limits::MAX_ID_CHARS;
+use tallyhouse_schema::limits::MAX_USER_CHARS;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::erasure::{self, Id};
@@ -27,7 +27,7 @@ pub struct Person {
 pub enum BadPerson {
     #[error("name a person by `userId`, `anonymousId` or both")]
     Nobody,
-    #[error("`{field}` must be a text of 1 to {MAX_ID_CHARS} characters, or a whole number, as events have it")]
+    #[error("`{field}` must be a text of 1 to {MAX_USER_CHARS} characters, or a whole number, as events have it")]
     Id { field: &'static str },
     #[error("unknown field `{0}`: an erasure takes `userId`, `anonymousId` and `keepSuppressed`")]
     Unknown(String),
@@ -77,7 +77,7 @@ impl Person {
         let fields = [("userId", &self.user_id), ("anonymousId", &self.anonymous_id)];
         for (field, id) in fields {
             let is_good =
-                |id: &String| (1..=MAX_ID_CHARS).contains(&id.chars().count()) && !id.chars().any(char::is_control);
+                |id: &String| (1..=MAX_USER_CHARS).contains(&id.chars().count()) && !id.chars().any(char::is_control);
             if !id.as_ref().is_none_or(is_good) {
                 return Err(BadPerson::Id { field });
             }
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(read(r#"{"userId":42,"anonymousId":null}"#).unwrap().person.ids(), [Id::User("42".into())]);
         let both = read(r#"{"userId":"a","anonymousId":"c","keepSuppressed":true}"#).unwrap();
         assert_eq!((both.person.ids().len(), both.keep_suppressed), (2, true));
-        let long = format!(r#"{{"userId":"{}"}}"#, "x".repeat(MAX_ID_CHARS + 1));
+        let long = format!(r#"{{"userId":"{}"}}"#, "x".repeat(MAX_USER_CHARS + 1));
         for (body, error) in [
             ("", BadPerson::Shape),
             ("[]", BadPerson::Shape),

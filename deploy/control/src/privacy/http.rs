@@ -75,6 +75,8 @@ type Shared = State<Arc<Privacy>>;
 /// Why a request is not answered.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
+    #[error("an operator's key sees no event: export with a key of the project that has the scope `admin`")]
+    OperatorExport,
     #[error(transparent)]
     Erasure(#[from] ErasureError),
     #[error(transparent)]
@@ -103,6 +105,7 @@ impl From<Refused> for Problem {
         let with = |status, code| Self::new(status, code, message);
         match refused {
             Refused::Body(unread) => unread.into(),
+            Refused::OperatorExport => with(StatusCode::FORBIDDEN, "missing_right"),
             Refused::NoProject | Refused::Parameter(_) => with(StatusCode::BAD_REQUEST, "bad_parameter"),
             Refused::UnknownProject(_) | Refused::UnknownErasure(_) => with(StatusCode::NOT_FOUND, "not_found"),
             Refused::TooManyExports => with(StatusCode::SERVICE_UNAVAILABLE, "too_many_exports").retry_after(5),
@@ -179,6 +182,8 @@ async fn export(
     body: Body,
 ) -> Response {
     let begun = async {
+        // Operators erase in every project, and see no event.
+        caller.project().ok_or(Refused::OperatorExport)?;
         let project = privacy.project(&caller, raw.as_deref())?;
         let body = http_body::read(&headers, body, MAX_BODY).await?;
         privacy.export(&project, &caller, &body).await
