@@ -13,6 +13,9 @@
 //!             HDEL    …:writers <id>                      -> I stopped, and every change is published
 //! ```
 //!
+//! A project's name is percent-encoded where something follows it, so that any text is safe there; what a name consists of stays as it is, and
+//! reads the same to peers that do not decode.
+//!
 //! `…` is `tallyhouse:{versions}`. The text in braces keeps all of them, channels too, in one slot of a Redis Cluster: transactions touch several of them, and
 //! versions are compared with beats and with the name of the server that has them.
 //!
@@ -39,6 +42,7 @@
 //! At most [`AT_ONCE`] days are sent at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
 //! late, so more than fits into [`TIME_BUDGET`] would be sent again for ever, and hold up everybody else meanwhile.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -52,7 +56,7 @@ pub const DAYS_KEY: &str = "tallyhouse:{versions}:days:";
 /// The field that makes the sums of two hashes of a project differ: a random number.
 pub const SINCE: &str = "since";
 
-/// The channel: a project, then days since 1970 and `h` with hours since 1970, blanks between.
+/// The channel: a project, percent-encoded, then days since 1970 and `h` with hours since 1970, blanks between.
 pub const CHANNEL: &str = "tallyhouse:{versions}:touched";
 
 /// How often answers were invalidated: a hash by [`cleared_field`], and its own [`INCARNATION`].
@@ -167,7 +171,7 @@ pub fn commands(days: &BTreeSet<DayChange>) -> Pipeline {
     pipeline.atomic();
     for (project, days) in by_project {
         let key = format!("{DAYS_KEY}{project}");
-        let mut message = project.to_owned();
+        let mut message: String = form_urlencoded::byte_serialize(project.as_bytes()).collect();
         pipeline.hset_nx(&key, SINCE, rand::random::<u64>()).ignore();
         for (day, hours) in days {
             pipeline.hincr(&key, day, 1).ignore();
@@ -231,9 +235,11 @@ pub fn heard_cleared(message: &str) -> Option<&str> {
 }
 
 /// The project of a message on [`CHANNEL`], and what changed of it. What is neither day nor hour is left out.
-pub fn heard(message: &str) -> Option<(&str, BTreeSet<Unit>)> {
+pub fn heard(message: &str) -> Option<(Cow<'_, str>, BTreeSet<Unit>)> {
     let mut words = message.split(' ');
-    let project = words.next()?;
+    let encoded = words.next()?;
+    // Encoded, it has neither `&` nor `=`: it is one name without a value, or nothing.
+    let project = form_urlencoded::parse(encoded.as_bytes()).next().map_or(Cow::Borrowed(""), |(project, _)| project);
     let (mut days, mut units) = (BTreeSet::new(), BTreeSet::new());
     for word in words {
         if let Ok(day) = word.parse::<Day>() {
@@ -294,7 +300,31 @@ mod tests {
         assert_eq!(sent.matches("HINCRBY").count(), 2 + 2 + 1 + 1, "{sent}");
         let units =
             [Unit::Day(2), Unit::Hour(51), Unit::Hour(52), Unit::Day(5), Unit::Whole(5), Unit::Day(7), Unit::Whole(7)];
-        assert_eq!(heard("p 2 h51 h52 5 7 hx x"), Some(("p", BTreeSet::from(units))));
+        assert_eq!(heard("p 2 h51 h52 5 7 hx x"), Some((Cow::Borrowed("p"), BTreeSet::from(units))));
+    }
+
+    mod project_names {
+        #![allow(dead_code, unreachable_pub, reason = "a part of another crate too")]
+        include!("../../testkit/src/project_names.rs");
+    }
+
+    #[test]
+    fn any_text_arrives_as_the_project_that_it_was_sent_for() {
+        for project in project_names::NAMES.into_iter().chain(project_names::NO_NAMES).chain(["p 2 h51", "h7", "7"]) {
+            let sent = commands(&BTreeSet::from([DayChange::day(project, 7)]));
+            let arguments = sent.cmd_iter().last().unwrap().args_iter().collect::<Vec<_>>();
+            let ::redis::Arg::Simple(message) = arguments.last().unwrap() else { panic!("{project:?}") };
+            let message = str::from_utf8(message).unwrap();
+            let units = BTreeSet::from([Unit::Day(7), Unit::Whole(7)]);
+            assert_eq!(heard(message), Some((Cow::Borrowed(project), units)), "{message:?}");
+            assert_eq!(heard_cleared(&cleared_field(Some(project))), Some(project));
+            // Braces in a name are not the first ones, which choose the slot.
+            assert!(format!("{DAYS_KEY}{project}").starts_with("tallyhouse:{versions}:"));
+        }
+        for name in project_names::NAMES {
+            let sent = text(&commands(&BTreeSet::from([DayChange::day(name, 7)])));
+            assert!(sent.contains(&format!(" {name} 7 ")), "older peers read it as it is: {sent}");
+        }
     }
 
     #[test]

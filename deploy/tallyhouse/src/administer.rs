@@ -57,7 +57,8 @@ pub(crate) async fn keys(env: &dyn Env, what: Keys) -> Outcome {
     administer(env, async |administration| {
         match what {
             Keys::Create { project, operator, scopes, origins, expires, note, json } => {
-                let new = NewKey { project, operator, scopes, origins, expires_ms: expires, note };
+                let new =
+                    NewKey { project: project.map(String::from), operator, scopes, origins, expires_ms: expires, note };
                 show_made(&administration.create_key(new).await?, json);
             }
             Keys::List { project, json } => {

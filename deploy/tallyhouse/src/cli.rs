@@ -11,6 +11,7 @@ use tallyhouse::dlq::Filters;
 use tallyhouse::engine::child::ChildArgs;
 use tallyhouse_control::records::grant::Tool;
 use tallyhouse_control::time;
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::with;
@@ -106,7 +107,7 @@ pub(crate) enum Rollups {
     Stats {
         /// One project only
         #[arg(long)]
-        project: Option<String>,
+        project: Option<ProjectName>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -143,7 +144,7 @@ pub(crate) enum Rollups {
 pub(crate) struct Range {
     /// One project; default: all
     #[arg(long)]
-    pub(crate) project: Option<String>,
+    pub(crate) project: Option<ProjectName>,
     /// First day (a date or RFC 3339, widened to whole UTC days); default: seven days ago, of `backfill` the first there is
     #[arg(long, value_parser = seconds)]
     pub(crate) from: Option<i64>,
@@ -200,7 +201,7 @@ pub(crate) enum Dlq {
 pub(crate) struct Erase {
     /// The project
     #[arg(long, required_unless_present = "reapply")]
-    pub(crate) project: Option<String>,
+    pub(crate) project: Option<ProjectName>,
     /// The person's `userId`
     #[arg(long, required_unless_present_any = ["anonymous", "reapply"])]
     pub(crate) user: Option<String>,
@@ -236,7 +237,7 @@ pub(crate) enum Users {
     Create {
         /// What it sees: one project
         #[arg(long)]
-        project: String,
+        project: ProjectName,
         /// What it is for: grafana, bi (tools that only read) or dbt (on a given ClickHouse)
         #[arg(long = "for", value_name = "TOOL")]
         tool: Tool,
@@ -251,7 +252,7 @@ pub(crate) enum Users {
     List {
         /// One project only
         #[arg(long)]
-        project: Option<String>,
+        project: Option<ProjectName>,
         /// Print one JSON array
         #[arg(long)]
         json: bool,
@@ -277,7 +278,7 @@ pub(crate) enum Users {
 pub(crate) enum Projects {
     /// Create a project
     Create {
-        name: String,
+        name: ProjectName,
         /// A setting; several times for several
         #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<(String, String)>,
@@ -293,7 +294,7 @@ pub(crate) enum Projects {
     },
     /// A project with its settings
     Show {
-        name: String,
+        name: ProjectName,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -307,7 +308,7 @@ pub(crate) enum Projects {
     },
     /// Change settings: `tallyhouse projects set shop tier=enterprise retentionDays=365`; `name=` goes back to what the installation says
     Set {
-        name: String,
+        name: ProjectName,
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<(String, String)>,
         /// Print one JSON object
@@ -327,7 +328,7 @@ pub(crate) enum Keys {
     Create {
         /// The project
         #[arg(long, required_unless_present = "operator", conflicts_with = "operator")]
-        project: Option<String>,
+        project: Option<ProjectName>,
         /// An operator's key: it makes projects and keys, and sees no event
         #[arg(long, conflicts_with = "scopes")]
         operator: bool,
@@ -351,7 +352,7 @@ pub(crate) enum Keys {
     List {
         /// One project; default: all
         #[arg(long)]
-        project: Option<String>,
+        project: Option<ProjectName>,
         /// Print one JSON array
         #[arg(long)]
         json: bool,
@@ -389,7 +390,7 @@ pub(crate) enum Audit {
     List {
         /// One project; default: all
         #[arg(long)]
-        project: Option<String>,
+        project: Option<ProjectName>,
         /// Print this many at most
         #[arg(long, default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
         limit: usize,
@@ -404,7 +405,7 @@ pub(crate) enum Audit {
 pub(crate) struct Whose {
     /// The project; without it, what all projects have that have none of their own
     #[arg(long)]
-    pub(crate) project: Option<String>,
+    pub(crate) project: Option<ProjectName>,
     /// Print one JSON value
     #[arg(long)]
     pub(crate) json: bool,
@@ -503,6 +504,7 @@ pub(crate) fn command() -> clap::Command {
 #[cfg(test)]
 mod tests {
     use tallyhouse_service::env::definitions;
+    use tallyhouse_testkit::project_names::{NAMES, NO_NAMES};
 
     use super::*;
 
@@ -516,6 +518,41 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_project_is_a_name_wherever_one_is_taken() {
+        let lines = [
+            "rollups verify --project=NAME",
+            "rollups stats --project=NAME",
+            "rollups rebuild --project=NAME",
+            "rollups backfill --project=NAME",
+            "dlq list --project=NAME",
+            "dlq replay --project=NAME",
+            "dlq discard --project=NAME",
+            "users create --for=bi --project=NAME",
+            "users list --project=NAME",
+            "projects create NAME",
+            "projects show NAME",
+            "projects set NAME tier=free",
+            "keys create --scope=query --project=NAME",
+            "keys list --project=NAME",
+            "audit list --project=NAME",
+            "schemas apply file.json --project=NAME",
+            "schemas list --project=NAME",
+        ];
+        let parse = |line: &str, name: &str| {
+            let words = ["tallyhouse"].into_iter().chain(line.split(' ')).map(|word| word.replace("NAME", name));
+            Cli::try_parse_from(words)
+        };
+        for line in lines {
+            for name in NAMES {
+                assert!(parse(line, name).is_ok(), "{line}: {name:?}");
+            }
+            for odd in NO_NAMES {
+                assert!(parse(line, odd).is_err(), "{line}: {odd:?}");
+            }
+        }
     }
 
     #[test]

@@ -156,8 +156,9 @@ async fn rollups_command(env: &dyn Env, what: Rollups) -> Result<ExitCode, Box<d
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
     let client = connection.client();
-    let selection =
-        |range: cli::Range, table: Option<&str>| rollups::selection(range.project, range.from, range.to, table);
+    let selection = |range: cli::Range, table: Option<&str>| {
+        rollups::selection(range.project.map(String::from), range.from, range.to, table)
+    };
     match what {
         Rollups::Verify { range, json, limit } => {
             let catalogues = schemas::in_force(env, connection).await?.all();

@@ -14,7 +14,6 @@ use tallyhouse_control::schemas::{self, InForce, Level, LiveCatalogue, Registere
 use tallyhouse_control::{ControlError, Kind};
 use tallyhouse_schema::catalogue::EventTypeDeclaration;
 use tallyhouse_schema::json_schema::compatibility::Break;
-use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::env::Env;
 
 use crate::cli::{Schemas, Whose};
@@ -66,11 +65,11 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
         Schemas::Apply { whose, .. } => apply(catalogue, &whose, files).await,
         Schemas::Diff { whose, .. } => diff(catalogue, &whose, files),
         Schemas::List { whose } => {
-            list(&catalogue.declarations(&project(&whose)?).into_values().collect::<Vec<_>>(), whose.json);
+            list(&catalogue.declarations(&project(&whose)).into_values().collect::<Vec<_>>(), whose.json);
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Show { whose, event_type } => {
-            let found = catalogue.declarations(&project(&whose)?).remove(&event_type);
+            let found = catalogue.declarations(&project(&whose)).remove(&event_type);
             let found = found.ok_or_else(|| format!("`{event_type}` is not declared"))?;
             let text =
                 if whose.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
@@ -78,7 +77,7 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Delete { whose, event_type } => {
-            let project = project(&whose)?;
+            let project = project(&whose);
             let replaces = version(catalogue, &project, &event_type);
             let version = schemas::delete(catalogue, who(&project), &event_type, replaces).await?;
             told(
@@ -93,7 +92,7 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
 
 /// Each by itself: one that is refused does not keep the others back.
 async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
-    let project = project(whose)?;
+    let project = project(whose);
     let (mut results, mut refused) = (Vec::new(), 0);
     for File { path, declaration } in files {
         let event_type = declaration.event_type.as_str();
@@ -128,7 +127,7 @@ async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outc
 }
 
 fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
-    let project = project(whose)?;
+    let project = project(whose);
     let declared = catalogue.declarations(&project);
     let (mut results, mut refused) = (Vec::new(), 0);
     for File { declaration, .. } in files {
@@ -155,11 +154,9 @@ fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
     Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn project(whose: &Whose) -> Result<String, Box<dyn Error>> {
-    Ok(match &whose.project {
-        Some(name) => name.parse::<ProjectName>()?.to_string(),
-        None => String::new(),
-    })
+/// The empty name is that of what all projects have.
+fn project(whose: &Whose) -> &str {
+    whose.project.as_deref().unwrap_or_default()
 }
 
 fn who(project: &str) -> Who<'_> {

@@ -20,6 +20,8 @@ pub mod ingest_service;
 mod kafka;
 mod ports;
 pub mod programs;
+/// Spellings that are no project's name, and some that are. Tests of every place that takes a name go through all of them.
+pub mod project_names;
 pub mod proxy;
 pub mod query_service;
 mod redis;

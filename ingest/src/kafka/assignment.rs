@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::ownership::Ownership;
 use super::parts::ConsumerParts;
-use super::topics::PROJECT_PREFIX;
 use crate::worker::Worker;
 use crate::worker::backpressure::Backpressure;
 use crate::worker::committer::BatchCommitter;
@@ -210,14 +209,13 @@ fn begin_worker(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i
         topic,
         partition,
     ));
-    let is_shared = topic == parts.rules.shared;
     let worker = Worker {
         committer: Arc::new(BatchCommitter::new(
             Arc::clone(&ownership),
             parts.store.clone(),
             parts.common.writer.clone(),
         )),
-        project: topic.strip_prefix(PROJECT_PREFIX).filter(|_| !is_shared).map(str::to_owned),
+        project: parts.rules.project_of(topic).map(String::from),
         common: Arc::clone(&parts.common),
         chunks: receiver,
         backpressure: Arc::clone(&backpressure),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tallyhouse_schema::project::ProjectName;
 use tokio::time::Instant;
 
 use super::pins::Pins;
@@ -35,25 +36,25 @@ pub struct TopicRules {
 }
 
 /// What a topic of a project is called: this and the project's name.
-pub const PROJECT_PREFIX: &str = "events.";
-
-/// Kafka's bound on the length of a topic's name.
-const MAX_NAME: usize = 249;
+const PROJECT_PREFIX: &str = "events.";
 
 impl TopicRules {
-    /// The topic of a project. A name that Kafka does not take stays in the shared one.
+    /// The topic of a project. What is no name of a project stays in the shared one; every name is one that Kafka takes.
     pub fn of(&self, project: &str) -> String {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let fits =
-            PROJECT_PREFIX.len() + project.len() <= MAX_NAME && !project.is_empty() && project.chars().all(is_name);
-        if self.own.has(project) && fits { format!("{PROJECT_PREFIX}{project}") } else { self.shared.clone() }
+        let has_own = ProjectName::is_valid(project) && self.own.has(project);
+        if has_own { format!("{PROJECT_PREFIX}{project}") } else { self.shared.clone() }
+    }
+
+    /// The project whose own topic it is.
+    pub fn project_of(&self, topic: &str) -> Option<ProjectName> {
+        topic.strip_prefix(PROJECT_PREFIX).filter(|_| topic != self.shared)?.parse().ok()
     }
 
     /// What a consumer subscribes to.
     pub fn subscription(&self) -> Vec<String> {
         let mut topics = vec![self.shared.clone()];
         if !self.own.is_empty() {
-            topics.push(format!("^{}.*", PROJECT_PREFIX.replace('.', "\\.")));
+            topics.push(format!("^{}[A-Za-z0-9][A-Za-z0-9_.-]*$", PROJECT_PREFIX.replace('.', "\\.")));
         }
         topics
     }
@@ -291,6 +292,8 @@ fn answer(topic: &str, problem: impl std::fmt::Display) -> TopicError {
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_testkit::project_names::{NAMES, NO_NAMES};
+
     use super::*;
 
     #[test]
@@ -308,10 +311,17 @@ mod tests {
         let own = OwnTopics { is_default: true, exceptions: ["small".to_owned()].into() };
         let mut rules = TopicRules { shared: "tallyhouse.events".into(), own, partitions: 4, replication: None };
         assert_eq!(rules.of("shop-1"), "events.shop-1");
-        for odd in ["", "a b", "ü", &"x".repeat(249)] {
+        for odd in NO_NAMES {
             assert_eq!(rules.of(odd), "tallyhouse.events", "{odd:?}");
+            assert_eq!(rules.project_of(&format!("events.{odd}")), None, "{odd:?}");
         }
-        assert_eq!(rules.subscription(), ["tallyhouse.events", "^events\\..*"]);
+        for name in NAMES {
+            assert_eq!(rules.project_of(&rules.of(name)).as_deref(), Some(name));
+        }
+        assert_eq!(rules.project_of("tallyhouse.events"), None);
+        let shared = TopicRules { shared: "events.all".into(), ..rules.clone() };
+        assert_eq!(shared.project_of("events.all"), None);
+        assert_eq!(rules.subscription(), ["tallyhouse.events", "^events\\.[A-Za-z0-9][A-Za-z0-9_.-]*$"]);
         assert_eq!(rules.of("small"), "tallyhouse.events");
         rules.own.is_default = false;
         assert_eq!((rules.of("shop-1").as_str(), rules.of("small").as_str()), ("tallyhouse.events", "events.small"));

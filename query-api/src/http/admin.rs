@@ -1,6 +1,6 @@
 //! Routes for operators and their tools, on the admin port: `DELETE /v1/cache` clears the cache, of one `?project=` or
 //! of all; `POST /v1/touched` publishes changed days, `[{"project":"p","day":20780}, …]`, days since 1970; `"hour": 13` names an
-//! hour of the day.
+//! hour of the day. Days are those of stored rows, so their project may be any text.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post};
 use axum::{Json, Router};
 use serde_json::json;
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::http::Problem;
 
@@ -60,7 +61,11 @@ async fn clear(State(cache): State<Cache>, RawQuery(raw): RawQuery) -> Response 
         Ok(params) => params,
         Err(bad) => return of_refusal(&Refusal::BadRequest(bad)).into_response(),
     };
-    let project = params.get("project");
+    let project = match params.get("project").map(str::parse::<ProjectName>).transpose() {
+        Ok(project) => project,
+        Err(bad) => return Problem::new(StatusCode::BAD_REQUEST, "bad_name", bad.to_string()).into_response(),
+    };
+    let project = project.as_deref();
     let cleared = cache.clear(project).await;
     tracing::info!(project, ?cleared, "the cache was cleared");
     match cleared.everywhere {

@@ -10,6 +10,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::access::presented::{self, Place, Presented};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::access::tokens::Tokens;
@@ -74,6 +75,10 @@ impl Gate {
     async fn sign_in(&self, tokens: &Tokens, token: &str, project: Option<&str>) -> Result<Entry, Denied> {
         let signed_in = tokens.verify(token).await?;
         let (principal, withheld) = signed_in.principal(project)?;
+        // A claim may be any text, of which some would not stay one name on the way.
+        if !principal.project().is_some_and(ProjectName::is_valid) {
+            return Err(Denied::InvalidToken("what it gives a role in is no name of a project"));
+        }
         let is_there = principal.project().is_some_and(|project| self.control.snapshot().has_project(project));
         // As for a project that the token does not name: a token is no means to find out which projects there are.
         if !is_there {
@@ -220,8 +225,9 @@ fn asked_project(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     if asked.next().is_some() {
         return Err(Denied::Malformed("`X-Tallyhouse-Project` is there several times"));
     }
-    // What is no text names no project that there is.
-    first.map(|name| name.to_str().map_err(|_| Denied::WrongProject)).transpose()
+    // What is no name names no project that there is.
+    let named = first.map(|name| name.to_str().ok().filter(|name| ProjectName::is_valid(name)));
+    named.map(|name| name.ok_or(Denied::WrongProject)).transpose()
 }
 
 const fn of_key(error: KeyError) -> Denied {

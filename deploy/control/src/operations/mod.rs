@@ -105,6 +105,8 @@ impl Operations {
 
     /// A project that is there and that the actor manages.
     fn project(&self, actor: &Actor, name: &str) -> Result<Arc<Project>, OperationError> {
+        let name: ProjectName = name.parse().map_err(OperationError::BadName)?;
+        let name = name.as_str();
         let snapshot = self.control.snapshot();
         let found = snapshot.project(name).filter(|_| actor.manages(name));
         found.cloned().ok_or_else(|| OperationError::not_found("project", name))
@@ -142,6 +144,9 @@ impl Operations {
 
     /// Lines of the audit log, the newest first: of a project, or of everything.
     pub async fn audit(&self, actor: &Actor, page: Page) -> Result<Vec<AuditLine>, OperationError> {
+        if let Some(project) = &page.project {
+            project.parse::<ProjectName>().map_err(OperationError::BadName)?;
+        }
         let project = match (page.project, actor.only_project()) {
             (None, only) => only.map(ToString::to_string),
             (Some(project), _) if actor.manages(&project) => Some(project),

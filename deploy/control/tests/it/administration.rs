@@ -12,6 +12,7 @@ use tallyhouse_control::operations::keys::NewKey;
 use tallyhouse_control::operations::{Actor, Operations};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::rate_limit::RateLimits;
+use tallyhouse_testkit::project_names::{NO_NAMES, in_url};
 use tallyhouse_testkit::{engine, route_table};
 use tower::ServiceExt as _;
 
@@ -160,11 +161,24 @@ async fn of_those_who_change_a_version_at_once_one_wins() {
 #[tokio::test]
 async fn what_is_not_understood_is_refused_and_named() {
     let api = Api::start().await;
-    let long = "x".repeat(65);
-    for name in ["", " ", "a b", ".", "..", "-a", "a/b", "a\u{0}", "a\n", "caf\u{e9}", "a,b", "a'b", &long] {
-        let body = json!({ "name": name }).to_string();
-        let refused = api.refused(&api.operator, "POST /v1/admin/projects", body).await;
-        assert_eq!(refused, (400, "bad_name".to_owned()), "{name:?}");
+    let bad_name = (400, "bad_name".to_owned());
+    for name in NO_NAMES {
+        let text = in_url(name);
+        let mut asked = vec![
+            ("POST /v1/admin/projects".to_owned(), json!({ "name": name }).to_string()),
+            ("POST /v1/admin/keys".to_owned(), json!({"project": name, "scopes": ["query"]}).to_string()),
+        ];
+        for list in ["keys", "grants", "jobs", "audit"] {
+            asked.push((format!("GET /v1/admin/{list}?project={text}"), String::new()));
+        }
+        // Without a name it is another path.
+        if !name.is_empty() {
+            asked.push((format!("GET /v1/admin/projects/{text}"), String::new()));
+            asked.push((format!("PATCH /v1/admin/projects/{text}"), r#"{"settings":{}}"#.to_owned()));
+        }
+        for (line, body) in asked {
+            assert_eq!(api.refused(&api.operator, &line, body).await, bad_name, "{line}");
+        }
     }
     api.project("odd").await;
     let large = "x".repeat(70_000);

@@ -172,6 +172,8 @@ fn projects(text: &str) -> Result<Vec<ProjectName>, ConfigError> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tallyhouse_testkit::project_names::NO_NAMES;
+
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
@@ -191,6 +193,12 @@ mod tests {
             read(&[("GRAFANA_PROJECTS", "a,b' OR 1")]).unwrap_err(),
             "GRAFANA_PROJECTS: `b\\' OR 1` is not the name of a project: 1 to 64 letters, digits, `_`, `.` or `-`, of which the first is a letter or a digit"
         );
+        for odd in NO_NAMES {
+            // Blanks around a name are the list's.
+            let is_list = odd.contains(',') || odd.trim() != odd || odd.is_empty();
+            assert!(is_list || read(&[("GRAFANA_PROJECTS", odd)]).is_err(), "{odd:?}");
+            assert!(read(&[("TALLYHOUSE_PROJECT", odd)]).is_err() || odd.is_empty(), "{odd:?}");
+        }
         assert_eq!(
             read(&[("CLICKHOUSE_CLIENT_NETWORKS", "10.0.0.0/8, 10.0.0.0/99")]).unwrap_err(),
             "CLICKHOUSE_CLIENT_NETWORKS: `10.0.0.0/99` is not an address or a network, such as 172.17.0.0/16"

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Deserialize;
 use tallyhouse_ingest::dead_letters::{DeadLetter, DeadLetterState, Kind, Origin};
+use tallyhouse_schema::project::ProjectName;
 use tallyhouse_schema::time;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::{Connection, StoreError, unhex};
@@ -12,7 +13,7 @@ use tallyhouse_sql::{Connection, StoreError, unhex};
 pub struct Filters {
     /// Of this project
     #[arg(long)]
-    pub project: Option<String>,
+    pub project: Option<ProjectName>,
     /// Refused for this reason, such as `too_old`
     #[arg(long)]
     pub code: Option<String>,
@@ -101,7 +102,7 @@ impl Filters {
         };
         let state = (self.state != "all").then(|| Value::Text(self.state.clone()));
         let all = [
-            ("project", "project_id = {project:String}", text(&self.project)),
+            ("project", "project_id = {project:String}", text(&self.project.clone().map(String::from))),
             ("code", "code = {code:String}", text(&self.code)),
             ("since", "failed_at >= fromUnixTimestamp64Milli({since:Int64})", at("since", &self.since)?),
             ("until", "failed_at < fromUnixTimestamp64Milli({until:Int64})", at("until", &self.until)?),

@@ -51,7 +51,7 @@ impl Fleet {
 
     fn heard_changed(&self, text: &str) {
         if let Some((project, units)) = changed_days::heard(text) {
-            self.table().heard(project, units);
+            self.table().heard(&project, units);
         }
     }
 

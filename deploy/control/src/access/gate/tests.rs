@@ -3,7 +3,10 @@ use axum::http::{HeaderName, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tallyhouse_service::access::Scope;
+use tallyhouse_service::access::tokens::{Signer, TokenSettings};
 use tallyhouse_service::cors::Origins;
+use tallyhouse_testkit::IdentityProvider;
+use tallyhouse_testkit::project_names::{NAMES, NO_NAMES};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -172,13 +175,62 @@ async fn only_pages_that_a_browsers_key_names_may_use_it() {
 async fn no_header_chooses_another_project() {
     let with = async |name: &str| asked("GET /v1/metrics/a", &[SECRET, ("x-tallyhouse-project", name)]).await;
     assert_eq!(with("shop").await.0, 200);
-    for other in ["blog", "Shop", "shop ", "", "*", "shop,blog", "sh\u{f6}p"] {
+    let odd = NO_NAMES.into_iter().filter(|name| HeaderValue::from_bytes(name.as_bytes()).is_ok());
+    for other in ["blog", "Shop", "shop ", "shop,blog", "sh\u{f6}p"].into_iter().chain(odd) {
         let refused = with(other).await;
         // A header's blanks around it are no part of it, but this one came without HTTP.
         assert_eq!(refused, said(403, "wrong_project"), "{other:?}");
     }
     let twice = [SECRET, ("x-tallyhouse-project", "shop"), ("x-tallyhouse-project", "blog")];
     assert_eq!(asked("GET /v1/metrics/a", &twice).await, said(400, "bad_credentials"));
+}
+
+#[tokio::test]
+async fn what_is_no_name_is_no_project_of_a_token() {
+    let provider = IdentityProvider::start().await;
+    let [(_, url), (_, issuer), (_, audience)] = provider.variables();
+    let tokens = Tokens::new(
+        TokenSettings {
+            signer: Signer::Provider(url.parse().unwrap()),
+            issuer: Some(issuer.to_owned()),
+            audience: Some(audience.to_owned()),
+            claim: "tallyhouse".to_owned(),
+        },
+        AccessMetrics::unregistered().unwrap(),
+    );
+    // Each spelling is there, as if it had come in before names were looked at.
+    let mut keys = FixedKeys::default();
+    for name in NAMES.into_iter().chain(NO_NAMES) {
+        keys.add(&format!("key-{name}"), FixedKey::new(name, &format!("id-{name}"), &[Scope::Query]));
+    }
+    let metrics = AccessMetrics::unregistered().unwrap();
+    let gate = Gate {
+        listener: "test",
+        control: Control::fixed(keys),
+        tokens: Some(tokens.unwrap()),
+        metrics,
+        limits: RateLimits::off().unwrap(),
+    };
+    let enter = async |project: &str, header: Option<&str>| {
+        let mut headers = HeaderMap::new();
+        let token = format!("Bearer {}", provider.token(&serde_json::json!({ project: "analyst" })));
+        headers.insert(header::AUTHORIZATION, token.parse().unwrap());
+        headers.extend(header.map(|name| (presented::PROJECT, HeaderValue::from_bytes(name.as_bytes()).unwrap())));
+        let shown = Presented::in_head(&headers, None).unwrap().unwrap();
+        gate.enter(&shown, &headers).await.map(|entry| entry.principal.project().unwrap().to_owned())
+    };
+    for name in NAMES {
+        assert_eq!(enter(name, None).await.as_deref(), Ok(name));
+        assert_eq!(enter(name, Some(name)).await.as_deref(), Ok(name));
+    }
+    for odd in NO_NAMES {
+        assert!(matches!(enter(odd, None).await, Err(Denied::InvalidToken(_))), "{odd:?}");
+        if HeaderValue::from_bytes(odd.as_bytes()).is_ok() {
+            assert_eq!(enter(odd, Some(odd)).await, Err(Denied::WrongProject), "{odd:?}");
+        }
+    }
+    // They differ in case alone, and are two.
+    assert_eq!(enter("shop", Some("Shop")).await, Err(Denied::WrongProject));
 }
 
 #[tokio::test]
