@@ -1,6 +1,15 @@
 //! Runs `tallyhouse schemas`, and prints the result.
 
 #![allow(clippy::print_stdout, reason = "the answer to a command")]
+#![allow(
+    clippy::needless_borrow,
+    clippy::explicit_auto_deref,
+    clippy::needless_pass_by_value,
+    clippy::ref_option,
+    clippy::useless_conversion,
+    clippy::indexing_slicing,
+    reason = "one command, read top to bottom"
+)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
