@@ -1,15 +1,6 @@
 //! Runs `tallyhouse schemas`, and prints the result.
 
 #![allow(clippy::print_stdout, reason = "the answer to a command")]
-#![allow(
-    clippy::needless_borrow,
-    clippy::explicit_auto_deref,
-    clippy::needless_pass_by_value,
-    clippy::ref_option,
-    clippy::useless_conversion,
-    clippy::indexing_slicing,
-    reason = "one command, read top to bottom"
-)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -74,11 +65,11 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
         Schemas::Apply { whose, .. } => apply(catalogue, &whose, files).await,
         Schemas::Diff { whose, .. } => diff(catalogue, &whose, files),
         Schemas::List { whose } => {
-            list(&catalogue.declarations(&project(&whose)).into_values().collect::<Vec<_>>(), whose.json);
+            list(&catalogue.declarations(project(&whose)).into_values().collect::<Vec<_>>(), whose.json);
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Show { whose, event_type } => {
-            let found = catalogue.declarations(&project(&whose)).remove(&event_type);
+            let found = catalogue.declarations(project(&whose)).remove(&event_type);
             let found = found.ok_or_else(|| format!("`{event_type}` is not declared"))?;
             let text =
                 if whose.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
@@ -87,8 +78,8 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
         }
         Schemas::Delete { whose, event_type } => {
             let project = project(&whose);
-            let replaces = version(catalogue, &project, &event_type);
-            let version = schemas::delete(catalogue, who(&project), &event_type, replaces).await?;
+            let replaces = version(catalogue, project, &event_type);
+            let version = schemas::delete(catalogue, who(project), &event_type, replaces).await?;
             told(
                 whose.json,
                 &json!({"eventType": event_type, "version": version}),
@@ -105,8 +96,8 @@ async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outc
     let (mut results, mut refused) = (Vec::new(), 0);
     for File { path, declaration } in files {
         let event_type = declaration.event_type.as_str();
-        let replaces = version(catalogue, &project, event_type);
-        match schemas::register(catalogue, who(&project), declaration, replaces).await {
+        let replaces = version(catalogue, project, event_type);
+        match schemas::register(catalogue, who(project), declaration, replaces).await {
             Ok(Registered { version, is_unchanged, notes }) => {
                 let what = if is_unchanged { "unchanged" } else { "registered" };
                 if !whose.json {
@@ -137,13 +128,13 @@ async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outc
 
 fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
     let project = project(whose);
-    let declared = catalogue.declarations(&project);
+    let declared = catalogue.declarations(project);
     let (mut results, mut refused) = (Vec::new(), 0);
     for File { declaration, .. } in files {
         let event_type = declaration.event_type.as_str();
         let in_force = declared.get(event_type);
         let is_same = in_force.is_some_and(|in_force| in_force.declaration == *declaration);
-        let (what, notes, error) = match schemas::propose(catalogue, &project, declaration) {
+        let (what, notes, error) = match schemas::propose(catalogue, project, declaration) {
             Ok(_) if is_same => ("unchanged", Vec::new(), None),
             Ok(proposal) => (if in_force.is_some() { "changed" } else { "new" }, proposal.notes, None),
             Err(error) => {
