@@ -18,12 +18,13 @@ pub use tower_http::cors::{AllowOrigin, CorsLayer};
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 /// What a browser sends to us.
-const HEADERS: [HeaderName; 6] = [
+const HEADERS: [HeaderName; 7] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
     header::IF_NONE_MATCH,
     HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-tallyhouse-project"),
     HeaderName::from_static("traceparent"),
 ];
 

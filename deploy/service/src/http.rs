@@ -79,12 +79,3 @@ pub fn with_security_headers(router: Router) -> Router {
 pub async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; the README lists the API")
 }
-
-/// The answer to a method that a path does not have.
-pub async fn method_not_allowed() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "this path does not take this method; see `Allow`",
-    )
-}

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::http::Problem;
+use crate::server::pace::is_too_slow;
 
-/// The longest that a body may take to arrive: the longest that is taken comes in that time at 13 kB/s.
+/// The longest that a body may take to arrive.
 pub const WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a body was not read.
@@ -48,10 +50,10 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     if announced.is_some_and(|bytes| bytes > limit) {
         return Err(UnreadBody::TooLong { limit });
     }
-    match tokio::time::timeout(WITHIN, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        // Only a body without an announced length gets as far as being too long.
-        Ok(Err(_)) if announced.is_none() => Err(UnreadBody::TooLong { limit }),
+    match tokio::time::timeout(WITHIN, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(UnreadBody::TooLong { limit }),
+        Ok(Err(error)) if is_too_slow(&*error) => Err(UnreadBody::Late),
         Ok(Err(_)) => Err(UnreadBody::Broken),
         Err(_) => Err(UnreadBody::Late),
     }
@@ -78,7 +80,9 @@ mod tests {
     async fn a_body_is_waited_for_as_long_as_it_may_take() {
         assert_eq!(read(Some("4"), vec![Ok("ab"), Ok("cd")], true).await.unwrap(), "abcd");
         assert_eq!(read(None, vec![Ok("abc"), Ok("de")], true).await, Err(UnreadBody::TooLong { limit: 4 }));
-        assert_eq!(read(Some("3"), vec![Ok("ab"), Err("gone")], true).await, Err(UnreadBody::Broken));
+        for announced in [Some("3"), None] {
+            assert_eq!(read(announced, vec![Ok("ab"), Err("gone")], true).await, Err(UnreadBody::Broken));
+        }
         let before = Instant::now();
         assert_eq!(read(Some("5"), vec![], false).await, Err(UnreadBody::TooLong { limit: 4 }), "it was waited for");
         assert_eq!(before.elapsed(), Duration::ZERO);

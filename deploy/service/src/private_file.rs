@@ -4,7 +4,7 @@
 //! another one. So a file is made anew beside its place, which follows no link and gives it its mode from the first byte, and is moved there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -37,16 +37,16 @@ impl PrivateFile {
 /// Replaces a file, and returns when the disk has it.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let draft = path.with_added_extension("new");
-    // Of a start that was killed here.
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // Its own for each writer, or one could move another one's half into place.
+    let draft = path.with_added_extension(format!("{:016x}.new", rand::random::<u64>()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
+    let written =
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&draft, path));
+    if let Err(error) = written {
+        // The error that tells why is the first.
+        drop(fs::remove_file(&draft));
+        return Err(error);
+    }
     File::open(folder)?.sync_all()
 }
 
@@ -62,13 +62,12 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let (victim, path) = (folder.join("victim"), folder.join("file"));
         fs::write(&victim, "precious").unwrap();
-        for link in [path.clone(), folder.join("file.new")] {
-            symlink(&victim, link).unwrap();
-        }
+        symlink(&victim, &path).unwrap();
         write(&path, "ours").unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         let found = fs::symlink_metadata(&path).unwrap();
         assert!(found.is_file() && found.mode() & 0o777 == 0o600, "{found:?}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no draft is left");
         fs::remove_dir_all(folder).unwrap();
     }
 }

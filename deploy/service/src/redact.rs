@@ -21,16 +21,32 @@ use std::sync::{Arc, LazyLock};
 
 use memchr::{memchr, memchr_iter, memmem};
 use regex::Regex;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 /// What stands before a value that is an id of a person, in fields of ours and in JSON of senders.
 const ID_NAMES: [&str; 6] = ["user_id", "userId", "anonymous_id", "anonymousId", "distinct_id", "distinctId"];
 
 /// Patterns at most, and the most bytes that each may take when compiled.
-pub(crate) const MOST_PATTERNS: usize = 20;
+const MOST_PATTERNS: usize = 20;
 const PATTERN_BYTES: usize = 256 << 10;
 
+/// What `LOG_REDACT` says.
+#[derive(Debug, Clone)]
+pub struct Patterns(pub(crate) Arc<[Regex]>);
+
+/// One pattern a line; what is around it is not part of it.
+pub(crate) fn patterns(text: &str) -> Result<Patterns, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let patterns = lines.map(pattern).collect::<Result<Vec<_>, _>>()?;
+    match patterns.len() {
+        0..=MOST_PATTERNS => Ok(Patterns(patterns.into())),
+        many => Err(format!("has {many} patterns, and at most {MOST_PATTERNS} are looked for")),
+    }
+}
+
 /// Compiles a pattern of `LOG_REDACT`. It is matched in linear time, whatever it is.
-pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
+fn pattern(text: &str) -> Result<Regex, String> {
     let pattern = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES).build();
     let pattern = pattern.map_err(|error| format!("`{text}` is not a regular expression: {error}"))?;
     if pattern.is_match("") { Err(format!("`{text}` matches everything")) } else { Ok(pattern) }
@@ -71,12 +87,47 @@ pub(crate) fn redact<'a>(line: &'a str, patterns: &[Regex]) -> Cow<'a, str> {
             line = Cow::Owned(replaced(&line, &found));
         }
     }
-    for pattern in patterns {
-        if let Cow::Owned(changed) = pattern.replace_all(&line, "[redacted]") {
-            line = Cow::Owned(changed);
-        }
+    match without(&line, patterns) {
+        Cow::Borrowed(_) => line,
+        Cow::Owned(changed) => Cow::Owned(whole(&line, changed, patterns)),
     }
-    line
+}
+
+fn without<'a>(text: &'a str, patterns: &[Regex]) -> Cow<'a, str> {
+    patterns.iter().fold(Cow::Borrowed(text), |text, pattern| match pattern.replace_all(&text, "[redacted]") {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(changed) => Cow::Owned(changed),
+    })
+}
+
+/// What patterns have left of a line is a line still: where they hit a bare number or a quote, they are applied to each value instead.
+fn whole(line: &str, changed: String, patterns: &[Regex]) -> String {
+    if serde_json::from_str::<IgnoredAny>(&changed).is_ok() {
+        return changed;
+    }
+    let Ok(mut value) = serde_json::from_str::<Value>(line) else { return changed };
+    redact_values(&mut value, patterns);
+    format!("{value}\n")
+}
+
+fn redact_values(value: &mut Value, patterns: &[Regex]) {
+    match value {
+        Value::String(text) => *text = without(text, patterns).into_owned(),
+        Value::Number(number) => {
+            if let Cow::Owned(changed) = without(&number.to_string(), patterns) {
+                *value = Value::String(changed);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| redact_values(value, patterns)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| redact_values(value, patterns)),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// Whether the letter before a place belongs to the same word: that of `\n` in a JSON text does not.
+fn goes_on_before(bytes: &[u8], at: usize) -> bool {
+    let before = |count: usize| at.checked_sub(count).and_then(|at| bytes.get(at));
+    before(1).is_some_and(u8::is_ascii_alphanumeric) && before(2) != Some(&b'\\')
 }
 
 /// Where something is, and what comes in its place.
@@ -98,7 +149,7 @@ fn ids(line: &str) -> Found {
     let mut found = Found::new();
     for name in ID_NAMES {
         for at in memmem::find_iter(bytes, name) {
-            if at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_alphanumeric) {
+            if goes_on_before(bytes, at) {
                 continue;
             }
             found.extend(id_value(line, at + name.len()));
@@ -112,33 +163,61 @@ fn ids(line: &str) -> Found {
 /// The value behind a name: `":"ann"`, `\":\"ann\"`, `":42`, `=ann`, `: "ann"`; quoted as often as texts were put into texts.
 fn id_value(line: &str, after: usize) -> Option<(Range<usize>, String)> {
     let rest = line.get(after..)?;
-    let (name_quote, unquoted) = quote(rest);
+    let (name_quote, unquoted) = quote(rest, &['"']);
     let value = unquoted.trim_start().strip_prefix([':', '='])?.trim_start_matches(' ');
     let value = value.strip_prefix("Some(").unwrap_or(value);
-    let (open, value) = quote(value);
+    // Of SQL the single one.
+    let (open, value) = quote(value, &['"', '\'']);
     let is_end = |c: char| matches!(c, ',' | '}' | ']' | '&' | ')' | '"' | '\\') || c.is_whitespace();
     let length = match open {
         None => value.find(is_end).unwrap_or(value.len()),
-        Some(backslashes) => closing(value, backslashes),
+        Some(Quote { backslashes, mark: '\'' }) => closing_single(value).unwrap_or_else(|| closing(value, backslashes)),
+        Some(Quote { backslashes, .. }) => closing(value, backslashes),
     };
     let text = value.get(..length)?;
-    if text.is_empty() || text == "null" || text.starts_with('#') {
+    if text.is_empty() || text == "null" || is_hash(text) {
         return None;
     }
     let start = line.len() - value.len();
     let hash = hashed(text);
     // A number that becomes a text.
-    let instead = if name_quote == Some(0) && open.is_none() { format!("\"{hash}\"") } else { hash };
+    let instead = if name_quote.is_some_and(|quote| quote.backslashes == 0) && open.is_none() {
+        format!("\"{hash}\"")
+    } else {
+        hash
+    };
     Some((start..start + length, instead))
 }
 
-/// Takes a quote off, and says how many backslashes it has; `None`: there is none.
-fn quote(text: &str) -> (Option<usize>, &str) {
+/// A quotation mark, with as many backslashes before it as texts were put into texts.
+struct Quote {
+    backslashes: usize,
+    mark: char,
+}
+
+/// Takes a quote off; `None`: there is none.
+fn quote<'a>(text: &'a str, marks: &[char]) -> (Option<Quote>, &'a str) {
     let rest = text.trim_start_matches('\\');
-    match rest.strip_prefix('"') {
-        Some(behind) => (Some(text.len() - rest.len()), behind),
+    match rest.chars().next().filter(|mark| marks.contains(mark)) {
+        Some(mark) => (Some(Quote { backslashes: text.len() - rest.len(), mark }), rest.get(1..).unwrap_or_default()),
         None => (None, text),
     }
+}
+
+/// Up to the single quote that closes a text of SQL: neither a doubled one nor one behind a backslash.
+fn closing_single(value: &str) -> Option<usize> {
+    let bytes = value.as_bytes();
+    let mut at = 0;
+    while let Some(next) = bytes.get(at..).and_then(|rest| memchr(b'\'', rest)) {
+        let mark = at + next;
+        let is_escaped = mark.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\\');
+        let is_doubled = bytes.get(mark + 1) == Some(&b'\'');
+        if !is_escaped && !is_doubled {
+            return Some(mark);
+        }
+        at = mark + 1 + usize::from(is_doubled);
+    }
+    None
 }
 
 /// Up to the backslashes and the quote that close a text: one within it has more of them.
@@ -152,6 +231,11 @@ fn closing(value: &str, backslashes: usize) -> usize {
         }
     }
     value.len()
+}
+
+/// A line may be written twice: by a layer of ours, and by whoever passes it on.
+fn is_hash(text: &str) -> bool {
+    text.strip_prefix('#').is_some_and(|hash| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Under a secret of this process: nobody finds out by trying whose hash it is.
@@ -202,9 +286,7 @@ fn addresses(line: &str) -> Found {
         let rest = bytes.get(start..).unwrap_or_default();
         let end = start + rest.iter().take_while(|byte| is_part(**byte)).count();
         at = end.max(mark + 1);
-        let is_whole =
-            |at: Option<usize>| !at.and_then(|at| bytes.get(at)).is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if !is_whole(start.checked_sub(1)) || !is_whole(Some(end)) {
+        if goes_on_before(bytes, start) || bytes.get(end).is_some_and(u8::is_ascii_alphanumeric) {
             continue;
         }
         let Some(text) = line.get(start..end) else { continue };
@@ -301,11 +383,21 @@ mod tests {
             ("anonymousId=ann&x=1", format!("anonymousId={hash}&x=1")),
             ("user_id: ann, then", format!("user_id: {hash}, then")),
             (r#"user_id: Some("ann")"#, format!(r#"user_id: Some("{hash}")"#)),
+            (r#"{"error":"refused\nuserId=ann"}"#, format!(r#"{{"error":"refused\nuserId={hash}"}}"#)),
+            ("WHERE user_id = 'ann' AND 1", format!("WHERE user_id = '{hash}' AND 1")),
         ] {
             assert_eq!(cut(line), expected);
         }
         let number = cut(r#"{"userId":42}"#);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&number).unwrap()["userId"], hashed("42"));
+        for (line, id) in [
+            ("{\"userId\":\"#4711\"}", "#4711"),
+            ("user_id = 'ann smith' AND", "ann smith"),
+            ("user_id='it''s'", "it''s"),
+        ] {
+            assert_eq!(cut(line), line.replace(id, &hashed(id)));
+        }
+        assert_eq!(cut(&format!("userId={hash}")), format!("userId={hash}"), "it was taken out before");
         for line in [r#"{"user_id":""}"#, r#"{"userId":null}"#, "user_id", "superuser_idea=1", "anonymousId:"] {
             assert_eq!(cut(line), line);
         }
@@ -313,11 +405,20 @@ mod tests {
 
     #[test]
     fn patterns_of_ones_own_are_taken_out() {
-        let patterns = [pattern(r"\bORD-\d+\b").unwrap()];
-        assert_eq!(redact("order ORD-123 of ann", &patterns), "order [redacted] of ann");
+        let orders = [pattern(r"\bORD-\d+\b").unwrap()];
+        assert_eq!(redact("order ORD-123 of ann", &orders), "order [redacted] of ann");
         assert!(pattern("(").unwrap_err().starts_with("`(` is not a regular expression"));
         assert_eq!(pattern("x*").unwrap_err(), "`x*` matches everything");
         assert!(pattern(r"\w{1000}{1000}").is_err(), "too large");
+        let digits = [pattern(r"\d{7,}").unwrap()];
+        for line in ["{\"rows\":12345678}\n", "{\"rows\":[1,12345678],\"text\":\"n 12345678\"}\n"] {
+            let redacted = redact(line, &digits);
+            assert!(!redacted.contains("12345678") && redacted.ends_with('\n'), "{redacted}");
+            serde_json::from_str::<Value>(&redacted).unwrap();
+        }
+        let Patterns(two) = patterns("a+\n\n  b+ \n").unwrap();
+        assert_eq!(two.len(), 2);
+        assert!(patterns(&"x\n".repeat(21)).unwrap_err().starts_with("has 21 patterns"));
     }
 
     /// What services write, as they write it.

@@ -59,7 +59,7 @@ pub fn routes() -> GuardedRouter<Arc<HttpState>> {
         .get("/v1/admin/schemas/{type}", Needs(Right::ManageSchemas), schemas::show)
         .delete("/v1/admin/schemas/{type}", Needs(Right::ManageSchemas), schemas::delete)
         .get("/v1/schemas/{type}", Needs(Right::ReadMetrics), schemas::show)
-        .get("/v1/schemas/{type}/observed", Needs(Right::ReadMetrics), schemas::observed)
+        .get("/v1/schemas/{type}/observed", Needs(Right::ManageSchemas), schemas::observed)
         .post("/v1/sql", Needs(Right::Sql), adhoc::sql)
         .get("/v1/export", Needs(Right::Export), adhoc::export)
         .map(|router| router.fallback(not_found))

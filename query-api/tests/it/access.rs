@@ -54,7 +54,14 @@ const LINES: [Line; 13] = [
     reads("GET /v1/reports/daily", "/v1/reports/daily", 200),
     reads("GET /v1/event-types", "/v1/event-types", 200),
     reads("GET /v1/schemas/{type}", "/v1/schemas/purchase", 200),
-    reads("GET /v1/schemas/{type}/observed", "/v1/schemas/purchase/observed", 404),
+    Line {
+        rule: "GET /v1/schemas/{type}/observed",
+        path: "/v1/schemas/purchase/observed",
+        body: "",
+        status: 404,
+        scopes: &["admin"],
+        roles: &["developer", "admin"],
+    },
     Line {
         rule: "POST /v1/sql",
         path: "/v1/sql",

@@ -113,8 +113,8 @@ fn in_authorization(headers: &HeaderMap) -> Result<Option<Presented<'_>>, Denied
 /// The part of `Basic` before the colon.
 fn user_name(encoded: &str) -> Result<String, Denied> {
     const PROBLEM: Denied = Denied::Malformed("`Basic` is followed by `user:password` in base64");
-    if encoded.len() > 2 * MAX_KEY_BYTES {
-        return Err(Denied::Malformed("a key is shorter"));
+    if encoded.len() > MAX_TOKEN_BYTES {
+        return Err(Denied::Malformed("credentials are shorter"));
     }
     let decoded = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(PROBLEM)?;
     let (user, _) = decoded.split_once(':').ok_or(PROBLEM)?;

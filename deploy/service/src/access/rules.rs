@@ -98,11 +98,6 @@ impl<S: Clone + Send + Sync + 'static> GuardedRouter<S> {
     }
 
     #[must_use]
-    pub fn put<H: Handler<T, S>, T: 'static>(self, path: &'static str, access: Access, handler: H) -> Self {
-        self.route((Method::PUT, MethodFilter::PUT), path, access, handler)
-    }
-
-    #[must_use]
     pub fn patch<H: Handler<T, S>, T: 'static>(self, path: &'static str, access: Access, handler: H) -> Self {
         self.route((Method::PATCH, MethodFilter::PATCH), path, access, handler)
     }

@@ -16,7 +16,7 @@ use regex::Regex;
 
 use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
-use crate::redact;
+use crate::redact::{self, Patterns};
 use crate::redis::{BadRedisUrl, RedisUrl};
 use crate::secret::Secret;
 use crate::server::{HEAD_WITHIN, Limits};
@@ -37,8 +37,8 @@ pub struct Logging {
     pub tallyhouse_log: String,
     /// Regular expressions, one a line, of what log lines must not hold, beside addresses of e-mail, machines and ids of people, which are
     /// always taken out
-    #[arg(long, env = "LOG_REDACT", value_delimiter = '\n', value_parser = log_pattern)]
-    pub log_redact: Vec<Regex>,
+    #[arg(long, env = "LOG_REDACT", value_parser = redact::patterns)]
+    pub log_redact: Option<Patterns>,
 }
 
 /// Keys and passwords of development.
@@ -234,14 +234,7 @@ pub fn shutdown_delay(env: &dyn Env) -> Result<Duration, ConfigError> {
 /// `LOG_REDACT`: what is taken out of log lines.
 pub(crate) fn log_patterns(env: &dyn Env) -> Result<Arc<[Regex]>, ConfigError> {
     let Logging { log_redact, .. } = env::read(env)?;
-    if log_redact.len() > redact::MOST_PATTERNS {
-        return Err(ConfigError::new("LOG_REDACT", format!("has more than {} patterns", redact::MOST_PATTERNS)));
-    }
-    Ok(log_redact.into())
-}
-
-fn log_pattern(text: &str) -> Result<Regex, String> {
-    redact::pattern(text.trim())
+    Ok(log_redact.map_or_else(|| Arc::from([]), |Patterns(patterns)| patterns))
 }
 
 /// `TALLYHOUSE_LOG`: which log lines are written.

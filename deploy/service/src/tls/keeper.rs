@@ -83,15 +83,16 @@ fn configs(identity: &Identity, files: &ServerFiles) -> Result<Configs, TlsError
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp(Vec<Option<FileStamp>>);
 
-/// Device, inode, time of change in seconds and nanoseconds, size.
-type FileStamp = (u64, u64, i64, i64, u64);
+/// Device, inode, size, and when content and rights were changed, in seconds and nanoseconds: a file that is let be read is another one.
+type FileStamp = (u64, u64, u64, [i64; 4]);
 
 impl Stamp {
     fn of(files: &ServerFiles) -> Self {
         let all = [Some(&files.certificate), Some(&files.key), files.admin_client_ca.as_ref()];
         let stamp = |path: &PathBuf| {
             let file = fs::metadata(path).ok()?;
-            Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.size()))
+            let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
+            Some((file.dev(), file.ino(), file.size(), times))
         };
         Self(all.into_iter().flatten().map(stamp).collect())
     }
@@ -115,6 +116,7 @@ struct Keeper {
 
 impl Keeper {
     async fn watch(mut self) {
+        let health = self.health.clone();
         loop {
             tokio::time::sleep(LOOK).await;
             // A file system that hangs must not hold a thread of the services.
@@ -126,17 +128,23 @@ impl Keeper {
                 Ok(keeper) => self = keeper,
                 Err(error) => {
                     tracing::error!(%error, "the certificate's files are no longer looked at");
+                    health.set(
+                        COMPONENT,
+                        Status::Degraded,
+                        "the certificate's files are no longer looked at: see the log",
+                    );
                     return;
                 }
             }
         }
     }
 
-    /// Reads the files when they have changed and stood still since the last look: whoever replaces them writes several.
+    /// Reads the files when they have changed and stood still since the last look: whoever replaces them writes several. What was refused
+    /// is read again at each look: it may only have been too early for it.
     fn look(&mut self, stamp: impl Fn(&ServerFiles) -> Stamp, now: Timestamp) {
         let stamp = stamp(&self.files);
         let stands_still = std::mem::replace(&mut self.seen, stamp.clone()) == stamp;
-        if stands_still && stamp != self.judged {
+        if stands_still && (stamp != self.judged || self.refused.is_some()) {
             self.judged = stamp;
             self.replace(now);
         }
@@ -157,9 +165,12 @@ impl Keeper {
                 (self.identity, self.refused) = (identity, None);
             }
             Err(error) => {
-                tracing::error!(%error, "the changed certificate files are not used; the certificate before them stays");
-                self.metrics.replacement("refused");
-                self.refused = Some(error.to_string());
+                let why = error.to_string();
+                if self.refused.as_ref() != Some(&why) {
+                    tracing::error!(%error, "the changed certificate files are not used; the certificate before them stays");
+                    self.metrics.replacement("refused");
+                }
+                self.refused = Some(why);
             }
         }
     }

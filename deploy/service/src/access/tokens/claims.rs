@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::CLOCK_SKEW_S;
 use crate::access::denied::Denied;
 use crate::access::principal::{Principal, Subject, Tenant};
 use crate::access::rights::{Right, Rights, Role};
@@ -58,10 +59,15 @@ impl SignedIn {
         let has_second_factor = claims.get("amr").is_some_and(|amr| texts(amr).any(|method| method == "mfa"));
         // Verified before: seconds since 1970, of which some providers send parts.
         let until_s = claims.get("exp").and_then(Value::as_f64).unwrap_or_default();
-        Ok(Self { user: user.into(), projects, has_second_factor, until_ms: (until_s * 1_000.0) as i64 })
+        Ok(Self {
+            user: user.into(),
+            projects,
+            has_second_factor,
+            until_ms: (until_s * 1_000.0) as i64 + i64::from(CLOCK_SKEW_S) * 1_000,
+        })
     }
 
-    /// When the token ends, in milliseconds since 1970.
+    /// When the token is taken no more, in milliseconds since 1970.
     pub const fn until_ms(&self) -> i64 {
         self.until_ms
     }

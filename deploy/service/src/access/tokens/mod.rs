@@ -38,7 +38,7 @@ use crate::http_client::HttpError;
 use crate::secret::Secret;
 
 /// How far the clocks of a provider and of ours may be apart, in seconds.
-const CLOCK_SKEW_S: u64 = 60;
+const CLOCK_SKEW_S: u32 = 60;
 
 /// Ids of keys are hashes.
 const MAX_KEY_ID_BYTES: usize = 256;
@@ -137,7 +137,7 @@ pub(super) struct Checks {
 impl Checks {
     fn validation(&self, algorithm: Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
-        validation.leeway = CLOCK_SKEW_S;
+        validation.leeway = CLOCK_SKEW_S.into();
         validation.validate_nbf = true;
         validation.validate_aud = self.audience.is_some();
         let mut required = vec!["exp", "sub"];
