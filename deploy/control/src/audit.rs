@@ -1,5 +1,7 @@
 //! The audit log: who changed what, when, with what result. Append-only; no secret is ever in it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tallyhouse_sql::clickhouse::{self, Row};
@@ -10,6 +12,12 @@ use crate::store::{ControlError, ControlStore, within};
 
 /// Attempts to write a line: the operation is done, and cannot be taken back.
 const ATTEMPTS: u32 = 3;
+
+/// How long all of them may take: whoever asked is not told before.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// The longest name of a caller's choice, in characters.
+const MAX_NAME: usize = 100;
 
 /// The longest `details`.
 const MAX_DETAILS: usize = 16 << 10;
@@ -70,13 +78,25 @@ pub struct Page {
     pub limit: u32,
 }
 
+/// What a caller has named, at a length that a line may have.
+pub(crate) fn cut(name: &str) -> &str {
+    name.char_indices().nth(MAX_NAME).map_or(name, |(at, _)| name.get(..at).unwrap_or(name))
+}
+
 /// Writes a line. One that ClickHouse does not take is in the log of the process instead.
 pub async fn write(store: &ControlStore, done: &Done<'_>) {
     let id = Ulid::generate().to_string();
-    for _ in 0..ATTEMPTS {
-        if insert(store, &id, done).await.is_ok() {
-            return;
+    let attempts = async {
+        for _ in 0..ATTEMPTS {
+            if insert(store, &id, done).await.is_ok() {
+                return true;
+            }
         }
+        false
+    };
+    // The answer waits for it.
+    if tokio::time::timeout(WITHIN, attempts).await.unwrap_or(false) {
+        return;
     }
     let Done { project, actor, action, object, result, details } = done;
     tracing::error!(project, actor, action, object, result, %details, "this was not written to the audit log");

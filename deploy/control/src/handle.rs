@@ -19,7 +19,7 @@ mod tests;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::key_text::{self, Form};
+use crate::key_text::{self, Form, KeyDigest};
 use crate::key_use;
 use crate::snapshot::disk::DiskCopy;
 use crate::snapshot::{FixedKeys, Key, KeyError, Snapshot};
@@ -50,6 +50,9 @@ const MISSES: usize = 64;
 /// How long such a request waits at most.
 const MISS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often what was read in part is read again.
+const DOUBTS: u8 = 5;
+
 /// How long a table that went back is taken for a replica that lags.
 const BELIEVE_AFTER: Duration = Duration::from_secs(60);
 
@@ -64,6 +67,21 @@ const LAST_USES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A key, and the digest of the text that opened it: after a rotation a key outlives its old text.
+#[derive(Debug, Clone)]
+pub struct OpenedKey {
+    key: Arc<Key>,
+    pub(crate) digest: KeyDigest,
+}
+
+impl std::ops::Deref for OpenedKey {
+    type Target = Key;
+
+    fn deref(&self) -> &Key {
+        &self.key
+    }
+}
 
 /// What a process has.
 pub struct ControlOptions {
@@ -89,7 +107,7 @@ struct Inner {
     changed: watch::Sender<u64>,
     looking: tokio::sync::Mutex<Looking>,
     misses: Semaphore,
-    copy: Option<DiskCopy>,
+    copy: Option<Arc<Copied>>,
     clock: Clock,
     /// The latest that the clock showed.
     latest_ms: AtomicI64,
@@ -97,9 +115,19 @@ struct Inner {
     told: Mutex<Vec<Health>>,
 }
 
+/// The copy on the disk, and which snapshot is in it. A write goes on when whoever began it is gone, so each takes its turn.
+struct Copied {
+    disk: DiskCopy,
+    /// The generation that is on the disk.
+    written: Mutex<Option<u64>>,
+    is_behind: AtomicBool,
+}
+
 /// One look at a time.
 #[derive(Default)]
 struct Looking {
+    /// Looks that read everything again, because what was read is less than there is: a replica may lag behind another one.
+    doubts: u8,
     /// When the last one began.
     began: Option<Instant>,
     /// Since when the table has had fewer versions than are held.
@@ -107,6 +135,29 @@ struct Looking {
     /// When uses of keys were last written, and up to which use.
     uses_written: Option<Instant>,
     uses_until_ms: i64,
+}
+
+impl Copied {
+    /// Writes a snapshot, unless a newer one is there. What fails is tried again with the next look.
+    fn write(&self, snapshot: &Snapshot, generation: u64) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_some_and(|written| written > generation) {
+            return;
+        }
+        match self.disk.write(snapshot) {
+            Ok(()) => {
+                *written = Some(generation);
+                if self.is_behind.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the control plane is kept on the disk again");
+                }
+            }
+            Err(error) => {
+                if !self.is_behind.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "the control plane is not kept on the disk; trying again");
+                }
+            }
+        }
+    }
 }
 
 impl Control {
@@ -144,7 +195,8 @@ impl Control {
             changed: watch::Sender::new(0),
             looking: tokio::sync::Mutex::default(),
             misses: Semaphore::new(MISSES),
-            copy,
+            copy: copy
+                .map(|disk| Arc::new(Copied { disk, written: Mutex::default(), is_behind: AtomicBool::new(false) })),
             clock,
             latest_ms: AtomicI64::new(0),
             told: Mutex::default(),
@@ -188,12 +240,12 @@ impl Control {
     }
 
     /// The key of a text, as far as it is known here. Asks nobody.
-    pub fn find(&self, text: &str) -> Result<Arc<Key>, KeyError> {
+    pub fn find(&self, text: &str) -> Result<OpenedKey, KeyError> {
         let now_ms = self.now_ms();
         let snapshot = self.0.snapshot.load();
-        let key = snapshot.find(text, now_ms)?;
+        let (key, digest) = snapshot.find_opening(text, now_ms)?;
         key.use_at(now_ms);
-        Ok(Arc::clone(key))
+        Ok(OpenedKey { key: Arc::clone(key), digest })
     }
 
     /// Whether a page of this origin may send with the key of a text; without one, as a preflight comes, with any.
@@ -206,7 +258,7 @@ impl Control {
     }
 
     /// The key of a text. One that is not known here may have been made a moment ago: a look is taken.
-    pub async fn authenticate(&self, text: &str) -> Result<Arc<Key>, KeyError> {
+    pub async fn authenticate(&self, text: &str) -> Result<OpenedKey, KeyError> {
         match self.find(text) {
             Err(KeyError::Unknown | KeyError::NotLoaded)
                 if self.0.store.is_some() && key_text::form(text) == Form::Whole =>
@@ -243,15 +295,20 @@ impl Control {
         looking.began = Some(Instant::now());
         let looked = self.take_over(store, looking).await;
         let health = self.0.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        health.iter().for_each(|health| health::tell(health, &self.snapshot(), Some(Some(looked.as_ref().copied()))));
+        let is_kept = self.0.copy.as_ref().is_none_or(|copy| !copy.is_behind.load(Ordering::Relaxed));
+        let told = looked.as_ref().map(|_| is_kept);
+        health.iter().for_each(|health| health::tell(health, &self.snapshot(), Some(Some(told))));
         looked.map(drop)
     }
 
     /// Whether anything was new.
     async fn take_over(&self, store: &ControlStore, looking: &mut Looking) -> Result<bool, ControlError> {
         let (held, mark) = (self.snapshot(), store.mark().await?);
-        if held.mark() == Some(mark) {
+        if held.mark() == Some(mark) && looking.doubts == 0 {
             looking.went_back = None;
+            if self.0.copy.as_ref().is_some_and(|copy| copy.is_behind.load(Ordering::Relaxed)) {
+                self.keep_copy().await;
+            }
             return Ok(false);
         }
         let Some(next) = self.newer(store, &held, mark, looking).await? else { return Ok(false) };
@@ -281,13 +338,23 @@ impl Control {
                     "the control plane went back: it was restored"
                 );
             } else {
+                looking.went_back = None;
                 let read = store.read_since(before.newest_ms.saturating_sub(OVERLAP_MS)).await?;
                 let next = held.with(mark, read, fixed);
-                // Else something was written with an older time, or a kind is not known here.
                 if next.versions() == mark.versions {
-                    looking.went_back = None;
+                    looking.doubts = 0;
                     return Ok(Some(next));
                 }
+                // Something was written with an older time, a kind is not known here, or another replica has answered, which lags behind.
+                // So nothing that is held goes back, and it is read once more a few times.
+                let next = held.with(mark, store.read_since(0).await?, fixed);
+                let is_same = before == mark;
+                looking.doubts = match next.versions() == mark.versions {
+                    true => 0,
+                    false if is_same => looking.doubts.saturating_sub(1),
+                    false => DOUBTS,
+                };
+                return Ok((!is_same || next.versions() != held.versions()).then_some(next));
             }
         }
         looking.went_back = None;
@@ -297,11 +364,10 @@ impl Control {
     /// Writes the snapshot to the disk: an operation is done when a restart would know of it.
     async fn keep_copy(&self) {
         let Some(copy) = self.0.copy.clone() else { return };
-        let snapshot = self.snapshot();
-        match tokio::task::spawn_blocking(move || copy.write(&snapshot)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the control plane is not kept on the disk"),
-            Err(error) => tracing::error!(%error, "the control plane is not kept on the disk"),
+        let (snapshot, generation) = (self.snapshot(), self.generation());
+        let written = tokio::task::spawn_blocking(move || copy.write(&snapshot, generation)).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "the control plane is not kept on the disk");
         }
     }
 

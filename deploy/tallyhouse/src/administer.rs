@@ -72,10 +72,7 @@ pub(crate) async fn keys(env: &dyn Env, what: Keys) -> Outcome {
                 if json {
                     print_json(&key);
                 } else {
-                    println!(
-                        "{} is revoked: refused here at once, by every other process within 5 s",
-                        printable(&key.id)
-                    );
+                    println!("{} is revoked: every process refuses it within 5 s", printable(&key.id));
                 }
             }
         }

@@ -110,10 +110,8 @@ impl Credentials {
         let path = data.join("credentials");
         match PrivateFile::read(&path) {
             Ok(file) if file.is_open() => Err(CredentialsError::Open { path, mode: file.mode }),
-            // With a given ClickHouse the file may hold nothing but an operator's key.
-            Ok(file) if !OURS.iter().any(|name| file.text.lines().any(|line| line.trim().starts_with(name))) => {
-                Ok(None)
-            }
+            // With a given ClickHouse the file holds nothing but an operator's key. One that was cut is told: what was in it fits the data.
+            Ok(file) if holds_operators_key_alone(&file.text) && !data.join("clickhouse").exists() => Ok(None),
             Ok(file) => Self::parse(&path, &file.text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CredentialsError::File { path, source }),
@@ -176,6 +174,14 @@ fn secret() -> Secret {
     Secret::new(format!("{:032x}", rand::random::<u128>()))
 }
 
+/// Whether nothing of ours is in the file's text, and an operator's key is.
+fn holds_operators_key_alone(text: &str) -> bool {
+    let has = |name: &str| {
+        text.lines().any(|line| line.trim().split_once('=').is_some_and(|(found, _)| found.trim() == name))
+    };
+    has(OPERATOR_KEY) && !OURS.iter().any(|name| has(name))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
@@ -212,6 +218,13 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("OPERATOR_KEY=th_adm_2\n") && text.contains("# mine\n"), "{text}");
         assert!(!text.contains("th_adm_1") && text.matches("WRITER_PASSWORD").count() == 1, "{text}");
+        // What was lost is not made up: it would not fit the data.
+        for cut in ["", "# mine\n", "OPERATOR_KEY=th_adm_2\n"] {
+            private_file::write(&path, cut).unwrap();
+            fs::create_dir_all(data.join("clickhouse")).unwrap();
+            let missing = Credentials::load_or_create(&data).unwrap_err().to_string();
+            assert!(missing.contains("is missing; put it back from a backup"), "{missing}");
+        }
         fs::remove_dir_all(data).unwrap();
     }
 }

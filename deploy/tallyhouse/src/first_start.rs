@@ -12,8 +12,9 @@ use tallyhouse_service::secret::Secret;
 use crate::config::Config;
 use crate::credentials::Credentials;
 
-/// Between two attempts while ClickHouse does not answer.
+/// Between two attempts while ClickHouse does not answer, doubled each time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// The projects that development has.
 const OF_DEVELOPMENT: [&str; 2] = ["demo", "guest"];
@@ -21,6 +22,7 @@ const OF_DEVELOPMENT: [&str; 2] = ["demo", "guest"];
 /// Makes what is not there yet. Ends when it is done, or cannot be done.
 pub(crate) async fn first_start(control: &Control, config: &Config) {
     let operations = Operations::new(control.clone());
+    let mut pause = AGAIN_AFTER;
     loop {
         let outcome = match config.is_development {
             true => development(&operations).await.map(|()| None),
@@ -28,9 +30,10 @@ pub(crate) async fn first_start(control: &Control, config: &Config) {
         };
         match outcome {
             Ok(made) => return made.iter().for_each(|made| hand_over(made, config)),
-            Err(OperationError::Control(error)) => {
+            Err(OperationError::Control(error @ (ControlError::Unavailable | ControlError::Conflict { .. }))) => {
                 tracing::debug!(%error, "the first start is not complete yet");
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tokio::time::sleep(pause).await;
+                pause = AGAIN_AT_MOST.min(pause * 2);
             }
             Err(error) => {
                 return tracing::error!(%error, "the first start is not complete: `tallyhouse projects create`");

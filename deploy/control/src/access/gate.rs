@@ -100,8 +100,8 @@ impl Gate {
         if own.zip(project).is_some_and(|(own, asked)| own != asked) {
             return Err(Denied::WrongProject);
         }
-        let principal = Arc::clone(&key.principal);
-        Ok(Entry { principal, withheld: Rights::NONE, lease: Lease::of_key(&self.control, key) })
+        let lease = Lease::of_key(&self.control, &key);
+        Ok(Entry { principal: Arc::clone(&key.principal), withheld: Rights::NONE, lease })
     }
 }
 

@@ -1,13 +1,12 @@
 //! How long credentials are good: for answers that take longer than a request, such as streams.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::handle::Control;
-use crate::snapshot::Key;
+use crate::handle::{Control, OpenedKey};
+use crate::key_text::KeyDigest;
 
 /// The right to go on.
 #[derive(Clone)]
@@ -15,15 +14,15 @@ pub struct Lease(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    /// As long as the key is one.
-    Key { control: Control, key: Arc<Key> },
+    /// As long as the text opens its key.
+    Key { control: Control, digest: KeyDigest },
     /// Until the token's end, in milliseconds since 1970.
     Token { until_ms: i64 },
 }
 
 impl Lease {
-    pub(super) fn of_key(control: &Control, key: Arc<Key>) -> Self {
-        Self(Kind::Key { control: control.clone(), key })
+    pub(super) fn of_key(control: &Control, key: &OpenedKey) -> Self {
+        Self(Kind::Key { control: control.clone(), digest: key.digest })
     }
 
     /// A token's, which ends then: in milliseconds since 1970.
@@ -35,12 +34,12 @@ impl Lease {
     pub async fn ended(self) {
         match self.0 {
             Kind::Token { until_ms } => sleep_until(until_ms, tallyhouse_service::clock::now_ms()).await,
-            Kind::Key { control, key } => {
+            Kind::Key { control, digest } => {
                 let mut changes = control.subscribe();
-                while control.snapshot().still_opens(&key, control.now_ms()) {
+                while let Some(until_ms) = control.snapshot().opens_until(&digest, control.now_ms()) {
                     let expires = async {
-                        match key.expires_ms {
-                            Some(expires_ms) => sleep_until(expires_ms, control.now_ms()).await,
+                        match until_ms {
+                            Some(until_ms) => sleep_until(until_ms, control.now_ms()).await,
                             None => pending().await,
                         }
                     };

@@ -11,7 +11,7 @@ const KEYS: &str = "keys";
 /// Whether what is known is up to date.
 const CONTROL: &str = "control";
 
-/// What came of the last look: `None` before the first.
+/// What came of the last look, and whether the disk has it: `None` before the first.
 type Looked<'a> = Option<Result<bool, &'a ControlError>>;
 
 /// Says how they are; `looked` is `None` where there is no ClickHouse to look at.
@@ -29,7 +29,12 @@ pub(super) fn tell(health: &Health, snapshot: &Snapshot, looked: Option<Looked<'
     match looked {
         None => {}
         Some(None) => health.starting(CONTROL, Status::Degraded, "ClickHouse has not been read yet"),
-        Some(Some(Ok(_))) => health.set(CONTROL, Status::Up, ""),
+        Some(Some(Ok(true))) => health.set(CONTROL, Status::Up, ""),
+        Some(Some(Ok(false))) => health.set(
+            CONTROL,
+            Status::Degraded,
+            "the copy on the disk cannot be written: a restart while ClickHouse is away would know keys as they were",
+        ),
         Some(Some(Err(_))) => health.set(
             CONTROL,
             Status::Degraded,

@@ -17,10 +17,12 @@ impl Operations {
             return Ok(None);
         }
         let actor = Actor { name: "first start".to_owned(), ..Actor::command_line() };
-        match self.create_project(&actor, project, &Changes::new()).await {
-            // Somebody else's first start, or one that was killed half-way.
-            Ok(_) | Err(OperationError::Exists { .. }) => {}
-            Err(error) => return Err(error),
+        if self.control.snapshot().record(Kind::Project, project, project).is_none() {
+            match self.create_project(&actor, project, &Changes::new()).await {
+                // Somebody else's first start.
+                Ok(_) | Err(OperationError::Exists { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         let new = NewKey { operator: true, note: "made by the first start".to_owned(), ..NewKey::default() };
         let outcome = match self.create_named(&actor, FIRST_KEY, new).await {

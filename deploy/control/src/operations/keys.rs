@@ -20,6 +20,9 @@ use crate::time;
 /// Keys of a project that are not revoked, at most.
 const MAX_KEYS: usize = 1_000;
 
+/// With those that are: each is held by every process, so that it stays revoked.
+const MAX_KEYS_EVER: usize = 10_000;
+
 /// Origins of a key at most.
 const MAX_ORIGINS: usize = 100;
 
@@ -123,6 +126,10 @@ impl Operations {
         if self.active_keys(project_id) >= MAX_KEYS {
             return Err(OperationError::Full { what: "keys", limit: MAX_KEYS, instead: "revoke some first" });
         }
+        if self.control.snapshot().records_of(Kind::Key, project_id).count() >= MAX_KEYS_EVER {
+            let instead = "rotate keys instead of making new ones";
+            return Err(OperationError::Full { what: "keys, revoked ones included", limit: MAX_KEYS_EVER, instead });
+        }
         let text = key_text::generate(&scopes);
         let document = KeyDocument {
             scopes: scopes.clone(),
@@ -182,7 +189,7 @@ impl Operations {
         if !(0..=MAX_OVERLAP_MS).contains(&overlap_ms) {
             return Err(OperationError::invalid("overlap", "must be within 0 and 90 days"));
         }
-        let (record, mut document) = self.key(actor, id)?;
+        let (record, mut document) = self.known_key(actor, id).await?;
         let now_ms = self.control.now_ms();
         if document.revoked_ms.is_some() || document.expires_ms.is_some_and(|expires| expires <= now_ms) {
             return Err(OperationError::invalid("id", "is of a key that opens nothing any more: create another one"));
@@ -221,7 +228,7 @@ impl Operations {
         let now_ms = self.control.now_ms();
         // Another change of the key may come between: what was asked for still holds.
         for _ in 0..3 {
-            let (record, mut document) = self.key(actor, id)?;
+            let (record, mut document) = self.known_key(actor, id).await?;
             if document.revoked_ms.is_none() {
                 document.revoked_ms = Some(now_ms);
                 match self.write_key(actor, &record.project, id, record.version, &document).await {
@@ -253,7 +260,18 @@ impl Operations {
         Ok(())
     }
 
-    /// A key that the actor manages.
+    /// A key that the actor manages; one that another process made a moment ago, too.
+    async fn known_key(&self, actor: &Actor, id: &str) -> Result<(Arc<Record>, KeyDocument), OperationError> {
+        match self.key(actor, id) {
+            Err(OperationError::NotFound { .. }) => {
+                self.control.refresh().await?;
+                self.key(actor, id)
+            }
+            known => known,
+        }
+    }
+
+    /// A key that the actor manages, as far as it is known here.
     fn key(&self, actor: &Actor, id: &str) -> Result<(Arc<Record>, KeyDocument), OperationError> {
         let snapshot = self.control.snapshot();
         let found = snapshot.records(Kind::Key).find(|record| &*record.name == id);

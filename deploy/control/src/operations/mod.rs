@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tallyhouse_schema::project::ProjectName;
-use tallyhouse_service::access::{Principal, Right, Tenant};
+use tallyhouse_service::access::{Principal, Right, Subject, Tenant};
 
 use crate::audit::{self, AuditLine, Done, Page};
 use crate::handle::Control;
@@ -55,7 +55,12 @@ impl Actor {
             }
             Tenant::Installation | Tenant::Project(_) => return Err(OperationError::Forbidden),
         };
-        Ok(Self { name: principal.subject.name().to_owned(), reach })
+        let name = match &principal.subject {
+            Subject::Key(id) => id.to_string(),
+            // Whatever the provider calls somebody, it is no key and no command.
+            Subject::User(name) => format!("user:{name}"),
+        };
+        Ok(Self { name, reach })
     }
 
     pub fn name(&self) -> &str {
@@ -137,7 +142,17 @@ impl Operations {
         let Audited { action, project, object, details } = what;
         if let Some(store) = self.control.store() {
             let result = outcome.as_ref().err().map_or("done", OperationError::code);
-            audit::write(store, &Done { project, actor: &actor.name, action, object, result, details }).await;
+            // Whoever manages one project writes to no other one's log, whatever is named in the request.
+            let project = actor.only_project().map_or(project, ProjectName::as_str);
+            let done = Done {
+                project: audit::cut(project),
+                actor: &actor.name,
+                action,
+                object: audit::cut(object),
+                result,
+                details,
+            };
+            audit::write(store, &done).await;
         }
         outcome
     }

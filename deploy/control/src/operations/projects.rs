@@ -141,10 +141,18 @@ impl Operations {
         changes: &Changes,
         version: Option<u32>,
     ) -> Result<ProjectView, OperationError> {
-        let project = self.project(actor, name)?;
+        let mut project = self.project(actor, name)?;
+        if version.is_some_and(|version| version != project.version) {
+            // The caller may know of a later one than this process, and it must be that one that is changed.
+            self.control.refresh().await?;
+            project = self.project(actor, name)?;
+        }
+        if version.is_some_and(|version| version != project.version) {
+            return Err(ControlError::Conflict { in_force: project.version }.into());
+        }
         let settings = changed(actor, &project.settings, changes)?;
         fits(&self.control.snapshot(), &project.name, &settings)?;
-        self.write(actor, &project.name, version.unwrap_or(project.version), &settings).await
+        self.write(actor, &project.name, project.version, &settings).await
     }
 
     async fn write(

@@ -57,11 +57,6 @@ impl Key {
         Some(self.used_ms.load(Ordering::Relaxed)).filter(|used_ms| *used_ms > 0)
     }
 
-    /// Whether it does at that time.
-    pub(super) fn opens(&self, now_ms: i64) -> bool {
-        self.check(now_ms).is_ok()
-    }
-
     fn check(&self, now_ms: i64) -> Result<(), KeyError> {
         match (self.revoked_ms, self.expires_ms) {
             (Some(_), _) => Err(KeyError::Revoked),
@@ -209,6 +204,17 @@ struct Opening {
     key: Arc<Key>,
 }
 
+impl Opening {
+    /// The key, if it opens then.
+    fn at(&self, now_ms: i64) -> Result<&Arc<Key>, KeyError> {
+        self.key.check(now_ms)?;
+        match self.until_ms {
+            Some(until_ms) if until_ms <= now_ms => Err(KeyError::Expired),
+            _ => Ok(&self.key),
+        }
+    }
+}
+
 /// All keys by their digests.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable {
@@ -285,24 +291,31 @@ impl KeyTable {
         self.by_head.entry(head(&opening.digest)).or_default().push(opening);
     }
 
-    pub(super) fn find(&self, text: &str, now_ms: i64, is_loaded: bool) -> Result<&Arc<Key>, KeyError> {
+    /// The key of a text, and the digest under which it opens.
+    pub(super) fn find(&self, text: &str, now_ms: i64, is_loaded: bool) -> Result<(&Arc<Key>, KeyDigest), KeyError> {
         let form = key_text::form(text);
         if form == Form::Broken {
             return Err(KeyError::Broken);
         }
         let digest = key_text::digest(text);
-        let near = self.by_head.get(&head(&digest)).map(Vec::as_slice).unwrap_or_default();
-        let found = near.iter().find(|opening| bool::from(opening.digest.ct_eq(&digest)));
-        let Some(Opening { until_ms, key, .. }) = found else {
+        match self.opening(&digest) {
+            Some(opening) => Ok((opening.at(now_ms)?, digest)),
             // Nobody makes others than ours, so what is not ours is not looked for.
-            let is_open = form == Form::Whole && !is_loaded;
-            return Err(if is_open { KeyError::NotLoaded } else { KeyError::Unknown });
-        };
-        key.check(now_ms)?;
-        match until_ms {
-            Some(until_ms) if *until_ms <= now_ms => Err(KeyError::Expired),
-            _ => Ok(key),
+            None if form == Form::Whole && !is_loaded => Err(KeyError::NotLoaded),
+            None => Err(KeyError::Unknown),
         }
+    }
+
+    fn opening(&self, digest: &KeyDigest) -> Option<&Opening> {
+        let near = self.by_head.get(&head(digest)).map(Vec::as_slice).unwrap_or_default();
+        near.iter().find(|opening| bool::from(opening.digest.ct_eq(digest)))
+    }
+
+    /// Until when a text opens its key, as far as nothing changes: `None` when it does not any more, `Some(None)` without an end.
+    pub(super) fn opens_until(&self, digest: &KeyDigest, now_ms: i64) -> Option<Option<i64>> {
+        let opening = self.opening(digest)?;
+        let key = opening.at(now_ms).ok()?;
+        Some([opening.until_ms, key.expires_ms].into_iter().flatten().min())
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Key>> {

@@ -13,8 +13,9 @@ use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::access::Principal;
 use tallyhouse_service::rate_limit::LimitsOf;
 
+use crate::key_text::KeyDigest;
 use crate::kind::Kind;
-use crate::records::{Document, ProjectDocument, Record, Unreadable};
+use crate::records::{ProjectDocument, Record};
 use crate::store::Mark;
 
 pub use keys::{FixedKey, FixedKeys, Key, KeyError};
@@ -107,11 +108,6 @@ impl Snapshot {
         self.records.get(&(kind, Arc::from(project), Arc::from(name)))
     }
 
-    /// The document of a name, if it is there and can be read.
-    pub fn document<D: Document>(&self, project: &str, name: &str) -> Option<Result<D, Unreadable>> {
-        Some(self.record(D::KIND, project, name)?.read())
-    }
-
     /// A project; `None`: there is none, or it was deleted.
     pub fn project(&self, name: &str) -> Option<&Arc<Project>> {
         self.projects.get(name)
@@ -131,10 +127,9 @@ impl Snapshot {
             || self.keys().any(|key| key.is_fixed() && key.project.as_deref() == Some(name))
     }
 
-    /// Whether a key that was found in an older snapshot opens anything now.
-    pub fn still_opens(&self, key: &Key, now_ms: i64) -> bool {
-        let is_same = |held: &&Arc<Key>| held.id == key.id && held.project == key.project;
-        self.keys().find(is_same).is_some_and(|held| held.opens(now_ms))
+    /// Until when a text opens its key, as far as is known now: `None` when it does not any more, `Some(None)` without an end.
+    pub fn opens_until(&self, digest: &KeyDigest, now_ms: i64) -> Option<Option<i64>> {
+        self.keys.opens_until(digest, now_ms)
     }
 
     /// All projects that are there, in no order.
@@ -144,6 +139,11 @@ impl Snapshot {
 
     /// What a presented text opens.
     pub fn find(&self, text: &str, now_ms: i64) -> Result<&Arc<Key>, KeyError> {
+        Ok(self.find_opening(text, now_ms)?.0)
+    }
+
+    /// The same, with the digest of the text.
+    pub(crate) fn find_opening(&self, text: &str, now_ms: i64) -> Result<(&Arc<Key>, KeyDigest), KeyError> {
         self.keys.find(text, now_ms, self.mark.is_some())
     }
 

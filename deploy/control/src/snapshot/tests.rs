@@ -75,6 +75,9 @@ fn a_rotated_key_opens_under_both_texts_until_the_old_one_ends() {
     assert!(snapshot.find(new.expose(), NOW).is_ok() && snapshot.find(old.expose(), NOW - 1).is_ok());
     assert_eq!(snapshot.find(old.expose(), NOW).unwrap_err(), KeyError::Expired);
     assert_eq!(snapshot.keys().count(), 1);
+    // What was opened with the old text goes on as long as that: a stream ends with it.
+    let until = |text: &Secret, now_ms| snapshot.opens_until(&key_text::digest(text.expose()), now_ms);
+    assert_eq!((until(&old, NOW - 1), until(&old, NOW), until(&new, NOW)), (Some(Some(NOW)), None, Some(None)));
 }
 
 #[test]

@@ -105,6 +105,15 @@ async fn an_administrator_reaches_one_project_and_nothing_of_another() {
     let create = api.refused(&admin, "POST /v1/admin/projects", r#"{"name":"c"}"#).await;
     assert_eq!(create, (403, "missing_right".to_owned()));
 
+    // Nor is a line of its in the other one's audit log.
+    let log = api.ask(&api.operator, "GET /v1/admin/audit?project=admin-b", "").await.1;
+    let mut actions = names(&log, "action");
+    actions.sort();
+    assert_eq!(actions, ["keys.create", "projects.create"], "{log}");
+    // A version that this process does not know is not changed by what it knows.
+    let stale = r#"{"settings":{"retentionDays":30},"version":7}"#;
+    assert_eq!(api.refused(&admin, "PATCH /v1/admin/projects/admin-a", stale).await, (409, "conflict".to_owned()));
+
     // What is its own works, and only that is in its audit log.
     assert_eq!(api.ask(&admin, "PATCH /v1/admin/projects/admin-a", set).await.0, 200);
     let (status, made) = api.ask(&admin, "POST /v1/admin/keys", r#"{"scopes":["query"]}"#).await;

@@ -237,7 +237,7 @@ async fn what_is_no_name_is_no_project_of_a_token() {
 async fn a_lease_ends_with_its_key_or_token() {
     let control = control();
     let key = control.find("secret").unwrap();
-    let mut lease = Box::pin(Lease::of_key(&control, key).ended());
+    let mut lease = Box::pin(Lease::of_key(&control, &key).ended());
     assert!(futures_util::poll!(lease.as_mut()).is_pending());
     let now = tallyhouse_service::clock::now_ms();
     Lease::until(now - 1).ended().await;
