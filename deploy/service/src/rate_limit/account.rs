@@ -50,6 +50,15 @@ pub(super) enum Landing {
     Failed,
 }
 
+/// What became of what an account handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    Taken,
+    /// Redis did not answer.
+    Unknown,
+    Unsent,
+}
+
 /// What Redis is asked for.
 #[derive(Debug, Clone)]
 pub(super) struct LeaseRequest {
@@ -97,12 +106,15 @@ pub(super) struct Account {
     /// What of leases was used or is given back, since the last exchange.
     settled: Vec<Lent>,
     chunk: u64,
-    /// What Redis had left at the last exchange.
+    /// What Redis had left at the last exchange, and when that was.
     left: Option<u64>,
+    left_at: Instant,
     empty_until: Option<Instant>,
     owed: u64,
     local: Option<Bucket>,
     flight: Option<watch::Receiver<Landing>>,
+    /// Whether what it gives back is on its way, though nobody asks.
+    is_handing_over: bool,
     used_at: Instant,
 }
 
@@ -116,10 +128,12 @@ impl Account {
             settled: Vec::new(),
             chunk: FIRST_CHUNK,
             left: None,
+            left_at: now,
             empty_until: None,
             owed: 0,
             local: None,
             flight: None,
+            is_handing_over: false,
             used_at: now,
         }
     }
@@ -195,9 +209,9 @@ impl Account {
     fn local_bucket(&mut self, instances: u64, now: Instant) -> (Rule, &mut Bucket) {
         let rule = self.rule.divided(instances);
         let bucket = self.local.get_or_insert_with(|| {
-            // What Redis had left is everybody's; a caller that it never heard of has all of its share.
-            let share = self.left.map_or(rule.burst, |left| (left / instances.max(1)).min(rule.burst));
-            Bucket::with(share, now)
+            // What Redis had left, and what came since, is everybody's; a caller that it never heard of has all of its share.
+            let share = self.left.map(|left| (left / instances.max(1)).min(rule.burst));
+            share.map_or_else(|| Bucket::with(rule.burst, now), |share| Bucket::with(share, self.left_at))
         });
         (rule, bucket)
     }
@@ -253,7 +267,7 @@ impl Account {
     pub(super) fn landed(&mut self, request: &LeaseRequest, reply: LeaseReply, now: Instant) {
         self.flight = None;
         self.local = None;
-        self.left = Some(reply.left);
+        (self.left, self.left_at) = (Some(reply.left), reply.sent);
         self.empty_until = (reply.lent.tokens < request.needed).then(|| now + reply.wait);
         if reply.lent.tokens > 0 {
             self.leases.push_back(Lease { lent: reply.lent, ends: reply.sent + LEASE, granted: reply.lent.tokens });
@@ -263,12 +277,21 @@ impl Account {
     /// Redis did not answer: whether it did what it was asked for is not known. What is owed is asked for again, what was given back is not.
     pub(super) fn failed(&mut self, request: &LeaseRequest) {
         self.flight = None;
-        self.owed = self.owed.saturating_add(request.owed);
+        self.owe_again(request);
     }
 
     /// It was not asked.
     pub(super) fn not_sent(&mut self, request: &LeaseRequest) {
-        self.failed(request);
+        self.flight = None;
+        self.keep_again(request);
+    }
+
+    fn owe_again(&mut self, request: &LeaseRequest) {
+        self.owed = self.owed.saturating_add(request.owed);
+    }
+
+    fn keep_again(&mut self, request: &LeaseRequest) {
+        self.owe_again(request);
         self.back += request.back;
         request.settled.iter().for_each(|settled| self.settle(*settled));
     }
@@ -288,18 +311,35 @@ impl Account {
     }
 
     fn hand_over(&mut self) -> Option<LeaseRequest> {
-        let name = self.name.clone().filter(|_| self.flight.is_none() && self.back + self.owed > 0)?;
+        let is_free = self.flight.is_none() && !self.is_handing_over;
+        let name = self.name.clone().filter(|_| is_free && self.back + self.owed > 0)?;
+        self.is_handing_over = true;
         let (back, owed) = (std::mem::take(&mut self.back), std::mem::take(&mut self.owed));
         let settled = std::mem::take(&mut self.settled);
         Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, settled, owed })
     }
 
-    /// Whether forgetting it changes nothing.
+    /// What became of what was handed over. That may end beside an exchange which somebody waits for.
+    pub(super) fn handed_over(&mut self, request: &LeaseRequest, handed: Handed) {
+        self.is_handing_over = false;
+        match handed {
+            Handed::Taken => {}
+            Handed::Unknown => self.owe_again(request),
+            Handed::Unsent => self.keep_again(request),
+        }
+    }
+
+    /// Whether forgetting it changes nothing: a new one would have no more, with Redis or without.
     pub(super) fn is_forgettable(&mut self, instances: u64, now: Instant) -> bool {
         let rule = self.rule.divided(instances);
-        let is_as_new = self.local.as_mut().is_none_or(|bucket| bucket.is_full(&rule, now));
+        let is_as_new = match (&mut self.local, self.left) {
+            (Some(bucket), _) => bucket.is_full(&rule, now),
+            (None, Some(left)) => Bucket::with(left, self.left_at).is_full(&self.rule, now),
+            (None, None) => true,
+        };
         let is_idle = now.saturating_duration_since(self.used_at) > 2 * LEASE;
-        is_idle && is_as_new && self.flight.is_none() && self.lent() + self.back + self.owed == 0
+        let is_under_way = self.flight.is_some() || self.is_handing_over;
+        is_idle && is_as_new && !is_under_way && self.lent() + self.back + self.owed == 0
     }
 
     fn lent(&self) -> u64 {
@@ -432,6 +472,32 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_gives_an_idle_caller_what_came_since_and_no_more() {
+        let start = Instant::now();
+        let mut account = with(0, 0, start);
+        let later = start + 3 * LEASE;
+        assert!(!account.is_forgettable(1, later));
+        assert_eq!(account.take_local(1_000, 1, true, later).tokens, 500);
+    }
+
+    #[test]
+    fn what_redis_did_not_take_is_handed_over_again() {
+        let start = Instant::now();
+        let mut account = with(8, 300, start);
+        assert_eq!(account.take_local(200, 1, true, start).tokens, 200);
+        account.back = 3;
+        for (handed, back) in [(Handed::Unsent, 3), (Handed::Unknown, 3), (Handed::Unknown, 0)] {
+            let request = account.left_over(start).unwrap();
+            assert_eq!((request.owed, request.back), (192, back));
+            assert!(account.left_over(start).is_none(), "it is on its way");
+            account.handed_over(&request, handed);
+        }
+        let request = account.left_over(start).unwrap();
+        account.handed_over(&request, Handed::Taken);
+        assert!(account.left_over(start).is_none());
+    }
+
+    #[test]
     fn what_was_not_used_is_there_again() {
         let start = Instant::now();
         let mut account = with(8, 0, start);
@@ -452,8 +518,13 @@ mod tests {
         assert!(account.left_over(start).is_none());
         let later = start + 3 * LEASE;
         assert!(!account.is_forgettable(1, later));
-        assert_eq!(account.left_over(later).map(|request| request.back), Some(8));
-        assert!(account.is_forgettable(1, later));
+        let request = account.left_over(later).unwrap();
+        assert_eq!(request.back, 8);
+        let full = start + Duration::from_secs(60);
+        assert!(!account.is_forgettable(1, full), "it may have to take it back");
+        account.handed_over(&request, Handed::Taken);
+        assert!(!account.is_forgettable(1, later), "without Redis a new one would begin with a full bucket");
+        assert!(account.is_forgettable(1, full));
         let mut local = Account::new(RULE, start);
         local.take_local(500, 1, false, start);
         assert!(!local.is_forgettable(1, start + Duration::from_secs(25)), "it would begin with a full bucket");

@@ -8,13 +8,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::account::{Account, Landing, LeaseRequest, Taken};
+use super::account::{Account, Handed, Landing, LeaseRequest, Taken};
 use super::exchange::{Away, Exchange, WITHIN};
 use super::rule::{Kind, Rule};
 use super::table::Table;
@@ -22,6 +24,9 @@ use super::telemetry::{LeaseOutcome, RateLimitMetrics};
 
 /// Whoever finds what came taken by others asks again, so often; then it is given what is there.
 const ATTEMPTS: usize = 4;
+
+/// So many hand over at once: connections are left to requests that wait.
+const AT_ONCE: usize = 4;
 
 /// Between two looks at exchanges that are under way when the process ends.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -161,12 +166,14 @@ impl Buckets {
                     buckets.of(kind).with_known(hash, |account| account.landed(&request, reply, Instant::now()));
                     Landing::Done
                 }
-                Err(away) => {
-                    buckets.metrics.lease(match away {
-                        Away::Failed => LeaseOutcome::Failed,
-                        Away::Avoided => LeaseOutcome::Avoided,
-                    });
+                Err(Away::Failed) => {
+                    buckets.metrics.lease(LeaseOutcome::Failed);
                     buckets.of(kind).with_known(hash, |account| account.failed(&request));
+                    Landing::Failed
+                }
+                Err(Away::Avoided) => {
+                    buckets.metrics.lease(LeaseOutcome::Avoided);
+                    buckets.of(kind).with_known(hash, |account| account.not_sent(&request));
                     Landing::Failed
                 }
             };
@@ -235,25 +242,25 @@ impl Buckets {
         self.exchange.is_some()
     }
 
-    /// Forgets callers whose loss changes nothing. While Redis is there, gives back leases that are over, and what is owed.
-    pub(super) async fn tidy(&self, is_shared: bool) {
+    /// Forgets callers whose loss changes nothing. While Redis is there, gives back leases that are over, and what is owed, until `stop`.
+    pub(super) async fn tidy(&self, is_shared: bool, stop: &CancellationToken) {
         let (instances, now) = (self.instances(), Instant::now());
-        let left_over: Vec<LeaseRequest> = [&self.addresses, &self.callers]
-            .into_iter()
-            .flat_map(|table| table.tidy(is_shared, instances, now))
-            .collect();
+        for table in [&self.addresses, &self.callers] {
+            let left_over = table.tidy(is_shared, instances, now);
+            self.hand_over(table, left_over, stop).await;
+        }
         self.metrics.buckets(self.addresses.len() + self.callers.len());
-        self.send(left_over).await;
     }
 
     /// Gives everything back. Whoever calls it bounds the time.
     pub(super) async fn close(&self) {
         loop {
-            let (mut requests, mut flights) = (Vec::new(), 0);
+            let mut flights = 0;
             for table in [&self.addresses, &self.callers] {
-                flights += table.close(&mut requests);
+                let (requests, under_way) = table.close();
+                flights += under_way;
+                self.hand_over(table, requests, &CancellationToken::new()).await;
             }
-            self.send(requests).await;
             if flights == 0 {
                 return;
             }
@@ -262,19 +269,30 @@ impl Buckets {
         }
     }
 
-    /// What Redis does not take is lost to the callers until their buckets have filled again; never the other way round.
-    async fn send(&self, requests: Vec<LeaseRequest>) {
+    /// Sends what accounts hand over, until `stop` or the first that Redis does not take. What it did not take is in the accounts again: owed
+    /// until it is taken. What is given back and may have arrived is not given twice.
+    async fn hand_over(&self, table: &Table, requests: Vec<(u64, LeaseRequest)>, stop: &CancellationToken) {
         let Some(exchange) = self.exchange.clone().filter(|_| !requests.is_empty()) else { return };
-        let runtime = exchange.runtime();
-        let sent = runtime.spawn(async move {
-            for request in requests {
-                if exchange.lease(&request).await.is_err() {
-                    return;
+        let (runtime, stop, is_away) = (exchange.runtime(), stop.clone(), Arc::new(AtomicBool::new(false)));
+        let send = move |(caller, request): (u64, LeaseRequest)| {
+            let (exchange, stop, is_away) = (Arc::clone(&exchange), stop.clone(), Arc::clone(&is_away));
+            async move {
+                if stop.is_cancelled() || is_away.load(Ordering::Relaxed) {
+                    return (caller, request, Handed::Unsent);
                 }
+                let handed = match exchange.lease(&request).await {
+                    Ok(_) => Handed::Taken,
+                    Err(Away::Failed) => Handed::Unknown,
+                    Err(Away::Avoided) => Handed::Unsent,
+                };
+                is_away.fetch_or(handed != Handed::Taken, Ordering::Relaxed);
+                (caller, request, handed)
             }
-        });
-        if sent.await.is_err() {
-            tracing::debug!("leases were not given back");
+        };
+        let sent = runtime.spawn(stream::iter(requests).map(send).buffer_unordered(AT_ONCE).collect::<Vec<_>>()).await;
+        let Ok(sent) = sent.inspect_err(|error| tracing::debug!(%error, "leases were not given back")) else { return };
+        for (caller, request, handed) in sent {
+            table.with_known(caller, |account| account.handed_over(&request, handed));
         }
     }
 }

@@ -43,7 +43,7 @@ mod telemetry;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -327,12 +327,23 @@ impl RateLimits {
             return;
         }
         let (id, is_given) = (format!("{:016x}", rand::random::<u64>()), self.0.settings.instances.is_some());
-        while !stop.is_cancelled() {
-            let is_shared = self.0.buckets.count_instances(&id, is_given).await;
-            self.0.buckets.tidy(is_shared).await;
-            self.tell(health, is_shared);
-            stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;
-        }
+        let is_shared = AtomicBool::new(false);
+        // However long others take to hand over: who is counted late is taken for gone.
+        let count = async {
+            while !stop.is_cancelled() {
+                let counted = self.0.buckets.count_instances(&id, is_given).await;
+                is_shared.store(counted, Ordering::Relaxed);
+                self.tell(health, counted);
+                stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;
+            }
+        };
+        let tidy = async {
+            while !stop.is_cancelled() {
+                self.0.buckets.tidy(is_shared.load(Ordering::Relaxed), &stop).await;
+                stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;
+            }
+        };
+        tokio::join!(count, tidy);
         if tokio::time::timeout(CLOSE_WITHIN, self.0.buckets.close()).await.is_err() {
             tracing::debug!("leases of rate limits were not given back in time");
         }

@@ -85,12 +85,12 @@ impl Table {
     }
 
     /// Forgets accounts that are as new ones would be. Gives what others have to give back, if Redis is there to take it.
-    pub(super) fn tidy(&self, is_shared: bool, instances: u64, now: Instant) -> Vec<LeaseRequest> {
+    pub(super) fn tidy(&self, is_shared: bool, instances: u64, now: Instant) -> Vec<(u64, LeaseRequest)> {
         let mut left_over = Vec::new();
         for shard in &self.shards {
-            lock(shard).retain(|_, account| {
+            lock(shard).retain(|caller, account| {
                 if is_shared {
-                    left_over.extend(account.left_over(now));
+                    left_over.extend(account.left_over(now).map(|request| (*caller, request)));
                 }
                 !account.is_forgettable(instances, now)
             });
@@ -99,17 +99,17 @@ impl Table {
     }
 
     /// What all accounts have to give back. Gives how many have an exchange under way, and have not.
-    pub(super) fn close(&self, requests: &mut Vec<LeaseRequest>) -> usize {
-        let mut flights = 0;
+    pub(super) fn close(&self) -> (Vec<(u64, LeaseRequest)>, usize) {
+        let (mut requests, mut flights) = (Vec::new(), 0);
         for shard in &self.shards {
-            for account in lock(shard).values_mut() {
+            for (caller, account) in lock(shard).iter_mut() {
                 match account.flight() {
                     Some(_) => flights += 1,
-                    None => requests.extend(account.close()),
+                    None => requests.extend(account.close().map(|request| (*caller, request))),
                 }
             }
         }
-        flights
+        (requests, flights)
     }
 
     pub(super) fn len(&self) -> usize {
