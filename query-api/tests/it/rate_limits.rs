@@ -227,6 +227,16 @@ async fn keys_expire_and_tell_nobody_an_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_many_days_is_remembered_for_as_many() {
+    let redis = Redis::start().await;
+    let one = Instance::start(&redis.url, 1_000);
+    assert_eq!(one.limits.count_events(of("k"), &events(100), 100).await.fits, 100);
+    let left = "EVAL \"return redis.call('PTTL', redis.call('KEYS', 'tallyhouse:limit:{query:events:*')[1])\" 0";
+    let left: u64 = redis.command(left).await.unwrap().trim_start_matches(':').parse().unwrap();
+    assert!(left > 99 * 86_400_000, "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_asks_redis_seldom() {
     let redis = Redis::start().await;
     let instances = Instance::three(&redis.url, 1_000_000);

@@ -27,9 +27,13 @@ local whole = math.floor(tokens)
 local lease = math.min(whole, math.max(needed, math.min(wanted, math.floor(whole / 8))))
 tokens, lent = tokens - lease, lent + lease
 redis.call('HSET', KEYS[1], 'tokens', tokens, 'at', now, 'epoch', epoch, 'lent', lent, 'before', before)
-local function time_of(amount) return math.ceil(math.min(amount / rate, 86400000)) end
--- Then it is as a new one would be.
-redis.call('PEXPIRE', KEYS[1], time_of(burst - tokens) + 2 * span)
+local day = 86400000
+local function time_of(amount, most)
+    if amount <= 0 then return 0 end
+    return math.ceil(math.min(amount / rate, most))
+end
+-- Then it is as a new one would be: a burst of many days takes as many, within a hundred years.
+redis.call('PEXPIRE', KEYS[1], time_of(burst - tokens, 36500 * day) + 2 * span)
 local wait = 0
-if lease < needed then wait = time_of(1 - (tokens - math.floor(tokens))) end
+if lease < needed then wait = time_of(1 - (tokens - math.floor(tokens)), day) end
 return {lease, math.floor(tokens), wait, epoch}
