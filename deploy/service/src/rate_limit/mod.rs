@@ -148,13 +148,14 @@ pub struct Counted {
     /// When the others may come; `None` when all fit.
     pub refused: Option<Refused>,
     pub standing: Option<Standing>,
-    /// What each took of the bucket.
+    /// What each took of the bucket, and all of them: fewer, where they were taken though they did not fit.
     cost: u64,
+    taken: u64,
 }
 
 impl Counted {
     const fn all(events: u64) -> Self {
-        Self { fits: events, refused: None, standing: None, cost: 0 }
+        Self { fits: events, refused: None, standing: None, cost: 0, taken: 0 }
     }
 }
 
@@ -243,11 +244,15 @@ impl RateLimits {
 
     /// Charges events, as many as fit.
     pub async fn count_events(&self, holder: Holder<'_>, limits: &LimitsOf, events: u64) -> Counted {
-        let Some(rule) = limits.events.filter(|_| !self.is_off()) else { return Counted::all(events) };
+        if self.is_off() {
+            return Counted::all(events);
+        }
         let Some(cost) = self.stress().cost(limits.priority) else {
+            let rule = limits.events.unwrap_or(Rule::per_day(0));
             let refused = self.refuse_for_stress(Standing::new(Kind::Events, &rule, 0), events).err();
             return Counted { fits: if refused.is_some() { 0 } else { events }, refused, ..Counted::all(events) };
         };
+        let Some(rule) = limits.events else { return Counted::all(events) };
         let caller = holder.caller(Kind::Events);
         let taken = self.0.buckets.ask(&caller, rule, Ask::Take(events.saturating_mul(cost))).await;
         let fits = taken.tokens / cost;
@@ -257,7 +262,7 @@ impl RateLimits {
             self.0.buckets.put_back(&caller, rule, rest);
         }
         self.0.metrics.decided(Kind::Events, Outcome::Admitted, fits);
-        let counted = Counted { fits, refused: None, standing: Some(standing), cost };
+        let counted = Counted { fits, refused: None, standing: Some(standing), cost, taken: fits * cost };
         if fits == events {
             return counted;
         }
@@ -269,7 +274,7 @@ impl RateLimits {
 
     /// Gives back events that were counted and not taken after all.
     pub fn give_back(&self, holder: Holder<'_>, limits: &LimitsOf, counted: &Counted, events: u64) {
-        let tokens = events.min(counted.fits).saturating_mul(counted.cost);
+        let tokens = events.saturating_mul(counted.cost).min(counted.taken);
         if let (Some(rule), 1..) = (limits.events, tokens) {
             self.0.buckets.put_back(&holder.caller(Kind::Events), rule, tokens);
         }

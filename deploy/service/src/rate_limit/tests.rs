@@ -106,6 +106,15 @@ async fn in_report_mode_everything_is_admitted_and_counted() {
     assert_eq!(counted_events.standing.unwrap().remaining, 0);
     assert_eq!((counted(&registry, "address", "reported"), counted(&registry, "events", "reported")), (2, 5));
     assert_eq!(counted(&registry, "events", "refused"), 0);
+    limits.give_back(of("k"), &LIMITS, &counted_events, 10_005);
+    assert_eq!(limits.count_events(of("k"), &LIMITS, 1).await.standing.unwrap().remaining, 9_999);
+    let more = limits.count_events(of("k"), &LIMITS, 10_004).await;
+    limits.give_back(of("k"), &LIMITS, &more, 10_004);
+    assert_eq!(
+        limits.count_events(of("k"), &LIMITS, 1).await.standing.unwrap().remaining,
+        9_998,
+        "no more than it took"
+    );
 }
 
 #[tokio::test]
@@ -132,6 +141,8 @@ async fn under_stress_limits_tighten_by_priority() {
     assert_eq!(fits("high", Priority::High, 10_000).await, 10_000);
     let low = LimitsOf::NONE.with_priority(Priority::Low);
     assert!(limits.admit_sender(of("unlimited"), &low).await.is_err_and(|refused| refused.is_stress));
+    let counted = limits.count_events(of("unlimited"), &low, 5).await;
+    assert!(counted.fits == 0 && counted.refused.is_some_and(|refused| refused.is_stress));
     limits.set_stress(Stress::Calm);
     assert!(limits.admit_sender(of("unlimited"), &low).await.is_ok());
 }
