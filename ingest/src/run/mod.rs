@@ -328,10 +328,14 @@ impl Ingest {
         // the first that Redis does not take is the last.
         all_stored.cancel();
         while publishing.join_next().await.is_some() {}
-        while telling.join_next().await.is_some() {}
         dead_letters.close();
+        let left = lifecycle::left(deadline);
+        let told = async { while telling.join_next().await.is_some() {} };
         let last = async { while dead_letter_writer.join_next().await.is_some() {} };
-        lifecycle::drain("dead letters", lifecycle::left(deadline), last).await;
+        tokio::join!(
+            lifecycle::drain("rate limits and suppressions", left, told),
+            lifecycle::drain("dead letters", left, last)
+        );
         ended
     }
 }
