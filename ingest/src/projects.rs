@@ -1,19 +1,30 @@
 //! The settings of all projects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tallyhouse_control::Control;
-use tallyhouse_control::records::ProjectDocument;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
+use tallyhouse_control::records::{ProjectDocument, limits_priority};
+use tallyhouse_control::snapshot::Snapshot;
 use tallyhouse_schema::project::{ProjectName, ProjectSettings, SettingsError, retention_weeks};
+use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_service::access::Principal;
+use tallyhouse_service::rate_limit::LimitsOf;
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
+use tokio::sync::Mutex;
+
+/// Retentions that do not fit, by project.
+type Misfits = BTreeMap<ProjectName, u16>;
 
 /// Settings by project; a project without a document has the default ones.
 #[derive(Debug, Clone)]
 pub struct Projects {
     default: ProjectSettings,
     named: BTreeMap<ProjectName, ProjectSettings>,
+    /// What projects have of their own, and is left out.
+    misfits: Misfits,
 }
 
 /// Projects with a topic of their own.
@@ -79,7 +90,7 @@ pub enum ProjectsError {
 
 impl Projects {
     pub fn all(default: ProjectSettings) -> Self {
-        Self { default, named: BTreeMap::new() }
+        Self { default, named: BTreeMap::new(), misfits: Misfits::new() }
     }
 
     /// Reads documents, each with the name of its file.
@@ -125,8 +136,7 @@ impl Projects {
             let mut settings = overlaid(self.of(name.as_str()), document);
             let weeks = retentions.iter().chain([&settings.retention_days]).copied().collect::<BTreeSet<u16>>();
             if weeks.into_iter().map(retention_weeks).sum::<u32>() > MAX_PARTITIONS_PER_BATCH {
-                tracing::error!(project = %name, retention_days = settings.retention_days,
-                    "this retention makes more partitions than a batch may touch: it is left out");
+                projects.misfits.insert(name.clone(), settings.retention_days);
                 settings.retention_days = self.of(name.as_str()).retention_days;
             }
             settings.late_window_days = settings.late_window_days.min(settings.retention_days);
@@ -160,39 +170,98 @@ fn overlaid(before: &ProjectSettings, own: &ProjectDocument) -> ProjectSettings 
     }
 }
 
-/// The settings in force, which follow the control plane.
+/// What holds of all projects, by one snapshot of the control plane.
+struct Derived {
+    snapshot: Arc<Snapshot>,
+    projects: Projects,
+    /// Of projects that have a hash key of their own.
+    hashers: HashMap<ProjectName, UserHasher>,
+}
+
+/// What holds of a project.
+pub struct OfProject {
+    pub settings: ProjectSettings,
+    /// Hashes its people.
+    pub hasher: UserHasher,
+    /// What its keys may send.
+    pub limits: LimitsOf,
+}
+
+/// What is in force, which follows the control plane.
+///
+/// It is derived once for each snapshot: by [`LiveProjects::follow`], or by a request that comes before that. Others wait for it: of a new project
+/// nothing may be stored under another key.
 pub struct LiveProjects {
     of_files: Projects,
     control: Control,
-    /// And of which snapshot they are.
-    current: ArcSwap<(u64, Projects)>,
+    hash_key: InstallationKey,
+    /// Of projects without a hash key of their own.
+    hasher: UserHasher,
+    current: ArcSwap<Derived>,
+    deriving: Mutex<()>,
 }
 
 impl LiveProjects {
-    pub fn new(of_files: Projects, control: Control) -> Self {
-        let current = Self::derive(&of_files, &control);
-        Self { of_files, control, current: ArcSwap::from_pointee(current) }
+    pub fn new(of_files: Projects, control: Control, hash_key: InstallationKey) -> Self {
+        let current = derive(&of_files, &hash_key, control.snapshot());
+        tell_misfits(&BTreeMap::new(), &current.projects.misfits);
+        let (hasher, current) = (hash_key.hasher(None), ArcSwap::from_pointee(current));
+        Self { of_files, control, hash_key, hasher, current, deriving: Mutex::default() }
     }
 
-    pub fn of(&self, project: &str) -> ProjectSettings {
-        let current = self.current.load();
-        if current.0 == self.control.generation() {
-            return current.1.of(project).clone();
+    pub async fn of(&self, caller: &Principal, project: &str) -> OfProject {
+        let current = self.current().await;
+        let settings = current.projects.of(project).clone();
+        let hasher = current.hashers.get(project).unwrap_or(&self.hasher).clone();
+        // A file may say another priority than the control plane.
+        let limits = current.snapshot.limits_of(caller).with_priority(limits_priority(settings.priority));
+        OfProject { settings, hasher, limits }
+    }
+
+    /// Never ends while the control plane is there.
+    pub async fn follow(&self) {
+        let mut changed = self.control.subscribe();
+        loop {
+            self.current().await;
+            if changed.changed().await.is_err() {
+                return;
+            }
         }
-        // Of several requests that see a new snapshot each may derive from it: they find the same.
-        let next = Self::derive(&self.of_files, &self.control);
-        let settings = next.1.of(project).clone();
-        self.current.store(Arc::new(next));
-        settings
     }
 
-    fn derive(of_files: &Projects, control: &Control) -> (u64, Projects) {
-        // The number first: a snapshot that comes in between is looked at again.
-        let generation = control.generation();
-        let snapshot = control.snapshot();
-        let own = snapshot.projects().map(|project| (&project.name, &project.settings));
-        (generation, of_files.with_own(own))
+    async fn current(&self) -> Arc<Derived> {
+        let current = self.current.load_full();
+        if Arc::ptr_eq(&current.snapshot, &self.control.snapshot()) {
+            return current;
+        }
+        let _one = self.deriving.lock().await;
+        let (current, snapshot) = (self.current.load_full(), self.control.snapshot());
+        if Arc::ptr_eq(&current.snapshot, &snapshot) {
+            return current;
+        }
+        let next = Arc::new(derive(&self.of_files, &self.hash_key, snapshot));
+        tell_misfits(&current.projects.misfits, &next.projects.misfits);
+        self.current.store(Arc::clone(&next));
+        next
     }
+}
+
+fn derive(of_files: &Projects, hash_key: &InstallationKey, snapshot: Arc<Snapshot>) -> Derived {
+    let projects = of_files.with_own(snapshot.projects().map(|project| (&project.name, &project.settings)));
+    let with_part = snapshot.projects().filter_map(|project| Some((&project.name, project.settings.key_part()?)));
+    let hashers = with_part.map(|(name, part)| (name.clone(), hash_key.hasher(Some(&part)))).collect();
+    Derived { snapshot, projects, hashers }
+}
+
+fn tell_misfits(before: &Misfits, now: &Misfits) {
+    for (project, retention_days) in news(before, now) {
+        tracing::error!(%project, retention_days, "this retention makes more partitions than a batch may touch: it is left out");
+    }
+}
+
+/// What was not told before.
+fn news<'a>(before: &'a Misfits, now: &'a Misfits) -> impl Iterator<Item = (&'a ProjectName, &'a u16)> {
+    now.iter().filter(|(project, days)| before.get(*project) != Some(*days))
 }
 
 #[cfg(test)]
@@ -269,6 +338,9 @@ mod tests {
         assert_eq!(live.of("shop"), &of_shop);
         assert_eq!(live.of("other"), &ProjectSettings { dead_letters: true, ..DEFAULT });
         assert_eq!(live.of("zoo"), &DEFAULT, "its retention does not fit");
+        let told = news(&files.misfits, &live.misfits).map(|(project, days)| (project.as_str(), *days));
+        assert_eq!(told.collect::<Vec<_>>(), [("zoo", 1_000)]);
+        assert_eq!(news(&live.misfits, &live.misfits).count(), 0, "it was told");
         assert_eq!(live.of("nobody"), &DEFAULT);
     }
 

@@ -19,8 +19,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use tallyhouse_control::privacy::hash_key::InstallationKey;
-use tallyhouse_control::{Control, LiveCatalogue};
+use tallyhouse_control::LiveCatalogue;
 use tallyhouse_schema::Rejection;
 use tallyhouse_service::access::Principal;
 use tallyhouse_service::health::Health;
@@ -49,9 +48,7 @@ const LARGE_BODY: usize = 256 * 1024;
 pub struct Pipeline {
     pub(crate) limits: RequestLimits,
     pub(crate) projects: LiveProjects,
-    pub(crate) control: Control,
     pub(crate) catalogue: LiveCatalogue,
-    pub(crate) user_hash_key: InstallationKey,
     pub(crate) agents: Agents,
     pub(crate) budget: Budget,
     pub(crate) threads: Threads,
@@ -73,7 +70,7 @@ impl Pipeline {
     /// Handles a request.
     pub async fn run(self: &Arc<Self>, caller: &Principal, request: Request) -> Result<Reply, RequestError> {
         let (head, body) = request.into_parts();
-        let sender = self.sender(caller)?;
+        let sender = self.sender(caller).await?;
         let (options, layout, encoding) =
             (IngestOptions::of(&head.uri)?, layout(&head.headers)?, Encoding::of(&head.headers)?);
 

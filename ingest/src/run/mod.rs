@@ -182,9 +182,7 @@ impl Ingest {
         let pipeline = delivery.map(|delivery| {
             gate.control.report_to(&health);
             Arc::new(Pipeline {
-                control: deps.control.clone(),
                 catalogue: deps.catalogue,
-                user_hash_key: deps.user_hash_key.clone(),
                 agents: Agents::default(),
                 budget: Budget::new(&config.request),
                 threads: Threads::of_machine(),
@@ -194,7 +192,7 @@ impl Ingest {
                 metrics,
                 health,
                 limits: config.request,
-                projects: LiveProjects::new(config.projects, deps.control.clone()),
+                projects: LiveProjects::new(config.projects, deps.control.clone(), deps.user_hash_key.clone()),
                 rate_limits,
             })
         });
@@ -309,6 +307,8 @@ impl Ingest {
             telling.spawn(async move { limits_of.tend(&told, ended).await });
             let catalogue = pipeline.catalogue.clone();
             let following = tokio::spawn(async move { catalogue.keep(CancellationToken::new()).await });
+            let followed = Arc::clone(&pipeline);
+            let settings = tokio::spawn(async move { followed.projects.follow().await });
             let router = http::router(Arc::clone(&pipeline), gate);
             let metrics = server_metrics.of("ingest");
             let server = Server { what: "ingest", listener, router, limits, metrics, tls };
@@ -316,6 +316,7 @@ impl Ingest {
             gauges.abort();
             tight.abort();
             following.abort();
+            settings.abort();
         };
         let deadline = async {
             stop.cancelled().await;

@@ -17,7 +17,7 @@ use crate::kind::Kind;
 
 pub use grant::GrantDocument;
 pub use key::KeyDocument;
-pub use project::ProjectDocument;
+pub use project::{ProjectDocument, limits_priority};
 pub use schema::SchemaDocument;
 
 /// The JSON of a kind.

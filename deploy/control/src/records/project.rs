@@ -56,11 +56,7 @@ impl ProjectDocument {
             Tier::Standard => rate_limit::Tier::Standard,
             Tier::Enterprise => rate_limit::Tier::Enterprise,
         };
-        let priority = match self.priority.unwrap_or_default() {
-            Priority::Low => rate_limit::Priority::Low,
-            Priority::Normal => rate_limit::Priority::Normal,
-            Priority::High => rate_limit::Priority::High,
-        };
+        let priority = limits_priority(self.priority.unwrap_or_default());
         LimitsOf::tier(tier).with_events(self.events_per_day, self.events_burst).with_priority(priority)
     }
 
@@ -72,6 +68,15 @@ impl ProjectDocument {
     /// As bytes.
     pub fn key_part(&self) -> Option<Vec<u8>> {
         self.hash_key_part.as_deref().and_then(unhex)
+    }
+}
+
+/// As limits know it.
+pub const fn limits_priority(priority: Priority) -> rate_limit::Priority {
+    match priority {
+        Priority::Low => rate_limit::Priority::Low,
+        Priority::Normal => rate_limit::Priority::Normal,
+        Priority::High => rate_limit::Priority::High,
     }
 }
 
