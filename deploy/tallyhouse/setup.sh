@@ -3,7 +3,7 @@
 # from in .setup/, and is skipped as long as the marker fits; so a second run takes a moment and needs no network.
 #
 #   setup.sh [--tests] [--kafka]
-#     --tests   also what only the tests need: Redis, and Kafka unless KAFKA_TESTS=off
+#     --tests   also what only the tests need: Redis, Prometheus, and Kafka unless KAFKA_TESTS=off
 #     --kafka   also Kafka
 set -euo pipefail
 

@@ -8,7 +8,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::{Registry, TextEncoder};
 
-use crate::health::Health;
+use crate::health::{Health, telemetry};
 
 /// What the admin port shows.
 #[derive(Debug, Clone)]
@@ -30,7 +30,9 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
+    let mut families = admin.registry.gather();
+    families.extend(telemetry::families(&admin.health.report()));
+    match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics could not be written");

@@ -11,6 +11,9 @@ missing_packages() {
     has npm || echo npm
     has flock || echo util-linux
     [[ "$1" == no ]] || has redis-server || echo redis-server
+    # Rules are tried by promtool and by a Prometheus that scrapes, the configuration of its Alertmanager by amtool.
+    [[ "$1" == no ]] || { has promtool && has prometheus; } || echo prometheus
+    [[ "$1" == no ]] || has amtool || echo prometheus-alertmanager
     [[ "$2" == no ]] || has java || echo default-jre-headless
     [[ "$2" == no ]] || has mvn || echo maven
     # Brokers are bound to the life of whoever starts them with it.
@@ -39,8 +42,8 @@ install_packages() {
         apt-get -qq install --yes --no-install-recommends "$@" >&2
 }
 
-# Packages may start daemons when they are installed. The tests start a Redis of their own, and none may be left running
-# on its well-known port: policy-rc.d forbids starting while the command runs. A policy of the machine's own is kept.
+# Packages may start daemons when they are installed. The tests start a Redis and a Prometheus of their own, and none may be left
+# running on its well-known port: policy-rc.d forbids starting while the command runs. A policy of the machine's own is kept.
 without_services() {
     local policy=/usr/sbin/policy-rc.d status=0
     if [[ -e $policy ]]; then
@@ -52,6 +55,6 @@ without_services() {
     "$@" || status=$?
     rm -f "$policy"
     # It would start with the machine.
-    if has systemctl; then systemctl disable redis-server >/dev/null 2>&1 || true; fi
+    if has systemctl; then systemctl disable redis-server prometheus prometheus-alertmanager >/dev/null 2>&1 || true; fi
     return "$status"
 }

@@ -33,3 +33,4 @@ mod siege;
 mod sql_functions;
 mod tls;
 mod views;
+mod watch;
