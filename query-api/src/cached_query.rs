@@ -181,6 +181,7 @@ pub(crate) fn without_instants(json: &str) -> (String, Option<i64>) {
 
 #[cfg(test)]
 mod tests {
+    use tallyhouse_control::{Control, FixedKeys};
     use tallyhouse_schema::Catalogue;
 
     use super::*;
@@ -203,7 +204,8 @@ mod tests {
     }
 
     fn asked(document: &str, now_ms: i64) -> Names {
-        let (document, registry) = (body::parse(document.as_bytes()).unwrap(), MetricRegistry::default());
+        let (document, registry) =
+            (body::parse(document.as_bytes()).unwrap(), MetricRegistry::new(Control::fixed(FixedKeys::default())));
         let query = StructuredQuery::parse(
             &body::JsonPart::root(&document),
             &|name: &str| registry.find("p", name),

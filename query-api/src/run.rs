@@ -39,7 +39,6 @@ use crate::execute::Sources;
 use crate::http::router;
 use crate::live::{Hub, Live};
 use crate::registry::MetricRegistry;
-use crate::registry::store::Definitions;
 use crate::serve::App;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -115,8 +114,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let cache = Cache { answers: answers.clone(), parts: parts.clone() };
     let runner = runner.map(|runner| runner(cache.clone()));
     let watch = Watch { health: deps.health.clone(), store: store.clone(), cache: cache.clone() };
-    let definitions = Definitions::new(&deps.connection, deps.writer.as_ref());
-    let registry = MetricRegistry::default();
+    let registry = MetricRegistry::new(deps.control.clone());
     let catalogue = deps.catalogue.clone();
     let coverage = Coverage::new(store.clone(), config.look_up);
     let event_types = EventTypes::new(store.clone(), config.look_up, Arc::clone(&deps.clock));
@@ -134,7 +132,6 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         coverage,
         fresh,
         registry: registry.clone(),
-        definitions: definitions.clone(),
         clock: deps.clock,
     });
     let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: stop.token() };
@@ -174,7 +171,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         drain,
         watch.until(stopped.clone()),
         cache.keep(config.cache_warm, stopped.clone()),
-        registry.watch(&definitions, stopped.clone()),
+        registry.keep(stopped.clone()),
         catalogue.keep(stopped.clone()),
         limits.tend(&deps.health, stopped.clone()),
         erasures::work(runner, stopped.clone())

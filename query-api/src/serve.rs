@@ -21,7 +21,6 @@ use crate::execute::{Recall, Sources};
 use crate::metric_definitions::Metric;
 use crate::plan::Unplannable;
 use crate::registry::MetricRegistry;
-use crate::registry::store::Definitions;
 use crate::request::anomalies::{ANOMALY_PARAMS, AnomalyQuery};
 use crate::request::body::{self, JsonPart};
 use crate::request::body_reading::UnreadBody;
@@ -47,8 +46,6 @@ pub struct App {
     pub fresh: Limiter,
     /// What can be asked for by name.
     pub registry: MetricRegistry,
-    /// Where that is kept.
-    pub definitions: Definitions,
     pub clock: Clock,
 }
 

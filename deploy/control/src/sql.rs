@@ -10,12 +10,6 @@ pub(crate) const IN_FORCE_SINCE: &str = "SELECT toString(kind) AS kind, toString
      WHERE created_at >= fromUnixTimestamp64Milli({since:Int64}) \
      ORDER BY kind, project_id, name, version DESC LIMIT 1 BY kind, project_id, name";
 
-/// The versions in force of one kind.
-pub(crate) const IN_FORCE_OF_KIND: &str = "SELECT toString(kind) AS kind, toString(project_id) AS project_id, name, version, \
-     document, toString(created_by) AS created_by, toUnixTimestamp64Milli(created_at) AS created_ms FROM control \
-     WHERE control.kind = {kind:String} \
-     ORDER BY kind, project_id, name, version DESC LIMIT 1 BY kind, project_id, name";
-
 /// The version in force of one name, 0 when there is none.
 pub(crate) const IN_FORCE: &str = "SELECT max(version) FROM control \
      WHERE kind = {kind:String} AND project_id = {project:String} AND name = {name:String}";

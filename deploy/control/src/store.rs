@@ -141,12 +141,6 @@ impl ControlStore {
         Ok(quietly(stored).await?.into_iter().filter_map(Stored::record).collect())
     }
 
-    /// The versions of a kind that are in force.
-    pub async fn read_kind(&self, kind: Kind) -> Result<Vec<Record>, ControlError> {
-        let stored = self.reader.query(sql::IN_FORCE_OF_KIND).param("kind", kind.name()).fetch_all::<Stored>();
-        Ok(quietly(stored).await?.into_iter().filter_map(Stored::record).collect())
-    }
-
     /// The versions of a name, the newest first.
     pub async fn versions(
         &self,

@@ -138,7 +138,7 @@ async fn registered(
 ) -> Result<(String, u32), NotRegistered> {
     Params::parse(raw, &[])?;
     let body = body_reading::read(headers, body, MAX_BODY_BYTES).await?;
-    app.registry.register(&app.definitions, scope, &app.catalogue.of(scope.project()), &body).await
+    app.registry.register(scope, &app.catalogue.of(scope.project()), &body).await
 }
 
 async fn structured(

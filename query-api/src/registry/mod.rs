@@ -1,22 +1,24 @@
 //! The metrics that a project can query: built in, or registered by the project.
 //!
 //! ```text
-//! GET  /v1/metrics -> snapshot in memory
-//! POST /v1/metrics -> read the document -> can it be answered? -> insert version n+1 under its own token -> who won? -> snapshot
+//! GET  /v1/metrics -> definitions in memory
+//! POST /v1/metrics -> read the document -> can it be answered? -> version n+1 by compare-and-set -> definitions in memory
 //! ```
 //!
-//! ClickHouse keeps the definitions ([`store`]). Every instance has all of them in memory and reads them anew every
-//! [`REFRESH`], so a registered metric is known everywhere after that time. While ClickHouse is away the last snapshot
-//! stays in use. Creating is compare-and-set: of two writers of the same version one fails.
+//! Definitions are records of the control plane, so every instance has them by its snapshot: what is registered is known everywhere within
+//! 5 s, and while ClickHouse is away the last ones stay, also after a restart. What changed is read by one task beside the requests. Of two
+//! writers of the same version one fails.
 
 pub mod document;
 pub mod store;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
+use tallyhouse_control::records::Record;
+use tallyhouse_control::{Control, Kind, Snapshot};
 use tallyhouse_schema::Catalogue;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +27,7 @@ use crate::metric_definitions::{Definition, METRICS};
 use crate::request::BadRequest;
 use crate::request::body::{self, JsonPart};
 use crate::request::body_reading::UnreadBody;
-use store::{Definitions, RegisterError, Stored};
-
-/// How often definitions are read.
-pub const REFRESH: Duration = Duration::from_secs(5);
+use store::RegisterError;
 
 /// Registered metrics of one project at most.
 const MOST_PER_PROJECT: usize = 1_000;
@@ -36,17 +35,24 @@ const MOST_PER_PROJECT: usize = 1_000;
 /// A registered metric.
 #[derive(Debug, Clone)]
 struct Registered {
+    /// What it was read from.
+    record: Arc<Record>,
     definition: Arc<Definition>,
     document: Value,
 }
 
-type Snapshot = HashMap<String, BTreeMap<String, Registered>>;
+/// By project and name.
+type Definitions = HashMap<Arc<str>, BTreeMap<Arc<str>, Registered>>;
 
 /// The metrics of all projects. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct MetricRegistry {
-    snapshot: Arc<RwLock<Arc<Snapshot>>>,
-    reading: Arc<tokio::sync::Mutex<()>>,
+#[derive(Clone)]
+pub struct MetricRegistry(Arc<Inner>);
+
+struct Inner {
+    control: Control,
+    held: ArcSwap<Definitions>,
+    /// One reads at a time, or what was read before could replace what was read after.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// Why a metric was not registered.
@@ -65,20 +71,21 @@ pub enum NotRegistered {
 }
 
 impl MetricRegistry {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    /// Those of this control plane. [`MetricRegistry::keep`] keeps them up to date.
+    pub fn new(control: Control) -> Self {
+        Self(Arc::new(Inner { control, held: ArcSwap::default(), reading: tokio::sync::Mutex::default() }))
     }
 
     /// The metric of that name, built in or of the project.
     pub fn find(&self, project: &str, name: &str) -> Option<Arc<Definition>> {
         document::shared_built_in(name)
-            .or_else(|| Some(Arc::clone(&self.snapshot().get(project)?.get(name)?.definition)))
+            .or_else(|| Some(Arc::clone(&self.0.held.load().get(project)?.get(name)?.definition)))
     }
 
     /// All names that the project can use.
     pub fn names(&self, project: &str) -> Vec<String> {
-        let snapshot = self.snapshot();
-        let own = snapshot.get(project).into_iter().flat_map(|metrics| metrics.keys().cloned());
+        let held = self.0.held.load();
+        let own = held.get(project).into_iter().flat_map(|metrics| metrics.keys().map(|name| name.to_string()));
         METRICS.iter().map(|metric| metric.name.to_owned()).chain(own).collect()
     }
 
@@ -88,9 +95,9 @@ impl MetricRegistry {
             json!({"name": metric.name, "built_in": true, "version": 0, "expression": document::built_in(*metric),
                    "granularity": metric.granularity})
         });
-        let snapshot = self.snapshot();
-        let own = snapshot.get(project).into_iter().flatten().map(|(name, registered)| {
-            json!({"name": name, "built_in": false, "version": registered.definition.version,
+        let held = self.0.held.load();
+        let own = held.get(project).into_iter().flatten().map(|(name, registered)| {
+            json!({"name": &**name, "built_in": false, "version": registered.definition.version,
                    "description": registered.document.get("description"), "expression": registered.document.get("expression")})
         });
         json!({ "data": built_in.chain(own).collect::<Vec<_>>() })
@@ -99,60 +106,77 @@ impl MetricRegistry {
     /// Registers what a body says. Returns the name and the version.
     pub async fn register(
         &self,
-        definitions: &Definitions,
         scope: &Scope,
         catalogue: &Catalogue,
         raw: &[u8],
     ) -> Result<(String, u32), NotRegistered> {
         let project = scope.project();
-        let snapshot = self.snapshot();
-        let own = snapshot.get(project);
+        let held = self.0.held.load_full();
+        let own = held.get(project);
         let written_out = |name: &str| own?.get(name).and_then(|metric| metric.document.get("expression").cloned());
         let value = body::parse(raw)?;
         let proposal = document::propose(&JsonPart::root(&value), &written_out, catalogue)?;
-        let is_new = own.is_none_or(|own| !own.contains_key(&proposal.name));
+        let is_new = own.is_none_or(|own| !own.contains_key(&*proposal.name));
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
             return Err(NotRegistered::Full);
         }
-        let version = definitions.register(project, scope.caller(), &proposal).await?;
+        let version = store::register(&self.0.control, project, scope.caller(), &proposal).await?;
         // The caller's next question may be about it. It is registered, whether it is known here at once or not.
-        if let Err(error) = self.refresh(definitions).await {
+        if let Err(error) = self.0.control.refresh().await {
             tracing::warn!(%error, "a new metric is not known here yet");
         }
+        self.catch_up().await;
         Ok((proposal.name, version))
     }
 
-    /// Reads all definitions.
-    pub async fn refresh(&self, definitions: &Definitions) -> Result<(), RegisterError> {
-        // One at a time, or what was read before could replace what was read after.
-        let _reading = self.reading.lock().await;
-        let mut snapshot = Snapshot::new();
-        for Stored { project_id, name, version, document } in definitions.read().await? {
-            match parsed(&name, version, &document) {
-                Ok(registered) => drop(snapshot.entry(project_id).or_default().insert(name, registered)),
-                Err(problem) => tracing::error!(project_id, name, version, problem, "a metric cannot be read"),
-            }
+    /// Reads what the control plane has anew.
+    async fn catch_up(&self) {
+        let _reading = self.0.reading.lock().await;
+        let (snapshot, held) = (self.0.control.snapshot(), self.0.held.load_full());
+        match tokio::task::spawn_blocking(move || definitions(&snapshot, &held)).await {
+            Ok(next) => self.0.held.store(Arc::new(next)),
+            Err(error) => tracing::error!(%error, "definitions of metrics stay as they were"),
         }
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
-        Ok(())
     }
 
-    /// Reads them again and again until `stopped`.
-    pub async fn watch(&self, definitions: &Definitions, stopped: CancellationToken) {
-        let watching = async {
+    /// Follows the control plane until `stopped`.
+    pub async fn keep(&self, stopped: CancellationToken) {
+        let mut changed = self.0.control.subscribe();
+        let following = async {
             loop {
-                if let Err(error) = self.refresh(definitions).await {
-                    tracing::debug!(%error, "metrics could not be read; the last ones stay");
+                self.catch_up().await;
+                if changed.changed().await.is_err() {
+                    return std::future::pending().await;
                 }
-                tokio::time::sleep(REFRESH).await;
             }
         };
-        stopped.run_until_cancelled(watching).await.unwrap_or(());
+        stopped.run_until_cancelled(following).await.unwrap_or(());
     }
 }
 
-fn parsed(name: &str, version: u32, text: &str) -> Result<Registered, String> {
-    let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let definition = document::definition(name, version, &document).map_err(|error| error.to_string())?;
-    Ok(Registered { definition: Arc::new(definition), document })
+/// The definitions in a snapshot. Only records that are new are parsed; one that cannot be read keeps the version before it.
+fn definitions(snapshot: &Snapshot, held: &Definitions) -> Definitions {
+    let mut next = Definitions::new();
+    for record in snapshot.records(Kind::Metric).filter(|record| snapshot.has_project(&record.project)) {
+        let before = held.get(&record.project).and_then(|metrics| metrics.get(&record.name));
+        let registered = match before {
+            Some(before) if before.record == *record => Some(before.clone()),
+            // The same record is not read again.
+            before => parsed(record).or_else(|| Some(Registered { record: Arc::clone(record), ..before?.clone() })),
+        };
+        if let Some(registered) = registered {
+            next.entry(Arc::clone(&record.project)).or_default().insert(Arc::clone(&record.name), registered);
+        }
+    }
+    next
+}
+
+fn parsed(record: &Arc<Record>) -> Option<Registered> {
+    let Record { project, name, version, document, .. } = &**record;
+    let read = || {
+        let document: Value = serde_json::from_str(document).map_err(|error| error.to_string())?;
+        let definition = document::definition(name, *version, &document).map_err(|error| error.to_string())?;
+        Ok::<_, String>(Registered { record: Arc::clone(record), definition: Arc::new(definition), document })
+    };
+    read().inspect_err(|problem| tracing::error!(%project, %name, version, problem, "a metric cannot be read")).ok()
 }

@@ -1,15 +1,10 @@
 //! Definitions in the control plane: records of the kind `metric`, created by compare-and-set.
 
-use tallyhouse_control::{ControlError, ControlStore, Kind, New};
-use tallyhouse_sql::Connection;
+use tallyhouse_control::{Control, ControlError, Kind, New};
 
 use super::document::Proposal;
 
-/// Where definitions are kept.
-#[derive(Clone)]
-pub struct Definitions(ControlStore);
-
-/// Why a metric was not registered or read.
+/// Why a metric was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
     /// No user that may write is configured.
@@ -47,41 +42,11 @@ impl From<ControlError> for RegisterError {
     }
 }
 
-/// A definition as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Whose it is.
-    pub project_id: String,
-    pub name: String,
-    /// The version in force.
-    pub version: u32,
-    /// JSON.
-    pub document: String,
-}
-
-impl Definitions {
-    /// Definitions of this ClickHouse.
-    pub fn new(reader: &Connection, writer: Option<&Connection>) -> Self {
-        Self(ControlStore::new(reader, writer))
-    }
-
-    /// The versions in force, of all projects.
-    pub async fn read(&self) -> Result<Vec<Stored>, RegisterError> {
-        let records = self.0.read_kind(Kind::Metric).await?;
-        let stored = records.into_iter().map(|record| Stored {
-            project_id: record.project.to_string(),
-            name: record.name.to_string(),
-            version: record.version,
-            document: record.document,
-        });
-        Ok(stored.collect())
-    }
-
-    /// Writes the next version. Returns its number.
-    pub async fn register(&self, project: &str, by: &str, proposal: &Proposal) -> Result<u32, RegisterError> {
-        let document = proposal.document.to_string();
-        let (kind, replaces) = (Kind::Metric, proposal.replaces);
-        let new = New { kind, project, name: &proposal.name, replaces, document: &document, by };
-        Ok(self.0.create(&new).await?)
-    }
+/// Writes the next version. Returns its number.
+pub async fn register(control: &Control, project: &str, by: &str, proposal: &Proposal) -> Result<u32, RegisterError> {
+    let store = control.store().ok_or(RegisterError::NotConfigured)?;
+    let document = proposal.document.to_string();
+    let (kind, replaces) = (Kind::Metric, proposal.replaces);
+    let new = New { kind, project, name: &proposal.name, replaces, document: &document, by };
+    Ok(store.create(&new).await?)
 }

@@ -98,8 +98,9 @@ async fn metrics_of_before_are_taken_over_once() {
     assert_eq!(ask(&writer, copied).await.unwrap(), "2");
     let store = store(&writer);
     let moved = async || {
-        let all = store.read_kind(Kind::Metric).await.unwrap();
-        all.into_iter().filter(|record| &*record.project == "moved").map(|record| record.version).collect::<Vec<_>>()
+        let all = store.read_since(0).await.unwrap();
+        let own = all.into_iter().filter(|record| record.kind == Kind::Metric && &*record.project == "moved");
+        own.map(|record| record.version).collect::<Vec<_>>()
     };
     assert_eq!(moved().await, [2]);
     let next = New { kind: Kind::Metric, project: "moved", name: "m", replaces: 2, document: "{}", by: "test" };
