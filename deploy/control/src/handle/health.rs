@@ -8,6 +8,9 @@ use crate::store::ControlError;
 /// Whether anybody is let in. Without a key a process serves nobody, so it is not ready.
 const KEYS: &str = "keys";
 
+const NO_KEY: &str =
+    "there is no API key, so nobody is let in; `tallyhouse keys create --project NAME --scope ingest` makes one";
+
 /// Whether what is known is up to date.
 const CONTROL: &str = "control";
 
@@ -19,11 +22,9 @@ pub(super) fn tell(health: &Health, snapshot: &Snapshot, looked: Option<Looked<'
     let is_known = snapshot.mark().is_some() || looked.is_none();
     match (snapshot.keys().next().is_some(), is_known) {
         (true, _) => health.set(KEYS, Status::Up, ""),
-        (false, true) => health.set(
-            KEYS,
-            Status::Down,
-            "there is no API key, so nobody is let in; `tallyhouse keys create --project NAME --scope ingest` makes one",
-        ),
+        // A new installation has none for a moment.
+        (false, true) if snapshot.all_records().next().is_none() => health.starting(KEYS, Status::Down, NO_KEY),
+        (false, true) => health.set(KEYS, Status::Down, NO_KEY),
         (false, false) => health.starting(KEYS, Status::Down, "not known yet: ClickHouse has not been read"),
     }
     match looked {
