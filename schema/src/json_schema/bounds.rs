@@ -5,24 +5,13 @@
 
 use serde_json::{Map, Value};
 
+use super::budget::{Budget, MAX_SCHEMA_BYTES};
 use super::keywords::{self, Shape};
 use super::{Fault, formats, patterns, pointer};
 use crate::limits::MAX_PROPERTIES;
 
-/// A document in bytes.
-pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
-
-/// Keywords of one schema, once its references are written out.
-pub const MAX_KEYWORDS: usize = 1_000;
-
-/// Of those, below the items of an array: an event can have thousands of items.
-const MAX_ITEM_KEYWORDS: usize = 64;
-
 /// Schemas within schemas.
 const MAX_NESTING: usize = 24;
-
-/// Patterns of one schema: each takes memory of its own.
-const MAX_PATTERNS: usize = 50;
 
 /// Values of one enumeration.
 const MAX_VALUES: usize = 1_000;
@@ -51,7 +40,7 @@ pub(super) fn expand(schema: &Value) -> Result<Value, Fault> {
     if let Some(kind) = fields.get("type").filter(|kind| *kind != "object") {
         return Err(Fault::at("/schema/type", format!("properties are an object: `type` is \"object\", not {kind}")));
     }
-    let mut expander = Expander { root: schema, open: Vec::new(), keywords: 0, patterns: 0 };
+    let mut expander = Expander { root: schema, open: Vec::new(), budget: Budget::default() };
     let mut expanded = expander.schema(schema, "/schema", At::ROOT)?;
     if let Value::Object(fields) = &mut expanded {
         fields.insert("type".to_owned(), "object".into());
@@ -63,12 +52,12 @@ pub(super) fn expand(schema: &Value) -> Result<Value, Fault> {
 #[derive(Clone, Copy)]
 struct At {
     depth: usize,
-    /// Keywords before the items that it is below.
-    items_since: Option<usize>,
+    /// What was counted before the items that it is below.
+    items: Option<Budget>,
 }
 
 impl At {
-    const ROOT: Self = Self { depth: 0, items_since: None };
+    const ROOT: Self = Self { depth: 0, items: None };
 
     const fn below(self) -> Self {
         Self { depth: self.depth + 1, ..self }
@@ -79,8 +68,7 @@ struct Expander<'a> {
     root: &'a Value,
     /// References that are being written out.
     open: Vec<&'a str>,
-    keywords: usize,
-    patterns: usize,
+    budget: Budget,
 }
 
 impl<'a> Expander<'a> {
@@ -88,7 +76,7 @@ impl<'a> Expander<'a> {
         if at.depth > MAX_NESTING {
             return Err(Fault::at(pointer, format!("schemas are nested deeper than {MAX_NESTING} levels")));
         }
-        self.count(pointer, at)?;
+        self.budget.keyword(pointer, at.items)?;
         let fields = match schema {
             Value::Bool(_) => return Ok(schema.clone()),
             Value::Object(fields) => fields,
@@ -117,11 +105,14 @@ impl<'a> Expander<'a> {
                     ),
                 ));
             };
-            self.count(&pointer, at)?;
+            self.budget.keyword(&pointer, at.items)?;
             match shape {
                 Shape::Annotation | Shape::Definitions => {}
                 Shape::Reference => referred = Some(self.reference(value, &pointer, at)?),
-                shape => drop(out.insert(keyword.clone(), self.value(shape, keyword, value, &pointer, at)?)),
+                shape => {
+                    self.budget.name(keyword, &pointer)?;
+                    out.insert(keyword.clone(), self.value(shape, keyword, value, &pointer, at)?);
+                }
             }
         }
         Ok(match referred {
@@ -138,22 +129,6 @@ impl<'a> Expander<'a> {
                 Value::Object(out)
             }
         })
-    }
-
-    fn count(&mut self, pointer: &str, at: At) -> Result<(), Fault> {
-        self.keywords += 1;
-        if self.keywords > MAX_KEYWORDS {
-            let problem =
-                format!("the schema has more than {MAX_KEYWORDS} keywords, once its references are written out");
-            return Err(Fault::at(pointer, problem));
-        }
-        match at.items_since {
-            Some(since) if self.keywords - since > MAX_ITEM_KEYWORDS => Err(Fault::at(
-                pointer,
-                format!("there are more than {MAX_ITEM_KEYWORDS} keywords below the items of an array"),
-            )),
-            _ => Ok(()),
-        }
     }
 
     fn reference(&mut self, value: &'a Value, pointer: &str, at: At) -> Result<Value, Fault> {
@@ -212,8 +187,9 @@ impl<'a> Expander<'a> {
                         format!("an enumeration has 1 to {MAX_VALUES} values, not {}", values.len()),
                     ));
                 }
+                values.iter().try_for_each(|value| self.budget.compared(value, pointer, at.items))?;
             }
-            Shape::Value => {}
+            Shape::Value => self.budget.compared(value, pointer, at.items)?,
             Shape::Names => names(value).ok_or_else(|| wrong("a list of at most 200 names"))?,
             Shape::NamesByName => {
                 let are_lists = value.as_object().is_some_and(|lists| lists.values().all(|list| names(list).is_some()));
@@ -221,8 +197,8 @@ impl<'a> Expander<'a> {
             }
             Shape::Schema => {
                 let is_items = matches!(keyword, "items" | "contains");
-                let items_since = at.items_since.or_else(|| is_items.then_some(self.keywords));
-                return self.schema(value, pointer, At { items_since, ..at.below() });
+                let items = at.items.or_else(|| is_items.then_some(self.budget));
+                return self.schema(value, pointer, At { items, ..at.below() });
             }
             Shape::SchemaList => {
                 let list = value.as_array().filter(|list| (1..=MAX_LISTED).contains(&list.len()));
@@ -241,20 +217,19 @@ impl<'a> Expander<'a> {
                     if shape == Shape::SchemasByPattern {
                         self.pattern(name, &pointer)?;
                     }
+                    self.budget.name(name, &pointer)?;
                     out.insert(name.clone(), self.schema(schema, &pointer, at.below())?);
                 }
                 return Ok(Value::Object(out));
             }
             Shape::Annotation | Shape::Definitions | Shape::Reference => {}
         }
+        self.budget.written(value, pointer)?;
         Ok(value.clone())
     }
 
     fn pattern(&mut self, pattern: &str, pointer: &str) -> Result<(), Fault> {
-        self.patterns += 1;
-        if self.patterns > MAX_PATTERNS {
-            return Err(Fault::at(pointer, format!("the schema has more than {MAX_PATTERNS} patterns")));
-        }
+        self.budget.pattern(pointer)?;
         patterns::compile(pattern).map(drop).map_err(|problem| Fault::at(pointer, problem))
     }
 }

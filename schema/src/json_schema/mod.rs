@@ -11,14 +11,17 @@
 //!
 //! **Cost.** What nearly every schema is made of (types, bounds, lengths, patterns, formats, enumerations, required and additional
 //! properties, at any depth) becomes a table by name, which is checked against what [`crate::raw`] read anyway. Items of arrays go to the
-//! crate, one array at a time. Other keywords (`anyOf`, `if`, …) have the properties put together again as one value for the crate.
+//! crate, one array at a time. Other keywords (`anyOf`, `if`, …) have the properties put together again as one value for the crate; there no name has a dot.
 //!
 //! **Bounds.** A schema is a tenant's text that runs on our processors: its size, depth and keywords are bounded after every reference is
 //! written out, references lead nowhere but into the same document and not back to themselves, and patterns run in linear time.
 
 mod bounds;
+mod budget;
 mod coerce;
 pub mod compatibility;
+mod dotted;
+mod exact;
 mod flat;
 mod formats;
 mod keywords;
@@ -34,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::property::Property;
-pub use bounds::{MAX_KEYWORDS, MAX_SCHEMA_BYTES};
+pub use budget::{MAX_KEYWORDS, MAX_SCHEMA_BYTES};
 use coerce::Coerced;
 use flat::Flat;
 pub use violation::{Violation, Violations};
@@ -111,7 +114,10 @@ impl EventSchema {
         let coerced = Coerced::of(coerce, &expanded)?;
         let form = match Flat::compile(&expanded)? {
             Some(flat) => Form::Flat(flat),
-            None => Form::Whole(Box::new(Whole::compile(&expanded, "/schema")?)),
+            None => {
+                dotted::refuse(&expanded, "/schema")?;
+                Form::Whole(Box::new(Whole::compile(&expanded, "/schema")?))
+            }
         };
         Ok(Self { mode, expanded, coerced, form })
     }

@@ -13,7 +13,8 @@ pub(super) fn object(sent: &Sent<'_, '_>) -> Value {
     }
     // An object of empty objects comes after what it holds.
     let empty = sent.empty_objects.iter().rev().map(|name| (name, Value::Object(Map::new())));
-    for (name, value) in empty.chain(sent.nulls.iter().map(|name| (name, Value::Null))) {
+    let nulls = sent.nulls.iter().filter(|name| !is_given(name, sent)).map(|name| (name, Value::Null));
+    for (name, value) in empty.chain(nulls) {
         if !is_of_context(name) {
             put(&mut object, name, value);
         }
@@ -24,6 +25,12 @@ pub(super) fn object(sent: &Sent<'_, '_>) -> Value {
 /// Whether an object without entries was the context or within it.
 pub(super) fn is_of_context(name: &str) -> bool {
     name.strip_prefix("context").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether there is a value of this name too, or within it. It is what is kept, wherever a `null` of the name stands.
+pub(super) fn is_given(name: &str, sent: &Sent<'_, '_>) -> bool {
+    let is_of = |given: &str| given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    sent.properties.iter().any(|property| property.sent.place != Place::Context && is_of(&property.name))
 }
 
 /// A property as JSON.

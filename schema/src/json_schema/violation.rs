@@ -38,9 +38,10 @@ pub struct Violations {
 }
 
 impl Violations {
-    pub(super) fn add(&mut self, pointer: String, expected: &str, found: String) {
+    /// Counts one. Only when it is listed is it written.
+    pub(super) fn add(&mut self, pointer: impl FnOnce() -> String, expected: &str, found: impl FnOnce() -> String) {
         if self.listed.len() < MAX_LISTED {
-            self.listed.push(Violation { pointer, expected: cut(expected), found });
+            self.listed.push(Violation { pointer: pointer(), expected: cut(expected), found: found() });
         } else {
             self.omitted += 1;
         }

@@ -40,7 +40,7 @@ impl Whole {
         }
         for error in self.0.iter_errors(value) {
             let (inner, expected, found) = told(&error);
-            violations.add(within(&inner), &expected, found);
+            violations.add(|| within(&inner), &expected, || found);
             // No more is looked for than is listed: each costs.
             if violations.is_full() {
                 return;

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::super::exact::Exact;
 use super::super::formats::Format;
 use super::super::whole::Whole;
 use super::super::{Fault, patterns, pointer};
@@ -126,7 +127,10 @@ impl Compiler {
                 }
                 (None, Additional::Refused | Additional::Like(_)) => return Ok(None),
             };
-            self.required.push((at, needed));
+            // A name may be given twice, and is missed once.
+            if !self.required.contains(&(at, needed)) {
+                self.required.push((at, needed));
+            }
         }
         if let Some(node) = self.nodes.get_mut(at) {
             node.additional = additional;
@@ -157,9 +161,9 @@ const fn exact(bits: u8) -> Types {
 struct Fraction;
 
 fn bounds(fields: &Map<String, Value>) -> Result<Option<Bounds>, Fraction> {
-    let number = |keyword: &str| fields.get(keyword).and_then(Value::as_f64);
+    let number = |keyword: &str| fields.get(keyword).and_then(Value::as_number).map(Exact::of);
     let multiple_of = number("multipleOf");
-    if multiple_of.is_some_and(|unit| unit.fract() != 0.0) {
+    if matches!(multiple_of, Some(Exact::Double(unit)) if unit.fract() != 0.0) {
         return Err(Fraction);
     }
     let bounds = Bounds {
@@ -206,7 +210,7 @@ fn values(fields: &Map<String, Value>) -> Result<Option<Values>, Composite> {
     for value in all {
         match value {
             Value::String(text) => values.texts.push(text),
-            Value::Number(number) => values.numbers.push(number.as_f64().ok_or(Composite)?),
+            Value::Number(number) => values.numbers.push(Exact::of(&number)),
             Value::Bool(known) => values.booleans.push(known),
             Value::Null => values.has_null = true,
             Value::Array(_) | Value::Object(_) => return Err(Composite),

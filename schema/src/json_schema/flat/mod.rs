@@ -7,7 +7,7 @@ mod table;
 use std::borrow::Cow;
 
 use super::pointer::of_path;
-use super::rebuild::is_of_context;
+use super::rebuild::{is_given, is_of_context};
 use super::violation::{Violations, excerpt_of_property};
 use super::{Fault, Sent};
 use crate::limits::MAX_DEPTH;
@@ -97,7 +97,8 @@ impl Flat {
         let absent = |names: &'_ [Cow<'_, str>]| names.iter().any(|name| !is_of_context(name));
         if absent(sent.empty_objects) || absent(sent.nulls) {
             let objects = sent.empty_objects.iter().map(|name| (name, Found::Object));
-            let nulls = sent.nulls.iter().map(|name| (name, Found::Null));
+            // A value takes the place of a `null`, before it or after it: the value is kept.
+            let nulls = sent.nulls.iter().filter(|name| !is_given(name, sent)).map(|name| (name, Found::Null));
             for (name, found) in objects.chain(nulls).filter(|(name, _)| !is_of_context(name)) {
                 self.look_at(name, found, &mut present, violations);
             }
@@ -107,7 +108,7 @@ impl Flat {
                 && !present.has(*needed)
                 && let Some(node) = self.nodes.get(*needed)
             {
-                violations.add(of_path(&node.path, Place::Properties), "there", "not there".to_owned());
+                violations.add(|| of_path(&node.path, Place::Properties), "there", || "not there".to_owned());
             }
         }
     }
@@ -133,7 +134,7 @@ impl Flat {
                 && is_new
                 && let Err(expected) = node.check_object()
             {
-                violations.add(of_path(&node.path, found.place()), &expected, "an object".to_owned());
+                violations.add(|| of_path(&node.path, found.place()), &expected, || "an object".to_owned());
             }
             if place == 0 || (is_within && !is_new) {
                 return;
@@ -160,7 +161,7 @@ impl Flat {
             self.mark(place, found, present, violations);
             if let Err(expected) = node.check_object() {
                 if is_new {
-                    violations.add(of_path(&node.path, found.place()), &expected, "an object".to_owned());
+                    violations.add(|| of_path(&node.path, found.place()), &expected, || "an object".to_owned());
                 }
                 return;
             }
@@ -168,7 +169,11 @@ impl Flat {
         match node.additional {
             Additional::Any => {}
             Additional::Refused => {
-                violations.add(of_path(name, found.place()), "absent: the schema does not name it", found.excerpt());
+                violations.add(
+                    || of_path(name, found.place()),
+                    "absent: the schema does not name it",
+                    || found.excerpt(),
+                );
             }
             Additional::Like(like) => {
                 let Some(like) = self.nodes.get(like) else { return };
@@ -177,7 +182,7 @@ impl Flat {
                     Some((first, _)) => {
                         let outer = name.get(..name.len() - rest.len() + first.len()).unwrap_or(name);
                         if let Err(expected) = like.check_object() {
-                            violations.add(of_path(outer, found.place()), &expected, "an object".to_owned());
+                            violations.add(|| of_path(outer, found.place()), &expected, || "an object".to_owned());
                         }
                     }
                 }
@@ -198,6 +203,6 @@ fn check_node(node: &Node, name: &str, found: Found<'_, '_>, violations: &mut Vi
         Found::Null => node.check_null(),
     };
     if let Err(expected) = expected {
-        violations.add(of_path(name, found.place()), &expected, found.excerpt());
+        violations.add(|| of_path(name, found.place()), &expected, || found.excerpt());
     }
 }

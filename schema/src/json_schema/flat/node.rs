@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use regex::Regex;
 use serde_json::Value;
 
+use super::super::exact::Exact;
 use super::super::formats::Format;
 use super::super::patterns::MAX_MATCHED_BYTES;
 use super::super::pointer::of_path;
@@ -55,12 +56,12 @@ pub(super) enum Additional {
 /// Bounds of a number.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bounds {
-    pub(super) minimum: Option<f64>,
-    pub(super) maximum: Option<f64>,
-    pub(super) above: Option<f64>,
-    pub(super) below: Option<f64>,
+    pub(super) minimum: Option<Exact>,
+    pub(super) maximum: Option<Exact>,
+    pub(super) above: Option<Exact>,
+    pub(super) below: Option<Exact>,
     /// A whole number.
-    pub(super) multiple_of: Option<f64>,
+    pub(super) multiple_of: Option<Exact>,
 }
 
 /// What is said of a text.
@@ -77,7 +78,7 @@ pub(super) struct TextRules {
 pub(super) struct Values {
     /// In order.
     pub(super) texts: Vec<String>,
-    pub(super) numbers: Vec<f64>,
+    pub(super) numbers: Vec<Exact>,
     pub(super) booleans: Vec<bool>,
     pub(super) has_null: bool,
     /// For messages.
@@ -143,7 +144,7 @@ impl Node {
         match (property.sent.kind, &property.value) {
             (Kind::Text, PropertyValue::Text(text)) => self.check_text(text),
             (Kind::Number, PropertyValue::Number(number)) => self.check_number(*number),
-            // Too long for a double, which is close enough for bounds.
+            // Too long for a double.
             (Kind::Number, PropertyValue::Text(text)) => self.check_long_number(text),
             (Kind::Boolean, PropertyValue::Text(text)) => self.check_boolean(text == "true"),
             (Kind::Array, _) => {
@@ -164,18 +165,15 @@ impl Node {
     }
 
     fn check_long_number(&self, text: &str) -> Result<(), Cow<'_, str>> {
-        let is_whole = !text.contains(['.', 'e', 'E']);
-        self.check_type(if is_whole { Types::NUMBER | Types::INTEGER } else { Types::NUMBER })?;
-        if let Some(values) = &self.values {
-            return Err(values.expected().into());
-        }
-        let bounds = self.bounds.as_ref().map(|bounds| Bounds { multiple_of: None, ..**bounds });
-        bounds.map_or(Ok(()), |bounds| bounds.check(text.parse().unwrap_or(f64::INFINITY)))
+        self.check_exact(Exact::of_text(text), !text.contains(['.', 'e', 'E']))
     }
 
     fn check_number(&self, number: f64) -> Result<(), Cow<'_, str>> {
-        let types = if number.fract() == 0.0 { Types::NUMBER | Types::INTEGER } else { Types::NUMBER };
-        self.check_type(types)?;
+        self.check_exact(Exact::Double(number), number.fract() == 0.0)
+    }
+
+    fn check_exact(&self, number: Exact, is_whole: bool) -> Result<(), Cow<'_, str>> {
+        self.check_type(if is_whole { Types::NUMBER | Types::INTEGER } else { Types::NUMBER })?;
         if let Some(values) = &self.values
             && !values.numbers.contains(&number)
         {
@@ -215,9 +213,10 @@ impl Values {
 }
 
 impl Bounds {
-    fn check(&self, number: f64) -> Result<(), Cow<'static, str>> {
-        let outside =
-            |limit: Option<f64>, is_outside: fn(f64, f64) -> bool| limit.filter(|limit| is_outside(number, *limit));
+    fn check(&self, number: Exact) -> Result<(), Cow<'static, str>> {
+        let outside = |limit: Option<Exact>, is_outside: fn(Exact, Exact) -> bool| {
+            limit.filter(|limit| is_outside(number, *limit))
+        };
         let expected = if let Some(limit) = outside(self.minimum, |number, limit| number < limit) {
             format!("at least {limit}")
         } else if let Some(limit) = outside(self.maximum, |number, limit| number > limit) {
@@ -226,7 +225,8 @@ impl Bounds {
             format!("more than {limit}")
         } else if let Some(limit) = outside(self.below, |number, limit| number >= limit) {
             format!("less than {limit}")
-        } else if let Some(unit) = outside(self.multiple_of, |number, unit| number % unit != 0.0) {
+        } else if let Some(unit) = outside(self.multiple_of, |number, unit| number.is_multiple_of(unit) == Some(false))
+        {
             format!("a multiple of {unit}")
         } else {
             return Ok(());
