@@ -17,7 +17,7 @@ const MAX_COERCED: usize = 50;
 
 /// What a text is read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Number,
     Boolean,
     DateTime,
@@ -52,6 +52,16 @@ impl Coerced {
             Ok((name.clone(), target))
         };
         names.iter().enumerate().map(target).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The properties that are coerced.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&str, Target)> {
+        self.0.iter().map(|(name, target)| (name.as_str(), *target))
+    }
+
+    /// What a property is read as.
+    pub(super) fn target(&self, name: &str) -> Option<Target> {
+        self.each().find(|(known, _)| *known == name).map(|(_, target)| target)
     }
 
     /// Changes what can be read; the rest is left for the check.
@@ -100,7 +110,22 @@ fn target(schema: &Value) -> Option<Target> {
     }
 }
 
+/// Whether a number may stand under a path, as far as its `type` says.
+pub(super) fn may_be_number(schema: &Value, path: &str) -> bool {
+    let is_number = |name: &Value| matches!(name.as_str(), Some("number" | "integer"));
+    match declared(schema, path).map(|schema| schema.get("type")) {
+        Some(Some(Value::Array(all))) => all.iter().any(is_number),
+        Some(Some(one)) => is_number(one),
+        Some(None) | None => true,
+    }
+}
+
 impl Target {
+    /// Whether numbers are changed too.
+    pub(super) const fn reads_numbers(self) -> bool {
+        matches!(self, Self::DateTime | Self::Date)
+    }
+
     fn read(self, property: &Property<'_>) -> Option<(Kind, PropertyValue<'static>)> {
         match (self, property.sent.kind, &property.value) {
             (Self::Number, Kind::Text, PropertyValue::Text(text)) => {

@@ -270,6 +270,42 @@ fn what_comes_as_text_is_coerced_where_that_is_declared() {
 }
 
 #[test]
+fn whole_numbers_beyond_doubles_are_compared_exactly() {
+    for (schema, good, bad) in [
+        (json!({"enum": [9_007_199_254_740_993_u64]}), "9007199254740993", "9007199254740992"),
+        (json!({"const": 9_007_199_254_740_993_u64}), "9007199254740993", "9007199254740995"),
+        (json!({"maximum": 9_007_199_254_740_993_u64}), "9007199254740993", "9007199254740994"),
+        (json!({"exclusiveMinimum": 9_007_199_254_740_992_u64}), "9007199254740993", "9007199254740992"),
+        (json!({"multipleOf": 3}), "9007199254740993", "9007199254740994"),
+    ] {
+        let schema = compile(json!({"properties": {"p": schema}}));
+        let event = |value: &str| format!(r#"{{"eventType":"a","properties":{{"p":{value}}}}}"#);
+        assert!(schema.is_flat() && check(&schema, &event(good)).is_empty(), "{good}");
+        assert_eq!(check(&schema, &event(bad)).count(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn a_value_takes_the_place_of_a_null() {
+    let flat = compile(json!({"properties": {"a": {"type": "number"}}}));
+    let whole = compile(json!({"properties": {"a": {"type": "number"}}, "maxProperties": 3}));
+    for schema in [&flat, &whole] {
+        for event in [r#"{"a":null,"a":1}"#, r#"{"a":1,"a":null}"#] {
+            let found = check(schema, &format!(r#"{{"eventType":"a","properties":{event}}}"#));
+            assert!(found.is_empty(), "{event}: {found}");
+        }
+        assert_eq!(check(schema, r#"{"eventType":"a","properties":{"a":null}}"#).count(), 1);
+    }
+    assert!(flat.is_flat() && !whole.is_flat());
+}
+
+#[test]
+fn a_name_that_is_required_twice_is_missed_once() {
+    let schema = compile(json!({"required": ["a", "b", "a"]}));
+    assert_eq!(pointers(&check(&schema, r#"{"eventType":"a"}"#)), ["/properties/a", "/properties/b"]);
+}
+
+#[test]
 fn nothing_is_checked_or_coerced_when_it_is_off() {
     let schema =
         EventSchema::compile(&json!({"properties": {"a": {"type": "number"}}}), &["a".to_owned()], Mode::Off).unwrap();
@@ -310,12 +346,12 @@ fn a_new_version_is_compared_with_the_one_in_force() {
         (json!(true), vec![], vec!["/schema/type", "/schema/required"]),
     ] {
         for (rule, expected) in [(Compatibility::Backward, &backward), (Compatibility::Forward, &forward)] {
-            let found = rule.compare(Some(&base), Some(&new));
+            let found = rule.compare_schemas(&base, &new);
             let at: Vec<_> = found.breaks.iter().map(|found| found.pointer.as_str()).collect();
             assert_eq!(&at, expected, "{rule:?} {new}");
         }
-        assert!(Compatibility::None.compare(Some(&base), Some(&new)).breaks.is_empty());
-        let full = Compatibility::Full.compare(Some(&base), Some(&new)).breaks.len();
+        assert!(Compatibility::None.compare_schemas(&base, &new).breaks.is_empty());
+        let full = Compatibility::Full.compare_schemas(&base, &new).breaks.len();
         assert_eq!(full, backward.len() + forward.len());
     }
     let closed = with(|s| s["additionalProperties"] = json!(false));
@@ -324,10 +360,10 @@ fn a_new_version_is_compared_with_the_one_in_force() {
         drop(fewer["properties"].as_object_mut().unwrap().remove("c"));
         fewer
     };
-    let found = Compatibility::Backward.compare(Some(&closed), Some(&fewer));
+    let found = Compatibility::Backward.compare_schemas(&closed, &fewer);
     assert_eq!(found.breaks.first().unwrap().pointer, "/schema/properties/c", "it is no longer taken");
     let named = with(|s| s["properties"]["d"] = json!({"type": "string"}));
-    assert_eq!(Compatibility::Backward.compare(Some(&base), Some(&named)).notes.len(), 1);
+    assert_eq!(Compatibility::Backward.compare_schemas(&base, &named).notes.len(), 1);
 }
 
 fn scalar_schema() -> impl Strategy<Value = Value> {

@@ -102,12 +102,11 @@ fn before(in_force: Option<InForce>) -> Result<Before, SchemaError> {
 
 fn proposal(before: &Before, declaration: &EventTypeDeclaration, now_ms: i64) -> Result<Proposal, SchemaError> {
     let declared = EventType::declared(declaration)?;
-    let schema = |event_type: &EventType| event_type.schema.as_ref().map(|schema| schema.expanded().clone());
-    let old = before.declaration.is_some().then(|| schema(&before.event_type)).flatten();
+    let old = before.event_type.schema.as_deref().filter(|_| before.declaration.is_some());
     // Without a schema in force there is no promise yet.
     let Comparison { breaks, mut notes } = match old {
         None => Comparison::default(),
-        old => declaration.compatibility.compare(old.as_ref(), schema(&declared).as_ref()),
+        old => declaration.compatibility.compare(old, declared.schema.as_deref()),
     };
     if !breaks.is_empty() {
         return Err(SchemaError::Incompatible(breaks));
