@@ -63,13 +63,13 @@ fn of(path: &Path, error: &dyn Error) -> Box<dyn Error> {
 async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -> Outcome {
     match what {
         Schemas::Apply { whose, .. } => apply(catalogue, &whose, files).await,
-        Schemas::Diff { whose, .. } => diff(catalogue, &whose, files),
+        Schemas::Diff { whose, .. } => diff(catalogue, &whose, files).await,
         Schemas::List { whose } => {
             list(&catalogue.declarations(project(&whose)).into_values().collect::<Vec<_>>(), whose.json);
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Show { whose, event_type } => {
-            let found = catalogue.declarations(project(&whose)).remove(&event_type);
+            let found = catalogue.declaration(project(&whose), &event_type);
             let found = found.ok_or_else(|| format!("`{event_type}` is not declared"))?;
             let text =
                 if whose.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
@@ -126,7 +126,7 @@ async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outc
     Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
+async fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
     let project = project(whose);
     let declared = catalogue.declarations(project);
     let (mut results, mut refused) = (Vec::new(), 0);
@@ -134,7 +134,7 @@ fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
         let event_type = declaration.event_type.as_str();
         let in_force = declared.get(event_type);
         let is_same = in_force.is_some_and(|in_force| in_force.declaration == *declaration);
-        let (what, notes, error) = match schemas::propose(catalogue, project, declaration) {
+        let (what, notes, error) = match schemas::propose(catalogue, project, declaration).await {
             Ok(_) if is_same => ("unchanged", Vec::new(), None),
             Ok(proposal) => (if in_force.is_some() { "changed" } else { "new" }, proposal.notes, None),
             Err(error) => {

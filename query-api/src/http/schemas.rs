@@ -87,7 +87,7 @@ pub(super) async fn register(
         let body = body_reading::read(&headers, body, MAX_DOCUMENT_BYTES).await.map_err(Problem::from)?;
         let (declaration, replaces) = declaration(&body)?;
         if is_dry {
-            let proposal = schemas::propose(&app.catalogue, scope.project(), &declaration).map_err(of_schema)?;
+            let proposal = schemas::propose(&app.catalogue, scope.project(), &declaration).await.map_err(of_schema)?;
             return Ok((StatusCode::OK, json!({"event_type": declaration.event_type, "notes": proposal.notes})));
         }
         let who = Who { project: scope.project(), by: scope.caller() };
@@ -133,7 +133,7 @@ async fn answered(shared: &HttpState, answer: impl Future<Output = Answer>) -> R
 }
 
 fn in_force(app: &App, project: &str, name: &str) -> Result<InForce, Problem> {
-    app.catalogue.declarations(project).remove(name).ok_or_else(|| {
+    app.catalogue.declaration(project, name).ok_or_else(|| {
         let message = "no such event type is declared; `GET /v1/admin/schemas` lists those that are";
         Problem::new(StatusCode::NOT_FOUND, "not_declared", message)
     })
@@ -199,7 +199,7 @@ fn of_schema(error: SchemaError) -> Problem {
             let breaks = serde_json::to_value(breaks).unwrap_or_default();
             with(StatusCode::UNPROCESSABLE_ENTITY, "incompatible_schema").with("breaks", breaks)
         }
-        SchemaError::Full => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_schemas"),
+        SchemaError::Full | SchemaError::FullOfNames => with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_schemas"),
         SchemaError::NotRegistered(_) => with(StatusCode::NOT_FOUND, "not_declared"),
         SchemaError::Control(ControlError::Conflict { in_force }) => {
             with(StatusCode::CONFLICT, "version_conflict").with("version", *in_force)

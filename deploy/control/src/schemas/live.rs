@@ -75,12 +75,22 @@ pub struct InForce {
     pub declaration: EventTypeDeclaration,
 }
 
-/// A declaration that was compiled.
+/// What was made of a record.
 #[derive(Clone)]
 struct Compiled {
+    /// The version that was read last, whatever came of it: it is read once.
     version: u32,
-    /// `None`: nothing is declared any more.
-    event_type: Option<Arc<EventType>>,
+    meaning: Meaning,
+}
+
+/// What the last version says that could be used.
+#[derive(Clone)]
+enum Meaning {
+    /// None could: as if nothing were registered.
+    Unknown,
+    /// Nothing is declared any more.
+    Undeclared,
+    Declared(Arc<EventType>),
 }
 
 type Name = (Arc<str>, Arc<str>);
@@ -92,6 +102,40 @@ struct Held {
     /// Of projects without declarations of their own.
     others: Arc<Catalogue>,
     projects: HashMap<Arc<str>, Arc<Catalogue>>,
+}
+
+/// Records of one project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) names: usize,
+    pub(super) declared: usize,
+}
+
+/// Whose records are looked at for a project, the first that says something first.
+fn levels(project: &str) -> impl DoubleEndedIterator<Item = (&str, Level)> {
+    let own = (!project.is_empty()).then_some((project, Level::Project));
+    own.into_iter().chain([("", Level::Installation)])
+}
+
+fn of_project<'h>(
+    compiled: &'h BTreeMap<Name, Compiled>,
+    project: &'h str,
+) -> impl Iterator<Item = (&'h str, &'h Compiled)> {
+    let from = (Arc::from(project), Arc::from(""));
+    let own = compiled.range(from..).take_while(move |((of, _), _)| &**of == project);
+    own.map(|((_, name), compiled)| (&**name, compiled))
+}
+
+impl InForce {
+    fn seed(declaration: &EventTypeDeclaration) -> Self {
+        Self { version: 0, level: Level::Seed, since: BTreeMap::new(), declaration: declaration.clone() }
+    }
+
+    /// `None`: it was taken away.
+    fn recorded(document: SchemaDocument, version: u32, level: Level) -> Option<Self> {
+        let SchemaDocument { declaration, since } = document;
+        declaration.map(|declaration| Self { version, level, since, declaration })
+    }
 }
 
 impl LiveCatalogue {
@@ -128,29 +172,43 @@ impl LiveCatalogue {
 
     /// The declaration of each type that is in force for a project, as written.
     pub fn declarations(&self, project: &str) -> BTreeMap<String, InForce> {
-        let seeds = self.0.seeds.declarations().iter().map(|declaration| {
-            let in_force =
-                InForce { version: 0, level: Level::Seed, since: BTreeMap::new(), declaration: declaration.clone() };
-            (declaration.event_type.clone(), in_force)
-        });
+        let seeds = self.0.seeds.declarations().iter();
+        let seeds = seeds.map(|declaration| (declaration.event_type.clone(), InForce::seed(declaration)));
         let mut declarations: BTreeMap<String, InForce> = seeds.collect();
         let snapshot = self.0.control.snapshot();
-        let levels = [("", Level::Installation), (project, Level::Project)];
-        for (project, level) in
-            levels.into_iter().filter(|(project, level)| *level == Level::Installation || !project.is_empty())
-        {
+        for (project, level) in levels(project).rev() {
             for record in snapshot.records_of(Kind::Schema, project) {
-                let Ok(SchemaDocument { declaration, since }) = record.read() else { continue };
-                match declaration {
+                let Ok(document) = record.read::<SchemaDocument>() else { continue };
+                match InForce::recorded(document, record.version, level) {
                     None => drop(declarations.remove(&*record.name)),
-                    Some(declaration) => {
-                        let in_force = InForce { version: record.version, level, since, declaration };
-                        declarations.insert(record.name.to_string(), in_force);
-                    }
+                    Some(in_force) => drop(declarations.insert(record.name.to_string(), in_force)),
                 }
             }
         }
         declarations
+    }
+
+    /// The one of a type.
+    pub fn declaration(&self, project: &str, name: &str) -> Option<InForce> {
+        let snapshot = self.0.control.snapshot();
+        for (project, level) in levels(project) {
+            let Some(record) = snapshot.record(Kind::Schema, project, name) else { continue };
+            let Ok(document) = record.read::<SchemaDocument>() else { continue };
+            return InForce::recorded(document, record.version, level);
+        }
+        let mut seeds = self.0.seeds.declarations().iter();
+        seeds.find(|declaration| declaration.event_type == name).map(InForce::seed)
+    }
+
+    /// How many names of types have a record of a project (`""`: of the installation), and how many of them are declared.
+    pub(super) fn count(&self, project: &str) -> Count {
+        let held = self.0.held.load();
+        let mut count = Count { names: 0, declared: 0 };
+        for compiled in of_project(&held.compiled, project).map(|(_, compiled)| compiled) {
+            count.names += 1;
+            count.declared += usize::from(!matches!(compiled.meaning, Meaning::Undeclared));
+        }
+        count
     }
 
     /// Takes over what the control plane of this process knows by now.
@@ -193,17 +251,21 @@ impl Held {
         let mut compiled = BTreeMap::new();
         for record in snapshot.records(Kind::Schema) {
             let name = (Arc::clone(&record.project), Arc::clone(&record.name));
-            let before = self.compiled.get(&name);
-            let now = match before {
-                Some(before) if before.version == record.version => Some(before.clone()),
-                before => compile(record).or_else(|| before.cloned()),
+            let now = match self.compiled.get(&name) {
+                Some(before) if before.version == record.version => before.clone(),
+                before => {
+                    let kept = || before.map_or(Meaning::Unknown, |before| before.meaning.clone());
+                    Compiled { version: record.version, meaning: compile(record).unwrap_or_else(kept) }
+                }
             };
-            compiled.extend(now.map(|now| (name, now)));
+            compiled.insert(name, now);
         }
         let with = |catalogue: Catalogue, project: &str| {
-            let from = (Arc::from(project), Arc::from(""));
-            let own = compiled.range(from..).take_while(|((of, _), _)| &**of == project);
-            own.fold(catalogue, |catalogue, ((_, name), compiled)| catalogue.with(name, compiled.event_type.clone()))
+            of_project(&compiled, project).fold(catalogue, |catalogue, (name, compiled)| match &compiled.meaning {
+                Meaning::Unknown => catalogue,
+                Meaning::Undeclared => catalogue.with(name, None),
+                Meaning::Declared(event_type) => catalogue.with(name, Some(Arc::clone(event_type))),
+            })
         };
         let others = Arc::new(with(seeds.catalogue().clone(), ""));
         let mut projects = HashMap::new();
@@ -216,20 +278,20 @@ impl Held {
     }
 }
 
-/// `None`: it cannot be read, and the version before stays in force.
-fn compile(record: &Record) -> Option<Compiled> {
+/// `None`: it cannot be used, and the version before stays in force.
+fn compile(record: &Record) -> Option<Meaning> {
     let (project, name, version) = (&*record.project, &*record.name, record.version);
     let document = match record.read::<SchemaDocument>() {
         Ok(document) => document,
         Err(error) => {
-            tracing::error!(%error, project, name, "a declaration cannot be read; the one before stays");
+            tracing::error!(%error, project, name, version, "a declaration cannot be read; the one before stays");
             return None;
         }
     };
     // Versions of a project and of the installation are counted apart.
     let revision = u64::from(version) * 2 + u64::from(!project.is_empty());
     match event_type(&document, revision) {
-        Ok(event_type) => Some(Compiled { version, event_type }),
+        Ok(event_type) => Some(event_type.map_or(Meaning::Undeclared, Meaning::Declared)),
         Err(error) => {
             tracing::error!(%error, project, name, version, "a declaration cannot be used; the one before stays");
             None
@@ -306,8 +368,14 @@ mod tests {
         let next = snapshot.with(mark(5), [record("shop", "a", 2, r#"{"declaration":{"colour":1}}"#)], &fixed);
         let after = held.next(&next, &seeds);
         assert_eq!(sets(after.projects.get("shop").unwrap(), "a"), ["own"]);
-        let before = &held.compiled.get(&(Arc::from(""), Arc::from("b"))).unwrap().event_type;
-        let kept = &after.compiled.get(&(Arc::from(""), Arc::from("b"))).unwrap().event_type;
-        assert!(Arc::ptr_eq(before.as_ref().unwrap(), kept.as_ref().unwrap()));
+        let compiled = |held: &Held| match &held.compiled.get(&(Arc::from(""), Arc::from("b"))).unwrap().meaning {
+            Meaning::Declared(event_type) => Arc::clone(event_type),
+            Meaning::Unknown | Meaning::Undeclared => panic!("it is declared"),
+        };
+        assert!(Arc::ptr_eq(&compiled(&held), &compiled(&after)));
+        // Nor is what cannot be read looked at again.
+        let version =
+            |held: &Held, name: &str| held.compiled.get(&(Arc::from("shop"), Arc::from(name))).unwrap().version;
+        assert_eq!((version(&held, "d"), version(&after, "a")), (1, 2));
     }
 }

@@ -7,14 +7,17 @@ use tallyhouse_schema::catalogue::{DeclarationError, EventType, EventTypeDeclara
 use tallyhouse_schema::dimension::DEFAULT_SETS;
 use tallyhouse_schema::json_schema::compatibility::{Break, Comparison};
 
-use super::live::{InForce, LiveCatalogue, event_type};
+use super::live::{Count, InForce, LiveCatalogue, event_type};
 use crate::audit;
 use crate::kind::Kind;
 use crate::records::SchemaDocument;
 use crate::store::{ControlError, New};
 
-/// Declarations of one project at most.
+/// Declarations of one project at most. Those that were taken away do not count.
 const MOST_PER_PROJECT: usize = 1_000;
+
+/// Names that one project may ever declare: of each a record stays, also of those that were taken away.
+const MOST_NAMES: usize = 10_000;
 
 /// Whose declaration it is, and who registers it.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +55,14 @@ pub enum SchemaError {
     #[error("{}", incompatible(.0))]
     Incompatible(Vec<Break>),
     /// The project has as many as it may.
-    #[error("the project has {MOST_PER_PROJECT} declarations, which is the most")]
+    #[error("the project has {MOST_PER_PROJECT} declarations, which is the most; take one away that is not needed")]
     Full,
+    /// It has had as many names as it may.
+    #[error(
+        "the project has declared {MOST_NAMES} names of event types, which is the most, those that were taken away among them; \
+         use one of them again, and send what varies as a property"
+    )]
+    FullOfNames,
     /// Nothing of that name is registered there.
     #[error("`{0}` is not registered here, so there is nothing to take away")]
     NotRegistered(String),
@@ -80,13 +89,19 @@ struct Before {
 }
 
 /// Compares a declaration with what is in force. Writes nothing.
-pub fn propose(
+pub async fn propose(
     catalogue: &LiveCatalogue,
     project: &str,
     declaration: &EventTypeDeclaration,
 ) -> Result<Proposal, SchemaError> {
-    let in_force = catalogue.declarations(project).remove(&declaration.event_type);
-    proposal(&before(in_force)?, declaration, catalogue.control().now_ms())
+    let in_force = catalogue.declaration(project, &declaration.event_type);
+    let (declaration, now_ms) = (declaration.clone(), catalogue.control().now_ms());
+    // A schema may take a while to compile.
+    let compared = tokio::task::spawn_blocking(move || proposal(&before(in_force)?, &declaration, now_ms)).await;
+    compared.unwrap_or_else(|error| {
+        tracing::error!(%error, project, "a declaration could not be compared");
+        Err(ControlError::Unavailable.into())
+    })
 }
 
 fn before(in_force: Option<InForce>) -> Result<Before, SchemaError> {
@@ -144,7 +159,7 @@ pub async fn register(
     replaces: u32,
 ) -> Result<Registered, SchemaError> {
     // By what ClickHouse has now: another process may have registered a moment ago.
-    drop(catalogue.control().refresh().await);
+    catalogue.control().refresh().await?;
     catalogue.catch_up().await;
     let snapshot = catalogue.control().snapshot();
     let name = declaration.event_type.as_str();
@@ -154,25 +169,30 @@ pub async fn register(
     if in_force != replaces {
         return Err(ControlError::Conflict { in_force }.into());
     }
-    if own.is_none() && snapshot.records_of(Kind::Schema, who.project).count() >= MOST_PER_PROJECT {
-        return Err(SchemaError::Full);
-    }
-    let before = before(catalogue.declarations(who.project).remove(name))?;
-    let Proposal { document, notes } = proposal(&before, declaration, catalogue.control().now_ms())?;
-    if own
-        .and_then(|record| record.read::<SchemaDocument>().ok())
-        .is_some_and(|known| known.declaration == document.declaration)
-    {
+    let known = own.map(|record| record.read::<SchemaDocument>().ok().and_then(|document| document.declaration));
+    has_room(catalogue.count(who.project), known.as_ref().map(Option::is_some))?;
+    let Proposal { document, notes } = propose(catalogue, who.project, declaration).await?;
+    if known.is_some_and(|known| known == document.declaration) {
         return Ok(Registered { version: in_force, is_unchanged: true, notes: Vec::new() });
     }
     let version = write(catalogue, who, name, replaces, &document).await?;
     Ok(Registered { version, is_unchanged: false, notes })
 }
 
+/// `known`: whether there is a record of the name, and whether it declares anything.
+const fn has_room(count: Count, known: Option<bool>) -> Result<(), SchemaError> {
+    match known {
+        Some(true) => Ok(()),
+        None if count.names >= MOST_NAMES => Err(SchemaError::FullOfNames),
+        Some(false) | None if count.declared >= MOST_PER_PROJECT => Err(SchemaError::Full),
+        Some(false) | None => Ok(()),
+    }
+}
+
 /// Takes a declaration away: the type has none for this project, or for this installation, from the next version on.
 pub async fn delete(catalogue: &LiveCatalogue, who: Who<'_>, name: &str, replaces: u32) -> Result<u32, SchemaError> {
-    drop(catalogue.control().refresh().await);
-    let is_declared = catalogue.declarations(who.project).contains_key(name);
+    catalogue.control().refresh().await?;
+    let is_declared = catalogue.declaration(who.project, name).is_some();
     let record = catalogue.control().snapshot().record(Kind::Schema, who.project, name).cloned();
     let in_force = record.as_ref().map_or(0, |record| record.version);
     if !is_declared {
@@ -206,8 +226,10 @@ async fn write(
     audit::write(store, &audit::Done { project: who.project, actor: who.by, action, object: name, result, details })
         .await;
     let version = created?;
-    // The caller's next event or question may be about it.
-    drop(control.refresh().await);
+    // The caller's next event or question may be about it. That it was written is not in doubt.
+    if let Err(error) = control.refresh().await {
+        tracing::warn!(%error, project = who.project, name, version, "the declaration is written, and not known here yet");
+    }
     catalogue.catch_up().await;
     Ok(version)
 }
@@ -241,6 +263,17 @@ mod tests {
         let notes: Vec<_> =
             proposal.notes.iter().map(|note| note.problem.split(' ').take(4).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(notes, ["`new` is counted from", "`gone` is not counted"]);
+    }
+
+    #[test]
+    fn what_was_taken_away_takes_no_room_but_its_name() {
+        let full = Count { names: 1_200, declared: 1_000 };
+        assert_eq!(has_room(full, Some(true)), Ok(()), "another version of one that is declared");
+        assert_eq!(has_room(full, Some(false)), Err(SchemaError::Full));
+        assert_eq!(has_room(full, None), Err(SchemaError::Full));
+        assert_eq!(has_room(Count { declared: 999, ..full }, None), Ok(()));
+        let used = Count { names: 10_000, declared: 3 };
+        assert_eq!((has_room(used, None), has_room(used, Some(false))), (Err(SchemaError::FullOfNames), Ok(())));
     }
 
     #[test]

@@ -109,8 +109,8 @@ impl Seeds {
                 }
             }
         }
-        if is_new {
-            drop(control.refresh().await);
+        if is_new && let Err(error) = control.refresh().await {
+            tracing::warn!(%error, "the declarations are recorded, and not known here yet");
         }
         true
     }
