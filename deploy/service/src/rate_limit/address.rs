@@ -11,10 +11,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Longer chains are not followed.
 const MAX_HOPS: usize = 32;
+
+/// Nor is what lies more bytes from the end than this.
+const MAX_BYTES: usize = 4_096;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -61,7 +64,10 @@ impl FromStr for Network {
         if prefix > most {
             return Err(wrong());
         }
-        Ok(Self { address, prefix })
+        // Addresses are compared as IPv4 where they are that.
+        let canonical = address.to_canonical();
+        let ahead = if canonical == address { 0 } else { 96 };
+        Ok(Self { address: canonical, prefix: prefix.checked_sub(ahead).ok_or_else(wrong)? })
     }
 }
 
@@ -102,12 +108,11 @@ impl TrustedProxies {
             ProxyHeader::XForwardedFor => X_FORWARDED_FOR,
             ProxyHeader::Forwarded => header::FORWARDED,
         };
-        let lines: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect();
-        let hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
-        for hop in hops.take(MAX_HOPS) {
+        for hop in hops(headers.get_all(name).iter()) {
+            let hop = str::from_utf8(hop).ok();
             let address = match self.header {
-                ProxyHeader::XForwardedFor => address(hop),
-                ProxyHeader::Forwarded => forwarded_for(hop).and_then(address),
+                ProxyHeader::XForwardedFor => hop.and_then(address),
+                ProxyHeader::Forwarded => hop.and_then(forwarded_for).and_then(address),
             };
             let Some(address) = address else { return known };
             known = address;
@@ -121,6 +126,23 @@ impl TrustedProxies {
     fn trusts(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.has(address))
     }
+}
+
+/// From the right, within bounds. One that is cut off is empty: it is no address.
+fn hops<'a>(lines: impl DoubleEndedIterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
+    let mut room = MAX_BYTES;
+    let whole = move |line: &'a HeaderValue| {
+        let line = line.as_bytes();
+        let cut = line.len().saturating_sub(room);
+        room = room.saturating_sub(line.len());
+        let seen = line.get(cut..).unwrap_or_default();
+        match seen.iter().position(|byte| *byte == b',').filter(|_| cut > 0) {
+            Some(comma) => seen.get(comma..).unwrap_or_default(),
+            None if cut > 0 => &[],
+            None => seen,
+        }
+    };
+    lines.rev().map(whole).flat_map(|line| line.rsplit(|byte| *byte == b',')).take(MAX_HOPS)
 }
 
 /// `for` of one element of `Forwarded`.
@@ -214,11 +236,37 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_header_only_the_end_is_looked_at() {
+        let ours = proxies(&["10.0.0.0/8"], ProxyHeader::XForwardedFor);
+        let client = |lines: &[String]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            }
+            ours.client("10.1.1.1".parse().unwrap(), &headers).to_string()
+        };
+        let of = |hops: usize| format!("8.8.8.8{}", ", 10.2.2.2".repeat(hops));
+        assert_eq!((client(&[of(MAX_HOPS - 1)]), client(&[of(MAX_HOPS)])), ("8.8.8.8".into(), "10.2.2.2".into()));
+        assert_eq!(client(&["\u{e9}, 8.8.8.8".into()]), "8.8.8.8", "what a client wrote is not looked at");
+        let blanks = |bytes: usize| " ".repeat(bytes);
+        assert_eq!(client(&[format!("8.8.8.8{}", blanks(MAX_BYTES - 7))]), "8.8.8.8");
+        // What is left of `18.8.8.8` would be another address.
+        for line in
+            [format!("18.8.8.8,10.2.2.2{}", blanks(MAX_BYTES - 16)), format!("8.8.8.8,10.2.2.2{}", blanks(MAX_BYTES))]
+        {
+            assert_ne!(client(&[line]), "8.8.8.8");
+        }
+        assert_eq!(client(&["8.8.8.8".into(), format!("10.2.2.2{}", blanks(MAX_BYTES - 8))]), "10.2.2.2");
+    }
+
+    #[test]
     fn networks() {
         let has = |network: &str, address: &str| network.parse::<Network>().unwrap().has(address.parse().unwrap());
         assert!(has("0.0.0.0/0", "8.8.8.8") && !has("0.0.0.0/0", "::1") && has("::/0", "2001:db8::1"));
         assert!(has("192.0.2.128/25", "192.0.2.200") && !has("192.0.2.128/25", "192.0.2.100"));
-        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "host", "::/129", "10.0.0.0/-1"] {
+        assert!(has("::ffff:10.0.0.0/104", "10.9.9.9") && !has("::ffff:10.0.0.0/104", "11.0.0.1"));
+        assert!(has("::ffff:192.0.2.7", "192.0.2.7") && !has("::ffff:192.0.2.7", "192.0.2.8"));
+        for wrong in ["", "::ffff:0.0.0.0/95", "10.0.0.0/33", "10.0.0/8", "host", "::/129", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
     }
