@@ -1,6 +1,7 @@
 //! Charges valid events to the key that sent them, and refuses those that do not fit.
 
 use tallyhouse_schema::Rejection;
+use tallyhouse_service::access::Subject;
 use tallyhouse_service::rate_limit::{Counted, Holder, LimitsOf};
 
 use super::Pipeline;
@@ -12,20 +13,20 @@ use crate::decode::Events;
 pub(super) struct Charge {
     pub(super) counted: Counted,
     project: String,
-    key_id: String,
+    subject: Subject,
     limits: LimitsOf,
 }
 
 impl Charge {
     fn holder(&self) -> Holder<'_> {
-        Holder { project: &self.project, subject: &self.key_id }
+        Holder::of(&self.project, &self.subject)
     }
 }
 
 impl Pipeline {
     /// Charges events, and takes out those that do not fit: the last ones. Gives these by index.
     pub(super) async fn charge(&self, sender: &Sender, events: &mut Events<'_>) -> (Charge, Vec<Rejected>) {
-        let holder = Holder { project: &sender.rules.project, subject: &sender.key_id };
+        let holder = Holder::of(&sender.rules.project, &sender.subject);
         let counted = self.rate_limits.count_events(holder, &sender.limits, events.events.len() as u64).await;
         let fits = usize::try_from(counted.fits).unwrap_or(usize::MAX).min(events.events.len());
         let retry_after_s = counted.refused.map_or(0, |refused| refused.retry_after_s);
@@ -37,8 +38,8 @@ impl Pipeline {
         });
         let refused = refused.collect();
         events.warnings.retain(|(place, _)| *place < fits);
-        let (project, key_id) = (sender.rules.project.clone(), sender.key_id.clone());
-        (Charge { counted, project, key_id, limits: sender.limits }, refused)
+        let (project, subject) = (sender.rules.project.clone(), sender.subject.clone());
+        (Charge { counted, project, subject, limits: sender.limits }, refused)
     }
 
     /// Gives back what was charged for events that were not taken after all.

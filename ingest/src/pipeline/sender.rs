@@ -4,7 +4,7 @@
 use tallyhouse_schema::normalise::ProjectRules;
 use tallyhouse_schema::project::ProjectSettings;
 use tallyhouse_schema::user_hash::UserHasher;
-use tallyhouse_service::access::{Principal, Right};
+use tallyhouse_service::access::{Principal, Right, Subject};
 use tallyhouse_service::rate_limit::LimitsOf;
 
 use super::Pipeline;
@@ -14,7 +14,7 @@ use crate::request::RequestError;
 /// The sender of a request, and the settings of its project.
 pub(super) struct Sender {
     pub(super) rules: ProjectRules,
-    pub(super) key_id: String,
+    pub(super) subject: Subject,
     pub(super) settings: ProjectSettings,
     /// What it may send.
     pub(super) limits: LimitsOf,
@@ -33,7 +33,7 @@ impl Pipeline {
             retention_days: settings.retention_days,
             may_import: caller.may(Right::ImportHistory),
         };
-        let key_id = caller.subject.name().to_owned();
-        Ok(Sender { rules, key_id, settings, limits, hasher })
+        let subject = caller.subject.clone();
+        Ok(Sender { rules, subject, settings, limits, hasher })
     }
 }

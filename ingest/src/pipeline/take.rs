@@ -153,7 +153,7 @@ impl Refusal<'_> {
             reason: rejected.rejection.to_string(),
             payload: dead_letters::cut(self.text.as_bytes()),
             event_id: rejected.event_id.clone().unwrap_or_default(),
-            origin: Origin::of_key(&sender.key_id),
+            origin: Origin::of_key(sender.subject.name()),
             received_at: now,
             failed_at: now,
             state: DeadLetterState::Open,

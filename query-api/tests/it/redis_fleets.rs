@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::Registry;
 use serde_json::json;
+use tallyhouse_service::access::Subject;
 use tallyhouse_service::changed_days::{WRITERS, invalidate};
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::rate_limit::{Holder, LimitsOf, Mode, RateLimitMetrics, RateLimitSettings, RateLimits};
-use tallyhouse_service::redis::Pool;
+use tallyhouse_service::redis::{Pool, Subscriber};
 
 use tallyhouse_testkit::query_service::Service;
 use tallyhouse_testkit::{
@@ -105,11 +106,11 @@ async fn limits_are_shared(url: &str, key: &str) {
         let metrics = RateLimitMetrics::register(&Registry::new()).unwrap();
         RateLimits::new("query", settings, Some(&url.parse().unwrap()), metrics).unwrap()
     });
+    let key = Subject::Key(key.into());
     let (limits, mut taken) = (LimitsOf::NONE.with_events(Some(1), Some(1_000)), 0);
     for _ in 0..5 {
         for instance in &instances {
-            let holder = Holder { project: "p", subject: key };
-            taken += instance.count_events(holder, &limits, 100).await.fits;
+            taken += instance.count_events(Holder::of("p", &key), &limits, 100).await.fits;
         }
     }
     assert_eq!(taken, 1_000);
@@ -130,6 +131,10 @@ async fn a_replica_that_sentinel_promotes_takes_over() {
     pair.share(&a_day(pair.from), sum).await;
     pair.change(sum).await;
     limits_are_shared(&redis.url, "after").await;
+    // One that takes connections and says nothing is waited for, and then another is believed.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = redis.url.replace("://", &format!("://{},", silent.local_addr().unwrap()));
+    assert!(Subscriber::new(&url.parse().unwrap(), WRITERS).unwrap().connect().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

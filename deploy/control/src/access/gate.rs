@@ -176,7 +176,7 @@ impl Guard {
             return Ok(None);
         }
         let of = self.gate.control.snapshot().limits_of(principal);
-        let holder = Holder { project: principal.project().unwrap_or_default(), subject: principal.subject.name() };
+        let holder = Holder::of(principal.project().unwrap_or_default(), &principal.subject);
         match right {
             Right::SendEvents | Right::ImportHistory => limits.admit_sender(holder, &of).await,
             _ => limits.admit_query(holder, &of).await,

@@ -36,7 +36,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(10);
 pub(super) struct Caller<'a> {
     pub(super) kind: Kind,
     /// Together they are one caller.
-    pub(super) names: [&'a [u8]; 2],
+    pub(super) names: [&'a [u8]; 3],
 }
 
 /// What is asked for.
@@ -210,8 +210,9 @@ impl Buckets {
 
     /// In Redis: of a digest, which is told neither addresses nor people. The text in braces is the key's slot in a cluster.
     fn name(&self, caller: &Caller<'_>) -> Arc<str> {
-        let [first, second] = caller.names;
-        let digest = Sha256::new().chain_update(first).chain_update([0]).chain_update(second).finalize();
+        let [first, second, third] = caller.names;
+        let digest = Sha256::new_with_prefix(first).chain_update([0]).chain_update(second).chain_update([0]);
+        let digest = digest.chain_update(third).finalize();
         let id: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         format!("tallyhouse:limit:{{{}:{}:{id}}}", self.service, caller.kind.name()).into()
     }

@@ -10,8 +10,9 @@
 //! A token bucket per caller, kind and service: it holds a burst and fills steadily, so within any period at most limit + burst. Kinds do not
 //! share buckets, nor do the two services: events starve no dashboard.
 //!
-//! With Redis a bucket is there, and a process borrows tokens in leases (`lease.lua`, one key, Redis's clock): no request waits for Redis
-//! but the first of a caller, and those at the edge of an empty bucket. Exact: a token is lent to one process, leases end after 10 s, and
+//! With Redis a bucket is there, and a process borrows tokens in leases (`lease.lua`, one key, Redis's clock). A request waits for Redis when
+//! more is needed than its process holds: the first of a caller, the first after its lease ended, a batch that is larger than the lease,
+//! and those at the edge of an empty bucket. An exchange takes at most 100 ms, and a request is part of four at most. Exact: a token is lent to one process, leases end after 10 s, and
 //! what is in the bucket and what is lent is together never more than the burst. The price is that some tokens lie in the lease
 //! of a process that does not need them: at most an eighth of what the bucket had, mostly a few, and for 10 s. `X-RateLimit-Remaining`
 //! is what the process has borrowed and what Redis had left at its last exchange: too high by what others took since.
@@ -25,7 +26,8 @@
 //! * clocks: those of instances do not count. Redis's clock that jumps forward fills buckets, to their burst at most; one that goes back
 //!   fills nothing until it passes the time of the last exchange from then on;
 //! * a process is killed: what it had borrowed fills up again;
-//! * callers without end: tables are bounded (`table.rs`), keys in Redis expire when their bucket is full.
+//! * callers without end: tables are bounded (`table.rs`), keys in Redis expire when their bucket is full (one that fills in more than a hundred
+//!   years, or never, after these).
 //!
 //! Decided: a request is charged before its body is read, and not given back. Events are charged after they are decoded and found valid, and
 //! before they are written down. Rejected events cost nothing. What the log does not take, what is not confirmed because it was never
@@ -54,6 +56,7 @@ use self::answer::seconds;
 use self::buckets::{Ask, Buckets, Caller};
 use self::exchange::Exchange;
 use self::telemetry::Outcome;
+use crate::access::Subject;
 use crate::health::{Health, Status};
 use crate::redis::{OpenError, RedisUrl};
 
@@ -124,9 +127,10 @@ impl RateLimitSettings {
 #[derive(Debug, Clone, Copy)]
 pub struct Holder<'a> {
     /// Whose data; empty of an operator.
-    pub project: &'a str,
-    /// The id of the key, or the person.
-    pub subject: &'a str,
+    project: &'a str,
+    /// A person may be named as a key is.
+    kind: &'static str,
+    subject: &'a str,
 }
 
 /// The rate limits of a service. Clones share them.
@@ -201,7 +205,7 @@ impl RateLimits {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
-        self.admit_one(&Caller { kind, names: [&bytes, &[]] }, rule).await
+        self.admit_one(&Caller { kind, names: [&bytes, &[], &[]] }, rule).await
     }
 
     /// Charges a question to who asks it.
@@ -372,8 +376,16 @@ impl RateLimits {
 }
 
 impl<'a> Holder<'a> {
+    pub fn of(project: &'a str, subject: &'a Subject) -> Self {
+        let kind = match subject {
+            Subject::Key(_) => "key",
+            Subject::User(_) => "user",
+        };
+        Self { project, kind, subject: subject.name() }
+    }
+
     const fn caller(self, kind: Kind) -> Caller<'a> {
-        Caller { kind, names: [self.project.as_bytes(), self.subject.as_bytes()] }
+        Caller { kind, names: [self.project.as_bytes(), self.kind.as_bytes(), self.subject.as_bytes()] }
     }
 }
 

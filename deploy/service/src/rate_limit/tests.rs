@@ -24,7 +24,7 @@ fn head(address: &str) -> Parts {
 }
 
 fn of(subject: &str) -> Holder<'_> {
-    Holder { project: "p", subject }
+    Holder { project: "p", kind: "key", subject }
 }
 
 fn counted(registry: &Registry, limit: &str, outcome: &str) -> u64 {
@@ -92,6 +92,14 @@ async fn looking_takes_nothing() {
     for _ in 0..20_000 {
         assert_eq!(limits.admit_sender(of("k"), &LIMITS).await.unwrap().unwrap().remaining, 10_000);
     }
+}
+
+#[tokio::test]
+async fn a_person_who_is_named_as_a_key_is_shares_nothing_with_it() {
+    let limits = limits(Mode::Enforce, 1_000, &Registry::new());
+    let [key, user] = [Subject::Key("x".into()), Subject::User("x".into())];
+    assert_eq!(limits.count_events(Holder::of("p", &key), &LIMITS, 10_000).await.fits, 10_000);
+    assert_eq!(limits.count_events(Holder::of("p", &user), &LIMITS, 10_000).await.fits, 10_000);
 }
 
 #[tokio::test]

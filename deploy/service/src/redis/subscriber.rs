@@ -3,6 +3,8 @@
 //! In a cluster a message reaches every node, but over links that may break unseen. So a subscription is to the node that has the slot of the
 //! keys that messages are about: what is published together with a change of these keys is published there.
 
+use std::time::Duration;
+
 use redis::aio::PubSub;
 use redis::sentinel::SentinelClient;
 use redis::{Client, ConnectionAddr, ConnectionInfo, RedisError, Value};
@@ -10,6 +12,10 @@ use tokio::sync::Mutex;
 
 use super::pool::{OpenError, Pool, Unavailable, sentinel_client};
 use super::url::{RedisUrl, Topology};
+
+/// A connection may take so long to open. A Sentinel that is silent has its second before another is believed, then the master is asked
+/// whether it is one.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens subscriptions.
 pub struct Subscriber(Kind);
@@ -36,6 +42,8 @@ pub enum SubscribeError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    #[error("no connection in time")]
+    TimedOut,
     /// No node has the slot: the cluster is being set up, or lost it.
     #[error("no node of the cluster has slot {slot}")]
     NoNode { slot: u16 },
@@ -60,6 +68,11 @@ impl Subscriber {
 
     /// A connection of its own.
     pub async fn connect(&self) -> Result<PubSub, SubscribeError> {
+        let connected = tokio::time::timeout(CONNECT_WITHIN, self.open()).await;
+        connected.map_err(|_| SubscribeError::TimedOut)?
+    }
+
+    async fn open(&self) -> Result<PubSub, SubscribeError> {
         let client = match &self.0 {
             Kind::Server(client) => client.clone(),
             Kind::Sentinel(sentinels) => sentinels.lock().await.async_get_client().await?,

@@ -22,7 +22,7 @@ pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(250);
 impl Fleet {
     /// Subscribed until something fails.
     pub(super) async fn listen(&self, link: Link, cleared: &impl Fn(Option<&str>)) -> Result<(), ListenError> {
-        let mut subscription = timeout(PONG_WITHIN, self.shared.listen()).await??;
+        let mut subscription = self.shared.listen().await?;
         let began = Instant::now();
         timeout(PONG_WITHIN, subscription.subscribe(&[TOUCHED, CLEARED])).await??;
         self.table().linked(link, began);
