@@ -91,7 +91,7 @@ pub(super) struct Taken {
     pub(super) tokens: u64,
     /// What is left, here and, as far as is known, in Redis.
     pub(super) left: u64,
-    /// Until there is another one, when fewer were given than wanted.
+    /// Until all that are missing are there, as far as the bucket ever holds so many.
     pub(super) wait: Duration,
 }
 
@@ -181,7 +181,8 @@ impl Account {
             self.settle(part);
         }
         let until_one = self.empty_until.map_or(Duration::from_millis(1), |until| until.saturating_duration_since(now));
-        let wait = if missing == 0 { Duration::ZERO } else { until_one + self.rule.time_of(missing as f64 - 1.0) };
+        let others = missing.min(self.rule.burst) as f64 - 1.0;
+        let wait = if missing == 0 { Duration::ZERO } else { until_one + self.rule.time_of(others) };
         Taken { tokens: want - missing, left: self.lent() + self.left.unwrap_or(0), wait }
     }
 

@@ -23,8 +23,8 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Nobody is asked to wait longer: limits may have been raised by then.
-const LONGEST: u64 = 3_600;
+/// Nobody is asked to wait longer: limits may have been raised by then. Of a day's limit everything fits within a day.
+const LONGEST: u64 = 86_400;
 
 /// How a caller stands with a limit. In the extensions of a response: the last word on what its headers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +149,6 @@ mod tests {
         assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "9");
         assert_eq!(response.headers().get("x-ratelimit-scope").unwrap(), "events");
         assert!(refused.message().contains("10000 events a day"));
-        assert_eq!((seconds(Duration::ZERO), seconds(Duration::from_secs(86_400))), (1, 3_600));
+        assert_eq!((seconds(Duration::ZERO), seconds(Duration::from_secs(90_000))), (1, 86_400));
     }
 }

@@ -77,7 +77,8 @@ async fn of_a_batch_as_many_are_taken_as_fit_and_what_is_given_back_fits_again()
     let part = limits.count_events(of("k"), &LIMITS, 1_500).await;
     assert_eq!(part.fits, 1_000);
     let refused = part.refused.unwrap();
-    assert_eq!((refused.standing.remaining, refused.retry_after_s), (0, 3_600), "500 take more than an hour");
+    assert_eq!(refused.standing.remaining, 0);
+    assert!((4_310..=4_320).contains(&refused.retry_after_s), "500 take 72 minutes: {refused:?}");
     assert!(limits.admit_sender(of("k"), &LIMITS).await.is_err());
     assert!(limits.admit_sender(of("other"), &LIMITS).await.is_ok(), "each key has its own");
     limits.give_back(of("k"), &LIMITS, &all, 400);
@@ -100,6 +101,17 @@ async fn a_person_who_is_named_as_a_key_is_shares_nothing_with_it() {
     let [key, user] = [Subject::Key("x".into()), Subject::User("x".into())];
     assert_eq!(limits.count_events(Holder::of("p", &key), &LIMITS, 10_000).await.fits, 10_000);
     assert_eq!(limits.count_events(Holder::of("p", &user), &LIMITS, 10_000).await.fits, 10_000);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_of_a_batch_fits_after_retry_after() {
+    let limits = limits(Mode::Enforce, 1_000, &Registry::new());
+    for (events, fits, wait_s) in [(9_000, 9_000, 0), (6_000, 1_000, 43_200), (1, 0, 9), (20_000, 0, 86_400)] {
+        let counted = limits.count_events(of("k"), &LIMITS, events).await;
+        let refused_s = counted.refused.map_or(0, |refused| refused.retry_after_s);
+        assert_eq!(counted.fits, fits);
+        assert!(refused_s.abs_diff(wait_s) <= 1, "{refused_s} of {wait_s}");
+    }
 }
 
 #[tokio::test]
