@@ -119,8 +119,7 @@ pub struct Ingest {
     server_metrics: ServerMetrics,
     tls: Option<ListenerTls>,
     drain: Duration,
-    /// What may wait in the local log.
-    spool_bytes: u64,
+    log_limits: crate::log::local::Limits,
     tables_ready: CancellationToken,
     suppressions: Suppressions,
     control: Control,
@@ -209,7 +208,7 @@ impl Ingest {
             server_metrics,
             tls: deps.tls.as_ref().map(Tls::public),
             drain,
-            spool_bytes: config.log.bytes,
+            log_limits: config.log,
             tables_ready,
             suppressions,
             control: deps.control,
@@ -243,7 +242,7 @@ impl Ingest {
             server_metrics,
             tls,
             drain,
-            spool_bytes,
+            log_limits,
             tables_ready,
             suppressions,
             control,
@@ -301,7 +300,7 @@ impl Ingest {
         let serve = async {
             let (Some(pipeline), Some(listener)) = (pipeline, listener) else { return };
             let gauges = tokio::spawn(report_gauges(Arc::clone(&pipeline)));
-            let tight = tokio::spawn(stress::watch(Arc::clone(&pipeline), folder, spool_bytes));
+            let tight = tokio::spawn(stress::watch(Arc::clone(&pipeline), folder, log_limits));
             let (limits_of, told) = (pipeline.rate_limits.clone(), pipeline.health.clone());
             let ended = all_stored.clone();
             telling.spawn(async move { limits_of.tend(&told, ended).await });
