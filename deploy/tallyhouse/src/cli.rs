@@ -272,8 +272,8 @@ pub(crate) enum Users {
     },
 }
 
-/// Settings: `tier` (free, standard, enterprise), `priority` (low, normal, high), `eventsPerDay`, `eventsBurst`, `dimensionValues`,
-/// `lateWindowDays`, `retentionDays`, `deadLetters`. They take effect within 5 s.
+/// Settings: `tier` (free, standard, enterprise), `priority` (low, normal, high), `eventsPerDay`, `eventsBurst`, `queriesPerMinute`,
+/// `dimensionValues`, `lateWindowDays`, `retentionDays`, `deadLetters`. They take effect within 5 s.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Projects {
     /// Create a project

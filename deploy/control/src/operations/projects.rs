@@ -22,11 +22,12 @@ const MAX_PROJECTS: usize = 10_000;
 const USUAL_RETENTION: u16 = 730;
 
 /// What can be set, and whether only operators can: what others would pay for is theirs.
-const SETTINGS: [(&str, bool); 8] = [
+const SETTINGS: [(&str, bool); 9] = [
     ("tier", true),
     ("priority", true),
     ("eventsPerDay", true),
     ("eventsBurst", true),
+    ("queriesPerMinute", true),
     ("dimensionValues", true),
     ("lateWindowDays", false),
     ("retentionDays", false),
@@ -236,6 +237,7 @@ fn in_bounds(settings: &ProjectDocument) -> Result<(), OperationError> {
     // Beyond, numbers of JSON are not exact everywhere.
     within("eventsPerDay", settings.events_per_day, 1 << 53)?;
     within("eventsBurst", settings.events_burst, 1 << 53)?;
+    within("queriesPerMinute", settings.queries_per_minute, 1 << 53)?;
     match (settings.late_window_days, settings.retention_days) {
         (Some(late), Some(retention)) if late > retention => {
             let problem = format!("is {late}, and may be at most `retentionDays`, which is {retention}");
@@ -263,6 +265,7 @@ fn fits(snapshot: &Snapshot, name: &ProjectName, settings: &ProjectDocument) -> 
 #[cfg(test)]
 mod tests {
     use tallyhouse_service::access::Scope;
+    use tallyhouse_service::rate_limit::{LimitsOf, Tier};
 
     use super::*;
     use crate::{Control, FixedKey, FixedKeys};
@@ -277,12 +280,15 @@ mod tests {
         let operator = Actor::command_line();
         let some = set(&operator, r#"{"tier":"enterprise","retentionDays":30,"deadLetters":true}"#).unwrap();
         assert_eq!((some.retention_days, some.dead_letters), (Some(30), Some(true)));
+        let asks = set(&operator, r#"{"tier":"free","queriesPerMinute":7}"#).unwrap().limits();
+        assert_eq!(asks, LimitsOf::tier(Tier::Free).with_queries(Some(7)));
         let less = changed(&operator, &some, &serde_json::from_str(r#"{"retentionDays":null,"tier":null}"#).unwrap());
         assert_eq!(less.unwrap(), ProjectDocument { dead_letters: Some(true), ..ProjectDocument::default() });
         for (text, expected) in [
             (r#"{"tier":"gold"}"#, "`tier` unknown variant `gold`"),
             (r#"{"deleted":true}"#, "`deleted` is no setting"),
             (r#"{"retentionDays":0}"#, "`retentionDays` is 0"),
+            (r#"{"queriesPerMinute":0}"#, "`queriesPerMinute` is 0"),
             (r#"{"retentionDays":"30"}"#, "`retentionDays` invalid type"),
             (r#"{"retentionDays":1e99}"#, "`retentionDays` invalid type"),
             (r#"{"retentionDays":5,"lateWindowDays":6}"#, "`lateWindowDays` is 6"),

@@ -42,6 +42,9 @@ pub struct ProjectDocument {
     /// Events at once, instead of the tier's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_burst: Option<u64>,
+    /// Questions a minute of each key or person, instead of the tier's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queries_per_minute: Option<u64>,
     /// The random part of the key under which its people are hashed, in hexadecimal: [`crate::privacy::hash_key`]. None: a project from
     /// before, which uses the installation's key.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +60,10 @@ impl ProjectDocument {
             Tier::Enterprise => rate_limit::Tier::Enterprise,
         };
         let priority = limits_priority(self.priority.unwrap_or_default());
-        LimitsOf::tier(tier).with_events(self.events_per_day, self.events_burst).with_priority(priority)
+        LimitsOf::tier(tier)
+            .with_events(self.events_per_day, self.events_burst)
+            .with_queries(self.queries_per_minute)
+            .with_priority(priority)
     }
 
     /// [`ProjectDocument::hash_key_part`] of a new project.
