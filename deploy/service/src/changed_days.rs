@@ -36,8 +36,8 @@
 //! No machine's clock is compared with another's. A list without writers is that of a system whose ingesters were all stopped in
 //! order: nobody writes, and versions hold.
 //!
-//! Peers of a version without hours understand the days of a message and their versions, which are raised as before; their own changes
-//! name no hour, and count for all hours of the day.
+//! Versions before `{versions}` have other names: they neither hear nor raise any of this, and must be stopped first. A change that names no
+//! hour counts for all hours of the day.
 //!
 //! At most [`AT_ONCE`] days are sent at a time ([`next`]). Redis carries out what it was sent also when the answer comes too
 //! late, so more than fits into [`TIME_BUDGET`] would be sent again for ever, and hold up everybody else meanwhile.
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_names_days_for_older_peers_and_hours_for_others() {
+    fn a_message_names_days_and_hours() {
         let at = |day, hour| DayChange { project: "p".to_owned(), day, hour };
         let sent = text(&commands(&BTreeSet::from([
             at(2, Some(3)),
