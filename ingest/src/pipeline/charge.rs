@@ -19,14 +19,14 @@ pub(super) struct Charge {
 
 impl Charge {
     fn holder(&self) -> Holder<'_> {
-        Holder::of(&self.project, &self.subject)
+        self.subject.holder(&self.project)
     }
 }
 
 impl Pipeline {
     /// Charges events, and takes out those that do not fit: the last ones. Gives these by index.
     pub(super) async fn charge(&self, sender: &Sender, events: &mut Events<'_>) -> (Charge, Vec<Rejected>) {
-        let holder = Holder::of(&sender.rules.project, &sender.subject);
+        let holder = sender.subject.holder(&sender.rules.project);
         let counted = self.rate_limits.count_events(holder, &sender.limits, events.events.len() as u64).await;
         let fits = usize::try_from(counted.fits).unwrap_or(usize::MAX).min(events.events.len());
         let retry_after_s = counted.refused.map_or(0, |refused| refused.retry_after_s);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use hyper::Request;
 use hyper::http::request::Parts;
 use prometheus::Registry;
-use tallyhouse_service::access::Subject;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::rate_limit::{
     Holder, LimitsOf, Mode, Peer, RateLimitMetrics, RateLimitSettings, RateLimits, Rule,
@@ -67,9 +66,8 @@ fn head(address: &str) -> Parts {
     head
 }
 
-fn of(key: &str) -> Holder<'static> {
-    // A holder borrows its subject, and a test ends.
-    Holder::of("p", Box::leak(Box::new(Subject::Key(key.into()))))
+fn of(key: &str) -> Holder<'_> {
+    Holder::key("p", key)
 }
 
 /// Fills so slowly that nothing comes during a test.

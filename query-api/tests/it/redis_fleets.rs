@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::Registry;
 use serde_json::json;
-use tallyhouse_service::access::Subject;
 use tallyhouse_service::changed_days::{WRITERS, invalidate};
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::rate_limit::{Holder, LimitsOf, Mode, RateLimitMetrics, RateLimitSettings, RateLimits};
@@ -106,11 +105,10 @@ async fn limits_are_shared(url: &str, key: &str) {
         let metrics = RateLimitMetrics::register(&Registry::new()).unwrap();
         RateLimits::new("query", settings, Some(&url.parse().unwrap()), metrics).unwrap()
     });
-    let key = Subject::Key(key.into());
     let (limits, mut taken) = (LimitsOf::NONE.with_events(Some(1), Some(1_000)), 0);
     for _ in 0..5 {
         for instance in &instances {
-            taken += instance.count_events(Holder::of("p", &key), &limits, 100).await.fits;
+            taken += instance.count_events(Holder::key("p", key), &limits, 100).await.fits;
         }
     }
     assert_eq!(taken, 1_000);

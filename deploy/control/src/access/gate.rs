@@ -15,7 +15,7 @@ use tallyhouse_service::access::presented::{self, Place, Presented};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::access::tokens::Tokens;
 use tallyhouse_service::access::{Access, Caller, Denied, GuardedRouter, Principal, Right, Rights, Rules};
-use tallyhouse_service::rate_limit::{self, Holder, RateLimits, Refused, Standing};
+use tallyhouse_service::rate_limit::{self, RateLimits, Refused, Standing};
 
 use super::beacon::Beacons;
 use super::lease::Lease;
@@ -176,7 +176,7 @@ impl Guard {
             return Ok(None);
         }
         let of = self.gate.control.snapshot().limits_of(principal);
-        let holder = Holder::of(principal.project().unwrap_or_default(), &principal.subject);
+        let holder = principal.subject.holder(principal.project().unwrap_or_default());
         match right {
             Right::SendEvents | Right::ImportHistory => limits.admit_sender(holder, &of).await,
             _ => limits.admit_query(holder, &of).await,

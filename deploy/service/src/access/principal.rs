@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use super::denied::Denied;
 use super::rights::{Right, Rights};
 use crate::cors::Origins;
+use crate::rate_limit::Holder;
 
 /// Whose data a caller works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,14 @@ impl Subject {
     pub fn name(&self) -> &str {
         match self {
             Self::Key(name) | Self::User(name) => name,
+        }
+    }
+
+    /// As limits count it.
+    pub fn holder<'a>(&'a self, project: &'a str) -> Holder<'a> {
+        match self {
+            Self::Key(id) => Holder::key(project, id),
+            Self::User(name) => Holder::user(project, name),
         }
     }
 }

@@ -56,7 +56,6 @@ use self::answer::seconds;
 use self::buckets::{Ask, Buckets, Caller};
 use self::exchange::Exchange;
 use self::telemetry::Outcome;
-use crate::access::Subject;
 use crate::health::{Health, Status};
 use crate::redis::{OpenError, RedisUrl};
 
@@ -376,12 +375,14 @@ impl RateLimits {
 }
 
 impl<'a> Holder<'a> {
-    pub fn of(project: &'a str, subject: &'a Subject) -> Self {
-        let kind = match subject {
-            Subject::Key(_) => "key",
-            Subject::User(_) => "user",
-        };
-        Self { project, kind, subject: subject.name() }
+    /// A key, by its id.
+    pub const fn key(project: &'a str, id: &'a str) -> Self {
+        Self { project, kind: "key", subject: id }
+    }
+
+    /// A person.
+    pub const fn user(project: &'a str, name: &'a str) -> Self {
+        Self { project, kind: "user", subject: name }
     }
 
     const fn caller(self, kind: Kind) -> Caller<'a> {

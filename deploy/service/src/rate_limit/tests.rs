@@ -24,7 +24,7 @@ fn head(address: &str) -> Parts {
 }
 
 fn of(subject: &str) -> Holder<'_> {
-    Holder { project: "p", kind: "key", subject }
+    Holder::key("p", subject)
 }
 
 fn counted(registry: &Registry, limit: &str, outcome: &str) -> u64 {
@@ -98,9 +98,9 @@ async fn looking_takes_nothing() {
 #[tokio::test]
 async fn a_person_who_is_named_as_a_key_is_shares_nothing_with_it() {
     let limits = limits(Mode::Enforce, 1_000, &Registry::new());
-    let [key, user] = [Subject::Key("x".into()), Subject::User("x".into())];
-    assert_eq!(limits.count_events(Holder::of("p", &key), &LIMITS, 10_000).await.fits, 10_000);
-    assert_eq!(limits.count_events(Holder::of("p", &user), &LIMITS, 10_000).await.fits, 10_000);
+    for holder in [Holder::key("p", "x"), Holder::user("p", "x")] {
+        assert_eq!(limits.count_events(holder, &LIMITS, 10_000).await.fits, 10_000);
+    }
 }
 
 #[tokio::test]
