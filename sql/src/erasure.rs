@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::error::StoreError;
+use crate::person_dead_letters::Sought;
 use crate::rollups::{execute, number, quoted, within};
 
 /// Tables that hold ids of people, or states made of their hashes.
@@ -32,6 +33,9 @@ const MUTATED_WITHIN: Duration = Duration::from_secs(4 * 3_600);
 
 /// How often what is left is deleted again.
 const PASSES: u32 = 5;
+
+/// Hashes in one parameter: ClickHouse refuses fields of more than 128 KiB.
+const HASHES_AT_ONCE: usize = 1_000;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -80,11 +84,11 @@ impl Target<'_> {
     }
 
     fn received_before(&self) -> String {
-        format!(
-            "project_id = {} AND received_at < fromUnixTimestamp64Milli(toInt64({}), 'UTC')",
-            quoted(self.project),
-            self.before
-        )
+        format!("project_id = {} AND {}", quoted(self.project), self.before())
+    }
+
+    fn before(&self) -> String {
+        format!("received_at < fromUnixTimestamp64Milli(toInt64({}), 'UTC')", self.before)
     }
 
     fn events(&self) -> String {
@@ -96,35 +100,11 @@ impl Target<'_> {
         )
     }
 
-    /// A payload is an event as it was sent, whole or cut, or a Kafka record of any version: then the project stands in it, and an id has
-    /// its length before it.
     fn dead_letters(&self) -> String {
-        let any = |spellings: [&str; 2], column: &str| {
-            let subjects = self.subjects(column);
-            let [camel, snake] = spellings;
-            let field = |name: &str| {
-                format!(
-                    "trim(BOTH '\"' FROM JSONExtractRaw(payload, '{name}')) IN ({subjects}) OR JSONExtractString(payload, '{name}') IN ({subjects})"
-                )
-            };
-            format!("{} OR {}", field(camel), field(snake))
-        };
-        let texts = format!(
-            "(SELECT groupArray(id) FROM (SELECT if(user_id = '', anonymous_id, user_id) AS id FROM tallyhouse.privacy_subjects WHERE job = {}))",
-            quoted(self.job)
-        );
-        let own = self.received_before();
-        let before = format!("received_at < fromUnixTimestamp64Milli(toInt64({}), 'UTC')", self.before);
-        format!(
-            "({own} AND kind = 'json' AND isValidJSON(payload) AND ({users} OR {anonymous})) \
-             OR ({own} AND kind = 'json' AND NOT isValidJSON(payload) AND \
-                 arrayExists(id -> position(payload, toJSONString(id)) > 0, {texts})) \
-             OR (project_id IN ('', {project}) AND {before} AND kind = 'record' AND position(payload, {project}) > 0 AND \
-                 arrayExists(id -> position(payload, concat(char(length(id)), id)) > 0, {texts}))",
-            users = any(["userId", "user_id"], "user_id"),
-            anonymous = any(["anonymousId", "anonymous_id"], "anonymous_id"),
-            project = quoted(self.project),
-        )
+        let ids = |column: &str| format!("(SELECT groupArray({column}) FROM ({}))", self.subjects(column));
+        let and = format!(" AND {}", self.before());
+        let (users, anonymous) = (ids("user_id"), ids("anonymous_id"));
+        Sought { project: &quoted(self.project), and: &and, users: &users, anonymous: &anonymous }.condition()
     }
 }
 
@@ -180,11 +160,15 @@ pub async fn leftovers(
          WHERE id != '' AND received < transform(hash, {{hashes:Array(UInt64)}}, {{before:Array(Int64)}}, toInt64(0))",
         hash = hash_of("kind", "id")
     );
-    let hashes: Vec<_> = suppressed.iter().map(|one| one.hash).collect();
-    let before: Vec<_> = suppressed.iter().map(|one| one.before).collect();
-    let latest = before.iter().copied().max().unwrap_or_default();
-    let query = client.query(&sql).param("hashes", hashes).param("before", before).param("latest", latest);
-    within(keyed(query, project, key).with_setting("max_threads", "1").fetch_all::<u64>()).await
+    let mut found = Vec::new();
+    for suppressed in suppressed.chunks(HASHES_AT_ONCE) {
+        let hashes: Vec<_> = suppressed.iter().map(|one| one.hash).collect();
+        let before: Vec<_> = suppressed.iter().map(|one| one.before).collect();
+        let latest = before.iter().copied().max().unwrap_or_default();
+        let query = client.query(&sql).param("hashes", hashes).param("before", before).param("latest", latest);
+        found.extend(within(keyed(query, project, key).with_setting("max_threads", "1").fetch_all::<u64>()).await?);
+    }
+    Ok(found)
 }
 
 /// As `tallyhouse_schema::user_hash` has it.
@@ -295,6 +279,14 @@ pub async fn files_since(client: &Client, until: u64) -> Result<u64, StoreError>
          AND remove_time <= toDateTime({until})"
     );
     number(client, &sql).await
+}
+
+/// Whether a project has events or dead letters: those of development have no record.
+pub async fn has_project(client: &Client, project: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT count() FROM (SELECT 1 FROM tallyhouse.events WHERE project_id = {project:String} LIMIT 1 \
+               UNION ALL SELECT 1 FROM tallyhouse.dead_letters WHERE project_id = {project:String} LIMIT 1)";
+    let rows = within(client.query(sql).param("project", project).fetch_all::<u64>()).await?;
+    Ok(rows.first().is_some_and(|found| *found > 0))
 }
 
 /// Removes all that a project has in raw events, rollups and dead letters.

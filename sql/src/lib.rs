@@ -13,6 +13,7 @@ pub mod insert;
 pub mod lock;
 pub mod migrations;
 pub mod native;
+mod person_dead_letters;
 pub mod person_export;
 mod redacted;
 pub mod rehearsal;

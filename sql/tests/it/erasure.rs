@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use tallyhouse_schema::event::Event;
 use tallyhouse_schema::user_hash::UserHasher;
+use tallyhouse_schema::wire;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::erasure::{self, Hashed, Id, Target};
 use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::person_export;
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::rebuild::{self, Options};
 use tallyhouse_sql::rollups::verify::verify;
@@ -85,23 +88,7 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     let all = ["ann-5c81d7e2", "bob-7f3a", "cat-91d2", "dan-0b6e"];
     insert(&writer, "shop", &all, 8_000, 12).await;
     insert(&writer, "neighbour", &all, 400, 12).await;
-    let letter = |id: &str, payload: &str, kind: &str| {
-        format!(
-            "INSERT INTO tallyhouse.dead_letters (project_id, id, kind, payload, received_at, failed_at) SETTINGS async_insert = 0 \
-             VALUES ('shop', '{id}', '{kind}', '{payload}', now64(3) - 5, now64(3))"
-        )
-    };
-    let broken = r#"{"userId":"ann-5c81d7e2","properties":{"#;
-    for (id, payload, kind) in [
-        ("1", r#"{"userId":"ann-5c81d7e2"}"#, "json"),
-        ("2", r#"{"anonymous_id":"cookie-ann-5c81d7e2"}"#, "json"),
-        ("3", broken, "json"),
-        ("4", r#"{"userId":"bob-7f3a","note":"ann-5c81d7e2"}"#, "json"),
-        ("5", "\\x01\\x04shop\\x0Cann-5c81d7e2\\x00", "record"),
-        ("6", r#"{"userId":"ann-5c81d7e2x"}"#, "json"),
-    ] {
-        execute(&writer, &letter(id, payload, kind)).await.unwrap();
-    }
+    insert_dead_letters(&writer).await;
     let parts = folder.path().join("data");
     assert!(!files_with(&parts, b"ann-5c81d7e2").is_empty(), "the search finds what is there");
 
@@ -111,7 +98,13 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     erasure::name(&client, target.job, &ids).await.unwrap();
     let days = erasure::days(&client, target).await.unwrap();
     assert_eq!(days.iter().map(|day| day.rows).sum::<u64>(), 2_000);
-    assert_eq!(erasure::dead_letters(&client, target).await.unwrap(), 4);
+    assert_eq!(erasure::dead_letters(&client, target).await.unwrap(), 8);
+    let mut read = person_export::read(&client, "dead_letters", "shop", "ann-5c81d7e2", "").unwrap();
+    let mut exported = Vec::new();
+    while let Some(piece) = read.next().await.unwrap() {
+        exported.extend_from_slice(&piece);
+    }
+    assert_eq!(String::from_utf8(exported).unwrap().lines().count(), 7, "by this id alone");
     // What they send while it goes on is kept.
     let after = format!(
         "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, user_id, received_at, retention_days) \
@@ -125,7 +118,7 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     assert_eq!(count(&writer, "events", "project_id = 'neighbour'").await, 400);
     assert_eq!(
         ask(&writer, "SELECT groupArray(id) FROM (SELECT id FROM tallyhouse.dead_letters ORDER BY id)").await.unwrap(),
-        "['4','6']"
+        "['a note','a note, cut','another id','another project','broken before its project','no record']"
     );
 
     let days: BTreeSet<i32> = days.iter().map(|day| day.day).collect();
@@ -159,6 +152,57 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     let left = files_with(&parts, b"ann-5c81d7e2");
     assert!(left.is_empty(), "{left:?}");
     engine.stop(Duration::from_secs(10)).await;
+}
+
+/// A record as Kafka has it.
+fn record(project: &str, event_id: &str, user_id: &str) -> Vec<u8> {
+    let mut record = Vec::new();
+    let event = Event {
+        ts: now_ms() - 1_000,
+        received_at: now_ms(),
+        event_id: event_id.into(),
+        event_type: "view".into(),
+        user_id: user_id.into(),
+        ..Event::default()
+    };
+    wire::encode(project, &event, &mut record);
+    record
+}
+
+/// Of Ann and of others; ids say which.
+async fn insert_dead_letters(writer: &Connection) {
+    let ann = "ann-5c81d7e2";
+    let mut unknown = record("shop", "e", ann);
+    *unknown.first_mut().unwrap() = 9;
+    let mut valued = Vec::new();
+    wire::encode("shop", &Event { value: Some(1.5), user_id: ann.into(), ..Event::default() }, &mut valued);
+    let mut broken = record("shop", "e", ann);
+    broken.drain(..3);
+    let json = |text: &str| ("json", text.as_bytes().to_vec(), "shop");
+    for (id, (kind, payload, project)) in [
+        ("1", json(r#"{"userId":"ann-5c81d7e2"}"#)),
+        ("2", json(r#"{"anonymous_id":"cookie-ann-5c81d7e2"}"#)),
+        ("3", json(r#"{"userId" : "ann-5c81d7e2","properties":{"#)),
+        ("4", json(r#"{"user_id":"\u0061nn-5c81d7e2","properties":{"#)),
+        ("5", ("record", record("shop", "e", ann), "shop")),
+        ("6", ("record", unknown, "")),
+        ("7", ("record", valued, "")),
+        ("8", ("record", record("shop", "e", ann)[..60].to_vec(), "")),
+        ("a note", json(r#"{"userId":"bob-7f3a","note":"ann-5c81d7e2"}"#)),
+        ("a note, cut", json(r#"{"userId":"bob-7f3a","note":"ann-5c81d7e2","#)),
+        ("another id", json(r#"{"userId":"ann-5c81d7e2x"}"#)),
+        // Its id is spelt as the project is.
+        ("another project", ("record", record("neighbour", "shop", ann), "")),
+        ("broken before its project", ("record", broken, "")),
+        ("no record", ("record", b"shop\x0cann-5c81d7e2".to_vec(), "")),
+    ] {
+        let payload: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        let sql = format!(
+            "INSERT INTO tallyhouse.dead_letters (project_id, id, kind, payload, received_at, failed_at) SETTINGS async_insert = 0 \
+             VALUES ('{project}', '{id}', '{kind}', unhex('{payload}'), now64(3) - 5, now64(3))"
+        );
+        execute(writer, &sql).await.unwrap();
+    }
 }
 
 /// The rows of the others, as they are when the person is left out.
@@ -203,6 +247,8 @@ async fn people_are_found_by_their_hash_alone() {
     };
     let now = now_ms();
     assert_eq!(found(&[at(ann, now), at(cookie, now), at(7, now)]).await, BTreeSet::from([ann, cookie]));
+    let many: Vec<_> = (1..20_000).map(|hash| at(u64::MAX - hash, now)).chain([at(ann, now)]).collect();
+    assert_eq!(found(&many).await, BTreeSet::from([ann]), "more than one parameter holds");
     assert_eq!(found(&[at(ann, now - DAY_MS), at(cookie, now)]).await, BTreeSet::from([cookie]));
     assert_eq!(erasure::leftovers(&client, &project, [6; 16], &[at(ann, now)]).await.unwrap(), [0_u64; 0]);
 
