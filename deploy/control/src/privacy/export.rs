@@ -4,7 +4,9 @@
 //! An export that stands still, takes too long or grows too large is broken off, which the reader sees as a connection that ends
 //! before its end.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use futures_util::stream;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::person_export::{TABLES, read};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::erasure::Person;
@@ -29,8 +31,55 @@ const FIRST_WITHIN: Duration = Duration::from_secs(60);
 
 const MAX_BYTES: u64 = 4 << 30;
 
+/// Exports at a time, of all projects.
+const AT_ONCE: usize = 4;
+
 /// Pieces that the reader has not taken.
 const AHEAD: usize = 4;
+
+/// Exports that have not ended: each holds a connection and reads all of a project. Clones share them.
+#[derive(Clone, Default)]
+pub struct Exporting(Arc<Mutex<BTreeSet<String>>>);
+
+/// Lets a project export, until it goes.
+pub struct ExportPermit {
+    exporting: Exporting,
+    project: String,
+}
+
+/// Why an export has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    #[error("an export of this project is under way; try again when it is done")]
+    Project,
+    #[error("{AT_ONCE} exports of people are under way; try again when one is done")]
+    Installation,
+}
+
+impl Exporting {
+    /// One at a time for each project, so that a project does not keep others waiting.
+    pub fn begin(&self, project: &str) -> Result<ExportPermit, Busy> {
+        let mut exporting = self.lock();
+        if exporting.contains(project) {
+            return Err(Busy::Project);
+        }
+        if exporting.len() >= AT_ONCE {
+            return Err(Busy::Installation);
+        }
+        exporting.insert(project.to_owned());
+        Ok(ExportPermit { exporting: self.clone(), project: project.to_owned() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ExportPermit {
+    fn drop(&mut self) {
+        self.exporting.lock().remove(&self.project);
+    }
+}
 
 /// An export that has begun.
 pub struct Export {
@@ -47,14 +96,13 @@ impl Export {
 /// Begins one; an error here is one of ClickHouse before the first line.
 pub async fn begin(
     client: &Client,
-    project: &str,
     Person { user_id, anonymous_id }: Person,
-    permit: OwnedSemaphorePermit,
+    permit: ExportPermit,
 ) -> Result<Export, StoreError> {
     let (user, anonymous) = (user_id.unwrap_or_default(), anonymous_id.unwrap_or_default());
     let mut cursors = Vec::new();
     for table in TABLES {
-        cursors.push(read(client, table, project, &user, &anonymous)?);
+        cursors.push(read(client, table, &permit.project, &user, &anonymous)?);
     }
     let mut cursors = cursors.into_iter();
     let Some(mut cursor) = cursors.next() else { return Err(StoreError::TimedOut) };
@@ -99,4 +147,22 @@ pub async fn begin(
 
 async fn broken(sender: &mpsc::Sender<io::Result<Bytes>>, why: &'static str) {
     drop(timeout(STALL, sender.send(Err(io::Error::other(why)))).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_one_export_at_a_time_and_all_have_a_few() {
+        let exporting = Exporting::default();
+        let first = exporting.begin("a").ok().unwrap();
+        assert_eq!(exporting.begin("a").err(), Some(Busy::Project));
+        let others: Vec<_> = ["b", "c", "d"].map(|project| exporting.begin(project).ok().unwrap()).into();
+        assert_eq!(exporting.begin("e").err(), Some(Busy::Installation));
+        drop(first);
+        assert!(exporting.begin("a").is_ok() && exporting.begin("e").is_ok(), "each goes with its permit");
+        assert_eq!(exporting.begin("b").err(), Some(Busy::Project));
+        drop(others);
+    }
 }

@@ -23,10 +23,9 @@ use tallyhouse_service::http_body;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::rollups::is_cluster;
-use tokio::sync::Semaphore;
 
 use super::erasure::{BadPerson, Erasure, ErasureError, Erasures, Request, unavailable};
-use super::export::{self, Export};
+use super::export::{self, Busy, Export, Exporting};
 use super::feed;
 use super::hash_key::InstallationKey;
 use crate::audit::{self, Done};
@@ -35,9 +34,6 @@ use crate::store::ControlError;
 
 const MAX_BODY: usize = 4 << 10;
 
-/// Exports at a time: each holds a connection and reads all of a project.
-const EXPORTS: usize = 2;
-
 /// What the routes work with.
 pub struct Privacy {
     control: Control,
@@ -45,7 +41,7 @@ pub struct Privacy {
     writer: Option<Client>,
     reader: Client,
     key: Option<InstallationKey>,
-    exports: Arc<Semaphore>,
+    exporting: Exporting,
 }
 
 impl Privacy {
@@ -56,7 +52,7 @@ impl Privacy {
         key: Option<InstallationKey>,
     ) -> Self {
         let (reader, writer) = (reader.client(), writer.map(Connection::client));
-        Self { control, writer, reader, key, exports: Arc::new(Semaphore::new(EXPORTS)) }
+        Self { control, writer, reader, key, exporting: Exporting::default() }
     }
 }
 
@@ -89,8 +85,8 @@ enum Refused {
     UnknownProject(String),
     #[error("there is no erasure `{0}`")]
     UnknownErasure(String),
-    #[error("{EXPORTS} exports of people are under way; try again when one is done")]
-    TooManyExports,
+    #[error(transparent)]
+    TooManyExports(#[from] Busy),
 }
 
 impl From<BadPerson> for Refused {
@@ -108,7 +104,7 @@ impl From<Refused> for Problem {
             Refused::OperatorExport => with(StatusCode::FORBIDDEN, "missing_right"),
             Refused::NoProject | Refused::Parameter(_) => with(StatusCode::BAD_REQUEST, "bad_parameter"),
             Refused::UnknownProject(_) | Refused::UnknownErasure(_) => with(StatusCode::NOT_FOUND, "not_found"),
-            Refused::TooManyExports => with(StatusCode::SERVICE_UNAVAILABLE, "too_many_exports").retry_after(5),
+            Refused::TooManyExports(_) => with(StatusCode::SERVICE_UNAVAILABLE, "too_many_exports").retry_after(5),
             Refused::Erasure(error) => match error {
                 ErasureError::Person(_) => with(StatusCode::BAD_REQUEST, "bad_person"),
                 ErasureError::NoKey | ErasureError::Control(ControlError::NotConfigured) => {
@@ -251,8 +247,8 @@ impl Privacy {
         if request.keep_suppressed {
             return Err(BadPerson::Unknown("keepSuppressed".to_owned()).into());
         }
-        let permit = Arc::clone(&self.exports).try_acquire_owned().map_err(|_| Refused::TooManyExports)?;
-        let export = export::begin(&self.reader, project, request.person, permit).await.map_err(unavailable)?;
+        let permit = self.exporting.begin(project)?;
+        let export = export::begin(&self.reader, request.person, permit).await.map_err(unavailable)?;
         // Not whose: the log is kept.
         self.audited(project, caller, ("privacy.export", "", json!({}))).await;
         Ok(export)
