@@ -115,6 +115,10 @@ impl Operations {
                 "must be the name of the project: nothing of it can be brought back",
             ));
         }
+        // Before it is marked: nobody would take it further.
+        if self.store()?.is_cluster().await? {
+            return Err(OperationError::Cluster);
+        }
         let settings = ProjectDocument { deleted: true, ..ProjectDocument::default() };
         self.write(actor, &project.name, project.version, &settings).await?;
         deletion::request(self.store()?, name, actor.name()).await?;
