@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_control::privacy::http::{self, Privacy};
-use tallyhouse_control::privacy::runner::{Invalidate, Runner};
+use tallyhouse_control::privacy::runner::{CachesNotTold, Invalidate, Runner};
 use tallyhouse_service::access::GuardedRouter;
 use tallyhouse_service::day_versions::DayChange;
 use tokio_util::sync::CancellationToken;
@@ -47,11 +47,12 @@ fn invalidating(cache: Cache) -> Invalidate {
             let days: BTreeSet<_> = days.into_iter().map(|day| DayChange::day(day.project_id, day.day)).collect();
             for _ in 0..ATTEMPTS {
                 if cache.raise(&days).await.is_ok() {
-                    return;
+                    return Ok(());
                 }
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
-            tracing::error!(days = days.len(), "Redis does not take changed days: clear the cache of every query API");
+            tracing::error!(days = days.len(), "Redis does not take changed days: an erasure waits for it");
+            Err(CachesNotTold)
         })
     })
 }

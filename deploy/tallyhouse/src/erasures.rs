@@ -19,6 +19,7 @@ use tallyhouse_control::privacy::runner::{Runner, StepError};
 use tallyhouse_control::{Control, ControlError, ControlStore};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_sql::erasure as rows;
 use tallyhouse_sql::rollups::is_cluster;
 use tokio::sync::Mutex;
 
@@ -46,6 +47,8 @@ pub enum EraseError {
     Step(#[from] StepError),
     #[error(transparent)]
     Store(#[from] tallyhouse_sql::StoreError),
+    #[error("there is no project `{0}`: see `tallyhouse projects list`")]
+    UnknownProject(String),
     #[error("{}: {source}", .path.display())]
     Report { path: std::path::PathBuf, source: std::io::Error },
     #[error("{}: it is not JSON", .0.display())]
@@ -92,7 +95,11 @@ impl Eraser {
             key,
             invalidate: Arc::new(move |days| {
                 let invalidator = Arc::clone(&invalidating);
-                Box::pin(async move { rollups::invalidate(&mut *invalidator.lock().await, days).await })
+                Box::pin(async move {
+                    // What nobody takes is told at the end of the command: [`Eraser::end`].
+                    rollups::invalidate(&mut *invalidator.lock().await, days).await;
+                    Ok(())
+                })
             }),
         };
         Ok(Self { runner, store, invalidator })
@@ -100,7 +107,8 @@ impl Eraser {
 
     /// Asks for an erasure; one of the same person that is under way is given instead.
     pub async fn request(&self, project: &str, person: Person, keep_suppressed: bool) -> Result<Erasure, EraseError> {
-        person.check().map_err(ErasureError::from)?;
+        let person = person.checked().map_err(ErasureError::from)?;
+        self.check(project).await?;
         let part = feed::key_part(&self.runner.control.snapshot(), project);
         let erasures = Erasures {
             store: &self.store,
@@ -116,6 +124,13 @@ impl Eraser {
         let (action, object) = ("privacy.erase", erasure.id.as_str());
         audit::write(&self.store, &Done { project, actor: ACTOR, action, object, result: "done", details }).await;
         Ok(erasure)
+    }
+
+    /// A misspelt project would have a report that says that nothing was there.
+    async fn check(&self, project: &str) -> Result<(), EraseError> {
+        let is_known = self.runner.control.snapshot().has_project(project)
+            || rows::has_project(&self.runner.client, project).await?;
+        if is_known { Ok(()) } else { Err(EraseError::UnknownProject(project.to_owned())) }
     }
 
     /// Works on an erasure, or waits for a service that does, until it is done.

@@ -1,7 +1,7 @@
 //! Deletes a project: its events, rollups and dead letters, and the random part of the key under which its people are hashed.
 //!
 //! ```text
-//! project marked as deleted     its keys open nothing any more, everywhere within 2 s
+//! project marked as deleted     its keys open nothing any more, everywhere within 2 s; a kill from here on: the runner records the rest
 //! everybody suppressed          what is in logs, in Kafka or in a restored backup is not stored
 //! rows deleted                  raw, rollups, dead letters, metric definitions
 //! documents emptied             all versions of the project's record but the last, which has no key part
@@ -19,7 +19,7 @@ use super::documents::{
 };
 use super::runner::{Runner, StepError};
 use crate::kind::Kind;
-use crate::records::Record;
+use crate::records::ProjectDocument;
 use crate::snapshot::Snapshot;
 use crate::store::{ControlError, ControlStore, New};
 
@@ -41,25 +41,42 @@ pub(crate) async fn request(store: &ControlStore, project: &str, by: &str) -> Re
     Ok(())
 }
 
-/// Deletions that are not done.
-pub(super) fn open(snapshot: &Snapshot) -> Vec<(String, u32, DeletionDocument)> {
-    let jobs = snapshot.records(Kind::Job).filter(|record| &*record.name == DELETION);
-    let read = jobs.filter_map(|record| Some((record.project.to_string(), record.version, document(record)?)));
-    read.filter(|(_, _, document)| document.state != DeletionStep::Done).collect()
+/// A deletion that is not done.
+#[derive(Debug, Clone)]
+pub(super) struct OpenDeletion {
+    pub(super) project: String,
+    /// `None`: whoever marked the project as deleted did not come so far as to record it.
+    job: Option<(u32, DeletionDocument)>,
 }
 
-fn document(record: &Record) -> Option<DeletionDocument> {
-    record.read().ok()
+/// Deletions that are not done.
+pub(super) fn open(snapshot: &Snapshot) -> Vec<OpenDeletion> {
+    let deleted = snapshot.records(Kind::Project).filter(|record| {
+        // Without the cheap look every project would be parsed.
+        record.document.contains("\"deleted\"") && record.read::<ProjectDocument>().is_ok_and(|project| project.deleted)
+    });
+    let open = deleted.filter_map(|record| {
+        let project = record.project.to_string();
+        let Some(job) = snapshot.record(Kind::Job, &project, DELETION) else {
+            return Some(OpenDeletion { project, job: None });
+        };
+        let document = job.read::<DeletionDocument>().ok()?;
+        (document.state != DeletionStep::Done).then(|| OpenDeletion { project, job: Some((job.version, document)) })
+    });
+    open.collect()
 }
 
 impl Runner {
     /// Takes a deletion as far as it goes.
-    pub(super) async fn delete_project(
-        &self,
-        project: &str,
-        mut version: u32,
-        mut job: DeletionDocument,
-    ) -> Result<(), StepError> {
+    pub(super) async fn delete_project(&self, OpenDeletion { project, job }: OpenDeletion) -> Result<(), StepError> {
+        let Some((mut version, mut job)) = job else {
+            tracing::warn!(project, "a project was marked as deleted, and its deletion was not recorded");
+            request(&self.store, &project, "privacy").await?;
+            // It is found at the next look.
+            self.control.refresh().await?;
+            return Ok(());
+        };
+        let project = project.as_str();
         if job.state == DeletionStep::Deleting {
             self.confirmed().await?;
             rows::delete_project(&self.client, project).await?;

@@ -118,6 +118,14 @@ pub struct ErasureDocument {
     pub unconfirmed: u64,
     #[serde(default)]
     pub partitions: u64,
+    /// Rollups are; caches may not know of it yet.
+    #[serde(default)]
+    pub is_rebuilt: bool,
+    /// How often inserts were held back in vain, and until when they are left alone, in milliseconds since 1970.
+    #[serde(default)]
+    pub held_back: u32,
+    #[serde(default)]
+    pub not_before_ms: i64,
     /// ClickHouse's clock when the last part was replaced, in seconds since 1970.
     #[serde(default)]
     pub replaced_at: u64,

@@ -57,7 +57,7 @@ impl Request {
                 _ => return Err(BadPerson::Unknown(name.chars().take(50).collect())),
             }
         }
-        request.person.check()?;
+        request.person = request.person.checked()?;
         Ok(request)
     }
 }
@@ -72,17 +72,17 @@ fn id(field: &'static str, value: Value) -> Result<Option<String>, BadPerson> {
 }
 
 impl Person {
-    /// Whether ids are such as events have.
-    pub fn check(&self) -> Result<(), BadPerson> {
-        let fields = [("userId", &self.user_id), ("anonymousId", &self.anonymous_id)];
-        for (field, id) in fields {
-            let is_good =
-                |id: &String| (1..=MAX_USER_CHARS).contains(&id.chars().count()) && !id.chars().any(char::is_control);
-            if !id.as_ref().is_none_or(is_good) {
-                return Err(BadPerson::Id { field });
-            }
-        }
-        if fields.iter().all(|(_, id)| id.is_none()) { Err(BadPerson::Nobody) } else { Ok(()) }
+    /// With ids as events have them, which is without NUL.
+    pub fn checked(self) -> Result<Self, BadPerson> {
+        let id = |field: &'static str, id: Option<String>| {
+            let Some(id) = id else { return Ok(None) };
+            let id = id.replace('\0', "");
+            let is_good = (1..=MAX_USER_CHARS).contains(&id.chars().count());
+            if is_good { Ok(Some(id)) } else { Err(BadPerson::Id { field }) }
+        };
+        let Self { user_id, anonymous_id } = self;
+        let person = Self { user_id: id("userId", user_id)?, anonymous_id: id("anonymousId", anonymous_id)? };
+        if person.user_id.is_none() && person.anonymous_id.is_none() { Err(BadPerson::Nobody) } else { Ok(person) }
     }
 
     pub(super) fn ids(&self) -> Vec<Id> {
@@ -164,6 +164,59 @@ impl Erasure {
     }
 }
 
+/// Whether a job that is there is what is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Meets {
+    /// Like this it is: up to when it erases is still open.
+    As(ErasureDocument),
+    /// It is done, or has looked already what it deletes: what came since would stay.
+    Not,
+    Differently,
+}
+
+impl ErasureDocument {
+    fn meets(&self, wanted: &Self) -> Meets {
+        // What came back is deleted by whatever deletes the same person.
+        let is_open = match wanted.is_again {
+            true => matches!(self.state, Step::Suppressing | Step::Deleting) && self.before_ms >= wanted.before_ms,
+            // Of one that was found by its hash, the ids are those of rows that came back alone.
+            false => self.state == Step::Suppressing && !self.is_again,
+        };
+        if !is_open {
+            return Meets::Not;
+        }
+        if !wanted.is_again && self.keep_suppressed != wanted.keep_suppressed {
+            return Meets::Differently;
+        }
+        Meets::As(Self { before_ms: self.before_ms.max(wanted.before_ms), ..self.clone() })
+    }
+}
+
+fn new_document(now_ms: i64, subjects: Vec<Subject>, keep_suppressed: bool) -> ErasureDocument {
+    ErasureDocument {
+        state: Step::Suppressing,
+        subjects,
+        keep_suppressed,
+        is_again: false,
+        requested_ms: now_ms,
+        before_ms: now_ms,
+        days: Vec::new(),
+        older_days: Vec::new(),
+        dead_letters: 0,
+        confirmed: 0,
+        unconfirmed: 0,
+        partitions: 0,
+        is_rebuilt: false,
+        held_back: 0,
+        not_before_ms: 0,
+        replaced_at: 0,
+        files_left: 0,
+        updated_ms: now_ms,
+        problem: None,
+        report: None,
+    }
+}
+
 /// The name of the n-th erasure of a person.
 fn name(subjects: &[Subject], number: u32) -> String {
     let hashes: Vec<_> = subjects.iter().map(|subject| subject.hash.as_str()).collect();
@@ -171,43 +224,21 @@ fn name(subjects: &[Subject], number: u32) -> String {
 }
 
 impl Erasures<'_> {
-    /// Asks for an erasure. Whoever asks while one of the same person is under way gets that one.
+    /// Asks for an erasure. Whoever asks while one of the same person has not begun to delete gets that one, up to now.
     pub async fn request(&self, request: &Request) -> Result<Erasure, ErasureError> {
         let hasher = self.key.hasher(self.key_part);
         let Person { user_id, anonymous_id } = &request.person;
         let user = user_id.iter().map(|id| Subject::of_user(&hasher, self.project, id));
         let anonymous = anonymous_id.iter().map(|id| Subject::of_anonymous(&hasher, self.project, id));
         let subjects: BTreeSet<Subject> = user.chain(anonymous).collect();
-        let document = self.new_document(subjects.into_iter().collect(), request.keep_suppressed);
+        let document = new_document(self.now_ms, subjects.into_iter().collect(), request.keep_suppressed);
         self.create(document, &request.person.ids()).await
     }
 
     /// Asks for the erasure of what came back, of people known by their hashes.
     pub async fn again(&self, subjects: Vec<Subject>, before_ms: i64) -> Result<Erasure, ErasureError> {
-        let document = ErasureDocument { is_again: true, before_ms, ..self.new_document(subjects, false) };
+        let document = ErasureDocument { is_again: true, before_ms, ..new_document(self.now_ms, subjects, false) };
         self.create(document, &[]).await
-    }
-
-    fn new_document(&self, subjects: Vec<Subject>, keep_suppressed: bool) -> ErasureDocument {
-        ErasureDocument {
-            state: Step::Suppressing,
-            subjects,
-            keep_suppressed,
-            is_again: false,
-            requested_ms: self.now_ms,
-            before_ms: self.now_ms,
-            days: Vec::new(),
-            older_days: Vec::new(),
-            dead_letters: 0,
-            confirmed: 0,
-            unconfirmed: 0,
-            partitions: 0,
-            replaced_at: 0,
-            files_left: 0,
-            updated_ms: self.now_ms,
-            problem: None,
-            report: None,
-        }
     }
 
     async fn create(&self, document: ErasureDocument, ids: &[Id]) -> Result<Erasure, ErasureError> {
@@ -215,24 +246,21 @@ impl Erasures<'_> {
         loop {
             let id = name(&document.subjects, number);
             match self.find(&id).await? {
-                Some(known) if known.document.state == Step::Done => number += 1,
-                Some(known) if known.document.keep_suppressed != document.keep_suppressed && !document.is_again => {
-                    return Err(ErasureError::Differs(known.id));
-                }
-                Some(known) => return Ok(known),
+                Some(known) => match known.document.meets(&document) {
+                    Meets::As(as_it_is) if as_it_is == known.document => return Ok(known),
+                    Meets::As(raised) => match self.write(&id, known.version, &raised).await {
+                        Ok(version) => return Ok(Erasure { id, version, document: raised }),
+                        // It went on, or somebody else raised it: it is looked at again.
+                        Err(ControlError::Conflict { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    },
+                    Meets::Not => number += 1,
+                    Meets::Differently => return Err(ErasureError::Differs(known.id)),
+                },
                 None => {
                     // First: a job whose ids are nowhere would erase nothing. Twice does no harm.
                     erasure::name(self.writer, &id, ids).await.map_err(unavailable)?;
-                    let text = serde_json::to_string(&document).unwrap_or_default();
-                    let new = New {
-                        kind: ErasureDocument::KIND,
-                        project: self.project,
-                        name: &id,
-                        replaces: 0,
-                        document: &text,
-                        by: self.by,
-                    };
-                    match self.store.create(&new).await {
+                    match self.write(&id, 0, &document).await {
                         Ok(version) => return Ok(Erasure { id, version, document }),
                         // Somebody else was first: theirs is found next.
                         Err(ControlError::Conflict { .. }) => {}
@@ -241,6 +269,12 @@ impl Erasures<'_> {
                 }
             }
         }
+    }
+
+    async fn write(&self, id: &str, replaces: u32, document: &ErasureDocument) -> Result<u32, ControlError> {
+        let text = serde_json::to_string(document).unwrap_or_default();
+        let (kind, project, by) = (ErasureDocument::KIND, self.project, self.by);
+        self.store.create(&New { kind, project, name: id, replaces, document: &text, by }).await
     }
 
     /// An erasure of the project.
@@ -260,14 +294,40 @@ pub(super) fn unavailable(error: StoreError) -> ErasureError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// One that was just asked for.
+    pub(in crate::privacy) fn document() -> ErasureDocument {
+        new_document(100, Vec::new(), false)
+    }
+
+    #[test]
+    fn a_job_is_given_again_only_while_what_came_since_is_erased_too() {
+        let asked = ErasureDocument { before_ms: 200, ..document() };
+        let raised = ErasureDocument { before_ms: 200, ..document() };
+        assert_eq!(document().meets(&asked), Meets::As(raised.clone()));
+        assert_eq!(raised.meets(&document()), Meets::As(raised.clone()), "never back");
+        let keeping = ErasureDocument { keep_suppressed: true, ..asked.clone() };
+        assert_eq!(document().meets(&keeping), Meets::Differently);
+        let again = ErasureDocument { is_again: true, ..document() };
+        assert_eq!(again.meets(&asked), Meets::Not, "it finds rows that came back alone");
+        assert_eq!(document().meets(&again), Meets::As(document()));
+        for state in [Step::Deleting, Step::Rebuilding, Step::RemovingFiles, Step::Done] {
+            let known = ErasureDocument { state, ..document() };
+            assert_eq!(known.meets(&asked), Meets::Not, "{state:?}");
+            let deletes = state == Step::Deleting;
+            assert_eq!(known.meets(&again) == Meets::As(known.clone()), deletes, "{state:?}");
+        }
+    }
 
     #[test]
     fn a_person_is_named_as_events_name_them() {
         let read = |body: &str| Request::read(body.as_bytes());
         assert_eq!(read(r#"{"userId":"ann"}"#).unwrap().person.ids(), [Id::User("ann".into())]);
         assert_eq!(read(r#"{"userId":42,"anonymousId":null}"#).unwrap().person.ids(), [Id::User("42".into())]);
+        let controls = read(r#"{"userId":"a\tb\nc\u0000"}"#).unwrap();
+        assert_eq!(controls.person.ids(), [Id::User("a\tb\nc".into())], "events lose NUL alone");
         let both = read(r#"{"userId":"a","anonymousId":"c","keepSuppressed":true}"#).unwrap();
         assert_eq!((both.person.ids().len(), both.keep_suppressed), (2, true));
         let long = format!(r#"{{"userId":"{}"}}"#, "x".repeat(MAX_USER_CHARS + 1));
@@ -278,7 +338,7 @@ mod tests {
             (r#"{"userId":""}"#, BadPerson::Id { field: "userId" }),
             (r#"{"userId":1.5}"#, BadPerson::Id { field: "userId" }),
             (r#"{"anonymousId":["a"]}"#, BadPerson::Id { field: "anonymousId" }),
-            (r#"{"anonymousId":"a\u0000"}"#, BadPerson::Id { field: "anonymousId" }),
+            (r#"{"anonymousId":"\u0000"}"#, BadPerson::Id { field: "anonymousId" }),
             (&long, BadPerson::Id { field: "userId" }),
             (r#"{"userid":"a"}"#, BadPerson::Unknown("userid".into())),
             (r#"{"userId":"a","keepSuppressed":1}"#, BadPerson::Flag),

@@ -52,5 +52,8 @@ pub mod hash_key;
 mod hmac;
 pub mod http;
 pub mod report;
+mod rounds;
 pub mod runner;
+mod steps;
 pub mod suppressions;
+mod sweep;
