@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! every second: /ping -> answered -> it lives
-//!                     '-> silent for `hung_after` (or, before its first answer, `start_within`) -> SIGKILL -> the supervisor starts it again
+//!                     '-> silent for `hung_after` (before its first answer `start_within`, twice as long each time) -> SIGKILL -> the
+//!                         supervisor starts it again
 //! ```
 //!
 //! `/health` tells a silent one after seconds (component `clickhouse`); this is for one that stays so. `/ping` asks for no table and waits for no
@@ -18,6 +19,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// One look. Longer than any answer that was seen, under full load.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a start is given twice the time: one that loads many tables would be killed for ever.
+const LONGER_AT_MOST: u32 = 5;
 
 /// How long it may be silent.
 #[derive(Debug, Clone, Copy)]
@@ -48,9 +52,10 @@ impl Silence {
         }
     }
 
-    /// The process to be killed.
-    fn hung(self, limits: Limits, now: Instant) -> Option<u32> {
-        let limit = if self.has_answered { limits.hung_after } else { limits.start_within };
+    /// The process to be killed. `killed`: how many were in a row before they had answered.
+    fn hung(self, limits: Limits, killed: u32, now: Instant) -> Option<u32> {
+        let start_within = limits.start_within * 2_u32.pow(killed.min(LONGER_AT_MOST));
+        let limit = if self.has_answered { limits.hung_after } else { start_within };
         self.pid.filter(|_| now.duration_since(self.since) > limit)
     }
 }
@@ -58,6 +63,7 @@ impl Silence {
 /// Looks for ever, from when the process that runs has answered. `pid` gives the process that runs, `kill` ends one that hangs.
 pub(super) async fn watch(endpoint: Endpoint, limits: Limits, pid: impl Fn() -> Option<u32>, kill: impl Fn(u32)) {
     let mut silence = Silence { has_answered: true, ..Silence::of(pid(), Instant::now()) };
+    let mut killed = 0;
     loop {
         sleep(LOOK).await;
         let asked = pid();
@@ -65,7 +71,11 @@ pub(super) async fn watch(endpoint: Endpoint, limits: Limits, pid: impl Fn() -> 
         let now = Instant::now();
         // An answer is of the process that was there when it was asked for.
         silence = silence.after(pid(), is_answered && pid() == asked, now);
-        if let Some(hung) = silence.hung(limits, now) {
+        if silence.has_answered {
+            killed = 0;
+        }
+        if let Some(hung) = silence.hung(limits, killed, now) {
+            killed += u32::from(!silence.has_answered);
             tracing::error!(
                 pid = hung,
                 seconds = now.duration_since(silence.since).as_secs(),
@@ -93,14 +103,25 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let starting = Silence::of(Some(7), start).after(Some(7), false, at(100));
-        assert_eq!((starting.hung(LIMITS, at(110)), starting.hung(LIMITS, at(121))), (None, Some(7)));
+        let hung = |silence: Silence, seconds| silence.hung(LIMITS, 0, at(seconds));
+        assert_eq!((hung(starting, 110), hung(starting, 121)), (None, Some(7)));
         let answered = starting.after(Some(7), true, at(100));
         let silent = answered.after(Some(7), false, at(150));
-        assert_eq!((silent.hung(LIMITS, at(160)), silent.hung(LIMITS, at(161))), (None, Some(7)));
+        assert_eq!((hung(silent, 160), hung(silent, 161)), (None, Some(7)));
         let restarted = silent.after(Some(8), false, at(161));
-        assert_eq!(
-            (restarted.hung(LIMITS, at(200)), restarted.after(None, false, at(900)).hung(LIMITS, at(999))),
-            (None, None)
-        );
+        assert_eq!((hung(restarted, 200), hung(restarted.after(None, false, at(900)), 999)), (None, None));
+    }
+
+    #[test]
+    fn one_that_was_killed_while_it_started_has_twice_the_time() {
+        let start = Instant::now();
+        let silent = Silence::of(Some(7), start);
+        for (killed, seconds) in [(0, 120), (1, 240), (2, 480), (5, 3_840), (99, 3_840)] {
+            let at = start + Duration::from_secs(seconds);
+            assert_eq!(silent.hung(LIMITS, killed, at), None, "{killed}");
+            assert_eq!(silent.hung(LIMITS, killed, at + Duration::from_secs(1)), Some(7), "{killed}");
+        }
+        let answered = Silence { has_answered: true, ..silent };
+        assert_eq!(answered.hung(LIMITS, 9, start + Duration::from_secs(61)), Some(7), "one that ran has no more");
     }
 }

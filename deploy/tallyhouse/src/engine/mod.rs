@@ -105,13 +105,21 @@ pub struct Engine {
     files: settings::Files,
     /// As it was started, but for the accounts.
     options: EngineOptions,
-    /// Those in force.
-    accounts: Mutex<Vec<Account>>,
+    accounts: Mutex<Given>,
     start_within: Duration,
     strength: Strength,
     /// Looks whether it hangs, from when it was ready.
     watch: OnceLock<JoinHandle<()>>,
     hung_after: Duration,
+}
+
+/// The accounts that the process was given.
+#[derive(Debug, Default)]
+struct Given {
+    /// `None`: it is not known which, a change broke off.
+    accounts: Option<Vec<Account>>,
+    /// It has answered since.
+    is_in_force: bool,
 }
 
 impl Engine {
@@ -157,7 +165,7 @@ impl Engine {
             supervisor: Supervisor::start(job)?,
             credentials: options.credentials.clone(),
             files,
-            accounts: Mutex::new(options.accounts.clone()),
+            accounts: Mutex::new(Given { accounts: Some(options.accounts.clone()), is_in_force: true }),
             options,
         })
     }
@@ -215,11 +223,22 @@ impl Engine {
     /// A library reads its users only when it starts, so it is started again: what runs is cut off, and inserts are repeated under their
     /// tokens. A server reads them anew.
     pub async fn set_accounts(&self, accounts: Vec<Account>) -> Result<(), EngineError> {
-        let mut in_force = self.accounts.lock().await;
-        if *in_force == accounts {
-            return Ok(());
+        let mut given = self.accounts.lock().await;
+        // One that still loads its tables is waited for: started again, it would begin anew.
+        if given.accounts.as_ref() != Some(&accounts) {
+            *given = Given::default();
+            self.give(&accounts).await?;
+            given.accounts = Some(accounts);
         }
-        settings::write_users(&self.files, &EngineOptions { accounts: accounts.clone(), ..self.options.clone() })?;
+        if !given.is_in_force {
+            self.answers_within(self.start_within).await?;
+            given.is_in_force = true;
+        }
+        Ok(())
+    }
+
+    async fn give(&self, accounts: &[Account]) -> Result<(), EngineError> {
+        settings::write_users(&self.files, &EngineOptions { accounts: accounts.to_vec(), ..self.options.clone() })?;
         match self.options.program {
             Program::Library(_) => self.supervisor.replace(STOP_WITHIN).await,
             Program::Server(_) => {
@@ -227,8 +246,6 @@ impl Engine {
                 reloaded.map_err(|error| EngineError::Accounts(error.to_string()))?;
             }
         }
-        self.answers_within(self.start_within).await?;
-        *in_force = accounts;
         Ok(())
     }
 
