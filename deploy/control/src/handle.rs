@@ -208,6 +208,11 @@ impl Control {
         self.0.snapshot.load_full()
     }
 
+    /// Whether the snapshot is that of the table or of the disk, or there is nothing to read.
+    pub fn is_read(&self) -> bool {
+        self.0.store.is_none() || self.0.snapshot.load().mark().is_some()
+    }
+
     /// Where records are created; `None`: there are fixed keys and nothing else.
     pub fn store(&self) -> Option<&ControlStore> {
         self.0.store.as_ref()

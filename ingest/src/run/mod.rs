@@ -158,8 +158,10 @@ impl Ingest {
         };
         let redis = redis.map(|url| Pool::new(url, changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
-        let suppressions = Suppressions::default();
-        suppressions.replace(feed::set(&deps.control.snapshot(), &deps.user_hash_key));
+        let suppressions = Suppressions::awaited();
+        if deps.control.is_read() {
+            suppressions.replace(feed::set(&deps.control.snapshot(), &deps.user_hash_key));
+        }
         let cardinality = Arc::new(CardinalityLimiter::default());
         let dead_letters = Arc::new(Queue::new(metrics.dead_letters_dropped.clone()));
         let (delivery, back) = match &config.kafka {

@@ -34,6 +34,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl<P: Partition> Worker<P> {
     pub(super) async fn begin(&self) -> Filling {
+        // After a long stop, nobody has asked yet who was erased meanwhile.
+        self.common.suppressions.known().await;
         let start = self.asked("where to begin", P::committed).await;
         let is_kafka = self.committer.partition.number().is_some();
         let (next, range) = (start.next.filter(|_| is_kafka), self.asked("what the log has", P::range).await);

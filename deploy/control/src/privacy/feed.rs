@@ -43,7 +43,9 @@ pub fn set(snapshot: &Snapshot, key: &InstallationKey) -> SuppressionSet {
 pub async fn follow(control: Control, key: InstallationKey, suppressions: Suppressions, stop: CancellationToken) {
     let mut changed = control.subscribe();
     loop {
-        suppressions.replace(set(&control.snapshot(), &key));
+        if control.is_read() {
+            suppressions.replace(set(&control.snapshot(), &key));
+        }
         match stop.run_until_cancelled(changed.changed()).await {
             Some(Ok(())) => {}
             Some(Err(_)) | None => return,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use tallyhouse_schema::user_hash::UserHasher;
+use tokio_util::sync::CancellationToken;
 
 /// A keyed hash of a person's id in a project, and from when on events are taken again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +87,8 @@ impl SuppressionSet {
     }
 }
 
-/// The set in force, shared by all that store events. Clones share it.
-#[derive(Debug, Clone, Default)]
+/// The set in force, shared by all that store events. Clones share it. The default suppresses nobody.
+#[derive(Debug, Clone)]
 pub struct Suppressions(Arc<Shared>);
 
 #[derive(Debug, Default)]
@@ -95,15 +96,36 @@ struct Shared {
     set: ArcSwap<SuppressionSet>,
     leftovers: AtomicU64,
     judging: std::sync::Mutex<Vec<std::sync::Weak<AtomicU64>>>,
+    /// Cancelled: somebody said which set it is.
+    known: CancellationToken,
+}
+
+impl Default for Suppressions {
+    fn default() -> Self {
+        let suppressions = Self::awaited();
+        suppressions.0.known.cancel();
+        suppressions
+    }
 }
 
 /// [`Judging`] of whoever holds nothing that is not stored yet.
 const NOTHING: u64 = u64::MAX;
 
 impl Suppressions {
+    /// Of a process that has not read yet who is suppressed.
+    pub fn awaited() -> Self {
+        Self(Arc::default())
+    }
+
     /// Takes a newer set.
     pub fn replace(&self, set: SuppressionSet) {
         self.0.set.store(Arc::new(set));
+        self.0.known.cancel();
+    }
+
+    /// Waits until a set was taken: nobody may judge before, what is suppressed would be stored.
+    pub async fn known(&self) {
+        self.0.known.cancelled().await;
     }
 
     /// The set in force.
@@ -218,6 +240,17 @@ mod tests {
             let all = times.map(|before| Suppression { project: "shop".into(), hash, before });
             assert!(covers(&SuppressionSet::new(1, all, |_| UserHasher::new(KEY)), "shop", "ann", "", 8));
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_judges_before_it_is_known_who_is_suppressed() {
+        let is_known = async |suppressions: &Suppressions| {
+            tokio::time::timeout(std::time::Duration::from_millis(1), suppressions.known()).await.is_ok()
+        };
+        let suppressions = Suppressions::awaited();
+        assert!(!is_known(&suppressions).await);
+        suppressions.replace(SuppressionSet::default());
+        assert!(is_known(&suppressions).await && is_known(&Suppressions::default()).await);
     }
 
     #[test]
