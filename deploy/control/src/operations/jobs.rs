@@ -19,14 +19,17 @@ pub struct JobView {
 }
 
 impl Operations {
-    /// The jobs of a project, or all that the actor manages; the newest first.
+    /// The jobs of a project, or all that the actor manages; the newest first. Of those that are done, the newest of the installation
+    /// alone: an erasure is shown by its name for ever.
     pub fn jobs(&self, actor: &Actor, project: Option<&str>) -> Result<Vec<JobView>, OperationError> {
         if let Some(project) = project {
             self.project(actor, project)?;
         }
         let snapshot = self.control.snapshot();
         let wanted = snapshot.records(Kind::Job).filter(|record| {
-            actor.manages(&record.project) && project.is_none_or(|project| *record.project == *project)
+            !record.document.is_empty()
+                && actor.manages(&record.project)
+                && project.is_none_or(|project| *record.project == *project)
         });
         let views = wanted.map(|record| {
             let job = serde_json::from_str(&record.document).unwrap_or(Value::Null);

@@ -30,6 +30,9 @@ pub struct Project {
     pub settings: ProjectDocument,
 }
 
+/// Jobs that are done, with what they say: the newest.
+const DONE_JOBS: usize = 1_000;
+
 type RecordId = (Kind, Arc<str>, Arc<str>);
 
 /// All records in force.
@@ -72,7 +75,8 @@ impl Snapshot {
         self.of_records(Some(mark), records, fixed)
     }
 
-    fn of_records(&self, mark: Option<Mark>, records: BTreeMap<RecordId, Arc<Record>>, fixed: &FixedKeys) -> Self {
+    fn of_records(&self, mark: Option<Mark>, mut records: BTreeMap<RecordId, Arc<Record>>, fixed: &FixedKeys) -> Self {
+        leave_out_old_jobs(&mut records);
         let projects: HashMap<_, _> =
             records.values().filter_map(project).map(|project| (Arc::clone(project.name.shared()), project)).collect();
         let stored = records.values().filter(|record| record.kind == Kind::Key);
@@ -160,6 +164,22 @@ impl Snapshot {
     /// How many versions are held, when none is missing: versions of a name have no gaps.
     pub(crate) fn versions(&self) -> u64 {
         self.records.values().map(|record| u64::from(record.version)).sum()
+    }
+}
+
+/// Leaves out what jobs say that were done long ago: their reports would fill the memory of every process. The records stay, which count
+/// towards the versions that are held; ClickHouse has the whole.
+fn leave_out_old_jobs(records: &mut BTreeMap<RecordId, Arc<Record>>) {
+    let from = (Kind::Job, Arc::from(""), Arc::from(""));
+    let jobs = records.range(from..).take_while(|((kind, _, _), _)| *kind == Kind::Job);
+    let done = jobs.filter(|(_, record)| record.document.contains(r#""state":"done""#));
+    let mut done: Vec<_> = done.map(|(id, record)| (record.created_ms, id.clone())).collect();
+    let Some(old) = done.len().checked_sub(DONE_JOBS) else { return };
+    done.sort_unstable();
+    for (_, id) in done.into_iter().take(old) {
+        records.entry(id).and_modify(|record| {
+            *record = Arc::new(Record { document: String::new(), ..Record::clone(record) });
+        });
     }
 }
 

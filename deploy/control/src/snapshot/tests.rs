@@ -180,3 +180,27 @@ fn the_copy_on_the_disk_is_private_and_used_only_when_it_is_whole() {
     assert!(copy.read().unwrap().is_some());
     fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn jobs_that_were_done_long_ago_are_counted_and_not_held() {
+    let job = |number: i64, state: &str| Record {
+        kind: Kind::Job,
+        project: "shop".into(),
+        name: format!("erasure-{number}").into(),
+        version: 1,
+        document: format!(r#"{{"state":"{state}"}}"#),
+        created_by: "privacy".to_owned(),
+        created_ms: NOW + number,
+    };
+    let open = [job(-2, "deleting"), job(-1, "deleting")];
+    let jobs = (0..DONE_JOBS as i64 + 3).map(|number| job(number, "done"));
+    let records: Vec<_> = open.into_iter().chain(jobs).collect();
+    let held = snapshot(records.clone());
+    let empty: Vec<_> = held.records(Kind::Job).filter(|record| record.document.is_empty()).collect();
+    let mut names: Vec<_> = empty.iter().map(|record| &*record.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["erasure-0", "erasure-1", "erasure-2"]);
+    assert_eq!(held.versions(), records.len() as u64, "none is missing");
+    let again = held.with(marked(&records), records, &FixedKeys::default());
+    assert_eq!(again.records(Kind::Job).filter(|record| record.document.is_empty()).count(), 3);
+}
