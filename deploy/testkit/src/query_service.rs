@@ -15,6 +15,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use prometheus::Registry;
 use serde_json::Value;
+use tallyhouse_control::config::user_hash_key;
+use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::schemas::Seeds;
 use tallyhouse_control::{Control, ControlOptions, ControlStore, FixedKey, FixedKeys, LiveCatalogue};
 use tallyhouse_query_api::{Config, Deps, Listeners, RunError, run};
@@ -150,6 +152,7 @@ impl Service {
         deps.clock = Arc::new(move || still_ms.unwrap_or_else(now_ms) + shift.load(Ordering::SeqCst));
         deps.days = days;
         deps.writer = writer;
+        deps.user_hash_key = user_hash_key(&env).unwrap().map(InstallationKey::new);
         let registry = deps.registry.clone();
         let listeners = Listeners {
             public: TcpListener::bind("127.0.0.1:0").await.unwrap(),

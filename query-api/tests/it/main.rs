@@ -26,6 +26,7 @@ mod live;
 mod meta;
 mod newest_event;
 mod other_groups;
+mod privacy;
 mod query;
 mod query_admission;
 mod query_answers;

@@ -11,4 +11,5 @@
 
 mod erasure;
 mod migrations;
+mod retention;
 mod rollups;
