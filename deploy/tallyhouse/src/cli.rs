@@ -479,7 +479,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("users", |users| {
             ["create", "list", "rotate", "delete"]
                 .into_iter()
-                .fold(users, |users, name| users.mut_subcommand(name, with::<OnClickHouse>))
+                .fold(users, |users, name| users.mut_subcommand(name, with::<ForAdministration>))
         })
         .mut_subcommand("topics", |topics| topics.mut_subcommand("widen", with::<ForTopics>))
         .mut_subcommand("projects", |projects| {
@@ -579,6 +579,9 @@ mod tests {
             (&["rollups", "rebuild"], "QUERY_ADMIN_ADDR"),
             (&["rollups", "backfill"], "DIMENSION_VALUES"),
             (&["users", "create"], "CLICKHOUSE_URL"),
+            (&["users", "list"], "TALLYHOUSE_URL"),
+            (&["erase"], "TALLYHOUSE_URL"),
+            (&["erasures", "verify"], "TALLYHOUSE_KEY"),
             (&["schemas", "apply"], "TALLYHOUSE_SCHEMAS"),
             (&["topics", "widen"], "KAFKA_BROKERS"),
             (&["keys", "create"], "TALLYHOUSE_URL"),

@@ -151,12 +151,16 @@ impl Eraser {
     }
 }
 
-/// Whether a report is as this installation signed it. A job as the API shows it has its report within.
+/// A report from a file. A job as the API shows it has its report within.
+pub fn read(path: &Path) -> Result<Value, EraseError> {
+    let text = std::fs::read(path).map_err(|source| EraseError::Report { path: path.to_owned(), source })?;
+    let value: Value = serde_json::from_slice(&text).map_err(|_| EraseError::NotJson(path.to_owned()))?;
+    Ok(value.get("report").cloned().unwrap_or(value))
+}
+
+/// Whether a report is as this installation signed it.
 pub fn verify(path: &Path, key: &InstallationKey) -> Result<Value, EraseError> {
-    let path = path.to_owned();
-    let text = std::fs::read(&path).map_err(|source| EraseError::Report { path: path.clone(), source })?;
-    let value: Value = serde_json::from_slice(&text).map_err(|_| EraseError::NotJson(path.clone()))?;
-    let report = value.get("report").cloned().unwrap_or(value);
-    report::verify(key, &report).map_err(|problem| EraseError::NotOurs { path, problem })?;
+    let report = read(path)?;
+    report::verify(key, &report).map_err(|problem| EraseError::NotOurs { path: path.to_owned(), problem })?;
     Ok(report)
 }

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Command::Keys(what) => in_runtime(&env, warned(&env, administer::keys(&env, what))),
         Command::Audit(what) => in_runtime(&env, warned(&env, administer::audit(&env, what))),
         Command::Erase(what) => in_runtime(&env, warned(&env, erase(&env, what))),
-        Command::Erasures(what) => erasures(&env, what),
+        Command::Erasures(what) => in_runtime(&env, warned(&env, erasures(&env, what))),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

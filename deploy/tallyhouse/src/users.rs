@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tallyhouse::accounts::commands::{Accounts, Listed, Made, Place};
+use tallyhouse::administration::Administration;
 use tallyhouse::attach::attach;
-use tallyhouse::config::Config;
+use tallyhouse::config::{Config, remote};
 use tallyhouse_service::env::Env;
 
 use crate::cli::Users;
@@ -21,6 +22,18 @@ const DEVELOPMENT: &str = "demo";
 
 /// Carries a command out.
 pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
+    if let Users::List { project, json } = &what
+        && let Some(accounts) = Administration::accounts(env, project.as_deref()).await?
+    {
+        list(&accounts, *json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if remote(env)?.is_some() {
+        return Err(
+            "accounts are made where ClickHouse is, which decides who comes in: run this there, without TALLYHOUSE_URL"
+                .into(),
+        );
+    }
     let config = Config::from_env(env)?;
     let attached = Box::pin(attach(&config, env)).await?;
     let native = config.engine.as_ref().and_then(|engine| engine.tcp_port).map(|port| format!("127.0.0.1:{port}"));

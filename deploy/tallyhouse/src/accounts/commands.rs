@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tallyhouse_control::audit::{self, Done};
 use tallyhouse_control::records::Record;
@@ -87,14 +87,14 @@ fn expose<S: serde::Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(secret.expose())
 }
 
-/// An account, as `list` shows it.
-#[derive(Debug, Serialize)]
+/// An account, as `list` shows it, and `/v1/admin/grants`.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listed {
     pub account: String,
     pub project: String,
     #[serde(rename = "for")]
-    pub tool: &'static str,
+    pub tool: String,
     pub note: String,
     pub created_at: String,
     pub rotated_at: Option<String>,
@@ -130,7 +130,7 @@ impl<'a> Accounts<'a> {
         let listed = self.in_force(project).into_iter().map(|(record, document)| Listed {
             account: record.name.to_string(),
             project: record.project.to_string(),
-            tool: document.tool.name(),
+            tool: document.tool.name().to_owned(),
             note: document.note,
             created_at: time::text(document.created_ms),
             rotated_at: document.rotated_ms.map(time::text),

@@ -7,6 +7,7 @@
 //!
 //! Both do the same: the API calls the same operations. Whoever can read the data folder needs no key.
 
+pub mod privacy;
 mod remote;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use tallyhouse_control::operations::{Actor, OperationError, Operations};
 use tallyhouse_control::{Control, ControlError};
 use tallyhouse_service::env::{ConfigError, Env};
 
+use crate::accounts::commands::Listed;
 use crate::attach::{Attached, attach};
 use crate::config::{self, Config};
 use crate::migrate;
@@ -90,6 +92,13 @@ impl Administration {
         if let Self::Here { attached, .. } = self {
             attached.detach().await;
         }
+    }
+
+    /// Accounts of people's tools, as the query service that is named has them. They are made, rotated and deleted beside ClickHouse alone.
+    pub async fn accounts(env: &dyn Env, project: Option<&str>) -> Result<Option<Vec<Listed>>, AdministrationError> {
+        let Some(remote) = config::remote(env)? else { return Ok(None) };
+        let query: Vec<_> = project.map(|project| ("project", project)).into_iter().collect();
+        Ok(Some(Remote::new(&remote)?.list("/v1/admin/grants", &query, "after", usize::MAX).await?))
     }
 
     pub async fn create_project(&self, name: &str, changes: &Changes) -> Result<ProjectView, AdministrationError> {

@@ -73,7 +73,11 @@ impl Remote {
         segments: &[&str],
         query: &[(&str, &str)],
     ) -> Result<T, RemoteError> {
-        self.call(Method::GET, &with_query(&path(segments), query), Bytes::new()).await
+        self.read(&with_query(&path(segments), query)).await
+    }
+
+    pub(super) async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, RemoteError> {
+        self.call(Method::GET, path, Bytes::new()).await
     }
 
     /// A list, page by page, up to so many entries. `cursor` is the parameter that goes on.
@@ -115,9 +119,13 @@ fn understood<T: DeserializeOwned>(reply: &Reply) -> Result<T, RemoteError> {
     Err(RemoteError::Refused { status, code, message })
 }
 
-/// What somebody typed may hold anything: it is encoded, so that it stays one segment.
 fn path(segments: &[&str]) -> String {
-    segments.iter().fold("/v1/admin".to_owned(), |mut path, segment| {
+    below("/v1/admin", segments)
+}
+
+/// What somebody typed may hold anything: it is encoded, so that it stays one segment.
+pub(super) fn below(root: &str, segments: &[&str]) -> String {
+    segments.iter().fold(root.to_owned(), |mut path, segment| {
         path.push('/');
         path.extend(form_urlencoded::byte_serialize(segment.as_bytes()).flat_map(|part| {
             // A blank in a path is no `+`.
@@ -127,7 +135,7 @@ fn path(segments: &[&str]) -> String {
     })
 }
 
-fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+pub(super) fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     if query.is_empty() {
         return path.to_owned();
     }

@@ -76,8 +76,8 @@ pub struct FirstStart {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Remote")]
 pub struct RemoteUrl {
-    /// The query service that `projects`, `keys` and `audit` ask with `TALLYHOUSE_KEY`, such as `https://query.example`, instead of working on
-    /// ClickHouse
+    /// The query service that `projects`, `keys`, `audit`, `users list`, `erase` and `erasures` ask with `TALLYHOUSE_KEY`, such as
+    /// `https://query.example`, instead of working on ClickHouse
     #[arg(long, env = "TALLYHOUSE_URL")]
     pub tallyhouse_url: Option<String>,
 }
@@ -86,7 +86,7 @@ pub struct RemoteUrl {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Replay")]
 pub struct ReplayKey {
-    /// The key that commands send with: `dlq replay` instead of `--key`, and `projects`, `keys` and `audit` with `TALLYHOUSE_URL`
+    /// The key that commands send with: `dlq replay` instead of `--key`, and those that `TALLYHOUSE_URL` names
     #[arg(env = "TALLYHOUSE_KEY", value_parser = secret)]
     pub tallyhouse_key: Option<Secret>,
 }
@@ -106,7 +106,7 @@ pub struct OnClickHouse {
     engine: EngineSettings,
 }
 
-/// What `projects`, `keys` and `audit` read.
+/// What `projects`, `keys`, `audit` and `users` read.
 #[derive(Debug, Args)]
 pub struct ForAdministration {
     #[command(flatten)]
@@ -181,6 +181,10 @@ pub struct ForErase {
     rebuild: ForRebuild,
     #[command(flatten)]
     user_hash_key: UserHashKey,
+    #[command(flatten)]
+    remote: RemoteUrl,
+    #[command(flatten)]
+    key: ReplayKey,
 }
 
 /// What `rollups backfill` reads.
