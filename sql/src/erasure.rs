@@ -51,9 +51,9 @@ pub enum Id {
 /// The rows of one job.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// Whose events they are.
+    /// The project of the events.
     pub project: &'a str,
-    /// Under which the ids are in `privacy_subjects`: letters, digits and `-`.
+    /// Under which the ids are in `privacy_subjects`: ASCII, digits and `-`.
     pub job: &'a str,
     /// Rows that were received before, in milliseconds since 1970.
     pub before: i64,
@@ -108,7 +108,7 @@ impl Target<'_> {
     }
 }
 
-/// Writes down whose rows a job is about.
+/// Writes down the people that a job is about.
 pub async fn name(client: &Client, job: &str, ids: &[Id]) -> Result<(), StoreError> {
     for id in ids {
         let (user, anonymous) = match id {

@@ -57,7 +57,7 @@ impl Runner {
 fn suppressed(snapshot: &Snapshot) -> BTreeMap<String, Suppressed> {
     let mut projects: BTreeMap<String, Suppressed> = BTreeMap::new();
     for (project, document) in feed::documents(snapshot) {
-        // A person whose events are never taken has none that could come back but from before.
+        // Nothing of a person who is suppressed for ever could come back but from before.
         let before = document.before_ms.unwrap_or(i64::MAX / 2);
         if let Some(hash) = document.subject.number().filter(|_| document.subject.kind != SubjectKind::Everybody) {
             projects.entry(project).or_default().insert(hash, (document.subject, before));
