@@ -131,7 +131,7 @@ pub enum DeclarationError {
     #[error("`{0}` cannot be an event type: 1 to {MAX_ID_CHARS} characters, none of them a control character")]
     EventType(String),
     /// A name that no property can have.
-    #[error("`{0}` cannot be the value: the name of a property has 1 to {MAX_KEY_BYTES} bytes")]
+    #[error("`{}` cannot be the value: the name of a property has 1 to {MAX_KEY_BYTES} bytes and no control characters", .0.escape_debug())]
     Value(String),
     /// A description that is too long.
     #[error("the description has more than {MAX_DESCRIPTION} characters")]
@@ -262,7 +262,8 @@ fn names_are_possible(declaration: &EventTypeDeclaration) -> Result<(), Declarat
     if !is_type {
         return Err(DeclarationError::EventType(event_type.chars().take(MAX_ID_CHARS).collect()));
     }
-    if let Some(value) = value.as_ref().filter(|value| !(1..=MAX_KEY_BYTES).contains(&value.len())) {
+    let is_name = |name: &str| (1..=MAX_KEY_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
+    if let Some(value) = value.as_ref().filter(|value| !is_name(value)) {
         return Err(DeclarationError::Value(value.chars().take(MAX_ID_CHARS).collect()));
     }
     if description.chars().count() > MAX_DESCRIPTION { Err(DeclarationError::Description) } else { Ok(()) }
@@ -300,6 +301,7 @@ mod tests {
         for (document, expected) in [
             (r#"{"eventType":"x","dimensions":["a,b"]}"#, "`a,b` cannot be a dimension"),
             (r#"{"eventType":"x","colour":1}"#, "unknown field `colour`"),
+            (r#"{"eventType":"x","value":"a\u001b[2J"}"#, r"`a\u{1b}[2J` cannot be the value"),
             (many.as_str(), "17 dimension sets"),
         ] {
             let error = Catalogue::from_documents([document]).unwrap_err().to_string();
