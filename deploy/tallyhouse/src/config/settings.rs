@@ -150,6 +150,17 @@ pub struct ForVerify {
     schemas: Schemas,
 }
 
+/// What `schemas` reads.
+#[derive(Debug, Args)]
+pub struct ForSchemas {
+    #[command(flatten)]
+    verify: ForVerify,
+    #[command(flatten)]
+    remote: RemoteUrl,
+    #[command(flatten)]
+    key: ReplayKey,
+}
+
 /// How commands find out whether listeners speak TLS, and what they show there.
 #[derive(Debug, Args)]
 pub struct OwnListener {
