@@ -32,6 +32,7 @@ mod cli;
 mod dead_letters;
 mod erase_command;
 mod schemas_command;
+mod table;
 mod users;
 
 use cli::{Cli, Command, Migrate, Rollups, Topics};

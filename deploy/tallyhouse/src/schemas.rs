@@ -22,3 +22,6 @@ pub async fn in_force(env: &dyn Env, writer: &Connection) -> Result<LiveCatalogu
     control.refresh().await?;
     Ok(LiveCatalogue::new(control, Seeds::from_env(env)?))
 }
+
+/// Whoever changes something here, as the audit log names it.
+pub const COMMAND_LINE: &str = "command line";

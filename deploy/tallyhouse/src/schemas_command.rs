@@ -3,42 +3,127 @@
 #![allow(clippy::print_stdout, reason = "the answer to a command")]
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use tallyhouse::administration::RemoteSchemas;
 use tallyhouse::attach::attach;
-use tallyhouse::config::Config;
-use tallyhouse::schemas::in_force;
+use tallyhouse::config::{self, Config};
+use tallyhouse::schemas::{COMMAND_LINE, in_force};
+use tallyhouse_control::Kind;
 use tallyhouse_control::schemas::{self, InForce, Level, LiveCatalogue, Registered, Who};
-use tallyhouse_control::{ControlError, Kind};
 use tallyhouse_schema::catalogue::EventTypeDeclaration;
 use tallyhouse_schema::json_schema::compatibility::Break;
 use tallyhouse_service::env::Env;
 
 use crate::cli::{Schemas, Whose};
+use crate::table::{printable, table};
 
-type Outcome = Result<ExitCode, Box<dyn Error>>;
-
-/// As the audit log names it.
-const COMMAND_LINE: &str = "command line";
+type Failure = Box<dyn Error>;
+type Outcome = Result<ExitCode, Failure>;
 
 /// Carries a command out.
 pub(crate) async fn schemas_command(env: &dyn Env, what: Schemas) -> Outcome {
+    let whose = whose(&what);
     // Files first: a wrong one is told without ClickHouse.
     let files = match &what {
-        Schemas::Apply { files, .. } | Schemas::Diff { files, .. } => read(files)?,
+        Schemas::Apply { files, .. } | Schemas::Diff { files, .. } => match read(files) {
+            Ok(files) => files,
+            Err(wrong) => return Ok(refused(whose.json, wrong)),
+        },
         Schemas::List { .. } | Schemas::Show { .. } | Schemas::Delete { .. } => Vec::new(),
     };
+    if config::remote(env)?.is_some() {
+        let project = whose.project.as_deref();
+        let project = project.ok_or("with TALLYHOUSE_URL, say whose with --project: a key has one project")?;
+        let remote = RemoteSchemas::open(env, project).await?.ok_or("TALLYHOUSE_URL is not set")?;
+        return Box::pin(carried_out(&Declarations::There(remote), &what, &files)).await;
+    }
     let config = Config::from_env(env)?;
     let attached = Box::pin(attach(&config, env)).await?;
     let outcome = async {
         let catalogue = in_force(env, &attached.writer).await?;
-        carried_out(&catalogue, what, &files).await
+        let project = whose.project.as_deref().unwrap_or_default().to_owned();
+        if !project.is_empty() && catalogue.control().snapshot().project(&project).is_none() {
+            let hint = "`tallyhouse projects list` lists those that there are";
+            return Err(format!("there is no project `{project}`: {hint}").into());
+        }
+        Box::pin(carried_out(&Declarations::Here { catalogue, project }, &what, &files)).await
     };
     let outcome = outcome.await;
     attached.detach().await;
     outcome
+}
+
+const fn whose(what: &Schemas) -> &Whose {
+    match what {
+        Schemas::Apply { whose, .. }
+        | Schemas::Diff { whose, .. }
+        | Schemas::List { whose }
+        | Schemas::Show { whose, .. }
+        | Schemas::Delete { whose, .. } => whose,
+    }
+}
+
+/// Where declarations are kept.
+#[allow(clippy::large_enum_variant, reason = "a command has one")]
+enum Declarations {
+    /// `project`: empty for what all projects have.
+    Here {
+        catalogue: LiveCatalogue,
+        project: String,
+    },
+    There(RemoteSchemas),
+}
+
+impl Declarations {
+    async fn all(&self) -> Result<Vec<InForce>, Failure> {
+        match self {
+            Self::Here { catalogue, project } => Ok(catalogue.declarations(project).into_values().collect()),
+            Self::There(remote) => Ok(remote.list().await?),
+        }
+    }
+
+    async fn one(&self, name: &str) -> Result<Option<InForce>, Failure> {
+        match self {
+            Self::Here { catalogue, project } => Ok(catalogue.declaration(project, name)),
+            Self::There(remote) => Ok(remote.show(name).await?),
+        }
+    }
+
+    async fn register(&self, declaration: &EventTypeDeclaration) -> Result<Registered, Failure> {
+        match self {
+            Self::Here { catalogue, project } => {
+                let replaces = version(catalogue, project, &declaration.event_type);
+                let who = Who { project, by: COMMAND_LINE };
+                Ok(schemas::register(catalogue, who, declaration, replaces).await?)
+            }
+            Self::There(remote) => Ok(remote.register(declaration).await?),
+        }
+    }
+
+    async fn propose(&self, declaration: &EventTypeDeclaration) -> Result<Vec<Break>, Failure> {
+        match self {
+            Self::Here { catalogue, project } => Ok(schemas::propose(catalogue, project, declaration).await?.notes),
+            Self::There(remote) => Ok(remote.propose(declaration).await?),
+        }
+    }
+
+    async fn delete(&self, name: &str) -> Result<u32, Failure> {
+        match self {
+            Self::Here { catalogue, project } => {
+                let replaces = version(catalogue, project, name);
+                Ok(schemas::delete(catalogue, Who { project, by: COMMAND_LINE }, name, replaces).await?)
+            }
+            Self::There(remote) => Ok(remote.delete(name).await?),
+        }
+    }
+}
+
+/// Of the level that is worked on; 0 when nothing is recorded there.
+fn version(catalogue: &LiveCatalogue, project: &str, name: &str) -> u32 {
+    catalogue.control().snapshot().record(Kind::Schema, project, name).map_or(0, |record| record.version)
 }
 
 /// A file and what it declares.
@@ -47,29 +132,35 @@ struct File {
     declaration: EventTypeDeclaration,
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<File>, Box<dyn Error>> {
-    let one = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).map_err(|error| of(path, &error))?;
-        let declaration = EventTypeDeclaration::read(&text).map_err(|error| of(path, &error))?;
-        Ok(File { path: path.clone(), declaration })
-    };
-    paths.iter().map(one).collect()
+/// All files, or what is wrong with each that is.
+fn read(paths: &[PathBuf]) -> Result<Vec<File>, Vec<String>> {
+    let (mut files, mut wrong) = (Vec::new(), Vec::new());
+    for path in paths {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        match text.and_then(|text| EventTypeDeclaration::read(&text).map_err(|error| error.to_string())) {
+            Ok(declaration) => files.push(File { path: path.clone(), declaration }),
+            Err(error) => wrong.push(format!("{}: {error}", path.display())),
+        }
+    }
+    if wrong.is_empty() { Ok(files) } else { Err(wrong) }
 }
 
-fn of(path: &Path, error: &dyn Error) -> Box<dyn Error> {
-    format!("{}: {error}", path.display()).into()
+fn refused(is_json: bool, wrong: Vec<String>) -> ExitCode {
+    let results = wrong.into_iter().map(|error| (format!("refused: {}\n", printable(&error)), json!({"error": error})));
+    print(is_json, results);
+    ExitCode::FAILURE
 }
 
-async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -> Outcome {
+async fn carried_out(declarations: &Declarations, what: &Schemas, files: &[File]) -> Outcome {
     match what {
-        Schemas::Apply { whose, .. } => apply(catalogue, &whose, files).await,
-        Schemas::Diff { whose, .. } => diff(catalogue, &whose, files).await,
+        Schemas::Apply { whose, .. } => apply(declarations, whose, files).await,
+        Schemas::Diff { whose, .. } => diff(declarations, whose, files).await,
         Schemas::List { whose } => {
-            list(&catalogue.declarations(project(&whose)).into_values().collect::<Vec<_>>(), whose.json);
+            list(&declarations.all().await?, whose.json);
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Show { whose, event_type } => {
-            let found = catalogue.declaration(project(&whose), &event_type);
+            let found = declarations.one(event_type).await?;
             let found = found.ok_or_else(|| format!("`{event_type}` is not declared"))?;
             let text =
                 if whose.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
@@ -77,13 +168,11 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
             Ok(ExitCode::SUCCESS)
         }
         Schemas::Delete { whose, event_type } => {
-            let project = project(&whose);
-            let replaces = version(catalogue, project, &event_type);
-            let version = schemas::delete(catalogue, who(project), &event_type, replaces).await?;
-            told(
-                whose.json,
-                &json!({"eventType": event_type, "version": version}),
-                &format!("{event_type}  taken away (version {version})"),
+            let version = declarations.delete(event_type).await?;
+            let text = format!("{}  taken away (version {version})", printable(event_type));
+            println!(
+                "{}",
+                if whose.json { json!({"eventType": event_type, "version": version}).to_string() } else { text }
             );
             Ok(ExitCode::SUCCESS)
         }
@@ -91,89 +180,66 @@ async fn carried_out(catalogue: &LiveCatalogue, what: Schemas, files: &[File]) -
 }
 
 /// Each by itself: one that is refused does not keep the others back.
-async fn apply(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
-    let project = project(whose);
-    let (mut results, mut refused) = (Vec::new(), 0);
+async fn apply(declarations: &Declarations, whose: &Whose, files: &[File]) -> Outcome {
+    let (mut results, mut is_fine) = (Vec::new(), true);
     for File { path, declaration } in files {
         let event_type = declaration.event_type.as_str();
-        let replaces = version(catalogue, project, event_type);
-        match schemas::register(catalogue, who(project), declaration, replaces).await {
+        results.push(match declarations.register(declaration).await {
             Ok(Registered { version, is_unchanged, notes }) => {
                 let what = if is_unchanged { "unchanged" } else { "registered" };
-                if !whose.json {
-                    println!("{event_type}  {what} (version {version})");
-                    print!("{}", lines(&notes));
-                }
-                results.push(
+                (
+                    format!("{}  {what} (version {version})\n{}", printable(event_type), lines(&notes)),
                     json!({"eventType": event_type, "version": version, "unchanged": is_unchanged, "notes": notes}),
-                );
+                )
             }
             Err(error) => {
-                refused += 1;
-                if !whose.json {
-                    println!("{event_type}  refused: {}: {error}", path.display());
-                }
-                results.push(json!({"eventType": event_type, "error": error.to_string()}));
-                if matches!(error, schemas::SchemaError::Control(ControlError::Unavailable)) {
-                    return Err(error.into());
-                }
+                is_fine = false;
+                let error = error.to_string();
+                let why = printable(&format!("{}: {error}", path.display()));
+                (
+                    format!("{}  refused: {why}\n", printable(event_type)),
+                    json!({"eventType": event_type, "error": error}),
+                )
             }
-        }
+        });
     }
-    if whose.json {
-        println!("{}", Value::Array(results));
-    }
-    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    print(whose.json, results);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn diff(catalogue: &LiveCatalogue, whose: &Whose, files: &[File]) -> Outcome {
-    let project = project(whose);
-    let declared = catalogue.declarations(project);
-    let (mut results, mut refused) = (Vec::new(), 0);
+async fn diff(declarations: &Declarations, whose: &Whose, files: &[File]) -> Outcome {
+    let (mut results, mut is_fine) = (Vec::new(), true);
     for File { declaration, .. } in files {
         let event_type = declaration.event_type.as_str();
-        let in_force = declared.get(event_type);
-        let is_same = in_force.is_some_and(|in_force| in_force.declaration == *declaration);
-        let (what, notes, error) = match schemas::propose(catalogue, project, declaration).await {
+        let in_force = declarations.one(event_type).await?;
+        let is_same = in_force.as_ref().is_some_and(|in_force| in_force.declaration == *declaration);
+        let (what, notes, error) = match declarations.propose(declaration).await {
             Ok(_) if is_same => ("unchanged", Vec::new(), None),
-            Ok(proposal) => (if in_force.is_some() { "changed" } else { "new" }, proposal.notes, None),
-            Err(error) => {
-                refused += 1;
-                ("refused", Vec::new(), Some(error.to_string()))
-            }
+            Ok(notes) => (if in_force.is_some() { "changed" } else { "new" }, notes, None),
+            Err(error) => ("refused", Vec::new(), Some(error.to_string())),
         };
-        if !whose.json {
-            println!("{event_type}  {what}{}", error.as_ref().map_or_else(String::new, |error| format!(": {error}")));
-            print!("{}", lines(&notes));
-        }
-        results.push(json!({"eventType": event_type, "change": what, "notes": notes, "error": error}));
+        is_fine &= error.is_none();
+        let why = error.as_ref().map_or_else(String::new, |error| format!(": {}", printable(error)));
+        results.push((
+            format!("{}  {what}{why}\n{}", printable(event_type), lines(&notes)),
+            json!({"eventType": event_type, "change": what, "notes": notes, "error": error}),
+        ));
     }
-    if whose.json {
-        println!("{}", Value::Array(results));
+    print(whose.json, results);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints results: as lines, or as one JSON array.
+fn print(is_json: bool, results: impl IntoIterator<Item = (String, Value)>) {
+    if is_json {
+        println!("{}", results.into_iter().map(|(_, value)| value).collect::<Value>());
+    } else {
+        results.into_iter().for_each(|(text, _)| print!("{text}"));
     }
-    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The empty name is that of what all projects have.
-fn project(whose: &Whose) -> &str {
-    whose.project.as_deref().unwrap_or_default()
-}
-
-fn who(project: &str) -> Who<'_> {
-    Who { project, by: COMMAND_LINE }
-}
-
-/// Of the level that is worked on; 0 when nothing is recorded there.
-fn version(catalogue: &LiveCatalogue, project: &str, name: &str) -> u32 {
-    catalogue.control().snapshot().record(Kind::Schema, project, name).map_or(0, |record| record.version)
 }
 
 fn lines(notes: &[Break]) -> String {
-    notes.iter().map(|note| format!("  {note}\n")).collect()
-}
-
-fn told(is_json: bool, value: &Value, text: &str) {
-    println!("{}", if is_json { value.to_string() } else { text.to_owned() });
+    notes.iter().map(|note| format!("  {}\n", printable(&note.to_string()))).collect()
 }
 
 fn list(declared: &[InForce], json: bool) {
@@ -181,21 +247,24 @@ fn list(declared: &[InForce], json: bool) {
         println!("{}", json!(declared));
         return;
     }
-    println!("{:<32} {:>7} {:<12} {:<8} {:<20} dimensions", "event type", "version", "of", "schema", "value");
-    for InForce { version, level, declaration, .. } in declared {
-        let level = match level {
-            Level::Project => "project",
-            Level::Installation => "installation",
-            Level::Seed => "seed",
-        };
-        let mode = declaration.schema.as_ref().map_or("", |_| match declaration.mode {
-            tallyhouse_schema::json_schema::Mode::Enforce => "enforce",
-            tallyhouse_schema::json_schema::Mode::Report => "report",
-            tallyhouse_schema::json_schema::Mode::Off => "off",
-        });
-        let combinations = declaration.combinations.iter().map(|names| names.join("+"));
-        let dimensions = declaration.dimensions.iter().cloned().chain(combinations).collect::<Vec<_>>().join(", ");
-        let value = declaration.value.as_deref().unwrap_or_default();
-        println!("{:<32} {version:>7} {level:<12} {mode:<8} {value:<20} {dimensions}", declaration.event_type);
-    }
+    let rows: Vec<Vec<String>> = declared.iter().map(row).collect();
+    print!("{}", table(&["event type", "version", "of", "schema", "value", "dimensions"], &rows));
+}
+
+fn row(InForce { version, level, declaration, .. }: &InForce) -> Vec<String> {
+    let level = match level {
+        Level::Project => "project",
+        Level::Installation => "installation",
+        Level::Seed => "seed",
+    };
+    let mode = declaration.schema.as_ref().map_or("", |_| match declaration.mode {
+        tallyhouse_schema::json_schema::Mode::Enforce => "enforce",
+        tallyhouse_schema::json_schema::Mode::Report => "report",
+        tallyhouse_schema::json_schema::Mode::Off => "off",
+    });
+    let combinations = declaration.combinations.iter().map(|names| names.join("+"));
+    let dimensions = declaration.dimensions.iter().cloned().chain(combinations).collect::<Vec<_>>().join(", ");
+    let value = declaration.value.clone().unwrap_or_default();
+    let name = declaration.event_type.clone();
+    vec![name, version.to_string(), level.to_owned(), mode.to_owned(), value, dimensions]
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tallyhouse_schema::Catalogue;
 use tallyhouse_schema::catalogue::{DeclarationError, EventType, EventTypeDeclaration};
 use tokio::sync::Mutex;
@@ -53,7 +53,7 @@ impl From<Catalogue> for Catalogues {
 }
 
 /// Where a declaration is from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Project,
@@ -64,13 +64,13 @@ pub enum Level {
 }
 
 /// A declaration that is in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InForce {
     /// Of the level that it is from; 0 of a seed.
     pub version: u32,
     pub level: Level,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub since: BTreeMap<String, i64>,
     pub declaration: EventTypeDeclaration,
 }

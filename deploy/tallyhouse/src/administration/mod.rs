@@ -9,6 +9,7 @@
 
 pub mod privacy;
 mod remote;
+mod schemas;
 
 use serde_json::Value;
 use tallyhouse_control::audit::{AuditLine, Page};
@@ -26,6 +27,7 @@ use crate::tables::{self, TablesError};
 use crate::up::UpError;
 
 pub use remote::RemoteError;
+pub use schemas::RemoteSchemas;
 
 use remote::Remote;
 

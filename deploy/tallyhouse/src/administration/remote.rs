@@ -28,7 +28,13 @@ pub enum RemoteError {
     #[error("TALLYHOUSE_URL: {0}")]
     Call(#[from] HttpError),
     #[error("{message} ({code}, status {status})")]
-    Refused { status: u16, code: String, message: String },
+    Refused {
+        status: u16,
+        code: String,
+        message: String,
+        /// The one in force, of a conflict.
+        version: Option<u32>,
+    },
     #[error("TALLYHOUSE_URL does not lead to a query service of Tallyhouse: status {status}, {body}")]
     Unintelligible { status: u16, body: String },
 }
@@ -37,6 +43,7 @@ pub enum RemoteError {
 struct Problem {
     code: String,
     message: String,
+    version: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +73,15 @@ impl Remote {
 
     pub(super) async fn delete<T: DeserializeOwned>(&self, segments: &[&str], body: &Value) -> Result<T, RemoteError> {
         self.call(Method::DELETE, &path(segments), Bytes::from(body.to_string())).await
+    }
+
+    /// `DELETE` of a version that is named in the query.
+    pub(super) async fn delete_version<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, RemoteError> {
+        self.call(Method::DELETE, &with_query(&path(segments), query), Bytes::new()).await
     }
 
     pub(super) async fn get<T: DeserializeOwned>(
@@ -115,8 +131,8 @@ fn understood<T: DeserializeOwned>(reply: &Reply) -> Result<T, RemoteError> {
     if reply.status.is_success() {
         return serde_json::from_slice(&reply.body).map_err(|_| unintelligible());
     }
-    let Problem { code, message } = serde_json::from_slice(&reply.body).map_err(|_| unintelligible())?;
-    Err(RemoteError::Refused { status, code, message })
+    let Problem { code, message, version } = serde_json::from_slice(&reply.body).map_err(|_| unintelligible())?;
+    Err(RemoteError::Refused { status, code, message, version })
 }
 
 fn path(segments: &[&str]) -> String {

@@ -18,6 +18,13 @@ async fn tallyhouse(arguments: &[&str]) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
+/// Runs a command on a query service, with a key.
+async fn tallyhouse_at(url: &str, key: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+    command.args(arguments).envs([("TALLYHOUSE_URL", url), ("TALLYHOUSE_KEY", key)]);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
 fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -46,6 +53,13 @@ async fn a_dimension_of_a_file_is_counted_within_seconds_and_back_filled() {
     let total = async || by_channel().await.values().iter().map(|value| value.as_f64().unwrap()).sum::<f64>();
     assert_eq!(ingest.send_stored(orders(0..5)).await.status, 200);
 
+    let unknown = tallyhouse(&["schemas", "list", "--project", &project]).await;
+    assert!(!unknown.status.success() && printed(&unknown).contains("there is no project"), "{unknown:?}");
+    let made = tallyhouse(&["projects", "create", &project]).await;
+    assert!(made.status.success(), "{made:?}");
+    let absent = tallyhouse(&["schemas", "apply", "--project", &project, "--json", "absent.json"]).await;
+    let absent_results: Value = serde_json::from_slice(&absent.stdout).unwrap();
+    assert!(!absent.status.success() && absent_results[0]["error"].as_str().unwrap().contains("absent.json"));
     let wrong =
         file(data.path(), &json!({"eventType": "order", "schema": {"properties": {"amount": {"type": "money"}}}}));
     let refused = tallyhouse(&["schemas", "apply", "--project", &project, &wrong]).await;
@@ -85,6 +99,23 @@ async fn a_dimension_of_a_file_is_counted_within_seconds_and_back_filled() {
     assert!(deleted.status.success(), "{deleted:?}");
     let shown = tallyhouse(&["schemas", "show", "--project", &project, "order"]).await;
     assert!(!shown.status.success() && printed(&shown).contains("is not declared"), "{shown:?}");
+
+    // The same over the admin API: one that was taken away is registered again.
+    let (url, key) = (query.url().to_owned(), format!("admin-{project}"));
+    let remote = async |arguments: &[&str]| tallyhouse_at(&url, &key, arguments).await;
+    let path = file(data.path(), &json!({"eventType": "order"}));
+    eventually("the query API knows that it was taken away", async || {
+        query.get(&project, "/v1/schemas/order").await.status == 404
+    })
+    .await;
+    let applied = remote(&["schemas", "apply", "--project", &project, &path]).await;
+    assert!(printed(&applied).contains("order  registered (version 3)"), "{applied:?}");
+    let listed = remote(&["schemas", "list", "--project", &project]).await;
+    assert!(printed(&listed).contains("order"), "{listed:?}");
+    let deleted = remote(&["schemas", "delete", "--project", &project, "order"]).await;
+    assert!(printed(&deleted).contains("taken away (version 4)"), "{deleted:?}");
+    let other = remote(&["schemas", "list", "--project", "other"]).await;
+    assert!(!other.status.success() && printed(&other).contains("no project `other`"), "{other:?}");
     ingest.stop().await;
     query.stop().await;
 }

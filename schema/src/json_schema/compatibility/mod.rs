@@ -39,7 +39,7 @@ pub enum Compatibility {
 }
 
 /// A place at which a new version breaks a promise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Break {
     /// A JSON pointer into the schema.
     pub pointer: String,
