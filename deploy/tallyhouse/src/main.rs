@@ -18,6 +18,7 @@ use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
 use tallyhouse_schema::DimSet;
+use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{self, Env};
 use tallyhouse_service::lifecycle::{Stop, block_on};
 use tallyhouse_service::server::descriptors;
@@ -196,8 +197,10 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
             Ok(ExitCode::SUCCESS)
         }
         Rollups::Backfill { range, dimension, gate_seconds } => {
-            let catalogues = schemas::in_force(env, connection).await?.all();
+            let (catalogue, began_ms) = (schemas::in_force(env, connection).await?, now_ms());
+            let catalogues = catalogue.all();
             let projects = tallyhouse_ingest::config::projects(env)?;
+            let is_everything = range.from.is_none() && range.to.is_none();
             let everything = cli::Range { from: range.from.or(Some(0)), ..range };
             let backfill = Backfill {
                 client: &client,
@@ -215,6 +218,10 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
                 eprintln!("tallyhouse: {pending}");
             }
             let done = done?;
+            if is_everything {
+                schemas::counted(&catalogue, backfill.selection.project.as_deref(), backfill.set.as_ref(), began_ms)
+                    .await?;
+            }
             println!(
                 "{} events are counted under more dimensions, {} days of projects were rebuilt",
                 done.events, done.days

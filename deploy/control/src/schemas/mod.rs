@@ -11,7 +11,8 @@
 //! * **Processes learn of a change at different times**, within 5 seconds. Events that two of them take meanwhile are decided by two
 //!   versions; both are right. Only a process that takes events decides; what reads the log or Kafka finds the decision in the event.
 //! * **A dimension starts when it is declared.** Rows of its rollups exist from then on; `since` says so, and `tallyhouse rollups backfill`
-//!   counts what raw events still hold. A dimension that is taken away and declared again starts again.
+//!   counts what raw events still hold; once it has counted them all, `since` is taken out. A dimension that is taken away and declared
+//!   again starts again.
 //! * **A change is never half in force**: readers hold the whole catalogue of a project, and plan each question with one.
 
 pub mod live;
@@ -19,5 +20,5 @@ pub mod register;
 pub mod seeds;
 
 pub use live::{Catalogues, InForce, Level, LiveCatalogue};
-pub use register::{Proposal, Registered, SchemaError, Who, delete, propose, register};
+pub use register::{Proposal, Registered, SchemaError, Who, counted, delete, propose, register};
 pub use seeds::Seeds;

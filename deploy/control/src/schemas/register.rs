@@ -205,6 +205,35 @@ pub async fn delete(catalogue: &LiveCatalogue, who: Who<'_>, name: &str, replace
     write(catalogue, who, name, replaces, &document).await
 }
 
+/// How long after a set was declared, in milliseconds, every process counts it: a backfill that begins then misses nothing.
+const KNOWN_EVERYWHERE: i64 = 60_000;
+
+/// Notes that all stored events of a type were counted under sets by a backfill that began at `began_ms`: they are complete from the
+/// first event on. Returns the keys of those that were not.
+pub async fn counted(
+    catalogue: &LiveCatalogue,
+    who: Who<'_>,
+    name: &str,
+    is_counted: impl Fn(&str) -> bool,
+    began_ms: i64,
+) -> Result<Vec<String>, SchemaError> {
+    let Some(record) = catalogue.control().snapshot().record(Kind::Schema, who.project, name).cloned() else {
+        return Ok(Vec::new());
+    };
+    let Ok(mut document) = record.read::<SchemaDocument>() else { return Ok(Vec::new()) };
+    let ended = ended(&mut document.since, is_counted, began_ms);
+    if !ended.is_empty() {
+        write(catalogue, who, name, record.version, &document).await?;
+    }
+    Ok(ended)
+}
+
+/// Takes the sets out that are counted from the first event on.
+fn ended(since: &mut BTreeMap<String, i64>, is_counted: impl Fn(&str) -> bool, began_ms: i64) -> Vec<String> {
+    let is_ended = |key: &str, at: i64| is_counted(key) && at.saturating_add(KNOWN_EVERYWHERE) <= began_ms;
+    since.extract_if(.., |key, at| is_ended(key, *at)).map(|(key, _)| key).collect()
+}
+
 async fn write(
     catalogue: &LiveCatalogue,
     who: Who<'_>,
@@ -263,6 +292,13 @@ mod tests {
         let notes: Vec<_> =
             proposal.notes.iter().map(|note| note.problem.split(' ').take(4).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(notes, ["`new` is counted from", "`gone` is not counted"]);
+    }
+
+    #[test]
+    fn a_set_that_was_back_filled_has_no_beginning() {
+        let mut since = BTreeMap::from([("a".to_owned(), 1_000), ("b".to_owned(), 1_000), ("c".to_owned(), 5_000)]);
+        assert_eq!(ended(&mut since, |key| key != "b", 61_000), ["a"], "`c` may not be known everywhere yet");
+        assert_eq!(since.into_keys().collect::<Vec<_>>(), ["b", "c"]);
     }
 
     #[test]
