@@ -14,7 +14,7 @@ use tallyhouse_control::operations::projects::{Changes, ProjectView};
 use tallyhouse_service::env::Env;
 
 use crate::cli::{Audit, Keys, Projects};
-use crate::table::table;
+use crate::table::{printable, table};
 
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 

@@ -21,7 +21,7 @@ use crate::time::Grid;
 pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
 pub use event_types::{EventTypeRow, SampledKind, SampledRow, event_types, listed_types, sampled_properties};
 pub use newest::{Instant, newest};
-pub use observed::{MOST_PROPERTIES, MOST_VALUES, ObservedRow, observed};
+pub use observed::{MOST_CHARS, MOST_PROPERTIES, MOST_VALUES, ObservedRow, observed};
 pub use ranking::{Group, by_group, points};
 pub use read::{MOST_ROWS, Place, Point, RAW_RANGE, overflowed, read};
 pub use report::{Line, TOP, daily, realtime, section};
