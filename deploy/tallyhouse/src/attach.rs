@@ -35,12 +35,9 @@ pub struct Attached {
 /// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started.
 pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
     let Some(embedded) = &config.engine else {
-        return Ok(Attached {
-            writer: tallyhouse_ingest::config::clickhouse(env)?,
-            reader: tallyhouse_query_api::config::clickhouse(env)?,
-            engine: None,
-            data: None,
-        });
+        // `CLICKHOUSE_PASSWORD` is that of one user, who reads as well.
+        let writer = tallyhouse_ingest::config::clickhouse(env)?;
+        return Ok(Attached { reader: writer.clone(), writer, engine: None, data: None });
     };
     let mut options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
     let user = |name: &str, password: &str| Connection {
