@@ -13,6 +13,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::health::Health;
 use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::probe;
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server, descriptors};
 use tallyhouse_service::telemetry::{self, Start};
@@ -20,7 +21,10 @@ use tallyhouse_service::tls::Tls;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let (_, env) = env::from_command_line(command());
+    let (matches, env) = env::from_command_line(command());
+    if matches.get_flag(probe::FLAG) {
+        return probe::run(&env, config::Config::from_env(&env).map(|config| config.admin_address));
+    }
     tallyhouse_service::memory::bound();
     descriptors::raise();
     let served = lifecycle::block_on(run(env)).map_err(Into::into).and_then(|served| served);
@@ -35,7 +39,8 @@ fn main() -> ExitCode {
 
 fn command() -> Command {
     let about = "Take events over HTTP or from Kafka and store them in a given ClickHouse, until ctrl-C";
-    env::with::<Variables>(Command::new("ingest").version(env!("CARGO_PKG_VERSION")).about(about))
+    let program = Command::new("ingest").version(env!("CARGO_PKG_VERSION")).about(about);
+    env::with::<Variables>(probe::with_flag(program))
 }
 
 async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {

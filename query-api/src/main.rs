@@ -7,12 +7,16 @@ use tallyhouse_query_api::config::settings::Variables;
 use tallyhouse_query_api::{Config, Listeners, config, run};
 use tallyhouse_service::env::{self, FlagsAndEnv};
 use tallyhouse_service::lifecycle::{Stop, bind, block_on};
+use tallyhouse_service::probe;
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let (_, env) = env::from_command_line(command());
+    let (matches, env) = env::from_command_line(command());
+    if matches.get_flag(probe::FLAG) {
+        return probe::run(&env, config::admin_address(&env));
+    }
     tallyhouse_service::memory::bound();
     descriptors::raise();
     let served = block_on(Box::pin(start(env))).map_err(Into::into).and_then(|served| served);
@@ -27,7 +31,8 @@ fn main() -> ExitCode {
 
 fn command() -> Command {
     let about = "Answer questions over HTTP from a given ClickHouse, until ctrl-C";
-    env::with::<Variables>(Command::new("query-api").version(env!("CARGO_PKG_VERSION")).about(about))
+    let program = Command::new("query-api").version(env!("CARGO_PKG_VERSION")).about(about);
+    env::with::<Variables>(probe::with_flag(program))
 }
 
 async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {

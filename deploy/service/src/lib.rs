@@ -19,6 +19,7 @@ pub mod http_client;
 pub mod lifecycle;
 pub mod memory;
 pub mod private_file;
+pub mod probe;
 pub mod rate_limit;
 mod redact;
 pub mod redis;
