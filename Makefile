@@ -4,10 +4,10 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check degrade deny equality erasure freshness fuzz help isolation kafka reads run siege test
+.PHONY: backlog bench chaos check degrade deny deployments equality erasure freshness fuzz help isolation kafka reads run siege test
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start everything and stream a real data set in (DEMO=0: an empty system); ctrl-C stops
 	@deploy/tallyhouse/setup.sh
@@ -20,6 +20,11 @@ test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=
 	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
 	@$(CARGO) test --workspace --locked
 	@echo "test: all passed"
+
+deployments: ## Check deploy/compose and deploy/k8s, and run what compose starts, without containers
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --locked --bin tallyhouse --bin ingest --bin query-api
+	@$(CARGO) test --locked -p tallyhouse --test deployments -- --nocapture
 
 check: ## Order of modules, formatting, lints and documentation
 	@.ci/layers --self-test

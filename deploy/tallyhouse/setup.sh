@@ -21,6 +21,8 @@ source "$here/setup/engine.sh"
 source "$here/setup/flights.sh"
 # shellcheck source=setup/kafka.sh
 source "$here/setup/kafka.sh"
+# shellcheck source=setup/deployments.sh
+source "$here/setup/deployments.sh"
 
 for_tests=no with_kafka=no
 for argument in "$@"; do
@@ -43,3 +45,7 @@ require_packages "$for_tests" "$with_kafka"
 install_engine
 install_flights
 [[ $with_kafka == no ]] || install_kafka
+if [[ $for_tests == yes ]]; then
+    install_go_tools
+    install_kubernetes_schemas
+fi

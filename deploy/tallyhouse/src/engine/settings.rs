@@ -201,6 +201,9 @@ fn file_error(path: &Path, source: std::io::Error) -> EngineError {
 mod tests {
     use std::time::Duration;
 
+    use tallyhouse_service::env::{Env as _, ProcessEnv};
+    use tallyhouse_service::secret::Secret;
+
     use super::*;
     use crate::credentials::Credentials;
     use crate::engine::Cage;
@@ -253,6 +256,69 @@ mod tests {
             // Of `grafana` alone: the product's own users come from this machine.
             assert_eq!(users.matches("<ip>172.17.0.0/16</ip>").count(), 1, "{users}");
         }
+    }
+
+    /// users.xml as `deploy/compose` gives it to a ClickHouse server of its own: the same users, with passwords from its environment, let in from
+    /// other containers; profiles have the names of `sql/access`, so that accounts that are made by SQL find them.
+    fn users_of_a_server() -> String {
+        let [writer, reader, analyst, grafana] = ["w", "r", "a", "g"].map(Secret::new);
+        let credentials = Credentials { writer, reader, analyst, grafana, ..Credentials::fixed() };
+        let options = EngineOptions { credentials, ..options(Program::Server("s".into()), &["FROM_ENV"]) };
+        let credentials = &options.credentials;
+        let mut text = users(&options);
+        let passwords = [
+            ("CLICKHOUSE_WRITER_PASSWORD", &credentials.writer),
+            ("CLICKHOUSE_READER_PASSWORD", &credentials.reader),
+            ("CLICKHOUSE_ANALYST_PASSWORD", &credentials.analyst),
+            ("CLICKHOUSE_GRAFANA_PASSWORD", &credentials.grafana),
+        ];
+        for (variable, password) in passwords {
+            let hash = format!("<password_sha256_hex>{}</password_sha256_hex>", sha256(password.expose()));
+            text = text.replace(&hash, &format!("<password from_env=\"{variable}\"/>"));
+        }
+        let names =
+            ["pinned", "definer", "writer", "reader", "analyst"].map(|name| (name, format!("tallyhouse_{name}")));
+        for (name, new) in names.into_iter().chain([("grafana", "tallyhouse_dashboards".to_owned())]) {
+            text = text.replace(&format!("<profile>{name}</profile>"), &format!("<profile>{new}</profile>"));
+            let (profiles, rest) = text.split_once("    </profiles>").unwrap();
+            let tags = [("<", ">"), ("</", ">")]
+                .map(|(a, b)| (format!("        {a}{name}{b}\n"), format!("        {a}{new}{b}\n")));
+            let renamed = tags.iter().fold(profiles.to_owned(), |text, (from, to)| text.replace(from, to));
+            text = format!("{renamed}    </profiles>{rest}");
+        }
+        let (head, definer) = text.split_once("        <definer>\n            <password").unwrap();
+        let loopback = "<networks><ip>127.0.0.1</ip></networks>";
+        let head = head.replace(loopback, "<networks><ip>::/0</ip></networks>");
+        let networks = network::networks(&options.client_networks);
+        let definer = definer.replace(&networks, "<ip>::/0</ip>");
+        let filter = accounts::seen_by(&options.grafana_projects, &options.accounts);
+        format!("{head}        <definer>\n            <password{definer}")
+            .replace(&format!("<filter>{filter}</filter>"), "<filter from_env=\"CLICKHOUSE_GRAFANA_FILTER\"/>")
+            .replace("<!-- Written by `tallyhouse up` at every start; changes are overwritten. -->", SERVER_HEAD)
+    }
+
+    const SERVER_HEAD: &str = "<!-- The users of Tallyhouse on a server. Made from deploy/tallyhouse/src/engine/templates/users.xml: change that one, then run
+     the test `the_users_of_a_server` with UPDATE_FILES=1. -->";
+
+    #[test]
+    fn the_users_of_a_server_are_those_of_the_embedded_engine() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/clickhouse/users.d/tallyhouse.xml");
+        let made = users_of_a_server();
+        if ProcessEnv.get("UPDATE_FILES").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        for user in ["WRITER", "READER", "ANALYST", "GRAFANA"] {
+            let password = format!("<password from_env=\"CLICKHOUSE_{user}_PASSWORD\"/>");
+            assert_eq!(made.matches(&password).count(), 1, "{user}: {made}");
+        }
+        assert_eq!(made.matches("CLICKHOUSE_GRAFANA_FILTER").count(), SHARED_TABLES.len(), "{made}");
+        // `definer` alone, whom nobody comes in as.
+        assert_eq!(made.matches("<ip>127.0.0.1</ip>").count(), 1, "{made}");
+        let committed = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            made == committed,
+            "run `UPDATE_FILES=1 cargo test -p tallyhouse --lib the_users_of_a_server`, and look at what changed"
+        );
     }
 
     #[test]

@@ -1,0 +1,51 @@
+# What tests of `deploy/compose` and `deploy/k8s` read these with: tools in Go, at the versions and with the hashes of go/go.mod and go/go.sum, and the
+# schemas of Kubernetes, from the package in requirements-k8s.txt. Without Go, the tests that need it say that they are skipped.
+
+readonly KUBERNETES=1.33.0
+
+# The oldest Go that takes go.mod.
+readonly GO_MINOR=25
+
+install_go_tools() {
+    local source="$here/setup/go" home="$state/go/bin"
+    if is_made go "$source/go.mod" "$source/go.sum" "$source/compose/main.go" && [[ -x $home/kustomize ]]; then
+        return
+    fi
+    local minor
+    minor=$(go version 2>/dev/null | sed -n 's/.* go1\.\([0-9]*\).*/\1/p')
+    if [[ ${minor:-0} -lt $GO_MINOR ]]; then
+        say "Go 1.$GO_MINOR or newer is not on PATH: tests of deploy/compose and deploy/k8s that need its tools are SKIPPED"
+        return
+    fi
+    say "Go: building kustomize, kubeconform and the reader of Compose files (a minute)"
+    mkdir -p "$home"
+    attempt env -C "$source" go build -o "$home/" ./compose github.com/yannh/kubeconform/cmd/kubeconform sigs.k8s.io/kustomize/kustomize/v5 >&2 ||
+        fail "Go could not build the tools of tests; is the network there?"
+    mark_made go "$source/go.mod" "$source/go.sum" "$source/compose/main.go"
+}
+
+# Needs the Python of install_flights.
+install_kubernetes_schemas() {
+    local pins="$here/requirements-k8s.txt" home="$state/kubernetes"
+    if is_made kubernetes "$pins" "$here/setup/deployments.sh" && [[ -d $home/v$KUBERNETES-local-strict ]]; then
+        return
+    fi
+    say "Kubernetes: installing its schemas (22 MB to download)"
+    rm -rf "$home"
+    mkdir -p "$home"
+    attempt "$state/python/bin/python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --dest "$home" -r "$pins" >&2 || fail "pip could not fetch kubernetes-validate; is the network there?"
+    "$state/python/bin/python" - "$home" "v$KUBERNETES-local-strict" <<'PYTHON'
+import pathlib, sys, zipfile
+
+home, version = pathlib.Path(sys.argv[1]), sys.argv[2]
+(wheel,) = home.glob("*.whl")
+(home / version).mkdir()
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        if f"/{version}/" in name and name.endswith(".json"):
+            (home / version / pathlib.PurePosixPath(name).name).write_bytes(archive.read(name))
+wheel.unlink()
+PYTHON
+    mark_made kubernetes "$pins" "$here/setup/deployments.sh"
+}
