@@ -86,12 +86,16 @@ pub async fn load(
     dedup: DedupLimits,
     mut remember: impl FnMut(RecentId, i64),
 ) -> Result<WarmUp, StoreError> {
-    let since = now_ms() - i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
+    // After a restore, or while consumers were away for longer than the window: ids are as old as they were then.
+    let window = i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
+    let away = away(client, now_ms() - window).await?;
+    let since = now_ms() - away - window;
+    let at = |hour: i64| (hour + HOUR_MS + away).min(steady_ms());
     let counts = counts(client, filter, since).await?;
     let (all, hours) = (counts.len(), hours_to_read(counts, dedup.ids as u64));
     let cut = hours.first().and_then(|(hour, older)| match older {
-        0 => (hours.len() < all).then_some(*hour),
-        _ => Some((hour + HOUR_MS).min(steady_ms())),
+        0 => (hours.len() < all).then_some(*hour + away),
+        _ => Some(at(*hour)),
     });
     let mut ids = 0;
     for (hour, older) in hours {
@@ -107,11 +111,24 @@ pub async fn load(
         let query = filter.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
         let mut rows = query.fetch::<RecentId>()?;
         while let Some(id) = within(rows.next()).await? {
-            remember(id, (hour + HOUR_MS).min(steady_ms()));
+            remember(id, at(hour));
             ids += 1;
         }
     }
     Ok(WarmUp { ids, cut })
+}
+
+/// How long ago the newest event was received, of all partitions: one may be idle. Zero when any was since `recent`, which costs little to ask.
+async fn away(client: &Client, recent: i64) -> Result<i64, StoreError> {
+    let newest = async |from: i64| {
+        let sql = "SELECT toInt64(toUnixTimestamp64Milli(max(received_at))) AS newest FROM events \
+             WHERE received_at >= fromUnixTimestamp64Milli({from:Int64}) HAVING count() > 0";
+        within(client.query(sql).param("from", from).fetch_optional::<i64>()).await
+    };
+    match newest(recent).await? {
+        Some(_) => Ok(0),
+        None => Ok(newest(0).await?.map_or(0, |newest| now_ms().saturating_sub(newest).max(0))),
+    }
 }
 
 /// Ids received per hour since `since`, by the hour's start in milliseconds.

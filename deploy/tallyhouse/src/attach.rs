@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use prometheus::Registry;
-use tallyhouse_service::env::Env;
+use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::Connection;
 
 use crate::accounts::keeper::Keeper;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
 use crate::up::{self, UpError};
 
@@ -51,10 +51,23 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
     if answers(&writer).await {
         return Ok(Attached { writer, reader, engine: None, data: None });
     }
-    let data = Some(DataFolder::open(&config.data, &[Part::Engine]).await?);
+    let data = DataFolder::open(&config.data, &[Part::Engine]).await?;
     options.accounts = Keeper::open(&config.data, &writer).accounts();
+    run(options, data).await
+}
+
+/// Starts the embedded one on a data folder that is held already: it holds it until [`Attached::detach`].
+pub async fn start(config: &Config, data: DataFolder) -> Result<Attached, UpError> {
+    let Some(embedded) = &config.engine else {
+        return Err(ConfigError::new("CLICKHOUSE_URL", "must not be set: this is about the embedded ClickHouse").into());
+    };
+    let options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
+    run(options, data).await
+}
+
+async fn run(options: EngineOptions, data: DataFolder) -> Result<Attached, UpError> {
     let engine = Engine::start(options).await?;
-    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), data })
+    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), data: Some(data) })
 }
 
 impl Attached {

@@ -274,7 +274,8 @@ fn close_to_others(data: &Path) -> Result<(), DataFolderError> {
 }
 
 /// Of an older version, of `make run` and `make kafka`, too.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
+    "backups",
     "clickhouse",
     "clickhouse-cold",
     "clickhouse-log",

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod administration;
 pub mod attach;
 pub mod backfill;
+pub mod backup;
 pub mod config;
 pub mod credentials;
 pub mod data_folder;

@@ -29,6 +29,7 @@ use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 
 mod administer;
+mod backup_command;
 mod cli;
 mod dead_letters;
 mod erase_command;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Command::Audit(what) => in_runtime(&env, warned(&env, administer::audit(&env, what))),
         Command::Erase(what) => in_runtime(&env, warned(&env, erase(&env, what))),
         Command::Erasures(what) => in_runtime(&env, warned(&env, erasures(&env, what))),
+        Command::Backup(what) => in_runtime(&env, warned(&env, backup_command::backup(&env, what))),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {

@@ -254,6 +254,7 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
     };
     Ok(EngineOptions {
         data: config.data.clone(),
+        backups: config::backup_dir(config),
         listen: engine.listen,
         client_networks: engine.client_networks.clone(),
         http_port: engine.http_port,

@@ -61,6 +61,7 @@ pub fn options(folder: &Path) -> EngineOptions {
     let [http_port] = free_ports();
     EngineOptions {
         data: folder.join("data"),
+        backups: folder.join("backups"),
         listen: [127, 0, 0, 1].into(),
         client_networks: Vec::new(),
         accounts: Vec::new(),

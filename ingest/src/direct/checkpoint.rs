@@ -114,6 +114,22 @@ impl<F: DiskFile> Checkpoint<F> {
         Ok(checkpoint)
     }
 
+    /// Everything from an offset on is to be stored again, and compared up to `end`: ClickHouse was replaced by an older one. Returns from where
+    /// on the log has it. Idempotent, as [`Self::open`] is.
+    fn set_back<D: Disk<File = F>>(&mut self, disk: &D, from: i64, end: i64) -> io::Result<i64> {
+        let (mut commit, committed, _) = Commits::open(disk, COMMIT)?;
+        let Some(committed) = committed else { return Ok(from) };
+        let intent = Intent::read(committed.next, &committed.metadata).map_err(io::Error::other)?;
+        let begun = intent.map_or(committed.next, |intent| intent.last + 1);
+        let first = segments::first(disk)?.unwrap_or(committed.next);
+        let next = from.max(first).min(committed.next);
+        let state = &self.state;
+        let (generation, stored_before) = (state.generation + 1, state.stored_before.max(begun).max(end));
+        self.write(CheckpointState { next, generation, stored_before, ..state.clone() })?;
+        commit.commit(next, "")?;
+        Ok(next)
+    }
+
     /// Everything before an offset is on the disk.
     fn reach(&mut self, next: i64) -> io::Result<()> {
         self.write(CheckpointState { next, ..self.state.clone() })
@@ -141,6 +157,11 @@ impl CheckpointState {
             stored_before: stored_before.parse().ok()?,
         })
     }
+}
+
+/// Has everything from an offset on stored again: see [`super::restored`].
+pub fn set_back(disk: &Folder, from: i64, end: i64) -> io::Result<i64> {
+    Checkpoint::open(disk, None)?.set_back(disk, from, end)
 }
 
 /// Makes checkpoints.

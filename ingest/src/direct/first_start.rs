@@ -7,7 +7,7 @@ use tallyhouse_service::health::Status;
 use tallyhouse_sql::StoreError;
 
 use super::ids::{self, Id, Source};
-use super::{Direct, StartError, known_id};
+use super::{Direct, StartError, known_id, restored};
 use crate::dedup_warm_up::{self, IdFilter, RecentId};
 
 impl Direct {
@@ -50,6 +50,7 @@ impl Direct {
             return ids::save(&self.disk, Source::Journal, &ids);
         }
         ids::save(&self.disk, Source::ClickHouse, &ids)?;
-        self.log.commit(self.partition.first(), "")
+        self.log.commit(self.partition.first(), "")?;
+        restored::has_ids(&self.disk)
     }
 }

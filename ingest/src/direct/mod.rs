@@ -7,7 +7,7 @@
 //! stop   requests are refused -> what the log has is stored, within the drain -> the rest is in the log
 //! ```
 //!
-//! Only the first start of a folder waits for ClickHouse: it reads recent ids to warm the deduplication window. From then on they are on this disk (`ids`), and a
+//! Only the first start of a folder waits for ClickHouse, and the first one after a restore: it reads recent ids to warm the deduplication window. From then on they are on this disk (`ids`), and a
 //! start takes requests whatever ClickHouse does.
 
 pub mod append;
@@ -17,6 +17,7 @@ mod housekeeping;
 pub mod ids;
 pub mod journal;
 pub mod partition;
+pub mod restored;
 
 use std::io;
 use std::path::Path;
@@ -171,7 +172,8 @@ impl Direct {
             );
         }
         let saved = AtomicI64::new(log.passed());
-        let (log, has_ids, committed) = (Arc::new(log), committed.is_some(), committed.unwrap_or_default());
+        let has_ids = committed.is_some() && !restored::wants_ids(&disk)?;
+        let (log, committed) = (Arc::new(log), committed.unwrap_or_default());
         let appender = Arc::new(Appender::new(Arc::clone(&log), window, hasher, committed.next));
         let (generation, stored_before) = checkpointer.began();
         let topic = match generation {

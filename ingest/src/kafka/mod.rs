@@ -47,6 +47,7 @@ pub mod held;
 pub mod ownership;
 pub mod parts;
 pub mod pins;
+pub mod positions;
 pub mod probe;
 pub mod progress;
 mod reachable;

@@ -1,19 +1,21 @@
 //! The command line.
 
 mod administration;
+mod backup;
 mod data;
 mod privacy;
 mod schemas;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use tallyhouse::config::settings::{
-    ForAdministration, ForBackfill, ForErase, ForMigrateUp, ForRebuild, ForReplay, ForSchemas, ForStore, ForTopics,
-    ForUp, ForVerify, OnClickHouse,
+    ForAdministration, ForBackfill, ForBackup, ForErase, ForMigrateUp, ForRebuild, ForReplay, ForSchemas, ForStore,
+    ForTopics, ForUp, ForVerify, OnClickHouse,
 };
 use tallyhouse::engine::child::ChildArgs;
 use tallyhouse_service::env::with;
 
 pub(crate) use administration::{Audit, Keys, Projects, Users};
+pub(crate) use backup::Backup;
 pub(crate) use data::{Dlq, Migrate, Range, Rollups, Topics};
 pub(crate) use privacy::{Erase, Erasures};
 pub(crate) use schemas::{Schemas, Whose};
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     /// Look at erasures
     #[command(subcommand)]
     Erasures(Erasures),
+    /// Copy everything that cannot be made again, look whether copies are whole, and bring them back
+    #[command(subcommand)]
+    Backup(Backup),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
     /// Become the embedded ClickHouse
@@ -79,6 +84,11 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("up", with::<ForUp>)
         .mut_subcommand("doctor", with::<ForUp>)
         .mut_subcommand("store", with::<ForStore>)
+        .mut_subcommand("backup", |backup| {
+            ["create", "list", "verify", "restore"]
+                .into_iter()
+                .fold(backup, |backup, name| backup.mut_subcommand(name, with::<ForBackup>))
+        })
         .mut_subcommand("migrate", |migrate| {
             migrate
                 .mut_subcommand("up", with::<ForMigrateUp>)
@@ -195,6 +205,8 @@ mod tests {
         }
         let some = [
             (&["store"][..], "CLICKHOUSE_HTTP_PORT"),
+            (&["backup", "create"], "BACKUP_TARGET"),
+            (&["backup", "restore"], "KAFKA_BROKERS"),
             (&["migrate", "up"], "CLICKHOUSE_FSYNC"),
             (&["migrate", "check"], "CLICKHOUSE_URL"),
             (&["rollups", "verify"], "TALLYHOUSE_SCHEMAS"),

@@ -18,7 +18,7 @@ use tallyhouse_sql::durability::Fsync;
 
 use crate::engine::{Cage, Choice, Network, Program, ProgramError};
 pub use checks::{ports_apart, without_effect};
-use settings::{Durability, EngineSettings, FirstStart, RemoteUrl, ReplayKey};
+use settings::{BackupSettings, Durability, EngineSettings, FirstStart, RemoteUrl, ReplayKey};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub choice: Choice,
     /// `TALLYHOUSE_ENGINE_LIBRARY`: where libchdb.so is, when it is not where `make run` puts it.
     pub library: Option<PathBuf>,
+    /// `BACKUP_DIR`: where it writes copies of its tables; `backups` in the data folder when it is not set.
+    pub backups: Option<PathBuf>,
     /// `TALLYHOUSE_CAGE`
     pub cage: Cage,
     /// `GRAFANA_PROJECTS`: what the ClickHouse user `grafana` sees, with commas between; `demo` in development.
@@ -93,6 +95,7 @@ impl EngineConfig {
             tcp_port: settings.clickhouse_tcp_port,
             choice: settings.tallyhouse_engine,
             library: settings.tallyhouse_engine_library,
+            backups: settings.backup_dir,
             cage: settings.tallyhouse_cage,
             grafana_projects: projects(settings.grafana_projects.as_deref().unwrap_or(default))?,
             analyst_statements: tallyhouse_query_api::config::analyst_statements(env)?,
@@ -104,6 +107,17 @@ impl EngineConfig {
     pub fn program(&self) -> Result<Program, ProgramError> {
         Program::find(self.choice, self.library.clone(), &self.path)
     }
+}
+
+/// `BACKUP_DIR`, or what it is when it is not set.
+pub fn backup_dir(config: &Config) -> PathBuf {
+    let configured = config.engine.as_ref().and_then(|engine| engine.backups.clone());
+    configured.unwrap_or_else(|| config.data.join("backups"))
+}
+
+/// `BACKUP_TARGET`
+pub fn backup_target(env: &dyn Env) -> Result<Option<String>, ConfigError> {
+    env::read(env).map(|BackupSettings { backup_target }| backup_target)
 }
 
 /// A query service that commands ask.

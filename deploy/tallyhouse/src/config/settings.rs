@@ -40,6 +40,9 @@ pub struct EngineSettings {
     /// Path of `libchdb.so` (default: set up)
     #[arg(long, env = "TALLYHOUSE_ENGINE_LIBRARY")]
     pub tallyhouse_engine_library: Option<PathBuf>,
+    /// Folder of its own backups, which only its tables are written to, best on another disk (default: `$TALLYHOUSE_DATA/backups`)
+    #[arg(long, env = "BACKUP_DIR")]
+    pub backup_dir: Option<PathBuf>,
     /// What the kernel lets the embedded engine do: only what it needs, or (`off`, to find out whether that is in the way) everything
     #[arg(long, env = "TALLYHOUSE_CAGE", default_value = "on", value_parser = choice::<Cage>(&["on", "off"]))]
     pub tallyhouse_cage: Cage,
@@ -51,6 +54,32 @@ pub struct EngineSettings {
 fn listen(text: &str) -> Result<IpAddr, String> {
     let text = text.trim();
     text.parse().map_err(|_| format!("`{text}` is not an address, such as 0.0.0.0"))
+}
+
+/// Where backups go.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Backups")]
+pub struct BackupSettings {
+    /// Folder that backups are brought to, which has to be there (default: `BACKUP_DIR`)
+    #[arg(long, env = "BACKUP_TARGET")]
+    pub backup_target: Option<String>,
+}
+
+/// What `backup` reads.
+#[derive(Debug, Args)]
+pub struct ForBackup {
+    #[command(flatten)]
+    rebuild: ForRebuild,
+    #[command(flatten)]
+    durability: Durability,
+    #[command(flatten)]
+    user_hash_key: UserHashKey,
+    #[command(flatten)]
+    backups: BackupSettings,
+    #[command(flatten)]
+    kafka: KafkaSettings,
+    #[command(flatten)]
+    projects: ingest::ProjectDefaults,
 }
 
 /// When parts reach the disk.

@@ -7,7 +7,7 @@ use tallyhouse_query_api::config::settings::WriterUser;
 use tallyhouse_service::config::AdminClient;
 use tallyhouse_service::env::{Definition, NAMES, definitions};
 
-use super::settings::{ForUp, RemoteUrl, ReplayKey};
+use super::settings::{BackupSettings, ForUp, RemoteUrl, ReplayKey};
 
 const HEAD: &str = "| variable | default | meaning |";
 
@@ -17,6 +17,7 @@ fn all() -> Vec<Definition> {
         definitions::<WriterUser>(),
         definitions::<ReplayKey>(),
         definitions::<RemoteUrl>(),
+        definitions::<BackupSettings>(),
         definitions::<AdminClient>(),
     ]
     .concat()

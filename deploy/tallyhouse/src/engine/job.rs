@@ -71,7 +71,7 @@ impl Job {
 
     /// See [`super::cage`].
     fn allow(&self, command: &mut Command) {
-        for folder in [&self.files.tables, &self.files.cold, &self.files.logs] {
+        for folder in [&self.files.tables, &self.files.cold, &self.files.backups, &self.files.logs] {
             command.arg("--writable").arg(folder);
         }
         for port in [Some(self.http_port), self.tcp_port].into_iter().flatten() {

@@ -59,6 +59,8 @@ pub struct EngineOptions {
     /// `TALLYHOUSE_DATA`. The tables are in `clickhouse/` below it, old raw events in `clickhouse-cold/`, written settings
     /// in `engine/`, and the process id in `clickhouse.pid`.
     pub data: PathBuf,
+    /// `BACKUP_DIR`. It writes copies of its tables to `clickhouse/` below it.
+    pub backups: PathBuf,
     /// Where it listens beside loopback.
     pub listen: IpAddr,
     /// From where people's tools may come, beside loopback; the product's own users come from loopback only.
@@ -132,7 +134,7 @@ impl Engine {
 
     pub async fn spawn(options: EngineOptions) -> Result<Self, EngineError> {
         options.program.check()?;
-        let files = settings::Files::below(&options.data)?;
+        let files = settings::Files::below(&options.data, &options.backups)?;
         options.program.verify(&options.data).await?;
         preflight::wait_for_data(&files).await?;
         for address in network::listened(options.listen) {

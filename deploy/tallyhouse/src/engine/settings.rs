@@ -59,6 +59,8 @@ pub(super) struct Files {
     pub(super) system_logs: PathBuf,
     /// Old raw events.
     pub(super) cold: PathBuf,
+    /// Copies of tables that `BACKUP` makes and `RESTORE` reads.
+    pub(super) backups: PathBuf,
     /// config.xml
     pub(super) config: PathBuf,
     /// users.xml
@@ -81,9 +83,10 @@ pub(super) fn lock(data: &Path) -> PathBuf {
 }
 
 impl Files {
-    /// The places below a data folder, which is created, readable by its owner only.
-    pub(super) fn below(data: &Path) -> Result<Self, EngineError> {
+    /// The places below a data folder and a folder of backups, which are created, readable by their owner only.
+    pub(super) fn below(data: &Path, backups: &Path) -> Result<Self, EngineError> {
         let data = std::path::absolute(data).map_err(|source| file_error(data, source))?;
+        let backups = std::path::absolute(backups).map_err(|source| file_error(backups, source))?;
         let tables = data.join("clickhouse");
         let engine = data.join("engine");
         let logs = data.join("clickhouse-log");
@@ -91,6 +94,7 @@ impl Files {
             lock: lock(&data),
             system_logs: tables.join("data").join("system"),
             cold: data.join("clickhouse-cold"),
+            backups: backups.join("clickhouse"),
             config: engine.join("config.xml"),
             users: engine.join("users.xml"),
             functions: engine.join("functions"),
@@ -100,7 +104,7 @@ impl Files {
             pid: data.join("clickhouse.pid"),
             tables,
         };
-        for folder in [&files.tables, &files.cold, &files.logs, &engine, &files.functions] {
+        for folder in [&files.tables, &files.cold, &files.backups, &files.logs, &engine, &files.functions] {
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
                 .map_err(|source| file_error(folder, source))?;
@@ -129,6 +133,7 @@ fn config(files: &Files, options: &EngineOptions) -> String {
     CONFIG
         .replace("{{data}}", &path(&files.tables))
         .replace("{{cold}}", &path(&files.cold))
+        .replace("{{backups}}", &path(&files.backups))
         .replace("{{users}}", &path(&files.users))
         .replace("{{functions}}", &path(&files.functions))
         .replace("{{log}}", &path(&files.log))
@@ -212,6 +217,7 @@ mod tests {
     fn options(program: Program, projects: &[&str]) -> EngineOptions {
         EngineOptions {
             data: PathBuf::from("/data"),
+            backups: PathBuf::from("/backups"),
             http_port: 8123,
             tcp_port: Some(9000),
             listen: [172, 17, 0, 1].into(),
@@ -236,6 +242,7 @@ mod tests {
             lock: "l".into(),
             system_logs: "y".into(),
             cold: "c".into(),
+            backups: "b".into(),
             config: "x".into(),
             users: "u".into(),
             functions: "f".into(),

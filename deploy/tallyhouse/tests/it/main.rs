@@ -12,6 +12,7 @@
 mod access;
 mod accounts;
 mod backfill;
+mod backup;
 mod cage;
 mod chaos;
 mod commands;

@@ -73,6 +73,18 @@ impl<F: DiskFile> Commits<F> {
     }
 }
 
+/// Reads what is committed, and changes nothing: another process may be writing. The last value tells whether a slot is torn, which it is for a
+/// moment while it is written.
+pub fn peek(bytes: &[u8]) -> (Option<Committed>, bool) {
+    let mut slots = bytes.chunks(SLOT as usize).map(|slot| (decode(slot), slot.iter().any(|byte| *byte != 0)));
+    let (mut newest, mut is_torn) = (None, false);
+    for (found, is_used) in slots.by_ref().take(2) {
+        is_torn |= found.is_none() && is_used;
+        newest = newest.into_iter().chain(found).max_by_key(|(sequence, _)| *sequence);
+    }
+    (newest.map(|(_, committed)| committed), is_torn)
+}
+
 /// Sequence, offset, length and checksum, metadata.
 fn encode(sequence: u64, next: i64, metadata: &str) -> Vec<u8> {
     let fixed = [sequence, next as u64, metadata.len() as u64].map(u64::to_le_bytes).concat();

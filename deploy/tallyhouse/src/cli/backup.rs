@@ -1,0 +1,41 @@
+//! Commands on backups.
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Make one, while everything runs or while nothing does
+    Create {
+        /// Only what has changed since the last full one; without one before it, everything
+        #[arg(long)]
+        incremental: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// One line per backup, the oldest first
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read one whole: exit code 1 when a file is missing, cut or changed
+    Verify {
+        /// Its name; default: the newest
+        name: Option<String>,
+    },
+    /// Bring everything back, when nothing runs on the data folder
+    Restore {
+        /// Its name; default: the newest
+        name: Option<String>,
+        /// Replace what is there, all of it
+        #[arg(long, requires = "yes_replace")]
+        replace: bool,
+        /// Yes, replace it
+        #[arg(long, requires = "replace")]
+        yes_replace: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}

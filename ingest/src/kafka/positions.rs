@@ -1,0 +1,130 @@
+//! What a backup notes of Kafka, and how consumers are brought back to it after a restore.
+//!
+//! ```text
+//! backup    committed: the first offset of each partition that may not be stored -> ClickHouse's tables
+//! restore   the tables -> go_back: the group is committed there, without an intent
+//! start     a worker reads from there on; what the tables have already is known by id and offset, and skipped
+//! ```
+//!
+//! A batch that was being inserted is before no committed offset, so whatever of it the tables have or lack comes again.
+//!
+//! Failure cases:
+//! * consumers run: they would write over the offsets, and are named;
+//! * Kafka has removed records since: the group goes to the first that is there, and the caller says how many are missing;
+//! * partitions that were added since: they are read from their beginning;
+//! * a topic that is gone: the caller says so.
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+
+use super::settings::Brokers;
+use super::topics::TopicRules;
+
+const ASK_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A partition, and the first offset of it that may not be stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionPosition {
+    pub topic: String,
+    pub partition: i32,
+    pub next: i64,
+}
+
+/// Where a partition was brought back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returned {
+    pub position: PartitionPosition,
+    /// Records that Kafka no longer has.
+    pub missing: i64,
+    /// Records that come again.
+    pub replayed: i64,
+}
+
+/// Why the group is where it was.
+#[derive(Debug, thiserror::Error)]
+pub enum GoBackError {
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// They would commit over it.
+    #[error("the group {group} has {members} members: stop all consumers first")]
+    InUse {
+        group: String,
+        /// How many are in it.
+        members: usize,
+    },
+    #[error("there is no topic {0}")]
+    NoTopic(String),
+}
+
+/// Where the group stands, in all topics that hold events. Blocking.
+pub fn committed(brokers: &Brokers, group: &str, rules: &TopicRules) -> Result<Vec<PartitionPosition>, KafkaError> {
+    let reader: BaseConsumer = brokers.observer(group).create()?;
+    let mut positions = Vec::new();
+    for (topic, partitions) in topics(&reader, rules)? {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&topic, 0, partitions - 1);
+        for element in reader.committed_offsets(list, ASK_WITHIN)?.elements() {
+            element.error()?;
+            let partition = element.partition();
+            let next = match element.offset().to_raw().filter(|offset| *offset >= 0) {
+                Some(next) => next,
+                // Nobody has read it.
+                None => reader.fetch_watermarks(&topic, partition, ASK_WITHIN)?.0,
+            };
+            positions.push(PartitionPosition { topic: topic.clone(), partition, next });
+        }
+    }
+    Ok(positions)
+}
+
+/// Topics of events, each with its number of partitions.
+fn topics(reader: &BaseConsumer, rules: &TopicRules) -> Result<Vec<(String, i32)>, KafkaError> {
+    let metadata = reader.fetch_metadata(None, ASK_WITHIN)?;
+    let is_ours = |name: &str| name == rules.shared || (!rules.own.is_empty() && rules.project_of(name).is_some());
+    let count = |partitions: usize| i32::try_from(partitions).unwrap_or(i32::MAX);
+    let found = metadata.topics().iter().filter(|topic| is_ours(topic.name()) && !topic.partitions().is_empty());
+    Ok(found.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect())
+}
+
+/// Fails while anybody reads as the group. Blocking.
+pub fn refuse_members(brokers: &Brokers, group: &str) -> Result<(), GoBackError> {
+    let reader: BaseConsumer = brokers.observer(group).create()?;
+    let groups = reader.fetch_group_list(Some(group), ASK_WITHIN)?;
+    match groups.groups().iter().map(|group| group.members().len()).sum() {
+        0 => Ok(()),
+        members => Err(GoBackError::InUse { group: group.to_owned(), members }),
+    }
+}
+
+/// Commits the group to these positions, so that its consumers read from there on. Blocking.
+pub fn go_back(
+    brokers: &Brokers,
+    group: &str,
+    rules: &TopicRules,
+    to: &[PartitionPosition],
+) -> Result<Vec<Returned>, GoBackError> {
+    refuse_members(brokers, group)?;
+    let reader: BaseConsumer = brokers.observer(group).create()?;
+    let topics = topics(&reader, rules)?;
+    if let Some(gone) = to.iter().find(|position| topics.iter().all(|(topic, _)| *topic != position.topic)) {
+        return Err(GoBackError::NoTopic(gone.topic.clone()));
+    }
+    let (mut list, mut returned) = (TopicPartitionList::new(), Vec::new());
+    for (topic, partitions) in topics {
+        for partition in 0..partitions {
+            let noted = to.iter().find(|noted| noted.topic == topic && noted.partition == partition);
+            let (first, end) = reader.fetch_watermarks(&topic, partition, ASK_WITHIN)?;
+            let wanted = noted.map_or(first, |noted| noted.next);
+            let next = wanted.clamp(first, end);
+            list.add_partition_offset(&topic, partition, Offset::Offset(next))?;
+            let position = PartitionPosition { topic: topic.clone(), partition, next };
+            returned.push(Returned { position, missing: (first - wanted).max(0), replayed: end - next });
+        }
+    }
+    if list.count() > 0 {
+        reader.commit(&list, CommitMode::Sync)?;
+    }
+    Ok(returned)
+}
