@@ -58,15 +58,15 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     env::warn_of_unknown(&env);
     let idle = [config::without_effect(&env), tallyhouse_service::config::without_tls(&env)].concat();
     idle.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let connection = config::clickhouse(&env)?;
-    let control = tallyhouse_control::config::open(&env, "ingest", &connection, Some(&connection))?;
+    let shards = config::shards(&env)?;
+    let control = tallyhouse_control::config::open(&env, "ingest", shards.home(), Some(shards.home()))?;
     let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
     let tls = tallyhouse_service::config::open_tls(config.tls.as_ref(), &admin.registry, &admin.health)?;
     // Somebody else makes them.
     let tables_ready = CancellationToken::new();
     tables_ready.cancel();
     let deps = Deps {
-        connection,
+        shards,
         control: control.clone(),
         catalogue: LiveCatalogue::new(control.clone(), Seeds::from_env(&env)?),
         user_hash_key: InstallationKey::new(config::user_hash_key(&env)?),

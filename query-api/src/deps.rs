@@ -8,15 +8,15 @@ use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::{Connection, Shards};
 
 use crate::clock::{Clock, Random};
 
 /// What the service works with.
 pub struct Deps {
     /// ClickHouse, as a user that can only read.
-    pub connection: Connection,
-    /// ClickHouse, as a user that can write metric definitions; without one none can be registered.
+    pub shards: Shards,
+    /// ClickHouse (of a cluster, its first shard), as a user that can write metric definitions; without one none can be registered.
     pub writer: Option<Connection>,
     /// ClickHouse, as the user for analysts' SQL; without it there is no `/v1/sql`.
     pub analyst: Option<Connection>,
@@ -38,9 +38,9 @@ pub struct Deps {
 
 impl Deps {
     /// Real time and real randomness, fresh health and metrics.
-    pub fn new(connection: Connection, control: Control, catalogue: LiveCatalogue) -> Self {
+    pub fn new(shards: impl Into<Shards>, control: Control, catalogue: LiveCatalogue) -> Self {
         Self {
-            connection,
+            shards: shards.into(),
             writer: None,
             analyst: None,
             control,

@@ -28,7 +28,7 @@ pub(crate) fn runner(deps: &Deps) -> Option<impl FnOnce(Cache) -> Runner + use<>
 /// Their routes, which say when nobody can be erased here.
 pub(crate) fn routes(deps: &Deps) -> GuardedRouter {
     let (control, key) = (deps.control.clone(), deps.user_hash_key.clone());
-    http::routes(Privacy::new(control, &deps.connection, deps.writer.as_ref(), key))
+    http::routes(Privacy::new(control, deps.shards.home(), deps.writer.as_ref(), key))
 }
 
 /// Works on erasures until `stopped`.

@@ -87,7 +87,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let (runner, privacy) = (erasures::runner(&deps), erasures::routes(&deps));
     let adhoc = adhoc(&config, &deps, &metrics);
     let fresh = Limiter::new(redis.clone());
-    let store = Store::new(deps.connection.client(), config.admission, metrics.clone());
+    let store = Store::new(deps.shards.reader(), config.admission, metrics.clone());
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),
@@ -183,7 +183,7 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
         refused: RefusedStatements::default(),
         analyst: deps.analyst.as_ref().map(Analyst::new),
-        reader: deps.connection.client(),
+        reader: deps.shards.reader(),
         exports: SendPermits::of_exports(config.export_concurrency),
         answers: SendPermits::of_statements(config.admission.ad_hoc.concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },

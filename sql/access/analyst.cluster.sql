@@ -1,9 +1,9 @@
 -- Analysts' SQL on a cluster. A shard does not see the header of the request, but, where `remote_servers` has a `secret`, who
--- asked: so there is a user for each project, and the policies compare with its name. Run as an administrator with the
--- cluster's name for 'CLUSTER'; then the CREATE USER and GRANT at the end for each project, all with one password. The query
--- API is given CLICKHOUSE_ANALYST_USER=analyst_{project} and CLICKHOUSE_ANALYST_PASSWORD.
+-- asked: so there is a user for each project, and the policies compare with its name. Run on every server as an administrator, after
+-- `cluster.sql`; then the CREATE USER and GRANT at the end for each project, all with one password. The query API is given
+-- CLICKHOUSE_ANALYST_USER=analyst_{project} and CLICKHOUSE_ANALYST_PASSWORD.
 
-CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' SETTINGS
+CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
     log_queries = 0 CONST, add_http_cors_header = 0 CONST, readonly = 1, allow_ddl = 0, allow_introspection_functions = 0,
     max_execution_time = 30, timeout_overflow_mode = 'throw', max_memory_usage = 2000000000,
     max_rows_to_read = 1000000000, max_bytes_to_read = 100000000000, read_overflow_mode = 'throw',
@@ -15,31 +15,31 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' SE
     output_format_json_quote_64bit_integers = 0 CHANGEABLE_IN_READONLY, output_format_json_quote_denormals = 0,
     format_csv_null_representation = '';
 
-CREATE ROLE IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' SETTINGS PROFILE 'tallyhouse_analyst';
+CREATE ROLE IF NOT EXISTS tallyhouse_analyst SETTINGS PROFILE 'tallyhouse_analyst';
 
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.events TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1m TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1h TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1d TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.events_local TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1m_local TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1h_local TO tallyhouse_analyst;
-GRANT ON CLUSTER 'CLUSTER' SELECT ON tallyhouse.rollup_1d_local TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse.events TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse.rollup_1m TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse.rollup_1h TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse.rollup_1d TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse_all.events TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse_all.rollup_1m TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse_all.rollup_1h TO tallyhouse_analyst;
+GRANT SELECT ON tallyhouse_all.rollup_1d TO tallyhouse_analyst;
 
 -- `analyst_` has eight letters.
-CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER'
-    ON tallyhouse.events_local, tallyhouse.rollup_1m_local, tallyhouse.rollup_1h_local, tallyhouse.rollup_1d_local
+CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst
+    ON tallyhouse.events, tallyhouse.rollup_1m, tallyhouse.rollup_1h, tallyhouse.rollup_1d
     USING project_id = nullIf(substring(currentUser(), 9), '') TO tallyhouse_analyst;
 
 -- The query API stops a statement that nobody waits for as the user that runs it: each sees its own project's.
-GRANT ON CLUSTER 'CLUSTER' SELECT ON system.processes TO tallyhouse_analyst;
-CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst_stop ON CLUSTER 'CLUSTER' ON system.processes
+GRANT SELECT ON system.processes TO tallyhouse_analyst;
+CREATE ROW POLICY IF NOT EXISTS tallyhouse_analyst_stop ON system.processes
     USING user = currentUser() TO tallyhouse_analyst;
 
-CREATE QUOTA IF NOT EXISTS tallyhouse_analyst ON CLUSTER 'CLUSTER' KEYED BY client_key
+CREATE QUOTA IF NOT EXISTS tallyhouse_analyst KEYED BY client_key
     FOR INTERVAL 1 hour MAX queries = 1000, read_rows = 50000000000 TO tallyhouse_analyst;
 
-CREATE USER IF NOT EXISTS `analyst_PROJECT` ON CLUSTER 'CLUSTER' IDENTIFIED WITH sha256_password BY 'change me'
+CREATE USER IF NOT EXISTS `analyst_PROJECT` IDENTIFIED WITH sha256_password BY 'change me'
     DEFAULT ROLE tallyhouse_analyst SETTINGS PROFILE 'tallyhouse_analyst';
 
-GRANT ON CLUSTER 'CLUSTER' tallyhouse_analyst TO `analyst_PROJECT`;
+GRANT tallyhouse_analyst TO `analyst_PROJECT`;

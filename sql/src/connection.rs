@@ -11,13 +11,21 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 
+use crate::failover::Failover;
+
 /// The database that everything lives in.
 pub const DATABASE: &str = "tallyhouse";
+
+/// Between two servers of one [`Connection::url`].
+pub(crate) const BETWEEN_SERVERS: char = '|';
+
+/// The database whose tables ask all shards of a cluster.
+pub const EVERYTHING: &str = "tallyhouse_all";
 
 /// Where ClickHouse is and who we are there.
 #[derive(Clone)]
 pub struct Connection {
-    /// `http://host:port`, or `https://host:port`
+    /// `http://host:port`, or `https://host:port`; several with `|` between are servers that hold the same: one that answers is asked.
     pub url: String,
     /// The user.
     pub user: String,
@@ -33,6 +41,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// ClickHouse closes connections that are idle for 3 s.
 const IDLE_AT_MOST: Duration = Duration::from_secs(2);
 
+/// One of several servers that takes longer than this to connect is passed over.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
 impl Connection {
     /// A client for [`DATABASE`]. Clones of it share its pool of connections.
     ///
@@ -45,7 +56,7 @@ impl Connection {
     /// A client bound to no database, for the statement that creates it.
     pub fn server(&self) -> Client {
         self.transport()
-            .with_url(&self.url)
+            .with_url(self.urls().next().unwrap_or_default())
             .with_user(&self.user)
             .with_password(&self.password)
             .with_compression(Compression::None)
@@ -57,12 +68,23 @@ impl Connection {
         let mut http = HttpConnector::new();
         http.set_keepalive(Some(KEEP_ALIVE));
         http.enforce_http(self.tls.is_none());
+        let is_alone = self.urls().nth(1).is_none();
+        http.set_connect_timeout((!is_alone).then_some(CONNECT_WITHIN));
         let mut client = HttpClient::builder(TokioExecutor::new());
         client.pool_idle_timeout(IDLE_AT_MOST);
-        match &self.tls {
-            Some(tls) => Client::with_http_client(client.build(HttpsConnector::from((http, Arc::clone(tls))))),
-            None => Client::with_http_client(client.build(http)),
+        match (&self.tls, is_alone) {
+            (Some(tls), true) => Client::with_http_client(client.build(HttpsConnector::from((http, Arc::clone(tls))))),
+            (Some(tls), false) => {
+                let https = HttpsConnector::from((http, Arc::clone(tls)));
+                Client::with_http_client(client.build(Failover::new(https, self.urls())))
+            }
+            (None, true) => Client::with_http_client(client.build(http)),
+            (None, false) => Client::with_http_client(client.build(Failover::new(http, self.urls()))),
         }
+    }
+
+    fn urls(&self) -> impl Iterator<Item = &str> {
+        self.url.split(BETWEEN_SERVERS)
     }
 }
 

@@ -22,8 +22,7 @@
 //! * ClickHouse is restarted: the query is gone, and with it everything that was under way. [`QueryLock::check_with`] says so.
 //! * A proxy cuts the connection: the same.
 //! * Two ask at once: one is refused. Both may be when the query of one ends just then; they ask again.
-//! * A cluster: an id is one server's. Whoever has taken the lock on its server asks all others whether somebody has it there, and leaves
-//!   when so; since both take before they ask, two never both stay.
+//! * A cluster: an id is one server's, and so is the lock. What it protects, a server's tables, is too.
 
 use std::time::Duration;
 
@@ -130,11 +129,6 @@ impl QueryLock {
         let query = self.client.query(sql).param("name", self.name).param("mine", &self.mine);
         Ok(within(query.fetch_all::<u64>()).await?.first().is_some_and(|count| *count > 0))
     }
-
-    /// Who else has it, on any of the servers whose queries `processes` lists.
-    pub async fn other_holder(&self, processes: &str) -> Result<Option<Holder>, StoreError> {
-        other_holder(&self.client, self.name, &self.mine, processes).await
-    }
 }
 
 impl Drop for QueryLock {
@@ -144,23 +138,16 @@ impl Drop for QueryLock {
 }
 
 /// Who has the lock. `None`: nobody.
-pub async fn holder(client: &Client, name: &str, processes: &str) -> Result<Option<Holder>, StoreError> {
-    other_holder(client, name, "", processes).await
-}
-
-async fn other_holder(client: &Client, name: &str, mine: &str, processes: &str) -> Result<Option<Holder>, StoreError> {
+pub async fn holder(client: &Client, name: &str) -> Result<Option<Holder>, StoreError> {
     #[derive(Row, Deserialize)]
     struct Found {
         process: String,
         address: String,
         seconds: u64,
     }
-    let sql = format!(
-        "SELECT extract(query, '\\'([^,]*), ') AS process, replaceOne(toString(address), '::ffff:', '') AS address, \
-         toUInt64(elapsed) AS seconds FROM {processes} WHERE query_id = {{name:String}} AND query != {{mine:String}} LIMIT 1"
-    );
-    let query = client.query(&sql).param("name", name).param("mine", mine);
-    let found = within(query.fetch_all::<Found>()).await?.into_iter().next();
+    let sql = "SELECT extract(query, '\\'([^,]*), ') AS process, replaceOne(toString(address), '::ffff:', '') AS address, \
+               toUInt64(elapsed) AS seconds FROM system.processes WHERE query_id = {name:String} LIMIT 1";
+    let found = within(client.query(sql).param("name", name).fetch_all::<Found>()).await?.into_iter().next();
     Ok(found.map(|Found { process, address, seconds }| Holder {
         process,
         address,

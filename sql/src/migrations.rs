@@ -13,19 +13,17 @@ pub enum Topology {
     /// One server.
     #[default]
     Single,
-    /// A cluster of this name in `remote_servers`: `ON CLUSTER`, `Replicated…` engines (their path comes from the server's
-    /// `default_replica_path`), local tables `…_local` and Distributed ones in front of them.
-    Cluster(String),
+    /// A server of a cluster: the same tables as of a single one, and those of `tallyhouse_all` in front of all shards.
+    Cluster(ClusterTables),
 }
 
-impl Topology {
-    /// The table of what runs, on every server.
-    pub fn processes(&self) -> String {
-        match self {
-            Self::Single => "system.processes".to_owned(),
-            Self::Cluster(name) => format!("clusterAllReplicas('{name}', system.processes)"),
-        }
-    }
+/// What the tables of a cluster's server depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTables {
+    /// The name of the cluster in `remote_servers`.
+    pub name: String,
+    /// `Replicated…` engines, for a shard with several servers: each of these has the macros `shard` and `replica`, and Keeper.
+    pub is_replicated: bool,
 }
 
 /// How the files are rendered.
@@ -89,14 +87,8 @@ files![
     "0009_rollup_1m_view",
     "0010_rollup_1h_view",
     "0011_rollup_1d_view",
-    "0012_events_distributed.cluster",
-    "0013_rollup_1m_distributed.cluster",
-    "0014_rollup_1h_distributed.cluster",
-    "0015_rollup_1d_distributed.cluster",
     "0016_dead_letters",
-    "0017_dead_letters_distributed.cluster",
     "0018_metric_definitions",
-    "0019_metric_definitions_distributed.cluster",
     "0020_close_events_in",
     "0021_drain_events_in",
     "0022_rollup_1h_view_goes",
@@ -118,6 +110,13 @@ files![
     "0038_rollup_1m_merges",
     "0039_rollup_1h_merges",
     "0040_rollup_1d_merges",
+    "0041_all.cluster",
+    "0042_all_events.cluster",
+    "0043_all_rollup_1m.cluster",
+    "0044_all_rollup_1h.cluster",
+    "0045_all_rollup_1d.cluster",
+    "0046_all_dead_letters.cluster",
+    "0047_shards.cluster",
     "0050_repairs",
     "0051_close_events_in",
     "0052_drain_events_in",
@@ -130,12 +129,10 @@ files![
     "0062_views_series_1m",
     "0063_views_series_1h",
     "0064_views_series_1d",
+    "0065_no_views.cluster",
     "0070_control",
-    "0071_control_distributed.cluster",
     "0072_audit",
-    "0073_audit_distributed.cluster",
     "0074_key_use",
-    "0075_key_use_distributed.cluster",
     "0090_privacy_subjects",
     "0091_suppression_acks",
     "0092_control_metrics",
@@ -147,9 +144,12 @@ impl Migration {
         self.name.split('_').next().and_then(|digits| digits.parse().ok()).unwrap_or_default()
     }
 
-    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only.
+    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only, and the views (0065) for single servers.
     pub fn applies_to(&self, topology: &Topology) -> bool {
-        matches!(topology, Topology::Cluster(_)) || !self.name.ends_with(".cluster")
+        match topology {
+            Topology::Single => !self.name.ends_with(".cluster"),
+            Topology::Cluster(_) => !self.text.contains("tallyhouse_views") || self.name.ends_with(".cluster"),
+        }
     }
 
     /// SHA-256 of the text as written, in hexadecimal.
@@ -161,14 +161,16 @@ impl Migration {
     pub fn render(&self, rendering: &Rendering) -> String {
         let cluster = match &rendering.topology {
             Topology::Single => None,
-            Topology::Cluster(name) => Some(name.as_str()),
+            Topology::Cluster(tables) => Some(tables),
         };
-        let window = match cluster {
-            None => format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"),
+        let is_replicated = cluster.is_some_and(|tables| tables.is_replicated) && !OF_ONE_SERVER.contains(&self.name);
+        let window = if is_replicated {
             // The time limit of the replicated window is an hour by default: a longer outage would lose its protection.
-            Some(_) => format!(
+            format!(
                 "replicated_deduplication_window = {DEDUPLICATION_WINDOW}, replicated_deduplication_window_seconds = 604800"
-            ),
+            )
+        } else {
+            format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
         };
         // Not in the files, which had been applied before: only a new table takes the setting, others go on without it.
         let granule = if TABLES_OF_STATES.contains(&self.name) {
@@ -179,14 +181,34 @@ impl Migration {
         let policy = rendering.tiered_policy.as_deref();
         let text = self
             .text
-            .replace("{{on_cluster}}", &cluster.map(|name| format!("ON CLUSTER '{name}'")).unwrap_or_default())
-            .replace("{{cluster}}", cluster.unwrap_or_default())
-            .replace("{{replicated}}", cluster.map_or("", |_| "Replicated"))
-            .replace("{{local}}", cluster.map_or("", |_| "_local"))
+            // Each server is given each statement by itself: see `runner`.
+            .replace("{{on_cluster}}", "")
+            .replace("{{cluster}}", cluster.map_or("", |tables| &tables.name))
+            .replace("{{local}}", "")
             .replace("{{dedup_window}}", &format!("{window}{granule}"))
-            .replace("{{processes}}", &rendering.topology.processes())
+            .replace("{{processes}}", "system.processes")
             .replace("{{storage_policy}}", &policy.map(|p| format!(", storage_policy = '{p}'")).unwrap_or_default());
-        cold_tier(&text, policy.is_some())
+        cold_tier(&engine(&text, is_replicated), policy.is_some())
+    }
+}
+
+/// Tables that each server has for itself, also where a shard has several.
+const OF_ONE_SERVER: [&str; 1] = ["0002_migrations"];
+
+/// Where the servers of a shard meet in Keeper. A path of their own makes no server depend on another one's table ids, as `ON CLUSTER` would.
+const REPLICA: &str = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'";
+
+/// Replaces `{{replicated}}ENGINE(ARGUMENTS)` by that engine, or by its replicated form.
+fn engine(text: &str, is_replicated: bool) -> String {
+    const OPEN: &str = "{{replicated}}";
+    let Some((before, rest)) = text.split_once(OPEN).filter(|_| is_replicated) else {
+        return text.replace(OPEN, "");
+    };
+    let name = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (name, after) = rest.split_at(name);
+    match after.strip_prefix('(') {
+        Some(arguments) => format!("{before}Replicated{name}({REPLICA}, {arguments}"),
+        None => format!("{before}Replicated{name}({REPLICA}){after}"),
     }
 }
 
@@ -205,8 +227,9 @@ mod tests {
 
     use super::*;
 
-    fn cluster() -> Rendering {
-        Rendering { topology: Topology::Cluster("c1".into()), tiered_policy: Some("tiered".into()) }
+    fn cluster(is_replicated: bool) -> Rendering {
+        let topology = Topology::Cluster(ClusterTables { name: "c1".into(), is_replicated });
+        Rendering { topology, tiered_policy: Some("tiered".into()) }
     }
 
     #[test]
@@ -221,7 +244,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_render() {
-        for rendering in [Rendering::default(), cluster()] {
+        for rendering in [Rendering::default(), cluster(false), cluster(true)] {
             for migration in ALL.iter().filter(|m| m.applies_to(&rendering.topology)) {
                 let sql = migration.render(&rendering);
                 assert!(!sql.contains("{{") && !sql.contains("}}"), "{sql}");
@@ -230,10 +253,30 @@ mod tests {
     }
 
     #[test]
+    fn a_replicated_table_has_a_path_of_its_own_and_the_ledger_none() {
+        let render = |name: &str| ALL.iter().find(|m| m.name == name).unwrap().render(&cluster(true));
+        let path = "('/clickhouse/tables/{shard}/{database}/{table}', '{replica}'";
+        assert!(render("0003_events").contains(&format!("ReplicatedReplacingMergeTree{path}, received_at)\n")));
+        assert!(render("0005_rollup_1h").contains(&format!("ReplicatedAggregatingMergeTree{path})\n")));
+        assert!(render("0002_migrations").contains("ENGINE = ReplacingMergeTree(applied_at)"));
+        assert!(ALL.iter().all(|m| !m.render(&cluster(false)).contains("Replicated")));
+    }
+
+    #[test]
+    fn a_cluster_has_no_views_of_one_shard() {
+        let names = |topology| ALL.iter().filter(|m| m.applies_to(&topology)).map(|m| m.name).collect::<BTreeSet<_>>();
+        let (single, cluster) = (names(Topology::Single), names(cluster(false).topology));
+        let only: Vec<_> = single.difference(&cluster).copied().collect();
+        assert!(only.iter().all(|name| name.contains("views")) && only.len() == 5, "{only:?}");
+        assert!(cluster.difference(&single).all(|name| name.ends_with(".cluster")));
+    }
+
+    #[test]
     fn every_target_has_a_window_in_both_topologies() {
         for (rendering, setting) in [
             (Rendering::default(), "non_replicated_deduplication_window"),
-            (cluster(), " replicated_deduplication_window "),
+            (cluster(false), "non_replicated_deduplication_window"),
+            (cluster(true), " replicated_deduplication_window "),
         ] {
             for table in
                 ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "control", "audit", "key_use"]
@@ -246,11 +289,11 @@ mod tests {
 
     #[test]
     fn small_parts_of_every_target_are_merged_many_at_a_time() {
-        for (rendering, local) in [(Rendering::default(), ""), (cluster(), "_local")] {
+        for rendering in [Rendering::default(), cluster(true)] {
             for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
                 let file = ALL.iter().rfind(|m| m.name.ends_with(&format!("_{table}_merges"))).unwrap();
                 let sql = file.render(&rendering);
-                assert!(sql.contains(&format!("ALTER TABLE tallyhouse.{table}{local} ")), "{sql}");
+                assert!(sql.contains(&format!("ALTER TABLE tallyhouse.{table} ")), "{sql}");
                 assert!(sql.contains("min_parts_to_merge_at_once = 10"), "{sql}");
             }
         }

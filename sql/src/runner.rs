@@ -13,7 +13,8 @@
 //! * Its file may still run in ClickHouse, which goes on when a client goes away. The statement of every file has the same query id
 //!   ([`STEP`]), which ClickHouse refuses while one with it runs: whoever takes over waits for it. What it did without recording it is done
 //!   again, which every file allows.
-//! * On a cluster the lock is looked for on every server; one that does not answer stops migrations, as it stops `ON CLUSTER`.
+//! * A cluster: each server is migrated by itself, one after the other, as if it were the only one, and keeps a record of its own. So nothing
+//!   depends on Keeper, a server that was away is migrated when it is back, and one that is added gets everything. See [`crate::shards`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -165,7 +166,7 @@ struct Locks {
 impl Locks {
     /// Takes both. `None`: nothing is pending any more.
     async fn take(connection: &Connection, rendering: &Rendering) -> Result<Option<Self>, MigrateError> {
-        let waiter = Waiter { connection, rendering, processes: rendering.topology.processes(), began: Instant::now() };
+        let waiter = Waiter { connection, rendering, began: Instant::now() };
         let Some(migrations) = waiter.take(LOCK).await? else { return Ok(None) };
         let rollups = waiter.take(gate::LOCK).await?;
         Ok(rollups.map(|rollups| Self { migrations, rollups }))
@@ -184,8 +185,6 @@ impl Locks {
 struct Waiter<'a> {
     connection: &'a Connection,
     rendering: &'a Rendering,
-    /// Where queries of all servers are listed.
-    processes: String,
     began: Instant,
 }
 
@@ -195,18 +194,14 @@ impl Waiter<'_> {
         let client = self.connection.server();
         let mut said: Option<Instant> = None;
         loop {
-            let taken = QueryLock::take(&client, lock, ATTEMPT).await.map_err(MigrateError::Lock)?;
-            let other = match &taken {
-                Some(taken) => taken.other_holder(&self.processes).await,
-                None => lock::holder(&client, lock, &self.processes).await,
-            };
-            match (taken, other.map_err(MigrateError::Lock)?) {
-                (Some(taken), None) => return Ok(Some(taken)),
-                (None, None) if self.began.elapsed() >= WAIT => return Err(MigrateError::Lock(StoreError::TimedOut)),
-                (None, None) => {}
-                // Also when this server's is ours and another server's is not: ours goes here.
-                (_, Some(holder)) if self.began.elapsed() >= WAIT => return Err(MigrateError::Busy { holder, lock }),
-                (_, Some(holder)) => {
+            if let Some(taken) = QueryLock::take(&client, lock, ATTEMPT).await.map_err(MigrateError::Lock)? {
+                return Ok(Some(taken));
+            }
+            match lock::holder(&client, lock).await.map_err(MigrateError::Lock)? {
+                None if self.began.elapsed() >= WAIT => return Err(MigrateError::Lock(StoreError::TimedOut)),
+                None => {}
+                Some(holder) if self.began.elapsed() >= WAIT => return Err(MigrateError::Busy { holder, lock }),
+                Some(holder) => {
                     if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
                         tracing::info!(%holder, lock, "waiting for another process that works on the tables");
                         said = Some(Instant::now());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tallyhouse_service::env::{ConfigError, Env};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::{Connection, Shards};
 
 use crate::accounts::keeper::Keeper;
 use crate::config::Config;
@@ -22,10 +22,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A ClickHouse to work on.
 #[derive(Debug)]
 pub struct Attached {
-    /// The user that writes.
+    /// The user that writes; of a cluster, on its first shard.
     pub writer: Connection,
-    /// The user that reads.
+    /// The user that reads; of a cluster, on its first shard.
     pub reader: Connection,
+    /// The user that writes, on every shard.
+    pub shards: Shards,
     /// The embedded one, when it had to be started.
     pub engine: Option<Engine>,
     /// Of the engine; it goes after it.
@@ -36,8 +38,9 @@ pub struct Attached {
 pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
     let Some(embedded) = &config.engine else {
         // `CLICKHOUSE_PASSWORD` is that of one user, who reads as well.
-        let writer = tallyhouse_ingest::config::clickhouse(env)?;
-        return Ok(Attached { reader: writer.clone(), writer, engine: None, data: None });
+        let shards = tallyhouse_ingest::config::shards(env)?;
+        let writer = shards.home().clone();
+        return Ok(Attached { reader: writer.clone(), writer, shards, engine: None, data: None });
     };
     let mut options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
     let user = |name: &str, password: &str| Connection {
@@ -49,7 +52,7 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
     let writer = user("writer", options.credentials.writer.expose());
     let reader = user("reader", options.credentials.reader.expose());
     if answers(&writer).await {
-        return Ok(Attached { writer, reader, engine: None, data: None });
+        return Ok(Attached { shards: writer.clone().into(), writer, reader, engine: None, data: None });
     }
     let data = DataFolder::open(&config.data, &[Part::Engine]).await?;
     options.accounts = Keeper::open(&config.data, &writer).accounts();
@@ -67,7 +70,8 @@ pub async fn start(config: &Config, data: DataFolder) -> Result<Attached, UpErro
 
 async fn run(options: EngineOptions, data: DataFolder) -> Result<Attached, UpError> {
     let engine = Engine::start(options).await?;
-    Ok(Attached { writer: engine.writer(), reader: engine.reader(), engine: Some(engine), data: Some(data) })
+    let (writer, reader) = (engine.writer(), engine.reader());
+    Ok(Attached { shards: writer.clone().into(), writer, reader, engine: Some(engine), data: Some(data) })
 }
 
 impl Attached {

@@ -20,6 +20,7 @@ pub mod invalidation;
 pub mod migrate;
 pub mod rollups;
 pub mod schemas;
+pub mod servers;
 pub mod store;
 pub mod tables;
 pub mod telemetry;

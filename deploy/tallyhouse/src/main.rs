@@ -13,7 +13,8 @@ use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
 use tallyhouse::invalidation::Invalidator;
-use tallyhouse::{config, doctor, migrate, rollups, schemas, store, tables, up};
+use tallyhouse::servers::Servers;
+use tallyhouse::{config, doctor, migrate, rollups, schemas, store, up};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::pins;
 use tallyhouse_ingest::projects::OwnTopics;
@@ -133,7 +134,18 @@ async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
-    on_clickhouse(env, async |connection, is_embedded| migrations_on(env, connection, is_embedded, what).await).await
+    let config = Config::from_env(env)?;
+    let attached = attach(&config, env).await?;
+    let servers = match config.engine {
+        Some(_) => Ok(Servers::embedded(attached.writer.clone())),
+        None => Servers::given(attached.shards.clone(), env),
+    };
+    let outcome = match servers {
+        Ok(servers) => migrations_on(&config, &servers, what).await,
+        Err(error) => Err(error.into()),
+    };
+    attached.detach().await;
+    outcome
 }
 
 /// Works on the given ClickHouse; else on the embedded one, which is started for it when it does not run.
@@ -234,20 +246,25 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-async fn migrations_on(
-    env: &dyn Env,
-    connection: &Connection,
-    is_embedded: bool,
-    what: Migrate,
-) -> Result<ExitCode, Box<dyn Error>> {
-    let rendering = migrate::rendering(is_embedded);
-    if matches!(what, Migrate::Up) {
-        tables::prepare(connection, &rendering, Config::from_env(env)?.fsync).await?;
+async fn migrations_on(config: &Config, servers: &Servers, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
+    let away = match what {
+        Migrate::Up => servers.prepare(config.fsync).await?,
+        Migrate::Status | Migrate::Check => Vec::new(),
+    };
+    let all = servers.shards.servers();
+    let mut is_current = away.is_empty();
+    for (number, server) in all.iter().filter(|(_, server)| away.iter().all(|away| away.url != server.url)) {
+        if all.len() > 1 {
+            println!("shard {number}, {}", server.url);
+        }
+        let rendering = servers.rendering(*number, server).await?;
+        let report = migrate::Report::read(server, &rendering).await?;
+        print!("{report}");
+        println!("{:<32} {}", "fsync of inserts", durability::status(server).await?);
+        is_current &= report.is_current();
     }
-    let report = migrate::Report::read(connection, &rendering).await?;
-    print!("{report}");
-    println!("{:<32} {}", "fsync of inserts", durability::status(connection).await?);
-    let is_fine = report.is_current() || matches!(what, Migrate::Status);
+    away.iter().for_each(|away| eprintln!("tallyhouse: {away}"));
+    let is_fine = is_current || matches!(what, Migrate::Status);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

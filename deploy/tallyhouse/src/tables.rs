@@ -7,7 +7,9 @@ use tallyhouse_sql::durability::{self, Fsync};
 use tallyhouse_sql::migrations::Rendering;
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
-use tallyhouse_sql::{Class, Connection, StoreError};
+use tallyhouse_sql::shards::MisplacedError;
+use tallyhouse_sql::{Class, Connection, Shards, StoreError};
+use tokio::task::JoinSet;
 
 /// How long a rebuild that was killed can shut inserts out.
 const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
@@ -21,6 +23,14 @@ pub enum TablesError {
     /// A gate that could not be opened.
     #[error("rollups: {0}")]
     Rollups(#[from] RollupsError),
+    /// A server of a cluster is not where the list has it.
+    #[error(transparent)]
+    Misplaced(#[from] MisplacedError),
+    /// Several servers of a shard hold the same only in replicated tables.
+    #[error(
+        "{0} is one of several servers of its shard, and has no macros `shard` and `replica` for replicated tables; set them in its configuration"
+    )]
+    NoMacros(String),
     /// When inserts reach the disk could not be set.
     #[error("CLICKHOUSE_FSYNC: {0}")]
     Fsync(#[from] StoreError),
@@ -36,6 +46,7 @@ impl TablesError {
             MigrateError::Statement { source: error, .. } | MigrateError::Record(error) | MigrateError::Lock(error),
         )
         | Self::Rollups(RollupsError::Store(error))
+        | Self::Misplaced(MisplacedError::Store(error))
         | Self::Fsync(error)) = self
         else {
             return false;
@@ -53,6 +64,17 @@ pub async fn prepare(writer: &Connection, rendering: &Rendering, fsync: Fsync) -
     }
     runner::up(writer, rendering).await?;
     Ok(durability::apply(writer, fsync).await?)
+}
+
+/// As [`keep_open`], on every server.
+pub async fn keep_open_everywhere(writer: &Shards) -> Infallible {
+    let servers = writer.servers();
+    let mut kept = JoinSet::new();
+    for (_, server) in servers {
+        kept.spawn(async move { match keep_open(&server).await {} });
+    }
+    while kept.join_next().await.is_some() {}
+    std::future::pending().await
 }
 
 /// Opens the gate again when a rebuild is killed while it is closed: nothing could be inserted until somebody looks.

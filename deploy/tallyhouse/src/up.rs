@@ -30,7 +30,7 @@ use tallyhouse_service::lifecycle::{self, BindError, Stop};
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server};
 use tallyhouse_service::tls::Tls;
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::{Connection, Shards};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ use crate::credentials::{Credentials, CredentialsError};
 use crate::data_folder::{DataFolder, DataFolderError, Part};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::first_start::first_start;
-use crate::migrate;
+use crate::servers::Servers;
 use crate::tables::{self, TablesError};
 use crate::telemetry::Metrics;
 
@@ -112,8 +112,10 @@ struct Store {
     engine: Option<Engine>,
     /// Of the engine.
     accounts: Option<Keeper>,
-    writer: Connection,
-    reader: Connection,
+    /// Whose tables are prepared.
+    servers: Servers,
+    writer: Shards,
+    reader: Shards,
     analyst: Option<Connection>,
     user_hash_key: [u8; 16],
     /// Of the embedded one.
@@ -136,7 +138,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     if let Some(engine) = &store.engine {
         health.set("cage", engine.cage().status(), engine.cage().to_string());
     }
-    let control = tallyhouse_control::config::open(env, "up", &store.reader, Some(&store.writer))?;
+    let control = tallyhouse_control::config::open(env, "up", store.reader.home(), Some(store.writer.home()))?;
     let mut running = Box::pin(services.run(&store, control.clone(), tables_ready.clone(), stop.clone()));
     let serve = async {
         tokio::select! {
@@ -179,11 +181,15 @@ async fn keep_ready(
     {
         return error.into();
     }
-    let rendering = migrate::rendering(store.engine.is_some());
-    while let Err(error) = tables::prepare(&store.writer, &rendering, config.fsync).await {
-        if !error.is_passing() {
-            return error.into();
-        }
+    loop {
+        let error = match store.servers.prepare(config.fsync).await {
+            Ok(away) => match away.into_iter().find(|away| away.is_home) {
+                Some(home) => home.error,
+                None => break,
+            },
+            Err(error) if error.is_passing() => error,
+            Err(error) => return error.into(),
+        };
         tracing::warn!(%error, "the tables cannot be prepared yet; trying again");
         health.set(
             "tables",
@@ -205,7 +211,7 @@ async fn keep_ready(
         std::future::pending::<Infallible>().await
     };
     tokio::select! {
-        never = tables::keep_open(&store.writer) => match never {},
+        never = tables::keep_open_everywhere(&store.writer) => match never {},
         never = kept => match never {},
         never = first_start => match never {},
     }
@@ -214,11 +220,13 @@ async fn keep_ready(
 impl Store {
     async fn open(config: &Config, env: &dyn Env, registry: &Registry) -> Result<Self, UpError> {
         let Some(embedded) = &config.engine else {
+            let writer = tallyhouse_ingest::config::shards(env)?;
             return Ok(Self {
+                servers: Servers::given(writer.clone(), env)?,
                 engine: None,
                 accounts: None,
-                writer: tallyhouse_ingest::config::clickhouse(env)?,
-                reader: query_api::config::clickhouse(env)?,
+                writer,
+                reader: query_api::config::shards(env)?,
                 analyst: query_api::config::analyst(env)?,
                 user_hash_key: tallyhouse_ingest::config::user_hash_key(env)?,
                 local: None,
@@ -234,8 +242,9 @@ impl Store {
         options.accounts = accounts.accounts();
         let engine = Engine::spawn(options).await?;
         Ok(Self {
-            writer: engine.writer(),
-            reader: engine.reader(),
+            servers: Servers::embedded(engine.writer()),
+            writer: engine.writer().into(),
+            reader: engine.reader().into(),
             analyst: Some(engine.analyst()),
             engine: Some(engine),
             accounts: Some(accounts),
@@ -264,6 +273,7 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
         credentials,
         grafana_projects: engine.grafana_projects.clone(),
         accounts: Vec::new(),
+        cluster: None,
         analyst_statements: engine.analyst_statements,
         executable: std::env::current_exe().map_err(EngineError::Spawn)?,
         start_within: START_WITHIN,
@@ -324,14 +334,14 @@ impl Services {
         let catalogue = LiveCatalogue::new(control.clone(), seeds);
         let query_deps = query_api::Deps {
             days: Some(days.clone()),
-            writer: Some(store.writer.clone()),
+            writer: Some(store.writer.home().clone()),
             analyst: store.analyst.clone(),
             user_hash_key: Some(InstallationKey::new(store.user_hash_key)),
             ..query_api::Deps::new(store.reader.clone(), control.clone(), catalogue.clone())
         };
         let admin_pages = Admin { registry, health };
         let ingest_deps = IngestDeps {
-            connection: store.writer.clone(),
+            shards: store.writer.clone(),
             control: control.clone(),
             catalogue,
             user_hash_key: InstallationKey::new(store.user_hash_key),

@@ -65,6 +65,7 @@ pub fn options(folder: &Path) -> EngineOptions {
         listen: [127, 0, 0, 1].into(),
         client_networks: Vec::new(),
         accounts: Vec::new(),
+        cluster: None,
         http_port,
         tcp_port: None,
         program: program(),

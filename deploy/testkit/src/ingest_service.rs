@@ -31,7 +31,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
 use tallyhouse_service::rate_limit::LimitsOf;
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::{Connection, Shards};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -110,33 +110,33 @@ pub struct Service {
 impl Service {
     /// Starts one whose keys are the project's name (ingest), `import-…`, `query-…` and `only-SCOPE-…` (of pages of [`PAGE`]), `other-…` of another
     /// project, and `operator`; and waits until it is ready.
-    pub async fn start(connection: Connection, data: &Folder, project: &str) -> Self {
-        Self::start_with(connection, data, project, &[]).await
+    pub async fn start(shards: impl Into<Shards>, data: &Folder, project: &str) -> Self {
+        Self::start_with(shards, data, project, &[]).await
     }
 
     /// The same with more variables.
-    pub async fn start_with(connection: Connection, data: &Folder, project: &str, env: &[(&str, &str)]) -> Self {
-        let service = Self::start_unready(connection, data, project, env).await;
+    pub async fn start_with(shards: impl Into<Shards>, data: &Folder, project: &str, env: &[(&str, &str)]) -> Self {
+        let service = Self::start_unready(shards, data, project, env).await;
         eventually("ingest is ready", async || service.health.is_ready()).await;
         service
     }
 
     /// The same without waiting.
     pub async fn start_unready(
-        connection: Connection,
+        shards: impl Into<Shards>,
         data: &Folder,
         project: &str,
         overrides: &[(&str, &str)],
     ) -> Self {
         let ready = CancellationToken::new();
         ready.cancel();
-        Self::start_before(ready, connection, data, project, overrides).await
+        Self::start_before(ready, shards, data, project, overrides).await
     }
 
     /// The same before the tables are prepared.
     pub async fn start_before(
         tables_ready: CancellationToken,
-        connection: Connection,
+        shards: impl Into<Shards>,
         data: &Folder,
         project: &str,
         overrides: &[(&str, &str)],
@@ -164,6 +164,7 @@ impl Service {
         if let Some(events) = env.get(EVENTS) {
             keys = keys.with_limits(LimitsOf::NONE.with_events(Some(1), Some(events.parse().unwrap())));
         }
+        let shards = shards.into();
         let (health, registry, days) = (Health::default(), Registry::new(), DayVersions::default());
         let config = Config::from_env(&env).unwrap();
         let tls = open_tls(config.tls.as_ref(), &registry, &health).unwrap();
@@ -173,14 +174,14 @@ impl Service {
             true => Control::open(ControlOptions {
                 service: "ingest",
                 data: None,
-                store: Some(ControlStore::new(&connection, Some(&connection))),
+                store: Some(ControlStore::new(shards.home(), Some(shards.home()))),
                 fixed: keys,
                 clock: Arc::new(now_ms),
             }),
         };
         let following = control.clone();
         let deps = Deps {
-            connection,
+            shards,
             control: control.clone(),
             catalogue: LiveCatalogue::new(control, Seeds::from_env(&env).unwrap()),
             user_hash_key: InstallationKey::new([7; 16]),

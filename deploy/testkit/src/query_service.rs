@@ -24,7 +24,7 @@ use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::rate_limit::LimitsOf;
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::{Connection, Shards};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ pub const QUESTIONS: &str = "TEST_QUESTIONS";
 /// What a query API is started with besides its projects.
 pub struct Settings {
     /// ClickHouse.
-    pub connection: Connection,
+    pub shards: Shards,
     /// Variables.
     pub env: BTreeMap<String, String>,
     /// What an ingester of the same process wrote.
@@ -50,11 +50,11 @@ pub struct Settings {
 
 impl Settings {
     /// Nothing but ClickHouse.
-    pub fn of(connection: Connection) -> Self {
+    pub fn of(shards: impl Into<Shards>) -> Self {
         // What is said beside an answer is waited for, however busy the machine is.
         let env = [("QUERY_LOOK_UP_MS", "20000"), ("RATE_LIMITS", "off")];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { connection, env, days: None, writer: None, analyst: None, now_ms: None }
+        Self { shards: shards.into(), env, days: None, writer: None, analyst: None, now_ms: None }
     }
 
     /// With a variable.
@@ -106,8 +106,8 @@ impl Reply {
 
 impl Service {
     /// Starts one for these projects.
-    pub async fn start(connection: Connection, projects: &[&str], redis_url: Option<&str>) -> Self {
-        let mut settings = Settings::of(connection);
+    pub async fn start(shards: impl Into<Shards>, projects: &[&str], redis_url: Option<&str>) -> Self {
+        let mut settings = Settings::of(shards);
         settings.env.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url.to_owned())));
         Self::start_with(settings, projects).await
     }
@@ -115,7 +115,7 @@ impl Service {
     /// Starts one for these projects. Of each there are the keys with its name (reads, exports, SQL), `admin-…` (the same and administers),
     /// `ingest-…`, and `only-SCOPE-…`; and there is the key `operator`.
     pub async fn start_with(settings: Settings, projects: &[&str]) -> Self {
-        let Settings { connection, env, days, writer, analyst, now_ms: still_ms } = settings;
+        let Settings { shards, env, days, writer, analyst, now_ms: still_ms } = settings;
         let mut keys = FixedKeys::default();
         const READING: [Scope; 3] = [Scope::Query, Scope::Export, Scope::Sql];
         for project in projects {
@@ -138,7 +138,7 @@ impl Service {
             Some(writer) => Control::open(ControlOptions {
                 service: "query",
                 data: None,
-                store: Some(ControlStore::new(&connection, Some(writer))),
+                store: Some(ControlStore::new(shards.home(), Some(writer))),
                 fixed: keys,
                 clock: Arc::new(now_ms),
             }),
@@ -147,7 +147,7 @@ impl Service {
         let shift = Arc::clone(&shifted_ms);
         let (catalogue, following) =
             (LiveCatalogue::new(control.clone(), Seeds::from_env(&env).unwrap()), control.clone());
-        let mut deps = Deps::new(connection, control, catalogue);
+        let mut deps = Deps::new(shards, control, catalogue);
         deps.analyst = analyst;
         deps.clock = Arc::new(move || still_ms.unwrap_or_else(now_ms) + shift.load(Ordering::SeqCst));
         deps.days = days;

@@ -19,7 +19,7 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::shards::{Login, Shards};
 
 use crate::kafka::config::KafkaConfig;
 use crate::limits::{BatchLimits, DedupLimits, RequestLimits};
@@ -152,14 +152,12 @@ pub fn projects(env: &dyn Env) -> Result<Projects, ConfigError> {
 }
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
-pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
+pub fn shards(env: &dyn Env) -> Result<Shards, ConfigError> {
     let given: GivenClickHouse = env::read(env)?;
-    Ok(Connection {
-        url: given.url()?,
-        tls: given.tls()?,
-        password: given.password(),
-        user: given.clickhouse_user.unwrap_or_else(|| "writer".to_owned()),
-    })
+    let (tls, password) = (given.tls()?, given.password());
+    let list = given.urls()?;
+    let login = Login { user: given.clickhouse_user.unwrap_or_else(|| "writer".to_owned()), password, tls };
+    Ok(Shards::of(&list, &login))
 }
 
 /// `USER_HASH_KEY`: 32 hexadecimal digits, the same on every instance that writes to one ClickHouse.

@@ -25,7 +25,7 @@ use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_service::tls::{ListenerTls, Tls};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::Shards;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -54,7 +54,7 @@ use crate::unclean_shutdown::ShutdownMarker;
 /// What the write path depends on.
 pub struct Deps {
     /// ClickHouse, as a user that may insert into `events_in` and read `events`.
-    pub connection: Connection,
+    pub shards: Shards,
     /// Who may send events. Whoever makes it keeps it up to date ([`Control::run`]).
     pub control: Control,
     /// Declarations of event types. [`Ingest::run`] keeps them up to date.
@@ -150,7 +150,7 @@ impl Ingest {
         let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
         let redis = config.redis.as_ref().filter(|_| inserts);
         let store = Store {
-            client: deps.connection.client(),
+            client: deps.shards.home().client(),
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),

@@ -18,6 +18,7 @@ use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
+use tallyhouse_sql::shards::{Login, Shards};
 
 use crate::admission::{Limits, Policy, SendPermits};
 use crate::deps::Deps;
@@ -160,14 +161,12 @@ fn admission(settings: &ClassSettings) -> Policy {
 }
 
 /// Where ClickHouse is, for a service that runs without the embedded engine.
-pub fn clickhouse(env: &dyn Env) -> Result<Connection, ConfigError> {
+pub fn shards(env: &dyn Env) -> Result<Shards, ConfigError> {
     let given: GivenClickHouse = env::read(env)?;
-    Ok(Connection {
-        url: given.url()?,
-        tls: given.tls()?,
-        password: given.password(),
-        user: given.clickhouse_user.unwrap_or_else(|| "reader".to_owned()),
-    })
+    let (tls, password) = (given.tls()?, given.password());
+    let list = given.urls()?;
+    let login = Login { user: given.clickhouse_user.unwrap_or_else(|| "reader".to_owned()), password, tls };
+    Ok(Shards::of(&list, &login))
 }
 
 /// The same ClickHouse as a user that can write metric definitions: `CLICKHOUSE_WRITER_USER` and
@@ -184,17 +183,18 @@ pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
     let users: AnalystUser = env::read(env)?;
     let Some(password) = users.clickhouse_analyst_password else { return Ok(None) };
     let (user, password) = (users.clickhouse_analyst_user, password.expose().to_owned());
-    Ok(Some(Connection { user, password, ..clickhouse(env)? }))
+    let shards = shards(env)?;
+    Ok(Some(Connection { user, password, ..shards.anywhere() }))
 }
 
 /// What a service of its own works with, on a given ClickHouse.
 pub fn deps(env: &dyn Env) -> Result<Deps, ConfigError> {
-    let reader = clickhouse(env)?;
-    let writer = clickhouse_writer(env, &reader)?;
-    let control = tallyhouse_control::config::open(env, "query", &reader, writer.as_ref())?;
+    let shards = shards(env)?;
+    let writer = clickhouse_writer(env, shards.home())?;
+    let control = tallyhouse_control::config::open(env, "query", shards.home(), writer.as_ref())?;
     let user_hash_key = tallyhouse_control::config::user_hash_key(env)?.map(InstallationKey::new);
     let catalogue = LiveCatalogue::new(control.clone(), Seeds::from_env(env)?);
-    Ok(Deps { writer, analyst: analyst(env)?, user_hash_key, ..Deps::new(reader, control, catalogue) })
+    Ok(Deps { writer, analyst: analyst(env)?, user_hash_key, ..Deps::new(shards, control, catalogue) })
 }
 
 #[cfg(test)]

@@ -236,6 +236,7 @@ async fn the_files_for_given_servers_are_understood() {
     let writer = support::engine().await.writer();
     for file in [
         include_str!("../../../sql/access/services.sql"),
+        include_str!("../../../sql/access/cluster.sql"),
         include_str!("../../../sql/access/dashboards.sql"),
         include_str!("../../../sql/access/analyst.sql"),
         include_str!("../../../sql/access/analyst.cluster.sql"),

@@ -7,7 +7,7 @@ use tallyhouse::{migrate, rollups};
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::lock::QueryLock;
-use tallyhouse_sql::migrations::{ALL, DEDUPLICATION_WINDOW, Migration, Rendering, Topology};
+use tallyhouse_sql::migrations::{ALL, ClusterTables, DEDUPLICATION_WINDOW, Migration, Rendering, Topology};
 use tallyhouse_sql::rollups::verify::verify;
 use tallyhouse_sql::runner::{self, LOCK, MigrateError, STEP, Standing};
 
@@ -17,14 +17,14 @@ use tallyhouse_testkit::{Folder, ask, eventually, execute, options, shared};
 #[tokio::test]
 async fn the_cluster_rendering_parses() {
     let writer = shared().await.engine.writer();
-    let topology = Topology::Cluster("main".to_owned());
-    let rendering = Rendering { topology: topology.clone(), tiered_policy: Some("tiered".to_owned()) };
-    for migration in ALL.iter().filter(|migration| migration.applies_to(&topology)) {
-        let sql = migration.render(&rendering);
-        let is_ddl = ["CREATE ", "ALTER ", "DROP "].iter().any(|word| sql.contains(word));
-        assert!(sql.contains("ON CLUSTER 'main'") == is_ddl, "{}", migration.name);
-        let parsed = execute(&writer, &format!("EXPLAIN AST {sql}")).await;
-        assert!(parsed.is_ok(), "{}: {}", migration.name, parsed.unwrap_err());
+    for is_replicated in [false, true] {
+        let topology = Topology::Cluster(ClusterTables { name: "main".to_owned(), is_replicated });
+        let rendering = Rendering { topology: topology.clone(), tiered_policy: Some("tiered".to_owned()) };
+        for migration in ALL.iter().filter(|migration| migration.applies_to(&topology)) {
+            let sql = migration.render(&rendering);
+            let parsed = execute(&writer, &format!("EXPLAIN AST {sql}")).await;
+            assert!(parsed.is_ok(), "{}: {}", migration.name, parsed.unwrap_err());
+        }
     }
     let broken = execute(&writer, "EXPLAIN AST CREATE TABLE t (a UInt8 COMMENT) ENGINE = Null").await;
     assert!(broken.is_err(), "the parser must be able to refuse");

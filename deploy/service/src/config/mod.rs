@@ -134,9 +134,13 @@ impl AdminAccess {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "ClickHouse")]
 pub struct GivenClickHouse {
-    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123` or `https://clickhouse.internal:8443`; `ingest` and `query-api` by themselves need it (default: embedded)
+    /// The HTTP port of a given ClickHouse, such as `http://127.0.0.1:8123` or `https://clickhouse.internal:8443`; of a cluster, shards with commas
+    /// between, in the order in which they were added, and servers of a shard with `|`; `ingest` and `query-api` by themselves need it (default: embedded)
     #[arg(long, env = "CLICKHOUSE_URL", value_parser = clickhouse_url)]
     pub clickhouse_url: Option<String>,
+    /// Its name in `remote_servers`, when it is a cluster; whoever makes the tables needs it: `migrate up`, `up`
+    #[arg(long = "cluster", env = "CLICKHOUSE_CLUSTER", value_parser = cluster_name)]
+    pub clickhouse_cluster: Option<String>,
     /// Authorities that `https://` believes, instead of the system's: a PEM file
     #[arg(long, env = "CLICKHOUSE_CA", value_name = "PATH")]
     pub clickhouse_ca: Option<PathBuf>,
@@ -149,8 +153,8 @@ pub struct GivenClickHouse {
 }
 
 impl GivenClickHouse {
-    /// Where it is, which has to be known.
-    pub fn url(&self) -> Result<String, ConfigError> {
+    /// Where it is, which has to be known; of a cluster, its shards and their servers.
+    pub fn urls(&self) -> Result<String, ConfigError> {
         let problem = || ConfigError::new("CLICKHOUSE_URL", format!("is not set; it {AN_ADDRESS}"));
         self.clickhouse_url.clone().ok_or_else(problem)
     }
@@ -178,15 +182,34 @@ pub fn untrimmed_secret(text: &str) -> Result<Secret, String> {
 
 const AN_ADDRESS: &str = "must be the address of ClickHouse's HTTP port, such as http://127.0.0.1:8123";
 
-/// An address that may be printed: the value is not in the errors either, because a password may be in it.
+/// Addresses that may be printed: the value is not in the errors either, because a password may be in it.
 fn clickhouse_url(text: &str) -> Result<String, String> {
-    let uri: Uri = text.trim().parse().map_err(|_| AN_ADDRESS.to_owned())?;
-    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    let authority = uri.authority().filter(|_| is_http).ok_or_else(|| AN_ADDRESS.to_owned())?;
-    if authority.as_str().contains('@') {
-        return Err("names a user: say CLICKHOUSE_USER and CLICKHOUSE_PASSWORD instead".to_owned());
+    let addresses: Vec<&str> = text.split([',', '|']).map(str::trim).collect();
+    for (place, address) in addresses.iter().enumerate() {
+        let uri: Uri = address.parse().map_err(|_| AN_ADDRESS.to_owned())?;
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        let authority = uri.authority().filter(|_| is_http).ok_or_else(|| AN_ADDRESS.to_owned())?;
+        if authority.as_str().contains('@') {
+            return Err("names a user: say CLICKHOUSE_USER and CLICKHOUSE_PASSWORD instead".to_owned());
+        }
+        if addresses.iter().skip(place + 1).any(|other| other == address) {
+            return Err("names one server twice".to_owned());
+        }
+        if addresses.first().is_some_and(|first| first.starts_with("https://") != address.starts_with("https://")) {
+            return Err("mixes http:// and https://".to_owned());
+        }
     }
     Ok(text.trim().to_owned())
+}
+
+/// It stands in DDL.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !name.is_empty() && name.len() <= 100 && name.chars().all(is_plain) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("`{name}` is not the name of a cluster: letters, digits, `_`, `-` and `.`"))
 }
 
 /// Short enough to be guessed is no token.
@@ -271,7 +294,13 @@ mod tests {
         for wrong in ["", "127.0.0.1:8123", "localhost", "tcp://a:9000", "http://", "http://a b"] {
             assert_eq!(clickhouse_url(wrong), Err(AN_ADDRESS.to_owned()), "{wrong}");
         }
-        let error = clickhouse_url("http://joe:hunter2@a:8123").unwrap_err();
+        assert!(clickhouse_url("http://a:8123|http://b:8123, http://c:8123").is_ok());
+        for wrong in ["http://a,", "http://a|", ",http://a", "http://a,b"] {
+            assert_eq!(clickhouse_url(wrong), Err(AN_ADDRESS.to_owned()), "{wrong}");
+        }
+        assert!(clickhouse_url("http://a,http://b,http://a").unwrap_err().contains("twice"));
+        assert!(clickhouse_url("http://a,https://b").unwrap_err().contains("mixes"));
+        let error = clickhouse_url("http://b,http://joe:hunter2@a:8123").unwrap_err();
         assert!(error.contains("CLICKHOUSE_PASSWORD") && !error.contains("hunter2"), "{error}");
     }
 

@@ -45,10 +45,11 @@ fn ports(engine: &EngineConfig) -> Vec<(&'static str, SocketAddr)> {
 }
 
 /// Of a given ClickHouse.
-const OF_GIVEN: [&str; 7] = [
+const OF_GIVEN: [&str; 8] = [
     "CLICKHOUSE_ANALYST_PASSWORD",
     "CLICKHOUSE_ANALYST_USER",
     "CLICKHOUSE_CA",
+    "CLICKHOUSE_CLUSTER",
     "CLICKHOUSE_PASSWORD",
     "CLICKHOUSE_USER",
     "CLICKHOUSE_WRITER_PASSWORD",

@@ -10,40 +10,67 @@ use tallyhouse_sql::Connection;
 
 use super::{Findings, Outcome};
 use crate::migrate;
+use crate::servers::Servers;
 
 /// An answer of ClickHouse.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the user of the services does, as `sql/access/services.sql` grants it.
-const WRITER_RIGHTS: [&str; 6] = [
+const WRITER_RIGHTS: [&str; 4] = [
     "SELECT, INSERT, ALTER TABLE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW, TRUNCATE, OPTIMIZE ON tallyhouse.*",
-    "CREATE DATABASE, CREATE VIEW, DROP VIEW ON tallyhouse_views.*",
-    "SET DEFINER ON definer",
     "SELECT ON system.parts",
     "SELECT ON system.tables",
     "SELECT ON system.processes",
 ];
 
+/// The views of a single server.
+const WRITER_RIGHTS_OF_VIEWS: [&str; 2] =
+    ["CREATE DATABASE, CREATE VIEW, DROP VIEW ON tallyhouse_views.*", "SET DEFINER ON definer"];
+
+/// Beside them on a cluster, as `sql/access/cluster.sql` grants it.
+const WRITER_RIGHTS_OF_CLUSTER: [&str; 4] = [
+    "SELECT, CREATE DATABASE, CREATE TABLE, DROP TABLE ON tallyhouse_all.*",
+    "TABLE ENGINE ON Distributed",
+    "REMOTE ON *.*",
+    "SELECT ON system.clusters",
+];
+const READER_RIGHTS_OF_CLUSTER: [&str; 1] = ["SELECT ON tallyhouse_all.*"];
+
 /// What questions need.
 const READER_RIGHTS: [&str; 2] = ["SELECT ON tallyhouse.*", "SELECT ON system.processes"];
 
 pub(super) async fn clickhouse(env: &dyn Env, findings: &mut Findings) {
-    let writer = match tallyhouse_ingest::config::clickhouse(env) {
-        Ok(writer) => writer,
+    let given = tallyhouse_ingest::config::shards(env).and_then(|writer| Servers::given(writer, env));
+    let servers = match given {
+        Ok(servers) => servers,
         Err(error) => return findings.add("clickhouse", Outcome::Failed(error.to_string())),
     };
-    let version = ask::<String>(&writer, "SELECT version()").await;
-    let is_there = version.is_ok();
-    let found = version.map(|version| format!("{} answers, version {version} (CLICKHOUSE_URL)", writer.url));
-    findings
-        .add("clickhouse", found.map_err(|error| format!("{} does not answer (CLICKHOUSE_URL): {error}", writer.url)));
+    let mut is_there = true;
+    for (number, writer) in servers.shards.servers() {
+        let version = ask::<String>(&writer, "SELECT version()").await;
+        let answers = version.is_ok();
+        is_there &= answers;
+        let found = version.map(|version| format!("{} answers, version {version} (CLICKHOUSE_URL)", writer.url));
+        findings.add(
+            "clickhouse",
+            found.map_err(|error| format!("{} does not answer (CLICKHOUSE_URL): {error}", writer.url)),
+        );
+        if answers {
+            let of_cluster = if servers.is_cluster() { &WRITER_RIGHTS_OF_CLUSTER[..] } else { &WRITER_RIGHTS_OF_VIEWS };
+            findings.add("rights", rights(&writer, &[&WRITER_RIGHTS[..], of_cluster].concat()).await);
+            findings.add("tables", tables(&servers, number, &writer).await);
+        }
+    }
     if !is_there {
         return;
     }
-    findings.add("rights", rights(&writer, &WRITER_RIGHTS).await);
-    findings.add("tables", tables(&writer).await);
-    match tallyhouse_query_api::config::clickhouse(env) {
-        Ok(reader) => findings.add("rights", rights(&reader, &READER_RIGHTS).await),
+    match tallyhouse_query_api::config::shards(env) {
+        Ok(readers) => {
+            let of_cluster = if servers.is_cluster() { &READER_RIGHTS_OF_CLUSTER[..] } else { &[] };
+            for (_, reader) in readers.servers() {
+                findings.add("rights", rights(&reader, &[&READER_RIGHTS[..], of_cluster].concat()).await);
+            }
+        }
         Err(error) => findings.add("rights", Outcome::Failed(error.to_string())),
     }
     match tallyhouse_query_api::config::analyst(env) {
@@ -76,8 +103,12 @@ async fn rights(connection: &Connection, rights: &[&str]) -> Outcome {
     Outcome::Failed(format!("user `{user}` lacks {}; grant it as in sql/access/services.sql", missing.join("; ")))
 }
 
-async fn tables(writer: &Connection) -> Outcome {
-    match migrate::Report::read(writer, &migrate::rendering(false)).await {
+async fn tables(servers: &Servers, number: u32, writer: &Connection) -> Outcome {
+    let rendering = match servers.rendering(number, writer).await {
+        Ok(rendering) => rendering,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    match migrate::Report::read(writer, &rendering).await {
         Ok(report) if report.is_current() => Outcome::Ok("as this version needs them".to_owned()),
         Ok(report) if report.is_changed() => {
             Outcome::Failed("a migration was changed after it was applied: `tallyhouse migrate status`".to_owned())

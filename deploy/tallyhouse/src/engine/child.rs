@@ -44,6 +44,9 @@ pub struct ChildArgs {
     /// A port to listen on
     #[arg(long)]
     port: Vec<u16>,
+    /// A port to connect to
+    #[arg(long)]
+    peer: Vec<u16>,
     /// Give nothing away
     #[arg(long)]
     uncaged: bool,
@@ -81,6 +84,7 @@ impl ChildArgs {
             writable: self.writable.clone(),
             readable: vec![configuration.to_owned(), library.to_owned()],
             ports: self.port.clone(),
+            peers: self.peer.clone(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Job {
     pub(super) files: Files,
     pub(super) http_port: u16,
     pub(super) tcp_port: Option<u16>,
+    /// Ports of other engines, which it may connect to.
+    pub(super) peers: Vec<u16>,
     pub(super) cage: Cage,
     pub(super) metrics: Metrics,
 }
@@ -76,6 +78,9 @@ impl Job {
         }
         for port in [Some(self.http_port), self.tcp_port].into_iter().flatten() {
             command.arg("--port").arg(port.to_string());
+        }
+        for port in &self.peers {
+            command.arg("--peer").arg(port.to_string());
         }
     }
 

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::health::Status;
+use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -69,6 +70,8 @@ pub struct EngineOptions {
     pub http_port: u16,
     /// Port of ClickHouse's own protocol; `None`: it is not spoken. The product itself uses HTTP.
     pub tcp_port: Option<u16>,
+    /// The cluster that it is a shard of; none outside tests, which need one without other machines.
+    pub cluster: Option<EngineCluster>,
     pub program: Program,
     /// What the kernel lets it do.
     pub cage: Cage,
@@ -88,6 +91,17 @@ pub struct EngineOptions {
     pub hung_after: Duration,
     /// Where it is counted how often it had to be started again.
     pub metrics: Metrics,
+}
+
+/// Engines of one machine as shards of a cluster.
+#[derive(Debug, Clone)]
+pub struct EngineCluster {
+    /// Its name in `remote_servers`.
+    pub name: String,
+    /// What shards know one another by.
+    pub secret: Secret,
+    /// The `tcp_port` of each, in order.
+    pub ports: Vec<u16>,
 }
 
 impl EngineOptions {
@@ -155,6 +169,7 @@ impl Engine {
             files: files.clone(),
             http_port: options.http_port,
             tcp_port: options.tcp_port,
+            peers: options.cluster.iter().flat_map(|cluster| cluster.ports.clone()).collect(),
             cage: options.cage,
             metrics: options.metrics.clone(),
         };

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use tallyhouse_sql::hex;
 use tallyhouse_sql::migrations::MAX_PARTITIONS_PER_INSERT;
 
-use super::EngineOptions;
 use super::accounts;
 use super::error::EngineError;
 use super::network;
 use super::pinned;
 use super::program::Program;
+use super::{EngineCluster, EngineOptions};
 use tallyhouse_service::private_file;
 
 const CONFIG: &str = include_str!("templates/config.xml");
@@ -139,11 +139,32 @@ fn config(files: &Files, options: &EngineOptions) -> String {
         .replace("{{log}}", &path(&files.log))
         .replace("{{listen}}", &listen(options))
         .replace("{{http_port}}", &options.http_port.to_string())
+        .replace("{{cluster}}", &options.cluster.as_ref().map(remote_servers).unwrap_or_default())
         .replace(
             "{{native}}",
             &options.tcp_port.map_or_else(String::new, |port| format!("<tcp_port>{port}</tcp_port>")),
         )
 }
+
+/// As `deploy/clickhouse/remote_servers.xml` has it for servers.
+fn remote_servers(cluster: &EngineCluster) -> String {
+    let shard = |port: &u16| {
+        format!(
+            "<shard><internal_replication>true</internal_replication><replica><host>127.0.0.1</host><port>{port}</port></replica></shard>"
+        )
+    };
+    let (name, secret) = (&cluster.name, escape(cluster.secret.expose()));
+    let shards: String = cluster.ports.iter().map(shard).collect();
+    format!("<remote_servers><{name}><secret>{secret}</secret>{shards}</{name}></remote_servers>")
+}
+
+/// What `writer` and `reader` need beyond a single server's rights: as in `sql/access/cluster.sql`.
+const CLUSTER_WRITER: &str = "
+                <query>GRANT SELECT, CREATE, DROP, SHOW ON tallyhouse_all.*</query>
+                <query>GRANT TABLE ENGINE ON Distributed</query>
+                <query>GRANT REMOTE ON *.*</query>";
+const CLUSTER_READER: &str = "
+                <query>GRANT SELECT ON tallyhouse_all.*</query>";
 
 fn listen(options: &EngineOptions) -> String {
     network::listened(options.listen).iter().map(|address| format!("<listen_host>{address}</listen_host>")).collect()
@@ -172,6 +193,8 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{analyst_policies}}", &policies(ANALYST_FILTER))
         .replace("{{definer_policies}}", &policies(&accounts::seen_by(&options.grafana_projects, &options.accounts)))
         .replace("{{client_networks}}", &networks)
+        .replace("{{cluster_writer}}", if options.cluster.is_some() { CLUSTER_WRITER } else { "" })
+        .replace("{{cluster_reader}}", if options.cluster.is_some() { CLUSTER_READER } else { "" })
         .replace("{{accounts}}", &accounts::users(&options.accounts, &networks))
 }
 
@@ -223,6 +246,7 @@ mod tests {
             listen: [172, 17, 0, 1].into(),
             client_networks: vec!["172.17.0.0/16".parse().unwrap()],
             accounts: Vec::new(),
+            cluster: None,
             program,
             cage: Cage::On,
             credentials: Credentials::fixed(),

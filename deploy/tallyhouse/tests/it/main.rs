@@ -15,6 +15,7 @@ mod backfill;
 mod backup;
 mod cage;
 mod chaos;
+mod cluster;
 mod commands;
 mod cross_site;
 mod dashboard_day;

@@ -80,6 +80,9 @@ pub(super) fn restrict(allowed: &Allowed) -> Result<(), CageError> {
     for port in &allowed.ports {
         rules = rules.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
     }
+    for port in &allowed.peers {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+    }
     rules.restrict_self()?;
     Ok(())
 }
@@ -124,7 +127,12 @@ mod tests {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             free.local_addr().unwrap().port()
         };
-        let allowed = Allowed { writable: vec![tables.clone()], readable: vec![settings.clone()], ports: vec![port] };
+        let allowed = Allowed {
+            writable: vec![tables.clone()],
+            readable: vec![settings.clone()],
+            ports: vec![port],
+            peers: Vec::new(),
+        };
         let (here, is_full) = (folder.clone(), probe_apart());
         let checked = std::thread::spawn(move || {
             restrict(&allowed).unwrap();

@@ -12,7 +12,7 @@
 //! | read and write | the folders of tables, old raw events, and ClickHouse's log |
 //! | read | its configuration, the library, the folder of the C library, what `/proc` and `/sys` say of the machine and of itself |
 //! | execute | nothing |
-//! | network | TCP, listening on its ports; no connection to anybody, no other socket |
+//! | network | TCP, listening on its ports; no connection to anybody but other shards, of which there are none outside tests; no other socket |
 //!
 //! Failure cases:
 //! * an old kernel, or one without Landlock or seccomp: what there is, is used, with one warning; `/health` and `doctor` say it;
@@ -63,6 +63,8 @@ pub(super) struct Allowed {
     pub(super) readable: Vec<PathBuf>,
     /// TCP ports to listen on.
     pub(super) ports: Vec<u16>,
+    /// TCP ports to connect to: of other shards.
+    pub(super) peers: Vec<u16>,
 }
 
 /// The kernel refused what it offers.

@@ -1,0 +1,119 @@
+//! Several engines as the shards of a cluster: joined by `remote_servers`, as servers of several machines are.
+
+use std::time::Duration;
+
+use tallyhouse::engine::{Engine, EngineCluster, EngineOptions};
+use tallyhouse::servers::Servers;
+use tallyhouse_service::secret::Secret;
+use tallyhouse_sql::durability::Fsync;
+use tallyhouse_sql::shards::{Login, Shards};
+use tallyhouse_sql::{Connection, shards};
+use tokio::sync::OnceCell;
+
+use crate::clickhouse::options;
+use crate::folder::{Janitor, new_folder};
+use crate::ports::free_ports;
+
+/// The name of every cluster of tests, as `CLICKHOUSE_CLUSTER` has it.
+pub const CLUSTER: &str = "main";
+
+/// Engines of one cluster. All have their tables, unless it was made without.
+pub struct ShardEngines {
+    /// `None`: it is away.
+    engines: Vec<Option<Engine>>,
+    options: Vec<EngineOptions>,
+    _janitor: Janitor,
+}
+
+impl ShardEngines {
+    /// So many, at most four, without tables.
+    pub async fn start(count: usize) -> Self {
+        let folder = new_folder();
+        let janitor = Janitor::of(&folder);
+        let ports: [u16; 4] = free_ports();
+        let ports = ports[..count].to_vec();
+        let cluster = EngineCluster { name: CLUSTER.to_owned(), secret: Secret::new("between shards"), ports };
+        let options: Vec<_> = cluster
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(place, port)| EngineOptions {
+                tcp_port: Some(*port),
+                cluster: Some(cluster.clone()),
+                ..options(&folder.join(format!("shard-{}", place + 1)))
+            })
+            .collect();
+        let mut this = Self { engines: options.iter().map(|_| None).collect(), options, _janitor: janitor };
+        for number in 1..=count {
+            this.bring_back(number).await;
+        }
+        this
+    }
+
+    /// So many, with their tables.
+    pub async fn with_tables(count: usize) -> Self {
+        let this = Self::start(count).await;
+        let away = this.servers().prepare(Fsync::Off).await.unwrap();
+        assert!(away.is_empty(), "{away:?}");
+        this
+    }
+
+    /// What `migrate up` works on.
+    pub fn servers(&self) -> Servers {
+        let env = std::collections::BTreeMap::from([("CLICKHOUSE_CLUSTER".to_owned(), CLUSTER.to_owned())]);
+        Servers::given(self.writers(), &env).unwrap()
+    }
+
+    /// `CLICKHOUSE_URL` of all of them.
+    pub fn url(&self) -> String {
+        let urls: Vec<_> = self.options.iter().map(|options| options.writer().url).collect();
+        urls.join(",")
+    }
+
+    /// The user that writes.
+    pub fn writers(&self) -> Shards {
+        self.login("writer", self.options[0].credentials.writer.expose())
+    }
+
+    /// The user that reads.
+    pub fn readers(&self) -> Shards {
+        self.login("reader", self.options[0].credentials.reader.expose())
+    }
+
+    fn login(&self, user: &str, password: &str) -> Shards {
+        Shards::of(&self.url(), &Login { user: user.to_owned(), password: password.to_owned(), tls: None })
+    }
+
+    /// The user that writes, on one shard; from 1.
+    pub fn writer(&self, number: usize) -> Connection {
+        self.options[number - 1].writer()
+    }
+
+    /// The user that writes, asking all shards through one.
+    pub fn all(&self, number: usize) -> tallyhouse_sql::clickhouse::Client {
+        self.writer(number).server().with_database("tallyhouse_all")
+    }
+
+    /// Kills one.
+    pub async fn kill(&mut self, number: usize) {
+        let engine = self.engines[number - 1].take().unwrap();
+        engine.stop(Duration::ZERO).await;
+    }
+
+    /// Starts one that is away.
+    pub async fn bring_back(&mut self, number: usize) {
+        let engine = Engine::start(self.options[number - 1].clone()).await.unwrap_or_else(|error| panic!("{error}"));
+        self.engines[number - 1] = Some(engine);
+    }
+}
+
+/// Two shards that all tests of this process share; none is ever away.
+pub async fn two_shards() -> &'static ShardEngines {
+    static SHARED: OnceCell<ShardEngines> = OnceCell::const_new();
+    SHARED.get_or_init(|| ShardEngines::with_tables(2)).await
+}
+
+/// The number that a server has by its own record.
+pub async fn recorded_number(writer: &Connection) -> Option<u32> {
+    shards::number_of(&writer.client()).await.unwrap()
+}
