@@ -103,14 +103,14 @@ async fn exports(service: &Service, admin: &str, ann: &str) {
 }
 
 async fn deletes(service: &Service, writer: &Connection) {
-    let made = service.post("operator", "/v1/admin/projects", json!({"name": LEAVING}).to_string()).await;
+    let operate = async |method, path: &str, body| {
+        let headers = [("x-api-key", "operator"), ("content-type", "application/json")];
+        Reply::of(service.request(method, &format!("/v1/admin/projects{path}"), &headers, body).await).await
+    };
+    let made = operate(Method::POST, "", r#"{"name":"leaving"}"#).await;
     assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
     insert(writer, LEAVING).await;
-    let delete = async |body| {
-        let headers = [("x-api-key", "operator"), ("content-type", "application/json")];
-        let path = format!("/v1/admin/projects/{LEAVING}");
-        Reply::of(service.request(Method::DELETE, &path, &headers, body).await).await
-    };
+    let delete = async |body| operate(Method::DELETE, "/leaving", body).await;
     let misspelt = delete(r#"{"confirm":"leavin"}"#).await;
     assert_eq!((misspelt.status, &misspelt.body["field"]), (StatusCode::BAD_REQUEST, &json!("confirm")));
     assert_eq!(rows(writer, LEAVING).await, [20, 2]);
