@@ -17,6 +17,7 @@ pub mod batch;
 pub mod body;
 pub mod cardinality;
 pub mod changed_days;
+mod clickhouse_vitals;
 pub mod config;
 pub mod dead_letters;
 pub mod decode;

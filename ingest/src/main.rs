@@ -60,7 +60,7 @@ async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
     idle.iter().for_each(|warning| tracing::warn!("{warning}"));
     let shards = config::shards(&env)?;
     let control = tallyhouse_control::config::open(&env, "ingest", shards.home(), Some(shards.home()))?;
-    let admin = Admin { registry: prometheus::Registry::new(), health: Health::default() };
+    let admin = Admin { registry: tallyhouse_service::metrics::Registry::new(), health: Health::default() };
     let tls = tallyhouse_service::config::open_tls(config.tls.as_ref(), &admin.registry, &admin.health)?;
     // Somebody else makes them.
     let tables_ready = CancellationToken::new();

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use divan::{AllocProfiler, Bencher};
-use prometheus::Registry;
 use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_query_api::authorize::Scope;
 use tallyhouse_query_api::cache::answers::Layers;
@@ -17,6 +16,7 @@ use tallyhouse_query_api::cache::{Answers, CacheRequest, Memory, Rendered};
 use tallyhouse_query_api::clock::Clock;
 use tallyhouse_query_api::plan::{Plan, RealtimePlan};
 use tallyhouse_query_api::telemetry::Metrics;
+use tallyhouse_service::metrics::Registry;
 use tokio::runtime::Builder;
 
 #[global_allocator]

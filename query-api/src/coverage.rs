@@ -276,7 +276,7 @@ fn readings(plan: &Plan) -> Vec<Cow<'_, Read>> {
 
 #[cfg(test)]
 mod tests {
-    use prometheus::Registry;
+    use tallyhouse_service::metrics::Registry;
     use tallyhouse_sql::clickhouse::Client;
     use tokio::net::TcpListener;
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use prometheus::Registry;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::{Control, LiveCatalogue};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::{Connection, Shards};
 
 use crate::clock::{Clock, Random};

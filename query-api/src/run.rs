@@ -12,6 +12,10 @@ use tallyhouse_service::config::open_tls;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::Stop;
+use tallyhouse_service::metrics::Common;
+use tallyhouse_service::metrics::http::HttpMetrics;
+use tallyhouse_service::metrics::pools::Pools;
+use tallyhouse_service::observe::Observer;
 use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::OpenError;
 use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
@@ -78,16 +82,22 @@ pub enum RunError {
 pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl Into<Stop>) -> Result<(), RunError> {
     let stop: Stop = stop.into();
     let metrics = Metrics::register(&deps.registry)?;
+    Common { service: "query", version: env!("CARGO_PKG_VERSION"), health: &deps.health }.register(&deps.registry)?;
+    let (pools, requests) = (Pools::register(&deps.registry)?, HttpMetrics::register(&deps.registry)?.of("query"));
     let server_metrics = ServerMetrics::register(&deps.registry)?;
     let tls = open_tls(config.tls.as_ref(), &deps.registry, &deps.health)?;
     let redis = match &config.redis_url {
         Some(url) => Some(Arc::new(SharedCache::new(url, metrics.clone(), Arc::clone(&deps.clock))?)),
         None => None,
     };
+    if let Some(pool) = redis.as_ref().map(|redis| redis.pool()) {
+        pools.watch("redis_cache", move || pool.status());
+    }
     let (runner, privacy) = (erasures::runner(&deps), erasures::routes(&deps));
     let adhoc = adhoc(&config, &deps, &metrics);
     let fresh = Limiter::new(redis.clone());
     let store = Store::new(deps.shards.reader(), config.admission, metrics.clone());
+    store.show(&pools);
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),
@@ -123,6 +133,9 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let tokens = config.tokens.map(|settings| Tokens::new(settings, access.clone())).transpose()?;
     let limit_metrics = RateLimitMetrics::register(&deps.registry)?;
     let limits = RateLimits::new("query", config.rate_limits, config.redis_url.as_ref(), limit_metrics)?;
+    if let Some(pool) = limits.redis() {
+        pools.watch("redis_rate_limits", move || pool.status());
+    }
     let gate = Gate { listener: "query", control: deps.control, tokens, metrics: access, limits: limits.clone() };
     let app = Arc::new(App {
         catalogue: deps.catalogue,
@@ -143,7 +156,13 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         let server = Server {
             what: "query",
             listener: listeners.public,
-            router: router(crate::http::HttpState { app, adhoc, live, metrics }, privacy, config.origins, gate),
+            router: router(
+                crate::http::HttpState { app, adhoc, live, metrics },
+                privacy,
+                config.origins,
+                gate,
+                Observer { requests },
+            ),
             limits: config.connections,
             metrics: server_metrics.of("query"),
             tls: tls.as_ref().map(Tls::public),

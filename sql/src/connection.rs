@@ -45,6 +45,12 @@ const IDLE_AT_MOST: Duration = Duration::from_secs(2);
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 impl Connection {
+    /// `host:port`, to tell servers apart.
+    pub fn server_name(&self) -> &str {
+        let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
+        rest.split(['/', '?']).next().unwrap_or(rest)
+    }
+
     /// A client for [`DATABASE`]. Clones of it share its pool of connections.
     ///
     /// Without compression: on one host or in one rack LZ4 costs more processor time than it saves, and the engine needs

@@ -22,6 +22,7 @@ pub mod rollups;
 pub mod runner;
 pub mod shards;
 pub mod suppression_acks;
+pub mod vitals;
 
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};

@@ -6,11 +6,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use divan::{AllocProfiler, Bencher};
-use prometheus::Registry;
 use tallyhouse_control::access::Gate;
 use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::access::{Access, GuardedRouter, Right};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::rate_limit::{
     LimitsOf, Mode, Peer, RateLimitMetrics, RateLimitSettings, RateLimits, Rule, Tier,
 };

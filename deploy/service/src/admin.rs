@@ -6,9 +6,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 
-use crate::health::{Health, telemetry};
+use crate::health::Health;
+use crate::metrics::Registry;
 
 /// What the admin port shows.
 #[derive(Debug, Clone)]
@@ -30,9 +31,7 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let mut families = admin.registry.gather();
-    families.extend(telemetry::families(&admin.health.report()));
-    match TextEncoder::new().encode_to_string(&families) {
+    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics could not be written");

@@ -8,8 +8,6 @@
 //! shutdown has not begun. A component is *degraded* when it does not work and the service goes on without it, and *down* when the
 //! service needs it. At shutdown the process is first not ready, then it drains.
 
-pub mod telemetry;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 

@@ -18,6 +18,8 @@ pub mod http_body;
 pub mod http_client;
 pub mod lifecycle;
 pub mod memory;
+pub mod metrics;
+pub mod observe;
 pub mod private_file;
 pub mod probe;
 pub mod rate_limit;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::Registry;
 use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::{Connection, Shards};
 
 use crate::accounts::keeper::Keeper;

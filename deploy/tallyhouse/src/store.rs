@@ -6,8 +6,8 @@
 //!
 //! A ClickHouse that ends unasked is started again, and its tables are kept open, as in [`crate::up`].
 
-use prometheus::Registry;
 use tallyhouse_service::env::ConfigError;
+use tallyhouse_service::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::keeper::Keeper;

@@ -14,7 +14,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use prometheus::Registry;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::schemas::Seeds;
 use tallyhouse_control::{Control, LiveCatalogue};
@@ -27,6 +26,7 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::{Health, Status};
 use tallyhouse_service::lifecycle::{self, BindError, Stop};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::server::telemetry::ListenerMetrics;
 use tallyhouse_service::server::{Limits, Server};
 use tallyhouse_service::tls::Tls;

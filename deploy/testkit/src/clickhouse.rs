@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use prometheus::Registry;
 use tallyhouse::config::Config;
 use tallyhouse::credentials::Credentials;
 use tallyhouse::engine::{Cage, Engine, EngineOptions, Program};
 use tallyhouse::migrate;
 use tallyhouse::telemetry::Metrics;
 use tallyhouse_service::env::ProcessEnv;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::{Connection, runner};
 use tokio::sync::OnceCell;
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::Registry;
 use serde_json::{Value, json};
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::suppressions::Suppressions;
@@ -30,6 +29,7 @@ use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::{Endpoint, Reply};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::rate_limit::LimitsOf;
 use tallyhouse_sql::{Connection, Shards};
 use tokio::net::TcpListener;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use prometheus::Registry;
 pub use tallyhouse_loadtest::certificates::{Authority, Files};
 use tallyhouse_service::health::Health;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::tls::{ServerFiles, Tls, Versions};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

@@ -15,6 +15,7 @@ use tallyhouse_control::access::{Gate, allows_origin};
 use tallyhouse_service::access::{Access, Caller, GuardedRouter, Right};
 use tallyhouse_service::cors::{self, AllowOrigin, CorsLayer};
 use tallyhouse_service::http::{Problem, not_found, with_security_headers};
+use tallyhouse_service::observe::Observer;
 
 use crate::pipeline::Pipeline;
 
@@ -27,9 +28,9 @@ pub fn routes() -> GuardedRouter<Arc<Pipeline>> {
 }
 
 /// All routes behind their gate.
-pub fn router(pipeline: Arc<Pipeline>, gate: Gate) -> Router {
+pub fn router(pipeline: Arc<Pipeline>, gate: Gate, observer: Observer) -> Router {
     let cors = cors(gate.control.clone());
-    with_security_headers(gate.protect(routes().with_state(pipeline)).layer(cors))
+    observer.watch(with_security_headers(gate.protect(routes().with_state(pipeline)).layer(cors)))
 }
 
 /// For web pages, as keys allow them.

@@ -16,11 +16,13 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::{Statistics, TopicPartitionList};
+use tallyhouse_service::clock::now_ms;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::lag::{Offsets, Unstored};
 use super::ownership::Ownership;
 use super::parts::ConsumerParts;
 use crate::worker::Worker;
@@ -41,6 +43,7 @@ pub(super) struct WorkerHandle {
     drain: CancellationToken,
     ownership: Arc<Ownership<Context>>,
     task: JoinHandle<()>,
+    unstored: Unstored,
     /// The consumer does not fetch its records.
     pub(super) is_paused: bool,
 }
@@ -58,8 +61,11 @@ pub(super) struct Context {
 
 impl WorkerHandle {
     /// Hands over records. A worker that has ended or is blocked drops them: the next owner reads them again.
-    pub(super) fn take(&self, chunk: Chunk) {
+    pub(super) fn take(&mut self, chunk: Chunk) {
         let bytes = chunk.bytes.len();
+        if let (Some((_, first_at, _)), Some((last, _, _))) = (chunk.records.first(), chunk.records.last()) {
+            self.unstored.read(*last, *first_at);
+        }
         self.backpressure.sent(bytes);
         if self.chunks.send(chunk).is_err() {
             self.backpressure.taken(bytes);
@@ -148,9 +154,19 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.parts.store.metrics.kafka.consumer_lag(lag);
+        let (now_ms, mut workers) = (now_ms(), self.workers());
+        for ((topic, number), worker) in workers.iter_mut() {
+            let told = statistics.topics.get(topic).and_then(|topic| topic.partitions.get(number));
+            let offsets = told.map(|told| Offsets {
+                committed: told.committed_offset,
+                low: told.lo_offset,
+                high: told.hi_offset,
+            });
+            if let Some((waiting, stored)) = offsets.and_then(|offsets| offsets.waiting().zip(offsets.stored())) {
+                let oldest = worker.unstored.oldest(stored, now_ms);
+                self.parts.store.metrics.kafka.lag(topic, *number, waiting, oldest);
+            }
+        }
     }
 }
 
@@ -222,5 +238,13 @@ fn begin_worker(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i
         drain: drain.clone(),
     };
     let task = context.runtime.spawn(worker.run());
-    WorkerHandle { chunks: sender, backpressure, drain, ownership, task, is_paused: false }
+    WorkerHandle {
+        chunks: sender,
+        backpressure,
+        drain,
+        ownership,
+        task,
+        unstored: Unstored::default(),
+        is_paused: false,
+    }
 }

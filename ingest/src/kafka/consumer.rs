@@ -162,11 +162,11 @@ fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<TopicPartition, C
 }
 
 fn hand_over(consumer: &Arc<BaseConsumer<Context>>, chunks: &mut HashMap<TopicPartition, Chunk>) {
-    let workers = consumer.context().workers();
+    let mut workers = consumer.context().workers();
     for (place, chunk) in chunks.iter_mut().filter(|(_, chunk)| !chunk.records.is_empty()) {
         let chunk = std::mem::take(chunk);
         // Without a worker the partition has gone meanwhile: the next owner reads the records.
-        if let Some(worker) = workers.get(place) {
+        if let Some(worker) = workers.get_mut(place) {
             worker.take(chunk);
         }
     }

@@ -44,6 +44,7 @@ pub mod delivery_result;
 pub mod fallback;
 pub mod gateway;
 pub mod held;
+mod lag;
 pub mod ownership;
 pub mod parts;
 pub mod pins;

@@ -67,9 +67,9 @@ impl Drop for BatchTrouble {
 mod tests {
     use std::time::Duration;
 
-    use prometheus::Registry;
     use tallyhouse_service::day_versions::DayVersions;
     use tallyhouse_service::health::Health;
+    use tallyhouse_service::metrics::Registry;
     use tallyhouse_sql::clickhouse::Client;
 
     use super::*;

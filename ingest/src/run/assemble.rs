@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicUsize;
 
 use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_service::breaker::Breaker;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Back, RunError};
@@ -29,6 +28,7 @@ use crate::store::Store;
 use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
+use crate::worker::permits::InsertPermits;
 
 /// Without Kafka: the local log.
 pub(super) fn local(
@@ -38,6 +38,7 @@ pub(super) fn local(
     tables_ready: CancellationToken,
     local_store: Option<LocalStore>,
     suppressions: Suppressions,
+    permits: InsertPermits,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
@@ -45,7 +46,7 @@ pub(super) fn local(
         hasher: KeyHasher::random(),
         writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
         filling: AtomicUsize::new(0),
-        permits: Arc::new(Semaphore::new(config.batch.inserts)),
+        permits,
         workers: AtomicUsize::new(1),
         pace: config.pace,
         suppressions,
@@ -64,6 +65,7 @@ pub(super) fn kafka(
     cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
     suppressions: Suppressions,
+    permits: InsertPermits,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
         direct::warn_of_unread_log(&config.data.join("ingest"));
@@ -103,7 +105,7 @@ pub(super) fn kafka(
             hasher: KeyHasher::random(),
             writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
             filling: AtomicUsize::new(0),
-            permits: Arc::new(Semaphore::new(config.batch.inserts)),
+            permits,
             workers: AtomicUsize::new(0),
             // Every partition keeps the least pace: whoever waits for an insert is in another process.
             pace: Pace { most: config.pace.least, ..config.pace },

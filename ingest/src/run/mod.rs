@@ -21,6 +21,10 @@ use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::Status;
 use tallyhouse_service::lifecycle::{self, Stop};
+use tallyhouse_service::metrics::http::HttpMetrics;
+use tallyhouse_service::metrics::pools::Pools;
+use tallyhouse_service::metrics::{Common, disk};
+use tallyhouse_service::observe::Observer;
 use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
@@ -35,12 +39,14 @@ use crate::admit::{Budget, Threads};
 use crate::agent::Agents;
 use crate::cardinality::CardinalityLimiter;
 use crate::changed_days::Publisher;
+use crate::clickhouse_vitals;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterWriter, Queue, Sink};
 use crate::dependencies::{watch_clickhouse, watch_dead_letters};
 use crate::direct::checkpoint::LocalStore;
 use crate::direct::{Direct, StartError};
 use crate::http;
+use crate::kafka::config::Role;
 use crate::kafka::fallback::FallbackError;
 use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::pipeline::Pipeline;
@@ -48,8 +54,9 @@ use crate::poison::repair;
 use crate::projects::LiveProjects;
 use crate::store::Store;
 use crate::suppression_acks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{ClickHouseMetrics, Metrics, Shown};
 use crate::unclean_shutdown::ShutdownMarker;
+use crate::worker::permits::InsertPermits;
 
 /// What the write path depends on.
 pub struct Deps {
@@ -124,6 +131,9 @@ pub struct Ingest {
     suppressions: Suppressions,
     control: Control,
     user_hash_key: InstallationKey,
+    observer: Observer,
+    /// Of a process that inserts.
+    clickhouse: Option<(Shards, ClickHouseMetrics)>,
 }
 
 /// What stores the events.
@@ -135,7 +145,16 @@ enum Back {
 impl Ingest {
     /// Puts it together. Reads the local log, but neither listens nor speaks to ClickHouse or Kafka yet.
     pub fn new(config: Config, deps: Deps) -> Result<Self, RunError> {
-        let metrics = Arc::new(Metrics::register(&deps.admin.registry)?);
+        let registry = &deps.admin.registry;
+        let role = config.kafka.as_ref().map(|kafka| kafka.role);
+        let shown = shown(role);
+        let metrics = Arc::new(Metrics::register_those(registry, shown)?);
+        Common { service: "ingest", version: env!("CARGO_PKG_VERSION"), health: &deps.admin.health }
+            .register(registry)?;
+        disk::register(registry, config.data.clone())?;
+        let (pools, requests) = (Pools::register(registry)?, HttpMetrics::register(registry)?.of("ingest"));
+        let clickhouse = shown.inserts.then(|| ClickHouseMetrics::register(registry));
+        let clickhouse = clickhouse.transpose()?;
         let server_metrics = ServerMetrics::register(&deps.admin.registry)?;
         let access = AccessMetrics::register(&deps.admin.registry)?;
         let tokens = config.tokens.clone().map(|settings| Tokens::new(settings, access.clone())).transpose()?;
@@ -143,12 +162,14 @@ impl Ingest {
         let rate_limits = RateLimits::new("ingest", config.rate_limits.clone(), config.redis.as_ref(), limit_metrics);
         let rate_limits = rate_limits.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
         let limits = rate_limits.clone();
+        if let Some(pool) = limits.redis() {
+            pools.watch("redis_rate_limits", move || pool.status());
+        }
         let gate = Gate { listener: "ingest", control: deps.control.clone(), tokens, metrics: access, limits };
         let health = deps.admin.health.clone();
         health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
-        let inserts = config.kafka.as_ref().is_none_or(|kafka| kafka.role.has_consumer());
-        let redis = config.redis.as_ref().filter(|_| inserts);
+        let redis = config.redis.as_ref().filter(|_| shown.inserts);
         let store = Store {
             client: deps.shards.home().client(),
             timeout: config.batch.insert_timeout,
@@ -158,6 +179,14 @@ impl Ingest {
         };
         let redis = redis.map(|url| Pool::new(url, changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        if let Some(pool) = redis.clone() {
+            pools.watch("redis_changed_days", move || pool.status());
+        }
+        let permits = InsertPermits::new(config.batch.inserts);
+        if shown.inserts {
+            let permits = permits.clone();
+            pools.watch("clickhouse_inserts", move || permits.status());
+        }
         let suppressions = Suppressions::awaited();
         if deps.control.is_read() {
             suppressions.replace(feed::set(&deps.control.snapshot(), &deps.user_hash_key));
@@ -172,11 +201,12 @@ impl Ingest {
                 deps.tables_ready.clone(),
                 deps.local_store,
                 suppressions.clone(),
+                permits,
             )?,
             Some(given) => {
                 let tables_ready = deps.tables_ready.clone();
                 let (cardinality, suppressions) = (Arc::clone(&cardinality), suppressions.clone());
-                assemble::kafka(&config, given, store.clone(), cardinality, tables_ready, suppressions)?
+                assemble::kafka(&config, given, store.clone(), cardinality, tables_ready, suppressions, permits)?
             }
         };
         let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
@@ -215,6 +245,8 @@ impl Ingest {
             suppressions,
             control: deps.control,
             user_hash_key: deps.user_hash_key,
+            observer: Observer { requests },
+            clickhouse: clickhouse.map(|metrics| (deps.shards, metrics)),
         })
     }
 
@@ -249,6 +281,8 @@ impl Ingest {
             suppressions,
             control,
             user_hash_key,
+            observer,
+            clickhouse,
         } = self;
         let stopping: Stop = stop.into();
         let stop = stopping.token();
@@ -282,6 +316,13 @@ impl Ingest {
                 }
             });
         }
+        if let Some((shards, metrics)) = clickhouse {
+            let ready = tables_ready.clone();
+            beside.spawn(async move {
+                ready.cancelled().await;
+                clickhouse_vitals::watch(shards, metrics).await;
+            });
+        }
         beside.spawn(watch_dead_letters(Arc::clone(&store.metrics), store.health.clone()));
         if inserts {
             beside.spawn(watch_clickhouse(store.client.clone(), store.health.clone()));
@@ -310,7 +351,7 @@ impl Ingest {
             let following = tokio::spawn(async move { catalogue.keep(CancellationToken::new()).await });
             let followed = Arc::clone(&pipeline);
             let settings = tokio::spawn(async move { followed.projects.follow().await });
-            let router = http::router(Arc::clone(&pipeline), gate);
+            let router = http::router(Arc::clone(&pipeline), gate, observer);
             let metrics = server_metrics.of("ingest");
             let server = Server { what: "ingest", listener, router, limits, metrics, tls };
             server.serve(stopping, drain).await;
@@ -340,6 +381,13 @@ impl Ingest {
         );
         ended
     }
+}
+
+/// Which metrics tell something of a process with this role; `None`: without Kafka.
+fn shown(role: Option<Role>) -> Shown {
+    let (gateway, consumer) = (role.is_some_and(Role::has_gateway), role.is_some_and(Role::has_consumer));
+    let direct = role.is_none();
+    Shown { log: direct || gateway, inserts: direct || consumer, direct, gateway, consumer }
 }
 
 async fn report_gauges(pipeline: Arc<Pipeline>) {

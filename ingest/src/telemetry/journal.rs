@@ -2,7 +2,7 @@
 
 use prometheus::IntCounter;
 
-use super::registrar::Registrar;
+use tallyhouse_service::metrics::Registry;
 
 /// Figures of what is on the disk.
 pub struct JournalMetrics {
@@ -17,17 +17,17 @@ pub struct JournalMetrics {
 }
 
 impl JournalMetrics {
-    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            journal_replayed: registrar.counter(
+            journal_replayed: registry.counter(
                 "tallyhouse_ingest_journal_replayed_total",
                 "Files of a version without a log that were sent, or appended to the log",
             )?,
-            journal_unfinished: registrar
+            journal_unfinished: registry
                 .counter("tallyhouse_ingest_journal_unfinished_total", "Half-written files removed at start")?,
-            journal_damaged: registrar
+            journal_damaged: registry
                 .counter("tallyhouse_ingest_journal_damaged_total", "Files set aside because they are damaged")?,
-            journal_errors: registrar.counter(
+            journal_errors: registry.counter(
                 "tallyhouse_ingest_journal_errors_total",
                 "Files that could not be written, synced, read or removed, and batches whose ids could not be read",
             )?,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::registrar::{Registrar, seconds};
+use tallyhouse_service::metrics::Registry;
+
+use super::seconds;
 
 /// How the delivery of a record to Kafka ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,8 @@ pub struct KafkaMetrics {
     produce_failures: IntCounterVec,
     consumed: IntCounterVec,
     consumer_failures: IntCounterVec,
-    consumer_lag: IntGauge,
+    consumer_lag: IntGaugeVec,
+    lag_seconds: IntGaugeVec,
     commit_seconds: Histogram,
     commit_failures: IntCounterVec,
     intents: IntCounterVec,
@@ -80,93 +83,97 @@ pub struct KafkaMetrics {
     window_seconds: IntGaugeVec,
     unused_partitions: IntGaugeVec,
     paused_partitions: IntGauge,
-    /// Partitions whose worker is blocked until a person or another version helps.
-    pub blocked_partitions: IntGauge,
 }
 
 impl KafkaMetrics {
-    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+    /// `registry`: of both; the others are of a gateway and of a consumer.
+    pub(super) fn register(registry: &Registry, gateway: &Registry, consumer: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            produced: registrar.counters(
+            produced: gateway.counters(
                 "tallyhouse_ingest_kafka_produced_total",
                 "Records by their delivery result",
-                &["landing"],
+                &["result"],
             )?,
-            produce_failures: registrar.counters(
+            produce_failures: gateway.counters(
                 "tallyhouse_ingest_kafka_produce_failures_total",
                 "Records that Kafka did not acknowledge, by its error",
                 &["error"],
             )?,
-            consumed: registrar.counters(
+            consumed: consumer.counters(
                 "tallyhouse_ingest_kafka_consumed_total",
                 "Records by what they are",
                 &["kind"],
             )?,
-            consumer_failures: registrar.counters(
+            consumer_failures: consumer.counters(
                 "tallyhouse_ingest_kafka_consumer_failures_total",
                 "Polls that failed, by Kafka's error",
                 &["error"],
             )?,
-            consumer_lag: registrar.gauge("tallyhouse_ingest_kafka_consumer_lag", "Records that are not read yet")?,
-            commit_seconds: registrar.histogram(
+            consumer_lag: consumer.gauges(
+                "tallyhouse_ingest_kafka_consumer_lag",
+                "Records of an assigned partition that are not stored yet",
+                &["topic", "partition"],
+            )?,
+            lag_seconds: consumer.gauges(
+                "tallyhouse_ingest_kafka_consumer_lag_seconds",
+                "Age of the oldest record of an assigned partition that is not stored yet; 0 when all are",
+                &["topic", "partition"],
+            )?,
+            commit_seconds: consumer.histogram(
                 "tallyhouse_ingest_kafka_commit_seconds",
                 "Time of a commit",
                 seconds()?,
             )?,
-            commit_failures: registrar.counters(
+            commit_failures: consumer.counters(
                 "tallyhouse_ingest_kafka_commit_failures_total",
                 "Commits that failed, by Kafka's error",
                 &["error"],
             )?,
-            intents: registrar.counters(
+            intents: consumer.counters(
                 "tallyhouse_ingest_kafka_intents_total",
                 "Begun batches that were found when a partition was taken over",
                 &["found"],
             )?,
-            intent_seconds: registrar.histogram(
+            intent_seconds: consumer.histogram(
                 "tallyhouse_ingest_kafka_intent_age_seconds",
                 "Age of begun batches that were found",
                 exponential_buckets(0.1, 4.0, 10)?,
             )?,
-            lost_records: registrar.counter(
+            lost_records: consumer.counter(
                 "tallyhouse_ingest_kafka_lost_records_total",
                 "Records that Kafka removed before they were read",
             )?,
-            log_ends_lost: registrar.counter(
+            log_ends_lost: consumer.counter(
                 "tallyhouse_ingest_kafka_log_ends_lost_total",
                 "Times that a partition went on before what was read: a broker lost the end of its log",
             )?,
-            rebalances: registrar.counters(
+            rebalances: consumer.counters(
                 "tallyhouse_ingest_kafka_rebalances_total",
                 "Rebalances by kind",
                 &["kind"],
             )?,
-            assigned: registrar.gauge(
-                "tallyhouse_ingest_kafka_lanes",
+            assigned: consumer.gauge(
+                "tallyhouse_ingest_kafka_assigned_partitions",
                 "Partitions assigned to this process, each with a partition worker",
             )?,
-            window_ids: registrar.gauges(
+            window_ids: consumer.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_ids",
                 "Event ids in the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
-            window_seconds: registrar.gauges(
+            window_seconds: consumer.gauges(
                 "tallyhouse_ingest_kafka_dedup_window_seconds",
                 "Time span of the deduplication window of a partition",
                 &["topic", "partition"],
             )?,
-            unused_partitions: registrar.gauges(
+            unused_partitions: registry.gauges(
                 "tallyhouse_ingest_kafka_unused_partitions",
                 "Partitions that were added to a topic and are not used yet",
                 &["topic"],
             )?,
-            paused_partitions: registrar.gauge(
+            paused_partitions: consumer.gauge(
                 "tallyhouse_ingest_kafka_paused_partitions",
                 "Partitions that are paused because ClickHouse is behind",
-            )?,
-            blocked_partitions: registrar.gauge(
-                "tallyhouse_ingest_kafka_blocked_partitions",
-                "Partitions whose worker is blocked until an operator acts",
             )?,
         })
     }
@@ -181,9 +188,11 @@ impl KafkaMetrics {
         self.consumer_failures.with_label_values(&[&error_name(code)]).inc();
     }
 
-    /// Records that are not read yet.
-    pub fn consumer_lag(&self, records: i64) {
-        self.consumer_lag.set(records);
+    /// What of an assigned partition is not stored yet: how many records, and how old the first of them is.
+    pub fn lag(&self, topic: &str, partition: i32, records: i64, oldest: Duration) {
+        let labels = [topic, &partition.to_string()];
+        self.consumer_lag.with_label_values(&labels).set(records);
+        self.lag_seconds.with_label_values(&labels).set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// An offset is committed.
@@ -227,19 +236,15 @@ impl KafkaMetrics {
     /// A partition was revoked: its gauges go.
     pub fn partition_gone(&self, topic: &str, partition: i32) {
         let labels = [topic, &partition.to_string()];
-        // Absent when no batch was ever closed.
-        drop(self.window_ids.remove_label_values(&labels));
-        drop(self.window_seconds.remove_label_values(&labels));
+        // Each is absent until there was something to tell.
+        for gauges in [&self.window_ids, &self.window_seconds, &self.consumer_lag, &self.lag_seconds] {
+            drop(gauges.remove_label_values(&labels));
+        }
     }
 
     /// Partitions that wait for ClickHouse.
     pub fn paused_partitions(&self, partitions: usize) {
         self.paused_partitions.set(partitions as i64);
-    }
-
-    /// Whether every partition can go on.
-    pub fn has_no_blocked_partition(&self) -> bool {
-        self.blocked_partitions.get() == 0
     }
 
     /// See [`super::Metrics::produced`].

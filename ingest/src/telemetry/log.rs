@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::registrar::{Registrar, seconds};
+use tallyhouse_service::metrics::Registry;
+
+use super::seconds;
 
 /// Figures of the local log.
 pub struct LogMetrics {
@@ -32,41 +34,41 @@ impl LogMetrics {
         u64::try_from(self.bytes.get()).unwrap_or(0)
     }
 
-    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            groups: registrar
+            groups: registry
                 .counter("tallyhouse_ingest_log_groups_total", "Groups written to the local log, each with one sync")?,
-            records: registrar.counter("tallyhouse_ingest_log_records_total", "Events written to the local log")?,
-            write_seconds: registrar.histogram(
+            records: registry.counter("tallyhouse_ingest_log_records_total", "Events written to the local log")?,
+            write_seconds: registry.histogram(
                 "tallyhouse_ingest_log_write_seconds",
                 "Time to write and sync a group of the local log",
                 seconds()?,
             )?,
-            lost: registrar.counter(
+            lost: registry.counter(
                 "tallyhouse_ingest_log_lost_records_total",
                 "Events of the local log that could not be read: their files are damaged",
             )?,
-            torn_bytes: registrar.counter(
+            torn_bytes: registry.counter(
                 "tallyhouse_ingest_log_torn_bytes_total",
                 "Bytes cut from the end of the local log at a start: a group that was not acknowledged",
             )?,
-            bytes: registrar
+            bytes: registry
                 .gauge("tallyhouse_ingest_log_bytes", "Bytes of events in the local log that are not stored yet")?,
-            oldest_seconds: registrar.gauge(
+            oldest_seconds: registry.gauge(
                 "tallyhouse_ingest_log_oldest_seconds",
                 "Age of the oldest event in the local log that is not stored yet",
             )?,
-            errors: registrar
+            errors: registry
                 .counter("tallyhouse_ingest_log_errors_total", "Calls of the disk for the local log that failed")?,
-            damaged_ids: registrar.counter(
+            damaged_ids: registry.counter(
                 "tallyhouse_ingest_log_damaged_ids_total",
                 "Ids of the duplicate window that could not be read from the disk: repeats of their events are counted",
             )?,
-            refused: registrar.counter(
+            refused: registry.counter(
                 "tallyhouse_ingest_log_refused_total",
                 "Events refused because as much waited in the local log as may, or the disk was nearly full",
             )?,
-            parked: registrar.counter(
+            parked: registry.counter(
                 "tallyhouse_ingest_log_parked_total",
                 "Records of a gateway's log that Kafka refuses for good, kept in files",
             )?,

@@ -1,19 +1,20 @@
 //! Telemetry: every metric of the write path, and the types of its labels. Measured modules use it, never the reverse.
 
+mod clickhouse;
 mod journal;
 mod kafka;
 mod log;
 mod refusals;
-mod registrar;
 mod schemas;
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, exponential_buckets};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::Class;
 
+pub use self::clickhouse::ClickHouseMetrics;
 pub use self::journal::JournalMetrics;
-use self::registrar::{Registrar, seconds};
 
 pub use self::kafka::{ConsumedCounts, KafkaMetrics, Produced};
 pub use self::log::LogMetrics;
@@ -43,6 +44,8 @@ pub struct Metrics {
     inserted_bytes: IntCounter,
     insert_failures: IntCounterVec,
     open_bytes: IntGauge,
+    /// Partitions, of Kafka or of the local log, whose worker stands still until a person or another version helps.
+    pub blocked_partitions: IntGauge,
     dimension_overflow: IntCounterVec,
     /// Events that were counted under the type `__other__`.
     pub event_type_overflow: IntCounter,
@@ -59,6 +62,26 @@ pub struct Metrics {
     pub changed_days_everything: IntCounter,
 }
 
+/// Which metrics tell something of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// It has a local log: events wait there for ClickHouse, or for Kafka.
+    pub log: bool,
+    /// It inserts.
+    pub inserts: bool,
+    /// It inserts what it took itself, without Kafka.
+    pub direct: bool,
+    /// It writes to Kafka.
+    pub gateway: bool,
+    /// It reads Kafka.
+    pub consumer: bool,
+}
+
+impl Shown {
+    /// Of every process together.
+    pub const ALL: Self = Self { log: true, inserts: true, direct: true, gateway: true, consumer: true };
+}
+
 /// Counted at the moment when it becomes true, so `stored` is what ClickHouse has. What waits in the local log has met none of them
 /// yet: see `log`.
 const EVENTS: &str = "Events by their fate: stored in ClickHouse, logged in Kafka, duplicate, rejected, dropped, dead_lettered, suppressed, handed_back";
@@ -66,84 +89,96 @@ const EVENTS: &str = "Events by their fate: stored in ClickHouse, logged in Kafk
 impl Metrics {
     /// Registers all of them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let registrar = Registrar(registry);
+        Self::register_those(registry, Shown::ALL)
+    }
+
+    /// Registers those that tell something of this process. The others are counted and shown nowhere: an alert cannot tell a lag of 0 from a lag
+    /// that nobody has.
+    pub fn register_those(registry: &Registry, shown: Shown) -> prometheus::Result<Self> {
+        let hidden = Registry::new();
+        let when = |is_shown| if is_shown { registry } else { &hidden };
+        let (log, stores, direct) = (when(shown.log), when(shown.inserts), when(shown.direct));
+        let kafka = when(shown.gateway || shown.consumer);
         Ok(Self {
-            kafka: KafkaMetrics::register(registrar)?,
-            refusals: RefusalMetrics::register(registrar)?,
-            journal: JournalMetrics::register(registrar)?,
-            log: LogMetrics::register(registrar)?,
-            schemas: SchemaMetrics::register(registrar)?,
-            requests: registrar.counters(
+            kafka: KafkaMetrics::register(kafka, when(shown.gateway), when(shown.consumer))?,
+            refusals: RefusalMetrics::register(stores)?,
+            journal: JournalMetrics::register(log)?,
+            log: LogMetrics::register(log)?,
+            schemas: SchemaMetrics::register(registry)?,
+            requests: registry.counters(
                 "tallyhouse_ingest_requests_total",
                 "Requests by the code of their answer",
                 &["code"],
             )?,
-            request_seconds: registrar.histograms(
+            request_seconds: registry.histograms(
                 "tallyhouse_ingest_request_seconds",
                 "Time until a request was answered",
                 seconds()?,
                 &["code"],
             )?,
-            events: registrar.counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
-            rejected: registrar.counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
-            dropped: registrar.counters(
+            events: registry.counters("tallyhouse_ingest_events_total", EVENTS, &["fate"])?,
+            rejected: registry.counters("tallyhouse_ingest_rejected_total", "Rejected events by code", &["code"])?,
+            dropped: registry.counters(
                 "tallyhouse_ingest_dropped_total",
                 "Events that were dropped before anything of them was kept, by code",
                 &["code"],
             )?,
-            warnings: registrar.counters(
+            warnings: registry.counters(
                 "tallyhouse_ingest_warnings_total",
                 "Warnings in answers about accepted events, by code",
                 &["code"],
             )?,
-            insert_seconds: registrar.histogram(
+            insert_seconds: stores.histogram(
                 "tallyhouse_ingest_insert_seconds",
                 "Time of a successful insert",
                 seconds()?,
             )?,
-            insert_rows: registrar.histogram(
+            insert_rows: stores.histogram(
                 "tallyhouse_ingest_insert_rows",
                 "Rows of an insert",
                 exponential_buckets(1.0, 4.0, 10)?,
             )?,
-            inserted_rows: registrar.counter("tallyhouse_ingest_inserted_rows_total", "Rows stored")?,
-            inserted_bytes: registrar
+            inserted_rows: stores.counter("tallyhouse_ingest_inserted_rows_total", "Rows stored")?,
+            inserted_bytes: stores
                 .counter("tallyhouse_ingest_inserted_bytes_total", "Bytes sent in successful inserts")?,
-            insert_failures: registrar.counters(
+            insert_failures: stores.counters(
                 "tallyhouse_ingest_insert_failures_total",
                 "Failed attempts by class",
                 &["class"],
             )?,
-            open_bytes: registrar.gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
-            dimension_overflow: registrar.counters(
+            open_bytes: registry.gauge("tallyhouse_ingest_open_bytes", "Bytes reserved for bodies being worked on")?,
+            blocked_partitions: stores.gauge(
+                "tallyhouse_ingest_blocked_partitions",
+                "Partitions, of Kafka or of the local log, whose worker stands still until an operator acts",
+            )?,
+            dimension_overflow: registry.counters(
                 "tallyhouse_ingest_dimension_overflow_total",
                 "Values that the cardinality limiter counted as __other__",
                 &["dimension"],
             )?,
-            event_type_overflow: registrar.counter(
+            event_type_overflow: registry.counter(
                 "tallyhouse_ingest_event_type_overflow_total",
                 "Events that the cardinality limiter counted under the type __other__",
             )?,
-            dimension_values: registrar.gauge(
+            dimension_values: registry.gauge(
                 "tallyhouse_ingest_dimension_values",
                 "Dimension values that the cardinality limiter remembers",
             )?,
-            window_ids: registrar
-                .gauge("tallyhouse_ingest_dedup_window_ids", "Event ids in the deduplication window")?,
-            window_seconds: registrar
+            window_ids: direct.gauge("tallyhouse_ingest_dedup_window_ids", "Event ids in the deduplication window")?,
+            window_seconds: direct
                 .gauge("tallyhouse_ingest_dedup_window_seconds", "Time span of the deduplication window")?,
-            dead_letters_dropped: registrar
+            dead_letters_dropped: registry
                 .counter("tallyhouse_ingest_dead_letters_dropped_total", "Dead letters that could not be kept")?,
-            changed_days_dropped: registrar.counter(
-                "tallyhouse_ingest_touched_days_dropped_total",
+            changed_days_dropped: stores.counter(
+                "tallyhouse_ingest_invalidations_dropped_total",
                 "Changed days that were not published to Redis; all cached answers are invalidated instead",
             )?,
-            changed_days_failures: registrar.counter(
-                "tallyhouse_ingest_touched_days_failures_total",
+            changed_days_failures: stores.counter(
+                "tallyhouse_ingest_invalidation_failures_total",
                 "Failed attempts to publish changed days to Redis",
             )?,
-            changed_days_everything: registrar.counter(
-                "tallyhouse_ingest_touched_everything_total",
+            changed_days_everything: stores.counter(
+                "tallyhouse_ingest_invalidated_everything_total",
                 "Times that all cached answers were invalidated because the changed days were not known",
             )?,
         })
@@ -249,6 +284,11 @@ impl Metrics {
         refused.iter().for_each(|code| self.dead_lettered(*code));
     }
 
+    /// Whether every partition can go on.
+    pub fn has_no_blocked_partition(&self) -> bool {
+        self.blocked_partitions.get() == 0
+    }
+
     /// A value of this set was counted as `__other__`. Sets come from the catalogue.
     pub fn dimension_overflowed(&self, set: &str) {
         self.dimension_overflow.with_label_values(&[set]).inc();
@@ -269,4 +309,9 @@ impl Metrics {
         self.window_ids.set(ids as i64);
         self.window_seconds.set(reach.as_secs() as i64);
     }
+}
+
+/// 1 ms to 16 s, so that the service levels (50, 100, 200 ms) fall between neighbours.
+fn seconds() -> prometheus::Result<Vec<f64>> {
+    exponential_buckets(0.001, 2.0, 15)
 }

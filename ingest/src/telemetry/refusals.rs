@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, exponential_buckets};
 
-use super::registrar::Registrar;
+use tallyhouse_service::metrics::Registry;
 
 /// Figures of refused events.
 pub struct RefusalMetrics {
@@ -23,35 +23,35 @@ pub struct RefusalMetrics {
 }
 
 impl RefusalMetrics {
-    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            poison: registrar.counters(
+            poison: registry.counters(
                 "tallyhouse_ingest_poison_total",
                 "Events that ClickHouse refused for good, by its error number; they are dead letters",
                 &["code"],
             )?,
-            trials: registrar.counter(
+            trials: registry.counter(
                 "tallyhouse_ingest_refused_trials_total",
                 "Parts of refused batches that were rehearsed to find the events that are refused",
             )?,
-            search_seconds: registrar.histogram(
+            search_seconds: registry.histogram(
                 "tallyhouse_ingest_refused_search_seconds",
                 "Time of a search for refused events",
                 exponential_buckets(0.1, 4.0, 7)?,
             )?,
-            store_refuses: registrar.gauge(
+            store_refuses: registry.gauge(
                 "tallyhouse_ingest_store_refuses_everything",
                 "1 while ClickHouse refuses every event, so that no event is to blame and all wait",
             )?,
-            leftovers: registrar.counter(
+            leftovers: registry.counter(
                 "tallyhouse_ingest_refused_leftovers_total",
                 "Events that ClickHouse refused for good, but may have kept in raw, because it did not delete them",
             )?,
-            repairs: registrar.counter(
+            repairs: registry.counter(
                 "tallyhouse_ingest_repairs_total",
                 "Times that rollups were compared with raw because events had been refused",
             )?,
-            repair_failures: registrar.counter(
+            repair_failures: registry.counter(
                 "tallyhouse_ingest_repair_failures_total",
                 "Days whose rollups could not be compared with raw after events had been refused; each is tried again",
             )?,

@@ -7,7 +7,7 @@ use prometheus::IntCounterVec;
 use tallyhouse_schema::dimension::OTHER;
 use tallyhouse_schema::json_schema::Mode;
 
-use super::registrar::Registrar;
+use tallyhouse_service::metrics::Registry;
 
 /// Types that are told apart. Each is declared by somebody, but by any number of projects.
 const MOST_TYPES: usize = 1_000;
@@ -19,8 +19,8 @@ pub struct SchemaMetrics {
 }
 
 impl SchemaMetrics {
-    pub(super) fn register(registrar: Registrar<'_>) -> prometheus::Result<Self> {
-        let violations = registrar.counters(
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let violations = registry.counters(
             "tallyhouse_ingest_schema_violations_total",
             "Events that violate the schema of their type; in the mode `report` they are taken",
             &["mode", "event_type"],

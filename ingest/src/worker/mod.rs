@@ -22,6 +22,7 @@ pub mod committer;
 pub mod filling;
 pub mod pace;
 pub mod partition;
+pub mod permits;
 mod position;
 mod start;
 
@@ -32,7 +33,7 @@ use std::time::Duration;
 use tallyhouse_control::privacy::suppressions::Suppressions;
 use tallyhouse_service::clock::steady_ms;
 use tallyhouse_service::health::Status;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ use committer::{BatchCommitter, Lost};
 use filling::{Chunk, Filling, Judge};
 use pace::Pace;
 use partition::{Partition, RefusedRecord};
+use permits::InsertPermits;
 
 const COMPONENT: &str = "worker";
 
@@ -61,7 +63,7 @@ pub struct Common {
     pub writer: BatchWriter,
     /// Bytes of the batches that are being filled.
     pub filling: AtomicUsize,
-    pub permits: Arc<Semaphore>,
+    pub permits: InsertPermits,
     /// Workers at the moment: they share the pace of inserts.
     pub workers: AtomicUsize,
     /// Time between inserts.
@@ -160,7 +162,7 @@ struct BlockedPartition(Store);
 
 impl BlockedPartition {
     fn new(store: &Store, what_to_do: &str) -> Self {
-        store.metrics.kafka.blocked_partitions.inc();
+        store.metrics.blocked_partitions.inc();
         store.health.set(COMPONENT, Status::Down, what_to_do);
         Self(store.clone())
     }
@@ -168,8 +170,8 @@ impl BlockedPartition {
 
 impl Drop for BlockedPartition {
     fn drop(&mut self) {
-        self.0.metrics.kafka.blocked_partitions.dec();
-        if self.0.metrics.kafka.has_no_blocked_partition() {
+        self.0.metrics.blocked_partitions.dec();
+        if self.0.metrics.has_no_blocked_partition() {
             self.0.health.set(COMPONENT, Status::Up, "");
         }
     }
@@ -251,7 +253,7 @@ impl<P: Partition> Worker<P> {
             tokio::select! {
                 biased;
                 Some(ended) = running.join_next() => self.ended(ended, filling, limits, &mut running, &mut inserts)?,
-                Ok(free) = Arc::clone(&self.common.permits).acquire_owned(), if is_due => permit = Some(free),
+                Some(free) = self.common.permits.acquire(), if is_due => permit = Some(free),
                 Some(chunk) = self.chunks.recv(), if !is_draining && filling.wants_chunk(limits) => filling.begin(chunk),
                 () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() && !is_due => {}
                 () = partition.hurried(), if !is_end => {}

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::telemetry::Metrics;
@@ -13,6 +12,7 @@ use tallyhouse_service::changed_days::{
 };
 use tallyhouse_service::day_versions::{DayChange, DayVersions};
 use tallyhouse_service::health::Health;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::redis::Pool;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +25,8 @@ use tallyhouse_testkit::{
 /// Nobody listens there.
 const AWAY: &str = "redis://127.0.0.1:1";
 
-const INVALIDATED: &str = "tallyhouse_ingest_touched_everything_total";
-const FAILED: &str = "tallyhouse_ingest_touched_days_failures_total";
+const INVALIDATED: &str = "tallyhouse_ingest_invalidated_everything_total";
+const FAILED: &str = "tallyhouse_ingest_invalidation_failures_total";
 
 /// What can wait for Redis.
 const MOST: i32 = 100_000;
@@ -181,7 +181,7 @@ async fn what_a_killed_ingester_did_not_publish_shows_after_its_restart_and_an_o
     // Stopped in order, and Redis was away.
     let lonely = place.ingester(AWAY).await;
     place.late_event(&lonely).await;
-    assert_eq!(lonely.stop_and_measure("tallyhouse_ingest_touched_days_dropped_total").await, 1);
+    assert_eq!(lonely.stop_and_measure("tallyhouse_ingest_invalidations_dropped_total").await, 1);
     assert_eq!(place.answer().await, hit(4), "nothing was published");
     // Nor does this one reach it, which has nothing else to publish.
     let unheard = place.ingester(AWAY).await;

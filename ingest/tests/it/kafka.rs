@@ -218,7 +218,7 @@ async fn a_rebalance_in_the_middle_of_an_insert_counts_nothing_twice() {
     let second = log.service("consumer", connection.clone(), &Folder::create(), &project).await;
     eventually("a partition was given up", async || {
         first.counted("tallyhouse_ingest_kafka_rebalances_total", "revoked") > 0
-            && second.metric("tallyhouse_ingest_kafka_lanes") > 0
+            && second.metric("tallyhouse_ingest_kafka_assigned_partitions") > 0
     })
     .await;
     proxy.set(Mode::Pass);
@@ -377,7 +377,7 @@ async fn partitions_that_are_added_while_events_wait_count_nothing_twice() {
     service.stop().await;
 
     let service = log.service("all", proxy.connection.clone(), &data, &project).await;
-    eventually("consumers have all", async || service.metric("tallyhouse_ingest_kafka_lanes") == 4).await;
+    eventually("consumers have all", async || service.metric("tallyhouse_ingest_kafka_assigned_partitions") == 4).await;
     assert_eq!(service.send(numbered(0..2_000)).await.status, 202);
     proxy.set(Mode::Pass);
     stored(&connection, &project, 2_000).await;
@@ -457,7 +457,8 @@ async fn idle_topics_take_no_ids_from_the_others() {
     let mut settings = log.settings("all");
     settings.extend([("KAFKA_TOPIC_PER_PROJECT", "1"), ("DEDUP_WINDOW_IDS", "1000")]);
     let service = Service::start_with(connection.clone(), &data, &project, &settings).await;
-    eventually("all partitions are ours", async || service.metric("tallyhouse_ingest_kafka_lanes") >= 52).await;
+    eventually("all partitions are ours", async || service.metric("tallyhouse_ingest_kafka_assigned_partitions") >= 52)
+        .await;
     assert_eq!(service.send(numbered(0..500)).await.status, 202);
     stored(&connection, &project, 500).await;
     assert_eq!(service.send(numbered(0..501)).await.status, 202);

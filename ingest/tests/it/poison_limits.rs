@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::Registry;
 use serde_json::Value;
 use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::poison::repair::{self, Step};
@@ -15,6 +14,7 @@ use tallyhouse_ingest::telemetry::Metrics;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::rehearsal::Rehearsal;

@@ -50,7 +50,7 @@ async fn of_a_batch_what_does_not_fit_is_refused_by_index_and_the_rest_is_stored
     // Another key of the project has its own.
     let other = service.endpoint_with_key(&format!("import-{project}"));
     assert_eq!(other.post(batch(20..21).into()).await.unwrap().status.as_u16(), 202);
-    assert_eq!(service.counted("tallyhouse_rate_limit_total", "refused"), 3);
+    assert_eq!(service.counted("tallyhouse_rate_limit_decisions_total", "refused"), 3);
     service.stop().await;
     let raw = everywhere(&engine.writer(), &project).await[0];
     assert_eq!(raw, 4 + 1 + 5 + 1, "what was refused is not kept, what was accepted is");
@@ -94,7 +94,7 @@ async fn in_report_mode_all_is_taken_and_what_would_be_refused_is_counted() {
     let reply = service.send(batch(0..8)).await;
     assert_eq!((reply.status.as_u16(), json(&reply)["accepted"].clone()), (202, json!(8)), "{reply:?}");
     assert_eq!(standing(&reply), ["events", "1", "0"]);
-    assert_eq!(service.counted("tallyhouse_rate_limit_total", "reported"), 5);
+    assert_eq!(service.counted("tallyhouse_rate_limit_decisions_total", "reported"), 5);
     service.stop().await;
 }
 

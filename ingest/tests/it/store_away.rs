@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_ingest::changed_days::Publisher;
 use tallyhouse_ingest::telemetry::Metrics;
@@ -10,6 +9,7 @@ use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::{DayChange, DayVersions, Span};
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -233,5 +233,5 @@ async fn a_service_that_ends_without_redis_counts_the_days_it_could_not_tell() {
     let service = place.service(&[("REDIS_URL", &redis.url)]).await;
     redis.kill().await;
     assert_eq!(service.send(r#"{"eventType":"a"}"#).await.status, 202);
-    assert_eq!(service.stop_and_measure("tallyhouse_ingest_touched_days_dropped_total").await, 1);
+    assert_eq!(service.stop_and_measure("tallyhouse_ingest_invalidations_dropped_total").await, 1);
 }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_service::breaker::{Breaker, BreakerRules, BreakerState, Verdict};
+use tallyhouse_service::metrics::pools::Pools;
 use tokio::time::Instant;
 
 pub use class::{AdmissionRequest, Class, Limits, MAX_RESULT_ROWS, Policy};
@@ -138,6 +139,18 @@ impl Admission {
         Ok(QueryPermit::new(ask, deadline, slot, shared.signals.call(pass)))
     }
 
+    /// Shows the slots of each class.
+    pub fn show(&self, pools: &Pools) {
+        let show = |pool, slots: &ClassSlots| {
+            let slots = slots.clone();
+            pools.watch(pool, move || slots.status());
+        };
+        show("clickhouse_realtime", &self.shared.realtime);
+        show("clickhouse_dashboard", &self.shared.dashboard);
+        show("clickhouse_stream", &self.shared.stream);
+        show("clickhouse_ad_hoc", &self.shared.ad_hoc);
+    }
+
     /// The right to settle a half-open breaker by a look at ClickHouse; `None` where there is nothing to settle. Else ad hoc would be
     /// refused after an outage until somebody asked for a dashboard.
     pub fn probe(&self) -> Option<Call> {
@@ -217,7 +230,7 @@ fn retry_after(after: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus::Registry;
+    use tallyhouse_service::metrics::Registry;
 
     fn admission() -> Admission {
         Admission::new(Policy::for_total(8), Metrics::register(&Registry::new()).unwrap())

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tallyhouse_service::metrics::pools::PoolStatus;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -107,6 +108,12 @@ impl ClassSlots {
             Ok(Err(_)) | Err(_) => Reason::TimedOut,
         };
         Err(self.refused(reason))
+    }
+
+    /// For metrics.
+    pub(super) fn status(&self) -> PoolStatus {
+        let (size, state) = (self.shared.concurrency, self.shared.lock());
+        PoolStatus { size, in_use: size.saturating_sub(state.free), idle: None, waiting: state.queue.len() }
     }
 
     /// How busy it is.

@@ -286,7 +286,7 @@ fn lifetime(part: &StoredPart) -> Option<Duration> {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use prometheus::Registry;
+    use tallyhouse_service::metrics::Registry;
 
     use super::*;
     use crate::authorize::Scope;

@@ -54,6 +54,10 @@ impl RedisClient {
         Ok(Self { pool, breaker: Breaker::default(), metrics, clock, thread })
     }
 
+    pub(super) fn pool(&self) -> Pool {
+        self.pool.clone()
+    }
+
     /// Asks for somebody who waits. Says how long it took.
     pub(super) async fn ask_now<T>(self: &Arc<Self>, request: Request) -> Result<(T, Duration), Away>
     where
@@ -160,7 +164,7 @@ enum Trouble {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use prometheus::Registry;
+    use tallyhouse_service::metrics::Registry;
     use tokio::net::TcpListener;
 
     use super::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_service::changed_days::WRITERS;
-use tallyhouse_service::redis::{self, FromRedisValue, OpenError, RedisUrl, SubscribeError, Subscriber};
+use tallyhouse_service::redis::{self, FromRedisValue, OpenError, Pool, RedisUrl, SubscribeError, Subscriber};
 
 use super::compressed::beside;
 use super::entry::CachedAnswer;
@@ -30,6 +30,11 @@ impl SharedCache {
     pub fn new(url: &RedisUrl, metrics: Metrics, clock: Clock) -> Result<Self, OpenError> {
         let subscriber = Subscriber::new(url, WRITERS)?;
         Ok(Self { client: Arc::new(RedisClient::new(url, metrics, clock)?), subscriber })
+    }
+
+    /// For metrics.
+    pub fn pool(&self) -> Pool {
+        self.client.pool()
     }
 
     /// The answer, however fresh it is; `None` when there is none or it is damaged.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::Registry;
 use rand::{RngExt, SeedableRng};
+use tallyhouse_service::metrics::Registry;
 use tokio::sync::Semaphore;
 
 use super::answers::Layers;

@@ -21,6 +21,7 @@ use tallyhouse_service::access::Access::Needs;
 use tallyhouse_service::access::{GuardedRouter, Right};
 use tallyhouse_service::cors::{self, AllowOrigin, Origins};
 use tallyhouse_service::http::{Problem, not_found, with_security_headers};
+use tallyhouse_service::observe::Observer;
 
 use crate::adhoc::Adhoc;
 use crate::authorize::Scope;
@@ -66,19 +67,19 @@ pub fn routes() -> GuardedRouter<Arc<HttpState>> {
 }
 
 /// All public routes behind their gate, for pages of `origins` too; `privacy`: those of erasures.
-pub fn router(shared: HttpState, privacy: GuardedRouter, origins: Origins, gate: Gate) -> Router {
+pub fn router(shared: HttpState, privacy: GuardedRouter, origins: Origins, gate: Gate, observer: Observer) -> Router {
     // One count for each request, instead of one for each metric that there is.
     let operations = Operations::new(gate.control.clone());
     let routes =
         routes().with_state(Arc::new(shared)).merge(tallyhouse_control::http::routes(operations)).merge(privacy);
     let router = gate.protect(routes);
-    with_security_headers(match origins.is_none() {
+    observer.watch(with_security_headers(match origins.is_none() {
         true => router,
         false => {
             let allow = AllowOrigin::predicate(move |origin, _| origins.allows(origin));
             router.layer(cors::layer(allow, vec![Method::GET, Method::POST, Method::PATCH, Method::DELETE]))
         }
-    })
+    }))
 }
 
 async fn metric(

@@ -218,8 +218,8 @@ impl Drop for RemoveOnDrop {
 
 #[cfg(test)]
 mod tests {
-    use prometheus::Registry;
     use tallyhouse_schema::Catalogue;
+    use tallyhouse_service::metrics::Registry;
 
     use super::*;
     use crate::authorize::Scope;

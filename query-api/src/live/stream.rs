@@ -123,8 +123,8 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use futures_util::StreamExt;
-    use prometheus::Registry;
     use tallyhouse_schema::Catalogue;
+    use tallyhouse_service::metrics::Registry;
     use tokio::sync::watch;
 
     use super::*;

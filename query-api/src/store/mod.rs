@@ -20,6 +20,7 @@ mod watch;
 use std::time::Duration;
 
 use tallyhouse_service::breaker::BreakerState;
+use tallyhouse_service::metrics::pools::Pools;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
@@ -50,6 +51,11 @@ impl Store {
         let admission = Admission::new(policy, metrics.clone());
         let killer = Killer::start(metrics.clone());
         Self { client, admission, killer, metrics }
+    }
+
+    /// Shows how many queries it may have running, has, and lets wait.
+    pub fn show(&self, pools: &Pools) {
+        self.admission.show(pools);
     }
 
     /// The rows of a statement and what they cost. Dropping the future stops the query in ClickHouse, or takes it out

@@ -1,6 +1,7 @@
 //! Metrics of the cache, except for look-ups of answers, which `telemetry/mod.rs` counts.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use tallyhouse_service::metrics::Registry;
 
 use super::Layer;
 
@@ -69,50 +70,44 @@ pub struct CacheMetrics {
 
 impl CacheMetrics {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str, label: &[&str]| IntCounterVec::new(Opts::new(name, help), label);
-        let metrics = Self {
-            stale: counter("tallyhouse_query_cache_stale_total", "Stale answers given, by reason", &["reason"])?,
-            refreshes: counter(
+        Ok(Self {
+            stale: registry.counters(
+                "tallyhouse_query_cache_stale_total",
+                "Stale answers given, by reason",
+                &["reason"],
+            )?,
+            refreshes: registry.counters(
                 "tallyhouse_query_cache_refreshes_total",
                 "Answers computed though there was one, by cause and outcome",
                 &["cause", "outcome"],
             )?,
-            locks: counter(
+            locks: registry.counters(
                 "tallyhouse_query_cache_locks_total",
                 "What became of locks over the fleet, by event",
                 &["event"],
             )?,
-            parts: counter(
+            parts: registry.counters(
                 "tallyhouse_query_cache_parts_total",
                 "Look-ups of parts of answers by layer and result",
                 &["layer", "result"],
             )?,
-            part_bytes: IntGauge::new("tallyhouse_query_cache_part_bytes", "Bytes of parts held in this process")?,
-            dropped: counter(
+            part_bytes: registry.gauge("tallyhouse_query_cache_part_bytes", "Bytes of parts held in this process")?,
+            dropped: registry.counters(
                 "tallyhouse_query_cache_dropped_total",
                 "Answers and batches of parts that Redis does not hold, by reason",
                 &["reason"],
             )?,
-            cleared: IntCounter::new("tallyhouse_query_cache_cleared_total", "Times the cache was cleared by hand")?,
-            unknown: counter(
+            cleared: registry.counter("tallyhouse_query_cache_cleared_total", "Times the cache was cleared by hand")?,
+            unknown: registry.counters(
                 "tallyhouse_query_cache_unknown_versions_total",
                 "Times nobody could say whether days were written to, so that answers have short times, by reason",
                 &["reason"],
             )?,
-            silent_writers: IntGauge::new(
+            silent_writers: registry.gauge(
                 "tallyhouse_query_cache_silent_writers",
                 "Ingesters that do not vouch for what they stored: cut off from Redis, or killed and not started again",
             )?,
-        };
-        let vecs =
-            [&metrics.stale, &metrics.refreshes, &metrics.locks, &metrics.parts, &metrics.dropped, &metrics.unknown];
-        for vec in vecs {
-            registry.register(Box::new(vec.clone()))?;
-        }
-        registry.register(Box::new(metrics.part_bytes.clone()))?;
-        registry.register(Box::new(metrics.cleared.clone()))?;
-        registry.register(Box::new(metrics.silent_writers.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// A stale answer was given.
@@ -182,7 +177,7 @@ impl Layer {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Memory => "memory",
-            Self::InFlight => "underway",
+            Self::InFlight => "in_flight",
             Self::Redis => "redis",
         }
     }

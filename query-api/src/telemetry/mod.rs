@@ -8,9 +8,8 @@ mod streams;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use tallyhouse_service::metrics::Registry;
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
 pub use queries::{AdmissionRefusal, Kill, QueryOutcome, StreamCut};
@@ -103,121 +102,102 @@ pub struct Metrics {
 impl Metrics {
     /// Makes the metrics and registers them; fails when they are registered already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
+        Ok(Self {
             cache: CacheMetrics::register(registry)?,
-            requests: IntCounterVec::new(
-                Opts::new("tallyhouse_query_requests_total", "Requests by route, status and part of the cache"),
+            requests: registry.counters(
+                "tallyhouse_query_requests_total",
+                "Requests by route, status and part of the cache",
                 &["route", "status", "cache"],
             )?,
-            request_seconds: HistogramVec::new(
-                HistogramOpts::new("tallyhouse_query_request_seconds", "Time to answer by route and part of the cache")
-                    .buckets(SECONDS.to_vec()),
+            request_seconds: registry.histograms(
+                "tallyhouse_query_request_seconds",
+                "Time to answer by route and part of the cache",
+                SECONDS.to_vec(),
                 &["route", "cache"],
             )?,
-            in_flight: IntGauge::new("tallyhouse_query_requests_in_flight", "Requests being answered")?,
-            lookups: IntCounterVec::new(
-                Opts::new("tallyhouse_query_cache_lookups_total", "Cache look-ups by layer and result"),
+            in_flight: registry.gauge("tallyhouse_query_requests_in_flight", "Requests being answered")?,
+            lookups: registry.counters(
+                "tallyhouse_query_cache_lookups_total",
+                "Cache look-ups by layer and result",
                 &["layer", "result"],
             )?,
-            coalesced: IntCounter::new(
+            coalesced: registry.counter(
                 "tallyhouse_query_coalesced_total",
                 "Requests that waited for another request's computation",
             )?,
-            cache_bytes: IntGauge::new("tallyhouse_query_cache_bytes", "Bytes of answers held in this process")?,
-            redis_errors: IntCounterVec::new(
-                Opts::new("tallyhouse_query_redis_errors_total", "Times Redis was no help, by reason"),
+            cache_bytes: registry.gauge("tallyhouse_query_cache_bytes", "Bytes of answers held in this process")?,
+            redis_errors: registry.counters(
+                "tallyhouse_query_redis_errors_total",
+                "Times Redis was no help, by reason",
                 &["reason"],
             )?,
-            queries: IntCounterVec::new(
-                Opts::new("tallyhouse_query_clickhouse_queries_total", "ClickHouse queries by outcome"),
+            queries: registry.counters(
+                "tallyhouse_query_clickhouse_queries_total",
+                "ClickHouse queries by outcome",
                 &["outcome"],
             )?,
-            query_seconds: Histogram::with_opts(
-                HistogramOpts::new("tallyhouse_query_clickhouse_seconds", "Time of a ClickHouse query")
-                    .buckets(SECONDS.to_vec()),
+            query_seconds: registry.histogram(
+                "tallyhouse_query_clickhouse_seconds",
+                "Time of a ClickHouse query",
+                SECONDS.to_vec(),
             )?,
-            look_ups: IntCounter::new(
+            look_ups: registry.counter(
                 "tallyhouse_query_clickhouse_look_ups_total",
                 "Answered ClickHouse queries about the newest event, beside those that answers need",
             )?,
-            queries_running: IntGauge::new("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
-            waiting: IntGaugeVec::new(
-                Opts::new("tallyhouse_query_waiting", "Questions that wait for a slot, by class"),
+            queries_running: registry.gauge("tallyhouse_query_clickhouse_in_flight", "ClickHouse queries running")?,
+            waiting: registry.gauges(
+                "tallyhouse_query_waiting",
+                "Questions that wait for a slot, by class",
                 &["class"],
             )?,
-            wait_seconds: HistogramVec::new(
-                HistogramOpts::new("tallyhouse_query_wait_seconds", "Time until a question had a slot, by class")
-                    .buckets(SECONDS.to_vec()),
+            wait_seconds: registry.histograms(
+                "tallyhouse_query_wait_seconds",
+                "Time until a question had a slot, by class",
+                SECONDS.to_vec(),
                 &["class"],
             )?,
-            refused: IntCounterVec::new(
-                Opts::new("tallyhouse_query_refused_total", "Questions that got no slot, by class and reason"),
+            refused: registry.counters(
+                "tallyhouse_query_refused_total",
+                "Questions that got no slot, by class and reason",
                 &["class", "reason"],
             )?,
-            breaker: IntGauge::new(
+            breaker: registry.gauge(
                 "tallyhouse_query_clickhouse_breaker",
                 "The breaker to ClickHouse: 0 closed, 1 half-open, 2 open",
             )?,
-            kills: IntCounterVec::new(
-                Opts::new("tallyhouse_query_kills_total", "Queries nobody waited for, by what became of them"),
+            kills: registry.counters(
+                "tallyhouse_query_kills_total",
+                "Queries nobody waited for, by what became of them",
                 &["result"],
             )?,
-            stopping: IntGauge::new(
+            stopping: registry.gauge(
                 "tallyhouse_query_stopping",
                 "Queries nobody waits for that ClickHouse has not stopped yet; each holds its slot",
             )?,
-            stream_listeners: IntGauge::new("tallyhouse_query_stream_listeners", "Open streams")?,
-            stream_questions: IntGauge::new(
+            stream_listeners: registry.gauge("tallyhouse_query_stream_listeners", "Open streams")?,
+            stream_questions: registry.gauge(
                 "tallyhouse_query_stream_questions",
                 "Different questions that are streamed: each asks ClickHouse once per interval",
             )?,
-            stream_events: IntCounterVec::new(
-                Opts::new("tallyhouse_query_stream_events_total", "What listeners were sent, by kind"),
+            stream_events: registry.counters(
+                "tallyhouse_query_stream_events_total",
+                "What listeners were sent, by kind",
                 &["kind"],
             )?,
-            stream_skipped: IntCounter::new(
-                "tallyhouse_query_stream_skipped_total",
-                "Values that listeners were too slow for",
-            )?,
-            stream_refused: IntCounterVec::new(
-                Opts::new("tallyhouse_query_stream_refused_total", "Streams that were not opened, by reason"),
+            stream_skipped: registry
+                .counter("tallyhouse_query_stream_skipped_total", "Values that listeners were too slow for")?,
+            stream_refused: registry.counters(
+                "tallyhouse_query_stream_refused_total",
+                "Streams that were not opened, by reason",
                 &["reason"],
             )?,
-            streams_cut: IntCounterVec::new(
-                Opts::new("tallyhouse_query_streams_cut_total", "Answers broken off on their way, by reason"),
+            streams_cut: registry.counters(
+                "tallyhouse_query_streams_cut_total",
+                "Answers broken off on their way, by reason",
                 &["reason"],
             )?,
-        };
-        metrics.all().into_iter().try_for_each(|collector| registry.register(collector))?;
-        Ok(metrics)
-    }
-
-    fn all(&self) -> Vec<Box<dyn prometheus::core::Collector>> {
-        vec![
-            Box::new(self.requests.clone()),
-            Box::new(self.request_seconds.clone()),
-            Box::new(self.in_flight.clone()),
-            Box::new(self.lookups.clone()),
-            Box::new(self.coalesced.clone()),
-            Box::new(self.cache_bytes.clone()),
-            Box::new(self.redis_errors.clone()),
-            Box::new(self.queries.clone()),
-            Box::new(self.query_seconds.clone()),
-            Box::new(self.look_ups.clone()),
-            Box::new(self.queries_running.clone()),
-            Box::new(self.waiting.clone()),
-            Box::new(self.wait_seconds.clone()),
-            Box::new(self.refused.clone()),
-            Box::new(self.breaker.clone()),
-            Box::new(self.kills.clone()),
-            Box::new(self.stopping.clone()),
-            Box::new(self.stream_listeners.clone()),
-            Box::new(self.stream_questions.clone()),
-            Box::new(self.stream_events.clone()),
-            Box::new(self.stream_skipped.clone()),
-            Box::new(self.stream_refused.clone()),
-            Box::new(self.streams_cut.clone()),
-        ]
+        })
     }
 
     /// A request was answered; `cache` is the `X-Cache` of the answer.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_query_api::authorize::Scope;
@@ -19,6 +18,7 @@ use tallyhouse_service::access::Scope as KeyScope;
 use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::day_versions::DayChange;
+use tallyhouse_service::metrics::Registry;
 use tokio::runtime::Runtime;
 
 use tallyhouse_testkit::proxy::{Mode, Proxy};

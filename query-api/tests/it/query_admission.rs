@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::Registry;
 use tallyhouse_query_api::admission::Policy;
 use tallyhouse_query_api::sql::Statement;
 use tallyhouse_query_api::store::{AdmissionRequest, Class, Cost, ReadError, Store};
 use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::breaker::BreakerState;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::Connection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

@@ -213,7 +213,7 @@ async fn questions_about_the_same_events_are_one_query_even_at_once() {
     assert_eq!(held.ask("value_avg").await.unwrap(), 15.0, "remembered");
     assert_eq!(held.asked(), 1);
     // The reading, and both look-ups of the newest event.
-    assert_eq!(held.service.counted("tallyhouse_query_cache_parts_total", "underway"), 3);
+    assert_eq!(held.service.counted("tallyhouse_query_cache_parts_total", "in_flight"), 3);
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::http::request::Parts;
-use prometheus::Registry;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::rate_limit::{
     Holder, LimitsOf, Mode, Peer, RateLimitMetrics, RateLimitSettings, RateLimits, Rule,
 };

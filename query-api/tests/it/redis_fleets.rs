@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use prometheus::Registry;
 use serde_json::json;
 use tallyhouse_service::changed_days::{WRITERS, invalidate};
 use tallyhouse_service::day_versions::DayChange;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_service::rate_limit::{Holder, LimitsOf, Mode, RateLimitMetrics, RateLimitSettings, RateLimits};
 use tallyhouse_service::redis::{Pool, Subscriber};
 

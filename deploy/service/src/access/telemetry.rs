@@ -1,6 +1,7 @@
 //! Metrics of who is let in.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use crate::metrics::Registry;
+use prometheus::IntCounterVec;
 
 use super::denied::Denied;
 
@@ -21,24 +22,23 @@ pub struct AccessMetrics {
 impl AccessMetrics {
     /// Makes and registers them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::unregistered()?;
-        registry.register(Box::new(metrics.denied.clone()))?;
-        registry.register(Box::new(metrics.fetches.clone()))?;
-        Ok(metrics)
+        Ok(Self {
+            denied: registry.counters(
+                "tallyhouse_http_denied_total",
+                "Requests that were not let in, by the code of their answer",
+                &["listener", "code"],
+            )?,
+            fetches: registry.counters(
+                "tallyhouse_jwks_fetches_total",
+                "Fetches of the identity provider's keys: taken or failed",
+                &["outcome"],
+            )?,
+        })
     }
 
     /// Counts, and shows nobody.
     pub fn unregistered() -> prometheus::Result<Self> {
-        Ok(Self {
-            denied: IntCounterVec::new(
-                Opts::new("tallyhouse_http_denied_total", "Requests that were not let in, by the code of their answer"),
-                &["listener", "code"],
-            )?,
-            fetches: IntCounterVec::new(
-                Opts::new("tallyhouse_jwks_fetches_total", "Fetches of the identity provider's keys: taken or failed"),
-                &["outcome"],
-            )?,
-        })
+        Self::register(&Registry::new())
     }
 
     /// A request to a listener was denied.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::metrics::Registry;
 use clap::Args;
-use prometheus::Registry;
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls::ClientConfig;
 

@@ -21,6 +21,7 @@ use super::exchange::{Away, Exchange, WITHIN};
 use super::rule::{Kind, Rule};
 use super::table::Table;
 use super::telemetry::{LeaseOutcome, RateLimitMetrics};
+use crate::redis::Pool;
 
 /// Whoever finds what came taken by others asks again, so often; then it is given what is there.
 const ATTEMPTS: usize = 4;
@@ -91,6 +92,10 @@ impl Buckets {
             instances: AtomicU64::new(instances.max(1)),
             metrics,
         }
+    }
+
+    pub(super) fn redis(&self) -> Option<Pool> {
+        self.exchange.as_ref().map(|exchange| exchange.pool())
     }
 
     /// Takes tokens, as many as there are and at most so many; or only looks.

@@ -45,6 +45,10 @@ impl Exchange {
         Ok(Self { pool: Pool::new(url, CONNECTIONS)?, breaker: Breaker::default(), thread })
     }
 
+    pub(super) fn pool(&self) -> Pool {
+        self.pool.clone()
+    }
+
     /// Where exchanges run.
     pub(super) fn runtime(&self) -> Handle {
         self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone())

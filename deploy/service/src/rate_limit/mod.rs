@@ -57,7 +57,7 @@ use self::buckets::{Ask, Buckets, Caller};
 use self::exchange::Exchange;
 use self::telemetry::Outcome;
 use crate::health::{Health, Status};
-use crate::redis::{OpenError, RedisUrl};
+use crate::redis::{OpenError, Pool, RedisUrl};
 
 pub use self::address::{Network, Peer, ProxyHeader, TrustedProxies};
 pub use self::answer::{Refused, RetryAfter, Standing, complete};
@@ -175,6 +175,11 @@ impl RateLimits {
         metrics.local(is_shared && exchange.is_none());
         let buckets = Arc::new(Buckets::new(service, exchange, settings.instances.unwrap_or(1), metrics.clone()));
         Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0) })))
+    }
+
+    /// Connections to the Redis in which instances share them.
+    pub fn redis(&self) -> Option<Pool> {
+        self.0.buckets.redis()
     }
 
     /// Nobody is limited, and nothing is counted.

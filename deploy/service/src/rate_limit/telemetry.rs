@@ -1,7 +1,7 @@
 //! Metrics of rate limits.
 
-use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use crate::metrics::Registry;
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use super::rule::Kind;
 
@@ -28,7 +28,6 @@ pub(super) enum LeaseOutcome {
 /// Of one service. Clones share them.
 #[derive(Debug, Clone)]
 pub struct RateLimitMetrics {
-    decisions: IntCounterVec,
     /// Its counters, by kind and outcome: looking them up would cost more than the decision.
     counters: [[IntCounter; 3]; 4],
     leases: IntCounterVec,
@@ -41,24 +40,8 @@ pub struct RateLimitMetrics {
 impl RateLimitMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::unregistered()?;
-        let collectors: [Box<dyn Collector>; 6] = [
-            Box::new(metrics.decisions.clone()),
-            Box::new(metrics.leases.clone()),
-            Box::new(metrics.buckets.clone()),
-            Box::new(metrics.forgotten.clone()),
-            Box::new(metrics.local.clone()),
-            Box::new(metrics.stress.clone()),
-        ];
-        collectors.into_iter().try_for_each(|collector| registry.register(collector))?;
-        Ok(metrics)
-    }
-
-    /// Counted and shown nowhere.
-    pub(super) fn unregistered() -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-        let decisions = counters(
-            "tallyhouse_rate_limit_total",
+        let decisions = registry.counters(
+            "tallyhouse_rate_limit_decisions_total",
             "Requests and events by the limit that was asked (address, admin, queries, events) and outcome",
             &["limit", "outcome"],
         )?;
@@ -67,26 +50,30 @@ impl RateLimitMetrics {
         };
         Ok(Self {
             counters: Kind::ALL.map(of),
-            decisions,
-            leases: counters(
+            leases: registry.counters(
                 "tallyhouse_rate_limit_leases_total",
                 "Exchanges with Redis for tokens, by outcome",
                 &["outcome"],
             )?,
-            buckets: IntGauge::new("tallyhouse_rate_limit_buckets", "Callers that this process counts")?,
-            forgotten: IntCounter::new(
+            buckets: registry.gauge("tallyhouse_rate_limit_buckets", "Callers that this process counts")?,
+            forgotten: registry.counter(
                 "tallyhouse_rate_limit_forgotten_total",
                 "Callers that were forgotten before their buckets were full, because there were too many",
             )?,
-            local: IntGauge::new(
+            local: registry.gauge(
                 "tallyhouse_rate_limit_local",
                 "1 while limits are counted by this instance alone, divided by the number of instances",
             )?,
-            stress: IntGauge::new(
+            stress: registry.gauge(
                 "tallyhouse_rate_limit_stress",
                 "How much limits are tightened: 0 not at all, 1 for low priority, 2 for normal priority too",
             )?,
         })
+    }
+
+    /// Counted and shown nowhere.
+    pub(super) fn unregistered() -> prometheus::Result<Self> {
+        Self::register(&Registry::new())
     }
 
     pub(super) fn decided(&self, kind: Kind, outcome: Outcome, count: u64) {

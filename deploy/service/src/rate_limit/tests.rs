@@ -1,7 +1,7 @@
 //! Without Redis; with it: `query-api/tests/it/rate_limits.rs`.
 
+use crate::metrics::Registry;
 use axum::http::Request;
-use prometheus::Registry;
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn of(subject: &str) -> Holder<'_> {
 
 fn counted(registry: &Registry, limit: &str, outcome: &str) -> u64 {
     let families = registry.gather();
-    let family = families.iter().find(|family| family.name() == "tallyhouse_rate_limit_total").unwrap();
+    let family = families.iter().find(|family| family.name() == "tallyhouse_rate_limit_decisions_total").unwrap();
     let has = |metric: &&prometheus::proto::Metric| {
         let labels: Vec<&str> = metric.get_label().iter().map(prometheus::proto::LabelPair::value).collect();
         labels.contains(&limit) && labels.contains(&outcome)

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::connection::Connection;
 use super::url::{RedisUrl, Sentinels, Topology};
+use crate::metrics::pools::PoolStatus;
 
 /// A connection may take so long to open; who waits for it has a deadline of its own.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
@@ -65,6 +66,19 @@ impl Pool {
         // A caller that stops waiting does not stop the opening: the next one has the connection.
         let opened = tokio::spawn(async move { pool.get().await });
         Ok(Connection::new(opened.await.map_err(|_| Unavailable::Closed)??))
+    }
+}
+
+impl Pool {
+    /// For metrics.
+    pub fn status(&self) -> PoolStatus {
+        let status = self.inner.status();
+        PoolStatus {
+            size: status.max_size,
+            in_use: status.size.saturating_sub(status.available),
+            idle: Some(status.available),
+            waiting: status.waiting,
+        }
     }
 }
 

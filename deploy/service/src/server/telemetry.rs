@@ -1,7 +1,7 @@
 //! Metrics of listeners.
 
-use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use crate::metrics::Registry;
+use prometheus::{IntCounterVec, IntGaugeVec};
 
 /// Of all listeners of a registry.
 #[derive(Debug, Clone)]
@@ -14,29 +14,17 @@ pub struct ServerMetrics {
 impl ServerMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::unregistered()?;
-        let collectors: [Box<dyn Collector>; 3] =
-            [Box::new(metrics.open.clone()), Box::new(metrics.refused.clone()), Box::new(metrics.closed.clone())];
-        collectors.into_iter().try_for_each(|collector| registry.register(collector))?;
-        Ok(metrics)
-    }
-
-    fn unregistered() -> prometheus::Result<Self> {
         Ok(Self {
-            open: IntGaugeVec::new(Opts::new("tallyhouse_http_connections", "Open connections"), &["listener"])?,
-            refused: IntCounterVec::new(
-                Opts::new(
-                    "tallyhouse_http_connections_refused_total",
-                    "Connections answered 503, by the bound that was reached",
-                ),
+            open: registry.gauges("tallyhouse_http_connections", "Open connections", &["listener"])?,
+            refused: registry.counters(
+                "tallyhouse_http_connections_refused_total",
+                "Connections answered 503, by the bound that was reached",
                 &["listener", "bound"],
             )?,
-            closed: IntCounterVec::new(
-                Opts::new(
-                    "tallyhouse_http_connections_closed_total",
-                    "Connections closed by the service: head_timeout, idle_timeout, slow_body, handshake (of TLS, failed), plaintext (where TLS is spoken), or \
-                     replaced by another",
-                ),
+            closed: registry.counters(
+                "tallyhouse_http_connections_closed_total",
+                "Connections closed by the service: head_timeout, idle_timeout, slow_body, handshake (of TLS, failed), plaintext (where TLS is spoken), or \
+                 replaced by another",
                 &["listener", "reason"],
             )?,
         })

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use prometheus::Registry;
+use crate::metrics::Registry;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};

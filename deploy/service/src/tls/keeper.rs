@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metrics::Registry;
 use jiff::Timestamp;
-use prometheus::Registry;
 
 use super::identity::Identity;
 use super::listener::{self, Clients, Current, ListenerTls, Watching};

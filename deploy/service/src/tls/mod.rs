@@ -23,7 +23,7 @@ mod identity;
 mod keeper;
 mod listener;
 mod pem;
-mod telemetry;
+pub mod telemetry;
 mod validity;
 
 use std::path::{Path, PathBuf};

@@ -255,7 +255,7 @@ mod tests {
             executable: PathBuf::from("tallyhouse"),
             start_within: Duration::from_secs(1),
             hung_after: Duration::from_secs(60),
-            metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+            metrics: Metrics::register(&tallyhouse_service::metrics::Registry::new()).unwrap(),
         }
     }
 

@@ -12,10 +12,10 @@ use tallyhouse_testkit::{Folder, eventually, free_ports};
 const EVENT: &str = r#"{"eventId":"order-1","eventType":"purchase","userId":"u-7","properties":{"amount":12.5}}"#;
 
 /// A running `tallyhouse up` that is no development system.
-struct Up {
+pub(crate) struct Up {
     process: Child,
     env: Vec<(String, String)>,
-    ports: [u16; 5],
+    pub(crate) ports: [u16; 5],
     folder: Folder,
 }
 
@@ -27,7 +27,7 @@ impl Drop for Up {
 }
 
 impl Up {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (folder, ports) = (Folder::create(), free_ports());
         let names = ["INGEST_ADDR", "INGEST_ADMIN_ADDR", "QUERY_ADDR", "QUERY_ADMIN_ADDR"];
         let mut env: Vec<(String, String)> =

@@ -28,6 +28,7 @@ mod flights;
 mod freshness;
 mod isolation;
 mod kills;
+mod metrics;
 mod outage;
 mod run_script;
 mod schemas;

@@ -1,12 +1,12 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use prometheus::Registry;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 use tallyhouse_service::breaker::Breaker;
+use tallyhouse_service::metrics::Registry;
 use tokio::task::JoinSet;
 
 use super::*;

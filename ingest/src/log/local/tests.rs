@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use prometheus::Registry;
+use tallyhouse_service::metrics::Registry;
 
 use super::simulated::Simulated;
 use super::*;

@@ -82,9 +82,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
-    use prometheus::Registry;
     use tallyhouse_service::changed_days::ALL;
     use tallyhouse_service::day_versions::{Span, Unit};
+    use tallyhouse_service::metrics::Registry;
 
     use super::super::super::day_version_table::{Fetched, Moment, Slot, VersionLookup};
     use super::super::super::shared::SharedCache;

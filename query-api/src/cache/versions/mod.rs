@@ -170,8 +170,8 @@ impl Versions {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use prometheus::Registry;
     use tallyhouse_service::day_versions::Day;
+    use tallyhouse_service::metrics::Registry;
 
     use super::*;
 

@@ -6,7 +6,6 @@ use jiff::ToSpan;
 use jiff::civil::{Date, date};
 use jiff::tz::TimeZone;
 use model::{Event, FunnelQuestion, Matcher, RetentionQuestion, Steps};
-use prometheus::Registry;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
@@ -19,6 +18,7 @@ use tallyhouse_query_api::sql::funnels_retention as statements;
 use tallyhouse_query_api::store::{AdmissionRequest, Class, Store};
 use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_schema::Catalogue;
+use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::Connection;
 
 use tallyhouse_testkit::{self as support, new_project};
