@@ -21,18 +21,25 @@ use tallyhouse_service::tls::Tls;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let (matches, env) = env::from_command_line(command());
+    let (matches, env) = match env::from_command_line(command()) {
+        Ok(read) => read,
+        Err(error) => {
+            telemetry::fatal("ingest", &error);
+            return env::exit_code(&error);
+        }
+    };
     if matches.get_flag(probe::FLAG) {
         return probe::run(&env, config::Config::from_env(&env).map(|config| config.admin_address));
     }
     tallyhouse_service::memory::bound();
     descriptors::raise();
-    let served = lifecycle::block_on(run(env)).map_err(Into::into).and_then(|served| served);
+    let served: Result<(), Box<dyn std::error::Error>> =
+        lifecycle::block_on(run(env)).map_err(Into::into).and_then(|served| served);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::fatal("ingest", &error);
-            ExitCode::FAILURE
+            env::exit_code(error.as_ref())
         }
     }
 }

@@ -13,18 +13,25 @@ use tallyhouse_service::telemetry::{self, Start};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let (matches, env) = env::from_command_line(command());
+    let (matches, env) = match env::from_command_line(command()) {
+        Ok(read) => read,
+        Err(error) => {
+            telemetry::fatal("query-api", &error);
+            return env::exit_code(&error);
+        }
+    };
     if matches.get_flag(probe::FLAG) {
         return probe::run(&env, config::admin_address(&env));
     }
     tallyhouse_service::memory::bound();
     descriptors::raise();
-    let served = block_on(Box::pin(start(env))).map_err(Into::into).and_then(|served| served);
+    let served: Result<(), Box<dyn std::error::Error>> =
+        block_on(Box::pin(start(env))).map_err(Into::into).and_then(|served| served);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::fatal("query-api", &error);
-            ExitCode::FAILURE
+            env::exit_code(error.as_ref())
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod http;
 pub mod http_body;
 pub mod http_client;
 pub mod lifecycle;
+mod log_file;
 pub mod memory;
 pub mod metrics;
 pub mod observe;

@@ -14,6 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_file;
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drain {
@@ -39,17 +41,17 @@ impl From<CancellationToken> for Stop {
 }
 
 impl Stop {
-    /// One that SIGTERM, SIGINT or SIGHUP begins. `delay` is between the two moments; a second signal ends it. The process ends within `budget`
+    /// One that SIGTERM, SIGINT or SIGHUP begins; of a process that logs to a file, SIGHUP opens that one again. `delay` is between the two moments; a second signal ends it. The process ends within `budget`
     /// and a margin from then on, by itself or not.
     pub fn on_signal(delay: Duration, budget: Duration) -> Self {
         let stop = Self::default();
         let begun = stop.clone();
         tokio::spawn(async move {
             let mut signals = Signals::listen();
-            let signal = signals.next().await;
+            let signal = signals.stop().await;
             tracing::info!(signal, delay_ms = delay.as_millis(), "stopping");
             begun.announced.cancel();
-            drop(tokio::time::timeout(delay, signals.next()).await);
+            drop(tokio::time::timeout(delay, signals.stop()).await);
             begun.stopped.cancel();
             end_within(budget);
         });
@@ -86,6 +88,8 @@ impl Stop {
     }
 }
 
+const HANGUP: &str = "SIGHUP";
+
 /// The signals that stop a program.
 struct Signals(Vec<(&'static str, Signal)>);
 
@@ -93,8 +97,8 @@ impl Signals {
     fn listen() -> Self {
         let mut wanted = vec![("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())];
         // Who started the program with `nohup` wants it to go on.
-        if !is_hangup_ignored() {
-            wanted.push(("SIGHUP", SignalKind::hangup()));
+        if log_file::is_in_use() || !is_hangup_ignored() {
+            wanted.push((HANGUP, SignalKind::hangup()));
         }
         let listened = wanted.into_iter().filter_map(|(name, kind)| match signal(kind) {
             Ok(signal) => Some((name, signal)),
@@ -104,6 +108,16 @@ impl Signals {
             }
         });
         Self(listened.collect())
+    }
+
+    /// The name of the next one that means the end.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            let signal = self.next().await;
+            if signal != HANGUP || !log_file::reopen() {
+                return signal;
+            }
+        }
     }
 
     /// The name of the next one.
@@ -147,7 +161,7 @@ pub fn left(deadline: Instant) -> Duration {
 }
 
 /// How much longer than its drain a program may take to end.
-pub const MARGIN: Duration = Duration::from_secs(8);
+pub pub const MARGIN: Duration = Duration::from_secs(8);
 
 /// How long threads that may wait have when everything else has ended.
 const THREADS_WITHIN: Duration = Duration::from_secs(2);

@@ -21,6 +21,7 @@ pub mod migrate;
 pub mod rollups;
 pub mod schemas;
 pub mod servers;
+pub mod service_unit;
 pub mod store;
 pub mod tables;
 pub mod telemetry;

@@ -35,10 +35,11 @@ mod cli;
 mod dead_letters;
 mod erase_command;
 mod schemas_command;
+mod service_command;
 mod table;
 mod users;
 
-use cli::{Cli, Command, Migrate, Rollups, Topics};
+use cli::{Cli, Command, Configuration, Migrate, Rollups, Topics};
 use dead_letters::dead_letters;
 use erase_command::{erase, erasures};
 use schemas_command::schemas_command;
@@ -47,7 +48,13 @@ use users::users;
 fn main() -> ExitCode {
     // Nothing that is written here is for other users, and files of libraries have no mode of their own.
     umask(Mode::RWXG | Mode::RWXO);
-    let (matches, env) = env::from_command_line(cli::command());
+    let (matches, env) = match env::from_command_line(cli::command()) {
+        Ok(read) => read,
+        Err(error) => {
+            telemetry::fatal("tallyhouse", &error);
+            return env::exit_code(&error);
+        }
+    };
     let command = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command,
         Err(error) => error.exit(),
@@ -57,8 +64,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         // Before there is a second thread: ClickHouse takes the process over.
         Command::Engine(args) => child::run(&args).map(|never| match never {}).map_err(Into::into),
-        Command::Up => in_runtime(&env, run(&env)),
-        Command::Store => in_runtime(&env, keep_store(&env)),
+        Command::Up => as_service(&env, run(&env)),
+        Command::Store => as_service(&env, keep_store(&env)),
         Command::Migrate(what) => in_runtime(&env, warned(&env, migrations(&env, what))),
         Command::Rollups(what) => in_runtime(&env, warned(&env, rollups_command(&env, what))),
         Command::Topics(what) => topics(&env, what),
@@ -71,6 +78,8 @@ fn main() -> ExitCode {
         Command::Erase(what) => in_runtime(&env, warned(&env, erase(&env, what))),
         Command::Erasures(what) => in_runtime(&env, warned(&env, erasures(&env, what))),
         Command::Backup(what) => in_runtime(&env, warned(&env, backup_command::backup(&env, what))),
+        Command::Config(what) => describe(&what),
+        Command::Service(what) => service_command::service(&env, what),
         Command::Doctor => examine(&env),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
@@ -80,15 +89,23 @@ fn main() -> ExitCode {
         } else {
             eprintln!("tallyhouse: {error}");
         }
-        ExitCode::FAILURE
+        env::exit_code(error.as_ref())
     })
+}
+
+fn as_service(
+    env: &dyn Env,
+    work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    telemetry::init(env)?;
+    block_on(work)?
 }
 
 fn in_runtime(
     env: &dyn Env,
     work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init(env)?;
+    telemetry::init_command(env)?;
     block_on(work)?
 }
 
@@ -270,7 +287,7 @@ async fn migrations_on(config: &Config, servers: &Servers, what: Migrate) -> Res
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 fn topics(env: &dyn Env, what: Topics) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init(env)?;
+    telemetry::init_command(env)?;
     env::warn_of_unknown(env);
     let Topics::Widen { topic } = what;
     let kafka = KafkaConfig::from_env(env, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;
@@ -289,4 +306,11 @@ fn examine(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
     }
     let is_fine = findings.iter().all(|finding| !finding.is_failure());
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[allow(clippy::print_stdout, reason = "the answer to a command")]
+fn describe(what: &Configuration) -> Result<ExitCode, Box<dyn Error>> {
+    let Configuration::Reference = what;
+    print!("{}", config::reference::markdown());
+    Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,7 @@ use regex::Regex;
 
 use crate::admin_guard::AdminGuard;
 use crate::env::{self, ConfigError, Env, millis, whole};
+use crate::log_file::{LogFileSettings, MOST_FILES};
 use crate::redact::{self, Patterns};
 use crate::redis::{BadRedisUrl, RedisUrl};
 use crate::secret::Secret;
@@ -35,6 +36,16 @@ pub struct Logging {
     /// on standard error
     #[arg(long, env = "TALLYHOUSE_LOG", default_value = "info", value_parser = log_filter::check)]
     pub tallyhouse_log: String,
+    /// File that log lines go to instead of standard error: rotated by size, and opened again at SIGHUP. Of services, not of commands; each process
+    /// has one of its own
+    #[arg(long, env = "LOG_FILE", value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+    /// Size at which the log file is rotated
+    #[arg(long, env = "LOG_FILE_BYTES", default_value = "67108864", value_parser = whole::<u64>(1 << 16, 1 << 34, "bytes"))]
+    pub log_file_bytes: u64,
+    /// Rotated log files that are kept (`NAME.1` is the newest)
+    #[arg(long, env = "LOG_FILE_COUNT", default_value = "5", value_parser = whole::<u32>(1, u64::from(MOST_FILES), "files"))]
+    pub log_file_count: u32,
     /// Regular expressions, one a line, of what log lines must not hold, beside addresses of e-mail, machines and ids of people, which are
     /// always taken out
     #[arg(long, env = "LOG_REDACT", value_parser = redact::patterns)]
@@ -258,6 +269,12 @@ pub fn shutdown_delay(env: &dyn Env) -> Result<Duration, ConfigError> {
 pub(crate) fn log_patterns(env: &dyn Env) -> Result<Arc<[Regex]>, ConfigError> {
     let Logging { log_redact, .. } = env::read(env)?;
     Ok(log_redact.map_or_else(|| Arc::from([]), |Patterns(patterns)| patterns))
+}
+
+/// `LOG_FILE`: where log lines go instead of standard error.
+pub(crate) fn log_file(env: &dyn Env) -> Result<Option<LogFileSettings>, ConfigError> {
+    let Logging { log_file, log_file_bytes: bytes, log_file_count: count, .. } = env::read(env)?;
+    Ok(log_file.map(|path| LogFileSettings { path, bytes, count }))
 }
 
 /// `TALLYHOUSE_LOG`: which log lines are written.

@@ -8,21 +8,26 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command};
 
 use super::read::Definition;
-use super::{Env, ProcessEnv};
+use super::{ConfigError, Env, ProcessEnv, variables_file};
 
-/// Flags, then the environment of this process.
+/// Flags, then the environment of this process, then the file of variables.
 #[derive(Debug, Clone, Default)]
 pub struct FlagsAndEnv {
     flags: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
 }
 
 impl Env for FlagsAndEnv {
     fn get(&self, name: &str) -> Option<String> {
-        Env::get(&self.flags, name).or_else(|| ProcessEnv.get(name))
+        Env::get(&self.flags, name).or_else(|| ProcessEnv.get(name)).or_else(|| Env::get(&self.file, name))
     }
 
     fn names(&self) -> Vec<String> {
-        ProcessEnv.names()
+        let mut names = ProcessEnv.names();
+        names.extend(self.file.keys().cloned());
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
 
@@ -82,12 +87,30 @@ fn flag(arg: Arg, definition: &Definition) -> Arg {
     arg.id(definition.name.clone()).env(Resettable::Reset).value_name(value).help(help)
 }
 
-/// Reads the command line. `--help`, `--version` and what cannot be understood end the process.
-pub fn from_command_line(command: Command) -> (ArgMatches, FlagsAndEnv) {
-    let matches = command.get_matches();
+/// Reads the command line, and the file of variables if there is one. `--help`, `--version` and a line that cannot be understood end the process.
+pub fn from_command_line(command: Command) -> Result<(ArgMatches, FlagsAndEnv), ConfigError> {
+    let matches = command.arg(variables_file()).get_matches();
     let mut flags = BTreeMap::new();
     collect(&matches, &mut flags);
-    (matches, FlagsAndEnv { flags })
+    let mut env = FlagsAndEnv { flags, file: BTreeMap::new() };
+    if let Some(path) = env.get(variables_file::VARIABLE) {
+        env.file = variables_file::read(&path)?;
+    }
+    Ok((matches, env))
+}
+
+/// Of the program and all that it can do.
+fn variables_file() -> Arg {
+    let help = format!(
+        "File of variables, for those that are set neither here nor in the environment [env: {}]",
+        variables_file::VARIABLE
+    );
+    Arg::new(variables_file::VARIABLE)
+        .long("env-file")
+        .value_name("PATH")
+        .global(true)
+        .help(help)
+        .help_heading("Process")
 }
 
 fn collect(matches: &ArgMatches, flags: &mut BTreeMap<String, String>) {
@@ -153,7 +176,7 @@ mod tests {
         };
         let flags = read(&["program", "below", "--batch-rows", "7", "--project", "p"]).unwrap();
         assert_eq!(flags, BTreeMap::from([("BATCH_ROWS".to_owned(), "7".to_owned())]));
-        let env = FlagsAndEnv { flags };
+        let env = FlagsAndEnv { flags, file: BTreeMap::new() };
         let settings: Settings = super::super::read(&env).unwrap();
         assert_eq!((settings.batch_rows, settings.warm, settings.secret_key), (7, true, None));
         let error = read(&["program", "below", "--batch-rows", "70"]).unwrap_err().to_string();

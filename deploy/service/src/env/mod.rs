@@ -5,6 +5,7 @@
 //!   -> command   flags and help of a program
 //!   -> read      values of an Env, parsed as the definition says
 //!   -> file      a secret (it has no flag) may stand in the file that `NAME_FILE` names
+//!   -> variables_file   what neither a flag nor the environment sets is looked up in `TALLYHOUSE_ENV_FILE`
 //!   -> unknown   what is set and defined nowhere
 //! ```
 //!
@@ -18,14 +19,18 @@ mod file;
 mod read;
 mod unknown;
 mod values;
+mod variables_file;
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
 
 pub use checks::{apart, at_most, unused};
 pub use command::{FlagsAndEnv, definitions, from_command_line, with};
 pub use read::{Definition, read};
 pub use unknown::{NAMES, unknown, warn_of_unknown};
 pub use values::{Whole, address, choice, millis, switch, whole};
+pub use variables_file::VariablesFile;
 
 /// Where variables are read from.
 pub trait Env {
@@ -76,6 +81,14 @@ pub struct ConfigError {
     pub variable: String,
     /// What is wrong and what would be right. Never the value of a secret.
     pub problem: String,
+}
+
+/// EX_CONFIG of `sysexits.h`: starting again without a change would change nothing, and the systemd unit does not.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// What a program that cannot go on ends with.
+pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
+    if error.is::<ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
 }
 
 impl ConfigError {

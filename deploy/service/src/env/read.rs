@@ -21,6 +21,10 @@ pub struct Definition {
     pub meaning: String,
     /// It is given as a variable only: there is no flag, which other processes could see.
     pub is_secret: bool,
+    /// The words that it takes, when there are only some.
+    pub words: Vec<String>,
+    /// What it is about, as help has it.
+    pub heading: String,
 }
 
 impl Definition {
@@ -35,6 +39,8 @@ impl Definition {
             bounds,
             meaning: arg.get_help().map(ToString::to_string).unwrap_or_default(),
             is_secret: is_secret(arg),
+            words: values.iter().filter(|value| value.get_help().is_none()).map(|v| v.get_name().to_owned()).collect(),
+            heading: arg.get_help_heading().unwrap_or_default().to_owned(),
         })
     }
 
@@ -46,6 +52,8 @@ impl Definition {
             bounds: None,
             meaning: format!("File that holds `{}`", self.name),
             is_secret: false,
+            words: Vec::new(),
+            heading: self.heading.clone(),
         })
     }
 }

@@ -1,10 +1,11 @@
-//! Logs: one JSON object per line on standard error, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
+//! Logs: one JSON object per line on standard error, or of services in `LOG_FILE`, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
 //! told once and then counted, see `repeats.rs`; the last words of a process are a line like the others. What says who somebody is is
 //! taken out, see `redact.rs`.
 
 mod repeats;
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use regex::Regex;
@@ -15,17 +16,55 @@ use tracing_subscriber::{EnvFilter, filter::FilterExt, fmt, registry};
 use self::repeats::Repeats;
 use crate::config;
 use crate::env::{ConfigError, Env};
+use crate::log_file::{self, LogFile};
 use crate::redact::Redacted;
 
-/// Starts logging. Call once, from `main`; a second call leaves the first in force.
+/// Starts the logging of a service. Call once, from `main`; a second call leaves the first in force.
 pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
-    start(config::log_filter(env)?, config::log_patterns(env)?);
+    let (filter, patterns) = (config::log_filter(env)?, config::log_patterns(env)?);
+    let Some(settings) = config::log_file(env)? else {
+        start(filter, patterns, Lines::StandardError);
+        return Ok(());
+    };
+    let file = LogFile::open(settings).map_err(|error| ConfigError::new("LOG_FILE", error.to_string()))?;
+    let file = Arc::new(file);
+    log_file::use_for_this_process(&file);
+    start(filter, patterns, Lines::File(file));
     Ok(())
 }
 
-fn start(filter: EnvFilter, patterns: Arc<[Regex]>) {
+/// Starts the logging of a command, which shares the variables of a service, but not its file.
+pub fn init_command(env: &dyn Env) -> Result<(), ConfigError> {
+    start(config::log_filter(env)?, config::log_patterns(env)?, Lines::StandardError);
+    Ok(())
+}
+
+/// Where lines go.
+#[derive(Clone)]
+enum Lines {
+    StandardError,
+    File(Arc<LogFile>),
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::StandardError => io::stderr().write(line),
+            Self::File(file) => file.as_ref().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::StandardError => io::stderr().flush(),
+            Self::File(file) => file.as_ref().flush(),
+        }
+    }
+}
+
+fn start(filter: EnvFilter, patterns: Arc<[Regex]>, to: Lines) {
     let repeats = Repeats::default();
-    let writer = move || Redacted::new(std::io::stderr(), Arc::clone(&patterns));
+    let writer = move || Redacted::new(to.clone(), Arc::clone(&patterns));
     let lines = fmt::layer().json().flatten_event(true).with_writer(writer);
     let started = registry().with(lines.with_filter(filter.and(repeats.clone()))).try_init();
     if started.is_err() {
@@ -77,7 +116,7 @@ impl Start<'_> {
 /// The last line of a service that cannot go on, also when logging was not started.
 pub fn fatal(program: &str, error: &dyn Display) {
     if !tracing::enabled!(tracing::Level::ERROR) {
-        start(EnvFilter::new("error"), Arc::from([]));
+        start(EnvFilter::new("error"), Arc::from([]), Lines::StandardError);
     }
     tracing::error!(program, %error, "cannot go on");
 }

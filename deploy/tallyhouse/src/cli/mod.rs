@@ -5,6 +5,7 @@ mod backup;
 mod data;
 mod privacy;
 mod schemas;
+mod service;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use tallyhouse::config::settings::{
@@ -19,6 +20,7 @@ pub(crate) use backup::Backup;
 pub(crate) use data::{Dlq, Migrate, Range, Rollups, Topics};
 pub(crate) use privacy::{Erase, Erasures};
 pub(crate) use schemas::{Schemas, Whose};
+pub(crate) use service::{Configuration, Place, Service};
 
 /// Event analytics on ClickHouse, in one process.
 ///
@@ -73,6 +75,12 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
     Doctor,
+    /// Describe the variables of all programs
+    #[command(subcommand)]
+    Config(Configuration),
+    /// Install `tallyhouse up` as a service of this machine (systemd), or remove it
+    #[command(subcommand)]
+    Service(Service),
     /// Become the embedded ClickHouse
     #[command(hide = true)]
     Engine(ChildArgs),

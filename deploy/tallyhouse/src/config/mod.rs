@@ -1,6 +1,7 @@
 //! Configuration: [`settings`] defines the variables, the services define their own. No other folder of this crate reads variables.
 
 mod checks;
+pub mod reference;
 pub mod settings;
 #[cfg(test)]
 mod tables;

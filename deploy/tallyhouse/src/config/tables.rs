@@ -3,25 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tallyhouse_query_api::config::settings::WriterUser;
-use tallyhouse_service::config::AdminClient;
-use tallyhouse_service::env::{Definition, NAMES, definitions};
+use tallyhouse_service::env::{Definition, NAMES};
 
-use super::settings::{BackupSettings, ForUp, RemoteUrl, ReplayKey};
+use super::reference::all;
 
 const HEAD: &str = "| variable | default | meaning |";
-
-fn all() -> Vec<Definition> {
-    [
-        definitions::<ForUp>(),
-        definitions::<WriterUser>(),
-        definitions::<ReplayKey>(),
-        definitions::<RemoteUrl>(),
-        definitions::<BackupSettings>(),
-        definitions::<AdminClient>(),
-    ]
-    .concat()
-}
 
 /// The variables of a README's tables with their defaults, which are as many as the names, or one for all of them.
 fn rows(text: &str) -> Vec<(String, String)> {

@@ -14,6 +14,9 @@ pub(super) const PINNED_SHA256: &str = "36ad4e999882821ef13cf2d0f52c93f48e6ee1b4
 /// Where `make run` puts it, below the repository.
 const INSTALLED: &str = ".setup/engine/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so";
 
+/// Where a package and `tallyhouse service install` put it: `/usr/bin/tallyhouse` has it in `/usr/lib/tallyhouse`.
+const BESIDE: &str = "lib/tallyhouse/libchdb.so";
+
 /// What the user prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
@@ -120,11 +123,13 @@ fn package_version(library: &Path) -> Option<String> {
     Some(package.get("version")?.as_str()?.to_owned())
 }
 
-/// Looks upwards from this program, so that it is found from anywhere in a checkout. Not from the working directory: whoever it belongs to would choose
+/// Looks in the prefix that this program is installed in, then upwards from it, so that it is found from anywhere in a checkout. Not from the working directory: whoever it belongs to would choose
 /// what is loaded.
 fn installed() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    let found = program.ancestors().map(|folder| folder.join(INSTALLED)).find(|path| path.is_file());
+    let prefix = program.ancestors().nth(2).map(|prefix| prefix.join(BESIDE));
+    let above = program.ancestors().map(|folder| folder.join(INSTALLED));
+    let found = prefix.into_iter().chain(above).find(|path| path.is_file());
     found.unwrap_or_else(|| PathBuf::from(INSTALLED))
 }
 
