@@ -4,10 +4,10 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check degrade deny deployments equality erasure freshness fuzz help isolation kafka reads run siege test
+.PHONY: backlog bench chaos check deb deb-test degrade deny deployments equality erasure freshness fuzz help install isolation kafka reads run siege test
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start everything and stream a real data set in (DEMO=0: an empty system); ctrl-C stops
 	@deploy/tallyhouse/setup.sh
@@ -80,6 +80,20 @@ erasure: ## Erase a person among 5 million events while others arrive, and look 
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@TALLYHOUSE_ERASURE_EVENTS=$(or $(EVENTS),5000000) \
 		$(CARGO) test --release --locked -p tallyhouse-control --test it -- --nocapture erasures::
+
+install: ## Install as a service of systemd on this machine, below PREFIX (/usr/local); DESTDIR: into a folder
+	@deploy/tallyhouse/setup.sh
+	@$(CARGO) build --release --locked --bin tallyhouse
+	@$(if $(DESTDIR),,$(if $(filter 0,$(shell id -u)),,sudo)) $(TARGET)/release/tallyhouse service install \
+		--prefix $(or $(PREFIX),/usr/local) $(if $(DESTDIR),--root $(DESTDIR))
+
+deb: ## Build a Debian package of everything that one machine needs
+	@deploy/tallyhouse/setup.sh --deb
+	@$(CARGO) build --release --locked --bin tallyhouse
+	@.setup/cargo-deb/bin/cargo-deb --no-build --fast --package tallyhouse --output $(TARGET)/debian/
+
+deb-test: deb ## Install that package on a copy of this machine, use it, upgrade and remove it (as root)
+	@deploy/systemd/try-package.sh "$$(ls -t $(TARGET)/debian/tallyhouse_*.deb | head -n 1)"
 
 isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests

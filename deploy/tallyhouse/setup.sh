@@ -2,9 +2,10 @@
 # Puts in place what building, running and testing need. Each step says what it does, leaves a marker of what it was made
 # from in .setup/, and is skipped as long as the marker fits; so a second run takes a moment and needs no network.
 #
-#   setup.sh [--tests] [--kafka]
+#   setup.sh [--tests] [--kafka] [--deb]
 #     --tests   also what only the tests need: Redis, Prometheus, and Kafka unless KAFKA_TESTS=off
 #     --kafka   also Kafka
+#     --deb     also cargo-deb
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,13 +24,16 @@ source "$here/setup/flights.sh"
 source "$here/setup/kafka.sh"
 # shellcheck source=setup/deployments.sh
 source "$here/setup/deployments.sh"
+# shellcheck source=setup/deb.sh
+source "$here/setup/deb.sh"
 
-for_tests=no with_kafka=no
+for_tests=no with_kafka=no with_deb=no
 for argument in "$@"; do
     case $argument in
         --tests) for_tests=yes with_kafka=yes ;;
         --kafka) with_kafka=yes ;;
-        *) fail "\`$argument\` is neither --tests nor --kafka" ;;
+        --deb) with_deb=yes ;;
+        *) fail "\`$argument\` is not --tests, --kafka or --deb" ;;
     esac
 done
 if [[ $for_tests == yes && ${KAFKA_TESTS:-on} == off ]]; then
@@ -45,6 +49,7 @@ require_packages "$for_tests" "$with_kafka"
 install_engine
 install_flights
 [[ $with_kafka == no ]] || install_kafka
+[[ $with_deb == no ]] || install_cargo_deb
 if [[ $for_tests == yes ]]; then
     install_go_tools
     install_kubernetes_schemas

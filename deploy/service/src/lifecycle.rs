@@ -161,7 +161,7 @@ pub fn left(deadline: Instant) -> Duration {
 }
 
 /// How much longer than its drain a program may take to end.
-pub pub const MARGIN: Duration = Duration::from_secs(8);
+pub const MARGIN: Duration = Duration::from_secs(8);
 
 /// How long threads that may wait have when everything else has ended.
 const THREADS_WITHIN: Duration = Duration::from_secs(2);

@@ -110,7 +110,9 @@ pub fn unit(prefix: &Path, env: &dyn Env) -> Result<String, ServiceError> {
     let seconds = stop_timeout(env)?.as_millis().div_ceil(1_000);
     let program = Layout { prefix: prefix.to_owned(), root: None }.program();
     let lines = UNIT.lines().map(|line| match line.split_once('=') {
-        Some(("ExecStart", command)) => format!("ExecStart={}", command.replacen(PACKAGED, &program.display().to_string(), 1)),
+        Some(("ExecStart", command)) => {
+            format!("ExecStart={}", command.replacen(PACKAGED, &program.display().to_string(), 1))
+        }
         Some(("TimeoutStopSec", _)) => format!("TimeoutStopSec={seconds}s"),
         Some(("Documentation", _)) => String::new(),
         _ => line.to_owned(),
@@ -153,14 +155,29 @@ pub fn install(layout: &Layout, env: &dyn Env) -> Result<Vec<String>, ServiceErr
     fs::set_permissions(&folder, Permissions::from_mode(0o750)).map_err(failed(&folder))?;
     if layout.root.is_none() {
         if !succeeds("getent", &["passwd", USER]) {
-            run("useradd", &["--system", "--user-group", "--home-dir", "/var/lib/tallyhouse", "--no-create-home", "--shell", "/usr/sbin/nologin", USER])?;
+            run(
+                "useradd",
+                &[
+                    "--system",
+                    "--user-group",
+                    "--home-dir",
+                    "/var/lib/tallyhouse",
+                    "--no-create-home",
+                    "--shell",
+                    "/usr/sbin/nologin",
+                    USER,
+                ],
+            )?;
         }
         let owner = format!("root:{USER}");
         run("chown", &[&owner, FOLDER_OF_VARIABLES, &Layout::variables().display().to_string()])?;
         if is_systemd_running() {
             run("systemctl", &["daemon-reload"])?;
         }
-        told.push("next       systemctl enable --now tallyhouse (or, where it runs already: systemctl restart tallyhouse)".to_owned());
+        told.push(
+            "next       systemctl enable --now tallyhouse (or, where it runs already: systemctl restart tallyhouse)"
+                .to_owned(),
+        );
     }
     Ok(told)
 }
@@ -250,7 +267,9 @@ fn make_folder(folder: &Path) -> Result<(), ServiceError> {
     if let Some(above) = folder.parent() {
         make_folder(above)?;
     }
-    fs::create_dir(folder).and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o755))).map_err(failed(folder))
+    fs::create_dir(folder)
+        .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o755)))
+        .map_err(failed(folder))
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> ServiceError + use<> {
@@ -278,7 +297,8 @@ mod tests {
     fn the_unit_waits_for_the_longest_stop() {
         let least = stop_timeout(&env(&[])).unwrap();
         assert_eq!(value(UNIT, "TimeoutStopSec"), format!("{}s", least.as_secs()));
-        let longer = env(&[("INGEST_DRAIN_MS", "60000"), ("QUERY_DRAIN_MS", "30000"), ("TALLYHOUSE_SHUTDOWN_DELAY_MS", "5500")]);
+        let longer =
+            env(&[("INGEST_DRAIN_MS", "60000"), ("QUERY_DRAIN_MS", "30000"), ("TALLYHOUSE_SHUTDOWN_DELAY_MS", "5500")]);
         let unit = unit(Path::new("/opt/th"), &longer).unwrap();
         assert_eq!(value(&unit, "TimeoutStopSec"), "89s");
         assert_eq!(value(&unit, "ExecStart"), "/opt/th/bin/tallyhouse up");
@@ -305,7 +325,9 @@ mod tests {
     #[test]
     fn the_hardening_leaves_the_cage_its_tools() {
         let filter = value(UNIT, "SystemCallFilter");
-        for call in ["@system-service", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"] {
+        for call in
+            ["@system-service", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"]
+        {
             assert!(filter.split(' ').any(|word| word == call), "{call}");
         }
         for forbidden in ["ProcSubset", "MemoryDenyWriteExecute", "PrivateNetwork", "EnvironmentFile"] {

@@ -87,7 +87,10 @@ pub fn markdown() -> String {
     for (heading, mut entries) in sections {
         entries.sort_by(|one, other| one.definition.name.cmp(&other.definition.name));
         // Writing to a `String` cannot fail.
-        let _ok = write!(text, "\n## {heading}\n\n| variable | default | takes | read by | meaning |\n|---|---|---|---|---|\n");
+        let _ok = write!(
+            text,
+            "\n## {heading}\n\n| variable | default | takes | read by | meaning |\n|---|---|---|---|---|\n"
+        );
         entries.iter().for_each(|entry| text.push_str(&row(entry)));
     }
     text
@@ -148,7 +151,10 @@ mod tests {
         assert!(row("TALLYHOUSE_ENGINE").contains("`auto`, `library`, `server`"), "{}", row("TALLYHOUSE_ENGINE"));
         assert!(row("ADMIN_TOKEN").contains("| none | secret |"), "{}", row("ADMIN_TOKEN"));
         assert!(row("TALLYHOUSE_SHUTDOWN_DELAY_MS").contains("2,000, in development 0"), "{made}");
-        let columns = made.lines().filter(|line| line.starts_with("| `")).map(|line| line.replace("\\|", "").matches('|').count());
+        let columns = made
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.replace("\\|", "").matches('|').count());
         assert!(columns.into_iter().all(|bars| bars == 6), "{made}");
     }
 }

@@ -1,4 +1,4 @@
-//! What `deploy/compose` and `deploy/k8s` ship: read as their tools read it, compared with the code, and run as far as that goes without
+//! What `deploy/compose`, `deploy/k8s` and `deploy/systemd` ship: read as their tools read it, compared with the code, and run as far as that goes without
 //! containers.
 
 #![allow(
@@ -14,5 +14,6 @@ mod compose;
 mod compose_file;
 mod compose_run;
 mod image;
+mod machine;
 mod programs;
 mod tools;

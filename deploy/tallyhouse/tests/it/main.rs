@@ -22,6 +22,7 @@ mod dashboard_day;
 mod dedup_log;
 mod engine;
 mod engine_attacks;
+mod faults;
 mod feed_again;
 mod first_start;
 mod flights;
