@@ -108,7 +108,7 @@ step "a key, an event, its answer"
 key=$(inside tallyhousectl keys create --project main --scope ingest --scope query --json | sed 's/.*"key":"\([^"]*\)".*/\1/')
 [[ $key == th_* ]] || fail "no key: $key"
 sent=$(curl -s "http://$ingest/v1/events?wait=stored" -H "X-API-Key: $key" -d '{"eventType":"purchase","userId":"u-7","properties":{"amount":12.5}}')
-[[ $sent == *stored* ]] || fail "$sent"
+[[ $sent == *accepted* ]] || fail "$sent"
 answer() { curl -s "http://$query/v1/metrics/revenue?granularity=hour" -H "X-API-Key: $key"; }
 [[ $(answer) == *12.5* ]] || fail "$(answer)"
 inside find /var/lib/tallyhouse ! -user tallyhouse | grep . && fail "files of the data folder are not the service's"
