@@ -92,8 +92,10 @@ deb: ## Build a Debian package of everything that one machine needs
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@.setup/cargo-deb/bin/cargo-deb --no-build --fast --package tallyhouse --output $(TARGET)/debian/
 
-deb-test: deb ## Install that package on a copy of this machine, use it, upgrade and remove it (as root)
+deb-test: deb ## Install that package on copies of this machine, one with a systemd, use it, upgrade and remove it (as root)
 	@deploy/systemd/try-package.sh "$$(ls -t $(TARGET)/debian/tallyhouse_*.deb | head -n 1)"
+	@deploy/systemd/try-systemd.sh "$$(ls -t $(TARGET)/debian/tallyhouse_*.deb | head -n 1)" || \
+		{ [ $$? -eq 77 ] && echo "SKIPPED try-systemd.sh: it needs root, an overlay and cgroups" >&2; }
 
 isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests
