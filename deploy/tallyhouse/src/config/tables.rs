@@ -44,7 +44,8 @@ fn plain(default: &str) -> String {
 
 /// A default that is worked out is told in words: `(default: generated)`.
 fn default_of(definition: &Definition) -> String {
-    let in_words = || Some(definition.meaning.split_once("(default: ")?.1.strip_suffix(')')?.to_owned());
+    let in_words =
+        || Some(definition.meaning.split_once("(default: ")?.1.strip_suffix(')')?.trim_matches('`').to_owned());
     definition.default.clone().or_else(in_words).unwrap_or_else(|| "none".to_owned())
 }
 
