@@ -6,4 +6,9 @@ GRANT SELECT, CREATE, DROP, SHOW ON tallyhouse_all.* TO writer;
 GRANT TABLE ENGINE ON Distributed TO writer;
 GRANT REMOTE ON *.* TO writer;
 
+-- Where a shard has several servers.
+GRANT TABLE ENGINE ON ReplicatedMergeTree TO writer;
+GRANT TABLE ENGINE ON ReplicatedAggregatingMergeTree TO writer;
+GRANT TABLE ENGINE ON ReplicatedReplacingMergeTree TO writer;
+
 GRANT SELECT ON tallyhouse_all.* TO reader;
