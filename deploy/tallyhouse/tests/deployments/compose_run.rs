@@ -353,5 +353,5 @@ async fn prometheus_is_let_in(deployment: &Deployment) {
             assert_eq!(component["status"], "up", "{service}: {name}: {health}");
         }
     }
-    assert!(metrics.contains("\ntallyhouse_ingest_kafka_consumer_lag 0\n"), "{metrics}");
+    assert!(metrics.contains("\ntallyhouse_ingest_kafka_consumer_lag{"), "{metrics}");
 }

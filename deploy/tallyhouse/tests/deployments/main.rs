@@ -15,5 +15,8 @@ mod compose_file;
 mod compose_run;
 mod image;
 mod machine;
+mod manifest;
+mod manifests;
 mod programs;
+mod redis_cluster;
 mod tools;
