@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check deb deb-test degrade deny deployments equality erasure freshness fuzz help install isolation kafka reads run siege test
+.PHONY: backlog bench chaos check deb deb-test degrade deny deployments equality erasure freshness fuzz help install isolation kafka reads run runbooks siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,3 +117,8 @@ siege: ## Attack a running system in every way that was tried, beside somebody e
 	@deploy/tallyhouse/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest siege $(ARGS)
+
+runbooks: ## Break a system on purpose, once for each runbook, and run the commands of each
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --locked --bin tallyhouse
+	@RUNBOOKS=all $(CARGO) test --locked -p tallyhouse --test it -- --nocapture watch::runbooks

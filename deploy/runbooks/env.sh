@@ -15,12 +15,12 @@ admin_port() {
     curl -sS --max-time 20 "$@" "$SCHEME://$address$path"
 }
 
-# A statement, as the user that writes: of the embedded ClickHouse, unless CLICKHOUSE_URL is set.
+# A statement, as the user that writes, within SQL_SECONDS: of the embedded ClickHouse, unless CLICKHOUSE_URL is set.
 sql() {
     local url=${CLICKHOUSE_URL:-http://127.0.0.1:${CLICKHOUSE_HTTP_PORT:-8123}} password=${CLICKHOUSE_PASSWORD:-}
     if [ -z "$password" ] && [ -r "$TALLYHOUSE_DATA/credentials" ]; then
         password=$(sed -n 's/^WRITER_PASSWORD=//p' "$TALLYHOUSE_DATA/credentials")
     fi
-    curl -sS --fail-with-body --max-time 60 -H "X-ClickHouse-User: ${CLICKHOUSE_USER:-writer}" -H "X-ClickHouse-Key: $password" \
+    curl -sS --fail-with-body --max-time "${SQL_SECONDS:-60}" -H "X-ClickHouse-User: ${CLICKHOUSE_USER:-writer}" -H "X-ClickHouse-Key: $password" \
         --data-binary "$1" "$url/?database=tallyhouse&default_format=TSVWithNames"
 }

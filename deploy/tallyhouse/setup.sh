@@ -26,6 +26,8 @@ source "$here/setup/kafka.sh"
 source "$here/setup/deployments.sh"
 # shellcheck source=setup/deb.sh
 source "$here/setup/deb.sh"
+# shellcheck source=setup/panels.sh
+source "$here/setup/panels.sh"
 
 for_tests=no with_kafka=no with_deb=no
 for argument in "$@"; do
@@ -52,5 +54,6 @@ install_flights
 [[ $with_deb == no ]] || install_cargo_deb
 if [[ $for_tests == yes ]]; then
     install_go_tools
+    install_panels
     install_kubernetes_schemas
 fi

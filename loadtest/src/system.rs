@@ -268,7 +268,8 @@ impl System {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
         self.program.scratch.path().join("data")
     }
 

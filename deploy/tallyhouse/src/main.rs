@@ -80,7 +80,8 @@ fn main() -> ExitCode {
         Command::Backup(what) => in_runtime(&env, warned(&env, backup_command::backup(&env, what))),
         Command::Config(what) => describe(&what),
         Command::Service(what) => service_command::service(&env, what),
-        Command::Doctor => examine(&env),
+        Command::Doctor { running: false } => examined(doctor::examine(&env)),
+        Command::Doctor { running: true } => examined(doctor::running::examine(&env)),
     };
     outcome.unwrap_or_else(|error: Box<dyn Error>| {
         // A service's last line is read by machines, a command's by people.
@@ -298,9 +299,9 @@ fn topics(env: &dyn Env, what: Topics) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-fn examine(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
+fn examined(findings: impl Future<Output = Vec<doctor::Finding>>) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let findings = runtime.block_on(doctor::examine(env));
+    let findings = runtime.block_on(findings);
     for finding in &findings {
         println!("{finding}");
     }

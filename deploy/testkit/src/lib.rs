@@ -45,5 +45,6 @@ pub use redis::Redis;
 pub use redis_fleet::{RedisCluster, RedisSentinels};
 pub use route_table::route_table;
 pub use shards::{CLUSTER, ShardEngines, recorded_number, two_shards};
+pub use skip::skipped;
 pub use small_disk::SmallDisk;
 pub use wait::eventually;

@@ -134,6 +134,11 @@ pub fn address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
     env::read(env).map(|Address { ingest_addr }| ingest_addr)
 }
 
+/// `INGEST_ADMIN_ADDR`: metrics and health.
+pub fn admin_address(env: &dyn Env) -> Result<SocketAddr, ConfigError> {
+    env::read::<IngestSettings>(env).map(|settings| settings.ingest_admin_addr)
+}
+
 /// `TALLYHOUSE_PROJECTS`: a folder of settings of projects, and what the others have.
 pub fn projects(env: &dyn Env) -> Result<Projects, ConfigError> {
     let defaults: ProjectDefaults = env::read(env)?;

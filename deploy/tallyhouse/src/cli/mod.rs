@@ -74,7 +74,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Backup(Backup),
     /// Try everything that `up` needs, without starting anything: a line each, exit code 1 when something failed
-    Doctor,
+    Doctor {
+        /// Look at what runs instead, at the admin ports and in ClickHouse, and name the runbook of what is wrong
+        #[arg(long)]
+        running: bool,
+    },
     /// Describe the variables of all programs
     #[command(subcommand)]
     Config(Configuration),

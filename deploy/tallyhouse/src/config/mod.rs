@@ -164,6 +164,27 @@ impl InvalidationTargets {
     }
 }
 
+/// The admin ports of both services, for whoever looks at a deployment that runs.
+pub struct AdminPorts {
+    /// `INGEST_ADMIN_ADDR`
+    pub ingest: SocketAddr,
+    /// `QUERY_ADMIN_ADDR`
+    pub query: SocketAddr,
+    /// `ADMIN_TOKEN`: what they ask for.
+    pub token: Option<Secret>,
+    /// How they are spoken to, when they speak TLS.
+    pub tls: Option<ClientTls>,
+}
+
+impl AdminPorts {
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let token = env::read::<AdminAccess>(env)?.admin_token;
+        let ingest = tallyhouse_ingest::config::admin_address(env)?;
+        let query = tallyhouse_query_api::config::admin_address(env)?;
+        Ok(Self { ingest, query, token, tls: own_listener(env)? })
+    }
+}
+
 fn networks(text: &str) -> Result<Vec<Network>, ConfigError> {
     let bad = |text: &str| {
         let problem = format!("`{text}` is not an address or a network, such as 172.17.0.0/16");

@@ -150,9 +150,9 @@ fn free(variable: &str, port: u16) -> Outcome {
 fn listenable(variable: &str, address: SocketAddr) -> Outcome {
     match TcpListener::bind(address) {
         Ok(_) => Outcome::Ok(format!("{address} is free ({variable})")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            Outcome::Failed(format!("{address} is in use; stop who listens there, or choose another with {variable}"))
-        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Outcome::Failed(format!(
+            "{address} is in use; stop who listens there, or choose another with {variable}; does Tallyhouse run there? `tallyhouse doctor --running`"
+        )),
         Err(error) => {
             Outcome::Failed(format!("{address} cannot be listened on: {error}; choose another with {variable}"))
         }

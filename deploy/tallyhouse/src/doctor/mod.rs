@@ -1,8 +1,10 @@
 //! `tallyhouse doctor`: checks everything that `up` needs, one line per check, without starting or leaving anything.
 //!
-//! `machine` checks this machine: data folder, engine, ports, limits. `services` checks ClickHouse, Kafka and Redis.
+//! `machine` checks this machine: data folder, engine, ports, limits. `services` checks ClickHouse, Kafka and Redis. [`running`] checks what runs
+//! (`--running`).
 
 mod machine;
+pub mod running;
 mod services;
 
 use std::fmt;
