@@ -44,16 +44,18 @@ const STATE: &str = "SELECT \
     toFloat64(ifNull((SELECT min(free_space / total_space) FROM system.disks WHERE total_space > 0), 1)) AS free";
 
 pub(super) async fn examine(env: &dyn Env, findings: &mut Findings) {
-    let connection = match connection(env) {
-        Ok(connection) => connection,
+    let servers = match servers(env) {
+        Ok(servers) => servers,
         Err(problem) => return findings.add("store", Outcome::Warning(problem)),
     };
-    let client = connection.client().with_database("default");
-    let asked = client.query(STATE).fetch_one::<State>();
-    match tokio::time::timeout(ANSWER_WITHIN, asked).await {
-        Ok(Ok(state)) => judge(&state).into_iter().for_each(|outcome| findings.add("store", outcome)),
-        Ok(Err(error)) => findings.add("store", away(&connection, &error.to_string())),
-        Err(_) => findings.add("store", away(&connection, &format!("no answer within {ANSWER_WITHIN:?}"))),
+    for connection in servers {
+        let client = connection.client().with_database("default");
+        let asked = client.query(STATE).fetch_one::<State>();
+        match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+            Ok(Ok(state)) => judge(&state).into_iter().for_each(|outcome| findings.add("store", outcome)),
+            Ok(Err(error)) => findings.add("store", away(&connection, &error.to_string())),
+            Err(_) => findings.add("store", away(&connection, &format!("no answer within {ANSWER_WITHIN:?}"))),
+        }
     }
 }
 
@@ -62,21 +64,22 @@ fn away(connection: &Connection, problem: &str) -> Outcome {
     Outcome::Failed(Runbook("clickhouse-down").told(&format!("{} does not answer, {first}", connection.url)))
 }
 
-/// Where it is: `CLICKHOUSE_URL`, else the embedded one of this data folder, whether it runs or not.
-fn connection(env: &dyn Env) -> Result<Connection, String> {
+/// Where it is: `CLICKHOUSE_URL`, each of several, else the embedded one of this data folder, whether it runs or not.
+fn servers(env: &dyn Env) -> Result<Vec<Connection>, String> {
     let config = Config::from_env(env).map_err(|error| error.to_string())?;
     let Some(engine) = &config.engine else {
-        return tallyhouse_ingest::config::clickhouse(env).map_err(|error| error.to_string());
+        let shards = tallyhouse_ingest::config::shards(env).map_err(|error| error.to_string())?;
+        return Ok(shards.servers().into_iter().map(|(_, server)| server).collect());
     };
     let Some((credentials, _)) = Credentials::load(&config.data).map_err(|error| error.to_string())? else {
         return Err(format!("there are no credentials in {}: ClickHouse is not asked", config.data.display()));
     };
-    Ok(Connection {
+    Ok(vec![Connection {
         url: format!("http://127.0.0.1:{}", engine.http_port),
         user: "writer".to_owned(),
         password: credentials.writer.expose().to_owned(),
         tls: None,
-    })
+    }])
 }
 
 fn judge(state: &State) -> Vec<Outcome> {
