@@ -244,6 +244,8 @@ impl Watch {
             let (status, detail) =
                 if is_there { (Status::Up, "") } else { (Status::Degraded, "does not answer; going without") };
             self.health.set(REDIS, status, detail);
+            let memory = if is_there { locks.shared.memory().await } else { None };
+            answers.metrics.cache.redis_memory(memory);
         }
         let (status, detail) = match self.store.breaker() {
             BreakerState::Closed => (Status::Up, "closed"),

@@ -36,6 +36,7 @@ pub mod lock;
 pub mod memory;
 pub mod parts;
 mod redis_client;
+mod redis_memory;
 pub mod redis_time_budget;
 pub(crate) mod refusals;
 pub mod rendered;

@@ -12,9 +12,9 @@ use super::entry::CachedAnswer;
 pub use super::redis_client::Away;
 use super::redis_client::RedisClient;
 pub(super) use super::redis_client::{Request, TIME_BUDGET};
-use super::{Key, RedisTimeBudget};
+use super::{Key, RedisTimeBudget, redis_memory};
 use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RedisMemory};
 
 /// An answer larger than this, compressed, stays in the process: moving it would take Redis from everybody else.
 pub(super) const MAX_BYTES: usize = 4 << 20;
@@ -73,6 +73,12 @@ impl SharedCache {
     /// Tries Redis, for the health page; also closes the breaker when Redis is back.
     pub async fn ping(&self) -> bool {
         self.ask::<()>(Request::One(redis::cmd("PING"))).await.is_ok()
+    }
+
+    /// How much of its memory Redis uses.
+    pub async fn memory(&self) -> Option<RedisMemory> {
+        let info = redis::cmd("INFO").arg("memory").to_owned();
+        redis_memory::read(&self.ask::<redis::Value>(Request::One(info)).await.ok()?)
     }
 
     /// A connection of one's own, for listening.

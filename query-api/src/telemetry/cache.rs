@@ -1,6 +1,6 @@
 //! Metrics of the cache, except for look-ups of answers, which `telemetry/mod.rs` counts.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tallyhouse_service::metrics::Registry;
 
 use super::Layer;
@@ -54,6 +54,13 @@ pub enum Dropped {
     TooManyWrites,
 }
 
+/// How much of its memory Redis uses, and how much it may, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedisMemory {
+    pub used: u64,
+    pub limit: Option<u64>,
+}
+
 /// The metrics of the cache; clones share them.
 #[derive(Debug, Clone)]
 pub struct CacheMetrics {
@@ -66,6 +73,8 @@ pub struct CacheMetrics {
     cleared: IntCounter,
     unknown: IntCounterVec,
     silent_writers: IntGauge,
+    redis_memory: IntGaugeVec,
+    redis_memory_limit: IntGaugeVec,
 }
 
 impl CacheMetrics {
@@ -102,6 +111,12 @@ impl CacheMetrics {
                 "tallyhouse_query_cache_unknown_versions_total",
                 "Times nobody could say whether days were written to, so that answers have short times, by reason",
                 &["reason"],
+            )?,
+            redis_memory: registry.gauges("tallyhouse_redis_memory_bytes", "Memory that Redis uses", &[])?,
+            redis_memory_limit: registry.gauges(
+                "tallyhouse_redis_memory_limit_bytes",
+                "Memory that Redis may use (`maxmemory`)",
+                &[],
             )?,
             silent_writers: registry.gauge(
                 "tallyhouse_query_cache_silent_writers",
@@ -165,6 +180,20 @@ impl CacheMetrics {
     /// How many writers are silent.
     pub fn silent_writers(&self, count: usize) {
         self.silent_writers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What Redis said of its memory; what it did not say has no series.
+    pub fn redis_memory(&self, memory: Option<RedisMemory>) {
+        let told = [
+            (&self.redis_memory, memory.map(|memory| memory.used)),
+            (&self.redis_memory_limit, memory.and_then(|memory| memory.limit)),
+        ];
+        for (gauge, bytes) in told {
+            gauge.reset();
+            if let Some(bytes) = bytes {
+                gauge.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// An operator cleared the cache.

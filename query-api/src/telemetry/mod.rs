@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tallyhouse_service::metrics::Registry;
 
-pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, Refresh};
+pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, RedisMemory, Refresh};
 pub use queries::{AdmissionRefusal, Kill, QueryOutcome, StreamCut};
 pub use streams::Sent;
 

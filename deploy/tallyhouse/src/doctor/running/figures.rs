@@ -86,7 +86,7 @@ const BOUNDS: [Bound; 11] = [
         "lag",
     ),
     bound(
-        "tallyhouse_ingest_kafka_blocked_partitions",
+        "tallyhouse_ingest_blocked_partitions",
         Of::Sum,
         Beyond::Above(0.0),
         Urgency::Page,
@@ -118,11 +118,11 @@ const BOUNDS: [Bound; 11] = [
         "redis-down",
     ),
     bound(
-        "tallyhouse_tls_certificate_days_left",
+        "tallyhouse_tls_certificate_remaining_seconds",
         Of::Least,
-        Beyond::Below(14.0),
+        Beyond::Below(14.0 * 86_400.0),
         Urgency::Ticket,
-        "days are left of the certificate",
+        "seconds are left of the certificate",
         "certificate-expired",
     ),
 ];
@@ -179,10 +179,11 @@ mod tests {
     #[test]
     fn a_figure_beyond_its_bound_names_the_runbook() {
         let text = "tallyhouse_ingest_kafka_consumer_lag{partition=\"0\"} 60000\n\
-            tallyhouse_ingest_kafka_consumer_lag{partition=\"1\"} 60000\ntallyhouse_tls_certificate_days_left 3.25\n";
+            tallyhouse_ingest_kafka_consumer_lag{partition=\"1\"} 60000\ntallyhouse_tls_certificate_remaining_seconds 280800\n";
         let lag = Outcome::Failed("120000 records wait in Kafka: deploy/runbooks/lag.md".to_owned());
-        let ends =
-            Outcome::Warning("3.3 days are left of the certificate: deploy/runbooks/certificate-expired.md".to_owned());
+        let ends = Outcome::Warning(
+            "280800 seconds are left of the certificate: deploy/runbooks/certificate-expired.md".to_owned(),
+        );
         assert_eq!(of(&Exposition::of(text)), [lag, ends]);
     }
 

@@ -3,19 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tallyhouse_loadtest::brokers::Brokers;
 use tallyhouse_loadtest::system::System;
 use tallyhouse_service::env::{Env, ProcessEnv};
-use tallyhouse_testkit::{Folder, Redis, SmallDisk, eventually, free_ports, is_kafka_off, skipped};
+use tallyhouse_testkit::{Folder, Redis, SmallDisk, eventually, is_kafka_off, skipped};
 
 use super::files::{alerts, repository};
-use super::runbook::{PARTS, Runbook, Shell, all};
+use super::runbook::{PARTS, Shell, all};
 
 /// Runbooks whose commands are run on a system that is well but for load: they look, and change a setting and back.
-const LOOKED_AT: [&str; 9] = [
+const LOOKED_AT: [&str; 12] = [
     "error-budget",
     "query-errors",
     "query-slow",
@@ -25,6 +24,9 @@ const LOOKED_AT: [&str; 9] = [
     "rejected-events",
     "events-lost",
     "key-leaked",
+    "resources",
+    "pool-busy",
+    "redis-memory",
 ];
 
 /// Those that a system is broken for, in the tests below.
