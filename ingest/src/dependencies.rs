@@ -27,14 +27,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// Asks ClickHouse. Never ends.
-pub(crate) async fn watch_clickhouse(client: Client, health: Health) {
+pub(crate) async fn watch_clickhouse(client: Client, health: Health, shard: u32) {
+    let component = if shard == 1 { "clickhouse".to_owned() } else { format!("clickhouse_shard_{shard}") };
     loop {
         // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
         let answer = client.query("SELECT 1").fetch_all::<u8>();
         match timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(_)) => health.set("clickhouse", Status::Up, ""),
-            Ok(Err(error)) => health.set("clickhouse", Status::Degraded, format!("does not answer: {error}")),
-            Err(_) => health.set("clickhouse", Status::Degraded, hangs()),
+            Ok(Ok(_)) => health.set(&component, Status::Up, ""),
+            Ok(Err(error)) => health.set(&component, Status::Degraded, format!("does not answer: {error}")),
+            Err(_) => health.set(&component, Status::Degraded, hangs()),
         }
         sleep(LOOK_EVERY).await;
     }

@@ -13,6 +13,9 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 /// Text in front of every intent of this version.
 const PREFIX: &str = "tallyhouse/1:";
 
+/// The same of a batch that is not for the first shard, whose number follows. Versions that know one server only refuse it, as they should.
+const PREFIX_OF_SHARD: &str = "tallyhouse/2:";
+
 /// Bytes of encoded skips that surely fit: 4 characters for 3 bytes, and room for the numbers.
 const MAX_SKIP_BYTES: usize = 2_900;
 
@@ -77,6 +80,8 @@ pub struct Intent {
     pub last: i64,
     /// When it was first written, in milliseconds since 1970.
     pub at: i64,
+    /// Where it is stored, from 1.
+    pub shard: u32,
     skipped: Vec<(i64, i64)>,
 }
 
@@ -89,9 +94,14 @@ pub struct NotAnIntent;
 
 impl Intent {
     /// The metadata for a range.
-    pub fn metadata(last: i64, at: i64, mut skips: Skips) -> String {
+    pub fn metadata(last: i64, at: i64, shard: u32, mut skips: Skips) -> String {
         skips.close();
-        format!("{PREFIX}{last}:{at}:{}", STANDARD_NO_PAD.encode(&skips.closed))
+        let skips = STANDARD_NO_PAD.encode(&skips.closed);
+        if shard == 1 {
+            format!("{PREFIX}{last}:{at}:{skips}")
+        } else {
+            format!("{PREFIX_OF_SHARD}{shard}:{last}:{at}:{skips}")
+        }
     }
 
     /// Reads a commit. `None`: nothing was being inserted.
@@ -99,7 +109,14 @@ impl Intent {
         if metadata.is_empty() {
             return Ok(None);
         }
-        let rest = metadata.strip_prefix(PREFIX).ok_or(NotAnIntent)?;
+        let (shard, rest) = match metadata.strip_prefix(PREFIX) {
+            Some(rest) => (1, rest),
+            None => {
+                let rest = metadata.strip_prefix(PREFIX_OF_SHARD).ok_or(NotAnIntent)?;
+                let (shard, rest) = rest.split_once(':').ok_or(NotAnIntent)?;
+                (shard.parse().ok().filter(|shard| *shard > 1).ok_or(NotAnIntent)?, rest)
+            }
+        };
         let mut parts = rest.splitn(3, ':');
         let mut number = || parts.next().and_then(|text| text.parse::<i64>().ok()).ok_or(NotAnIntent);
         let (last, at) = (number()?, number()?);
@@ -107,7 +124,7 @@ impl Intent {
         if last < first {
             return Err(NotAnIntent);
         }
-        Ok(Some(Self { first, last, at, skipped: runs(first, &skips).ok_or(NotAnIntent)? }))
+        Ok(Some(Self { first, last, at, shard, skipped: runs(first, &skips).ok_or(NotAnIntent)? }))
     }
 
     /// Whether an offset of the range is in its batch.
@@ -161,7 +178,7 @@ mod tests {
         let mut skips = Skips::default();
         skipped.iter().for_each(|offset| skips.push(offset - first));
         assert_eq!(skips.len(), skipped.len());
-        Intent::read(first, &Intent::metadata(last, 7, skips)).unwrap().unwrap()
+        Intent::read(first, &Intent::metadata(last, 7, 1, skips)).unwrap().unwrap()
     }
 
     #[test]
@@ -185,9 +202,18 @@ mod tests {
                 offset += step;
             }
             let count = skips.len();
-            let metadata = Intent::metadata(i64::MAX, i64::MAX, skips);
+            let metadata = Intent::metadata(i64::MAX, i64::MAX, u32::MAX, skips);
             assert!(metadata.len() <= 4_096, "{} bytes for {count} at steps of {step}", metadata.len());
             assert!(count > 1_400, "only {count} at steps of {step}");
+        }
+    }
+
+    #[test]
+    fn the_shard_is_known_again_and_the_first_is_written_as_ever() {
+        for shard in [1, 2, 77] {
+            let metadata = Intent::metadata(9, 1, shard, Skips::default());
+            assert_eq!(Intent::read(5, &metadata).unwrap().unwrap().shard, shard);
+            assert_eq!(metadata.starts_with("tallyhouse/1:9:1:"), shard == 1, "{metadata}");
         }
     }
 
@@ -196,7 +222,10 @@ mod tests {
         assert_eq!(Intent::read(5, ""), Ok(None));
         for foreign in [
             "x",
-            "tallyhouse/2:1:1:",
+            "tallyhouse/3:1:1:",
+            "tallyhouse/2:1:9:1:",
+            "tallyhouse/2:x:9:1:",
+            "tallyhouse/2:9",
             "tallyhouse/1:9",
             "tallyhouse/1:9:1:!",
             "tallyhouse/1:4:1:",

@@ -1,5 +1,6 @@
 //! Inserts into ClickHouse: a block is counted once, however often it is sent.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,12 @@ use crate::telemetry::Metrics;
 /// Where blocks go.
 #[derive(Clone)]
 pub struct Store {
-    /// As the user `writer`.
+    /// As the user `writer`; of a cluster, on one shard.
     pub client: Client,
+    /// Which shard, from 1.
+    pub shard: u32,
+    /// Reads what all shards hold.
+    pub everything: Client,
     /// One attempt may take this long.
     pub timeout: Duration,
     pub metrics: Arc<Metrics>,
@@ -46,6 +51,14 @@ pub struct Block<'a> {
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
 impl Store {
+    /// The component of `/health` that is about inserts.
+    pub fn component(&self) -> Cow<'static, str> {
+        match self.shard {
+            1 => "inserts".into(),
+            number => format!("inserts_shard_{number}").into(),
+        }
+    }
+
     /// One attempt. After an error the block may be stored, in part or as a whole: only the same block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
         let started = Instant::now();
@@ -56,7 +69,7 @@ impl Store {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
-                self.health.set("inserts", Status::Up, "");
+                self.health.set(&self.component(), Status::Up, "");
                 self.changed_days.publish(block.days);
                 Ok(())
             }
@@ -67,7 +80,7 @@ impl Store {
                 // What is refused for its events is told under `store`. Else something durable stands in front of it: Kafka, or the log.
                 if error.fault() == Fault::Operational {
                     self.health.set(
-                        "inserts",
+                        &self.component(),
                         Status::Degraded,
                         format!("they fail, and are repeated until they succeed: {error}"),
                     );

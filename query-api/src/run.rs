@@ -98,6 +98,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     let fresh = Limiter::new(redis.clone());
     let store = Store::new(deps.shards.reader(), config.admission, metrics.clone());
     store.show(&pools);
+    let store = if deps.shards.is_cluster() { store.of_cluster(config.partial) } else { store };
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),
@@ -201,7 +202,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
 fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
     Adhoc {
         refused: RefusedStatements::default(),
-        analyst: deps.analyst.as_ref().map(Analyst::new),
+        analyst: deps.analyst.as_ref().map(|analyst| Analyst::new(analyst, deps.shards.is_cluster())),
         reader: deps.shards.reader(),
         exports: SendPermits::of_exports(config.export_concurrency),
         answers: SendPermits::of_statements(config.admission.ad_hoc.concurrency),

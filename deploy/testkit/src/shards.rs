@@ -1,5 +1,6 @@
 //! Several engines as the shards of a cluster: joined by `remote_servers`, as servers of several machines are.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse::engine::{Engine, EngineCluster, EngineOptions};
@@ -22,6 +23,9 @@ pub struct ShardEngines {
     /// `None`: it is away.
     engines: Vec<Option<Engine>>,
     options: Vec<EngineOptions>,
+    /// Of shards that are not there yet.
+    spare: Vec<u16>,
+    folder: PathBuf,
     _janitor: Janitor,
 }
 
@@ -31,23 +35,37 @@ impl ShardEngines {
         let folder = new_folder();
         let janitor = Janitor::of(&folder);
         let ports: [u16; 4] = free_ports();
-        let ports = ports[..count].to_vec();
-        let cluster = EngineCluster { name: CLUSTER.to_owned(), secret: Secret::new("between shards"), ports };
-        let options: Vec<_> = cluster
-            .ports
-            .iter()
-            .enumerate()
-            .map(|(place, port)| EngineOptions {
-                tcp_port: Some(*port),
-                cluster: Some(cluster.clone()),
-                ..options(&folder.join(format!("shard-{}", place + 1)))
-            })
-            .collect();
-        let mut this = Self { engines: options.iter().map(|_| None).collect(), options, _janitor: janitor };
+        let mut this =
+            Self { engines: Vec::new(), options: Vec::new(), spare: ports.to_vec(), folder, _janitor: janitor };
+        for _ in 0..count {
+            this.list_another();
+        }
         for number in 1..=count {
             this.bring_back(number).await;
         }
         this
+    }
+
+    /// Lists one more in `remote_servers`, at the end.
+    fn list_another(&mut self) {
+        let mut ports: Vec<_> = self.options.iter().filter_map(|options| options.tcp_port).collect();
+        ports.push(self.spare.remove(0));
+        let folder = self.folder.join(format!("shard-{}", ports.len()));
+        self.options.push(EngineOptions { tcp_port: ports.last().copied(), ..options(&folder) });
+        self.engines.push(None);
+        let cluster = EngineCluster { name: CLUSTER.to_owned(), secret: Secret::new("between shards"), ports };
+        self.options.iter_mut().for_each(|options| options.cluster = Some(cluster.clone()));
+    }
+
+    /// Adds one, without tables. Engines read `remote_servers` when they start, so all are started again.
+    pub async fn add(&mut self) {
+        self.list_another();
+        for number in 1..=self.options.len() {
+            if let Some(engine) = self.engines[number - 1].take() {
+                engine.stop(Duration::from_secs(5)).await;
+            }
+            self.bring_back(number).await;
+        }
     }
 
     /// So many, with their tables.

@@ -20,7 +20,7 @@ impl Direct {
                 let key = self.appender.hasher().key(&id.project_id, &id.event_id);
                 self.appender.window().insert(key, -1, at);
             };
-            match dedup_warm_up::load(&self.store.client, &IdFilter::Given, dedup, remember).await {
+            match dedup_warm_up::load(&self.store.everything, &IdFilter::Given, dedup, remember).await {
                 Ok(warm_up) => {
                     tracing::info!(
                         ids = warm_up.ids,

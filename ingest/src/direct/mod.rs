@@ -233,7 +233,7 @@ impl Direct {
         let this = Arc::clone(self);
         beside.spawn(async move {
             this.tables_ready.cancelled().await;
-            warm_up::load(&this.store.client, &this.cardinality).await;
+            warm_up::load(&this.store.everything, &this.cardinality).await;
         });
         // Values of events that come before it count as new ones.
         drop(tokio::time::timeout(LEARN_WITHIN, beside.join_next()).await);
@@ -251,7 +251,7 @@ impl Direct {
             if draining.run_until_cancelled(this.tables_ready.cancelled()).await.is_none() {
                 return;
             }
-            journal::store(&this.journal, &this.store.metrics, &this.common.writer, left).await;
+            journal::store(&this.journal, &this.store.metrics, &this.common.shards.home().writer, left).await;
             this.work(draining).await;
         });
         loop {
@@ -288,8 +288,8 @@ impl Direct {
         let (log, first) = (Arc::clone(&self.log), self.partition.first());
         let mut feeder = JoinSet::new();
         feeder.spawn(partition::feed(log, first, sender, Arc::clone(&backpressure), Arc::clone(&metrics)));
-        let (store, writer) = (self.store.clone(), self.common.writer.clone());
-        let committer = BatchCommitter::new(Arc::clone(&self.partition), store, writer);
+        let (store, shards) = (self.store.clone(), self.common.shards.clone());
+        let committer = BatchCommitter::new(Arc::clone(&self.partition), store, shards);
         let common = Arc::clone(&self.common);
         let worker = Worker { committer: Arc::new(committer), project: None, common, chunks, backpressure, drain };
         worker.run().await;

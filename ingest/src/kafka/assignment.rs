@@ -229,7 +229,7 @@ fn begin_worker(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i
         committer: Arc::new(BatchCommitter::new(
             Arc::clone(&ownership),
             parts.store.clone(),
-            parts.common.writer.clone(),
+            parts.common.shards.clone(),
         )),
         project: parts.rules.project_of(topic).map(String::from),
         common: Arc::clone(&parts.common),

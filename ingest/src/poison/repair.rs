@@ -185,7 +185,7 @@ async fn work(store: Store) {
                 LOOK_EVERY
             }
             Ok(false) => MAX_REST,
-            Err(error @ RollupsError::Cluster) => {
+            Err(error @ RollupsError::Replicated) => {
                 tracing::error!(%error, "rollups may count events that were refused");
                 return;
             }

@@ -81,6 +81,8 @@ mod tests {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let store = Store {
             client: Client::default(),
+            shard: 1,
+            everything: Client::default(),
             timeout: Duration::from_secs(1),
             metrics: Arc::clone(&metrics),
             health: Health::default(),

@@ -23,30 +23,27 @@ use crate::kafka::pins::Pins;
 use crate::kafka::progress::Progress;
 use crate::kafka::run::Kafka;
 use crate::kafka::topics::Topics;
-use crate::poison::BatchWriter;
+use crate::shard_writers::ShardWriters;
 use crate::store::Store;
 use crate::window::Windows;
 use crate::worker::Common;
 use crate::worker::pace::Pace;
-use crate::worker::permits::InsertPermits;
 
 /// Without Kafka: the local log.
 pub(super) fn local(
     config: &Config,
-    store: Store,
+    (store, shards): (Store, ShardWriters),
     cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
     local_store: Option<LocalStore>,
     suppressions: Suppressions,
-    permits: InsertPermits,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     let common = Arc::new(Common {
         batch: config.batch,
         windows: Windows::new(config.dedup),
         hasher: KeyHasher::random(),
-        writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
+        shards,
         filling: AtomicUsize::new(0),
-        permits,
         workers: AtomicUsize::new(1),
         pace: config.pace,
         suppressions,
@@ -61,11 +58,10 @@ pub(super) fn local(
 pub(super) fn kafka(
     config: &Config,
     kafka: &KafkaConfig,
-    store: Store,
+    (store, shards): (Store, ShardWriters),
     cardinality: Arc<CardinalityLimiter>,
     tables_ready: CancellationToken,
     suppressions: Suppressions,
-    permits: InsertPermits,
 ) -> Result<(Option<Delivery>, Back), RunError> {
     if kafka.role.has_gateway() {
         direct::warn_of_unread_log(&config.data.join("ingest"));
@@ -73,7 +69,7 @@ pub(super) fn kafka(
     let pins = Arc::new(Pins::new(&kafka.brokers, Arc::clone(&store.metrics))?);
     let topics = Arc::new(Topics::new(kafka.topics.clone(), &kafka.brokers, Arc::clone(&pins))?);
     let (health, metrics) = (store.health.clone(), Arc::clone(&store.metrics));
-    let client = store.client.clone();
+    let client = store.everything.clone();
     let gateway = kafka.role.has_gateway().then(|| {
         let fallback = Fallback::open(
             &config.data.join("ingest"),
@@ -103,9 +99,8 @@ pub(super) fn kafka(
             batch: config.batch,
             windows: Windows::new(config.dedup),
             hasher: KeyHasher::random(),
-            writer: BatchWriter::new(store.clone(), config.batch.refused_grace),
+            shards,
             filling: AtomicUsize::new(0),
-            permits,
             workers: AtomicUsize::new(0),
             // Every partition keeps the least pace: whoever waits for an insert is in another process.
             pace: Pace { most: config.pace.least, ..config.pace },

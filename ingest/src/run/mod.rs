@@ -52,11 +52,11 @@ use crate::kafka::run::{Kafka, KafkaRunError};
 use crate::pipeline::Pipeline;
 use crate::poison::repair;
 use crate::projects::LiveProjects;
+use crate::shard_writers::{ShardLimits, ShardWriters};
 use crate::store::Store;
 use crate::suppression_acks;
 use crate::telemetry::{ClickHouseMetrics, Metrics, Shown};
 use crate::unclean_shutdown::ShutdownMarker;
-use crate::worker::permits::InsertPermits;
 
 /// What the write path depends on.
 pub struct Deps {
@@ -118,6 +118,7 @@ pub struct Ingest {
     back: Back,
     dead_letters: Arc<Queue>,
     store: Store,
+    shards: ShardWriters,
     redis: Option<Pool>,
     /// Below the data folder.
     folder: PathBuf,
@@ -172,20 +173,23 @@ impl Ingest {
         let redis = config.redis.as_ref().filter(|_| shown.inserts);
         let store = Store {
             client: deps.shards.home().client(),
+            shard: 1,
+            everything: deps.shards.reader(),
             timeout: config.batch.insert_timeout,
             metrics: Arc::clone(&metrics),
             health: health.clone(),
             changed_days: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
         };
+        let limits = ShardLimits { refused_grace: config.batch.refused_grace, inserts: config.batch.inserts };
+        let shards = ShardWriters::new(&deps.shards, &store, limits);
         let redis = redis.map(|url| Pool::new(url, changed_days::CONNECTIONS)).transpose();
         let redis = redis.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
         if let Some(pool) = redis.clone() {
             pools.watch("redis_changed_days", move || pool.status());
         }
-        let permits = InsertPermits::new(config.batch.inserts);
         if shown.inserts {
-            let permits = permits.clone();
-            pools.watch("clickhouse_inserts", move || permits.status());
+            let shards = shards.clone();
+            pools.watch("clickhouse_inserts", move || shards.permits());
         }
         let suppressions = Suppressions::awaited();
         if deps.control.is_read() {
@@ -196,17 +200,23 @@ impl Ingest {
         let (delivery, back) = match &config.kafka {
             None => assemble::local(
                 &config,
-                store.clone(),
+                (store.clone(), shards.clone()),
                 Arc::clone(&cardinality),
                 deps.tables_ready.clone(),
                 deps.local_store,
                 suppressions.clone(),
-                permits,
             )?,
             Some(given) => {
                 let tables_ready = deps.tables_ready.clone();
                 let (cardinality, suppressions) = (Arc::clone(&cardinality), suppressions.clone());
-                assemble::kafka(&config, given, store.clone(), cardinality, tables_ready, suppressions, permits)?
+                assemble::kafka(
+                    &config,
+                    given,
+                    (store.clone(), shards.clone()),
+                    cardinality,
+                    tables_ready,
+                    suppressions,
+                )?
             }
         };
         let (connections, drain, folder) = (config.connections, config.drain, config.data.join("ingest"));
@@ -233,6 +243,7 @@ impl Ingest {
             back,
             dead_letters,
             store,
+            shards,
             redis,
             folder,
             gate,
@@ -269,6 +280,7 @@ impl Ingest {
             back,
             dead_letters,
             store,
+            shards,
             redis,
             folder,
             gate,
@@ -325,12 +337,15 @@ impl Ingest {
         }
         beside.spawn(watch_dead_letters(Arc::clone(&store.metrics), store.health.clone()));
         if inserts {
-            beside.spawn(watch_clickhouse(store.client.clone(), store.health.clone()));
-            let store = store.clone();
-            beside.spawn(async move {
-                tables_ready.cancelled().await;
-                repair::run(store).await;
-            });
+            for shard in shards.iter() {
+                let store = shard.writer.store.clone();
+                beside.spawn(watch_clickhouse(store.client.clone(), store.health.clone(), store.shard));
+                let ready = tables_ready.clone();
+                beside.spawn(async move {
+                    ready.cancelled().await;
+                    repair::run(store).await;
+                });
+            }
         }
         let back = async {
             let ended = match back {

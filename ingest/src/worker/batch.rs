@@ -227,6 +227,7 @@ impl Building {
             skips,
             poison,
             begun: replay.map(|intent| intent.at),
+            shard: replay.map(|intent| intent.shard),
             judged,
             has_leftovers,
             counts,
@@ -255,6 +256,8 @@ pub struct Closed {
     pub poison: Vec<Poison>,
     /// When an earlier process began it, in milliseconds since 1970: it may have made dead letters of some of its events.
     pub begun: Option<i64>,
+    /// The shard that it was begun on by an earlier process.
+    pub shard: Option<u32>,
     /// The version of suppressions that it was judged by.
     pub judged: u64,
     /// Whether it has events that are erased: it was begun before, and is the same each time.
@@ -340,7 +343,7 @@ mod tests {
     fn an_intent_makes_the_same_batch_whatever_is_known() {
         let ids = ["a", "b", "a", "?", "c"];
         let before = TestPartition::new().build(10, &ids, None).unwrap();
-        let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
+        let intent = Intent::read(10, &Intent::metadata(before.last, 1, 1, before.skips)).unwrap().unwrap();
         // A window that knows nothing, and one that knows everything because the insert had been carried out.
         for warmed in [&[][..], &ids[..]] {
             let mut partition = TestPartition::new();
@@ -371,7 +374,7 @@ mod tests {
         let mut partition = TestPartition { suppressions: erased(1), ..TestPartition::new() };
         assert_eq!(partition.build(10, &["a"], None).unwrap().rows, 1, "it came afterwards");
         let before = TestPartition::new().build(10, &["a", "b"], None).unwrap();
-        let intent = Intent::read(10, &Intent::metadata(before.last, 1, before.skips)).unwrap().unwrap();
+        let intent = Intent::read(10, &Intent::metadata(before.last, 1, 1, before.skips)).unwrap().unwrap();
         let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
         let again = partition.build(10, &["a", "b"], Some(&intent)).unwrap();
         assert_eq!((&again.token, &again.chunks, again.has_leftovers), (&before.token, &before.chunks, true));
@@ -379,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
-        let intent = Intent::read(1, &Intent::metadata(2, 1, Skips::default())).unwrap().unwrap();
+        let intent = Intent::read(1, &Intent::metadata(2, 1, 1, Skips::default())).unwrap().unwrap();
         assert_eq!(TestPartition::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
     }
 

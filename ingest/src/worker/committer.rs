@@ -18,7 +18,8 @@ use super::batch::{Closed, Poison};
 use super::partition::{CommitError, Partition, RefusedRecord};
 use crate::dead_letters::{self, DeadLetter, DeadLetterState, Kind};
 use crate::intent::Intent;
-use crate::poison::{BatchWriter, Fence, Origin, RefusedEvent};
+use crate::poison::{Fence, Origin, RefusedEvent};
+use crate::shard_writers::{ShardWriter, ShardWriters};
 use crate::store::{Block, Store};
 use crate::telemetry::{ConsumedCounts, Metrics};
 use tallyhouse_service::retry;
@@ -27,12 +28,20 @@ use tallyhouse_service::retry;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
+/// A batch was begun on a shard that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a batch was begun on shard {0}, which CLICKHOUSE_URL does not list: list it again, where it was")]
+pub struct UnlistedShard(pub u32);
+
 /// Stores the batches of a partition and commits its progress.
 pub struct BatchCommitter<P> {
     pub partition: Arc<P>,
+    /// For what is not about one shard.
     pub store: Store,
     /// How they get there, however often it takes.
-    pub writer: BatchWriter,
+    pub shards: ShardWriters,
+    /// The shard of batches that are begun here.
+    pub place: u32,
     /// Counts commits, and what the records of a stored batch were.
     pub metrics: Arc<Metrics>,
     /// What became of records that are not committed yet: another process may have to repeat them, and counts them then.
@@ -71,9 +80,16 @@ impl<P: Partition> Fence for FencingIntent<'_, P> {
 }
 
 impl<P: Partition> BatchCommitter<P> {
-    pub fn new(partition: Arc<P>, store: Store, writer: BatchWriter) -> Self {
+    pub fn new(partition: Arc<P>, store: Store, shards: ShardWriters) -> Self {
         let metrics = Arc::clone(&store.metrics);
-        Self { partition, store, writer, metrics, uncounted: Mutex::default() }
+        let place = shards.place(partition.topic(), partition.number());
+        Self { partition, store, shards, place, metrics, uncounted: Mutex::default() }
+    }
+
+    /// Where a batch goes; `begun`: the shard that it was begun on. `Err`: that is not listed.
+    pub fn shard(&self, begun: Option<u32>) -> Result<&Arc<ShardWriter>, UnlistedShard> {
+        let number = begun.unwrap_or(self.place);
+        self.shards.get(number).ok_or(UnlistedShard(number))
     }
 
     fn uncounted(&self) -> MutexGuard<'_, Uncounted> {
@@ -86,15 +102,17 @@ impl<P: Partition> BatchCommitter<P> {
             self.uncounted().counts += closed.counts;
             return Ok(Vec::new());
         }
+        let Ok(shard) = self.shard(closed.shard) else { return Err(Lost) };
         // A batch that is begun again is as old as it was.
         let at = closed.begun.unwrap_or_else(now_ms);
-        let metadata = Intent::metadata(closed.last, at, closed.skips.clone());
+        let metadata = Intent::metadata(closed.last, at, shard.number(), closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
         let fence =
             FencingIntent { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };
+        shard.known(&fence).await?;
         if !closed.poison.is_empty() {
             let dead_letters = closed.poison.iter().map(|poison| self.dead_letter(poison)).collect();
-            self.writer.write_dead_letters(&format!("{}-letters", closed.token), dead_letters, &fence).await?;
+            shard.writer.write_dead_letters(&format!("{}-letters", closed.token), dead_letters, &fence).await?;
         }
         let mut refused = Vec::new();
         if closed.rows > 0 {
@@ -107,7 +125,7 @@ impl<P: Partition> BatchCommitter<P> {
             let record = |event: RefusedEvent| {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
             };
-            refused = self.writer.store(block, origin, &fence).await?.into_iter().filter_map(record).collect();
+            refused = shard.writer.store(block, origin, &fence).await?.into_iter().filter_map(record).collect();
         }
         let mut uncounted = self.uncounted();
         uncounted.counts += closed.counts;

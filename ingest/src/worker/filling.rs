@@ -119,6 +119,11 @@ impl Filling {
         self.replay.is_none().then(|| building.opened() + limits.linger)
     }
 
+    /// The shard of a batch that is being repeated.
+    pub fn shard(&self) -> Option<u32> {
+        self.replay.as_ref().map(|intent| intent.shard)
+    }
+
     /// Bytes of chunks that are through, once.
     pub fn take_freed(&mut self) -> usize {
         std::mem::take(&mut self.freed)
@@ -235,7 +240,7 @@ mod tests {
         let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
         let mut skips = Skips::default();
         skips.push(1);
-        let intent = Intent::read(10, &Intent::metadata(14, 1, skips)).unwrap();
+        let intent = Intent::read(10, &Intent::metadata(14, 1, 1, skips)).unwrap();
         let (mut filling, mut batches) = (Filling::new(None, intent, Position::default()), Vec::new());
         let hasher = KeyHasher::random();
         let suppressions = SuppressionSet::default();

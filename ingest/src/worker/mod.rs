@@ -6,7 +6,7 @@
 //! ```
 //!
 //! While one batch is inserted the next one is filled. A batch is due when it has lingered and the pace allows ([`pace`]), and
-//! begins when a permit is free: permits bound the inserts of the whole process.
+//! begins when a permit is free: permits bound the inserts of the whole process into each shard.
 //!
 //! **A range is written down before it is inserted.** The *intent* ([`crate::intent`]) is the metadata of a commit: "from here to `last`, without
 //! these offsets". It makes the content of a batch a function of the log alone. Whoever comes to a partition that has one re-reads
@@ -22,7 +22,6 @@ pub mod committer;
 pub mod filling;
 pub mod pace;
 pub mod partition;
-pub mod permits;
 mod position;
 mod start;
 
@@ -40,16 +39,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event_key::KeyHasher;
 use crate::limits::BatchLimits;
-use crate::poison::BatchWriter;
+use crate::shard_writers::ShardWriters;
 use crate::store::Store;
 use crate::window::{Windows, locked};
 use backpressure::Backpressure;
 use batch::CannotReplay;
-use committer::{BatchCommitter, Lost};
+use committer::{BatchCommitter, Lost, UnlistedShard};
 use filling::{Chunk, Filling, Judge};
 use pace::Pace;
 use partition::{Partition, RefusedRecord};
-use permits::InsertPermits;
 
 const COMPONENT: &str = "worker";
 
@@ -59,11 +57,10 @@ pub struct Common {
     /// Ids that the partitions know.
     pub windows: Windows,
     pub hasher: KeyHasher,
-    /// Stores batches of which something is refused.
-    pub writer: BatchWriter,
+    /// Where batches are stored, and how many at a time.
+    pub shards: ShardWriters,
     /// Bytes of the batches that are being filled.
     pub filling: AtomicUsize,
-    pub permits: InsertPermits,
     /// Workers at the moment: they share the pace of inserts.
     pub workers: AtomicUsize,
     /// Time between inserts.
@@ -94,6 +91,8 @@ enum Ended {
     Lost,
     #[error("{0}")]
     CannotReplay(#[from] CannotReplay),
+    #[error("{0}")]
+    UnlistedShard(#[from] UnlistedShard),
 }
 
 /// What was going on beside the filling.
@@ -191,7 +190,7 @@ impl<P: Partition> Worker<P> {
         match self.work(&mut filling).await {
             Ok(()) => {}
             Err(Ended::Lost) => tracing::warn!(topic, number, "partition lost"),
-            Err(error @ Ended::CannotReplay(_)) => {
+            Err(error @ (Ended::CannotReplay(_) | Ended::UnlistedShard(_))) => {
                 tracing::error!(topic, number, %error, "the partition stands still");
                 let _blocked = BlockedPartition::new(&self.committer.store, "a partition stands still: see the log");
                 self.backpressure.give_back(&mut self.chunks, filling);
@@ -236,6 +235,7 @@ impl<P: Partition> Worker<P> {
                 drain.run_until_cancelled(self.jumped(filling, jump)).await;
                 continue;
             }
+            let shard = self.committer.shard(filling.shard())?;
             let is_free = running.is_empty() && !is_draining;
             let is_urgent = filling.is_full(limits) || partition.wanted() >= inserts.closed.max(0);
             let not_before = self.not_before(&inserts, is_urgent);
@@ -253,7 +253,7 @@ impl<P: Partition> Worker<P> {
             tokio::select! {
                 biased;
                 Some(ended) = running.join_next() => self.ended(ended, filling, limits, &mut running, &mut inserts)?,
-                Some(free) = self.common.permits.acquire(), if is_due => permit = Some(free),
+                Some(free) = shard.permits.acquire(), if is_due => permit = Some(free),
                 Some(chunk) = self.chunks.recv(), if !is_draining && filling.wants_chunk(limits) => filling.begin(chunk),
                 () = tokio::time::sleep_until(due.unwrap_or(not_before)), if due.is_some() && !is_due => {}
                 () = partition.hurried(), if !is_end => {}

@@ -12,7 +12,7 @@ use super::filling::Filling;
 use super::partition::{Partition, ReadError, Start};
 use super::position::{Jump, Position};
 use super::{BlockedPartition, Worker};
-use crate::dedup_warm_up::{self, IdFilter};
+use crate::dedup_warm_up::{self, IdFilter, RecentId};
 use crate::intent::Intent;
 use crate::limits::DedupLimits;
 use crate::window::{Window, locked};
@@ -159,14 +159,19 @@ impl<P: Partition> Worker<P> {
         let filter = IdFilter::Placed { partition, partitions, project: self.project.clone() };
         loop {
             let (window, mut ids) = (self.common.windows.add(), 0_usize);
-            let read = dedup_warm_up::load(&self.committer.store.client, &filter, self.share(), |id, at| {
+            let remember = |id: RecentId, at| {
                 let key = self.common.hasher.key(&id.project_id, &id.event_id);
                 locked(&window).insert(key, id.source_offset, at);
                 ids += 1;
                 if ids.is_multiple_of(TRIM_EACH) {
                     self.common.windows.trim();
                 }
-            });
+            };
+            let (place, share) = (self.committer.place, self.share());
+            let read = async {
+                let client = self.committer.shards.ids_of(place, share.window).await?;
+                dedup_warm_up::load(&client, &filter, share, remember).await
+            };
             match read.await {
                 Ok(warm_up) => {
                     if let Some(cut) = warm_up.cut {

@@ -13,6 +13,7 @@ mod access;
 mod brokers;
 mod cardinality;
 mod changed_days;
+mod cluster;
 mod dead_letters;
 mod ingest;
 mod kafka;

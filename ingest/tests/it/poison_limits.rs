@@ -30,6 +30,8 @@ fn store_of(place: &Place) -> Store {
     let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
     Store {
         client: place.connection.client(),
+        shard: 1,
+        everything: place.connection.client(),
         timeout: Duration::from_secs(20),
         metrics: Arc::clone(&metrics),
         health: Health::default(),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tallyhouse_schema::project::ProjectName;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::clickhouse::query::BytesCursor;
+use tallyhouse_sql::connection::EVERYTHING;
 use tallyhouse_sql::{Connection, StoreError};
 
 use super::DEADLINE;
@@ -12,7 +13,7 @@ use super::sql_api::SqlRequest;
 use crate::authorize::Scope;
 
 /// Stands for the project in the user's name, where a cluster has a user for each project.
-const PROJECT: &str = "{project}";
+pub const PROJECT: &str = "{project}";
 
 /// The longest that a statement may take: ClickHouse's own limit, and a little for it to say so.
 const TIMEOUT: std::time::Duration = DEADLINE.saturating_add(std::time::Duration::from_secs(2));
@@ -39,8 +40,9 @@ pub struct Complete {
 
 impl Analyst {
     /// `connection.user` may contain `{project}`.
-    pub fn new(connection: &Connection) -> Self {
-        Self { client: connection.client(), user: connection.user.clone() }
+    pub fn new(connection: &Connection, is_cluster: bool) -> Self {
+        let client = if is_cluster { connection.server().with_database(EVERYTHING) } else { connection.client() };
+        Self { client, user: connection.user.clone() }
     }
 
     /// The user for one project; `None` when the project cannot be compared as it is: a header loses spaces at its ends and
@@ -90,7 +92,7 @@ mod tests {
     #[test]
     fn only_a_plain_project_is_bound() {
         let connection = Connection { url: String::new(), user: "analyst".into(), password: String::new(), tls: None };
-        let is_bound = |project| Analyst::new(&connection).bound(&Scope::for_test(project)).is_some();
+        let is_bound = |project| Analyst::new(&connection, false).bound(&Scope::for_test(project)).is_some();
         for name in NAMES {
             assert!(is_bound(name), "{name:?}");
         }

@@ -109,7 +109,12 @@ impl Answers {
             oldest_ms: rendered.oldest_ms.unwrap_or(began_ms),
             ends: self.policy.ends(lookup.kind, read_ms.min(began_ms), (self.random)()),
             days: lookup.stamp.days,
+            is_partial: rendered.is_partial,
         });
+        if cached.is_partial {
+            // For who waits for it here. The next one may get the whole.
+            return Ok(Obtained { cached, origin: Origin::Computed });
+        }
         self.troubles.invalidate(&lookup.request.fallback.span);
         self.remember(lookup, &cached);
         if let Some(lease) = lease {

@@ -22,6 +22,8 @@ pub struct Entry {
     pub oldest_ms: i64,
     /// When it is no longer fresh.
     pub expires_ms: i64,
+    /// Whether a shard of the cluster did not answer.
+    pub is_partial: bool,
 }
 
 impl Entry {
@@ -48,6 +50,8 @@ pub struct CachedAnswer {
     pub ends: Ends,
     /// The data that it was computed from.
     pub days: DaysStamp,
+    /// Whether a shard of the cluster did not answer. Such an answer is never stored.
+    pub is_partial: bool,
 }
 
 /// How far ahead of this process's clock an answer may have been computed: clocks of instances differ a little.
@@ -109,7 +113,14 @@ impl CachedAnswer {
         let cached = Arc::clone(&self);
         let head = beside(self.body.work(), move || cached.body.open()).await??;
         let Self { computed_ms, oldest_ms, ends, .. } = *self;
-        Some(Entry { head, etag: self.etag.clone(), computed_ms, oldest_ms, expires_ms: ends.end_ms })
+        Some(Entry {
+            head,
+            etag: self.etag.clone(),
+            computed_ms,
+            oldest_ms,
+            expires_ms: ends.end_ms,
+            is_partial: self.is_partial,
+        })
     }
 
     /// Bytes that it takes in memory, about.
@@ -165,6 +176,7 @@ impl CachedAnswer {
             oldest_ms,
             ends: Ends { ahead_ms, end_ms, keep_ms },
             days,
+            is_partial: false,
         })
     }
 }
@@ -211,6 +223,7 @@ pub(super) mod tests {
             oldest_ms: 500,
             ends: Ends { ahead_ms: 46_000, end_ms: 61_000, keep_ms: 3_601_000 },
             days: NOW,
+            is_partial: false,
         }
     }
 

@@ -13,4 +13,6 @@ pub struct Rendered {
     pub oldest_ms: Option<i64>,
     /// Up to when it counts what happens, in milliseconds since the epoch: when the oldest part was read that was not over then.
     pub seen_ms: Option<i64>,
+    /// Whether a shard of the cluster did not answer: it is given to who waits for it, and not remembered.
+    pub is_partial: bool,
 }

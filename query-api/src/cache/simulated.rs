@@ -106,7 +106,13 @@ fn request(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU
                 return Err(ReadError::Unavailable);
             }
             counts.fetch_add(1, Ordering::SeqCst);
-            Ok(Rendered { head: Bytes::from_static(b"{"), etag: String::new(), oldest_ms: None, seen_ms: None })
+            Ok(Rendered {
+                head: Bytes::from_static(b"{"),
+                etag: String::new(),
+                oldest_ms: None,
+                seen_ms: None,
+                is_partial: false,
+            })
         };
         Box::pin(computing) as _
     };
@@ -148,7 +154,13 @@ fn slow(takes: Duration, begun: &Arc<AtomicU64>) -> CacheRequest {
         begun.fetch_add(1, Ordering::SeqCst);
         let computing = async move {
             tokio::time::timeout_at(deadline, tokio::time::sleep(takes)).await.map_err(|_| ReadError::TimedOut)?;
-            Ok(Rendered { head: Bytes::from_static(b"{"), etag: String::new(), oldest_ms: None, seen_ms: None })
+            Ok(Rendered {
+                head: Bytes::from_static(b"{"),
+                etag: String::new(),
+                oldest_ms: None,
+                seen_ms: None,
+                is_partial: false,
+            })
         };
         Box::pin(computing) as _
     };

@@ -20,9 +20,11 @@ use tallyhouse_service::tls::ServerFiles;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::shards::{Login, Shards};
 
+use crate::adhoc::analyst::PROJECT;
 use crate::admission::{Limits, Policy, SendPermits};
 use crate::deps::Deps;
 use crate::live;
+use crate::store::Partial;
 pub use checks::without_effect;
 use settings::{AdminAddress, AnalystUser, ClassSettings, QuerySettings, WriterUser};
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub connections: tallyhouse_service::server::Limits,
     /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
     pub tls: Option<ServerFiles>,
+    /// `QUERY_PARTIAL`: what is done while a shard of the cluster is away.
+    pub partial: Partial,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -103,6 +107,7 @@ impl Config {
             tokens: tallyhouse_service::config::tokens(env)?,
             connections: tallyhouse_service::config::connections(env)?,
             tls: tallyhouse_service::config::listener_tls(env)?,
+            partial: settings.query_partial,
             drain: settings.query_drain_ms,
         };
         checks::check(env, &config)?;
@@ -184,6 +189,12 @@ pub fn analyst(env: &dyn Env) -> Result<Option<Connection>, ConfigError> {
     let Some(password) = users.clickhouse_analyst_password else { return Ok(None) };
     let (user, password) = (users.clickhouse_analyst_user, password.expose().to_owned());
     let shards = shards(env)?;
+    if shards.is_cluster() && !user.contains(PROJECT) {
+        let problem = format!(
+            "must contain {PROJECT} on a cluster: a shard does not see the header that says the project, and gives nothing (sql/access/analyst.cluster.sql)"
+        );
+        return Err(ConfigError::new("CLICKHOUSE_ANALYST_USER", problem));
+    }
     Ok(Some(Connection { user, password, ..shards.anywhere() }))
 }
 

@@ -10,8 +10,10 @@ use tallyhouse_service::config::{
     Redis, Schemas, TokenVariables, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
-use tallyhouse_service::env::{Whole, address, millis, switch, whole};
+use tallyhouse_service::env::{Whole, address, choice, millis, switch, whole};
 use tallyhouse_service::secret::Secret;
+
+use crate::store::Partial;
 
 /// Everything that the program `query-api` reads.
 #[derive(Debug, Args)]
@@ -158,6 +160,10 @@ pub struct ClassSettings {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Query API")]
 pub struct QuerySettings {
+    /// While a shard of a cluster is away: `refuse`, as when ClickHouse is (stale answers, else 503), or `answer` of the shards that answer, marked
+    /// `partial`
+    #[arg(long, env = "QUERY_PARTIAL", default_value = "refuse", value_parser = choice::<Partial>(&["refuse", "answer"]))]
+    pub query_partial: Partial,
     /// Address where questions come in
     #[arg(long, env = "QUERY_ADDR", default_value = "127.0.0.1:8082", value_parser = address)]
     pub query_addr: SocketAddr,

@@ -12,6 +12,9 @@ use crate::serve::Answer;
 /// Where the answer came from.
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
+/// A shard of the cluster did not answer.
+const X_PARTIAL: HeaderName = HeaderName::from_static("x-partial");
+
 /// The response for an answer: `304` when the caller already has this data.
 pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duration) -> Response<Body> {
     let entry = &answer.entry;
@@ -32,6 +35,9 @@ pub fn reply(answer: &Answer, request: &HeaderMap, now_ms: i64, elapsed: Duratio
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     headers.insert(X_CACHE, HeaderValue::from_static(answer.status.label()));
+    if entry.is_partial {
+        headers.insert(X_PARTIAL, HeaderValue::from_static("true"));
+    }
     headers.insert(header::AGE, HeaderValue::from(entry.age_s(now_ms)));
     // The answer belongs to whoever holds the key.
     headers.insert(header::VARY, HeaderValue::from_static("x-api-key, authorization"));

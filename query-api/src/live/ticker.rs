@@ -76,10 +76,10 @@ impl Upstream {
         );
         warnings.extend(Warning::of_numbers(series.numbers_as_texts()));
         warnings.extend(incomplete);
-        let Rendered { head, etag, oldest_ms, .. } = rendered?;
+        let Rendered { head, etag, oldest_ms, is_partial, .. } = rendered?;
         let etag = tagged(&etag, &warnings);
         let oldest_ms = oldest_ms.unwrap_or(computed_ms);
-        let entry = Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)() };
+        let entry = Entry { head, etag, computed_ms, oldest_ms, expires_ms: (app.clock)(), is_partial };
         Ok(Answered { entry, warnings })
     }
 }

@@ -184,7 +184,7 @@ mod tests {
     fn entry(tag: &str) -> Result<Answered, Failure> {
         let head = format!("{{\"data\":\"{tag}\",\"meta\":{{\"source\":\"t\"").into();
         let etag = format!("W/\"{tag}\"");
-        let entry = Entry { head, etag, computed_ms: 1_000, oldest_ms: 1_000, expires_ms: 1_012 };
+        let entry = Entry { head, etag, computed_ms: 1_000, oldest_ms: 1_000, expires_ms: 1_012, is_partial: false };
         Ok(Answered { entry, warnings: Vec::new() })
     }
 

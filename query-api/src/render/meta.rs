@@ -153,11 +153,14 @@ fn instant(newest: &Newest) -> String {
 pub struct Work {
     rows_read: u64,
     bytes_read: u64,
+    /// A shard of the cluster did not answer: what it holds is missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 impl From<&Cost> for Work {
     fn from(cost: &Cost) -> Self {
-        Self { rows_read: cost.rows_read, bytes_read: cost.bytes_read }
+        Self { rows_read: cost.rows_read, bytes_read: cost.bytes_read, partial: cost.is_partial }
     }
 }
 

@@ -31,14 +31,20 @@ pub(crate) fn assemble(data: &str, about: &About<'_>, own: &impl Serialize) -> R
     let digest = Sha256::digest(format!("{data}{told}"));
     let tag = hex(digest.get(..16).unwrap_or_default());
     let head = format!("{},\"meta\":{}", opened(data), opened(&json::text(&meta)));
-    Rendered { head: Bytes::from(head), etag: format!("W/\"{tag}\""), oldest_ms: None, seen_ms: None }
+    Rendered {
+        head: Bytes::from(head),
+        etag: format!("W/\"{tag}\""),
+        oldest_ms: None,
+        seen_ms: None,
+        is_partial: false,
+    }
 }
 
 /// Says in `meta` what ClickHouse read for an answer.
 pub(crate) fn with_cost(rendered: Rendered, cost: &Cost) -> Rendered {
     let work = json::text(&Work::from(cost));
     let head = [rendered.head.as_ref(), b",", opened(&work).trim_start_matches('{').as_bytes()].concat().into();
-    Rendered { head, ..rendered }
+    Rendered { head, is_partial: cost.is_partial, ..rendered }
 }
 
 /// The tag of an answer and of the warnings that come with it, which are not part of what is remembered.

@@ -159,7 +159,7 @@ mod tests {
 
     fn parsed(rendered: &Rendered) -> Value {
         let (head, etag) = (rendered.head.clone(), String::new());
-        let entry = Entry { head, etag, computed_ms: 0, oldest_ms: 0, expires_ms: 60_000 };
+        let entry = Entry { head, etag, computed_ms: 0, oldest_ms: 0, expires_ms: 60_000, is_partial: false };
         serde_json::from_slice(&complete(&entry, &Ending::of(&entry, CacheStatus::Hit, 2_500, 0.25))).unwrap()
     }
 

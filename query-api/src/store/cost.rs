@@ -24,6 +24,8 @@ pub struct Cost {
     pub bytes_read: u64,
     /// Time in ClickHouse, in milliseconds.
     pub elapsed_ms: f64,
+    /// A shard of the cluster did not answer.
+    pub is_partial: bool,
 }
 
 impl Add for Cost {
@@ -34,6 +36,7 @@ impl Add for Cost {
             rows_read: self.rows_read.saturating_add(other.rows_read),
             bytes_read: self.bytes_read.saturating_add(other.bytes_read),
             elapsed_ms: self.elapsed_ms + other.elapsed_ms,
+            is_partial: self.is_partial || other.is_partial,
         }
     }
 }
@@ -57,6 +60,7 @@ impl Cost {
             rows_read: summary.read_rows().unwrap_or_default(),
             bytes_read: summary.read_bytes().unwrap_or_default(),
             elapsed_ms: summary.elapsed_ns().unwrap_or_default() as f64 / 1e6,
+            is_partial: false,
         }
     }
 }

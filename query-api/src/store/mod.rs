@@ -2,7 +2,7 @@
 //! somebody waits for the answer.
 //!
 //! ```text
-//! AdmissionRequest -> admission -> QueryPermit -> prepare -> (Query, Watched) -> rows and their Cost
+//! AdmissionRequest -> admission -> QueryPermit -> (Query, Watched) -> rows and their Cost
 //!                                                                  |
 //!                                        dropped, or out of time --+--> KILL
 //! ```
@@ -15,6 +15,7 @@
 mod cost;
 mod error;
 mod kill;
+mod partial;
 mod watch;
 
 use std::time::Duration;
@@ -28,12 +29,14 @@ use tallyhouse_sql::clickhouse::{Client, RowOwned, RowRead};
 pub use crate::admission::{AdmissionRequest, Class, QueryPermit};
 pub use cost::{Answered, Cost};
 pub use error::ReadError;
+pub use partial::Partial;
 pub use watch::{HeldPermit, Watched};
 
 use crate::admission::{Admission, Policy};
 use crate::sql::{self, Statement};
 use crate::telemetry::{Metrics, QueryOutcome};
 use kill::Killer;
+use partial::{Extent, Shards, Wanted};
 use watch::Stop;
 
 /// ClickHouse, as this service uses it. Clones share its limits.
@@ -43,6 +46,7 @@ pub struct Store {
     admission: Admission,
     killer: Killer,
     metrics: Metrics,
+    shards: Shards,
 }
 
 impl Store {
@@ -50,7 +54,13 @@ impl Store {
     pub fn new(client: Client, policy: Policy, metrics: Metrics) -> Self {
         let admission = Admission::new(policy, metrics.clone());
         let killer = Killer::start(metrics.clone());
-        Self { client, admission, killer, metrics }
+        Self { client, admission, killer, metrics, shards: Shards::one() }
+    }
+
+    /// The same in front of the shards of a cluster.
+    #[must_use]
+    pub fn of_cluster(self, partial: Partial) -> Self {
+        Self { shards: Shards::of_cluster(partial), ..self }
     }
 
     /// Shows how many queries it may have running, has, and lets wait.
@@ -65,26 +75,58 @@ impl Store {
         statement: &Statement,
         ask: &AdmissionRequest,
     ) -> Result<Answered<R>, ReadError> {
-        let permit = self.admit(ask).await?;
-        let deadline = permit.deadline();
-        let (query, watched) = self.prepare(permit, statement);
-        match tokio::time::timeout_at(deadline, cost::fetch(query)).await {
-            Ok(Ok(answered)) => {
-                watched.answered();
-                Ok(answered)
-            }
-            Ok(Err(error)) => Err(watched.failed(&StoreError::from(error))),
-            Err(_) => Err(watched.timed_out()),
-        }
+        self.read_as(statement, ask, self.shards.wanted()).await
     }
 
-    /// As [`Store::read`], for callers to whom the cost is all the same.
+    /// As [`Store::read`], for callers to whom the cost is all the same, and who can do nothing with a part.
     pub async fn rows<R: RowOwned + RowRead>(
         &self,
         statement: &Statement,
         ask: &AdmissionRequest,
     ) -> Result<Vec<R>, ReadError> {
-        self.read(statement, ask).await.map(|answered| answered.rows)
+        self.read_as(statement, ask, Wanted::Whole).await.map(|answered| answered.rows)
+    }
+
+    async fn read_as<R: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+        ask: &AdmissionRequest,
+        wanted: Wanted,
+    ) -> Result<Answered<R>, ReadError> {
+        let permit = self.admit(ask).await?;
+        let (deadline, limits) = (permit.deadline(), permit.settings());
+        let watched = self.watch(HeldPermit::Query(permit), &self.client);
+        let fetch = |extent: Extent| {
+            let query =
+                limits.iter().fold(self.query(statement), |query, (name, value)| query.with_setting(*name, value));
+            let query = self
+                .shards
+                .settings(extent)
+                .iter()
+                .fold(query, |query, (name, value)| query.with_setting(*name, *value));
+            let id = extent.query_id(watched.query_id());
+            tokio::time::timeout_at(deadline, cost::fetch::<R>(query.with_setting("query_id", id)))
+        };
+        let mut extent = wanted.first();
+        loop {
+            match fetch(extent).await {
+                Ok(Ok(mut answered)) => {
+                    answered.cost.is_partial = extent == Extent::ThoseThatAnswer;
+                    watched.answered();
+                    return Ok(answered);
+                }
+                Ok(Err(error)) => {
+                    let error = StoreError::from(error);
+                    if extent == Extent::All && wanted != Wanted::Whole && self.shards.is_one_away(&error) {
+                        tracing::warn!(%error, "a shard does not answer; the others are asked");
+                        extent = Extent::ThoseThatAnswer;
+                        continue;
+                    }
+                    return Err(watched.failed(&error));
+                }
+                Err(_) => return Err(watched.timed_out()),
+            }
+        }
     }
 
     /// The longest that an answer for the class may take, however many queries it needs.
@@ -100,14 +142,8 @@ impl Store {
         })
     }
 
-    /// The query of a statement, with the limits of its permit, and its watch. The caller reports to the watch how the query ended;
-    /// a watch that is dropped before stops the query. The caller ends the query at the permit's deadline.
-    fn prepare(&self, permit: QueryPermit, statement: &Statement) -> (Query, Watched) {
-        let query =
-            statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value));
-        let query = permit.settings().into_iter().fold(query, |query, (name, value)| query.with_setting(name, value));
-        let watched = self.watch(HeldPermit::Query(permit), &self.client);
-        (query.with_setting("query_id", watched.query_id()), watched)
+    fn query(&self, statement: &Statement) -> Query {
+        statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value))
     }
 
     /// Watches over a query that the caller sends with this client, under the id that it is given here.

@@ -3,7 +3,7 @@
 //! [`verify`] reads and changes nothing. [`rebuild`] recomputes drifted hours from raw and swaps whole partitions, while
 //! [`gate`] keeps inserts away for the moment of the swap. [`mod@stats`] says how much smaller rollups are than what they count.
 //! [`backfill`] holds the statements of `tallyhouse rollups backfill`.
-//! One server only: a cluster is refused.
+//! All of them work on one server. On a cluster each shard is looked at by itself: an event and its rollups are on one shard.
 
 pub mod backfill;
 pub mod gate;
@@ -72,8 +72,11 @@ pub enum RollupsError {
     #[error("another rebuild is running")]
     Busy,
     /// Not on a cluster.
-    #[error("the tables are those of a cluster: rollups can be verified and rebuilt on a single server only")]
+    #[error("the tables are those of a cluster: events are counted under more dimensions on a single server only")]
     Cluster,
+    /// Not where a shard has several servers.
+    #[error("the tables are replicated: rollups can be rebuilt on shards of one server only")]
+    Replicated,
     /// Inserts were held back for as long as they may be, and let in again; the partition is as it was.
     #[error("inserts were held back for {0:?} and the partition was not ready; it is unchanged and inserts go on")]
     GateTimedOut(Duration),
@@ -142,10 +145,16 @@ async fn exists(client: &Client, table: &str) -> Result<bool, StoreError> {
 
 /// Whether the tables are those of a cluster.
 pub async fn is_cluster(client: &Client) -> Result<bool, StoreError> {
-    exists(client, "events_local").await
+    exists(client, "shards").await
 }
 
-/// Rollups of a cluster are neither verified nor rebuilt.
-async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
+/// A copy of a replicated table would have its place in Keeper.
+async fn refuse_replicated(client: &Client) -> Result<(), RollupsError> {
+    let sql = "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = 'rollup_1h' AND engine LIKE 'Replicated%'";
+    if number(client, sql).await? > 0 { Err(RollupsError::Replicated) } else { Ok(()) }
+}
+
+/// What is bounded for all shards together is not done by one.
+pub async fn refuse_cluster(client: &Client) -> Result<(), RollupsError> {
     if is_cluster(client).await? { Err(RollupsError::Cluster) } else { Ok(()) }
 }

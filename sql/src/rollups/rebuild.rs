@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use super::gate::{self, Lock};
 use super::stable;
 use super::verify::{self, Drift, days, only, raw_horizon};
-use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_cluster, unit_of, within};
+use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_replicated, unit_of, within};
 use crate::error::StoreError;
 use crate::migrations::ALL;
 
@@ -86,7 +86,7 @@ pub async fn rebuild(
 
 /// Takes the lock, opens a gate that a killed rebuild left closed, and reports the days that it may have swapped.
 pub async fn begin(client: &Client, changed: &mut impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Lock, RollupsError> {
-    refuse_cluster(client).await?;
+    refuse_replicated(client).await?;
     let lock = Lock::take(client).await?;
     if gate::open(client).await? {
         tracing::warn!("an earlier rebuild was killed and had left inserts shut out; they are let in again");

@@ -29,7 +29,7 @@ use tallyhouse_sql::clickhouse::{self, Client, Row};
 use tallyhouse_sql::rollups::backfill;
 use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
-use tallyhouse_sql::rollups::{RollupsError, Selection};
+use tallyhouse_sql::rollups::{RollupsError, Selection, refuse_cluster};
 
 use complete::Completing;
 pub use uncounted::{Uncounted, uncounted};
@@ -116,6 +116,7 @@ impl Backfill<'_> {
     /// Counts what is not, and rebuilds. `changed` gets days right after they were changed.
     pub async fn run(&self, mut changed: impl AsyncFnMut(Vec<ChangedDay>)) -> Result<Backfilled, RollupsError> {
         // Held to the end: two runs would cross out each other's days.
+        refuse_cluster(self.client).await?;
         let lock = rebuild::begin(self.client, &mut changed).await?;
         let columns = self.prepare().await?;
         let mut done = Backfilled::default();

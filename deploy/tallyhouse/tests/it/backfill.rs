@@ -198,7 +198,7 @@ async fn a_backfill_runs_alone_lets_inserts_in_and_refuses_a_cluster() {
     assert_eq!(backfill(&writer, &project, 1_000).await.unwrap().events, 60);
     store(&writer, &project, 4, 60).await;
 
-    execute(&writer, "CREATE TABLE tallyhouse.events_local (x UInt8) ENGINE = MergeTree ORDER BY x").await.unwrap();
+    execute(&writer, "CREATE TABLE tallyhouse.shards (x UInt8) ENGINE = MergeTree ORDER BY x").await.unwrap();
     let refused = backfill(&writer, &project, 1_000).await;
     assert!(matches!(refused, Err(RollupsError::Cluster)), "{refused:?}");
     assert_eq!(lacking(&writer, &project).await[0].events, 60, "no row was completed");

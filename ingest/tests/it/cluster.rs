@@ -1,0 +1,192 @@
+//! A cluster of real engines: every partition on one shard, one shard away and back, one shard added.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tallyhouse::rollups;
+use tallyhouse_loadtest::process;
+use tallyhouse_loadtest::system::System;
+use tallyhouse_sql::durability::Fsync;
+use tallyhouse_sql::rollups::verify;
+use tallyhouse_sql::shards::{Login, Shards};
+
+use tallyhouse_testkit::ingest_service::{Service, everywhere};
+use tallyhouse_testkit::query_service::{self, Settings};
+use tallyhouse_testkit::{CLUSTER, Folder, ShardEngines, eventually, kafka_or_skip, new_project, programs, two_shards};
+
+/// Users of all events: each is on every shard.
+const USERS: u32 = 40;
+
+/// Every tenth happened three days ago.
+fn events(range: Range<u32>) -> String {
+    let late = tallyhouse_service::clock::now_ms() - 3 * 86_400_000;
+    let event = |n: u32| {
+        let mut event =
+            json!({"eventId": n.to_string(), "eventType": "a", "userId": format!("u-{}", n % USERS), "value": 1});
+        if n.is_multiple_of(10) {
+            event["timestamp"] = late.into();
+        }
+        event
+    };
+    Value::from_iter(range.map(event)).to_string()
+}
+
+/// Rows in `events` and the total of each rollup, of each shard.
+async fn by_shard(cluster: &ShardEngines, project: &str) -> Vec<[u64; 4]> {
+    let mut counts = Vec::new();
+    for shard in cluster.writers().iter() {
+        counts.push(everywhere(shard, project).await);
+    }
+    counts
+}
+
+/// Whether that many are stored, in raw and in every rollup alike, on each shard and in all.
+async fn is_exact(cluster: &ShardEngines, project: &str, events: u64) -> bool {
+    let counts = by_shard(cluster, project).await;
+    counts.iter().all(|counts| counts.iter().all(|count| *count == counts[0]))
+        && counts.iter().map(|counts| counts[0]).sum::<u64>() == events
+}
+
+/// The partitions of which a shard has events.
+async fn partitions(cluster: &ShardEngines, number: usize, project: &str) -> BTreeSet<i32> {
+    let sql = "SELECT DISTINCT source_partition FROM events WHERE project_id = {project:String}";
+    let client = cluster.writer(number).client();
+    client.query(sql).param("project", project).fetch_all().await.unwrap().into_iter().collect()
+}
+
+/// No rollup of any shard differs from raw, and no id is there twice.
+async fn verified(cluster: &ShardEngines, project: &str) {
+    let selection = rollups::selection(Some(project.to_owned()), None, None, None);
+    for shard in cluster.writers().iter() {
+        let report = verify::verify(&shard.client(), &selection, Duration::from_millis(50)).await.unwrap();
+        assert!(report.drifts.is_empty() && report.moving == 0, "{report:?}");
+    }
+    let ids = "SELECT count() - uniqExact(event_id) FROM events WHERE project_id = {project:String}";
+    let repeated: u64 = cluster.all(1).query(ids).param("project", project).fetch_one().await.unwrap();
+    assert_eq!(repeated, 0);
+}
+
+const EVENTS: &str = "/v1/metrics/events?granularity=day&startTime=";
+
+/// A number for the days of all events, with its `meta`.
+async fn asked(service: &query_service::Service, project: &str, metric: &str) -> query_service::Reply {
+    let (from, to) = (service.now_ms() - 5 * 86_400_000, service.now_ms() + 86_400_000);
+    let path = EVENTS.replace("metrics/events", &format!("metrics/{metric}"));
+    service.get(project, &format!("{path}{from}&endTime={to}&fresh=true")).await
+}
+
+fn sum(reply: &query_service::Reply) -> u64 {
+    reply.values().iter().map(|value| value.as_u64().unwrap_or_default()).sum()
+}
+
+/// A consumer as a process of its own.
+async fn consumer(cluster: &ShardEngines, kafka: &[(&str, &str)]) -> System {
+    let url = cluster.url();
+    let mut settings = kafka.to_vec();
+    settings.extend([
+        ("INGEST_ROLE", "consumer"),
+        ("CLICKHOUSE_URL", url.as_str()),
+        ("CLICKHOUSE_CLUSTER", CLUSTER),
+        ("CLICKHOUSE_USER", "writer"),
+        ("CLICKHOUSE_PASSWORD", "dev"),
+        ("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f"),
+    ]);
+    System::start_with(&programs::tallyhouse(), &settings).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_counted_twice_while_a_shard_is_away_and_when_one_is_added() {
+    let test = "nothing_is_lost_or_counted_twice_while_a_shard_is_away_and_when_one_is_added";
+    let Some(brokers) = kafka_or_skip(test).await else { return };
+    let name = format!("topic-{}", ulid::Ulid::generate());
+    let mut kafka = vec![("KAFKA_BROKERS", brokers.as_str()), ("KAFKA_TOPIC", &name), ("KAFKA_GROUP", &name)];
+    kafka.extend([("KAFKA_PARTITIONS", "6"), ("KAFKA_TIMEOUT_MS", "5000"), ("INGEST_ACK_TIMEOUT_MS", "30000")]);
+    let mut cluster = ShardEngines::with_tables(2).await;
+    let (data, project) = (Folder::create(), new_project());
+    let mut as_gateway = kafka.clone();
+    as_gateway.push(("INGEST_ROLE", "gateway"));
+    let gateway = Service::start_with(cluster.writers(), &data, &project, &as_gateway).await;
+    let first = consumer(&cluster, &kafka).await;
+
+    // Each partition is on one shard, and users on both are one.
+    assert_eq!(gateway.send(events(0..120)).await.status, 202);
+    eventually("both shards have their events", async || is_exact(&cluster, &project, 120).await).await;
+    let (one, two) = (partitions(&cluster, 1, &project).await, partitions(&cluster, 2, &project).await);
+    assert!(one.is_disjoint(&two) && !one.is_empty() && !two.is_empty(), "{one:?} {two:?}");
+    let answering = Settings::of(cluster.readers()).with("QUERY_PARTIAL", "answer");
+    let answering = query_service::Service::start_with(answering, &[&project]).await;
+    let refusing = query_service::Service::start(cluster.readers(), &[&project], None).await;
+    let whole = asked(&answering, &project, "events").await;
+    assert_eq!((sum(&whole), &whole.body["meta"]["partial"], whole.header("x-partial")), (120, &Value::Null, ""));
+    let users = asked(&refusing, &project, "daily_active_users").await;
+    // Four of them three days ago only.
+    assert_eq!(sum(&users), u64::from(USERS), "{users:?}");
+
+    // One is away: its events wait in Kafka, those of the other one are counted, and answers say what they are.
+    cluster.kill(2).await;
+    let before = everywhere(&cluster.writer(1), &project).await[0];
+    assert_eq!(gateway.send(events(120..240)).await.status, 202);
+    eventually("the other shard goes on", async || everywhere(&cluster.writer(1), &project).await[0] > before).await;
+    let part = asked(&answering, &project, "events").await;
+    let here = everywhere(&cluster.writer(1), &project).await[1];
+    assert_eq!((sum(&part), &part.body["meta"]["partial"]), (here, &Value::Bool(true)), "{part:?}");
+    assert_eq!(part.header("x-partial"), "true");
+    let refused = asked(&refusing, &project, "value_sum").await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // Whoever goes on with what it had begun does so on the shard that it had begun it on.
+    process::signal(first.pid().unwrap(), Signal::KILL).unwrap();
+    drop(first);
+    let second = consumer(&cluster, &kafka).await;
+    assert_eq!(gateway.send(events(200..260)).await.status, 202, "60 of which 40 are known");
+    cluster.bring_back(2).await;
+    eventually("it is back: exact", async || is_exact(&cluster, &project, 260).await).await;
+    eventually("answers are whole again", async || {
+        let whole = asked(&answering, &project, "events").await;
+        whole.status == 200 && whole.body["meta"]["partial"].is_null() && sum(&whole) == 260
+    })
+    .await;
+
+    // A third one: what was stored stays, and what is new is spread over three.
+    second.stop().await.unwrap();
+    assert_eq!(gateway.send(events(260..300)).await.status, 202);
+    cluster.add().await;
+    assert!(cluster.servers().prepare(Fsync::Off).await.unwrap().is_empty());
+    let third = consumer(&cluster, &kafka).await;
+    assert_eq!(gateway.send(events(240..400)).await.status, 202, "160 of which 60 are known");
+    eventually("all are counted on three shards", async || is_exact(&cluster, &project, 400).await).await;
+    assert!(!partitions(&cluster, 3, &project).await.is_empty());
+    verified(&cluster, &project).await;
+    let service = query_service::Service::start(cluster.readers(), &[&project], None).await;
+    assert_eq!(sum(&asked(&service, &project, "events").await), 400);
+    third.stop().await.unwrap();
+    gateway.stop().await;
+    for service in [service, answering, refusing] {
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_stored_where_the_list_is_in_another_order() {
+    let cluster = two_shards().await;
+    let (data, project) = (Folder::create(), new_project());
+    let swapped: Vec<_> = cluster.url().split(',').rev().map(str::to_owned).collect();
+    let login = Login { user: "writer".to_owned(), password: "dev".to_owned(), tls: None };
+    let service = Service::start(Shards::of(&swapped.join(","), &login), &data, &project).await;
+    assert_eq!(service.send(events(0..20)).await.status, 202);
+    eventually("health says why", async || {
+        let told = serde_json::to_string(&service.health.report()).unwrap();
+        told.contains("keep the order in which shards were added")
+    })
+    .await;
+    assert!(is_exact(cluster, &project, 0).await);
+    service.stop().await;
+    // The events are in the log.
+    let service = Service::start(cluster.writers(), &data, &project).await;
+    eventually("they are stored where they belong", async || is_exact(cluster, &project, 20).await).await;
+    let counts = by_shard(cluster, &project).await;
+    assert!(counts.contains(&[0; 4]), "a log is one partition: {counts:?}");
+    service.stop().await;
+}
