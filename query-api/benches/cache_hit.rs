@@ -61,8 +61,13 @@ fn answers() -> Answers {
 
 fn request() -> CacheRequest {
     let to = NOW / 60_000 * 60;
-    let rendered =
-        Rendered { head: Bytes::from(vec![b' '; ANSWER]), etag: String::new(), oldest_ms: None, seen_ms: None };
+    let rendered = Rendered {
+        head: Bytes::from(vec![b' '; ANSWER]),
+        etag: String::new(),
+        oldest_ms: None,
+        seen_ms: None,
+        is_partial: false,
+    };
     CacheRequest {
         scope: scope(),
         plan: Arc::new(Plan::Realtime(RealtimePlan { short_from: to - 1_800, long_from: to - 86_400, to })),
