@@ -13,6 +13,7 @@ use tallyhouse_service::config::own_listener;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_service::tls::ClientTls;
+use tallyhouse_sql::Connection;
 
 use crate::cli::Dlq;
 
@@ -42,12 +43,29 @@ async fn carry_out(env: &dyn Env, attached: &Attached, what: Dlq) -> Outcome {
     }
 }
 
-async fn find(attached: &Attached, filters: &Filters) -> Result<Vec<DeadLetter>, Box<dyn Error>> {
-    Ok(dlq::find(&attached.writer, filters).await??)
+/// Those of each shard: what becomes of a dead letter is noted where it is.
+async fn find<'a>(
+    attached: &'a Attached,
+    filters: &Filters,
+) -> Result<Vec<(&'a Connection, Vec<DeadLetter>)>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for shard in attached.shards.iter() {
+        found.push((shard, dlq::find(shard, filters).await??));
+    }
+    Ok(found)
+}
+
+/// The same, wherever they are.
+async fn find_all(attached: &Attached, filters: &Filters) -> Result<Vec<DeadLetter>, Box<dyn Error>> {
+    Ok(find(attached, filters).await?.into_iter().flat_map(|(_, dead_letters)| dead_letters).collect())
+}
+
+fn count(found: &[(&Connection, Vec<DeadLetter>)]) -> usize {
+    found.iter().map(|(_, dead_letters)| dead_letters.len()).sum()
 }
 
 async fn list(attached: &Attached, filters: &Filters, json: bool) -> Outcome {
-    let dead_letters = find(attached, filters).await?;
+    let dead_letters = find_all(attached, filters).await?;
     if json {
         dead_letters.iter().for_each(|dead_letter| println!("{}", dlq::json_line(dead_letter)));
     } else {
@@ -58,7 +76,7 @@ async fn list(attached: &Attached, filters: &Filters, json: bool) -> Outcome {
 
 async fn show(attached: &Attached, id: String) -> Outcome {
     let filters = Filters { id: Some(id.clone()), state: "all".to_owned(), limit: 1, ..Filters::default() };
-    match find(attached, &filters).await?.first() {
+    match find_all(attached, &filters).await?.first() {
         Some(dead_letter) => print!("{}", dlq::details(dead_letter)),
         None => return Err(format!("there is no dead letter `{id}`").into()),
     }
@@ -86,9 +104,9 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
             "replay needs --project: a key is one project's, and events of others would be counted there".into()
         );
     };
-    let dead_letters = find(attached, filters).await?;
+    let found = find(attached, filters).await?;
     if target.dry_run {
-        println!("{} dead letters would be sent again", dead_letters.len());
+        println!("{} dead letters would be sent again", count(&found));
         return Ok(ExitCode::SUCCESS);
     }
     let key = target.key.ok_or("replay needs a key of the project: --key or TALLYHOUSE_KEY")?;
@@ -96,8 +114,9 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
     println!("sending to {url}; the API does not tell whose key it is: it must be one of `{project}`");
     let sender = Sender::new(&url, target.tls.as_ref(), &key)?;
     let (mut replayed, mut open) = (0, 0);
-    for dead_letter in &dead_letters {
-        let why = match dlq::replay(&attached.writer, &sender, dead_letter).await? {
+    let each = found.iter().flat_map(|(shard, dead_letters)| dead_letters.iter().map(move |one| (*shard, one)));
+    for (shard, dead_letter) in each {
+        let why = match dlq::replay(shard, &sender, dead_letter).await? {
             Sent::Replayed => {
                 replayed += 1;
                 continue;
@@ -113,12 +132,14 @@ async fn replay(attached: &Attached, filters: &Filters, target: Target) -> Outco
 }
 
 async fn discard(attached: &Attached, filters: &Filters, dry_run: bool) -> Outcome {
-    let dead_letters = find(attached, filters).await?;
+    let found = find(attached, filters).await?;
     if dry_run {
-        println!("{} dead letters would be discarded", dead_letters.len());
+        println!("{} dead letters would be discarded", count(&found));
     } else {
-        dlq::mark(&attached.writer, &dead_letters, DeadLetterState::Discarded).await?;
-        println!("{} discarded", dead_letters.len());
+        for (shard, dead_letters) in &found {
+            dlq::mark(shard, dead_letters, DeadLetterState::Discarded).await?;
+        }
+        println!("{} discarded", count(&found));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -166,25 +166,38 @@ async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Er
     outcome
 }
 
-/// Works on the given ClickHouse; else on the embedded one, which is started for it when it does not run.
-async fn on_clickhouse(
+/// Works on the given ClickHouse, of a cluster on one shard after the other; else on the embedded one, which is started for it when it does not
+/// run.
+async fn on_each_shard(
     env: &dyn Env,
-    work: impl AsyncFnOnce(&Connection, bool) -> Result<ExitCode, Box<dyn Error>>,
+    work: impl AsyncFn(&Connection) -> Result<ExitCode, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::from_env(env)?;
     let attached = attach(&config, env).await?;
-    let outcome = work(&attached.writer, config.engine.is_some()).await;
+    let mut outcome = Ok(ExitCode::SUCCESS);
+    for (number, shard) in (1..).zip(attached.shards.iter()) {
+        if attached.shards.is_cluster() {
+            eprintln!("shard {number}, {}", shard.url);
+        }
+        outcome = match (outcome, work(shard).await) {
+            (Ok(before), Ok(ExitCode::SUCCESS)) => Ok(before),
+            (_, now) => now,
+        };
+        if outcome.is_err() {
+            break;
+        }
+    }
     attached.detach().await;
     outcome
 }
 
 async fn rollups_command(env: &dyn Env, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
-    let work = async |connection: &Connection, _| {
+    let work = async |connection: &Connection| {
         // Its type is hidden: with it, that of the whole command is too deep for the compiler.
-        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(env, connection, what));
+        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(env, connection, what.clone()));
         work.await
     };
-    on_clickhouse(env, work).await
+    on_each_shard(env, work).await
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]

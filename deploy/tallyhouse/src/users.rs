@@ -39,6 +39,9 @@ pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
     let native = config.engine.as_ref().and_then(|engine| engine.tcp_port).map(|port| format!("127.0.0.1:{port}"));
     let is_known = |project: &str| config.is_development && project == DEVELOPMENT;
     let outcome = async {
+        if attached.shards.is_cluster() {
+            return Err("there are no accounts of people's tools on a cluster yet: a shard does not know for whom the views of another one ask".into());
+        }
         let (writer, engine) = (&attached.writer, attached.engine.as_ref());
         let accounts = Accounts::open(Place { writer, is_embedded: config.engine.is_some(), engine, native }).await?;
         match what {
