@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check deb deb-test degrade deny deployments equality erasure freshness fuzz help install isolation kafka reads run runbooks siege test
+.PHONY: backlog bench chaos check deb deb-test degrade deny deployments drill equality erasure freshness fuzz help install isolation kafka reads regions run runbooks siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,15 @@ deb-test: deb ## Install that package on copies of this machine, one with a syst
 	@deploy/systemd/try-package.sh "$$(ls -t $(TARGET)/debian/tallyhouse_*.deb | head -n 1)"
 	@deploy/systemd/try-systemd.sh "$$(ls -t $(TARGET)/debian/tallyhouse_*.deb | head -n 1)" || \
 		{ [ $$? -eq 77 ] && echo "SKIPPED try-systemd.sh: it needs root, an overlay and cgroups" >&2; }
+drill: ## Lose the data folder of an installation behind Kafka, bring it back from a backup, print RPO and RTO (EVENTS=30000)
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse
+	@TALLYHOUSE_DRILL_EVENTS=$(or $(EVENTS),30000) \
+		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture drill::
+
+regions: ## Mirror a topic between two brokers with MirrorMaker 2, and look whether records and the group's offset arrive
+	@deploy/tallyhouse/setup.sh --kafka
+	@deploy/regions/test.sh
 
 isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests

@@ -3,7 +3,7 @@
 # from in .setup/, and is skipped as long as the marker fits; so a second run takes a moment and needs no network.
 #
 #   setup.sh [--tests] [--kafka] [--deb]
-#     --tests   also what only the tests need: Redis, Prometheus, and Kafka unless KAFKA_TESTS=off
+#     --tests   also what only the tests need: Redis, Prometheus, an S3, and Kafka unless KAFKA_TESTS=off
 #     --kafka   also Kafka
 #     --deb     also cargo-deb
 set -euo pipefail
@@ -28,6 +28,8 @@ source "$here/setup/deployments.sh"
 source "$here/setup/deb.sh"
 # shellcheck source=setup/panels.sh
 source "$here/setup/panels.sh"
+# shellcheck source=setup/s3.sh
+source "$here/setup/s3.sh"
 
 for_tests=no with_kafka=no with_deb=no
 for argument in "$@"; do
@@ -57,3 +59,4 @@ if [[ $for_tests == yes ]]; then
     install_panels
     install_kubernetes_schemas
 fi
+[[ $for_tests == no ]] || install_s3

@@ -25,6 +25,8 @@ CREATE USER IF NOT EXISTS writer IDENTIFIED WITH sha256_password BY 'change me' 
 
 GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, SHOW ON tallyhouse.* TO writer;
 GRANT SELECT, CREATE, DROP, SHOW ON tallyhouse_views.* TO writer;
+GRANT BACKUP ON tallyhouse.* TO writer;
+GRANT BACKUP ON tallyhouse_views.* TO writer;
 GRANT SELECT ON system.* TO writer;
 GRANT TABLE ENGINE ON MergeTree TO writer;
 GRANT TABLE ENGINE ON AggregatingMergeTree TO writer;

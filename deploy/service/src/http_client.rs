@@ -138,6 +138,19 @@ impl Endpoint {
         self.call(method, self.with_path(path_and_query)?, body).await
     }
 
+    /// The same with more headers.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        more: HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, HttpError> {
+        let mut headers = self.headers.clone();
+        headers.extend(more);
+        self.call_with(method, self.with_path(path_and_query)?, headers, body).await
+    }
+
     fn with_path(&self, path_and_query: &str) -> Result<Uri, HttpError> {
         let mut parts = self.uri.clone().into_parts();
         parts.path_and_query = Some(path_and_query.parse()?);
@@ -145,10 +158,14 @@ impl Endpoint {
     }
 
     async fn call(&self, method: Method, uri: Uri, body: Bytes) -> Result<Reply, HttpError> {
+        self.call_with(method, uri, self.headers.clone(), body).await
+    }
+
+    async fn call_with(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Reply, HttpError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = headers;
         let exchange = async {
             let response = self.client.request(request).await.map_err(|e| HttpError::Broken(chain(&e)))?;
             let (head, body) = response.into_parts();

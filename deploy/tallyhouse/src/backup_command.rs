@@ -1,7 +1,9 @@
 //! The output of `tallyhouse backup`.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tallyhouse::attach::attach;
@@ -21,23 +23,17 @@ type Outcome = Result<ExitCode, Box<dyn Error>>;
 pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
     let config = Config::from_env(env)?;
     let staging = config::backup_dir(&config);
-    let target = Target::open(config::backup_target(env)?.as_deref(), &staging)?;
+    let (target, access) = config::backup_target(env)?;
+    let target = Target::open(target.as_deref(), &access, &staging).await?;
     match what {
-        Backup::Create { incremental, json } => {
-            if config.engine.is_none() {
-                return Err(BackupError::GivenClickHouse.into());
-            }
+        Backup::Create { incremental, full_every, verify, keep, repeat, json } => {
             let kind = if incremental { Kind::Incremental } else { Kind::Full };
-            let attached = attach(&config, env).await?;
-            let kafka = create::kafka(env)?;
-            let source = Source { client: attached.writer.client(), data: &config.data, staging: &staging, kafka };
-            let made = Box::pin(create::create(&source, &target, kind)).await;
-            attached.detach().await;
-            let made = made?;
-            print(&if json { line(&summary(&made)) } else { format!("{}\n", told(&made)) });
+            let wishes = Wishes { kind, full_every, verify, keep, json };
+            let place = Place { config: &config, env, staging: &staging, target: &target };
+            return Box::pin(make(&place, &wishes, repeat)).await;
         }
-        Backup::List { json } => list(&target, json)?,
-        Backup::Verify { name } => return whole(&target, name),
+        Backup::List { json } => list(&target, json).await?,
+        Backup::Verify { name } => return whole(&target, name).await,
         Backup::Restore { name, replace, yes_replace, json } => {
             let options = restore::Options { name, may_replace: replace && yes_replace };
             let restored = Box::pin(restore::restore(&config, env, &target, &staging, &options)).await?;
@@ -47,10 +43,57 @@ pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(target: &Target, json: bool) -> Result<(), BackupError> {
+/// What a backup is to be like, and what follows.
+struct Wishes {
+    kind: Kind,
+    full_every: Option<i64>,
+    verify: bool,
+    keep: Option<i64>,
+    json: bool,
+}
+
+struct Place<'a> {
+    config: &'a Config,
+    env: &'a dyn Env,
+    staging: &'a Path,
+    target: &'a Target,
+}
+
+/// Once, or again and again: then a failure is told, and the next one is tried in its time.
+async fn make(place: &Place<'_>, wishes: &Wishes, repeat: Option<i64>) -> Outcome {
+    loop {
+        let made = Box::pin(make_one(place, wishes)).await;
+        let Some(pause) = repeat else { return made };
+        if let Err(error) = made {
+            tracing::error!(%error, "there is no backup of this turn");
+        }
+        tokio::time::sleep(Duration::from_millis(pause.unsigned_abs())).await;
+    }
+}
+
+async fn make_one(place: &Place<'_>, wishes: &Wishes) -> Outcome {
+    let Place { config, env, staging, target } = place;
+    let given = if config.engine.is_none() { Some(config::given_shelf(*env)?) } else { None };
+    let attached = attach(config, *env).await?;
+    let kafka = create::kafka(*env)?;
+    let source = Source { client: attached.writer.client(), data: &config.data, staging, kafka, given };
+    let made = Box::pin(create::create(&source, target, wishes.kind, wishes.full_every)).await;
+    attached.detach().await;
+    let made = made?;
+    print(&if wishes.json { line(&summary(&made)) } else { format!("{}\n", told(&made)) });
+    if wishes.verify && made.kind == Kind::Full {
+        verify::require_whole(target, &made.name).await?;
+    }
+    if let Some(older) = wishes.keep {
+        create::forget(staging, target, older).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(target: &Target, json: bool) -> Result<(), BackupError> {
     let (mut found, mut damaged) = (Vec::new(), Vec::new());
-    for name in target.names()? {
-        match target.manifest(&name) {
+    for name in target.names().await? {
+        match target.manifest(&name).await {
             Ok(manifest) => found.push(manifest),
             Err(error) => damaged.push(error),
         }
@@ -64,10 +107,12 @@ fn list(target: &Target, json: bool) -> Result<(), BackupError> {
     Ok(())
 }
 
-fn whole(target: &Target, name: Option<String>) -> Outcome {
-    let newest = || target.names()?.pop().ok_or_else(|| BackupError::None(target.to_string()));
-    let name = name.map_or_else(newest, Ok)?;
-    let problems = verify::problems(target, &name)?;
+async fn whole(target: &Target, name: Option<String>) -> Outcome {
+    let name = match name {
+        Some(name) => name,
+        None => target.names().await?.pop().ok_or_else(|| BackupError::None(target.to_string()))?,
+    };
+    let problems = verify::problems(target, &name).await?;
     if problems.is_empty() {
         print(&format!("{name} is whole\n"));
         return Ok(ExitCode::SUCCESS);

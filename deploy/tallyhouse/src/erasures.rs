@@ -138,6 +138,11 @@ impl Eraser {
         Ok(self.runner.finish_one(project, id).await?)
     }
 
+    /// The same until answers are right.
+    pub async fn finish_answers(&self, project: &str, id: &str) -> Result<Erasure, EraseError> {
+        Ok(self.runner.finish_answers(project, id).await?)
+    }
+
     /// Erases again what came back.
     pub async fn reapply(&self) -> Result<Vec<(String, Erasure)>, EraseError> {
         Ok(self.runner.sweep().await?)

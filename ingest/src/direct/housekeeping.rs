@@ -9,7 +9,7 @@ use tallyhouse_service::clock::steady_ms;
 use tallyhouse_service::health::Status;
 
 use super::ids::{self, Id, Source};
-use super::{Direct, known_id};
+use super::{Direct, known_id, restored};
 
 /// Between two syncs of ClickHouse's files. What is stored meanwhile is kept in the log.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
@@ -42,6 +42,8 @@ impl Direct {
 
     fn retire(&self, committed: i64) -> io::Result<()> {
         let (ended, kept) = (self.log.ended_before(committed), self.checkpointer.may_go_before());
+        // Asked only when something may go.
+        let backed_up = if ended.is_empty() { None } else { restored::kept_from(&self.disk)? };
         let mut gone = None;
         for (base, end) in ended {
             // An empty one is followed by one of the same base.
@@ -49,7 +51,8 @@ impl Direct {
                 ids::save(&self.disk, Source::Segment(base), &self.ids_of(base, end))?;
                 self.saved.store(base, Ordering::Relaxed);
             }
-            gone = gone.max((end <= kept).then_some(end));
+            let is_kept = backed_up.is_some_and(|next| end > next) && self.log.bytes_from(end) < self.log.spool_bytes();
+            gone = gone.max((end <= kept && !is_kept).then_some(end));
         }
         let Some(gone) = gone else { return Ok(()) };
         self.log.retire(gone);

@@ -12,13 +12,13 @@
 //!
 //! A copy has no ids: they are 36 bytes an event, and ClickHouse has them. The start after it reads them from there (`wants_ids`).
 //!
-//! Segments that a backup does not have yet are kept, though they are stored ([`Kept`]): with them nothing is lost when ClickHouse alone is.
+//! Segments that end after the last backup are kept, though they are stored ([`kept_from`]): with them nothing is lost when ClickHouse alone is.
 //!
 //! Failure cases:
 //! * the log has lost what lies before an offset: it is set back to where it begins, and the caller says what is missing;
 //! * killed while it is set back, or before it was told: setting back again changes nothing;
 //! * a commit that is being written while it is read: read again;
-//! * backups that are no longer made: no more than so many bytes are kept, and the log of the process says so.
+//! * backups that are no longer made: no more than `SPOOL_BYTES` are kept.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -29,11 +29,14 @@ use tallyhouse_service::private_file;
 use super::checkpoint;
 use crate::intent::Intent;
 use crate::log::local::commit::{self, COMMIT, Committed};
-use crate::log::local::disk::{Disk, Folder};
+use crate::log::local::disk::{Disk, DiskFile, Folder};
 use crate::log::local::{Identity, segments};
 
 /// Says that ids have to be read from ClickHouse.
 const WANTS_IDS: &str = "restored";
+
+/// Up to where a backup has the log.
+const BACKED_UP: &str = "backed-up";
 
 /// How often a commit is read that is being written.
 const ATTEMPTS: u32 = 100;
@@ -89,6 +92,24 @@ pub fn first(folder: &Path) -> io::Result<Option<i64>> {
 /// Has the next start read ids from ClickHouse: the log is a copy, without them.
 pub fn ask_for_ids(folder: &Path) -> io::Result<()> {
     private_file::write(&folder.join(WANTS_IDS), "")
+}
+
+/// A backup has everything before an offset.
+pub fn backed_up(folder: &Path, next: i64) -> io::Result<()> {
+    private_file::write(&folder.join(BACKED_UP), &format!("{next}\n"))
+}
+
+/// Segments that end after it are kept, as long as there is room for them; `None`: no backup was ever made here.
+pub(super) fn kept_from<D: Disk>(disk: &D) -> io::Result<Option<i64>> {
+    let file = match disk.open(BACKED_UP) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = [0; 32];
+    let read = file.read_at(&mut text, 0)?;
+    let text = text.get(..read).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+    // One that cannot be read keeps nothing: it is not needed to store events.
+    Ok(text.trim().parse().ok())
 }
 
 /// Whether it is to.

@@ -14,6 +14,8 @@
 //! * partitions that were added since: they are read from their beginning;
 //! * a topic that is gone: the caller says so.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -22,7 +24,12 @@ use serde::{Deserialize, Serialize};
 use super::settings::Brokers;
 use super::topics::TopicRules;
 
-const ASK_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+
+/// The session of a consumer ([`Brokers::consumer`]), and a moment.
+const GONE_WITHIN: Duration = Duration::from_secs(15);
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A partition, and the first offset of it that may not be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,13 +95,19 @@ fn topics(reader: &BaseConsumer, rules: &TopicRules) -> Result<Vec<(String, i32)
     Ok(found.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect())
 }
 
-/// Fails while anybody reads as the group. Blocking.
+/// Fails when somebody still reads as the group after the time in which Kafka notices that a consumer was killed. Blocking.
 pub fn refuse_members(brokers: &Brokers, group: &str) -> Result<(), GoBackError> {
     let reader: BaseConsumer = brokers.observer(group).create()?;
-    let groups = reader.fetch_group_list(Some(group), ASK_WITHIN)?;
-    match groups.groups().iter().map(|group| group.members().len()).sum() {
-        0 => Ok(()),
-        members => Err(GoBackError::InUse { group: group.to_owned(), members }),
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        let groups = reader.fetch_group_list(Some(group), ASK_WITHIN)?;
+        match groups.groups().iter().map(|group| group.members().len()).sum() {
+            0 => return Ok(()),
+            members if Instant::now() >= deadline => {
+                return Err(GoBackError::InUse { group: group.to_owned(), members });
+            }
+            _ => std::thread::sleep(LOOK_EVERY),
+        }
     }
 }
 

@@ -94,12 +94,21 @@ fn gate_again_after(times: u32) -> Duration {
 impl Runner {
     /// Works on one erasure alone, until it is done: for a command.
     pub async fn finish_one(&self, project: &str, id: &str) -> Result<Erasure, StepError> {
+        self.until(project, id, |step| step == Step::Done).await
+    }
+
+    /// The same until answers are right; a service waits until replaced files are gone.
+    pub async fn finish_answers(&self, project: &str, id: &str) -> Result<Erasure, StepError> {
+        self.until(project, id, |step| matches!(step, Step::RemovingFiles | Step::Done)).await
+    }
+
+    async fn until(&self, project: &str, id: &str, is_enough: fn(Step) -> bool) -> Result<Erasure, StepError> {
         loop {
             self.control.refresh().await?;
             let Some(erasure) = self.erasures(project, None).find(id).await? else {
                 return Err(ErasureError::from(ControlError::Conflict { in_force: 0 }).into());
             };
-            if erasure.document.state == Step::Done {
+            if is_enough(erasure.document.state) {
                 return Ok(erasure);
             }
             // Without the lock a service works on it.

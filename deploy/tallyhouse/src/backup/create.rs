@@ -8,11 +8,11 @@ use tallyhouse_ingest::direct::restored::{self, LogPosition};
 use tallyhouse_ingest::kafka::config::KafkaConfig;
 use tallyhouse_ingest::kafka::positions::{self, PartitionPosition};
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::env::Env;
+use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::clickhouse::Client;
 
 use super::manifest::{self, Entry, Kind, Log, Manifest};
-use super::{BackupError, Target, files, tables};
+use super::{BackupError, Shelf, Target, files, tables};
 
 /// Folders of the ingester that hold events which nobody else has.
 const LOGS: [&str; 4] = ["log", "fallback", "records", "journal"];
@@ -26,6 +26,8 @@ pub struct Source<'a> {
     /// `BACKUP_DIR`
     pub staging: &'a Path,
     pub kafka: Option<KafkaConfig>,
+    /// `BACKUP_CLICKHOUSE`, of a given ClickHouse; `None`: the embedded one writes to `staging`.
+    pub given: Option<String>,
 }
 
 /// The variables of Kafka, with the topics that projects have of their own.
@@ -47,32 +49,65 @@ pub(super) fn lock(staging: &Path) -> Result<File, BackupError> {
     }
 }
 
-/// Makes one. An incremental one without a full one before it becomes a full one.
-pub async fn create(source: &Source<'_>, target: &Target, kind: Kind) -> Result<Manifest, BackupError> {
+/// Makes one. An incremental one becomes a full one without a full one before it that is younger than `full_every_ms`.
+pub async fn create(
+    source: &Source<'_>,
+    target: &Target,
+    kind: Kind,
+    full_every_ms: Option<i64>,
+) -> Result<Manifest, BackupError> {
     let _lock = lock(source.staging)?;
-    for name in target.unfinished()? {
+    for name in target.unfinished().await? {
         tracing::warn!(name, "a backup that was begun and not ended is removed");
-        target.remove(&name)?;
+        target.remove(&name).await?;
     }
     let base = match kind {
         Kind::Full => None,
-        Kind::Incremental => newest_full(target)?,
+        Kind::Incremental => newest_full(target, source.given.as_deref()).await?,
     };
     let as_of_ms = now_ms();
+    let base = base.filter(|base| as_of_ms.saturating_sub(base.as_of_ms) < full_every_ms.unwrap_or(i64::MAX));
     let name = manifest::name(as_of_ms, if base.is_some() { Kind::Incremental } else { Kind::Full });
     let made = Making { source, target, name: &name, base: base.as_ref(), as_of_ms }.make().await;
     if made.is_err() {
         // The error is what matters; the next one tries again.
         drop(remove_staged(source.staging, &name));
-        drop(target.remove(&name));
+        drop(target.remove(&name).await);
     }
     made
 }
 
-fn newest_full(target: &Target) -> Result<Option<Manifest>, BackupError> {
-    for name in target.names()?.iter().rev() {
-        let found = target.manifest(name)?;
-        if found.kind == Kind::Full {
+/// Removes backups that are older, but for the newest full one and those that younger ones go with. Returns how many.
+pub async fn forget(staging: &Path, target: &Target, older_ms: i64) -> Result<usize, BackupError> {
+    let _lock = lock(staging)?;
+    let mut all = Vec::new();
+    for name in target.names().await? {
+        all.push(target.manifest(&name).await?);
+    }
+    let gone = forgotten(&all, now_ms().saturating_sub(older_ms));
+    for name in &gone {
+        target.remove(name).await?;
+        remove_staged(staging, name)?;
+    }
+    Ok(gone.len())
+}
+
+/// Which of them, the oldest first, are not needed any more.
+fn forgotten(all: &[Manifest], horizon_ms: i64) -> Vec<String> {
+    let newest_full = all.iter().rev().find(|backup| backup.kind == Kind::Full).map(|backup| backup.name.as_str());
+    let is_old = |backup: &&Manifest| backup.as_of_ms < horizon_ms;
+    let bases: Vec<&str> =
+        all.iter().filter(|backup| !is_old(backup)).filter_map(|backup| backup.base.as_deref()).collect();
+    let is_needed =
+        |backup: &&Manifest| Some(backup.name.as_str()) == newest_full || bases.contains(&backup.name.as_str());
+    all.iter().filter(is_old).filter(|backup| !is_needed(backup)).map(|backup| backup.name.clone()).collect()
+}
+
+/// Of the same ClickHouse.
+async fn newest_full(target: &Target, given: Option<&str>) -> Result<Option<Manifest>, BackupError> {
+    for name in target.names().await?.iter().rev() {
+        let found = target.manifest(name).await?;
+        if found.kind == Kind::Full && found.tables.as_deref() == given {
             return Ok(Some(found));
         }
     }
@@ -94,7 +129,7 @@ struct Making<'a> {
 
 impl Making<'_> {
     async fn make(&self) -> Result<Manifest, BackupError> {
-        let Source { client, data, staging, kafka } = self.source;
+        let Source { client, data, staging, kafka, given } = self.source;
         // Everything before these positions is in the tables that are copied next.
         let kafka = match kafka {
             Some(kafka) => committed(kafka.clone()).await?,
@@ -102,8 +137,14 @@ impl Making<'_> {
         };
         let log_before = position(data)?;
         self.copy_files()?;
-        let (tables, base) = (staging.join("clickhouse").join(self.name), self.staged_base()?);
-        tables::backup(client, &tables, base.as_deref()).await?;
+        let shelf = match given {
+            Some(given) => shelf(given)?,
+            None => {
+                self.stage_base().await?;
+                Shelf::Folder(staging.join("clickhouse"))
+            }
+        };
+        shelf.backup(client, self.name, self.base.map(|base| base.name.as_str())).await?;
         let log = match (log_before, position(data)?) {
             (Some(before), Some(after)) => Some(Log::between(before, &after)),
             _ => None,
@@ -120,9 +161,14 @@ impl Making<'_> {
             events: tables::ask::<u64>(client, "SELECT count() FROM events").await?,
             kafka,
             log,
+            tables: given.clone(),
             files: self.entries()?,
         };
-        self.keep(&manifest)?;
+        self.keep(&manifest).await?;
+        if let Some(log) = &manifest.log {
+            let folder = data.join("ingest").join("log");
+            restored::backed_up(&folder, log.next).map_err(BackupError::file(&folder))?;
+        }
         Ok(manifest)
     }
 
@@ -147,15 +193,12 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// The folder with the `.backup` of the base: that is all that ClickHouse reads of it.
-    fn staged_base(&self) -> Result<Option<PathBuf>, BackupError> {
-        let Some(base) = self.base else { return Ok(None) };
-        let folder = self.source.staging.join("clickhouse").join(&base.name);
-        let list = folder.join(".backup");
-        if !list.exists() {
-            self.target.fetch(&format!("clickhouse/{}/.backup", base.name), &list)?;
-        }
-        Ok(Some(folder))
+    /// Brings the list of the base, if it is not here: that is all that ClickHouse reads of it.
+    async fn stage_base(&self) -> Result<(), BackupError> {
+        let Some(base) = self.base else { return Ok(()) };
+        let inner = format!("clickhouse/{}/.backup", base.name);
+        let list = self.source.staging.join(&inner);
+        if list.exists() { Ok(()) } else { self.target.fetch(&[(&inner, list)]).await }
     }
 
     /// Everything that was staged, with checksums.
@@ -163,6 +206,9 @@ impl Making<'_> {
         let staging = self.source.staging;
         let mut entries = Vec::new();
         for folder in [PathBuf::from(self.name), Path::new("clickhouse").join(self.name)] {
+            if !staging.join(&folder).is_dir() {
+                continue;
+            }
             for inner in files::below(&staging.join(&folder))? {
                 let entry = files::entry(staging, &folder.join(inner))?;
                 let same = self.base.iter().flat_map(|base| &base.files);
@@ -176,17 +222,16 @@ impl Making<'_> {
     }
 
     /// Brings it to the target, the manifest last.
-    fn keep(&self, manifest: &Manifest) -> Result<(), BackupError> {
+    async fn keep(&self, manifest: &Manifest) -> Result<(), BackupError> {
         let staging = self.source.staging;
-        for entry in manifest.files.iter().filter(|entry| entry.at.is_none()) {
-            self.target.put(staging, &entry.path)?;
-        }
+        let files = manifest.files.iter().filter(|entry| entry.at.is_none()).map(|entry| entry.path.as_str());
+        self.target.put(staging, &files.collect::<Vec<_>>()).await?;
         let inner = format!("{}/{}", self.name, manifest::FILE);
         let text = serde_json::to_string_pretty(manifest)
             .map_err(|error| BackupError::Manifest { name: self.name.to_owned(), problem: error.to_string() })?;
         let path = staging.join(&inner);
         tallyhouse_service::private_file::write(&path, &text).map_err(BackupError::file(&path))?;
-        self.target.put(staging, &inner)?;
+        self.target.put(staging, &[&inner]).await?;
         if self.target.is_staging() {
             for entry in manifest.files.iter().filter(|entry| entry.at.is_some()) {
                 files::remove(&staging.join(&entry.path))?;
@@ -195,7 +240,8 @@ impl Making<'_> {
         }
         // Of a full one its list stays: incremental ones are made by it.
         let list = staging.join("clickhouse").join(self.name).join(".backup");
-        let kept = self.base.is_none().then(|| std::fs::read(&list)).transpose().map_err(BackupError::file(&list))?;
+        let has_list = self.base.is_none() && manifest.tables.is_none();
+        let kept = has_list.then(|| std::fs::read(&list)).transpose().map_err(BackupError::file(&list))?;
         remove_staged(staging, self.name)?;
         kept.map_or(Ok(()), |bytes| {
             let mut file = files::create(&list)?;
@@ -204,11 +250,16 @@ impl Making<'_> {
     }
 }
 
+/// `BACKUP_CLICKHOUSE`, or what a manifest says of it.
+pub(super) fn shelf(text: &str) -> Result<Shelf, BackupError> {
+    text.parse().map_err(|problem| BackupError::Config(ConfigError::new("BACKUP_CLICKHOUSE", problem)))
+}
+
 /// Whether a file of a log is needed: ids are in ClickHouse, and what is cut off or damaged is for people who look here.
 fn holds_events(inner: &Path) -> bool {
     let name = inner.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let ends = [".ids", ".torn", ".damaged", ".new"];
-    !ends.iter().any(|end| name.ends_with(end)) && !matches!(name, "spare" | "lock" | "restored")
+    !ends.iter().any(|end| name.ends_with(end)) && !matches!(name, "spare" | "lock" | "restored" | "backed-up")
 }
 
 fn position(data: &Path) -> Result<Option<LogPosition>, BackupError> {
@@ -221,4 +272,50 @@ async fn committed(kafka: KafkaConfig) -> Result<Vec<PartitionPosition>, BackupE
     let answer = tokio::task::spawn_blocking(asked).await;
     let failed = |error: &dyn std::fmt::Display| BackupError::Kafka(error.to_string());
     answer.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_goes_unless_something_younger_goes_with_it() {
+        let backup = |as_of_ms, base: Option<&str>| Manifest {
+            format: Manifest::FORMAT,
+            name: format!("b{as_of_ms}"),
+            kind: if base.is_some() { Kind::Incremental } else { Kind::Full },
+            base: base.map(str::to_owned),
+            version: String::new(),
+            clickhouse: String::new(),
+            as_of_ms,
+            took_ms: 0,
+            events: 0,
+            kafka: Vec::new(),
+            log: None,
+            tables: None,
+            files: Vec::new(),
+        };
+        let all = [
+            backup(1, None),
+            backup(2, Some("b1")),
+            backup(3, None),
+            backup(4, Some("b3")),
+            backup(5, Some("b3")),
+            backup(6, None),
+            backup(7, Some("b6")),
+        ];
+        assert_eq!(forgotten(&all, 5), ["b1", "b2", "b4"], "b5 goes with b3");
+        assert_eq!(forgotten(&all, 100), ["b1", "b2", "b3", "b4", "b5", "b7"], "the newest full one stays");
+        assert_eq!(forgotten(&all, 0), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn only_files_with_events_are_copied() {
+        for name in ["commit", "checkpoint", "identity", "00-01-02.log", "00.refused", "x.batch"] {
+            assert!(holds_events(Path::new(name)), "{name}");
+        }
+        for name in ["spare", "lock", "restored", "backed-up", "00.ids", "a.torn", "a.damaged", "ids.new"] {
+            assert!(!holds_events(Path::new(name)), "{name}");
+        }
+    }
 }

@@ -43,6 +43,9 @@ pub enum BackupError {
     ClickHouse { what: &'static str, message: String },
     #[error("BACKUP_TARGET: {} is not there: mount the disk, or make the folder", .0.display())]
     NoTarget(PathBuf),
+    /// The bucket, or a file in it, and what is wrong.
+    #[error("{what}: {problem}")]
+    S3 { what: String, problem: String },
     #[error("another backup or restore works in {}: wait until it ends", .0.display())]
     Busy(PathBuf),
     #[error("there is no backup {name} in {target}; `tallyhouse backup list` shows what there is")]
@@ -61,9 +64,15 @@ pub enum BackupError {
     )]
     HoldsData(PathBuf),
     #[error(
-        "the tables of a given ClickHouse (CLICKHOUSE_URL) are copied by its own means: see \"Backups\" in deploy/README.md"
+        "{0} holds data already. To replace both databases there by the backup, say so twice: --replace --yes-replace"
     )]
-    GivenClickHouse,
+    HoldsTables(String),
+    /// Tables of the embedded one are files of ours, those of a given one are not.
+    #[error(
+        "{name} is of {}",
+        if *.is_given { "an embedded ClickHouse: restore it without CLICKHOUSE_URL" } else { "a given ClickHouse: set CLICKHOUSE_URL" }
+    )]
+    OtherClickHouse { name: String, is_given: bool },
 }
 
 impl BackupError {

@@ -79,6 +79,9 @@ pub struct Manifest {
     pub kafka: Vec<PartitionPosition>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
+    /// Where a given ClickHouse has the tables, as `BACKUP_CLICKHOUSE` says it; of the embedded one they are among the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<String>,
     pub files: Vec<Entry>,
 }
 
@@ -168,6 +171,7 @@ mod tests {
             events: 3,
             kafka: Vec::new(),
             log: None,
+            tables: None,
             files: vec![Entry { path: "clickhouse/a/.backup".into(), bytes: 1, sha256: "x".into(), at: None }],
         }
     }

@@ -22,6 +22,9 @@
 //! clickhouse/NAME/…                  what BACKUP wrote
 //! ```
 //!
+//! **A given ClickHouse** writes its tables where `BACKUP_CLICKHOUSE` says: a disk or a bucket of its own configuration. What it wrote there is not in
+//! the manifest, and only a restore reads it.
+//!
 //! **Incremental** means: what has changed since the last full one. Two backups are enough for any restore.
 //!
 //! Failure cases:
@@ -35,11 +38,14 @@
 pub mod create;
 mod error;
 mod files;
+mod folder;
 pub mod manifest;
 pub mod restore;
+mod s3;
 mod tables;
 mod target;
 pub mod verify;
 
 pub use error::BackupError;
+pub use tables::Shelf;
 pub use target::Target;

@@ -14,9 +14,9 @@ use tallyhouse_service::env::Env;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 
-use super::create::{kafka, lock};
-use super::manifest::{Log, Manifest};
-use super::{BackupError, Target, files, tables, verify};
+use super::create::{kafka, lock, shelf};
+use super::manifest::{Entry, Log, Manifest};
+use super::{BackupError, Shelf, Target, files, tables, verify};
 use crate::attach::{self, Attached};
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
@@ -71,29 +71,34 @@ pub async fn restore(
     options: &Options,
 ) -> Result<Restored, BackupError> {
     let began = Instant::now();
-    if config.engine.is_none() {
-        return Err(BackupError::GivenClickHouse);
-    }
     let _lock = lock(staging)?;
     let name = match &options.name {
         Some(name) => name.clone(),
-        None => target.names()?.pop().ok_or_else(|| BackupError::None(target.to_string()))?,
+        None => target.names().await?.pop().ok_or_else(|| BackupError::None(target.to_string()))?,
     };
-    let manifest = target.manifest(&name)?;
-    verify::require_whole(target, &name)?;
+    let manifest = target.manifest(&name).await?;
+    verify::require_whole(target, &name).await?;
     let kafka = kafka(env)?;
     if let Some(kafka) = &kafka {
         refuse_consumers(kafka.clone()).await?;
     }
     // Until everything is in its place: nobody else starts on it.
-    let data = DataFolder::open(&config.data, &[Part::Engine, Part::Services]).await?;
-    if holds_data(&config.data) && !options.may_replace {
+    let is_given = config.engine.is_none();
+    let parts: &[Part] = if is_given { &[Part::Services] } else { &[Part::Engine, Part::Services] };
+    let data = DataFolder::open(&config.data, parts).await?;
+    if is_given != manifest.tables.is_some() {
+        return Err(BackupError::OtherClickHouse { name, is_given });
+    }
+    if !is_given && holds_data(&config.data) && !options.may_replace {
         return Err(BackupError::HoldsData(config.data.clone()));
     }
     let restoring = Restoring { config, env, target, staging, manifest: &manifest };
-    restoring.stage()?;
+    restoring.stage().await?;
     let aside = Aside::put(&config.data)?;
-    let done = restoring.tables(data).await;
+    let done = match is_given {
+        true => Box::pin(restoring.given_tables(options.may_replace)).await,
+        false => restoring.tables(data).await,
+    };
     let (events, rebuilt, erasures) = match done {
         Ok(done) => done,
         Err(error) => {
@@ -109,7 +114,7 @@ pub async fn restore(
     // Answers in Redis are of the tables before: the next ingester finds a predecessor that did not invalidate what it changed.
     drop(ShutdownMarker::place(&config.data));
     aside.remove()?;
-    restoring.unstage()?;
+    restoring.unstage().await?;
     Ok(Restored { events, rebuilt, erasures, log, kafka, took: began.elapsed(), manifest })
 }
 
@@ -140,27 +145,26 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    fn chain(&self) -> Result<Vec<Manifest>, BackupError> {
-        let base = self.manifest.base.as_deref().map(|base| self.target.manifest(base)).transpose()?;
+    async fn chain(&self) -> Result<Vec<Manifest>, BackupError> {
+        let base = match &self.manifest.base {
+            Some(base) => Some(self.target.manifest(base).await?),
+            None => None,
+        };
         Ok(base.into_iter().chain([self.manifest.clone()]).collect())
     }
 
     /// Brings the files to where ClickHouse may read them.
-    fn stage(&self) -> Result<(), BackupError> {
-        for manifest in self.chain()? {
-            for entry in &manifest.files {
-                let to = self.staging.join(&entry.path);
-                if !self.target.is_staging() || entry.at.is_some() {
-                    self.target.fetch(entry.place(), &to)?;
-                }
-            }
-        }
-        Ok(())
+    async fn stage(&self) -> Result<(), BackupError> {
+        let chain = self.chain().await?;
+        let is_elsewhere = |entry: &&Entry| !self.target.is_staging() || entry.at.is_some();
+        let files = chain.iter().flat_map(|manifest| &manifest.files).filter(is_elsewhere);
+        let files = files.map(|entry| (entry.place(), self.staging.join(&entry.path)));
+        self.target.fetch(&files.collect::<Vec<_>>()).await
     }
 
     /// Removes what was brought; the list of a full one stays for incremental ones.
-    fn unstage(&self) -> Result<(), BackupError> {
-        for manifest in self.chain()? {
+    async fn unstage(&self) -> Result<(), BackupError> {
+        for manifest in self.chain().await? {
             for entry in &manifest.files {
                 let is_list = manifest.base.is_none() && entry.path.ends_with("/.backup");
                 if (!self.target.is_staging() && !is_list) || entry.at.is_some() {
@@ -184,11 +188,25 @@ impl Restoring<'_> {
         restored
     }
 
+    /// The same in a given ClickHouse, which has nothing or may lose what it has.
+    async fn given_tables(&self, may_replace: bool) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
+        let attached = attach::attach(self.config, self.env).await?;
+        let server = attached.writer.server();
+        if tables::is_used(&server).await? && !may_replace {
+            return Err(BackupError::HoldsTables(attached.writer.url));
+        }
+        tables::drop_all(&server).await?;
+        Box::pin(self.fill(&attached)).await
+    }
+
     async fn fill(&self, attached: &Attached) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
-        let folder = |name: &str| self.staging.join("clickhouse").join(name);
-        let base = self.manifest.base.as_deref().map(folder);
-        tables::restore(&attached.writer.server(), &folder(&self.manifest.name), base.as_deref()).await?;
-        crate::tables::prepare(&attached.writer, &migrate::rendering(true), self.config.fsync).await?;
+        let shelf = match &self.manifest.tables {
+            Some(given) => shelf(given)?,
+            None => Shelf::Folder(self.staging.join("clickhouse")),
+        };
+        shelf.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
+        let rendering = migrate::rendering(self.config.engine.is_some());
+        crate::tables::prepare(&attached.writer, &rendering, self.config.fsync).await?;
         let client = attached.writer.client();
         let options = rebuild::Options {
             selection: rollups::selection(None, Some(0), None, None),
@@ -200,7 +218,7 @@ impl Restoring<'_> {
         let eraser = Eraser::new(attached, self.config, self.env).await?;
         let again = eraser.reapply().await?;
         for (project, erasure) in &again {
-            eraser.finish(project, &erasure.id).await?;
+            eraser.finish_answers(project, &erasure.id).await?;
         }
         drop(eraser);
         let events = tables::ask::<u64>(&client, "SELECT count() FROM events").await?;

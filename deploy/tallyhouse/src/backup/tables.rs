@@ -1,6 +1,7 @@
 //! ClickHouse's own `BACKUP` and `RESTORE`. They run on when nobody waits, so they are begun, and looked after.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,27 +24,60 @@ struct State {
     error: String,
 }
 
-/// Has the tables written to a folder; what a full one has, a folder with its `.backup`, is left out.
-pub(super) async fn backup(client: &Client, to: &Path, base: Option<&Path>) -> Result<(), BackupError> {
-    let statement = format!("BACKUP {WHAT} TO {}", place(to));
-    run(client, "copy the tables", &statement, base).await
+/// Where ClickHouse has the tables of all backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shelf {
+    /// A folder on its machine, which it may use for backups.
+    Folder(PathBuf),
+    /// A disk of its configuration.
+    Disk(String),
+    /// A named collection of its configuration: where a bucket is, and the key to it.
+    Collection(String),
 }
 
-/// Has the tables made of such a folder. There are none before.
-pub(super) async fn restore(client: &Client, from: &Path, base: Option<&Path>) -> Result<(), BackupError> {
-    let statement = format!("RESTORE {WHAT} FROM {}", place(from));
-    run(client, "restore the tables", &statement, base).await
+impl FromStr for Shelf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not disk:NAME, collection:NAME or folder:/PATH");
+        let (kind, name) = text.split_once(':').ok_or_else(wrong)?;
+        let is_plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        match kind {
+            "folder" if name.starts_with('/') => Ok(Self::Folder(name.into())),
+            "disk" if is_plain => Ok(Self::Disk(name.to_owned())),
+            "collection" if is_plain => Ok(Self::Collection(name.to_owned())),
+            _ => Err(wrong()),
+        }
+    }
 }
 
-/// A folder as ClickHouse takes it.
-fn place(folder: &Path) -> String {
-    let text = folder.display().to_string().replace('\\', "\\\\").replace('\'', "\\'");
-    format!("File('{text}')")
+impl Shelf {
+    /// The place of a backup, as ClickHouse takes it.
+    fn place(&self, name: &str) -> String {
+        let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+        match self {
+            Self::Folder(folder) => format!("File({})", quoted(&folder.join(name).display().to_string())),
+            Self::Disk(disk) => format!("Disk({}, {})", quoted(disk), quoted(name)),
+            Self::Collection(collection) => format!("S3({collection}, {})", quoted(name)),
+        }
+    }
+
+    /// Has the tables written there; what a full one has, of which it reads the list, is left out.
+    pub(super) async fn backup(&self, client: &Client, name: &str, base: Option<&str>) -> Result<(), BackupError> {
+        let statement = format!("BACKUP {WHAT} TO {}", self.place(name));
+        run(client, "copy the tables", &statement, base.map(|base| self.place(base))).await
+    }
+
+    /// Has the tables made of a backup. There are none before.
+    pub(super) async fn restore(&self, client: &Client, name: &str, base: Option<&str>) -> Result<(), BackupError> {
+        let statement = format!("RESTORE {WHAT} FROM {}", self.place(name));
+        run(client, "restore the tables", &statement, base.map(|base| self.place(base))).await
+    }
 }
 
-async fn run(client: &Client, what: &'static str, statement: &str, base: Option<&Path>) -> Result<(), BackupError> {
+async fn run(client: &Client, what: &'static str, statement: &str, base: Option<String>) -> Result<(), BackupError> {
     let id = format!("tallyhouse-{}", ulid::Ulid::generate());
-    let base = base.map(|base| format!(", base_backup = {}", place(base))).unwrap_or_default();
+    let base = base.map(|base| format!(", base_backup = {base}")).unwrap_or_default();
     let begin = format!("{statement} SETTINGS id = '{id}'{base} ASYNC");
     within(client.query_raw(&begin).execute()).await?;
     loop {
@@ -69,5 +103,36 @@ async fn within<T>(call: impl Future<Output = tallyhouse_sql::clickhouse::error:
     match tokio::time::timeout(ANSWER_WITHIN, call).await {
         Ok(result) => result.map_err(StoreError::from),
         Err(_) => Err(StoreError::TimedOut),
+    }
+}
+
+/// Whether a ClickHouse holds events or keys already.
+pub(super) async fn is_used(client: &Client) -> Result<bool, StoreError> {
+    let sql =
+        "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND total_rows > 0 AND name != 'migrations'";
+    Ok(ask::<u64>(client, sql).await? > 0)
+}
+
+/// Removes both databases, so that they can be restored.
+pub(super) async fn drop_all(client: &Client) -> Result<(), StoreError> {
+    for database in ["tallyhouse_views", "tallyhouse"] {
+        within(client.query_raw(&format!("DROP DATABASE IF EXISTS {database} SYNC")).execute()).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_what_clickhouse_takes_and_nothing_breaks_out_of_it() {
+        let place = |text: &str| text.parse::<Shelf>().map(|shelf| shelf.place("n"));
+        assert_eq!(place("folder:/a'b/c").unwrap(), r"File('/a\'b/c/n')");
+        assert_eq!(place("disk:backups").unwrap(), "Disk('backups', 'n')");
+        assert_eq!(place("collection:backups").unwrap(), "S3(backups, 'n')");
+        for bad in ["", "disk", "disk:", "disk:a'b", "collection:a, b", "folder:relative", "s3:x"] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
     }
 }

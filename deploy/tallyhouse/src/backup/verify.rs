@@ -4,23 +4,23 @@ use super::manifest::Manifest;
 use super::{BackupError, Target};
 
 /// What is wrong with a backup, a line a file; nothing when it is whole.
-pub fn problems(target: &Target, name: &str) -> Result<Vec<String>, BackupError> {
-    let manifest = target.manifest(name)?;
-    let mut problems = missing(target, &manifest)?;
+pub async fn problems(target: &Target, name: &str) -> Result<Vec<String>, BackupError> {
+    let manifest = target.manifest(name).await?;
+    let mut problems = missing(target, &manifest).await?;
     if let Some(base) = &manifest.base {
-        match target.manifest(base) {
-            Ok(base) => problems.extend(missing(target, &base)?),
+        match target.manifest(base).await {
+            Ok(base) => problems.extend(missing(target, &base).await?),
             Err(error) => problems.push(format!("its base {base}: {error}")),
         }
     }
     Ok(problems)
 }
 
-fn missing(target: &Target, manifest: &Manifest) -> Result<Vec<String>, BackupError> {
+async fn missing(target: &Target, manifest: &Manifest) -> Result<Vec<String>, BackupError> {
     let mut problems = Vec::new();
     for entry in &manifest.files {
         let place = entry.place();
-        match target.sum(place)? {
+        match target.sum(place).await? {
             None => problems.push(format!("{place} is missing")),
             Some((bytes, _)) if bytes != entry.bytes => {
                 problems.push(format!("{place} has {bytes} bytes, not {}", entry.bytes));
@@ -33,8 +33,8 @@ fn missing(target: &Target, manifest: &Manifest) -> Result<Vec<String>, BackupEr
 }
 
 /// As [`problems`], as an error.
-pub fn require_whole(target: &Target, name: &str) -> Result<(), BackupError> {
-    let problems = problems(target, name)?;
+pub async fn require_whole(target: &Target, name: &str) -> Result<(), BackupError> {
+    let problems = problems(target, name).await?;
     if problems.is_empty() {
         return Ok(());
     }

@@ -156,7 +156,7 @@ fn expires(text: &str) -> Result<i64, String> {
     time::parse(text, now_ms())
 }
 
-fn span(text: &str) -> Result<i64, String> {
+pub(super) fn span(text: &str) -> Result<i64, String> {
     time::span_ms(text).ok_or_else(|| format!("`{text}` is not a length of time such as 24h, 15m or 0s"))
 }
 

@@ -9,6 +9,18 @@ pub(crate) enum Backup {
         /// Only what has changed since the last full one; without one before it, everything
         #[arg(long)]
         incremental: bool,
+        /// Everything all the same, when the last full one is older than this, such as 24h
+        #[arg(long, value_name = "TIME", value_parser = super::administration::span, requires = "incremental")]
+        full_every: Option<i64>,
+        /// Read a full one whole afterwards, as `verify` does
+        #[arg(long)]
+        verify: bool,
+        /// Remove backups that are older than this, such as 7d; the newest full one stays
+        #[arg(long, value_name = "TIME", value_parser = super::administration::span)]
+        keep: Option<i64>,
+        /// Go on, with this pause between two, until it is stopped: for a container without a schedule
+        #[arg(long, value_name = "TIME", value_parser = super::administration::span)]
+        repeat: Option<i64>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,

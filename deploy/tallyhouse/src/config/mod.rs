@@ -116,9 +116,38 @@ pub fn backup_dir(config: &Config) -> PathBuf {
     configured.unwrap_or_else(|| config.data.join("backups"))
 }
 
-/// `BACKUP_TARGET`
-pub fn backup_target(env: &dyn Env) -> Result<Option<String>, ConfigError> {
-    env::read(env).map(|BackupSettings { backup_target }| backup_target)
+/// `BACKUP_TARGET`, and how a bucket is reached.
+pub fn backup_target(env: &dyn Env) -> Result<(Option<String>, BucketAccess), ConfigError> {
+    let settings: BackupSettings = env::read(env)?;
+    let access = BucketAccess {
+        endpoint: settings.backup_s3_endpoint,
+        region: settings.backup_s3_region,
+        key_id: settings.backup_s3_key_id,
+        secret: settings.backup_s3_secret,
+    };
+    Ok((settings.backup_target, access))
+}
+
+/// `BACKUP_CLICKHOUSE`, which a given ClickHouse needs.
+pub fn given_shelf(env: &dyn Env) -> Result<String, ConfigError> {
+    let missing = || {
+        let problem = "is not set: say where the given ClickHouse writes its tables to, such as disk:backups";
+        ConfigError::new("BACKUP_CLICKHOUSE", problem)
+    };
+    env::read::<BackupSettings>(env)?.backup_clickhouse.ok_or_else(missing)
+}
+
+/// Where a bucket is, and who we are there.
+#[derive(Debug, Clone)]
+pub struct BucketAccess {
+    /// `BACKUP_S3_ENDPOINT`; `None`: Amazon's own.
+    pub endpoint: Option<String>,
+    /// `BACKUP_S3_REGION`
+    pub region: String,
+    /// `BACKUP_S3_KEY_ID`
+    pub key_id: Option<String>,
+    /// `BACKUP_S3_SECRET`
+    pub secret: Option<Secret>,
 }
 
 /// A query service that commands ask.

@@ -60,9 +60,24 @@ fn listen(text: &str) -> Result<IpAddr, String> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Backups")]
 pub struct BackupSettings {
-    /// Folder that backups are brought to, which has to be there (default: `BACKUP_DIR`)
+    /// Where backups are brought to: a folder, which has to be there, or `s3://bucket/prefix` (default: `BACKUP_DIR`)
     #[arg(long, env = "BACKUP_TARGET")]
     pub backup_target: Option<String>,
+    /// Where a given ClickHouse (`CLICKHOUSE_URL`) writes its tables: `disk:NAME` or `collection:NAME` of its configuration, or `folder:/PATH` on its machine
+    #[arg(long, env = "BACKUP_CLICKHOUSE")]
+    pub backup_clickhouse: Option<String>,
+    /// The URL of an S3 that is not Amazon's (default: Amazon's, of the region)
+    #[arg(long, env = "BACKUP_S3_ENDPOINT")]
+    pub backup_s3_endpoint: Option<String>,
+    /// The region that the bucket is in
+    #[arg(long, env = "BACKUP_S3_REGION", default_value = "us-east-1")]
+    pub backup_s3_region: String,
+    /// The id of the key that is used there
+    #[arg(long, env = "BACKUP_S3_KEY_ID")]
+    pub backup_s3_key_id: Option<String>,
+    /// The key itself
+    #[arg(env = "BACKUP_S3_SECRET", value_parser = secret)]
+    pub backup_s3_secret: Option<Secret>,
 }
 
 /// What `backup` reads.

@@ -1,129 +1,17 @@
 //! Backups: made while events arrive, verified, and restored so that nothing is lost that the local log still has, and nothing is counted twice.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tallyhouse::credentials::Credentials;
+use hyper::Method;
+use serde_json::Value;
 use tallyhouse_service::http_client::Endpoint;
-use tallyhouse_sql::Connection;
-use tallyhouse_testkit::{Folder, ask, eventually, free_ports};
+use tallyhouse_testkit::{Folder, eventually, free_ports, skipped};
 
-/// `tallyhouse up` on a data folder, which can be killed and started again.
-struct Installation {
-    process: Option<Child>,
-    ports: [u16; 5],
-    data: PathBuf,
-    more: Vec<(String, String)>,
-}
-
-impl Drop for Installation {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Installation {
-    fn on(data: &Path) -> Self {
-        Self { process: None, ports: free_ports(), data: data.to_owned(), more: Vec::new() }
-    }
-
-    fn with(mut self, name: &str, value: &str) -> Self {
-        self.more.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let names = ["INGEST_ADDR", "INGEST_ADMIN_ADDR", "QUERY_ADDR", "QUERY_ADMIN_ADDR"];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
-        command.args(arguments).env("TALLYHOUSE_DEV", "1").env("TALLYHOUSE_DATA", &self.data);
-        command.envs(names.iter().zip(self.ports).map(|(name, port)| (*name, format!("127.0.0.1:{port}"))));
-        command.env("CLICKHOUSE_HTTP_PORT", self.ports[4].to_string());
-        command.envs(self.more.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
-    async fn start(&mut self) {
-        let mut command = self.command(&["up"]);
-        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let url = format!("http://127.0.0.1:{}/", self.ports[1]);
-        let health = Endpoint::new(&url, Duration::from_secs(5)).unwrap();
-        eventually("it is ready", async || health.get("/health/ready").await.is_ok_and(|reply| reply.status == 200))
-            .await;
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            drop(process.kill());
-            drop(process.wait());
-        }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// What a command prints that succeeds.
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// What a command says that fails.
-    fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(!output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    /// Sends events of these numbers, each with an id of its own, and returns when they are acknowledged.
-    async fn send(&self, numbers: std::ops::Range<u32>, wait: &str) {
-        let url = format!("http://127.0.0.1:{}/v1/events{wait}", self.ports[0]);
-        let events = Endpoint::new(&url, Duration::from_secs(20)).unwrap().api_key("demo-ingest-key").unwrap();
-        let event =
-            |n| format!(r#"{{"eventType":"purchase","eventId":"e{n}","userId":"u{n}","properties":{{"value":{n}}}}}"#);
-        let lines: Vec<String> = numbers.map(event).collect();
-        let reply = events.post(Bytes::from(format!("[{}]", lines.join(",")))).await.unwrap();
-        assert!(reply.status.is_success(), "{}", reply.excerpt());
-    }
-
-    fn writer(&self) -> Connection {
-        let (known, _) = Credentials::load(&self.data).unwrap().unwrap();
-        let url = format!("http://127.0.0.1:{}", self.ports[4]);
-        Connection { url, user: "writer".to_owned(), password: known.writer.expose().to_owned(), tls: None }
-    }
-
-    /// Events in raw, different ones, and those that the hourly rollup counts.
-    async fn counts(&self) -> [String; 3] {
-        let writer = self.writer();
-        let mut counts = [const { String::new() }; 3];
-        let raw = "FROM tallyhouse.events";
-        let asked = [
-            format!("SELECT count() {raw} FINAL"),
-            format!("SELECT uniqExact(event_id) {raw}"),
-            "SELECT sum(events) FROM tallyhouse.rollup_1h WHERE dim_set = '' AND event_type = 'purchase'".to_owned(),
-        ];
-        for (count, sql) in counts.iter_mut().zip(asked) {
-            *count = ask(&writer, &sql).await.unwrap_or_else(|error| error);
-        }
-        counts
-    }
-
-    async fn counts_each_once(&self, events: u32) {
-        let expected = [events; 3].map(|count| count.to_string());
-        let mut found = self.counts().await;
-        eventually(&format!("each of {events} events is counted once: {found:?}"), async || {
-            found = self.counts().await;
-            found == expected
-        })
-        .await;
-        let verified = self.run(&["rollups", "verify"]);
-        assert!(verified.status.success(), "{verified:?}");
-    }
-}
+use crate::installation::Installation;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_brings_back_what_was_acknowledged_and_counts_nothing_twice() {
@@ -199,4 +87,124 @@ async fn a_backup_cut_short_and_a_target_that_is_not_there_are_named() {
     fs::remove_file(credentials).unwrap();
     assert!(installation.run(&["backup", "verify", name]).stdout.ends_with(b"credentials is missing\n"));
     assert!(installation.refused(&["backup", "verify", "../data"]).contains("there is no backup ../data"));
+}
+
+/// An S3 of its own, with the bucket `backups`: moto's server, set up by `make test`.
+struct S3 {
+    process: Child,
+    url: String,
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl S3 {
+    async fn start(test: &str) -> Option<Self> {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.setup/s3/bin/moto_server");
+        if !program.exists() {
+            skipped(test, "moto is not set up: `deploy/tallyhouse/setup.sh --tests`");
+            return None;
+        }
+        let [port] = free_ports();
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        let s3 = Self { process: command.spawn().unwrap(), url: format!("http://127.0.0.1:{port}") };
+        eventually("there is a bucket", async || s3.call(Method::PUT, "/backups", "").await == Some(200)).await;
+        Some(s3)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &str) -> Option<u16> {
+        let endpoint = Endpoint::new(&self.url, Duration::from_secs(10)).unwrap();
+        // moto looks who it is, and not whether it is.
+        let who =
+            "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=none";
+        let endpoint = endpoint.header(hyper::header::AUTHORIZATION, who).unwrap();
+        let reply = endpoint.send(method, path, Bytes::from(body.to_owned())).await;
+        reply.ok().map(|reply| reply.status.as_u16())
+    }
+
+    fn used_by(&self, data: &Path, target: &str) -> Installation {
+        Installation::on(data)
+            .with("BACKUP_TARGET", target)
+            .with("BACKUP_S3_ENDPOINT", &self.url)
+            .with("BACKUP_S3_KEY_ID", "key")
+            .with("BACKUP_S3_SECRET", "secret")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_holds_backups_as_a_folder_does() {
+    let Some(s3) = S3::start("a_bucket_holds_backups_as_a_folder_does").await else { return };
+    let folder = Folder::create();
+    let (data, target) = (folder.path().join("data"), "s3://backups/some/where");
+    let refused = s3.used_by(&data, "s3://nowhere").refused(&["backup", "create"]);
+    assert!(refused.contains("s3://nowhere") && refused.contains("404"), "{refused}");
+
+    let mut installation = s3.used_by(&data, target);
+    installation.start().await;
+    installation.send(0..50, "?wait=stored").await;
+    // More than goes up in one request.
+    let large: Vec<u8> = (0..40_u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    fs::create_dir_all(data.join("ingest/records")).unwrap();
+    fs::write(data.join("ingest/records/large.batch.refused"), &large).unwrap();
+    installation.done(&["backup", "create"]);
+    installation.send(50..70, "?wait=stored").await;
+    let made: Value =
+        serde_json::from_str(&installation.done(&["backup", "create", "--incremental", "--json"])).unwrap();
+    assert!(made["bytes"].as_u64().unwrap() < 1 << 20, "the large file is not sent again: {made}");
+    installation.kill();
+    let staged = fs::read_dir(data.join("backups/clickhouse")).unwrap().count();
+    assert_eq!(staged, 1, "the list of the full one, by which others are made");
+
+    let elsewhere = s3.used_by(&folder.path().join("elsewhere"), target);
+    assert!(elsewhere.done(&["backup", "verify"]).contains("is whole"));
+    let restored: Value = serde_json::from_str(&elsewhere.done(&["backup", "restore", "--json"])).unwrap();
+    assert_eq!(restored["events"], 70, "{restored}");
+    assert_eq!(fs::read(folder.path().join("elsewhere/ingest/records/large.batch.refused")).unwrap(), large);
+    elsewhere.done(&["rollups", "verify"]);
+
+    let name = made["name"].as_str().unwrap();
+    let cut = format!("/backups/some/where/clickhouse/{name}/.backup");
+    assert_eq!(s3.call(Method::PUT, &cut, "<config>").await, Some(200));
+    let verified = elsewhere.run(&["backup", "verify"]);
+    assert!(!verified.status.success() && verified.stdout.starts_with(b"clickhouse/"), "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_clickhouse_writes_and_reads_its_tables_itself() {
+    let folder = Folder::create();
+    let (backups, shelf) = (folder.path().join("backups"), folder.path().join("backups/clickhouse"));
+    let server = Installation::on(&folder.path().join("server")).with("BACKUP_DIR", &backups.display().to_string());
+    let mut store = server.command(&["store"]).stderr(Stdio::null()).spawn().unwrap();
+    let url = format!("http://127.0.0.1:{}", server.clickhouse_port());
+    let given = |data: &str| {
+        let given =
+            Installation::on(&folder.path().join(data)).with("CLICKHOUSE_URL", &url).with("CLICKHOUSE_USER", "writer");
+        given.with("USER_HASH_KEY", "000102030405060708090a0b0c0d0e0f")
+    };
+    let has_password = || server.password().is_some();
+    eventually("there are credentials", async || has_password()).await;
+    let commands = given("commands").with("CLICKHOUSE_PASSWORD", &server.password().unwrap());
+    eventually("there are tables", async || commands.run(&["migrate", "check"]).status.success()).await;
+    let refused = commands.refused(&["backup", "create"]);
+    assert!(refused.contains("BACKUP_CLICKHOUSE: is not set"), "{refused}");
+
+    let commands = commands.with("BACKUP_CLICKHOUSE", &format!("folder:{}", shelf.display()));
+    commands.done(&["projects", "create", "before"]);
+    commands.done(&["backup", "create"]);
+    commands.done(&["projects", "create", "between"]);
+    commands.done(&["backup", "create", "--incremental"]);
+    commands.done(&["projects", "create", "after"]);
+    let refused = commands.refused(&["backup", "restore"]);
+    assert!(refused.contains("holds data already"), "{refused}");
+    commands.done(&["backup", "restore", "--replace", "--yes-replace"]);
+    let projects = commands.done(&["projects", "list"]);
+    let has = |name: &str| projects.lines().any(|line| line.split_whitespace().next() == Some(name));
+    assert!(has("before") && has("between") && !has("after"), "{projects}");
+    drop(store.kill());
+    drop(store.wait());
 }

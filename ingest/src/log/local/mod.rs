@@ -244,6 +244,16 @@ impl<D: Disk> LocalLog<D> {
         Ok(())
     }
 
+    /// Bytes of records from an offset on, whether they are stored or not.
+    pub fn bytes_from(&self, offset: i64) -> u64 {
+        self.segments().bytes_from(offset)
+    }
+
+    /// What may wait in it.
+    pub fn spool_bytes(&self) -> u64 {
+        self.limits.bytes
+    }
+
     /// Looks at how much waits from an offset on, and since when.
     pub fn measure(&self, committed: i64, oldest_ms: Option<i64>) -> Backlog {
         let limits = self.limits;
