@@ -29,6 +29,10 @@ impl Env for FlagsAndEnv {
         names.dedup();
         names
     }
+
+    fn names_of_file(&self) -> Vec<String> {
+        self.file.keys().cloned().collect()
+    }
 }
 
 /// What `S` defines.

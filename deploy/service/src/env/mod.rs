@@ -39,6 +39,11 @@ pub trait Env {
 
     /// The names of all that are set.
     fn names(&self) -> Vec<String>;
+
+    /// Those of a file that is for Tallyhouse alone.
+    fn names_of_file(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Whether a variable has a value: its own, or as a secret that of its file.

@@ -156,12 +156,18 @@ pub fn warn_of_unknown(env: &dyn Env) {
 
 /// A warning for each variable that looks like one of ours and is none.
 pub fn unknown(env: &dyn Env) -> Vec<String> {
-    let mut names = env.names();
+    let (mut names, of_file) = (env.names(), env.names_of_file());
     names.sort();
-    names.iter().filter_map(|name| warning(name)).collect()
+    names.iter().filter_map(|name| warning_in(name, of_file.contains(name))).collect()
 }
 
+#[cfg(test)]
 fn warning(name: &str) -> Option<String> {
+    warning_in(name, false)
+}
+
+/// In a file that is Tallyhouse's alone, `KAFKA_…` and `REDIS_…` are meant for it too.
+fn warning_in(name: &str, is_in_our_file: bool) -> Option<String> {
     if NAMES.contains(&name) || is_service_link(name) {
         return None;
     }
@@ -171,7 +177,8 @@ fn warning(name: &str) -> Option<String> {
         ));
     }
     let begins_as_ours = |known: &str| known.split_once('_').is_some_and(|(head, _)| begins(name, head));
-    let is_ours = OURS.iter().any(|prefix| name.starts_with(prefix));
+    let is_ours = OURS.iter().any(|prefix| name.starts_with(prefix))
+        || (is_in_our_file && NAMES.iter().any(|known| begins_as_ours(known)));
     // Half of a name of ours may be wrong; one that may be somebody else's has to be nearly right.
     let share = if is_ours { 2 } else { 5 };
     let near = NAMES.iter().filter(|known| is_ours || begins_as_ours(known)).filter_map(|known| {
@@ -228,6 +235,15 @@ mod tests {
                 .ends_with("only secrets are read from files, and KAFKA_BROKERS is none")
         );
         assert!(warning("REDIS_URL_FIL").unwrap().ends_with("did you mean REDIS_URL_FILE?"));
+    }
+
+    #[test]
+    fn in_a_file_of_ours_each_that_begins_as_ours_is_reported() {
+        let told = |name| warning_in(name, true);
+        assert!(told("KAFKA_RETRIES").unwrap().ends_with("`--help` lists them"));
+        assert!(told("KAFKA_TOPICS").unwrap().ends_with("did you mean KAFKA_TOPIC?"));
+        assert!(told("CLICKHOUSE_PASS").unwrap().contains("did you mean CLICKHOUSE_"));
+        assert_eq!((told("SSL_CERT_FILE"), told("TZ"), told("KAFKA_TOPIC")), (None, None, None));
     }
 
     #[test]
