@@ -88,7 +88,7 @@ pub struct ConfigError {
     pub problem: String,
 }
 
-/// EX_CONFIG of `sysexits.h`: starting again without a change would change nothing, and the systemd unit does not.
+/// `EX_CONFIG` of `sysexits.h`: starting again without a change would change nothing, and the systemd unit does not.
 pub const EXIT_CONFIG: u8 = 78;
 
 /// What a program that cannot go on ends with.
