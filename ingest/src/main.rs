@@ -51,7 +51,7 @@ fn command() -> Command {
 }
 
 async fn run(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::init(&env)?;
+    telemetry::init("ingest", &env)?;
     let config = config::Config::from_env(&env).inspect_err(|_| env::warn_of_unknown(&env))?;
     let address = config.address;
     Start {

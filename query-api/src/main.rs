@@ -43,7 +43,7 @@ fn command() -> Command {
 }
 
 async fn start(env: FlagsAndEnv) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::init(&env)?;
+    telemetry::init("query-api", &env)?;
     let config = Config::from_env(&env).inspect_err(|_| env::warn_of_unknown(&env))?;
     Start {
         program: "query-api",

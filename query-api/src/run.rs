@@ -162,7 +162,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
                 privacy,
                 config.origins,
                 gate,
-                Observer { requests },
+                Observer::new(requests),
             ),
             limits: config.connections,
             metrics: server_metrics.of("query"),

@@ -65,6 +65,8 @@ pub enum Verdict {
 /// A circuit breaker. Time is passed in, in milliseconds of any clock.
 #[derive(Debug)]
 pub struct Breaker {
+    /// To what, for the log; a transition of one without a name is not told.
+    to: Option<&'static str>,
     rules: BreakerRules,
     state: Mutex<Circuit>,
 }
@@ -109,7 +111,13 @@ impl Default for Breaker {
 impl Breaker {
     /// A closed one.
     pub fn new(rules: BreakerRules) -> Self {
-        Self { rules, state: Mutex::default() }
+        Self { to: None, rules, state: Mutex::default() }
+    }
+
+    /// Tells in the log when it opens and closes.
+    #[must_use]
+    pub fn told(self, to: &'static str) -> Self {
+        Self { to: Some(to), ..self }
     }
 
     /// The right to make a call, unless it is open or somebody else probes.
@@ -150,10 +158,15 @@ impl Breaker {
     /// A call succeeded. While a probe is under way that closes the breaker, and the past is forgotten.
     pub fn succeeded(&self, now_ms: i64) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Probing { .. }) {
+        let closes = matches!(state.phase, Phase::Probing { .. });
+        if closes {
             *state = Circuit::default();
         }
         state.count(now_ms, Verdict::Succeeded);
+        drop(state);
+        if let Some(name) = self.to.filter(|_| closes) {
+            tracing::info!(name, "a breaker closed: calls are made again");
+        }
     }
 
     pub fn failed(&self, now_ms: i64) {
@@ -169,8 +182,14 @@ impl Breaker {
             // A call that began before it opened does not keep it open for longer.
             Phase::Open { .. } => false,
         };
+        let was_closed = state.phase == Phase::Closed;
         if opens {
             state.phase = Phase::Open { until_ms: now_ms + self.rules.pause_ms };
+        }
+        drop(state);
+        // A probe that failed opens it again, which is no news.
+        if let Some(name) = self.to.filter(|_| opens && was_closed) {
+            tracing::warn!(name, pause_ms = self.rules.pause_ms, "a breaker opened: no call is made for a while");
         }
     }
 

@@ -1,40 +1,143 @@
 //! The outermost layer of a public router: what is seen of every request, whatever it asks for and however it ends.
+//!
+//! ```text
+//! request -> its trace (W3C traceparent, or a new one) -> answered -> metrics; a line: failed (5xx) or slow always, one in 100 of the others
+//! ```
+//!
+//! Failure cases: a flood of failures writes at most [`LINES_A_SECOND`] lines; the others are counted. A client that leaves is counted as 499.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 
-use crate::metrics::http::ListenerRequests;
+use crate::clock::steady_ms;
+use crate::metrics::http::{ListenerRequests, Measured};
+use crate::trace::Trace;
+
+const TRACEPARENT: &str = "traceparent";
+
+/// Slower requests have a line each: the service level of a query's p95.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Of requests that are neither failed nor slow, one in so many has a line.
+const SAMPLED: u64 = 100;
+
+/// Lines about requests in a second, at most.
+const LINES_A_SECOND: u64 = 50;
 
 /// What sees them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Observer {
-    pub requests: ListenerRequests,
+    requests: ListenerRequests,
+    ended: AtomicU64,
+    written: Written,
 }
 
 impl Observer {
+    pub fn new(requests: ListenerRequests) -> Self {
+        Self { requests, ended: AtomicU64::new(0), written: Written::default() }
+    }
+
     /// Watches every request to a router.
     pub fn watch(self, router: Router) -> Router {
         router.layer(middleware::from_fn_with_state(Arc::new(self), pass))
     }
+
+    /// Why a request has a line, if it has one.
+    fn reason(&self, status: StatusCode, took: Duration) -> Option<Reason> {
+        match () {
+            () if status.is_server_error() => Some(Reason::Failed),
+            () if took >= SLOW => Some(Reason::Slow),
+            () if self.ended.fetch_add(1, Ordering::Relaxed) % SAMPLED == 0 => Some(Reason::Sampled),
+            () => None,
+        }
+    }
+
+    fn log(&self, request: &Measured<'_>, status: StatusCode, took: Duration) {
+        let Some(reason) = self.reason(status, took) else { return };
+        if !self.written.may_write(steady_ms().div_euclid(1_000)) {
+            self.requests.line_left_out();
+            return;
+        }
+        tracing::info!(
+            target: "tallyhouse::request",
+            listener = self.requests.listener(),
+            method = request.method(),
+            route = request.route(),
+            status = status.as_u16(),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            why = reason.name(),
+            "request"
+        );
+    }
 }
 
-async fn pass(State(observer): State<Arc<Observer>>, request: Request, next: Next) -> Response {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Failed,
+    Slow,
+    Sampled,
+}
+
+impl Reason {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Slow => "slow",
+            Self::Sampled => "sampled",
+        }
+    }
+}
+
+/// Lines of the current second. Two that see a new second at once may write one more.
+#[derive(Debug, Default)]
+struct Written {
+    second: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl Written {
+    fn may_write(&self, second: i64) -> bool {
+        let second = second.unsigned_abs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed) < LINES_A_SECOND
+    }
+}
+
+async fn pass(State(observer): State<Arc<Observer>>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
+    let given = request.headers().get(TRACEPARENT).map(HeaderValue::to_str);
+    let trace = Trace::of(given.as_ref().and_then(|given| given.as_ref().ok()).copied());
+    if given.is_some() {
+        // What goes on from here has this span as its parent. Records of requests without a trace do not carry one.
+        if let Ok(told) = HeaderValue::from_str(&trace.traceparent()) {
+            request.headers_mut().insert(TRACEPARENT, told);
+        }
+    }
     let measured = observer.requests.began(matched.as_ref().map(MatchedPath::as_str), &method);
-    let response = next.run(request).await;
-    measured.answered(response.status());
-    response
+    trace
+        .scope(async {
+            let response = next.run(request).await;
+            let (status, took) = (response.status(), measured.took());
+            observer.log(&measured, status, took);
+            measured.answered(status, took);
+            response
+        })
+        .await
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::StatusCode;
     use axum::routing::get;
     use tower::ServiceExt as _;
 
@@ -43,18 +146,19 @@ mod tests {
     use crate::metrics::Registry;
     use crate::metrics::http::HttpMetrics;
 
+    fn observer(registry: &Registry) -> Observer {
+        Observer::new(HttpMetrics::register(registry).unwrap().of("test"))
+    }
+
     #[tokio::test]
     async fn routes_are_patterns_and_what_no_route_matches_is_counted_too() {
         let registry = Registry::new();
-        let requests = HttpMetrics::register(&registry).unwrap().of("test");
         let router = Router::new().route("/a/{name}", get(|| async { "a" })).fallback(not_found);
-        let router = Observer { requests }.watch(router);
+        let router = observer(&registry).watch(router);
         for (method, path) in [("GET", "/a/1"), ("GET", "/a/2"), ("PUT", "/a/1"), ("GET", "/b"), ("BREW", "/c")] {
             let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap();
         }
-        let left = Request::builder().uri("/a/1").body(Body::empty()).unwrap();
-        drop(router.oneshot(left));
         let families = registry.gather();
         let family = families.iter().find(|one| one.name() == "tallyhouse_http_requests_total").unwrap();
         let mut found: Vec<(String, f64)> = family
@@ -69,6 +173,45 @@ mod tests {
         let expected =
             [("test GET /a/{name} 200", 2.0), ("test other /a/{name} 405", 1.0), ("test other unmatched 404", 2.0)];
         assert_eq!(found, expected.map(|(labels, count)| (labels.to_owned(), count)));
-        assert_eq!(StatusCode::METHOD_NOT_ALLOWED.as_u16(), 405);
+    }
+
+    #[tokio::test]
+    async fn a_handler_is_within_the_callers_trace_and_hands_on_a_span_of_its_own() {
+        let handler = |request: Request| async move {
+            let told = request.headers().get(TRACEPARENT).map(|told| told.to_str().unwrap().to_owned());
+            format!("{} {}", crate::trace::current().unwrap().trace_id(), told.unwrap_or_default())
+        };
+        let router = observer(&Registry::new()).watch(Router::new().route("/", get(handler)));
+        let ask = async |given: Option<&str>| {
+            let mut request = Request::builder().uri("/").body(Body::empty()).unwrap();
+            given.map(|given| request.headers_mut().insert(TRACEPARENT, given.parse().unwrap()));
+            let response = router.clone().oneshot(request).await.unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let said = ask(Some(given)).await;
+        assert!(said.starts_with("0af7651916cd43dd8448eb211c80319c 00-0af7651916cd43dd8448eb211c80319c-"), "{said}");
+        assert!(!said.contains("b7ad6b7169203331"), "{said}");
+        assert!(ask(None).await.ends_with(' '), "nobody traces: records need no header");
+    }
+
+    #[test]
+    fn failed_and_slow_requests_have_a_line_and_one_in_a_hundred_others() {
+        let observer = observer(&Registry::new());
+        let of = |status, ms| observer.reason(status, Duration::from_millis(ms));
+        assert_eq!(of(StatusCode::SERVICE_UNAVAILABLE, 1), Some(Reason::Failed));
+        assert_eq!(of(StatusCode::OK, 2_000), Some(Reason::Slow));
+        let sampled = (0..1_000).filter(|_| of(StatusCode::OK, 1) == Some(Reason::Sampled)).count();
+        assert_eq!(sampled, 10);
+        assert_eq!(of(StatusCode::UNAUTHORIZED, 1), Some(Reason::Sampled), "sampled as the others");
+        assert_eq!(of(StatusCode::UNAUTHORIZED, 1), None);
+    }
+
+    #[test]
+    fn lines_are_bounded_in_each_second() {
+        let written = Written::default();
+        let count = |second| (0..200).filter(|_| written.may_write(second)).count() as u64;
+        assert_eq!((count(7), count(7), count(8)), (LINES_A_SECOND, 0, LINES_A_SECOND));
     }
 }

@@ -436,7 +436,8 @@ mod tests {
         }
         let buffer = Buffer::default();
         let writer = Redacted::new(buffer.clone(), Arc::from([]));
-        let lines = fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
+        let lines =
+            fmt::layer().event_format(crate::telemetry::Form { service: "test" }).with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

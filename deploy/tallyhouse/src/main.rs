@@ -98,7 +98,7 @@ fn as_service(
     env: &dyn Env,
     work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init(env)?;
+    telemetry::init("tallyhouse", env)?;
     block_on(work)?
 }
 
@@ -106,7 +106,7 @@ fn in_runtime(
     env: &dyn Env,
     work: impl Future<Output = Result<ExitCode, Box<dyn Error>>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init_command(env)?;
+    telemetry::init_command("tallyhouse", env)?;
     block_on(work)?
 }
 
@@ -301,7 +301,7 @@ async fn migrations_on(config: &Config, servers: &Servers, what: Migrate) -> Res
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 fn topics(env: &dyn Env, what: Topics) -> Result<ExitCode, Box<dyn Error>> {
-    telemetry::init_command(env)?;
+    telemetry::init_command("tallyhouse", env)?;
     env::warn_of_unknown(env);
     let Topics::Widen { topic } = what;
     let kafka = KafkaConfig::from_env(env, OwnTopics::default())?.ok_or("KAFKA_BROKERS is not set")?;

@@ -69,6 +69,8 @@ pub struct Builder {
     /// Of `events`: week, counted from 1970, and retention.
     partitions: HashSet<(i64, u16)>,
     latest_partition: Option<(i64, u16)>,
+    /// When the first of its events was received.
+    oldest_ms: Option<i64>,
     bytes: usize,
 }
 
@@ -80,12 +82,15 @@ pub struct Encoded {
     pub chunks: Vec<Bytes>,
     /// The days that they fall on, and the hours of the newest ones.
     pub days: Vec<DayChange>,
+    /// When the first of them was received, in milliseconds since 1970.
+    pub oldest_ms: Option<i64>,
 }
 
 impl Builder {
     /// Appends an event.
     pub fn push(&mut self, project: &str, event: &Event<'_>) {
         self.rows += 1;
+        self.oldest_ms = Some(self.oldest_ms.map_or(event.received_at, |oldest| oldest.min(event.received_at)));
         self.touch(project, event);
         self.touch_partition(event);
         self.counted += 1 + event.dims.len();
@@ -221,7 +226,12 @@ impl Builder {
             fields.push(one("source_partition", "Int32", self.source_partition));
             fields.push(one("source_offset", "Int64", self.source_offset));
         }
-        Encoded { rows: self.rows, chunks: native::block(self.rows, fields), days: self.days.into_iter().collect() }
+        Encoded {
+            rows: self.rows,
+            chunks: native::block(self.rows, fields),
+            days: self.days.into_iter().collect(),
+            oldest_ms: self.oldest_ms,
+        }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn kafka(
             gateway,
             progress,
             fallback: Arc::new(fallback),
-            breaker: Breaker::default(),
+            breaker: Breaker::default().told("kafka"),
             answer_within: kafka.deliver_within,
         };
         Ok::<_, RunError>(Arc::new(delivery))

@@ -256,7 +256,7 @@ impl Ingest {
             suppressions,
             control: deps.control,
             user_hash_key: deps.user_hash_key,
-            observer: Observer { requests },
+            observer: Observer::new(requests),
             clickhouse: clickhouse.map(|metrics| (deps.shards, metrics)),
         })
     }

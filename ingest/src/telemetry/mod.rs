@@ -39,6 +39,7 @@ pub struct Metrics {
     dropped: IntCounterVec,
     warnings: IntCounterVec,
     insert_seconds: Histogram,
+    freshness: Histogram,
     insert_rows: Histogram,
     inserted_rows: IntCounter,
     inserted_bytes: IntCounter,
@@ -132,6 +133,11 @@ impl Metrics {
                 "tallyhouse_ingest_insert_seconds",
                 "Time of a successful insert",
                 seconds()?,
+            )?,
+            freshness: stores.histogram(
+                "tallyhouse_ingest_freshness_seconds",
+                "From when the first event of a batch was received until all of the batch is in events and rollups",
+                vec![0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0],
             )?,
             insert_rows: stores.histogram(
                 "tallyhouse_ingest_insert_rows",
@@ -248,6 +254,13 @@ impl Metrics {
         self.insert_rows.observe(rows as f64);
         self.inserted_rows.inc_by(rows as u64);
         self.inserted_bytes.inc_by(bytes as u64);
+    }
+
+    /// A batch is stored, so many milliseconds after its first event was received; a clock that was set may say less than none.
+    pub fn stored_since(&self, age_ms: Option<i64>) {
+        if let Some(age_ms) = age_ms {
+            self.freshness.observe(age_ms.max(0) as f64 / 1_000.0);
+        }
     }
 
     /// An attempt failed.

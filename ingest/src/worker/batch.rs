@@ -215,7 +215,7 @@ impl Building {
             // Damage may take records of a range between two attempts. What an attempt has stored must not be stored again.
             None => format!("{topic}-{first}-{last}"),
         };
-        let Encoded { rows, chunks, days, .. } = builder.finish();
+        let Encoded { rows, chunks, days, oldest_ms } = builder.finish();
         Closed {
             first,
             last,
@@ -223,6 +223,7 @@ impl Building {
             rows,
             chunks,
             days,
+            oldest_ms,
             offsets,
             skips,
             poison,
@@ -248,6 +249,8 @@ pub struct Closed {
     pub chunks: Vec<Bytes>,
     /// The days that its events fall on.
     pub days: Vec<DayChange>,
+    /// When the first of its events was received, in milliseconds since 1970.
+    pub oldest_ms: Option<i64>,
     /// Of its rows.
     pub offsets: Vec<i64>,
     /// Offsets that are not in it.

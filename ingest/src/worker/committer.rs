@@ -126,6 +126,7 @@ impl<P: Partition> BatchCommitter<P> {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })
             };
             refused = shard.writer.store(block, origin, &fence).await?.into_iter().filter_map(record).collect();
+            self.metrics.stored_since(closed.oldest_ms.map(|oldest| now_ms().saturating_sub(oldest)));
         }
         let mut uncounted = self.uncounted();
         uncounted.counts += closed.counts;

@@ -104,7 +104,7 @@ impl Admission {
             dashboard: slots(Class::Dashboard),
             stream: slots(Class::Stream),
             ad_hoc: slots(Class::AdHoc),
-            signals: Arc::new(Signals::new(Breaker::new(BREAKER), metrics.clone())),
+            signals: Arc::new(Signals::new(Breaker::new(BREAKER).told("clickhouse"), metrics.clone())),
             policy,
             metrics,
         };

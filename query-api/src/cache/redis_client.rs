@@ -51,7 +51,7 @@ impl RedisClient {
         let pool = Pool::new(url, CONNECTIONS)?;
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
-        Ok(Self { pool, breaker: Breaker::default(), metrics, clock, thread })
+        Ok(Self { pool, breaker: Breaker::default().told("redis_cache"), metrics, clock, thread })
     }
 
     pub(super) fn pool(&self) -> Pool {

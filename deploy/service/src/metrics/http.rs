@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode};
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::registry::Registry;
 
@@ -28,6 +28,7 @@ pub struct HttpMetrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGaugeVec,
+    lines_left_out: IntCounterVec,
 }
 
 impl HttpMetrics {
@@ -50,6 +51,11 @@ impl HttpMetrics {
                 "Requests being answered; a stream counts until it is open",
                 &["listener"],
             )?,
+            lines_left_out: registry.counters(
+                "tallyhouse_http_request_lines_dropped_total",
+                "Requests that failed, were slow or sampled and have no log line, because there were too many in a second",
+                &["listener"],
+            )?,
         })
     }
 
@@ -59,6 +65,7 @@ impl HttpMetrics {
             requests: self.requests.clone(),
             seconds: self.seconds.clone(),
             in_flight: self.in_flight.with_label_values(&[listener]),
+            lines_left_out: self.lines_left_out.with_label_values(&[listener]),
             listener,
         }
     }
@@ -70,10 +77,20 @@ pub struct ListenerRequests {
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGauge,
-    pub(crate) listener: &'static str,
+    lines_left_out: IntCounter,
+    listener: &'static str,
 }
 
 impl ListenerRequests {
+    pub fn listener(&self) -> &'static str {
+        self.listener
+    }
+
+    /// A request has no line though it should have one.
+    pub fn line_left_out(&self) {
+        self.lines_left_out.inc();
+    }
+
     /// A request began.
     pub fn began<'a>(&'a self, route: Option<&'a str>, method: &'a Method) -> Measured<'a> {
         self.in_flight.inc();
@@ -98,21 +115,29 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// It was answered; how long it took.
-    pub fn answered(mut self, status: StatusCode) -> Duration {
+    /// Since it began.
+    pub fn took(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// It was answered.
+    pub fn answered(mut self, status: StatusCode, took: Duration) {
         self.is_answered = true;
-        let took = self.began.elapsed();
         let method = match status {
             // Else whoever tries all methods on all routes would make a series of each.
             StatusCode::METHOD_NOT_ALLOWED => "other",
             _ => known(self.method),
         };
         self.count(method, status.as_str(), took);
-        took
     }
 
     pub fn route(&self) -> &str {
         self.route
+    }
+
+    /// One of those that are known.
+    pub fn method(&self) -> &str {
+        known(self.method)
     }
 
     fn count(&self, method: &str, status: &str, took: Duration) {
@@ -161,10 +186,12 @@ mod tests {
         let registry = Registry::new();
         let requests = HttpMetrics::register(&registry).unwrap().of("query");
         let (get, invented) = (Method::GET, Method::from_bytes(b"CLEAR").unwrap());
-        requests.began(Some("/v1/metrics/{name}"), &get).answered(StatusCode::OK);
-        requests.began(Some("/v1/metrics/{name}"), &Method::DELETE).answered(StatusCode::METHOD_NOT_ALLOWED);
-        requests.began(None, &invented).answered(StatusCode::NOT_FOUND);
-        requests.began(None, &Method::PUT).answered(StatusCode::NOT_FOUND);
+        requests.began(Some("/v1/metrics/{name}"), &get).answered(StatusCode::OK, Duration::ZERO);
+        requests
+            .began(Some("/v1/metrics/{name}"), &Method::DELETE)
+            .answered(StatusCode::METHOD_NOT_ALLOWED, Duration::ZERO);
+        requests.began(None, &invented).answered(StatusCode::NOT_FOUND, Duration::ZERO);
+        requests.began(None, &Method::PUT).answered(StatusCode::NOT_FOUND, Duration::ZERO);
         let left = requests.began(Some("/v1/sql"), &Method::POST);
         assert_eq!(requests.in_flight.get(), 1);
         drop(left);

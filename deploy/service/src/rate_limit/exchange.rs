@@ -42,7 +42,7 @@ impl Exchange {
     pub(super) fn new(url: &RedisUrl) -> Result<Self, OpenError> {
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("limits").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "rate limits have no thread of their own")).ok();
-        Ok(Self { pool: Pool::new(url, CONNECTIONS)?, breaker: Breaker::default(), thread })
+        Ok(Self { pool: Pool::new(url, CONNECTIONS)?, breaker: Breaker::default().told("redis_rate_limits"), thread })
     }
 
     pub(super) fn pool(&self) -> Pool {

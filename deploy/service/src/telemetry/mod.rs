@@ -1,7 +1,8 @@
-//! Logs: one JSON object per line on standard error, or of services in `LOG_FILE`, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
+//! Logs: one JSON object per line (`form.rs`) on standard error, or of services in `LOG_FILE`, filtered by `TALLYHOUSE_LOG` (default `info`). A failure that goes on is
 //! told once and then counted, see `repeats.rs`; the last words of a process are a line like the others. What says who somebody is is
 //! taken out, see `redact.rs`.
 
+mod form;
 mod repeats;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, filter::FilterExt, fmt, registry};
 
+pub(crate) use self::form::Form;
 use self::repeats::Repeats;
 use crate::config;
 use crate::env::{ConfigError, Env};
@@ -20,22 +22,22 @@ use crate::log_file::{self, LogFile};
 use crate::redact::Redacted;
 
 /// Starts the logging of a service. Call once, from `main`; a second call leaves the first in force.
-pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
+pub fn init(service: &'static str, env: &dyn Env) -> Result<(), ConfigError> {
     let (filter, patterns) = (config::log_filter(env)?, config::log_patterns(env)?);
     let Some(settings) = config::log_file(env)? else {
-        start(filter, patterns, Lines::StandardError);
+        start(service, filter, patterns, Lines::StandardError);
         return Ok(());
     };
     let file = LogFile::open(settings).map_err(|error| ConfigError::new("LOG_FILE", error.to_string()))?;
     let file = Arc::new(file);
     log_file::use_for_this_process(&file);
-    start(filter, patterns, Lines::File(file));
+    start(service, filter, patterns, Lines::File(file));
     Ok(())
 }
 
 /// Starts the logging of a command, which shares the variables of a service, but not its file.
-pub fn init_command(env: &dyn Env) -> Result<(), ConfigError> {
-    start(config::log_filter(env)?, config::log_patterns(env)?, Lines::StandardError);
+pub fn init_command(service: &'static str, env: &dyn Env) -> Result<(), ConfigError> {
+    start(service, config::log_filter(env)?, config::log_patterns(env)?, Lines::StandardError);
     Ok(())
 }
 
@@ -62,10 +64,10 @@ impl Write for Lines {
     }
 }
 
-fn start(filter: EnvFilter, patterns: Arc<[Regex]>, to: Lines) {
+fn start(service: &'static str, filter: EnvFilter, patterns: Arc<[Regex]>, to: Lines) {
     let repeats = Repeats::default();
     let writer = move || Redacted::new(to.clone(), Arc::clone(&patterns));
-    let lines = fmt::layer().json().flatten_event(true).with_writer(writer);
+    let lines = fmt::layer().event_format(Form { service }).with_writer(writer);
     let started = registry().with(lines.with_filter(filter.and(repeats.clone()))).try_init();
     if started.is_err() {
         tracing::debug!("logging was started before");
@@ -114,9 +116,9 @@ impl Start<'_> {
 }
 
 /// The last line of a service that cannot go on, also when logging was not started.
-pub fn fatal(program: &str, error: &dyn Display) {
+pub fn fatal(program: &'static str, error: &dyn Display) {
     if !tracing::enabled!(tracing::Level::ERROR) {
-        start(EnvFilter::new("error"), Arc::from([]), Lines::StandardError);
+        start(program, EnvFilter::new("error"), Arc::from([]), Lines::StandardError);
     }
     tracing::error!(program, %error, "cannot go on");
 }

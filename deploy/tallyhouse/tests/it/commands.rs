@@ -172,8 +172,8 @@ fn what_cannot_be_used_or_means_nothing_is_reported_with_its_name() {
     };
     let last_words = |printed: &str| {
         let last: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
-        assert_eq!((last["level"].as_str(), last["program"].as_str()), (Some("ERROR"), Some("ingest")), "{printed}");
-        last["error"].as_str().unwrap().to_owned()
+        assert_eq!((last["level"].as_str(), last["service"].as_str()), (Some("ERROR"), Some("ingest")), "{printed}");
+        last["fields"]["error"].as_str().unwrap().to_owned()
     };
     let error = last_words(&ingest(&[], &[("INGEST_BATCH_ROWS", "1000000")]));
     assert!(error.starts_with("INGEST_BATCH_ROWS: 1000000 is not within 1 to 131072"), "{error}");
@@ -185,7 +185,7 @@ fn what_cannot_be_used_or_means_nothing_is_reported_with_its_name() {
     let warnings = error.lines().filter(|line| line.contains("is not a variable of Tallyhouse")).collect::<Vec<_>>();
     assert_eq!(warnings.len(), 1, "{error}");
     let first: serde_json::Value = serde_json::from_str(error.lines().next().unwrap()).unwrap();
-    let told = ["message", "version", "mode"].map(|name| first[name].as_str());
+    let told = [&first["message"], &first["fields"]["version"], &first["fields"]["mode"]].map(|said| said.as_str());
     assert_eq!(told, [Some("starting"), Some(env!("CARGO_PKG_VERSION")), Some("direct")], "{error}");
     assert!(warnings[0].contains("INGEST_BATCH_ROW is not") && warnings[0].contains("did you mean INGEST_BATCH_ROWS?"));
 }

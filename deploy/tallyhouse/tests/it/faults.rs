@@ -74,8 +74,8 @@ async fn refused(mut command: Command) -> (Option<i32>, String) {
     running.0.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
     let last: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())
         .unwrap_or_else(|error| panic!("{error}: {printed}"));
-    assert_eq!((last["level"].as_str(), last["program"].as_str()), (Some("ERROR"), Some("tallyhouse")), "{printed}");
-    (code, last["error"].as_str().unwrap().to_owned())
+    assert_eq!((last["level"].as_str(), last["service"].as_str()), (Some("ERROR"), Some("tallyhouse")), "{printed}");
+    (code, last["fields"]["error"].as_str().unwrap().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
