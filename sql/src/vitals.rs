@@ -16,7 +16,7 @@ pub const WITHIN: Duration = Duration::from_secs(5);
 /// One figure. What `table`, or `volume` and `disk`, do not apply to is empty.
 #[derive(Debug, Clone, PartialEq, Row, Deserialize)]
 pub struct Vital {
-    /// See [`STATEMENT`].
+    /// See `STATEMENT`.
     pub name: String,
     /// A table or a volume.
     pub of: String,

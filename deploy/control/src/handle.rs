@@ -7,9 +7,9 @@
 //!
 //! * While ClickHouse is away the last snapshot stays in use; after a restart, that of the disk. What was revoked stays revoked.
 //! * A key that is not known may have been made a moment ago, by another process. So one look is taken, by one request for all that wait,
-//!   at most every [`MISS_EVERY`], and few may wait: a flood of wrong keys asks ClickHouse no more often, and holds nothing.
+//!   at most every `MISS_EVERY`, and few may wait: a flood of wrong keys asks ClickHouse no more often, and holds nothing.
 //! * A replica that lags behind would bring back what was revoked: a table with fewer versions than are held is not believed for
-//!   [`BELIEVE_AFTER`]. After that it counts as restored from a backup.
+//!   `BELIEVE_AFTER`. After that it counts as restored from a backup.
 //! * Expiry is told by a clock that does not go back, as long as the process runs.
 
 mod health;

@@ -12,7 +12,7 @@
 //! * A token is remembered, but its row is not there: somebody removed rows, or restored an older table in place. The read-back finds
 //!   nobody, and the insert is repeated under another token instead of being swallowed.
 //! * A writer is held up for longer than tokens are remembered: its insert adds nothing unless the version before is still in force.
-//! * A replica does not have the winner's row yet: the read-back waits for it ([`SETTLE`]).
+//! * A replica does not have the winner's row yet: the read-back waits for it (`SETTLE`).
 //! * ClickHouse does not answer an insert: it may be carried out later. The caller is told that nothing is known, and a second attempt
 //!   meets either nothing or a conflict.
 

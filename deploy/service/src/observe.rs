@@ -4,7 +4,7 @@
 //! request -> its trace (W3C traceparent, or a new one) -> answered -> metrics; a line: failed (5xx) or slow always, one in 100 of the others
 //! ```
 //!
-//! Failure cases: a flood of failures writes at most [`LINES_A_SECOND`] lines; the others are counted. A client that leaves is counted as 499.
+//! Failure cases: a flood of failures writes at most `LINES_A_SECOND` lines; the others are counted. A client that leaves is counted as 499.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,7 @@ impl Observer {
         match () {
             () if status.is_server_error() => Some(Reason::Failed),
             () if took >= SLOW => Some(Reason::Slow),
-            () if self.ended.fetch_add(1, Ordering::Relaxed) % SAMPLED == 0 => Some(Reason::Sampled),
+            () if self.ended.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLED) => Some(Reason::Sampled),
             () => None,
         }
     }

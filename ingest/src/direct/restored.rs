@@ -12,7 +12,7 @@
 //!
 //! A copy has no ids: they are 36 bytes an event, and ClickHouse has them. The start after it reads them from there (`wants_ids`).
 //!
-//! Segments that end after the last backup are kept, though they are stored ([`kept_from`]): with them nothing is lost when ClickHouse alone is.
+//! Segments that end after the last backup are kept, though they are stored (`kept_from`): with them nothing is lost when ClickHouse alone is.
 //!
 //! Failure cases:
 //! * the log has lost what lies before an offset: it is set back to where it begins, and the caller says what is missing;

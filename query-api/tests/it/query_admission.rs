@@ -118,6 +118,7 @@ async fn every_class_is_answered_with_what_it_cost() {
         let answered = desk.store.read::<u64>(&statement, &ask(class, "p")).await.unwrap();
         assert_eq!(answered.rows, [999, 998]);
         let Cost { rows_read, bytes_read, elapsed_ms, is_partial } = answered.cost;
+        assert!(!is_partial);
         assert_eq!((rows_read, bytes_read), (1_000, 8_000), "{class:?}");
         assert!(elapsed_ms > 0.0);
     }

@@ -44,8 +44,8 @@ pub(super) fn refuse(schema: &Value, place: &str) -> Result<(), Fault> {
 }
 
 fn refuse_names(names: &Value, place: &str) -> Result<(), Fault> {
-    let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-    names.map(|name| refuse_name(name, place)).collect()
+    let mut names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.try_for_each(|name| refuse_name(name, place))
 }
 
 fn refuse_name(name: &str, place: &str) -> Result<(), Fault> {

@@ -5,7 +5,7 @@
 //!            none: 403                                                                                                  -> Caller -> handler
 //! ```
 //!
-//! One gate is in front of every public router. It refuses what no rule permits, hands the [`Caller`] to the handler, and takes a key out of the URL
+//! One gate is in front of every public router. It refuses what no rule permits, hands the `Caller` to the handler, and takes a key out of the URL
 //! and out of the body, so that nothing behind it can log or store one. What it refuses is counted by its code, and never logged.
 //!
 //! Failure cases:

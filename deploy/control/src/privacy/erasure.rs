@@ -168,7 +168,7 @@ impl Erasure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Meets {
     /// Like this it is: up to when it erases is still open.
-    As(ErasureDocument),
+    As(Box<ErasureDocument>),
     /// It is done, or has looked already what it deletes: what came since would stay.
     Not,
     Differently,
@@ -188,7 +188,7 @@ impl ErasureDocument {
         if !wanted.is_again && self.keep_suppressed != wanted.keep_suppressed {
             return Meets::Differently;
         }
-        Meets::As(Self { before_ms: self.before_ms.max(wanted.before_ms), ..self.clone() })
+        Meets::As(Box::new(Self { before_ms: self.before_ms.max(wanted.before_ms), ..self.clone() }))
     }
 }
 
@@ -247,9 +247,9 @@ impl Erasures<'_> {
             let id = name(&document.subjects, number);
             match self.find(&id).await? {
                 Some(known) => match known.document.meets(&document) {
-                    Meets::As(as_it_is) if as_it_is == known.document => return Ok(known),
+                    Meets::As(as_it_is) if *as_it_is == known.document => return Ok(known),
                     Meets::As(raised) => match self.write(&id, known.version, &raised).await {
-                        Ok(version) => return Ok(Erasure { id, version, document: raised }),
+                        Ok(version) => return Ok(Erasure { id, version, document: *raised }),
                         // It went on, or somebody else raised it: it is looked at again.
                         Err(ControlError::Conflict { .. }) => {}
                         Err(error) => return Err(error.into()),
@@ -306,18 +306,18 @@ pub(super) mod tests {
     fn a_job_is_given_again_only_while_what_came_since_is_erased_too() {
         let asked = ErasureDocument { before_ms: 200, ..document() };
         let raised = ErasureDocument { before_ms: 200, ..document() };
-        assert_eq!(document().meets(&asked), Meets::As(raised.clone()));
-        assert_eq!(raised.meets(&document()), Meets::As(raised.clone()), "never back");
+        assert_eq!(document().meets(&asked), Meets::As(Box::new(raised.clone())));
+        assert_eq!(raised.meets(&document()), Meets::As(Box::new(raised.clone())), "never back");
         let keeping = ErasureDocument { keep_suppressed: true, ..asked.clone() };
         assert_eq!(document().meets(&keeping), Meets::Differently);
         let again = ErasureDocument { is_again: true, ..document() };
         assert_eq!(again.meets(&asked), Meets::Not, "it finds rows that came back alone");
-        assert_eq!(document().meets(&again), Meets::As(document()));
+        assert_eq!(document().meets(&again), Meets::As(Box::new(document())));
         for state in [Step::Deleting, Step::Rebuilding, Step::RemovingFiles, Step::Done] {
             let known = ErasureDocument { state, ..document() };
             assert_eq!(known.meets(&asked), Meets::Not, "{state:?}");
             let deletes = state == Step::Deleting;
-            assert_eq!(known.meets(&again) == Meets::As(known.clone()), deletes, "{state:?}");
+            assert_eq!(known.meets(&again) == Meets::As(Box::new(known.clone())), deletes, "{state:?}");
         }
     }
 

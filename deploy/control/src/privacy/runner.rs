@@ -1,4 +1,4 @@
-//! Works on an erasure: a step ([`super::steps`]) after the other, each written down before the next. [`super::rounds`] says when, and on which.
+//! Works on an erasure: a step (`super::steps`) after the other, each written down before the next. `super::rounds` says when, and on which.
 //!
 //! An erasure that waits for files does not hold up the next, nor does one that fails: its job tells why, and it is tried again later.
 

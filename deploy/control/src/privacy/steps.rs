@@ -166,7 +166,7 @@ impl Runner {
         let work = move || {
             let rebuilding = rebuild::rebuild(&client, &options, async |days| {
                 // Of the last time it counts.
-                let _ = invalidate(days).await;
+                invalidate(days).await.unwrap_or(());
             });
             runtime.block_on(stop.run_until_cancelled(rebuilding))
         };

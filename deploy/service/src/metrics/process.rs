@@ -14,7 +14,7 @@ use super::registry::{Description, Kind, Registry};
 /// `process_*`.
 struct Process {
     cpu: Counter,
-    gauges: [(Gauge, fn(&Reading) -> Option<f64>); 7],
+    gauges: [(Gauge, Read); 7],
     descs: Vec<Desc>,
 }
 

@@ -18,7 +18,7 @@ pub enum Target {
     /// Where ClickHouse writes itself.
     Staging(Folder),
     Folder(Folder),
-    Bucket(S3),
+    Bucket(Box<S3>),
 }
 
 impl Target {
@@ -31,7 +31,7 @@ impl Target {
             Some(bucket) if bucket.starts_with("s3://") => {
                 let bucket = S3::new(bucket, access)?;
                 bucket.check().await?;
-                Ok(Self::Bucket(bucket))
+                Ok(Self::Bucket(Box::new(bucket)))
             }
             Some(folder) if absolute(Path::new(folder))? != staging => {
                 Ok(Self::Folder(Folder::at(absolute(Path::new(folder))?)?))

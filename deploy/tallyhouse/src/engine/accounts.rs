@@ -1,6 +1,6 @@
 //! Accounts of people's tools, as the engine knows them: users of users.xml that see one project through the views.
 //!
-//! The views run as `definer`, whose row policies compare the project with that of the account that asks: [`seen_by`]. No account may make
+//! The views run as `definer`, whose row policies compare the project with that of the account that asks: `seen_by`. No account may make
 //! anything: as a library the engine lets an `INSERT … FROM INFILE` read any of its files, a table's `SETTINGS disk = disk(…), table_disk = 1`
 //! read the parts of another table, and a `CREATE … UUID` of another one's keep it from starting (tried with 26.7.2).
 

@@ -113,7 +113,7 @@ fn lint(text: &str) -> Option<String> {
 }
 
 fn skipped(test: &str) {
-    writeln!(std::io::stderr(), "SKIPPED {test}: promtool is not installed (Debian's package `prometheus`)").unwrap();
+    eprintln!("SKIPPED {test}: promtool is not installed (Debian's package `prometheus`)");
 }
 
 /// A text as an admin port would show it, with one series of each metric.

@@ -131,8 +131,8 @@ impl Asked<'_> {
             let arguments = arguments(&sql[at + MACRO.len()..]);
             let (condition, variable) = arguments.rsplit_once(',').unwrap();
             let is_all = self.variables[variable.trim().trim_start_matches('$')].is_none();
-            let condition = if is_all { "1=1" } else { condition };
-            sql.replace_range(at..at + MACRO.len() + arguments.len() + 2, &condition.to_owned());
+            let condition = if is_all { "1=1".to_owned() } else { condition.to_owned() };
+            sql.replace_range(at..at + MACRO.len() + arguments.len() + 2, &condition);
         }
         sql
     }
@@ -141,7 +141,8 @@ impl Asked<'_> {
         let (from, to) = (format!("toDateTime({})", self.from_s), format!("toDateTime({})", self.to_s));
         let ms = |second: i64| format!("fromUnixTimestamp64Milli({})", second * 1_000);
         let (from_ms, to_ms) = (ms(self.from_s), ms(self.to_s));
-        let with_column: [(&str, &dyn Fn(&str) -> String); 3] = [
+        type OfColumn<'a> = &'a dyn Fn(&str) -> String;
+        let with_column: [(&str, OfColumn<'_>); 3] = [
             ("$__timeFilter_ms", &|column| format!("{column} >= {from_ms} AND {column} <= {to_ms}")),
             ("$__timeFilter", &|column| format!("{column} >= {from} AND {column} <= {to}")),
             ("$__timeInterval", &|column| {

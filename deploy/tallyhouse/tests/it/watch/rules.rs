@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::files::{alerts, below, deploy, read, repository};
 
 /// Runs a tool over files at once, one process each; fails with what those say that end badly.
-fn check(tool: &[&str], files: Vec<PathBuf>) {
+fn check(tool: &[&str], files: &[PathBuf]) {
     let run = |file: &PathBuf| {
         let mut command = Command::new(tool[0]);
         command.args(&tool[1..]).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(
@@ -24,10 +24,10 @@ fn check(tool: &[&str], files: Vec<PathBuf>) {
 
 #[test]
 fn rules_are_understood_and_do_what_their_cases_say() {
-    check(&["promtool", "check", "config"], vec![deploy("prometheus/prometheus.yml")]);
-    check(&["promtool", "check", "rules"], below("prometheus", ".rules.yml"));
-    check(&["promtool", "test", "rules"], below("prometheus/tests", ".yml"));
-    check(&["amtool", "check-config"], vec![deploy("prometheus/alertmanager.yml")]);
+    check(&["promtool", "check", "config"], &[deploy("prometheus/prometheus.yml")]);
+    check(&["promtool", "check", "rules"], &below("prometheus", ".rules.yml"));
+    check(&["promtool", "test", "rules"], &below("prometheus/tests", ".yml"));
+    check(&["amtool", "check-config"], &[deploy("prometheus/alertmanager.yml")]);
 }
 
 #[test]
