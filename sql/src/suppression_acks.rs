@@ -43,6 +43,13 @@ pub async fn running(client: &Client) -> Result<Vec<Ack>, StoreError> {
     within(client.query(sql).param("seconds", GONE_AFTER.as_secs()).fetch_all::<Ack>()).await
 }
 
+/// Says of all processes that they have stopped: those that a backup knows of do not run on the restored tables.
+pub async fn stop_all(client: &Client) -> Result<(), StoreError> {
+    let sql = "INSERT INTO tallyhouse.suppression_acks (process, known, leftovers, is_running) \
+               SELECT process, known, leftovers, 0 FROM tallyhouse.suppression_acks FINAL WHERE is_running = 1";
+    within(client.query(sql).with_setting("async_insert", "0").execute()).await
+}
+
 /// A number that rises with everything that was stored although it may be erased.
 pub async fn leftovers(client: &Client) -> Result<u64, StoreError> {
     let sql = "SELECT sum(leftovers) FROM (SELECT process, max(leftovers) AS leftovers FROM tallyhouse.suppression_acks GROUP BY process)";

@@ -19,8 +19,10 @@ install_go_tools() {
     fi
     say "Go: building kustomize, kubeconform and the reader of Compose files (a minute)"
     mkdir -p "$home"
-    attempt env -C "$source" go build -o "$home/" ./compose github.com/yannh/kubeconform/cmd/kubeconform sigs.k8s.io/kustomize/kustomize/v5 >&2 ||
-        fail "Go could not build the tools of tests; is the network there?"
+    if ! attempt env -C "$source" go build -o "$home/" ./compose github.com/yannh/kubeconform/cmd/kubeconform sigs.k8s.io/kustomize/kustomize/v5 >&2; then
+        say "Go could not build them: tests of deploy/compose and deploy/k8s that need them are SKIPPED"
+        return
+    fi
     mark_made go "$source/go.mod" "$source/go.sum" "$source/compose/main.go"
 }
 

@@ -194,21 +194,6 @@ async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_cluster_repairs_are_given_up_and_stay_open() {
-    let place = Place::new().await;
-    let store = store_of(&place);
-    execute(&place.connection, "CREATE TABLE tallyhouse.events_local (x UInt8) ENGINE = Null").await.unwrap();
-    let days = BTreeSet::from([(place.project.clone(), 20_000)]);
-    let open = repair::block("open", &days, Step::Open);
-    insert_block(&store.client, repair::TABLE, "open", &open, store.timeout).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(30), repair::run(store)).await;
-    assert!(ended.is_ok(), "it does not look again and again");
-    let still = "SELECT count() FROM repairs FINAL WHERE project_id = {project:String} AND state = 'open'";
-    assert_eq!(count(&place.connection, &place.project, still).await, 1);
-    place.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_day_that_cannot_be_repaired_holds_up_no_other() {
     let place = Place::new().await;
     let store = store_of(&place);

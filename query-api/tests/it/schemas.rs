@@ -243,7 +243,7 @@ async fn a_schema_is_proposed_from_events_and_can_be_registered_as_it_is() {
     );
     support::execute(&support::engine().await.writer(), &insert).await.unwrap();
     let service = service(&[&project]).await;
-    let observed = service.get(&project, "/v1/schemas/order/observed").await;
+    let observed = service.get(&format!("admin-{project}"), "/v1/schemas/order/observed").await;
     assert_eq!(observed.status, StatusCode::OK, "{observed:?}");
     let properties = &observed.body["declaration"]["schema"]["properties"];
     assert_eq!(
@@ -256,6 +256,9 @@ async fn a_schema_is_proposed_from_events_and_can_be_registered_as_it_is() {
     let made =
         service.post(&format!("admin-{project}"), "/v1/admin/schemas", observed.body["declaration"].to_string()).await;
     assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
-    assert_eq!(service.get(&project, "/v1/schemas/none/observed").await.body["code"], "nothing_observed");
+    assert_eq!(
+        service.get(&format!("admin-{project}"), "/v1/schemas/none/observed").await.body["code"],
+        "nothing_observed"
+    );
     service.stop().await;
 }

@@ -13,6 +13,7 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::Env;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
+use tallyhouse_sql::suppression_acks;
 
 use super::create::{kafka, lock, shelf};
 use super::manifest::{Entry, Log, Manifest};
@@ -215,6 +216,8 @@ impl Restoring<'_> {
             pause: PAUSE,
         };
         let rebuilt = rebuild::rebuild(&client, &options, async |_| {}).await?;
+        // Erasures would wait for them.
+        suppression_acks::stop_all(&client).await?;
         let eraser = Eraser::new(attached, self.config, self.env).await?;
         let again = eraser.reapply().await?;
         for (project, erasure) in &again {

@@ -128,11 +128,14 @@ impl Installation {
     pub async fn counts_each_once(&self, events: u32) {
         let expected = [events; 3].map(|count| count.to_string());
         let mut found = self.counts().await;
-        eventually(&format!("each of {events} events is counted once: {found:?}"), async || {
-            found = self.counts().await;
-            found == expected
-        })
-        .await;
+        let counted = async {
+            while found != expected {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                found = self.counts().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), counted).await;
+        assert!(waited.is_ok(), "each of {events} events is counted once: {found:?}");
         let verified = self.run(&["rollups", "verify"]);
         assert!(verified.status.success(), "{verified:?}");
     }
