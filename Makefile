@@ -100,7 +100,7 @@ drill: ## Lose the data folder of an installation behind Kafka, bring it back fr
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@TALLYHOUSE_DRILL_EVENTS=$(or $(EVENTS),30000) \
-		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture --ignored drill::
+		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture drill::
 
 regions: ## Mirror a topic between two brokers with MirrorMaker 2, and look whether records and the group's offset arrive
 	@deploy/tallyhouse/setup.sh --kafka

@@ -17,7 +17,7 @@ pub(crate) struct Erase {
     /// Drop what they send from now on, too; otherwise they begin anew
     #[arg(long)]
     pub(crate) keep_suppressed: bool,
-    /// Work on it here, unless a service does, until it is done
+    /// Work on it here, unless a service does, until it is done: answers are right long before, replaced files leave the disk after 8 minutes
     #[arg(long)]
     pub(crate) wait: bool,
     /// Erase again what came back of people who were erased: after a restore
