@@ -28,9 +28,9 @@ pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
     match what {
         Backup::Create { incremental, full_every, verify, keep, repeat, json } => {
             let kind = if incremental { Kind::Incremental } else { Kind::Full };
-            let wishes = Wishes { kind, full_every, verify, keep, json };
+            let options = CreateOptions { kind, full_every, verify, keep, json };
             let place = Place { config: &config, env, staging: &staging, target: &target };
-            return Box::pin(make(&place, &wishes, repeat)).await;
+            return Box::pin(make(&place, &options, repeat)).await;
         }
         Backup::List { json } => list(&target, json).await?,
         Backup::Verify { name } => return whole(&target, name).await,
@@ -44,7 +44,7 @@ pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
 }
 
 /// What a backup is to be like, and what follows.
-struct Wishes {
+struct CreateOptions {
     kind: Kind,
     full_every: Option<i64>,
     verify: bool,
@@ -60,9 +60,9 @@ struct Place<'a> {
 }
 
 /// Once, or again and again: then a failure is told, and the next one is tried in its time.
-async fn make(place: &Place<'_>, wishes: &Wishes, repeat: Option<i64>) -> Outcome {
+async fn make(place: &Place<'_>, options: &CreateOptions, repeat: Option<i64>) -> Outcome {
     loop {
-        let made = Box::pin(make_one(place, wishes)).await;
+        let made = Box::pin(make_one(place, options)).await;
         let Some(pause) = repeat else { return made };
         if let Err(error) = made {
             tracing::error!(%error, "there is no backup of this turn");
@@ -71,20 +71,20 @@ async fn make(place: &Place<'_>, wishes: &Wishes, repeat: Option<i64>) -> Outcom
     }
 }
 
-async fn make_one(place: &Place<'_>, wishes: &Wishes) -> Outcome {
+async fn make_one(place: &Place<'_>, options: &CreateOptions) -> Outcome {
     let Place { config, env, staging, target } = place;
-    let given = if config.engine.is_none() { Some(config::given_shelf(*env)?) } else { None };
+    let given = if config.engine.is_none() { Some(config::given_destination(*env)?) } else { None };
     let attached = attach(config, *env).await?;
     let kafka = create::kafka(*env)?;
     let source = Source { client: attached.writer.client(), data: &config.data, staging, kafka, given };
-    let made = Box::pin(create::create(&source, target, wishes.kind, wishes.full_every)).await;
+    let made = Box::pin(create::create(&source, target, options.kind, options.full_every)).await;
     attached.detach().await;
     let made = made?;
-    print(&if wishes.json { line(&summary(&made)) } else { format!("{}\n", told(&made)) });
-    if wishes.verify && made.kind == Kind::Full {
+    print(&if options.json { line(&summary(&made)) } else { format!("{}\n", told(&made)) });
+    if options.verify && made.kind == Kind::Full {
         verify::require_whole(target, &made.name).await?;
     }
-    if let Some(older) = wishes.keep {
+    if let Some(older) = options.keep {
         create::forget(staging, target, older).await?;
     }
     Ok(ExitCode::SUCCESS)

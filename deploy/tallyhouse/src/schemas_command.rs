@@ -17,7 +17,7 @@ use tallyhouse_schema::catalogue::EventTypeDeclaration;
 use tallyhouse_schema::json_schema::compatibility::Break;
 use tallyhouse_service::env::Env;
 
-use crate::cli::{Schemas, Whose};
+use crate::cli::{SchemaScope, Schemas};
 use crate::table::{printable, table};
 
 type Failure = Box<dyn Error>;
@@ -25,18 +25,18 @@ type Outcome = Result<ExitCode, Failure>;
 
 /// Carries a command out.
 pub(crate) async fn schemas_command(env: &dyn Env, what: Schemas) -> Outcome {
-    let whose = whose(&what);
+    let scope = scope(&what);
     // Files first: a wrong one is told without ClickHouse.
     let files = match &what {
         Schemas::Apply { files, .. } | Schemas::Diff { files, .. } => match read(files) {
             Ok(files) => files,
-            Err(wrong) => return Ok(refused(whose.json, wrong)),
+            Err(wrong) => return Ok(refused(scope.json, wrong)),
         },
         Schemas::List { .. } | Schemas::Show { .. } | Schemas::Delete { .. } => Vec::new(),
     };
     if config::remote(env)?.is_some() {
-        let project = whose.project.as_deref();
-        let project = project.ok_or("with TALLYHOUSE_URL, say whose with --project: a key has one project")?;
+        let project = scope.project.as_deref();
+        let project = project.ok_or("with TALLYHOUSE_URL, say of which one with --project: a key has one project")?;
         let remote = RemoteSchemas::open(env, project).await?.ok_or("TALLYHOUSE_URL is not set")?;
         return Box::pin(carried_out(&Declarations::There(remote), &what, &files)).await;
     }
@@ -44,7 +44,7 @@ pub(crate) async fn schemas_command(env: &dyn Env, what: Schemas) -> Outcome {
     let attached = Box::pin(attach(&config, env)).await?;
     let outcome = async {
         let catalogue = in_force(env, &attached.writer).await?;
-        let project = whose.project.as_deref().unwrap_or_default().to_owned();
+        let project = scope.project.as_deref().unwrap_or_default().to_owned();
         if !project.is_empty() && catalogue.control().snapshot().project(&project).is_none() {
             let hint = "`tallyhouse projects list` lists those that there are";
             return Err(format!("there is no project `{project}`: {hint}").into());
@@ -56,13 +56,13 @@ pub(crate) async fn schemas_command(env: &dyn Env, what: Schemas) -> Outcome {
     outcome
 }
 
-const fn whose(what: &Schemas) -> &Whose {
+const fn scope(what: &Schemas) -> &SchemaScope {
     match what {
-        Schemas::Apply { whose, .. }
-        | Schemas::Diff { whose, .. }
-        | Schemas::List { whose }
-        | Schemas::Show { whose, .. }
-        | Schemas::Delete { whose, .. } => whose,
+        Schemas::Apply { scope, .. }
+        | Schemas::Diff { scope, .. }
+        | Schemas::List { scope }
+        | Schemas::Show { scope, .. }
+        | Schemas::Delete { scope, .. } => scope,
     }
 }
 
@@ -153,26 +153,26 @@ fn refused(is_json: bool, wrong: Vec<String>) -> ExitCode {
 
 async fn carried_out(declarations: &Declarations, what: &Schemas, files: &[File]) -> Outcome {
     match what {
-        Schemas::Apply { whose, .. } => apply(declarations, whose, files).await,
-        Schemas::Diff { whose, .. } => diff(declarations, whose, files).await,
-        Schemas::List { whose } => {
-            list(&declarations.all().await?, whose.json);
+        Schemas::Apply { scope, .. } => apply(declarations, scope, files).await,
+        Schemas::Diff { scope, .. } => diff(declarations, scope, files).await,
+        Schemas::List { scope } => {
+            list(&declarations.all().await?, scope.json);
             Ok(ExitCode::SUCCESS)
         }
-        Schemas::Show { whose, event_type } => {
+        Schemas::Show { scope, event_type } => {
             let found = declarations.one(event_type).await?;
             let found = found.ok_or_else(|| format!("`{event_type}` is not declared"))?;
             let text =
-                if whose.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
+                if scope.json { json!(found).to_string() } else { serde_json::to_string_pretty(&found.declaration)? };
             println!("{text}");
             Ok(ExitCode::SUCCESS)
         }
-        Schemas::Delete { whose, event_type } => {
+        Schemas::Delete { scope, event_type } => {
             let version = declarations.delete(event_type).await?;
             let text = format!("{}  taken away (version {version})", printable(event_type));
             println!(
                 "{}",
-                if whose.json { json!({"eventType": event_type, "version": version}).to_string() } else { text }
+                if scope.json { json!({"eventType": event_type, "version": version}).to_string() } else { text }
             );
             Ok(ExitCode::SUCCESS)
         }
@@ -180,7 +180,7 @@ async fn carried_out(declarations: &Declarations, what: &Schemas, files: &[File]
 }
 
 /// Each by itself: one that is refused does not keep the others back.
-async fn apply(declarations: &Declarations, whose: &Whose, files: &[File]) -> Outcome {
+async fn apply(declarations: &Declarations, scope: &SchemaScope, files: &[File]) -> Outcome {
     let (mut results, mut is_fine) = (Vec::new(), true);
     for File { path, declaration } in files {
         let event_type = declaration.event_type.as_str();
@@ -203,11 +203,11 @@ async fn apply(declarations: &Declarations, whose: &Whose, files: &[File]) -> Ou
             }
         });
     }
-    print(whose.json, results);
+    print(scope.json, results);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn diff(declarations: &Declarations, whose: &Whose, files: &[File]) -> Outcome {
+async fn diff(declarations: &Declarations, scope: &SchemaScope, files: &[File]) -> Outcome {
     let (mut results, mut is_fine) = (Vec::new(), true);
     for File { declaration, .. } in files {
         let event_type = declaration.event_type.as_str();
@@ -225,7 +225,7 @@ async fn diff(declarations: &Declarations, whose: &Whose, files: &[File]) -> Out
             json!({"eventType": event_type, "change": what, "notes": notes, "error": error}),
         ));
     }
-    print(whose.json, results);
+    print(scope.json, results);
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

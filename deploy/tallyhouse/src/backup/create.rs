@@ -12,7 +12,7 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::clickhouse::Client;
 
 use super::manifest::{self, Entry, Kind, Log, Manifest};
-use super::{BackupError, Shelf, Target, files, tables};
+use super::{BackupError, Destination, Target, files, tables};
 
 /// Folders of the ingester that hold events which nobody else has.
 const LOGS: [&str; 4] = ["log", "fallback", "records", "journal"];
@@ -137,14 +137,14 @@ impl Making<'_> {
         };
         let log_before = position(data)?;
         self.copy_files()?;
-        let shelf = match given {
-            Some(given) => shelf(given)?,
+        let destination = match given {
+            Some(given) => destination(given)?,
             None => {
                 self.stage_base().await?;
-                Shelf::Folder(staging.join("clickhouse"))
+                Destination::Folder(staging.join("clickhouse"))
             }
         };
-        shelf.backup(client, self.name, self.base.map(|base| base.name.as_str())).await?;
+        destination.backup(client, self.name, self.base.map(|base| base.name.as_str())).await?;
         let log = match (log_before, position(data)?) {
             (Some(before), Some(after)) => Some(Log::between(before, &after)),
             _ => None,
@@ -251,7 +251,7 @@ impl Making<'_> {
 }
 
 /// `BACKUP_CLICKHOUSE`, or what a manifest says of it.
-pub(super) fn shelf(text: &str) -> Result<Shelf, BackupError> {
+pub(super) fn destination(text: &str) -> Result<Destination, BackupError> {
     text.parse().map_err(|problem| BackupError::Config(ConfigError::new("BACKUP_CLICKHOUSE", problem)))
 }
 

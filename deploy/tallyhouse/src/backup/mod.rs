@@ -47,5 +47,5 @@ mod target;
 pub mod verify;
 
 pub use error::BackupError;
-pub use tables::Shelf;
+pub use tables::Destination;
 pub use target::Target;

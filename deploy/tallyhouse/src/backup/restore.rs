@@ -15,9 +15,9 @@ use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 use tallyhouse_sql::suppression_acks;
 
-use super::create::{kafka, lock, shelf};
+use super::create::{destination, kafka, lock};
 use super::manifest::{Entry, Log, Manifest};
-use super::{BackupError, Shelf, Target, files, tables, verify};
+use super::{BackupError, Destination, Target, files, tables, verify};
 use crate::attach::{self, Attached};
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
@@ -201,11 +201,11 @@ impl Restoring<'_> {
     }
 
     async fn fill(&self, attached: &Attached) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
-        let shelf = match &self.manifest.tables {
-            Some(given) => shelf(given)?,
-            None => Shelf::Folder(self.staging.join("clickhouse")),
+        let destination = match &self.manifest.tables {
+            Some(given) => destination(given)?,
+            None => Destination::Folder(self.staging.join("clickhouse")),
         };
-        shelf.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
+        destination.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
         let rendering = migrate::rendering(self.config.engine.is_some());
         crate::tables::prepare(&attached.writer, &rendering, self.config.fsync).await?;
         let client = attached.writer.client();

@@ -26,7 +26,7 @@ struct State {
 
 /// Where ClickHouse has the tables of all backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shelf {
+pub enum Destination {
     /// A folder on its machine, which it may use for backups.
     Folder(PathBuf),
     /// A disk of its configuration.
@@ -35,7 +35,7 @@ pub enum Shelf {
     Collection(String),
 }
 
-impl FromStr for Shelf {
+impl FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -51,7 +51,7 @@ impl FromStr for Shelf {
     }
 }
 
-impl Shelf {
+impl Destination {
     /// The place of a backup, as ClickHouse takes it.
     fn place(&self, name: &str) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_place_is_what_clickhouse_takes_and_nothing_breaks_out_of_it() {
-        let place = |text: &str| text.parse::<Shelf>().map(|shelf| shelf.place("n"));
+        let place = |text: &str| text.parse::<Destination>().map(|destination| destination.place("n"));
         assert_eq!(place("folder:/a'b/c").unwrap(), r"File('/a\'b/c/n')");
         assert_eq!(place("disk:backups").unwrap(), "Disk('backups', 'n')");
         assert_eq!(place("collection:backups").unwrap(), "S3(backups, 'n')");

@@ -19,7 +19,7 @@ pub(crate) use administration::{Audit, Keys, Projects, Users};
 pub(crate) use backup::Backup;
 pub(crate) use data::{Dlq, Migrate, Range, Rollups, Topics};
 pub(crate) use privacy::{Erase, Erasures};
-pub(crate) use schemas::{Schemas, Whose};
+pub(crate) use schemas::{SchemaScope, Schemas};
 pub(crate) use service::{Configuration, Place, Service};
 
 /// Event analytics on ClickHouse, in one process.

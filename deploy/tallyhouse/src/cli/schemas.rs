@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tallyhouse_schema::project::ProjectName;
 
-/// Whose declarations are meant.
+/// The project that is meant, and how results are printed.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Whose {
+pub(crate) struct SchemaScope {
     /// The project; without it, what all projects have that have none of their own
     #[arg(long)]
     pub(crate) project: Option<ProjectName>,
@@ -21,7 +21,7 @@ pub(crate) enum Schemas {
     /// Register files: in force everywhere within 5 seconds. What is in force already is left alone
     Apply {
         #[command(flatten)]
-        whose: Whose,
+        scope: SchemaScope,
         /// Declarations, one JSON document a file
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -29,19 +29,19 @@ pub(crate) enum Schemas {
     /// One line per event type
     List {
         #[command(flatten)]
-        whose: Whose,
+        scope: SchemaScope,
     },
     /// Print the declaration that is in force
     Show {
         #[command(flatten)]
-        whose: Whose,
+        scope: SchemaScope,
         /// The event type
         event_type: String,
     },
     /// Say what files would change, and whether they may: exit code 1 when one may not
     Diff {
         #[command(flatten)]
-        whose: Whose,
+        scope: SchemaScope,
         /// Declarations, one JSON document a file
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -49,7 +49,7 @@ pub(crate) enum Schemas {
     /// Take a declaration away
     Delete {
         #[command(flatten)]
-        whose: Whose,
+        scope: SchemaScope,
         /// The event type
         event_type: String,
     },

@@ -129,7 +129,7 @@ pub fn backup_target(env: &dyn Env) -> Result<(Option<String>, BucketAccess), Co
 }
 
 /// `BACKUP_CLICKHOUSE`, which a given ClickHouse needs.
-pub fn given_shelf(env: &dyn Env) -> Result<String, ConfigError> {
+pub fn given_destination(env: &dyn Env) -> Result<String, ConfigError> {
     let missing = || {
         let problem = "is not set: say where the given ClickHouse writes its tables to, such as disk:backups";
         ConfigError::new("BACKUP_CLICKHOUSE", problem)

@@ -177,7 +177,7 @@ async fn a_bucket_holds_backups_as_a_folder_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_given_clickhouse_writes_and_reads_its_tables_itself() {
     let folder = Folder::create();
-    let (backups, shelf) = (folder.path().join("backups"), folder.path().join("backups/clickhouse"));
+    let (backups, destination) = (folder.path().join("backups"), folder.path().join("backups/clickhouse"));
     let server = Installation::on(&folder.path().join("server")).with("BACKUP_DIR", &backups.display().to_string());
     let mut store = server.command(&["store"]).stderr(Stdio::null()).spawn().unwrap();
     let url = format!("http://127.0.0.1:{}", server.clickhouse_port());
@@ -193,7 +193,7 @@ async fn a_given_clickhouse_writes_and_reads_its_tables_itself() {
     let refused = commands.refused(&["backup", "create"]);
     assert!(refused.contains("BACKUP_CLICKHOUSE: is not set"), "{refused}");
 
-    let commands = commands.with("BACKUP_CLICKHOUSE", &format!("folder:{}", shelf.display()));
+    let commands = commands.with("BACKUP_CLICKHOUSE", &format!("folder:{}", destination.display()));
     commands.done(&["projects", "create", "before"]);
     commands.done(&["backup", "create"]);
     commands.done(&["projects", "create", "between"]);
