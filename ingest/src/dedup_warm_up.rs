@@ -88,7 +88,7 @@ pub async fn load(
 ) -> Result<WarmUp, StoreError> {
     // After a restore, or while consumers were away for longer than the window: ids are as old as they were then.
     let window = i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
-    let away = away(client, now_ms() - window).await?;
+    let away = away(client, window).await?;
     let since = now_ms() - away - window;
     let at = |hour: i64| (hour + HOUR_MS + away).min(steady_ms());
     let counts = counts(client, filter, since).await?;
@@ -118,17 +118,36 @@ pub async fn load(
     Ok(WarmUp { ids, cut })
 }
 
-/// How long ago the newest event was received, of all partitions: one may be idle. Zero when any was since `recent`, which costs little to ask.
-async fn away(client: &Client, recent: i64) -> Result<i64, StoreError> {
-    let newest = async |from: i64| {
+/// The longest that raw events are kept, and more.
+const OLDEST_MS: i64 = 10 * 365 * 86_400_000;
+
+/// How long ago the newest event was received, of all partitions: one may be idle. Zero when any was within `window`. Looks back in spans that
+/// double, each with two ends: the index of `received_at` leaves out everything else, and what is older than the newest event is never read.
+async fn away(client: &Client, window: i64) -> Result<i64, StoreError> {
+    let now = now_ms();
+    let newest = async |from: i64, to: i64| {
         let sql = "SELECT toInt64(toUnixTimestamp64Milli(max(received_at))) AS newest FROM events \
-             WHERE received_at >= fromUnixTimestamp64Milli({from:Int64}) HAVING count() > 0";
-        within(client.query(sql).param("from", from).fetch_optional::<i64>()).await
+             WHERE received_at >= fromUnixTimestamp64Milli({from:Int64}) AND received_at < fromUnixTimestamp64Milli({to:Int64}) \
+             HAVING count() > 0";
+        within(client.query(sql).param("from", from).param("to", to).fetch_optional::<i64>()).await
     };
-    match newest(recent).await? {
-        Some(_) => Ok(0),
-        None => Ok(newest(0).await?.map_or(0, |newest| now_ms().saturating_sub(newest).max(0))),
+    // Clocks of others may be ahead.
+    if newest(now.saturating_sub(window), i64::from(u32::MAX) * 1_000).await?.is_some() {
+        return Ok(0);
     }
+    if within(client.query("SELECT 1 FROM events LIMIT 1").fetch_optional::<u8>()).await?.is_none() {
+        return Ok(0);
+    }
+    let (mut age, mut end) = (window.max(HOUR_MS), window);
+    while age < OLDEST_MS {
+        let (from, to) = (now.saturating_sub(age.saturating_mul(2)).max(0), now.saturating_sub(end));
+        if let Some(newest) = newest(from, to).await? {
+            return Ok(now.saturating_sub(newest).max(0));
+        }
+        end = age.saturating_mul(2);
+        age = end;
+    }
+    Ok(0)
 }
 
 /// Ids received per hour since `since`, by the hour's start in milliseconds.

@@ -46,6 +46,8 @@ pub struct ShardLimits {
 pub struct ShardWriter {
     server: Connection,
     number: u32,
+    /// How many shards there are.
+    listed: usize,
     /// Stores its batches.
     pub writer: BatchWriter,
     /// Bounds its inserts.
@@ -65,12 +67,14 @@ pub struct ShardWriters {
 impl ShardWriters {
     pub fn new(shards: &Shards, store: &Store, limits: ShardLimits) -> Self {
         let is_cluster = shards.is_cluster();
+        let first = BatchWriter::new(store.clone(), limits.refused_grace);
         let writer = |(number, server): (u32, &Connection)| {
             let store = Store { client: server.client(), shard: number, ..store.clone() };
             Arc::new(ShardWriter {
                 server: server.clone(),
                 number,
-                writer: BatchWriter::new(store, limits.refused_grace),
+                listed: shards.count(),
+                writer: first.on(store),
                 permits: InsertPermits::new(limits.inserts),
                 is_known: AtomicBool::new(!is_cluster),
             })
@@ -147,7 +151,7 @@ impl ShardWriter {
         while !self.is_known.load(Ordering::Relaxed) {
             fence.hold().await?;
             let store = &self.writer.store;
-            match tokio::time::timeout(store.timeout, require(&self.server, self.number)).await {
+            match tokio::time::timeout(store.timeout, require(&self.server, (self.number, self.listed))).await {
                 Ok(Ok(())) => self.is_known.store(true, Ordering::Relaxed),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, shard = self.number, "nothing is stored there yet");
@@ -155,7 +159,9 @@ impl ShardWriter {
                     tokio::time::sleep(retry::WRITE.pause(attempt)).await;
                 }
                 Err(_) => {
-                    tracing::warn!(shard = self.number, "does not say which shard it is; nothing is stored there yet")
+                    tracing::warn!(shard = self.number, "does not say which shard it is; nothing is stored there yet");
+                    let detail = "nothing is stored there: it does not say which shard it is";
+                    store.health.set(&store.component(), Status::Degraded, detail);
                 }
             }
             attempt = attempt.saturating_add(1);

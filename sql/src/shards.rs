@@ -209,16 +209,26 @@ pub async fn number_of(server: &Client) -> Result<Option<u32>, StoreError> {
     }
 }
 
+/// How many shards a server knows.
+async fn known(server: &Client) -> Result<u64, StoreError> {
+    within(server.query("SELECT uniqExact(number) FROM tallyhouse.shards").fetch_one::<u64>()).await
+}
+
 /// When the last shard was added, in milliseconds since 1970.
 pub async fn last_added(server: &Client) -> Result<i64, StoreError> {
     let sql = "SELECT toUnixTimestamp64Milli(max(added_at)) FROM tallyhouse.shards FINAL";
     within(server.query(sql).fetch_one::<i64>()).await
 }
 
-/// Compares the number of a server with the list's.
-pub async fn require(server: &Connection, listed: u32) -> Result<(), MisplacedError> {
-    match number_of(&server.client()).await? {
-        Some(found) if found == listed => Ok(()),
+/// Compares a server's number, and how many shards it knows, with the list's. One that does not know of a shard that was added does not know either
+/// since when ids may be on another one.
+pub async fn require(server: &Connection, (listed, count): (u32, usize)) -> Result<(), MisplacedError> {
+    let client = server.client();
+    match number_of(&client).await? {
+        Some(found) if found == listed => match known(&client).await? {
+            known if known >= count as u64 => Ok(()),
+            _ => Err(MisplacedError::Unrecorded { url: server.url.clone() }),
+        },
         Some(found) => Err(MisplacedError::OtherShard { url: server.url.clone(), found, listed }),
         None => Err(MisplacedError::Unrecorded { url: server.url.clone() }),
     }

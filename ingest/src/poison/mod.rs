@@ -138,6 +138,12 @@ impl BatchWriter {
         Self { store, grace, most: Arc::default(), seen: Arc::default(), troubles: Troubles::default() }
     }
 
+    /// The same on another shard: what one shard refuses says nothing of another one, but `/health` reports both.
+    #[must_use]
+    pub fn on(&self, store: Store) -> Self {
+        Self { troubles: self.troubles.clone(), ..Self::new(store, self.grace) }
+    }
+
     /// Whether there were refused events a moment ago, so that more may come.
     pub fn is_wary(&self) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < WARY)

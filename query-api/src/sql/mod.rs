@@ -56,7 +56,9 @@ impl Statement {
 }
 
 /// Stops a query of ours. `ASYNC`: the caller has left and waits for nothing.
-pub const KILL: &str = "KILL QUERY WHERE query_id = {query_id:String} AND user = currentUser() ASYNC";
+/// A second attempt, which asks a part of the shards of a cluster, has the name of the first and an ending.
+pub const KILL: &str = "KILL QUERY WHERE query_id IN ({query_id:String}, concat({query_id:String}, '-partial')) \
+     AND user = currentUser() ASYNC";
 
 /// Whether ClickHouse answers.
 pub const PING: &str = "SELECT 1";

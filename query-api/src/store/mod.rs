@@ -117,7 +117,10 @@ impl Store {
                 }
                 Ok(Err(error)) => {
                     let error = StoreError::from(error);
-                    if extent == Extent::All && wanted != Wanted::Whole && self.shards.is_one_away(&error) {
+                    if extent == Extent::All && self.shards.answers_without(&error) {
+                        if wanted == Wanted::Whole {
+                            return Err(watched.failed_of_a_shard(&error));
+                        }
                         tracing::warn!(%error, "a shard does not answer; the others are asked");
                         extent = Extent::ThoseThatAnswer;
                         continue;

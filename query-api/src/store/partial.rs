@@ -126,8 +126,13 @@ impl Shards {
         }
     }
 
+    /// Whether a failure is one that answers are given without: what the others answer says how ClickHouse is.
+    pub(super) fn answers_without(&self, error: &StoreError) -> bool {
+        self.is_cluster && self.partial == Partial::Answer && self.is_one_away(error)
+    }
+
     /// Whether a failure says that a server is away, and not that ClickHouse refuses the question; remembers it.
-    pub(super) fn is_one_away(&self, error: &StoreError) -> bool {
+    fn is_one_away(&self, error: &StoreError) -> bool {
         let is_away = match error {
             StoreError::Unreachable(_) => true,
             // ATTEMPT_TO_READ_AFTER_EOF, SOCKET_TIMEOUT, NETWORK_ERROR, ALL_CONNECTION_TRIES_FAILED

@@ -96,6 +96,13 @@ impl Watched {
         error::public(error)
     }
 
+    /// A shard is away, which says nothing of the others: questions that take a part go on.
+    pub fn failed_of_a_shard(mut self, error: &StoreError) -> ReadError {
+        tracing::info!(%error, query_id = self.query_id, "a shard does not answer, and a part is of no use here");
+        self.failed_with(error, HealthSignal::Nothing);
+        error::public(error)
+    }
+
     /// A connection that broke does not end a query: it may be running all the same.
     fn failed_with(&mut self, error: &StoreError, signal: HealthSignal) {
         match error {
