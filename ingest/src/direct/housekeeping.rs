@@ -34,16 +34,19 @@ impl Direct {
         let window = self.appender.window();
         self.store.metrics.window(window.ids(), window.reach(steady_ms()));
         drop(window);
-        if let Err(error) = looked.map(drop).and_then(|()| self.retire(committed)).and_then(|()| self.log.prepare()) {
+        if let Err(error) =
+            looked.map(drop).and_then(|()| self.retire(committed, waiting.has_room)).and_then(|()| self.log.prepare())
+        {
             self.store.metrics.log.errors.inc();
             tracing::error!(%error, "segments could not be let go of, or made; trying again");
         }
     }
 
-    fn retire(&self, committed: i64) -> io::Result<()> {
+    /// Without room, nothing is kept for a backup: room for what comes matters more.
+    fn retire(&self, committed: i64, has_room: bool) -> io::Result<()> {
         let (ended, kept) = (self.log.ended_before(committed), self.checkpointer.may_go_before());
         // Asked only when something may go.
-        let backed_up = if ended.is_empty() { None } else { restored::kept_from(&self.disk)? };
+        let backed_up = if ended.is_empty() || !has_room { None } else { restored::kept_from(&self.disk)? };
         let mut gone = None;
         for (base, end) in ended {
             // An empty one is followed by one of the same base.

@@ -18,7 +18,7 @@
 //! * the log has lost what lies before an offset: it is set back to where it begins, and the caller says what is missing;
 //! * killed while it is set back, or before it was told: setting back again changes nothing;
 //! * a commit that is being written while it is read: read again;
-//! * backups that are no longer made: no more than `SPOOL_BYTES` are kept.
+//! * backups that are no longer made: no more than `SPOOL_BYTES` are kept, and none when the disk is nearly full.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -28,9 +28,9 @@ use tallyhouse_service::private_file;
 
 use super::checkpoint;
 use crate::intent::Intent;
+use crate::log::local::Identity;
 use crate::log::local::commit::{self, COMMIT, Committed};
 use crate::log::local::disk::{Disk, DiskFile, Folder};
-use crate::log::local::{Identity, segments};
 
 /// Says that ids have to be read from ClickHouse.
 const WANTS_IDS: &str = "restored";
@@ -82,11 +82,6 @@ fn committed(folder: &Path) -> io::Result<Option<Committed>> {
 /// Has everything from `from` on stored again, and the days of what is before `end` compared. Returns from where on the log has it.
 pub fn set_back(folder: &Path, from: i64, end: i64) -> io::Result<i64> {
     checkpoint::set_back(&Folder::open(folder)?, from, end)
-}
-
-/// The offset of the first record of the log in a folder.
-pub fn first(folder: &Path) -> io::Result<Option<i64>> {
-    segments::first(&Folder::open(folder)?)
 }
 
 /// Has the next start read ids from ClickHouse: the log is a copy, without them.

@@ -12,7 +12,10 @@
 //! * consumers run: they would write over the offsets, and are named;
 //! * Kafka has removed records since: the group goes to the first that is there, and the caller says how many are missing;
 //! * partitions that were added since: they are read from their beginning;
-//! * a topic that is gone: the caller says so.
+//! * a topic that was made anew, so that it ends before what was noted: it is read from its beginning, and the caller says so;
+//! * a topic that is gone: the caller says so;
+//! * a backup that was made without Kafka: refused, else everything that Kafka has would be read again, and what is older than the deduplication
+//!   window be counted twice.
 
 use std::time::{Duration, Instant};
 
@@ -47,6 +50,8 @@ pub struct Returned {
     pub missing: i64,
     /// Records that come again.
     pub replayed: i64,
+    /// It ends before what was noted, so it is another one of the same name.
+    pub is_anew: bool,
 }
 
 /// Why the group is where it was.
@@ -63,6 +68,11 @@ pub enum GoBackError {
     },
     #[error("there is no topic {0}")]
     NoTopic(String),
+    /// Where to go back to is not known.
+    #[error(
+        "the backup was made without KAFKA_BROKERS and does not say where to read on: restore it without KAFKA_BROKERS"
+    )]
+    NoPositions,
 }
 
 /// Where the group stands, in all topics that hold events. Blocking.
@@ -95,8 +105,34 @@ fn topics(reader: &BaseConsumer, rules: &TopicRules) -> Result<Vec<(String, i32)
     Ok(found.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect())
 }
 
+/// Fails when the group could not be brought back to these positions: before anything else is restored. Blocking.
+pub fn check(brokers: &Brokers, group: &str, rules: &TopicRules, to: &[PartitionPosition]) -> Result<(), GoBackError> {
+    refuse_members(brokers, group)?;
+    let reader: BaseConsumer = brokers.observer(group).create()?;
+    require_known(&topics(&reader, rules)?, to)
+}
+
+fn require_known(topics: &[(String, i32)], to: &[PartitionPosition]) -> Result<(), GoBackError> {
+    if to.is_empty() && !topics.is_empty() {
+        return Err(GoBackError::NoPositions);
+    }
+    match to.iter().find(|position| topics.iter().all(|(topic, _)| *topic != position.topic)) {
+        Some(gone) => Err(GoBackError::NoTopic(gone.topic.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Where a partition is read on that has these records, and what was noted of it.
+fn returned(topic: &str, partition: i32, noted: Option<i64>, (first, end): (i64, i64)) -> Returned {
+    let is_anew = noted.is_some_and(|noted| noted > end);
+    let wanted = noted.filter(|_| !is_anew).unwrap_or(first);
+    let next = wanted.max(first);
+    let position = PartitionPosition { topic: topic.to_owned(), partition, next };
+    Returned { position, missing: next - wanted, replayed: end - next, is_anew }
+}
+
 /// Fails when somebody still reads as the group after the time in which Kafka notices that a consumer was killed. Blocking.
-pub fn refuse_members(brokers: &Brokers, group: &str) -> Result<(), GoBackError> {
+fn refuse_members(brokers: &Brokers, group: &str) -> Result<(), GoBackError> {
     let reader: BaseConsumer = brokers.observer(group).create()?;
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
@@ -121,23 +157,46 @@ pub fn go_back(
     refuse_members(brokers, group)?;
     let reader: BaseConsumer = brokers.observer(group).create()?;
     let topics = topics(&reader, rules)?;
-    if let Some(gone) = to.iter().find(|position| topics.iter().all(|(topic, _)| *topic != position.topic)) {
-        return Err(GoBackError::NoTopic(gone.topic.clone()));
-    }
+    require_known(&topics, to)?;
     let (mut list, mut returned) = (TopicPartitionList::new(), Vec::new());
     for (topic, partitions) in topics {
         for partition in 0..partitions {
             let noted = to.iter().find(|noted| noted.topic == topic && noted.partition == partition);
-            let (first, end) = reader.fetch_watermarks(&topic, partition, ASK_WITHIN)?;
-            let wanted = noted.map_or(first, |noted| noted.next);
-            let next = wanted.clamp(first, end);
-            list.add_partition_offset(&topic, partition, Offset::Offset(next))?;
-            let position = PartitionPosition { topic: topic.clone(), partition, next };
-            returned.push(Returned { position, missing: (first - wanted).max(0), replayed: end - next });
+            let watermarks = reader.fetch_watermarks(&topic, partition, ASK_WITHIN)?;
+            let back = self::returned(&topic, partition, noted.map(|noted| noted.next), watermarks);
+            list.add_partition_offset(&topic, partition, Offset::Offset(back.position.next))?;
+            returned.push(back);
         }
     }
     if list.count() > 0 {
         reader.commit(&list, CommitMode::Sync)?;
     }
     Ok(returned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_goes_back_to_what_was_noted_or_to_its_beginning() {
+        let back = |noted, watermarks| {
+            let Returned { position, missing, replayed, is_anew } = returned("t", 0, noted, watermarks);
+            (position.next, missing, replayed, is_anew)
+        };
+        assert_eq!(back(Some(7), (5, 9)), (7, 0, 2, false));
+        assert_eq!(back(Some(9), (5, 9)), (9, 0, 0, false));
+        assert_eq!(back(Some(3), (5, 9)), (5, 2, 4, false), "Kafka has removed two");
+        assert_eq!(back(None, (5, 9)), (5, 0, 4, false), "added since");
+        assert_eq!(back(Some(10), (0, 4)), (0, 0, 4, true), "made anew");
+    }
+
+    #[test]
+    fn positions_have_to_be_known_of_topics_that_are_there() {
+        let topics = [("t".to_owned(), 1)];
+        let at = |topic: &str| [PartitionPosition { topic: topic.to_owned(), partition: 0, next: 1 }];
+        assert!(require_known(&topics, &at("t")).is_ok() && require_known(&[], &[]).is_ok());
+        assert!(matches!(require_known(&topics, &[]), Err(GoBackError::NoPositions)));
+        assert!(matches!(require_known(&topics, &at("u")), Err(GoBackError::NoTopic(topic)) if topic == "u"));
+    }
 }
