@@ -13,6 +13,7 @@ use tallyhouse::backup::restore::{self, LogOutcome, Restored};
 use tallyhouse::backup::{BackupError, Target, verify};
 use tallyhouse::config::{self, Config};
 use tallyhouse_control::time;
+use tallyhouse_ingest::kafka::positions::PartitionPosition as Position;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::Env;
 
@@ -28,7 +29,8 @@ pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
     match what {
         Backup::Create { incremental, full_every, verify, keep, repeat, json } => {
             let kind = if incremental { Kind::Incremental } else { Kind::Full };
-            let options = CreateOptions { kind, full_every, verify, keep, json };
+            let making = create::Options { kind, full_every_ms: full_every, verify };
+            let options = CreateOptions { making, keep, json };
             let place = Place { config: &config, env, staging: &staging, target: &target };
             return Box::pin(make(&place, &options, repeat)).await;
         }
@@ -45,9 +47,7 @@ pub(crate) async fn backup(env: &dyn Env, what: Backup) -> Outcome {
 
 /// What a backup is to be like, and what follows.
 struct CreateOptions {
-    kind: Kind,
-    full_every: Option<i64>,
-    verify: bool,
+    making: create::Options,
     keep: Option<i64>,
     json: bool,
 }
@@ -77,13 +77,10 @@ async fn make_one(place: &Place<'_>, options: &CreateOptions) -> Outcome {
     let attached = attach(config, *env).await?;
     let kafka = create::kafka(*env)?;
     let source = Source { client: attached.writer.client(), data: &config.data, staging, kafka, given };
-    let made = Box::pin(create::create(&source, target, options.kind, options.full_every)).await;
+    let made = Box::pin(create::create(&source, target, options.making)).await;
     attached.detach().await;
     let made = made?;
     print(&if options.json { line(&summary(&made)) } else { format!("{}\n", told(&made)) });
-    if options.verify && made.kind == Kind::Full {
-        verify::require_whole(target, &made.name).await?;
-    }
     if let Some(older) = options.keep {
         create::forget(staging, target, older).await?;
     }
@@ -146,7 +143,7 @@ fn report(restored: &Restored) -> Value {
     let kafka = restored.kafka.iter().map(|back| {
         let position = &back.position;
         json!({
-            "topic": position.topic, "partition": position.partition, "next": position.next, "replayed": back.replayed, "missing": back.missing,
+            "topic": position.topic, "partition": position.partition, "next": position.next, "replayed": back.replayed, "missing": back.missing, "madeAnew": back.is_anew,
         })
     });
     json!({
@@ -177,6 +174,12 @@ fn report_for_people(restored: &Restored) -> String {
             text += "the local log is that of the backup: what came after it is lost, unless clients send it again\n";
         }
         None => {}
+    }
+    for position in kafka.iter().filter(|back| back.is_anew).map(|back| &back.position) {
+        let Position { topic, partition, .. } = position;
+        text += &format!(
+            "partition {partition} of {topic} was made anew since the backup: it is read from its beginning\n"
+        );
     }
     let sum = |of: fn(&tallyhouse_ingest::kafka::positions::Returned) -> i64| kafka.iter().map(of).sum::<i64>();
     if !kafka.is_empty() {

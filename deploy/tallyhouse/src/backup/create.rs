@@ -1,5 +1,6 @@
 //! Makes a backup, while events arrive or while nothing runs.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,13 @@ use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::clickhouse::Client;
 
 use super::manifest::{self, Entry, Kind, Log, Manifest};
-use super::{BackupError, Destination, Target, files, tables};
+use super::{BackupError, Destination, Target, files, tables, verify};
 
 /// Folders of the ingester that hold events which nobody else has.
-const LOGS: [&str; 4] = ["log", "fallback", "records", "journal"];
+pub(super) const LOGS: [&str; 4] = ["log", "fallback", "records", "journal"];
+
+/// None takes longer.
+const GIVEN_UP_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What a backup is made of.
 pub struct Source<'a> {
@@ -28,6 +32,16 @@ pub struct Source<'a> {
     pub kafka: Option<KafkaConfig>,
     /// `BACKUP_CLICKHOUSE`, of a given ClickHouse; `None`: the embedded one writes to `staging`.
     pub given: Option<String>,
+}
+
+/// What a backup is to be like.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub kind: Kind,
+    /// An incremental one becomes a full one without a full one before it that is younger.
+    pub full_every_ms: Option<i64>,
+    /// A full one is read whole before anything relies on it.
+    pub verify: bool,
 }
 
 /// The variables of Kafka, with the topics that projects have of their own.
@@ -49,24 +63,23 @@ pub(super) fn lock(staging: &Path) -> Result<File, BackupError> {
     }
 }
 
-/// Makes one. An incremental one becomes a full one without a full one before it that is younger than `full_every_ms`.
-pub async fn create(
-    source: &Source<'_>,
-    target: &Target,
-    kind: Kind,
-    full_every_ms: Option<i64>,
-) -> Result<Manifest, BackupError> {
+/// Makes one.
+pub async fn create(source: &Source<'_>, target: &Target, options: Options) -> Result<Manifest, BackupError> {
     let _lock = lock(source.staging)?;
     for name in target.unfinished().await? {
+        // Of a shared target another machine may be at work there; of our own folder we have the lock.
+        if !target.is_staging() && !is_given_up(&name, now_ms()) {
+            continue;
+        }
         tracing::warn!(name, "a backup that was begun and not ended is removed");
         target.remove(&name).await?;
     }
-    let base = match kind {
+    let base = match options.kind {
         Kind::Full => None,
         Kind::Incremental => newest_full(target, source.given.as_deref()).await?,
     };
     let as_of_ms = now_ms();
-    let base = base.filter(|base| as_of_ms.saturating_sub(base.as_of_ms) < full_every_ms.unwrap_or(i64::MAX));
+    let base = base.filter(|base| as_of_ms.saturating_sub(base.as_of_ms) < options.full_every_ms.unwrap_or(i64::MAX));
     let name = manifest::name(as_of_ms, if base.is_some() { Kind::Incremental } else { Kind::Full });
     let made = Making { source, target, name: &name, base: base.as_ref(), as_of_ms }.make().await;
     if made.is_err() {
@@ -74,17 +87,51 @@ pub async fn create(
         drop(remove_staged(source.staging, &name));
         drop(target.remove(&name).await);
     }
-    made
+    let made = made?;
+    if options.verify && made.kind == Kind::Full {
+        let checked = verify::require_whole(target, &name).await;
+        if matches!(checked, Err(BackupError::Damaged { .. })) {
+            // Incremental ones would go with it.
+            drop(target.remove(&name).await);
+        }
+        checked?;
+    }
+    if let Some(log) = &made.log {
+        let folder = source.data.join("ingest").join("log");
+        restored::backed_up(&folder, log.next).map_err(BackupError::file(&folder))?;
+    }
+    Ok(made)
+}
+
+/// Whether nobody is making a backup any more that was begun.
+fn is_given_up(name: &str, now_ms: i64) -> bool {
+    // Names sort by time.
+    *name < *manifest::name(now_ms.saturating_sub(GIVEN_UP_AFTER_MS), Kind::Full)
+}
+
+/// The manifest of a backup; `None`: it cannot be read, which is no reason to make no other.
+async fn readable(target: &Target, name: &str) -> Result<Option<Manifest>, BackupError> {
+    match target.manifest(name).await {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(error @ (BackupError::Manifest { .. } | BackupError::Newer { .. } | BackupError::Unknown { .. })) => {
+            tracing::warn!(name, %error, "this backup is passed over");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes backups that are older, but for the newest full one and those that younger ones go with. Returns how many.
 pub async fn forget(staging: &Path, target: &Target, older_ms: i64) -> Result<usize, BackupError> {
     let _lock = lock(staging)?;
-    let mut all = Vec::new();
+    let (mut all, mut unread) = (Vec::new(), Vec::new());
     for name in target.names().await? {
-        all.push(target.manifest(&name).await?);
+        match readable(target, &name).await? {
+            Some(manifest) => all.push(manifest),
+            None => unread.push(name),
+        }
     }
-    let gone = forgotten(&all, now_ms().saturating_sub(older_ms));
+    let gone = forgotten(&all, &unread, now_ms().saturating_sub(older_ms));
     for name in &gone {
         target.remove(name).await?;
         remove_staged(staging, name)?;
@@ -92,12 +139,15 @@ pub async fn forget(staging: &Path, target: &Target, older_ms: i64) -> Result<us
     Ok(gone.len())
 }
 
-/// Which of them, the oldest first, are not needed any more.
-fn forgotten(all: &[Manifest], horizon_ms: i64) -> Vec<String> {
+/// Which of them, the oldest first, are not needed any more. What could not be read may go with the full one before it.
+fn forgotten(all: &[Manifest], unread: &[String], horizon_ms: i64) -> Vec<String> {
+    let full_before = |name: &String| {
+        all.iter().rev().find(|backup| backup.kind == Kind::Full && backup.name < *name).map(|full| full.name.as_str())
+    };
     let newest_full = all.iter().rev().find(|backup| backup.kind == Kind::Full).map(|backup| backup.name.as_str());
     let is_old = |backup: &&Manifest| backup.as_of_ms < horizon_ms;
-    let bases: Vec<&str> =
-        all.iter().filter(|backup| !is_old(backup)).filter_map(|backup| backup.base.as_deref()).collect();
+    let young = all.iter().filter(|backup| !is_old(backup)).filter_map(|backup| backup.base.as_deref());
+    let bases: Vec<&str> = young.chain(unread.iter().filter_map(full_before)).collect();
     let is_needed =
         |backup: &&Manifest| Some(backup.name.as_str()) == newest_full || bases.contains(&backup.name.as_str());
     all.iter().filter(is_old).filter(|backup| !is_needed(backup)).map(|backup| backup.name.clone()).collect()
@@ -106,8 +156,9 @@ fn forgotten(all: &[Manifest], horizon_ms: i64) -> Vec<String> {
 /// Of the same ClickHouse.
 async fn newest_full(target: &Target, given: Option<&str>) -> Result<Option<Manifest>, BackupError> {
     for name in target.names().await?.iter().rev() {
-        let found = target.manifest(name).await?;
-        if found.kind == Kind::Full && found.tables.as_deref() == given {
+        let found = readable(target, name).await?;
+        let fits = |found: &Manifest| found.kind == Kind::Full && found.tables.as_deref() == given;
+        if let Some(found) = found.filter(fits) {
             return Ok(Some(found));
         }
     }
@@ -165,10 +216,6 @@ impl Making<'_> {
             files: self.entries()?,
         };
         self.keep(&manifest).await?;
-        if let Some(log) = &manifest.log {
-            let folder = data.join("ingest").join("log");
-            restored::backed_up(&folder, log.next).map_err(BackupError::file(&folder))?;
-        }
         Ok(manifest)
     }
 
@@ -205,15 +252,18 @@ impl Making<'_> {
     fn entries(&self) -> Result<Vec<Entry>, BackupError> {
         let staging = self.source.staging;
         let mut entries = Vec::new();
+        // Of the tables ClickHouse has found out itself what its base has.
+        let of_base =
+            self.base.iter().flat_map(|base| &base.files).filter(|known| !known.path.starts_with("clickhouse/"));
+        let known: HashMap<(u64, &str), &Entry> =
+            of_base.map(|known| ((known.bytes, known.sha256.as_str()), known)).collect();
         for folder in [PathBuf::from(self.name), Path::new("clickhouse").join(self.name)] {
             if !staging.join(&folder).is_dir() {
                 continue;
             }
             for inner in files::below(&staging.join(&folder))? {
                 let entry = files::entry(staging, &folder.join(inner))?;
-                let same = self.base.iter().flat_map(|base| &base.files);
-                let same = same.into_iter().find(|known| (known.bytes, &known.sha256) == (entry.bytes, &entry.sha256));
-                // Of the tables ClickHouse has found that out itself.
+                let same = known.get(&(entry.bytes, entry.sha256.as_str()));
                 let at = same.filter(|_| !folder.starts_with("clickhouse")).map(|known| known.place().to_owned());
                 entries.push(Entry { at, ..entry });
             }
@@ -256,7 +306,7 @@ pub(super) fn destination(text: &str) -> Result<Destination, BackupError> {
 }
 
 /// Whether a file of a log is needed: ids are in ClickHouse, and what is cut off or damaged is for people who look here.
-fn holds_events(inner: &Path) -> bool {
+pub(super) fn holds_events(inner: &Path) -> bool {
     let name = inner.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let ends = [".ids", ".torn", ".damaged", ".new"];
     !ends.iter().any(|end| name.ends_with(end)) && !matches!(name, "spare" | "lock" | "restored" | "backed-up")
@@ -304,9 +354,19 @@ mod tests {
             backup(6, None),
             backup(7, Some("b6")),
         ];
-        assert_eq!(forgotten(&all, 5), ["b1", "b2", "b4"], "b5 goes with b3");
-        assert_eq!(forgotten(&all, 100), ["b1", "b2", "b3", "b4", "b5", "b7"], "the newest full one stays");
-        assert_eq!(forgotten(&all, 0), <[&str; 0]>::default());
+        assert_eq!(forgotten(&all, &[], 5), ["b1", "b2", "b4"], "b5 goes with b3");
+        assert_eq!(forgotten(&all, &[], 100), ["b1", "b2", "b3", "b4", "b5", "b7"], "the newest full one stays");
+        assert_eq!(forgotten(&all, &[], 0), <[&str; 0]>::default());
+        assert_eq!(forgotten(&all, &["b35".to_owned()], 100), ["b1", "b2", "b4", "b5", "b7"], "b35 may go with b3");
+    }
+
+    #[test]
+    fn what_another_machine_may_be_making_is_left() {
+        let day = GIVEN_UP_AFTER_MS;
+        for kind in [Kind::Full, Kind::Incremental] {
+            assert!(!is_given_up(&manifest::name(5 * day, kind), 6 * day - 1000), "{kind:?}");
+            assert!(is_given_up(&manifest::name(5 * day, kind), 6 * day + 1000), "{kind:?}");
+        }
     }
 
     #[test]

@@ -28,11 +28,15 @@
 //! **Incremental** means: what has changed since the last full one. Two backups are enough for any restore.
 //!
 //! Failure cases:
-//! * killed, or no room: no manifest, so it is not listed; the next `create` removes what is left;
+//! * killed, or no room: no manifest, so it is not listed; the next `create` removes what is left, in a target that
+//!   other machines may use after 24 hours;
 //! * a file is cut, changed or gone: `verify` names it, and `restore` refuses before it touches anything;
 //! * the target is not there: said at once, before anything is copied. A folder is not made: it may be a disk that is not mounted;
 //! * something is there already: refused, unless `--replace --yes-replace`; then it is kept aside until the restore has ended, and comes back when
 //!   it fails;
+//! * tables of a given ClickHouse are replaced: nothing of them is kept, so it has to read a small table of the backup first;
+//! * a manifest that is damaged or newer: `create` and `--keep` pass over it, and say so;
+//! * ClickHouse hangs: stopped after four hours;
 //! * two at once: the second is refused.
 
 pub mod create;

@@ -15,7 +15,7 @@ use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 use tallyhouse_sql::suppression_acks;
 
-use super::create::{destination, kafka, lock};
+use super::create::{LOGS, destination, holds_events, kafka, lock};
 use super::manifest::{Entry, Log, Manifest};
 use super::{BackupError, Destination, Target, files, tables, verify};
 use crate::attach::{self, Attached};
@@ -27,7 +27,7 @@ use crate::{migrate, rollups};
 /// Inserts wait no longer than this for a partition of a rollup; there are none.
 const GATE: Duration = Duration::from_secs(60);
 
-/// What is put in the place of, and comes back when the restore fails.
+/// What is put in the place of, and comes back when the restore fails. Of a given ClickHouse there is nothing here.
 const REPLACED: [&str; 3] = ["clickhouse", "clickhouse-cold", "credentials"];
 
 /// What to restore, and over what.
@@ -81,7 +81,7 @@ pub async fn restore(
     verify::require_whole(target, &name).await?;
     let kafka = kafka(env)?;
     if let Some(kafka) = &kafka {
-        refuse_consumers(kafka.clone()).await?;
+        check_kafka(kafka.clone(), &manifest).await?;
     }
     // Until everything is in its place: nobody else starts on it.
     let is_given = config.engine.is_none();
@@ -90,12 +90,12 @@ pub async fn restore(
     if is_given != manifest.tables.is_some() {
         return Err(BackupError::OtherClickHouse { name, is_given });
     }
-    if !is_given && holds_data(&config.data) && !options.may_replace {
+    if holds_data(&config.data, &manifest)? && !options.may_replace {
         return Err(BackupError::HoldsData(config.data.clone()));
     }
     let restoring = Restoring { config, env, target, staging, manifest: &manifest };
     restoring.stage().await?;
-    let aside = Aside::put(&config.data)?;
+    let aside = Aside::put(&config.data, if is_given { &[] } else { &REPLACED })?;
     let done = match is_given {
         true => Box::pin(restoring.given_tables(options.may_replace)).await,
         false => restoring.tables(data).await,
@@ -120,13 +120,31 @@ pub async fn restore(
 }
 
 /// Whether a start has left anything in a data folder that a restore would destroy.
-fn holds_data(data: &Path) -> bool {
-    let used = ["clickhouse/metadata/tallyhouse.sql", "clickhouse/metadata/tallyhouse", "ingest/log/commit"];
-    used.iter().any(|inner| data.join(inner).exists())
+fn holds_data(data: &Path, manifest: &Manifest) -> Result<bool, BackupError> {
+    let tables = ["clickhouse/metadata/tallyhouse.sql", "clickhouse/metadata/tallyhouse"];
+    let has_tables = manifest.tables.is_none() && tables.iter().any(|inner| data.join(inner).exists());
+    if has_tables || data.join("ingest/log/commit").exists() {
+        return Ok(true);
+    }
+    // Without a log in the backup, and none here, what else there is stays.
+    if manifest.log.is_none() {
+        return Ok(false);
+    }
+    // Events that were acknowledged, and may be nowhere else.
+    for log in LOGS.map(|log| data.join("ingest").join(log)).iter().filter(|log| log.is_dir()) {
+        let is_used = |inner: &PathBuf| holds_events(inner) && !inner.ends_with("identity");
+        if files::below(log)?.iter().any(is_used) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-async fn refuse_consumers(kafka: KafkaConfig) -> Result<(), BackupError> {
-    let asked = tokio::task::spawn_blocking(move || positions::refuse_members(&kafka.brokers, &kafka.group)).await;
+/// Before anything is touched.
+async fn check_kafka(kafka: KafkaConfig, manifest: &Manifest) -> Result<(), BackupError> {
+    let to = manifest.kafka.clone();
+    let check = move || positions::check(&kafka.brokers, &kafka.group, &kafka.topics, &to);
+    let asked = tokio::task::spawn_blocking(check).await;
     Ok(asked.map_err(|error| BackupError::Kafka(error.to_string()))??)
 }
 
@@ -193,18 +211,26 @@ impl Restoring<'_> {
     async fn given_tables(&self, may_replace: bool) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
         let attached = attach::attach(self.config, self.env).await?;
         let server = attached.writer.server();
-        if tables::is_used(&server).await? && !may_replace {
-            return Err(BackupError::HoldsTables(attached.writer.url));
+        if tables::is_used(&server).await? {
+            if !may_replace {
+                return Err(BackupError::HoldsTables(attached.writer.url));
+            }
+            // They do not come back: no step before has read what the server wrote itself.
+            self.destination()?.probe(&server, &self.manifest.name, self.manifest.base.as_deref()).await?;
         }
         tables::drop_all(&server).await?;
         Box::pin(self.fill(&attached)).await
     }
 
+    fn destination(&self) -> Result<Destination, BackupError> {
+        match &self.manifest.tables {
+            Some(given) => destination(given),
+            None => Ok(Destination::Folder(self.staging.join("clickhouse"))),
+        }
+    }
+
     async fn fill(&self, attached: &Attached) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
-        let destination = match &self.manifest.tables {
-            Some(given) => destination(given)?,
-            None => Destination::Folder(self.staging.join("clickhouse")),
-        };
+        let destination = self.destination()?;
         destination.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
         let rendering = migrate::rendering(self.config.engine.is_some());
         crate::tables::prepare(&attached.writer, &rendering, self.config.fsync).await?;
@@ -267,14 +293,15 @@ impl Restoring<'_> {
 struct Aside {
     data: PathBuf,
     folder: PathBuf,
+    replaced: &'static [&'static str],
 }
 
 impl Aside {
-    fn put(data: &Path) -> Result<Self, BackupError> {
+    fn put(data: &Path, replaced: &'static [&'static str]) -> Result<Self, BackupError> {
         let folder = data.join(format!("tallyhouse.replaced-{}", now_ms()));
         files::make_folder(&folder)?;
-        let aside = Self { data: data.to_owned(), folder };
-        REPLACED.iter().try_for_each(|name| aside.take(name))?;
+        let aside = Self { data: data.to_owned(), folder, replaced };
+        replaced.iter().try_for_each(|name| aside.take(name))?;
         Ok(aside)
     }
 
@@ -285,7 +312,7 @@ impl Aside {
 
     /// As it was.
     fn put_back(self) -> Result<(), BackupError> {
-        for name in REPLACED {
+        for name in self.replaced {
             files::remove(&self.data.join(name))?;
             rename(&self.folder.join(name), &self.data.join(name))?;
         }

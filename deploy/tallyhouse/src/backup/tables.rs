@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tallyhouse_sql::StoreError;
@@ -14,6 +14,12 @@ use super::BackupError;
 const WHAT: &str = "DATABASE tallyhouse, DATABASE tallyhouse_views";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the copy of everything may take; longer than that it hangs.
+const DONE_WITHIN: Duration = Duration::from_hours(4);
+
+/// Where a backup is tried out.
+const PROBE: &str = "tallyhouse.restore_probe";
 
 /// A statement that only begins something, or looks.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -73,6 +79,17 @@ impl Destination {
         let statement = format!("RESTORE {WHAT} FROM {}", self.place(name));
         run(client, "restore the tables", &statement, base.map(|base| self.place(base))).await
     }
+
+    /// Has the smallest table made of a backup, under another name, and removes it: so the backup, its base and what ClickHouse needs to read them
+    /// are there.
+    pub(super) async fn probe(&self, client: &Client, name: &str, base: Option<&str>) -> Result<(), BackupError> {
+        let drop_it = || client.query_raw(&format!("DROP TABLE IF EXISTS {PROBE} SYNC"));
+        within(drop_it().execute()).await?;
+        let statement = format!("RESTORE TABLE tallyhouse.migrations AS {PROBE} FROM {}", self.place(name));
+        let read = run(client, "read the backup", &statement, base.map(|base| self.place(base))).await;
+        within(drop_it().execute()).await?;
+        read
+    }
 }
 
 async fn run(client: &Client, what: &'static str, statement: &str, base: Option<String>) -> Result<(), BackupError> {
@@ -80,15 +97,27 @@ async fn run(client: &Client, what: &'static str, statement: &str, base: Option<
     let base = base.map(|base| format!(", base_backup = {base}")).unwrap_or_default();
     let begin = format!("{statement} SETTINGS id = '{id}'{base} ASYNC");
     within(client.query_raw(&begin).execute()).await?;
+    let deadline = Instant::now() + DONE_WITHIN;
     loop {
         let state = client.query("SELECT toString(status) AS status, error FROM system.backups WHERE id = {id:String}");
         let State { status, error } = within(state.param("id", &id).fetch_one::<State>()).await?;
         match status.as_str() {
             "BACKUP_CREATED" | "RESTORED" => return Ok(()),
+            "CREATING_BACKUP" | "RESTORING" if Instant::now() >= deadline => {
+                kill(client, &id).await?;
+                return Err(BackupError::ClickHouse { what, message: format!("not done within {DONE_WITHIN:?}") });
+            }
             "CREATING_BACKUP" | "RESTORING" => tokio::time::sleep(LOOK_EVERY).await,
             _ => return Err(BackupError::ClickHouse { what, message: format!("{status}: {error}") }),
         }
     }
+}
+
+/// It would run on, and be in the way of the next one.
+async fn kill(client: &Client, id: &str) -> Result<(), StoreError> {
+    let kill =
+        client.query("KILL QUERY WHERE query_id IN (SELECT query_id FROM system.backups WHERE id = {id:String}) ASYNC");
+    within(kill.param("id", id).execute()).await
 }
 
 /// One value of the tables.
