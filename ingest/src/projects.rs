@@ -192,7 +192,7 @@ pub struct OfProject {
 /// It is derived once for each snapshot: by [`LiveProjects::follow`], or by a request that comes before that. Others wait for it: of a new project
 /// nothing may be stored under another key.
 pub struct LiveProjects {
-    of_files: Projects,
+    of_files: Arc<Projects>,
     control: Control,
     hash_key: InstallationKey,
     /// Of projects without a hash key of their own.
@@ -206,6 +206,7 @@ impl LiveProjects {
         let current = derive(&of_files, &hash_key, control.snapshot());
         tell_misfits(&BTreeMap::new(), &current.projects.misfits);
         let (hasher, current) = (hash_key.hasher(None), ArcSwap::from_pointee(current));
+        let of_files = Arc::new(of_files);
         Self { of_files, control, hash_key, hasher, current, deriving: Mutex::default() }
     }
 
@@ -239,7 +240,11 @@ impl LiveProjects {
         if Arc::ptr_eq(&current.snapshot, &snapshot) {
             return current;
         }
-        let next = Arc::new(derive(&self.of_files, &self.hash_key, snapshot));
+        let (of_files, hash_key) = (Arc::clone(&self.of_files), self.hash_key.clone());
+        let of_snapshot = Arc::clone(&snapshot);
+        // All projects at once: longer than a thread that serves requests may be held.
+        let derived = tokio::task::spawn_blocking(move || derive(&of_files, &hash_key, of_snapshot)).await;
+        let next = Arc::new(derived.unwrap_or_else(|_| derive(&self.of_files, &self.hash_key, snapshot)));
         tell_misfits(&current.projects.misfits, &next.projects.misfits);
         self.current.store(Arc::clone(&next));
         next

@@ -50,8 +50,9 @@ const MISSES: usize = 64;
 /// How long such a request waits at most.
 const MISS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How often what was read in part is read again.
+/// How often what was read in part is read again at once, and how long after that while it is less than there is.
 const DOUBTS: u8 = 5;
+const DOUBT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// How long a table that went back is taken for a replica that lags.
 const BELIEVE_AFTER: Duration = Duration::from_secs(60);
@@ -128,6 +129,8 @@ struct Copied {
 struct Looking {
     /// Looks that read everything again, because what was read is less than there is: a replica may lag behind another one.
     doubts: u8,
+    /// When everything was last read and was less than there is.
+    doubted: Option<Instant>,
     /// When the last one began.
     began: Option<Instant>,
     /// Since when the table has had fewer versions than are held.
@@ -135,6 +138,13 @@ struct Looking {
     /// When uses of keys were last written, and up to which use.
     uses_written: Option<Instant>,
     uses_until_ms: i64,
+}
+
+impl Looking {
+    /// Whether everything is to be read again although the table has not changed.
+    fn is_in_doubt(&self) -> bool {
+        self.doubts > 0 || self.doubted.is_some_and(|at| at.elapsed() >= DOUBT_AGAIN_AFTER)
+    }
 }
 
 impl Copied {
@@ -309,7 +319,7 @@ impl Control {
     /// Whether anything was new.
     async fn take_over(&self, store: &ControlStore, looking: &mut Looking) -> Result<bool, ControlError> {
         let (held, mark) = (self.snapshot(), store.mark().await?);
-        if held.mark() == Some(mark) && looking.doubts == 0 {
+        if held.mark() == Some(mark) && !looking.is_in_doubt() {
             looking.went_back = None;
             if self.0.copy.as_ref().is_some_and(|copy| copy.is_behind.load(Ordering::Relaxed)) {
                 self.keep_copy().await;
@@ -347,17 +357,17 @@ impl Control {
                 let read = store.read_since(before.newest_ms.saturating_sub(OVERLAP_MS)).await?;
                 let next = held.with(mark, read, fixed);
                 if next.versions() == mark.versions {
-                    looking.doubts = 0;
+                    (looking.doubts, looking.doubted) = (0, None);
                     return Ok(Some(next));
                 }
                 // Something was written with an older time, a kind is not known here, or another replica has answered, which lags behind.
-                // So nothing that is held goes back, and it is read once more a few times.
+                // So nothing that is held goes back, and it is read once more: a few times at once, then now and then.
                 let next = held.with(mark, store.read_since(0).await?, fixed);
                 let is_same = before == mark;
-                looking.doubts = match next.versions() == mark.versions {
-                    true => 0,
-                    false if is_same => looking.doubts.saturating_sub(1),
-                    false => DOUBTS,
+                (looking.doubts, looking.doubted) = match next.versions() == mark.versions {
+                    true => (0, None),
+                    false if is_same => (looking.doubts.saturating_sub(1), Some(Instant::now())),
+                    false => (DOUBTS, Some(Instant::now())),
                 };
                 return Ok((!is_same || next.versions() != held.versions()).then_some(next));
             }
