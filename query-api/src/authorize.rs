@@ -27,9 +27,9 @@ impl Scope {
         &self.project
     }
 
-    /// Who asks, for records and logs: the id of a key, or a person's name. Not secret.
-    pub fn caller(&self) -> &str {
-        self.caller.subject.name()
+    /// Who asks, for records: the id of a key, or `user:` and a person's name. Not secret.
+    pub fn audit_name(&self) -> String {
+        self.caller.subject.audit_name()
     }
 
     /// Who asks, among all callers of all projects.

@@ -90,7 +90,8 @@ pub(super) async fn register(
             let proposal = schemas::propose(&app.catalogue, scope.project(), &declaration).await.map_err(of_schema)?;
             return Ok((StatusCode::OK, json!({"event_type": declaration.event_type, "notes": proposal.notes})));
         }
-        let who = Who { project: scope.project(), by: scope.caller() };
+        let by = scope.audit_name();
+        let who = Who { project: scope.project(), by: &by };
         let registered = schemas::register(&app.catalogue, who, &declaration, replaces).await.map_err(of_schema)?;
         let Registered { version, is_unchanged, notes } = registered;
         let status = if is_unchanged { StatusCode::OK } else { StatusCode::CREATED };
@@ -114,7 +115,8 @@ pub(super) async fn delete(
         let name = text(name)?;
         let replaces = params.get(REPLACES).map(str::parse::<u32>).transpose();
         let replaces = replaces.map_err(|_| bad_field(REPLACES, "is the number of a version"))?.unwrap_or_default();
-        let who = Who { project: scope.project(), by: scope.caller() };
+        let by = scope.audit_name();
+        let who = Who { project: scope.project(), by: &by };
         let version = schemas::delete(&app.catalogue, who, &name, replaces).await.map_err(of_schema)?;
         Ok((StatusCode::OK, json!({"event_type": name, "version": version})))
     })

@@ -44,13 +44,21 @@ struct Registered {
 /// By project and name.
 type Definitions = HashMap<Arc<str>, BTreeMap<Arc<str>, Registered>>;
 
+/// What the control plane has.
+#[derive(Default)]
+struct Held {
+    metrics: Definitions,
+    /// That cannot be read, nor was a version before: by project and name. They are not parsed again.
+    unreadable: HashMap<(Arc<str>, Arc<str>), Arc<Record>>,
+}
+
 /// The metrics of all projects. Clones share them.
 #[derive(Clone)]
 pub struct MetricRegistry(Arc<Inner>);
 
 struct Inner {
     control: Control,
-    held: ArcSwap<Definitions>,
+    held: ArcSwap<Held>,
     /// One reads at a time, or what was read before could replace what was read after.
     reading: tokio::sync::Mutex<()>,
 }
@@ -79,13 +87,13 @@ impl MetricRegistry {
     /// The metric of that name, built in or of the project.
     pub fn find(&self, project: &str, name: &str) -> Option<Arc<Definition>> {
         document::shared_built_in(name)
-            .or_else(|| Some(Arc::clone(&self.0.held.load().get(project)?.get(name)?.definition)))
+            .or_else(|| Some(Arc::clone(&self.0.held.load().metrics.get(project)?.get(name)?.definition)))
     }
 
     /// All names that the project can use.
     pub fn names(&self, project: &str) -> Vec<String> {
         let held = self.0.held.load();
-        let own = held.get(project).into_iter().flat_map(|metrics| metrics.keys().map(|name| name.to_string()));
+        let own = held.metrics.get(project).into_iter().flat_map(|metrics| metrics.keys().map(|name| name.to_string()));
         METRICS.iter().map(|metric| metric.name.to_owned()).chain(own).collect()
     }
 
@@ -96,7 +104,7 @@ impl MetricRegistry {
                    "granularity": metric.granularity})
         });
         let held = self.0.held.load();
-        let own = held.get(project).into_iter().flatten().map(|(name, registered)| {
+        let own = held.metrics.get(project).into_iter().flatten().map(|(name, registered)| {
             json!({"name": &**name, "built_in": false, "version": registered.definition.version,
                    "description": registered.document.get("description"), "expression": registered.document.get("expression")})
         });
@@ -112,7 +120,7 @@ impl MetricRegistry {
     ) -> Result<(String, u32), NotRegistered> {
         let project = scope.project();
         let held = self.0.held.load_full();
-        let own = held.get(project);
+        let own = held.metrics.get(project);
         let written_out = |name: &str| own?.get(name).and_then(|metric| metric.document.get("expression").cloned());
         let value = body::parse(raw)?;
         let proposal = document::propose(&JsonPart::root(&value), &written_out, catalogue)?;
@@ -120,7 +128,7 @@ impl MetricRegistry {
         if is_new && own.map_or(0, BTreeMap::len) >= MOST_PER_PROJECT {
             return Err(NotRegistered::Full);
         }
-        let version = store::register(&self.0.control, project, scope.caller(), &proposal).await?;
+        let version = store::register(&self.0.control, project, &scope.audit_name(), &proposal).await?;
         // The caller's next question may be about it. It is registered, whether it is known here at once or not.
         if let Err(error) = self.0.control.refresh().await {
             tracing::warn!(%error, "a new metric is not known here yet");
@@ -155,17 +163,20 @@ impl MetricRegistry {
 }
 
 /// The definitions in a snapshot. Only records that are new are parsed; one that cannot be read keeps the version before it.
-fn definitions(snapshot: &Snapshot, held: &Definitions) -> Definitions {
-    let mut next = Definitions::new();
+fn definitions(snapshot: &Snapshot, held: &Held) -> Held {
+    let mut next = Held::default();
     for record in snapshot.records(Kind::Metric).filter(|record| snapshot.has_project(&record.project)) {
-        let before = held.get(&record.project).and_then(|metrics| metrics.get(&record.name));
+        let before = held.metrics.get(&record.project).and_then(|metrics| metrics.get(&record.name));
+        let name = (Arc::clone(&record.project), Arc::clone(&record.name));
         let registered = match before {
+            None if held.unreadable.get(&name) == Some(record) => None,
             Some(before) if before.record == *record => Some(before.clone()),
             // The same record is not read again.
             before => parsed(record).or_else(|| Some(Registered { record: Arc::clone(record), ..before?.clone() })),
         };
-        if let Some(registered) = registered {
-            next.entry(Arc::clone(&record.project)).or_default().insert(Arc::clone(&record.name), registered);
+        match registered {
+            Some(registered) => drop(next.metrics.entry(name.0).or_default().insert(name.1, registered)),
+            None => drop(next.unreadable.insert(name, Arc::clone(record))),
         }
     }
     next

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tallyhouse_schema::project::ProjectName;
-use tallyhouse_service::access::{Principal, Right, Subject, Tenant};
+use tallyhouse_service::access::{Principal, Right, Tenant};
 
 use crate::audit::{self, AuditLine, Done, Page};
 use crate::handle::Control;
@@ -55,12 +55,7 @@ impl Actor {
             }
             Tenant::Installation | Tenant::Project(_) => return Err(OperationError::Forbidden),
         };
-        let name = match &principal.subject {
-            Subject::Key(id) => id.to_string(),
-            // Whatever the provider calls somebody, it is no key and no command.
-            Subject::User(name) => format!("user:{name}"),
-        };
-        Ok(Self { name, reach })
+        Ok(Self { name: principal.subject.audit_name(), reach })
     }
 
     pub fn name(&self) -> &str {

@@ -232,8 +232,8 @@ impl Privacy {
             return Err(ErasureError::Cluster);
         }
         let part = feed::key_part(&self.control.snapshot(), project);
-        let (by, now_ms) = (caller.subject.name(), self.control.now_ms());
-        let erasures = Erasures { store, writer, key, key_part: part.as_deref(), project, by, now_ms };
+        let (by, now_ms) = (caller.subject.audit_name(), self.control.now_ms());
+        let erasures = Erasures { store, writer, key, key_part: part.as_deref(), project, by: &by, now_ms };
         let erasure = erasures.request(&request).await?;
         let details = json!({ "subjects": erasure.document.subjects, "keepSuppressed": request.keep_suppressed });
         self.audited(project, caller, ("privacy.erase", &erasure.id, details)).await;
@@ -261,8 +261,8 @@ impl Privacy {
         (action, object, details): (&str, &str, serde_json::Value),
     ) {
         if let Some(store) = self.control.store() {
-            let actor = caller.subject.name();
-            audit::write(store, &Done { project, actor, action, object, result: "done", details }).await;
+            let actor = caller.subject.audit_name();
+            audit::write(store, &Done { project, actor: &actor, action, object, result: "done", details }).await;
         }
     }
 }

@@ -29,10 +29,18 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// As logs and the audit log name it.
+    /// As logs name it.
     pub fn name(&self) -> &str {
         match self {
             Self::Key(name) | Self::User(name) => name,
+        }
+    }
+
+    /// As records and the audit log name who did something. Whatever a provider calls somebody, it is no key and no command.
+    pub fn audit_name(&self) -> String {
+        match self {
+            Self::Key(id) => id.to_string(),
+            Self::User(name) => format!("user:{name}"),
         }
     }
 
