@@ -12,7 +12,8 @@
 //! * killed, or ClickHouse restarts: a mutation that was accepted goes on by itself; every step may be done again, and finds what is left;
 //! * a row that is inserted meanwhile is not seen by a mutation that began before: [`delete_events`] looks again, and so does the caller,
 //!   who must have made sure that nothing from before comes any more;
-//! * a mutation that cannot be carried out (a full disk) is told by its reason, and waited for until the deadline.
+//! * a mutation that takes long, or cannot be carried out (a full disk), is waited for within bounds; whoever calls again waits for it again,
+//!   and no other is begun beside it.
 
 use std::time::Duration;
 
@@ -28,8 +29,11 @@ use crate::rollups::{execute, number, quoted, within};
 /// Tables that hold ids of people, or states made of their hashes.
 const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters', 'privacy_subjects', 'control')";
 
-/// How long the mutations of one erasure may take: they rewrite the parts of whole weeks.
-const MUTATED_WITHIN: Duration = Duration::from_secs(4 * 3_600);
+/// How long mutations are waited for at once. They rewrite the parts of whole weeks, which may take hours.
+const MUTATED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Between warnings of mutations that fail.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How often what is left is deleted again.
 const PASSES: u32 = 5;
@@ -66,6 +70,17 @@ pub struct DayRows {
     pub day: i32,
     /// How many.
     pub rows: u64,
+}
+
+/// How far a deletion is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// No row is left.
+    All,
+    /// ClickHouse is still at it: call again.
+    Underway,
+    /// The same, and its last attempt failed.
+    Failing,
 }
 
 /// The keyed hash under which a person is suppressed, and from when on rows are kept again.
@@ -196,8 +211,8 @@ pub async fn days(client: &Client, target: Target<'_>) -> Result<Vec<DayRows>, S
     within(client.query_raw(&sql).fetch_all::<DayRows>()).await
 }
 
-/// Deletes raw rows, and returns when none is left. They are on the disk until the parts that held them are removed.
-pub async fn delete_events(client: &Client, target: Target<'_>) -> Result<(), StoreError> {
+/// Deletes raw rows, and returns when none is left or after two minutes. They are on the disk until the parts that held them are removed.
+pub async fn delete_events(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
     delete(client, "events", &target.events(), target.job).await
 }
 
@@ -207,16 +222,24 @@ pub async fn dead_letters(client: &Client, target: Target<'_>) -> Result<u64, St
 }
 
 /// The same of dead letters.
-pub async fn delete_dead_letters(client: &Client, target: Target<'_>) -> Result<(), StoreError> {
+pub async fn delete_dead_letters(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
     delete(client, "dead_letters", &target.dead_letters(), target.job).await
 }
 
-async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Result<(), StoreError> {
-    for _ in 0..PASSES {
+async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Result<Deleted, StoreError> {
+    for pass in 0..=PASSES {
+        // Of the pass before, or of a call before.
+        let mutated = mutated(client, table, job).await?;
+        if mutated != Deleted::All {
+            return Ok(mutated);
+        }
         let sql = format!("SELECT DISTINCT _partition_id FROM tallyhouse.{table} WHERE {condition}");
         let partitions = within(client.query_raw(&sql).fetch_all::<String>()).await?;
         if partitions.is_empty() {
-            return Ok(());
+            return Ok(Deleted::All);
+        }
+        if pass == PASSES {
+            break;
         }
         for partition in partitions {
             let sql = format!(
@@ -225,7 +248,6 @@ async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Res
             );
             execute(client, &sql).await?;
         }
-        mutated(client, table, job).await?;
     }
     Err(StoreError::TimedOut)
 }
@@ -236,22 +258,23 @@ struct Mutations {
     trouble: String,
 }
 
-/// Waits until no mutation of a job is left to do.
-async fn mutated(client: &Client, table: &str, job: &str) -> Result<(), StoreError> {
-    let until = Instant::now() + MUTATED_WITHIN;
+/// Waits until no mutation of a job is left to do, within bounds.
+async fn mutated(client: &Client, table: &str, job: &str) -> Result<Deleted, StoreError> {
+    let (until, mut warned) = (Instant::now() + MUTATED_WITHIN, None::<Instant>);
     let sql = "SELECT countIf(NOT is_done) AS pending, anyIf(latest_fail_reason, NOT is_done AND latest_fail_reason != '') AS trouble \
                FROM system.mutations WHERE database = 'tallyhouse' AND table = {table:String} AND position(command, {job:String}) > 0";
     loop {
         let query = client.query(sql).param("table", table).param("job", job);
         let Mutations { pending, trouble } = within(query.fetch_one::<Mutations>()).await?;
         if pending == 0 {
-            return Ok(());
+            return Ok(Deleted::All);
         }
-        if !trouble.is_empty() {
+        if !trouble.is_empty() && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             tracing::warn!(table, job, pending, "a deletion is not carried out yet: see system.mutations");
+            warned = Some(Instant::now());
         }
         if Instant::now() >= until {
-            return Err(StoreError::TimedOut);
+            return Ok(if trouble.is_empty() { Deleted::Underway } else { Deleted::Failing });
         }
         sleep(POLL).await;
     }
@@ -289,13 +312,16 @@ pub async fn has_project(client: &Client, project: &str) -> Result<bool, StoreEr
     Ok(rows.first().is_some_and(|found| *found > 0))
 }
 
-/// Removes all that a project has in raw events, rollups and dead letters.
-pub async fn delete_project(client: &Client, project: &str) -> Result<(), StoreError> {
+/// Removes all that a project has in raw events, rollups and dead letters, table by table, each as [`delete_events`] does.
+pub async fn delete_project(client: &Client, project: &str) -> Result<Deleted, StoreError> {
     let condition = format!("project_id = {}", quoted(project));
     for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "metric_definitions"] {
-        delete(client, table, &condition, &condition).await?;
+        let deleted = delete(client, table, &condition, &condition).await?;
+        if deleted != Deleted::All {
+            return Ok(deleted);
+        }
     }
-    Ok(())
+    Ok(Deleted::All)
 }
 
 /// Empties the documents of a project's record, but for the version in force: the older ones have the random part of its key. Rows of

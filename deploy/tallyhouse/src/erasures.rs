@@ -15,7 +15,7 @@ use tallyhouse_control::privacy::erasure::{Erasure, ErasureError, Erasures, Pers
 use tallyhouse_control::privacy::feed;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::report::{self, BadReport};
-use tallyhouse_control::privacy::runner::{Runner, StepError};
+use tallyhouse_control::privacy::runner::{CachesNotTold, Runner, StepError};
 use tallyhouse_control::{Control, ControlError, ControlStore};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{ConfigError, Env};
@@ -96,9 +96,10 @@ impl Eraser {
             invalidate: Arc::new(move |days| {
                 let invalidator = Arc::clone(&invalidating);
                 Box::pin(async move {
-                    // What nobody takes is told at the end of the command: [`Eraser::end`].
-                    rollups::invalidate(&mut *invalidator.lock().await, days).await;
-                    Ok(())
+                    let mut invalidator = invalidator.lock().await;
+                    // What nobody takes is told at the end of the command too: [`Eraser::end`].
+                    rollups::invalidate(&mut invalidator, days).await;
+                    if invalidator.may_be_remembered() { Err(CachesNotTold) } else { Ok(()) }
                 })
             }),
         };
@@ -139,8 +140,8 @@ impl Eraser {
     }
 
     /// The same until answers are right.
-    pub async fn finish_answers(&self, project: &str, id: &str) -> Result<Erasure, EraseError> {
-        Ok(self.runner.finish_answers(project, id).await?)
+    pub async fn finish_answers(&self, project: &str, id: &str) -> Result<Erasure, StepError> {
+        self.runner.finish_answers(project, id).await
     }
 
     /// Erases again what came back.

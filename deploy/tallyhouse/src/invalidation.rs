@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tallyhouse_service::http_client::{Endpoint, HttpError};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_service::tls::ClientTls;
+use tokio::net::TcpStream;
 
 use crate::config;
 
@@ -35,6 +37,7 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 pub struct Invalidator {
     redis: Option<Pool>,
     query: String,
+    query_at: SocketAddr,
     /// What the query API asks for.
     token: Option<Secret>,
     /// When it speaks TLS.
@@ -43,6 +46,8 @@ pub struct Invalidator {
     pending: BTreeSet<DayChange>,
     /// Why the last call failed.
     trouble: String,
+    /// There is no Redis, and nothing listens where the query API would: nobody remembers answers.
+    is_nobody_there: bool,
 }
 
 /// Days whose invalidation nobody took.
@@ -54,6 +59,18 @@ pub struct PendingDays {
     clear: String,
 }
 
+/// Why nobody took days.
+struct NotTaken {
+    trouble: String,
+    is_nobody_there: bool,
+}
+
+impl From<String> for NotTaken {
+    fn from(trouble: String) -> Self {
+        Self { trouble, is_nobody_there: false }
+    }
+}
+
 impl Invalidator {
     /// As `REDIS_URL` and `QUERY_ADMIN_ADDR` say.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
@@ -63,10 +80,12 @@ impl Invalidator {
         Ok(Self {
             redis: pool.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?,
             query: format!("{}://{}", if tls.is_some() { "https" } else { "http" }, reachable(query_admin)),
+            query_at: reachable(query_admin),
             tls,
             token: admin_token,
             pending: BTreeSet::new(),
             trouble: String::new(),
+            is_nobody_there: false,
         })
     }
 
@@ -90,18 +109,23 @@ impl Invalidator {
         (!days.is_empty()).then_some(PendingDays { days, trouble, clear })
     }
 
+    /// Whether answers about days that nobody took may be remembered.
+    pub fn may_be_remembered(&self) -> bool {
+        !self.pending.is_empty() && !self.is_nobody_there
+    }
+
     async fn flush(&mut self) {
         while !self.pending.is_empty() {
             let some = changed_days::next(&self.pending, None);
-            if let Err(trouble) = self.send(&some).await {
-                self.trouble = trouble;
+            if let Err(NotTaken { trouble, is_nobody_there }) = self.send(&some).await {
+                (self.trouble, self.is_nobody_there) = (trouble, is_nobody_there);
                 return;
             }
             self.pending.retain(|day| !some.contains(day));
         }
     }
 
-    async fn send(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
+    async fn send(&self, days: &BTreeSet<DayChange>) -> Result<(), NotTaken> {
         let redis = match &self.redis {
             Some(pool) => match changed_days::invalidate(pool, days).await {
                 Ok(()) => return Ok(()),
@@ -109,11 +133,20 @@ impl Invalidator {
             },
             None => "there is no Redis (REDIS_URL is not set)".to_owned(),
         };
-        self.post(days).await.map_err(|error| format!("{redis}; {} (QUERY_ADMIN_ADDR): {error}", self.query))
+        self.post(days).await.map_err(|NotTaken { trouble, is_nobody_there }| NotTaken {
+            trouble: format!("{redis}; {} (QUERY_ADMIN_ADDR): {trouble}", self.query),
+            is_nobody_there: is_nobody_there && self.redis.is_none(),
+        })
     }
 
-    async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), String> {
-        let body = serde_json::to_vec(days).map_err(|error| error.to_string())?;
+    /// Whether nothing listens where the query API would; one may listen and not understand.
+    async fn is_refused(&self) -> bool {
+        let connecting = tokio::time::timeout(ANSWER_WITHIN, TcpStream::connect(self.query_at)).await;
+        matches!(connecting, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+    }
+
+    async fn post(&self, days: &BTreeSet<DayChange>) -> Result<(), NotTaken> {
+        let body = serde_json::to_vec(days).map_err(|error| NotTaken::from(error.to_string()))?;
         let sent = async {
             let url = format!("{}/v1/touched", self.query);
             let endpoint = match &self.tls {
@@ -129,14 +162,19 @@ impl Invalidator {
         };
         let status = match sent.await {
             Ok(reply) => reply.status,
-            Err(HttpError::TimedOut(_)) => return Err("no answer in time".to_owned()),
-            Err(HttpError::Broken(_)) => return Err("cannot be reached".to_owned()),
-            Err(error @ (HttpError::Malformed(_) | HttpError::Tls(_))) => return Err(error.to_string()),
+            Err(HttpError::TimedOut(_)) => return Err("no answer in time".to_owned().into()),
+            Err(HttpError::Broken(_)) => {
+                return Err(NotTaken {
+                    trouble: "cannot be reached".to_owned(),
+                    is_nobody_there: self.is_refused().await,
+                });
+            }
+            Err(error @ (HttpError::Malformed(_) | HttpError::Tls(_))) => return Err(error.to_string().into()),
         };
         match status {
             status if status.is_success() => Ok(()),
-            StatusCode::UNAUTHORIZED => Err(format!("answers {status}: ADMIN_TOKEN is not the one that it has")),
-            status => Err(format!("answers {status}")),
+            StatusCode::UNAUTHORIZED => Err(format!("answers {status}: ADMIN_TOKEN is not the one that it has").into()),
+            status => Err(format!("answers {status}").into()),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! of a deleted project is not given to another one.
 
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::erasure as rows;
+use tallyhouse_sql::erasure::{self as rows, Deleted};
 
 use super::documents::{
     DELETION, DeletionDocument, DeletionStep, EVERYBODY, Subject, SubjectKind, SuppressionDocument,
@@ -49,6 +49,12 @@ pub(super) struct OpenDeletion {
     job: Option<(u32, DeletionDocument)>,
 }
 
+impl OpenDeletion {
+    pub(super) fn is_for_files(&self) -> bool {
+        self.job.as_ref().is_some_and(|(_, job)| job.state == DeletionStep::RemovingFiles)
+    }
+}
+
 /// Deletions that are not done.
 pub(super) fn open(snapshot: &Snapshot) -> Vec<OpenDeletion> {
     let deleted = snapshot.records(Kind::Project).filter(|record| {
@@ -79,7 +85,10 @@ impl Runner {
         let project = project.as_str();
         if job.state == DeletionStep::Deleting {
             self.confirmed().await?;
-            rows::delete_project(&self.client, project).await?;
+            if rows::delete_project(&self.client, project).await? != Deleted::All {
+                // It goes on at the next look; meanwhile others have their turn.
+                return Ok(());
+            }
             rows::empty_documents(&self.client, project).await?;
             job.replaced_at = rows::now(&self.client).await?;
             job.state = DeletionStep::RemovingFiles;

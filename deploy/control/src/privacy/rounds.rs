@@ -21,7 +21,7 @@ use super::deletion::{self, OpenDeletion};
 use super::documents::{DELETION, Step, is_erasure};
 use super::erasure::Erasure;
 use super::feed;
-use super::runner::{LOCK, LOCK_WITHIN, LOOK_EVERY, Open, Runner, StepError};
+use super::runner::{FILES_EVERY, LOCK, LOCK_WITHIN, LOOK_EVERY, Open, Runner, StepError};
 use crate::snapshot::Snapshot;
 
 /// Between looks for what came back.
@@ -34,7 +34,10 @@ const LEFTOVERS_EVERY: Duration = Duration::from_secs(10);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
-/// A project and the name of its job. The sweep has none.
+/// After the sweep of a project failed, doubled each time.
+const SWEEP_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A project and the name of its job. The sweep of a project has none; that of all has neither.
 type JobId = (String, String);
 
 /// When what failed is tried again.
@@ -56,14 +59,21 @@ impl Waits {
     }
 
     fn failed(&mut self, job: JobId, now: Instant) {
+        let is_sweep_of_one = job.1.is_empty() && job != sweep_id();
         let wait = self.0.entry(job).or_insert(Wait { failures: 0, until: now });
-        wait.until = now + again_after(wait.failures);
+        wait.until = now + if is_sweep_of_one { sweep_again_after(wait.failures) } else { again_after(wait.failures) };
         wait.failures = wait.failures.saturating_add(1);
     }
 
     /// Forgets jobs that are not there any more.
     fn keep(&mut self, jobs: &HashSet<JobId>) {
-        self.0.retain(|job, _| jobs.contains(job) || *job == sweep_id());
+        self.0.retain(|job, _| jobs.contains(job) || job.1.is_empty());
+    }
+
+    /// Projects whose sweep failed and is to be tried again.
+    fn sweeps_due(&self, now: Instant) -> HashSet<String> {
+        let is_due = |(job, wait): &(&JobId, &Wait)| job.1.is_empty() && **job != sweep_id() && wait.until <= now;
+        self.0.iter().filter(is_due).map(|((project, _), _)| project.clone()).collect()
     }
 }
 
@@ -71,8 +81,16 @@ fn again_after(failures: u32) -> Duration {
     AGAIN_AT_MOST.min(AGAIN_AFTER * 2_u32.saturating_pow(failures.min(16)))
 }
 
+fn sweep_again_after(failures: u32) -> Duration {
+    SWEEP_EVERY.min(SWEEP_AGAIN_AFTER * 2_u32.saturating_pow(failures.min(16)))
+}
+
 fn sweep_id() -> JobId {
     Default::default()
+}
+
+fn sweep_id_of(project: &str) -> JobId {
+    (project.to_owned(), String::new())
 }
 
 /// What is to be done, as a snapshot says. Documents are parsed once.
@@ -123,6 +141,8 @@ struct Rounds {
     looked: Option<Instant>,
     told: u64,
     swept_at: u64,
+    /// When it was last looked whether files are gone.
+    looked_for_files: Option<Instant>,
 }
 
 impl Rounds {
@@ -131,16 +151,35 @@ impl Rounds {
         is_due && self.waits.is_due(&sweep_id(), now)
     }
 
+    fn is_for_files(&self, now: Instant) -> bool {
+        self.looked_for_files.is_none_or(|at| at + FILES_EVERY <= now)
+    }
+
     fn due_erasures(&self, now: Instant) -> Vec<Open> {
         let now_ms = now_ms();
-        let is_due =
-            |open: &&Open| open.erasure.document.not_before_ms <= now_ms && self.waits.is_due(&id_of(open), now);
+        let is_for_files = self.is_for_files(now);
+        let is_due = |open: &&Open| {
+            let document = &open.erasure.document;
+            (is_for_files || document.state != Step::RemovingFiles)
+                && document.not_before_ms <= now_ms
+                && self.waits.is_due(&id_of(open), now)
+        };
         self.jobs.erasures.iter().filter(is_due).cloned().collect()
     }
 
     fn due_deletions(&self, now: Instant) -> Vec<OpenDeletion> {
-        let is_due = |job: &&OpenDeletion| self.waits.is_due(&(job.project.clone(), DELETION.to_owned()), now);
+        let is_for_files = self.is_for_files(now);
+        let is_due = |job: &&OpenDeletion| {
+            (is_for_files || !job.is_for_files()) && self.waits.is_due(&(job.project.clone(), DELETION.to_owned()), now)
+        };
         self.jobs.deletions.iter().filter(is_due).cloned().collect()
+    }
+
+    /// Takes down which sweeps failed, of those tried again and of others.
+    fn swept_some(&mut self, again: &HashSet<String>, failed: impl Iterator<Item = String>) {
+        let failed: HashSet<String> = failed.collect();
+        again.difference(&failed).for_each(|project| self.waits.succeeded(&sweep_id_of(project)));
+        failed.iter().for_each(|project| self.waits.failed(sweep_id_of(project), Instant::now()));
     }
 
     /// Takes down what came of a job. The lock is that of all.
@@ -183,7 +222,7 @@ impl Runner {
         self.know(rounds);
         self.look_for_leftovers(rounds).await;
         let now = Instant::now();
-        let is_sweep_due = rounds.is_sweep_due(now);
+        let is_sweep_due = rounds.is_sweep_due(now) || !rounds.waits.sweeps_due(now).is_empty();
         if !is_sweep_due && rounds.due_erasures(now).is_empty() && rounds.due_deletions(now).is_empty() {
             return Ok(());
         }
@@ -199,19 +238,35 @@ impl Runner {
             }
             rounds.ended(job, outcome)?;
         }
-        for deletion in rounds.due_deletions(now) {
+        let deletions = rounds.due_deletions(now);
+        if rounds.is_for_files(now) {
+            rounds.looked_for_files = Some(now);
+        }
+        for deletion in deletions {
             let job = (deletion.project.clone(), DELETION.to_owned());
             let outcome = if lock.is_lost() { Err(StepError::LockLost) } else { self.delete_project(deletion).await };
             rounds.ended(job, outcome)?;
         }
         if is_sweep_due && !lock.is_lost() {
-            let (told, outcome) = (rounds.told, self.sweep().await);
-            if outcome.is_ok() {
-                (rounds.swept, rounds.swept_at) = (Some(Instant::now()), told);
-            }
-            rounds.ended(sweep_id(), outcome.map(drop))?;
+            self.sweep_due(rounds, now).await?;
         }
         Ok(())
+    }
+
+    /// Sweeps all projects, or those whose sweep failed. One that fails is tried again by itself.
+    async fn sweep_due(&self, rounds: &mut Rounds, now: Instant) -> Result<(), StepError> {
+        let (is_of_all, again, told) = (rounds.is_sweep_due(now), rounds.waits.sweeps_due(now), rounds.told);
+        let is_wanted = |project: &str| match is_of_all {
+            true => rounds.waits.is_due(&sweep_id_of(project), now),
+            false => again.contains(project),
+        };
+        let outcome = self.sweep_of(is_wanted).await.map(|swept| {
+            rounds.swept_some(&again, swept.failed.into_keys());
+            if is_of_all {
+                (rounds.swept, rounds.swept_at) = (Some(Instant::now()), told);
+            }
+        });
+        rounds.ended(sweep_id(), outcome)
     }
 
     fn know(&self, rounds: &mut Rounds) {
@@ -259,6 +314,23 @@ mod tests {
         waits.failed(sweep_id(), now);
         waits.keep(&HashSet::from([job("b")]));
         assert!(waits.is_due(&job("a"), now) && !waits.is_due(&sweep_id(), now), "jobs go, the sweep stays");
+    }
+
+    #[test]
+    fn a_project_whose_sweep_fails_is_tried_again_by_itself_and_each_time_later() {
+        let mut rounds = Rounds { swept: Some(Instant::now()), ..Rounds::default() };
+        let mut again = HashSet::new();
+        let minutes = [1, 2, 4, 8, 16, 32, 60, 60].map(|minutes| {
+            rounds.swept_some(&again, ["shop".to_owned()].into_iter());
+            let now = Instant::now();
+            assert!(rounds.waits.sweeps_due(now).is_empty() && !rounds.is_sweep_due(now), "the others are swept");
+            again = rounds.waits.sweeps_due(now + Duration::from_secs(minutes * 60));
+            assert!(rounds.waits.sweeps_due(now + Duration::from_secs(minutes * 60 - 1)).is_empty(), "{minutes}");
+            again.len()
+        });
+        assert_eq!(minutes, [1; 8]);
+        rounds.swept_some(&again, std::iter::empty());
+        assert!(rounds.waits.0.is_empty());
     }
 
     #[test]

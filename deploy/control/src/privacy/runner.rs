@@ -25,8 +25,11 @@ use crate::time;
 pub(super) const LOCK: &str = "tallyhouse-privacy";
 pub(super) const LOCK_WITHIN: Duration = Duration::from_secs(3);
 
-/// Between looks for work, and for files that are gone.
+/// Between looks for work.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between looks for files that are gone: ClickHouse keeps them for minutes.
+pub(super) const FILES_EVERY: Duration = Duration::from_secs(10);
 
 /// After inserts were held back in vain, doubled each time: all tenants wait meanwhile.
 const GATE_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
@@ -34,7 +37,7 @@ const GATE_AGAIN_AT_MOST: Duration = Duration::from_secs(8 * 3_600);
 
 /// Cached answers may name what is erased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Redis does not take which days changed, so cached answers are not invalidated")]
+#[error("nobody takes which days changed, so cached answers are not invalidated")]
 pub struct CachesNotTold;
 
 /// What came of telling the caches.
@@ -80,6 +83,12 @@ pub(super) struct Open {
 }
 
 impl StepError {
+    /// Whether inserts were held back, and in vain.
+    const fn has_held_back(&self) -> bool {
+        use RollupsError::{BadCopy, GateTimedOut, NotConverged};
+        matches!(self, Self::Rollups(GateTimedOut(_) | NotConverged(_) | BadCopy { .. }))
+    }
+
     /// Whether somebody else changed the job meanwhile.
     const fn is_conflict(&self) -> bool {
         matches!(self, Self::Control(ControlError::Conflict { .. }))
@@ -111,11 +120,12 @@ impl Runner {
             if is_enough(erasure.document.state) {
                 return Ok(erasure);
             }
+            let is_for_files = erasure.document.state == Step::RemovingFiles;
             // Without the lock a service works on it.
             if let Some(lock) = QueryLock::take(&self.client, LOCK, LOCK_WITHIN).await? {
                 self.finish(&lock, Open { project: project.to_owned(), erasure }).await?;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(if is_for_files { FILES_EVERY } else { LOOK_EVERY }).await;
         }
     }
 
@@ -150,7 +160,11 @@ impl Runner {
     async fn step(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
         match erasure.document.state {
             Step::Suppressing => self.suppress(project, erasure).await?,
-            Step::Deleting => self.delete(project, erasure).await?,
+            Step::Deleting => {
+                if !self.delete(project, erasure).await? {
+                    return Ok(false);
+                }
+            }
             Step::Rebuilding => self.rebuild(project, erasure).await?,
             Step::RemovingFiles => {
                 if !self.remove_files(project, erasure).await? {
@@ -194,7 +208,7 @@ impl ErasureDocument {
     /// Takes down why it does not go on. Returns whether that is new.
     fn fail(&mut self, error: &StepError, now_ms: i64) -> bool {
         let mut problem = error.to_string();
-        let is_held_back = matches!(error, StepError::Rollups(RollupsError::GateTimedOut(_)));
+        let is_held_back = error.has_held_back();
         if is_held_back {
             self.held_back = self.held_back.saturating_add(1);
             let pause = gate_again_after(self.held_back);
@@ -224,6 +238,12 @@ mod tests {
             .collect();
         assert_eq!(minutes, [15, 30, 60, 120, 240, 480, 480, 480]);
         assert!(document.problem.as_ref().unwrap().contains("tried again at 1970-01-01T08:00:01"), "{document:?}");
+        for held_back in [
+            RollupsError::NotConverged(3),
+            RollupsError::BadCopy { table: "rollup_1h", partition: "202601".to_owned() },
+        ] {
+            assert!(document.fail(&held_back.into(), 2_000) && document.held_back > 8, "{document:?}");
+        }
         let busy = StepError::from(RollupsError::Busy);
         assert!(
             document.fail(&busy, 2_000) && !document.fail(&busy, 3_000),

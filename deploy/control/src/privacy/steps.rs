@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::erasure::{self as rows, Target};
+use tallyhouse_sql::erasure::{self as rows, Deleted, Target};
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{PAUSE, horizon_of};
@@ -33,6 +33,9 @@ const GATE: Duration = Duration::from_secs(60);
 const FILES_WITHIN_S: u64 = 3_600;
 
 const DAY_S: i64 = 86_400;
+
+/// In the job, while a mutation fails.
+const FAILING: &str = "ClickHouse cannot carry out the deletion yet: see `latest_fail_reason` in system.mutations";
 
 impl Runner {
     pub(super) async fn suppress(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
@@ -120,7 +123,8 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
+    /// Whether nothing is left; else ClickHouse is still at it, and meanwhile others have their turn.
+    pub(super) async fn delete(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
         // Of a run that was killed, or of a batch that was begun before: its days are to be rebuilt as well.
         let before = erasure.document.days.len();
         self.look(project, erasure).await?;
@@ -128,10 +132,23 @@ impl Runner {
             self.write(project, erasure).await?;
         }
         let target = target(project, erasure);
-        rows::delete_events(&self.client, target).await?;
-        rows::delete_dead_letters(&self.client, target).await?;
-        erasure.document.state = Step::Rebuilding;
-        Ok(())
+        let mut deleted = rows::delete_events(&self.client, target).await?;
+        if deleted == Deleted::All {
+            deleted = rows::delete_dead_letters(&self.client, target).await?;
+        }
+        let problem = match deleted {
+            Deleted::All => {
+                erasure.document.state = Step::Rebuilding;
+                return Ok(true);
+            }
+            Deleted::Underway => None,
+            Deleted::Failing => Some(FAILING.to_owned()),
+        };
+        if erasure.document.problem != problem {
+            erasure.document.problem = problem;
+            self.write(project, erasure).await?;
+        }
+        Ok(false)
     }
 
     pub(super) async fn rebuild(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {

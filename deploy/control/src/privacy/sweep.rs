@@ -13,23 +13,37 @@ use crate::snapshot::Snapshot;
 /// Of a project: who is suppressed, by hash, and from when on events are taken again.
 type Suppressed = BTreeMap<u64, (Subject, i64)>;
 
+/// What came of a sweep.
+#[derive(Default)]
+pub(super) struct Swept {
+    found: Vec<(String, Erasure)>,
+    /// Projects that could not be looked at.
+    pub(super) failed: BTreeMap<String, StepError>,
+}
+
 impl Runner {
     /// Erases again what came back. Returns the erasures. A project that fails does not hold up the next.
     pub async fn sweep(&self) -> Result<Vec<(String, Erasure)>, StepError> {
+        let Swept { found, failed } = self.sweep_of(|_| true).await?;
+        failed.into_values().next().map_or(Ok(found), Err)
+    }
+
+    /// The same of some projects.
+    pub(super) async fn sweep_of(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Swept, StepError> {
         self.control.refresh().await?;
         let snapshot = self.control.snapshot();
-        let (mut found, mut failed) = (Vec::new(), None);
-        for (project, suppressed) in suppressed(&snapshot) {
+        let mut swept = Swept::default();
+        for (project, suppressed) in suppressed(&snapshot).into_iter().filter(|(project, _)| is_wanted(project)) {
             let key_part = feed::key_part(&snapshot, &project);
             match self.sweep_project(&project, key_part.as_deref(), &suppressed).await {
-                Ok(erasures) => found.extend(erasures.into_iter().map(|erasure| (project.clone(), erasure))),
+                Ok(erasures) => swept.found.extend(erasures.into_iter().map(|erasure| (project.clone(), erasure))),
                 Err(error) => {
                     tracing::warn!(project, %error, "it could not be looked whether erased events came back");
-                    failed = Some(error);
+                    swept.failed.insert(project, error);
                 }
             }
         }
-        failed.map_or(Ok(found), Err)
+        Ok(swept)
     }
 
     async fn sweep_project(
