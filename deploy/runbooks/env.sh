@@ -1,9 +1,24 @@
 # For a shell of whoever is on call: `. deploy/runbooks/env.sh`, on a machine that reaches the admin ports. What differs from the defaults
-# (deploy/README.md) is set before: addresses, ADMIN_TOKEN, CLICKHOUSE_URL with its user and password.
+# (deploy/README.md) is set before: addresses, ADMIN_TOKEN, CLICKHOUSE_URL with its user and password, PROJECT (whose trouble it is) and KEY (one of its keys).
 
 : "${TALLYHOUSE_DATA:=./data}" "${INGEST_ADDR:=127.0.0.1:8081}" "${QUERY_ADDR:=127.0.0.1:8082}"
 : "${INGEST_ADMIN_ADDR:=127.0.0.1:9081}" "${QUERY_ADMIN_ADDR:=127.0.0.1:9082}"
 : "${SCHEME:=http}"
+if [ "${TALLYHOUSE_DEV:-}" = 1 ]; then : "${PROJECT:=demo}" "${KEY:=demo-ingest-key}"; fi
+
+# wait_for SECONDS COMMAND…: until it succeeds. Fails when it has not within that time.
+wait_for() {
+    local within=$1 last
+    shift
+    last=$((SECONDS + within))
+    until "$@"; do
+        if [ "$SECONDS" -ge "$last" ]; then
+            echo "not within $within s: $*" >&2
+            return 1
+        fi
+        sleep 0.5
+    done
+}
 
 # The admin port of the ingester, and of the query API: `ingest_admin /health`.
 ingest_admin() { admin_port "$INGEST_ADMIN_ADDR" "$@"; }

@@ -64,6 +64,12 @@ pub struct Shell {
 }
 
 impl Shell {
+    /// The same with more variables, which the commands of a runbook ask for.
+    pub fn with(&self, more: &[(&str, &str)]) -> Self {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self { env: self.env.iter().cloned().chain(more).collect() }
+    }
+
     /// Runs the blocks of a part, one after the other; each has to end well and to show what it says.
     pub async fn run(&self, runbook: &str, part: &str) {
         let begun = Instant::now();

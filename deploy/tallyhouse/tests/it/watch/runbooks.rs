@@ -144,6 +144,14 @@ impl Place {
         Pid::from_raw(self.system.clickhouse_pid().unwrap()).unwrap()
     }
 
+    /// The id of a key that somebody should not have.
+    async fn leaked_key(&self) -> String {
+        let (made, output) = self.shell.paste("tallyhouse keys create --project demo --scope ingest --json").await;
+        assert!(made, "{output}");
+        let id = output.split_once("\"id\":\"").and_then(|(_, rest)| rest.split_once('"')).map(|(id, _)| id);
+        id.unwrap_or_else(|| panic!("{output}")).to_owned()
+    }
+
     async fn check(&self, runbook: &str) {
         self.shell.run(runbook, "Check").await;
     }
@@ -160,9 +168,10 @@ async fn says(shell: &Shell, text: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_system_is_broken_and_mended_as_its_runbooks_say() {
     let mut place = Place::start(&[]).await;
+    let leaked = place.leaked_key().await;
     for runbook in LOOKED_AT {
         place.check(runbook).await;
-        place.act(runbook).await;
+        place.shell.with(&[("KEY_ID", &leaked)]).run(runbook, "Act").await;
     }
     redis_is_killed(&mut place).await;
     clickhouse_hangs(&place).await;
@@ -217,7 +226,10 @@ async fn a_mutation_cannot_succeed(place: &Place) {
         .await;
     place.says("stuck-mutation.md").await;
     place.check("stuck-mutation").await;
-    place.act("stuck-mutation").await;
+    let failing = "SELECT mutation_id FROM system.mutations WHERE database = 'tallyhouse' AND table = 'events' AND NOT is_done FORMAT TSV";
+    let mutation = place.sql(failing).await;
+    let settings = [("TABLE", "events"), ("MUTATION", mutation.trim())];
+    place.shell.with(&settings).run("stuck-mutation", "Act").await;
 }
 
 /// The rows that were written above are in no rollup.
@@ -297,19 +309,27 @@ async fn a_certificate_ends() {
     }
     let folder = Folder::create();
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
-    let nobody = Shell { env: vec![] };
-    let make = format!(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 5 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {key} -out {cert}"
-    );
-    let (made, output) = nobody.paste(&make).await;
-    assert!(made, "{output}");
+    let [new_cert, new_key] = ["new.pem", "new-key.pem"].map(|name| folder.path().join(name).display().to_string());
+    make_certificate(5, &cert, &key).await;
+    make_certificate(90, &new_cert, &new_key).await;
     let settings = [("TLS_CERT", cert.as_str()), ("TLS_KEY", key.as_str()), ("SCHEME", "https")];
     let system = System::start_with(env!("CARGO_BIN_EXE_tallyhouse").as_ref(), &settings).await.unwrap();
     let shell = shell_of(&system, &settings);
     says(&shell, "certificate-expired.md").await;
     shell.run("certificate-expired", "Check").await;
-    shell.run("certificate-expired", "Act").await;
+    shell.with(&[("NEW_CERT", &new_cert), ("NEW_KEY", &new_key)]).run("certificate-expired", "Act").await;
+    let renewed = "ingest_admin /metrics -k | grep '^tallyhouse_tls_certificate_remaining_seconds'";
+    let (_, output) = shell.paste(renewed).await;
+    assert!(output.contains("tallyhouse_tls_certificate_remaining_seconds 777"), "{output}");
     drop(system);
+}
+
+async fn make_certificate(days: u32, cert: &str, key: &str) {
+    let make = format!(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days {days} -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {key} -out {cert}"
+    );
+    let (made, output) = Shell { env: vec![] }.paste(&make).await;
+    assert!(made, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
