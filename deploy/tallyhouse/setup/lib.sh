@@ -9,6 +9,16 @@ fail() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# has_go_of GO.MOD: whether Go is there, as new as the module asks for.
+has_go_of() {
+    local minor wanted
+    wanted=$(sed -n 's/^go 1\.\([0-9]*\).*/\1/p' "$1")
+    minor=$(go version 2>/dev/null | sed -n 's/.* go1\.\([0-9]*\).*/\1/p')
+    [[ ${minor:-0} -ge $wanted ]] && return
+    say "Go 1.$wanted or newer is not on PATH"
+    return 1
+}
+
 # is_made NAME FILE…: whether NAME was made from these files as they are now.
 is_made() {
     local marker="$state/$1.made"

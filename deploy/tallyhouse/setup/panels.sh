@@ -8,8 +8,8 @@ install_panels() {
         return
     fi
     rm -f "$state/panels"
-    if ! has go; then
-        say "Go is not there: what asks as Grafana's datasource does is not built, and that part of its test is SKIPPED"
+    if ! has_go_of "$source/go.mod"; then
+        say "panels: what asks as Grafana's datasource does is not built, and that part of its test is SKIPPED"
         return
     fi
     say "panels: building what asks as Grafana's datasource does"
