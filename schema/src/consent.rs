@@ -47,7 +47,7 @@ pub fn is_refused_in(text: &str) -> bool {
         return false;
     }
     let mut is_refused = false;
-    let within = Within { path: String::new(), is_refused: &mut is_refused };
+    let within = Within { path: String::new(), depth: 0, is_refused: &mut is_refused };
     let read = within.deserialize(&mut serde_json::Deserializer::from_str(text));
     is_refused || (read.is_err() && looks_refused(text))
 }
@@ -64,6 +64,8 @@ fn looks_refused(text: &str) -> bool {
 /// Looks for [`FIELD`] in the value under a path, as properties are named.
 struct Within<'r> {
     path: String,
+    /// The name of a field may be empty; the event itself has none.
+    depth: usize,
     is_refused: &'r mut bool,
 }
 
@@ -122,8 +124,8 @@ impl<'de> Visitor<'de> for Within<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            let path = if self.path.is_empty() { key.into_owned() } else { format!("{}.{key}", self.path) };
-            map.next_value_seed(Within { path, is_refused: &mut *self.is_refused })?;
+            let path = if self.depth == 0 { key.into_owned() } else { format!("{}.{key}", self.path) };
+            map.next_value_seed(Within { path, depth: self.depth + 1, is_refused: &mut *self.is_refused })?;
         }
         Ok(())
     }
@@ -157,6 +159,12 @@ mod tests {
         for other in [r#"{"eventType":5}"#, r#"{"eventType":5,"context":{"consent":{"analytics":true}}}"#, "consent"] {
             assert!(!is_refused_in(other), "{other}");
         }
+    }
+
+    #[test]
+    fn what_stands_under_a_field_without_a_name_is_no_context() {
+        let event = r#"{"eventType":5,"":{"context":{"consent":{"analytics":false}}}}"#;
+        assert!(!is_refused_in(event));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Log lines in a file of bounded size, instead of on standard error: `LOG_FILE`.
 //!
 //! ```text
-//! line -> would the file be larger than `LOG_FILE_BYTES`? -> NAME.1 becomes NAME.2 …, NAME becomes NAME.1, a new NAME is opened
+//! line -> would the file be larger than `LOG_FILE_BYTES`? -> NAME.next is opened, NAME.1 becomes NAME.2 …,
+//!         NAME becomes NAME.1, NAME.next becomes NAME
 //!      -> appended
 //! SIGHUP -> NAME is opened again, for programs such as logrotate that move it away themselves
 //! ```
@@ -11,6 +12,7 @@
 //! Failure cases:
 //! * the disk is full, or the folder may no longer be written to: the line goes to standard error, where it would have gone without `LOG_FILE`;
 //!   the next line tries the file again. What was written of it is cut off, so that a line is whole or not there;
+//! * no file can be opened any more: nothing is moved, so that no older line gives way to none;
 //! * somebody removed the file: lines go on into what is open, until the next rotation or SIGHUP makes it anew;
 //! * another process writes to the same file: both would rotate it under each other, so the second one does not start;
 //! * a link stands in its place: it is not followed.
@@ -150,13 +152,16 @@ fn open(path: &Path) -> Result<Open, LogFileError> {
     }
 }
 
-/// The file becomes the first rotated one, and is opened anew.
+/// The file becomes the first rotated one, and is opened anew. The new one comes first: what follows loses the oldest.
 fn rotate(settings: &LogFileSettings) -> Result<Open, LogFileError> {
+    let next = settings.path.with_added_extension("next");
+    let open = open(&next)?;
     for number in (1..settings.count).rev() {
         shift(&rotated(&settings.path, number), &rotated(&settings.path, number + 1))?;
     }
     shift(&settings.path, &rotated(&settings.path, 1))?;
-    open(&settings.path)
+    fs::rename(&next, &settings.path).map_err(|source| LogFileError::File { path: next, source })?;
+    Ok(open)
 }
 
 /// What is not there needs no other name.
@@ -295,6 +300,22 @@ mod tests {
         assert!(LogFile::open(folder.settings(1_000, 1)).is_err());
         let folder_of_it = LogFileSettings { path: folder.0.clone(), bytes: 1_000, count: 1 };
         assert!(LogFile::open(folder_of_it).is_err());
+    }
+
+    #[test]
+    fn where_no_new_file_can_be_opened_the_older_ones_stay() {
+        let folder = Folder::new("no-next");
+        let log = LogFile::open(folder.settings(5, 2)).unwrap();
+        ["one\n", "two\n", "three\n"].iter().for_each(|line| write(&log, line));
+        fs::create_dir(folder.0.join("log.next")).unwrap();
+        (0..5).for_each(|_| write(&log, "lost\n"));
+        let kept = ["log.2", "log.1", "log"].map(|name| folder.text(name));
+        assert_eq!(kept, ["one\n", "two\n", "three\n"]);
+        fs::remove_dir(folder.0.join("log.next")).unwrap();
+        write(&log, "four\n");
+        let kept = ["log.2", "log.1", "log"].map(|name| folder.text(name));
+        assert_eq!(kept, ["two\n", "three\n", "four\n"]);
+        assert_eq!(folder.names(), ["log", "log.1", "log.2"]);
     }
 
     /// Where the folder is gone, lines go to standard error, and nothing fails.

@@ -4,8 +4,10 @@
 //! request -> its trace (W3C traceparent, or a new one) -> answered -> metrics; a line: failed (5xx) or slow always, one in 100 of the others
 //! ```
 //!
-//! Failure cases: a flood of failures writes at most `LINES_A_SECOND` lines; the others are counted. A client that leaves is counted as 499.
+//! Failure cases: a flood of failures writes at most `LINES_A_SECOND` lines; the others are counted. Sampled ones have a bound of their own, so that
+//! they take no failure's line. A client that leaves is counted as 499. A handler that panics is answered with 500 `internal`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 
 use crate::clock::steady_ms;
+use crate::http::Problem;
 use crate::metrics::http::{ListenerRequests, Measured};
 use crate::trace::Trace;
 
@@ -28,20 +32,25 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Of requests that are neither failed nor slow, one in so many has a line.
 const SAMPLED: u64 = 100;
 
-/// Lines about requests in a second, at most.
+/// Lines about requests that failed or were slow in a second, at most.
 const LINES_A_SECOND: u64 = 50;
+
+/// The same of sampled ones.
+const SAMPLES_A_SECOND: u64 = 10;
 
 /// What sees them.
 #[derive(Debug)]
 pub struct Observer {
     requests: ListenerRequests,
     ended: AtomicU64,
-    written: Written,
+    lines: Written,
+    samples: Written,
 }
 
 impl Observer {
     pub fn new(requests: ListenerRequests) -> Self {
-        Self { requests, ended: AtomicU64::new(0), written: Written::default() }
+        let (lines, samples) = (Written::at_most(LINES_A_SECOND), Written::at_most(SAMPLES_A_SECOND));
+        Self { requests, ended: AtomicU64::new(0), lines, samples }
     }
 
     /// Watches every request to a router.
@@ -61,7 +70,11 @@ impl Observer {
 
     fn log(&self, request: &Measured<'_>, status: StatusCode, took: Duration) {
         let Some(reason) = self.reason(status, took) else { return };
-        if !self.written.may_write(steady_ms().div_euclid(1_000)) {
+        let written = match reason {
+            Reason::Failed | Reason::Slow => &self.lines,
+            Reason::Sampled => &self.samples,
+        };
+        if !written.may_write(steady_ms().div_euclid(1_000)) {
             self.requests.line_left_out();
             return;
         }
@@ -96,19 +109,24 @@ impl Reason {
 }
 
 /// Lines of the current second. Two that see a new second at once may write one more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Written {
+    most: u64,
     second: AtomicU64,
     lines: AtomicU64,
 }
 
 impl Written {
+    const fn at_most(most: u64) -> Self {
+        Self { most, second: AtomicU64::new(0), lines: AtomicU64::new(0) }
+    }
+
     fn may_write(&self, second: i64) -> bool {
         let second = second.unsigned_abs();
         if self.second.swap(second, Ordering::Relaxed) != second {
             self.lines.store(0, Ordering::Relaxed);
         }
-        self.lines.fetch_add(1, Ordering::Relaxed) < LINES_A_SECOND
+        self.lines.fetch_add(1, Ordering::Relaxed) < self.most
     }
 }
 
@@ -126,13 +144,27 @@ async fn pass(State(observer): State<Arc<Observer>>, mut request: Request, next:
     let measured = observer.requests.began(matched.as_ref().map(MatchedPath::as_str), &method);
     trace
         .scope(async {
-            let response = next.run(request).await;
+            // What a handler shares with others is in locks that outlive a panic.
+            let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let response = answered.unwrap_or_else(|_| panicked(&measured));
             let (status, took) = (response.status(), measured.took());
             observer.log(&measured, status, took);
             measured.answered(status, took);
             response
         })
         .await
+}
+
+/// What it said is in the line of the panic itself.
+fn panicked(request: &Measured<'_>) -> Response {
+    tracing::error!(method = request.method(), route = request.route(), "the handler of a request panicked");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "something went wrong here; try again, and tell the operator if it stays",
+    )
+    .retry_after(1)
+    .into_response()
 }
 
 #[cfg(test)]
@@ -208,9 +240,28 @@ mod tests {
         assert_eq!(of(StatusCode::UNAUTHORIZED, 1), None);
     }
 
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_and_counted_as_500() {
+        async fn broken() -> &'static str {
+            panic!("broken on purpose")
+        }
+        let registry = Registry::new();
+        let router = observer(&registry).watch(Router::new().route("/", get(broken)));
+        let request = Request::builder().uri("/").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "internal");
+        let families = registry.gather();
+        let family = families.iter().find(|one| one.name() == "tallyhouse_http_requests_total").unwrap();
+        let labels: Vec<&str> = family.get_metric()[0].get_label().iter().map(|label| label.value()).collect();
+        assert_eq!((family.get_metric().len(), labels.join(" ")), (1, "test GET / 500".to_owned()));
+    }
+
     #[test]
     fn lines_are_bounded_in_each_second() {
-        let written = Written::default();
+        let written = Written::at_most(LINES_A_SECOND);
         let count = |second| (0..200).filter(|_| written.may_write(second)).count() as u64;
         assert_eq!((count(7), count(7), count(8)), (LINES_A_SECOND, 0, LINES_A_SECOND));
     }

@@ -165,7 +165,22 @@ fn id_value(line: &str, after: usize) -> Option<(Range<usize>, String)> {
     let rest = line.get(after..)?;
     let (name_quote, unquoted) = quote(rest, &['"']);
     let value = unquoted.trim_start().strip_prefix([':', '='])?.trim_start_matches(' ');
-    let value = value.strip_prefix("Some(").unwrap_or(value);
+    let (is_list, value) = match value.strip_prefix('[') {
+        Some(list) => (true, list.trim_start_matches(['[', ' '])),
+        None => (false, value),
+    };
+    if let Some(several) = is_list.then(|| several(value)).flatten() {
+        let instead = hashed(several.text);
+        // A text in the place of texts, or of numbers.
+        let mark = match (&several.quote, &name_quote) {
+            (Some(quote), _) => format!("{}{}", "\\".repeat(quote.backslashes), quote.mark),
+            (None, Some(quote)) if quote.backslashes == 0 => "\"".to_owned(),
+            (None, _) => String::new(),
+        };
+        let start = line.len() - value.len();
+        return Some((start..start + several.text.len(), format!("{mark}{instead}{mark}")));
+    }
+    let value = within_types(value);
     // Of SQL the single one.
     let (open, value) = quote(value, &['"', '\'']);
     let is_end = |c: char| matches!(c, ',' | '}' | ']' | '&' | ')' | '"' | '\\') || c.is_whitespace();
@@ -187,6 +202,48 @@ fn id_value(line: &str, after: usize) -> Option<(Range<usize>, String)> {
         hash
     };
     Some((start..start + length, instead))
+}
+
+/// What a list of ids holds, and the quote of its first one.
+struct Several<'a> {
+    text: &'a str,
+    quote: Option<Quote>,
+}
+
+/// The inside of a list, up to its end or that of the line; `None`: it has one value or none.
+fn several(list: &str) -> Option<Several<'_>> {
+    let (mut rest, mut has_comma, mut first) = (list, false, None);
+    while let Some(next) = rest.chars().next().filter(|next| *next != ']') {
+        let (open, inside) = quote(rest, &['"', '\'']);
+        rest = match &open {
+            Some(Quote { backslashes, mark }) => {
+                let length = match mark {
+                    '\'' => closing_single(inside).unwrap_or_else(|| closing(inside, *backslashes)),
+                    _ => closing(inside, *backslashes),
+                };
+                inside.get(length + backslashes + 1..).unwrap_or_default()
+            }
+            None => {
+                has_comma |= next == ',';
+                rest.get(next.len_utf8()..).unwrap_or_default()
+            }
+        };
+        first = first.or(open);
+    }
+    let text = list.get(..list.len() - rest.len())?;
+    has_comma.then_some(Several { text, quote: first })
+}
+
+/// Without `Some(`, `UserId(` and the like before a value.
+fn within_types(mut value: &str) -> &str {
+    while value.starts_with(|c: char| c.is_ascii_uppercase()) {
+        let length = value.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(value.len());
+        match value.get(length..).and_then(|rest| rest.strip_prefix('(')) {
+            Some(inner) => value = inner.trim_start_matches(' '),
+            None => return value,
+        }
+    }
+    value
 }
 
 /// A quotation mark, with as many backslashes before it as texts were put into texts.
@@ -385,8 +442,23 @@ mod tests {
             (r#"user_id: Some("ann")"#, format!(r#"user_id: Some("{hash}")"#)),
             (r#"{"error":"refused\nuserId=ann"}"#, format!(r#"{{"error":"refused\nuserId={hash}"}}"#)),
             ("WHERE user_id = 'ann' AND 1", format!("WHERE user_id = '{hash}' AND 1")),
+            (r#"{"userId":["ann"]}"#, format!(r#"{{"userId":["{hash}"]}}"#)),
+            (
+                r#"{"message":"{\"userId\": [ \"ann\" ]}"}"#,
+                format!(r#"{{"message":"{{\"userId\": [ \"{hash}\" ]}}"}}"#),
+            ),
+            (r#"user_id: UserId("ann")"#, format!(r#"user_id: UserId("{hash}")"#)),
+            ("user_id: Some(UserId(ann))", format!("user_id: Some(UserId({hash}))")),
         ] {
             assert_eq!(cut(line), expected);
+        }
+        for (line, before, ids, after) in [
+            (r#"{"userId":["ann","b]ob"],"n":1}"#, r#"{"userId":[""#, r#""ann","b]ob""#, r#""],"n":1}"#),
+            (r#"{"userId":[41, 42]}"#, r#"{"userId":[""#, "41, 42", r#""]}"#),
+            (r#"{"m":"{\"userId\":[\"a\",\"b\"]}"}"#, r#"{"m":"{\"userId\":[\""#, r#"\"a\",\"b\""#, r#"\"]}"}"#),
+        ] {
+            assert_eq!(cut(line), format!("{before}{}{after}", hashed(ids)));
+            serde_json::from_str::<serde_json::Value>(&cut(line)).unwrap();
         }
         let number = cut(r#"{"userId":42}"#);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&number).unwrap()["userId"], hashed("42"));
@@ -398,7 +470,14 @@ mod tests {
             assert_eq!(cut(line), line.replace(id, &hashed(id)));
         }
         assert_eq!(cut(&format!("userId={hash}")), format!("userId={hash}"), "it was taken out before");
-        for line in [r#"{"user_id":""}"#, r#"{"userId":null}"#, "user_id", "superuser_idea=1", "anonymousId:"] {
+        for line in [
+            r#"{"user_id":""}"#,
+            r#"{"userId":null}"#,
+            r#"{"userId":[]}"#,
+            "user_id",
+            "superuser_idea=1",
+            "anonymousId:",
+        ] {
             assert_eq!(cut(line), line);
         }
     }
@@ -464,8 +543,10 @@ mod tests {
 
     #[test]
     fn odd_bytes_never_panic() {
-        let pieces =
-            ["@", ".", ":", "::", "é", "\\\"", "\"", "user_id", "=", "1.2.3.4", "a@b.c", "\u{202e}", ",", "ffff:", " "];
+        let pieces = [
+            "@", ".", ":", "::", "é", "\\\"", "\"", "user_id", "=", "1.2.3.4", "a@b.c", "\u{202e}", ",", "ffff:", " ",
+            "[", "Id(",
+        ];
         let mut seed = 17_u64;
         for _ in 0..5_000 {
             let line: String = (0..12)

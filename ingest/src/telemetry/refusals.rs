@@ -9,6 +9,8 @@ use tallyhouse_service::metrics::Registry;
 /// Figures of refused events.
 pub struct RefusalMetrics {
     poison: IntCounterVec,
+    /// Of all numbers. It is there before the first one, so that the first one is an increase.
+    poison_events: IntCounter,
     /// Parts of refused batches that were rehearsed.
     pub trials: IntCounter,
     search_seconds: Histogram,
@@ -29,6 +31,10 @@ impl RefusalMetrics {
                 "tallyhouse_ingest_poison_total",
                 "Events that ClickHouse refused for good, by its error number; they are dead letters",
                 &["code"],
+            )?,
+            poison_events: registry.counter(
+                "tallyhouse_ingest_poison_events_total",
+                "Events that ClickHouse refused for good, whatever its error number",
             )?,
             trials: registry.counter(
                 "tallyhouse_ingest_refused_trials_total",
@@ -66,5 +72,6 @@ impl RefusalMetrics {
     /// See [`super::Metrics::dead_lettered`].
     pub(super) fn dead_lettered(&self, code: u32) {
         self.poison.with_label_values(&[&code.to_string()]).inc();
+        self.poison_events.inc();
     }
 }

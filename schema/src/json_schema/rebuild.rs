@@ -13,7 +13,8 @@ pub(super) fn object(sent: &Sent<'_, '_>) -> Value {
     }
     // An object of empty objects comes after what it holds.
     let empty = sent.empty_objects.iter().rev().map(|name| (name, Value::Object(Map::new())));
-    let nulls = sent.nulls.iter().filter(|name| !is_given(name, sent)).map(|name| (name, Value::Null));
+    let given = Given::of(sent);
+    let nulls = sent.nulls.iter().filter(|name| !given.has(name)).map(|name| (name, Value::Null));
     for (name, value) in empty.chain(nulls) {
         if !is_of_context(name) {
             put(&mut object, name, value);
@@ -27,10 +28,27 @@ pub(super) fn is_of_context(name: &str) -> bool {
     name.strip_prefix("context").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Whether there is a value of this name too, or within it. It is what is kept, wherever a `null` of the name stands.
-pub(super) fn is_given(name: &str, sent: &Sent<'_, '_>) -> bool {
-    let is_of = |given: &str| given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    sent.properties.iter().any(|property| property.sent.place != Place::Context && is_of(&property.name))
+/// The names of which there are values, in order.
+pub(super) struct Given<'p>(Vec<&'p str>);
+
+impl<'p> Given<'p> {
+    /// Nobody asks when there is no `null`.
+    pub(super) fn of(sent: &'p Sent<'_, '_>) -> Self {
+        if sent.nulls.is_empty() {
+            return Self(Vec::new());
+        }
+        let properties = sent.properties.iter().filter(|property| property.sent.place != Place::Context);
+        let mut names: Vec<&str> = properties.map(|property| &*property.name).collect();
+        names.sort_unstable();
+        Self(names)
+    }
+
+    /// Whether there is a value of this name too, or within it. It is what is kept, wherever a `null` of the name stands.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let within = format!("{name}.");
+        let first = self.0.partition_point(|given| *given < within.as_str());
+        self.0.get(first).is_some_and(|given| given.starts_with(&within)) || self.0.binary_search(&name).is_ok()
+    }
 }
 
 /// A property as JSON.

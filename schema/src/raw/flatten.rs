@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::exact::{self, Unwritten};
 use super::{Name, Numbers, PropertyValue, Reader};
-use crate::limits::{MAX_DEPTH, MAX_KEY_BYTES};
+use crate::limits::{MAX_DEPTH, MAX_KEY_BYTES, MAX_PROPERTIES};
 use crate::number::{self, MAYBE_LONG};
 use crate::property::{Kind, Place, Sent};
 use crate::rejection::Rejection;
@@ -97,7 +97,8 @@ impl<'de> Visitor<'de> for Flatten<'_, 'de> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        if self.depth > 0 && self.place != Place::Context {
+        let is_kept = self.depth > 0 && self.place != Place::Context;
+        if is_kept && self.reader.nulls.len() < MAX_PROPERTIES {
             self.reader.nulls.push(self.name);
         }
         Ok(())

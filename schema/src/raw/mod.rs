@@ -70,7 +70,8 @@ pub struct RawEvent<'a> {
     pub properties: Vec<Property<'a>>,
     /// Names of objects, after flattening, that came to no property.
     pub empty_objects: Vec<Cow<'a, str>>,
-    /// Names of properties, after flattening, that are `null`; those of the context are left out.
+    /// Names of properties, after flattening, that are `null`; those of the context are left out, and those beyond as many as properties may be:
+    /// of them a schema alone is told, and nothing is kept.
     pub nulls: Vec<Cow<'a, str>>,
     /// Fields of the event and its context that were given two different values.
     pub collisions: Vec<&'static str>,
@@ -353,6 +354,13 @@ mod tests {
             let fault = fault(text);
             assert_eq!((fault.code(), fault.field()), ("wrong_type", Some(field)), "{text}");
         }
+    }
+
+    #[test]
+    fn no_more_nulls_are_kept_than_properties() {
+        let many: Vec<String> = (0..=MAX_PROPERTIES).map(|i| format!(r#""p{i}":null"#)).collect();
+        let event = format!(r#"{{"eventType":"a","properties":{{{}}}}}"#, many.join(","));
+        assert_eq!(read(&event).unwrap().nulls.len(), MAX_PROPERTIES);
     }
 
     #[test]

@@ -6,15 +6,18 @@
 //! LOG_REDACT='card [0-9]+'      in single quotes as it stands, in double ones \" \\ \$ and \` are escapes
 //! ```
 //!
-//! The form is what systemd (`EnvironmentFile=`) and shells both read. systemd leaves out a line that it does not understand, and starts the service with a default in its place; here such a line is an
+//! Values are read as systemd reads them (`EnvironmentFile=`), of one line each. A backslash in a value without quotes is refused: systemd and shells
+//! drop it. A shell needs quotes around spaces, too. systemd leaves out a line that it does not understand, and starts the service with a default in its place; here such a line is an
 //! error with its number, because a listener without its token, or another data folder, must not come of a slip. Values are in no error: they may be secrets.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use rustix::fs::OFlags;
 
 use super::ConfigError;
 
@@ -37,7 +40,13 @@ pub struct VariablesFile {
 pub(super) fn read(path: &str) -> Result<BTreeMap<String, String>, ConfigError> {
     let failed = |problem: String| ConfigError::new(VARIABLE, format!("{path}: {problem}"));
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    // NONBLOCK: a pipe without a writer would hold the start up. It means nothing for a file.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let file = opened.map_err(|error| failed(error.to_string()))?;
+    let found = file.metadata().map_err(|error| failed(error.to_string()))?;
+    if !found.is_file() {
+        return Err(failed("is not a regular file".to_owned()));
+    }
     file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(failed(format!("has more than {MOST_BYTES} bytes: it is not a file of variables")));
@@ -99,6 +108,8 @@ fn unquoted(text: &str) -> Result<String, String> {
         // As systemd does, a `#` within a value is part of it.
         return if text.ends_with('\\') {
             Err("a line does not go on after `\\`".to_owned())
+        } else if text.contains('\\') {
+            Err("holds a backslash: quote the value, '…'".to_owned())
         } else {
             Ok(text.to_owned())
         };
@@ -121,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_read_as_systemd_and_shells_read_them() {
+    fn values_are_read_as_systemd_reads_them() {
         let text = "# comment\n\n; also\nA=1\n export B = two words # no comment \r\nC='it is $5'\nD=\"a \\\"b\\\" \\\\ \\n\" # why\nE=\nF=a=b\n";
         let read = parse(text).unwrap();
         let pairs: Vec<(&str, &str)> = read.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -148,6 +159,7 @@ mod tests {
             ("A=\"hunter2\\", 1, "A: the quote is not closed: a value has one line"),
             ("A=\"hunter2\" more", 1, "A: goes on after the closing quote"),
             ("A=hunter2 \\", 1, "A: a line does not go on after `\\`"),
+            (r"A=hunt\er2", 1, "A: holds a backslash: quote the value, '…'"),
             ("A=hun\0ter2", 1, "A: holds a NUL byte"),
         ];
         for (text, line, problem) in cases {
@@ -165,6 +177,8 @@ mod tests {
         assert!(error(&[0x7f, b'E', b'L', b'F', 0xff]).ends_with("is not UTF-8"));
         assert!(error(&vec![b'#'; (1 << 20) + 1]).contains("has more than 1048576 bytes"));
         std::fs::remove_file(&path).unwrap();
+        let folder = read(&std::env::temp_dir().display().to_string()).unwrap_err().to_string();
+        assert!(folder.ends_with("is not a regular file"), "{folder}");
         let gone = read(&path.display().to_string()).unwrap_err().to_string();
         assert!(gone.starts_with("TALLYHOUSE_ENV_FILE: ") && gone.contains("No such file"), "{gone}");
     }

@@ -22,6 +22,9 @@ const UNMATCHED: &str = "unmatched";
 /// The status of a request whose client went away before it was answered, as nginx has it.
 const CLIENT_LEFT: &str = "499";
 
+/// Of a request whose handler panicked.
+const PANICKED: &str = "500";
+
 /// Of all listeners of a registry.
 #[derive(Debug, Clone)]
 pub struct HttpMetrics {
@@ -104,7 +107,7 @@ impl ListenerRequests {
     }
 }
 
-/// A request that is being answered. Dropped without an answer, its client went away.
+/// A request that is being answered. Dropped without an answer, its client went away, unless this thread panics.
 #[derive(Debug)]
 pub struct Measured<'a> {
     requests: &'a ListenerRequests,
@@ -152,7 +155,8 @@ impl Drop for Measured<'_> {
     fn drop(&mut self) {
         self.requests.in_flight.dec();
         if !self.is_answered {
-            self.count(known(self.method), CLIENT_LEFT, self.began.elapsed());
+            let status = if std::thread::panicking() { PANICKED } else { CLIENT_LEFT };
+            self.count(known(self.method), status, self.began.elapsed());
         }
     }
 }

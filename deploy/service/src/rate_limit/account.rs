@@ -71,6 +71,8 @@ pub(super) struct LeaseRequest {
     /// Lent, and now used or given back: no longer to be reckoned with.
     pub(super) settled: Vec<Lent>,
     pub(super) owed: u64,
+    /// What of it was handed over before, and Redis did not answer.
+    pub(super) repeated: u64,
 }
 
 /// What it said.
@@ -111,6 +113,8 @@ pub(super) struct Account {
     left_at: Instant,
     empty_until: Option<Instant>,
     owed: u64,
+    /// What of it was handed over once, and Redis did not answer.
+    repeated: u64,
     local: Option<Bucket>,
     flight: Option<watch::Receiver<Landing>>,
     /// Whether what it gives back is on its way, though nobody asks.
@@ -131,6 +135,7 @@ impl Account {
             left_at: now,
             empty_until: None,
             owed: 0,
+            repeated: 0,
             local: None,
             flight: None,
             is_handing_over: false,
@@ -258,6 +263,7 @@ impl Account {
             wanted: self.chunk.max(needed),
             back: std::mem::take(&mut self.back),
             settled: std::mem::take(&mut self.settled),
+            repeated: std::mem::take(&mut self.repeated).min(self.owed),
             owed: std::mem::take(&mut self.owed),
         };
         // Used up before its end: the next one may be larger.
@@ -289,6 +295,7 @@ impl Account {
 
     fn owe_again(&mut self, request: &LeaseRequest) {
         self.owed = self.owed.saturating_add(request.owed);
+        self.repeated = self.repeated.saturating_add(request.repeated);
     }
 
     fn keep_again(&mut self, request: &LeaseRequest) {
@@ -316,18 +323,33 @@ impl Account {
         let name = self.name.clone().filter(|_| is_free && self.back + self.owed > 0)?;
         self.is_handing_over = true;
         let (back, owed) = (std::mem::take(&mut self.back), std::mem::take(&mut self.owed));
+        let repeated = std::mem::take(&mut self.repeated).min(owed);
         let settled = std::mem::take(&mut self.settled);
-        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, settled, owed })
+        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, settled, owed, repeated })
     }
 
-    /// What became of what was handed over. That may end beside an exchange which somebody waits for.
-    pub(super) fn handed_over(&mut self, request: &LeaseRequest, handed: Handed) {
+    /// What became of what was handed over. That may end beside an exchange which somebody waits for. Gives how much of what is owed is given
+    /// up: a slow Redis may have taken it each time, so that it is sent twice at most.
+    pub(super) fn handed_over(&mut self, request: &LeaseRequest, handed: Handed) -> u64 {
         self.is_handing_over = false;
         match handed {
-            Handed::Taken => {}
-            Handed::Unknown => self.owe_again(request),
-            Handed::Unsent => self.keep_again(request),
+            Handed::Taken => 0,
+            Handed::Unknown => {
+                let again = request.owed.saturating_sub(request.repeated);
+                self.owed = self.owed.saturating_add(again);
+                self.repeated = self.repeated.saturating_add(again);
+                request.repeated
+            }
+            Handed::Unsent => {
+                self.keep_again(request);
+                0
+            }
         }
+    }
+
+    /// What was handed over is lost: its bucket fills up again.
+    pub(super) fn hand_over_lost(&mut self) {
+        self.is_handing_over = false;
     }
 
     /// Whether forgetting it changes nothing: a new one would have no more, with Redis or without.
@@ -487,15 +509,38 @@ mod tests {
         let mut account = with(8, 300, start);
         assert_eq!(account.take_local(200, 1, true, start).tokens, 200);
         account.back = 3;
-        for (handed, back) in [(Handed::Unsent, 3), (Handed::Unknown, 3), (Handed::Unknown, 0)] {
+        for (handed, back) in [(Handed::Unsent, 3), (Handed::Unknown, 3), (Handed::Unsent, 0)] {
             let request = account.left_over(start).unwrap();
             assert_eq!((request.owed, request.back), (192, back));
             assert!(account.left_over(start).is_none(), "it is on its way");
-            account.handed_over(&request, handed);
+            assert_eq!(account.handed_over(&request, handed), 0);
         }
         let request = account.left_over(start).unwrap();
         account.handed_over(&request, Handed::Taken);
         assert!(account.left_over(start).is_none());
+    }
+
+    #[test]
+    fn a_debt_that_redis_may_have_taken_is_sent_twice_at_most() {
+        let start = Instant::now();
+        let mut account = with(0, 300, start);
+        assert_eq!(account.take_local(200, 1, true, start).tokens, 200);
+        let request = account.left_over(start).unwrap();
+        assert_eq!(account.handed_over(&request, Handed::Unknown), 0);
+        assert_eq!(account.take_local(50, 1, true, start).tokens, 50);
+        let request = account.left_over(start).unwrap();
+        assert_eq!((request.owed, request.repeated), (250, 200));
+        assert_eq!(account.handed_over(&request, Handed::Unknown), 200);
+        let request = account.left_over(start).unwrap();
+        assert_eq!(request.owed, 50);
+        assert_eq!(account.handed_over(&request, Handed::Unknown), 50);
+        assert!(account.left_over(start).is_none());
+        // Of a task that ended without a word.
+        account.take_local(10, 1, true, start);
+        assert!(account.left_over(start).is_some());
+        account.hand_over_lost();
+        account.take_local(10, 1, true, start);
+        assert!(account.left_over(start).is_some());
     }
 
     #[test]

@@ -275,11 +275,12 @@ impl Buckets {
         }
     }
 
-    /// Sends what accounts hand over, until `stop` or the first that Redis does not take. What it did not take is in the accounts again: owed
-    /// until it is taken. What is given back and may have arrived is not given twice.
+    /// Sends what accounts hand over, until `stop` or the first that Redis does not take. What it did not take is in the accounts again.
+    /// What is owed is sent twice at most when nobody knows whether it was taken. What is given back and may have arrived is not given twice.
     async fn hand_over(&self, table: &Table, requests: Vec<(u64, LeaseRequest)>, stop: &CancellationToken) {
         let Some(exchange) = self.exchange.clone().filter(|_| !requests.is_empty()) else { return };
         let (runtime, stop, is_away) = (exchange.runtime(), stop.clone(), Arc::new(AtomicBool::new(false)));
+        let callers: Vec<u64> = requests.iter().map(|(caller, _)| *caller).collect();
         let send = move |(caller, request): (u64, LeaseRequest)| {
             let (exchange, stop, is_away) = (Arc::clone(&exchange), stop.clone(), Arc::clone(&is_away));
             async move {
@@ -296,9 +297,18 @@ impl Buckets {
             }
         };
         let sent = runtime.spawn(stream::iter(requests).map(send).buffer_unordered(AT_ONCE).collect::<Vec<_>>()).await;
-        let Ok(sent) = sent.inspect_err(|error| tracing::debug!(%error, "leases were not given back")) else { return };
-        for (caller, request, handed) in sent {
-            table.with_known(caller, |account| account.handed_over(&request, handed));
+        match sent {
+            Ok(sent) => {
+                for (caller, request, handed) in sent {
+                    table.with_known(caller, |account| {
+                        self.metrics.debt_dropped(account.handed_over(&request, handed));
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, callers = callers.len(), "handing over to Redis failed; what was owed is not taken off");
+                callers.into_iter().for_each(|caller| table.with_known(caller, Account::hand_over_lost));
+            }
         }
     }
 }

@@ -73,7 +73,7 @@ impl Exchange {
 
     /// Asks for tokens, and gives back what is not used.
     pub(super) async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Away> {
-        let LeaseRequest { name, rule, needed, wanted, back, settled, owed } = request;
+        let LeaseRequest { name, rule, needed, wanted, back, settled, owed, repeated: _ } = request;
         let mut script = redis::cmd("EVAL");
         script.arg(LEASE_SCRIPT).arg(1).arg(&**name).arg(rule.burst).arg(rule.per_ms());
         script.arg(needed).arg(wanted).arg(back).arg(owed).arg(millis(LEASE));

@@ -33,6 +33,7 @@ pub struct RateLimitMetrics {
     leases: IntCounterVec,
     buckets: IntGauge,
     forgotten: IntCounter,
+    debts_dropped: IntCounter,
     local: IntGauge,
     stress: IntGauge,
 }
@@ -59,6 +60,10 @@ impl RateLimitMetrics {
             forgotten: registry.counter(
                 "tallyhouse_rate_limit_forgotten_total",
                 "Callers that were forgotten before their buckets were full, because there were too many",
+            )?,
+            debts_dropped: registry.counter(
+                "tallyhouse_rate_limit_debts_dropped_total",
+                "Tokens owed to Redis that were sent twice without an answer, and are not sent again",
             )?,
             local: registry.gauge(
                 "tallyhouse_rate_limit_local",
@@ -109,6 +114,10 @@ impl RateLimitMetrics {
         if callers > 0 {
             self.forgotten.inc_by(callers as u64);
         }
+    }
+
+    pub(super) fn debt_dropped(&self, tokens: u64) {
+        self.debts_dropped.inc_by(tokens);
     }
 
     pub(super) fn local(&self, is_local: bool) {

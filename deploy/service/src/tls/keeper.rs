@@ -145,6 +145,10 @@ impl Keeper {
         let stamp = stamp(&self.files);
         let stands_still = std::mem::replace(&mut self.seen, stamp.clone()) == stamp;
         if stands_still && (stamp != self.judged || self.refused.is_some()) {
+            if stamp != self.judged {
+                // Other files that are refused for the same reason are told of, too.
+                self.refused = None;
+            }
             self.judged = stamp;
             self.replace(now);
         }
@@ -232,6 +236,11 @@ mod tests {
 
         fs::write(&keeper.files.certificate, "nothing").unwrap();
         look(&mut keeper);
+        look(&mut keeper);
+        assert_eq!(keeper.metrics.replacements("refused"), 1);
+        fs::write(&keeper.files.certificate, "nothing again").unwrap();
+        look(&mut keeper);
+        assert_eq!(keeper.metrics.replacements("refused"), 2);
         let (status, told) = detail(&keeper.health);
         assert!(status == Status::Degraded && told.contains("cert.pem holds no certificate"), "{told}");
         assert_eq!(keeper.identity.validity, first);

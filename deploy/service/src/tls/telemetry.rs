@@ -13,16 +13,21 @@ pub struct TlsMetrics {
 impl TlsMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let replaced = registry.counters(
+            "tallyhouse_tls_replacements_total",
+            "Changed certificate files, by what became of them: taken, or refused (the certificate before stays)",
+            &["outcome"],
+        )?;
+        // The first one must be an increase.
+        for outcome in ["taken", "refused"] {
+            replaced.with_label_values(&[outcome]);
+        }
         Ok(Self {
             remaining: registry.float_gauge(
                 "tallyhouse_tls_certificate_remaining_seconds",
                 "Until the certificate in force ends; negative afterwards",
             )?,
-            replaced: registry.counters(
-                "tallyhouse_tls_replacements_total",
-                "Changed certificate files, by what became of them: taken, or refused (the certificate before stays)",
-                &["outcome"],
-            )?,
+            replaced,
         })
     }
 
@@ -32,5 +37,10 @@ impl TlsMetrics {
 
     pub(super) fn replacement(&self, outcome: &'static str) {
         self.replaced.with_label_values(&[outcome]).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn replacements(&self, outcome: &'static str) -> u64 {
+        self.replaced.with_label_values(&[outcome]).get()
     }
 }

@@ -7,7 +7,7 @@ mod table;
 use std::borrow::Cow;
 
 use super::pointer::of_path;
-use super::rebuild::{is_given, is_of_context};
+use super::rebuild::{Given, is_of_context};
 use super::violation::{Violations, excerpt_of_property};
 use super::{Fault, Sent};
 use crate::limits::MAX_DEPTH;
@@ -98,7 +98,8 @@ impl Flat {
         if absent(sent.empty_objects) || absent(sent.nulls) {
             let objects = sent.empty_objects.iter().map(|name| (name, Found::Object));
             // A value takes the place of a `null`, before it or after it: the value is kept.
-            let nulls = sent.nulls.iter().filter(|name| !is_given(name, sent)).map(|name| (name, Found::Null));
+            let given = Given::of(sent);
+            let nulls = sent.nulls.iter().filter(|name| !given.has(name)).map(|name| (name, Found::Null));
             for (name, found) in objects.chain(nulls).filter(|(name, _)| !is_of_context(name)) {
                 self.look_at(name, found, &mut present, violations);
             }
