@@ -9,6 +9,7 @@ use tallyhouse_control::privacy::http::{self, Privacy};
 use tallyhouse_control::privacy::runner::{CachesNotTold, Invalidate, Runner};
 use tallyhouse_service::access::GuardedRouter;
 use tallyhouse_service::day_versions::DayChange;
+use tallyhouse_sql::AllShards;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -21,14 +22,15 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The runner, once there is a cache; `None` where nobody can be erased.
 pub(crate) fn runner(deps: &Deps) -> Option<impl FnOnce(Cache) -> Runner + use<>> {
     let store = deps.control.store().filter(|store| store.can_write())?.clone();
-    let (client, key, control) = (deps.writer.as_ref()?.client(), deps.user_hash_key.clone()?, deps.control.clone());
-    Some(|cache| Runner { control, store, client, key, invalidate: invalidating(cache) })
+    let shards = AllShards::of(&deps.shards.as_user(deps.writer.as_ref()?));
+    let (key, control) = (deps.user_hash_key.clone()?, deps.control.clone());
+    Some(|cache| Runner { control, store, shards, key, invalidate: invalidating(cache) })
 }
 
 /// Their routes, which say when nobody can be erased here.
 pub(crate) fn routes(deps: &Deps) -> GuardedRouter {
     let (control, key) = (deps.control.clone(), deps.user_hash_key.clone());
-    http::routes(Privacy::new(control, deps.shards.home(), deps.writer.as_ref(), key))
+    http::routes(Privacy::new(control, &deps.shards, deps.writer.as_ref(), key))
 }
 
 /// Works on erasures until `stopped`.

@@ -8,6 +8,8 @@
 //! No statement has an id in its text: ClickHouse keeps the text of mutations on the disk, and of queries in `system.query_log`. A
 //! statement names the job, and reads the ids from `privacy_subjects`. Where only a keyed hash is known, [`name_by_hash`] finds the ids.
 //!
+//! All of it is about one server. Each shard of a cluster has its own rows, dead letters and `privacy_subjects`.
+//!
 //! Failure cases:
 //! * killed, or ClickHouse restarts: a mutation that was accepted goes on by itself; every step may be done again, and finds what is left;
 //! * a row that is inserted meanwhile is not seen by a mutation that began before: [`delete_events`] looks again, and so does the caller,
@@ -15,6 +17,7 @@
 //! * a mutation that takes long, or cannot be carried out (a full disk), is waited for within bounds; whoever calls again waits for it again,
 //!   and no other is begun beside it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clickhouse::query::Query;
@@ -136,6 +139,17 @@ pub async fn name(client: &Client, job: &str, ids: &[Id]) -> Result<(), StoreErr
         within(query.with_setting("async_insert", "0").execute()).await?;
     }
     Ok(())
+}
+
+/// The ids that are written down for a job.
+pub async fn named(client: &Client, job: &str) -> Result<BTreeSet<Id>, StoreError> {
+    let sql = "SELECT DISTINCT user_id, anonymous_id FROM tallyhouse.privacy_subjects WHERE job = {job:String}";
+    let rows = within(client.query(sql).param("job", job).fetch_all::<(String, String)>()).await?;
+    let id = |(user, anonymous): (String, String)| match anonymous.is_empty() {
+        true => Id::User(user),
+        false => Id::Anonymous(anonymous),
+    };
+    Ok(rows.into_iter().map(id).collect())
 }
 
 /// The same where only hashes are known: the ids are found in the rows. Returns how many.

@@ -4,6 +4,7 @@
 //! [`error`] classifies failures.
 #![warn(missing_docs)]
 
+pub mod all_shards;
 pub mod connection;
 pub mod durability;
 pub mod erasure;
@@ -24,6 +25,7 @@ pub mod shards;
 pub mod suppression_acks;
 pub mod vitals;
 
+pub use all_shards::{AllShards, ShardsError};
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};
 pub use error::{Class, Fault, StoreError};

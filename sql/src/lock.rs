@@ -22,7 +22,9 @@
 //! * ClickHouse is restarted: the query is gone, and with it everything that was under way. [`QueryLock::check_with`] says so.
 //! * A proxy cuts the connection: the same.
 //! * Two ask at once: one is refused. Both may be when the query of one ends just then; they ask again.
-//! * A cluster: an id is one server's, and so is the lock. What it protects, a server's tables, is too.
+//! * A cluster: an id is one server's, and so is the lock. What it protects, a server's tables, is too. Whoever works on all shards holds the
+//!   lock of that work (`tallyhouse-privacy`, on the first shard) and takes the lock of one shard's tables after the other's, in the order of the list,
+//!   each let go before the next: nobody who has the lock of a shard asks for another one, so there is no deadlock.
 
 use std::time::Duration;
 

@@ -97,6 +97,13 @@ impl Shards {
         (1..).zip(self.iter()).flat_map(servers).collect()
     }
 
+    /// The same servers, as another user.
+    #[must_use]
+    pub fn as_user(&self, login: &Connection) -> Self {
+        let of = |shard: &Connection| Connection { url: shard.url.clone(), ..login.clone() };
+        Self { home: of(&self.home), others: self.others.iter().map(of).collect() }
+    }
+
     /// A client that reads what all shards hold: through whichever server answers, as the tables of one server are named.
     pub fn reader(&self) -> Client {
         if self.is_cluster() { self.anywhere().server().with_database(EVERYTHING) } else { self.home.client() }

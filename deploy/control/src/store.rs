@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
-use tallyhouse_sql::rollups::is_cluster;
+use tallyhouse_sql::rollups::is_replicated;
 use tallyhouse_sql::{Connection, StoreError};
 use tokio::time::{Instant, sleep};
 use ulid::Ulid;
@@ -123,9 +123,9 @@ impl ControlStore {
         self.writer.is_some()
     }
 
-    /// Whether it is a cluster, where rows cannot be removed yet.
-    pub(crate) async fn is_cluster(&self) -> Result<bool, ControlError> {
-        is_cluster(self.writer()?).await.map_err(|error| {
+    /// Whether its tables are replicated.
+    pub(crate) async fn is_replicated(&self) -> Result<bool, ControlError> {
+        is_replicated(self.writer()?).await.map_err(|error| {
             tracing::warn!(%error, "the control plane");
             ControlError::Unavailable
         })

@@ -19,8 +19,9 @@ use tallyhouse_control::privacy::runner::{CachesNotTold, Runner, StepError};
 use tallyhouse_control::{Control, ControlError, ControlStore};
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{ConfigError, Env};
+use tallyhouse_sql::AllShards;
 use tallyhouse_sql::erasure as rows;
-use tallyhouse_sql::rollups::is_cluster;
+use tallyhouse_sql::rollups::is_replicated;
 use tokio::sync::Mutex;
 
 use crate::attach::Attached;
@@ -80,8 +81,9 @@ impl Eraser {
     /// What is kept is read first.
     pub async fn new(attached: &Attached, config: &Config, env: &dyn Env) -> Result<Self, EraseError> {
         let key = key(config, env)?;
-        if is_cluster(&attached.writer.client()).await? {
-            return Err(ErasureError::Cluster.into());
+        let shards = AllShards::of(&attached.shards);
+        if is_replicated(shards.home()).await? {
+            return Err(ErasureError::Replicated.into());
         }
         let store = ControlStore::new(&attached.reader, Some(&attached.writer));
         let control = Control::for_command(&attached.reader, &attached.writer);
@@ -91,7 +93,7 @@ impl Eraser {
         let runner = Runner {
             control,
             store: store.clone(),
-            client: attached.writer.client(),
+            shards,
             key,
             invalidate: Arc::new(move |days| {
                 let invalidator = Arc::clone(&invalidating);
@@ -113,7 +115,7 @@ impl Eraser {
         let part = feed::key_part(&self.runner.control.snapshot(), project);
         let erasures = Erasures {
             store: &self.store,
-            writer: &self.runner.client,
+            writer: self.runner.shards.home(),
             key: &self.runner.key,
             key_part: part.as_deref(),
             project,
@@ -129,9 +131,15 @@ impl Eraser {
 
     /// A misspelt project would have a report that says that nothing was there.
     async fn check(&self, project: &str) -> Result<(), EraseError> {
-        let is_known = self.runner.control.snapshot().has_project(project)
-            || rows::has_project(&self.runner.client, project).await?;
-        if is_known { Ok(()) } else { Err(EraseError::UnknownProject(project.to_owned())) }
+        if self.runner.control.snapshot().has_project(project) {
+            return Ok(());
+        }
+        for shard in self.runner.shards.iter() {
+            if rows::has_project(shard, project).await? {
+                return Ok(());
+            }
+        }
+        Err(EraseError::UnknownProject(project.to_owned()))
     }
 
     /// Works on an erasure, or waits for a service that does, until it is done.

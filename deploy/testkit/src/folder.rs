@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use memchr::memmem;
+
 use crate::programs;
 
 /// A folder that goes when the value goes.
@@ -24,6 +26,23 @@ impl Drop for Folder {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.0));
     }
+}
+
+/// Files below a folder that hold some bytes.
+pub fn files_with(folder: &Path, bytes: &[u8]) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match (entry.path(), entry.file_type()) {
+                (path, Ok(kind)) if kind.is_dir() => folders.push(path),
+                (path, _) if std::fs::read(&path).is_ok_and(|held| memmem::find(&held, bytes).is_some()) => {
+                    found.push(path.display().to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// A folder that stays.

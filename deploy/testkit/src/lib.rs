@@ -34,10 +34,11 @@ mod small_disk;
 mod wait;
 
 pub use clickhouse::{
-    GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, remove_replaced_files_soon, shared,
+    GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, look_for_replaced_files, options,
+    remove_replaced_files_soon, shared,
 };
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
-pub use folder::Folder;
+pub use folder::{Folder, files_with};
 pub use identity_provider::IdentityProvider;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};
 pub use ports::free_ports;

@@ -1,6 +1,6 @@
 //! Several engines as the shards of a cluster: joined by `remote_servers`, as servers of several machines are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tallyhouse::engine::{Engine, EngineCluster, EngineOptions};
@@ -110,6 +110,11 @@ impl ShardEngines {
     /// The user that writes, asking all shards through one.
     pub fn all(&self, number: usize) -> tallyhouse_sql::clickhouse::Client {
         self.writer(number).server().with_database("tallyhouse_all")
+    }
+
+    /// Where one has its tables.
+    pub fn data(&self, number: usize) -> &Path {
+        &self.options[number - 1].data
     }
 
     /// Kills one.

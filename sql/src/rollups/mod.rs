@@ -150,8 +150,13 @@ pub async fn is_cluster(client: &Client) -> Result<bool, StoreError> {
 
 /// A copy of a replicated table would have its place in Keeper.
 async fn refuse_replicated(client: &Client) -> Result<(), RollupsError> {
+    if is_replicated(client).await? { Err(RollupsError::Replicated) } else { Ok(()) }
+}
+
+/// Whether the tables of a server are replicated.
+pub async fn is_replicated(client: &Client) -> Result<bool, StoreError> {
     let sql = "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = 'rollup_1h' AND engine LIKE 'Replicated%'";
-    if number(client, sql).await? > 0 { Err(RollupsError::Replicated) } else { Ok(()) }
+    Ok(number(client, sql).await? > 0)
 }
 
 /// What is bounded for all shards together is not done by one.

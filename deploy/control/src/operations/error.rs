@@ -23,8 +23,8 @@ pub enum OperationError {
     Invalid { field: String, problem: String },
     #[error("{what}: {limit} are the most; {instead}")]
     Full { what: &'static str, limit: usize, instead: &'static str },
-    #[error("nothing of a project can be removed from a cluster yet: revoke its keys instead")]
-    Cluster,
+    #[error("nothing of a project is removed where tables are replicated: revoke its keys instead")]
+    Replicated,
     #[error(transparent)]
     Control(#[from] ControlError),
 }
@@ -48,7 +48,7 @@ impl OperationError {
             Self::Exists { .. } => "exists",
             Self::Invalid { .. } => "invalid",
             Self::Full { .. } => "full",
-            Self::Cluster => "cluster",
+            Self::Replicated => "replicated",
             Self::Control(ControlError::NotConfigured) => "not_configured",
             Self::Control(ControlError::Conflict { .. }) => "conflict",
             Self::Control(ControlError::TooLarge { .. }) => "too_large",
@@ -65,7 +65,7 @@ impl OperationError {
                 StatusCode::CONFLICT
             }
             Self::Control(ControlError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Cluster => StatusCode::NOT_IMPLEMENTED,
+            Self::Replicated => StatusCode::NOT_IMPLEMENTED,
             Self::Control(ControlError::NotConfigured | ControlError::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

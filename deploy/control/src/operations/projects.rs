@@ -116,8 +116,8 @@ impl Operations {
             ));
         }
         // Before it is marked: nobody would take it further.
-        if self.store()?.is_cluster().await? {
-            return Err(OperationError::Cluster);
+        if self.store()?.is_replicated().await? {
+            return Err(OperationError::Replicated);
         }
         let settings = ProjectDocument { deleted: true, ..ProjectDocument::default() };
         self.write(actor, &project.name, project.version, &settings).await?;

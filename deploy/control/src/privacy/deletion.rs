@@ -3,7 +3,7 @@
 //! ```text
 //! project marked as deleted     its keys open nothing any more, everywhere within 2 s; a kill from here on: the runner records the rest
 //! everybody suppressed          what is in logs, in Kafka or in a restored backup is not stored
-//! rows deleted                  raw, rollups, dead letters, metric definitions
+//! rows deleted                  raw, rollups, dead letters, metric definitions; on every shard at once
 //! documents emptied             all versions of the project's record but the last, which has no key part
 //! files removed                 as with an erasure
 //! ```
@@ -11,6 +11,7 @@
 //! Without its part the key cannot be derived again, so hashes that are left in backups or exports of rollups belong to nobody. The name
 //! of a deleted project is not given to another one.
 
+use futures_util::future::join_all;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::erasure::{self as rows, Deleted};
 
@@ -18,6 +19,7 @@ use super::documents::{
     DELETION, DeletionDocument, DeletionStep, EVERYBODY, Subject, SubjectKind, SuppressionDocument,
 };
 use super::runner::{Runner, StepError};
+use super::steps::files;
 use crate::kind::Kind;
 use crate::records::ProjectDocument;
 use crate::snapshot::Snapshot;
@@ -27,7 +29,13 @@ use crate::store::{ControlError, ControlStore, New};
 pub(crate) async fn request(store: &ControlStore, project: &str, by: &str) -> Result<(), ControlError> {
     let subject = Subject { kind: SubjectKind::Everybody, hash: "0".repeat(16) };
     let everybody = SuppressionDocument { subject, before_ms: None, job: DELETION.to_owned() };
-    let job = DeletionDocument { state: DeletionStep::Deleting, requested_ms: now_ms(), replaced_at: 0, files_left: 0 };
+    let job = DeletionDocument {
+        state: DeletionStep::Deleting,
+        requested_ms: now_ms(),
+        replaced_at: 0,
+        replaced_at_others: Vec::new(),
+        files_left: 0,
+    };
     for (kind, name, document) in [
         (Kind::Suppression, EVERYBODY, serde_json::to_string(&everybody)),
         (Kind::Job, DELETION, serde_json::to_string(&job)),
@@ -83,18 +91,35 @@ impl Runner {
             return Ok(());
         };
         let project = project.as_str();
+        self.shards.require().await?;
         if job.state == DeletionStep::Deleting {
             self.confirmed().await?;
-            if rows::delete_project(&self.client, project).await? != Deleted::All {
-                // It goes on at the next look; meanwhile others have their turn.
-                return Ok(());
+            let deleting = self.shards.iter().map(|client| rows::delete_project(client, project));
+            // What is deleted on one is not kept waiting by another one.
+            for (number, deleted) in (1..).zip(join_all(deleting).await) {
+                if deleted.map_err(|error| self.on_shard(number, error.into()))? != Deleted::All {
+                    // It goes on at the next look; meanwhile others have their turn.
+                    return Ok(());
+                }
             }
-            rows::empty_documents(&self.client, project).await?;
-            job.replaced_at = rows::now(&self.client).await?;
+            rows::empty_documents(self.shards.home(), project).await?;
+            let mut replaced_at = Vec::new();
+            for client in self.shards.iter() {
+                replaced_at.push(rows::now(client).await?);
+            }
+            let mut replaced_at = replaced_at.into_iter();
+            job.replaced_at = replaced_at.next().unwrap_or_default();
+            job.replaced_at_others = replaced_at.collect();
             job.state = DeletionStep::RemovingFiles;
             version = self.write_deletion(project, version, &job).await?;
         }
-        let (is_over, left) = self.files(job.replaced_at).await?;
+        let since = std::iter::once(&job.replaced_at).chain(&job.replaced_at_others).copied();
+        let (mut is_over, mut left) = (true, 0);
+        for (client, since) in self.shards.iter().zip(since) {
+            let (is_over_here, left_here) = files(client, since).await?;
+            is_over &= is_over_here;
+            left += left_here;
+        }
         if is_over {
             job.files_left = left;
             job.state = DeletionStep::Done;

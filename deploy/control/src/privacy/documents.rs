@@ -1,5 +1,7 @@
 //! The records of privacy: suppressions, and the jobs of erasures.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use tallyhouse_schema::user_hash::UserHasher;
 use tallyhouse_sql::erasure::DayRows;
@@ -88,6 +90,43 @@ pub enum Step {
     Done,
 }
 
+/// What an erasure finds and does on one shard; a single server is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OnShard {
+    /// Days with raw rows, and how many.
+    #[serde(default)]
+    pub days: Vec<DayRows>,
+    /// Days whose rollups cannot be computed again: raw events of other people are gone.
+    #[serde(default)]
+    pub older_days: Vec<i32>,
+    #[serde(default)]
+    pub dead_letters: u64,
+    #[serde(default)]
+    pub partitions: u64,
+    /// Rollups are; caches may not know of it yet.
+    #[serde(default)]
+    pub is_rebuilt: bool,
+    /// The shard's clock when the last part was replaced, in seconds since 1970.
+    #[serde(default)]
+    pub replaced_at: u64,
+    /// Replaced parts that are still on the disk.
+    #[serde(default)]
+    pub files_left: u64,
+}
+
+impl OnShard {
+    /// Days whose rollups are computed again.
+    pub fn days_to_rebuild(&self) -> BTreeSet<i32> {
+        self.days.iter().map(|day| day.day).filter(|day| !self.older_days.contains(day)).collect()
+    }
+
+    /// Raw events that are erased.
+    pub fn events(&self) -> u64 {
+        self.days.iter().map(|day| day.rows).sum()
+    }
+}
+
 /// An erasure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,36 +141,23 @@ pub struct ErasureDocument {
     pub requested_ms: i64,
     /// Events that were received before are erased.
     pub before_ms: i64,
-    /// Days with raw rows, and how many.
-    #[serde(default)]
-    pub days: Vec<DayRows>,
-    /// Days whose rollups cannot be computed again: raw events of other people are gone.
-    #[serde(default)]
-    pub older_days: Vec<i32>,
-    #[serde(default)]
-    pub dead_letters: u64,
+    /// On the first shard.
+    #[serde(flatten)]
+    pub home: OnShard,
+    /// On the others of a cluster, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OnShard>,
     /// Processes that store events and have confirmed.
     #[serde(default)]
     pub confirmed: u64,
     /// Those that run and did not confirm in time.
     #[serde(default)]
     pub unconfirmed: u64,
-    #[serde(default)]
-    pub partitions: u64,
-    /// Rollups are; caches may not know of it yet.
-    #[serde(default)]
-    pub is_rebuilt: bool,
     /// How often inserts were held back in vain, and until when they are left alone, in milliseconds since 1970.
     #[serde(default)]
     pub held_back: u32,
     #[serde(default)]
     pub not_before_ms: i64,
-    /// ClickHouse's clock when the last part was replaced, in seconds since 1970.
-    #[serde(default)]
-    pub replaced_at: u64,
-    /// Replaced parts that are still on the disk.
-    #[serde(default)]
-    pub files_left: u64,
     pub updated_ms: i64,
     /// What went wrong last, while it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,9 +171,34 @@ impl Document for ErasureDocument {
 }
 
 impl ErasureDocument {
-    /// Raw events that are erased.
-    pub fn events(&self) -> u64 {
-        self.days.iter().map(|day| day.rows).sum()
+    /// By shard, in order.
+    pub fn shards(&self) -> impl Iterator<Item = &OnShard> {
+        std::iter::once(&self.home).chain(&self.others)
+    }
+
+    /// The same, to be changed; for so many.
+    pub fn shards_mut(&mut self, count: usize) -> impl Iterator<Item = &mut OnShard> {
+        self.others.resize_with(self.others.len().max(count.saturating_sub(1)), OnShard::default);
+        std::iter::once(&mut self.home).chain(&mut self.others)
+    }
+
+    /// A number of all shards together.
+    pub fn sum(&self, number: impl Fn(&OnShard) -> u64) -> u64 {
+        self.shards().map(number).sum()
+    }
+
+    /// Raw events that are erased, by day.
+    pub fn days(&self) -> BTreeMap<i32, u64> {
+        let mut days = BTreeMap::new();
+        for DayRows { day, rows } in self.shards().flat_map(|shard| &shard.days) {
+            *days.entry(*day).or_default() += rows;
+        }
+        days
+    }
+
+    /// Days that cannot be computed again on some shard.
+    pub fn older_days(&self) -> BTreeSet<i32> {
+        self.shards().flat_map(|shard| &shard.older_days).copied().collect()
     }
 }
 
@@ -160,6 +211,9 @@ pub struct DeletionDocument {
     /// ClickHouse's clock when the last part was replaced, in seconds since 1970.
     #[serde(default)]
     pub replaced_at: u64,
+    /// The same of the other shards of a cluster, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced_at_others: Vec<u64>,
     #[serde(default)]
     pub files_left: u64,
 }
@@ -180,4 +234,41 @@ impl Document for DeletionDocument {
 /// Whether a record is an erasure.
 pub fn is_erasure(record: &Record) -> bool {
     record.kind == Kind::Job && record.name.starts_with(ERASURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::erasure::tests::document;
+
+    fn on(days: &[(i32, u64)], older: &[i32]) -> OnShard {
+        let days = days.iter().map(|(day, rows)| DayRows { day: *day, rows: *rows }).collect();
+        OnShard { days, older_days: older.to_vec(), dead_letters: 1, ..OnShard::default() }
+    }
+
+    #[test]
+    fn a_job_of_one_server_reads_as_before_and_shards_are_summed() {
+        // As the version before wrote it.
+        let text = r#"{"state":"rebuilding","subjects":[],"keepSuppressed":false,"requestedMs":1,"beforeMs":1,
+            "days":[{"day":3,"rows":2}],"olderDays":[3],"deadLetters":1,"confirmed":1,"partitions":4,"isRebuilt":true,"replacedAt":9,
+            "filesLeft":0,"updatedMs":1}"#;
+        let one: ErasureDocument = serde_json::from_str(text).unwrap();
+        let home = OnShard { partitions: 4, is_rebuilt: true, replaced_at: 9, ..on(&[(3, 2)], &[3]) };
+        assert_eq!((&one.home, one.others.len(), one.confirmed), (&home, 0, 1));
+        let written = serde_json::to_value(&one).unwrap();
+        assert!(written.get("others").is_none() && written["days"][0]["rows"] == 2, "{written}");
+
+        let mut two = document();
+        for (shard, found) in two.shards_mut(2).zip([on(&[(1, 2), (3, 1)], &[1]), on(&[(1, 5)], &[])]) {
+            *shard = found;
+        }
+        assert_eq!(two.days(), BTreeMap::from([(1, 7), (3, 1)]));
+        assert_eq!((two.sum(OnShard::events), two.sum(|shard| shard.dead_letters)), (8, 2));
+        assert_eq!(two.older_days(), BTreeSet::from([1]));
+        let to_rebuild: Vec<_> = two.shards().map(OnShard::days_to_rebuild).collect();
+        assert_eq!(to_rebuild, [BTreeSet::from([3]), BTreeSet::from([1])], "each shard has its own raw rows");
+        assert_eq!(two.shards_mut(1).count(), 2, "what was found is kept");
+        let again: ErasureDocument = serde_json::from_str(&serde_json::to_string(&two).unwrap()).unwrap();
+        assert_eq!(again, two);
+    }
 }

@@ -8,8 +8,9 @@ use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::erasure::{self, Id};
 
-use super::documents::{ERASURE, ErasureDocument, Step, Subject};
+use super::documents::{ERASURE, ErasureDocument, OnShard, Step, Subject};
 use super::hash_key::InstallationKey;
+use super::report;
 use crate::kind::Kind;
 use crate::records::{Document as _, Record};
 use crate::store::{ControlError, ControlStore, New};
@@ -98,8 +99,8 @@ pub enum ErasureError {
     Person(#[from] BadPerson),
     #[error("nobody can be erased here: set USER_HASH_KEY as the ingester has it")]
     NoKey,
-    #[error("rollups of a cluster cannot be rebuilt, so nobody can be erased there")]
-    Cluster,
+    #[error("nobody can be erased where tables are replicated: their rollups cannot be rebuilt")]
+    Replicated,
     #[error("an erasure of this person is under way that differs in `keepSuppressed`: try again when `{0}` is done")]
     Differs(String),
     #[error(transparent)]
@@ -148,15 +149,16 @@ impl Erasure {
             "updatedAt": at(document.updated_ms),
             "answersAreRight": document.state >= Step::RemovingFiles,
             "counts": {
-                "rawEvents": document.events(),
-                "days": document.days.len(),
-                "daysNotRebuilt": document.older_days.len(),
-                "deadLetters": document.dead_letters,
-                "rollupPartitions": document.partitions,
-                "filesLeft": document.files_left,
+                "rawEvents": document.sum(OnShard::events),
+                "days": document.days().len(),
+                "daysNotRebuilt": document.older_days().len(),
+                "deadLetters": document.sum(|shard| shard.dead_letters),
+                "rollupPartitions": document.sum(|shard| shard.partitions),
+                "filesLeft": document.sum(|shard| shard.files_left),
             },
         });
         if let Some(fields) = json.as_object_mut() {
+            fields.extend(report::by_shard(document).map(|shards| ("shards".to_owned(), shards)));
             fields.extend(document.problem.iter().map(|problem| ("problem".to_owned(), json!(problem))));
             fields.extend(document.report.iter().map(|report| ("report".to_owned(), report.clone())));
         }
@@ -200,17 +202,12 @@ fn new_document(now_ms: i64, subjects: Vec<Subject>, keep_suppressed: bool) -> E
         is_again: false,
         requested_ms: now_ms,
         before_ms: now_ms,
-        days: Vec::new(),
-        older_days: Vec::new(),
-        dead_letters: 0,
+        home: OnShard::default(),
+        others: Vec::new(),
         confirmed: 0,
         unconfirmed: 0,
-        partitions: 0,
-        is_rebuilt: false,
         held_back: 0,
         not_before_ms: 0,
-        replaced_at: 0,
-        files_left: 0,
         updated_ms: now_ms,
         problem: None,
         report: None,

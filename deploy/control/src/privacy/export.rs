@@ -1,6 +1,6 @@
 //! Streams everything that is kept about a person.
 //!
-//! Tables are read one after the other, and lines are given on as they come: nothing is held but what the reader has not taken yet.
+//! Tables are read one after the other, each of one shard after the other, and lines are given on as they come: nothing is held but what the reader has not taken yet.
 //! An export that stands still, takes too long or grows too large is broken off, which the reader sees as a connection that ends
 //! before its end.
 
@@ -12,9 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::person_export::{TABLES, read};
+use tallyhouse_sql::{AllShards, ShardsError, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -95,18 +94,23 @@ impl Export {
 
 /// Begins one; an error here is one of ClickHouse before the first line.
 pub async fn begin(
-    client: &Client,
+    shards: &AllShards,
     Person { user_id, anonymous_id }: Person,
     permit: ExportPermit,
-) -> Result<Export, StoreError> {
+) -> Result<Export, ShardsError> {
+    // One that is away would break off what was begun.
+    shards.require().await?;
     let (user, anonymous) = (user_id.unwrap_or_default(), anonymous_id.unwrap_or_default());
     let mut cursors = Vec::new();
     for table in TABLES {
-        cursors.push(read(client, table, &permit.project, &user, &anonymous)?);
+        for client in shards.iter() {
+            cursors.push(read(client, table, &permit.project, &user, &anonymous)?);
+        }
     }
     let mut cursors = cursors.into_iter();
-    let Some(mut cursor) = cursors.next() else { return Err(StoreError::TimedOut) };
-    let first = timeout(FIRST_WITHIN, cursor.next()).await.map_err(|_| StoreError::TimedOut)??;
+    let Some(mut cursor) = cursors.next() else { return Err(StoreError::TimedOut.into()) };
+    let first = timeout(FIRST_WITHIN, cursor.next()).await.map_err(|_| StoreError::TimedOut)?;
+    let first = first.map_err(StoreError::from)?;
     let (sender, lines) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let _permit = permit;

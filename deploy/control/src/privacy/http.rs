@@ -20,9 +20,9 @@ use serde_json::json;
 use tallyhouse_service::access::{Access, Caller, GuardedRouter, Principal, Right};
 use tallyhouse_service::http::Problem;
 use tallyhouse_service::http_body;
-use tallyhouse_sql::Connection;
 use tallyhouse_sql::clickhouse::Client;
-use tallyhouse_sql::rollups::is_cluster;
+use tallyhouse_sql::rollups::is_replicated;
+use tallyhouse_sql::{AllShards, Connection, Shards, ShardsError};
 
 use super::erasure::{BadPerson, Erasure, ErasureError, Erasures, Request, unavailable};
 use super::export::{self, Busy, Export, Exporting};
@@ -37,22 +37,17 @@ const MAX_BODY: usize = 4 << 10;
 /// What the routes work with.
 pub struct Privacy {
     control: Control,
-    /// As the user that writes; `None`: nobody can be erased here.
+    /// Of the first shard, as the user that writes; `None`: nobody can be erased here.
     writer: Option<Client>,
-    reader: Client,
+    readers: AllShards,
     key: Option<InstallationKey>,
     exporting: Exporting,
 }
 
 impl Privacy {
-    pub fn new(
-        control: Control,
-        reader: &Connection,
-        writer: Option<&Connection>,
-        key: Option<InstallationKey>,
-    ) -> Self {
-        let (reader, writer) = (reader.client(), writer.map(Connection::client));
-        Self { control, writer, reader, key, exporting: Exporting::default() }
+    pub fn new(control: Control, readers: &Shards, writer: Option<&Connection>, key: Option<InstallationKey>) -> Self {
+        let (readers, writer) = (AllShards::of(readers), writer.map(Connection::client));
+        Self { control, writer, readers, key, exporting: Exporting::default() }
     }
 }
 
@@ -110,7 +105,7 @@ impl From<Refused> for Problem {
                 ErasureError::NoKey | ErasureError::Control(ControlError::NotConfigured) => {
                     with(StatusCode::SERVICE_UNAVAILABLE, "not_configured")
                 }
-                ErasureError::Cluster => with(StatusCode::NOT_IMPLEMENTED, "cluster"),
+                ErasureError::Replicated => with(StatusCode::NOT_IMPLEMENTED, "replicated"),
                 ErasureError::Differs(_) | ErasureError::Control(ControlError::Conflict { .. }) => {
                     with(StatusCode::CONFLICT, "conflict")
                 }
@@ -123,6 +118,11 @@ impl From<Refused> for Problem {
             },
         }
     }
+}
+
+fn not_all(error: ShardsError) -> ErasureError {
+    tracing::warn!(%error, "the export of a person");
+    ControlError::Unavailable.into()
 }
 
 async fn erase(
@@ -228,8 +228,8 @@ impl Privacy {
     async fn erase(&self, project: &str, caller: &Principal, body: &Bytes) -> Result<Erasure, ErasureError> {
         let request = Request::read(body)?;
         let (store, writer, key) = self.tools()?;
-        if is_cluster(writer).await.map_err(unavailable)? {
-            return Err(ErasureError::Cluster);
+        if is_replicated(writer).await.map_err(unavailable)? {
+            return Err(ErasureError::Replicated);
         }
         let part = feed::key_part(&self.control.snapshot(), project);
         let (by, now_ms) = (caller.subject.audit_name(), self.control.now_ms());
@@ -248,7 +248,7 @@ impl Privacy {
             return Err(BadPerson::Unknown("keepSuppressed".to_owned()).into());
         }
         let permit = self.exporting.begin(project)?;
-        let export = export::begin(&self.reader, request.person, permit).await.map_err(unavailable)?;
+        let export = export::begin(&self.readers, request.person, permit).await.map_err(not_all)?;
         // Not whose: the log is kept.
         self.audited(project, caller, ("privacy.export", "", json!({}))).await;
         Ok(export)

@@ -12,6 +12,10 @@
 //!            done           signed report
 //! ```
 //!
+//! **On a cluster** each shard has its own raw rows, rollups, dead letters and `privacy_subjects`; the job, suppressions and what processes know of
+//! them are on the first. Every step is about all shards ([`tallyhouse_sql::AllShards`]): ids are written down on each, rows deleted on all at
+//! once, rollups rebuilt on one after the other.
+//!
 //! **Before and after.** An event is *before* when it was received before the erasure was asked for, by the clock of the process that
 //! received it; everything else is *after*. What is before is gone and never comes back: whoever stores events looks every record up
 //! ([`suppressions`]), from Kafka, from the local log or from a gateway's spool, however often it is replayed. What is after is counted,
@@ -41,7 +45,11 @@
 //! * Inserts cannot be held back, or another rebuild is at work: rebuilding is tried again until it succeeds; until then rollups count the
 //!   person and the job says so.
 //! * The key under which ids are hashed is not known (`USER_HASH_KEY`): nothing is erased, 503.
-//! * A cluster: rollups cannot be rebuilt there, so erasures are refused, 501.
+//! * A shard of a cluster is away, or hangs: a step begins when all answer, so the job waits and names the shard. One that goes away within a
+//!   step fails the step, which is done again on all of them but for rollups that were rebuilt.
+//! * `CLICKHOUSE_URL` lists fewer shards than there are, or in another order: the job waits and says so. Nothing would be looked at on the others.
+//! * A job waits for longer than its ids are kept (30 days): they are found again by their hashes, in raw rows.
+//! * Tables are replicated: rollups cannot be rebuilt there, so erasures are refused, 501.
 
 pub mod deletion;
 pub mod documents;

@@ -1,11 +1,19 @@
 //! What an erasure removed, signed: whoever has the installation's key can tell that nobody changed it.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
+use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::{hex, unhex};
 
+use super::documents::{ErasureDocument, OnShard, Step};
+use super::erasure::Erasure;
 use super::hash_key::InstallationKey;
 use super::hmac::hmac;
+use crate::time;
+
+const DAY_MS: i64 = 86_400_000;
 
 const ALGORITHM: &str = "HMAC-SHA256";
 
@@ -18,6 +26,53 @@ pub enum BadReport {
     Algorithm(String),
     #[error("it was changed, or signed by another installation")]
     Signature,
+}
+
+/// What an erasure removed.
+pub(super) fn of(key: &InstallationKey, project: &str, Erasure { id, document, .. }: &Erasure) -> Value {
+    let days: BTreeMap<String, u64> = document.days().into_iter().map(|(day, rows)| (date(day), rows)).collect();
+    let mut report = Map::new();
+    let fields = json!({
+        "id": id,
+        "project": project,
+        "subjects": document.subjects,
+        "requestedAt": time::text(document.requested_ms),
+        "erasedBefore": time::text(document.before_ms),
+        "keepSuppressed": document.keep_suppressed,
+        "completedAt": time::text(now_ms()),
+        "rawEvents": document.sum(OnShard::events),
+        "rawEventsByDay": days,
+        "daysNotRebuilt": document.older_days().into_iter().map(date).collect::<Vec<_>>(),
+        "deadLetters": document.sum(|shard| shard.dead_letters),
+        "rollupPartitionsRebuilt": document.sum(|shard| shard.partitions),
+        "processesConfirmed": document.confirmed,
+        "processesNotConfirmed": document.unconfirmed,
+        "filesLeft": document.sum(|shard| shard.files_left),
+    });
+    if let Value::Object(fields) = fields {
+        report.extend(fields);
+    }
+    report.extend(by_shard(document).map(|shards| ("shards".to_owned(), shards)));
+    sign(key, report)
+}
+
+/// What was found and done on each shard; `None` on a single server.
+pub(super) fn by_shard(document: &ErasureDocument) -> Option<Value> {
+    let shard = |(number, shard): (u32, &OnShard)| {
+        json!({
+            "shard": number,
+            "rawEvents": shard.events(),
+            "deadLetters": shard.dead_letters,
+            "rollupPartitions": shard.partitions,
+            "isRebuilt": shard.is_rebuilt || (document.state >= Step::RemovingFiles),
+            "filesLeft": shard.files_left,
+        })
+    };
+    (!document.others.is_empty()).then(|| (1..).zip(document.shards()).map(shard).collect())
+}
+
+fn date(day: i32) -> String {
+    time::text(i64::from(day) * DAY_MS).chars().take(10).collect()
 }
 
 /// Adds the signature.

@@ -226,7 +226,7 @@ impl Runner {
         if !is_sweep_due && rounds.due_erasures(now).is_empty() && rounds.due_deletions(now).is_empty() {
             return Ok(());
         }
-        let Some(lock) = QueryLock::take(&self.client, LOCK, LOCK_WITHIN).await? else { return Ok(()) };
+        let Some(lock) = QueryLock::take(self.shards.home(), LOCK, LOCK_WITHIN).await? else { return Ok(()) };
         // What is known here may be two seconds old.
         self.control.refresh().await?;
         self.know(rounds);
@@ -283,7 +283,7 @@ impl Runner {
             return;
         }
         rounds.looked = Some(Instant::now());
-        if let Ok(told) = suppression_acks::leftovers(&self.client).await {
+        if let Ok(told) = suppression_acks::leftovers(self.shards.home()).await {
             rounds.told = told;
         }
     }

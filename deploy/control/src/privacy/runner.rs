@@ -1,17 +1,17 @@
 //! Works on an erasure: a step (`super::steps`) after the other, each written down before the next. `super::rounds` says when, and on which.
 //!
-//! An erasure that waits for files does not hold up the next, nor does one that fails: its job tells why, and it is tried again later.
+//! An erasure that waits for files does not hold up the next, nor does one that fails: its job tells why, and it is tried again later. Each step is about
+//! all shards, and is begun when all answer; what was done on each is written down, and is not done again there.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::lock::QueryLock;
 use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::rebuild::ChangedDay;
+use tallyhouse_sql::{AllShards, ShardsError, StoreError};
 use tokio::time::sleep;
 
 use super::documents::{ErasureDocument, Step};
@@ -59,6 +59,12 @@ pub enum StepError {
     Erasure(#[from] ErasureError),
     #[error(transparent)]
     Caches(#[from] CachesNotTold),
+    /// A shard is away, or not listed as it is.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
+    /// On a shard of several.
+    #[error("shard {number}: {error}")]
+    OnShard { number: u32, error: Box<Self> },
     /// Somebody else works on it.
     #[error("another process has taken the erasures over")]
     LockLost,
@@ -70,7 +76,7 @@ pub struct Runner {
     pub control: Control,
     pub store: ControlStore,
     /// As the user that writes.
-    pub client: Client,
+    pub shards: AllShards,
     pub key: InstallationKey,
     pub invalidate: Invalidate,
 }
@@ -84,9 +90,12 @@ pub(super) struct Open {
 
 impl StepError {
     /// Whether inserts were held back, and in vain.
-    const fn has_held_back(&self) -> bool {
+    fn has_held_back(&self) -> bool {
         use RollupsError::{BadCopy, GateTimedOut, NotConverged};
-        matches!(self, Self::Rollups(GateTimedOut(_) | NotConverged(_) | BadCopy { .. }))
+        match self {
+            Self::OnShard { error, .. } => error.has_held_back(),
+            other => matches!(other, Self::Rollups(GateTimedOut(_) | NotConverged(_) | BadCopy { .. })),
+        }
     }
 
     /// Whether somebody else changed the job meanwhile.
@@ -122,7 +131,7 @@ impl Runner {
             }
             let is_for_files = erasure.document.state == Step::RemovingFiles;
             // Without the lock a service works on it.
-            if let Some(lock) = QueryLock::take(&self.client, LOCK, LOCK_WITHIN).await? {
+            if let Some(lock) = QueryLock::take(self.shards.home(), LOCK, LOCK_WITHIN).await? {
                 self.finish(&lock, Open { project: project.to_owned(), erasure }).await?;
             }
             sleep(if is_for_files { FILES_EVERY } else { LOOK_EVERY }).await;
@@ -132,13 +141,18 @@ impl Runner {
     pub(super) fn erasures<'a>(&'a self, project: &'a str, key_part: Option<&'a [u8]>) -> Erasures<'a> {
         Erasures {
             store: &self.store,
-            writer: &self.client,
+            writer: self.shards.home(),
             key: &self.key,
             key_part,
             project,
             by: "privacy",
             now_ms: now_ms(),
         }
+    }
+
+    /// Says on which shard something happened, where there are several.
+    pub(super) fn on_shard(&self, number: u32, error: StepError) -> StepError {
+        if self.shards.is_cluster() { StepError::OnShard { number, error: Box::new(error) } } else { error }
     }
 
     pub(super) async fn finish(&self, lock: &QueryLock, Open { project, mut erasure }: Open) -> Result<(), StepError> {
@@ -158,6 +172,10 @@ impl Runner {
 
     /// Takes an erasure a step further. Returns whether it can go on.
     async fn step(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
+        if erasure.document.state == Step::Done {
+            return Ok(false);
+        }
+        self.shards.require().await?;
         match erasure.document.state {
             Step::Suppressing => self.suppress(project, erasure).await?,
             Step::Deleting => {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
-use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::erasure::{self as rows, Deleted, Target};
+use futures_util::future::join_all;
+use tallyhouse_sql::StoreError;
+use tallyhouse_sql::clickhouse::Client;
+use tallyhouse_sql::erasure::{self as rows, DayRows, Deleted, Id, Target};
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{PAUSE, horizon_of};
@@ -14,13 +15,12 @@ use tallyhouse_sql::suppression_acks;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::documents::{Step, Subject, SuppressionDocument};
+use super::documents::{OnShard, Step, Subject, SuppressionDocument};
 use super::erasure::Erasure;
 use super::runner::{Runner, StepError};
 use super::{feed, report};
 use crate::kind::Kind;
 use crate::store::{ControlError, New};
-use crate::time;
 
 /// How long processes that run may take to confirm. What one that does not stores later is found as a leftover.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(300);
@@ -44,14 +44,46 @@ impl Runner {
         }
         (erasure.document.confirmed, erasure.document.unconfirmed) = self.confirmed().await?;
         if erasure.document.is_again {
-            let key = self.key.of_project(feed::key_part(&self.control.snapshot(), project).as_deref());
-            let hashes: Vec<u64> = erasure.document.subjects.iter().filter_map(Subject::number).collect();
-            rows::forget(&self.client, &erasure.id).await?;
-            rows::name_by_hash(&self.client, target(project, erasure), key, &hashes).await?;
+            for client in self.shards.iter() {
+                rows::forget(client, &erasure.id).await?;
+            }
         }
+        self.name_everywhere(project, erasure).await?;
         self.look(project, erasure).await?;
         erasure.document.state = Step::Deleting;
         Ok(())
+    }
+
+    /// Writes the ids that any shard has down on all of them: statements read them where they run. Where nobody has any, which are those of
+    /// rows that came back or of a job that waited for a month, they are found by their hashes.
+    async fn name_everywhere(&self, project: &str, erasure: &Erasure) -> Result<(), StepError> {
+        let mut named = self.named(&erasure.id).await?;
+        if named.iter().all(BTreeSet::is_empty) {
+            let key = self.key.of_project(feed::key_part(&self.control.snapshot(), project).as_deref());
+            let hashes: Vec<u64> = erasure.document.subjects.iter().filter_map(Subject::number).collect();
+            for client in self.shards.iter() {
+                rows::name_by_hash(client, target(project, erasure), key, &hashes).await?;
+            }
+            named = self.named(&erasure.id).await?;
+        }
+        let all: BTreeSet<_> = named.iter().flatten().cloned().collect();
+        for (client, here) in self.shards.iter().zip(&named) {
+            let missing: Vec<_> = all.difference(here).cloned().collect();
+            rows::name(client, &erasure.id, &missing).await?;
+        }
+        Ok(())
+    }
+
+    /// By shard.
+    async fn named(&self, job: &str) -> Result<Vec<BTreeSet<Id>>, StepError> {
+        let named = join_all(self.shards.iter().map(|client| rows::named(client, job))).await;
+        self.each(named)
+    }
+
+    /// What came of something on every shard, which was tried on all of them whatever came of it on one.
+    fn each<T>(&self, outcomes: Vec<Result<T, StoreError>>) -> Result<Vec<T>, StepError> {
+        let outcomes = (1..).zip(outcomes);
+        outcomes.map(|(number, outcome)| outcome.map_err(|error| self.on_shard(number, error.into()))).collect()
     }
 
     /// Waits until every process that stores events knows all suppressions. Returns how many do, and how many do not.
@@ -60,7 +92,7 @@ impl Runner {
         let version = feed::version(&self.control.snapshot());
         let until = Instant::now() + CONFIRMED_WITHIN;
         loop {
-            let running = suppression_acks::running(&self.client).await?;
+            let running = suppression_acks::running(self.shards.home()).await?;
             let unconfirmed = running.iter().filter(|ack| ack.known < version).count() as u64;
             if unconfirmed == 0 || Instant::now() >= until {
                 return Ok((running.len() as u64 - unconfirmed, unconfirmed));
@@ -104,46 +136,37 @@ impl Runner {
         }
     }
 
-    /// Writes down what there is, before it is deleted: a run that is taken up later must know the days.
+    /// Writes down what there is on each shard, before it is deleted: a run that is taken up later must know the days.
     async fn look(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
-        let target = target(project, erasure);
-        let mut days: BTreeMap<i32, u64> = erasure.document.days.iter().map(|day| (day.day, day.rows)).collect();
-        for found in rows::days(&self.client, target).await? {
-            let rows = days.entry(found.day).or_default();
-            *rows = found.rows.max(*rows);
+        let found = {
+            let target = target(project, erasure);
+            self.each(join_all(self.shards.iter().map(|client| find(client, target))).await)?
+        };
+        for (shard, found) in erasure.document.shards_mut(self.shards.count()).zip(found) {
+            shard.add(found);
         }
-        let dead_letters = rows::dead_letters(&self.client, target).await?;
-        let horizon = horizon_of(&self.client, project).await?.div_euclid(DAY_S);
-        let document = &mut erasure.document;
-        document.dead_letters = document.dead_letters.max(dead_letters);
-        document.older_days.extend(days.keys().copied().filter(|day| i64::from(*day) < horizon));
-        document.older_days.sort_unstable();
-        document.older_days.dedup();
-        document.days = days.into_iter().map(|(day, rows)| rows::DayRows { day, rows }).collect();
         Ok(())
     }
 
     /// Whether nothing is left; else ClickHouse is still at it, and meanwhile others have their turn.
     pub(super) async fn delete(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
+        self.name_everywhere(project, erasure).await?;
         // Of a run that was killed, or of a batch that was begun before: its days are to be rebuilt as well.
-        let before = erasure.document.days.len();
+        let before: Vec<_> = erasure.document.shards().map(|shard| shard.days.len()).collect();
         self.look(project, erasure).await?;
-        if erasure.document.days.len() != before {
+        if erasure.document.shards().map(|shard| shard.days.len()).ne(before) {
             self.write(project, erasure).await?;
         }
-        let target = target(project, erasure);
-        let mut deleted = rows::delete_events(&self.client, target).await?;
-        if deleted == Deleted::All {
-            deleted = rows::delete_dead_letters(&self.client, target).await?;
-        }
-        let problem = match deleted {
-            Deleted::All => {
-                erasure.document.state = Step::Rebuilding;
-                return Ok(true);
-            }
-            Deleted::Underway => None,
-            Deleted::Failing => Some(FAILING.to_owned()),
+        let deleted = {
+            let target = target(project, erasure);
+            // A shard does not wait for the mutations of another one.
+            self.each(join_all(self.shards.iter().map(|client| delete(client, target))).await)?
         };
+        if deleted.iter().all(|deleted| *deleted == Deleted::All) {
+            erasure.document.state = Step::Rebuilding;
+            return Ok(true);
+        }
+        let problem = deleted.contains(&Deleted::Failing).then(|| FAILING.to_owned());
         if erasure.document.problem != problem {
             erasure.document.problem = problem;
             self.write(project, erasure).await?;
@@ -151,32 +174,51 @@ impl Runner {
         Ok(false)
     }
 
+    /// Each shard's rollups from its own raw rows, one shard after the other: inserts are held back on one at a time.
     pub(super) async fn rebuild(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
-        let older: BTreeSet<i32> = erasure.document.older_days.iter().copied().collect();
-        let days: BTreeSet<i32> =
-            erasure.document.days.iter().map(|day| day.day).filter(|day| !older.contains(day)).collect();
-        if !days.is_empty() {
-            if !erasure.document.is_rebuilt {
-                let selection = Selection::of_days(project, days.clone());
-                let options = Options { selection, is_everything: true, gate: GATE, pause: PAUSE };
-                erasure.document.partitions = self.rebuilt(options).await?.partitions;
-                // Inserts are not held back again for the sake of caches.
-                erasure.document.is_rebuilt = true;
-                self.write(project, erasure).await?;
+        let mut failed = None;
+        for (at, (number, client)) in self.shards.numbered().enumerate() {
+            let days = match erasure.document.shards().nth(at) {
+                Some(shard) if !shard.is_rebuilt => shard.days_to_rebuild(),
+                Some(_) | None => continue,
+            };
+            if days.is_empty() {
+                continue;
             }
-            // Once more, when nothing is computed from before any more.
+            let options =
+                Options { selection: Selection::of_days(project, days), is_everything: true, gate: GATE, pause: PAUSE };
+            match self.rebuilt(client.clone(), options).await {
+                // What keeps one waiting does not keep the others.
+                Err(error) => failed = failed.or(Some(self.on_shard(number, error))),
+                Ok(Rebuilt { partitions, .. }) => {
+                    if let Some(shard) = erasure.document.shards_mut(at + 1).nth(at) {
+                        // Inserts are not held back again for the sake of caches, or of another shard.
+                        (shard.partitions, shard.is_rebuilt) = (partitions, true);
+                    }
+                    self.write(project, erasure).await?;
+                }
+            }
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        // Once more for all shards, when nothing is computed from before any more.
+        let days: BTreeSet<i32> = erasure.document.shards().flat_map(OnShard::days_to_rebuild).collect();
+        if !days.is_empty() {
             let all = days.into_iter().map(|day| ChangedDay { project_id: project.to_owned(), day });
             (self.invalidate)(all.collect()).await?;
         }
-        rows::forget(&self.client, &erasure.id).await?;
-        erasure.document.replaced_at = rows::now(&self.client).await?;
+        let forgotten = self.each(join_all(self.shards.iter().map(|client| forget(client, &erasure.id))).await)?;
+        for (shard, now) in erasure.document.shards_mut(self.shards.count()).zip(forgotten) {
+            shard.replaced_at = now;
+        }
         erasure.document.state = Step::RemovingFiles;
         Ok(())
     }
 
     /// Rebuilds on a thread of its own: the compiler cannot tell that such a future may move between threads.
-    async fn rebuilt(&self, options: Options) -> Result<Rebuilt, StepError> {
-        let (client, invalidate, stop) = (self.client.clone(), Arc::clone(&self.invalidate), CancellationToken::new());
+    async fn rebuilt(&self, client: Client, options: Options) -> Result<Rebuilt, StepError> {
+        let (invalidate, stop) = (Arc::clone(&self.invalidate), CancellationToken::new());
         // Whoever does not wait any more does not have it go on.
         let _dropped = stop.clone().drop_guard();
         let runtime = tokio::runtime::Handle::current();
@@ -195,49 +237,69 @@ impl Runner {
 
     /// Whether the files are gone, or will not be.
     pub(super) async fn remove_files(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
-        let (is_over, left) = self.files(erasure.document.replaced_at).await?;
-        if !is_over {
+        let since = erasure.document.shards().map(|shard| shard.replaced_at);
+        let looked = self.each(join_all(self.shards.iter().zip(since).map(|(client, at)| files(client, at))).await)?;
+        if looked.iter().any(|(is_over, _)| !is_over) {
             return Ok(false);
         }
-        erasure.document.files_left = left;
+        for (shard, (_, left)) in erasure.document.shards_mut(looked.len()).zip(looked) {
+            shard.files_left = left;
+        }
         erasure.document.state = Step::Done;
-        erasure.document.report = Some(self.report(project, erasure));
+        erasure.document.report = Some(report::of(&self.key, project, erasure));
         Ok(true)
     }
+}
 
-    /// Whether replaced files are not waited for any more, and how many are left.
-    pub(super) async fn files(&self, since: u64) -> Result<(bool, u64), StepError> {
-        let (left, now) = (rows::files_since(&self.client, since).await?, rows::now(&self.client).await?);
-        Ok((left == 0 || now >= since + FILES_WITHIN_S, left))
-    }
-
-    fn report(&self, project: &str, erasure: &Erasure) -> serde_json::Value {
-        let document = &erasure.document;
-        let date = |day: i32| time::text(i64::from(day) * DAY_S * 1_000).chars().take(10).collect::<String>();
-        let days: BTreeMap<String, u64> = document.days.iter().map(|day| (date(day.day), day.rows)).collect();
-        let older: Vec<String> = document.older_days.iter().map(|day| date(*day)).collect();
-        let report = json!({
-            "id": erasure.id,
-            "project": project,
-            "subjects": document.subjects,
-            "requestedAt": time::text(document.requested_ms),
-            "erasedBefore": time::text(document.before_ms),
-            "keepSuppressed": document.keep_suppressed,
-            "completedAt": time::text(now_ms()),
-            "rawEvents": document.events(),
-            "rawEventsByDay": days,
-            "daysNotRebuilt": older,
-            "deadLetters": document.dead_letters,
-            "rollupPartitionsRebuilt": document.partitions,
-            "processesConfirmed": document.confirmed,
-            "processesNotConfirmed": document.unconfirmed,
-            "filesLeft": document.files_left,
-        });
-        match report {
-            serde_json::Value::Object(fields) => report::sign(&self.key, fields),
-            other => other,
+impl OnShard {
+    /// With what is found now.
+    fn add(&mut self, found: Found) {
+        let mut days: BTreeMap<i32, u64> = self.days.iter().map(|day| (day.day, day.rows)).collect();
+        for found in found.days {
+            let rows = days.entry(found.day).or_default();
+            *rows = found.rows.max(*rows);
         }
+        self.dead_letters = self.dead_letters.max(found.dead_letters);
+        self.older_days.extend(days.keys().copied().filter(|day| i64::from(*day) < found.horizon));
+        self.older_days.sort_unstable();
+        self.older_days.dedup();
+        self.days = days.into_iter().map(|(day, rows)| DayRows { day, rows }).collect();
     }
+}
+
+/// What a shard has of a person.
+struct Found {
+    days: Vec<DayRows>,
+    dead_letters: u64,
+    /// The first day of which raw events are kept whole.
+    horizon: i64,
+}
+
+async fn find(client: &Client, target: Target<'_>) -> Result<Found, StoreError> {
+    Ok(Found {
+        days: rows::days(client, target).await?,
+        dead_letters: rows::dead_letters(client, target).await?,
+        horizon: horizon_of(client, target.project).await?.div_euclid(DAY_S),
+    })
+}
+
+async fn delete(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
+    match rows::delete_events(client, target).await? {
+        Deleted::All => rows::delete_dead_letters(client, target).await,
+        other => Ok(other),
+    }
+}
+
+/// Returns when that was, by the shard's clock.
+async fn forget(client: &Client, job: &str) -> Result<u64, StoreError> {
+    rows::forget(client, job).await?;
+    rows::now(client).await
+}
+
+/// Whether replaced files are not waited for any more, and how many are left.
+pub(super) async fn files(client: &Client, since: u64) -> Result<(bool, u64), StoreError> {
+    let (left, now) = (rows::files_since(client, since).await?, rows::now(client).await?);
+    Ok((left == 0 || now >= since + FILES_WITHIN_S, left))
 }
 
 fn target<'a>(project: &'a str, erasure: &'a Erasure) -> Target<'a> {

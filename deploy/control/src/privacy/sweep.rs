@@ -1,6 +1,6 @@
 //! Finds events of people who were erased, and has them erased again: of a restored backup, or of a batch that was begun before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tallyhouse_sql::erasure::{self as rows, Hashed};
 
@@ -31,6 +31,7 @@ impl Runner {
     /// The same of some projects.
     pub(super) async fn sweep_of(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Swept, StepError> {
         self.control.refresh().await?;
+        self.shards.require().await?;
         let snapshot = self.control.snapshot();
         let mut swept = Swept::default();
         for (project, suppressed) in suppressed(&snapshot).into_iter().filter(|(project, _)| is_wanted(project)) {
@@ -54,8 +55,12 @@ impl Runner {
     ) -> Result<Vec<Erasure>, StepError> {
         let hashed: Vec<_> =
             suppressed.iter().map(|(hash, (_, before))| Hashed { hash: *hash, before: *before }).collect();
-        let mut found = Vec::new();
-        for hash in rows::leftovers(&self.client, project, self.key.of_project(key_part), &hashed).await? {
+        let (mut found, mut left) = (Vec::new(), BTreeSet::new());
+        for (number, client) in self.shards.numbered() {
+            let here = rows::leftovers(client, project, self.key.of_project(key_part), &hashed).await;
+            left.extend(here.map_err(|error| self.on_shard(number, error.into()))?);
+        }
+        for hash in left {
             let Some((subject, before)) = suppressed.get(&hash) else { continue };
             tracing::warn!(
                 project,

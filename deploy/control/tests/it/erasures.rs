@@ -1,7 +1,6 @@
 //! A person is erased while events arrive, ClickHouse is killed, two ask at once and two runners work; nothing brings them back.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,11 +15,11 @@ use tallyhouse_control::privacy::report;
 use tallyhouse_control::privacy::runner::{Runner, Told};
 use tallyhouse_control::{Control, ControlStore};
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::verify::verify;
+use tallyhouse_sql::{AllShards, Connection};
 use tallyhouse_testkit::ingest_service::Service;
-use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, remove_replaced_files_soon};
+use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute, files_with, remove_replaced_files_soon};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -63,25 +62,6 @@ async fn number(writer: &Connection, sql: &str) -> u64 {
     ask(writer, sql).await.unwrap().parse().unwrap()
 }
 
-/// Files below a folder that hold some bytes.
-fn files_with(folder: &Path, bytes: &[u8]) -> Vec<String> {
-    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            match (entry.path(), entry.file_type()) {
-                (path, Ok(kind)) if kind.is_dir() => folders.push(path),
-                (path, _)
-                    if std::fs::read(&path).is_ok_and(|held| held.windows(bytes.len()).any(|part| part == bytes)) =>
-                {
-                    found.push(path.display().to_string());
-                }
-                _ => {}
-            }
-        }
-    }
-    found
-}
-
 /// Another process that erases.
 struct Eraser {
     control: Control,
@@ -97,13 +77,13 @@ impl Eraser {
         let (control, store, stop) = (control(connection, None), store(connection), CancellationToken::new());
         control.refresh().await.unwrap();
         tokio::spawn(control.clone().run(stop.clone()));
-        let (client, changed) = (connection.client(), Arc::new(AtomicBool::new(false)));
+        let (shards, changed) = (AllShards::from(connection.client()), Arc::new(AtomicBool::new(false)));
         let heard = Arc::clone(&changed);
         let invalidate = Arc::new(move |_| {
             heard.store(true, Ordering::SeqCst);
             Box::pin(std::future::ready(Ok(()))) as Told
         });
-        let runner = Runner { control: control.clone(), store: store.clone(), client, key: key(), invalidate };
+        let runner = Runner { control: control.clone(), store: store.clone(), shards, key: key(), invalidate };
         let running = tokio::spawn(runner.clone().run(stop.clone()));
         Self { control, store, runner, running, stop, changed }
     }
@@ -112,7 +92,7 @@ impl Eraser {
         let key = key();
         let erasures = Erasures {
             store: &self.store,
-            writer: &self.runner.client,
+            writer: self.runner.shards.home(),
             key: &key,
             key_part: None,
             project: PROJECT,
@@ -126,7 +106,7 @@ impl Eraser {
 
     async fn state(&self, id: &str) -> Option<Erasure> {
         let key = key();
-        let (store, writer) = (&self.store, &self.runner.client);
+        let (store, writer) = (&self.store, self.runner.shards.home());
         let erasures = Erasures { store, writer, key: &key, key_part: None, project: PROJECT, by: "", now_ms: 0 };
         erasures.find(id).await.ok().flatten()
     }

@@ -1,5 +1,7 @@
 //! A cluster of two shards: two real engines, joined by `remote_servers`.
 
+mod erasures;
+
 use std::process::{Command, Output};
 
 use tallyhouse_testkit::{self as support, CLUSTER, ShardEngines, ask, execute, new_project, recorded_number};
