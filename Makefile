@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check deb deb-test degrade deny deployments drill equality erasure freshness fuzz help install isolation kafka reads regions run runbooks siege test
+.PHONY: backlog bench chaos check deb deb-test degrade deny deployments drill equality erasure freshness fuzz help install isolation kafka reads regions rolling run runbooks siege test
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,9 +102,10 @@ drill: ## Lose the data folder of an installation behind Kafka, bring it back fr
 	@TALLYHOUSE_DRILL_EVENTS=$(or $(EVENTS),30000) \
 		$(CARGO) test --release --locked -p tallyhouse --test it -- --nocapture drill::
 
-regions: ## Mirror a topic between two brokers with MirrorMaker 2, and look whether records and the group's offset arrive
-	@deploy/tallyhouse/setup.sh --kafka
-	@deploy/regions/test.sh
+regions: ## Lose a region and bring it back: MirrorMaker 2 between two brokers, failover and failback, each event counted once
+	@deploy/tallyhouse/setup.sh --tests --mirror
+	@$(CARGO) build --locked --bin tallyhouse
+	@REGIONS=on $(CARGO) test --locked -p tallyhouse --test it -- --nocapture regions::
 
 isolation: ## Ask 100,000 questions with one project's credentials beside another's data, and look for a trace of it (REQUESTS=10000 SEED=7)
 	@deploy/tallyhouse/setup.sh --tests
@@ -121,6 +122,11 @@ chaos: ## Break a fleet of gateway, consumers, brokers, ClickHouse and Redis und
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest chaos $(ARGS)
+
+rolling: ## Restart gateways, consumers and query APIs behind nginx, one by one under load, then compare (ARGS="--rounds 5")
+	@deploy/tallyhouse/setup.sh --tests
+	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin query-api --bin loadtest
+	@$(TARGET)/release/loadtest rolling $(ARGS)
 
 siege: ## Attack a running system in every way that was tried, beside somebody else's load, then compare (ARGS="--only half-open")
 	@deploy/tallyhouse/setup.sh

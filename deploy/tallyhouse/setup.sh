@@ -2,9 +2,10 @@
 # Puts in place what building, running and testing need. Each step says what it does, leaves a marker of what it was made
 # from in .setup/, and is skipped as long as the marker fits; so a second run takes a moment and needs no network.
 #
-#   setup.sh [--tests] [--kafka] [--deb]
-#     --tests   also what only the tests need: Redis, Prometheus, an S3, and Kafka unless KAFKA_TESTS=off
+#   setup.sh [--tests] [--kafka] [--mirror] [--deb]
+#     --tests   also what only the tests need: Redis, Prometheus, nginx, an S3, and Kafka unless KAFKA_TESTS=off
 #     --kafka   also Kafka
+#     --mirror  also Kafka and its MirrorMaker
 #     --deb     also cargo-deb
 set -euo pipefail
 
@@ -31,13 +32,14 @@ source "$here/setup/panels.sh"
 # shellcheck source=setup/s3.sh
 source "$here/setup/s3.sh"
 
-for_tests=no with_kafka=no with_deb=no
+for_tests=no with_kafka=no with_mirror=no with_deb=no
 for argument in "$@"; do
     case $argument in
         --tests) for_tests=yes with_kafka=yes ;;
         --kafka) with_kafka=yes ;;
+        --mirror) with_kafka=yes with_mirror=yes ;;
         --deb) with_deb=yes ;;
-        *) fail "\`$argument\` is not --tests, --kafka or --deb" ;;
+        *) fail "\`$argument\` is not --tests, --kafka, --mirror or --deb" ;;
     esac
 done
 if [[ $for_tests == yes && ${KAFKA_TESTS:-on} == off ]]; then
@@ -53,6 +55,7 @@ require_packages "$for_tests" "$with_kafka"
 install_engine
 install_flights
 [[ $with_kafka == no ]] || install_kafka
+[[ $with_mirror == no ]] || install_mirror
 [[ $with_deb == no ]] || install_cargo_deb
 if [[ $for_tests == yes ]]; then
     install_go_tools

@@ -6,15 +6,23 @@
 //!
 //! A broker takes 4,096 bytes of metadata (`offset.metadata.max.bytes`). [`Skips`] says when it is full, and the batch is closed
 //! then: about 2,900 scattered duplicates, or any number in a row.
+//!
+//! The metadata says the first offset too. MirrorMaker writes a group's offsets to another cluster, each translated, and the metadata as it was:
+//! there the range is one of other records. An intent at another offset than its own is none, and known ids tell what is stored.
+
+use std::ops::RangeInclusive;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// Text in front of every intent of this version.
-const PREFIX: &str = "tallyhouse/1:";
+/// Text in front of every intent of this version: shard, first, last, time and skips follow.
+const PREFIX: &str = "tallyhouse/3:";
 
-/// The same of a batch that is not for the first shard, whose number follows. Versions that know one server only refuse it, as they should.
+/// Of a version that did not write the first offset: shard, last, time and skips.
 const PREFIX_OF_SHARD: &str = "tallyhouse/2:";
+
+/// The same before there were shards.
+const PREFIX_OF_ONE: &str = "tallyhouse/1:";
 
 /// Bytes of encoded skips that surely fit: 4 characters for 3 bytes, and room for the numbers.
 const MAX_SKIP_BYTES: usize = 2_900;
@@ -94,37 +102,37 @@ pub struct NotAnIntent;
 
 impl Intent {
     /// The metadata for a range.
-    pub fn metadata(last: i64, at: i64, shard: u32, mut skips: Skips) -> String {
+    pub fn metadata(range: RangeInclusive<i64>, at: i64, shard: u32, mut skips: Skips) -> String {
         skips.close();
-        let skips = STANDARD_NO_PAD.encode(&skips.closed);
-        if shard == 1 {
-            format!("{PREFIX}{last}:{at}:{skips}")
-        } else {
-            format!("{PREFIX_OF_SHARD}{shard}:{last}:{at}:{skips}")
-        }
+        let (first, last) = (range.start(), range.end());
+        format!("{PREFIX}{shard}:{first}:{last}:{at}:{}", STANDARD_NO_PAD.encode(&skips.closed))
     }
 
-    /// Reads a commit. `None`: nothing was being inserted.
-    pub fn read(first: i64, metadata: &str) -> Result<Option<Self>, NotAnIntent> {
-        if metadata.is_empty() {
+    /// Reads a commit. `None`: nothing was being inserted, or in another cluster, from which this offset was translated.
+    pub fn read(committed: i64, metadata: &str) -> Result<Option<Self>, NotAnIntent> {
+        let whole = |number: &str| number.parse::<i64>().map_err(|_| NotAnIntent);
+        let shard = |number: &str| number.parse().ok().filter(|shard| *shard >= 1).ok_or(NotAnIntent);
+        let (shard, first, rest) = if metadata.is_empty() {
             return Ok(None);
-        }
-        let (shard, rest) = match metadata.strip_prefix(PREFIX) {
-            Some(rest) => (1, rest),
-            None => {
-                let rest = metadata.strip_prefix(PREFIX_OF_SHARD).ok_or(NotAnIntent)?;
-                let (shard, rest) = rest.split_once(':').ok_or(NotAnIntent)?;
-                (shard.parse().ok().filter(|shard| *shard > 1).ok_or(NotAnIntent)?, rest)
-            }
+        } else if let Some(rest) = metadata.strip_prefix(PREFIX) {
+            let (number, rest) = rest.split_once(':').ok_or(NotAnIntent)?;
+            let (first, rest) = rest.split_once(':').ok_or(NotAnIntent)?;
+            (shard(number)?, whole(first)?, rest)
+        } else if let Some(rest) = metadata.strip_prefix(PREFIX_OF_SHARD) {
+            let (number, rest) = rest.split_once(':').ok_or(NotAnIntent)?;
+            (shard(number)?, committed, rest)
+        } else {
+            (1, committed, metadata.strip_prefix(PREFIX_OF_ONE).ok_or(NotAnIntent)?)
         };
         let mut parts = rest.splitn(3, ':');
-        let mut number = || parts.next().and_then(|text| text.parse::<i64>().ok()).ok_or(NotAnIntent);
-        let (last, at) = (number()?, number()?);
-        let skips = parts.next().and_then(|text| STANDARD_NO_PAD.decode(text).ok()).ok_or(NotAnIntent)?;
+        let mut next = || parts.next().ok_or(NotAnIntent);
+        let (last, at) = (whole(next()?)?, whole(next()?)?);
+        let skips = STANDARD_NO_PAD.decode(next()?).map_err(|_| NotAnIntent)?;
         if last < first {
             return Err(NotAnIntent);
         }
-        Ok(Some(Self { first, last, at, shard, skipped: runs(first, &skips).ok_or(NotAnIntent)? }))
+        let skipped = runs(first, &skips).ok_or(NotAnIntent)?;
+        Ok((first == committed).then_some(Self { first, last, at, shard, skipped }))
     }
 
     /// Whether an offset of the range is in its batch.
@@ -178,7 +186,7 @@ mod tests {
         let mut skips = Skips::default();
         skipped.iter().for_each(|offset| skips.push(offset - first));
         assert_eq!(skips.len(), skipped.len());
-        Intent::read(first, &Intent::metadata(last, 7, 1, skips)).unwrap().unwrap()
+        Intent::read(first, &Intent::metadata(first..=last, 7, 1, skips)).unwrap().unwrap()
     }
 
     #[test]
@@ -202,19 +210,36 @@ mod tests {
                 offset += step;
             }
             let count = skips.len();
-            let metadata = Intent::metadata(i64::MAX, i64::MAX, u32::MAX, skips);
+            let metadata = Intent::metadata(i64::MAX..=i64::MAX, i64::MAX, u32::MAX, skips);
             assert!(metadata.len() <= 4_096, "{} bytes for {count} at steps of {step}", metadata.len());
             assert!(count > 1_400, "only {count} at steps of {step}");
         }
     }
 
     #[test]
-    fn the_shard_is_known_again_and_the_first_is_written_as_ever() {
+    fn the_shard_is_known_again_and_what_earlier_versions_wrote_is_read() {
         for shard in [1, 2, 77] {
-            let metadata = Intent::metadata(9, 1, shard, Skips::default());
+            let metadata = Intent::metadata(5..=9, 1, shard, Skips::default());
             assert_eq!(Intent::read(5, &metadata).unwrap().unwrap().shard, shard);
-            assert_eq!(metadata.starts_with("tallyhouse/1:9:1:"), shard == 1, "{metadata}");
         }
+        let mut skips = Skips::default();
+        skips.push(2);
+        let today = Intent::metadata(5..=9, 1, 1, skips.clone());
+        let skips = today.rsplit_once(':').unwrap().1;
+        for (shard, before) in [(1, format!("tallyhouse/1:9:1:{skips}")), (7, format!("tallyhouse/2:7:9:1:{skips}"))] {
+            let read = Intent::read(5, &before).unwrap().unwrap();
+            assert_eq!(read, Intent { shard, ..Intent::read(5, &today).unwrap().unwrap() });
+            assert!(!read.keeps(7) && read.keeps(8));
+        }
+    }
+
+    #[test]
+    fn an_intent_at_a_translated_offset_is_none() {
+        let metadata = Intent::metadata(100..=199, 1, 1, Skips::default());
+        for translated in [0, 60, 99, 101, 150, 1_000] {
+            assert_eq!(Intent::read(translated, &metadata), Ok(None), "{translated}");
+        }
+        assert!(Intent::read(100, &metadata).unwrap().is_some());
     }
 
     #[test]
@@ -222,8 +247,12 @@ mod tests {
         assert_eq!(Intent::read(5, ""), Ok(None));
         for foreign in [
             "x",
+            "tallyhouse/4:1:5:9:1:",
             "tallyhouse/3:1:1:",
-            "tallyhouse/2:1:9:1:",
+            "tallyhouse/3:0:5:9:1:",
+            "tallyhouse/3:1:5:4:1:",
+            "tallyhouse/3:1:x:9:1:",
+            "tallyhouse/2:0:9:1:",
             "tallyhouse/2:x:9:1:",
             "tallyhouse/2:9",
             "tallyhouse/1:9",

@@ -48,6 +48,8 @@ pub struct Delivery {
     pub rejected: Vec<Rejection>,
     /// Tries that were handed back with 429 or 503.
     pub handed_back: u32,
+    /// What the last of them was told.
+    pub told: Option<String>,
     /// Tries without an answer: what became of them is unknown, so the next answer may call events duplicates that this
     /// client sent only once.
     pub unanswered: u32,
@@ -153,6 +155,7 @@ impl Client {
                 }
                 Verdict::HandedBack { retry_after, said } => {
                     delivery.handed_back += 1;
+                    delivery.told = Some(said.clone());
                     (retry_after, said)
                 }
                 Verdict::Unanswered(error) => {

@@ -7,6 +7,7 @@
 //! * [`siege`] plays every attack that was tried beside somebody else's load.
 //! * [`mod@poison`] mixes in events that the store refuses for good.
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
+//! * [`rolling`] restarts a fleet behind nginx, instance by instance, under load.
 //! * [`degrade`] measures how reading holds up when something goes wrong.
 //! * [`mod@bench`] measures throughput, latency, freshness and memory in one run, [`trickle`] what little traffic costs,
 //!   [`reduction`] how much smaller rollups are than what they count.
@@ -39,6 +40,7 @@ pub mod reads;
 pub mod redis;
 pub mod reduction;
 pub mod relay;
+pub mod rolling;
 pub mod siege;
 pub mod system;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, siege, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, rolling, siege, brokers.
 
 mod cli;
 
@@ -11,13 +11,15 @@ use jiff::SignedDuration;
 use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, TimeShift};
-use tallyhouse_loadtest::{backlog, bench, chaos, degrade, kills, outage, reads, reduction, siege, tls, trickle};
+use tallyhouse_loadtest::{
+    backlog, bench, chaos, degrade, kills, outage, reads, reduction, rolling, siege, tls, trickle,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, SiegeArgs, TlsArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, RollingArgs, SiegeArgs, TlsArgs, TrickleArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -43,6 +45,8 @@ enum Failure {
     Backlog(#[from] backlog::BacklogError),
     #[error(transparent)]
     Chaos(#[from] chaos::ChaosError),
+    #[error(transparent)]
+    Rolling(#[from] rolling::RollingError),
     #[error(transparent)]
     Siege(#[from] siege::SiegeError),
     #[error(transparent)]
@@ -86,6 +90,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Freshness(args) => freshness(&args).await,
         Command::Backlog(args) => backlog(&args).await,
         Command::Chaos(args) => chaos(&args).await,
+        Command::Rolling(args) => rolling(&args).await,
         Command::Siege(args) => siege(&args).await,
         Command::Brokers(args) => brokers(&args).await,
     }
@@ -191,6 +196,12 @@ async fn chaos(args: &ChaosArgs) -> Result<(), Failure> {
         return print(&args.plans());
     }
     let report = chaos::run(&args.config()?, |line| say(&line)).await?;
+    print(&report.to_string())?;
+    if report.is_exact() { Ok(()) } else { Err(Failure::Broken("see above".to_owned())) }
+}
+
+async fn rolling(args: &RollingArgs) -> Result<(), Failure> {
+    let report = rolling::run(&args.config()?, |line| say(&line)).await?;
     print(&report.to_string())?;
     if report.is_exact() { Ok(()) } else { Err(Failure::Broken("see above".to_owned())) }
 }

@@ -80,6 +80,7 @@ fn request() -> CacheRequest {
             Box::pin(async move { Ok(rendered) })
         }),
         renew: Arc::new(|_| None),
+        asked: None,
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use tallyhouse_service::access::{Caller, Denied, Principal, Right};
+use tallyhouse_service::access::{Caller, Denied, Principal, Right, Rights, Subject, Tenant};
+use tallyhouse_service::cors::Origins;
 
 /// What a caller may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,17 @@ impl Scope {
     pub fn of(caller: Arc<Principal>) -> Result<Self, Denied> {
         let project = caller.project().ok_or(Denied::MissingRight(Right::ReadMetrics))?.to_owned();
         Ok(Self { project, caller })
+    }
+
+    /// Of the service itself, which asks a project's questions again with nobody who waits.
+    pub fn of_nobody(project: &str) -> Self {
+        let caller = Principal {
+            tenant: Tenant::Project(project.into()),
+            subject: Subject::Key("".into()),
+            rights: Rights::of(&[Right::ReadMetrics]),
+            origins: Origins::None,
+        };
+        Self { project: project.to_owned(), caller: Arc::new(caller) }
     }
 
     /// The only project whose data the caller sees.
@@ -39,15 +51,7 @@ impl Scope {
 
     #[cfg(test)]
     pub(crate) fn for_test(project: &str) -> Self {
-        use tallyhouse_service::access::{Rights, Subject, Tenant};
-
-        let caller = Principal {
-            tenant: Tenant::Project(project.into()),
-            subject: Subject::Key("".into()),
-            rights: Rights::of(&[Right::ReadMetrics]),
-            origins: tallyhouse_service::cors::Origins::None,
-        };
-        Self { project: project.to_owned(), caller: Arc::new(caller) }
+        Self::of_nobody(project)
     }
 }
 

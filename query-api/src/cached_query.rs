@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tallyhouse_control::LiveCatalogue;
 use tokio::time::Instant;
 
+use crate::asked::Asked;
 use crate::authorize::Scope;
 use crate::cache::cache_request::{CacheRequest, ComputeFn, FallbackKeys};
 use crate::clock::Clock;
@@ -44,6 +45,8 @@ pub struct CachedQuery {
     pub scope: Scope,
     /// The question, not planned yet: a plan is of one moment.
     pub query: Query,
+    /// The same as it came.
+    pub asked: Option<Arc<Asked>>,
     /// What may be remembered of it.
     pub recall: Recall,
 }
@@ -66,6 +69,7 @@ impl CachedQuery {
             name,
             fallback,
             renew: Arc::new(move |now_ms| later.cache_request(now_ms).ok()),
+            asked: self.asked.clone(),
         })
     }
 

@@ -12,6 +12,7 @@
 pub mod adhoc;
 pub mod admission;
 pub mod anomalies;
+pub mod asked;
 pub mod authorize;
 pub mod cache;
 pub mod cached_query;
@@ -39,6 +40,7 @@ pub mod sql;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod warm_start;
 pub mod warning;
 
 pub use config::Config;

@@ -46,6 +46,7 @@ use crate::registry::MetricRegistry;
 use crate::serve::App;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::warm_start::WarmStart;
 
 /// How often dependencies are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -137,6 +138,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     if let Some(pool) = limits.redis() {
         pools.watch("redis_rate_limits", move || pool.status());
     }
+    let warm_control = deps.control.clone();
     let gate = Gate { listener: "query", control: deps.control, tokens, metrics: access, limits: limits.clone() };
     let app = Arc::new(App {
         catalogue: deps.catalogue,
@@ -148,6 +150,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         registry: registry.clone(),
         clock: deps.clock,
     });
+    let warm_start = WarmStart { app: Arc::clone(&app), control: warm_control, health: deps.health.clone() };
     let live = Live { hub: Hub::new(config.streams, metrics.clone()), shutdown: stop.token() };
     deps.health.starting(CLICKHOUSE, Status::Down, "not asked yet");
     let admin = Admin { registry: deps.registry, health: deps.health.clone() }.router();
@@ -191,6 +194,11 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         drain,
         watch.until(stopped.clone()),
         cache.keep(config.cache_warm, stopped.clone()),
+        async {
+            if config.cache_warm {
+                warm_start.keep(stopped.clone()).await;
+            }
+        },
         registry.keep(stopped.clone()),
         catalogue.keep(stopped.clone()),
         limits.tend(&deps.health, stopped.clone()),

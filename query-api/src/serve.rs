@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use tallyhouse_control::LiveCatalogue;
 use tokio::time::Instant;
 
+use crate::asked::Asked;
 use crate::authorize::Scope;
 use crate::cache::cache_request::CacheOutcome;
 use crate::cache::fresh::{self, Limiter};
@@ -64,6 +65,33 @@ pub enum Question<'a> {
     EventTypes,
     /// A document: `POST /v1/query`.
     Document(&'a [u8]),
+}
+
+impl<'a> Question<'a> {
+    /// As it can be written down, with its query string. What is asked all the time is not worth it.
+    fn asked(self, raw: Option<&str>) -> Option<Asked> {
+        let params = raw.unwrap_or_default().to_owned();
+        Some(match self {
+            Self::Metric(name) => Asked::Metric { name: name.to_owned(), params },
+            Self::Realtime => return None,
+            Self::Daily => Asked::Daily { params },
+            Self::Anomalies(name) => Asked::Anomalies { name: name.to_owned(), params },
+            Self::EventTypes => Asked::EventTypes { params },
+            Self::Document(body) => Asked::Document { body: std::str::from_utf8(body).ok()?.to_owned() },
+        })
+    }
+
+    /// What was written down, and its query string.
+    pub fn again(asked: &'a Asked) -> (Self, Option<&'a str>) {
+        let raw = |params: &'a String| Some(params.as_str()).filter(|params| !params.is_empty());
+        match asked {
+            Asked::Metric { name, params } => (Self::Metric(name), raw(params)),
+            Asked::Daily { params } => (Self::Daily, raw(params)),
+            Asked::Anomalies { name, params } => (Self::Anomalies(name), raw(params)),
+            Asked::EventTypes { params } => (Self::EventTypes, raw(params)),
+            Asked::Document { body } => (Self::Document(body.as_bytes()), None),
+        }
+    }
 }
 
 /// Who asks, and since when.
@@ -129,6 +157,7 @@ pub async fn serve(
         clock: Arc::clone(&app.clock),
         scope,
         query,
+        asked: question.asked(raw.as_deref()).map(Arc::new),
         // Asked for fresh, it reads everything anew.
         recall: if is_allowed { Recall::Nothing } else { Recall::All },
     };

@@ -136,6 +136,7 @@ files![
     "0090_privacy_subjects",
     "0091_suppression_acks",
     "0092_control_metrics",
+    "0095_hot_questions",
 ];
 
 impl Migration {
@@ -278,9 +279,17 @@ mod tests {
             (cluster(false), "non_replicated_deduplication_window"),
             (cluster(true), " replicated_deduplication_window "),
         ] {
-            for table in
-                ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "control", "audit", "key_use"]
-            {
+            for table in [
+                "events",
+                "rollup_1m",
+                "rollup_1h",
+                "rollup_1d",
+                "dead_letters",
+                "control",
+                "audit",
+                "key_use",
+                "hot_questions",
+            ] {
                 let file = ALL.iter().find(|m| m.name.ends_with(&format!("_{table}"))).unwrap();
                 assert!(file.render(&rendering).contains(setting), "{table}");
             }

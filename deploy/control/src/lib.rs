@@ -12,6 +12,7 @@ pub mod access;
 pub mod audit;
 pub mod config;
 pub mod handle;
+pub mod hot_questions;
 pub mod http;
 pub mod key_text;
 pub mod key_use;

@@ -42,6 +42,16 @@ pub(crate) const USED: &str = "INSERT INTO key_use (project_id, key_id, used_at)
 pub(crate) const LAST_USED: &str = "SELECT key_id, toUnixTimestamp64Milli(max(used_at)) AS used_ms FROM key_use \
      WHERE ({all:UInt8} OR project_id = {project:String}) GROUP BY key_id";
 
+/// Writes hot questions.
+pub(crate) const ASKED: &str = "INSERT INTO hot_questions (project_id, question, hits, asked_at) \
+     SELECT asked.1, asked.2, asked.3, now64(3) \
+     FROM (SELECT arrayJoin(arrayZip({projects:Array(String)}, {questions:Array(String)}, {hits:Array(UInt32)})) AS asked)";
+
+/// The hottest of each project; those of the last two days, so that what is no longer looked at costs nothing.
+pub(crate) const HOTTEST: &str = "SELECT toString(project_id) AS project_id, question, hits FROM \
+     (SELECT project_id, question, hits FROM hot_questions FINAL WHERE asked_at > now64(3) - INTERVAL 2 DAY \
+     ORDER BY hits DESC LIMIT {of_project:UInt32} BY project_id) ORDER BY hits DESC, project_id, question LIMIT {all:UInt32}";
+
 /// Writes a line of the audit log.
 pub(crate) const AUDIT: &str = "INSERT INTO audit (at, id, project_id, actor, action, object, result, details) \
      SELECT now64(3), {id:String}, {project:String}, {actor:String}, {action:String}, {object:String}, {result:String}, \

@@ -14,6 +14,8 @@ missing_packages() {
     # Rules are tried by promtool and by a Prometheus that scrapes, the configuration of its Alertmanager by amtool.
     [[ "$1" == no ]] || { has promtool && has prometheus; } || echo prometheus
     [[ "$1" == no ]] || has amtool || echo prometheus-alertmanager
+    # In front of two instances of each service, while they are restarted. Debian puts it where not everybody's PATH leads.
+    [[ "$1" == no ]] || has nginx || [[ -x /usr/sbin/nginx ]] || echo nginx-light
     [[ "$2" == no ]] || has java || echo default-jre-headless
     [[ "$2" == no ]] || has mvn || echo maven
     # Brokers are bound to the life of whoever starts them with it.
@@ -55,6 +57,6 @@ without_services() {
     "$@" || status=$?
     rm -f "$policy"
     # It would start with the machine.
-    if has systemctl; then systemctl disable redis-server prometheus prometheus-alertmanager >/dev/null 2>&1 || true; fi
+    if has systemctl; then systemctl disable redis-server prometheus prometheus-alertmanager nginx >/dev/null 2>&1 || true; fi
     return "$status"
 }

@@ -248,7 +248,7 @@ mod tests {
         commit(&disk, 80, "");
         assert_eq!(opened(&disk, "two"), (60, 1, 100, 80));
         assert_eq!(opened(&disk, "three"), (60, 2, 100, 60));
-        commit(&disk, 120, &Intent::metadata(150, 1, 1, Skips::default()));
+        commit(&disk, 120, &Intent::metadata(120..=150, 1, 1, Skips::default()));
         Checkpoint::open(&disk, Some("three")).unwrap().reach(120).unwrap();
         assert_eq!(opened(&disk, "four"), (120, 3, 151, 120), "what was being inserted may be there");
     }

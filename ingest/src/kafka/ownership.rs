@@ -150,7 +150,17 @@ impl<C: ConsumerContext + 'static> Partition for Ownership<C> {
         // Kafka compares the epoch only when it is asked to begin at an offset. When the log was cut off it begins at the cut.
         let sought = self.consumer.seek_partitions(list.clone(), ASK_WITHIN)?;
         sought.find_partition(&self.topic, self.partition).map_or(Ok(()), |element| element.error())?;
-        Ok(Start { next: Some(next), intent: Intent::read(next, element.metadata())? })
+        let intent = Intent::read(next, element.metadata())?;
+        if intent.is_none() && !element.metadata().is_empty() {
+            let (topic, partition) = (&self.topic, self.partition);
+            tracing::info!(
+                topic,
+                partition,
+                next,
+                "the committed offset was translated from another cluster: what is stored is known by its ids"
+            );
+        }
+        Ok(Start { next: Some(next), intent })
     }
 
     fn range(&self) -> Result<Range<i64>, ReadError> {

@@ -346,7 +346,7 @@ mod tests {
     fn an_intent_makes_the_same_batch_whatever_is_known() {
         let ids = ["a", "b", "a", "?", "c"];
         let before = TestPartition::new().build(10, &ids, None).unwrap();
-        let intent = Intent::read(10, &Intent::metadata(before.last, 1, 1, before.skips)).unwrap().unwrap();
+        let intent = Intent::read(10, &Intent::metadata(10..=before.last, 1, 1, before.skips)).unwrap().unwrap();
         // A window that knows nothing, and one that knows everything because the insert had been carried out.
         for warmed in [&[][..], &ids[..]] {
             let mut partition = TestPartition::new();
@@ -377,7 +377,7 @@ mod tests {
         let mut partition = TestPartition { suppressions: erased(1), ..TestPartition::new() };
         assert_eq!(partition.build(10, &["a"], None).unwrap().rows, 1, "it came afterwards");
         let before = TestPartition::new().build(10, &["a", "b"], None).unwrap();
-        let intent = Intent::read(10, &Intent::metadata(before.last, 1, 1, before.skips)).unwrap().unwrap();
+        let intent = Intent::read(10, &Intent::metadata(10..=before.last, 1, 1, before.skips)).unwrap().unwrap();
         let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
         let again = partition.build(10, &["a", "b"], Some(&intent)).unwrap();
         assert_eq!((&again.token, &again.chunks, again.has_leftovers), (&before.token, &before.chunks, true));
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_begun_batch_that_cannot_be_decoded_is_not_sent_with_less_in_it() {
-        let intent = Intent::read(1, &Intent::metadata(2, 1, 1, Skips::default())).unwrap().unwrap();
+        let intent = Intent::read(1, &Intent::metadata(1..=2, 1, 1, Skips::default())).unwrap().unwrap();
         assert_eq!(TestPartition::new().build(1, &["a", "?"], Some(&intent)).unwrap_err(), CannotReplay { offset: 2 });
     }
 

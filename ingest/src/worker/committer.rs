@@ -105,7 +105,7 @@ impl<P: Partition> BatchCommitter<P> {
         let Ok(shard) = self.shard(closed.shard) else { return Err(Lost) };
         // A batch that is begun again is as old as it was.
         let at = closed.begun.unwrap_or_else(now_ms);
-        let metadata = Intent::metadata(closed.last, at, shard.number(), closed.skips.clone());
+        let metadata = Intent::metadata(closed.first..=closed.last, at, shard.number(), closed.skips.clone());
         self.commit(closed.first, &metadata).await?;
         let fence =
             FencingIntent { committer: self, first: closed.first, metadata, fenced: Mutex::new(Instant::now()) };

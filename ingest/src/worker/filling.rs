@@ -240,7 +240,7 @@ mod tests {
         let limits = crate::config::Config::from_env(&std::collections::BTreeMap::new()).unwrap().batch;
         let mut skips = Skips::default();
         skips.push(1);
-        let intent = Intent::read(10, &Intent::metadata(14, 1, 1, skips)).unwrap();
+        let intent = Intent::read(10, &Intent::metadata(10..=14, 1, 1, skips)).unwrap();
         let (mut filling, mut batches) = (Filling::new(None, intent, Position::default()), Vec::new());
         let hasher = KeyHasher::random();
         let suppressions = SuppressionSet::default();

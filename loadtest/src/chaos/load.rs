@@ -44,6 +44,8 @@ pub struct Sent {
     pub repeated: u64,
     /// Tries that were handed back.
     pub handed_back: u64,
+    /// What the last of them was told.
+    pub told: Option<String>,
     /// Tries without an answer.
     pub unanswered: u64,
     /// Ticks without a batch because too many were under way.
@@ -118,6 +120,7 @@ impl Sent {
         self.longest_gap = self.longest_gap.max(last_ack.elapsed());
         *last_ack = Instant::now();
         self.handed_back += u64::from(done.delivery.handed_back);
+        self.told = done.delivery.told.or(self.told.take());
         self.unanswered += u64::from(done.delivery.unanswered);
         for (id, facts) in done.fresh {
             self.ledger.enter(id, &facts);

@@ -29,10 +29,12 @@ pub enum Deployment {
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// What takes events over HTTP.
-    Gateway,
+    /// What takes events over HTTP, from 0.
+    Gateway(usize),
     /// A consumer, from 0.
     Consumer(usize),
+    /// What answers questions, from 0.
+    QueryApi(usize),
     /// A broker, from 0.
     Broker(usize),
     /// The ClickHouse process; its supervisor starts it again.
@@ -46,7 +48,7 @@ pub enum Target {
 impl Target {
     fn all(deployment: Deployment) -> Vec<Self> {
         let kafka = [Self::Consumer(0), Self::Consumer(1), Self::Broker(0), Self::Broker(1), Self::Broker(2)];
-        let common = [Self::Gateway, Self::ClickHouse, Self::Store, Self::Redis];
+        let common = [Self::Gateway(0), Self::ClickHouse, Self::Store, Self::Redis];
         if deployment == Deployment::Kafka { common.into_iter().chain(kafka).collect() } else { common.into() }
     }
 
@@ -64,8 +66,10 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gateway => f.pad("gateway"),
+            Self::Gateway(0) => f.pad("gateway"),
+            Self::Gateway(index) => f.pad(&format!("gateway {}", index + 1)),
             Self::Consumer(index) => f.pad(&format!("consumer {}", index + 1)),
+            Self::QueryApi(index) => f.pad(&format!("query-api {}", index + 1)),
             Self::Broker(index) => f.pad(&format!("broker {}", index + 1)),
             Self::ClickHouse => f.pad("clickhouse"),
             Self::Store => f.pad("store"),

@@ -184,6 +184,7 @@ impl BacklogArgs {
                 brokers: self.brokers.into(),
                 consumers: self.consumers.into(),
                 settings: self.settings.clone(),
+                ..Layout::default()
             },
             each: Duration::from_secs(self.seconds),
             connections: self.connections,

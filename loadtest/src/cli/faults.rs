@@ -9,6 +9,7 @@ use tallyhouse_loadtest::chaos::{self, ChaosConfig, Deployment};
 use tallyhouse_loadtest::development::{ATTACKER_INGEST_KEY, ATTACKER_QUERY_KEY};
 use tallyhouse_loadtest::kills::KillsConfig;
 use tallyhouse_loadtest::outage::{Ending, OutageConfig};
+use tallyhouse_loadtest::rolling::{Order, RollingConfig};
 use tallyhouse_loadtest::siege::{Attacker, Scale, SiegeConfig};
 
 use super::{ArgumentError, BinaryArg, programs};
@@ -120,6 +121,44 @@ impl ChaosArgs {
 
     fn deployment(&self) -> Deployment {
         if self.embedded { Deployment::Embedded } else { Deployment::Kafka }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollingArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// The ingest program; the one beside tallyhouse when absent
+    #[arg(long, value_name = "PATH")]
+    ingest: Option<PathBuf>,
+    /// How often all are restarted
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Load between two restarts
+    #[arg(long, default_value_t = 3)]
+    calm_seconds: u64,
+    /// TALLYHOUSE_SHUTDOWN_DELAY_MS; longer than nginx keeps an idle connection, a second
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1_100..=300_000))]
+    delay_ms: u64,
+    /// Events per second
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    events: u32,
+    /// Questions per second
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    questions: u32,
+}
+
+impl RollingArgs {
+    pub(crate) fn config(&self) -> Result<RollingConfig, ArgumentError> {
+        Ok(RollingConfig {
+            programs: programs(&self.binary, self.ingest.as_ref())?,
+            order: Order::OneByOne,
+            rounds: self.rounds,
+            calm: Duration::from_secs(self.calm_seconds),
+            delay: Duration::from_millis(self.delay_ms),
+            events: self.events,
+            questions: self.questions,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tallyhouse_loadtest::chaos::fleet::Programs;
 
 pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TlsArgs, TrickleArgs};
-pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs, SiegeArgs};
+pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs, RollingArgs, SiegeArgs};
 pub(crate) use feed::{ChartArgs, FeedArgs};
 pub(crate) use reading::{DegradeArgs, FreshnessArgs, ReadsArgs};
 
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Backlog(BacklogArgs),
     /// Break a whole fleet with Kafka in every way under load, then compare.
     Chaos(ChaosArgs),
+    /// Restart gateways, consumers and query APIs behind nginx, one by one under load, then compare.
+    Rolling(RollingArgs),
     /// Attack a system in every way that was tried, one after another beside somebody else's load, then compare.
     Siege(SiegeArgs),
     /// Run Kafka on this machine until ctrl-C.
@@ -106,7 +108,9 @@ impl BinaryArg {
 fn programs(binary: &BinaryArg, ingest: Option<&PathBuf>) -> Result<Programs, ArgumentError> {
     let tallyhouse = binary.path()?;
     let ingest = beside(&tallyhouse, ingest, "ingest")?;
-    Ok(Programs { tallyhouse, ingest })
+    // Only what asks needs it; whoever starts it says when it is not there.
+    let query_api = tallyhouse.with_file_name("query-api");
+    Ok(Programs { tallyhouse, ingest, query_api })
 }
 
 /// The program that was named, else the one beside `tallyhouse`.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::entry::CachedAnswer;
 use super::status::CacheStatus;
 use super::{RedisTimeBudget, Rendered};
+use crate::asked::Asked;
 use crate::authorize::Scope;
 use crate::plan::Plan;
 use crate::store::ReadError;
@@ -39,6 +40,8 @@ pub struct CacheRequest {
     pub compute: ComputeFn,
     /// The same request at a later instant.
     pub renew: Renew,
+    /// How to ask it after a restart; without it, it is not.
+    pub asked: Option<Arc<Asked>>,
 }
 
 impl CacheRequest {

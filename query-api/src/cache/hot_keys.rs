@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use tallyhouse_control::hot_questions::HotQuestion;
+
 use super::Key;
 use super::cache_request::CacheRequest;
+use crate::admission::Class;
 
 /// Answers that are watched.
 const WATCHED: usize = 256;
@@ -93,19 +96,33 @@ impl HotKeys {
     pub fn hottest(&self, now_ms: i64) -> Vec<HotKey> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.fade(now_ms);
-        let hot = watched.answers.iter().filter(|(_, hot)| hot.is_hot());
-        let mut hot: Vec<_> = hot.collect();
-        hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
         let asked = |(key, hot): (&Key, &HotEntry)| HotKey {
             key: key.clone(),
             request: hot.request.clone(),
             last_ms: hot.last_ms,
         };
-        hot.into_iter().take(HOTTEST).map(asked).collect()
+        watched.hottest().map(asked).collect()
+    }
+
+    /// The questions of dashboards among them, hottest first: what is worth asking after a restart.
+    pub fn questions(&self, now_ms: i64) -> Vec<HotQuestion> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.fade(now_ms);
+        let question = |(key, hot): (&Key, &HotEntry)| {
+            let asked = hot.request.asked.as_ref().filter(|_| hot.request.plan.class() == Class::Dashboard)?;
+            Some(HotQuestion { project: key.project().to_owned(), question: asked.text()?, hits: hot.hits })
+        };
+        watched.hottest().filter_map(question).collect()
     }
 }
 
 impl Watched {
+    fn hottest(&self) -> impl Iterator<Item = (&Key, &HotEntry)> {
+        let mut hot: Vec<_> = self.answers.iter().filter(|(_, hot)| hot.is_hot()).collect();
+        hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
+        hot.into_iter().take(HOTTEST)
+    }
+
     fn fade(&mut self, now_ms: i64) {
         self.answers.retain(|_, hot| now_ms - hot.last_ms < FORGOTTEN_AFTER_MS);
         if now_ms - self.halved_ms >= HALVED_EVERY_MS {
@@ -121,6 +138,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::asked::Asked;
     use crate::authorize::Scope;
     use crate::cache::cache_request::FallbackKeys;
     use crate::cache::stamp::Generation;
@@ -144,6 +162,7 @@ mod tests {
                 deadline: tokio::time::Instant::now(),
                 compute,
                 renew,
+                asked: Some(Arc::new(Asked::Daily { params: number.to_string() })),
             },
         )
     }
@@ -163,6 +182,29 @@ mod tests {
         assert!(found.len() <= HOTTEST);
         assert_eq!(found[..10], (0..10).map(|number| request(number).0).collect::<Vec<_>>());
         assert_eq!(hot_keys.watched.lock().unwrap().answers.len(), WATCHED);
+    }
+
+    #[test]
+    fn questions_of_dashboards_are_kept_with_their_project() {
+        let hot_keys = HotKeys::default();
+        let (key, realtime) = request(1);
+        let daily = crate::plan::DailyPlan {
+            date: String::new(),
+            zone: crate::time::Zone::utc(),
+            rollup: tallyhouse_schema::Rollup::Minute,
+            previous_from: 0,
+            previous_to: 60,
+            previous_rollup: tallyhouse_schema::Rollup::Minute,
+            from: 60,
+            to: 120,
+            complete: false,
+        };
+        (0..9).for_each(|_| hot_keys.touch(&key, &realtime, 60_000));
+        assert_eq!(hot_keys.questions(60_000), [], "it is asked for all the time");
+        let dashboard = CacheRequest { plan: Arc::new(Plan::Daily(daily)), ..realtime };
+        hot_keys.touch(&key, &dashboard, 60_000);
+        let [kept] = &hot_keys.questions(60_000)[..] else { panic!("one question") };
+        assert_eq!((&*kept.project, Asked::read(&kept.question).as_ref()), ("p", dashboard.asked.as_deref()));
     }
 
     #[test]

@@ -130,6 +130,7 @@ fn request(panel: u64, now_ms: i64, computed: Arc<AtomicU64>, fails: Arc<AtomicU
         deadline: tokio::time::Instant::now() + Duration::from_secs(10),
         compute: Arc::new(compute),
         renew: Arc::new(move |now_ms| Some(request(panel, now_ms, Arc::clone(&computed), Arc::clone(&fails)))),
+        asked: None,
     }
 }
 

@@ -176,7 +176,7 @@ pub struct QuerySettings {
     /// How long an answer that reaches until now is given, +- a sixth
     #[arg(long, env = "QUERY_CACHE_TTL_MS", default_value = "60000", value_parser = millis(1_000, 3_600_000))]
     pub query_cache_ttl_ms: Duration,
-    /// Whether answers that are asked for regularly are refreshed before their time ends
+    /// Whether answers that are asked for regularly are refreshed before their time ends, and asked for at the next start
     #[arg(long, env = "QUERY_CACHE_WARM", default_value = "on", value_parser = switch(), action = ArgAction::Set)]
     pub query_cache_warm: bool,
     /// Open streams

@@ -41,6 +41,8 @@ pub enum Refresh {
     Warm,
     /// The caller asked for it.
     Fresh,
+    /// It was hot before the process started.
+    Start,
 }
 
 /// Why something was not remembered.
@@ -87,7 +89,7 @@ impl CacheMetrics {
             )?,
             refreshes: registry.counters(
                 "tallyhouse_query_cache_refreshes_total",
-                "Answers computed though there was one, by cause and outcome",
+                "Answers computed though there was one, or asked for at the start, by cause and outcome",
                 &["cause", "outcome"],
             )?,
             locks: registry.counters(
@@ -130,12 +132,13 @@ impl CacheMetrics {
         self.stale.with_label_values(&[reason]).inc();
     }
 
-    /// An answer was computed though there was one, or was to be.
+    /// An answer was computed though there was one, or was to be, or asked for before anybody wants it.
     pub fn refreshed(&self, refresh: Refresh, is_done: bool) {
         let cause = match refresh {
             Refresh::Ahead => "ahead",
             Refresh::Warm => "warm",
             Refresh::Fresh => "fresh",
+            Refresh::Start => "start",
         };
         self.refreshes.with_label_values(&[cause, if is_done { "done" } else { "failed" }]).inc();
     }

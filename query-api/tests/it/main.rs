@@ -39,3 +39,4 @@ mod schemas;
 mod sql_api;
 mod sql_escapes;
 mod sql_values;
+mod warm_start;

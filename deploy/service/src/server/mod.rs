@@ -4,7 +4,7 @@
 //! accept -> room? -> one task per connection: (TLS ->) head -> request -> response -> idle -> head …        (`connection`)
 //!            |                                    10 s        body: 1 KiB/s       75 s
 //!            '-> full: the oldest connection without a request makes room; when all have one, 503 (`table`, `refusal`)
-//! stop announced -> `Connection: close` on each response -> stop -> no more is accepted, idle ones are closed, requests are answered
+//! stop announced -> `Connection: close` on each response -> stop -> what waits is accepted, and no more; idle ones are closed, requests answered
 //! ```
 //!
 //! Failure cases:
@@ -146,7 +146,8 @@ impl Server {
             () = accepting.run(&listener) => {}
             () = announce(&stop, &shared) => {}
         }
-        drop((accepting, listener));
+        accepting.take_what_waits(listener);
+        drop(accepting);
         shared.drain.cancel();
         match tokio::time::timeout(budget, open.closed()).await {
             Ok(()) => tracing::info!(what, "stopped"),
@@ -201,6 +202,25 @@ impl Accepting {
                     self.make_room();
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
+            }
+        }
+    }
+
+    /// Takes connections that the kernel has made and nobody has accepted yet, and then no more: closing the listener would reset them, with
+    /// requests that a load balancer had sent already.
+    fn take_what_waits(&self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let descriptor = if self.shared.limits.is_admin { None } else { self.descriptors.take() };
+                    if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                        self.begin(stream, peer, descriptor);
+                    }
+                }
+                Err(error) if is_of_connection(&error) => {}
+                // None is left, or none can be taken.
+                Err(_) => return,
             }
         }
     }

@@ -15,7 +15,11 @@ async fn nothing_is_lost_or_counted_twice_whatever_breaks() {
         return;
     }
     let config = ChaosConfig {
-        programs: Programs { tallyhouse: programs::tallyhouse(), ingest: programs::ingest() },
+        programs: Programs {
+            tallyhouse: programs::tallyhouse(),
+            ingest: programs::ingest(),
+            query_api: programs::query_api(),
+        },
         deployment: Deployment::Kafka,
         lasts: Duration::from_secs(12),
         seed: 2_013,

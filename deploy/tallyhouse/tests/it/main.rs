@@ -33,6 +33,8 @@ mod isolation;
 mod kills;
 mod metrics;
 mod outage;
+mod regions;
+mod rolling;
 mod run_script;
 mod schemas;
 mod siege;

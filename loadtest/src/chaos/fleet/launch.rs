@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Fleet, GROUP, Programs, TOPIC};
 use crate::brokers::Brokers;
 use crate::chaos::plan::Target;
+use crate::credentials;
 use crate::daemon::Launch;
 use crate::redis;
 
@@ -64,7 +65,7 @@ impl Fleet {
             ("USER_HASH_KEY", USER_HASH_KEY),
         ];
         if let Some(bootstrap) = &bootstrap {
-            let role = if target == Target::Gateway { "gateway" } else { "consumer" };
+            let role = if let Target::Gateway(_) = target { "gateway" } else { "consumer" };
             env.extend([
                 ("INGEST_ROLE", role),
                 ("KAFKA_BROKERS", bootstrap.as_str()),
@@ -75,6 +76,23 @@ impl Fleet {
             ]);
         }
         self.launch(target, programs.ingest.clone(), &[], &env)
+    }
+
+    pub(super) fn query_api(&self, programs: &Programs, target: Target, [public, admin, redis]: [&str; 3]) -> Launch {
+        let redis = format!("redis://{redis}");
+        let env = [
+            ("QUERY_ADDR", public),
+            ("QUERY_ADMIN_ADDR", admin),
+            ("REDIS_URL", &redis),
+            ("CLICKHOUSE_URL", &self.clickhouse.url),
+            ("CLICKHOUSE_USER", "reader"),
+            ("CLICKHOUSE_PASSWORD", credentials::PASSWORD),
+            ("CLICKHOUSE_WRITER_USER", &self.clickhouse.user),
+            ("CLICKHOUSE_WRITER_PASSWORD", &self.clickhouse.password),
+            ("CLICKHOUSE_ANALYST_PASSWORD", credentials::PASSWORD),
+            ("USER_HASH_KEY", USER_HASH_KEY),
+        ];
+        self.launch(target, programs.query_api.clone(), &[], &env)
     }
 }
 

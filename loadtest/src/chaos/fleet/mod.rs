@@ -1,6 +1,7 @@
 //! All processes of a Tallyhouse at scale, on this machine, each with its own port and data, to be broken one by one.
 
 mod launch;
+mod restart;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::ports::free_addresses;
 use crate::process::{self, ProcessError};
 use crate::system::{Scratch, SystemError};
 use tallyhouse_service::http_client::{Endpoint, HttpError};
+
+pub use restart::Restart;
 
 /// The topic of the fleet.
 pub const TOPIC: &str = "chaos-events";
@@ -64,6 +67,8 @@ pub struct Programs {
     pub tallyhouse: PathBuf,
     /// `ingest`
     pub ingest: PathBuf,
+    /// `query-api`
+    pub query_api: PathBuf,
 }
 
 /// How large a fleet is, and what differs from the defaults.
@@ -71,8 +76,12 @@ pub struct Programs {
 pub struct Layout {
     /// None: one process takes events and stores them.
     pub brokers: usize,
-    /// With brokers: how many store what the gateway takes.
+    /// How many take events; at least one.
+    pub gateways: usize,
+    /// With brokers: how many store what gateways take.
     pub consumers: usize,
+    /// How many answer questions.
+    pub query_apis: usize,
     /// Variables of the ingesters and of the store.
     pub settings: Vec<(String, String)>,
 }
@@ -80,7 +89,7 @@ pub struct Layout {
 impl From<Deployment> for Layout {
     fn from(deployment: Deployment) -> Self {
         match deployment {
-            Deployment::Kafka => Self { brokers: 3, consumers: 2, settings: Vec::new() },
+            Deployment::Kafka => Self { brokers: 3, consumers: 2, ..Self::default() },
             Deployment::Embedded => Self::default(),
         }
     }
@@ -112,9 +121,9 @@ impl Fleet {
     /// Starts everything with empty data and waits until all of it is ready.
     pub async fn start(programs: &Programs, layout: Layout) -> Result<Self, FleetError> {
         let scratch = Scratch::create()?;
-        let Layout { brokers, consumers, settings } = layout;
-        let consumers = if brokers > 0 { consumers } else { 0 };
-        let addresses = free_addresses(2 + 1 + 2 * (1 + consumers))?;
+        let Layout { brokers, gateways, consumers, query_apis, settings } = layout;
+        let (gateways, consumers) = if brokers > 0 { (gateways.max(1), consumers) } else { (1, 0) };
+        let addresses = free_addresses(2 + 2 * (gateways + consumers + query_apis))?;
         let mut addresses = addresses.into_iter();
         let mut address = || addresses.next().ok_or_else(|| std::io::Error::other("too few ports"));
         let (http, redis) = (address()?, address()?);
@@ -139,9 +148,14 @@ impl Fleet {
             fleet.brokers = Some(Brokers::start(brokers, fleet.scratch.path()).await?);
         }
         fleet.store_ready().await?;
-        for target in std::iter::once(Target::Gateway).chain((0..consumers).map(Target::Consumer)) {
+        let ingesters = (0..gateways).map(Target::Gateway).chain((0..consumers).map(Target::Consumer));
+        for target in ingesters.chain((0..query_apis).map(Target::QueryApi)) {
             let (public, admin) = (address()?, address()?);
-            let launch = fleet.ingest(programs, target, [&public, &admin, &redis]);
+            let addresses = [public.as_str(), &admin, &redis];
+            let launch = match target {
+                Target::QueryApi(_) => fleet.query_api(programs, target, addresses),
+                _ => fleet.ingest(programs, target, addresses),
+            };
             fleet.add(target, launch, public, Some(admin))?;
         }
         fleet.ready().await?;
@@ -258,7 +272,17 @@ impl Fleet {
     }
 
     pub fn ingest_url(&self) -> String {
-        self.members.get(&Target::Gateway).map_or_else(String::new, |gateway| format!("http://{}", gateway.address))
+        self.address(Target::Gateway(0)).map_or_else(String::new, |address| format!("http://{address}"))
+    }
+
+    /// `host:port` where a member serves.
+    pub fn address(&self, target: Target) -> Option<&str> {
+        self.members.get(&target).map(|member| member.address.as_str())
+    }
+
+    /// Where data and logs are.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// The store, as the user that writes.
