@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: backlog bench chaos check deb deb-test degrade deny deployments drill equality erasure freshness fuzz help install isolation kafka reads regions rolling run runbooks siege test
+.PHONY: backlog bench chaos check deb deb-test degrade deny deployments drill equality erasure freshness fuzz help install isolation kafka reads regions rolling run runbooks siege test upgrade
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=
 deployments: ## Check deploy/compose and deploy/k8s, and run what compose starts, without containers
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --locked --bin tallyhouse --bin ingest --bin query-api
-	@$(CARGO) test --locked -p tallyhouse --test deployments -- --nocapture
+	@DEPLOYMENTS=all $(CARGO) test --locked -p tallyhouse --test deployments -- --nocapture
 
 check: ## Order of modules, formatting, lints and documentation
 	@.ci/layers --self-test
@@ -132,6 +132,10 @@ siege: ## Attack a running system in every way that was tried, beside somebody e
 	@deploy/tallyhouse/setup.sh
 	@$(CARGO) build --release --locked --bin tallyhouse --bin loadtest
 	@$(TARGET)/release/loadtest siege $(ARGS)
+
+upgrade: ## Open a data folder of an earlier commit with this one, and compare answers (FROM=v0.1.0)
+	@deploy/tallyhouse/setup.sh
+	@deploy/tallyhouse/upgrade.sh $(FROM)
 
 runbooks: ## Break a system on purpose, once for each runbook, and run the commands of each
 	@deploy/tallyhouse/setup.sh --tests

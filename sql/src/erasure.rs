@@ -329,7 +329,7 @@ pub async fn has_project(client: &Client, project: &str) -> Result<bool, StoreEr
 /// Removes all that a project has in raw events, rollups and dead letters, table by table, each as [`delete_events`] does.
 pub async fn delete_project(client: &Client, project: &str) -> Result<Deleted, StoreError> {
     let condition = format!("project_id = {}", quoted(project));
-    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "metric_definitions"] {
+    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
         let deleted = delete(client, table, &condition, &condition).await?;
         if deleted != Deleted::All {
             return Ok(deleted);

@@ -17,12 +17,14 @@ pub mod migrations;
 pub mod native;
 mod person_dead_letters;
 pub mod person_export;
+pub mod preconditions;
 mod redacted;
 pub mod rehearsal;
 pub mod rollups;
 pub mod runner;
 pub mod shards;
 pub mod suppression_acks;
+pub mod tiers;
 pub mod vitals;
 
 pub use all_shards::{AllShards, ShardsError};

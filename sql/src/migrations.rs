@@ -2,10 +2,18 @@
 //!
 //! A file is one statement with a few `{{placeholders}}`. ClickHouse has no transactional DDL, so every statement can be
 //! run again; files are never edited after they were applied (their checksum is recorded) and numbers are never reused.
+//!
+//! A new installation gets the baseline (0101 to 0199), which makes each table once. Files of before 0.1.0 (0001 to 0095) made the same
+//! tables step by step; an installation that has recorded one of them goes on with those, wherever it stands, and not with the baseline
+//! ([`of_recorded`]). Everything from 0200 on is for both.
 
 use sha2::{Digest, Sha256};
 
 use crate::hexadecimal::hex;
+
+mod files;
+
+pub use files::{ALL, BEFORE_BASELINE};
 
 /// What the tables are made on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,8 +39,8 @@ pub struct ClusterTables {
 pub struct Rendering {
     /// Single node or cluster.
     pub topology: Topology,
-    /// Storage policy with a volume `cold`, to which raw events move after 30 days. `None`: one volume, nothing moves.
-    pub tiered_policy: Option<String>,
+    /// The storage policy of raw events; `None`: the server's default.
+    pub storage_policy: Option<&'static str>,
 }
 
 /// A migration file.
@@ -59,85 +67,16 @@ pub const MAX_PARTITIONS_PER_INSERT: u32 = 2 * MAX_PARTITIONS_PER_BATCH;
 /// a week to spare at each end.
 pub const MAX_RETENTION_DAYS: u32 = (MAX_PARTITIONS_PER_BATCH - 2) * 7;
 
-/// The size of a granule of the hourly and daily rollups, in bytes: ClickHouse reads whole granules. A row of theirs may hold 16 kB of
-/// states, and by its default of 10 MiB a question about one series of a week reads many rows of others (measured in
-/// sql/README.md).
-const STATES_GRANULE_BYTES: u32 = 1 << 20;
+/// The last number of the baseline; those below 100 are of before it.
+const BASELINE_ENDS: u32 = 199;
 
-/// The files that make those tables.
-const TABLES_OF_STATES: [&str; 2] = ["0005_rollup_1h", "0006_rollup_1d"];
-
-macro_rules! files {
-    ($($name:literal),* $(,)?) => {
-        /// Every file, in the order in which they are applied.
-        pub const ALL: &[Migration] =
-            &[$(Migration { name: $name, text: include_str!(concat!("../migrations/", $name, ".sql")) }),*];
-    };
+/// The files of an installation that has recorded these numbers: an older one has the tables of the baseline by the old files.
+pub(crate) fn of_recorded(recorded: impl IntoIterator<Item = u32>) -> Vec<&'static Migration> {
+    if recorded.into_iter().all(|version| version > 99) {
+        return ALL.iter().collect();
+    }
+    BEFORE_BASELINE.iter().chain(ALL.iter().filter(|migration| migration.version() > BASELINE_ENDS)).collect()
 }
-
-files![
-    "0001_database",
-    "0002_migrations",
-    "0003_events",
-    "0004_rollup_1m",
-    "0005_rollup_1h",
-    "0006_rollup_1d",
-    "0007_events_in",
-    "0008_events_view",
-    "0009_rollup_1m_view",
-    "0010_rollup_1h_view",
-    "0011_rollup_1d_view",
-    "0016_dead_letters",
-    "0018_metric_definitions",
-    "0020_close_events_in",
-    "0021_drain_events_in",
-    "0022_rollup_1h_view_goes",
-    "0023_rollup_1h_view",
-    "0024_rollup_1d_view_goes",
-    "0025_rollup_1d_view",
-    "0026_rollup_1h_every_type",
-    "0027_rollup_1d_every_type",
-    "0028_open_events_in",
-    "0029_rollup_1h_merges",
-    "0030_rollup_1d_merges",
-    "0031_close_events_in",
-    "0032_drain_events_in",
-    "0033_rollup_1h_view_goes",
-    "0034_rollup_1h_view",
-    "0035_quarters",
-    "0036_open_events_in",
-    "0037_events_merges",
-    "0038_rollup_1m_merges",
-    "0039_rollup_1h_merges",
-    "0040_rollup_1d_merges",
-    "0041_all.cluster",
-    "0042_all_events.cluster",
-    "0043_all_rollup_1m.cluster",
-    "0044_all_rollup_1h.cluster",
-    "0045_all_rollup_1d.cluster",
-    "0046_all_dead_letters.cluster",
-    "0047_shards.cluster",
-    "0050_repairs",
-    "0051_close_events_in",
-    "0052_drain_events_in",
-    "0053_rollup_1m_view_goes",
-    "0054_rollup_1m_view",
-    "0055_rollup_1m_every_type",
-    "0056_open_events_in",
-    "0060_views",
-    "0061_views_events",
-    "0062_views_series_1m",
-    "0063_views_series_1h",
-    "0064_views_series_1d",
-    "0065_no_views.cluster",
-    "0070_control",
-    "0072_audit",
-    "0074_key_use",
-    "0090_privacy_subjects",
-    "0091_suppression_acks",
-    "0092_control_metrics",
-    "0095_hot_questions",
-];
 
 impl Migration {
     /// The number in front of the name.
@@ -145,7 +84,8 @@ impl Migration {
         self.name.split('_').next().and_then(|digits| digits.parse().ok()).unwrap_or_default()
     }
 
-    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only, and the views (0065) for single servers.
+    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only, and the views for single servers: one runs as
+    /// its definer on its own server, and as the account that asks on the other shards, which knows nothing of that.
     pub fn applies_to(&self, topology: &Topology) -> bool {
         match topology {
             Topology::Single => !self.name.ends_with(".cluster"),
@@ -173,28 +113,21 @@ impl Migration {
         } else {
             format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
         };
-        // Not in the files, which had been applied before: only a new table takes the setting, others go on without it.
-        let granule = if TABLES_OF_STATES.contains(&self.name) {
-            format!(", index_granularity_bytes = {STATES_GRANULE_BYTES}")
-        } else {
-            String::new()
-        };
-        let policy = rendering.tiered_policy.as_deref();
+        let policy = rendering.storage_policy.map(|policy| format!(", storage_policy = '{policy}'"));
         let text = self
             .text
-            // Each server is given each statement by itself: see `runner`.
-            .replace("{{on_cluster}}", "")
             .replace("{{cluster}}", cluster.map_or("", |tables| &tables.name))
-            .replace("{{local}}", "")
-            .replace("{{dedup_window}}", &format!("{window}{granule}"))
-            .replace("{{processes}}", "system.processes")
-            .replace("{{storage_policy}}", &policy.map(|p| format!(", storage_policy = '{p}'")).unwrap_or_default());
-        cold_tier(&engine(&text, is_replicated), policy.is_some())
+            .replace("{{dedup_window}}", &window)
+            .replace("{{storage_policy}}", &policy.unwrap_or_default());
+        // Of before the baseline. Each server is given each statement by itself: see `runner`.
+        let text =
+            text.replace("{{on_cluster}}", "").replace("{{local}}", "").replace("{{processes}}", "system.processes");
+        engine(&text.replace("{{cold_tier:toDateTime(ts) + toIntervalDay(30)}}", ""), is_replicated)
     }
 }
 
 /// Tables that each server has for itself, also where a shard has several.
-const OF_ONE_SERVER: [&str; 1] = ["0002_migrations"];
+const OF_ONE_SERVER: [&str; 2] = ["0002_migrations", "0102_migrations"];
 
 /// Where the servers of a shard meet in Keeper. A path of their own makes no server depend on another one's table ids, as `ON CLUSTER` would.
 const REPLICA: &str = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'";
@@ -213,15 +146,6 @@ fn engine(text: &str, is_replicated: bool) -> String {
     }
 }
 
-/// Replaces `{{cold_tier:EXPRESSION}}` by `EXPRESSION TO VOLUME 'cold',`, or by nothing where there is no such volume.
-fn cold_tier(text: &str, has_volume: bool) -> String {
-    const OPEN: &str = "{{cold_tier:";
-    let Some((before, rest)) = text.split_once(OPEN) else { return text.to_owned() };
-    let Some((expression, after)) = rest.split_once("}}") else { return text.to_owned() };
-    let clause = if has_volume { format!("{expression} TO VOLUME 'cold',") } else { String::new() };
-    format!("{before}{clause}{after}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -230,23 +154,48 @@ mod tests {
 
     fn cluster(is_replicated: bool) -> Rendering {
         let topology = Topology::Cluster(ClusterTables { name: "c1".into(), is_replicated });
-        Rendering { topology, tiered_policy: Some("tiered".into()) }
+        Rendering { topology, storage_policy: Some("tiered") }
+    }
+
+    fn file(name: &str) -> &'static Migration {
+        ALL.iter().find(|migration| migration.name == name).unwrap()
     }
 
     #[test]
-    fn the_list_is_the_folder() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
-        let files: BTreeSet<String> =
-            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        let listed: BTreeSet<String> = ALL.iter().map(|m| format!("{}.sql", m.name)).collect();
-        assert_eq!(files, listed);
-        assert!(ALL.iter().map(Migration::version).is_sorted_by(|before, after| before < after));
+    fn the_lists_are_the_folders() {
+        for (list, folder) in [(ALL, "/migrations"), (BEFORE_BASELINE, "/migrations/before-0.1.0")] {
+            let folder = std::fs::read_dir(format!("{}{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let files = folder.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().unwrap().is_file());
+            let files: BTreeSet<String> = files.map(|entry| entry.file_name().into_string().unwrap()).collect();
+            assert_eq!(files, list.iter().map(|m| format!("{}.sql", m.name)).collect());
+            assert!(list.iter().map(Migration::version).is_sorted_by(|before, after| before < after));
+        }
+        assert!(ALL.iter().all(|m| m.version() > 100) && BEFORE_BASELINE.iter().all(|m| m.version() < 100));
+    }
+
+    /// Installations have recorded what they were made of by its checksum.
+    #[test]
+    fn files_of_before_the_baseline_are_as_they_were_applied() {
+        let checksums: String = BEFORE_BASELINE.iter().map(Migration::checksum).collect();
+        assert_eq!(
+            hex(&Sha256::digest(checksums.as_bytes())),
+            "0b81c1fe8947f0b3528a3710cbab07a1c114a16a40b747ad32447b9f156f446e"
+        );
+    }
+
+    #[test]
+    fn an_installation_goes_on_with_what_it_began_with() {
+        let first = |recorded: &[u32]| of_recorded(recorded.iter().copied()).first().unwrap().version();
+        assert_eq!([first(&[]), first(&[101]), first(&[101, 102, 200])], [101; 3]);
+        assert_eq!([first(&[1, 2]), first(&[1, 2, 95]), first(&[1, 2, 95, 200])], [1; 3]);
+        let last = of_recorded([1]).last().unwrap().version();
+        assert!(last == 95 || last > BASELINE_ENDS, "{last}");
     }
 
     #[test]
     fn nothing_is_left_to_render() {
         for rendering in [Rendering::default(), cluster(false), cluster(true)] {
-            for migration in ALL.iter().filter(|m| m.applies_to(&rendering.topology)) {
+            for migration in ALL.iter().chain(BEFORE_BASELINE).filter(|m| m.applies_to(&rendering.topology)) {
                 let sql = migration.render(&rendering);
                 assert!(!sql.contains("{{") && !sql.contains("}}"), "{sql}");
             }
@@ -254,13 +203,27 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_made_once() {
+        let makes = |text: &str| text.lines().any(|line| line.starts_with("CREATE"));
+        assert!(ALL.iter().filter(|m| m.version() <= BASELINE_ENDS).all(|m| makes(m.text)));
+    }
+
+    #[test]
     fn a_replicated_table_has_a_path_of_its_own_and_the_ledger_none() {
-        let render = |name: &str| ALL.iter().find(|m| m.name == name).unwrap().render(&cluster(true));
+        let render = |name: &str| file(name).render(&cluster(true));
         let path = "('/clickhouse/tables/{shard}/{database}/{table}', '{replica}'";
-        assert!(render("0003_events").contains(&format!("ReplicatedReplacingMergeTree{path}, received_at)\n")));
-        assert!(render("0005_rollup_1h").contains(&format!("ReplicatedAggregatingMergeTree{path})\n")));
-        assert!(render("0002_migrations").contains("ENGINE = ReplacingMergeTree(applied_at)"));
+        assert!(render("0103_events").contains(&format!("ReplicatedReplacingMergeTree{path}, received_at)\n")));
+        assert!(render("0105_rollup_1h").contains(&format!("ReplicatedAggregatingMergeTree{path})\n")));
+        assert!(render("0102_migrations").contains("ENGINE = ReplacingMergeTree(applied_at)"));
         assert!(ALL.iter().all(|m| !m.render(&cluster(false)).contains("Replicated")));
+    }
+
+    #[test]
+    fn raw_events_alone_have_the_policy() {
+        let with: Vec<_> =
+            ALL.iter().filter(|m| m.render(&cluster(false)).contains("'tiered'")).map(|m| m.name).collect();
+        assert_eq!(with, ["0103_events"]);
+        assert!(!file("0103_events").render(&Rendering::default()).contains("storage_policy"));
     }
 
     #[test]
@@ -298,24 +261,9 @@ mod tests {
 
     #[test]
     fn small_parts_of_every_target_are_merged_many_at_a_time() {
-        for rendering in [Rendering::default(), cluster(true)] {
-            for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
-                let file = ALL.iter().rfind(|m| m.name.ends_with(&format!("_{table}_merges"))).unwrap();
-                let sql = file.render(&rendering);
-                assert!(sql.contains(&format!("ALTER TABLE tallyhouse.{table} ")), "{sql}");
-                assert!(sql.contains("min_parts_to_merge_at_once = 10"), "{sql}");
-            }
+        for name in ["0103_events", "0104_rollup_1m", "0105_rollup_1h", "0106_rollup_1d"] {
+            assert!(file(name).text.contains("min_parts_to_merge_at_once = 10"), "{name}");
         }
-    }
-
-    #[test]
-    fn tables_of_states_have_small_granules() {
-        let names: Vec<_> = ALL
-            .iter()
-            .filter(|m| m.render(&Rendering::default()).contains("index_granularity_bytes"))
-            .map(|m| m.name)
-            .collect();
-        assert_eq!(names, TABLES_OF_STATES);
     }
 
     #[test]

@@ -26,8 +26,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::connection::Connection;
 use crate::error::StoreError;
 use crate::lock::{self, Holder, QueryLock};
-use crate::migrations::{ALL, Migration, Rendering};
+use crate::migrations::{self, ALL, BEFORE_BASELINE, Migration, Rendering, Topology};
 use crate::rollups::gate;
+use crate::tiers;
 
 /// Why migrations stopped.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,9 @@ pub enum MigrateError {
         /// The lock that it has.
         lock: &'static str,
     },
+    /// Where the tables may be could not be read.
+    #[error("the storage policies could not be read: {0}")]
+    Policies(#[source] StoreError),
     /// The record of migrations could not be read.
     #[error("the record of migrations could not be read: {0}")]
     Record(#[source] StoreError),
@@ -130,24 +134,26 @@ const THROWN: u32 = 395;
 
 /// Brings the database to this version. Returns the names of what was applied; nothing when all was there, or another process
 /// did it meanwhile.
-pub async fn up(connection: &Connection, rendering: &Rendering) -> Result<Vec<&'static str>, MigrateError> {
-    if pending(connection, rendering).await?.is_empty() {
+pub async fn up(connection: &Connection, topology: &Topology) -> Result<Vec<&'static str>, MigrateError> {
+    if pending(connection, topology).await?.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(locks) = Locks::take(connection, rendering).await? else { return Ok(Vec::new()) };
+    let Some(locks) = Locks::take(connection, topology).await? else { return Ok(Vec::new()) };
+    let storage_policy = tiers::policy(connection).await.map_err(MigrateError::Policies)?;
+    let rendering = Rendering { topology: topology.clone(), storage_policy };
     let mut applied = Vec::new();
-    for migration in pending(connection, rendering).await? {
+    for migration in pending(connection, topology).await? {
         locks.check(migration).await?;
-        apply(connection, rendering, migration).await?;
+        apply(connection, &rendering, migration).await?;
         applied.push(migration.name);
     }
     Ok(applied)
 }
 
 /// What is to be applied, in its order.
-async fn pending(connection: &Connection, rendering: &Rendering) -> Result<Vec<&'static Migration>, MigrateError> {
+async fn pending(connection: &Connection, topology: &Topology) -> Result<Vec<&'static Migration>, MigrateError> {
     let mut pending = Vec::new();
-    for (migration, standing) in status(connection, rendering).await? {
+    for (migration, standing) in status(connection, topology).await? {
         match standing {
             Standing::Applied => {}
             Standing::Changed => return Err(MigrateError::Changed { name: migration.name.to_owned() }),
@@ -165,8 +171,8 @@ struct Locks {
 
 impl Locks {
     /// Takes both. `None`: nothing is pending any more.
-    async fn take(connection: &Connection, rendering: &Rendering) -> Result<Option<Self>, MigrateError> {
-        let waiter = Waiter { connection, rendering, began: Instant::now() };
+    async fn take(connection: &Connection, topology: &Topology) -> Result<Option<Self>, MigrateError> {
+        let waiter = Waiter { connection, topology, began: Instant::now() };
         let Some(migrations) = waiter.take(LOCK).await? else { return Ok(None) };
         let rollups = waiter.take(gate::LOCK).await?;
         Ok(rollups.map(|rollups| Self { migrations, rollups }))
@@ -184,7 +190,7 @@ impl Locks {
 /// Waits for a lock.
 struct Waiter<'a> {
     connection: &'a Connection,
-    rendering: &'a Rendering,
+    topology: &'a Topology,
     began: Instant,
 }
 
@@ -209,7 +215,7 @@ impl Waiter<'_> {
                     sleep(ATTEMPT.mul_f64(pause_share())).await;
                 }
             }
-            if pending(self.connection, self.rendering).await?.is_empty() {
+            if pending(self.connection, self.topology).await?.is_empty() {
                 tracing::info!("another process has applied all migrations");
                 return Ok(None);
             }
@@ -226,12 +232,12 @@ fn pause_share() -> f64 {
 /// Every migration of this topology and where it stands.
 pub async fn status(
     connection: &Connection,
-    rendering: &Rendering,
+    topology: &Topology,
 ) -> Result<Vec<(&'static Migration, Standing)>, MigrateError> {
     let mut recorded = recorded(connection).await.map_err(MigrateError::Record)?;
-    let standings = ALL
-        .iter()
-        .filter(|migration| migration.applies_to(&rendering.topology))
+    let standings = migrations::of_recorded(recorded.keys().copied())
+        .into_iter()
+        .filter(|migration| migration.applies_to(topology))
         .map(|migration| {
             let standing = match recorded.remove(&migration.version()) {
                 None => Standing::Pending,
@@ -241,7 +247,8 @@ pub async fn status(
             (migration, standing)
         })
         .collect();
-    match recorded.into_values().find(|row| ALL.iter().all(|known| known.version() != row.version)) {
+    let is_known = |row: &Recorded| BEFORE_BASELINE.iter().chain(ALL).any(|known| known.version() == row.version);
+    match recorded.into_values().find(|row| !is_known(row)) {
         Some(Recorded { version, name, .. }) => Err(MigrateError::Newer { version, name }),
         None => Ok(standings),
     }
@@ -262,10 +269,13 @@ async fn apply(connection: &Connection, rendering: &Rendering, migration: &Migra
     let server = connection.server();
     // `query_raw`: a question mark in DDL is a question mark, not a parameter of the client.
     awaited(&server, &migration.render(rendering)).await.map_err(failed)?;
-    if migration.version() < 2 {
-        return Ok(()); // The record is the second file: it records the first one too.
-    }
-    for done in ALL.iter().take(2).filter(|_| migration.version() == 2).chain([migration]) {
+    // The record is made by the second file, which records the first one too.
+    let done = match ALL.iter().position(|first| first.name == migration.name) {
+        Some(0) => &[],
+        Some(1) => ALL.get(..2).unwrap_or_default(),
+        _ => std::slice::from_ref(migration),
+    };
+    for done in done {
         let record = server
             .query("INSERT INTO tallyhouse.migrations (version, name, checksum) VALUES ({version:UInt32}, {name:String}, {checksum:String})")
             .param("version", done.version())

@@ -26,7 +26,7 @@ pub struct Vital {
     pub value: f64,
 }
 
-/// Bounded: a row per figure, per table of the database and figure, and per disk. Rebuilds make tables for a while.
+/// Bounded: a row per figure, per table of the database and figure, and per disk. Rebuilds make tables for a while. A bucket has no size.
 const STATEMENT: &str = "
 SELECT concat('metric:', metric) AS name, '' AS of, '' AS disk, toFloat64(value) AS value FROM system.metrics
 WHERE metric IN ('MemoryTracking', 'Query', 'DelayedInserts', 'ReadonlyReplica', 'BackgroundMergesAndMutationsPoolTask', 'BackgroundMergesAndMutationsPoolSize')
@@ -47,7 +47,7 @@ UNION ALL SELECT f.1, table, '', f.2 FROM (
 UNION ALL SELECT f.1, volume, disk, f.2 FROM (
     SELECT v.volume AS volume, d.name AS disk,
         arrayJoin([('disk_free', toFloat64(d.unreserved_space)), ('disk_size', toFloat64(d.total_space))]) AS f
-    FROM system.disks AS d INNER JOIN (
+    FROM (SELECT name, unreserved_space, total_space FROM system.disks WHERE total_space < toUInt64(-1)) AS d INNER JOIN (
         SELECT DISTINCT volume_name AS volume, arrayJoin(disks) AS disk FROM system.storage_policies
         WHERE policy_name IN (SELECT storage_policy FROM system.tables WHERE database = currentDatabase())) AS v ON v.disk = d.name
     ORDER BY volume, disk LIMIT 100)

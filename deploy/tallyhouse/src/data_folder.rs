@@ -274,11 +274,12 @@ fn close_to_others(data: &Path) -> Result<(), DataFolderError> {
 }
 
 /// Of an older version, of `make run` and `make kafka`, too.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "backups",
     "clickhouse",
     "clickhouse-cold",
     "clickhouse-log",
+    "clickhouse-warm",
     "clickhouse.pid",
     "credentials",
     "engine",

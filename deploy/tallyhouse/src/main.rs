@@ -25,9 +25,9 @@ use tallyhouse_service::lifecycle::{Stop, block_on};
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::durability;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
+use tallyhouse_sql::{durability, tiers};
 
 mod administer;
 mod backup_command;
@@ -279,7 +279,7 @@ async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Re
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
 async fn migrations_on(config: &Config, servers: &Servers, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
     let away = match what {
-        Migrate::Up => servers.prepare(config.fsync).await?,
+        Migrate::Up => servers.prepare(config.tables).await?,
         Migrate::Status | Migrate::Check => Vec::new(),
     };
     let all = servers.shards.servers();
@@ -288,10 +288,11 @@ async fn migrations_on(config: &Config, servers: &Servers, what: Migrate) -> Res
         if all.len() > 1 {
             println!("shard {number}, {}", server.url);
         }
-        let rendering = servers.rendering(*number, server).await?;
-        let report = migrate::Report::read(server, &rendering).await?;
+        let topology = servers.topology(*number, server).await?;
+        let report = migrate::Report::read(server, &topology).await?;
         print!("{report}");
         println!("{:<32} {}", "fsync of inserts", durability::status(server).await?);
+        println!("{:<32} {}", "raw events are moved", tiers::status(server).await?);
         is_current &= report.is_current();
     }
     away.iter().for_each(|away| eprintln!("tallyhouse: {away}"));

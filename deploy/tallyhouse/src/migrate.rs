@@ -3,16 +3,8 @@
 use std::fmt;
 
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::migrations::Rendering;
+use tallyhouse_sql::migrations::Topology;
 use tallyhouse_sql::runner::{self, MigrateError, Standing};
-
-/// The storage policy of the embedded ClickHouse; see `engine/templates/config.xml`.
-const TIERED: &str = "tiered";
-
-/// How the files are rendered for the embedded ClickHouse, or for a given single server.
-pub fn rendering(is_embedded: bool) -> Rendering {
-    Rendering { tiered_policy: is_embedded.then(|| TIERED.to_owned()), ..Rendering::default() }
-}
 
 /// Where every migration stands, to be printed.
 #[derive(Debug)]
@@ -20,8 +12,8 @@ pub struct Report(Vec<(&'static str, Standing)>);
 
 impl Report {
     /// Asks the database.
-    pub async fn read(connection: &Connection, rendering: &Rendering) -> Result<Self, MigrateError> {
-        let standings = runner::status(connection, rendering).await?;
+    pub async fn read(connection: &Connection, topology: &Topology) -> Result<Self, MigrateError> {
+        let standings = runner::status(connection, topology).await?;
         Ok(Self(standings.into_iter().map(|(migration, standing)| (migration.name, standing)).collect()))
     }
 

@@ -12,13 +12,11 @@ use std::time::Duration;
 
 use tallyhouse_service::config::GivenClickHouse;
 use tallyhouse_service::env::{self, ConfigError, Env};
-use tallyhouse_sql::durability::Fsync;
-use tallyhouse_sql::migrations::{ClusterTables, Rendering, Topology};
+use tallyhouse_sql::migrations::{ClusterTables, Topology};
 use tallyhouse_sql::shards::{self, MisplacedError};
 use tallyhouse_sql::{Connection, Shards, StoreError};
 
-use crate::migrate;
-use crate::tables::{self, TablesError};
+use crate::tables::{self, TableSettings, TablesError};
 
 /// A server that takes longer to say anything counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +28,6 @@ pub struct Servers {
     pub shards: Shards,
     /// The name of the cluster in `remote_servers`; `None`: a single server.
     cluster: Option<String>,
-    is_embedded: bool,
 }
 
 /// A server that does not answer.
@@ -53,7 +50,7 @@ impl fmt::Display for Away {
 impl Servers {
     /// The embedded one.
     pub fn embedded(connection: Connection) -> Self {
-        Self { shards: connection.into(), cluster: None, is_embedded: true }
+        Self { shards: connection.into(), cluster: None }
     }
 
     /// Those that `CLICKHOUSE_URL` and `CLICKHOUSE_CLUSTER` name.
@@ -66,7 +63,7 @@ impl Servers {
             );
             return Err(ConfigError::new("CLICKHOUSE_CLUSTER", problem));
         }
-        Ok(Self { shards, cluster, is_embedded: false })
+        Ok(Self { shards, cluster })
     }
 
     /// Whether they are those of a cluster.
@@ -75,7 +72,7 @@ impl Servers {
     }
 
     /// Makes the tables of each as they should be. Returns those that do not answer.
-    pub async fn prepare(&self, fsync: Fsync) -> Result<Vec<Away>, TablesError> {
+    pub async fn prepare(&self, settings: TableSettings) -> Result<Vec<Away>, TablesError> {
         let mut away = Vec::new();
         for (number, server) in self.shards.servers() {
             if self.cluster.is_some()
@@ -84,8 +81,8 @@ impl Servers {
                 away.push(Away { url: server.url, is_home: number == 1, error: error.into() });
                 continue;
             }
-            let rendering = self.rendering(number, &server).await?;
-            tables::prepare(&server, &rendering, fsync).await?;
+            let topology = self.topology(number, &server).await?;
+            tables::prepare(&server, &topology, settings).await?;
             if self.cluster.is_some() {
                 shards::record(&server, (number, self.shards.count())).await?;
             }
@@ -93,17 +90,15 @@ impl Servers {
         Ok(away)
     }
 
-    /// How the files are rendered for a server, which has to be where the list has it.
-    pub async fn rendering(&self, number: u32, server: &Connection) -> Result<Rendering, TablesError> {
-        let single = migrate::rendering(self.is_embedded);
-        let Some(name) = &self.cluster else { return Ok(single) };
+    /// What the tables of a server are made on, which has to be where the list has it.
+    pub async fn topology(&self, number: u32, server: &Connection) -> Result<Topology, TablesError> {
+        let Some(name) = &self.cluster else { return Ok(Topology::Single) };
         shards::examine(server, name, (number, self.shards.count())).await?;
         let is_replicated = shards::has_macros(server).await.map_err(MisplacedError::from)?;
         if !is_replicated && self.shards.servers().iter().filter(|(other, _)| *other == number).count() > 1 {
             return Err(TablesError::NoMacros(server.url.clone()));
         }
-        let topology = Topology::Cluster(ClusterTables { name: name.clone(), is_replicated });
-        Ok(Rendering { topology, ..single })
+        Ok(Topology::Cluster(ClusterTables { name: name.clone(), is_replicated }))
     }
 }
 

@@ -8,15 +8,16 @@
 
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::metrics::Registry;
+use tallyhouse_sql::migrations::Topology;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::keeper::Keeper;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
 use crate::engine::Engine;
+use crate::tables;
 use crate::telemetry::Metrics;
 use crate::up::{STOP_WITHIN, UpError, engine_options};
-use crate::{migrate, tables};
 
 /// Starts ClickHouse, prepares its tables, and keeps it running until `stop`.
 pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpError> {
@@ -34,7 +35,7 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
     };
     let writer = engine.writer();
     let kept = async {
-        tables::prepare(&writer, &migrate::rendering(true), config.fsync).await?;
+        tables::prepare(&writer, &Topology::Single, config.tables).await?;
         tracing::info!(url = engine.http_url(), "the store is ready");
         tokio::select! {
             never = tables::keep_open(&writer) => match never {},

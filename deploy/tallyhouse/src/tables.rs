@@ -4,19 +4,33 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tallyhouse_sql::durability::{self, Fsync};
-use tallyhouse_sql::migrations::Rendering;
+use tallyhouse_sql::migrations::Topology;
+use tallyhouse_sql::preconditions::{self, UnsuitableError};
 use tallyhouse_sql::rollups::{RollupsError, gate};
 use tallyhouse_sql::runner::{self, MigrateError};
 use tallyhouse_sql::shards::MisplacedError;
+use tallyhouse_sql::tiers::{self, Tiers};
 use tallyhouse_sql::{Class, Connection, Shards, StoreError};
 use tokio::task::JoinSet;
 
 /// How long a rebuild that was killed can shut inserts out.
 const LOOK_AT_THE_GATE_EVERY: Duration = Duration::from_secs(5);
 
+/// What an installation sets of its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableSettings {
+    /// `CLICKHOUSE_FSYNC`
+    pub fsync: Fsync,
+    /// `CLICKHOUSE_WARM_DAYS`, `CLICKHOUSE_COLD_DAYS`
+    pub tiers: Tiers,
+}
+
 /// Why they are not as they should be.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
+    /// The server is too old, or does not know the user.
+    #[error(transparent)]
+    Unsuitable(#[from] UnsuitableError),
     /// What is pending could not be applied.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -33,7 +47,10 @@ pub enum TablesError {
     NoMacros(String),
     /// When inserts reach the disk could not be set.
     #[error("CLICKHOUSE_FSYNC: {0}")]
-    Fsync(#[from] StoreError),
+    Fsync(#[source] StoreError),
+    /// Where raw events are moved to could not be set.
+    #[error("the volumes of raw events (CLICKHOUSE_WARM_DAYS, CLICKHOUSE_COLD_DAYS): {0}")]
+    Tiers(#[source] StoreError),
 }
 
 impl TablesError {
@@ -43,10 +60,15 @@ impl TablesError {
             return true;
         }
         let (Self::Migrate(
-            MigrateError::Statement { source: error, .. } | MigrateError::Record(error) | MigrateError::Lock(error),
+            MigrateError::Statement { source: error, .. }
+            | MigrateError::Record(error)
+            | MigrateError::Policies(error)
+            | MigrateError::Lock(error),
         )
         | Self::Rollups(RollupsError::Store(error))
         | Self::Misplaced(MisplacedError::Store(error))
+        | Self::Tiers(error)
+        | Self::Unsuitable(UnsuitableError::Store(error))
         | Self::Fsync(error)) = self
         else {
             return false;
@@ -56,14 +78,16 @@ impl TablesError {
 }
 
 /// Makes them so, whatever was left behind.
-pub async fn prepare(writer: &Connection, rendering: &Rendering, fsync: Fsync) -> Result<(), TablesError> {
-    // First: a migration may concern the table that the gate takes away. Code 81: there is no database yet.
+pub async fn prepare(writer: &Connection, topology: &Topology, settings: TableSettings) -> Result<(), TablesError> {
+    preconditions::examine(writer).await?;
+    // Before anything is migrated: that may concern the table that the gate takes away. Code 81: there is no database yet.
     match gate::open_left_behind(&writer.client()).await {
         Ok(_) | Err(RollupsError::Store(StoreError::Refused { code: 81, .. })) => {}
         Err(error) => return Err(error.into()),
     }
-    runner::up(writer, rendering).await?;
-    Ok(durability::apply(writer, fsync).await?)
+    runner::up(writer, topology).await?;
+    tiers::apply(writer, settings.tiers).await.map_err(TablesError::Tiers)?;
+    durability::apply(writer, settings.fsync).await.map_err(TablesError::Fsync)
 }
 
 /// As [`keep_open`], on every server.

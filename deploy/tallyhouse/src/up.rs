@@ -182,7 +182,7 @@ async fn keep_ready(
         return error.into();
     }
     loop {
-        let error = match store.servers.prepare(config.fsync).await {
+        let error = match store.servers.prepare(config.tables).await {
             Ok(away) => match away.into_iter().find(|away| away.is_home) {
                 Some(home) => home.error,
                 None => break,
@@ -236,7 +236,7 @@ impl Store {
         let user_hash_key = tallyhouse_ingest::config::parse_key(options.credentials.user_hash_key.expose())
             .ok_or_else(|| ConfigError::new("USER_HASH_KEY", "in `credentials` is not 32 hexadecimal digits"))?;
         // Also where inserts are synced as they come: they were not always.
-        let folders = ["clickhouse", "clickhouse-cold"].map(|name| config.data.join(name));
+        let folders = ["clickhouse", "clickhouse-warm", "clickhouse-cold"].map(|name| config.data.join(name));
         let local = LocalStore::of(folders.to_vec());
         let accounts = Keeper::open(&config.data, &options.writer());
         options.accounts = accounts.accounts();

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tallyhouse::config::Config;
 use tallyhouse::credentials::Credentials;
 use tallyhouse::engine::{Cage, Engine, EngineOptions, Program};
-use tallyhouse::migrate;
 use tallyhouse::telemetry::Metrics;
 use tallyhouse_service::env::ProcessEnv;
 use tallyhouse_service::metrics::Registry;
+use tallyhouse_sql::migrations::Topology;
 use tallyhouse_sql::{Connection, runner};
 use tokio::sync::OnceCell;
 
@@ -38,7 +38,7 @@ pub async fn shared() -> &'static SharedClickHouse {
             // Both protocols: tests try to reach either.
             let options = EngineOptions { tcp_port: Some(tcp_port), ..options(&folder) };
             let engine = Engine::start(options.clone()).await.unwrap_or_else(|error| panic!("{error}"));
-            runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+            runner::up(&engine.writer(), &Topology::Single).await.unwrap();
             SharedClickHouse { engine, options, _janitor: janitor }
         })
         .await
@@ -52,7 +52,7 @@ pub async fn engine() -> &'static Engine {
 /// A ClickHouse of one's own with all tables, its data in a folder.
 pub async fn engine_in(folder: &Folder) -> Engine {
     let engine = Engine::start(options(folder.path())).await.unwrap();
-    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+    runner::up(&engine.writer(), &Topology::Single).await.unwrap();
     engine
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tallyhouse::engine::{Engine, EngineCluster, EngineOptions};
 use tallyhouse::servers::Servers;
+use tallyhouse::tables::TableSettings;
 use tallyhouse_service::secret::Secret;
-use tallyhouse_sql::durability::Fsync;
 use tallyhouse_sql::shards::{Login, Shards};
 use tallyhouse_sql::{Connection, shards};
 use tokio::sync::OnceCell;
@@ -71,7 +71,7 @@ impl ShardEngines {
     /// So many, with their tables.
     pub async fn with_tables(count: usize) -> Self {
         let this = Self::start(count).await;
-        let away = this.servers().prepare(Fsync::Off).await.unwrap();
+        let away = this.servers().prepare(TableSettings::default()).await.unwrap();
         assert!(away.is_empty(), "{away:?}");
         this
     }

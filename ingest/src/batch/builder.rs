@@ -35,7 +35,7 @@ const MAX_CELLS: usize = 262_144;
 /// Rows of a batch before they are summed up: one for the total of each event and one for each set of dimensions.
 const MAX_COUNTED: usize = 1 << 20;
 
-/// A batch being filled. The columns are those of `sql/migrations/0007_events_in.sql`; the two of Kafka are left to their
+/// A batch being filled. The columns are those of `sql/migrations/0107_events_in.sql`; the two of Kafka are left to their
 /// defaults when no event has a source.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -163,7 +163,7 @@ impl Builder {
         self.latest = Some((hour, changed));
     }
 
-    /// `PARTITION BY` of `sql/migrations/0003_events.sql`. The rollups have no more partitions.
+    /// `PARTITION BY` of `sql/migrations/0103_events.sql`. The rollups have no more partitions.
     fn touch_partition(&mut self, event: &Event<'_>) {
         let partition = ((event.ts + MONDAY_MS).div_euclid(WEEK_MS), event.retention_days);
         if self.latest_partition.replace(partition) != Some(partition) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tallyhouse::rollups;
+use tallyhouse::tables::TableSettings;
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
-use tallyhouse_sql::durability::Fsync;
 use tallyhouse_sql::rollups::verify;
 use tallyhouse_sql::shards::{Login, Shards};
 
@@ -154,7 +154,7 @@ async fn nothing_is_lost_or_counted_twice_while_a_shard_is_away_and_when_one_is_
     second.stop().await.unwrap();
     assert_eq!(gateway.send(events(260..300)).await.status, 202);
     cluster.add().await;
-    assert!(cluster.servers().prepare(Fsync::Off).await.unwrap().is_empty());
+    assert!(cluster.servers().prepare(TableSettings::default()).await.unwrap().is_empty());
     let third = consumer(&cluster, &kafka).await;
     assert_eq!(gateway.send(events(240..400)).await.status, 202, "160 of which 60 are known");
     eventually("all are counted on three shards", async || is_exact(&cluster, &project, 400).await).await;

@@ -13,3 +13,4 @@ mod erasure;
 mod migrations;
 mod retention;
 mod rollups;
+mod tiers;

@@ -1,14 +1,18 @@
 //! The migration files against a real parser and a real server.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tallyhouse::engine::Engine;
-use tallyhouse::{migrate, rollups};
+use tallyhouse::rollups;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::insert::insert_block;
 use tallyhouse_sql::lock::QueryLock;
-use tallyhouse_sql::migrations::{ALL, ClusterTables, DEDUPLICATION_WINDOW, Migration, Rendering, Topology};
-use tallyhouse_sql::rollups::verify::verify;
+use tallyhouse_sql::migrations::{
+    ALL, BEFORE_BASELINE, ClusterTables, DEDUPLICATION_WINDOW, Migration, Rendering, Topology,
+};
+use tallyhouse_sql::rollups::verify::{Drift, verify};
 use tallyhouse_sql::runner::{self, LOCK, MigrateError, STEP, Standing};
 
 use tallyhouse_testkit::ingest_service::block_of;
@@ -19,8 +23,8 @@ async fn the_cluster_rendering_parses() {
     let writer = shared().await.engine.writer();
     for is_replicated in [false, true] {
         let topology = Topology::Cluster(ClusterTables { name: "main".to_owned(), is_replicated });
-        let rendering = Rendering { topology: topology.clone(), tiered_policy: Some("tiered".to_owned()) };
-        for migration in ALL.iter().filter(|migration| migration.applies_to(&topology)) {
+        let rendering = Rendering { topology: topology.clone(), storage_policy: Some("tiered") };
+        for migration in ALL.iter().chain(BEFORE_BASELINE).filter(|migration| migration.applies_to(&topology)) {
             let sql = migration.render(&rendering);
             let parsed = execute(&writer, &format!("EXPLAIN AST {sql}")).await;
             assert!(parsed.is_ok(), "{}: {}", migration.name, parsed.unwrap_err());
@@ -33,7 +37,7 @@ async fn the_cluster_rendering_parses() {
 #[tokio::test]
 async fn applying_again_changes_nothing_and_every_target_has_its_window() {
     let writer = shared().await.engine.writer();
-    assert_eq!(runner::up(&writer, &migrate::rendering(true)).await.unwrap(), Vec::<&str>::new());
+    assert_eq!(runner::up(&writer, &Topology::Single).await.unwrap(), Vec::<&str>::new());
     let windows = format!(
         "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name IN ('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters') \
          AND engine_full LIKE '%non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}%'"
@@ -45,10 +49,10 @@ async fn applying_again_changes_nothing_and_every_target_has_its_window() {
 async fn a_file_that_was_changed_or_is_not_known_stops_everything() {
     let folder = Folder::create();
     let engine = Engine::start(options(folder.path())).await.unwrap();
-    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
-    let pending = runner::status(&writer, &rendering).await.unwrap();
+    let writer = engine.writer();
+    let pending = runner::status(&writer, &Topology::Single).await.unwrap();
     assert!(pending.iter().all(|(_, standing)| *standing == Standing::Pending));
-    let applied = runner::up(&writer, &rendering).await.unwrap();
+    let applied = runner::up(&writer, &Topology::Single).await.unwrap();
     assert_eq!(applied.len(), pending.len());
 
     let record = async |version: u32, name: &str| {
@@ -56,53 +60,133 @@ async fn a_file_that_was_changed_or_is_not_known_stops_everything() {
         let sql = format!("INSERT INTO tallyhouse.migrations (version, name, checksum, applied_at) VALUES {values}");
         execute(&writer, &sql).await.unwrap();
     };
-    record(3, "0003_events").await;
-    let changed = runner::up(&writer, &rendering).await.unwrap_err();
-    assert!(matches!(&changed, MigrateError::Changed { name } if name == "0003_events"), "{changed}");
+    record(103, "0103_events").await;
+    let changed = runner::up(&writer, &Topology::Single).await.unwrap_err();
+    assert!(matches!(&changed, MigrateError::Changed { name } if name == "0103_events"), "{changed}");
     record(999, "0999_future").await;
-    let newer = runner::up(&writer, &rendering).await.unwrap_err();
+    let newer = runner::up(&writer, &Topology::Single).await.unwrap_err();
     assert!(matches!(&newer, MigrateError::Newer { version: 999, .. }), "{newer}");
+    assert!(newer.to_string().contains("run the newer version"), "{newer}");
     engine.stop(Duration::from_secs(10)).await;
 }
 
-/// Takes a database back to before a migration, as far as the record and the views know.
-async fn back_to(writer: &Connection, version: u32) {
-    let forget =
-        format!("ALTER TABLE tallyhouse.migrations DELETE WHERE version >= {version} SETTINGS mutations_sync = 2");
-    execute(writer, &forget).await.unwrap();
-    let last_of = |view: &str| {
-        let is_before = |m: &&Migration| m.version() < version && m.name.split_once('_').unwrap().1 == view;
-        ALL.iter().rev().find(is_before).map(|migration| migration.name)
-    };
-    for migration in ALL.iter().filter(|m| m.version() < version && m.name.ends_with("_view")) {
-        if last_of(migration.name.split_once('_').unwrap().1) != Some(migration.name) {
-            continue;
-        }
-        let (_, select) = migration.text.split_once("AS SELECT").unwrap();
-        let view = migration.name.split_once('_').unwrap().1;
-        execute(writer, &format!("DROP VIEW tallyhouse.{view} SYNC")).await.unwrap();
-        let table = if view == "events_view" { "events" } else { view.strip_suffix("_view").unwrap() };
-        let create = format!("CREATE MATERIALIZED VIEW tallyhouse.{view} TO tallyhouse.{table} AS SELECT {select}");
-        execute(writer, &create).await.unwrap();
+#[tokio::test]
+async fn an_installation_of_before_opens_and_is_the_same_as_a_new_one() {
+    let folder = Folder::create();
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    made_before(&engine.writer(), 92).await;
+    assert!(insert(&engine.writer(), "before").await);
+    engine.stop(Duration::from_secs(10)).await;
+
+    let engine = Engine::start(options(folder.path())).await.unwrap();
+    let writer = engine.writer();
+    assert_eq!(
+        runner::up(&writer, &Topology::Single).await.unwrap(),
+        ["0093_metric_definitions_go", "0095_hot_questions"]
+    );
+    assert!(insert(&writer, "before").await && insert(&writer, "after").await);
+    let counted = "SELECT concat(toString((SELECT count() FROM tallyhouse.events)), ' ', toString(sum(events))) \
+                   FROM tallyhouse.rollup_1d WHERE dim_set = '*'";
+    assert_eq!((ask(&writer, counted).await.unwrap().as_str(), drifts(&writer).await), ("4 4", Vec::new()));
+    let upgraded = structure(&writer).await;
+
+    drop_all(&writer).await;
+    runner::up(&writer, &Topology::Single).await.unwrap();
+    let new = structure(&writer).await;
+    assert!(new.len() > 20 && new.iter().any(|table| table.contains("uniqCombined64(14)")), "{new:#?}");
+    for (upgraded, new) in upgraded.iter().zip(&new) {
+        assert_eq!(upgraded, new);
     }
+    assert_eq!(upgraded.len(), new.len());
+
+    // One that was killed while its old version migrated: inserts are held back, and go on.
+    drop_all(&writer).await;
+    made_before(&writer, 52).await;
+    assert!(!insert(&writer, "held back").await);
+    runner::up(&writer, &Topology::Single).await.unwrap();
+    assert!(insert(&writer, "held back").await);
+    assert_eq!(drifts(&writer).await, Vec::new());
+    engine.stop(Duration::from_secs(10)).await;
+}
+
+/// Makes an installation of before 0.1.0 as its version left it: files up to a number, each recorded.
+async fn made_before(writer: &Connection, up_to: u32) {
+    for migration in BEFORE_BASELINE.iter().filter(|m| m.version() <= up_to && m.applies_to(&Topology::Single)) {
+        let mut text = migration.text.replace("{{storage_policy}}", ", storage_policy = 'tiered'");
+        if migration.name == "0003_events" {
+            text =
+                text.replace("toIntervalDay(30)}}", "toIntervalDay(30) TO VOLUME 'cold',").replace("{{cold_tier:", "");
+        }
+        if ["0005_rollup_1h", "0006_rollup_1d"].contains(&migration.name) {
+            text = text.replace("{{dedup_window}}", "{{dedup_window}}, index_granularity_bytes = 1048576");
+        }
+        let then = Migration { name: migration.name, text: text.leak() };
+        execute(writer, &then.render(&Rendering::default()))
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", migration.name));
+        if migration.version() == 2 {
+            record(writer, BEFORE_BASELINE[0]).await;
+        }
+        if migration.version() > 1 {
+            record(writer, *migration).await;
+        }
+    }
+}
+
+async fn record(writer: &Connection, migration: Migration) {
+    let sql = format!(
+        "INSERT INTO tallyhouse.migrations (version, name, checksum) VALUES ({}, '{}', '{}')",
+        migration.version(),
+        migration.name,
+        migration.checksum()
+    );
+    execute(writer, &sql).await.unwrap();
+}
+
+/// As [`made_before`], in a place where an installation was.
+async fn drop_all(writer: &Connection) {
+    for database in ["tallyhouse", "tallyhouse_views"] {
+        execute(writer, &format!("DROP DATABASE IF EXISTS {database} SYNC")).await.unwrap();
+    }
+}
+
+/// Every table and view as ClickHouse has it, the settings of a table in the order of their names. Where raw events are moved to is no
+/// matter of migrations.
+async fn structure(writer: &Connection) -> Vec<String> {
+    let sql = "SELECT groupArray(t) FROM (SELECT create_table_query AS t FROM system.tables \
+               WHERE database IN ('tallyhouse', 'tallyhouse_views') ORDER BY database, name)";
+    let all = ask(writer, &format!("SELECT arrayStringConcat(({sql}), '\n\n')")).await.unwrap();
+    let ordered = |table: &str| match table.split_once(" SETTINGS ") {
+        Some((table, settings)) => {
+            let mut settings: Vec<_> = settings.split(", ").collect();
+            settings.sort_unstable();
+            format!("{table} SETTINGS {}", settings.join(", "))
+        }
+        None => table.to_owned(),
+    };
+    all.split("\n\n")
+        .map(|table| ordered(table).replace(" toDateTime(ts) + toIntervalDay(30) TO VOLUME 'cold',", ""))
+        .collect()
+}
+
+async fn drifts(writer: &Connection) -> Vec<Drift> {
+    let selection = rollups::selection(None, None, None, None);
+    verify(&writer.client(), &selection, Duration::from_millis(20)).await.unwrap().drifts
 }
 
 #[tokio::test]
 async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     let folder = Folder::create();
     let engine = Engine::start(options(folder.path())).await.unwrap();
-    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
-    runner::up(&writer, &rendering).await.unwrap();
-    back_to(&writer, 20).await;
-    let drifts = async || {
-        let selection = rollups::selection(None, None, None, None);
-        verify(&writer.client(), &selection, Duration::from_millis(20)).await.unwrap().drifts
-    };
+    let writer = engine.writer();
+    made_before(&writer, 18).await;
+    let insert_metrics = "INSERT INTO tallyhouse.metric_definitions SELECT 'p', 'm', number + 1, '{}', toString(number), 'key', now64(3) FROM numbers(2)";
+    execute(&writer, insert_metrics).await.unwrap();
     let every = "SELECT sum(events) FROM tallyhouse.rollup_1d WHERE dim_set = '*'";
     let block = async |token: &str| insert(&writer, token).await;
     assert!(block("before").await);
     assert_eq!(ask(&writer, every).await.unwrap(), "0");
-    let tables: std::collections::BTreeSet<_> = drifts().await.into_iter().map(|drift| drift.table).collect();
+    let tables: std::collections::BTreeSet<_> = drifts(&writer).await.into_iter().map(|drift| drift.table).collect();
     assert_eq!(tables.into_iter().collect::<Vec<_>>(), ["rollup_1d", "rollup_1h", "rollup_1m"]);
 
     // An insert that is under way when the migration comes is counted too: it is waited for.
@@ -113,25 +197,26 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     let under_way = tokio::spawn(async move { execute(&client, &slow).await });
     let listed = "SELECT count() FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%sleepEachRow%'";
     eventually("the insert has begun", async || ask(&writer, listed).await.unwrap() == "1").await;
-    let applied = runner::up(&writer, &rendering).await.unwrap();
+    let applied = runner::up(&writer, &Topology::Single).await.unwrap();
     assert!(under_way.is_finished(), "the insert was not waited for");
     under_way.await.unwrap().unwrap();
-    let taken_back =
-        tallyhouse_sql::migrations::ALL.iter().filter(|m| m.version() >= 20 && m.applies_to(&Topology::Single)).count();
-    assert_eq!((applied.len(), drifts().await), (taken_back, Vec::new()));
+    let later = BEFORE_BASELINE.iter().filter(|m| m.version() >= 20 && m.applies_to(&Topology::Single)).count();
+    assert_eq!((applied.len(), drifts(&writer).await), (later, Vec::new()));
     assert_eq!(ask(&writer, every).await.unwrap(), "12");
 
     // A fill that was interrupted, or not recorded, adds nothing the second time; and inserts go on.
+    let metrics = "SELECT count() FROM tallyhouse.control WHERE kind = 'metric' AND project_id = 'p'";
+    assert_eq!(ask(&writer, metrics).await.unwrap(), "2");
     for version in [26, 27, 35, 55] {
         let forget =
             format!("ALTER TABLE tallyhouse.migrations DELETE WHERE version = {version} SETTINGS mutations_sync = 2");
         execute(&writer, &forget).await.unwrap();
     }
-    assert_eq!(runner::up(&writer, &rendering).await.unwrap().len(), 4);
+    assert_eq!(runner::up(&writer, &Topology::Single).await.unwrap().len(), 4);
     // What was inserted before is still known: repeated it counts nothing, also when ClickHouse was restarted.
     assert!(block("before").await);
     assert!(block("after").await);
-    assert_eq!((ask(&writer, every).await.unwrap().as_str(), drifts().await), ("14", Vec::new()));
+    assert_eq!((ask(&writer, every).await.unwrap().as_str(), drifts(&writer).await), ("14", Vec::new()));
     engine.stop(Duration::from_secs(10)).await;
     let engine = Engine::start(options(folder.path())).await.unwrap();
     assert!(insert(&engine.writer(), "before").await && insert(&engine.writer(), "after").await);
@@ -139,35 +224,53 @@ async fn rows_of_every_type_are_made_of_what_was_counted_before_and_once() {
     engine.stop(Duration::from_secs(10)).await;
 }
 
-const ROUNDS: usize = 2;
 const AT_ONCE: usize = 4;
+const SENDERS: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_that_migrate_at_once_one_applies_each_file() {
+async fn of_several_that_migrate_at_once_one_applies_each_file_while_events_arrive() {
     let folder = Folder::create();
     let engine = Engine::start(options(folder.path())).await.unwrap();
-    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
-    for round in 0..ROUNDS {
-        execute(&writer, "DROP DATABASE IF EXISTS tallyhouse SYNC").await.unwrap();
-        at_once(&writer, &rendering).await;
-        back_to(&writer, 20).await;
-        assert!(insert(&writer, "before").await);
-        at_once(&writer, &rendering).await;
-        let selection = rollups::selection(None, None, None, None);
-        let verified = verify(&writer.client(), &selection, Duration::from_millis(20)).await.unwrap();
-        assert_eq!(verified.drifts, Vec::new(), "round {round}");
+    let writer = engine.writer();
+    at_once(&writer).await;
+    drop_all(&writer).await;
+    made_before(&writer, 18).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut sending = tokio::task::JoinSet::new();
+    for sender in 0..SENDERS {
+        sending.spawn(send_until(writer.clone(), sender, Arc::clone(&is_over)));
     }
+    at_once(&writer).await;
+    is_over.store(true, Ordering::SeqCst);
+    let sent: usize = sending.join_all().await.into_iter().sum();
+    let counted = "SELECT concat(toString((SELECT count() FROM tallyhouse.events)), ' ', toString(sum(events))) \
+                   FROM tallyhouse.rollup_1m WHERE dim_set = '*'";
+    assert_eq!((ask(&writer, counted).await.unwrap(), drifts(&writer).await), (format!("{sent} {sent}"), Vec::new()));
+    assert!(sent > 2 * SENDERS, "too little was sent meanwhile: {sent}");
     engine.stop(Duration::from_secs(10)).await;
 }
 
+/// Sends batches as an ingester does, each until it is accepted, and says how many events these were.
+async fn send_until(writer: Connection, sender: usize, is_over: Arc<AtomicBool>) -> usize {
+    let mut batches = 0;
+    while !is_over.load(Ordering::SeqCst) {
+        let token = format!("load-{sender}-{batches}");
+        while !insert(&writer, &token).await {
+            tokio::task::yield_now().await;
+        }
+        batches += 1;
+    }
+    2 * batches
+}
+
 /// All of them are content, and each file was applied by one.
-async fn at_once(writer: &Connection, rendering: &Rendering) {
-    let standings = runner::status(writer, rendering).await.unwrap();
+async fn at_once(writer: &Connection) {
+    let standings = runner::status(writer, &Topology::Single).await.unwrap();
     let pending = standings.iter().filter(|(_, standing)| *standing == Standing::Pending).count();
     let mut migrating = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (writer, rendering) = (writer.clone(), rendering.clone());
-        migrating.spawn(async move { runner::up(&writer, &rendering).await.unwrap().len() });
+        let writer = writer.clone();
+        migrating.spawn(async move { runner::up(&writer, &Topology::Single).await.unwrap().len() });
     }
     let applied = migrating.join_all().await;
     assert!(pending > 0 && applied.iter().sum::<usize>() == pending, "{applied:?} of {pending}");
@@ -177,7 +280,7 @@ async fn at_once(writer: &Connection, rendering: &Rendering) {
 async fn who_migrates_is_waited_for_and_what_it_left_running() {
     let folder = Folder::create();
     let engine = Engine::start(options(folder.path())).await.unwrap();
-    let (writer, rendering) = (engine.writer(), migrate::rendering(true));
+    let writer = engine.writer();
     let client = writer.client().with_database("system");
     let take = async |name| QueryLock::take(&client, name, Duration::from_secs(5)).await.unwrap();
     let mut migrations = take(LOCK).await;
@@ -205,7 +308,7 @@ async fn who_migrates_is_waited_for_and_what_it_left_running() {
     };
     let up = {
         let writer = writer.clone();
-        tokio::spawn(async move { runner::up(&writer, &rendering).await })
+        tokio::spawn(async move { runner::up(&writer, &Topology::Single).await })
     };
     let databases = "SELECT count() FROM system.databases WHERE name = 'tallyhouse'";
     let has_nothing = async || ask(&writer, databases).await.unwrap() == "0" && !up.is_finished();

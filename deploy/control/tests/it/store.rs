@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tallyhouse_control::{ControlError, Kind, New};
-use tallyhouse_sql::migrations::{ALL, Rendering};
 use tallyhouse_testkit::{ask, engine, execute};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -82,28 +81,4 @@ async fn a_version_whose_token_is_remembered_is_written_all_the_same() {
     assert!(before.elapsed() >= Duration::from_secs(2), "ClickHouse did not remember the token: this shows nothing");
     let found = store.in_force(Kind::Schema, "swallowed", "a").await.unwrap().unwrap();
     assert_eq!(found.document, "{\"again\":1}");
-}
-
-#[tokio::test]
-async fn metrics_of_before_are_taken_over_once() {
-    let writer = engine().await.writer();
-    let insert = "INSERT INTO tallyhouse.metric_definitions SELECT 'moved', 'm', number + 1, '{}', toString(number), 'key', \
-                  toDateTime64('2026-01-01', 3, 'UTC') FROM numbers(2)";
-    execute(&writer, insert).await.unwrap();
-    let migration = ALL.iter().find(|migration| migration.name.ends_with("_control_metrics")).unwrap();
-    for _ in 0..2 {
-        execute(&writer, &migration.render(&Rendering::default())).await.unwrap();
-    }
-    let copied = "SELECT count() FROM tallyhouse.control WHERE kind = 'metric' AND project_id = 'moved'";
-    assert_eq!(ask(&writer, copied).await.unwrap(), "2");
-    let store = store(&writer);
-    let moved = async || {
-        let all = store.read_since(0).await.unwrap();
-        let own = all.into_iter().filter(|record| record.kind == Kind::Metric && &*record.project == "moved");
-        own.map(|record| record.version).collect::<Vec<_>>()
-    };
-    assert_eq!(moved().await, [2]);
-    let next = New { kind: Kind::Metric, project: "moved", name: "m", replaces: 2, document: "{}", by: "test" };
-    assert_eq!(store.create(&next).await, Ok(3));
-    assert_eq!(moved().await, [3]);
 }

@@ -22,9 +22,9 @@ use tallyhouse_service::env::{ConfigError, Env};
 use crate::accounts::commands::Listed;
 use crate::attach::{Attached, attach};
 use crate::config::{self, Config};
-use crate::migrate;
 use crate::tables::{self, TablesError};
 use crate::up::UpError;
+use tallyhouse_sql::migrations::Topology;
 
 pub use remote::RemoteError;
 pub use schemas::RemoteSchemas;
@@ -82,7 +82,7 @@ impl Administration {
     async fn on(config: &Config, attached: &Attached) -> Result<Operations, AdministrationError> {
         if attached.engine.is_some() {
             // Nobody else has prepared the tables, perhaps never.
-            tables::prepare(&attached.writer, &migrate::rendering(true), config.fsync).await?;
+            tables::prepare(&attached.writer, &Topology::Single, config.tables).await?;
         }
         let control = Control::for_command(&attached.reader, &attached.writer);
         control.refresh().await?;

@@ -12,6 +12,7 @@ use tallyhouse_ingest::kafka::positions::{self, Returned};
 use tallyhouse_ingest::unclean_shutdown::ShutdownMarker;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::Env;
+use tallyhouse_sql::migrations::Topology;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
 use tallyhouse_sql::suppression_acks;
@@ -23,13 +24,13 @@ use crate::attach::{self, Attached};
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
 use crate::erasures::{EraseError, Eraser};
-use crate::{migrate, rollups};
+use crate::rollups;
 
 /// Inserts wait no longer than this for a partition of a rollup; there are none.
 const GATE: Duration = Duration::from_secs(60);
 
 /// What is put in the place of, and comes back when the restore fails. Of a given ClickHouse there is nothing here.
-const REPLACED: [&str; 3] = ["clickhouse", "clickhouse-cold", "credentials"];
+const REPLACED: [&str; 4] = ["clickhouse", "clickhouse-warm", "clickhouse-cold", "credentials"];
 
 /// What to restore, and over what.
 #[derive(Debug, Clone, Default)]
@@ -233,8 +234,7 @@ impl Restoring<'_> {
     async fn fill(&self, attached: &Attached) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
         let destination = self.destination()?;
         destination.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
-        let rendering = migrate::rendering(self.config.engine.is_some());
-        crate::tables::prepare(&attached.writer, &rendering, self.config.fsync).await?;
+        crate::tables::prepare(&attached.writer, &Topology::Single, self.config.tables).await?;
         let client = attached.writer.client();
         let options = rebuild::Options {
             selection: rollups::selection(None, Some(0), None, None),

@@ -16,10 +16,12 @@ use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_service::tls::ClientTls;
 use tallyhouse_sql::durability::Fsync;
+use tallyhouse_sql::tiers::Tiers;
 
 use crate::engine::{Cage, Choice, Network, Program, ProgramError};
+use crate::tables::TableSettings;
 pub use checks::{ports_apart, without_effect};
-use settings::{BackupSettings, Durability, EngineSettings, FirstStart, RemoteUrl, ReplayKey};
+use settings::{BackupSettings, EngineSettings, FirstStart, RemoteUrl, ReplayKey, Tables};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -28,8 +30,8 @@ pub struct Config {
     pub data: PathBuf,
     /// `TALLYHOUSE_DEV`: well-known keys.
     pub is_development: bool,
-    /// `CLICKHOUSE_FSYNC`: `on` for inserts that survive a power cut.
-    pub fsync: Fsync,
+    /// What whoever makes the tables sets of them.
+    pub tables: TableSettings,
     /// `None` when `CLICKHOUSE_URL` says where another ClickHouse is.
     pub engine: Option<EngineConfig>,
     /// `TALLYHOUSE_PROJECT`: what the first start makes.
@@ -75,14 +77,23 @@ impl Config {
             Some(_) => None,
             None => Some(EngineConfig::from_env(env, is_development)?),
         };
-        let Durability { clickhouse_fsync } = env::read(env)?;
-        let fsync = if clickhouse_fsync { Fsync::On } else { Fsync::Off };
+        let tables = table_settings(env)?;
         let data = env::read::<DataFolder>(env)?.tallyhouse_data;
         let FirstStart { tallyhouse_project: first_project } = env::read(env)?;
-        let config = Self { data, is_development, fsync, engine, first_project };
+        let config = Self { data, is_development, tables, engine, first_project };
         checks::check(env, &config)?;
         Ok(config)
     }
+}
+
+fn table_settings(env: &dyn Env) -> Result<TableSettings, ConfigError> {
+    let Tables { clickhouse_fsync, clickhouse_warm_days: warm_days, clickhouse_cold_days: cold_days } = env::read(env)?;
+    if warm_days >= cold_days {
+        let problem = format!("{warm_days} is not less than CLICKHOUSE_COLD_DAYS, which is {cold_days}");
+        return Err(ConfigError::new("CLICKHOUSE_WARM_DAYS", problem));
+    }
+    let fsync = if clickhouse_fsync { Fsync::On } else { Fsync::Off };
+    Ok(TableSettings { fsync, tiers: Tiers { warm_days, cold_days } })
 }
 
 impl EngineConfig {

@@ -15,6 +15,7 @@ use tallyhouse_service::config::{
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
+use tallyhouse_sql::tiers::Tiers;
 
 use crate::engine::{Cage, Choice};
 
@@ -86,7 +87,7 @@ pub struct ForBackup {
     #[command(flatten)]
     rebuild: ForRebuild,
     #[command(flatten)]
-    durability: Durability,
+    tables: Tables,
     #[command(flatten)]
     user_hash_key: UserHashKey,
     #[command(flatten)]
@@ -97,13 +98,19 @@ pub struct ForBackup {
     projects: ingest::ProjectDefaults,
 }
 
-/// When parts reach the disk.
+/// How tables keep what they have.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ClickHouse")]
-pub struct Durability {
+pub struct Tables {
     /// Parts are synced before ClickHouse answers an insert; set by whoever makes the tables: `up`, `store`, `migrate up`
     #[arg(long, env = "CLICKHOUSE_FSYNC", default_value = "off", value_parser = switch(), action = ArgAction::Set)]
     pub clickhouse_fsync: bool,
+    /// Days after which raw events move to the volume `warm` of the storage policy `tiered`, where ClickHouse has it; set by whoever makes the tables
+    #[arg(long, env = "CLICKHOUSE_WARM_DAYS", default_value_t = Tiers::default().warm_days, value_parser = whole::<u32>(1, 3_650, "days"))]
+    pub clickhouse_warm_days: u32,
+    /// Days after which they move to the volume `cold`
+    #[arg(long, env = "CLICKHOUSE_COLD_DAYS", default_value_t = Tiers::default().cold_days, value_parser = whole::<u32>(1, 3_650, "days"))]
+    pub clickhouse_cold_days: u32,
 }
 
 /// What the first start makes.
@@ -167,7 +174,7 @@ pub struct ForMigrateUp {
     #[command(flatten)]
     clickhouse: OnClickHouse,
     #[command(flatten)]
-    durability: Durability,
+    tables: Tables,
 }
 
 /// What `store` reads.
@@ -182,7 +189,7 @@ pub struct ForStore {
     #[command(flatten)]
     engine: EngineSettings,
     #[command(flatten)]
-    durability: Durability,
+    tables: Tables,
 }
 
 /// What `rollups verify` reads.
@@ -285,7 +292,7 @@ pub struct ForUp {
     #[command(flatten)]
     tls: ListenerTlsSettings,
     #[command(flatten)]
-    durability: Durability,
+    tables: Tables,
     #[command(flatten)]
     schemas: Schemas,
     #[command(flatten)]

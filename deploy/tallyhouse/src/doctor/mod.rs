@@ -98,7 +98,7 @@ pub async fn examine(env: &dyn Env) -> Vec<Finding> {
         machine::examine(config, ingest.as_ref(), query.as_ref(), &mut findings).await;
         findings.add("keys", keys(config));
         findings.add("hash key", hash_key(config, env));
-        findings.add("fsync", Outcome::Ok(format!("{} (CLICKHOUSE_FSYNC)", config.fsync)));
+        findings.add("fsync", Outcome::Ok(format!("{} (CLICKHOUSE_FSYNC)", config.tables.fsync)));
         if config.engine.is_none() {
             services::clickhouse(env, &mut findings).await;
         }

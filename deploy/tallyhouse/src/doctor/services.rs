@@ -104,11 +104,11 @@ async fn rights(connection: &Connection, rights: &[&str]) -> Outcome {
 }
 
 async fn tables(servers: &Servers, number: u32, writer: &Connection) -> Outcome {
-    let rendering = match servers.rendering(number, writer).await {
-        Ok(rendering) => rendering,
+    let topology = match servers.topology(number, writer).await {
+        Ok(topology) => topology,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    match migrate::Report::read(writer, &rendering).await {
+    match migrate::Report::read(writer, &topology).await {
         Ok(report) if report.is_current() => Outcome::Ok("as this version needs them".to_owned()),
         Ok(report) if report.is_changed() => {
             Outcome::Failed("a migration was changed after it was applied: `tallyhouse migrate status`".to_owned())

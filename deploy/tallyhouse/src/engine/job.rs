@@ -73,7 +73,7 @@ impl Job {
 
     /// See [`super::cage`].
     fn allow(&self, command: &mut Command) {
-        for folder in [&self.files.tables, &self.files.cold, &self.files.backups, &self.files.logs] {
+        for folder in [&self.files.tables, &self.files.warm, &self.files.cold, &self.files.backups, &self.files.logs] {
             command.arg("--writable").arg(folder);
         }
         for port in [Some(self.http_port), self.tcp_port].into_iter().flatten() {
@@ -86,7 +86,7 @@ impl Job {
 
     /// The tables belong to nobody at this moment: the process before has ended, and the next one has not started.
     fn repair_dedup_logs(&self) {
-        match dedup_log::repair(&[&self.files.tables, &self.files.cold]) {
+        match dedup_log::repair(&[&self.files.tables, &self.files.warm, &self.files.cold]) {
             Ok(0) => {}
             Ok(revoked) => {
                 self.metrics.revoked_inserts.inc_by(revoked as u64);

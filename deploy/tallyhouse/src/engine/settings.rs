@@ -57,7 +57,9 @@ pub(super) struct Files {
     pub(super) lock: PathBuf,
     /// Rows of `system.query_log` and its like.
     pub(super) system_logs: PathBuf,
-    /// Old raw events.
+    /// Raw events of more than a week.
+    pub(super) warm: PathBuf,
+    /// Those of more than a month.
     pub(super) cold: PathBuf,
     /// Copies of tables that `BACKUP` makes and `RESTORE` reads.
     pub(super) backups: PathBuf,
@@ -93,6 +95,7 @@ impl Files {
         let files = Self {
             lock: lock(&data),
             system_logs: tables.join("data").join("system"),
+            warm: data.join("clickhouse-warm"),
             cold: data.join("clickhouse-cold"),
             backups: backups.join("clickhouse"),
             config: engine.join("config.xml"),
@@ -104,7 +107,8 @@ impl Files {
             pid: data.join("clickhouse.pid"),
             tables,
         };
-        for folder in [&files.tables, &files.cold, &files.backups, &files.logs, &engine, &files.functions] {
+        for folder in [&files.tables, &files.warm, &files.cold, &files.backups, &files.logs, &engine, &files.functions]
+        {
             std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
                 .map_err(|source| file_error(folder, source))?;
@@ -132,6 +136,7 @@ fn config(files: &Files, options: &EngineOptions) -> String {
     let path = |path: &Path| escape(&path.display().to_string());
     CONFIG
         .replace("{{data}}", &path(&files.tables))
+        .replace("{{warm}}", &path(&files.warm))
         .replace("{{cold}}", &path(&files.cold))
         .replace("{{backups}}", &path(&files.backups))
         .replace("{{users}}", &path(&files.users))
@@ -265,6 +270,7 @@ mod tests {
             tables: "/a&b".into(),
             lock: "l".into(),
             system_logs: "y".into(),
+            warm: "w".into(),
             cold: "c".into(),
             backups: "b".into(),
             config: "x".into(),

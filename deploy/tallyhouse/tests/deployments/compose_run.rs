@@ -26,7 +26,7 @@ use crate::tools::skip;
 const EVENT: &str = r#"{"eventId":"order-1","eventType":"purchase","userId":"u-7","properties":{"amount":12.5}}"#;
 
 /// What a name and a port of the file are here.
-struct Addresses {
+pub struct Addresses {
     of_all: Vec<(String, String)>,
     own: BTreeMap<(&'static str, u16), u16>,
 }
@@ -63,7 +63,7 @@ impl Addresses {
         self.of_all.iter().fold(text.to_owned(), |text, (there, here)| text.replace(there, here))
     }
 
-    fn port(&self, name: &str) -> u16 {
+    pub fn port(&self, name: &str) -> u16 {
         let found = self.of_all.iter().find(|(there, _)| there == name);
         found.unwrap().1.rsplit(':').next().unwrap().parse().unwrap()
     }
@@ -81,28 +81,34 @@ impl Addresses {
     }
 }
 
+/// What `tiers.yaml` adds.
+pub struct Tiers {
+    pub storage: String,
+    pub env: Vec<(String, String)>,
+}
+
 /// What runs.
-struct Deployment {
+pub struct Deployment {
     compose: Compose,
-    addresses: Addresses,
+    pub addresses: Addresses,
     variables: BTreeMap<String, String>,
     scratch: Folder,
 }
 
 impl Deployment {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let scratch = Folder::create();
         let variables = made_env(scratch.path());
         Self { compose: Compose::read(&variables), addresses: Addresses::choose(), variables, scratch }
     }
 
-    fn folder(&self, name: &str) -> PathBuf {
+    pub fn folder(&self, name: &str) -> PathBuf {
         let folder = self.scratch.path().join(name);
         fs::create_dir_all(&folder).unwrap();
         folder
     }
 
-    fn log(&self, name: &str) -> PathBuf {
+    pub fn log(&self, name: &str) -> PathBuf {
         self.scratch.path().join(format!("{name}.log"))
     }
 
@@ -124,8 +130,12 @@ impl Deployment {
         Daemon::start(&launch).unwrap()
     }
 
+    pub fn clickhouse(&self) -> Daemon {
+        self.clickhouse_with(None)
+    }
+
     /// ClickHouse with the two folders of settings, beside a config.xml that stands for the image's own.
-    fn clickhouse(&self) -> Daemon {
+    pub fn clickhouse_with(&self, tiers: Option<&Tiers>) -> Daemon {
         let (etc, data) = (self.folder("clickhouse-server"), self.folder("clickhouse"));
         let service = self.compose.service("clickhouse");
         for (source, target) in service.volumes() {
@@ -145,6 +155,11 @@ impl Deployment {
         let users = "<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default><password></password>\
             <networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota></default></users></clickhouse>";
         fs::write(etc.join("users.xml"), users).unwrap();
+        let mut env: Vec<_> = service.env().into_iter().collect();
+        if let Some(tiers) = tiers {
+            fs::write(etc.join("config.d/storage.xml"), &tiers.storage).unwrap();
+            env.extend(tiers.env.clone());
+        }
         let engine = Config::from_env(&ProcessEnv).unwrap().engine.unwrap().program().unwrap();
         let engine = match engine {
             EngineProgram::Server(path) => format!("--server {}", path.display()),
@@ -165,7 +180,7 @@ impl Deployment {
         );
         // A terminal: see `deploy/tallyhouse/src/engine/pty.rs`.
         let arguments = ["--quiet", "--flush", "--return", "--command", &line, "/dev/null"];
-        self.start("clickhouse", "script", arguments.map(Into::into).into(), service.env().into_iter().collect())
+        self.start("clickhouse", "script", arguments.map(Into::into).into(), env)
     }
 
     fn redis(&self) -> Daemon {
@@ -222,7 +237,7 @@ impl Deployment {
     }
 
     /// A command that ends: `docker compose run --rm SERVICE …`.
-    fn run(&self, name: &str, arguments: &[&str]) -> Output {
+    pub fn run(&self, name: &str, arguments: &[&str]) -> Output {
         let service = self.compose.service(name);
         let env = self.addresses.env(service, &self.folder(name));
         let mut command = Command::new(self.program(service));
@@ -247,11 +262,26 @@ impl Deployment {
     }
 
     /// A question to ClickHouse as one of its users.
-    async fn ask(&self, user: &str, password: &str, sql: &str) -> Result<String, String> {
+    pub async fn ask(&self, user: &str, password: &str, sql: &str) -> Result<String, String> {
+        self.call(user, password, |login| (hyper::Method::GET, format!("{login}&query={}", escape(sql)), "")).await
+    }
+
+    /// A statement that changes something, which takes another method.
+    pub async fn change(&self, sql: &str) -> String {
+        let done = self.call("writer", "CLICKHOUSE_WRITER_PASSWORD", |login| (hyper::Method::POST, login, sql));
+        done.await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    async fn call<'a>(
+        &self,
+        user: &str,
+        password: &str,
+        request: impl FnOnce(String) -> (hyper::Method, String, &'a str),
+    ) -> Result<String, String> {
         let url = format!("http://127.0.0.1:{}/", self.addresses.port("clickhouse:8123"));
         let endpoint = Endpoint::new(&url, Duration::from_secs(20)).unwrap();
-        let query = format!("/?user={user}&password={}&query={}", escape(&self.variables[password]), escape(sql));
-        let reply = endpoint.get(&query).await.map_err(|error| error.to_string())?;
+        let (method, path, body) = request(format!("/?user={user}&password={}", escape(&self.variables[password])));
+        let reply = endpoint.send(method, &path, body.to_owned().into()).await.map_err(|error| error.to_string())?;
         if reply.status == 200 { Ok(reply.excerpt().trim().to_owned()) } else { Err(reply.excerpt()) }
     }
 }

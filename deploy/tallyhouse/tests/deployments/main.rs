@@ -13,6 +13,7 @@
 mod compose;
 mod compose_file;
 mod compose_run;
+mod compose_tiers;
 mod image;
 mod machine;
 mod manifest;

@@ -11,7 +11,7 @@ use serde_yaml_ng::Value;
 use crate::programs::Program;
 use crate::tools::{output, root, skip, tool_or_skip};
 
-pub const OVERLAYS: [&str; 2] = ["dev", "prod"];
+pub const OVERLAYS: [&str; 3] = ["dev", "prod", "prod-tiers"];
 
 /// Where containers find secrets.
 pub const SECRETS: &str = "/run/secrets/tallyhouse/";
@@ -38,6 +38,10 @@ impl Manifests {
 
     pub fn all(test: &str) -> Vec<Self> {
         OVERLAYS.into_iter().filter_map(|overlay| Self::of(test, overlay)).collect()
+    }
+
+    pub fn is_prod(&self) -> bool {
+        self.overlay.starts_with("prod")
     }
 
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {

@@ -198,14 +198,14 @@ fn services_scale_survive_disruptions_and_are_spread() {
             assert!(workload.object["spec"]["replicas"].is_null(), "{title}: replicas would undo what was scaled");
             assert!(list(&scaler["metrics"]).any(|metric| metric["resource"]["name"] == "cpu"), "{title}");
             let least = scaler["minReplicas"].as_u64().unwrap();
-            assert!(least >= if manifests.overlay == "prod" { 3 } else { 1 }, "{title}");
+            assert!(least >= if manifests.is_prod() { 3 } else { 1 }, "{title}");
             let budget = &manifests.one("PodDisruptionBudget", name)["spec"];
             assert!(selects(&budget["selector"], workload.labels()), "{title}");
             let spread: Vec<&Value> = list(&workload.pod()["spec"]["topologySpreadConstraints"]).collect();
             let keys: Vec<_> = spread.iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
             assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"], "{title}");
             assert!(spread.iter().all(|one| selects(&one["labelSelector"], workload.labels())), "{title}");
-            let strictness = if manifests.overlay == "prod" { "DoNotSchedule" } else { "ScheduleAnyway" };
+            let strictness = if manifests.is_prod() { "DoNotSchedule" } else { "ScheduleAnyway" };
             assert_eq!(spread[0]["whenUnsatisfiable"], Value::from(strictness), "{title}");
         }
     }
@@ -247,7 +247,7 @@ fn what_must_last_has_a_disk_that_is_large_enough() {
 #[test]
 fn stores_are_as_many_as_promised_and_found_by_their_names() {
     for manifests in Manifests::all("stores_are_as_many_as_promised_and_found_by_their_names") {
-        let prod = manifests.overlay == "prod";
+        let prod = manifests.is_prod();
         let installation = manifests.of_kind("ClickHouseInstallation").next().unwrap();
         let cluster = &installation["spec"]["configuration"]["clusters"][0];
         let count = |what: &str| cluster["layout"][what].as_u64().unwrap();
@@ -341,6 +341,41 @@ fn the_files_of_clickhouse_are_those_of_compose() {
             let variable = part.split('"').next().unwrap();
             assert!(given.contains(&variable), "{variable}");
         }
+    }
+}
+
+/// The tiers of a server, and what the pod has for them.
+#[test]
+fn the_tiers_are_those_of_a_server_and_are_given_what_they_ask_for() {
+    let storage = read("clickhouse/storage.xml");
+    if ProcessEnv.get("UPDATE_FILES").is_some() {
+        std::fs::write(root().join("deploy/k8s/stores/tiers/storage.xml"), &storage).unwrap();
+    }
+    assert!(read("k8s/stores/tiers/storage.xml") == storage, "run this test with UPDATE_FILES=1");
+    let asked: Vec<&str> = storage.split("from_env=\"").skip(1).map(|part| part.split('"').next().unwrap()).collect();
+    assert_eq!(asked.len(), 4);
+    let compose: Value = serde_yaml_ng::from_str(&read("compose/tiers.yaml")).unwrap();
+    let service = &compose["services"]["clickhouse"];
+    assert!(asked.iter().all(|name| service["environment"].get(*name).is_some()), "{asked:?}");
+    let mounted: Vec<&str> = list(&service["volumes"]).filter_map(Value::as_str).collect();
+    assert!(mounted.iter().any(|one| one.ends_with(":/var/lib/clickhouse-warm")), "{mounted:?}");
+    assert!(storage.contains("<path>/var/lib/clickhouse-warm/</path>"));
+    let test = "the_tiers_are_those_of_a_server_and_are_given_what_they_ask_for";
+    let Some(manifests) = Manifests::of(test, "prod-tiers") else { return };
+    let spec = &manifests.of_kind("ClickHouseInstallation").next().unwrap()["spec"];
+    assert_eq!(spec["configuration"]["files"]["config.d/storage.xml"].as_str().unwrap(), storage);
+    let server = &spec["templates"]["podTemplates"][0]["spec"]["containers"][0];
+    let given: Vec<&str> = list(&server["env"]).map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert!(asked.iter().all(|name| given.contains(name)), "{given:?}");
+    let url = list(&server["env"]).find(|variable| variable["name"] == "COLD_S3_URL").unwrap();
+    assert!(
+        url["value"].as_str().unwrap().contains("{shard}-{replica}"),
+        "servers would write over each other: {url:?}"
+    );
+    let claims: Vec<&str> =
+        list(&spec["templates"]["volumeClaimTemplates"]).map(|claim| claim["name"].as_str().unwrap()).collect();
+    for mount in list(&server["volumeMounts"]) {
+        assert!(claims.contains(&mount["name"].as_str().unwrap()) && mount["mountPath"] == "/var/lib/clickhouse-warm");
     }
 }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tallyhouse::accounts::statements::OnServer;
 use tallyhouse::engine::{Account, Engine, EngineOptions};
 use tallyhouse_control::records::grant::Tool;
+use tallyhouse_sql::migrations::Topology;
 use tallyhouse_sql::{Connection, hex, runner};
 
 use tallyhouse_testkit::{self as support, Folder, ask, eventually, execute, insert_events, options, ten_days_ago};
@@ -41,7 +42,7 @@ async fn an_account_comes_in_at_once_sees_its_project_alone_and_goes_at_once() {
     let options = options(folder.path());
     let engine = Engine::start(options.clone()).await.unwrap();
     let writer = engine.writer();
-    runner::up(&writer, &tallyhouse::migrate::rendering(true)).await.unwrap();
+    runner::up(&writer, &Topology::Single).await.unwrap();
     for project in ["a.b", "a-b", "demo"] {
         insert_events(&writer, project, ten_days_ago(), 10).await;
     }
@@ -253,7 +254,7 @@ async fn tools_come_from_networks_that_are_named_and_the_products_own_users_from
         let options = EngineOptions { client_networks: networks, ..options.clone() };
         let port = options.http_port;
         let engine = Engine::start(options).await.unwrap();
-        runner::up(&engine.writer(), &tallyhouse::migrate::rendering(true)).await.unwrap();
+        runner::up(&engine.writer(), &Topology::Single).await.unwrap();
         let of = move |(user, password): (&str, &str)| {
             [IpAddr::from([127, 0, 0, 1]), address].map(|ip| asked(SocketAddr::new(ip, port), user, password))
         };

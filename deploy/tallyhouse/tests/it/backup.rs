@@ -2,14 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
-use bytes::Bytes;
 use hyper::Method;
 use serde_json::Value;
-use tallyhouse_service::http_client::Endpoint;
-use tallyhouse_testkit::{Folder, eventually, free_ports, skipped};
+use tallyhouse_testkit::{Folder, S3, eventually};
 
 use crate::installation::Installation;
 
@@ -89,62 +86,23 @@ async fn a_backup_cut_short_and_a_target_that_is_not_there_are_named() {
     assert!(installation.refused(&["backup", "verify", "../data"]).contains("there is no backup ../data"));
 }
 
-/// An S3 of its own, with the bucket `backups`: moto's server, set up by `make test`.
-struct S3 {
-    process: Child,
-    url: String,
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl S3 {
-    async fn start(test: &str) -> Option<Self> {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.setup/s3/bin/moto_server");
-        if !program.exists() {
-            skipped(test, "moto is not set up: `deploy/tallyhouse/setup.sh --tests`");
-            return None;
-        }
-        let [port] = free_ports();
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-        let s3 = Self { process: command.spawn().unwrap(), url: format!("http://127.0.0.1:{port}") };
-        eventually("there is a bucket", async || s3.call(Method::PUT, "/backups", "").await == Some(200)).await;
-        Some(s3)
-    }
-
-    async fn call(&self, method: Method, path: &str, body: &str) -> Option<u16> {
-        let endpoint = Endpoint::new(&self.url, Duration::from_secs(10)).unwrap();
-        // moto looks who it is, and not whether it is.
-        let who =
-            "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=none";
-        let endpoint = endpoint.header(hyper::header::AUTHORIZATION, who).unwrap();
-        let reply = endpoint.send(method, path, Bytes::from(body.to_owned())).await;
-        reply.ok().map(|reply| reply.status.as_u16())
-    }
-
-    fn used_by(&self, data: &Path, target: &str) -> Installation {
-        Installation::on(data)
-            .with("BACKUP_TARGET", target)
-            .with("BACKUP_S3_ENDPOINT", &self.url)
-            .with("BACKUP_S3_KEY_ID", "key")
-            .with("BACKUP_S3_SECRET", "secret")
-    }
+fn with_bucket(s3: &S3, data: &Path, target: &str) -> Installation {
+    Installation::on(data)
+        .with("BACKUP_TARGET", target)
+        .with("BACKUP_S3_ENDPOINT", &s3.url)
+        .with("BACKUP_S3_KEY_ID", "key")
+        .with("BACKUP_S3_SECRET", "secret")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_holds_backups_as_a_folder_does() {
-    let Some(s3) = S3::start("a_bucket_holds_backups_as_a_folder_does").await else { return };
+    let Some(s3) = S3::start("a_bucket_holds_backups_as_a_folder_does", "backups").await else { return };
     let folder = Folder::create();
     let (data, target) = (folder.path().join("data"), "s3://backups/some/where");
-    let refused = s3.used_by(&data, "s3://nowhere").refused(&["backup", "create"]);
+    let refused = with_bucket(&s3, &data, "s3://nowhere").refused(&["backup", "create"]);
     assert!(refused.contains("s3://nowhere") && refused.contains("404"), "{refused}");
 
-    let mut installation = s3.used_by(&data, target);
+    let mut installation = with_bucket(&s3, &data, target);
     installation.start().await;
     installation.send(0..50, "?wait=stored").await;
     // More than goes up in one request.
@@ -160,7 +118,7 @@ async fn a_bucket_holds_backups_as_a_folder_does() {
     let staged = fs::read_dir(data.join("backups/clickhouse")).unwrap().count();
     assert_eq!(staged, 1, "the list of the full one, by which others are made");
 
-    let elsewhere = s3.used_by(&folder.path().join("elsewhere"), target);
+    let elsewhere = with_bucket(&s3, &folder.path().join("elsewhere"), target);
     assert!(elsewhere.done(&["backup", "verify"]).contains("is whole"));
     let restored: Value = serde_json::from_str(&elsewhere.done(&["backup", "restore", "--json"])).unwrap();
     assert_eq!(restored["events"], 70, "{restored}");

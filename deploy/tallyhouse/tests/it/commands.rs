@@ -1,5 +1,6 @@
 //! The commands besides `up`.
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 
 use tallyhouse::credentials::Credentials;
@@ -26,6 +27,37 @@ async fn migrations_of_a_migrated_database_are_applied_and_up_changes_nothing() 
         let printed = stdout(&output);
         assert!(printed.contains("rollup_1m") && !printed.contains("pending"), "{printed}");
     }
+}
+
+#[tokio::test]
+async fn migrations_of_a_clickhouse_that_is_too_old_or_has_no_users_say_what_to_do() {
+    let refused = |url: &str, user: &str, password: &str| {
+        let env = [("CLICKHOUSE_URL", url), ("CLICKHOUSE_USER", user), ("CLICKHOUSE_PASSWORD", password)];
+        let output = tallyhouse(&["migrate", "up"], &env);
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let engine = support::engine().await;
+    let nobody = refused(engine.http_url(), "nobody", "hunter2-hunter2");
+    assert!(nobody.contains("`nobody`") && nobody.contains("sql/access/services.sql"), "{nobody}");
+    assert!(!nobody.contains("hunter2"), "{nobody}");
+
+    // One that answers every question with its version.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(20) {
+            let mut stream = stream.unwrap();
+            drop(stream.read(&mut [0; 4096]));
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\n25.8.4.1301\n";
+            drop(stream.write_all(answer.as_bytes()));
+        }
+    });
+    let old = refused(&url, "writer", "dev");
+    assert!(
+        old.contains("is ClickHouse 25.8.4.1301") && old.contains("26.3 is the oldest") && old.contains("upgrade it"),
+        "{old}"
+    );
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tallyhouse::engine::Engine;
-use tallyhouse::migrate;
 use tallyhouse_sql::insert::insert_block;
+use tallyhouse_sql::migrations::Topology;
 use tallyhouse_sql::runner;
 
 use tallyhouse_testkit::ingest_service::{block_of, everywhere};
@@ -39,7 +39,7 @@ async fn a_token_without_its_rows_is_revoked_before_the_next_start() {
         insert_block(&client, "events_in", "interrupted-token", &chunks, Duration::from_secs(10)).await.unwrap();
     };
     let engine = Engine::start(options.clone()).await.unwrap();
-    runner::up(&engine.writer(), &migrate::rendering(true)).await.unwrap();
+    runner::up(&engine.writer(), &Topology::Single).await.unwrap();
     insert(&engine).await;
     assert_eq!(everywhere(&engine.writer(), "interrupted").await, [3; 4]);
     engine.stop(Duration::from_secs(10)).await;

@@ -111,7 +111,7 @@ const SYSTEM: &[&str] = &[
     "SELECT * FROM tallyhouse.audit",
     "SELECT * FROM tallyhouse.key_use",
     "SELECT * FROM tallyhouse.hot_questions",
-    "SELECT * FROM tallyhouse.metric_definitions",
+    "SELECT * FROM tallyhouse.repairs",
     "SELECT * FROM tallyhouse.migrations",
     "SELECT * FROM mergeTreeIndex('tallyhouse', 'events', with_minmax = true)",
     "SELECT * FROM mergeTreeIndex('tallyhouse', 'rollup_1h')",

@@ -1,0 +1,3 @@
+-- As 0130. A column that is added to the table is added here, too.
+CREATE TABLE IF NOT EXISTS tallyhouse_all.rollup_1h AS tallyhouse.rollup_1h
+ENGINE = Distributed('{{cluster}}', 'tallyhouse', 'rollup_1h')
