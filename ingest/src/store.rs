@@ -7,13 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tallyhouse_service::day_versions::DayChange;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::trace::{self, Kind, Span, Tracer};
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::error::Fault;
 use tallyhouse_sql::insert::insert_block;
 use tokio::time::Instant;
+use ulid::Ulid;
 
 use crate::changed_days::Publisher;
+use crate::request::TRACE_HEADER;
 use crate::telemetry::Metrics;
 
 /// Where blocks go.
@@ -32,6 +35,8 @@ pub struct Store {
     pub health: Health,
     /// Publishes the days that inserts change.
     pub changed_days: Publisher,
+    /// Records what is done for requests and batches.
+    pub tracer: Option<Tracer>,
 }
 
 /// A block for `events_in`, and the token under which it is counted at most once.
@@ -47,6 +52,9 @@ pub struct Block<'a> {
     pub days: &'a [DayChange],
 }
 
+/// What is inserted into; views fan out from it.
+const TABLE: &str = "events_in";
+
 /// How often the days of an insert are published while it is under way.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 
@@ -61,11 +69,15 @@ impl Store {
 
     /// One attempt. After an error the block may be stored, in part or as a whole: only the same block may follow.
     pub async fn attempt(&self, block: Block<'_>) -> Result<(), StoreError> {
-        let started = Instant::now();
-        match self
-            .publishing(block.days, insert_block(&self.client, "events_in", block.token, block.chunks, self.timeout))
-            .await
-        {
+        let (started, query_id) = (Instant::now(), Ulid::generate().to_string());
+        let mut span = insert_span(block, &query_id);
+        // One can go from a log line or a span to `system.query_log`.
+        let mut client = self.client.clone().with_setting("query_id", &query_id);
+        if let Some(parent) = span.sampled_parent() {
+            client = client.with_header(TRACE_HEADER, parent);
+        }
+        let insert = insert_block(&client, TABLE, block.token, block.chunks, self.timeout);
+        match span.during(self.publishing(block.days, insert)).await {
             Ok(()) => {
                 let bytes = block.chunks.iter().map(Bytes::len).sum();
                 self.metrics.inserted(block.rows, bytes, started.elapsed());
@@ -77,6 +89,7 @@ impl Store {
                 // Maybe stored: the next attempt publishes its days again, but may come late.
                 self.changed_days.publish(block.days);
                 self.metrics.insert_failed(error.class());
+                span.fail(error.summary());
                 // What is refused for its events is told under `store`. Else something durable stands in front of it: Kafka, or the log.
                 if error.fault() == Fault::Operational {
                     self.health.set(
@@ -100,4 +113,17 @@ impl Store {
             }
         }
     }
+}
+
+fn insert_span(block: Block<'_>, query_id: &str) -> Span {
+    let mut span = trace::span("insert", Kind::Client);
+    if span.is_recorded() {
+        span.set("db.system.name", "clickhouse");
+        span.set("db.operation.name", "INSERT");
+        span.set("db.collection.name", TABLE);
+        span.set("db.operation.batch.size", block.rows);
+        span.set("tallyhouse.query_id", query_id.to_owned());
+        span.set("tallyhouse.token", block.token.to_owned());
+    }
+    span
 }

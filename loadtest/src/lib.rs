@@ -9,8 +9,9 @@
 //! * [`chaos`] breaks a whole fleet with Kafka ([`brokers`]) in every way and compares.
 //! * [`rolling`] restarts a fleet behind nginx, instance by instance, under load.
 //! * [`degrade`] measures how reading holds up when something goes wrong.
+//! * [`collector`] takes traces and remembers them.
 //! * [`mod@bench`] measures throughput, latency, freshness and memory in one run, [`trickle`] what little traffic costs,
-//!   [`reduction`] how much smaller rollups are than what they count.
+//!   [`watched`] what traces and metrics cost, [`reduction`] how much smaller rollups are than what they count.
 //!
 //! The load generator shares the machine with what it loads, so it is kept cheap: bodies are rendered beforehand, one
 //! connection per worker, no work per event while the clock runs.
@@ -23,6 +24,7 @@ pub mod chaos;
 pub mod chart;
 pub mod clickhouse;
 pub mod client;
+pub mod collector;
 pub mod credentials;
 pub mod daemon;
 pub mod degrade;
@@ -46,4 +48,5 @@ pub mod system;
 pub mod tls;
 pub mod trickle;
 pub mod verify;
+pub mod watched;
 pub mod writers;

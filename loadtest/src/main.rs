@@ -1,4 +1,4 @@
-//! `loadtest`: feed, chart, kills, outage, bench, trickle, reduction, reads, degrade, freshness, backlog, chaos, rolling, siege, brokers.
+//! `loadtest`: feed, chart, kills, outage, bench, watched, trickle, reduction, reads, degrade, freshness, backlog, chaos, rolling, siege, brokers.
 
 mod cli;
 
@@ -12,14 +12,14 @@ use tallyhouse_loadtest::brokers::{Brokers, BrokersError, Ports};
 use tallyhouse_loadtest::chart::{self, ChartConfig, ChartError};
 use tallyhouse_loadtest::feed::{self, Feed, FeedError, FeedSummary, TimeShift};
 use tallyhouse_loadtest::{
-    backlog, bench, chaos, degrade, kills, outage, reads, reduction, rolling, siege, tls, trickle,
+    backlog, bench, chaos, degrade, kills, outage, reads, reduction, rolling, siege, tls, trickle, watched,
 };
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{
     BacklogArgs, BenchArgs, BrokersArgs, ChaosArgs, Cli, Command, DegradeArgs, FeedArgs, FreshnessArgs, KillsArgs,
-    OutageArgs, ReadsArgs, RollingArgs, SiegeArgs, TlsArgs, TrickleArgs,
+    OutageArgs, ReadsArgs, RollingArgs, SiegeArgs, TlsArgs, TrickleArgs, WatchedArgs,
 };
 
 /// Why the command failed. The text of each says what to do.
@@ -81,6 +81,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench(&args).await,
         Command::Trickle(args) => trickle(&args).await,
         Command::Tls(args) => tls(&args).await,
+        Command::Watched(args) => watched(&args).await,
         Command::Reduction(args) => {
             let say = |step: &str| say(&format!("reduction: {step}"));
             print(&reduction::run(&args.config()?, say).await?)
@@ -162,6 +163,20 @@ async fn trickle(args: &TrickleArgs) -> Result<(), Failure> {
 async fn tls(args: &TlsArgs) -> Result<(), Failure> {
     let report = tls::run(&args.config()?, |step| say(&format!("tls: {step}"))).await?;
     if args.json { print(&serde_json::to_string_pretty(&report)?) } else { print(&report.to_string()) }
+}
+
+async fn watched(args: &WatchedArgs) -> Result<(), Failure> {
+    let report = watched::run(&args.config()?, |step| say(&format!("watched: {step}"))).await?;
+    if args.json {
+        print(&serde_json::to_string_pretty(&report)?)?
+    } else {
+        print(&report.to_string())?
+    }
+    if report.holds() {
+        Ok(())
+    } else {
+        Err(Failure::Broken("being watched costs more than it may, see above".to_owned()))
+    }
 }
 
 async fn reads(args: &ReadsArgs) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use tallyhouse_service::breaker::BreakerState;
 use tallyhouse_service::config::open_tls;
 use tallyhouse_service::env::ConfigError;
 use tallyhouse_service::health::{Health, Status};
+use tallyhouse_service::http_client::HttpError;
 use tallyhouse_service::lifecycle::Stop;
 use tallyhouse_service::metrics::Common;
 use tallyhouse_service::metrics::http::HttpMetrics;
@@ -21,6 +22,8 @@ use tallyhouse_service::redis::OpenError;
 use tallyhouse_service::server::telemetry::{ListenerMetrics, ServerMetrics};
 use tallyhouse_service::server::{Limits as ConnectionLimits, Server};
 use tallyhouse_service::tls::Tls;
+use tallyhouse_service::trace_export::{TraceExport, TraceSetupError, TracedService};
+use tallyhouse_sql::rollups::verify::PAUSE;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +37,11 @@ use crate::cache::fresh::Limiter;
 use crate::cache::parts::PartsDeps;
 use crate::cache::ttl::Policy;
 use crate::cache::{Answers, Memory, Parts, SharedCache, Versions};
+use crate::canary::Canary;
 use crate::config::Config;
 use crate::coverage::Coverage;
 use crate::deps::Deps;
+use crate::drift::{DriftSettings, DriftWatch};
 use crate::erasures;
 use crate::event_types::EventTypes;
 use crate::execute::Sources;
@@ -45,7 +50,7 @@ use crate::live::{Hub, Live};
 use crate::registry::MetricRegistry;
 use crate::serve::App;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{CanaryMetrics, DriftMetrics, Metrics};
 use crate::warm_start::WarmStart;
 
 /// How often dependencies are looked at.
@@ -74,6 +79,12 @@ pub enum RunError {
     /// The registry has these metrics already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The collector of traces cannot be spoken to.
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
+    Traces(#[from] TraceSetupError),
+    /// No canary can be sent.
+    #[error("CANARY_INGEST_URL: {0}")]
+    Canary(#[from] HttpError),
     /// Tokens cannot be verified.
     #[error("JWKS_URL: {0}")]
     Tokens(#[from] TokenSetupError),
@@ -94,12 +105,17 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
     if let Some(pool) = redis.as_ref().map(|redis| redis.pool()) {
         pools.watch("redis_cache", move || pool.status());
     }
+    let service = TracedService { name: "tallyhouse-query-api", version: env!("CARGO_PKG_VERSION") };
+    let traces =
+        config.traces.as_ref().map(|settings| TraceExport::new(settings, service, &deps.registry)).transpose()?;
+    let (tracer, trace_export) = traces.unzip();
     let (runner, privacy) = (erasures::runner(&deps), erasures::routes(&deps));
     let adhoc = adhoc(&config, &deps, &metrics);
     let fresh = Limiter::new(redis.clone());
     let store = Store::new(deps.shards.reader(), config.admission, metrics.clone());
     store.show(&pools);
     let store = if deps.shards.is_cluster() { store.of_cluster(config.partial) } else { store };
+    let watches = Watches::new(&config, &deps, &store)?;
     let parts = Parts::new(PartsDeps {
         bytes: config.cache_bytes / 2,
         shared: redis.clone(),
@@ -165,7 +181,7 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
                 privacy,
                 config.origins,
                 gate,
-                Observer::new(requests),
+                Observer::new(requests).traced_by(tracer),
             ),
             limits: config.connections,
             metrics: server_metrics.of("query"),
@@ -188,9 +204,16 @@ pub async fn run(config: Config, deps: Deps, listeners: Listeners, stop: impl In
         tls: tls.as_ref().map(Tls::admin),
     };
     let admin = admin.serve(stopped.clone().into(), Duration::from_secs(1));
+    let traced = async {
+        if let Some(export) = trace_export {
+            export.run(stopped.clone()).await;
+        }
+    };
     tokio::join!(
         public,
         admin,
+        traced,
+        watches.run(stopped.clone()),
         drain,
         watch.until(stopped.clone()),
         cache.keep(config.cache_warm, stopped.clone()),
@@ -216,6 +239,44 @@ fn adhoc(config: &Config, deps: &Deps, metrics: &Metrics) -> Adhoc {
         answers: SendPermits::of_statements(config.admission.ad_hoc.concurrency),
         export_limits: Limits { max_bytes: config.export_max_bytes, stall: config.export_stall },
         metrics: metrics.clone(),
+    }
+}
+
+/// What looks at the whole from time to time, where it is switched on.
+struct Watches {
+    canary: Option<Canary>,
+    drift: Option<DriftWatch>,
+}
+
+impl Watches {
+    fn new(config: &Config, deps: &Deps, store: &Store) -> Result<Self, RunError> {
+        let canary = match &config.canary {
+            Some(settings) => Some(Canary::new(settings, store.clone(), CanaryMetrics::register(&deps.registry)?)?),
+            None => None,
+        };
+        let drift = match config.drift_check {
+            Some(every) => {
+                let metrics = DriftMetrics::register(&deps.registry)?;
+                let settings = DriftSettings { every, pause: PAUSE };
+                Some(DriftWatch::new(store.clone(), deps.shards.clone(), settings, metrics))
+            }
+            None => None,
+        };
+        Ok(Self { canary, drift })
+    }
+
+    async fn run(self, stopped: CancellationToken) {
+        let canary = async {
+            if let Some(canary) = self.canary {
+                canary.run(stopped.clone()).await;
+            }
+        };
+        let drift = async {
+            if let Some(drift) = self.drift {
+                drift.run(stopped.clone()).await;
+            }
+        };
+        tokio::join!(canary, drift);
     }
 }
 

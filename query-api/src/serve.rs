@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use tallyhouse_control::LiveCatalogue;
+use tallyhouse_service::trace::{self, Kind};
 use tokio::time::Instant;
 
 use crate::asked::Asked;
@@ -148,6 +149,7 @@ pub async fn serve(
 ) -> Result<Answer, Refusal> {
     let now_ms = (app.clock)();
     let (is_fresh, raw) = fresh::take(raw)?;
+    let mut planning = trace::span("plan", Kind::Internal);
     let query = read(app, &scope, question, raw.as_deref(), now_ms)?;
     let (asked, numbers) = (query.event_types(), query.numbers_as_texts());
     let is_allowed = is_fresh && app.fresh.allows(&scope.unique_caller(), now_ms).await;
@@ -162,8 +164,20 @@ pub async fn serve(
         recall: if is_allowed { Recall::Nothing } else { Recall::All },
     };
     let request = Arc::new(cached_query).cache_request(now_ms)?;
+    planning.set("tallyhouse.class", request.plan.class().label());
+    drop(planning);
     let request = CacheRequest { deadline: came + request.within, ..request };
-    let given = async { if is_allowed { app.answers.fresh(&request).await } else { app.answers.get(&request).await } };
+    let given = async {
+        let mut span = trace::span("cache", Kind::Internal);
+        let answers = &app.answers;
+        let given = async { if is_allowed { answers.fresh(&request).await } else { answers.get(&request).await } };
+        let given = span.during(given).await;
+        match &given {
+            Ok((_, status)) => span.set("tallyhouse.cache", status.label()),
+            Err(error) => span.fail(error.to_string()),
+        }
+        given
+    };
     let project = request.scope.project();
     let catalogue = app.catalogue.of(project);
     let (given, mut warnings, incomplete) = tokio::join!(

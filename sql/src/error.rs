@@ -1,5 +1,7 @@
 //! Errors of ClickHouse and of the connection to it, and whether a retry can help.
 
+use std::borrow::Cow;
+
 use clickhouse::error::Error as ClientError;
 
 use crate::redacted::redacted;
@@ -98,6 +100,16 @@ impl StoreError {
             | 307 | 319 | 369 | 394 | 396 | 415 | 416 | 439 | 452 | 473 | 495 | 497 | 499 | 516 | 565 | 574 | 659 | 677
             | 692 | 696 | 735 | 749 | 762 | 771 | 774 | 777 | 778 | 999 => Fault::Operational,
             _ => Fault::Unclear,
+        }
+    }
+
+    /// What it is, without anything that ClickHouse said.
+    pub fn summary(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused { code, .. } => format!("refused (code {code})").into(),
+            Self::Unreachable(_) => "unreachable".into(),
+            Self::TimedOut => "timed out".into(),
+            Self::Unintelligible(_) => "unintelligible".into(),
         }
     }
 

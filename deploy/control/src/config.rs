@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use clap::Args;
+use tallyhouse_service::access::Scope;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::config::{DataFolder, is_development};
 use tallyhouse_service::env::{self, ConfigError, Env};
+use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::Connection;
 
 use crate::handle::{Control, ControlOptions};
-use crate::snapshot::FixedKeys;
+use crate::kind::CANARY_PROJECT;
+use crate::snapshot::{FixedKey, FixedKeys};
 use crate::store::ControlStore;
 
 /// The key under which users are hashed.
@@ -20,6 +23,35 @@ pub struct UserHashKey {
     /// erases nobody (default: generated)
     #[arg(env = "USER_HASH_KEY", value_parser = |text: &str| parse_key(text).ok_or("is not 32 hexadecimal digits"))]
     pub user_hash_key: Option<[u8; 16]>,
+}
+
+/// The key of the canary.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watching")]
+pub struct CanaryKey {
+    /// The key of the canary, at least 16 characters: an ingester takes the canary's events with it, and the query API sends them with it; the same for
+    /// all (`tallyhouse up` makes its own)
+    #[arg(env = "CANARY_KEY", value_parser = canary_text)]
+    pub canary_key: Option<Secret>,
+}
+
+/// Short enough to be guessed is no key.
+fn canary_text(text: &str) -> Result<Secret, String> {
+    const LEAST: usize = 16;
+    let text = text.trim();
+    if text.len() < LEAST {
+        return Err(format!("has fewer than {LEAST} characters"));
+    }
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(Secret::new(text))
+    } else {
+        Err("has other than printable ASCII characters".to_owned())
+    }
+}
+
+/// `CANARY_KEY`, where it is set.
+pub fn canary_key(env: &dyn Env) -> Result<Option<Secret>, ConfigError> {
+    Ok(env::read::<CanaryKey>(env)?.canary_key)
 }
 
 /// Reads 32 hexadecimal digits.
@@ -41,11 +73,25 @@ pub fn open(
     reader: &Connection,
     writer: Option<&Connection>,
 ) -> Result<Control, ConfigError> {
+    open_with(env, service, reader, (writer, canary_key(env)?.as_ref()))
+}
+
+/// The same with another key of the canary.
+pub fn open_with(
+    env: &dyn Env,
+    service: &'static str,
+    reader: &Connection,
+    (writer, canary): (Option<&Connection>, Option<&Secret>),
+) -> Result<Control, ConfigError> {
+    let mut fixed = fixed_keys(env)?;
+    if let Some(key) = canary {
+        fixed.add(key.expose(), FixedKey::new(CANARY_PROJECT, "canary", &[Scope::Ingest]));
+    }
     Ok(Control::open(ControlOptions {
         service,
         data: Some(env::read::<DataFolder>(env)?.tallyhouse_data),
         store: Some(ControlStore::new(reader, writer)),
-        fixed: fixed_keys(env)?,
+        fixed,
         clock: Arc::new(now_ms),
     }))
 }

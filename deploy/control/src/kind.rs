@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The project of the canary: events that nobody's numbers hold. Nobody can make it.
+pub const CANARY_PROJECT: &str = "tallyhouse-canary";
+
 /// A kind of record. Each has a document of its own in [`crate::records`] or in the crate that works with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

@@ -32,3 +32,4 @@ pub mod server;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+pub mod trace_export;

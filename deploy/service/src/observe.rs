@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request -> its trace (W3C traceparent, or a new one) -> answered -> metrics; a line: failed (5xx) or slow always, one in 100 of the others
+//!                                                                  spans, where there is a collector (`crate::trace`)
 //! ```
 //!
 //! Failure cases: a flood of failures writes at most `LINES_A_SECOND` lines; the others are counted. Sampled ones have a bound of their own, so that
@@ -22,7 +23,7 @@ use futures_util::FutureExt as _;
 use crate::clock::steady_ms;
 use crate::http::Problem;
 use crate::metrics::http::{ListenerRequests, Measured};
-use crate::trace::Trace;
+use crate::trace::{RequestEnd, RequestTrace, Trace, Tracer};
 
 const TRACEPARENT: &str = "traceparent";
 
@@ -45,12 +46,19 @@ pub struct Observer {
     ended: AtomicU64,
     lines: Written,
     samples: Written,
+    tracer: Option<Tracer>,
 }
 
 impl Observer {
     pub fn new(requests: ListenerRequests) -> Self {
         let (lines, samples) = (Written::at_most(LINES_A_SECOND), Written::at_most(SAMPLES_A_SECOND));
-        Self { requests, ended: AtomicU64::new(0), lines, samples }
+        Self { requests, ended: AtomicU64::new(0), lines, samples, tracer: None }
+    }
+
+    /// One that records spans.
+    #[must_use]
+    pub fn traced_by(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Watches every request to a router.
@@ -134,25 +142,49 @@ async fn pass(State(observer): State<Arc<Observer>>, mut request: Request, next:
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let given = request.headers().get(TRACEPARENT).map(HeaderValue::to_str);
-    let trace = Trace::of(given.as_ref().and_then(|given| given.as_ref().ok()).copied());
-    if given.is_some() {
-        // What goes on from here has this span as its parent. Records of requests without a trace do not carry one.
+    let caller = given.as_ref().and_then(|given| given.as_ref().ok()).and_then(|given| Trace::read(given));
+    let mut recorded = observer.tracer.as_ref().map(|tracer| tracer.request(caller));
+    let trace = recorded.as_ref().map_or_else(|| Trace::below(caller), RequestTrace::trace);
+    if given.is_some() || (recorded.is_some() && trace.is_sampled()) {
+        // What goes on from here has this span as its parent. Records of other requests do not carry one.
         if let Ok(told) = HeaderValue::from_str(&trace.traceparent()) {
             request.headers_mut().insert(TRACEPARENT, told);
         }
     }
     let measured = observer.requests.began(matched.as_ref().map(MatchedPath::as_str), &method);
-    trace
-        .scope(async {
-            // What a handler shares with others is in locks that outlive a panic.
-            let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-            let response = answered.unwrap_or_else(|_| panicked(&measured));
-            let (status, took) = (response.status(), measured.took());
-            observer.log(&measured, status, took);
-            measured.answered(status, took);
-            response
-        })
-        .await
+    let answering = async {
+        // What a handler shares with others is in locks that outlive a panic.
+        let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let response = answered.unwrap_or_else(|_| panicked(&measured));
+        let (status, took) = (response.status(), measured.took());
+        observer.log(&measured, status, took);
+        (response, status, took)
+    };
+    let (response, status, took) = match &recorded {
+        Some(recorded) => recorded.scope(answering).await,
+        None => trace.scope(answering).await,
+    };
+    if let Some(recorded) = &mut recorded {
+        recorded.end(end(&measured, observer.requests.listener(), status, took));
+    }
+    measured.answered(status, took);
+    response
+}
+
+/// As the conventions of OpenTelemetry call it. No path, query or header is in it.
+fn end(request: &Measured<'_>, listener: &'static str, status: StatusCode, took: Duration) -> RequestEnd {
+    let is_failed = status.is_server_error();
+    RequestEnd {
+        name: format!("{} {}", request.method(), request.route()),
+        attributes: vec![
+            ("http.request.method", request.method().to_owned().into()),
+            ("http.route", request.route().to_owned().into()),
+            ("http.response.status_code", status.as_u16().into()),
+            ("tallyhouse.listener", listener.into()),
+        ],
+        error: is_failed.then(|| status.as_str().to_owned().into()),
+        is_notable: is_failed || took >= SLOW,
+    }
 }
 
 /// What it said is in the line of the panic itself.

@@ -12,6 +12,7 @@
 //! Events are accepted again as soon as the log is read, whatever ClickHouse does; only the first start of a data folder waits for it.
 
 use std::convert::Infallible;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use tallyhouse_control::privacy::hash_key::InstallationKey;
@@ -21,7 +22,7 @@ use tallyhouse_ingest::direct::checkpoint::LocalStore;
 use tallyhouse_ingest::{Deps as IngestDeps, Ingest};
 use tallyhouse_query_api as query_api;
 use tallyhouse_service::admin::Admin;
-use tallyhouse_service::config::open_tls;
+use tallyhouse_service::config::{open_tls, own_listener};
 use tallyhouse_service::day_versions::DayVersions;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::health::{Health, Status};
@@ -138,7 +139,13 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     if let Some(engine) = &store.engine {
         health.set("cage", engine.cage().status(), engine.cage().to_string());
     }
-    let control = tallyhouse_control::config::open(env, "up", store.reader.home(), Some(store.writer.home()))?;
+    let canary = match &services.query.canary {
+        Some(canary) => Some(canary.key.clone()),
+        // A query API of its own may send one.
+        None => tallyhouse_control::config::canary_key(env)?,
+    };
+    let writer = (Some(store.writer.home()), canary.as_ref());
+    let control = tallyhouse_control::config::open_with(env, "up", store.reader.home(), writer)?;
     let mut running = Box::pin(services.run(&store, control.clone(), tables_ready.clone(), stop.clone()));
     let serve = async {
         tokio::select! {
@@ -282,6 +289,17 @@ pub fn engine_options(config: &Config, engine: &EngineConfig, metrics: Metrics) 
     })
 }
 
+/// Where this process takes events, for itself.
+fn own_url(ingest: &tallyhouse_ingest::config::Config) -> String {
+    let mut address = ingest.address;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    let scheme = if ingest.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
+}
+
 /// Both services, configured and listening, so that a taken port is told before ClickHouse is started.
 struct Services {
     ingest: tallyhouse_ingest::config::Config,
@@ -299,7 +317,10 @@ struct Services {
 impl Services {
     async fn configure(config: &Config, env: &dyn Env) -> Result<Self, UpError> {
         let ingest = tallyhouse_ingest::config::Config::from_env(env)?;
-        let query = query_api::Config::from_env(env)?;
+        let mut query = query_api::Config::from_env(env)?;
+        if query.canary.is_none() {
+            query.canary = query_api::config::own_canary(env, own_url(&ingest), own_listener(env)?)?;
+        }
         config::ports_apart(config, &ingest, &query)?;
         let (registry, health) = (Registry::new(), Health::default());
         Ok(Self {

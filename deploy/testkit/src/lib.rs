@@ -34,6 +34,8 @@ mod skip;
 mod small_disk;
 mod wait;
 
+pub use tallyhouse_loadtest::collector;
+
 pub use clickhouse::{
     GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, look_for_replaced_files, options,
     remove_replaced_files_soon, shared,

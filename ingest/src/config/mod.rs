@@ -19,6 +19,7 @@ use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
 use tallyhouse_service::tls::ServerFiles;
+use tallyhouse_service::trace_export::TraceSettings;
 use tallyhouse_sql::shards::{Login, Shards};
 
 use crate::kafka::config::KafkaConfig;
@@ -69,6 +70,8 @@ pub struct Config {
     pub connections: tallyhouse_service::server::Limits,
     /// `TLS_CERT` and what belongs to it; without it the listeners speak plain HTTP.
     pub tls: Option<ServerFiles>,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` and what belongs to it: where traces go.
+    pub traces: Option<TraceSettings>,
     /// `INGEST_DRAIN_MS`: at shutdown, how long open requests and batches may take.
     pub drain: Duration,
 }
@@ -122,6 +125,7 @@ impl Config {
             tokens: tallyhouse_service::config::tokens(env)?,
             connections: tallyhouse_service::config::connections(env)?,
             tls: tallyhouse_service::config::listener_tls(env)?,
+            traces: tallyhouse_service::config::traces(env)?,
             drain: settings.ingest_drain_ms,
         };
         checks::check(&config)?;

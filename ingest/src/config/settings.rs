@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use tallyhouse_control::config::UserHashKey;
+use tallyhouse_control::config::{CanaryKey, UserHashKey};
 use tallyhouse_schema::project::MAX_DIMENSION_VALUES;
 use tallyhouse_service::config::{
     AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
-    Redis, Schemas, TokenVariables,
+    Redis, Schemas, TokenVariables, TraceVariables,
 };
 use tallyhouse_service::env::{address, choice, millis, switch, whole};
 use tallyhouse_sql::migrations::MAX_RETENTION_DAYS;
@@ -37,6 +37,8 @@ pub struct Variables {
     #[command(flatten)]
     tokens: TokenVariables,
     #[command(flatten)]
+    traces: TraceVariables,
+    #[command(flatten)]
     rate_limits: RateLimiting,
     #[command(flatten)]
     redis: Redis,
@@ -57,6 +59,8 @@ pub struct Own {
     projects: ProjectDefaults,
     #[command(flatten)]
     user_hash_key: UserHashKey,
+    #[command(flatten)]
+    canary_key: CanaryKey,
     #[command(flatten)]
     kafka: KafkaSettings,
 }

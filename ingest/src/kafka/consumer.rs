@@ -15,12 +15,14 @@ use std::time::Duration;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use tallyhouse_service::trace::Trace;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::assignment::{Context, TopicPartition, WorkerHandle, begin_workers};
 use super::parts::ConsumerParts;
+use crate::request::TRACE_HEADER;
 use crate::worker::batch::Read;
 use crate::worker::filling::Chunk;
 
@@ -97,6 +99,7 @@ enum Ended {
 /// Polls until `stop`, or until this consumer can do nothing more.
 fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Result<(), Ended> {
     let mut chunks: HashMap<TopicPartition, Chunk> = HashMap::new();
+    let is_traced = consumer.context().parts.store.tracer.is_some();
     while !stop.is_cancelled() {
         let mut polled = consumer.poll(POLL_WITHIN);
         begin_workers(consumer);
@@ -106,7 +109,8 @@ fn poll(consumer: &Arc<BaseConsumer<Context>>, stop: &CancellationToken) -> Resu
             match message {
                 Ok(message) => {
                     taken.1 += message.payload_len();
-                    collect(&message, &mut chunks);
+                    let sender = if is_traced { sender(&message) } else { None };
+                    collect(&message, sender, &mut chunks);
                 }
                 Err(error) => trouble(consumer, &error)?,
             }
@@ -146,7 +150,13 @@ fn trouble(consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), E
     Ok(())
 }
 
-fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<TopicPartition, Chunk>) {
+/// The trace of a record whose sender records it.
+fn sender(message: &BorrowedMessage<'_>) -> Option<Trace> {
+    let header = message.headers()?.iter().find(|header| header.key == TRACE_HEADER)?;
+    Trace::read(std::str::from_utf8(header.value?).ok()?).filter(|sender| sender.is_sampled())
+}
+
+fn collect(message: &BorrowedMessage<'_>, sender: Option<Trace>, chunks: &mut HashMap<TopicPartition, Chunk>) {
     let read = Read {
         offset: message.offset(),
         at: message.timestamp().to_millis().unwrap_or_default(),
@@ -155,9 +165,13 @@ fn collect(message: &BorrowedMessage<'_>, chunks: &mut HashMap<TopicPartition, C
     // Almost always the partition of the message before: no allocation for the look-up then.
     let place =
         chunks.iter_mut().find(|((topic, partition), _)| *partition == message.partition() && topic == message.topic());
-    match place {
-        Some((_, chunk)) => chunk.push(read),
-        None => chunks.entry((message.topic().to_owned(), message.partition())).or_default().push(read),
+    let chunk = match place {
+        Some((_, chunk)) => chunk,
+        None => chunks.entry((message.topic().to_owned(), message.partition())).or_default(),
+    };
+    chunk.push(read);
+    if let Some(sender) = sender {
+        chunk.senders.add(read.offset, sender);
     }
 }
 

@@ -24,6 +24,7 @@ use tallyhouse_schema::Rejection;
 use tallyhouse_service::access::Principal;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::rate_limit::RateLimits;
+use tallyhouse_service::trace::{self, Kind};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ use crate::decode;
 use crate::delivery::Delivery;
 use crate::limits::RequestLimits;
 use crate::projects::LiveProjects;
-use crate::request::{IngestOptions, RequestError, layout, trace};
+use crate::request::{IngestOptions, RequestError, layout, traceparent};
 use crate::telemetry::Metrics;
 use take::{Asked, Taken};
 
@@ -85,10 +86,14 @@ impl Pipeline {
             sender,
             keeps_dead_letters: options.keeps_dead_letters,
             ready,
-            trace: trace(&head.headers),
+            trace: traceparent(&head.headers),
         };
-        let (taken, body) = self.read(Body { bytes: sent, room }, encoding, asked, deadline).await?;
-        let mut reply = self.confirm(taken, options.wait, deadline).await?;
+        let span = trace::span("read", Kind::Internal);
+        let (taken, body) = span.during(self.read(Body { bytes: sent, room }, encoding, asked, deadline)).await?;
+        drop(span);
+        let span = trace::span("deliver", Kind::Producer);
+        let mut reply = span.during(self.confirm(taken, options.wait, deadline)).await?;
+        drop(span);
         let is_late =
             |rejection: &Rejection| matches!(rejection, Rejection::TooLargeForLog | Rejection::RefusedByStore { .. });
         for rejected in reply.rejected.iter_mut().filter(|rejected| is_late(&rejected.rejection)) {

@@ -80,6 +80,7 @@ mod tests {
     fn the_worst_trouble_is_reported_until_its_batch_ends() {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let store = Store {
+            tracer: None,
             client: Client::default(),
             shard: 1,
             everything: Client::default(),

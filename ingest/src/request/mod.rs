@@ -14,7 +14,7 @@ pub use options::{IngestOptions, Wait};
 pub const TRACE_HEADER: &str = "traceparent";
 
 /// The request's trace, if it is one as W3C writes it: it goes into a header of every record.
-pub fn trace(headers: &HeaderMap) -> Option<String> {
+pub fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACE_HEADER)?.to_str().ok()?;
     let is_trace = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     is_trace.then(|| value.to_owned())

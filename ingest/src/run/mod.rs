@@ -29,6 +29,7 @@ use tallyhouse_service::rate_limit::{RateLimitMetrics, RateLimits};
 use tallyhouse_service::redis::Pool;
 use tallyhouse_service::server::{Limits, Server, telemetry::ServerMetrics};
 use tallyhouse_service::tls::{ListenerTls, Tls};
+use tallyhouse_service::trace_export::{self, TraceExport, TraceSetupError, TracedService};
 use tallyhouse_sql::Shards;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -97,6 +98,9 @@ pub enum RunError {
     /// Tokens cannot be verified.
     #[error("JWKS_URL: {0}")]
     Tokens(#[from] TokenSetupError),
+    /// The collector of traces cannot be spoken to.
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
+    Traces(#[from] TraceSetupError),
     /// Two metrics have one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -133,6 +137,7 @@ pub struct Ingest {
     control: Control,
     user_hash_key: InstallationKey,
     observer: Observer,
+    trace_export: Option<TraceExport>,
     /// Of a process that inserts.
     clickhouse: Option<(Shards, ClickHouseMetrics)>,
 }
@@ -171,6 +176,10 @@ impl Ingest {
         health.starting("ingest", Status::Down, "starting");
         // A gateway by itself inserts nothing and changes no day; that it was killed must not invalidate a cache.
         let redis = config.redis.as_ref().filter(|_| shown.inserts);
+        let service = TracedService { name: "tallyhouse-ingest", version: env!("CARGO_PKG_VERSION") };
+        let traces =
+            config.traces.as_ref().map(|settings| TraceExport::new(settings, service, registry)).transpose()?;
+        let (tracer, trace_export) = traces.unzip();
         let store = Store {
             client: deps.shards.home().client(),
             shard: 1,
@@ -179,6 +188,7 @@ impl Ingest {
             metrics: Arc::clone(&metrics),
             health: health.clone(),
             changed_days: Publisher::new(deps.days, redis.is_some(), Arc::clone(&metrics)),
+            tracer: tracer.clone(),
         };
         let limits = ShardLimits { refused_grace: config.batch.refused_grace, inserts: config.batch.inserts };
         let shards = ShardWriters::new(&deps.shards, &store, limits);
@@ -256,7 +266,8 @@ impl Ingest {
             suppressions,
             control: deps.control,
             user_hash_key: deps.user_hash_key,
-            observer: Observer::new(requests),
+            observer: Observer::new(requests).traced_by(tracer),
+            trace_export,
             clickhouse: clickhouse.map(|metrics| (deps.shards, metrics)),
         })
     }
@@ -294,6 +305,7 @@ impl Ingest {
             control,
             user_hash_key,
             observer,
+            trace_export,
             clickhouse,
         } = self;
         let stopping: Stop = stop.into();
@@ -347,6 +359,10 @@ impl Ingest {
                 });
             }
         }
+        let traced = trace_export.map(|export| {
+            let ended = CancellationToken::new();
+            (ended.clone(), tokio::spawn(export.run(ended)))
+        });
         let back = async {
             let ended = match back {
                 Back::Direct(direct) => direct.run(stop.clone()).await.map_err(RunError::from),
@@ -394,6 +410,10 @@ impl Ingest {
             lifecycle::drain("rate limits and suppressions", left, told),
             lifecycle::drain("dead letters", left, last)
         );
+        if let Some((ended, exporting)) = traced {
+            ended.cancel();
+            lifecycle::drain("traces", trace_export::STOP_WITHIN, async { drop(exporting.await) }).await;
+        }
         ended
     }
 }

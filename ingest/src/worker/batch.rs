@@ -16,6 +16,7 @@ use crate::intent::{Intent, Skips};
 use crate::limits::BatchLimits;
 use crate::telemetry::ConsumedCounts;
 use crate::window::Window;
+use crate::worker::traced::Senders;
 
 /// A record as it was read.
 #[derive(Debug, Clone, Copy)]
@@ -232,6 +233,7 @@ impl Building {
             judged,
             has_leftovers,
             counts,
+            senders: Senders::default(),
         }
     }
 }
@@ -267,6 +269,8 @@ pub struct Closed {
     pub has_leftovers: bool,
     /// How many records were what.
     pub counts: ConsumedCounts,
+    /// Traces of its records.
+    pub senders: Senders,
 }
 
 #[cfg(test)]

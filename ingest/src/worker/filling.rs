@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::batch::{Building, CannotReplay, Closed, Read, RecordContext};
 use super::position::{Jump, Position, Step};
+use super::traced::Senders;
 use crate::event_key::KeyHasher;
 use crate::intent::Intent;
 use crate::limits::BatchLimits;
@@ -21,6 +22,8 @@ pub struct Chunk {
     pub records: Vec<(i64, i64, usize)>,
     /// Records before it that did not come in chunks up to this one are lost; 0: that is not known.
     pub until: i64,
+    /// Traces of records that are recorded.
+    pub senders: Senders,
 }
 
 impl Chunk {
@@ -65,6 +68,7 @@ pub struct Filling {
     cursor: usize,
     freed: usize,
     must_close: bool,
+    senders: Senders,
 }
 
 impl Filling {
@@ -80,11 +84,13 @@ impl Filling {
             cursor: 0,
             freed: 0,
             must_close: false,
+            senders: Senders::default(),
         }
     }
 
     /// Takes a chunk, when it [`Filling::wants_chunk`].
-    pub fn begin(&mut self, chunk: Chunk) {
+    pub fn begin(&mut self, mut chunk: Chunk) {
+        self.senders.extend(std::mem::take(&mut chunk.senders));
         self.chunk = chunk;
         self.cursor = 0;
     }
@@ -214,7 +220,9 @@ impl Filling {
     pub fn close(&mut self, topic: &str, partition: Option<i32>) -> Option<Closed> {
         let building = self.building.take()?;
         self.must_close = false;
-        Some(building.close(topic, partition, self.replay.take().as_ref()))
+        let mut closed = building.close(topic, partition, self.replay.take().as_ref());
+        closed.senders = self.senders.of_batch(closed.last, &closed.offsets);
+        Some(closed)
     }
 }
 

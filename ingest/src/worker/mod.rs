@@ -24,6 +24,7 @@ pub mod pace;
 pub mod partition;
 mod position;
 mod start;
+pub mod traced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -284,7 +285,7 @@ impl<P: Partition> Worker<P> {
         let (suppressions, judged, has_leftovers) =
             (self.common.suppressions.clone(), closed.judged, closed.has_leftovers);
         running.spawn(async move {
-            let refused = committer.store_batch(closed).await?;
+            let refused = traced::store(&committer, closed).await?;
             // An erasure does not wait for ever for who stores nothing: it looks again when it hears of this.
             if has_leftovers || suppressions.load().version() != judged {
                 suppressions.add_leftover();

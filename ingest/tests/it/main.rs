@@ -28,5 +28,6 @@ mod poison_limits;
 mod rate_limits;
 mod schemas;
 mod store_away;
+mod traces;
 mod values;
 mod warnings;

@@ -36,6 +36,7 @@ fn store_of(place: &Place) -> Store {
         metrics: Arc::clone(&metrics),
         health: Health::default(),
         changed_days: Publisher::new(DayVersions::default(), false, metrics),
+        tracer: None,
     }
 }
 

@@ -203,7 +203,7 @@ async fn half_load(
 
 /// Waits until no merge runs, so that one part of the run does not pay for the one before. Gives up after a while: the
 /// engine may have merges for longer than a benchmark should take.
-async fn until_merged(config: &ClickHouseConfig) -> Result<(), BenchError> {
+pub(crate) async fn until_merged(config: &ClickHouseConfig) -> Result<(), BenchError> {
     let clickhouse = ClickHouse::new(config)?;
     let deadline = Instant::now() + MERGED_WITHIN;
     while Instant::now() < deadline && clickhouse.number("SELECT count() FROM system.merges").await.unwrap_or(0) > 0 {

@@ -11,6 +11,7 @@ use tallyhouse_loadtest::clickhouse::ClickHouseConfig;
 use tallyhouse_loadtest::reduction::ReductionConfig;
 use tallyhouse_loadtest::tls::TlsConfig;
 use tallyhouse_loadtest::trickle::TrickleConfig;
+use tallyhouse_loadtest::watched::WatchedConfig;
 
 use super::{ArgumentError, BinaryArg, QUERY_URL, programs};
 
@@ -113,6 +114,31 @@ pub(crate) struct TlsArgs {
 impl TlsArgs {
     pub(crate) fn config(&self) -> Result<TlsConfig, ArgumentError> {
         Ok(TlsConfig {
+            binary: self.binary.path()?,
+            each: Duration::from_secs(self.seconds),
+            rounds: usize::try_from(self.rounds).unwrap_or(1),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchedArgs {
+    #[command(flatten)]
+    binary: BinaryArg,
+    /// How long either system takes batches, and then single events, in a round
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Rounds, of which the middle one counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=50))]
+    rounds: u64,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl WatchedArgs {
+    pub(crate) fn config(&self) -> Result<WatchedConfig, ArgumentError> {
+        Ok(WatchedConfig {
             binary: self.binary.path()?,
             each: Duration::from_secs(self.seconds),
             rounds: usize::try_from(self.rounds).unwrap_or(1),

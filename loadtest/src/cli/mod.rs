@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use tallyhouse_loadtest::chaos::fleet::Programs;
 
-pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TlsArgs, TrickleArgs};
+pub(crate) use bench::{BacklogArgs, BenchArgs, ReductionArgs, TlsArgs, TrickleArgs, WatchedArgs};
 pub(crate) use faults::{ChaosArgs, KillsArgs, OutageArgs, RollingArgs, SiegeArgs};
 pub(crate) use feed::{ChartArgs, FeedArgs};
 pub(crate) use reading::{DegradeArgs, FreshnessArgs, ReadsArgs};
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Trickle(TrickleArgs),
     /// Measure what TLS costs on connections that stay open.
     Tls(TlsArgs),
+    /// Measure what traces and the reading of metrics cost ingestion.
+    Watched(WatchedArgs),
     /// Make a day of realistic traffic inside ClickHouse, and say how much smaller its rollups are.
     Reduction(ReductionArgs),
     /// Measure how fast dashboards are read over a lot of events.

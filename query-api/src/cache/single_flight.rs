@@ -8,6 +8,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tallyhouse_service::trace;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +107,7 @@ where
         let cancel = CancellationToken::new();
         in_flight.insert(key.clone(), InFlight { outcome: outcome.clone(), cancel: cancel.clone(), waiting: 1 });
         let on_end = RemoveOnDrop { single_flight: self.clone(), key: key.clone(), cancel: cancel.clone() };
-        let (work, cancelled) = (compute(), cancel.clone());
+        let (work, cancelled) = (trace::carried(compute()), cancel.clone());
         tokio::spawn(async move {
             let result = tokio::select! {
                 result = work => Some(result),

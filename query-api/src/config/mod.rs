@@ -16,17 +16,20 @@ use tallyhouse_service::cors::{Origin, Origins};
 use tallyhouse_service::env::{self, ConfigError, Env};
 use tallyhouse_service::rate_limit::RateLimitSettings;
 use tallyhouse_service::redis::RedisUrl;
-use tallyhouse_service::tls::ServerFiles;
+use tallyhouse_service::secret::Secret;
+use tallyhouse_service::tls::{ClientTls, ServerFiles};
+use tallyhouse_service::trace_export::TraceSettings;
 use tallyhouse_sql::Connection;
 use tallyhouse_sql::shards::{Login, Shards};
 
 use crate::adhoc::analyst::PROJECT;
 use crate::admission::{Limits, Policy, SendPermits};
+use crate::canary::CanarySettings;
 use crate::deps::Deps;
 use crate::live;
 use crate::store::Partial;
 pub use checks::without_effect;
-use settings::{AdminAddress, AnalystUser, ClassSettings, QuerySettings, WriterUser};
+use settings::{AdminAddress, AnalystUser, CanaryVariables, ClassSettings, QuerySettings, WriterUser};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -75,6 +78,12 @@ pub struct Config {
     pub tls: Option<ServerFiles>,
     /// `QUERY_PARTIAL`: what is done while a shard of the cluster is away.
     pub partial: Partial,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` and what belongs to it: where traces go.
+    pub traces: Option<TraceSettings>,
+    /// `CANARY_KEY`, `CANARY_INGEST_URL` and what belongs to them: the canary, where one is sent.
+    pub canary: Option<CanarySettings>,
+    /// `DRIFT_CHECK_MINUTES`: how often rollups are compared with raw events.
+    pub drift_check: Option<Duration>,
     /// `QUERY_DRAIN_MS`: at shutdown, how long open requests may take.
     pub drain: Duration,
 }
@@ -108,6 +117,9 @@ impl Config {
             connections: tallyhouse_service::config::connections(env)?,
             tls: tallyhouse_service::config::listener_tls(env)?,
             partial: settings.query_partial,
+            traces: tallyhouse_service::config::traces(env)?,
+            canary: canary(env)?,
+            drift_check: drift_check(env)?,
             drain: settings.query_drain_ms,
         };
         checks::check(env, &config)?;
@@ -118,6 +130,36 @@ impl Config {
 fn origins(env: &dyn Env, listed: Vec<Origin>) -> Result<Origins, ConfigError> {
     let is_development = tallyhouse_service::config::is_development(env)?;
     Ok(if listed.is_empty() && is_development { Origins::Loopback } else { Origins::Listed(listed) })
+}
+
+/// The canary, where it is known with which key it is sent and where to.
+fn canary(env: &dyn Env) -> Result<Option<CanarySettings>, ConfigError> {
+    let variables: CanaryVariables = env::read(env)?;
+    let (key, is_on) = (tallyhouse_control::config::canary_key(env)?, is_canary_on(env, &variables)?);
+    let (Some(key), Some(url), true) = (key, variables.canary_ingest_url, is_on) else { return Ok(None) };
+    Ok(Some(CanarySettings { url, key, tls: None, every: variables.canary_every_ms }))
+}
+
+/// The canary of a process that takes its events itself: on unless it is switched off, in development off unless it is switched on. `url` and `tls` are
+/// those of its ingester.
+pub fn own_canary(env: &dyn Env, url: String, tls: Option<ClientTls>) -> Result<Option<CanarySettings>, ConfigError> {
+    let variables: CanaryVariables = env::read(env)?;
+    let is_on = is_canary_on(env, &variables)?;
+    // Nobody else has to know it.
+    let key = match tallyhouse_control::config::canary_key(env)? {
+        Some(key) => key,
+        None => Secret::new(format!("{:032x}", rand::random::<u128>())),
+    };
+    Ok(is_on.then_some(CanarySettings { url, key, tls, every: variables.canary_every_ms }))
+}
+
+fn is_canary_on(env: &dyn Env, variables: &CanaryVariables) -> Result<bool, ConfigError> {
+    Ok(variables.canary.unwrap_or(!tallyhouse_service::config::is_development(env)?))
+}
+
+fn drift_check(env: &dyn Env) -> Result<Option<Duration>, ConfigError> {
+    let minutes = env::read::<CanaryVariables>(env)?.drift_check_minutes;
+    Ok((minutes > 0).then(|| Duration::from_secs(60 * minutes)))
 }
 
 /// `QUERY_ADMIN_ADDR`: metrics and health, and where commands send the days that they changed.

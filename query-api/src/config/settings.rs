@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::http::Uri;
 use clap::{ArgAction, Args};
-use tallyhouse_control::config::UserHashKey;
+use tallyhouse_control::config::{CanaryKey, UserHashKey};
 use tallyhouse_service::config::{
     AdminAccess, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging, RateLimiting,
-    Redis, Schemas, TokenVariables, untrimmed_secret,
+    Redis, Schemas, TokenVariables, TraceVariables, untrimmed_secret,
 };
 use tallyhouse_service::cors::Origin;
 use tallyhouse_service::env::{Whole, address, choice, millis, switch, whole};
@@ -35,6 +36,8 @@ pub struct Variables {
     #[command(flatten)]
     tokens: TokenVariables,
     #[command(flatten)]
+    traces: TraceVariables,
+    #[command(flatten)]
     rate_limits: RateLimiting,
     #[command(flatten)]
     redis: Redis,
@@ -44,6 +47,8 @@ pub struct Variables {
     writer: WriterUser,
     #[command(flatten)]
     user_hash_key: UserHashKey,
+    #[command(flatten)]
+    canary_key: CanaryKey,
     #[command(flatten)]
     own: Own,
 }
@@ -59,6 +64,8 @@ pub struct Own {
     classes: ClassSettings,
     #[command(flatten)]
     analyst: AnalystUser,
+    #[command(flatten)]
+    canary: CanaryVariables,
 }
 
 /// Metrics and health.
@@ -92,6 +99,35 @@ pub struct AnalystUser {
     /// That user's password; without it there is no `/v1/sql`
     #[arg(env = "CLICKHOUSE_ANALYST_PASSWORD", value_parser = untrimmed_secret)]
     pub clickhouse_analyst_password: Option<Secret>,
+}
+
+/// An event a minute that is sent to an ingester and looked for in the rollups.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watching")]
+pub struct CanaryVariables {
+    /// Whether an event a minute is sent to an ingester and looked for in the rollups, in a project of its own; services of their own need `CANARY_KEY`
+    /// and `CANARY_INGEST_URL` for it (default: on outside development)
+    #[arg(long, env = "CANARY", value_parser = switch(), action = ArgAction::Set)]
+    pub canary: Option<bool>,
+    /// The ingester that it is sent to, such as `https://ingest.internal:8081`
+    #[arg(long, env = "CANARY_INGEST_URL", value_parser = http_url)]
+    pub canary_ingest_url: Option<String>,
+    /// Between two of them, a quarter more or less
+    #[arg(long, env = "CANARY_EVERY_MS", default_value = "60000", value_parser = millis(1_000, 3_600_000))]
+    pub canary_every_ms: Duration,
+    /// Between two comparisons of an hour of a project in the rollups with raw events, by chance; 0: none
+    #[arg(long, env = "DRIFT_CHECK_MINUTES", default_value = "10", value_parser = whole::<u64>(0, 1_440, "minutes"))]
+    pub drift_check_minutes: u64,
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    let wrong = || "must be the address of an ingester, such as http://127.0.0.1:8081".to_owned();
+    let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
+    let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@')) && uri.query().is_none();
+    match uri.scheme_str() {
+        Some("http" | "https") if is_plain => Ok(text.trim().to_owned()),
+        _ => Err(wrong()),
+    }
 }
 
 /// Queries at once.

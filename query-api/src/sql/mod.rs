@@ -3,8 +3,10 @@
 //! The text of a statement consists of constants of this program. Every value from a request is a parameter that
 //! ClickHouse binds by type (`{name:Type}`), so no value can become syntax. Every statement starts from one project.
 
+mod canary;
 mod condition;
 mod coverage;
+mod drift;
 mod event_types;
 pub mod funnels_retention;
 mod measure;
@@ -18,7 +20,9 @@ use serde::Serialize;
 
 use crate::time::Grid;
 
+pub use canary::{NewestCanary, newest_canary};
 pub use coverage::{CountedDay, counted_by_quarter, counted_by_set};
+pub use drift::{CountedProject, any_project_of};
 pub use event_types::{EventTypeRow, SampledKind, SampledRow, event_types, listed_types, sampled_properties};
 pub use newest::{Instant, newest};
 pub use observed::{MOST_CHARS, MOST_PROPERTIES, MOST_VALUES, ObservedRow, observed};

@@ -16,6 +16,7 @@ mod cost;
 mod error;
 mod kill;
 mod partial;
+mod spans;
 mod watch;
 
 use std::time::Duration;
@@ -38,6 +39,9 @@ use crate::telemetry::{Metrics, QueryOutcome};
 use kill::Killer;
 use partial::{Extent, Shards, Wanted};
 use watch::Stop;
+
+/// ClickHouse records what it does for a question in `system.opentelemetry_span_log`, where that is switched on.
+const TRACE_HEADER: &str = "traceparent";
 
 /// ClickHouse, as this service uses it. Clones share its limits.
 #[derive(Clone)]
@@ -97,15 +101,16 @@ impl Store {
         let (deadline, limits) = (permit.deadline(), permit.settings());
         let watched = self.watch(HeldPermit::Query(permit), &self.client);
         let fetch = |extent: Extent| {
-            let query =
-                limits.iter().fold(self.query(statement), |query, (name, value)| query.with_setting(*name, value));
+            let id = extent.query_id(watched.query_id());
+            let span = spans::begin(&id);
+            let query = self.query(statement, span.sampled_parent());
+            let query = limits.iter().fold(query, |query, (name, value)| query.with_setting(*name, value));
             let query = self
                 .shards
                 .settings(extent)
                 .iter()
                 .fold(query, |query, (name, value)| query.with_setting(*name, *value));
-            let id = extent.query_id(watched.query_id());
-            tokio::time::timeout_at(deadline, cost::fetch::<R>(query.with_setting("query_id", id)))
+            spans::asked(span, tokio::time::timeout_at(deadline, cost::fetch::<R>(query.with_setting("query_id", id))))
         };
         let mut extent = wanted.first();
         loop {
@@ -116,7 +121,6 @@ impl Store {
                     return Ok(answered);
                 }
                 Ok(Err(error)) => {
-                    let error = StoreError::from(error);
                     if extent == Extent::All && self.shards.answers_without(&error) {
                         if wanted == Wanted::Whole {
                             return Err(watched.failed_of_a_shard(&error));
@@ -145,8 +149,12 @@ impl Store {
         })
     }
 
-    fn query(&self, statement: &Statement) -> Query {
-        statement.params.iter().fold(self.client.query(&statement.text), |q, (name, value)| q.param(name, value))
+    fn query(&self, statement: &Statement, traceparent: Option<String>) -> Query {
+        let query = match traceparent {
+            Some(traceparent) => self.client.clone().with_header(TRACE_HEADER, traceparent).query(&statement.text),
+            None => self.client.query(&statement.text),
+        };
+        statement.params.iter().fold(query, |q, (name, value)| q.param(name, value))
     }
 
     /// Watches over a query that the caller sends with this client, under the id that it is given here.

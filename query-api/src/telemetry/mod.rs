@@ -2,6 +2,8 @@
 //! measured type, so that their number is bounded.
 
 mod cache;
+mod canary;
+mod drift;
 mod queries;
 mod streams;
 
@@ -12,6 +14,8 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 use tallyhouse_service::metrics::Registry;
 
 pub use cache::{CacheMetrics, Dropped, LockEvent, Lookup, RedisMemory, Refresh};
+pub use canary::{CanaryMetrics, CanaryOutcome};
+pub use drift::{DriftMetrics, DriftOutcome};
 pub use queries::{AdmissionRefusal, Kill, QueryOutcome, StreamCut};
 pub use streams::Sent;
 

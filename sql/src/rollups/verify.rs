@@ -28,6 +28,7 @@ use crate::error::StoreError;
 
 pub(super) const DAY: i64 = 86_400;
 const WEEK: i64 = 7 * DAY;
+const HOUR: i64 = 3_600;
 
 /// How often a difference must be seen again, unchanged.
 pub const CONFIRMATIONS: u32 = 2;
@@ -107,6 +108,29 @@ pub struct Report {
 /// Compares every table of the selection with raw.
 pub async fn verify(client: &Client, selection: &Selection, pause: Duration) -> Result<Report, RollupsError> {
     let Compared { drifts, moving, is_truncated } = compare(client, selection, pause).await?;
+    Ok(Report { drifts, moving: moving.len(), is_truncated })
+}
+
+/// One hour of a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hour<'a> {
+    /// Whose events.
+    pub project: &'a str,
+    /// In seconds since the epoch.
+    pub start: i64,
+}
+
+/// Compares one hour in the rollups that have hours, with the settings of the client. Raw must still hold all of it.
+pub async fn verify_hour(client: &Client, hour: Hour<'_>, pause: Duration) -> Result<Report, RollupsError> {
+    let window = (hour.start, hour.start + HOUR);
+    let tables = vec![Rollup::Hour, Rollup::Minute];
+    let project = Some(hour.project.to_owned());
+    let selection = Selection { project, from: window.0, to: window.1, tables, days: None };
+    let mut report = Compared::default();
+    for &rollup in &selection.tables {
+        compare_until_stable(client, &selection, rollup, window, pause, &mut report).await?;
+    }
+    let Compared { drifts, moving, is_truncated } = report;
     Ok(Report { drifts, moving: moving.len(), is_truncated })
 }
 

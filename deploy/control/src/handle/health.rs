@@ -2,6 +2,7 @@
 
 use tallyhouse_service::health::{Health, Status};
 
+use crate::kind::CANARY_PROJECT;
 use crate::snapshot::Snapshot;
 use crate::store::ControlError;
 
@@ -20,7 +21,9 @@ type Looked<'a> = Option<Result<bool, &'a ControlError>>;
 /// Says how they are; `looked` is `None` where there is no ClickHouse to look at.
 pub(super) fn tell(health: &Health, snapshot: &Snapshot, looked: Option<Looked<'_>>) {
     let is_known = snapshot.mark().is_some() || looked.is_none();
-    match (snapshot.keys().next().is_some(), is_known) {
+    // The canary's lets nobody in.
+    let has_key = snapshot.keys().any(|key| key.project.as_deref() != Some(CANARY_PROJECT));
+    match (has_key, is_known) {
         (true, _) => health.set(KEYS, Status::Up, ""),
         // A new installation has none for a moment.
         (false, true) if snapshot.all_records().next().is_none() => health.starting(KEYS, Status::Down, NO_KEY),

@@ -8,7 +8,7 @@ use tallyhouse_schema::project::{MAX_DIMENSION_VALUES, ProjectName, retention_we
 use tallyhouse_sql::migrations::{MAX_PARTITIONS_PER_BATCH, MAX_RETENTION_DAYS};
 
 use super::{Actor, Audited, OperationError, Operations};
-use crate::kind::Kind;
+use crate::kind::{CANARY_PROJECT, Kind};
 use crate::privacy::deletion;
 use crate::records::ProjectDocument;
 use crate::snapshot::{Project, Snapshot};
@@ -71,7 +71,8 @@ impl Operations {
             let instead = "delete some first";
             return Err(OperationError::Full { what: "projects", limit: MAX_PROJECTS, instead });
         }
-        if snapshot.record(Kind::Project, name.as_str(), name.as_str()).is_some() {
+        let is_taken = snapshot.record(Kind::Project, name.as_str(), name.as_str()).is_some();
+        if is_taken || name.as_str() == CANARY_PROJECT {
             return Err(exists(&name));
         }
         let new =

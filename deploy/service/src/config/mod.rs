@@ -3,6 +3,7 @@
 mod log_filter;
 mod rate_limits;
 mod tokens;
+mod traces;
 mod transport;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::server::{HEAD_WITHIN, Limits};
 
 pub use rate_limits::{RateLimiting, rate_limits};
 pub use tokens::{TokenVariables, tokens};
+pub use traces::{TraceVariables, traces};
 pub use transport::{
     AdminClient, ListenerTlsSettings, listener_tls, open_tls, own_listener, tls_variable, without_tls,
 };

@@ -11,7 +11,7 @@ use tallyhouse_query_api::config::settings as query;
 use tallyhouse_schema::project::ProjectName;
 use tallyhouse_service::config::{
     AdminAccess, AdminClient, Connections, DataFolder, Development, GivenClickHouse, ListenerTlsSettings, Logging,
-    RateLimiting, Redis, Schemas, TokenVariables, secret,
+    RateLimiting, Redis, Schemas, TokenVariables, TraceVariables, secret,
 };
 use tallyhouse_service::env::{choice, switch, whole};
 use tallyhouse_service::secret::Secret;
@@ -297,6 +297,8 @@ pub struct ForUp {
     schemas: Schemas,
     #[command(flatten)]
     tokens: TokenVariables,
+    #[command(flatten)]
+    traces: TraceVariables,
     #[command(flatten)]
     rate_limits: RateLimiting,
     #[command(flatten)]

@@ -94,7 +94,7 @@ fn secrets_have_no_flags() {
         all().into_iter().filter(|definition| definition.is_secret).map(|definition| definition.name).collect();
     // The names of files, which may be seen.
     let is_file = |name: &str| ["TLS_KEY", "CLIENT_KEY"].iter().any(|word| name.ends_with(word));
-    let words = ["PASSWORD", "KEY", "TOKEN", "SECRET", "REDIS_URL", "OPTIONS"];
+    let words = ["PASSWORD", "KEY", "TOKEN", "SECRET", "REDIS_URL", "OPTIONS", "HEADERS"];
     let is_secret = |name: &str| words.iter().any(|word| name.ends_with(word)) && !is_file(name);
     let expected: Vec<&str> = NAMES.iter().copied().filter(|name| is_secret(name)).collect();
     let mut secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tallyhouse::telemetry::Metrics as EngineMetrics;
 use tallyhouse_ingest::telemetry::{ClickHouseMetrics, Metrics as IngestMetrics};
-use tallyhouse_query_api::telemetry::Metrics as QueryMetrics;
+use tallyhouse_query_api::telemetry::{CanaryMetrics, DriftMetrics, Metrics as QueryMetrics};
 use tallyhouse_service::access::telemetry::AccessMetrics;
 use tallyhouse_service::health::Health;
 use tallyhouse_service::http_client::Endpoint;
@@ -19,6 +19,7 @@ use tallyhouse_service::metrics::{Common, Description, Registry, disk};
 use tallyhouse_service::rate_limit::RateLimitMetrics;
 use tallyhouse_service::server::telemetry::ServerMetrics;
 use tallyhouse_service::tls::telemetry::TlsMetrics;
+use tallyhouse_service::trace_export::telemetry::TraceMetrics;
 use tallyhouse_testkit::eventually;
 
 use crate::first_start::Up;
@@ -56,12 +57,15 @@ fn catalogue() -> [(&'static str, Registry); 4] {
     AccessMetrics::register(&both).unwrap();
     RateLimitMetrics::register(&both).unwrap();
     TlsMetrics::register(&both).unwrap();
+    TraceMetrics::register(&both).unwrap();
     Pools::register(&both).unwrap();
     Common { service: "ingest", version: "1", health: &Health::default() }.register(&both).unwrap();
     IngestMetrics::register(&ingest).unwrap();
     ClickHouseMetrics::register(&ingest).unwrap();
     disk::register(&ingest, PathBuf::from("/")).unwrap();
     QueryMetrics::register(&query).unwrap();
+    CanaryMetrics::register(&query).unwrap();
+    DriftMetrics::register(&query).unwrap();
     EngineMetrics::register(&engine).unwrap();
     [
         ("Both services", both),

@@ -14,7 +14,8 @@ use super::files::{alerts, repository};
 use super::runbook::{PARTS, Shell, all};
 
 /// Runbooks whose commands are run on a system that is well but for load: they look, and change a setting and back.
-const LOOKED_AT: [&str; 12] = [
+const LOOKED_AT: [&str; 13] = [
+    "freshness",
     "error-budget",
     "query-errors",
     "query-slow",
