@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tallyhouse_control::{ControlError, Kind, New};
-use tallyhouse_testkit::{ask, engine, execute};
+use tallyhouse_control::{ControlError, Kind};
+use tallyhouse_testkit::{engine, execute};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
