@@ -64,7 +64,7 @@ async fn events_move_by_age_and_are_erased_rebuilt_and_expire_where_they_are() {
     let left = "1 days: default 30, 10 days: warm 30, 40 days: cold 30";
     assert_eq!(ask(&writer, "SELECT uniqExact(user_id) FROM tallyhouse.events").await.unwrap(), "3");
     eventually("the others stayed where they were", async || parts(&writer, "shop").await == left).await;
-    let selection = rollups::selection(None, Some(0), None, None);
+    let selection = rollups::selection(None, Some(0), None, Some("1d"));
     let options = Options {
         selection: selection.clone(),
         is_everything: false,
@@ -78,7 +78,7 @@ async fn events_move_by_age_and_are_erased_rebuilt_and_expire_where_they_are() {
 
     // History goes to the cold disk at once, and from there when its project's days are over: in some seconds.
     let history = "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, received_at, retention_days) \
-                   SELECT 'short', toString(number), 'view', now64(3) - toIntervalDay(40) + toIntervalSecond(5), now64(3), 40 FROM numbers(7) \
+                   SELECT 'short', toString(number), 'view', now64(3) - toIntervalDay(40) + toIntervalSecond(4), now64(3), 40 FROM numbers(7) \
                    SETTINGS async_insert = 0";
     execute(&writer, history).await.unwrap();
     assert_eq!(parts(&writer, "short").await, "40 days: cold 7");
