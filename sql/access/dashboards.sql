@@ -1,4 +1,4 @@
--- Dashboards and BI tools on one given ClickHouse server: run as an administrator after `services.sql`, with a password of your own. The
+-- Dashboards and BI tools on a given ClickHouse server (on each server of a cluster, followed by `dashboards.cluster.sql`): run as an administrator after `services.sql`, with a password of your own. The
 -- same as `grafana` in deploy/tallyhouse/src/engine/templates/users.xml; there is said why. Accounts of one project are made by
 -- `tallyhouse users create`, with these profiles.
 

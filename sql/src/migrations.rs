@@ -84,8 +84,8 @@ impl Migration {
         self.name.split('_').next().and_then(|digits| digits.parse().ok()).unwrap_or_default()
     }
 
-    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only, and the views for single servers: one runs as
-    /// its definer on its own server, and as the account that asks on the other shards, which knows nothing of that.
+    /// Whether the file is there for this topology; `*.cluster.sql` files are for clusters only, and the views of one server
+    /// (0120 to 0124) for single servers.
     pub fn applies_to(&self, topology: &Topology) -> bool {
         match topology {
             Topology::Single => !self.name.ends_with(".cluster"),

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde_json::json;
-use tallyhouse::accounts::commands::{Accounts, Listed, Made, Place};
+use tallyhouse::accounts::commands::{Accounts, Listed, Made, Place, ToRun};
 use tallyhouse::administration::Administration;
 use tallyhouse::attach::attach;
 use tallyhouse::config::{Config, remote};
@@ -39,11 +39,10 @@ pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
     let native = config.engine.as_ref().and_then(|engine| engine.tcp_port).map(|port| format!("127.0.0.1:{port}"));
     let is_known = |project: &str| config.is_development && project == DEVELOPMENT;
     let outcome = async {
-        if attached.shards.is_cluster() {
-            return Err("there are no accounts of people's tools on a cluster yet: a shard does not know for whom the views of another one ask".into());
-        }
         let (writer, engine) = (&attached.writer, attached.engine.as_ref());
-        let accounts = Accounts::open(Place { writer, is_embedded: config.engine.is_some(), engine, native }).await?;
+        let servers = attached.shards.servers().into_iter().map(|(_, server)| server).collect();
+        let is_embedded = config.engine.is_some();
+        let accounts = Accounts::open(Place { writer, servers, is_embedded, engine, native }).await?;
         match what {
             Users::Create { project, tool, name, json } => {
                 let made = accounts.create(&project, tool, &name.unwrap_or_default(), is_known(&project)).await?;
@@ -54,7 +53,10 @@ pub(crate) async fn users(env: &dyn Env, what: Users) -> Outcome {
             Users::Delete { account } => {
                 let left = accounts.delete(&account).await?;
                 print!("{}", to_be_run(&left));
-                println!("{account} {}", if left.is_empty() { "is deleted" } else { "is deleted once these have run" });
+                println!(
+                    "{account} {}",
+                    if left.statements.is_empty() { "is deleted" } else { "is deleted once these have run" }
+                );
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -69,7 +71,7 @@ fn show(made: &Made, json: bool) {
         println!("{}", json!(made));
         return;
     }
-    let Made { account, project, tool, password, database, http, native, statements } = made;
+    let Made { account, project, tool, password, database, http, native, to_run } = made;
     let (password, native) = (password.expose(), native.as_deref().unwrap_or("not spoken (CLICKHOUSE_TCP_PORT)"));
     print!(
         "account   {account}   ({tool}, project {project})
@@ -81,14 +83,14 @@ native    {native}
 curl --user '{account}:{password}' '{http}' --data-binary 'SHOW TABLES'
 "
     );
-    print!("{}", to_be_run(statements));
+    print!("{}", to_be_run(to_run));
 }
 
-fn to_be_run(statements: &[String]) -> String {
+fn to_be_run(ToRun { statements, servers }: &ToRun) -> String {
     if statements.is_empty() {
         return String::new();
     }
-    let head = "\n-- Not in force yet: run these as an administrator of the ClickHouse server.\n".to_owned();
+    let head = format!("\n-- Not in force yet: run these as an administrator, on {}.\n", servers.join(" and "));
     statements.iter().fold(head, |mut text, statement| {
         // Writing to a `String` cannot fail.
         let _ok = writeln!(text, "{statement};");

@@ -103,19 +103,9 @@ pub async fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
     client.query_raw(sql).execute().await.map_err(|error| error.to_string())
 }
 
-const WITH_PEOPLE: [&str; 7] =
-    ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "privacy_subjects", "control"];
-
-/// Has ClickHouse look which replaced parts may go; on an idle table it looks ever more seldom.
-pub async fn look_for_replaced_files(writer: &Connection) {
-    for table in WITH_PEOPLE {
-        execute(writer, &format!("ALTER TABLE tallyhouse.{table} DROP PARTITION ID 'none'")).await.unwrap();
-    }
-}
-
 /// Replaced parts leave the disk within seconds, not minutes.
 pub async fn remove_replaced_files_soon(writer: &Connection) {
-    for table in WITH_PEOPLE {
+    for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters", "privacy_subjects", "control"] {
         let sql = format!(
             "ALTER TABLE tallyhouse.{table} MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1, \
              cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 1"

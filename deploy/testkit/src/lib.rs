@@ -37,8 +37,7 @@ mod wait;
 pub use tallyhouse_loadtest::collector;
 
 pub use clickhouse::{
-    GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, look_for_replaced_files, options,
-    remove_replaced_files_soon, shared,
+    GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, remove_replaced_files_soon, shared,
 };
 pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
 pub use folder::{Folder, files_with};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tallyhouse::engine::{Engine, EngineCluster, EngineOptions};
+use tallyhouse::engine::{Account, Engine, EngineCluster, EngineOptions};
 use tallyhouse::servers::Servers;
 use tallyhouse::tables::TableSettings;
 use tallyhouse_service::secret::Secret;
@@ -32,6 +32,11 @@ pub struct ShardEngines {
 impl ShardEngines {
     /// So many, at most four, without tables.
     pub async fn start(count: usize) -> Self {
+        Self::start_for(count, &[]).await
+    }
+
+    /// The same, with accounts of people's tools.
+    async fn start_for(count: usize, accounts: &[Account]) -> Self {
         let folder = new_folder();
         let janitor = Janitor::of(&folder);
         let ports: [u16; 4] = free_ports();
@@ -40,6 +45,7 @@ impl ShardEngines {
         for _ in 0..count {
             this.list_another();
         }
+        this.options.iter_mut().for_each(|options| options.accounts = accounts.to_vec());
         for number in 1..=count {
             this.bring_back(number).await;
         }
@@ -70,7 +76,12 @@ impl ShardEngines {
 
     /// So many, with their tables.
     pub async fn with_tables(count: usize) -> Self {
-        let this = Self::start(count).await;
+        Self::with_accounts(count, &[]).await
+    }
+
+    /// The same, with accounts of people's tools.
+    pub async fn with_accounts(count: usize, accounts: &[Account]) -> Self {
+        let this = Self::start_for(count, accounts).await;
         let away = this.servers().prepare(TableSettings::default()).await.unwrap();
         assert!(away.is_empty(), "{away:?}");
         this
@@ -115,6 +126,16 @@ impl ShardEngines {
     /// Where one has its tables.
     pub fn data(&self, number: usize) -> &Path {
         &self.options[number - 1].data
+    }
+
+    /// Whoever comes to one.
+    pub fn as_user(&self, number: usize, user: &str, password: &str) -> Connection {
+        Connection { user: user.to_owned(), password: password.to_owned(), ..self.writer(number) }
+    }
+
+    /// Host and port of ClickHouse's own protocol, as shards reach each other.
+    pub fn native(&self, number: usize) -> String {
+        format!("127.0.0.1:{}", self.options[number - 1].tcp_port.unwrap())
     }
 
     /// Kills one.

@@ -238,6 +238,7 @@ async fn the_files_for_given_servers_are_understood() {
         include_str!("../../../sql/access/services.sql"),
         include_str!("../../../sql/access/cluster.sql"),
         include_str!("../../../sql/access/dashboards.sql"),
+        include_str!("../../../sql/access/dashboards.cluster.sql"),
         include_str!("../../../sql/access/analyst.sql"),
         include_str!("../../../sql/access/analyst.cluster.sql"),
     ] {

@@ -43,6 +43,19 @@ pub const ALL: &[Migration] = files![
     "0134_all_rollup_1d.cluster",
     "0135_all_dead_letters.cluster",
     "0136_shards.cluster",
+    "0200_seen.cluster",
+    "0201_seen_events.cluster",
+    "0202_seen_rollup_1m.cluster",
+    "0203_seen_rollup_1h.cluster",
+    "0204_seen_rollup_1d.cluster",
+    "0205_seen_all_rollup_1m.cluster",
+    "0206_seen_all_rollup_1h.cluster",
+    "0207_seen_all_rollup_1d.cluster",
+    "0208_views.cluster",
+    "0209_views_events.cluster",
+    "0210_views_series_1m.cluster",
+    "0211_views_series_1h.cluster",
+    "0212_views_series_1d.cluster",
 ];
 
 /// What installations of before 0.1.0 were made of. One that has recorded any of it goes on with it to its end, which is the baseline.

@@ -120,6 +120,7 @@ impl From<Refused> for Problem {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn not_all(error: ShardsError) -> ErasureError {
     tracing::warn!(%error, "the export of a person");
     ControlError::Unavailable.into()

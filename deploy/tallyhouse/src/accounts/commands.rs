@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::keeper;
 use super::password;
-use super::statements::{OnServer, database};
+use super::statements::{OnServer, Server, database};
 use crate::engine::accounts::{AccountName, NotPlain, PasswordHash};
 use crate::engine::{Engine, EngineError};
 
@@ -78,8 +78,18 @@ pub struct Made {
     pub http: String,
     /// `127.0.0.1:9000`, where ClickHouse's own protocol is spoken.
     pub native: Option<String>,
-    /// What an administrator of a given server has yet to run; it is not in force before.
+    #[serde(flatten)]
+    pub to_run: ToRun,
+}
+
+/// What an administrator of given servers has yet to run; it is not in force there before.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ToRun {
+    /// Each can be run twice.
     pub statements: Vec<String>,
+    /// Where: those that refuse them to this user, or that are away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
 }
 
 #[allow(clippy::ref_option, reason = "as serde calls it")]
@@ -110,6 +120,8 @@ pub struct Accounts<'a> {
 #[derive(Debug)]
 pub struct Place<'a> {
     pub writer: &'a Connection,
+    /// A given one, or all of a cluster.
+    pub servers: Vec<Connection>,
     pub is_embedded: bool,
     /// The embedded one, when this process runs it.
     pub engine: Option<&'a Engine>,
@@ -161,8 +173,8 @@ impl<'a> Accounts<'a> {
         };
         self.write(project, &name, 0, &document, "users.create").await?;
         let hash = document.password_sha256.parse()?;
-        let statements = self.put_in_force(project, &name, tool, Change::Created(&hash), &password).await?;
-        Ok(self.made(project, &name, tool, password, statements))
+        let to_run = self.put_in_force(project, &name, tool, Change::Created(&hash), &password).await?;
+        Ok(self.made(project, &name, tool, password, to_run))
     }
 
     /// Gives an account another password; the one before opens nothing from then on.
@@ -174,12 +186,12 @@ impl<'a> Accounts<'a> {
         let (project, tool) = (record.project.to_string(), document.tool);
         self.write(&project, name, record.version, &document, "users.rotate").await?;
         let hash = document.password_sha256.parse()?;
-        let statements = self.put_in_force(&project, name, tool, Change::Rotated(&hash), &password).await?;
-        Ok(self.made(&project, name, tool, password, statements))
+        let to_run = self.put_in_force(&project, name, tool, Change::Rotated(&hash), &password).await?;
+        Ok(self.made(&project, name, tool, password, to_run))
     }
 
     /// Lets nobody in any more with an account. Gives what an administrator has yet to run.
-    pub async fn delete(&self, name: &str) -> Result<Vec<String>, AccountsError> {
+    pub async fn delete(&self, name: &str) -> Result<ToRun, AccountsError> {
         let (record, document) = self.find(name)?;
         let document = GrantDocument { deleted_ms: Some(self.control.now_ms()), ..document };
         let (project, tool) = (record.project.to_string(), document.tool);
@@ -232,22 +244,23 @@ impl<'a> Accounts<'a> {
         tool: Tool,
         change: Change<'_>,
         password: &Secret,
-    ) -> Result<Vec<String>, AccountsError> {
+    ) -> Result<ToRun, AccountsError> {
         if self.place.is_embedded {
             if let Some(engine) = self.place.engine {
                 engine.set_accounts(super::records::accounts(&self.control.snapshot())).await?;
             }
             self.await_embedded(name, change, password).await?;
-            return Ok(Vec::new());
+            return Ok(ToRun::default());
         }
         let (name, project) = (name.parse::<AccountName>()?, project.parse::<ProjectName>()?);
-        let account = OnServer { name: &name, project: &project, tool };
+        let place = if self.place.servers.len() > 1 { Server::OfCluster } else { Server::Single };
+        let account = OnServer { name: &name, project: &project, tool, place };
         let statements = match change {
             Change::Created(hash) => account.create(hash),
             Change::Rotated(hash) => account.rotate(hash),
             Change::Deleted => account.delete(),
         };
-        run(self.place.writer, statements).await
+        run_on_all(&self.place.servers, &statements).await
     }
 
     /// Waits until the engine knows of a change: this process made it start anew, or the one that runs it did.
@@ -274,7 +287,7 @@ impl<'a> Accounts<'a> {
         Err(AccountsError::NotInForce)
     }
 
-    fn made(&self, project: &str, name: &str, tool: Tool, password: Secret, statements: Vec<String>) -> Made {
+    fn made(&self, project: &str, name: &str, tool: Tool, password: Secret, to_run: ToRun) -> Made {
         let database = match (tool, project.parse()) {
             (Tool::Dbt, Ok(project)) => database(&project),
             _ => "tallyhouse_views".to_owned(),
@@ -287,7 +300,7 @@ impl<'a> Accounts<'a> {
             database,
             http: self.place.writer.url.clone(),
             native: self.place.native.clone(),
-            statements,
+            to_run,
         }
     }
 }
@@ -297,6 +310,29 @@ enum Change<'a> {
     Created(&'a PasswordHash),
     Rotated(&'a PasswordHash),
     Deleted,
+}
+
+/// Runs statements on each server. One of several that is away does not keep the others from taking them.
+async fn run_on_all(servers: &[Connection], statements: &[String]) -> Result<ToRun, AccountsError> {
+    let mut to_run = ToRun::default();
+    for server in servers {
+        let left = match run(server, statements.to_vec()).await {
+            Err(AccountsError::Server(error @ (StoreError::Unreachable(_) | StoreError::TimedOut)))
+                if servers.len() > 1 =>
+            {
+                tracing::warn!(server = server.url, %error, "an account is not in force there yet");
+                statements.to_vec()
+            }
+            other => other?,
+        };
+        if !left.is_empty() {
+            to_run.servers.push(server.url.clone());
+        }
+        if left.len() > to_run.statements.len() {
+            to_run.statements = left;
+        }
+    }
+    Ok(to_run)
 }
 
 /// Runs statements, in order. Gives those that this user may not run, from the first such on.

@@ -12,6 +12,15 @@ pub struct OnServer<'a> {
     pub name: &'a AccountName,
     pub project: &'a ProjectName,
     pub tool: Tool,
+    pub place: Server,
+}
+
+/// What it is a server of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Single,
+    /// One of several, each of which has every account: they ask each other as who asked them.
+    OfCluster,
 }
 
 /// The tables behind the views.
@@ -40,15 +49,25 @@ impl OnServer<'_> {
         let mut statements = vec![format!(
             "CREATE ROW POLICY IF NOT EXISTS `tallyhouse_{name}` ON {TABLES} USING currentUser() = '{name}' AND project_id = '{project}' TO definer"
         )];
+        // As `sql/access/dashboards.cluster.sql` has it, where it is said why.
+        let limits = match self.place {
+            Server::Single => "",
+            Server::OfCluster => {
+                ", max_result_rows = 200000 MIN 0 MAX 200000, max_result_bytes = 104857600 MIN 0 MAX 104857600"
+            }
+        };
         if self.tool == Tool::Dbt {
             statements.push(format!("CREATE DATABASE IF NOT EXISTS `{own}`"));
         }
         statements.push(format!(
-            "CREATE USER IF NOT EXISTS `{name}` IDENTIFIED WITH sha256_hash BY '{hash}' DEFAULT DATABASE `{default}` SETTINGS PROFILE '{profile}'"
+            "CREATE USER IF NOT EXISTS `{name}` IDENTIFIED WITH sha256_hash BY '{hash}' DEFAULT DATABASE `{default}` SETTINGS PROFILE '{profile}'{limits}"
         ));
         if self.tool == Tool::Dbt {
             statements.push(format!("GRANT {OWN_RIGHTS} ON `{own}`.* TO `{name}`"));
             statements.extend(ENGINES.map(|engine| format!("GRANT TABLE ENGINE ON {engine} TO `{name}`")));
+        }
+        if self.place == Server::OfCluster {
+            statements.push(format!("GRANT SELECT ON tallyhouse_seen.* TO `{name}`"));
         }
         statements.push(format!("GRANT SELECT ON tallyhouse_views.* TO `{name}`"));
         statements
@@ -77,12 +96,17 @@ mod tests {
     fn an_account_sees_nothing_but_its_project_and_comes_in_last() {
         let (name, project) = ("bi_a-b_x".parse().unwrap(), "a.b".parse().unwrap());
         let hash = "0f".repeat(32).parse().unwrap();
-        let of = |tool| OnServer { name: &name, project: &project, tool }.create(&hash);
+        let on = |tool, place| OnServer { name: &name, project: &project, tool, place }.create(&hash);
+        let of = |tool| on(tool, Server::Single);
         let bi = of(Tool::Bi);
         assert_eq!(bi.len(), 3);
         assert!(bi[0].contains("USING currentUser() = 'bi_a-b_x' AND project_id = 'a.b' TO definer"), "{bi:?}");
         assert!(bi[1].starts_with("CREATE USER") && bi[1].contains("'tallyhouse_dashboards'"), "{bi:?}");
         assert_eq!(bi[2], "GRANT SELECT ON tallyhouse_views.* TO `bi_a-b_x`");
+        let mut of_cluster = on(Tool::Bi, Server::OfCluster);
+        assert_eq!(of_cluster.remove(2), "GRANT SELECT ON tallyhouse_seen.* TO `bi_a-b_x`");
+        assert!(of_cluster.remove(1).contains("max_result_rows = 200000 MIN 0"), "{of_cluster:?}");
+        assert_eq!(of_cluster, [bi[0].clone(), bi[2].clone()]);
         let dbt = of(Tool::Dbt);
         assert!(dbt.contains(&"CREATE DATABASE IF NOT EXISTS `dbt_a.b`".to_owned()), "{dbt:?}");
         assert!(

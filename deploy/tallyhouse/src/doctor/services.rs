@@ -23,13 +23,15 @@ const WRITER_RIGHTS: [&str; 4] = [
     "SELECT ON system.processes",
 ];
 
-/// The views of a single server.
+/// The views that accounts read.
 const WRITER_RIGHTS_OF_VIEWS: [&str; 2] =
     ["CREATE DATABASE, CREATE VIEW, DROP VIEW ON tallyhouse_views.*", "SET DEFINER ON definer"];
 
 /// Beside them on a cluster, as `sql/access/cluster.sql` grants it.
-const WRITER_RIGHTS_OF_CLUSTER: [&str; 4] = [
+const WRITER_RIGHTS_OF_CLUSTER: [&str; 6] = [
     "SELECT, CREATE DATABASE, CREATE TABLE, DROP TABLE ON tallyhouse_all.*",
+    "SELECT, CREATE DATABASE, CREATE VIEW, CREATE TABLE ON tallyhouse_seen.*",
+    "CREATE TABLE ON tallyhouse_views.*",
     "TABLE ENGINE ON Distributed",
     "REMOTE ON *.*",
     "SELECT ON system.clusters",
@@ -56,8 +58,9 @@ pub(super) async fn clickhouse(env: &dyn Env, findings: &mut Findings) {
             found.map_err(|error| format!("{} does not answer (CLICKHOUSE_URL): {error}", writer.url)),
         );
         if answers {
-            let of_cluster = if servers.is_cluster() { &WRITER_RIGHTS_OF_CLUSTER[..] } else { &WRITER_RIGHTS_OF_VIEWS };
-            findings.add("rights", rights(&writer, &[&WRITER_RIGHTS[..], of_cluster].concat()).await);
+            let of_cluster = if servers.is_cluster() { &WRITER_RIGHTS_OF_CLUSTER[..] } else { &[] };
+            let all = [&WRITER_RIGHTS[..], &WRITER_RIGHTS_OF_VIEWS, of_cluster].concat();
+            findings.add("rights", rights(&writer, &all).await);
             findings.add("tables", tables(&servers, number, &writer).await);
         }
     }

@@ -70,7 +70,7 @@ pub struct Account {
 }
 
 /// Elements of `<users>`.
-pub(super) fn users(accounts: &[Account], networks: &str) -> String {
+pub(super) fn users(accounts: &[Account], networks: &str, more_grants: &str) -> String {
     accounts.iter().fold(String::new(), |mut text, Account { name, password_sha256, .. }| {
         // Writing to a `String` cannot fail.
         let _ok = write!(
@@ -83,7 +83,7 @@ pub(super) fn users(accounts: &[Account], networks: &str) -> String {
             <quota>default</quota>
             <default_database>tallyhouse_views</default_database>
             <grants>
-                <query>GRANT SELECT ON tallyhouse_views.*</query>
+                <query>GRANT SELECT ON tallyhouse_views.*</query>{more_grants}
             </grants>
         </{name}>
 ",
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_account_may_select_from_the_views_and_nothing_else() {
-        let text = users(&[account("bi_a", "a")], "<ip>127.0.0.1</ip>");
+        let text = users(&[account("bi_a", "a")], "<ip>127.0.0.1</ip>", "");
         assert_eq!(text.matches("GRANT").count(), 1, "{text}");
         assert!(
             text.contains("<bi_a>") && text.contains("<profile>grafana</profile>") && text.contains("</bi_a>"),

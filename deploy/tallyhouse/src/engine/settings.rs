@@ -166,10 +166,15 @@ fn remote_servers(cluster: &EngineCluster) -> String {
 /// What `writer` and `reader` need beyond a single server's rights: as in `sql/access/cluster.sql`.
 const CLUSTER_WRITER: &str = "
                 <query>GRANT SELECT, CREATE, DROP, SHOW ON tallyhouse_all.*</query>
+                <query>GRANT SELECT, CREATE, DROP, SHOW ON tallyhouse_seen.*</query>
                 <query>GRANT TABLE ENGINE ON Distributed</query>
                 <query>GRANT REMOTE ON *.*</query>";
 const CLUSTER_READER: &str = "
                 <query>GRANT SELECT ON tallyhouse_all.*</query>";
+
+/// What accounts need, beyond the views.
+const CLUSTER_ACCOUNT: &str = "
+                <query>GRANT SELECT ON tallyhouse_seen.*</query>";
 
 fn listen(options: &EngineOptions) -> String {
     network::listened(options.listen).iter().map(|address| format!("<listen_host>{address}</listen_host>")).collect()
@@ -182,6 +187,7 @@ fn users(options: &EngineOptions) -> String {
     };
     let credentials = &options.credentials;
     let networks = network::networks(&options.client_networks);
+    let account_grants = if options.cluster.is_some() { CLUSTER_ACCOUNT } else { "" };
     USERS
         .replace("{{engine_profile}}", engine_profile)
         .replace("{{engine_user}}", engine_user)
@@ -200,7 +206,10 @@ fn users(options: &EngineOptions) -> String {
         .replace("{{client_networks}}", &networks)
         .replace("{{cluster_writer}}", if options.cluster.is_some() { CLUSTER_WRITER } else { "" })
         .replace("{{cluster_reader}}", if options.cluster.is_some() { CLUSTER_READER } else { "" })
-        .replace("{{accounts}}", &accounts::users(&options.accounts, &networks))
+        // On a cluster a subquery is asked of the other shards without a limit, which is 0; with 1 as the least they would take it for 1.
+        .replace("{{least_result}}", if options.cluster.is_some() { "0" } else { "1" })
+        .replace("{{cluster_account}}", account_grants)
+        .replace("{{accounts}}", &accounts::users(&options.accounts, &networks, account_grants))
 }
 
 fn grants() -> String {

@@ -316,7 +316,15 @@ fn the_balancer_asks_every_ten_seconds_and_gives_questions_to_whom_has_the_fewes
 fn the_files_of_clickhouse_are_those_of_compose() {
     let compose = read("compose/clickhouse/users.d/tallyhouse.xml");
     let users = match std::fs::read_to_string(root().join("sql/access/cluster.sql")) {
-        Ok(sql) => with_grants(compose, &sql),
+        Ok(sql) => {
+            let dashboards = read("../sql/access/dashboards.cluster.sql");
+            // As `ALTER USER` has it there.
+            ["max_result_rows", "max_result_bytes"]
+                .iter()
+                .fold(with_grants(with_grants(compose, &sql), &dashboards), |users, limit| {
+                    users.replace(&format!("<{limit}><min>1<"), &format!("<{limit}><min>0<"))
+                })
+        }
         Err(_) => compose,
     };
     let config = read("compose/clickhouse/config.d/tallyhouse.xml");

@@ -1,0 +1,2 @@
+-- As 0120, of all shards.
+CREATE DATABASE IF NOT EXISTS tallyhouse_views
